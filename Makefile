@@ -1,0 +1,53 @@
+# Everything runs in .venv, which the first target that needs it makes.
+
+PYTHON ?= python3
+BIN    := .venv/bin
+LOCK   := requirements-dev.lock
+C_CODE := $(shell find shm nodeworker -name '*.[ch]')
+JSON   ?=
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.PHONY: help demo test lint unit bench-data bench-start lock clean
+.DEFAULT_GOAL := help
+
+help: ## list the targets
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: .venv/demo ## run 336 776 flights through a real daemon: one source, two maps, one sink
+	@$(BIN)/python -m examples.flights.demo
+
+test: lint unit ## all checks: style, types, import contract, tests
+
+lint: .venv/dev ## ruff, mypy --strict, import contract
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+unit: .venv/dev ## the tests alone
+	$(BIN)/pytest -n auto
+
+bench-data: .venv/bench ## data plane beside its rivals, in one run (JSON=FILE for one object a line)
+	$(BIN)/python -m bench.data $(if $(JSON),--json $(JSON))
+
+bench-start: .venv/dev ## 50 workers from submit to running, beside warm forks and cold interpreters
+	$(BIN)/python -m bench.start $(if $(JSON),--json $(JSON))
+
+lock: .venv/dev ## pin the development environment anew
+	$(BIN)/pip install --quiet 'uv>=0.4'
+	$(BIN)/uv pip compile --quiet --no-header --no-annotate --all-extras --python-version 3.11 -o $(LOCK) pyproject.toml
+
+clean: ## remove what was built
+	rm -rf .venv build dist *.egg-info shm/*.so nodeworker/*.so
+
+# One stamp for each set of extras; rebuilt when the C code or the requirements change.
+.venv/%: pyproject.toml setup.py $(LOCK) $(C_CODE) | .venv/python
+	@echo "installing chronetix[$*] into .venv (the first time takes a minute) …" >&2
+	@$(BIN)/pip install --quiet -c $(LOCK) -e '.[$*]'
+	@touch $@
+
+.venv/python:
+	@command -v cc >/dev/null || { echo "a C compiler is missing: apt-get install gcc python3-dev" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or later is needed: make PYTHON=python3.11 …" >&2; exit 1; }
+	@$(PYTHON) -m venv .venv || { echo "python venv support is missing: apt-get install python3-venv" >&2; exit 1; }
+	@touch $@

@@ -1,0 +1,424 @@
+"""Every message that crosses a Unix socket, as one frozen struct each.
+
+On the wire a message is a CBOR map whose key ``type`` names the struct (see PROTOCOL.md). Rules:
+
+* Fields may be added, never removed or given another meaning; a reader ignores keys it does not know.
+* A message whose struct has ``descriptors`` is followed, in order, by that many SCM_RIGHTS descriptors.
+* Times are integers: ``*_ns`` on CLOCK_MONOTONIC unless the name says ``unix``.
+* Nothing here reads a clock, opens a descriptor or knows a socket.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+PROTOCOL_VERSIONS = (1,)
+"""Versions of this protocol that this code speaks, best first."""
+
+MAX_FRAME = 16 * 1024 * 1024
+"""Largest frame in bytes, length prefix not counted: bounds what a peer can make us allocate."""
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", omit_defaults=True):
+    """What every message has in common: nothing but its tag."""
+
+
+# -- both ways, first on every connection ------------------------------------------------------------------
+
+
+class Hello(Message, tag="hello", frozen=True):
+    """First message of whoever connects: which versions it speaks and as what it comes."""
+
+    protocol: list[int]
+    role: Literal["client", "worker"]
+    software: str = ""
+    features: list[str] = []
+    pid: int = 0
+
+
+class Welcome(Message, tag="welcome", frozen=True):
+    """The daemon's answer to a hello it accepts; a refusal is a :class:`Failure` and the end."""
+
+    protocol: int
+    daemon: str
+    features: list[str] = []
+    max_frame: int = MAX_FRAME
+
+
+class Failure(Message, tag="error", frozen=True):
+    """Something was refused or went wrong; ``code`` and ``name`` are of the error catalogue.
+
+    With ``id`` it ends that call; without, it concerns the connection.
+    """
+
+    code: int
+    name: str
+    message: str
+    hint: str = ""
+    id: int | None = None
+    details: dict[str, Any] = {}
+
+
+# -- clients -----------------------------------------------------------------------------------------------
+
+
+class Call(Message, tag="call", frozen=True):
+    """A client asks for ``verb``; ends with exactly one :class:`Result` or :class:`Failure` of the same id."""
+
+    id: int
+    verb: str
+    args: dict[str, Any] = {}
+
+
+class Item(Message, tag="item", frozen=True):
+    """One element of a streaming answer (logs, events), before the call's end."""
+
+    id: int
+    value: Any
+
+
+class Result(Message, tag="result", frozen=True):
+    """The call's end, with its value."""
+
+    id: int
+    value: Any = None
+
+
+class Cancel(Message, tag="cancel", frozen=True):
+    """The client no longer wants the call; it still ends with a Result or Failure."""
+
+    id: int
+
+
+# -- workers: wiring ---------------------------------------------------------------------------------------
+
+
+class Port(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One end of a data route, as a worker needs to know it. ``route`` is unique within the flow."""
+
+    route: str
+    peer: str
+    topic: str = ""
+    content_type: str = "application/json"
+    schema_ver: str = "v1"
+    credits: int = 64
+    watermark: int = 48
+    credit_low: int = 32
+    policy: Literal["block", "drop_newest"] = "block"
+    epoch: int = 0
+    base_seq: int = 0
+
+
+class Timer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A timer whose ticks the worker will get."""
+
+    id: str
+    interval_ns: int
+
+
+class Configure(Message, tag="configure", frozen=True):
+    """Daemon to worker, once, after welcome: which node it is."""
+
+    flow: str
+    node: str
+    plugin_id: str
+    version: str
+    kind: str
+    uri: str
+    inputs: list[Port] = []
+    outputs: list[Port] = []
+    timers: list[Timer] = []
+    subscriptions: list[str] = []
+    publications: list[str] = []
+    params: dict[str, Any] = {}
+    qos: dict[str, Any] = {}
+    features: dict[str, Any] = {}
+    annotations: dict[str, Any] = {}
+    batch_hints: dict[str, Any] = {}
+    arena_limit: int = 1 << 30
+    base_dir: str = ""
+
+
+class Offer(Message, tag="offer", frozen=True):
+    """Worker to daemon, once: the memory it made. Descriptors: its doorbell, then one RING for each of
+    ``rings`` (its output routes), one CREDIT for each of ``credits`` (its input routes), one ARENA
+    segment for each index of ``segments``.
+    """
+
+    rings: list[str] = []
+    credits: list[str] = []
+    segments: list[int] = []
+
+    @property
+    def descriptors(self) -> int:
+        """How many descriptors travel with this message."""
+        return 1 + len(self.rings) + len(self.credits) + len(self.segments)
+
+
+class InputLink(msgspec.Struct, frozen=True, kw_only=True):
+    """One input route ready to be mapped."""
+
+    route: str
+    segments: list[int]
+
+
+class Link(Message, tag="link", frozen=True):
+    """Daemon to worker: the other ends. Descriptors: for each of ``outputs`` the consumer's CREDIT and
+    doorbell; then for each of ``inputs`` the producer's RING and doorbell and its segments.
+    """
+
+    outputs: list[str] = []
+    inputs: list[InputLink] = []
+
+    @property
+    def descriptors(self) -> int:
+        """How many descriptors travel with this message."""
+        return 2 * len(self.outputs) + sum(2 + len(link.segments) for link in self.inputs)
+
+
+class Segment(Message, tag="segment", frozen=True):
+    """An arena grew by segment ``index``. Descriptors: that segment.
+
+    Worker to daemon with ``route`` empty; daemon to each consumer once for each route it shares with that producer.
+    """
+
+    index: int
+    route: str = ""
+    descriptors = 1
+
+
+class SegmentMapped(Message, tag="segment-mapped", frozen=True):
+    """Consumer to daemon: it can follow descriptors into ``index`` of ``route``.
+
+    Daemon to producer (``route`` empty) when every consumer can: from now on the producer may use the segment.
+    """
+
+    index: int
+    route: str = ""
+
+
+# -- workers: life -----------------------------------------------------------------------------------------
+
+
+class Ready(Message, tag="ready", frozen=True):
+    """Worker to daemon: plugin loaded, every route linked."""
+
+
+class Start(Message, tag="start", frozen=True):
+    """Daemon to worker: call ``on_start`` and begin. Sinks get it first, sources last."""
+
+
+class Started(Message, tag="started", frozen=True):
+    """Worker to daemon: ``on_start`` is done."""
+
+
+class Drain(Message, tag="drain", frozen=True):
+    """Daemon to worker: a source stops producing and closes its routes; others end when their inputs have."""
+
+
+class Finished(Message, tag="finished", frozen=True):
+    """Worker to daemon: all inputs were consumed, outputs are closed, ``on_stop`` is done; it exits with 0 next."""
+
+    result: Any = None
+
+
+class Fault(Message, tag="fault", frozen=True):
+    """Worker to daemon: the plugin raised, or cannot be run; it exits with a non-zero code next."""
+
+    phase: Literal["load", "init", "start", "frame", "tick", "message", "source", "stop", "wiring"]
+    error: str
+    message: str
+    traceback: str = ""
+
+
+class Ping(Message, tag="ping", frozen=True):
+    """Daemon to worker: say where the plugin's thread is."""
+
+    id: int
+
+
+class Pong(Message, tag="pong", frozen=True):
+    """Worker to daemon, from a thread that the plugin cannot block: ``progress`` counts the steps of the
+    plugin's thread; ``busy_ns`` is how long the current step has taken, 0 when it waits.
+    """
+
+    id: int
+    progress: int
+    busy_ns: int = 0
+
+
+class Log(Message, tag="log", frozen=True):
+    """Worker to daemon: one structured log record of the plugin."""
+
+    level: Literal["debug", "info", "warning", "error", "critical"]
+    message: str
+    unix_ns: int = 0
+    fields: dict[str, Any] = {}
+
+
+# -- the event bus -----------------------------------------------------------------------------------------
+
+
+class Envelope(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Head of every bus message. ``deadline_ns`` is absolute Unix time, 0 for none; ``priority`` 0 … 7, 4 normal.
+
+    Bus messages carry it as the map that arrived, so that unknown keys travel on; this struct is its checked reading.
+    """
+
+    topic: str
+    src: str = ""
+    dst: str = ""
+    corr_id: str = ""
+    deadline_ns: int = 0
+    priority: int = 4
+    content_type: str = "application/json"
+    schema_ver: str = "v1"
+    headers: dict[str, str] = {}
+    trace: str = ""
+    ext: dict[str, Any] = {}
+
+
+class Publish(Message, tag="publish", frozen=True):
+    """Worker or client to daemon: to everyone who subscribed to the envelope's topic."""
+
+    envelope: dict[str, Any]
+    payload: bytes
+
+
+class Deliver(Message, tag="deliver", frozen=True):
+    """Daemon to subscriber: a published message. With ``envelope.corr_id`` it is a request that wants a :class:`Reply`."""
+
+    envelope: dict[str, Any]
+    payload: bytes
+
+
+class Subscribe(Message, tag="subscribe", frozen=True):
+    """Worker to daemon: wants ``topic`` (exact) from now on."""
+
+    topic: str
+
+
+class Unsubscribe(Message, tag="unsubscribe", frozen=True):
+    """Worker to daemon: no longer wants ``topic``."""
+
+    topic: str
+
+
+class Request(Message, tag="request", frozen=True):
+    """Worker to daemon: one subscriber of the topic is to answer. ``envelope.corr_id`` is the asker's own.
+
+    Ends exactly once: :class:`Reply` or :class:`RequestFailed`.
+    """
+
+    envelope: dict[str, Any]
+    payload: bytes
+    timeout_ns: int = 5_000_000_000
+
+
+class Reply(Message, tag="reply", frozen=True):
+    """Answer to a delivered request, and its forwarding to the asker."""
+
+    corr_id: str
+    payload: bytes
+    content_type: str = "application/json"
+
+
+class RequestFailed(Message, tag="request-failed", frozen=True):
+    """Daemon to asker: the request ended without a reply; ``reason`` is one of the three ends."""
+
+    corr_id: str
+    reason: Literal["timeout", "no-subscriber", "peer-gone"]
+    message: str
+
+
+class Tick(Message, tag="tick", frozen=True):
+    """Daemon to worker: timer ``id`` was due at ``due_ns``; ``missed`` ticks before it were not delivered."""
+
+    id: str
+    sequence: int
+    due_ns: int
+    missed: int = 0
+
+
+# -- the launcher ------------------------------------------------------------------------------------------
+
+
+class Spawn(Message, tag="spawn", frozen=True):
+    """Daemon to launcher: start one worker. Descriptors: its control socket, its stdout, its stderr.
+
+    With empty ``argv`` a warm fork that runs a Python worker; else that program is executed.
+    """
+
+    id: int
+    name: str
+    argv: list[str] = []
+    env: dict[str, str] = {}
+    cwd: str = ""
+    descriptors = 3
+
+
+class Spawned(Message, tag="spawned", frozen=True):
+    """Launcher to daemon: worker ``id`` lives, as the daemon's own child. Descriptors: its pidfd."""
+
+    id: int
+    pid: int
+    descriptors = 1
+
+
+class SpawnFailed(Message, tag="spawn-failed", frozen=True):
+    """Launcher to daemon: worker ``id`` was not started."""
+
+    id: int
+    errno: int
+    message: str
+
+
+class LauncherReady(Message, tag="launcher-ready", frozen=True):
+    """Launcher to daemon, first: everything is imported, forks are cheap now."""
+
+    pid: int
+
+
+ClientMessage = Hello | Call | Cancel
+"""What a client may send."""
+
+WorkerMessage = (
+    Hello
+    | Offer
+    | Segment
+    | SegmentMapped
+    | Ready
+    | Started
+    | Finished
+    | Fault
+    | Pong
+    | Log
+    | Publish
+    | Subscribe
+    | Unsubscribe
+    | Request
+    | Reply
+)
+"""What a worker may send."""
+
+ToClient = Welcome | Failure | Item | Result
+"""What the daemon sends to clients."""
+
+ToWorker = (
+    Welcome
+    | Failure
+    | Configure
+    | Link
+    | Segment
+    | SegmentMapped
+    | Start
+    | Drain
+    | Ping
+    | Deliver
+    | Reply
+    | RequestFailed
+    | Tick
+)
+"""What the daemon sends to workers."""

@@ -1,0 +1,27 @@
+"""The two C extensions; everything else stands in pyproject.toml."""
+
+from setuptools import Extension, setup
+
+FLAGS = ["-std=c11", "-O3", "-Wall", "-Wextra", "-Werror", "-fvisibility=hidden", "-D_GNU_SOURCE"]
+ABI3 = [("Py_LIMITED_API", "0x030B0000")]
+
+setup(
+    ext_modules=[
+        Extension(
+            "shm._native",
+            sources=["shm/native/module.c"],
+            include_dirs=["shm/include"],
+            extra_compile_args=FLAGS,
+            define_macros=ABI3,
+            py_limited_api=True,
+        ),
+        Extension(
+            "nodeworker._clone",
+            sources=["nodeworker/clone.c"],
+            extra_compile_args=FLAGS,
+            define_macros=ABI3,
+            py_limited_api=True,
+        ),
+    ],
+    options={"bdist_wheel": {"py_limited_api": "cp311"}},
+)

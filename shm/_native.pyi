@@ -1,0 +1,260 @@
+"""Types of the C extension: rings, credits and arenas of one process. See SPEC.md for the shared layout.
+
+All classes may be used from several threads (the interpreter lock protects their private state); sleeping and copies over
+64 KiB release it. Every ``timeout_ns``: -1 waits for ever, 0 never waits.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, TypedDict, final
+
+import numpy as np
+import numpy.typing as npt
+from typing_extensions import Buffer
+
+ABI_VERSION: int
+Policy = Literal["block", "drop_newest"]
+
+class WouldBlock(Exception):
+    """No credit or no room, and the caller chose not to wait. Nothing was written."""
+
+class RouteClosed(Exception):
+    """The other end has closed or detached; ``args[1]`` is the route."""
+
+class PeerFault(Exception):
+    """The peer wrote what the ABI forbids; the route is detached. ``args[1]`` is the route."""
+
+class FrameTooLarge(ValueError):
+    """The frame can never fit the arena's limit."""
+
+@final
+class Doorbell:
+    """An eventfd on which one event loop sleeps."""
+
+    def __init__(self, fd: int | None = None) -> None:
+        """A new one, or a duplicate of ``fd`` (checked to be an eventfd)."""
+    def fileno(self) -> int: ...
+    def ring(self) -> None: ...
+    def wait(self, timeout_ns: int = -1) -> bool:
+        """Sleep until rung and clear it; False on time-out. Signal handlers run."""
+    def clear(self) -> bool: ...
+    def close(self) -> None: ...
+
+@final
+class Arena:
+    """Payload memory of one producing process. Grows by segments up to ``limit`` bytes."""
+
+    def __init__(
+        self,
+        limit: int = 1 << 30,
+        *,
+        first: int = 1 << 18,
+        on_grow: Callable[[int, int, int], None] | None = None,
+    ) -> None:
+        """``on_grow(index, fd, size)`` announces a new segment, which is used only after ``confirm(index)``; with None
+        new segments are used at once (producer and consumers in one process call ``add_segment`` from it)."""
+    @property
+    def segments(self) -> tuple[tuple[int, int, int], ...]:
+        """(index, descriptor, bytes) of each."""
+    @property
+    def limit(self) -> int: ...
+    @property
+    def size(self) -> int:
+        """Bytes of all segments."""
+    @property
+    def used(self) -> int:
+        """Bytes in extents not yet returned."""
+    def confirm(self, index: int) -> None: ...
+    def close(self) -> None: ...
+
+@final
+class Producer:
+    """Producing end of one route: owner of its RING."""
+
+    def __init__(
+        self,
+        arena: Arena,
+        route: str,
+        *,
+        credits: int = 64,
+        watermark: int = 48,
+        credit_low: int = 32,
+        policy: Policy = "block",
+        epoch: int = 0,
+        base_seq: int = 0,
+    ) -> None: ...
+    @property
+    def fd(self) -> int:
+        """The sealed RING memfd, to hand to the consumer and the observer."""
+    @property
+    def route(self) -> str: ...
+    @property
+    def linked(self) -> bool: ...
+    @property
+    def credits(self) -> int:
+        """Credits left, after a look at what has been returned."""
+    @property
+    def outstanding(self) -> int: ...
+    @property
+    def high(self) -> bool:
+        """used >= watermark."""
+    @property
+    def position(self) -> int:
+        """Position that the next frame gets."""
+    def link(self, credit_fd: int, bell_fd: int) -> None:
+        """Validate and map the consumer's CREDIT; ValueError/PeerFault if it does not fit this ring."""
+    def close(self) -> None:
+        """End of stream: the consumer drains what is there. Idempotent."""
+
+@final
+class Loan:
+    """A writable extent in place. A context manager: leaving it normally commits, an exception cancels."""
+
+    def __len__(self) -> int: ...
+    def __buffer__(self, flags: int, /) -> memoryview: ...
+    def __enter__(self) -> Loan: ...
+    def __exit__(self, *exc: object) -> None: ...
+    def commit(
+        self,
+        length: int = -1,
+        *,
+        schema: int = 0,
+        deadline_ns: int = 0,
+        trace: int = 0,
+        input_seq: int = 0,
+    ) -> int:
+        """Publish the first ``length`` bytes (all by default); the position on the first route.
+        BufferError while a view of it is held, ValueError when already committed or cancelled."""
+    def cancel(self) -> None: ...
+
+@final
+class Outlet:
+    """Sends each frame to one or more routes of the same arena, with one copy of the payload."""
+
+    def __init__(self, producers: Sequence[Producer], bell: Doorbell) -> None:
+        """``bell`` is this process's own doorbell, on which it sleeps for credits."""
+    @property
+    def producers(self) -> tuple[Producer, ...]: ...
+    def send(
+        self,
+        data: Buffer,
+        timeout_ns: int = -1,
+        *,
+        schema: int = 0,
+        deadline_ns: int = 0,
+        trace: int = 0,
+        input_seq: int = 0,
+    ) -> int:
+        """Copy ``data`` (any C-contiguous buffer) into the arena and commit it to every route; its position on the
+        first. Raises WouldBlock when the time is up, RouteClosed, PeerFault, FrameTooLarge."""
+    def loan(self, length: int, timeout_ns: int = -1) -> Loan: ...
+    def wait(self, timeout_ns: int = -1) -> bool:
+        """Sleep until every blocking route has come down to credit_low after WouldBlock; False on time-out."""
+
+@final
+class Frame:
+    """A received frame: a read-only buffer. Dropping the last view of it returns its credit."""
+
+    @property
+    def route(self) -> str: ...
+    @property
+    def port(self) -> int:
+        """Index of its consumer in the inlet."""
+    @property
+    def seq(self) -> int: ...
+    @property
+    def time_ns(self) -> int:
+        """CLOCK_MONOTONIC at commit."""
+    @property
+    def deadline_ns(self) -> int: ...
+    @property
+    def schema(self) -> int: ...
+    @property
+    def trace(self) -> int: ...
+    @property
+    def input_seq(self) -> int: ...
+    @property
+    def redelivered(self) -> bool: ...
+    @property
+    def released(self) -> bool: ...
+    def __len__(self) -> int: ...
+    def __buffer__(self, flags: int, /) -> memoryview: ...
+    def numpy(self, dtype: npt.DTypeLike = ...) -> npt.NDArray[Any]:
+        """Zero-copy one-dimensional array of ``dtype`` (default uint8); ValueError if the size is no multiple."""
+    def arrow(self) -> Any:
+        """Zero-copy pyarrow.Table of the Arrow IPC stream in it; needs pyarrow (extra ``arrow``)."""
+    def release(self) -> None:
+        """Return the credit now, or as soon as the last view of it is dropped. Idempotent."""
+
+@final
+class Consumer:
+    """Consuming end of one route: owner of its CREDIT."""
+
+    def __init__(self, route: str, *, credits: int = 64, epoch: int = 0, base_seq: int = 0) -> None: ...
+    @property
+    def fd(self) -> int:
+        """The sealed CREDIT memfd."""
+    @property
+    def route(self) -> str: ...
+    @property
+    def linked(self) -> bool: ...
+    @property
+    def held(self) -> int:
+        """Frames taken and not yet returned."""
+    @property
+    def ended(self) -> bool:
+        """The producer closed and every frame was taken."""
+    def link(self, ring_fd: int, bell_fd: int) -> None: ...
+    def add_segment(self, index: int, fd: int) -> None:
+        """Map a sealed segment read-only; PeerFault when its seals or size are wrong."""
+    def close(self) -> None:
+        """Detach: the producer gets RouteClosed. Held frames stay readable. Idempotent."""
+
+@final
+class Inlet:
+    """Takes frames from one or more routes, fairly, sleeping in one place."""
+
+    def __init__(self, consumers: Sequence[Consumer], bell: Doorbell) -> None: ...
+    @property
+    def consumers(self) -> tuple[Consumer, ...]: ...
+    @property
+    def ended(self) -> bool:
+        """Every route has ended (True for an inlet without routes)."""
+    def take(self, timeout_ns: int = -1) -> Frame | None:
+        """The next frame, or None when the time is up, the doorbell was rung for something else, or all have ended.
+        Raises PeerFault; the route is then detached and the next call serves the others."""
+
+class RouteSnapshot(TypedDict):
+    """Counters of a route as both ends wrote them. Times in ns."""
+
+    committed: int
+    bytes: int
+    taken: int
+    returned: int
+    outstanding: int
+    credits: int
+    watermark: int
+    would_block: int
+    blocked_ns: int
+    producer_sleeps: int
+    consumer_sleeps: int
+    producer_wakes: int
+    consumer_wakes: int
+    dropped: int
+    skipped: int
+    closed: bool
+    detached: bool
+    p50_ns: int
+    p99_ns: int
+    max_ns: int
+    max_outstanding: int
+
+@final
+class RouteView:
+    """Read-only observer of one route (the daemon's): sees both ends' counters and never writes."""
+
+    def __init__(self, ring_fd: int, credit_fd: int) -> None: ...
+    def snapshot(self) -> RouteSnapshot: ...
+    def close(self) -> None: ...
+
+def check(fd: int, kind: Literal["ring", "credit", "segment"]) -> int:
+    """Verify seals, size and (for ring and credit) the header; bytes. Raises PeerFault saying what is wrong."""

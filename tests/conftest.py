@@ -1,0 +1,65 @@
+"""A leak check around every test: descriptors, child processes, threads, mappings and named shared memory.
+
+A test that leaves something behind fails at its end and says what. Nothing here waits: what a test started, it ends.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+
+def open_descriptors() -> dict[int, str]:
+    """Descriptor number to what it refers to, without the one that lists them."""
+    found = {}
+    for entry in os.listdir("/proc/self/fd"):
+        try:
+            found[int(entry)] = os.readlink(f"/proc/self/fd/{entry}")
+        except FileNotFoundError:
+            continue
+    return found
+
+
+def child_processes() -> set[int]:
+    """Every process that this one started and has not reaped."""
+    return {child.pid for child in psutil.Process().children(recursive=True)}
+
+
+def shared_mappings() -> list[str]:
+    """Mapped memfds: rings, credits and arenas that nobody unmapped."""
+    return [line.split()[-2] for line in Path("/proc/self/maps").read_text().splitlines() if "/memfd:" in line]
+
+
+def named_segments() -> set[str]:
+    """Names in /dev/shm that are ours."""
+    return {name for name in os.listdir("/dev/shm") if "chronetix" in name}
+
+
+@pytest.fixture(autouse=True)
+def leaves_nothing_behind() -> Iterator[None]:
+    gc.collect()
+    descriptors, children = open_descriptors(), child_processes()
+    threads, mappings, names = set(threading.enumerate()), shared_mappings(), named_segments()
+    yield
+    gc.collect()
+    leaks = []
+    new_descriptors = {
+        fd: target for fd, target in open_descriptors().items() if descriptors.get(fd) != target and target != "/dev/urandom"
+    }
+    if new_descriptors:
+        leaks.append(f"descriptors {new_descriptors}")
+    if new_children := child_processes() - children:
+        leaks.append(f"processes {sorted(new_children)}")
+    if new_threads := set(threading.enumerate()) - threads:
+        leaks.append(f"threads {[thread.name for thread in new_threads]}")
+    if len(shared_mappings()) > len(mappings):
+        leaks.append(f"mappings {shared_mappings()[len(mappings):]}")
+    if new_names := named_segments() - names:
+        leaks.append(f"shared memory {sorted(new_names)}")
+    assert not leaks, "the test left behind: " + "; ".join(leaks)
