@@ -50,7 +50,9 @@ def leaves_nothing_behind() -> Iterator[None]:
     gc.collect()
     leaks = []
     new_descriptors = {
-        fd: target for fd, target in open_descriptors().items() if descriptors.get(fd) != target and target != "/dev/urandom"
+        fd: target
+        for fd, target in open_descriptors().items()
+        if descriptors.get(fd) != target and target != "/dev/urandom"
     }
     if new_descriptors:
         leaks.append(f"descriptors {new_descriptors}")
@@ -59,7 +61,7 @@ def leaves_nothing_behind() -> Iterator[None]:
     if new_threads := set(threading.enumerate()) - threads:
         leaks.append(f"threads {[thread.name for thread in new_threads]}")
     if len(shared_mappings()) > len(mappings):
-        leaks.append(f"mappings {shared_mappings()[len(mappings):]}")
+        leaks.append(f"mappings {shared_mappings()[len(mappings) :]}")
     if new_names := named_segments() - names:
         leaks.append(f"shared memory {sorted(new_names)}")
     assert not leaks, "the test left behind: " + "; ".join(leaks)

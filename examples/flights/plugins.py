@@ -1,7 +1,7 @@
 """The flights flow: a source, two maps that run in parallel, and a sink that joins what they found.
 
-Every frame is an Arrow record batch. The maps keep no state: each turns one batch of flights into one small batch of partial
-sums, so that the sink alone adds up, and the result does not depend on the order of arrival.
+Every frame is an Arrow record batch. The maps keep no state: each turns one batch of flights into one small batch of
+partial sums, so that the sink alone adds up, and the result does not depend on the order of arrival.
 """
 
 from __future__ import annotations
@@ -44,7 +44,13 @@ def delays(frame: Frame, ctx: Context) -> pa.Table:
     delay = table["arr_delay"]
     table = table.append_column("squared", pc.multiply(delay, delay))
     return table.group_by("carrier", use_threads=False).aggregate(
-        [([], "count_all"), ("arr_delay", "count"), ("arr_delay", "sum"), ("squared", "sum"), ("arr_delay", "max")]
+        [
+            ([], "count_all"),
+            ("arr_delay", "count"),
+            ("arr_delay", "sum"),
+            ("squared", "sum"),
+            ("arr_delay", "max"),
+        ]
     )
 
 
