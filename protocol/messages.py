@@ -288,7 +288,9 @@ class Publish(Message, tag="publish", frozen=True):
 
 
 class Deliver(Message, tag="deliver", frozen=True):
-    """Daemon to subscriber: a published message. With ``envelope.corr_id`` it is a request that wants a :class:`Reply`."""
+    """Daemon to subscriber: a published message. With ``envelope.corr_id`` it is a request that wants a
+    :class:`Reply`.
+    """
 
     envelope: dict[str, Any]
     payload: bytes

@@ -1,0 +1,143 @@
+"""Which descriptor belongs to which message: the bookkeeping of SCM_RIGHTS, without a socket.
+
+Rules:
+
+* descriptors travel with the first byte of their message's frame, in one sendmsg; a message with more than
+  MAX_PER_SENDMSG of them (a limit of Linux) puts the rest on the bytes that follow;
+* the receiver keeps them in the order of arrival, and a message takes as many as its ``descriptors`` says;
+* between two frames none may be left over; whatever nobody owns is closed, at the latest by :meth:`Channel.close`;
+* a descriptor that was handed out with a message belongs to whoever took it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Final, Generic, NamedTuple, TypeVar
+
+from protocol.errors import ChronetixError, error
+from protocol.framing import Decoder, encode, type_of
+from protocol.messages import MAX_FRAME, Message
+
+MAX_PER_SENDMSG: Final = 253
+"""SCM_MAX_FD of Linux."""
+
+MAX_WAITING: Final = 4096
+"""Descriptors that may wait for the end of their message's frame: bounds what a peer can make us keep open."""
+
+M = TypeVar("M", bound=Message)
+
+
+class Piece(NamedTuple):
+    """What one sendmsg call has to carry."""
+
+    data: bytes
+    descriptors: Sequence[int]
+
+
+def expected(message: Message) -> int:
+    """How many descriptors travel with ``message``."""
+    return int(getattr(message, "descriptors", 0))
+
+
+def pieces(message: Message, descriptors: Sequence[int] = (), max_frame: int = MAX_FRAME) -> list[Piece]:
+    """``message`` as what one or more sendmsg calls have to carry, in order.
+
+    A call may take only part of a piece's bytes; its descriptors went with the first of them, so the rest is then sent
+    without. Raises LocalError ``descriptors-mismatch`` or ``frame-not-sendable``.
+    """
+    if len(descriptors) != expected(message):
+        raise error(
+            "descriptors-mismatch",
+            type=type_of(message),
+            expected=expected(message),
+            count=len(descriptors),
+        )
+    frame = encode(message, max_frame)
+    extra = (len(descriptors) - 1) // MAX_PER_SENDMSG if descriptors else 0
+    if extra >= len(frame):
+        reason = f"{len(descriptors)} descriptors do not fit on {len(frame)} bytes"
+        raise error("frame-not-sendable", type=type_of(message), reason=reason)
+    cut = extra * MAX_PER_SENDMSG
+    heads = [
+        Piece(frame[at : at + 1], descriptors[at * MAX_PER_SENDMSG : (at + 1) * MAX_PER_SENDMSG]) for at in range(extra)
+    ]
+    return [*heads, Piece(frame[extra:], descriptors[cut:])]
+
+
+class Channel(Generic[M]):
+    """The receiving end of a stream that carries messages and descriptors.
+
+    ``close_descriptor`` closes what nobody owns (``os.close`` unless a test counts).
+    """
+
+    def __init__(
+        self,
+        union: Any,
+        max_frame: int = MAX_FRAME,
+        *,
+        close_descriptor: Callable[[int], None] = os.close,
+    ) -> None:
+        self._decoder: Decoder[M] = Decoder(union, max_frame)
+        self._waiting: deque[int] = deque()
+        self._close_descriptor = close_descriptor
+        self._broken: ChronetixError | None = None
+
+    @property
+    def at_boundary(self) -> bool:
+        """No frame has begun that has not ended."""
+        return self._decoder.at_boundary
+
+    def feed(
+        self, data: bytes | bytearray | memoryview, descriptors: Iterable[int] = ()
+    ) -> Iterator[tuple[M, list[int]]]:
+        """Take what one recvmsg gave and iterate over the messages complete now, each with its descriptors.
+
+        Both are taken at once; the iterator may be left and the next one goes on. It raises ProtocolError as
+        :meth:`Decoder.feed` does, and for too few, too many or unexpected descriptors; all that wait are closed then.
+        """
+        self._waiting.extend(descriptors)
+        if self._broken is not None:
+            self.close()
+        elif len(self._waiting) > MAX_WAITING:
+            self._break(error("too-many-descriptors", limit=MAX_WAITING))
+        return self._messages(self._decoder.feed(data))
+
+    def end(self) -> None:
+        """The peer has closed: nothing may be left. Raises ProtocolError ``connection-cut`` within a frame."""
+        self.close()
+        if self._broken is None:
+            self._decoder.end()
+
+    def close(self) -> None:
+        """Close every descriptor that waits for its message. Idempotent."""
+        while self._waiting:
+            self._close_descriptor(self._waiting.popleft())
+
+    def _messages(self, decoded: Iterator[M]) -> Iterator[tuple[M, list[int]]]:
+        while True:
+            if self._broken is not None:
+                raise self._broken
+            try:
+                message = next(decoded, None)
+            except ChronetixError as reason:
+                raise self._break(reason) from None
+            if message is None:
+                break
+            yield message, self._take(message)
+        if self._waiting and self._decoder.at_boundary:
+            raise self._break(error("unexpected-descriptors", count=len(self._waiting)))
+
+    def _take(self, message: M) -> list[int]:
+        count = expected(message)
+        if count > len(self._waiting):
+            raise self._break(
+                error("missing-descriptors", type=type_of(message), expected=count, count=len(self._waiting))
+            )
+        return [self._waiting.popleft() for _ in range(count)]
+
+    def _break(self, reason: ChronetixError) -> ChronetixError:
+        self._broken = reason
+        self.close()
+        return reason

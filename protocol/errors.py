@@ -1,0 +1,109 @@
+"""The error catalogue as exceptions: each error has a code, a name, what happened and what to do next.
+
+``errors.json`` is the one source: documents, ``chronetixctl errors lookup`` and these exceptions come from it. Codes:
+1xxx protocol, 2xxx flow contract and compile, 3xxx lifecycle, 4xxx permission, 5xxx data plane, 6xxx daemon. The class
+shows whose fault it is: :class:`LocalError` (this side misused something or failed), :class:`ProtocolError` (the peer
+broke the protocol or its memory), :class:`RemoteError` (the other side reported it), plain :class:`ChronetixError`
+(what was asked cannot be done). A code or a name is never given another meaning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import resources
+from typing import Any, Final, Literal
+
+import msgspec
+
+from protocol.messages import Failure
+
+
+class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One kind of error. ``message`` and ``hint`` are templates whose ``{fields}`` are the error's details."""
+
+    code: int
+    name: str
+    fault: Literal["peer", "local", "asker"]
+    message: str
+    hint: str
+
+
+def _read_catalogue() -> dict[str, Entry]:
+    text = resources.files("protocol").joinpath("errors.json").read_bytes()
+    return {entry.name: entry for entry in msgspec.json.decode(text, type=list[Entry])}
+
+
+CATALOGUE: Final[Mapping[str, Entry]] = _read_catalogue()
+"""Every entry by its name, in the order of the codes."""
+
+
+class ChronetixError(Exception):
+    """Something that was asked cannot be done. Built by :func:`error`."""
+
+    def __init__(self, code: int, name: str, message: str, hint: str, details: dict[str, Any]) -> None:
+        super().__init__(code, name, message, hint, details)
+        self.code = code
+        self.name = name
+        self.message = message
+        self.hint = hint
+        self.details = details
+
+    def __str__(self) -> str:
+        return f"{self.message} [{self.name}, {self.code}]"
+
+    def failure(self, id: int | None = None) -> Failure:
+        """The message that tells the peer; with ``id`` it ends that call."""
+        return Failure(
+            code=self.code, name=self.name, message=self.message, hint=self.hint, id=id, details=self.details
+        )
+
+
+class LocalError(ChronetixError):
+    """This side misused the protocol, or failed by itself. The peer did nothing wrong."""
+
+
+class RemoteError(ChronetixError):
+    """The other side reported this error, or caused it."""
+
+
+class ProtocolError(RemoteError):
+    """The peer sent, or wrote into shared memory, what it must not. The connection or route is of no further use."""
+
+
+_CLASSES: Final[Mapping[str, type[ChronetixError]]] = {
+    "peer": ProtocolError,
+    "local": LocalError,
+    "asker": ChronetixError,
+}
+
+
+class _Details(dict[str, Any]):
+    """A detail that the caller left out shows as ``<name?>``: an error about an error helps nobody."""
+
+    def __missing__(self, key: str) -> str:
+        return f"<{key}?>"
+
+
+def error(name: str, /, **details: Any) -> ChronetixError:
+    """The catalogue's error ``name`` with its templates filled in; ``details`` travel along and must be CBOR-able.
+
+    Raises LookupError for a name that the catalogue does not have.
+    """
+    entry = CATALOGUE.get(name)
+    if entry is None:
+        raise LookupError(f"no error {name!r} in protocol/errors.json")
+    values = _Details((key, _readable(value)) for key, value in details.items())
+    return _CLASSES[entry.fault](
+        entry.code, name, entry.message.format_map(values), entry.hint.format_map(values), details
+    )
+
+
+def from_failure(failure: Failure) -> RemoteError:
+    """What the peer reported, as an exception; also for names that this side's catalogue does not know."""
+    return RemoteError(failure.code, failure.name, failure.message, failure.hint, failure.details)
+
+
+def _readable(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value)) or "none"
+    return "none" if value is None else value
