@@ -1,0 +1,125 @@
+"""The first two messages of a connection, as a table.
+
+Whoever connects sends a hello; the daemon answers with a welcome or with a failure that says which versions would do, and
+then closes. Before that nothing else may be said, and neither is ever repeated. Every phase × event cell below is filled
+in; an event that may not come raises and changes nothing.
+
+    HELLO ──hello, accepted──▶ OPEN          (the daemon's side)
+      └────hello, refused────▶ REFUSED
+    WELCOME ──welcome──▶ OPEN                (the side that connected)
+      └───────failure──▶ REFUSED
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from enum import Enum
+from typing import Final
+
+from protocol.errors import ChronetixError, error, from_failure
+from protocol.framing import type_of
+from protocol.messages import MAX_FRAME, PROTOCOL_VERSIONS, Failure, Hello, Message, Welcome
+
+
+class Phase(Enum):
+    """Where one side of a connection is."""
+
+    HELLO = "awaiting a hello"
+    WELCOME = "awaiting the answer to its hello"
+    OPEN = "open"
+    REFUSED = "refused"
+
+
+class Event(Enum):
+    """What arrived, as far as the handshake cares."""
+
+    HELLO = "hello"
+    WELCOME = "welcome"
+    FAILURE = "failure"
+    OTHER = "any other message"
+
+
+NEXT: Final[Mapping[tuple[Phase, Event], Phase | None]] = {
+    (Phase.HELLO, Event.HELLO): Phase.OPEN,
+    (Phase.HELLO, Event.WELCOME): None,
+    (Phase.HELLO, Event.FAILURE): None,
+    (Phase.HELLO, Event.OTHER): None,
+    (Phase.WELCOME, Event.HELLO): None,
+    (Phase.WELCOME, Event.WELCOME): Phase.OPEN,
+    (Phase.WELCOME, Event.FAILURE): Phase.REFUSED,
+    (Phase.WELCOME, Event.OTHER): None,
+    (Phase.OPEN, Event.HELLO): None,
+    (Phase.OPEN, Event.WELCOME): None,
+    (Phase.OPEN, Event.FAILURE): Phase.OPEN,
+    (Phase.OPEN, Event.OTHER): Phase.OPEN,
+    (Phase.REFUSED, Event.HELLO): None,
+    (Phase.REFUSED, Event.WELCOME): None,
+    (Phase.REFUSED, Event.FAILURE): None,
+    (Phase.REFUSED, Event.OTHER): None,
+}
+"""The phase after an event; None where the event may not come. A hello that :func:`answer` refuses ends in REFUSED."""
+
+_WHEN: Final[Mapping[Phase, str]] = {
+    Phase.HELLO: "before the hello",
+    Phase.WELCOME: "before the welcome",
+    Phase.OPEN: "after the handshake",
+    Phase.REFUSED: "on a connection that was refused",
+}
+
+
+def event_of(message: Message) -> Event:
+    """What ``message`` is to the handshake."""
+    if isinstance(message, Hello):
+        return Event.HELLO
+    if isinstance(message, Welcome):
+        return Event.WELCOME
+    return Event.FAILURE if isinstance(message, Failure) else Event.OTHER
+
+
+def advance(phase: Phase, message: Message) -> Phase:
+    """The phase after ``message``. Raises ProtocolError ``unexpected-message`` when it may not come now."""
+    following = NEXT[phase, event_of(message)]
+    if following is None:
+        raise error("unexpected-message", type=type_of(message), when=_WHEN[phase])
+    return following
+
+
+def answer(
+    hello: Hello,
+    *,
+    daemon: str,
+    roles: Collection[str] = ("client", "worker"),
+    supported: Sequence[int] = PROTOCOL_VERSIONS,
+    features: Sequence[str] = (),
+    max_frame: int = MAX_FRAME,
+) -> Welcome | Failure:
+    """The daemon's answer: a welcome with the highest version that both speak, or the refusal to send before closing.
+
+    ``roles`` are those that this socket takes; ``features`` those that the daemon has, of which the welcome names the
+    ones that the peer asked for. The refusal's details hold ``supported`` or ``accepted``: what would have done.
+    """
+    if hello.role not in roles:
+        return error("role-not-accepted", role=hello.role, accepted=sorted(roles)).failure()
+    common = set(hello.protocol).intersection(supported)
+    if not common:
+        offered = hello.protocol[:16]
+        return error("version-unsupported", offered=offered, supported=list(supported)).failure()
+    shared = [feature for feature in features if feature in hello.features]
+    return Welcome(protocol=max(common), daemon=daemon, features=shared, max_frame=max_frame)
+
+
+def concluded(hello: Hello, reply: Message) -> Welcome:
+    """The welcome that ``reply`` to our ``hello`` is. Raises RemoteError for a refusal, ProtocolError for anything else
+    and for a version that was not offered."""
+    if isinstance(reply, Failure):
+        raise from_failure(reply)
+    if not isinstance(reply, Welcome):
+        raise error("unexpected-message", type=type_of(reply), when=_WHEN[Phase.WELCOME])
+    if reply.protocol not in hello.protocol:
+        raise _not_offered(hello, reply)
+    return reply
+
+
+def _not_offered(hello: Hello, reply: Welcome) -> ChronetixError:
+    reason = f"it chose protocol version {reply.protocol}, offered were {hello.protocol}"
+    return error("malformed-message", type="welcome", reason=reason)
