@@ -1,0 +1,40 @@
+"""What all state machines here share: a bounded history and the error for an event that a state forbids.
+
+A table has a cell for every state and event. An empty cell means: illegal, raise, change nothing. The error carries
+the object's history, so that a report says how it got there.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+HISTORY_LENGTH = 32
+"""Transitions remembered of one object: enough to see a whole life, small enough for thousands of objects."""
+
+
+class IllegalEvent(Exception):
+    """``event`` is not allowed in ``state``. The object is unchanged; ``history`` is how it came to be there."""
+
+    def __init__(self, thing: str, state: str, event: str, history: tuple[str, ...]) -> None:
+        super().__init__(f"{thing} cannot take {event!r} while {state}; its history: {' '.join(history) or 'none'}")
+        self.thing = thing
+        self.state = state
+        self.event = event
+        self.history = history
+
+
+class History:
+    """The last transitions of one object, as ``event>state``."""
+
+    __slots__ = ("_entries",)
+
+    def __init__(self) -> None:
+        self._entries: deque[str] = deque(maxlen=HISTORY_LENGTH)
+
+    def add(self, event: str, state: str) -> None:
+        """Note that ``event`` led to ``state``."""
+        self._entries.append(f"{event}>{state}")
+
+    def entries(self) -> tuple[str, ...]:
+        """Oldest first."""
+        return tuple(self._entries)

@@ -1,0 +1,180 @@
+"""The event bus: publish and subscribe by exact topic, request and reply. Time is passed in (ns, CLOCK_MONOTONIC).
+
+Every request ends exactly once: with a reply, or because of a timeout, no subscriber, or the answering peer having
+gone. The daemon gives each delivered request a correlation id of its own, so two askers cannot collide and nobody can
+answer what he was not asked. Payloads are never looked at.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Peer = Hashable
+"""Whoever subscribes or asks; the shell's connection."""
+
+End = Literal["timeout", "no-subscriber", "peer-gone"]
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """Send ``payload`` to ``to`` under ``envelope``; with ``corr_id`` in it a request."""
+
+    to: Peer
+    envelope: dict[str, Any]
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The reply to ``to``'s request ``corr_id`` (its own id)."""
+
+    to: Peer
+    corr_id: str
+    payload: bytes
+    content_type: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """``to``'s request ``corr_id`` ended without a reply."""
+
+    to: Peer
+    corr_id: str
+    reason: End
+    message: str
+
+
+class DuplicateRequest(ValueError):
+    """The asker has a request of this id under way; the first one is untouched."""
+
+
+@dataclass(slots=True)
+class _Pending:
+    asker: Peer
+    corr_id: str
+    responder: Peer
+    topic: str
+    timeout_ns: int
+
+
+class Router:
+    """All subscriptions and open requests. ``late_replies`` counts replies that no request waited for any more."""
+
+    __slots__ = ("_asked", "_deadlines", "_pending", "_serial", "_topics", "_turn", "late_replies")
+
+    def __init__(self) -> None:
+        self._topics: dict[str, dict[Peer, None]] = {}
+        self._pending: dict[str, _Pending] = {}
+        self._asked: dict[tuple[Peer, str], str] = {}
+        self._deadlines: list[tuple[int, str]] = []
+        self._serial = 0
+        self._turn: dict[str, int] = {}
+        self.late_replies = 0
+
+    @property
+    def open_requests(self) -> int:
+        """Requests that have not ended."""
+        return len(self._pending)
+
+    def subscribe(self, peer: Peer, topic: str) -> None:
+        """From now on ``peer`` gets what is published on ``topic``. Idempotent."""
+        self._topics.setdefault(topic, {})[peer] = None
+
+    def unsubscribe(self, peer: Peer, topic: str) -> None:
+        """The end of that. Idempotent."""
+        peers = self._topics.get(topic)
+        if peers is None:
+            return
+        peers.pop(peer, None)
+        if not peers:
+            del self._topics[topic]
+            self._turn.pop(topic, None)
+
+    def subscribers(self, topic: str) -> int:
+        """How many subscribe to exactly this topic."""
+        return len(self._topics.get(topic, ()))
+
+    def publish(self, topic: str, envelope: dict[str, Any], payload: bytes) -> list[Delivery]:
+        """One delivery for each subscriber, in the order in which they subscribed."""
+        return [Delivery(peer, envelope, payload) for peer in self._topics.get(topic, ())]
+
+    def request(
+        self, asker: Peer, topic: str, envelope: dict[str, Any], payload: bytes, timeout_ns: int, now_ns: int
+    ) -> Delivery | Ended:
+        """Hand a request to one subscriber, each in turn, never to the asker itself.
+
+        Raises DuplicateRequest when ``envelope["corr_id"]`` is already under way from this asker.
+        """
+        corr_id = str(envelope.get("corr_id", ""))
+        if (asker, corr_id) in self._asked:
+            raise DuplicateRequest(f"request {corr_id!r} is already under way")
+        responder = self._next_responder(asker, topic)
+        if responder is None:
+            return Ended(asker, corr_id, "no-subscriber", f"nobody subscribes to topic {topic!r}")
+        self._serial += 1
+        key = f"r{self._serial}"
+        self._pending[key] = _Pending(asker, corr_id, responder, topic, timeout_ns)
+        self._asked[asker, corr_id] = key
+        heapq.heappush(self._deadlines, (now_ns + timeout_ns, key))
+        return Delivery(responder, {**envelope, "corr_id": key}, payload)
+
+    def reply(self, responder: Peer, corr_id: str, payload: bytes, content_type: str) -> Answer | None:
+        """The answer to pass on; None when nobody waits for it from this responder (any more)."""
+        pending = self._pending.get(corr_id)
+        if pending is None or pending.responder != responder:
+            self.late_replies += 1
+            return None
+        self._end(corr_id)
+        return Answer(pending.asker, pending.corr_id, payload, content_type)
+
+    def expire(self, now_ns: int) -> list[Ended]:
+        """Ends of all requests whose time is up."""
+        ended: list[Ended] = []
+        while self._deadlines and self._deadlines[0][0] <= now_ns:
+            key = heapq.heappop(self._deadlines)[1]
+            pending = self._pending.get(key)
+            if pending is not None:
+                self._end(key)
+                seconds = pending.timeout_ns / 1e9
+                text = f"no reply on topic {pending.topic!r} within {seconds:g} s"
+                ended.append(Ended(pending.asker, pending.corr_id, "timeout", text))
+        self._forget_ended()
+        return ended
+
+    def next_ns(self) -> int | None:
+        """When the next request times out; None when none is open."""
+        return self._deadlines[0][0] if self._deadlines else None
+
+    def drop(self, peer: Peer) -> list[Ended]:
+        """``peer`` is gone: its subscriptions and own requests vanish; requests it was to answer end as peer-gone."""
+        for topic in [topic for topic, peers in self._topics.items() if peer in peers]:
+            self.unsubscribe(peer, topic)
+        ended: list[Ended] = []
+        for key, pending in list(self._pending.items()):
+            if pending.asker == peer:
+                self._end(key)
+            elif pending.responder == peer:
+                self._end(key)
+                text = f"the subscriber that was to answer on topic {pending.topic!r} has gone"
+                ended.append(Ended(pending.asker, pending.corr_id, "peer-gone", text))
+        return ended
+
+    def _next_responder(self, asker: Peer, topic: str) -> Peer | None:
+        peers = [peer for peer in self._topics.get(topic, ()) if peer != asker]
+        if not peers:
+            return None
+        turn = self._turn.get(topic, 0)
+        self._turn[topic] = turn + 1
+        return peers[turn % len(peers)]
+
+    def _end(self, key: str) -> None:
+        pending = self._pending.pop(key)
+        del self._asked[pending.asker, pending.corr_id]
+        self._forget_ended()
+
+    def _forget_ended(self) -> None:
+        while self._deadlines and self._deadlines[0][1] not in self._pending:
+            heapq.heappop(self._deadlines)

@@ -1,0 +1,103 @@
+"""Interval timers without drift, in one heap; time is passed in (ns, CLOCK_MONOTONIC).
+
+Tick n of a timer is due at start + n * interval, whatever happened to earlier ticks. When several ticks of one timer
+have come due before anyone looked, the last one is delivered and the others are counted in its ``missed``; so are
+ticks that the owner could not be given.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Hashable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """Tick ``sequence`` (from 1) of ``timer`` was due at ``due_ns``; ``missed`` before it were not delivered."""
+
+    owner: Hashable
+    timer: str
+    sequence: int
+    due_ns: int
+    missed: int
+
+
+@dataclass(slots=True)
+class _Timer:
+    owner: Hashable
+    id: str
+    start_ns: int
+    interval_ns: int
+    delivered: int = 0
+    """Sequence of the last tick accounted for."""
+    withheld: int = 0
+    """Ticks since the last delivered one that the owner could not be given."""
+    live: bool = True
+
+
+class Timers:
+    """All timers of the daemon. ``missed`` counts, over its life, every tick that was not delivered."""
+
+    __slots__ = ("_by_owner", "_heap", "_order", "missed")
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[int, int, _Timer]] = []
+        self._by_owner: dict[Hashable, dict[str, _Timer]] = {}
+        self._order = 0
+        self.missed = 0
+
+    def __len__(self) -> int:
+        return sum(len(timers) for timers in self._by_owner.values())
+
+    def add(self, owner: Hashable, timer: str, interval_ns: int, now_ns: int) -> None:
+        """First tick one interval from now. Raises ValueError for an interval below 1 ns or an id in use."""
+        if interval_ns < 1:
+            raise ValueError(f"timer {timer!r} has interval {interval_ns} ns; it must be at least 1")
+        mine = self._by_owner.setdefault(owner, {})
+        if timer in mine:
+            raise ValueError(f"timer {timer!r} exists already")
+        mine[timer] = _Timer(owner, timer, now_ns, interval_ns)
+        self._push(mine[timer])
+
+    def drop(self, owner: Hashable) -> None:
+        """End all timers of ``owner``; none is fine."""
+        for timer in self._by_owner.pop(owner, {}).values():
+            timer.live = False
+        self._forget_dead()
+
+    def next_ns(self) -> int | None:
+        """When the next tick is due; None without timers."""
+        return self._heap[0][0] if self._heap else None
+
+    def due(self, now_ns: int) -> list[Due]:
+        """Every timer that came due since it was last looked at, earliest first, each at most once."""
+        found: list[Due] = []
+        while self._heap and self._heap[0][0] <= now_ns:
+            timer = heapq.heappop(self._heap)[2]
+            sequence = (now_ns - timer.start_ns) // timer.interval_ns
+            late = sequence - timer.delivered - 1
+            self.missed += late
+            missed = late + timer.withheld
+            timer.delivered, timer.withheld = sequence, 0
+            self._push(timer)
+            due_ns = timer.start_ns + sequence * timer.interval_ns
+            found.append(Due(timer.owner, timer.id, sequence, due_ns, missed))
+            self._forget_dead()
+        return found
+
+    def withhold(self, tick: Due) -> None:
+        """``tick`` could not be delivered: it and what it had missed count with the timer's next tick."""
+        timer = self._by_owner.get(tick.owner, {}).get(tick.timer)
+        if timer is not None:
+            timer.withheld += tick.missed + 1
+            self.missed += 1
+
+    def _push(self, timer: _Timer) -> None:
+        self._order += 1
+        due_ns = timer.start_ns + (timer.delivered + 1) * timer.interval_ns
+        heapq.heappush(self._heap, (due_ns, self._order, timer))
+
+    def _forget_dead(self) -> None:
+        while self._heap and not self._heap[0][2].live:
+            heapq.heappop(self._heap)

@@ -1,0 +1,257 @@
+"""A worker's life, from the request to spawn it to its reaped exit.
+
+The table is total: every state has a cell for every event, an empty one is illegal. Events are what the worker said,
+what we sent it, and what the kernel told. A worker that we have sent a signal is ``terminating``: whatever it still
+says is old news and is ignored. ``exited`` is a clean end, ``failed`` is every other end.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+from chronetixd.core.machine import History, IllegalEvent
+
+
+class WorkerState(StrEnum):
+    """Where a worker is in its life."""
+
+    SPAWNING = "spawning"
+    """The launcher was asked for it."""
+    GREETING = "greeting"
+    """Its process lives; its hello is awaited."""
+    OFFERING = "offering"
+    """It was told which node it is; it loads the plugin and makes its memory."""
+    OFFERED = "offered"
+    """Its memory is known; its peers' is awaited."""
+    LINKED = "linked"
+    """It got its peers' memory; it constructs the plugin."""
+    READY = "ready"
+    STARTING = "starting"
+    STARTED = "started"
+    DRAINING = "draining"
+    FINISHED = "finished"
+    """It has said that all is done; its exit is awaited."""
+    FAULTED = "faulted"
+    """It has said why it cannot go on, or broke the protocol; its exit is awaited."""
+    TERMINATING = "terminating"
+    """We signalled it; its exit is awaited."""
+    EXITED = "exited"
+    FAILED = "failed"
+
+
+GONE = frozenset({WorkerState.EXITED, WorkerState.FAILED})
+"""States without a process."""
+
+
+class Exit(NamedTuple):
+    """How a process ended: an exit code or a signal's name, never both."""
+
+    code: int | None = None
+    signal: str | None = None
+
+    def __str__(self) -> str:
+        return f"was killed by {self.signal}" if self.signal else f"exited with code {self.code}"
+
+
+@dataclass(frozen=True, slots=True)
+class Spawned:
+    """The launcher started it as ``pid``."""
+
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class SpawnFailed:
+    """The launcher could not start it; there is no process."""
+
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Greeted:
+    """It said hello and was accepted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Offered:
+    """It offered its memory, and every descriptor held what the ABI demands."""
+
+
+@dataclass(frozen=True, slots=True)
+class LinkSent:
+    """We sent it its peers' memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class BecameReady:
+    """It said ready."""
+
+
+@dataclass(frozen=True, slots=True)
+class StartSent:
+    """We told it to start."""
+
+
+@dataclass(frozen=True, slots=True)
+class HasStarted:
+    """It said started."""
+
+
+@dataclass(frozen=True, slots=True)
+class DrainSent:
+    """We told it to drain."""
+
+
+@dataclass(frozen=True, slots=True)
+class HasFinished:
+    """It said finished; ``result`` is what its ``on_stop`` returned."""
+
+    result: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class Faulted:
+    """It cannot go on. ``phase`` is one of messages.Fault's, or ``protocol`` when it broke the rules of the wire.
+
+    ``consequence``: it only reports that a peer went away, so the cause is another worker.
+    """
+
+    phase: str
+    message: str
+    consequence: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SignalSent:
+    """We sent it SIGTERM or SIGKILL."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exited:
+    """The kernel reported its exit, and everything it wrote before was read."""
+
+    exit: Exit
+
+
+WorkerEvent = (
+    Spawned
+    | SpawnFailed
+    | Greeted
+    | Offered
+    | LinkSent
+    | BecameReady
+    | StartSent
+    | HasStarted
+    | DrainSent
+    | HasFinished
+    | Faulted
+    | SignalSent
+    | Exited
+)
+
+EVENTS: tuple[type, ...] = (
+    Spawned,
+    SpawnFailed,
+    Greeted,
+    Offered,
+    LinkSent,
+    BecameReady,
+    StartSent,
+    HasStarted,
+    DrainSent,
+    HasFinished,
+    Faulted,
+    SignalSent,
+    Exited,
+)
+"""The table's columns."""
+
+_S = WorkerState
+_: None = None
+GRT, OFR, OFD, LNK, RDY = _S.GREETING, _S.OFFERING, _S.OFFERED, _S.LINKED, _S.READY
+STG, RUN, DRN, FIN, FLT = _S.STARTING, _S.STARTED, _S.DRAINING, _S.FINISHED, _S.FAULTED
+TRM, EXT, BAD = _S.TERMINATING, _S.EXITED, _S.FAILED
+
+# fmt: off
+TABLE: dict[WorkerState, tuple[WorkerState | None, ...]] = {
+    #               Spawned    Greeted    LinkSent   StartSent  DrainSent  Faulted    Exited
+    #                    SpawnFailed  Offered   Ready      Started   Finished   Signal
+    _S.SPAWNING:    (GRT, BAD, _,    _,   _,   _,   _,   _,   _,   _,   _,   TRM, _),
+    _S.GREETING:    (_,   _,   OFR,  _,   _,   _,   _,   _,   _,   _,   FLT, TRM, BAD),
+    _S.OFFERING:    (_,   _,   _,    OFD, _,   _,   _,   _,   _,   _,   FLT, TRM, BAD),
+    _S.OFFERED:     (_,   _,   _,    _,   LNK, _,   _,   _,   _,   _,   FLT, TRM, BAD),
+    _S.LINKED:      (_,   _,   _,    _,   _,   RDY, _,   _,   _,   _,   FLT, TRM, BAD),
+    _S.READY:       (_,   _,   _,    _,   _,   _,   STG, _,   _,   _,   FLT, TRM, BAD),
+    _S.STARTING:    (_,   _,   _,    _,   _,   _,   _,   RUN, DRN, _,   FLT, TRM, BAD),
+    _S.STARTED:     (_,   _,   _,    _,   _,   _,   _,   _,   DRN, FIN, FLT, TRM, BAD),
+    _S.DRAINING:    (_,   _,   _,    _,   _,   _,   _,   DRN, DRN, FIN, FLT, TRM, BAD),
+    _S.FINISHED:    (_,   _,   _,    _,   _,   _,   _,   _,   FIN, _,   FLT, TRM, EXT),
+    _S.FAULTED:     (_,   _,   _,    _,   _,   _,   _,   _,   FLT, _,   FLT, FLT, BAD),
+    _S.TERMINATING: (TRM, EXT, TRM,  TRM, TRM, TRM, TRM, TRM, TRM, TRM, TRM, TRM, EXT),
+    _S.EXITED:      (_,   _,   _,    _,   _,   _,   _,   _,   _,   _,   _,   _,   _),
+    _S.FAILED:      (_,   _,   _,    _,   _,   _,   _,   _,   _,   _,   _,   _,   _),
+}
+# fmt: on
+
+PHASES: dict[WorkerState, str] = {
+    _S.SPAWNING: "spawn",
+    _S.GREETING: "hello",
+    _S.OFFERING: "load",
+    _S.OFFERED: "wiring",
+    _S.LINKED: "init",
+    _S.STARTING: "start",
+    _S.READY: "ready",
+}
+"""What a worker is busy with before it has started, in the words of messages.Fault where they exist; whoever holds
+the others up comes first (a ready worker waits for those that are starting)."""
+
+
+class Worker:
+    """One worker of a flow, by its node id. ``exit`` is set once it is gone, ``fault`` when it said why."""
+
+    __slots__ = ("exit", "fault", "finished", "history", "node", "pid", "result", "state")
+
+    def __init__(self, node: str) -> None:
+        self.node = node
+        self.state = WorkerState.SPAWNING
+        self.history = History()
+        self.pid = 0
+        self.exit: Exit | None = None
+        self.fault: Faulted | None = None
+        self.finished = False
+        self.result: Any = None
+
+    @property
+    def gone(self) -> bool:
+        """It has no process (any more)."""
+        return self.state in GONE
+
+    def handle(self, event: WorkerEvent) -> WorkerState:
+        """The state after ``event``. Raises IllegalEvent, and then nothing has changed."""
+        target = TABLE[self.state][EVENTS.index(type(event))]
+        name = type(event).__name__
+        if target is None:
+            raise IllegalEvent(f"worker {self.node!r}", self.state, name, self.history.entries())
+        self._note(event)
+        if target is WorkerState.EXITED and self.state is WorkerState.FINISHED and self.exit != Exit(code=0):
+            target = WorkerState.FAILED
+        self.state = target
+        self.history.add(name, target)
+        return target
+
+    def _note(self, event: WorkerEvent) -> None:
+        """Keep what the event tells beyond the state."""
+        match event:
+            case Spawned(pid):
+                self.pid = pid
+            case HasFinished(result):
+                self.finished, self.result = True, result
+            case Faulted():
+                if self.fault is None:
+                    self.fault = event
+            case Exited(exit):
+                self.exit = exit
+            case _:
+                pass
