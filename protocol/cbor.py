@@ -82,6 +82,11 @@ def dumps(value: Any) -> bytes:
         raise CborError(f"text that UTF-8 cannot hold: {reason}") from None
 
 
+def check(value: Any) -> None:
+    """Raise CborError where :func:`dumps` would."""
+    _check_encodable(value, 0)
+
+
 def _expect_end(decoder: cbor2.CBORDecoder) -> None:
     try:
         decoder.read(1)

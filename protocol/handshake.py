@@ -1,8 +1,8 @@
 """The first two messages of a connection, as a table.
 
-Whoever connects sends a hello; the daemon answers with a welcome or with a failure that says which versions would do, and
-then closes. Before that nothing else may be said, and neither is ever repeated. Every phase × event cell below is filled
-in; an event that may not come raises and changes nothing.
+Whoever connects sends a hello; the daemon answers with a welcome, or with a failure that says which versions would do
+and then closes. Before that nothing else may be said, and neither is ever repeated. Every cell of the table, phase by
+event, is filled in; an event that may not come raises and changes nothing.
 
     HELLO ──hello, accepted──▶ OPEN          (the daemon's side)
       └────hello, refused────▶ REFUSED

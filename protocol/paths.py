@@ -1,8 +1,9 @@
 """Where the daemon and its clients meet by default: pure functions of the environment and the user id.
 
-A flag wins over ``CHRONETIX_*``, that over XDG, that over the fixed default. A variable that is empty counts as not set, and
-so does an XDG variable that is not absolute (as the XDG base directory specification has it). Nothing here looks at the disk: who
-makes a folder in ``/tmp`` must make it with mode 0700 and refuse one that belongs to somebody else.
+A flag wins over ``CHRONETIX_*``, that over XDG, that over the fixed default. A variable that is empty counts as not
+set, and so does an XDG variable that is not absolute (as the XDG base directory specification has it). Nothing here
+looks at the disk: who makes a folder in ``/tmp`` must make it with mode 0700 and refuse one that belongs to somebody
+else.
 """
 
 from __future__ import annotations
@@ -37,8 +38,11 @@ def runtime_dir(env: Mapping[str, str], uid: int) -> PurePosixPath:
 
 
 def state_dir(env: Mapping[str, str], uid: int, flag: str | None = None) -> PurePosixPath:
-    """The daemon's state folder: ``flag``, $CHRONETIX_STATE_DIR, $XDG_STATE_HOME/chronetix, for root /var/lib/chronetix,
-    for others ~/.local/state/chronetix. Raises ChronetixError ``state-dir-unknown`` when no variable gives one."""
+    """The daemon's state folder: ``flag``, $CHRONETIX_STATE_DIR, $XDG_STATE_HOME/chronetix, for root
+    /var/lib/chronetix, for others ~/.local/state/chronetix.
+
+    Raises ChronetixError ``state-dir-unknown`` when no variable gives one.
+    """
     chosen = _chosen(flag, env.get("CHRONETIX_STATE_DIR"))
     if chosen is not None:
         return chosen

@@ -1,0 +1,48 @@
+"""What a flow is: the compiled graph (CompileOutput) that the orchestrator hands to the daemon, read and checked.
+
+``parse_flow`` takes the map as it came from JSON or CBOR and gives either a typed :class:`Flow` or every problem at
+once, each with the path of its field (``routes[2].from``) and, where one is near, the name that was probably meant.
+Rules:
+
+* fields may be added by anybody: unknown ones stay in ``raw`` and travel on, one that looks misspelt gives a warning;
+* nothing about the map is taken for granted: any value of any type gives problems, never an exception;
+* pure: whether an artifact is there is not asked here.
+"""
+
+from protocol.contract.parse import parse_flow
+from protocol.contract.types import (
+    Artifact,
+    Flow,
+    Io,
+    Manifest,
+    PortType,
+    Problem,
+    Publication,
+    Qos,
+    ResourceClaims,
+    Route,
+    Schedule,
+    SchemaDescriptor,
+    Subscription,
+    Timer,
+    Validation,
+)
+
+__all__ = [
+    "Artifact",
+    "Flow",
+    "Io",
+    "Manifest",
+    "PortType",
+    "Problem",
+    "Publication",
+    "Qos",
+    "ResourceClaims",
+    "Route",
+    "Schedule",
+    "SchemaDescriptor",
+    "Subscription",
+    "Timer",
+    "Validation",
+    "parse_flow",
+]

@@ -1,0 +1,189 @@
+"""Which node an endpoint of a route means.
+
+Routes name node ids. A manifest of our own compile step has its ``node_id``; one of the orchestrator's own output has
+only its normalised plugin id, so the two need not meet. An endpoint means, first match wins:
+
+1. the node that ``bindings`` (given by whoever submits) gives for it;
+2. the manifest with that node_id, else the one manifest without node_id that has it as plugin_id;
+3. as the source of a ``control/timer/…`` or ``control/resource/…`` route: the single manifest without node_id that
+   nothing else refers to and that has the role Timer or EnvProvider, with a warning.
+
+What is still open, or ambiguous, is a problem. A manifest without node_id takes the endpoint that means it as its node
+id, else its plugin id; node ids must be unique.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from protocol.contract.reading import Notes, quote, quote_key
+from protocol.contract.types import Manifest, Route
+
+ROLE_OF_TOPIC: Final = (("control/timer/", "Timer"), ("control/resource/", "EnvProvider"))
+"""The role that the source of a route with such a topic has."""
+
+_MAX_LISTED: Final = 8
+
+
+@dataclass(slots=True)
+class Resolution:
+    """Endpoints as far as they are settled; numbers are positions in the list of manifests."""
+
+    notes: Notes
+    manifests: Sequence[Manifest]
+    by_node: dict[str, int] = field(default_factory=dict)
+    by_plugin: dict[str, list[int]] = field(default_factory=dict)
+    meant: dict[str, int] = field(default_factory=dict)
+    open: dict[str, str] = field(default_factory=dict)
+    """Endpoint that means nothing yet: the path where it was first seen."""
+    known: Collection[str] = ()
+    """Every name that an endpoint may have."""
+
+    @property
+    def unreferenced(self) -> list[int]:
+        """Manifests that no endpoint means."""
+        referenced = set(self.meant.values())
+        return [index for index in range(len(self.manifests)) if index not in referenced]
+
+
+def resolve(
+    manifests: Sequence[Manifest],
+    routes: Sequence[Route],
+    paths: Sequence[str],
+    bindings: Mapping[str, str],
+    notes: Notes,
+) -> tuple[tuple[Manifest, ...], dict[str, str]]:
+    """The manifests with their node ids, and for each endpoint the node that it means.
+
+    ``paths``: of each route. Problems are noted for what stays open; then the result is of no use.
+    """
+    resolution = Resolution(notes, manifests)
+    _index(resolution)
+    _match_names(resolution, routes, paths)
+    _bind(resolution, bindings, {end for route in routes for end in (route.source, route.target)})
+    _match_roles(resolution, routes)
+    _refuse_open(resolution)
+    return _name_nodes(resolution)
+
+
+def _index(resolution: Resolution) -> None:
+    for index, manifest in enumerate(resolution.manifests):
+        if manifest.node:
+            resolution.by_node.setdefault(manifest.node, index)
+        elif manifest.plugin_id:
+            resolution.by_plugin.setdefault(manifest.plugin_id, []).append(index)
+    resolution.known = (*resolution.by_node, *resolution.by_plugin)
+
+
+def _match_names(resolution: Resolution, routes: Sequence[Route], paths: Sequence[str]) -> None:
+    for route, path in zip(routes, paths, strict=True):
+        for end, name in ((route.source, "from"), (route.target, "to")):
+            if not end or end in resolution.meant or end in resolution.open:
+                continue
+            index = _named(resolution, end)
+            if index is None:
+                resolution.open[end] = f"{path}.{name}"
+            else:
+                resolution.meant[end] = index
+
+
+def _named(resolution: Resolution, end: str) -> int | None:
+    if end in resolution.by_node:
+        return resolution.by_node[end]
+    same = resolution.by_plugin.get(end, [])
+    return same[0] if len(same) == 1 else None
+
+
+def _bind(resolution: Resolution, bindings: Mapping[str, str], ends: set[str]) -> None:
+    for end, node in bindings.items():
+        path = f"bindings.{quote_key(str(end))}"
+        index = _named(resolution, node) if isinstance(node, str) else None
+        if end not in ends:
+            hint = resolution.notes.did_you_mean(str(end), ends, "it names what a route's from or to says")
+            resolution.notes.problem(path, "no route has this endpoint", hint)
+        elif index is None:
+            hint = resolution.notes.did_you_mean(
+                str(node), resolution.known, "name a node_id, or a plugin_id that only one node has"
+            )
+            resolution.notes.problem(path, f"there is no one node {quote(str(node))}", hint)
+        else:
+            resolution.meant[end] = index
+            resolution.open.pop(end, None)
+
+
+def _match_roles(resolution: Resolution, routes: Sequence[Route]) -> None:
+    wanted: dict[str, list[str]] = {}
+    for end, role in _roles_wanted(routes).items():
+        if end in resolution.open:
+            wanted.setdefault(role, []).append(end)
+    free = resolution.unreferenced
+    for role, ends in wanted.items():
+        fitting = [i for i in free if resolution.manifests[i].role == role and not resolution.manifests[i].node]
+        if len(ends) != 1 or len(fitting) != 1:
+            continue
+        end, manifest = ends[0], resolution.manifests[fitting[0]]
+        message = f"{quote(end)} was taken for the node of {quote(manifest.plugin_id)}, the only {role} left"
+        hint = f"give that manifest node_id {quote(end)}, or bind {end}={manifest.plugin_id}"
+        resolution.notes.warn(resolution.open.pop(end), message, hint)
+        resolution.meant[end] = fitting[0]
+
+
+def _roles_wanted(routes: Sequence[Route]) -> dict[str, str]:
+    """For each endpoint the one role that all its routes ask for, if they do; a target is asked for none."""
+    roles: dict[str, str] = {}
+    for route in routes:
+        role = next((role for topic, role in ROLE_OF_TOPIC if route.topic.startswith(topic)), "")
+        roles[route.source] = role if roles.get(route.source, role) == role else ""
+        roles[route.target] = ""
+    return {end: role for end, role in roles.items() if role}
+
+
+def _refuse_open(resolution: Resolution) -> None:
+    if any(not manifest.node and not manifest.plugin_id for manifest in resolution.manifests):
+        return  # the manifest that is meant may be one whose id could not be read; that is a problem already
+    free = [resolution.manifests[index] for index in resolution.unreferenced]
+    names = [manifest.node or manifest.plugin_id for manifest in free]
+    for end, path in resolution.open.items():
+        same = len(resolution.by_plugin.get(end, ()))
+        if same > 1:
+            message = f"{quote(end)} is the plugin_id of {same} nodes"
+            resolution.notes.problem(path, message, "give each of them a node_id and name that")
+        else:
+            resolution.notes.problem(path, f"there is no node {quote(end)}", _ways_out(resolution, end, names))
+
+
+def _ways_out(resolution: Resolution, end: str, free: Sequence[str]) -> str:
+    guess = resolution.notes.did_you_mean(end, resolution.known)
+    if not free:
+        return guess
+    listed = ", ".join(free[:_MAX_LISTED]) + (", …" if len(free) > _MAX_LISTED else "")
+    offer = f"no route refers to {listed}; if one of them is meant, submit with bindings {end}={free[0]}"
+    return f"{guess} {offer}" if guess else offer
+
+
+def _name_nodes(resolution: Resolution) -> tuple[tuple[Manifest, ...], dict[str, str]]:
+    names = [manifest.node or manifest.plugin_id for manifest in resolution.manifests]
+    for end, index in reversed(resolution.meant.items()):
+        manifest = resolution.manifests[index]
+        if not manifest.node and _named(resolution, end) != index:
+            names[index] = end
+    _refuse_twins(resolution, names)
+    manifests = tuple(
+        manifest if manifest.node == name else replace(manifest, node=name)
+        for manifest, name in zip(resolution.manifests, names, strict=True)
+    )
+    return manifests, {end: names[index] for end, index in resolution.meant.items()}
+
+
+def _refuse_twins(resolution: Resolution, names: Sequence[str]) -> None:
+    counts = Counter(names)
+    seen: set[str] = set()
+    for index, name in enumerate(names):
+        if name in seen and name:
+            message = f"{quote(name)} is the id of an earlier node ({counts[name]} nodes have it)"
+            path = f"manifests[{index}].{'node_id' if resolution.manifests[index].node else 'plugin_id'}"
+            resolution.notes.problem(path, message, "give each node a node_id of its own")
+        seen.add(name)

@@ -1,0 +1,91 @@
+"""The flow as a graph: ids of routes, and no cycles of data routes (a full ring of rings would stand still for ever).
+
+Control routes may form cycles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from itertools import count
+from typing import Final
+
+from protocol.contract.reading import Notes
+from protocol.contract.types import Route
+
+MAX_CYCLES: Final = 10
+"""Cycles that are reported; correcting these comes first."""
+
+MAX_DRAWN: Final = 12
+"""Nodes of a cycle that are named."""
+
+
+def name_routes(routes: Sequence[Route], nodes: Mapping[str, str]) -> tuple[Route, ...]:
+    """The routes between nodes, each with an id: its port, else ``from-to``, made unique with ``#2``, ``#3`` …
+
+    ``nodes``: the node that each endpoint means.
+    """
+    taken: set[str] = set()
+    turn: dict[str, int] = {}
+    named = []
+    for route in routes:
+        source, target = nodes[route.source], nodes[route.target]
+        base = route.port or f"{source}-{target}"
+        id = base if base not in taken else _free_id(base, taken, turn)
+        taken.add(id)
+        named.append(replace(route, id=id, source=source, target=target))
+    return tuple(named)
+
+
+def _free_id(base: str, taken: set[str], turn: dict[str, int]) -> str:
+    for number in count(turn.get(base, 2)):
+        id = f"{base}#{number}"
+        if id not in taken:
+            turn[base] = number + 1
+            return id
+    raise AssertionError("count does not end")
+
+
+def refuse_cycles(routes: Iterable[Route], notes: Notes) -> None:
+    """Note a problem for each cycle of data routes, with the nodes it runs through."""
+    following: dict[str, list[str]] = {}
+    for route in routes:
+        if route.plane == "data":
+            following.setdefault(route.source, []).append(route.target)
+    for _ in range(MAX_CYCLES):
+        cycle = _find_cycle(following)
+        if not cycle:
+            break
+        hint = "take one of these edges out, or make it a control route"
+        notes.problem("routes", f"data routes form a cycle: {_drawn(cycle)}", hint)
+        for node in cycle:
+            del following[node]
+
+
+def _drawn(cycle: Sequence[str]) -> str:
+    shown = [*cycle, cycle[0]]
+    if len(shown) > MAX_DRAWN:
+        shown = [*cycle[: MAX_DRAWN - 2], "…", cycle[0]]
+    return " → ".join(shown)
+
+
+def _find_cycle(following: Mapping[str, Sequence[str]]) -> list[str]:
+    """Some cycle, or an empty list. Depth first without recursion; each edge is looked at once."""
+    done: set[str] = set()
+    for start in following:
+        trail: dict[str, int] = {}
+        stack = [(start, iter(following[start]))] if start not in done else []
+        trail.update({start: 0} if stack else {})
+        while stack:
+            node, rest = stack[-1]
+            target = next(rest, None)
+            if target is None:
+                stack.pop()
+                del trail[node]
+                done.add(node)
+            elif target in trail:
+                return list(trail)[trail[target] :]
+            elif target in following and target not in done:
+                trail[target] = len(stack)
+                stack.append((target, iter(following[target])))
+    return []

@@ -1,0 +1,57 @@
+"""From the map that was submitted to a flow, or to all that is wrong with it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from protocol.contract.endpoints import resolve
+from protocol.contract.graph import name_routes, refuse_cycles
+from protocol.contract.manifests import read_manifest
+from protocol.contract.reading import Fields, Notes, kind_of
+from protocol.contract.routes import read_route, read_schema
+from protocol.contract.types import Flow, Manifest, Validation
+
+_NO_BINDINGS: Mapping[str, str] = {}
+
+
+def parse_flow(raw: Any, *, bindings: Mapping[str, str] = _NO_BINDINGS) -> Validation:
+    """Read and check a CompileOutput.
+
+    ``bindings`` gives the node (its node_id, or a plugin_id that only one has) that an endpoint of the routes means
+    where names alone don't tell. ``raw`` should be a map, but nothing in it makes this raise: what is wrong is in
+    ``problems``.
+    """
+    notes = Notes()
+    if not isinstance(raw, Mapping):
+        notes.problem("", f"a flow is a map with manifests, routes and schemas, not {kind_of(raw)}")
+        return Validation(None, notes.problems, notes.warnings)
+    flow = _read(Fields(notes, "", raw), bindings)
+    notes.finish()
+    return Validation(None if notes.problems else flow, notes.problems, notes.warnings)
+
+
+def _read(fields: Fields, bindings: Mapping[str, str]) -> Flow | None:
+    notes = fields.notes
+    name = fields.name("name")
+    manifests = _manifests(fields)
+    drafts = [(read_route(item), item.path) for item in fields.items("routes")]
+    schemas = tuple(map(read_schema, fields.items("schemas")))
+    defaults = fields.free_map("defaults")
+    fields.done()
+    routes, paths = [route for route, _ in drafts], [path for _, path in drafts]
+    settled, nodes = resolve(manifests, routes, paths, bindings, notes)
+    known = [route for route in routes if route.source in nodes and route.target in nodes]
+    named = name_routes(known, nodes)
+    refuse_cycles(named, notes)
+    return Flow(name, settled, named, schemas, defaults, fields.raw)
+
+
+def _manifests(fields: Fields) -> list[Manifest]:
+    given = fields.get("manifests")
+    if given is None and "nodes" in fields.raw:
+        hint = "compile it first: `chronetixctl compile FILE`"
+        fields.notes.problem("manifests", "is missing; this looks like a graph that has not been compiled", hint)
+    elif given is None or given == [] or given == ():
+        fields.notes.problem("manifests", "a flow needs at least one node", "give a list of manifests")
+    return [read_manifest(item) for item in fields.items("manifests")]

@@ -1,0 +1,56 @@
+"""Reading one route. ``source`` and ``target`` are the endpoints as written; ``endpoints`` settles what they mean."""
+
+from __future__ import annotations
+
+from protocol.contract.reading import Fields
+from protocol.contract.types import DEFAULT_BUFFER, MAX_BUFFER, PLANES, POLICIES, Route, SchemaDescriptor
+from protocol.contract.wording import read_content_type
+
+
+def read_route(fields: Fields) -> Route:
+    """The route, with defaults where something is missing or wrong. The watermark is three quarters of the buffer
+    unless it is given."""
+    buffer = fields.integer("buffer", 1, MAX_BUFFER)
+    credits = DEFAULT_BUFFER if buffer is None else buffer
+    route = Route(
+        id="",
+        source=fields.name("from", required=True),
+        target=fields.name("to", required=True),
+        plane=fields.choice("plane", PLANES),
+        topic=fields.text("topic"),
+        port=fields.name("port"),
+        content_type=read_content_type(fields),
+        schema_ver=fields.text("schema_ver", "v1"),
+        buffer=credits,
+        watermark=_watermark(fields, credits),
+        policy=fields.choice("policy", POLICIES, "block"),
+        raw=fields.raw,
+    )
+    if route.plane == "control" and fields.get("plane") == "control" and not route.topic:
+        hint = f'for example "control/{route.source}/{route.target}"' if route.source and route.target else ""
+        fields.notes.problem(fields.at("topic"), "a control route needs a topic", hint)
+    fields.done()
+    return route
+
+
+def _watermark(fields: Fields, credits: int) -> int:
+    default = max(1, credits * 3 // 4)
+    watermark = fields.integer("watermark", 1, MAX_BUFFER)
+    if watermark is None:
+        return default
+    if watermark > credits:
+        hint = f"at most {credits}; {default} is usual"
+        fields.notes.problem(fields.at("watermark"), f"{watermark} is above the buffer, {credits}", hint)
+        return default
+    return watermark
+
+
+def read_schema(fields: Fields) -> SchemaDescriptor:
+    """One entry of ``schemas``."""
+    schema = SchemaDescriptor(
+        content_type=read_content_type(fields),
+        schema_ver=fields.text("schema_ver", "v1"),
+        schema_ref=fields.required_text("schema_ref"),
+    )
+    fields.done()
+    return schema

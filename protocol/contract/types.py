@@ -1,0 +1,239 @@
+"""The contract's types, read and with defaults filled in. Plain frozen data; ``raw`` is always the map as it came.
+
+Every name is the contract's own, except: ``Manifest.node`` and ``Route.id``, ``source``, ``target`` are resolved. An
+optional number that was not given is None. Bounds and enums stand here, beside the field that they are of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+ORIGINS: Final = ("internal", "external")
+CATEGORIES: Final = ("Business", "System", "Resource")
+ARTIFACT_KINDS: Final = ("WasmComponent", "Dylib", "Process", "Python")
+URI_SCHEMES: Final = ("file", "builtin", "python", "attach")
+QOS_CLASSES: Final = ("best-effort", "normal", "high", "realtime")
+MISS_POLICIES: Final = ("skip", "catch_up", "coalesce")
+ALIGNMENTS: Final = ("second", "minute", "hour")
+DELIVERIES: Final = ("at_most_once", "at_least_once")
+CODECS: Final = ("json", "cbor")
+PLANES: Final = ("control", "data")
+POLICIES: Final = ("block", "drop_newest")
+CONTENT_TYPES: Final = (
+    "application/json",
+    "application/cbor",
+    "application/arrow-ipc",
+    "application/octet-stream",
+)
+CONTENT_TYPE_ALIASES: Final = {"application/arrow+ipc": "application/arrow-ipc"}
+
+MAX_NS: Final = (1 << 63) - 1
+MAX_PRIORITY: Final = 7
+MAX_BUFFER: Final = 1 << 16
+"""Credits of one route. Its ring takes 144 bytes of shared memory for each, whether used or not."""
+DEFAULT_BUFFER: Final = 64
+MIN_ARENA: Final = 1 << 18
+DEFAULT_ARENA: Final = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something wrong (or, as a warning, odd) with the flow.
+
+    ``path``: the field, as ``manifests[0].qos.priority``, empty for the flow itself. ``suggestion``: what to do, may
+    be empty.
+    """
+
+    path: str
+    message: str
+    suggestion: str = ""
+
+    def __str__(self) -> str:
+        where = f"{self.path}: " if self.path else ""
+        return where + self.message + (f" ({self.suggestion})" if self.suggestion else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """What runs a node. ``uri``: file://, builtin://, python://module:object, attach://name, or a bare path."""
+
+    kind: Literal["WasmComponent", "Dylib", "Process", "Python"]
+    uri: str
+
+
+@dataclass(frozen=True, slots=True)
+class PortType:
+    """What one input or output carries."""
+
+    content_type: str
+    schema_ver: str
+    schema_ref: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Io:
+    """Inputs and outputs of a node; ``batch_hints`` as given, its numbers checked."""
+
+    inputs: tuple[PortType, ...] = ()
+    outputs: tuple[PortType, ...] = ()
+    batch_hints: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Qos:
+    """How a node's messages are to be served. ``deadline_ns`` is a budget: ns for each message."""
+
+    deadline_ns: int | None = None
+    priority: int | None = None
+    qos: Literal["best-effort", "normal", "high", "realtime"] = "normal"
+    retry: int | None = None
+    max_inflight: int | None = None
+    credit_high: int | None = None
+    credit_low: int | None = None
+    raw: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ResourceClaims:
+    """What a node may use. ``arena_bytes`` limits the shared memory of its outputs."""
+
+    cpu_millis: int | None = None
+    memory_bytes: int | None = None
+    arena_bytes: int = DEFAULT_ARENA
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """When a timer is due: exactly one of ``interval_ms``, ``rate_hz`` and ``cron`` is given."""
+
+    interval_ms: float | None = None
+    rate_hz: float | None = None
+    cron: str | None = None
+    start_at: str | int | None = None
+    align_to: Literal["second", "minute", "hour"] | None = None
+    jitter_pct: float = 0
+
+    @property
+    def interval_ns(self) -> int | None:
+        """Nanoseconds between ticks, at least 1; None for a cron schedule."""
+        if self.interval_ms is not None:
+            return max(1, round(self.interval_ms * 1_000_000))
+        return max(1, round(1_000_000_000 / self.rate_hz)) if self.rate_hz is not None else None
+
+
+@dataclass(frozen=True, slots=True)
+class Timer:
+    """A timer of a node."""
+
+    id: str
+    schedule: Schedule
+    miss_policy: Literal["skip", "catch_up", "coalesce"] = "coalesce"
+    deadline_ns: int | None = None
+    priority: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Subscription:
+    """What a node wants from the event bus."""
+
+    pattern: str
+    delivery: Literal["at_most_once", "at_least_once"] = "at_most_once"
+    codec: Literal["json", "cbor"] = "json"
+    filter: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """What a node puts on the event bus; ``default_envelope`` as given."""
+
+    topic: str
+    codec: Literal["json", "cbor"] = "json"
+    default_envelope: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """One node. ``node`` is its id in this flow, unique; the free maps are handed to the plugin as they are."""
+
+    node: str
+    plugin_id: str
+    version: str
+    origin: Literal["internal", "external"]
+    category: Literal["Business", "System", "Resource"]
+    role: str
+    artifact: Artifact
+    io: Io
+    qos: Qos
+    resource_claims: ResourceClaims
+    timers: tuple[Timer, ...]
+    bus_subscriptions: tuple[Subscription, ...]
+    bus_publications: tuple[Publication, ...]
+    params: Mapping[str, Any]
+    features: Mapping[str, Any]
+    annotations: Mapping[str, Any]
+    raw: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One edge. ``id`` is unique in the flow; ``source`` and ``target`` are nodes of it.
+
+    ``buffer``: credits, in frames; ``watermark``: the high mark, 1 … buffer.
+    """
+
+    id: str
+    source: str
+    target: str
+    plane: Literal["control", "data"]
+    topic: str
+    port: str
+    content_type: str
+    schema_ver: str
+    buffer: int
+    watermark: int
+    policy: Literal["block", "drop_newest"]
+    raw: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class SchemaDescriptor:
+    """A schema that the flow names."""
+
+    content_type: str
+    schema_ver: str
+    schema_ref: str
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """A flow without problems: every route's ends are there, data routes form no cycle. ``name`` may be empty."""
+
+    name: str
+    manifests: tuple[Manifest, ...]
+    routes: tuple[Route, ...]
+    schemas: tuple[SchemaDescriptor, ...]
+    defaults: Mapping[str, Any]
+    raw: Mapping[str, Any]
+
+    @property
+    def data_routes(self) -> tuple[Route, ...]:
+        """The routes that are rings."""
+        return tuple(route for route in self.routes if route.plane == "data")
+
+    def manifest(self, node: str) -> Manifest:
+        """The node's manifest. Raises LookupError for a node that the flow does not have."""
+        for manifest in self.manifests:
+            if manifest.node == node:
+                return manifest
+        raise LookupError(f"no node {node!r} in the flow")
+
+
+@dataclass(frozen=True, slots=True)
+class Validation:
+    """What reading a flow gave: the flow, or the problems why there is none; warnings either way."""
+
+    flow: Flow | None
+    problems: list[Problem]
+    warnings: list[Problem]
