@@ -1,0 +1,5 @@
+"""``python -m chronetixd.cli`` is chronetixctl."""
+
+from chronetixd.cli import main
+
+main()

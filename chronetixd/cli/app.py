@@ -1,0 +1,205 @@
+"""The command tree of chronetixctl, and how every way of ending becomes an exit code and a message.
+
+Rules: a command's module is imported when it is asked for, so that start-up and ``--help`` stay fast; options
+stand before or behind the command; an error says what, which and what to do next; a reader that goes away
+ends the command quietly.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+import click
+
+from chronetixd.cli import exits, output
+from protocol.errors import ChronetixError
+from protocol.nearest import did_you_mean
+
+PROGRAM = "chronetixctl"
+
+SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
+    "Flows": {
+        "submit": ("chronetixd.cli.submit:submit", "Submit a flow and wait until it runs."),
+        "validate": ("chronetixd.cli.validate:validate", "Check a flow without running it; needs no daemon."),
+        "compile": ("chronetixd.cli.validate:compile_", "Compile a flow's DSL and print the result."),
+        "run": ("chronetixd.cli.run:run", "Run a whole flow in this one process, without a daemon."),
+        "stop": ("chronetixd.cli.stop:stop", "Stop a flow, letting it finish what is under way."),
+    },
+    "Watching": {
+        "ls": ("chronetixd.cli.listing:ls", "List flows and their states."),
+        "describe": ("chronetixd.cli.describe:describe", "Show a flow's nodes, routes and last exits."),
+        "top": ("chronetixd.cli.top:top", "Watch routes: rates, credits, latency, the bottleneck."),
+        "logs": ("chronetixd.cli.follow:logs", "Show what nodes printed and logged."),
+        "events": ("chronetixd.cli.follow:events", "Show what happened: states, exits, restarts."),
+    },
+    "About": {
+        "version": ("chronetixd.cli.about:version", "Show versions of this program and of the daemon."),
+        "errors": ("chronetixd.cli.about:errors", "Look up an error by its code or name."),
+        "completion": ("chronetixd.cli.completion:completion", "Print a completion script for a shell."),
+    },
+}
+"""Every command: where it is, and its line in the help."""
+
+_PLACES = {name: place for section in SECTIONS.values() for name, (place, _help) in section.items()}
+
+EPILOG = (
+    "\b\nExamples:\n"
+    "  chronetixctl submit flow.yaml\n"
+    "  chronetixctl top\n"
+    "  chronetixctl logs my-flow -f\n"
+    "\b\nExit codes:\n" + "\n".join(f"  {code:<4} {meaning}" for code, meaning in exits.MEANINGS.items())
+)
+
+
+@dataclass(slots=True)
+class Session:
+    """The global options, as given before or behind the command."""
+
+    socket: str | None = None
+    output: str = "table"
+    color: bool | None = None
+
+    def connect(self) -> Any:
+        """A connected client. Raises ChronetixError."""
+        from chronetixd.cli.client import Client
+
+        return Client.connect(self.socket, software=PROGRAM)
+
+
+class Commands(click.Group):
+    """Commands by name, imported when asked for; an unknown one gets the nearest name."""
+
+    def list_commands(self, _: click.Context) -> list[str]:
+        return list(_PLACES)
+
+    def get_command(self, _: click.Context, cmd_name: str) -> click.Command | None:
+        place = _PLACES.get(cmd_name)
+        if place is None:
+            return None
+        module, name = place.split(":")
+        command: click.Command = getattr(import_module(module), name)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if name not in _PLACES and not name.startswith("-"):
+            hint = did_you_mean(name, _PLACES, f"one of: {', '.join(_PLACES)}")
+            raise click.UsageError(f'there is no command "{name}"; {hint}', ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, _: click.Context, formatter: click.HelpFormatter) -> None:
+        for section, commands in SECTIONS.items():
+            with formatter.section(section):
+                formatter.write_dl([(name, about[1]) for name, about in commands.items()])
+
+
+def _print_version(ctx: click.Context, _: click.Parameter, asked: bool) -> None:
+    if asked:
+        from chronetixd.cli.about import own_version
+
+        click.echo(f"{PROGRAM} {own_version()}")
+        ctx.exit()
+
+
+@click.group(
+    cls=Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog=EPILOG,
+)
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="Show the version."
+)
+@click.option("--socket", metavar="PATH", help="The daemon's control socket.  [env: CHRONETIX_SOCKET]")
+@click.option("-o", "--output", type=click.Choice(output.FORMATS), help="How to print data.  [default: table]")
+@click.option("--no-color", is_flag=True, help="No colours, as with NO_COLOR in the environment.")
+@click.pass_context
+def cli(ctx: click.Context, socket: str | None, output: str | None, no_color: bool) -> None:
+    """Submit, watch and stop the flows of a chronetixd."""
+    session = Session(socket)
+    ctx.obj = session
+    adopt(ctx, socket, output, no_color or bool(os.environ.get("NO_COLOR")))
+
+
+def adopt(ctx: click.Context, socket: str | None, output: str | None, no_color: bool) -> Session:
+    """Take global options into the session."""
+    session = ctx.find_object(Session)
+    assert session is not None
+    if socket:
+        session.socket = socket
+    if output:
+        session.output = output
+    if no_color:
+        session.color = False
+    if session.color is False:
+        ctx.find_root().color = False
+        ctx.color = False
+    return session
+
+
+def run(args: Sequence[str] | None = None) -> int:
+    """Run chronetixctl with ``args`` (default: this process's) and return its exit code."""
+    try:
+        code = cli.main(args=None if args is None else list(args), prog_name=PROGRAM, standalone_mode=False)
+        sys.stdout.flush()
+    except BaseException as reason:
+        return _ending(reason)
+    return code if isinstance(code, int) else exits.OK
+
+
+def _ending(reason: BaseException) -> int:
+    """The exit code for what ended a command, its message printed. Raises what is a defect of ours again."""
+    match reason:
+        case ChronetixError():
+            report(reason)
+            return exits.exit_code(reason.code, reason.name)
+        case click.UsageError():
+            reason.show()
+            return exits.USAGE
+        case click.ClickException():
+            reason.show()
+            return reason.exit_code
+        case click.exceptions.Exit():
+            return reason.exit_code
+        case click.Abort() | KeyboardInterrupt():
+            return exits.INTERRUPTED
+        case BrokenPipeError():
+            _forget_stdout()
+            return exits.OK
+        case SystemExit():
+            return reason.code if isinstance(reason.code, int) else exits.FAILED
+        case _:
+            raise reason
+
+
+def report(reason: ChronetixError) -> None:
+    """Print an error of the catalogue: what, every problem it lists, and what to do next."""
+    output.say(f"{click.style('error:', fg='red', bold=True)} {output.printable(reason.message)} [{reason.name}]")
+    problems = reason.details.get("problems")
+    for problem in problems if isinstance(problems, list) else ():
+        if isinstance(problem, dict):
+            output.say("  " + problem_line(problem))
+    for line in str(reason.details.get("stderr_tail") or "").splitlines():
+        output.say(f"  | {output.printable_line(line)}")
+    if reason.hint:
+        output.say(f"{click.style('hint:', fg='cyan')} {output.printable(reason.hint)}")
+
+
+def problem_line(problem: dict[str, Any]) -> str:
+    """One problem of a flow as the daemon reports it: path, message, suggestion."""
+    path, message, suggestion = (output.printable(problem.get(key) or "") for key in ("path", "message", "suggestion"))
+    return f"{path or 'flow'}: {message}" + (f" ({suggestion})" if suggestion else "")
+
+
+def _forget_stdout() -> None:
+    """Nobody reads stdout any more: let what is buffered go nowhere, so that the interpreter's exit is quiet
+    too."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)

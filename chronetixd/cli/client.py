@@ -1,0 +1,231 @@
+"""A synchronous client of the control socket: hello, calls, streamed answers.
+
+Rules: one connection, used from one thread; any number of calls may be open at once. A call ends exactly
+once, also when it is given up: leaving a stream (or Ctrl-C, or a time limit) sends a cancel, and the
+connection stays usable. Errors are the catalogue's: ChronetixError when nobody answers, RemoteError for what
+the daemon reports.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import time
+from collections import deque
+from collections.abc import Callable, Generator
+from types import TracebackType
+from typing import Any
+
+from protocol import paths
+from protocol.errors import ChronetixError, error, from_failure
+from protocol.framing import Decoder, encode
+from protocol.handshake import concluded
+from protocol.messages import (
+    PROTOCOL_VERSIONS,
+    Call,
+    Cancel,
+    Failure,
+    Hello,
+    Item,
+    Message,
+    Result,
+    ToClient,
+    Welcome,
+)
+
+CONNECT_TIMEOUT_S = 5.0
+"""How long a daemon may take to accept and to say welcome."""
+
+CANCEL_TIMEOUT_S = 1.0
+"""How long a cancelled call may take to end before the connection is given up instead."""
+
+_CHUNK = 256 * 1024
+
+_Answer = Welcome | Failure | Item | Result
+
+
+def socket_path(path: str | os.PathLike[str] | None = None) -> str:
+    """The control socket's path: ``path``, else as this user's environment says."""
+    return str(paths.socket_path(os.environ, os.getuid(), None if path is None else os.fspath(path)))
+
+
+class Client:
+    """A connection to chronetixd. A context manager; closing it cancels what is still open."""
+
+    def __init__(self, sock: socket.socket, path: str) -> None:
+        """Takes a connected stream socket; use :meth:`connect`."""
+        self.path = path
+        self.welcome: Welcome | None = None
+        self._sock = sock
+        self._decoder: Decoder[Any] = Decoder(ToClient)
+        self._last_id = 0
+        self._inbox: dict[int, deque[_Answer]] = {}
+        self._lobby: deque[_Answer] = deque()
+
+    @classmethod
+    def connect(
+        cls, path: str | os.PathLike[str] | None = None, *, timeout: float = CONNECT_TIMEOUT_S, software: str = ""
+    ) -> Client:
+        """Connect to the daemon at ``path`` (default: as the environment says) and greet it.
+
+        Raises ChronetixError ``daemon-unreachable`` or ``not-allowed``, RemoteError when the daemon refuses.
+        """
+        where = socket_path(path)
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        client = cls(sock, where)
+        try:
+            sock.settimeout(timeout)
+            sock.connect(where)
+            client._greet(time.monotonic() + timeout, software)
+        except PermissionError as cause:
+            sock.close()
+            raise error("not-allowed", uid=os.getuid(), what=f"connect to {where}") from cause
+        except TimeoutError as cause:
+            sock.close()
+            raise error("daemon-unreachable", socket=where, reason=f"no answer within {timeout:g} s") from cause
+        except OSError as cause:
+            sock.close()
+            raise error("daemon-unreachable", socket=where, reason=_reason(cause)) from cause
+        except BaseException:
+            sock.close()
+            raise
+        return client
+
+    def close(self) -> None:
+        """Close the connection; the daemon ends what was open. Idempotent."""
+        self._sock.close()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def call(
+        self,
+        verb: str,
+        /,
+        *,
+        timeout: float | None = None,
+        on_item: Callable[[Any], None] | None = None,
+        **args: Any,
+    ) -> Any:
+        """Ask for ``verb`` and wait for its value; ``on_item`` is given what is streamed before it.
+
+        Arguments that are None are left out. Raises RemoteError as the daemon reports, ChronetixError
+        ``timed-out`` after ``timeout`` seconds, ``connection-lost`` when the daemon goes away.
+        """
+        messages = self._exchange(verb, args, timeout)
+        while True:
+            try:
+                item = next(messages)
+            except StopIteration as end:
+                return end.value
+            if on_item is not None:
+                on_item(item)
+
+    def stream(self, verb: str, /, *, timeout: float | None = None, **args: Any) -> Generator[Any, None, Any]:
+        """Iterate over what ``verb`` streams until it ends. Closing the iterator cancels the call.
+
+        Raises what :meth:`call` raises, while iterating.
+        """
+        return self._exchange(verb, args, timeout)
+
+    def _greet(self, deadline: float, software: str) -> None:
+        hello = Hello(protocol=list(PROTOCOL_VERSIONS), role="client", software=software, pid=os.getpid())
+        self._send(hello)
+        while not self._lobby:
+            self._receive(deadline, "a welcome")
+        self.welcome = concluded(hello, self._lobby.popleft())
+
+    def _exchange(self, verb: str, args: dict[str, Any], timeout: float | None) -> Generator[Any, None, Any]:
+        """Yields the items, returns the result's value."""
+        self._last_id += 1
+        id = self._last_id
+        self._inbox[id] = deque()
+        deadline = None if timeout is None else time.monotonic() + timeout
+        ended = False
+        try:
+            self._send(Call(id=id, verb=verb, args={key: value for key, value in args.items() if value is not None}))
+            while True:
+                answer = self._answer(id, deadline, verb)
+                if isinstance(answer, Item):
+                    yield answer.value
+                    continue
+                ended = True
+                if isinstance(answer, Failure):
+                    raise from_failure(answer)
+                return answer.value if isinstance(answer, Result) else None
+        except TimeoutError:
+            raise error("timed-out", what=f"the answer to {verb}", seconds=f"{timeout:g}") from None
+        except ChronetixError as reason:
+            ended = ended or reason.name != "timed-out"
+            raise
+        finally:
+            if not ended:
+                self._cancel(id)
+            self._inbox.pop(id, None)
+
+    def _answer(self, id: int, deadline: float | None, verb: str) -> _Answer:
+        inbox = self._inbox[id]
+        while not inbox:
+            self._receive(deadline, f"the answer to {verb}")
+        return inbox.popleft()
+
+    def _cancel(self, id: int) -> None:
+        """Take the call back and wait, shortly, until it has ended; else give the connection up."""
+        try:
+            self._send(Cancel(id=id))
+            deadline = time.monotonic() + CANCEL_TIMEOUT_S
+            while isinstance(self._answer(id, deadline, "cancel"), Item):
+                pass
+        except (OSError, ChronetixError):
+            self.close()
+
+    def _send(self, message: Message) -> None:
+        limit = {} if self.welcome is None else {"max_frame": self.welcome.max_frame}
+        frame = encode(message, **limit)
+        self._sock.settimeout(None if self.welcome else CONNECT_TIMEOUT_S)
+        try:
+            self._sock.sendall(frame, socket.MSG_NOSIGNAL)
+        except (BrokenPipeError, ConnectionResetError) as cause:
+            # A refusal may be waiting to be read; if there is none, reading says that the connection is lost.
+            with contextlib.suppress(TimeoutError):
+                self._receive(time.monotonic() + CANCEL_TIMEOUT_S, "the message could be sent")
+            raise error("connection-lost", expected="the message could be sent") from cause
+
+    def _receive(self, deadline: float | None, expected: str) -> None:
+        """Read once and hand what came to the calls it belongs to. Raises TimeoutError at the deadline."""
+        remaining = None if deadline is None else deadline - time.monotonic()
+        if remaining is not None and remaining <= 0:
+            raise TimeoutError
+        self._sock.settimeout(remaining)
+        try:
+            chunk = self._sock.recv(_CHUNK)
+        except ConnectionResetError:
+            chunk = b""
+        if not chunk:
+            self._decoder.end()
+            raise error("connection-lost", expected=expected)
+        for message in self._decoder.feed(chunk):
+            self._dispatch(message)
+
+    def _dispatch(self, message: _Answer) -> None:
+        if isinstance(message, Welcome):
+            self._lobby.append(message)
+        elif message.id is None:
+            assert isinstance(message, Failure)
+            raise from_failure(message)
+        elif message.id in self._inbox:
+            self._inbox[message.id].append(message)
+
+
+def _reason(cause: OSError) -> str:
+    if isinstance(cause, FileNotFoundError):
+        return "there is no such socket"
+    if isinstance(cause, ConnectionRefusedError):
+        return "the socket is left over from a daemon that has ended"
+    return cause.strerror or str(cause)

@@ -1,0 +1,136 @@
+"""``describe``: one flow with its nodes, routes, timers and last exits."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import click
+
+from chronetixd.cli import exits, output
+from chronetixd.cli.app import Session
+from chronetixd.cli.options import command, flow_argument
+from chronetixd.cli.output import Column
+
+_NODES = (
+    Column("NODE"),
+    Column("STATE"),
+    Column("ROLE"),
+    Column("PID", right=True),
+    Column("UP", right=True),
+    Column("MEMORY", right=True),
+    Column("ARTIFACT"),
+)
+_ROUTES = (
+    Column("ROUTE"),
+    Column("FROM"),
+    Column("TO"),
+    Column("PLANE"),
+    Column("CONTENT"),
+    Column("FRAMES", right=True),
+    Column("BYTES", right=True),
+    Column("CREDITS", right=True),
+    Column("BLOCKED", right=True),
+    Column("P50", right=True),
+    Column("P99", right=True),
+    Column("DROPPED", right=True),
+)
+
+
+@command(
+    """
+chronetixctl describe my-flow
+chronetixctl describe my-flow -o json | jq .nodes
+"""
+)
+@flow_argument()
+def describe(session: Session, flow: str) -> int:
+    """Show FLOW: its state and why, every node with its process, every route with its counts."""
+    with session.connect() as client:
+        answer = client.call("describe", flow=flow)
+    output.show(answer, session.output, lambda: "\n".join(_sections(answer)))
+    return exits.OK
+
+
+def _sections(flow: Mapping[str, Any]) -> Iterator[str]:
+    yield f"{output.printable(flow['name'])}  {output.state(flow['state'])}"
+    if flow.get("reason"):
+        yield f"reason: {output.printable(flow['reason'])}"
+    yield ""
+    yield output.table(_NODES, [_node(node) for node in flow["nodes"]])
+    if flow["routes"]:
+        yield ""
+        yield output.table(_ROUTES, [_route(route) for route in flow["routes"]])
+    for heading in ("timers", "subscriptions"):
+        if flow.get(heading):
+            yield f"\n{click.style(heading.upper(), bold=True)}"
+            for entry in flow[heading]:
+                yield "  " + _entry(entry)
+    for node in flow["nodes"]:
+        yield from _outcome(node)
+
+
+def _node(node: Mapping[str, Any]) -> tuple[Any, ...]:
+    alive = node.get("pid") and not node.get("exit")
+    started = node.get("started_unix_ns")
+    return (
+        output.printable(node["node"]),
+        output.state(node["state"]),
+        output.printable(node.get("role") or ""),
+        node.get("pid"),
+        output.duration(time.time_ns() - started) if alive and started else "",
+        output.size(node["memory_bytes"]) if node.get("memory_bytes") else "",
+        output.printable(node.get("uri") or ""),
+    )
+
+
+def _route(route: Mapping[str, Any]) -> tuple[Any, ...]:
+    head = tuple(output.printable(route.get(key) or "") for key in ("id", "from", "to", "plane", "content_type"))
+    stats = route.get("stats")
+    if not stats:
+        return (*head, "", "", route.get("buffer") if route.get("plane") == "data" else "", "", "", "", "")
+    return (
+        *head,
+        stats["committed"],
+        output.size(stats["bytes"]),
+        f"{stats['outstanding']}/{stats['credits']}",
+        stats["would_block"],
+        output.duration(stats["p50_ns"]),
+        output.duration(stats["p99_ns"]),
+        stats["dropped"],
+    )
+
+
+def _entry(entry: Any) -> str:
+    if isinstance(entry, Mapping):
+        return "  ".join(f"{key}={output.printable(value)}" for key, value in entry.items())
+    return output.printable(entry)
+
+
+def _outcome(node: Mapping[str, Any]) -> Iterator[str]:
+    """What a node left behind: its exit, its fault, its last lines, its result."""
+    name = output.printable(node["node"])
+    ended = node.get("exit")
+    if ended:
+        how = f"signal {ended['signal']}" if ended.get("signal") else f"exit code {ended.get('code')}"
+        if ended.get("signal") or ended.get("code"):
+            yield f"\n{click.style(name, bold=True)} ended with {output.printable(how)}"
+            yield from _fault(ended.get("fault"))
+            yield from (f"  | {output.printable_line(line)}" for line in _lines(ended.get("stderr_tail")))
+    if node.get("result") is not None:
+        yield f"\n{click.style(name, bold=True)} result"
+        yield from (f"  {output.printable(line)}" for line in output.to_json(node["result"], indent=2).splitlines())
+
+
+def _fault(fault: Any) -> Iterator[str]:
+    if isinstance(fault, Mapping):
+        phase, error, message = (output.printable(fault.get(key) or "?") for key in ("phase", "error", "message"))
+        yield f"  in {phase}: {error}: {message}"
+        yield from (f"  | {output.printable_line(line)}" for line in _lines(fault.get("traceback")))
+    elif fault:
+        yield f"  {output.printable(fault)}"
+
+
+def _lines(tail: Any) -> list[str]:
+    return [str(line) for line in tail] if isinstance(tail, list) else str(tail or "").splitlines()

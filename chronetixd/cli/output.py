@@ -1,0 +1,176 @@
+"""How chronetixctl shows things: data on stdout as table, JSON or YAML; messages on stderr.
+
+Rules: the same value in every format; a stream is one JSON object a line, or one YAML document each. Tables
+are never cut to the terminal's width, so that they can be piped. Control characters from flows and plugins
+are not let through to a terminal.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import unicodedata
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import click
+
+FORMATS = ("table", "json", "yaml")
+
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+_CONTROL_BUT_COLOUR = re.compile(r"\x1b(?!\[[0-9;]*m)|[\x00-\x08\x0a-\x1a\x1c-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+_STATE_COLOURS = {
+    "running": "green",
+    "started": "green",
+    "failed": "red",
+    "starting": "yellow",
+    "draining": "yellow",
+    "stopped": "bright_black",
+    "finished": "bright_black",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column of a table: its head and which side it is aligned to."""
+
+    head: str
+    right: bool = False
+
+
+def show(value: Any, fmt: str, table: Callable[[], str]) -> None:
+    """Print one value to stdout; ``table`` makes the text for people."""
+    if fmt == "json":
+        click.echo(to_json(value, indent=2))
+    elif fmt == "yaml":
+        click.echo(to_yaml(value), nl=False)
+    elif text := table():
+        click.echo(text)
+
+
+def show_item(value: Any, fmt: str, line: Callable[[], str]) -> None:
+    """Print one element of a stream to stdout and let it through at once."""
+    if fmt == "json":
+        click.echo(to_json(value))
+    elif fmt == "yaml":
+        click.echo("---\n" + to_yaml(value), nl=False)
+    else:
+        click.echo(line())
+    sys.stdout.flush()
+
+
+def say(message: str) -> None:
+    """Print a message to stderr."""
+    click.echo(message, err=True)
+
+
+def to_json(value: Any, indent: int | None = None) -> str:
+    """``value`` as JSON text; bytes become text where they are UTF-8, else hex."""
+    return json.dumps(value, indent=indent, ensure_ascii=False, default=_plain)
+
+
+def to_yaml(value: Any) -> str:
+    """``value`` as YAML text, keys in their order."""
+    import yaml
+
+    plain = json.loads(to_json(value))
+    return str(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, bytes):
+        try:
+            return value.decode()
+        except UnicodeDecodeError:
+            return value.hex()
+    return str(value)
+
+
+def printable(value: Any) -> str:
+    """``value`` on one line, with control characters shown as escapes."""
+    return _CONTROL.sub(lambda match: repr(match.group())[1:-1], str(value))
+
+
+def printable_line(text: str) -> str:
+    """A line of a plugin's output: colours stay, everything else that moves the cursor is shown as
+    escapes."""
+    return _CONTROL_BUT_COLOUR.sub(lambda match: repr(match.group())[1:-1], text)
+
+
+def state(name: str) -> str:
+    """A state in its colour."""
+    colour = _STATE_COLOURS.get(name)
+    return click.style(name, fg=colour) if colour else printable(name)
+
+
+def table(columns: Sequence[Column], rows: Sequence[Sequence[Any]]) -> str:
+    """Aligned columns under a head; cells may hold colours."""
+    cells = [[_cell(value) for value in row] for row in rows]
+    widths = [max([width(column.head), *(width(row[index]) for row in cells)]) for index, column in enumerate(columns)]
+    head = [click.style(column.head, bold=True) for column in columns]
+    lines = []
+    for row in [head, *cells]:
+        padded = [
+            " " * (size - width(cell)) + cell if column.right else cell + " " * (size - width(cell))
+            for column, size, cell in zip(columns, widths, row, strict=True)
+        ]
+        lines.append("  ".join(padded).rstrip())
+    return "\n".join(lines)
+
+
+def _cell(value: Any) -> str:
+    if value is None or value == "":
+        return "-"
+    text = str(value)
+    return _CONTROL_BUT_COLOUR.sub(lambda match: repr(match.group())[1:-1], text)
+
+
+def width(text: str) -> int:
+    """Terminal cells that ``text`` takes."""
+    bare = click.unstyle(text)
+    return sum(
+        0 if unicodedata.combining(char) else 2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in bare
+    )
+
+
+def duration(ns: int | float) -> str:
+    """A span of time in its natural unit: 740ns, 12.3us, 4.1ms, 12s, 3m05s, 2h07m, 4d03h."""
+    if ns < 0:
+        return "0s"
+    for limit, unit, size in ((1_000, "ns", 1), (1_000_000, "us", 1_000), (1_000_000_000, "ms", 1_000_000)):
+        if ns < limit:
+            return f"{ns / size:.3g}{unit}" if ns / size < 999.5 else f"{ns / size:.0f}{unit}"
+    seconds = int(ns // 1_000_000_000)
+    if seconds < 60:
+        return f"{seconds}s"
+    if seconds < 3600:
+        return f"{seconds // 60}m{seconds % 60:02}s"
+    if seconds < 86400:
+        return f"{seconds // 3600}h{seconds % 3600 // 60:02}m"
+    return f"{seconds // 86400}d{seconds % 86400 // 3600:02}h"
+
+
+def size(count: int | float) -> str:
+    """Bytes in binary units, as memory is counted."""
+    value = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if value < 1024:
+            return f"{value:.0f}{unit}" if unit == "B" else f"{value:.1f}{unit}"
+        value /= 1024
+    return f"{value:.1f}TiB"
+
+
+def clock(unix_ns: int) -> str:
+    """Local time of day with milliseconds."""
+    from datetime import datetime
+
+    return datetime.fromtimestamp(unix_ns / 1e9).strftime("%H:%M:%S.%f")[:-3]
+
+
+def moment(unix_ns: int) -> str:
+    """Local date and time to the second, with its zone."""
+    from datetime import datetime
+
+    return datetime.fromtimestamp(unix_ns / 1e9).astimezone().isoformat(sep=" ", timespec="seconds")

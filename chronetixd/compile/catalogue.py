@@ -1,0 +1,82 @@
+"""What the compile step knows by name: artifact kinds, platform nodes, and the manifests of the builtins.
+
+Rules: tables only. A builtin's entry is what its own manifest says; a node's fields and the flow's defaults
+win over it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+ARTIFACT_KINDS: dict[str, str] = {
+    "wasm": "WasmComponent",
+    "dylib": "Dylib",
+    "process": "Process",
+    "python": "Python",
+    "platform": "WasmComponent",
+}
+"""The DSL's plugin kinds → the contract's artifact kinds."""
+
+SCHEMES: dict[str, tuple[str, ...]] = {
+    "WasmComponent": ("file", "builtin"),
+    "Dylib": ("file", "builtin"),
+    "Process": ("file", "attach", "builtin"),
+    "Python": ("python", "file", "attach", "builtin"),
+}
+"""Where an artifact of each kind may come from."""
+
+CATEGORIES = ("Business", "System", "Resource")
+ORIGINS = ("internal", "external")
+PLANES = ("control", "data")
+
+SHORT_KINDS: dict[str, str] = {
+    "source": "Source",
+    "map": "Transform",
+    "transform": "Transform",
+    "filter": "Transform",
+    "sink": "Sink",
+    "timer": "Timer",
+    "resource": "EnvProvider",
+}
+"""What ``kind`` of the short form means as a role."""
+
+CHANNELS: dict[str, str] = {"event-bus": "control", "stream": "data", "blob-ref": "control"}
+"""The short form's channels → planes. A blob's reference is a small message, the blob itself does not ride a route."""
+
+
+@dataclass(frozen=True, slots=True)
+class Platform:
+    """A node type that ships with Chronetix."""
+
+    uri: str
+    role: str
+
+
+PLATFORM: dict[str, Platform] = {
+    "timer-source": Platform("builtin://chronetix/system/timer", "Timer"),
+    "eventbus-source": Platform("builtin://chronetix/system/eventbus-source", "Source"),
+    "eventbus-sink": Platform("builtin://chronetix/system/eventbus-sink", "Sink"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Builtin:
+    """What a builtin's own manifest declares."""
+
+    qos: dict[str, int] = field(default_factory=dict)
+    features: dict[str, Any] = field(default_factory=dict)
+    annotations: dict[str, Any] = field(default_factory=dict)
+
+
+BUILTINS: dict[str, Builtin] = {
+    "builtin://chronetix/system/timer": Builtin(qos={"deadline_ns": 1_000_000, "priority": 6}),
+    "builtin://chronetix/resource/netinfo": Builtin(
+        qos={"deadline_ns": 2_000_000, "priority": 5},
+        features={"inproc": True, "ipc": True},
+        annotations={"provides": ["ip", "netmask", "gateway", "ports", "media_location"]},
+    ),
+}
+
+NOT_DECLARED = Builtin()
+"""For artifacts that are no builtins."""

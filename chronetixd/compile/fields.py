@@ -1,0 +1,111 @@
+"""Typed reading of a document's fields: each reader returns the value, or notes an InvalidField and returns
+nothing.
+
+Rules: an absent or null field is never a problem here; a wrong type always is, at the value's place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from chronetixd.compile.problems import Findings
+from chronetixd.compile.tree import Node
+from protocol.nearest import did_you_mean, nearest
+
+
+def kind_of(node: Node) -> str:
+    """What a value is, in words for a message."""
+    match node.value:
+        case None:
+            return "nothing"
+        case bool():
+            return "true or false"
+        case int() | float():
+            return "a number"
+        case str():
+            return "text"
+        case dict():
+            return "a mapping"
+        case _:
+            return "a list"
+
+
+def text_of(node: Node, key: str, findings: Findings, owner: str) -> str | None:
+    """The non-empty text at ``key``, else None."""
+    found = node.get(key)
+    if found is None:
+        return None
+    if isinstance(found.value, str) and found.value:
+        return found.value
+    what = "empty" if found.value == "" else kind_of(found)
+    findings.problem(found.place, "InvalidField", f"{owner}: {key} must be text, it is {what}", _quotes(found))
+    return None
+
+
+def mapping_of(node: Node, key: str, findings: Findings, owner: str) -> Node | None:
+    """The mapping at ``key``, else None."""
+    found = node.get(key)
+    if found is None or isinstance(found.value, dict):
+        return found
+    findings.problem(found.place, "InvalidField", f"{owner}: {key} must be a mapping, it is {kind_of(found)}")
+    return None
+
+
+def list_of(node: Node, key: str, findings: Findings, owner: str) -> list[Node]:
+    """The mappings in the list at ``key``; a lone mapping counts as a list of one."""
+    found = node.get(key)
+    if found is None:
+        return []
+    if isinstance(found.value, dict):
+        return [found]
+    if not isinstance(found.value, list):
+        findings.problem(found.place, "InvalidField", f"{owner}: {key} must be a list, it is {kind_of(found)}")
+        return []
+    for item in found.value:
+        if not isinstance(item.value, dict):
+            message = f"{owner}: every entry of {key} must be a mapping, this one is {kind_of(item)}"
+            findings.problem(item.place, "InvalidField", message)
+    return [item for item in found.value if isinstance(item.value, dict)]
+
+
+def count_of(node: Node, key: str, findings: Findings, owner: str, *, least: int = 0) -> int | None:
+    """The whole number at ``key``, at least ``least``, else None."""
+    found = node.get(key)
+    if found is None:
+        return None
+    if isinstance(found.value, int) and not isinstance(found.value, bool) and found.value >= least:
+        return found.value
+    shown = found.value if isinstance(found.value, int | float | str) else kind_of(found)
+    message = f"{owner}: {key} must be a whole number of at least {least}, it is {shown!r}"
+    findings.problem(found.place, "InvalidField", message)
+    return None
+
+
+def choice_of(node: Node, key: str, choices: Sequence[str], findings: Findings, owner: str) -> str | None:
+    """The text at ``key``, one of ``choices``, else None."""
+    text = text_of(node, key, findings, owner)
+    if text is None or text in choices:
+        return text
+    same = next((choice for choice in choices if choice.lower() == text.lower()), None)
+    hint = f'write "{same}"' if same else did_you_mean(text, choices, f"one of: {', '.join(choices)}")
+    found = node.fields[key]
+    findings.problem(found.place, "InvalidField", f'{owner}: "{text}" is no {key}', hint)
+    return None
+
+
+def warn_near_misses(node: Node, known: Iterable[str], findings: Findings, owner: str) -> None:
+    """Warn of unknown fields that look like a known one that is absent; unknown fields as such are fine."""
+    names = set(known)
+    for key in node.fields:
+        if key in names:
+            continue
+        meant = nearest(key, names - node.fields.keys())
+        if meant is not None:
+            message = f'{owner}: unknown field "{key}" is passed on unread'
+            findings.warning(node.place_of(key), "InvalidField", message, f'did you mean "{meant}"?')
+
+
+def _quotes(found: Node) -> str:
+    if isinstance(found.value, bool | int | float):
+        return "put it in quotes if it is meant as text"
+    return ""

@@ -1,0 +1,206 @@
+"""The compile step itself: text → tree → drafts and edges → checked, completed CompileOutput.
+
+Rules: the steps run in this order and each reports all it finds; later steps run on what the earlier ones
+could read, and a fault is reported by one step only. The finished output is held against the contract too,
+with its problems placed in the text.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+from chronetixd.compile import graph
+from chronetixd.compile.fields import kind_of, list_of, mapping_of, warn_near_misses
+from chronetixd.compile.inherit import settle_qos
+from chronetixd.compile.json_text import read_json
+from chronetixd.compile.nodes import Draft, read_node
+from chronetixd.compile.problems import CompileError, Findings, Place, Problem
+from chronetixd.compile.routes import Edge, read_route
+from chronetixd.compile.schemas import union_of_schemas
+from chronetixd.compile.tree import Node, Unreadable
+from chronetixd.compile.yaml_text import read_yaml
+from protocol.contract import parse_flow
+from protocol.nearest import did_you_mean
+
+_TOP_FIELDS = ("nodes", "routes", "edges", "schemas", "defaults", "name", "manifests")
+_STEP = re.compile(r"([^.\[\]]+)|\[(\d+)\]")
+_RENAMED: dict[str, tuple[str, ...]] = {
+    "timers": ("bindings", "timer"),
+    "bus_subscriptions": ("bindings", "bus", "subscriptions"),
+    "bus_publications": ("bindings", "bus", "publications"),
+    "artifact": ("plugin",),
+    "uri": ("artifact",),
+    "node_id": ("id",),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """``output`` is a CompileOutput; ``warnings`` are about what runs, but perhaps not as meant."""
+
+    output: dict[str, Any]
+    warnings: tuple[Problem, ...] = ()
+    file: str = ""
+    passed_through: bool = False
+    _roots: dict[str, Node] = field(default_factory=dict)
+
+    def locate(self, path: str) -> Place:
+        """Where in the text a path of the output (``routes[2].from``) comes from, as near as can be told."""
+        here = self._roots[""]
+        steps = [name or int(index) for name, index in _STEP.findall(path)]
+        prefix = re.match(r"\w+\[\d+\]", path)
+        if prefix and prefix.group() in self._roots:
+            here, steps = self._roots[prefix.group()], steps[2:]
+        for step in steps:
+            found = _step_into(here, step)
+            if found is None:
+                break
+            here = found
+        return here.place
+
+
+def compile_text(text: str, filename: str) -> Compiled:
+    """Compile the text of a flow; ``filename`` is for messages, and ``.json`` makes it JSON only.
+
+    Raises CompileError and nothing else. Does not raise for artifacts that are not there.
+    """
+    findings = Findings(filename)
+    root = _read(text, filename, findings)
+    if "manifests" in root.fields:
+        return Compiled(root.plain(), tuple(findings.warnings), filename, True, {"": root})
+    return _compile(root, findings)
+
+
+def _read(text: str, filename: str, findings: Findings) -> Node:
+    def duplicate(place: Place, key: str) -> None:
+        findings.problem(place, "InvalidField", f'key "{key}" stands twice in one mapping', "remove or rename one")
+
+    def not_text(place: Place, shown: str) -> None:
+        findings.problem(place, "InvalidField", f"key {shown} is not text", f'put it in quotes: "{shown}"')
+
+    text = text.removeprefix("\ufeff")
+    try:
+        if _is_json(text, filename):
+            root = read_json(text, duplicate)
+        else:
+            root = read_yaml(text, duplicate, not_text)
+    except Unreadable as error:
+        findings.problem(error.place, "InvalidSyntax", error.message, error.suggestion)
+        raise CompileError(findings.problems) from None
+    findings.raise_if_any()
+    if not isinstance(root.value, dict):
+        hint = "a flow has nodes and routes, or manifests and routes"
+        what = "the file is empty" if root.value is None else f"a flow is a mapping, this is {kind_of(root)}"
+        findings.problem(root.place, "InvalidGraph", what, hint)
+        findings.raise_if_any()
+    return root
+
+
+def _is_json(text: str, filename: str) -> bool:
+    """JSON by name, or by how it begins: YAML's own flow mappings begin with a bare word."""
+    return filename.endswith(".json") or re.match(r'\s*\{\s*("([^"\\]|\\.)*"\s*:|\})', text) is not None
+
+
+def _compile(root: Node, findings: Findings) -> Compiled:
+    warn_near_misses(root, _TOP_FIELDS, findings, "flow")
+    if root.get("nodes") is None:
+        hint = did_you_mean("nodes", tuple(root.fields), "a flow has nodes and routes, or manifests and routes")
+        findings.problem(root.place, "InvalidGraph", "no nodes: nothing would run", hint)
+        findings.raise_if_any()
+    short = "edges" in root.fields
+    default_type = "application/cbor" if short else "application/json"
+    drafts = [
+        draft
+        for node in list_of(root, "nodes", findings, "flow")
+        if (draft := read_node(node, "plugin" not in node.fields, default_type, findings)) is not None
+    ]
+    if root.fields["nodes"].value in ([], {}):
+        findings.problem(root.fields["nodes"].place, "InvalidGraph", "no nodes: nothing would run", "add a node")
+    known = graph.index_drafts(drafts, findings)
+    edges = _edges(root, default_type, known, findings)
+    _check_graph(known, edges, findings)
+    findings.raise_if_any()
+    return _finish(root, known, edges, findings)
+
+
+def _edges(root: Node, default_type: str, known: dict[str, Draft], findings: Findings) -> list[Edge]:
+    edges = []
+    for key in ("routes", "edges"):
+        for node in list_of(root, key, findings, "flow"):
+            edge = read_route(node, key == "edges", default_type, known, findings)
+            if edge is not None:
+                edges.append(edge)
+    return edges
+
+
+def _check_graph(known: dict[str, Draft], edges: list[Edge], findings: Findings) -> None:
+    unread = len(findings.problems)
+    faulty = graph.check_types(edges, findings)
+    if unread == 0:  # an edge that could not be read may be the one that reaches the open input
+        graph.check_open_inputs(known, edges, faulty, findings)
+    graph.check_cycles(known, edges, findings)
+
+
+def _finish(root: Node, known: dict[str, Draft], edges: list[Edge], findings: Findings) -> Compiled:
+    defaults = mapping_of(root, "defaults", findings, "flow")
+    plain_defaults = defaults.plain() if defaults else {}
+    qos_defaults = plain_defaults.get("qos")
+    settle_qos(known, edges, {**plain_defaults, **(qos_defaults if isinstance(qos_defaults, dict) else {})})
+    _settle_roles(known, edges)
+    output = {key: node.plain() for key, node in root.fields.items() if key not in ("nodes", "routes", "edges")}
+    output["manifests"] = [draft.manifest for draft in known.values()]
+    output["routes"] = [edge.route for edge in edges]
+    given = [schema.plain() for schema in list_of(root, "schemas", findings, "flow")]
+    output["schemas"] = union_of_schemas(given, output["manifests"], output["routes"])
+    findings.raise_if_any()
+    roots = {f"manifests[{index}]": draft.source for index, draft in enumerate(known.values())}
+    roots |= {f"routes[{index}]": edge.source for index, edge in enumerate(edges)}
+    compiled = Compiled(output, (), findings.file, False, {"": root, **roots})
+    _hold_against_contract(compiled, findings)
+    return Compiled(output, tuple(findings.warnings), findings.file, False, compiled._roots)
+
+
+def _settle_roles(known: dict[str, Draft], edges: list[Edge]) -> None:
+    """A role that io does not tell follows from the data routes."""
+    sending = {edge.start.id for edge in edges if edge.is_data}
+    taking = {edge.end.id for edge in edges if edge.is_data}
+    for draft in known.values():
+        if draft.manifest["role"]:
+            continue
+        match draft.id in taking, draft.id in sending:
+            case True, True:
+                draft.manifest["role"] = "SourceTransform"
+            case True, False:
+                draft.manifest["role"] = "Sink"
+            case False, True:
+                draft.manifest["role"] = "Source"
+            case _:
+                draft.manifest["role"] = "Transform"
+
+
+def _hold_against_contract(compiled: Compiled, findings: Findings) -> None:
+    validation = parse_flow(compiled.output)
+    for problem in validation.problems:
+        message = f"{problem.path}: {problem.message}"
+        findings.problem(compiled.locate(problem.path), "InvalidField", message, problem.suggestion)
+    findings.raise_if_any()
+    warned = {Place(warning.line, warning.column) for warning in findings.warnings}
+    for problem in validation.warnings:
+        place = compiled.locate(problem.path)
+        if place not in warned:
+            findings.warning(place, "InvalidField", f"{problem.path}: {problem.message}", problem.suggestion)
+
+
+def _step_into(node: Node, step: str | int) -> Node | None:
+    if isinstance(step, int):
+        return node.items[step] if step < len(node.items) else None
+    if step in node.fields:
+        return node.fields[step]
+    for name in _RENAMED.get(step, ("",)):
+        found = node.fields.get(name)
+        if found is None:
+            return None
+        node = found
+    return node

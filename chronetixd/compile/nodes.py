@@ -1,0 +1,223 @@
+"""One node of the DSL, long or short form → its PluginManifest.
+
+Rules: defaults as the contract lists them; fields that are not known here go into the manifest unchanged;
+deadline and priority are filled in later, when the whole graph is known.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from chronetixd.compile import catalogue
+from chronetixd.compile.artifacts import Plugin, read_plugin
+from chronetixd.compile.fields import (
+    choice_of,
+    count_of,
+    kind_of,
+    list_of,
+    mapping_of,
+    text_of,
+    warn_near_misses,
+)
+from chronetixd.compile.problems import Findings
+from chronetixd.compile.tree import Node
+
+LONG_FIELDS = ("id", "origin", "category", "plugin", "io", "qos", "bindings", "bus", "params", "role", "version")
+SHORT_FIELDS = ("id", "kind", "impl_kind", "entry", "qos", "priority", "deadline_ns")
+ALSO_KNOWN = ("features", "annotations", "resource_claims", "name")
+QOS_FIELDS = (
+    "deadline_ns", "priority", "qos", "retry", "max_inflight", "credit_high", "credit_low"
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """One declared input or output."""
+
+    content_type: str
+    schema_ver: str
+    source: Node
+    required: bool = True
+
+    @property
+    def type(self) -> tuple[str, str]:
+        """What must agree along a route."""
+        return self.content_type, self.schema_ver
+
+    def __str__(self) -> str:
+        return f"{self.content_type} {self.schema_ver}"
+
+
+@dataclass(slots=True)
+class Draft:
+    """A node on its way to becoming a manifest."""
+
+    id: str
+    source: Node
+    plugin: Plugin
+    category: str
+    inputs: list[Shape] = field(default_factory=list)
+    outputs: list[Shape] = field(default_factory=list)
+    qos: dict[str, Any] = field(default_factory=dict)
+    manifest: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def hears(self) -> bool:
+        """Something other than a route can reach it: a timer or a subscription."""
+        return bool(self.manifest.get("timers") or self.manifest.get("bus_subscriptions"))
+
+
+def normal_type(content_type: str) -> str:
+    """The one spelling of a content type that has two."""
+    return "application/arrow-ipc" if content_type == "application/arrow+ipc" else content_type
+
+
+def read_node(node: Node, short: bool, default_type: str, findings: Findings) -> Draft | None:
+    """The draft of a node with an id; None (and a problem) when it has none."""
+    node_id = text_of(node, "id", findings, "node")
+    if node_id is None:
+        if node.get("id") is None:
+            findings.problem(node.place, "InvalidField", "node without id", "give it one: id: my-node")
+        return None
+    owner = f"node {node_id}"
+    known = SHORT_FIELDS + LONG_FIELDS if short else LONG_FIELDS
+    warn_near_misses(node, known + ALSO_KNOWN, findings, owner)
+    plugin = read_plugin(node, owner, findings)
+    category = choice_of(node, "category", catalogue.CATEGORIES, findings, owner) or plugin.category
+    draft = Draft(node_id, node, plugin, category)
+    _fill_manifest(draft, known, default_type, owner, findings)
+    return draft
+
+
+def _fill_manifest(draft: Draft, known: tuple[str, ...], default_type: str, owner: str, findings: Findings) -> None:
+    node, plugin = draft.source, draft.plugin
+    builtin = catalogue.BUILTINS.get(plugin.uri, catalogue.NOT_DECLARED)
+    origin = choice_of(node, "origin", catalogue.ORIGINS, findings, owner)
+    manifest = draft.manifest
+    manifest["node_id"] = draft.id
+    manifest["plugin_id"] = _plugin_id(draft)
+    manifest["version"] = text_of(node, "version", findings, owner) or "0.1.0"
+    manifest["category"] = draft.category
+    manifest["role"] = ""
+    manifest["origin"] = origin or ("internal" if plugin.uri.startswith("builtin:") else "external")
+    manifest["artifact"] = {"kind": plugin.kind, "uri": plugin.uri, **plugin.extra}
+    _fill_io(draft, default_type, owner, findings)
+    manifest["role"] = text_of(node, "role", findings, owner) or _role(draft)
+    draft.qos = _qos(node, owner, findings)
+    _fill_bindings(draft, owner, findings)
+    declared: dict[str, dict[str, Any]] = {
+        "features": builtin.features,
+        "annotations": builtin.annotations,
+        "params": {},
+    }
+    for key, defaults in declared.items():
+        given = mapping_of(node, key, findings, owner)
+        if defaults or given is not None:
+            manifest[key] = {**defaults, **(given.plain() if given else {})}
+    for key, passed_on in node.fields.items():
+        if key not in manifest and key not in known:
+            manifest[key] = passed_on.plain()
+
+
+def _plugin_id(draft: Draft) -> str:
+    if draft.plugin.id:
+        return draft.plugin.id
+    if draft.plugin.type:
+        return draft.plugin.type
+    if draft.category == "Resource" and draft.plugin.uri:
+        return f"resource-{draft.plugin.last_part}"
+    return draft.id
+
+
+def _role(draft: Draft) -> str:
+    platform = catalogue.PLATFORM.get(draft.plugin.type)
+    if platform is not None:
+        return platform.role
+    if draft.category == "Resource":
+        return "EnvProvider"
+    if draft.plugin.role:
+        return draft.plugin.role
+    if draft.inputs and draft.outputs:
+        return "SourceTransform"
+    if draft.inputs:
+        return "Sink"
+    return "Source" if draft.outputs else ""
+
+
+def _fill_io(draft: Draft, default_type: str, owner: str, findings: Findings) -> None:
+    io = mapping_of(draft.source, "io", findings, owner)
+    if io is None:
+        return
+    warn_near_misses(io, ("inputs", "outputs", "batch_hints"), findings, f"{owner}: io")
+    written: dict[str, Any] = {}
+    for key, shapes in (("inputs", draft.inputs), ("outputs", draft.outputs)):
+        written[key] = []
+        for port in list_of(io, key, findings, f"{owner}: io"):
+            content_type = text_of(port, "content_type", findings, f"{owner}: io.{key}") or default_type
+            version = text_of(port, "schema_ver", findings, f"{owner}: io.{key}") or "v1"
+            required = port.get("required")
+            shape = Shape(normal_type(content_type), version, port, required is None or required.value is not False)
+            shapes.append(shape)
+            written[key].append(_port(draft, key, shape))
+    for key, value in io.fields.items():
+        if key not in written:
+            written[key] = value.plain()
+    draft.manifest["io"] = written
+
+
+def _port(draft: Draft, key: str, shape: Shape) -> dict[str, Any]:
+    port = {**shape.source.plain(), "content_type": shape.content_type, "schema_ver": shape.schema_ver}
+    if key == "outputs" and draft.category == "Resource" and draft.plugin.uri.startswith("builtin:"):
+        reference = f"registry://schemas/resource/{draft.plugin.last_part}@{shape.schema_ver}"
+        port.setdefault("schema_ref", reference)
+    return port
+
+
+def _qos(node: Node, owner: str, findings: Findings) -> dict[str, Any]:
+    given = node.get("qos")
+    qos: dict[str, Any] = {}
+    if given is not None and isinstance(given.value, str):
+        qos["qos"] = given.value
+    elif given is not None and isinstance(given.value, dict):
+        warn_near_misses(given, QOS_FIELDS, findings, f"{owner}: qos")
+        qos.update((key, value.plain()) for key, value in given.value.items() if value.value is not None)
+        _check_counts(given, f"{owner}: qos", findings)
+    elif given is not None:
+        message = f"{owner}: qos must be a mapping or the name of a class, it is {kind_of(given)}"
+        findings.problem(given.place, "InvalidField", message)
+    for key in ("deadline_ns", "priority"):
+        value = count_of(node, key, findings, owner)
+        if value is not None:
+            qos.setdefault(key, value)
+    return qos
+
+
+def _check_counts(qos: Node, owner: str, findings: Findings) -> None:
+    for key in ("deadline_ns", "priority"):
+        count_of(qos, key, findings, owner)
+
+
+def _fill_bindings(draft: Draft, owner: str, findings: Findings) -> None:
+    node, manifest = draft.source, draft.manifest
+    bindings = mapping_of(node, "bindings", findings, owner)
+    subscriptions: list[Node] = []
+    if bindings is not None:
+        where = f"{owner}: bindings"
+        warn_near_misses(bindings, ("timer", "bus"), findings, where)
+        timers = [timer.plain() for timer in list_of(bindings, "timer", findings, where)]
+        if timers:
+            manifest["timers"] = timers
+        bound_bus = mapping_of(bindings, "bus", findings, where)
+        if bound_bus is not None:
+            warn_near_misses(bound_bus, ("subscriptions", "publications"), findings, f"{where}.bus")
+            subscriptions += list_of(bound_bus, "subscriptions", findings, f"{where}.bus")
+            publications = list_of(bound_bus, "publications", findings, f"{where}.bus")
+            if publications:
+                manifest["bus_publications"] = [{"codec": "json", **entry.plain()} for entry in publications]
+    bus = mapping_of(node, "bus", findings, owner)
+    if bus is not None:
+        subscriptions += list_of(bus, "subscribe", findings, f"{owner}: bus")
+    if subscriptions:
+        defaults = {"delivery": "at_least_once", "codec": "json"}
+        manifest["bus_subscriptions"] = [{**defaults, **entry.plain()} for entry in subscriptions]

@@ -1,0 +1,130 @@
+"""One edge of the DSL, long or short form → its Route.
+
+Rules: defaults as the contract lists them; a route that names no content type takes its producer's, when that
+declares exactly one; unknown fields go into the route unchanged. Both ends are checked against the nodes that
+there are.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from chronetixd.compile import catalogue
+from chronetixd.compile.fields import choice_of, count_of, text_of, warn_near_misses
+from chronetixd.compile.nodes import Draft, normal_type
+from chronetixd.compile.problems import Findings, Place
+from chronetixd.compile.tree import Node
+from protocol.nearest import did_you_mean
+
+ROUTE_FIELDS = (
+    "from", "to", "plane", "topic", "port", "content_type", "schema_ver", "buffer", "watermark", "policy"
+)  # fmt: skip
+EDGE_FIELDS = ("from", "to", "channel", "label", *ROUTE_FIELDS[3:])
+
+DEFAULT_BUFFER = 64
+DEFAULT_WATERMARK = 48
+
+_TOPIC = re.compile(r"[\w.\-]+(/[\w.\-]+)+")
+
+
+@dataclass(slots=True)
+class Edge:
+    """A route whose two ends exist."""
+
+    source: Node
+    start: Draft
+    end: Draft
+    route: dict[str, Any]
+
+    @property
+    def is_data(self) -> bool:
+        """It is a data route."""
+        return bool(self.route["plane"] == "data")
+
+    @property
+    def type(self) -> tuple[str, str]:
+        """Content type and schema version of what it carries."""
+        return self.route["content_type"], self.route["schema_ver"]
+
+    def __str__(self) -> str:
+        return f"{self.start.id} -> {self.end.id}"
+
+
+def read_route(
+    node: Node, short: bool, default_type: str, drafts: Mapping[str, Draft], findings: Findings
+) -> Edge | None:
+    """The edge; None (and a problem) when an end is missing or names no node."""
+    ends = [_end(node, key, drafts, findings) for key in ("from", "to")]
+    owner = "route " + " -> ".join(end.id if end else "?" for end in ends)
+    warn_near_misses(node, EDGE_FIELDS if short else ROUTE_FIELDS, findings, owner)
+    start, end = ends
+    if start is None or end is None:
+        return None
+    route: dict[str, Any] = {"from": start.id, "to": end.id}
+    _fill_plane(node, short, route, owner, findings)
+    content_type = text_of(node, "content_type", findings, owner)
+    version = text_of(node, "schema_ver", findings, owner)
+    declared = start.outputs[0] if len({shape.type for shape in start.outputs}) == 1 else None
+    route["content_type"] = normal_type(content_type or (declared.content_type if declared else default_type))
+    route["schema_ver"] = version or (declared.schema_ver if declared else "v1")
+    if route["plane"] == "data":
+        _fill_credits(node, route, owner, findings)
+    for key, value in node.fields.items():
+        if key not in route and value.value is not None:
+            route[key] = value.plain()
+    return Edge(node, start, end, route)
+
+
+def _end(node: Node, key: str, drafts: Mapping[str, Draft], findings: Findings) -> Draft | None:
+    name = text_of(node, key, findings, "route")
+    if name is None:
+        if node.get(key) is None:
+            findings.problem(node.place, "InvalidGraph", f'route without "{key}"', f"add {key}: <id of a node>")
+        return None
+    draft = drafts.get(name)
+    if draft is None:
+        known = tuple(drafts)
+        hint = did_you_mean(name, known, f"nodes: {', '.join(known[:12])}" if known else "there are no nodes")
+        place: Place = node.fields[key].place
+        findings.problem(place, "InvalidGraph", f'route {key} "{name}": there is no such node', hint)
+    return draft
+
+
+def _fill_plane(node: Node, short: bool, route: dict[str, Any], owner: str, findings: Findings) -> None:
+    between = f"{route['from']}-{route['to']}"
+    topic = text_of(node, "topic", findings, owner)
+    port = text_of(node, "port", findings, owner)
+    if short:
+        channel = choice_of(node, "channel", tuple(catalogue.CHANNELS), findings, owner) or "stream"
+        label = node.get("label")
+        plane = catalogue.CHANNELS[channel]
+        if topic is None and label is not None and label.text is not None and _TOPIC.fullmatch(label.text):
+            topic = label.text
+    else:
+        plane = choice_of(node, "plane", catalogue.PLANES, findings, owner) or _guessed_plane(node, topic)
+    route["plane"] = plane
+    if plane == "control":
+        route["topic"] = topic or f"control/{route['from']}/{route['to']}"
+        return
+    route["topic"] = topic or f"flow/edge/{between}"
+    route["port"] = port or f"dataport/{between}"
+
+
+def _guessed_plane(node: Node, topic: str | None) -> str:
+    credits_given = any(node.get(key) is not None for key in ("port", "buffer", "watermark"))
+    return "control" if topic and topic.startswith("control/") and not credits_given else "data"
+
+
+def _fill_credits(node: Node, route: dict[str, Any], owner: str, findings: Findings) -> None:
+    given = count_of(node, "buffer", findings, owner, least=1)
+    buffer = DEFAULT_BUFFER if given is None else given
+    watermark = count_of(node, "watermark", findings, owner, least=1)
+    if watermark is None:
+        watermark = max(1, buffer * DEFAULT_WATERMARK // DEFAULT_BUFFER)
+    elif watermark > buffer:
+        message = f"{owner}: watermark {watermark} is above buffer {buffer}, it would never be reached"
+        findings.problem(node.fields["watermark"].place, "InvalidField", message, f"at most {buffer}")
+    route["buffer"], route["watermark"] = buffer, watermark

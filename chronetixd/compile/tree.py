@@ -1,0 +1,127 @@
+"""A document as a tree whose every value knows its place in the text.
+
+Rules: mappings have text keys only; the tree is finite, at most MAX_DEPTH deep and MAX_NODES large (aliases
+counted as often as they stand), so that walking it recursively and writing it out are bounded whatever the
+text was.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from chronetixd.compile.problems import Place
+
+MAX_DEPTH = 48
+"""Deepest nesting of a document: no flow comes near it, and it bounds every recursion over the tree."""
+
+MAX_NODES = 1_000_000
+"""Most values in a document after aliases are expanded: stops alias bombs."""
+
+Scalar: TypeAlias = bool | int | float | str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A value and its place; ``keys`` has the places of a mapping's keys."""
+
+    value: Scalar | dict[str, Node] | list[Node]
+    place: Place
+    keys: dict[str, Place] = field(default_factory=dict)
+    size: int = 1
+    height: int = 1
+
+    @property
+    def fields(self) -> dict[str, Node]:
+        """The mapping's values, empty when this is no mapping."""
+        return self.value if isinstance(self.value, dict) else {}
+
+    @property
+    def items(self) -> list[Node]:
+        """The list's values, empty when this is no list."""
+        return self.value if isinstance(self.value, list) else []
+
+    @property
+    def text(self) -> str | None:
+        """The value when it is text, else None."""
+        return self.value if isinstance(self.value, str) else None
+
+    def get(self, key: str) -> Node | None:
+        """The mapping's value for ``key``; None when absent, null, or this is no mapping."""
+        found = self.fields.get(key)
+        return None if found is None or found.value is None else found
+
+    def place_of(self, key: str) -> Place:
+        """Where ``key`` stands, or this value when it does not."""
+        return self.keys.get(key, self.place)
+
+    def plain(self) -> Any:
+        """The value without places, freshly made: dict, list, str, int, float, bool or None."""
+        if isinstance(self.value, dict):
+            return {key: node.plain() for key, node in self.value.items()}
+        if isinstance(self.value, list):
+            return [node.plain() for node in self.value]
+        return self.value
+
+
+class Unreadable(Exception):
+    """The text is no document: reading cannot go on from ``place``."""
+
+    def __init__(self, place: Place, message: str, suggestion: str = "") -> None:
+        super().__init__(message)
+        self.place = place
+        self.message = message
+        self.suggestion = suggestion
+
+
+def mapping(place: Place, fields: dict[str, Node], keys: dict[str, Place]) -> Node:
+    """A mapping node. Raises Unreadable when it grows over the limits."""
+    return _limited(Node(fields, place, keys, *_extent(list(fields.values()))))
+
+
+def sequence(place: Place, items: list[Node]) -> Node:
+    """A list node. Raises Unreadable when it grows over the limits."""
+    return _limited(Node(items, place, {}, *_extent(items)))
+
+
+def scalar(place: Place, value: Scalar) -> Node:
+    """A scalar node. Raises Unreadable for what neither JSON nor CBOR can carry."""
+    if isinstance(value, str):
+        _check_text(place, value)
+    if isinstance(value, int) and not -(2**63) <= value < 2**64:
+        raise Unreadable(place, "a whole number that does not fit into 64 bits", "write it as text, in quotes")
+    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
+        raise Unreadable(place, "a number that is not finite", "JSON has no infinity and no NaN: leave it out")
+    return Node(value, place)
+
+
+def check_depth(place: Place, depth: int) -> None:
+    """Raises Unreadable when ``depth`` is over MAX_DEPTH."""
+    if depth > MAX_DEPTH:
+        raise Unreadable(place, f"nested more than {MAX_DEPTH} levels deep", "flatten the document")
+
+
+def check_key(place: Place, key: str) -> None:
+    """Raises Unreadable when ``key`` cannot be written as UTF-8."""
+    _check_text(place, key)
+
+
+def _check_text(place: Place, text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise Unreadable(
+            place, "half of a surrogate pair in a text", r"write the whole character, not \uD8xx"
+        ) from None
+
+
+def _extent(children: list[Node]) -> tuple[int, int]:
+    size = 1 + sum(child.size for child in children)
+    return size, 1 + max((child.height for child in children), default=0)
+
+
+def _limited(node: Node) -> Node:
+    check_depth(node.place, node.height)
+    if node.size > MAX_NODES:
+        raise Unreadable(node.place, f"more than {MAX_NODES} values once aliases are expanded", "use fewer aliases")
+    return node
