@@ -13,6 +13,7 @@ Whatever breaks one of them is a :class:`CborError`; nothing else is ever raised
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from io import BytesIO
 from typing import Any, Final, NoReturn
 
@@ -28,9 +29,11 @@ bound a 16 MiB frame could make us allocate a gigabyte."""
 MIN_INT: Final = -(1 << 64)
 MAX_INT: Final = (1 << 64) - 1
 
+_MAX_REASON: Final = 200
+"""Characters of the decoder's own words, which quote the peer, that an error repeats."""
+
 _SCALARS: Final = frozenset({int, str, bytes, float, bool, type(None)})
-_TEXT: Final = frozenset({str})
-_TOO_DEEP: Final = f"more than {MAX_DEPTH} containers inside each other"
+_ENCODABLE: Final = _SCALARS | {bytearray}
 
 
 class CborError(ValueError):
@@ -51,20 +54,25 @@ def loads(data: bytes) -> Any:
     """The one item that ``data`` holds. Raises CborError, and nothing else, when a rule is broken."""
     if len(data) > MAX_ITEMS:
         _count_items(data)
-    decoder = cbor2.CBORDecoder(
-        BytesIO(data),
-        semantic_decoders=_NO_TAGS,
-        max_depth=MAX_DEPTH,
-        allow_indefinite=False,
-        allow_duplicate_keys=False,
-        strict_hashable_types=True,
-    )
+    stream = BytesIO(data)
     try:
-        value = decoder.decode()
+        value = cbor2.CBORDecoder(
+            stream,
+            semantic_decoders=_NO_TAGS,
+            max_depth=MAX_DEPTH,
+            allow_indefinite=False,
+            allow_duplicate_keys=False,
+            strict_hashable_types=True,
+        ).decode()
     except cbor2.CBORError as reason:
         raise CborError(_explain(reason)) from None
-    _expect_end(decoder)
-    _check_decoded(value)
+    if stream.tell() != len(data):
+        raise CborError("there are bytes after the end of the item")
+    kind = type(value)
+    if kind is dict or kind is list:
+        _check_decoded(value)
+    elif kind not in _SCALARS:
+        raise CborError(f"{value!r} is not allowed")
     return value
 
 
@@ -75,7 +83,7 @@ def dumps(value: Any) -> bytes:
     since what a subclass adds would be lost. Raises CborError for anything else, for a cycle, for too large a number
     and for text that UTF-8 cannot hold.
     """
-    _check_encodable(value, 0)
+    check(value)
     try:
         return cbor2.dumps(value)
     except UnicodeEncodeError as reason:
@@ -83,65 +91,48 @@ def dumps(value: Any) -> bytes:
 
 
 def check(value: Any) -> None:
-    """Raise CborError where :func:`dumps` would."""
-    _check_encodable(value, 0)
-
-
-def _expect_end(decoder: cbor2.CBORDecoder) -> None:
-    try:
-        decoder.read(1)
-    except cbor2.CBORDecodeEOF:
-        return
-    raise CborError("there are bytes after the end of the item")
+    """Raise CborError for what :func:`dumps` does not take, but for text that UTF-8 cannot hold."""
+    _check_encodable((value,), -1)
 
 
 def _explain(reason: cbor2.CBORError) -> str:
     cause = reason.__cause__
-    return str(cause if isinstance(cause, CborError) else reason) or type(reason).__name__
+    text = str(cause if isinstance(cause, CborError) else reason) or type(reason).__name__
+    return text if len(text) <= _MAX_REASON else text[: _MAX_REASON - 1] + "…"
 
 
-def _check_decoded(value: Any) -> None:
-    """Refuse what cbor2 lets through: bytes as keys, undefined, simple values. Containers are looked through by type
-    only, so this costs a fraction of the decoding."""
-    if type(value) not in (dict, list):
-        if type(value) not in _SCALARS:
-            raise CborError(f"{value!r} is not allowed")
-        return
-    pending = [value]
-    while pending:
-        container = pending.pop()
-        if type(container) is dict:
-            if not _TEXT.issuperset(map(type, container)):
+def _check_decoded(container: Any) -> None:
+    """Refuse what cbor2 lets through: bytes as keys, undefined, simple values. The decoder has bounded the depth."""
+    if type(container) is dict:
+        for key in container:
+            if type(key) is not str:
                 raise CborError("a map key must be text, not bytes")
-            container = container.values()
-        types = set(map(type, container)) - _SCALARS
-        if not types:
-            continue
-        for item in container:
-            if type(item) is dict or type(item) is list:
-                pending.append(item)
-            elif type(item) not in _SCALARS:
-                raise CborError(f"{item!r} is not allowed")
+        container = container.values()
+    for item in container:
+        kind = type(item)
+        if kind is dict or kind is list:
+            _check_decoded(item)
+        elif kind not in _SCALARS:
+            raise CborError(f"{item!r} is not allowed")
 
 
-def _check_encodable(value: Any, depth: int) -> None:
-    kind = type(value)
-    if kind is int:
-        if not MIN_INT <= value <= MAX_INT:
-            raise CborError(f"{_short(value)} is outside -2^64 … 2^64-1")
-    elif kind is str or kind is bytes or kind is float or kind is bool or value is None:
-        return
-    elif kind is dict or kind is list or kind is tuple:
-        if depth == MAX_DEPTH:
-            raise CborError(_TOO_DEEP)
-        if kind is dict:
-            if not _TEXT.issuperset(map(type, value)):
-                raise CborError("a map key must be text")
-            value = value.values()
-        for item in value:
+def _check_encodable(container: Any, depth: int) -> None:
+    if depth == MAX_DEPTH:
+        raise CborError(f"more than {MAX_DEPTH} containers inside each other")
+    if type(container) is dict:
+        for key in container:
+            if type(key) is not str:
+                raise CborError(f"a map key must be text, not {type(key).__name__}")
+        container = container.values()
+    for item in container:
+        kind = type(item)
+        if kind is int:
+            if not MIN_INT <= item <= MAX_INT:
+                raise CborError(f"{_short(item)} is outside -2^64 … 2^64-1")
+        elif kind is dict or kind is list or kind is tuple:
             _check_encodable(item, depth + 1)
-    elif kind is not bytearray:
-        raise CborError(f"a {kind.__name__} has no place in CBOR")
+        elif kind not in _ENCODABLE:
+            raise CborError(f"a {kind.__name__} has no place in CBOR")
 
 
 def _short(number: int) -> str:
@@ -165,3 +156,15 @@ def _count_items(data: bytes) -> None:
             position += width
         if head >> 5 in (2, 3):
             position += argument
+
+
+def _refuse_unfit_decoder() -> None:
+    """Bytes after an item are seen from where the decoder leaves the stream: it must put back what it read ahead."""
+    try:
+        loads(b"\x00\x00")
+    except CborError:
+        return
+    raise ImportError(f"cbor2 {version('cbor2')} reads ahead without putting back; install cbor2 6.3 or newer")
+
+
+_refuse_unfit_decoder()

@@ -103,7 +103,16 @@ def from_failure(failure: Failure) -> RemoteError:
     return RemoteError(failure.code, failure.name, failure.message, failure.hint, failure.details)
 
 
-def _readable(value: Any) -> Any:
+_MAX_DETAIL: Final = 4000
+"""Characters of one detail that are shown."""
+
+
+def _readable(value: Any) -> str:
+    """A detail as text. It may come from a peer: nothing in it may disturb a terminal or fill a log."""
     if isinstance(value, list | tuple):
-        return ", ".join(map(str, value)) or "none"
-    return "none" if value is None else value
+        value = ", ".join(map(str, value)) or "none"
+    text = "none" if value is None else str(value)
+    text = text if len(text) <= _MAX_DETAIL else text[: _MAX_DETAIL - 1] + "…"
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() or char in "\n\t" else "\N{REPLACEMENT CHARACTER}" for char in text)

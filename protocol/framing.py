@@ -95,27 +95,19 @@ class Decoder(Generic[M]):
             raise self._break(error("connection-cut", count=self.pending))
 
     def _messages(self) -> Iterator[M]:
-        while True:
-            if self._broken is not None:
-                raise self._broken
-            body = self._next_frame()
-            if body is None:
-                return
-            yield self._parse(body)
-
-    def _next_frame(self) -> bytes | None:
-        buffer, start = self._buffer, self._read + PREFIX.size
-        if len(buffer) < start:
-            self._forget()
-            return None
-        size: int = PREFIX.unpack_from(buffer, self._read)[0]
-        if size > self._max_frame:
-            raise self._break(error("frame-too-large", size=size, limit=self._max_frame))
-        if len(buffer) < start + size:
-            self._forget()
-            return None
-        self._read = start + size
-        return bytes(memoryview(buffer)[start : start + size])
+        buffer = self._buffer
+        while self._broken is None:
+            start = self._read + PREFIX.size
+            if len(buffer) < start:
+                return self._forget()
+            size: int = PREFIX.unpack_from(buffer, self._read)[0]
+            if size > self._max_frame:
+                raise self._break(error("frame-too-large", size=size, limit=self._max_frame))
+            if len(buffer) < start + size:
+                return self._forget()
+            self._read = start + size
+            yield self._parse(bytes(memoryview(buffer)[start : self._read]))
+        raise self._broken
 
     def _forget(self) -> None:
         """Drop what was read, once for all the frames of a chunk."""
@@ -135,7 +127,7 @@ class Decoder(Generic[M]):
         try:
             return msgspec.convert(value, struct_type)  # type: ignore[return-value]
         except msgspec.ValidationError as reason:
-            raise self._break(error("malformed-message", type=tag, reason=str(reason))) from None
+            raise self._break(error("malformed-message", type=tag, reason=_clip(str(reason), 200))) from None
 
     def _wrong_type(self, value: Any, tag: Any) -> ChronetixError:
         if type(value) is not dict:

@@ -10,9 +10,15 @@ On the wire a message is a CBOR map whose key ``type`` names the struct (see PRO
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
+
+Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
+"""An integer that is never negative and fits a signed 64-bit: counts, indices, ids, process ids, times in ns."""
+
+Priority = Annotated[int, msgspec.Meta(ge=0, le=7)]
+"""0 lowest … 7 highest, 4 normal."""
 
 PROTOCOL_VERSIONS = (1,)
 """Versions of this protocol that this code speaks, best first."""
@@ -31,20 +37,20 @@ class Message(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", omit_
 class Hello(Message, tag="hello", frozen=True):
     """First message of whoever connects: which versions it speaks and as what it comes."""
 
-    protocol: list[int]
+    protocol: list[Count]
     role: Literal["client", "worker"]
     software: str = ""
     features: list[str] = []
-    pid: int = 0
+    pid: Count = 0
 
 
 class Welcome(Message, tag="welcome", frozen=True):
     """The daemon's answer to a hello it accepts; a refusal is a :class:`Failure` and the end."""
 
-    protocol: int
+    protocol: Count
     daemon: str
     features: list[str] = []
-    max_frame: int = MAX_FRAME
+    max_frame: Count = MAX_FRAME
 
 
 class Failure(Message, tag="error", frozen=True):
@@ -53,11 +59,11 @@ class Failure(Message, tag="error", frozen=True):
     With ``id`` it ends that call; without, it concerns the connection.
     """
 
-    code: int
+    code: Count
     name: str
     message: str
     hint: str = ""
-    id: int | None = None
+    id: Count | None = None
     details: dict[str, Any] = {}
 
 
@@ -67,7 +73,7 @@ class Failure(Message, tag="error", frozen=True):
 class Call(Message, tag="call", frozen=True):
     """A client asks for ``verb``; ends with exactly one :class:`Result` or :class:`Failure` of the same id."""
 
-    id: int
+    id: Count
     verb: str
     args: dict[str, Any] = {}
 
@@ -75,21 +81,21 @@ class Call(Message, tag="call", frozen=True):
 class Item(Message, tag="item", frozen=True):
     """One element of a streaming answer (logs, events), before the call's end."""
 
-    id: int
+    id: Count
     value: Any
 
 
 class Result(Message, tag="result", frozen=True):
     """The call's end, with its value."""
 
-    id: int
+    id: Count
     value: Any = None
 
 
 class Cancel(Message, tag="cancel", frozen=True):
     """The client no longer wants the call; it still ends with a Result or Failure."""
 
-    id: int
+    id: Count
 
 
 # -- workers: wiring ---------------------------------------------------------------------------------------
@@ -103,19 +109,19 @@ class Port(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     topic: str = ""
     content_type: str = "application/json"
     schema_ver: str = "v1"
-    credits: int = 64
-    watermark: int = 48
-    credit_low: int = 32
+    credits: Count = 64
+    watermark: Count = 48
+    credit_low: Count = 32
     policy: Literal["block", "drop_newest"] = "block"
-    epoch: int = 0
-    base_seq: int = 0
+    epoch: Count = 0
+    base_seq: Count = 0
 
 
 class Timer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A timer whose ticks the worker will get."""
 
     id: str
-    interval_ns: int
+    interval_ns: Count
 
 
 class Configure(Message, tag="configure", frozen=True):
@@ -137,7 +143,7 @@ class Configure(Message, tag="configure", frozen=True):
     features: dict[str, Any] = {}
     annotations: dict[str, Any] = {}
     batch_hints: dict[str, Any] = {}
-    arena_limit: int = 1 << 30
+    arena_limit: Count = 1 << 30
     base_dir: str = ""
 
 
@@ -149,7 +155,7 @@ class Offer(Message, tag="offer", frozen=True):
 
     rings: list[str] = []
     credits: list[str] = []
-    segments: list[int] = []
+    segments: list[Count] = []
 
     @property
     def descriptors(self) -> int:
@@ -161,7 +167,7 @@ class InputLink(msgspec.Struct, frozen=True, kw_only=True):
     """One input route ready to be mapped."""
 
     route: str
-    segments: list[int]
+    segments: list[Count]
 
 
 class Link(Message, tag="link", frozen=True):
@@ -184,7 +190,7 @@ class Segment(Message, tag="segment", frozen=True):
     Worker to daemon with ``route`` empty; daemon to each consumer once for each route it shares with that producer.
     """
 
-    index: int
+    index: Count
     route: str = ""
     descriptors = 1
 
@@ -195,7 +201,7 @@ class SegmentMapped(Message, tag="segment-mapped", frozen=True):
     Daemon to producer (``route`` empty) when every consumer can: from now on the producer may use the segment.
     """
 
-    index: int
+    index: Count
     route: str = ""
 
 
@@ -236,7 +242,7 @@ class Fault(Message, tag="fault", frozen=True):
 class Ping(Message, tag="ping", frozen=True):
     """Daemon to worker: say where the plugin's thread is."""
 
-    id: int
+    id: Count
 
 
 class Pong(Message, tag="pong", frozen=True):
@@ -244,9 +250,9 @@ class Pong(Message, tag="pong", frozen=True):
     plugin's thread; ``busy_ns`` is how long the current step has taken, 0 when it waits.
     """
 
-    id: int
-    progress: int
-    busy_ns: int = 0
+    id: Count
+    progress: Count
+    busy_ns: Count = 0
 
 
 class Log(Message, tag="log", frozen=True):
@@ -254,7 +260,7 @@ class Log(Message, tag="log", frozen=True):
 
     level: Literal["debug", "info", "warning", "error", "critical"]
     message: str
-    unix_ns: int = 0
+    unix_ns: Count = 0
     fields: dict[str, Any] = {}
 
 
@@ -271,8 +277,8 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     src: str = ""
     dst: str = ""
     corr_id: str = ""
-    deadline_ns: int = 0
-    priority: int = 4
+    deadline_ns: Count = 0
+    priority: Priority = 4
     content_type: str = "application/json"
     schema_ver: str = "v1"
     headers: dict[str, str] = {}
@@ -316,7 +322,7 @@ class Request(Message, tag="request", frozen=True):
 
     envelope: dict[str, Any]
     payload: bytes
-    timeout_ns: int = 5_000_000_000
+    timeout_ns: Count = 5_000_000_000
 
 
 class Reply(Message, tag="reply", frozen=True):
@@ -339,9 +345,9 @@ class Tick(Message, tag="tick", frozen=True):
     """Daemon to worker: timer ``id`` was due at ``due_ns``; ``missed`` ticks before it were not delivered."""
 
     id: str
-    sequence: int
-    due_ns: int
-    missed: int = 0
+    sequence: Count
+    due_ns: Count
+    missed: Count = 0
 
 
 # -- the launcher ------------------------------------------------------------------------------------------
@@ -353,7 +359,7 @@ class Spawn(Message, tag="spawn", frozen=True):
     With empty ``argv`` a warm fork that runs a Python worker; else that program is executed.
     """
 
-    id: int
+    id: Count
     name: str
     argv: list[str] = []
     env: dict[str, str] = {}
@@ -364,23 +370,23 @@ class Spawn(Message, tag="spawn", frozen=True):
 class Spawned(Message, tag="spawned", frozen=True):
     """Launcher to daemon: worker ``id`` lives, as the daemon's own child. Descriptors: its pidfd."""
 
-    id: int
-    pid: int
+    id: Count
+    pid: Count
     descriptors = 1
 
 
 class SpawnFailed(Message, tag="spawn-failed", frozen=True):
     """Launcher to daemon: worker ``id`` was not started."""
 
-    id: int
-    errno: int
+    id: Count
+    errno: Count
     message: str
 
 
 class LauncherReady(Message, tag="launcher-ready", frozen=True):
     """Launcher to daemon, first: everything is imported, forks are cheap now."""
 
-    pid: int
+    pid: Count
 
 
 ClientMessage = Hello | Call | Cancel
@@ -424,3 +430,9 @@ ToWorker = (
     | Tick
 )
 """What the daemon sends to workers."""
+
+LauncherMessage = LauncherReady | Spawned | SpawnFailed
+"""What the launcher sends."""
+
+ToLauncher = Spawn
+"""What the daemon sends to the launcher: this one alone."""
