@@ -1,0 +1,303 @@
+"""What the two ends of a measurement do, whatever carries the frames.
+
+Rules:
+
+* The first eight bytes of a frame are its number: phase in the upper bits, count in the lower 40. Every number is
+  checked.
+* A phase ends with a frame that carries minus the phase. It is sent again until the other end says that it has it,
+  because some peers lose frames. What still arrives of an earlier phase is not counted.
+* Phase 1 warms up, phase 2 counts. Time runs from before the first send until the end marker is taken.
+* A receiver reads the eight bytes and drops the frame at once; it never copies the payload itself.
+* ``wire`` is a SOCK_SEQPACKET socket between the two ends, apart from the peer that is measured.
+"""
+
+from __future__ import annotations
+
+import json
+import select
+import socket
+import struct
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
+from typing import Any
+
+from bench.cells import Cell, Sample
+from bench.peers import Link
+
+NUMBER = struct.Struct("<q")
+PHASE_SHIFT = 40
+END_FRAME = 64
+"""Bytes of an end marker."""
+RESEND_AFTER = 0.05
+"""Seconds without an answer after which an end marker is sent again."""
+ANSWER_LIMIT = 30.0
+"""Seconds after which an end gives up on the other."""
+
+Report = dict[str, Any]
+
+
+class EndLost(Exception):
+    """The other end did not answer in time, or went away."""
+
+
+def cpu_ns(others: Iterable[int] = ()) -> int:
+    """Processor time in ns of this process, all threads, and of the processes ``others``.
+
+    The clock id of another process is its inverted pid shifted by three, with 2 for the scheduler's clock: what
+    clock_getcpuclockid returns.
+    """
+    return time.process_time_ns() + sum(time.clock_gettime_ns((~pid << 3) | 2) for pid in others)
+
+
+def percentile(ordered: list[int], share: float) -> float:
+    """Microseconds of the nearest-rank percentile of ``ordered`` nanoseconds (not empty)."""
+    return ordered[min(len(ordered) - 1, int(len(ordered) * share))] / 1000
+
+
+# -- throughput ----------------------------------------------------------------------------------------------
+
+
+def send_for(send: Callable[[Any], object], frame: bytearray, phase: int, seconds: float) -> int:
+    """Send numbered frames for ``seconds``; how many."""
+    pack, clock = NUMBER.pack_into, time.monotonic
+    number = first = phase << PHASE_SHIFT
+    batch = 16 if len(frame) < 1 << 16 else 1
+    deadline = clock() + seconds
+    while clock() < deadline:
+        for _ in range(batch):
+            pack(frame, 0, number)
+            send(frame)
+            number += 1
+    return number - first
+
+
+def take_until_end(receive: Callable[[], Any], phase: int) -> tuple[int, int]:
+    """Take frames until the end of ``phase``; (received, repeated or out of order)."""
+    unpack, end = NUMBER.unpack_from, -phase
+    expected = first = phase << PHASE_SHIFT
+    lost = repeated = 0
+    while True:
+        (number,) = unpack(receive())
+        if number == expected:
+            expected += 1
+        elif number == end:
+            return expected - first - lost, repeated
+        elif number > expected and number >> PHASE_SHIFT == phase:
+            lost += number - expected
+            expected = number + 1
+        elif number >> PHASE_SHIFT == phase:
+            repeated += 1
+
+
+def end_phase(link: Link, wire: socket.socket, phase: int) -> Report:
+    """Send end markers until the other end answers; its answer."""
+    marker = bytearray(END_FRAME)
+    NUMBER.pack_into(marker, 0, -phase)
+    give_up = time.monotonic() + ANSWER_LIMIT
+    while time.monotonic() < give_up:
+        link.send(marker)
+        if select.select([wire], [], [], RESEND_AFTER)[0]:
+            return listen(wire)
+    raise EndLost(f"no answer to the end of phase {phase} within {ANSWER_LIMIT:.0f} s")
+
+
+def send_end(link: Link, wire: socket.socket, cell: Cell, others: Iterable[int]) -> Report:
+    """The sender of a throughput cell."""
+    frame = bytearray(cell.size)
+    send = link.loan or link.send if cell.mode == "loan" else link.send
+    send_for(send, frame, 1, cell.warm_up)
+    end_phase(link, wire, 1)
+    cpu, start = cpu_ns(others), time.monotonic()
+    sent = send_for(send, frame, 2, cell.seconds)
+    answer = end_phase(link, wire, 2)
+    spent = cpu_ns(others) - cpu
+    return {
+        "sent": sent,
+        "received": answer["received"],
+        "repeated": answer["repeated"],
+        "elapsed": answer["at"] - start,
+        "cpu_ns": spent + answer["cpu_ns"],
+    }
+
+
+def receive_end(link: Link, wire: socket.socket) -> None:
+    """The receiver of a throughput cell."""
+    for phase in (1, 2):
+        cpu = cpu_ns()
+        received, repeated = take_until_end(link.receive, phase)
+        at = time.monotonic()
+        tell(wire, {"received": received, "repeated": repeated, "at": at, "cpu_ns": cpu_ns() - cpu})
+
+
+# -- round trip ----------------------------------------------------------------------------------------------
+
+
+def ping_for(link: Link, frame: bytearray, phase: int, seconds: float) -> tuple[list[int], int]:
+    """Send a frame and wait for its echo, for ``seconds``; (round trips in ns, echoes with a wrong number)."""
+    pack, unpack, clock = NUMBER.pack_into, NUMBER.unpack_from, time.perf_counter_ns
+    send, receive = link.send, link.receive
+    times: list[int] = []
+    wrong, number = 0, phase << PHASE_SHIFT
+    deadline = clock() + int(seconds * 1e9)
+    now = clock()
+    while now < deadline:
+        pack(frame, 0, number)
+        start = clock()
+        send(frame)
+        (echo,) = unpack(receive())
+        now = clock()
+        times.append(now - start)
+        wrong += echo != number
+        number += 1
+    return times, wrong
+
+
+def ping_end(link: Link, wire: socket.socket, cell: Cell, others: Iterable[int]) -> Report:
+    """The asking end of a round-trip cell."""
+    frame = bytearray(cell.size)
+    ping_for(link, frame, 1, cell.warm_up)
+    end_phase(link, wire, 1)
+    cpu, start = cpu_ns(others), time.monotonic()
+    times, wrong = ping_for(link, frame, 2, cell.seconds)
+    elapsed = time.monotonic() - start
+    spent = cpu_ns(others) - cpu
+    answer = end_phase(link, wire, 2)
+    ordered = sorted(times)
+    return {
+        "sent": len(times),
+        "received": len(times) - wrong,
+        "repeated": wrong,
+        "elapsed": elapsed,
+        "cpu_ns": spent + answer["cpu_ns"],
+        "p50_us": percentile(ordered, 0.5),
+        "p99_us": percentile(ordered, 0.99),
+    }
+
+
+def echo_end(link: Link, wire: socket.socket) -> None:
+    """The answering end of a round-trip cell."""
+    receive, reply, unpack = link.receive, link.reply, NUMBER.unpack_from
+    for phase in (1, 2):
+        cpu = cpu_ns()
+        while True:
+            frame = receive()
+            (number,) = unpack(frame)
+            if number == -phase:
+                break
+            if number >= 0:
+                reply(frame)
+            frame = None
+        frame = None
+        tell(wire, {"cpu_ns": cpu_ns() - cpu})
+
+
+# -- one process ---------------------------------------------------------------------------------------------
+
+
+def alone(here: Link, there: Link, cell: Cell) -> Report:
+    """A cell whose two ends are one thread: send, take, (echo, take,) again."""
+    frame = bytearray(cell.size)
+    trips = cell.mode == "roundtrip"
+    step = alone_trips if trips else alone_frames
+    step(here, there, frame, 1, cell.warm_up)
+    cpu, start = cpu_ns(), time.monotonic()
+    count, wrong, times = step(here, there, frame, 2, cell.seconds)
+    elapsed = time.monotonic() - start
+    report: Report = {
+        "sent": count,
+        "received": count - wrong,
+        "repeated": wrong,
+        "elapsed": elapsed,
+        "cpu_ns": cpu_ns() - cpu,
+    }
+    if trips:
+        ordered = sorted(times)
+        report |= {"p50_us": percentile(ordered, 0.5), "p99_us": percentile(ordered, 0.99)}
+    return report
+
+
+def alone_frames(here: Link, there: Link, frame: bytearray, phase: int, seconds: float) -> tuple[int, int, list[int]]:
+    """Send and take for ``seconds``; (frames, wrong numbers, no times)."""
+    pack, unpack, clock = NUMBER.pack_into, NUMBER.unpack_from, time.monotonic
+    send, receive = here.send, there.receive
+    wrong, number = 0, phase << PHASE_SHIFT
+    first = number
+    batch = 16 if len(frame) < 1 << 16 else 1
+    deadline = clock() + seconds
+    while clock() < deadline:
+        for _ in range(batch):
+            pack(frame, 0, number)
+            send(frame)
+            wrong += unpack(receive())[0] != number
+            number += 1
+    return number - first, wrong, []
+
+
+def alone_trips(here: Link, there: Link, frame: bytearray, phase: int, seconds: float) -> tuple[int, int, list[int]]:
+    """Send, take, echo and take back for ``seconds``; (trips, wrong numbers, ns of each)."""
+    pack, unpack, clock = NUMBER.pack_into, NUMBER.unpack_from, time.perf_counter_ns
+    send, take, reply, receive = here.send, there.receive, there.reply, here.receive
+    times: list[int] = []
+    wrong, number = 0, phase << PHASE_SHIFT
+    now = clock()
+    deadline = now + int(seconds * 1e9)
+    while now < deadline:
+        pack(frame, 0, number)
+        start = clock()
+        send(frame)
+        reply(take())
+        (echo,) = unpack(receive())
+        now = clock()
+        times.append(now - start)
+        wrong += echo != number
+        number += 1
+    return len(times), wrong, times
+
+
+# -- the wire ------------------------------------------------------------------------------------------------
+
+
+def tell(wire: socket.socket, report: Report) -> None:
+    """Send one report to the other side of ``wire``."""
+    wire.send(json.dumps(report).encode())
+
+
+def listen(wire: socket.socket) -> Report:
+    """The next report on ``wire``; EndLost when it has closed."""
+    data = wire.recv(1 << 16)
+    if not data:
+        raise EndLost("the other end has gone; its message is above, on stderr")
+    report: Report = json.loads(data)
+    return report
+
+
+def run(link: Link, wire: socket.socket, cell: Cell, first: bool, others: Iterable[int] = ()) -> Report:
+    """One end's part of ``cell``: the ``first`` end sends or asks and returns the figures, the other nothing."""
+    if cell.mode == "roundtrip":
+        if first:
+            return ping_end(link, wire, cell, others)
+        echo_end(link, wire)
+    else:
+        if first:
+            return send_end(link, wire, cell, others)
+        receive_end(link, wire)
+    return {}
+
+
+def sample(report: Report) -> Sample:
+    """The figures of the first end's report."""
+    return Sample(
+        sent=report["sent"],
+        received=report["received"],
+        repeated=report["repeated"],
+        elapsed=report["elapsed"],
+        cpu_s=report["cpu_ns"] / 1e9,
+        p50_us=report.get("p50_us"),
+        p99_us=report.get("p99_us"),
+    )
+
+
+def cell_as_json(cell: Cell) -> Report:
+    """A cell as it travels to the ends."""
+    return asdict(cell)

@@ -1,0 +1,136 @@
+"""chronetix: an Outlet and an Inlet over one route in each direction, between two processes and within one.
+
+Set up as a worker sets up its routes, with the descriptors sent over the wire instead of through the daemon. The
+receiver sleeps on its doorbell (after the short adaptive spin that the data plane itself does); the sender sleeps
+when its credits are used up. ``InProcess`` has the same classes at both ends of one thread, as the single-process
+deployment drives them: it is what a frame costs without a second process, and the strictest figure to compare with,
+as no plugin is called.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+from pathlib import Path
+from typing import Any
+
+import shm
+from bench.cells import KIB, MIB, Cell, window
+from bench.machine import own_version
+from bench.peers import Link, Peer
+
+CREDITS = 64
+"""As a route gets them when the flow does not say."""
+PAGE = 4 * KIB
+
+
+class Ipc(Peer):
+    """Two processes."""
+
+    name = "chronetix"
+    about = f"Outlet.send / Inlet.take, {CREDITS} credits, policy block, both ends sleep on eventfd doorbells"
+    modes = ("throughput", "roundtrip", "loan")
+
+    def version(self) -> str:
+        return own_version()
+
+    def prepare(self, cell: Cell, folder: Path) -> None:
+        return None
+
+    def connect(self, shared: Any, wire: socket.socket, cell: Cell, first: bool) -> Link:
+        trips = cell.mode == "roundtrip"
+        end = End(cell, sends=first or trips, receives=not first or trips, first=first)
+        socket.send_fds(wire, [b"o"], end.descriptors())
+        _, theirs, _, _ = socket.recv_fds(wire, 1, 16)
+        end.link(list(theirs))
+        for descriptor in theirs:
+            os.close(descriptor)
+        wire.send(b"l")
+        wire.recv(1)
+        return end.as_link()
+
+
+class InProcess(Peer):
+    """One process, one thread."""
+
+    name = "chronetix-inproc"
+    about = "the same Outlet and Inlet at both ends of one thread, no plugin called: a frame without a second process"
+    one_process = True
+
+    def version(self) -> str:
+        return own_version()
+
+    def prepare(self, cell: Cell, folder: Path) -> None:
+        return None
+
+    def connect_both(self, shared: Any, cell: Cell) -> tuple[Link, Link]:
+        here = End(cell, sends=True, receives=True, first=True)
+        there = End(cell, sends=True, receives=True, first=False)
+        here.link(there.descriptors())
+        there.link(here.descriptors())
+        return here.as_link(), there.as_link()
+
+
+class End:
+    """One end of the pair: a doorbell, and an arena with a producer, a consumer, or both."""
+
+    def __init__(self, cell: Cell, *, sends: bool, receives: bool, first: bool) -> None:
+        there, back = ("there", "back") if first else ("back", "there")
+        self.credits = min(CREDITS, window(cell.size))
+        self.bell = shm.Doorbell()
+        self.arena = shm.Arena(room(cell.size, self.credits), first=room(cell.size, self.credits), on_grow=refuse)
+        self.producers = [self.producer(there)] if sends else []
+        self.consumers = [shm.Consumer(back, credits=self.credits)] if receives else []
+
+    def producer(self, route: str) -> shm.Producer:
+        """Watermarks as a flow's route has them by default: three quarters and half."""
+        high, low = max(1, self.credits * 3 // 4), max(1, self.credits // 2)
+        return shm.Producer(self.arena, route, credits=self.credits, watermark=high, credit_low=low)
+
+    def descriptors(self) -> list[int]:
+        """Doorbell; CREDIT if it receives; RING and segments if it sends."""
+        ours = [self.bell.fileno()]
+        ours += [consumer.fd for consumer in self.consumers]
+        for producer in self.producers:
+            ours += [producer.fd, *(segment[1] for segment in self.arena.segments)]
+        return ours
+
+    def link(self, theirs: list[int]) -> None:
+        """Map what the other end's :meth:`descriptors` are; they may be closed afterwards."""
+        bell, *rest = theirs
+        for producer in self.producers:
+            producer.link(rest.pop(0), bell)
+        for consumer in self.consumers:
+            consumer.link(rest.pop(0), bell)
+            for index, segment in enumerate(rest):
+                consumer.add_segment(index, segment)
+
+    def as_link(self) -> Link:
+        """The measured operations, without anything of ours around them."""
+        outlet = shm.Outlet(self.producers, self.bell)
+        inlet = shm.Inlet(self.consumers, self.bell)
+        pack, loan_room = struct.Struct("<q").pack_into, outlet.loan
+        unpack = struct.Struct("<q").unpack_from
+
+        def loan(frame: bytearray) -> None:
+            with loan_room(len(frame)) as extent:
+                pack(extent, 0, *unpack(frame))
+
+        def close() -> None:
+            for producer in self.producers:
+                producer.close()
+            for consumer in self.consumers:
+                consumer.close()
+
+        return Link(send=outlet.send, receive=inlet.take, reply=outlet.send, close=close, loan=loan)
+
+
+def room(size: int, credits: int) -> int:
+    """Arena bytes for ``credits`` frames of ``size`` bytes, so that it never has to grow."""
+    return credits * (-(-size // PAGE) * PAGE + PAGE) + MIB
+
+
+def refuse(index: int, _fd: int, size: int) -> None:
+    """The arena was made large enough; growth would be measured as if it were sending."""
+    raise RuntimeError(f"the arena grew by segment {index} of {size} bytes")
