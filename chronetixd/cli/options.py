@@ -59,7 +59,8 @@ def command(examples: str, **settings: Any) -> Callable[[_Function], click.Comma
 
 
 def _as_command(function: Callable[..., Any], name: str | None = None, **settings: Any) -> click.Command:
-    return click.command(name, **settings)(function)
+    made: click.Command = click.command(name, click.Command, **settings)(function)
+    return made
 
 
 def _global_options(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -33,9 +33,9 @@ def validate(session: Session, file: str, bindings: dict[str, str], remote: bool
         return _conclude(session, file, _verdict(reason.problems, (), 0, 0))
     checked = parse_flow(flow.flow, bindings=bindings)
     problems = tuple(_placed(problem, flow) for problem in checked.problems)
-    known = {(warning.line, warning.column) for warning in flow.warnings}
+    known = {(warning.line, warning.suggestion) for warning in flow.warnings}
     found = (_placed(problem, flow) for problem in checked.warnings)
-    warnings = flow.warnings + tuple(warning for warning in found if (warning.line, warning.column) not in known)
+    warnings = flow.warnings + tuple(warning for warning in found if (warning.line, warning.suggestion) not in known)
     nodes = len(checked.flow.manifests) if checked.flow else 0
     routes = len(checked.flow.routes) if checked.flow else 0
     if remote and not problems:

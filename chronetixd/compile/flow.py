@@ -186,10 +186,10 @@ def _hold_against_contract(compiled: Compiled, findings: Findings) -> None:
         message = f"{problem.path}: {problem.message}"
         findings.problem(compiled.locate(problem.path), "InvalidField", message, problem.suggestion)
     findings.raise_if_any()
-    warned = {Place(warning.line, warning.column) for warning in findings.warnings}
+    warned = {(warning.line, warning.suggestion) for warning in findings.warnings}
     for problem in validation.warnings:
         place = compiled.locate(problem.path)
-        if place not in warned:
+        if (place.line, problem.suggestion) not in warned:
             findings.warning(place, "InvalidField", f"{problem.path}: {problem.message}", problem.suggestion)
 
 
