@@ -50,7 +50,7 @@ def read_schema(fields: Fields) -> SchemaDescriptor:
     schema = SchemaDescriptor(
         content_type=read_content_type(fields),
         schema_ver=fields.text("schema_ver", "v1"),
-        schema_ref=fields.required_text("schema_ref"),
+        schema_ref=fields.text("schema_ref"),
     )
     fields.done()
     return schema

@@ -203,7 +203,7 @@ class SchemaDescriptor:
 
     content_type: str
     schema_ver: str
-    schema_ref: str
+    schema_ref: str = ""
 
 
 @dataclass(frozen=True, slots=True)
