@@ -191,6 +191,14 @@ def report(reason: ChronetixError) -> None:
         output.say(f"{click.style('hint:', fg='cyan')} {output.printable(reason.hint)}")
 
 
+def say_failed(result: dict[str, Any]) -> int:
+    """Print why a flow that was asked for has failed, and return the exit code for that."""
+    name, reason = (output.printable(result.get(key) or "it does not say why") for key in ("flow", "reason"))
+    output.say(f"{click.style('error:', fg='red', bold=True)} the flow {name} failed: {reason}")
+    output.say(f"{click.style('hint:', fg='cyan')} `{PROGRAM} describe {name}` shows every node's exit and last lines")
+    return exits.FAILED
+
+
 def problem_line(problem: dict[str, Any]) -> str:
     """One problem of a flow as the daemon reports it: path, message, suggestion."""
     path, message, suggestion = (output.printable(problem.get(key) or "") for key in ("path", "message", "suggestion"))

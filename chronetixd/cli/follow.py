@@ -67,8 +67,17 @@ def _stream(session: Session, verb: str, arguments: dict[str, Any], line: Any) -
             output.show_item(item, session.output, lambda item=item: line(item))  # type: ignore[misc]
 
 
+def _missed(item: Mapping[str, Any], what: str) -> str:
+    """What the daemon sends when this reader was too slow for a while."""
+    return click.style(
+        f"{output.clock(item['unix_ns'])} ({item['dropped']} {what} were missed: read faster)", fg="yellow"
+    )
+
+
 def log_line(item: Mapping[str, Any], with_flow: bool) -> str:
     """``12:30:01.250 flow/node | the line  key=value``."""
+    if "dropped" in item:
+        return _missed(item, "lines")
     source = "/".join(part for part in (item.get("flow") if with_flow else "", item.get("node")) if part)
     stream = str(item.get("stream") or "")
     level = str(item.get("level") or "")
@@ -86,6 +95,8 @@ def log_line(item: Mapping[str, Any], with_flow: bool) -> str:
 
 def event_line(item: Mapping[str, Any]) -> str:
     """``12:30:01.250 #17 worker-exited flow/node: what happened``."""
+    if "dropped" in item:
+        return _missed(item, "events")
     source = "/".join(part for part in (item.get("flow"), item.get("node")) if part)
     kind = output.printable(item["kind"])
     colour = "red" if "fail" in kind or "fault" in kind else "green" if "running" in kind else None

@@ -12,10 +12,10 @@ from typing import NoReturn
 
 import click
 
-from chronetixd.cli import output
 from chronetixd.cli.app import Session
 from chronetixd.cli.flowfile import load_flow
-from chronetixd.cli.options import command, file_argument
+from chronetixd.cli.options import bind_option, command, file_argument
+from protocol import cbor
 
 
 @command(
@@ -25,8 +25,9 @@ chronetixctl compile flow.yaml | chronetixctl run --inproc -
 """
 )
 @file_argument
+@bind_option
 @click.option("--inproc", is_flag=True, help="In this process. The only way so far: for workers of their own, submit.")
-def run(_: Session, file: str, inproc: bool) -> int:
+def run(session: Session, file: str, bindings: dict[str, str], inproc: bool) -> int:
     """Run the flow in FILE (- for stdin) to its end in this one process.
 
     For trying out and debugging plugins: breakpoints work, and nothing is left behind. The exit code is the
@@ -34,11 +35,14 @@ def run(_: Session, file: str, inproc: bool) -> int:
     """
     if not inproc:
         raise click.UsageError("run needs --inproc; to run a flow in processes of its own: chronetixctl submit FILE")
+    if session.output == "yaml":
+        raise click.UsageError("run prints its results as a table or, with -o json, as JSON")
     flow = load_flow(file)
-    _become_runner(output.to_json(flow.flow).encode(), flow.base_dir)
+    bound = [f"--bind={endpoint}={node}" for endpoint, node in bindings.items()]
+    _become_runner(cbor.dumps(flow.flow), [f"--base-dir={flow.base_dir}", f"--output={session.output}", *bound])
 
 
-def _become_runner(document: bytes, base_dir: str) -> NoReturn:
+def _become_runner(document: bytes, options: list[str]) -> NoReturn:
     memory = os.memfd_create("flow", 0)
     with os.fdopen(os.dup(memory), "wb") as stream:
         stream.write(document)
@@ -47,4 +51,4 @@ def _become_runner(document: bytes, base_dir: str) -> NoReturn:
     os.close(memory)
     sys.stdout.flush()
     sys.stderr.flush()
-    os.execv(sys.executable, [sys.executable, "-m", "nodeworker.inproc", "--base-dir", base_dir, "-"])
+    os.execv(sys.executable, [sys.executable, "-m", "nodeworker.inproc", *options, "-"])

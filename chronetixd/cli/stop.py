@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from chronetixd.cli import exits, output
-from chronetixd.cli.app import Session
+from chronetixd.cli.app import Session, say_failed
 from chronetixd.cli.options import SPAN, command, flow_argument
 
 
@@ -29,4 +29,6 @@ def stop(session: Session, flow: str, now: bool, timeout: float | None) -> int:
             timeout_ns=None if timeout is None else int(timeout * 1e9),
         )
     output.show(result, session.output, lambda: f"{output.printable(result['flow'])} {output.state(result['state'])}")
+    if result["state"] == "failed":
+        return say_failed(result)
     return exits.OK

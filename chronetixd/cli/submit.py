@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from chronetixd.cli import exits, output
-from chronetixd.cli.app import Session, problem_line, report
+from chronetixd.cli.app import Session, problem_line, report, say_failed
 from chronetixd.cli.flowfile import FlowFile, load_flow
 from chronetixd.cli.options import SPAN, bind_option, command, file_argument
 from protocol.errors import ChronetixError
@@ -69,10 +69,7 @@ def submit(
         output.say(f"{click.style('warning:', fg='yellow')} {problem_line(warning)}")
     output.show(result, session.output, lambda: f"{output.printable(result['flow'])} {output.state(result['state'])}")
     if result["state"] == "failed":
-        output.say(
-            f"{click.style('error:', fg='red', bold=True)} {output.printable(result.get('reason') or 'it failed')}"
-        )
-        return exits.FAILED
+        return say_failed(result)
     return exits.OK
 
 
