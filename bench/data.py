@@ -97,7 +97,7 @@ class Run:
         self.known: dict[str, Host] = {}
         self.samples: dict[Key, dict[int, Sample]] = {}
         self.failures: dict[Key, list[str]] = {}
-        self.missing: list[str] = []
+        self.missing: dict[tuple[str, str], list[str]] = {}
 
     def start(self, folder: Path) -> None:
         """Start every host, then wait for each."""
@@ -113,7 +113,7 @@ class Run:
 
     def drop(self, name: str, reason: str) -> None:
         """Go on without a peer."""
-        self.missing.append(f"{name}: {reason}")
+        self.miss(name, reason, "all that follows")
         self.hosts.pop(name).close()
 
     def round(self, turn: int, rounds: int) -> None:
@@ -123,7 +123,7 @@ class Run:
             shift = (turn + index) % len(names) if names else 0
             for name in names[shift:] + names[:shift]:
                 if time.monotonic() > self.until:
-                    self.missing.append(f"{name} {cell.mode} {size_text(cell.size)}, round {turn + 1}: out of time")
+                    self.miss(name, "the run's time was up", cell_text(cell, turn))
                     continue
                 progress(f"round {turn + 1} of {rounds}: {cell.mode} {size_text(cell.size)} {name}")
                 self.measure(name, cell, turn)
@@ -138,11 +138,19 @@ class Run:
             sample = self.hosts[name].measure(cell, self.limit)
         except CellFailed as reason:
             failed.append(str(reason))
-            self.missing.append(f"{name} {cell.mode} {size_text(cell.size)}, round {turn + 1}: {reason}")
+            self.miss(name, str(reason), cell_text(cell, turn))
         except Unavailable as reason:
             self.drop(name, str(reason))
         else:
             self.samples.setdefault(key, {})[turn] = sample
+
+    def miss(self, name: str, reason: str, what: str) -> None:
+        """Note what of a peer was not measured, and why."""
+        self.missing.setdefault((name, reason), []).append(what)
+
+    def missing_lines(self) -> list[str]:
+        """One for each peer and reason."""
+        return [f"{name}: {reason} ({', '.join(what)})" for (name, reason), what in self.missing.items()]
 
     def rows(self, *, best: bool) -> list[Row]:
         """In the order of cells, then of peers."""
@@ -158,6 +166,11 @@ class Run:
         """End every host."""
         while self.hosts:
             self.hosts.popitem()[1].close()
+
+
+def cell_text(cell: Cell, turn: int) -> str:
+    """A cell of one round, for people."""
+    return f"{cell.mode} {size_text(cell.size)} round {turn + 1}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -180,7 +193,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         options.json.write_text("".join(json.dumps(line.as_json()) + "\n" for line in rows))
     peers = [(name, host.version, host.about) for name, host in run.known.items()]
     where = f"{describe_machine()}; {'best' if options.best_of else 'median'} of {rounds} round(s)"
-    print(document(rows, run.samples, machine=where, peers=peers, missing=run.missing))
+    print(document(rows, run.samples, machine=where, peers=peers, missing=run.missing_lines()))
     return 1 if OURS in options.peers and not any(line.peer == OURS for line in rows) else 0
 
 

@@ -14,6 +14,7 @@ Rules:
 from __future__ import annotations
 
 import json
+import os
 import select
 import socket
 import struct
@@ -53,6 +54,17 @@ def cpu_ns(others: Iterable[int] = ()) -> int:
 def percentile(ordered: list[int], share: float) -> float:
     """Microseconds of the nearest-rank percentile of ``ordered`` nanoseconds (not empty)."""
     return ordered[min(len(ordered) - 1, int(len(ordered) * share))] / 1000
+
+
+def begin_apart(first: bool) -> None:
+    """Move this thread to a processor of its own, free to go elsewhere from there.
+
+    Two ends that never sleep would otherwise share the one that the last wake-up put them on, for as long as a
+    short cell lasts.
+    """
+    usable = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {usable[0] if first else usable[-1]})
+    os.sched_setaffinity(0, usable)
 
 
 # -- throughput ----------------------------------------------------------------------------------------------
@@ -106,8 +118,10 @@ def send_end(link: Link, wire: socket.socket, cell: Cell, others: Iterable[int])
     """The sender of a throughput cell."""
     frame = bytearray(cell.size)
     send = link.loan or link.send if cell.mode == "loan" else link.send
+    begin_apart(True)
     send_for(send, frame, 1, cell.warm_up)
     end_phase(link, wire, 1)
+    begin_apart(True)
     cpu, start = cpu_ns(others), time.monotonic()
     sent = send_for(send, frame, 2, cell.seconds)
     answer = end_phase(link, wire, 2)
@@ -124,6 +138,7 @@ def send_end(link: Link, wire: socket.socket, cell: Cell, others: Iterable[int])
 def receive_end(link: Link, wire: socket.socket) -> None:
     """The receiver of a throughput cell."""
     for phase in (1, 2):
+        begin_apart(False)
         cpu = cpu_ns()
         received, repeated = take_until_end(link.receive, phase)
         at = time.monotonic()
@@ -156,8 +171,10 @@ def ping_for(link: Link, frame: bytearray, phase: int, seconds: float) -> tuple[
 def ping_end(link: Link, wire: socket.socket, cell: Cell, others: Iterable[int]) -> Report:
     """The asking end of a round-trip cell."""
     frame = bytearray(cell.size)
+    begin_apart(True)
     ping_for(link, frame, 1, cell.warm_up)
     end_phase(link, wire, 1)
+    begin_apart(True)
     cpu, start = cpu_ns(others), time.monotonic()
     times, wrong = ping_for(link, frame, 2, cell.seconds)
     elapsed = time.monotonic() - start
@@ -179,6 +196,7 @@ def echo_end(link: Link, wire: socket.socket) -> None:
     """The answering end of a round-trip cell."""
     receive, reply, unpack = link.receive, link.reply, NUMBER.unpack_from
     for phase in (1, 2):
+        begin_apart(False)
         cpu = cpu_ns()
         while True:
             frame = receive()

@@ -77,7 +77,6 @@ class Forks:
     def end(self, shared: Any, wire: socket.socket, other: socket.socket, cell: Cell, first: bool) -> dict[str, Any]:
         """One end, in its process. It waits for the other before it closes, so that nothing on its way is cut off."""
         other.close()
-        begin_apart(first)
         link = self.peer.connect(shared, wire, cell, first)
         report = ends.run(link, wire, cell, first)
         wire.send(b"e")
@@ -95,14 +94,6 @@ class Forks:
 
     def close(self) -> None:
         """Nothing lives between cells."""
-
-
-def begin_apart(first: bool) -> None:
-    """Move to a processor of one's own, free to go elsewhere from there: two ends that never sleep would otherwise
-    share the one they were forked on for as long as a short cell lasts."""
-    usable = sorted(os.sched_getaffinity(0))
-    os.sched_setaffinity(0, {usable[0] if first else usable[-1]})
-    os.sched_setaffinity(0, usable)
 
 
 def fork(work: Callable[[], dict[str, Any]], results: socket.socket) -> int:

@@ -195,7 +195,7 @@ DEFINITIONS = (
     "loan: as throughput, but the sender writes only those 8 bytes, in place; the payload is not touched otherwise.",
     "roundtrip: one frame there and the same bytes back, one on its way; p50 and p99 of each.",
     "lost: sent and never received. cpu s/M: processor seconds of all processes for a million frames (or trips).",
-    "Both ends of a cell start on processors of their own and are not pinned; dora places its nodes itself.",
+    "Both ends begin each phase on processors of their own, and are not pinned.",
     "ratio: how many times as good as this peer chronetix is (frames/s, or p50 for round trips).",
 )
 
