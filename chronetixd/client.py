@@ -1,0 +1,162 @@
+"""One client's connection: hello within a deadline, then calls, each ending with exactly one result or failure.
+
+Calls of one client run side by side, at most MAX_CALLS at once. Whatever a client sends wrongly ends its own
+connection, after telling it why, and nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+
+from chronetixd import verbs
+from chronetixd.connection import Connection
+from protocol import handshake
+from protocol import messages as wire
+from protocol.errors import ChronetixError, error
+
+MAX_CALLS = 64
+"""Calls of one client that may be open at once."""
+
+MAX_STREAM_BACKLOG = 4 * 1024 * 1024
+"""Bytes of unread items above which further items are dropped (results never are)."""
+
+MAX_BACKLOG = 64 * 1024 * 1024
+"""Bytes of unread answers above which the client is disconnected."""
+
+
+class Client:
+    """A connection on the control socket. ``on_closed`` is called once, when it is gone."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        sock: socket.socket,
+        context: verbs.Context,
+        *,
+        daemon: str,
+        hello_s: float,
+        max_frame: int,
+        on_closed: Callable[[Client], None],
+    ) -> None:
+        self._loop = loop
+        self._context = context
+        self._daemon = daemon
+        self._hello_s = hello_s
+        self._max_frame = max_frame
+        self._on_closed = on_closed
+        self._phase = handshake.Phase.HELLO
+        self._calls: dict[int, asyncio.Task[None]] = {}
+        self._gone = False
+        self._connection = Connection(
+            loop, sock, wire.ClientMessage, on_message=self._received, on_end=self._ended, max_frame=max_frame
+        )
+        self._deadline = loop.call_later(hello_s, self._silent)
+        self._connection.start()
+
+    def close(self) -> None:
+        """Close after what is queued was sent; open calls are cancelled."""
+        self._leave()
+        self._connection.close_after_flush()
+
+    async def finished(self) -> None:
+        """Every call of it has ended."""
+        if self._calls:
+            await asyncio.wait(tuple(self._calls.values()))
+
+    def abort(self) -> None:
+        """Close now."""
+        self._leave()
+        self._connection.close()
+
+    def _leave(self) -> None:
+        if self._gone:
+            return
+        self._gone = True
+        self._deadline.cancel()
+        for task in self._calls.values():
+            task.cancel()
+        self._on_closed(self)
+
+    def refuse(self, reason: ChronetixError) -> None:
+        """Tell it why, then close."""
+        self._connection.send(reason.failure())
+        self.close()
+
+    def _silent(self) -> None:
+        self.refuse(error("handshake-timeout", seconds=self._hello_s))
+
+    def _ended(self, fault: ChronetixError | None) -> None:
+        if fault is not None:
+            structlog.get_logger("chronetixd.client").warning("a client was disconnected", reason=str(fault))
+            self.refuse(fault)
+        else:
+            self.abort()
+
+    def _received(self, message: wire.Message, _descriptors: list[int]) -> None:
+        self._phase = handshake.advance(self._phase, message)
+        match message:
+            case wire.Hello():
+                self._hello(message)
+            case wire.Call():
+                self._call(message)
+            case wire.Cancel(id=number):
+                task = self._calls.get(number)
+                if task is not None:
+                    task.cancel()
+            case _:
+                raise error("unexpected-message", type=type(message).__name__, when="from a client")
+
+    def _hello(self, hello: wire.Hello) -> None:
+        self._deadline.cancel()
+        reply = handshake.answer(hello, daemon=self._daemon, roles=("client",), max_frame=self._max_frame)
+        self._connection.send(reply)
+        if isinstance(reply, wire.Failure):
+            self._phase = handshake.Phase.REFUSED
+            self.close()
+
+    def _call(self, call: wire.Call) -> None:
+        if call.id in self._calls:
+            raise error("malformed-message", type="call", reason=f"call {call.id} is already open")
+        if len(self._calls) >= MAX_CALLS:
+            self._send(error("quota-exceeded", what="another call", limit=MAX_CALLS).failure(call.id))
+            return
+        self._calls[call.id] = self._loop.create_task(self._run(call))
+
+    async def _run(self, call: wire.Call) -> None:
+        def emit(value: Any) -> bool:
+            if self._connection.backlog > MAX_STREAM_BACKLOG:
+                return False
+            self._send(wire.Item(id=call.id, value=value))
+            return True
+
+        try:
+            end: wire.Result | wire.Failure
+            value = await verbs.call(self._context, call.verb, call.args, emit)
+            end = wire.Result(id=call.id, value=value)
+        except asyncio.CancelledError:
+            end = error("cancelled", what=call.verb).failure(call.id)
+        except ChronetixError as reason:
+            end = reason.failure(call.id)
+        except Exception as reason:
+            structlog.get_logger("chronetixd.client").exception("a call failed", verb=call.verb)
+            end = error("internal", what=call.verb, reason=repr(reason)).failure(call.id)
+        finally:
+            self._calls.pop(call.id, None)
+        self._send(end)
+
+    def _send(self, message: wire.Message) -> None:
+        try:
+            self._connection.send(message)
+        except ChronetixError as reason:
+            if isinstance(message, wire.Result):
+                self._connection.send(reason.failure(message.id))
+            else:
+                raise
+        if self._connection.backlog > MAX_BACKLOG:
+            structlog.get_logger("chronetixd.client").warning("a slow client was disconnected")
+            self.abort()

@@ -1,0 +1,242 @@
+"""One Unix stream socket that carries messages and descriptors, without ever waiting.
+
+Rules: a queue of what is to be sent, flushed once a loop turn, so that messages of one turn share system calls;
+everything received goes to ``on_message`` in order; a fault of the peer, or of a handler, ends this connection only.
+Descriptors that a handler leaves in its list are closed. A peer that cannot be written to is still read to its end:
+its last words matter.
+"""
+
+from __future__ import annotations
+
+import array
+import asyncio
+import os
+import socket
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import structlog
+
+from protocol.descriptors import MAX_PER_SENDMSG, Channel, pieces
+from protocol.errors import ChronetixError, error
+from protocol.messages import MAX_FRAME, Message
+
+READ_SIZE = 256 * 1024
+"""Bytes of one read: bounds one connection's share of a loop turn."""
+
+GATHER = 256 * 1024
+"""Bytes that are joined for one send."""
+
+_ANCILLARY = socket.CMSG_SPACE(MAX_PER_SENDMSG * array.array("i").itemsize)
+
+OnMessage = Callable[[Message, list[int]], None]
+OnEnd = Callable[[ChronetixError | None], None]
+
+
+class Connection:
+    """Owns ``sock``. ``on_end`` is called once, with the peer's or handler's fault or None, unless we close first."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        sock: socket.socket,
+        union: Any,
+        *,
+        on_message: OnMessage,
+        on_end: OnEnd,
+        max_frame: int = MAX_FRAME,
+    ) -> None:
+        sock.setblocking(False)
+        self._loop = loop
+        self._sock = sock
+        self._fd = sock.fileno()
+        self._channel: Channel[Message] = Channel(union, max_frame)
+        self._on_message = on_message
+        self._on_end = on_end
+        self._out: deque[tuple[bytes | memoryview, Sequence[int], bool]] = deque()
+        self._flushing = False
+        self._writing = False
+        self._reading = False
+        self._unwritable = False
+        self._closing = False
+        self.backlog = 0
+        """Bytes that wait to be sent."""
+
+    @property
+    def closed(self) -> bool:
+        """Nothing comes or goes any more."""
+        return self._fd < 0
+
+    def start(self) -> None:
+        """Begin to read. What comes before is left in the socket."""
+        self._reading = True
+        self._loop.add_reader(self._fd, self._readable)
+
+    def send(self, message: Message, descriptors: Sequence[int] = (), *, give: bool = False) -> None:
+        """Queue ``message``; never waits. With ``give`` the descriptors are ours to close once sent.
+
+        Silently nothing after the end: whoever sends cannot know yet. Raises LocalError for what cannot be encoded.
+        """
+        if self.closed or self._unwritable or self._closing:
+            if give:
+                _close_all(descriptors)
+            return
+        for data, fds in pieces(message, descriptors):
+            self._out.append((data, tuple(fds), give))
+            self.backlog += len(data)
+        if not self._flushing and not self._writing:
+            self._flushing = True
+            self._loop.call_soon(self._flush_soon)
+
+    def drain_input(self) -> None:
+        """Hand on everything that has arrived. For when the peer is known to be dead."""
+        while self._fd >= 0 and self._reading and self._readable():
+            pass
+
+    def close_after_flush(self) -> None:
+        """Take nothing more in, send what is queued, then close; ``on_end`` is not called."""
+        if self.closed:
+            return
+        self._closing = True
+        self._stop_reading()
+        if not self._out:
+            self.close()
+
+    def close(self) -> None:
+        """Close now; ``on_end`` is not called. Idempotent."""
+        if self.closed:
+            return
+        self._stop_reading()
+        self._forget_output()
+        self._channel.close()
+        self._fd = -1
+        self._sock.close()
+
+    # -- in ------------------------------------------------------------------------------------------------
+
+    def _readable(self) -> bool:
+        """Read once and hand on what is complete; False when nothing (more) is there."""
+        try:
+            data, ancillary, flags, _ = self._sock.recvmsg(READ_SIZE, _ANCILLARY, socket.MSG_CMSG_CLOEXEC)
+        except (BlockingIOError, InterruptedError):
+            return False
+        except OSError:
+            data, ancillary, flags = b"", [], 0
+        descriptors = _descriptors(ancillary)
+        fault: ChronetixError | None = None
+        try:
+            for message, owned in self._channel.feed(data, descriptors):
+                self._deliver(message, owned)
+                if not self._reading:
+                    return False
+            if flags & socket.MSG_CTRUNC:
+                raise error("missing-descriptors", type="unknown", expected="more", count=len(descriptors))
+            if data:
+                return True
+            self._channel.end()
+        except ChronetixError as reason:
+            fault = reason
+        self._end(fault)
+        return False
+
+    def _deliver(self, message: Message, owned: list[int]) -> None:
+        try:
+            self._on_message(message, owned)
+        except ChronetixError:
+            raise
+        except Exception as reason:
+            structlog.get_logger("chronetixd").exception("a message could not be handled", type=type(message).__name__)
+            raise error("internal", what=f"handling {type(message).__name__}", reason=repr(reason)) from reason
+        finally:
+            _close_all(owned)
+
+    def _end(self, fault: ChronetixError | None) -> None:
+        if self._reading:
+            self._stop_reading()
+            self._on_end(fault)
+
+    def _stop_reading(self) -> None:
+        if self._reading:
+            self._reading = False
+            self._loop.remove_reader(self._fd)
+
+    # -- out -----------------------------------------------------------------------------------------------
+
+    def _flush_soon(self) -> None:
+        self._flushing = False
+        self._flush()
+
+    def _flush(self) -> None:
+        try:
+            while self._out:
+                self._send_some()
+        except (BlockingIOError, InterruptedError):
+            if not self._writing:
+                self._writing = True
+                self._loop.add_writer(self._fd, self._flush)
+            return
+        except OSError:
+            self._unwritable = True
+            self._forget_output()
+        self._stop_writing()
+        if self._closing and not self.closed:
+            self.close()
+
+    def _send_some(self) -> None:
+        data, descriptors, give = self._out[0]
+        if descriptors:
+            sent = self._sock.sendmsg([data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))])
+            if give:
+                _close_all(descriptors)
+            self._out[0] = (data, (), False)
+        else:
+            sent = self._sock.sendmsg(self._gathered())
+        self._sent(sent)
+
+    def _gathered(self) -> list[bytes | memoryview]:
+        parts: list[bytes | memoryview] = []
+        size = 0
+        for data, descriptors, _ in self._out:
+            if descriptors or size >= GATHER or len(parts) == 64:
+                break
+            parts.append(data)
+            size += len(data)
+        return parts
+
+    def _sent(self, count: int) -> None:
+        self.backlog -= count
+        while count:
+            data, descriptors, give = self._out[0]
+            if count < len(data):
+                self._out[0] = (memoryview(data)[count:], descriptors, give)
+                return
+            count -= len(data)
+            self._out.popleft()
+
+    def _stop_writing(self) -> None:
+        if self._writing:
+            self._writing = False
+            self._loop.remove_writer(self._fd)
+
+    def _forget_output(self) -> None:
+        if self._fd >= 0:
+            self._stop_writing()
+        for _, descriptors, give in self._out:
+            if give:
+                _close_all(descriptors)
+        self._out.clear()
+        self.backlog = 0
+
+
+def _descriptors(ancillary: Sequence[tuple[int, int, bytes]]) -> list[int]:
+    found = array.array("i")
+    for level, kind, data in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            found.frombytes(data[: len(data) - len(data) % found.itemsize])
+    return found.tolist()
+
+
+def _close_all(descriptors: Sequence[int]) -> None:
+    for fd in descriptors:
+        os.close(fd)

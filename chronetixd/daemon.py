@@ -1,0 +1,174 @@
+"""The daemon put together: settings in, a running event loop, an exit code out.
+
+Order of the start: state folder (so that there is one daemon), control socket, launcher; then the supervisor is told.
+Order of the end: flows drain, clients are answered, the launcher ends, the socket and the lock go. A first SIGTERM or
+SIGINT drains, a second one kills the workers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import time
+from importlib import metadata
+from pathlib import Path
+
+import structlog
+import uvloop
+
+from chronetixd.bus import Bus
+from chronetixd.client import Client
+from chronetixd.core.flow import StopMode
+from chronetixd.events import Events
+from chronetixd.flowrun import FlowRun, Services
+from chronetixd.flows import Flows
+from chronetixd.launch import Launcher
+from chronetixd.logs import Logs
+from chronetixd.notify import notify
+from chronetixd.server import Server
+from chronetixd.settings import Settings
+from chronetixd.state import StateDir
+from chronetixd.verbs import Context
+from protocol.errors import ChronetixError, error
+
+FAREWELL_S = 1.0
+"""How long clients may take to read their last answers when the daemon ends."""
+
+
+def version() -> str:
+    """The installed version, ``0+source`` when run from a tree that is not installed."""
+    try:
+        return metadata.version("chronetix")
+    except metadata.PackageNotFoundError:
+        return "0+source"
+
+
+class Daemon:
+    """One run of the daemon."""
+
+    def __init__(self, settings: Settings, loop: asyncio.AbstractEventLoop) -> None:
+        self.settings = settings
+        self._loop = loop
+        self._log = structlog.get_logger("chronetixd")
+        self._name = f"chronetixd {version()}"
+        self._events = Events()
+        self._logs = Logs()
+        self._state = StateDir(Path(settings.state_dir))
+        self._server = Server(loop, Path(settings.socket), self._client)
+        self._launcher = Launcher(loop, on_ready=self._launcher_ready, on_lost=self._launcher_lost)
+        self._bus = Bus(loop, self._events)
+        services = Services(loop, self._launcher, self._bus, self._events, self._logs, self._name, settings.max_frame)
+        self._flows = Flows(services, settings.limits)
+        self._clients: set[Client] = set()
+        self._stop_requests = 0
+        self._stopping = asyncio.Event()
+        self._ready = False
+        self._failure: ChronetixError | None = None
+        identity = {
+            "daemon": version(),
+            "pid": os.getpid(),
+            "started_unix_ns": time.time_ns(),
+            "state_dir": settings.state_dir,
+            "socket": settings.socket,
+        }
+        self._context = Context(self._flows, self._bus, self._events, self._logs, identity)
+
+    async def run(self) -> None:
+        """Until stopped. Raises ChronetixError when it cannot start."""
+        self._state.claim()
+        try:
+            self._server.listen()
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._loop.add_signal_handler(number, self.request_stop)
+            self._launcher.start(self._flows.worker_pids)
+            self._log.info("listening", socket=self.settings.socket, state_dir=self.settings.state_dir)
+            await self._stopping.wait()
+            await self._wind_up()
+        finally:
+            self._server.close()
+            self._bus.close()
+            self._state.release()
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._loop.remove_signal_handler(number)
+        if self._failure is not None:
+            raise self._failure
+        self._log.info("stopped")
+
+    def request_stop(self) -> None:
+        """First: drain everything and end. Again: kill what is left."""
+        self._stop_requests += 1
+        mode = StopMode.DRAIN if self._stop_requests == 1 else StopMode.KILL
+        self._log.info("stopping", how=str(mode), flows=len(self._flows.living))
+        notify("STOPPING=1")
+        self._flows.stop_all(mode)
+        self._stopping.set()
+
+    async def _wind_up(self) -> None:
+        for run in self._flows.living:
+            await _ended(self._loop, run)
+        self._server.close()
+        calls = [client.finished() for client in self._clients]
+        if calls:
+            await asyncio.sleep(0)  # calls that waited for a flow's end can be answered now
+        for client in tuple(self._clients):
+            client.close()
+        if calls:
+            await asyncio.wait([self._loop.create_task(call) for call in calls], timeout=FAREWELL_S)
+            await asyncio.sleep(0)
+        await self._launcher.stop()
+
+    # -- clients -------------------------------------------------------------------------------------------
+
+    def _client(self, sock: socket.socket) -> None:
+        client = Client(
+            self._loop,
+            sock,
+            self._context,
+            daemon=self._name,
+            hello_s=self.settings.hello_timeout,
+            max_frame=self.settings.max_frame,
+            on_closed=self._clients.discard,
+        )
+        self._clients.add(client)
+        if len(self._clients) > self.settings.max_clients:
+            client.refuse(error("quota-exceeded", what="another client", limit=self.settings.max_clients))
+
+    # -- the launcher --------------------------------------------------------------------------------------
+
+    def _launcher_ready(self, pid: int) -> None:
+        self._events.emit("launcher-ready", launcher=pid)
+        if not self._ready:
+            self._ready = True
+            self._log.info("ready", launcher=pid)
+            notify("READY=1")
+
+    def _launcher_lost(self, reason: str, was_ready: bool) -> None:
+        """A launcher that never worked is a broken installation: end. One that did is replaced; nothing else stops."""
+        self._events.emit("launcher-lost", message=reason)
+        if not was_ready and not self._ready:
+            self._failure = error("launcher-lost", reason=reason)
+            self.request_stop()
+
+
+async def _ended(loop: asyncio.AbstractEventLoop, run: FlowRun) -> None:
+    done = loop.create_future()
+
+    def look() -> None:
+        if run.machine.ended and not done.done():
+            done.set_result(None)
+
+    unwatch = run.watch(look)
+    look()
+    await done
+    unwatch()
+
+
+def run(settings: Settings) -> None:
+    """Run a daemon in this thread until it is stopped. Raises ChronetixError when it cannot start."""
+
+    async def main() -> None:
+        await Daemon(settings, asyncio.get_running_loop()).run()
+
+    uvloop.run(main())

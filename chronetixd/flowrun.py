@@ -1,0 +1,340 @@
+"""The shell of one flow: gives the core's machine its events and carries out its instructions.
+
+Everything a worker says comes in here; what breaks the rules becomes that worker's fault and ends its flow, nobody
+else's. Events that arise while instructions are carried out wait until those are done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+
+from chronetixd.bus import Bus
+from chronetixd.core import flow as core
+from chronetixd.core import worker as life
+from chronetixd.core.flow import FlowEvent, FlowState, Instruction, NodeEvent, StopMode
+from chronetixd.core.machine import IllegalEvent
+from chronetixd.core.reason import reason
+from chronetixd.core.worker import Exit, WorkerState
+from chronetixd.events import Events
+from chronetixd.launch import Launcher
+from chronetixd.logs import Logs
+from chronetixd.plan import Plan
+from chronetixd.wiring import ToNode, Wiring
+from chronetixd.workerproc import Callbacks, WorkerProcess
+from protocol import handshake
+from protocol import messages as wire
+from protocol.errors import ChronetixError, error
+from protocol.framing import type_of
+
+SILENT_EXIT_S = 2.0
+"""How long a worker may live on after it closed its control socket."""
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What every flow shares."""
+
+    loop: asyncio.AbstractEventLoop
+    launcher: Launcher
+    bus: Bus
+    events: Events
+    logs: Logs
+    daemon: str
+    max_frame: int = wire.MAX_FRAME
+
+
+class FlowRun:
+    """One submitted flow. ``reason`` says why it failed, or who had to be killed."""
+
+    def __init__(self, plan: Plan, services: Services, limits: core.Limits) -> None:
+        nodes = tuple(plan.nodes)
+        edges = tuple((route.source, route.target) for route in plan.data_routes)
+        self.plan = plan
+        self.name = plan.name
+        self.machine = core.Flow(plan.name, nodes, edges, limits)
+        self.wiring = Wiring(nodes, plan.data_routes)
+        self.workers: dict[str, WorkerProcess] = {}
+        self.submitted_unix_ns = self.changed_unix_ns = time.time_ns()
+        self.reason = ""
+        self._services = services
+        self._log = structlog.get_logger("chronetixd.flow").bind(flow=plan.name)
+        self._events: deque[FlowEvent] = deque()
+        self._busy = False
+        self._deadline: asyncio.TimerHandle | None = None
+        self._silent: dict[str, asyncio.TimerHandle] = {}
+        self._on_bus = False
+        self._watchers: dict[object, Callable[[], None]] = {}
+
+    @property
+    def state(self) -> FlowState:
+        """Where it is in its life."""
+        return self.machine.state
+
+    @property
+    def pids(self) -> set[int]:
+        """Processes of its workers that were not reaped."""
+        return {worker.pid for worker in self.workers.values() if worker.alive}
+
+    def launch(self) -> None:
+        """Validated already; start it."""
+        self.dispatch(core.Validated())
+        self.dispatch(core.Launch())
+
+    def stop(self, mode: StopMode, drain_ns: int | None = None) -> None:
+        """Ask it to end; nothing when it has ended."""
+        if not self.machine.ended:
+            self.dispatch(core.StopRequested(mode, drain_ns))
+
+    def watch(self, watcher: Callable[[], None]) -> Callable[[], None]:
+        """Call ``watcher`` after every change of the flow or of a worker, until the returned function is called."""
+        key = object()
+        self._watchers[key] = watcher
+        return lambda: (self._watchers.pop(key, None), None)[1]
+
+    def progress(self) -> dict[str, Any]:
+        """How far it has come: state, workers that have started, workers."""
+        ready = len(self.workers) - self.machine.count(*life.PHASES)
+        return {"flow": self.name, "state": str(self.state), "ready": ready, "total": len(self.plan.nodes)}
+
+    # -- events in, instructions out -----------------------------------------------------------------------
+
+    def dispatch(self, event: FlowEvent) -> None:
+        """Give the machine ``event`` and carry out what it says."""
+        self._events.append(event)
+        if self._busy:
+            return
+        self._busy = True
+        try:
+            while self._events:
+                self._step(self._events.popleft())
+        finally:
+            self._busy = False
+        for watcher in tuple(self._watchers.values()):
+            watcher()
+
+    def _step(self, event: FlowEvent) -> None:
+        try:
+            instructions = self.machine.handle(event)
+        except IllegalEvent as illegal:
+            self._illegal(event, illegal)
+            return
+        if isinstance(event, NodeEvent):
+            self._announce_worker(event)
+        for instruction in instructions:
+            self._carry_out(instruction)
+
+    def _illegal(self, event: FlowEvent, illegal: IllegalEvent) -> None:
+        """A worker that says what it may not say now has broken the protocol. Anything else is our own defect."""
+        if isinstance(event, NodeEvent) and isinstance(event.event, FROM_WORKER):
+            self._broke(event.node, f"sent {type(event.event).__name__!r} while {illegal.state}")
+        else:
+            self._log.error("an event was not legal and is ignored", event_name=str(event), why=str(illegal))
+
+    def _carry_out(self, instruction: Instruction) -> None:
+        match instruction:
+            case core.Spawn(nodes):
+                self._spawn(nodes)
+            case core.Configure(node):
+                self._configure(node)
+            case core.Link(nodes):
+                for node in nodes:
+                    self._send_wiring([self.wiring.link(node)])
+            case core.Start(nodes):
+                self._start(nodes)
+            case core.Drain(nodes):
+                for node in nodes:
+                    self._services.bus.stop_timers(self.workers[node])
+                    self.workers[node].send(wire.Drain())
+            case core.Signal(nodes, kill):
+                for node in nodes:
+                    self.workers[node].signal(kill=kill)
+            case core.WakePeers(node):
+                self._send_wiring(self.wiring.gone(node))
+            case core.Arm(_, after_ns):
+                self._disarm()
+                self._deadline = self._services.loop.call_later(after_ns / 1e9, self._deadline_passed)
+            case core.Disarm():
+                self._disarm()
+            case core.Enter(state):
+                self._entered(state)
+
+    def _spawn(self, nodes: tuple[str, ...]) -> None:
+        callbacks = Callbacks(
+            self._spawned, self._spawn_failed, self._received, self._connection_ended, self._worker_exited
+        )
+        services = self._services
+        for node in nodes:
+            worker = WorkerProcess(services.loop, self.name, node, services.logs, callbacks, services.max_frame)
+            self.workers[node] = worker
+            env = {"CHRONETIX_FLOW": self.name, "CHRONETIX_NODE": node}
+            try:
+                worker.spawn(services.launcher, self.plan.nodes[node].argv, env, self.plan.base_dir)
+            except OSError as refused:
+                self.dispatch(NodeEvent(node, life.SpawnFailed(str(refused))))
+
+    def _configure(self, node: str) -> None:
+        self.workers[node].send(self.plan.nodes[node].configure)
+
+    def _start(self, nodes: tuple[str, ...]) -> None:
+        """All are ready: first put everyone on the bus, so that nothing published from now on is missed."""
+        if not self._on_bus:
+            self._on_bus = True
+            for node, worker in self.workers.items():
+                self._services.bus.subscribe(worker, self.plan.nodes[node].configure.subscriptions)
+        for node in nodes:
+            self.workers[node].send(wire.Start())
+
+    def _entered(self, state: FlowState) -> None:
+        self.changed_unix_ns = time.time_ns()
+        if state is FlowState.RUNNING:
+            for node, worker in self.workers.items():
+                timers = self.plan.nodes[node].configure.timers
+                if timers and worker.alive:
+                    self._services.bus.start_timers(worker, timers)
+        if self.machine.ended:
+            self._release()
+        failure = self.machine.failure
+        why = self.reason or (f"node {failure.node!r} {failure.message}" if failure else "")
+        self._services.events.emit(f"flow-{state}", flow=self.name, message=why, nodes=len(self.plan.nodes))
+
+    def _release(self) -> None:
+        """The last worker is gone: say why it ended, and give everything back."""
+        failure = self.machine.failure
+        if failure is not None:
+            worker = self.workers.get(failure.node)
+            subject = self.machine.workers.get(failure.node)
+            self.reason = reason(failure, subject.exit if subject else None, worker.stderr_tail if worker else [])
+        elif self.machine.killed:
+            self.reason = f"killed: {', '.join(self.machine.killed)}"
+        self.wiring.close()
+
+    def _disarm(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _deadline_passed(self) -> None:
+        self._deadline = None
+        self.dispatch(core.DeadlinePassed())
+
+    def _announce_worker(self, event: NodeEvent) -> None:
+        """Starts, faults and ends of workers are events for everyone to see."""
+        subject = self.machine.workers[event.node]
+        emit = self._services.events.emit
+        match event.event:
+            case life.Spawned(pid):
+                emit("worker-spawned", flow=self.name, node=event.node, worker=pid)
+            case life.Faulted(phase, message):
+                emit("worker-faulted", flow=self.name, node=event.node, message=message, phase=phase)
+            case life.SpawnFailed(message):
+                emit("worker-failed", flow=self.name, node=event.node, message=message)
+            case life.Exited(exit):
+                kind = "worker-exited" if subject.state is WorkerState.EXITED else "worker-failed"
+                worker = self.workers[event.node]
+                emit(kind, flow=self.name, node=event.node, message=str(exit), worker=worker.pid, **exit._asdict())
+            case _:
+                pass
+
+    # -- the processes -------------------------------------------------------------------------------------
+
+    def _spawned(self, node: str, pid: int) -> None:
+        self.dispatch(NodeEvent(node, life.Spawned(pid)))
+
+    def _spawn_failed(self, node: str, message: str) -> None:
+        self.dispatch(NodeEvent(node, life.SpawnFailed(message)))
+
+    def _worker_exited(self, node: str, ended: Exit) -> None:
+        silent = self._silent.pop(node, None)
+        if silent is not None:
+            silent.cancel()
+        self._services.bus.drop(self.workers[node])
+        self.dispatch(NodeEvent(node, life.Exited(ended)))
+
+    def _connection_ended(self, node: str, fault: ChronetixError | None) -> None:
+        """Its control socket has ended. If it does not exit by itself now, it can never be told to."""
+        if fault is not None:
+            self._broke(node, str(fault))
+        elif self.workers[node].alive:
+            self._silent[node] = self._services.loop.call_later(SILENT_EXIT_S, self._went_silent, node)
+
+    def _went_silent(self, node: str) -> None:
+        del self._silent[node]
+        self._broke(node, "closed its control socket and lives on")
+
+    def _broke(self, node: str, what: str) -> None:
+        """The worker broke the rules of the wire: nothing it says can be trusted any more, so it is killed."""
+        self.dispatch(NodeEvent(node, life.Faulted("protocol", f"the worker broke the protocol: {what}")))
+        self.workers[node].signal(kill=True)
+
+    # -- what workers say ----------------------------------------------------------------------------------
+
+    def _received(self, node: str, message: wire.Message, descriptors: list[int]) -> None:
+        if isinstance(message, wire.Hello):
+            self._hello(node, message)
+            return
+        state = self.machine.workers[node].state
+        if state in (WorkerState.SPAWNING, WorkerState.GREETING):
+            raise error("unexpected-message", type=type_of(message), when="before the hello")
+        self._heard(node, message, descriptors)
+
+    def _hello(self, node: str, hello: wire.Hello) -> None:
+        reply = handshake.answer(
+            hello, daemon=self._services.daemon, roles=("worker",), max_frame=self._services.max_frame
+        )
+        self.workers[node].send(reply)
+        if isinstance(reply, wire.Failure):
+            self._broke(node, reply.message)
+        else:
+            self.dispatch(NodeEvent(node, life.Greeted()))
+
+    def _heard(self, node: str, message: wire.Message, descriptors: list[int]) -> None:
+        worker = self.workers[node]
+        match message:
+            case wire.Offer():
+                if self.machine.workers[node].state is WorkerState.OFFERING:
+                    self.wiring.offer(node, message, descriptors)
+                self.dispatch(NodeEvent(node, life.Offered()))
+            case wire.Ready():
+                self._send_wiring(self.wiring.ready(node))
+                self.dispatch(NodeEvent(node, life.BecameReady()))
+            case wire.Started():
+                self.dispatch(NodeEvent(node, life.HasStarted()))
+            case wire.Finished(result=result):
+                self.dispatch(NodeEvent(node, life.HasFinished(result)))
+            case wire.Fault(phase=phase, error=name, message=text, traceback=trace):
+                worker.fault = {"phase": phase, "error": name, "message": text, "traceback": trace}
+                consequence = name == "RouteClosed"
+                self.dispatch(NodeEvent(node, life.Faulted(phase, f"{name}: {text}", consequence)))
+            case wire.Segment():
+                self._send_wiring(self.wiring.grow(node, message, descriptors))
+            case wire.SegmentMapped():
+                self._send_wiring(self.wiring.mapped(node, message))
+            case wire.Log(level=level, message=line, unix_ns=at, fields=fields):
+                self._services.logs.logged(self.name, node, worker.pid, level, line, at, fields)
+            case wire.Pong(progress=steps, busy_ns=busy_ns):
+                worker.progress = {"steps": steps, "busy_ns": busy_ns}
+            case wire.Publish() | wire.Subscribe() | wire.Unsubscribe() | wire.Request() | wire.Reply():
+                self._services.bus.handle(worker, message)
+            case _:
+                raise error("unexpected-message", type=type_of(message), when="after the hello")
+
+    def _send_wiring(self, messages: list[ToNode]) -> None:
+        for node, message, descriptors in messages:
+            self.workers[node].send(message, descriptors)
+
+
+FROM_WORKER = (
+    life.Greeted,
+    life.Offered,
+    life.BecameReady,
+    life.HasStarted,
+    life.HasFinished,
+)
+"""Events that are a worker's own words, and that it can say at the wrong time."""

@@ -1,0 +1,244 @@
+"""The launcher: the small process that forks workers for us, and its replacement when it dies.
+
+It is started before anything else and has everything imported, so that a worker costs a fork. Workers are our own
+children; a launcher that dies takes none with it. Requests that it had not answered then fail, later ones wait for its
+successor, which is started at once, and after a growing pause when launchers keep dying before they are ready.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import psutil
+import structlog
+
+from chronetixd.connection import Connection
+from chronetixd.core.worker import Exit
+from chronetixd.output import Output
+from chronetixd.pidfd import Process
+from protocol.errors import ChronetixError, error
+from protocol.messages import LauncherReady, Message, Spawn, Spawned, SpawnFailed
+
+FromLauncher = LauncherReady | Spawned | SpawnFailed
+FIRST_PAUSE_S = 0.5
+LONGEST_PAUSE_S = 30.0
+"""Between launchers that die before they are ready."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A worker to start. Its descriptors are the launcher's to close."""
+
+    name: str
+    argv: Sequence[str]
+    env: Mapping[str, str]
+    cwd: str
+    control: int
+    stdout: int
+    stderr: int
+    on_spawned: Callable[[int, int], None]
+    """Called with pid and pidfd, which is then the callee's."""
+    on_failed: Callable[[str], None]
+
+
+@dataclass(slots=True)
+class _Running:
+    """One launcher process."""
+
+    process: Process
+    connection: Connection
+    output: Output
+    ready: bool = False
+    asked: dict[int, Request] = field(default_factory=dict)
+
+
+class Launcher:
+    """Keeps one launcher running. ``on_ready`` and ``on_lost`` (with a reason) tell of each."""
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, *, on_ready: Callable[[int], None], on_lost: Callable[[str, bool], None]
+    ) -> None:
+        self._loop = loop
+        self._on_ready = on_ready
+        self._on_lost = on_lost
+        self._log = structlog.get_logger("chronetixd.launcher")
+        self._running: _Running | None = None
+        self._waiting: list[Request] = []
+        self._retry: asyncio.TimerHandle | None = None
+        self._pause_s = FIRST_PAUSE_S
+        self._serial = 0
+        self._strays: set[Process] = set()
+        self._known: Callable[[], set[int]] = set
+        self._stopped: asyncio.Event | None = None
+
+    def start(self, known_pids: Callable[[], set[int]]) -> None:
+        """Start it. ``known_pids`` names our children that are somebody's; others found after a crash are strays."""
+        self._known = known_pids
+        self._launch()
+
+    @property
+    def pid(self) -> int:
+        """Of the launcher that runs now, 0 without one."""
+        return self._running.process.pid if self._running else 0
+
+    def spawn(self, request: Request) -> None:
+        """Have a worker started; ends in one of the request's two calls."""
+        if self._running is None:
+            self._waiting.append(request)
+            return
+        self._serial += 1
+        message = Spawn(
+            id=self._serial, name=request.name, argv=list(request.argv), env=dict(request.env), cwd=request.cwd
+        )
+        self._running.asked[self._serial] = request
+        self._running.connection.send(message, (request.control, request.stdout, request.stderr), give=True)
+
+    async def stop(self) -> None:
+        """End the launcher and wait for it. Workers are not touched."""
+        if self._retry is not None:
+            self._retry.cancel()
+        self._refuse(self._waiting, "the daemon is stopping")
+        self._waiting = []
+        self._stopped = asyncio.Event()
+        if self._running is not None:
+            self._running.connection.close()
+        if self._running is not None or self._strays:
+            await self._stopped.wait()
+
+    # -- one launcher --------------------------------------------------------------------------------------
+
+    def _launch(self) -> None:
+        self._retry = None
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        read_end, write_end = os.pipe()
+        try:
+            popen = subprocess.Popen(
+                [sys.executable, "-m", "nodeworker.launcher"],
+                stdin=subprocess.DEVNULL,
+                stdout=write_end,
+                stderr=write_end,
+                env={**os.environ, "CHRONETIX_FD": str(theirs.fileno())},
+                pass_fds=(theirs.fileno(),),
+                start_new_session=True,
+            )
+        except OSError as reason:
+            ours.close()
+            os.close(read_end)
+            self._failed_to_launch(str(reason))
+            return
+        finally:
+            theirs.close()
+            os.close(write_end)
+        self._adopt(popen, ours, read_end)
+
+    def _adopt(self, popen: subprocess.Popen[bytes], ours: socket.socket, read_end: int) -> None:
+        popen.returncode = 0  # its exit status is taken through its pidfd, not by subprocess
+        process = Process(self._loop, popen.pid, os.pidfd_open(popen.pid), self._exited)
+        connection = Connection(
+            self._loop, ours, FromLauncher, on_message=self._message, on_end=partial(self._broken, process)
+        )
+        output = Output(self._loop, read_end, partial(self._printed, popen.pid), lambda: None)
+        self._running = _Running(process, connection, output)
+        connection.start()
+        waiting, self._waiting = self._waiting, []
+        for request in waiting:
+            self.spawn(request)
+
+    def _message(self, message: Message, descriptors: list[int]) -> None:
+        assert self._running is not None
+        match message:
+            case LauncherReady(pid=pid):
+                self._running.ready = True
+                self._pause_s = FIRST_PAUSE_S
+                self._on_ready(pid)
+            case Spawned(id=number, pid=pid):
+                request = self._running.asked.pop(number, None)
+                if request is None:
+                    raise error("malformed-message", type="spawned", reason=f"spawn {number} was not asked for")
+                request.on_spawned(pid, descriptors.pop())
+            case SpawnFailed(id=number, message=text):
+                request = self._running.asked.pop(number, None)
+                if request is None:
+                    raise error("malformed-message", type="spawn-failed", reason=f"spawn {number} was not asked for")
+                request.on_failed(text)
+
+    def _printed(self, pid: int, line: str) -> None:
+        self._log.warning(line, launcher=pid)
+
+    def _broken(self, process: Process, fault: ChronetixError | None) -> None:
+        """The connection ended: the process has, or is of no use any more."""
+        if fault is not None:
+            self._log.error("the launcher broke the protocol", reason=str(fault))
+        process.signal(signal.SIGKILL)
+
+    def _exited(self) -> None:
+        running = self._running
+        assert running is not None
+        if self._stopped is None:
+            running.connection.drain_input()
+        self._running = None
+        running.output.finish()
+        ended = running.process.reap()
+        running.connection.close()
+        if self._stopped is not None:
+            self._stopped_if_empty()
+            return
+        self._kill_strays()
+        self._lost(running, ended)
+
+    def _lost(self, running: _Running, ended: Exit) -> None:
+        last = f"; its last line: {running.output.tail[-1]}" if running.output.tail else ""
+        reason = f"the launcher (pid {running.process.pid}) {ended}{last}"
+        self._refuse(running.asked.values(), reason)
+        if running.ready:
+            self._on_lost(reason, True)
+            self._launch()
+        else:
+            self._failed_to_launch(reason)
+
+    def _failed_to_launch(self, reason: str) -> None:
+        self._on_lost(reason, False)
+        if self._stopped is None:
+            self._retry = self._loop.call_later(self._pause_s, self._launch)
+            self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
+
+    @staticmethod
+    def _refuse(requests: Iterable[Request], reason: str) -> None:
+        for request in tuple(requests):
+            request.on_failed(reason)
+
+    # -- strays --------------------------------------------------------------------------------------------
+
+    def _kill_strays(self) -> None:
+        """Workers that the dead launcher had forked but not told of are our children and nobody's: end them."""
+        known = self._known() | {stray.pid for stray in self._strays}
+        for child in psutil.Process().children():
+            if child.pid not in known:
+                self._kill_stray(child.pid)
+
+    def _kill_stray(self, pid: int) -> None:
+        try:
+            pidfd = os.pidfd_open(pid)
+        except ProcessLookupError:
+            return
+        stray = Process(self._loop, pid, pidfd, lambda: self._reap_stray(stray))
+        self._strays.add(stray)
+        stray.signal(signal.SIGKILL)
+
+    def _reap_stray(self, stray: Process) -> None:
+        self._strays.discard(stray)
+        stray.reap()
+        self._log.warning("a worker that the launcher had not announced was ended", worker=stray.pid)
+        self._stopped_if_empty()
+
+    def _stopped_if_empty(self) -> None:
+        if self._stopped is not None and self._running is None and not self._strays:
+            self._stopped.set()

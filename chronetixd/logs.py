@@ -1,0 +1,93 @@
+"""Logs: what workers print and log, kept in a bounded ring for clients, and the daemon's own records.
+
+The daemon's records go to stderr, for people on a terminal and as JSON lines otherwise; every record has ``pid``, and
+``flow`` and ``node`` where they apply. What plugins log through their context is passed on to it; what they print only
+at level debug.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+from typing import Any, Literal, TextIO
+
+import msgspec
+import structlog
+
+from chronetixd.feed import Feed
+
+LOG_CAPACITY = 10_000
+"""Lines kept of all workers together; with MAX_LINE of output.py at most 160 MB, usually 1 MB."""
+
+LEVELS = ("debug", "info", "warning", "error", "critical")
+Stream = Literal["stdout", "stderr", "log", "daemon"]
+
+
+class LogRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One line of one worker."""
+
+    unix_ns: int
+    flow: str
+    node: str
+    stream: Stream
+    level: str
+    line: str
+    fields: dict[str, Any] = {}
+
+
+class Logs:
+    """The workers' lines. ``cut_lines`` counts lines that were longer than allowed."""
+
+    def __init__(self, capacity: int = LOG_CAPACITY) -> None:
+        self.feed: Feed[LogRecord] = Feed(capacity)
+        self.cut_lines = 0
+        self._log = structlog.get_logger("chronetixd.worker")
+
+    def printed(self, flow: str, node: str, pid: int, stream: Literal["stdout", "stderr"], line: str) -> None:
+        """A worker wrote ``line`` to ``stream``."""
+        level = "info" if stream == "stdout" else "warning"
+        record = LogRecord(unix_ns=time.time_ns(), flow=flow, node=node, stream=stream, level=level, line=line)
+        self.feed.append(record)
+        self._log.debug(line, flow=flow, node=node, pid=pid, stream=stream)
+
+    def logged(
+        self, flow: str, node: str, pid: int, level: str, line: str, unix_ns: int, fields: dict[str, Any]
+    ) -> None:
+        """A plugin logged ``line`` with ``fields``."""
+        at = unix_ns or time.time_ns()
+        record = LogRecord(unix_ns=at, flow=flow, node=node, stream="log", level=level, line=line, fields=fields)
+        self.feed.append(record)
+        own = {
+            key if key not in ("flow", "node", "pid", "event") else f"{key}_": value for key, value in fields.items()
+        }
+        getattr(self._log, level)(line, flow=flow, node=node, pid=pid, **own)
+
+
+def configure(level: str, fmt: Literal["auto", "console", "json"], stream: TextIO | None = None) -> None:
+    """Set up the daemon's own log on ``stream`` (stderr). ``auto``: console on a terminal, else JSON."""
+    out = stream or sys.stderr
+    console = fmt == "console" or (fmt == "auto" and out.isatty())
+    renderer: Any = (
+        structlog.dev.ConsoleRenderer(colors=out.isatty() and not os.environ.get("NO_COLOR"))
+        if console
+        else structlog.processors.JSONRenderer(default=str)
+    )
+    structlog.configure(
+        processors=[
+            _with_pid,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            *([] if console else [structlog.processors.dict_tracebacks]),
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level.upper())),
+        logger_factory=structlog.PrintLoggerFactory(file=out),
+        cache_logger_on_first_use=False,
+    )
+
+
+def _with_pid(_logger: Any, _method: str, record: Any) -> Any:
+    record.setdefault("pid", os.getpid())
+    return record

@@ -1,0 +1,63 @@
+"""The command ``chronetixd``: reads the configuration, sets up the log, runs the daemon in the foreground.
+
+Exit codes: 0 stopped as asked, or --check found nothing wrong; 1 it could not start, or --check found something;
+2 usage.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+import click
+
+from chronetixd import daemon, logs
+from chronetixd.check import check_environment
+from chronetixd.settings import Configured, configure
+from protocol.errors import ChronetixError
+
+EPILOG = """\b
+Examples:
+  chronetixd                                     run with the default folders
+  chronetixd --state-dir ./state --socket ./ctl  run beside another daemon
+  chronetixd --check --config chronetixd.toml    see whether it would start
+  chronetixd --log-format json 2> daemon.log     log as JSON lines
+
+\b
+Every setting can also stand in the configuration file, under its name (start_timeout = 60), or in the environment
+(CHRONETIX_START_TIMEOUT=60). SIGTERM or Ctrl-C drains all flows and stops; a second one kills their workers.
+"""
+
+
+@click.command(epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--config", type=click.Path(), help="Configuration file (TOML) instead of the user's and /etc's.")
+@click.option("--state-dir", type=click.Path(), help="State folder; one daemon has it at a time.")
+@click.option("--socket", type=click.Path(), help="Control socket that clients connect to.")
+@click.option("--check", is_flag=True, help="Check configuration and environment, start nothing.")
+@click.option("--log-level", type=click.Choice(logs.LEVELS), help="Lowest level that is logged (info).")
+@click.option("--log-format", type=click.Choice(["auto", "console", "json"]), help="auto: console on a terminal.")
+@click.version_option(daemon.version(), prog_name="chronetixd")
+def main(config: str | None, check: bool, **flags: Any) -> None:
+    """Run the Chronetix daemon in the foreground."""
+    try:
+        configured = configure(flags, os.environ, os.geteuid(), config)
+        if check:
+            sys.exit(_report(configured))
+        logs.configure(configured.settings.log_level, configured.settings.log_format)
+        daemon.run(configured.settings)
+    except ChronetixError as reason:
+        click.echo(f"chronetixd: {reason.message}\n  {reason.hint}", err=True)
+        sys.exit(1)
+
+
+def _report(configured: Configured) -> int:
+    """Print what --check found; the exit code."""
+    findings = check_environment(configured.settings)
+    for finding in findings:
+        click.echo(
+            f"{'FAIL' if finding.problem else 'ok':4}  {finding.what}{': ' * bool(finding.problem)}{finding.problem}"
+        )
+    for name, origin in configured.origins.items():
+        click.echo(f"set   {name} = {getattr(configured.settings, name)!r} ({origin})")
+    return 1 if any(finding.problem for finding in findings) else 0

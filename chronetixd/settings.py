@@ -1,0 +1,129 @@
+"""The daemon's configuration: every setting, and from where it comes.
+
+A flag wins over ``CHRONETIX_NAME``, that over the configuration files, those over the default. Without ``--config`` or
+$CHRONETIX_CONFIG the files are the user's ($XDG_CONFIG_HOME/chronetix/chronetixd.toml) and, behind it,
+/etc/chronetix/chronetixd.toml, each if it is there. A setting that does not exist, or of the wrong type, is an error.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from chronetixd.core.flow import Limits
+from protocol.errors import error
+from protocol.messages import MAX_FRAME
+from protocol.nearest import nearest
+from protocol.paths import socket_path, state_dir
+
+SYSTEM_FILE = "/etc/chronetix/chronetixd.toml"
+Seconds = Annotated[float, Meta(gt=0, le=86_400)]
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What can be set, under these names in TOML and in upper case after ``CHRONETIX_`` in the environment."""
+
+    socket: str = ""
+    """Path of the control socket."""
+    state_dir: str = ""
+    log_level: Literal["debug", "info", "warning", "error", "critical"] = "info"
+    log_format: Literal["auto", "console", "json"] = "auto"
+    start_timeout: Seconds = 30.0
+    """Seconds until every worker of a flow must be ready and started."""
+    drain_timeout: Seconds = 10.0
+    """Seconds that a flow may take to drain before its workers get SIGTERM."""
+    failure_timeout: Seconds = 3.0
+    """The same for what is left of a flow that failed."""
+    terminate_timeout: Seconds = 2.0
+    """Seconds between SIGTERM and SIGKILL."""
+    hello_timeout: Seconds = 5.0
+    """Seconds that a client may stay silent after connecting."""
+    max_clients: Annotated[int, Meta(ge=1, le=100_000)] = 1024
+    max_frame: Annotated[int, Meta(ge=4096, le=1 << 30)] = MAX_FRAME
+    """Largest frame in bytes that is taken from clients and workers."""
+
+    @property
+    def limits(self) -> Limits:
+        """The timeouts as the flow machine wants them."""
+        return Limits(
+            start_ns=round(self.start_timeout * 1e9),
+            drain_ns=round(self.drain_timeout * 1e9),
+            failure_drain_ns=round(self.failure_timeout * 1e9),
+            terminate_ns=round(self.terminate_timeout * 1e9),
+        )
+
+
+NAMES = tuple(field.name for field in msgspec.structs.fields(Settings))
+
+
+@dataclass(frozen=True, slots=True)
+class Configured:
+    """The settings, and for each that is not a default where it comes from."""
+
+    settings: Settings
+    origins: dict[str, str]
+
+
+def configure(flags: Mapping[str, Any], env: Mapping[str, str], uid: int, config: str | None = None) -> Configured:
+    """The settings in force. ``flags`` that are None were not given. Raises ChronetixError ``config-invalid``,
+    ``socket-unusable`` or ``state-dir-unknown``."""
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    for source in _files(env, uid, config):
+        _merge(values, origins, _read(source), str(source))
+    given = {name: env[f"CHRONETIX_{name.upper()}"] for name in NAMES if env.get(f"CHRONETIX_{name.upper()}")}
+    for name, text in given.items():
+        _merge(values, origins, {name: text}, f"environment variable CHRONETIX_{name.upper()}")
+    for name, value in flags.items():
+        if value is not None:
+            _merge(values, origins, {name: value}, f"flag --{name.replace('_', '-')}")
+    settings = msgspec.convert(values, Settings, strict=False)
+    return Configured(
+        msgspec.structs.replace(
+            settings,
+            socket=str(Path(socket_path(env, uid, settings.socket or None)).absolute()),
+            state_dir=str(Path(state_dir(env, uid, settings.state_dir or None)).absolute()),
+        ),
+        origins,
+    )
+
+
+def _files(env: Mapping[str, str], uid: int, config: str | None) -> list[Path]:
+    """The files to read, the weakest first. One that was named must be there."""
+    named = config or env.get("CHRONETIX_CONFIG")
+    if named:
+        return [Path(named)]
+    home = env.get("XDG_CONFIG_HOME") or (f"{env['HOME']}/.config" if env.get("HOME") else "")
+    candidates = [Path(SYSTEM_FILE)]
+    if home and uid != 0:
+        candidates.append(Path(home) / "chronetix" / "chronetixd.toml")
+    return [path for path in candidates if path.is_file()]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as reason:
+        raise error("config-invalid", source=str(path), path="the file", reason=str(reason)) from None
+
+
+def _merge(values: dict[str, Any], origins: dict[str, str], new: Mapping[str, Any], source: str) -> None:
+    """Put ``new`` over ``values``, each checked by itself, so that an error can name its source."""
+    for name, value in new.items():
+        if name not in NAMES:
+            near = nearest(name, NAMES)
+            text = f"there is no such setting{f', did you mean {near}?' if near else ''}"
+            raise error("config-invalid", source=source, path=name, reason=text)
+        try:
+            msgspec.convert({name: value}, Settings, strict=not isinstance(value, str))
+        except msgspec.ValidationError as reason:
+            text = str(reason).partition(" - at")[0]
+            raise error("config-invalid", source=source, path=name, reason=text) from None
+        values[name] = value
+        origins[name] = source

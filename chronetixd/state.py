@@ -1,0 +1,46 @@
+"""The daemon's state folder, which one daemon has at a time: an flock on ``daemon.pid``, which holds the pid.
+
+The lock, not the file, is what counts: the kernel drops it however the daemon ends, so a file that a crash left behind
+means nothing.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+
+from protocol.errors import error
+
+
+class StateDir:
+    """Holds the folder from :meth:`claim` on until :meth:`release`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._fd = -1
+
+    def claim(self) -> None:
+        """Make the folder (mode 0700) and lock it. Raises ChronetixError ``daemon-already-running`` with the pid of
+        the one that has it, ``config-invalid`` when the folder cannot be made or written."""
+        try:
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            fd = os.open(self.path / "daemon.pid", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as reason:
+            raise error("config-invalid", source=str(self.path), path="state_dir", reason=str(reason)) from None
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            pid = os.read(fd, 32).decode("ascii", "replace").strip()
+            os.close(fd)
+            raise error("daemon-already-running", state_dir=str(self.path), pid=pid or "unknown") from None
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        self._fd = fd
+
+    def release(self) -> None:
+        """Let go; the file stays, empty. Idempotent."""
+        if self._fd >= 0:
+            os.ftruncate(self._fd, 0)
+            os.close(self._fd)
+            self._fd = -1

@@ -1,0 +1,125 @@
+"""Figures of flows: routes' counters from shared memory, workers' time and memory from /proc."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from typing import Any
+
+from chronetixd.core.worker import WorkerState
+from chronetixd.flowrun import FlowRun
+from protocol.contract import Route
+
+_TICKS = os.sysconf("SC_CLK_TCK")
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+def process_figures(pid: int) -> dict[str, float]:
+    """cpu_s, rss_bytes and unique_bytes (private to the process) of ``pid``; zeros for one that is gone."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+        with open(f"/proc/{pid}/smaps_rollup", "rb") as file:
+            rollup = dict(line.split(None, 1) for line in file if line.endswith(b"kB\n"))
+    except (FileNotFoundError, ProcessLookupError):
+        return {"cpu_s": 0.0, "rss_bytes": 0, "unique_bytes": 0}
+    private = sum(int(rollup.get(key, b"0 kB").split()[0]) for key in (b"Private_Clean:", b"Private_Dirty:"))
+    return {
+        "cpu_s": (int(fields[11]) + int(fields[12])) / _TICKS,
+        "rss_bytes": int(fields[21]) * _PAGE,
+        "unique_bytes": private * 1024,
+    }
+
+
+async def flow_stats(runs: list[FlowRun]) -> dict[str, Any]:
+    """The ``stats`` verb's value. Gives way to others between workers: memory figures cost the kernel a walk each."""
+    flows = []
+    for run in runs:
+        nodes = []
+        for name in run.plan.nodes:
+            nodes.append(_node_stats(run, name))
+            await asyncio.sleep(0)
+        flows.append({"flow": run.name, "state": str(run.state), "nodes": nodes, "routes": _routes_stats(run)})
+    return {"monotonic_ns": time.monotonic_ns(), "flows": flows}
+
+
+def _node_stats(run: FlowRun, node: str) -> dict[str, Any]:
+    worker, subject = run.workers.get(node), run.machine.workers.get(node)
+    pid = worker.pid if worker is not None else 0
+    figures = process_figures(pid if worker is not None and worker.alive else 0)
+    state = str(subject.state) if subject else str(WorkerState.SPAWNING)
+    return {"node": node, "pid": pid, "state": state, **figures}
+
+
+def _routes_stats(run: FlowRun) -> list[dict[str, Any]]:
+    found = []
+    for route in run.wiring.routes:
+        snapshot = run.wiring.snapshot(route)
+        found.append({"id": route.id, "from": route.source, "to": route.target, **(snapshot or {})})
+    return found
+
+
+def describe(run: FlowRun) -> dict[str, Any]:
+    """The ``describe`` verb's value."""
+    flow = run.plan.flow
+    return {
+        "name": run.name,
+        "state": str(run.state),
+        "reason": run.reason,
+        "submitted_unix_ns": run.submitted_unix_ns,
+        "changed_unix_ns": run.changed_unix_ns,
+        "nodes": [_describe_node(run, node) for node in run.plan.nodes],
+        "routes": [_describe_route(run, route) for route in flow.routes],
+        "timers": [
+            {"node": manifest.node, "id": timer.id, "interval_ns": timer.schedule.interval_ns}
+            for manifest in flow.manifests
+            for timer in manifest.timers
+        ],
+        "subscriptions": [
+            {"node": node, "topic": topic}
+            for node, plan in run.plan.nodes.items()
+            for topic in plan.configure.subscriptions
+        ],
+        "flow": dict(flow.raw),
+    }
+
+
+def _describe_node(run: FlowRun, node: str) -> dict[str, Any]:
+    manifest = run.plan.nodes[node].manifest
+    worker, subject = run.workers.get(node), run.machine.workers.get(node)
+    alive = worker is not None and worker.alive
+    described = {
+        "node": node,
+        "plugin_id": manifest.plugin_id,
+        "role": manifest.role,
+        "kind": manifest.artifact.kind,
+        "uri": manifest.artifact.uri,
+        "state": str(subject.state) if subject else str(WorkerState.SPAWNING),
+        "pid": worker.pid if worker else 0,
+        "started_unix_ns": worker.started_unix_ns if worker else 0,
+        "memory_bytes": process_figures(worker.pid)["unique_bytes"] if worker is not None and alive else 0,
+        "exit": None,
+    }
+    if subject is not None and subject.finished:
+        described["result"] = subject.result
+    if worker is not None and subject is not None and (subject.exit or worker.fault):
+        ended = subject.exit._asdict() if subject.exit else {"code": None, "signal": None}
+        described["exit"] = {**ended, "stderr_tail": worker.stderr_tail, "fault": worker.fault}
+    return described
+
+
+def _describe_route(run: FlowRun, route: Route) -> dict[str, Any]:
+    data = next((each for each in run.wiring.routes if each.id == route.id), None) if route.plane == "data" else None
+    return {
+        "id": route.id,
+        "from": route.source,
+        "to": route.target,
+        "plane": route.plane,
+        "topic": route.topic,
+        "content_type": route.content_type,
+        "buffer": route.buffer,
+        "watermark": route.watermark,
+        "policy": route.policy,
+        "stats": run.wiring.snapshot(data) if data is not None else None,
+    }

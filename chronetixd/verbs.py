@@ -1,0 +1,324 @@
+"""What clients can ask for: one function and one struct of typed arguments per verb.
+
+A verb gets its arguments, checked, and ``emit`` for the items of a streaming answer; what it returns is the result. It
+raises ChronetixError for what cannot be done. A verb is cancelled when its client cancels or goes away; nothing that it
+began is undone then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import platform
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import msgspec
+
+import shm
+from chronetixd.bus import Bus
+from chronetixd.core.flow import FlowState, StopMode
+from chronetixd.events import Event, Events
+from chronetixd.feed import Feed
+from chronetixd.flowrun import FlowRun
+from chronetixd.flows import Flows, problem_maps, validate
+from chronetixd.logs import LogRecord, Logs
+from chronetixd.stats import describe, flow_stats
+from protocol.errors import ChronetixError, error
+from protocol.messages import PROTOCOL_VERSIONS
+from protocol.nearest import nearest
+
+Emit = Callable[[Any], bool]
+"""Sends one item; False when the client's queue is full and the item was dropped."""
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What verbs work on."""
+
+    flows: Flows
+    bus: Bus
+    events: Events
+    logs: Logs
+    identity: dict[str, Any]
+
+
+class Args(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Arguments of a verb; unknown ones are refused."""
+
+
+class NoArgs(Args, frozen=True):
+    """None."""
+
+
+class SubmitArgs(Args, frozen=True):
+    """``wait``: return when it was accepted, when it runs, or when it has ended."""
+
+    flow: dict[str, Any]
+    name: str | None = None
+    bindings: dict[str, str] = {}
+    base_dir: str = ""
+    wait: Literal["accepted", "running", "stopped"] = "accepted"
+    timeout_ns: int | None = None
+
+
+class ValidateArgs(Args, frozen=True):
+    """As for submit."""
+
+    flow: dict[str, Any]
+    bindings: dict[str, str] = {}
+    base_dir: str = ""
+
+
+class FlowArgs(Args, frozen=True):
+    """One flow by name."""
+
+    flow: str
+
+
+class StopArgs(Args, frozen=True):
+    """``timeout_ns``: how long it may drain."""
+
+    flow: str
+    mode: Literal["drain", "now"] = "drain"
+    timeout_ns: int | None = None
+
+
+class LogsArgs(Args, frozen=True):
+    """Lines of one flow or node, or of all; the last ``tail`` of those kept, then, with ``follow``, all that come."""
+
+    flow: str | None = None
+    node: str | None = None
+    follow: bool = False
+    tail: int | None = None
+
+
+class EventsArgs(Args, frozen=True):
+    """Events of one flow or all."""
+
+    flow: str | None = None
+    follow: bool = False
+    tail: int | None = None
+
+
+class StatsArgs(Args, frozen=True):
+    """One flow or all that live."""
+
+    flow: str | None = None
+
+
+class PublishArgs(Args, frozen=True):
+    """A message for a topic."""
+
+    topic: str
+    payload: bytes
+    content_type: str = "application/json"
+
+
+async def _version(context: Context, _args: NoArgs, _emit: Emit) -> Any:
+    return {
+        **context.identity,
+        "protocol": list(PROTOCOL_VERSIONS),
+        "abi": shm.ABI_VERSION,
+        "python": platform.python_version(),
+    }
+
+
+async def _submit(context: Context, args: SubmitArgs, emit: Emit) -> Any:
+    run, warnings = context.flows.submit(args.flow, args.name or None, args.bindings, args.base_dir)
+    if args.wait != "accepted":
+        wanted = _runs if args.wait == "running" else _ended
+        await _wait(run, wanted, args.timeout_ns, f"flow {run.name} {args.wait}", emit)
+    if args.wait == "running" and run.state is FlowState.FAILED:
+        raise error("flow-failed", flow=run.name, reason=run.reason)
+    answer = {"flow": run.name, "state": str(run.state), "warnings": problem_maps(warnings)}
+    return {**answer, "reason": run.reason} if run.reason else answer
+
+
+async def _validate(_context: Context, args: ValidateArgs, _emit: Emit) -> Any:
+    checked = validate(args.flow, args.bindings, args.base_dir)
+    nodes, routes = args.flow.get("manifests"), args.flow.get("routes")
+    return {
+        "valid": checked.flow is not None,
+        "problems": problem_maps(checked.problems),
+        "warnings": problem_maps(checked.warnings),
+        "nodes": len(nodes) if isinstance(nodes, list) else 0,
+        "routes": len(routes) if isinstance(routes, list) else 0,
+    }
+
+
+async def _list(context: Context, _args: NoArgs, _emit: Emit) -> Any:
+    return {"flows": [_summary(run) for run in context.flows]}
+
+
+def _summary(run: FlowRun) -> dict[str, Any]:
+    return {
+        "name": run.name,
+        "state": str(run.state),
+        "nodes": len(run.plan.nodes),
+        "routes": len(run.plan.flow.routes),
+        "submitted_unix_ns": run.submitted_unix_ns,
+        "changed_unix_ns": run.changed_unix_ns,
+        "reason": run.reason,
+    }
+
+
+async def _describe(context: Context, args: FlowArgs, _emit: Emit) -> Any:
+    return describe(context.flows.find(args.flow))
+
+
+async def _stop(context: Context, args: StopArgs, emit: Emit) -> Any:
+    run = context.flows.find(args.flow)
+    if run.machine.ended:
+        raise error("flow-not-running", flow=run.name, state=str(run.state))
+    if args.timeout_ns is not None and args.timeout_ns < 0:
+        raise error("bad-argument", argument="timeout_ns", verb="stop", reason="must not be negative")
+    run.stop(StopMode(args.mode), args.timeout_ns)
+    await _wait(run, _ended, None, f"flow {run.name} stopped", emit)
+    answer = {"flow": run.name, "state": str(run.state)}
+    return {**answer, "reason": run.reason} if run.reason else answer
+
+
+async def _logs(context: Context, args: LogsArgs, emit: Emit) -> Any:
+    def wanted(record: LogRecord) -> bool:
+        return args.flow in (None, record.flow) and args.node in (None, record.node)
+
+    if args.flow is not None:
+        context.flows.find(args.flow)
+    return await _stream(context.logs.feed, wanted, args.tail, args.follow, emit)
+
+
+async def _events(context: Context, args: EventsArgs, emit: Emit) -> Any:
+    def wanted(event: Event) -> bool:
+        return args.flow in (None, event.flow)
+
+    if args.flow is not None:
+        context.flows.find(args.flow)
+    return await _stream(context.events.feed, wanted, args.tail, args.follow, emit)
+
+
+async def _stats(context: Context, args: StatsArgs, _emit: Emit) -> Any:
+    runs = [context.flows.find(args.flow)] if args.flow is not None else context.flows.living
+    return await flow_stats(runs)
+
+
+async def _publish(context: Context, args: PublishArgs, _emit: Emit) -> Any:
+    envelope = {"topic": args.topic, "content_type": args.content_type}
+    return {"subscribers": context.bus.publish(envelope, args.payload)}
+
+
+@dataclass(frozen=True, slots=True)
+class Verb:
+    """A verb's arguments and what it does."""
+
+    args: type[Args]
+    run: Callable[[Context, Any, Emit], Awaitable[Any]]
+
+
+VERBS: dict[str, Verb] = {
+    "version": Verb(NoArgs, _version),
+    "submit": Verb(SubmitArgs, _submit),
+    "validate": Verb(ValidateArgs, _validate),
+    "list": Verb(NoArgs, _list),
+    "describe": Verb(FlowArgs, _describe),
+    "stop": Verb(StopArgs, _stop),
+    "logs": Verb(LogsArgs, _logs),
+    "events": Verb(EventsArgs, _events),
+    "stats": Verb(StatsArgs, _stats),
+    "publish": Verb(PublishArgs, _publish),
+}
+
+
+async def call(context: Context, name: str, raw: dict[str, Any], emit: Emit) -> Any:
+    """Run verb ``name``. Raises ChronetixError: ``unknown-verb``, ``bad-argument``, or the verb's own."""
+    verb = VERBS.get(name)
+    if verb is None:
+        raise error("unknown-verb", verb=name, nearest=nearest(name, VERBS))
+    try:
+        args = msgspec.convert(raw, verb.args)
+    except msgspec.ValidationError as reason:
+        raise _bad_argument(name, verb, raw, str(reason)) from None
+    return await verb.run(context, args, emit)
+
+
+def _bad_argument(name: str, verb: Verb, raw: dict[str, Any], reason: str) -> ChronetixError:
+    """msgspec says where (``at `$.flow```) and what; unknown names get the nearest known one."""
+    known = {field.name for field in msgspec.structs.fields(verb.args)}
+    unknown = next((key for key in raw if key not in known), None)
+    if unknown is not None:
+        near = nearest(unknown, known)
+        text = f"there is no such argument{f', did you mean {near}?' if near else ''}"
+        return error("bad-argument", argument=unknown, verb=name, reason=text)
+    what, _, where = reason.partition(" - at `$.")
+    argument = where.rstrip("`") or (what.split("`")[1] if "`" in what else "args")
+    return error("bad-argument", argument=argument, verb=name, reason=what)
+
+
+# -- waiting and streaming ---------------------------------------------------------------------------------
+
+
+def _ended(run: FlowRun) -> bool:
+    return run.machine.ended
+
+
+def _runs(run: FlowRun) -> bool:
+    """It runs, or ran; one that is on its way to failure does not."""
+    begun = run.state not in (FlowState.SUBMITTED, FlowState.VALIDATED, FlowState.STARTING, FlowState.DRAINING)
+    return begun or (run.state is FlowState.DRAINING and run.machine.failure is None)
+
+
+async def _wait(run: FlowRun, wanted: Callable[[FlowRun], bool], timeout_ns: int | None, what: str, emit: Emit) -> None:
+    """Until ``wanted``, showing progress. Raises ChronetixError ``timed-out``."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[None] = loop.create_future()
+    shown: dict[str, Any] = {}
+
+    def changed() -> None:
+        nonlocal shown
+        now = run.progress()
+        if now != shown:
+            shown = now
+            emit(now)
+        if wanted(run) and not done.done():
+            done.set_result(None)
+
+    unwatch = run.watch(changed)
+    try:
+        changed()
+        seconds = None if timeout_ns is None else timeout_ns / 1e9
+        async with asyncio.timeout(seconds):
+            await done
+    except TimeoutError:
+        raise error("timed-out", what=what, seconds=seconds) from None
+    finally:
+        unwatch()
+
+
+async def _stream(
+    feed: Feed[Any], wanted: Callable[[Any], bool], tail: int | None, follow: bool, emit: Emit
+) -> dict[str, int]:
+    """Send what is kept, then, with ``follow``, what comes, until cancelled. A client that reads too slowly misses
+    records; it is told how many as soon as it reads again."""
+    dropped = 0
+
+    def show(record: Any) -> None:
+        nonlocal dropped
+        if not wanted(record):
+            return
+        if dropped and emit({"dropped": dropped, "unix_ns": time.time_ns()}):
+            dropped = 0
+        if not emit(msgspec.to_builtins(record, builtin_types=(bytes,))):
+            dropped += 1
+
+    if tail is not None and tail < 0:
+        raise error("bad-argument", argument="tail", verb="logs or events", reason="must not be negative")
+    for record in feed.recent(wanted, tail):
+        show(record)
+    if follow:
+        unfollow = feed.follow(show)
+        try:
+            await asyncio.Future()
+        finally:
+            unfollow()
+    return {"dropped": dropped}

@@ -1,0 +1,102 @@
+"""The table of a worker's life."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chronetixd.core import worker as life
+from chronetixd.core.machine import IllegalEvent
+from chronetixd.core.worker import EVENTS, TABLE, Exit, Worker, WorkerState
+
+EXAMPLES = {
+    life.Spawned: life.Spawned(42),
+    life.SpawnFailed: life.SpawnFailed("no memory"),
+    life.HasFinished: life.HasFinished({"n": 1}),
+    life.Faulted: life.Faulted("frame", "ValueError: x"),
+    life.Exited: life.Exited(Exit(code=0)),
+}
+
+
+def example(kind: type) -> life.WorkerEvent:
+    return EXAMPLES[kind] if kind in EXAMPLES else kind()  # type: ignore[no-any-return]
+
+
+A_WHOLE_LIFE = [
+    life.Spawned(42),
+    life.Greeted(),
+    life.Offered(),
+    life.LinkSent(),
+    life.BecameReady(),
+    life.StartSent(),
+    life.HasStarted(),
+    life.DrainSent(),
+    life.HasFinished("result"),
+    life.Exited(Exit(code=0)),
+]
+
+
+def test_the_table_has_a_cell_for_every_state_and_event() -> None:
+    assert set(TABLE) == set(WorkerState)
+    assert {len(row) for row in TABLE.values()} == {len(EVENTS)}
+
+
+def test_a_whole_life_ends_clean_with_the_result() -> None:
+    worker = Worker("a")
+    for event in A_WHOLE_LIFE:
+        worker.handle(event)
+    assert (worker.state, worker.result, worker.exit) == (WorkerState.EXITED, "result", Exit(code=0))
+
+
+@pytest.mark.parametrize("ended", [Exit(code=3), Exit(signal="SIGKILL")])
+def test_a_bad_exit_after_finished_is_a_failure(ended: Exit) -> None:
+    worker = Worker("a")
+    for event in A_WHOLE_LIFE[:-1]:
+        worker.handle(event)
+    assert worker.handle(life.Exited(ended)) is WorkerState.FAILED
+
+
+@pytest.mark.parametrize("lived", range(1, len(A_WHOLE_LIFE) - 1))
+def test_an_exit_before_finished_is_a_failure_even_with_code_0(lived: int) -> None:
+    worker = Worker("a")
+    for event in A_WHOLE_LIFE[:lived]:
+        worker.handle(event)
+    assert worker.handle(life.Exited(Exit(code=0))) is WorkerState.FAILED
+
+
+@pytest.mark.parametrize("lived", range(len(A_WHOLE_LIFE)))
+def test_a_signalled_worker_may_still_say_anything_and_then_counts_as_exited(lived: int) -> None:
+    worker = Worker("a")
+    for event in A_WHOLE_LIFE[:lived]:
+        worker.handle(event)
+    worker.handle(life.SignalSent())
+    for event in A_WHOLE_LIFE[lived:-1]:
+        assert worker.handle(event) is WorkerState.TERMINATING
+    assert worker.handle(life.Exited(Exit(signal="SIGTERM"))) is WorkerState.EXITED
+
+
+def test_an_illegal_event_carries_the_history() -> None:
+    worker = Worker("a")
+    worker.handle(life.Spawned(1))
+    with pytest.raises(IllegalEvent) as illegal:
+        worker.handle(life.HasFinished())
+    assert illegal.value.history == ("Spawned>greeting",)
+    assert "'a'" in str(illegal.value)
+    assert "greeting" in str(illegal.value)
+
+
+@given(st.lists(st.sampled_from(EVENTS), max_size=30))
+def test_any_sequence_follows_the_table_and_illegal_events_change_nothing(kinds: list[type]) -> None:
+    worker = Worker("a")
+    for kind in kinds:
+        before = (worker.state, worker.pid, worker.exit, worker.fault, worker.finished, worker.history.entries())
+        wanted = TABLE[worker.state][EVENTS.index(kind)]
+        if wanted is None:
+            with pytest.raises(IllegalEvent):
+                worker.handle(example(kind))
+            after = (worker.state, worker.pid, worker.exit, worker.fault, worker.finished, worker.history.entries())
+            assert after == before
+        else:
+            assert worker.handle(example(kind)) is wanted
+            assert worker.gone == (wanted in life.GONE)
