@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
@@ -71,8 +72,29 @@ class Session:
         return Client.connect(self.socket, software=PROGRAM)
 
 
+@contextmanager
+def _quiet_pipe() -> Iterator[None]:
+    """A reader of stdout that went away ends the command quietly; click itself would make it a failure."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _forget_stdout()
+        raise click.exceptions.Exit(exits.OK) from None
+
+
 class Commands(click.Group):
     """Commands by name, imported when asked for; an unknown one gets the nearest name."""
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        with _quiet_pipe():
+            return super().make_context(info_name, args, parent, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with _quiet_pipe():
+            return super().invoke(ctx)
 
     def list_commands(self, _: click.Context) -> list[str]:
         return list(_PLACES)
