@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
+from io import TextIOWrapper
 from typing import Any
 
 import click
@@ -167,6 +168,8 @@ def adopt(ctx: click.Context, socket: str | None, output: str | None, no_color: 
 
 def run(args: Sequence[str] | None = None) -> int:
     """Run chronetixctl with ``args`` (default: this process's) and return its exit code."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # what the locale cannot show must not end a command
     try:
         code = cli.main(args=None if args is None else list(args), prog_name=PROGRAM, standalone_mode=False)
         sys.stdout.flush()
