@@ -205,7 +205,9 @@ def _ending(reason: BaseException) -> int:
 
 def report(reason: ChronetixError) -> None:
     """Print an error of the catalogue: what, every problem it lists, and what to do next."""
-    output.say(f"{click.style('error:', fg='red', bold=True)} {output.printable(reason.message)} [{reason.name}]")
+    first, *rest = reason.message.splitlines() or [""]
+    message = "\n".join([f"{first} [{reason.name}]", *rest])
+    output.say(f"{click.style('error:', fg='red', bold=True)} {output.paragraph(message)}")
     problems = reason.details.get("problems")
     for problem in problems if isinstance(problems, list) else ():
         if isinstance(problem, dict):
@@ -218,7 +220,7 @@ def report(reason: ChronetixError) -> None:
 
 def say_failed(result: dict[str, Any]) -> int:
     """Print why a flow that was asked for has failed, and return the exit code for that."""
-    name, reason = (output.printable(result.get(key) or "it does not say why") for key in ("flow", "reason"))
+    name, reason = output.printable(result["flow"]), output.paragraph(result.get("reason") or "it does not say why")
     output.say(f"{click.style('error:', fg='red', bold=True)} the flow {name} failed: {reason}")
     output.say(f"{click.style('hint:', fg='cyan')} `{PROGRAM} describe {name}` shows every node's exit and last lines")
     return exits.FAILED

@@ -56,7 +56,7 @@ def describe(session: Session, flow: str) -> int:
 def _sections(flow: Mapping[str, Any]) -> Iterator[str]:
     yield f"{output.printable(flow['name'])}  {output.state(flow['state'])}"
     if flow.get("reason"):
-        yield f"reason: {output.printable(flow['reason'])}"
+        yield f"reason: {output.first_line(flow['reason'])}"
     yield ""
     yield output.table(_NODES, [_node(node) for node in flow["nodes"]])
     if flow["routes"]:
@@ -116,20 +116,24 @@ def _outcome(node: Mapping[str, Any]) -> Iterator[str]:
         how = f"signal {ended['signal']}" if ended.get("signal") else f"exit code {ended.get('code')}"
         if ended.get("signal") or ended.get("code"):
             yield f"\n{click.style(name, bold=True)} ended with {output.printable(how)}"
-            yield from _fault(ended.get("fault"))
-            yield from (f"  | {output.printable_line(line)}" for line in _lines(ended.get("stderr_tail")))
+            yield from _last_words(ended.get("fault"), _lines(ended.get("stderr_tail")))
     if node.get("result") is not None:
         yield f"\n{click.style(name, bold=True)} result"
         yield from (f"  {output.printable(line)}" for line in output.to_json(node["result"], indent=2).splitlines())
 
 
-def _fault(fault: Any) -> Iterator[str]:
+def _last_words(fault: Any, tail: list[str]) -> Iterator[str]:
+    """What the plugin raised, with its traceback once, and the last lines of stderr."""
+    trace: list[str] = []
     if isinstance(fault, Mapping):
-        phase, error, message = (output.printable(fault.get(key) or "?") for key in ("phase", "error", "message"))
+        phase, error, message = (output.first_line(fault.get(key) or "?") for key in ("phase", "error", "message"))
         yield f"  in {phase}: {error}: {message}"
-        yield from (f"  | {output.printable_line(line)}" for line in _lines(fault.get("traceback")))
+        trace = _lines(fault.get("traceback"))
     elif fault:
         yield f"  {output.printable(fault)}"
+    if trace and tail[-len(trace) :] == trace:
+        trace = []
+    yield from (f"  | {output.printable_line(line)}" for line in [*trace, *tail])
 
 
 def _lines(tail: Any) -> list[str]:

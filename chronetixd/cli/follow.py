@@ -101,5 +101,5 @@ def event_line(item: Mapping[str, Any]) -> str:
     kind = output.printable(item["kind"])
     colour = "red" if "fail" in kind or "fault" in kind else "green" if "running" in kind else None
     head = f"{click.style(output.clock(item['unix_ns']), dim=True)} #{item['sequence']} {click.style(kind, fg=colour)}"
-    message = output.printable(item.get("message") or "")
+    message = output.first_line(item.get("message") or "")
     return f"{head} {output.printable(source)}" + (f": {message}" if message else "")

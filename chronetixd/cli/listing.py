@@ -47,11 +47,11 @@ def ls(session: Session, quiet: bool, states: tuple[str, ...]) -> int:
             flow["nodes"],
             flow["routes"],
             output.duration(now - flow["changed_unix_ns"]),
-            output.printable(flow.get("reason") or ""),
+            output.first_line(flow.get("reason") or ""),
         )
         for flow in flows
     ]
-    output.show({"flows": flows}, session.output, lambda: output.table(_COLUMNS, rows))
+    output.show({"flows": flows}, session.output, lambda: output.table(_COLUMNS, rows) if rows else "")
     if not flows and session.output == "table":
         output.say(
             "no flows" + (f" in state {', '.join(states)}" if states else "; submit one: chronetixctl submit FILE")

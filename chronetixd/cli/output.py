@@ -105,6 +105,17 @@ def state(name: str) -> str:
     return click.style(name, fg=colour) if colour else printable(name)
 
 
+def first_line(value: Any) -> str:
+    """The first line of a text that may have more, printable."""
+    return printable(next(iter(str(value).splitlines()), ""))
+
+
+def paragraph(value: Any) -> str:
+    """A text of one or more lines; those behind the first are set off, so that none can pass for ours."""
+    first, *rest = str(value).splitlines() or [""]
+    return "\n".join([printable(first), *(f"  | {printable_line(line)}" for line in rest)])
+
+
 def table(columns: Sequence[Column], rows: Sequence[Sequence[Any]]) -> str:
     """Aligned columns under a head; cells may hold colours."""
     cells = [[_cell(value) for value in row] for row in rows]
