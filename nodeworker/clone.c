@@ -1,0 +1,108 @@
+/* Starting a worker as the daemon's own child, from the launcher.
+ *
+ * clone3(CLONE_PARENT | CLONE_PIDFD, exit_signal 0): the new process's parent is our parent (the daemon), which therefore
+ * owns its exit status, and we get a pidfd to hand over. It is fork otherwise, so the interpreter is told before and after.
+ * A raw clone3 skips libc's pthread_atfork handlers: the caller must have one thread only, and must not have started
+ * libraries with threads of their own. The child's thread id, which libc caches, is written by the kernel as fork() does.
+ */
+#include <Python.h>
+
+#include <errno.h>
+#include <limits.h>
+#include <linux/sched.h>
+#include <signal.h>
+#include <stdint.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+static PyObject *clone_fork(PyObject *self, PyObject *args)
+{
+    (void)self;
+    int as_sibling = 1;
+    if (!PyArg_ParseTuple(args, "|p:fork", &as_sibling))
+        return NULL;
+
+    int pidfd = -1;
+    struct clone_args request = {0};
+    request.flags = CLONE_PIDFD | (as_sibling ? CLONE_PARENT : 0);
+    request.pidfd = (uint64_t)(uintptr_t)&pidfd;
+    request.exit_signal = 0;
+    int *tid_address = NULL;
+    if (prctl(PR_GET_TID_ADDRESS, &tid_address, 0, 0, 0) == 0 && tid_address != NULL) {
+        request.flags |= CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID;
+        request.child_tid = (uint64_t)(uintptr_t)tid_address;
+    }
+
+    PyOS_BeforeFork();
+    long pid = syscall(SYS_clone3, &request, sizeof request);
+    int error = errno;
+    if (pid == 0) {
+        PyOS_AfterFork_Child();
+        return Py_BuildValue("(ii)", 0, -1);
+    }
+    PyOS_AfterFork_Parent();
+    if (pid < 0) {
+        errno = error;
+        return PyErr_SetFromErrno(PyExc_OSError);
+    }
+    return Py_BuildValue("(li)", pid, pidfd);
+}
+
+static PyObject *clone_die_with_parent(PyObject *self, PyObject *args)
+{
+    (void)self;
+    int signum = SIGKILL;
+    if (!PyArg_ParseTuple(args, "|i:die_with_parent", &signum))
+        return NULL;
+    if (prctl(PR_SET_PDEATHSIG, (unsigned long)signum, 0, 0, 0) != 0)
+        return PyErr_SetFromErrno(PyExc_OSError);
+    Py_RETURN_NONE;
+}
+
+static PyObject *clone_set_name(PyObject *self, PyObject *args)
+{
+    (void)self;
+    const char *name = NULL;
+    if (!PyArg_ParseTuple(args, "s:set_name", &name))
+        return NULL;
+    if (prctl(PR_SET_NAME, name, 0, 0, 0) != 0)
+        return PyErr_SetFromErrno(PyExc_OSError);
+    Py_RETURN_NONE;
+}
+
+static PyObject *clone_close_range(PyObject *self, PyObject *args)
+{
+    (void)self;
+    unsigned int first = 0, last = UINT_MAX;
+    if (!PyArg_ParseTuple(args, "I|I:close_range", &first, &last))
+        return NULL;
+    if (first <= last && syscall(SYS_close_range, first, last, 0) != 0)
+        return PyErr_SetFromErrno(PyExc_OSError);
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef methods[] = {
+    {"fork", clone_fork, METH_VARARGS, "fork(as_sibling=True) -> (pid, pidfd) in the caller, (0, -1) in the new process."},
+    {"die_with_parent", clone_die_with_parent, METH_VARARGS, "die_with_parent(signum=SIGKILL): PR_SET_PDEATHSIG."},
+    {"set_name", clone_set_name, METH_VARARGS, "set_name(name): PR_SET_NAME, cut to 15 bytes by the kernel."},
+    {"close_range", clone_close_range, METH_VARARGS, "close_range(first, last=UINT_MAX): close descriptors first..last."},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyModuleDef_Slot slots[] = {{0, NULL}};
+
+static struct PyModuleDef module = {
+    PyModuleDef_HEAD_INIT,
+    .m_name = "nodeworker._clone",
+    .m_doc = "Processes with a chosen parent, and what a new one does first.",
+    .m_methods = methods,
+    .m_slots = slots,
+};
+
+PyMODINIT_FUNC PyInit__clone(void);
+
+PyMODINIT_FUNC PyInit__clone(void)
+{
+    return PyModuleDef_Init(&module);
+}

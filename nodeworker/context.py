@@ -1,0 +1,222 @@
+"""What a plugin can do: send frames, publish and ask on the event bus, log, read its configuration.
+
+A context belongs to one node. Everything but ``send`` and ``loan`` may be used from any thread of the plugin. Where the
+messages go is the :class:`Host`'s affair: the daemon, or the one process that runs the whole flow.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, Literal, Protocol
+
+import msgspec
+
+from nodeworker import codec
+from nodeworker.message import Message
+from nodeworker.outputs import Outputs
+from protocol.messages import Configure, Envelope, Port
+from shm import Loan
+
+Level = Literal["debug", "info", "warning", "error", "critical"]
+
+
+class Host(Protocol):
+    """Where a context's messages go."""
+
+    def publish(self, envelope: dict[str, Any], payload: bytes) -> None:
+        """To every subscriber of the envelope's topic."""
+
+    def subscribe(self, topic: str) -> None:
+        """From now on messages of ``topic`` come to this node."""
+
+    def unsubscribe(self, topic: str) -> None:
+        """The opposite."""
+
+    def request(self, envelope: dict[str, Any], payload: bytes, timeout_ns: int) -> Message:
+        """Wait for the reply. Raises RequestFailed."""
+
+    def log(self, level: Level, message: str, fields: dict[str, Any]) -> None:
+        """One structured log record."""
+
+
+class Log:
+    """Structured log records: a message and fields, which must not repeat the message."""
+
+    __slots__ = ("_host",)
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+
+    def debug(self, message: str, **fields: Any) -> None:
+        """For who writes the plugin."""
+        self._host.log("debug", str(message), _loggable(fields))
+
+    def info(self, message: str, **fields: Any) -> None:
+        """For who runs the flow."""
+        self._host.log("info", str(message), _loggable(fields))
+
+    def warning(self, message: str, **fields: Any) -> None:
+        """Something that may need a look."""
+        self._host.log("warning", str(message), _loggable(fields))
+
+    def error(self, message: str, **fields: Any) -> None:
+        """Something that failed; the node goes on."""
+        self._host.log("error", str(message), _loggable(fields))
+
+
+def _loggable(fields: dict[str, Any]) -> dict[str, Any]:
+    """Fields as they can travel; what cannot is shown by its repr, because a log call must not raise."""
+    result = {}
+    for key, value in fields.items():
+        try:
+            result[key] = codec.plain(value)
+        except (TypeError, ValueError, RecursionError):
+            result[key] = repr(value)
+    return result
+
+
+class Step:
+    """Where the plugin's thread is: ``doing`` the frame or event it works on, None while it waits; ``count`` steps
+    begun.
+
+    Written by the plugin's thread alone, and so cheaply that it is done for every frame; read by others when asked.
+    """
+
+    __slots__ = ("count", "doing")
+
+    def __init__(self) -> None:
+        self.doing: Any = None
+        self.count = 0
+
+
+class Context:
+    """One node's view of the flow it runs in."""
+
+    __slots__ = (
+        "_config",
+        "_corr_ids",
+        "_host",
+        "_outputs",
+        "_step",
+        "annotations",
+        "features",
+        "flow",
+        "log",
+        "node",
+        "params",
+        "qos",
+        "stopping",
+    )
+
+    def __init__(self, config: Configure, outputs: Outputs, host: Host, step: Step) -> None:
+        self._config = config
+        self._outputs = outputs
+        self._host = host
+        self._step = step
+        self._corr_ids = itertools.count(1)
+        self.flow = config.flow
+        self.node = config.node
+        self.params: Mapping[str, Any] = MappingProxyType(config.params)
+        self.qos: Mapping[str, Any] = MappingProxyType(config.qos)
+        self.features: Mapping[str, Any] = MappingProxyType(config.features)
+        self.annotations: Mapping[str, Any] = MappingProxyType(config.annotations)
+        self.log = Log(host)
+        self.stopping = False
+        """The node was told to end: a long step should come to its end."""
+
+    @property
+    def inputs(self) -> tuple[Port, ...]:
+        """The data routes that come in."""
+        return tuple(self._config.inputs)
+
+    @property
+    def outputs(self) -> tuple[Port, ...]:
+        """The data routes that go out."""
+        return tuple(self._config.outputs)
+
+    @property
+    def publications(self) -> tuple[str, ...]:
+        """Topics of this node's control routes and declared publications."""
+        return tuple(self._config.publications)
+
+    @property
+    def high(self) -> bool:
+        """An output's frames in use have reached its watermark: the consumer is slower than this node."""
+        return self._outputs.high
+
+    def send(self, data: Any, *, to: str | None = None, timeout: float | None = None) -> None:
+        """Send one frame to every output, or to the routes that ``to`` (route, topic or peer) names.
+
+        Bytes-like data goes as it is, other values are encoded by each route's content type. ``timeout`` in seconds:
+        None waits for credit, 0 never. Raises WouldBlock (nothing was sent), RouteClosed, FrameTooLarge,
+        ChronetixError ``payload-unencodable``, ValueError for an unknown ``to``.
+        """
+        step = self._step
+        doing, step.doing = step.doing, None
+        try:
+            self._outputs.sender(to)(data, _nanoseconds(timeout), input_seq=getattr(doing, "seq", 0))
+        finally:
+            step.doing = doing
+
+    def loan(self, nbytes: int, *, to: str | None = None, timeout: float | None = None) -> Loan:
+        """``nbytes`` of shared memory to write the next frame in place: ``with ctx.loan(n) as room: …`` sends it.
+
+        Goes to the outputs as it is, whatever their content type. Errors as in :meth:`send`.
+        """
+        step = self._step
+        doing, step.doing = step.doing, None
+        try:
+            return self._outputs.outlet(to).loan(nbytes, _nanoseconds(timeout))
+        finally:
+            step.doing = doing
+
+    def publish(self, topic: str | None, data: Any, **envelope: Any) -> None:
+        """Publish on the event bus: to ``topic``, or with None to every topic of this node's control routes.
+
+        ``data`` is encoded as ``envelope["content_type"]`` (JSON by default); other keys (``priority``, ``headers``,
+        ``deadline_ns`` …) go into the envelope. Raises ValueError when None is given and there is no such topic.
+        """
+        topics = self.publications if topic is None else (topic,)
+        if not topics:
+            raise ValueError(f"node {self.node!r} has no control route to publish on: name a topic")
+        for name in topics:
+            head, payload = self._message(name, data, envelope)
+            self._host.publish(head, payload)
+
+    def subscribe(self, topic: str) -> None:
+        """Messages of exactly ``topic`` come to ``on_message`` from now on."""
+        self._host.subscribe(topic)
+
+    def unsubscribe(self, topic: str) -> None:
+        """The opposite of :meth:`subscribe`."""
+        self._host.unsubscribe(topic)
+
+    def request(self, topic: str, data: Any = None, timeout: float = 5.0, **envelope: Any) -> Message:
+        """Ask whoever subscribed to ``topic`` (one of them answers) and wait up to ``timeout`` seconds for the reply.
+
+        Raises RequestFailed with reason ``timeout``, ``no-subscriber`` or ``peer-gone``.
+        """
+        corr_id = f"{self.node}-{os.getpid()}-{next(self._corr_ids)}"
+        head, payload = self._message(topic, data, {**envelope, "corr_id": corr_id})
+        step = self._step
+        doing, step.doing = step.doing, None
+        try:
+            return self._host.request(head, payload, _nanoseconds(timeout))
+        finally:
+            step.doing = doing
+
+    def _message(self, topic: str, data: Any, extra: Mapping[str, Any]) -> tuple[dict[str, Any], bytes]:
+        head = {"topic": topic, "src": self.node, "content_type": codec.JSON, **extra}
+        head["content_type"] = codec.canonical(head["content_type"])
+        try:
+            msgspec.convert(head, Envelope)
+        except msgspec.ValidationError as reason:
+            raise ValueError(f"the envelope for {topic!r} is not valid: {reason}") from None
+        return head, codec.of(head["content_type"]).encode(data, f"topic {topic}")
+
+
+def _nanoseconds(seconds: float | None) -> int:
+    return -1 if seconds is None or seconds == float("inf") else max(0, int(seconds * 1e9))

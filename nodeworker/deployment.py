@@ -1,0 +1,299 @@
+"""A whole flow in one process and one thread, with the semantics that it has under the daemon: the same plugins, the
+same rings, credits, fan-out, end of stream, timers and event bus.
+
+It is cooperative. Consumers go first, then each source gets one item. A send that finds no credit drives the
+consumers of its routes until there is one; if all credits are held by consumers that wait for more, nothing could
+ever go on, and the flow fails saying so. A drain ends the sources; the rest ends as its inputs end.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from nodeworker.load import load
+from nodeworker.localbus import LocalBus, NodeHost, OnLog, OnPublish
+from nodeworker.member import Aborted, FlowFailed, Member
+from nodeworker.node import Node
+from nodeworker.outputs import Outputs
+from nodeworker.wiring import build
+from protocol.messages import Configure, Deliver, Tick
+from shm import Consumer, Doorbell, Loan, Outlet, Producer, RouteView, WouldBlock
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+    from shm._native import RouteSnapshot
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class Alarm:
+    """A running timer."""
+
+    member: Member
+    id: str
+    interval_ns: int
+    due_ns: int
+    sequence: int = 0
+
+
+class Deployment:
+    """The nodes of ``configs``, wired to each other. ``find`` loads a node's artifact."""
+
+    def __init__(
+        self,
+        configs: Sequence[Configure],
+        *,
+        find: Callable[[Configure], Any] = lambda config: load(config.uri, config.base_dir, config.kind),
+        on_log: OnLog = lambda *_: None,
+        on_publish: OnPublish = lambda *_: None,
+    ) -> None:
+        self._bell = Doorbell()
+        self._members: dict[str, Member] = {}
+        self._bus = LocalBus(on_publish, self._await_reply)
+        self._alarms: list[Alarm] = []
+        self._failure: FlowFailed | None = None
+        self._draining = False
+        self._find = find
+        self._on_log = on_log
+        self._consumers: dict[str, tuple[Member, Consumer]] = {}
+        self._views: dict[str, RouteView] = {}
+        for config in configs:
+            self._add(config)
+        self._link()
+        self._sinks_first = _sinks_first(list(self._members.values()))
+
+    @property
+    def results(self) -> dict[str, Any]:
+        """Each finished node's result."""
+        return {name: member.result for name, member in self._members.items() if member.finished}
+
+    def snapshots(self) -> dict[str, RouteSnapshot]:
+        """Each data route's counters."""
+        return {route: view.snapshot() for route, view in self._views.items()}
+
+    def drain(self) -> None:
+        """End the sources; from any thread or signal handler. ``run`` returns when the rest has ended."""
+        self._draining = True
+        self._bell.ring()
+
+    def post(self, node: str, event: Tick | Deliver) -> None:
+        """Put an event into a node's mailbox."""
+        self._members[node].mailbox.append(event)
+
+    def run(self, *, until_idle: bool = False) -> None:
+        """Until every node has finished; with ``until_idle`` nodes that wait for timers or messages are drained as
+        soon as nothing else is left to do. Raises FlowFailed."""
+        try:
+            self._construct()
+            for member in self._sinks_first:
+                member.begin()
+            self._start_timers()
+            self._loop(until_idle)
+        except Aborted:
+            assert self._failure is not None
+            raise self._failure from self._failure.__cause__
+
+    def close(self) -> None:
+        """Give back all memory and descriptors."""
+        for view in self._views.values():
+            view.close()
+        for member in self._members.values():
+            member.wiring.close()
+        self._bell.close()
+
+    # -- setting up ---------------------------------------------------------------------------------------------
+
+    def _add(self, config: Configure) -> None:
+        wiring = build(config, lambda index, fd, _size: self._grow(config.node, index, fd), self._bell)
+        outputs = Outputs(config.outputs, list(wiring.producers.values()), self._outlet)
+        host = NodeHost(self._bus, config.node, self._on_log)
+        member = Member(Node(config, wiring.inlet(), outputs, host), wiring, self._fail, self._bus.reply)
+        self._members[config.node] = member
+        self._bus.add(member)
+        for route, consumer in wiring.consumers.items():
+            self._consumers[route] = (member, consumer)
+
+    def _link(self) -> None:
+        bell = self._bell.fileno()
+        for member in self._members.values():
+            segments = member.wiring.arena.segments if member.wiring.arena else ()
+            for route, producer in member.wiring.producers.items():
+                consumer = self._consumers[route][1]
+                for index, descriptor, _ in segments:
+                    consumer.add_segment(index, descriptor)
+                producer.link(consumer.fd, bell)
+                consumer.link(producer.fd, bell)
+                self._views[route] = RouteView(producer.fd, consumer.fd)
+
+    def _construct(self) -> None:
+        """All artifacts are loaded before the first plugin is made, as under the daemon."""
+        found: dict[str, Any] = {}
+
+        def find(member: Member) -> None:
+            member.node.phase = "load"
+            found[member.name] = self._find(member.node.config)
+
+        for member in self._members.values():
+            member.guarded(partial(find, member))
+        for name, member in self._members.items():
+            member.guarded(partial(member.node.construct, found[name]))
+
+    def _start_timers(self) -> None:
+        now = time.monotonic_ns()
+        for member in self._members.values():
+            for timer in member.node.config.timers:
+                self._alarms.append(Alarm(member, timer.id, timer.interval_ns, now + timer.interval_ns))
+
+    def _grow(self, node: str, index: int, descriptor: int) -> None:
+        wiring = self._members[node].wiring
+        for route in wiring.producers:
+            self._consumers[route][1].add_segment(index, descriptor)
+        assert wiring.arena is not None
+        wiring.arena.confirm(index)
+
+    def _outlet(self, producers: Sequence[Producer]) -> _Outlet:
+        return _Outlet(self, producers, Outlet(producers, self._bell))
+
+    # -- running ------------------------------------------------------------------------------------------------
+
+    def _loop(self, until_idle: bool) -> None:
+        members = self._sinks_first
+        sources = [member for member in members if member.node.plugin.produce is not None]
+        while True:
+            if self._draining:
+                self._drain_sources()
+            worked = self._events()
+            for member in members:
+                worked |= member.consume() > 0
+            for member in sources:
+                worked |= member.produce()
+            if worked:
+                continue
+            for member in members:
+                worked |= member.end_if_done()
+            if all(member.finished for member in members):
+                return
+            if not worked and until_idle:
+                self._draining = True
+            elif not worked:
+                self._sleep()
+
+    def _events(self) -> bool:
+        """Due ticks and waiting messages of every member that may go on."""
+        if self._alarms:
+            self._ring_alarms()
+        worked = False
+        for member in self._members.values():
+            worked |= member.serve()
+        return worked
+
+    def _ring_alarms(self) -> None:
+        now = time.monotonic_ns()
+        for alarm in self._alarms:
+            if now < alarm.due_ns or alarm.member.node.ctx.stopping:
+                continue
+            late = (now - alarm.due_ns) // alarm.interval_ns
+            due = alarm.due_ns + late * alarm.interval_ns
+            alarm.member.mailbox.append(Tick(id=alarm.id, sequence=alarm.sequence, due_ns=due, missed=late))
+            alarm.sequence += 1
+            alarm.due_ns = due + alarm.interval_ns
+
+    def _sleep(self, until_ns: int | None = None) -> None:
+        """Until a timer is due, ``until_ns``, or something rings."""
+        dues = [alarm.due_ns for alarm in self._alarms if not alarm.member.finished]
+        if until_ns is not None:
+            dues.append(until_ns)
+        self._bell.wait(max(0, min(dues) - time.monotonic_ns()) if dues else -1)
+
+    def _drain_sources(self) -> None:
+        for member in self._members.values():
+            if not member.finished:
+                member.drain()
+
+    def _await_reply(self, until_ns: int) -> None:
+        """Let the other nodes work while one waits for a reply."""
+        if not self._events():
+            self._sleep(until_ns)
+
+    def drive(self, producers: Iterable[Producer]) -> bool:
+        """Let the consumers of ``producers`` take what is there; whether any took something."""
+        worked = False
+        for producer in producers:
+            member = self._consumers[producer.route][0]
+            worked |= member.consume(producer.outstanding) > 0
+        return worked
+
+    def wait_for_credit(self, producers: Sequence[Producer], until_ns: int | None) -> None:
+        """Something has to happen elsewhere before a send can succeed. Raises RuntimeError when nothing can."""
+        if self.drive(producers) or self._events():
+            return
+        if until_ns is None and not self._alarms:
+            full = next((p for p in producers if p.outstanding), producers[0])
+            holder = self._consumers[full.route][0].name
+            raise RuntimeError(
+                f"route {full.route}: all its credits are with node {holder}, which waits for more frames and returns "
+                "none; let it release frames earlier (copy what it keeps), or give the route a larger buffer"
+            )
+        self._sleep(until_ns)
+
+    def _fail(self, failure: FlowFailed) -> None:
+        if self._failure is None:
+            self._failure = failure
+
+
+class _Outlet:
+    """``shm.Outlet`` whose waiting is letting others work. A send that must not wait drives them too before it raises
+    WouldBlock, because nobody else would before its caller tries again."""
+
+    def __init__(self, deployment: Deployment, producers: Sequence[Producer], outlet: Outlet) -> None:
+        self._deployment = deployment
+        self._producers = producers
+        self._send = outlet.send
+        self._loan = outlet.loan
+
+    def send(self, data: Buffer, timeout_ns: int = -1, *, input_seq: int = 0) -> int:
+        try:
+            return self._send(data, 0, input_seq=input_seq)
+        except WouldBlock as reason:
+            return self._retrying(lambda: self._send(data, 0, input_seq=input_seq), timeout_ns, reason)
+
+    def loan(self, length: int, timeout_ns: int = -1) -> Loan:
+        try:
+            return self._loan(length, 0)
+        except WouldBlock as reason:
+            return self._retrying(lambda: self._loan(length, 0), timeout_ns, reason)
+
+    def _retrying(self, attempt: Callable[[], T], timeout_ns: int, refused: WouldBlock) -> T:
+        if timeout_ns == 0:
+            self._deployment.drive(self._producers)
+            raise refused
+        until = None if timeout_ns < 0 else time.monotonic_ns() + timeout_ns
+        while until is None or time.monotonic_ns() < until:
+            self._deployment.wait_for_credit(self._producers, until)
+            try:
+                return attempt()
+            except WouldBlock:
+                continue
+        raise refused
+
+
+def _sinks_first(members: list[Member]) -> list[Member]:
+    """Consumers before their producers. Routes have no cycles: the contract refuses them."""
+    by_name = {member.name: member for member in members}
+    ordered: dict[str, Member] = {}
+
+    def visit(member: Member) -> None:
+        for port in member.node.config.outputs:
+            if port.peer not in ordered:
+                visit(by_name[port.peer])
+        ordered.setdefault(member.name, member)
+
+    for member in members:
+        visit(member)
+    return list(ordered.values())

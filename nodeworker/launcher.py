@@ -1,0 +1,202 @@
+"""The launcher: a small process that has everything imported and forks workers from it.
+
+The daemon starts it first (``python -m nodeworker.launcher``, control socket's number in CHRONETIX_FD) and asks it for
+workers with ``Spawn``. A worker becomes the daemon's own child; the launcher hands over its pidfd and forgets it.
+Rules:
+
+* one thread, always: forking is raw clone3, which libc's other threads would not survive;
+* a new process has its control socket, stdin (/dev/null), stdout and stderr, and no other descriptor; its own
+  session; no signal handler or mask of ours; it dies with the daemon;
+* little between fork and plugin: what is imported here is shared by all workers, and frozen so that collecting garbage
+  does not copy it.
+
+When its socket ends, the launcher ends.
+"""
+
+from __future__ import annotations
+
+import os
+
+# Before numpy and pyarrow are imported: their thread pools must not exist when this process forks.
+os.environ["OPENBLAS_NUM_THREADS"] = "1"
+os.environ["JE_ARROW_MALLOC_CONF"] = "background_thread:false"
+
+import contextlib
+import fcntl
+import gc
+import importlib
+import shutil
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from nodeworker import _clone, worker
+from nodeworker.link import Link
+from protocol.messages import PROTOCOL_VERSIONS, Fault, Hello, LauncherReady, Spawn, Spawned, SpawnFailed, ToWorker
+
+CONTROL = 3
+"""The descriptor that a worker's control socket gets."""
+
+PRELOADED = ("numpy", "pyarrow", "pyarrow.ipc", "traceback", "importlib.util", "inspect", "difflib", "pkgutil")
+"""Imported before the first fork if installed: what nearly every plugin imports, and what a worker needs late."""
+
+
+def main() -> NoReturn:
+    """Serve until the socket ends."""
+    launcher = Launcher(worker.inherited_socket(), os.getppid())
+    launcher.prepare()
+    launcher.serve()
+    sys.exit(0)
+
+
+class Launcher:
+    """Forks workers on request. ``daemon`` is the pid that they become children of."""
+
+    def __init__(self, sock: socket.socket, daemon: int) -> None:
+        self._sock = sock
+        self._daemon = daemon
+        self._link: Link[Spawn] = Link(sock, Spawn)
+
+    def prepare(self) -> None:
+        """Import, check, freeze; then tell the daemon that forks are cheap now."""
+        for name in PRELOADED:
+            with contextlib.suppress(ModuleNotFoundError):
+                importlib.import_module(name)
+        threads = os.listdir("/proc/self/task")
+        if len(threads) != 1:
+            names = ", ".join(_thread_name(thread) for thread in threads)
+            raise RuntimeError(f"the launcher must have one thread to fork safely, an import started more: {names}")
+        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        os.dup2(null, 0)
+        os.close(null)
+        for stream in (sys.stdout, sys.stderr):
+            stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's ^C is for the daemon, which then tells us
+        gc.collect()
+        gc.disable()
+        gc.freeze()
+        self._link.send(LauncherReady(pid=os.getpid()))
+
+    def serve(self) -> None:
+        """Answer each ``Spawn``. Returns when the daemon closes the socket; in a new worker never."""
+        while True:
+            try:
+                spawn, descriptors = self._link.receive()
+            except EOFError:
+                return
+            self._spawn(spawn, descriptors)
+
+    def _spawn(self, spawn: Spawn, descriptors: list[int]) -> None:
+        try:
+            program = _program(spawn)
+            pid, pidfd = _clone.fork()
+        except OSError as reason:
+            _close(descriptors)
+            text = f"{reason.strerror}: {reason.filename or 'clone3'}"
+            self._link.send(SpawnFailed(id=spawn.id, errno=reason.errno or 0, message=text))
+            return
+        if pid == 0:
+            self._sock.detach()
+            _become(spawn, program, descriptors, self._daemon)
+        _close(descriptors)
+        try:
+            self._link.send(Spawned(id=spawn.id, pid=pid), [pidfd])
+        finally:
+            os.close(pidfd)
+
+
+def _close(descriptors: Sequence[int]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)
+
+
+def _thread_name(thread: str) -> str:
+    with open(f"/proc/self/task/{thread}/comm") as comm:
+        return comm.read().strip()
+
+
+def _program(spawn: Spawn) -> str:
+    """The file to execute, "" for a warm fork. Raises FileNotFoundError or PermissionError before anything is
+    forked."""
+    if not spawn.argv:
+        return ""
+    name = spawn.argv[0]
+    path = os.path.join(spawn.cwd, name) if os.path.dirname(name) else name
+    found = shutil.which(path, path=spawn.env.get("PATH", os.environ.get("PATH")))
+    if found is not None:
+        return os.path.abspath(found)
+    if os.path.exists(path):
+        raise PermissionError(13, "not executable", path)
+    raise FileNotFoundError(2, "no such program", path)
+
+
+def _become(spawn: Spawn, program: str, descriptors: Sequence[int], daemon: int) -> NoReturn:
+    """The new process: from the launcher's copy to a worker. Never returns, whatever happens."""
+    code = worker.FAILED
+    try:
+        _settle(spawn.name, descriptors, daemon)
+        sock = socket.socket(fileno=CONTROL)
+        try:
+            if spawn.cwd:
+                os.chdir(spawn.cwd)
+            os.environ.update(spawn.env)
+            if program:
+                _execute(program, spawn.argv, sock)
+        except OSError as reason:
+            _report(sock, reason)
+        else:
+            gc.enable()
+            sys.argv = ["chronetix-worker", spawn.name]
+            worker.main(sock)
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    finally:
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _settle(name: str, descriptors: Sequence[int], daemon: int) -> None:
+    """Session, death with the daemon, descriptors 0 to 3 and no others, default signals, name."""
+    os.setsid()
+    _clone.die_with_parent(signal.SIGKILL)
+    if os.getppid() != daemon:
+        os._exit(worker.DAEMON_GONE)  # it ended before we hung on it
+    control, out, err = (_above(descriptor) for descriptor in descriptors)
+    os.dup2(out, 1)
+    os.dup2(err, 2)
+    os.dup2(control, CONTROL, inheritable=False)
+    _clone.close_range(CONTROL + 1)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    _clone.set_name(name)
+    if "numpy.random" in sys.modules:
+        sys.modules["numpy.random"].seed()  # or all workers would draw the same numbers
+
+
+def _above(descriptor: int) -> int:
+    """A descriptor that the dup2 calls to come do not overwrite."""
+    return descriptor if descriptor > CONTROL else fcntl.fcntl(descriptor, fcntl.F_DUPFD, CONTROL + 1)
+
+
+def _execute(program: str, argv: Sequence[str], sock: socket.socket) -> NoReturn:
+    """Raises OSError when the kernel does not take the file."""
+    os.environ[worker.FD_VARIABLE] = str(CONTROL)
+    for ignored in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT):
+        signal.signal(ignored, signal.SIG_DFL)  # the interpreter ignores or handles them; a new program should not
+    sock.set_inheritable(True)
+    os.execve(program, list(argv), os.environ)
+
+
+def _report(sock: socket.socket, reason: OSError) -> None:
+    """The process is there, so the daemon will see it end; this tells it why."""
+    link: Link[ToWorker] = Link(sock, ToWorker)
+    text = f"{reason.strerror}: {reason.filename}"
+    print(f"chronetix worker: {text}", file=sys.stderr)
+    link.send(Hello(protocol=list(PROTOCOL_VERSIONS), role="worker", pid=os.getpid()))
+    link.send(Fault(phase="load", error=type(reason).__name__, message=text))
+
+
+if __name__ == "__main__":
+    main()

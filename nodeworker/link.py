@@ -1,0 +1,97 @@
+"""The worker's control socket: framed messages with descriptors, both ways, over one connected stream socket.
+
+Rules: any thread may send, a message is written whole before the next begins; one thread at a time receives. Sending
+blocks when the daemon is slow to read, which is the back pressure of the control plane. A closed peer is ``EOFError``.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from array import array
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, Generic, TypeVar
+
+from protocol.descriptors import MAX_PER_SENDMSG, Channel, pieces
+from protocol.errors import error
+from protocol.messages import Message
+
+M = TypeVar("M", bound=Message)
+
+CHUNK = 64 * 1024
+"""Bytes asked from the kernel at once."""
+
+_ANCILLARY = socket.CMSG_SPACE(MAX_PER_SENDMSG * array("i").itemsize)
+
+
+class Link(Generic[M]):
+    """One end of a control connection that receives the messages of ``union``."""
+
+    def __init__(self, sock: socket.socket, union: Any) -> None:
+        sock.setblocking(True)
+        self._sock = sock
+        self._lock = threading.Lock()
+        self._channel: Channel[M] = Channel(union)
+        self._ready: deque[tuple[M, list[int]]] = deque()
+
+    def fileno(self) -> int:
+        """The socket's descriptor."""
+        return self._sock.fileno()
+
+    @property
+    def buffered(self) -> bool:
+        """The next :meth:`receive` will not wait."""
+        return bool(self._ready)
+
+    def send(self, message: Message, descriptors: Sequence[int] = ()) -> None:
+        """Write ``message``; the descriptors stay the caller's. Raises LocalError for a message that cannot be encoded
+        and OSError (BrokenPipeError, ConnectionResetError) when the peer is gone."""
+        parts = pieces(message, descriptors)
+        with self._lock:
+            for data, carried in parts:
+                sent = socket.send_fds(self._sock, [data], list(carried)) if carried else self._sock.send(data)
+                if sent < len(data):
+                    self._sock.sendall(memoryview(data)[sent:])
+
+    def receive(self) -> tuple[M, list[int]]:
+        """The next message and its descriptors, which are the caller's now. Raises EOFError when the peer has closed
+        (ProtocolError ``connection-cut`` within a frame), ProtocolError for what it must not send."""
+        while not self._ready:
+            data, carried = self._read()
+            if not data:
+                self._channel.end()
+                raise EOFError("the other side closed the control connection")
+            self._ready.extend(self._channel.feed(data, carried))
+        return self._ready.popleft()
+
+    def _read(self) -> tuple[bytes, list[int]]:
+        try:
+            data, ancillary, flags, _ = self._sock.recvmsg(CHUNK, _ANCILLARY, socket.MSG_CMSG_CLOEXEC)
+        except ConnectionResetError:
+            return b"", []
+        carried = array("i")
+        for level, kind, payload in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                carried.frombytes(payload[: len(payload) - len(payload) % carried.itemsize])
+        if flags & socket.MSG_CTRUNC:
+            for descriptor in carried:
+                os.close(descriptor)
+            raise error("missing-descriptors", type="any", expected="more", count=len(carried))
+        return data, carried.tolist()
+
+    def close(self) -> None:
+        """Close the socket and every descriptor that nobody took. Idempotent."""
+        while self._ready:
+            for descriptor in self._ready.popleft()[1]:
+                os.close(descriptor)
+        self._channel.close()
+        self._sock.close()
+
+    def shutdown(self) -> None:
+        """Wake whoever receives: it gets EOFError. Idempotent."""
+        try:
+            self._sock.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            return  # not connected any more: whoever receives knows already

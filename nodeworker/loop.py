@@ -1,0 +1,152 @@
+"""The plugin's thread of a worker process: takes frames, calls the plugin, sends what it returns, until the stream
+ends.
+
+Rules: it sleeps in one place, on the doorbell; the IO thread puts events into the mailbox and rings. Events are served
+before the next frame is taken, so a busy stream cannot starve them. The frame loop is the hot path: nothing in it but
+what a frame needs. A drained node consumes what was committed to it, then ends; a drained source ends at once.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from nodeworker.message import Answer, Message
+from nodeworker.node import Node
+from protocol.errors import error, from_failure
+from protocol.framing import type_of
+from protocol.messages import Deliver, Drain, Failure, Tick, ToWorker
+from shm import Doorbell, RouteClosed
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """Not a message: why the plugin's thread can go no further (interrupted, daemon gone, a peer's garbage)."""
+
+    reason: BaseException
+
+
+Event = ToWorker | Lost
+Mailbox = deque[Event]
+
+
+class Loop:
+    """Runs ``node`` once it has started. ``answer`` sends replies to requests."""
+
+    def __init__(self, node: Node, mailbox: Mailbox, bell: Doorbell, answer: Answer) -> None:
+        self._node = node
+        self._mailbox = mailbox
+        self._bell = bell
+        self._answer = answer
+        self.drained = False
+
+    def run(self) -> None:
+        """Until the node has nothing more to do: inputs ended, source exhausted, drained, or every consumer gone.
+
+        Raises Interrupted, PeerFault, and whatever the plugin raises.
+        """
+        items = self._node.items()
+        try:
+            if items is not None:
+                self._source(items)
+            if self._node.config.inputs:
+                self._frames()
+            elif items is None:
+                self._events()
+        except RouteClosed as closed:
+            self._consumer_closed(closed)
+        except SystemExit as asked:
+            if asked.code not in (None, 0):
+                raise
+
+    def _frames(self) -> None:
+        node, mailbox, step = self._node, self._mailbox, self._node.step
+        inlet, ctx, emit = node.inlet, node.ctx, node.emit
+        take, on_frame = inlet.take, node.plugin.on_frame
+        assert on_frame is not None  # bind refuses inputs without it
+        count = step.count
+        node.phase = "frame"
+        while True:
+            if mailbox:
+                step.count = count
+                self._serve()
+                count = step.count
+                if self.drained:
+                    return self._rest()
+                node.phase = "frame"
+            frame = take()
+            if frame is None:
+                if inlet.ended:
+                    return None
+                continue
+            count += 1
+            step.count = count
+            step.doing = frame
+            result = on_frame(frame, ctx)
+            step.doing = None
+            if result is not None:
+                emit(result, -1, input_seq=frame.seq)
+            frame.release()
+
+    def _source(self, items: Iterator[Any]) -> None:
+        node, mailbox, step = self._node, self._mailbox, self._node.step
+        emit, has_inputs = node.emit, bool(node.config.inputs)
+        while not self.drained:
+            node.phase = "source"
+            step.count += 1
+            step.doing = items
+            for item in items:
+                step.doing = None
+                if item is not None:
+                    emit(item, -1)
+                if mailbox or has_inputs:
+                    break
+                step.count += 1
+                step.doing = items
+            else:
+                step.doing = None
+                return
+            self._serve()
+            if has_inputs:
+                self._rest()
+        close: Callable[[], None] | None = getattr(items, "close", None)
+        if close is not None:
+            close()
+
+    def _events(self) -> None:
+        while not self.drained:
+            if not self._mailbox:
+                self._bell.wait()
+            self._serve()
+
+    def _rest(self) -> None:
+        """Every frame that is there now, without waiting."""
+        take, handle = self._node.inlet.take, self._node.frame
+        while (frame := take(0)) is not None:
+            handle(frame)
+
+    def _serve(self) -> None:
+        mailbox = self._mailbox
+        while mailbox:
+            self._event(mailbox.popleft())
+
+    def _event(self, event: Event) -> None:
+        if isinstance(event, Tick):
+            self._node.tick(event)
+        elif isinstance(event, Deliver):
+            self._node.message(Message(event.envelope, event.payload, self._answer))
+        elif isinstance(event, Drain):
+            self.drained = True
+            self._node.ctx.stopping = True
+        elif isinstance(event, Lost):
+            raise event.reason
+        elif isinstance(event, Failure):
+            raise from_failure(event)
+        else:
+            raise error("unexpected-message", type=type_of(event), when="while the node runs")
+
+    def _consumer_closed(self, closed: RouteClosed) -> None:
+        """Like EPIPE in a pipeline: a producer whose consumer wants no more has nothing to do, and says so."""
+        self._node.ctx.log.info("a consumer closed its route, this node ends", route=str(closed.args[-1]))

@@ -1,0 +1,174 @@
+"""A node of the one-process deployment, and when its thread of work may go on.
+
+A member is *active* while one of its callbacks is on the stack; an active member is never entered again (data routes
+have no cycles, so a blocked send only drives members that are not). Whatever its plugin raises becomes the
+deployment's failure and unwinds the whole stack as ``Aborted``, so that no other plugin can catch it by accident.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from nodeworker.message import Answer, Message
+from nodeworker.node import Node
+from nodeworker.wiring import Wiring
+from protocol.messages import Deliver, Tick
+from shm import RouteClosed
+
+
+class Aborted(BaseException):
+    """A node failed; the deployment has the reason."""
+
+
+class FlowFailed(Exception):
+    """A node of the flow raised. ``__cause__`` is what."""
+
+    def __init__(self, node: str, phase: str, cause: BaseException) -> None:
+        super().__init__(node, phase, cause)
+        self.node = node
+        self.phase = phase
+
+    def __str__(self) -> str:
+        cause = self.args[2]
+        return f"node {self.node} failed in {self.phase}: {type(cause).__name__}: {cause}"
+
+
+class Member:
+    """One node with its wiring and mailbox. ``fail`` takes a failure; ``answer`` sends replies."""
+
+    def __init__(self, node: Node, wiring: Wiring, fail: Callable[[FlowFailed], None], answer: Answer) -> None:
+        self.node = node
+        self.wiring = wiring
+        self.mailbox: deque[Tick | Deliver] = deque()
+        self.active = False
+        self.finished = False
+        self.result: Any = None
+        self._ending = False
+        self._items: Iterator[Any] | None = None
+        self._fail = fail
+        self._answer = answer
+
+    @property
+    def name(self) -> str:
+        """The node's id."""
+        return self.node.config.node
+
+    @property
+    def is_source(self) -> bool:
+        """It has no data inputs: it ends by itself or when it is drained."""
+        return not self.node.config.inputs
+
+    def guarded(self, work: Callable[[], Any]) -> bool:
+        """Run ``work`` as this node's; False when the node is to end because of it."""
+        self.active = True
+        try:
+            work()
+        except RouteClosed as closed:
+            self.node.ctx.log.info("a consumer closed its route, this node ends", route=str(closed.args[-1]))
+            self._ending = True
+        except SystemExit as asked:
+            if asked.code not in (None, 0):
+                self._failed(asked)
+            self._ending = True
+        except Exception as reason:
+            self._failed(reason)
+        finally:
+            self.active = False
+            self.node.step.doing = None
+        return not self._ending
+
+    def begin(self) -> None:
+        """``on_start``, and the source's iterator."""
+        self.guarded(self._begin)
+
+    def drain(self) -> None:
+        """A source produces no more."""
+        self.node.ctx.stopping = True
+        if self.is_source:
+            self._ending = True
+
+    def produce(self) -> bool:
+        """One item of the source; whether there was something to do."""
+        if self._items is None or self.active or self._ending or self.finished:
+            return False
+        self.guarded(self._produce)
+        return True
+
+    def consume(self, most: int = 1 << 30) -> int:
+        """Up to ``most`` frames that are there; how many were handled."""
+        if self.active or self._ending or self.finished:
+            return 0
+        self._handled = 0
+        self.guarded(lambda: self._consume(most))
+        return self._handled
+
+    def serve(self) -> bool:
+        """The events in the mailbox; whether there were any."""
+        if not self.mailbox or self.active or self.finished:
+            return False
+        self.guarded(self._serve)
+        return True
+
+    def end_if_done(self) -> bool:
+        """Finish the node if nothing more can come to it; whether it was finished now."""
+        if self.finished or self.active or self.mailbox:
+            return False
+        exhausted = not self.is_source and self.node.inlet.ended and self._items is None
+        if not (self._ending or exhausted):
+            return False
+        self._ending = True
+        self.guarded(self._finish)
+        return True
+
+    def _begin(self) -> None:
+        self.node.start()
+        self._items = self.node.items()
+
+    def _produce(self) -> None:
+        node = self.node
+        assert self._items is not None
+        node.phase = "source"
+        node.step.count += 1
+        node.step.doing = self._items
+        for item in self._items:
+            node.step.doing = None
+            if item is not None:
+                node.emit(item, -1)
+            return
+        self._items = None
+        self._ending = self.is_source
+
+    def _consume(self, most: int) -> None:
+        take, handle = self.node.inlet.take, self.node.frame
+        while self._handled < most:
+            frame = take(0)
+            if frame is None:
+                return
+            self._handled += 1
+            handle(frame)
+
+    def _serve(self) -> None:
+        while self.mailbox:
+            event = self.mailbox.popleft()
+            if isinstance(event, Tick):
+                self.node.tick(event)
+            else:
+                self.node.message(Message(event.envelope, event.payload, self._answer))
+
+    def _finish(self) -> None:
+        close = getattr(self._items, "close", None)
+        if close is not None:
+            close()
+        self._items = None
+        self.result = self.node.stop()
+        for consumer in self.wiring.consumers.values():
+            consumer.close()
+        self.finished = True
+
+    def _failed(self, cause: BaseException) -> None:
+        failure = FlowFailed(self.name, self.node.phase, cause)
+        failure.__cause__ = cause
+        self._fail(failure)
+        raise Aborted from cause

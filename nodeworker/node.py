@@ -1,0 +1,119 @@
+"""One node at work: its plugin, context, inlet and outputs, and what happens for each frame and event.
+
+Shared by the worker process (``loop``) and the one-process host (``inproc``); neither sleeps nor receives in here.
+Rules: a frame is returned after the outputs made from it were committed; ``phase`` always names the callback that
+runs, so that a fault can say where it happened; whatever a plugin raises passes through.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
+
+from nodeworker import codec
+from nodeworker.context import Context, Host, Step
+from nodeworker.message import Message
+from nodeworker.outputs import Outputs, Sender
+from nodeworker.plugin import Plugin, bind
+from protocol.messages import Configure, Tick
+from shm import Frame, Inlet
+
+Phase = Literal["load", "init", "start", "frame", "tick", "message", "source", "stop", "wiring"]
+
+
+class Node:
+    """A plugin in its place. Made before the plugin is constructed; :meth:`construct` does that."""
+
+    def __init__(self, config: Configure, inlet: Inlet, outputs: Outputs, host: Host) -> None:
+        self.config = config
+        self.inlet = inlet
+        self.outputs = outputs
+        self.step = Step()
+        self.ctx = Context(config, outputs, host, self.step)
+        self.plugin = Plugin()
+        self.phase: Phase = "init"
+        self.emit: Sender = self._emitter()
+        self._produced: Any = None
+
+    def construct(self, found: Any) -> None:
+        """Make the plugin of the loaded object."""
+        self.phase = "init"
+        self.plugin = bind(found, self.config, self.ctx)
+
+    def start(self) -> None:
+        """Call ``on_start``."""
+        if self.plugin.on_start is not None:
+            self._call("start", self.plugin.on_start, self.ctx)
+
+    def frame(self, frame: Frame) -> None:
+        """One frame through the plugin; returned when its results are committed."""
+        on_frame = self.plugin.on_frame
+        assert on_frame is not None  # bind refuses inputs without it
+        self.phase = "frame"
+        self.step.count += 1
+        self.step.doing = frame
+        result = on_frame(frame, self.ctx)
+        self.step.doing = None
+        if result is not None:
+            self.emit(result, -1, input_seq=frame.seq)
+        frame.release()
+
+    def tick(self, tick: Tick) -> None:
+        """One tick of a timer."""
+        if self.plugin.on_tick is not None:
+            self._emit(self._call("tick", self.plugin.on_tick, tick, self.ctx))
+
+    def message(self, message: Message) -> None:
+        """One message of the event bus."""
+        if self.plugin.on_message is not None:
+            self._emit(self._call("message", self.plugin.on_message, message, self.ctx))
+
+    def items(self) -> Iterator[Any] | None:
+        """The source's items, None when it is no source. Its return value is remembered as the node's result."""
+        if self.plugin.produce is None:
+            return None
+        self.phase = "source"
+        made = self.plugin.produce(self.ctx)
+        if made is None:
+            return iter(())
+        try:
+            return iter(self._remembering(made))
+        except TypeError:
+            kind = type(made).__name__
+            raise TypeError(f"a source must return an iterable or be a generator, this one returned {kind}") from None
+
+    def stop(self) -> Any:
+        """Call ``on_stop``, close the outputs; the node's result, as it can travel. Raises TypeError if it cannot."""
+        result = None
+        if self.plugin.on_stop is not None:
+            result = self._call("stop", self.plugin.on_stop, self.ctx)
+        self.outputs.close()
+        self.phase = "stop"
+        return codec.plain(self._produced if result is None else result)
+
+    def _remembering(self, made: Any) -> Iterator[Any]:
+        self._produced = yield from made
+
+    def _call(self, phase: Phase, function: Callable[..., Any], *arguments: Any) -> Any:
+        self.phase = phase
+        self.step.count += 1
+        self.step.doing = function
+        result = function(*arguments)
+        self.step.doing = None
+        return result
+
+    def _emit(self, result: Any) -> None:
+        if result is not None:
+            self.emit(result, -1)
+
+    def _emitter(self) -> Sender:
+        if self.config.outputs:
+            return self.outputs.sender()
+        return self._publish_everywhere if self.config.publications else _drop
+
+    def _publish_everywhere(self, data: Any, timeout_ns: int = -1, *, input_seq: int = 0) -> None:  # noqa: ARG002
+        self.ctx.publish(None, data)
+
+
+def _drop(data: Any, timeout_ns: int = -1, *, input_seq: int = 0) -> None:
+    """What a sink returns has nowhere to go."""

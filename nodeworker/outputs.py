@@ -1,0 +1,178 @@
+"""What a node sends: its data routes grouped by content type, so that a frame is encoded and copied once for each type.
+
+Rules: a send reaches every addressed route or none (``WouldBlock`` leaves nothing behind); bytes-like data goes to
+all of them through one outlet, with one copy; senders are made once and kept, because they are the hot path.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any, Protocol
+
+from nodeworker import codec
+from protocol.messages import Port
+from shm import Loan, Producer
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+
+class OutletLike(Protocol):
+    """What is needed of ``shm.Outlet``; inside one process a cooperative one takes its place."""
+
+    def send(self, data: Buffer, timeout_ns: int = -1, *, input_seq: int = 0) -> int:
+        """Copy ``data`` and commit it to every route."""
+
+    def loan(self, length: int, timeout_ns: int = -1) -> Loan:
+        """A writable extent for every route."""
+
+
+class Sender(Protocol):
+    """Sends one value to a fixed set of routes."""
+
+    def __call__(self, data: Any, timeout_ns: int = -1, *, input_seq: int = 0) -> Any:
+        """Raises WouldBlock when ``timeout_ns`` (-1: none) is up."""
+
+
+MakeOutlet = Callable[[Sequence[Producer]], OutletLike]
+
+
+class Outputs:
+    """The output routes of one node. ``ports`` and ``producers`` are in the same order."""
+
+    def __init__(self, ports: Sequence[Port], producers: Sequence[Producer], make_outlet: MakeOutlet) -> None:
+        self.ports = tuple(ports)
+        self.producers = tuple(producers)
+        self._make_outlet = make_outlet
+        self._outlets: dict[tuple[int, ...], OutletLike] = {}
+        self._senders: dict[str | None, Sender] = {}
+
+    def sender(self, to: str | None = None) -> Sender:
+        """The sender for the routes that ``to`` names: a route, its topic or its peer; None for every output.
+
+        Raises ValueError, naming the nearest, when nothing is called so.
+        """
+        made = self._senders.get(to)
+        if made is None:
+            made = self._senders[to] = self._make(self._matching(to))
+        return made
+
+    def outlet(self, to: str | None = None) -> OutletLike:
+        """The one outlet for the routes that ``to`` names."""
+        return self._outlet_of(self._matching(to))
+
+    @property
+    def high(self) -> bool:
+        """A route's frames in use have reached its watermark."""
+        return any(producer.high for producer in self.producers)
+
+    def close(self) -> None:
+        """End of stream on every route. Idempotent."""
+        for producer in self.producers:
+            producer.close()
+
+    def _matching(self, to: str | None) -> tuple[int, ...]:
+        if to is None:
+            return tuple(range(len(self.ports)))
+        found = tuple(i for i, port in enumerate(self.ports) if to in (port.route, port.peer, port.topic))
+        if found and to:
+            return found
+        names = sorted({name for port in self.ports for name in (port.route, port.peer, port.topic) if name})
+        near = difflib.get_close_matches(to, names, 1)
+        hint = f"did you mean {near[0]!r}?" if near else f"outputs are {', '.join(names) or 'none'}"
+        raise ValueError(f"no output is called {to!r}: {hint}")
+
+    def _outlet_of(self, members: tuple[int, ...]) -> OutletLike:
+        made = self._outlets.get(members)
+        if made is None:
+            made = self._outlets[members] = self._make_outlet([self.producers[i] for i in members])
+        return made
+
+    def _make(self, members: tuple[int, ...]) -> Sender:
+        if not members:
+            return _send_nowhere
+        groups: dict[str, list[int]] = {}
+        for index in members:
+            groups.setdefault(codec.canonical(self.ports[index].content_type), []).append(index)
+        parts = [
+            (codec.of(kind), self._outlet_of(tuple(group)), self.ports[group[0]].route)
+            for kind, group in groups.items()
+        ]
+        if len(parts) == 1:
+            return _one_type(*parts[0])
+        return _several_types(parts, self._outlet_of(members))
+
+
+def _send_nowhere(data: Any, timeout_ns: int = -1, *, input_seq: int = 0) -> None:  # noqa: ARG001
+    raise ValueError("this node has no data outputs: give it a data route, or publish")
+
+
+def _one_type(kind: codec.Codec, outlet: OutletLike, route: str) -> Sender:
+    send = outlet.send
+    if kind.content_type == codec.OCTETS:
+        return send
+    if kind.measure is not None:
+        return _in_place(kind, outlet, route)
+    dump, is_bytes = kind.dump, codec.is_bytes
+    values = frozenset({dict, list, str, int, float})
+
+    def encode_and_send(data: Any, timeout_ns: int = -1, *, input_seq: int = 0) -> int:
+        if type(data) in values or not is_bytes(data):
+            try:
+                data = dump(data)
+            except Exception as reason:
+                raise kind.unencodable(data, reason, route) from reason
+        return send(data, timeout_ns, input_seq=input_seq)
+
+    return encode_and_send
+
+
+def _in_place(kind: codec.Codec, outlet: OutletLike, route: str) -> Sender:
+    """For formats that can say their size beforehand: written straight into shared memory."""
+    measure, place = kind.measure, kind.place
+    assert measure is not None
+    assert place is not None
+
+    def write_and_commit(data: Any, timeout_ns: int = -1, *, input_seq: int = 0) -> int:
+        if codec.is_bytes(data):
+            return outlet.send(data, timeout_ns, input_seq=input_seq)
+        try:
+            size = measure(data)
+        except Exception as reason:
+            raise kind.unencodable(data, reason, route) from reason
+        loan = outlet.loan(size, timeout_ns)
+        try:
+            with memoryview(loan) as view:
+                place(data, view)
+        except BaseException:
+            loan.cancel()
+            raise
+        seq: int = loan.commit(input_seq=input_seq)
+        return seq
+
+    return write_and_commit
+
+
+def _several_types(parts: Sequence[tuple[codec.Codec, OutletLike, str]], everyone: OutletLike) -> Sender:
+    """Each type is encoded, then room is reserved for all, then all are committed: never only some."""
+
+    def send(data: Any, timeout_ns: int = -1, *, input_seq: int = 0) -> None:
+        if codec.is_bytes(data):
+            everyone.send(data, timeout_ns, input_seq=input_seq)
+            return
+        encoded = [(outlet, memoryview(kind.pack(data, route)).cast("B")) for kind, outlet, route in parts]
+        with ExitStack() as undo:
+            loans = []
+            for outlet, payload in encoded:
+                loan = outlet.loan(payload.nbytes, timeout_ns)
+                undo.callback(loan.cancel)
+                with memoryview(loan) as view:
+                    view[:] = payload
+                loans.append(loan)
+            undo.pop_all()
+        for loan in loans:
+            loan.commit(input_seq=input_seq)
+
+    return send

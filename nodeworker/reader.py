@@ -1,0 +1,103 @@
+"""The worker's IO thread: reads the control link so that the plugin's thread need not.
+
+It answers pings, maps segments and links, ends requests; everything else goes into the mailbox, and the doorbell is
+rung so that the plugin's thread looks. It never runs plugin code, hence a hung plugin can be told from a busy one.
+When the link ends, or brings what must not come, the plugin's thread is told by a ``Lost`` event, and by SIGTERM in
+case it waits.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+
+from nodeworker.context import Step
+from nodeworker.errors import DaemonGone
+from nodeworker.link import Link
+from nodeworker.loop import Lost, Mailbox
+from nodeworker.remote import DaemonHost
+from nodeworker.wiring import Wiring
+from protocol.messages import Drain, Ping, Pong, Reply, RequestFailed, Segment, SegmentMapped, ToWorker
+from protocol.messages import Link as LinkMessage
+
+
+class Reader(threading.Thread):
+    """Reads ``link`` until it ends. ``on_drain`` is called from this thread as soon as the order is there."""
+
+    def __init__(
+        self,
+        link: Link[ToWorker],
+        mailbox: Mailbox,
+        wiring: Wiring,
+        host: DaemonHost,
+        step: Step,
+        on_drain: Callable[[], None],
+    ) -> None:
+        super().__init__(name="chronetix-io", daemon=True)
+        self._link = link
+        self._mailbox = mailbox
+        self._wiring = wiring
+        self._host = host
+        self._step = step
+        self._on_drain = on_drain
+        self._seen = (0, 0)
+        self._ending = False
+
+    def run(self) -> None:
+        """Until the link ends."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+        try:
+            while True:
+                self._take(*self._link.receive())
+        except EOFError:
+            self._lost(DaemonGone("the daemon closed the control connection"))
+        except OSError as reason:
+            self._lost(DaemonGone(f"the control connection broke: {reason}"))
+        except Exception as reason:
+            self._lost(reason)
+
+    def end(self) -> None:
+        """The worker is done: stop reading, quietly. From the plugin's thread."""
+        self._ending = True
+        self._link.shutdown()
+        self.join()
+
+    def _take(self, message: ToWorker, descriptors: list[int]) -> None:
+        if isinstance(message, Ping):
+            self._link.send(self._pong(message))
+        elif isinstance(message, Segment):
+            self._link.send(self._wiring.map_segment(message, descriptors[0]))
+        elif isinstance(message, SegmentMapped):
+            self._wiring.confirm(message)
+        elif isinstance(message, Reply | RequestFailed):
+            self._host.resolve(message)
+        else:
+            if isinstance(message, LinkMessage):
+                self._wiring.link(message, descriptors)
+            elif isinstance(message, Drain):
+                self._on_drain()
+            self._mailbox.append(message)
+            self._wiring.bell.ring()
+
+    def _pong(self, ping: Ping) -> Pong:
+        """``busy_ns`` counts from the first ping that found the plugin in its present step: a lower bound that costs
+        the plugin's thread no look at the clock."""
+        count, now = self._step.count, time.monotonic_ns()
+        if self._step.doing is None:
+            self._seen = (-1, now)
+            return Pong(id=ping.id, progress=count)
+        if self._seen[0] != count:
+            self._seen = (count, now)
+        return Pong(id=ping.id, progress=count, busy_ns=max(1, now - self._seen[1]))
+
+    def _lost(self, reason: BaseException) -> None:
+        if self._ending:
+            return
+        self._host.abandon()
+        self._on_drain()
+        self._mailbox.append(Lost(reason))
+        self._wiring.bell.ring()
+        os.kill(os.getpid(), signal.SIGTERM)

@@ -1,0 +1,237 @@
+"""A worker process from its control socket to its exit code: hello, wiring, plugin, loop, end.
+
+Exit codes: 0 finished, 1 the plugin or the wiring failed (a Fault was sent), 70 the daemon is gone, 143 told to stop by
+SIGTERM before the inputs had ended; a plugin that calls ``sys.exit`` with something else than 0 ends with that.
+SIGTERM and SIGINT interrupt a wait at once and a callback never: it is finished first, unless the signal comes a
+second time.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import traceback
+from collections import deque
+from types import FrameType
+from typing import Any, NoReturn
+
+from nodeworker.errors import DaemonGone, Interrupted
+from nodeworker.link import Link
+from nodeworker.load import load
+from nodeworker.loop import Loop, Lost, Mailbox
+from nodeworker.node import Node
+from nodeworker.outputs import Outputs
+from nodeworker.reader import Reader
+from nodeworker.remote import DaemonHost
+from nodeworker.wiring import Wiring, build
+from protocol.errors import ChronetixError, error, from_failure
+from protocol.framing import type_of
+from protocol.handshake import concluded
+from protocol.messages import (
+    PROTOCOL_VERSIONS,
+    Configure,
+    Failure,
+    Fault,
+    Finished,
+    Hello,
+    Ready,
+    Segment,
+    Start,
+    Started,
+    ToWorker,
+)
+from protocol.messages import Link as LinkMessage
+
+FD_VARIABLE = "CHRONETIX_FD"
+"""Environment variable with the number of the inherited control socket."""
+
+OK, FAILED, DAEMON_GONE, TERMINATED = 0, 1, 70, 143
+
+TRACEBACK_LIMIT = 64 * 1024
+"""Characters of a traceback that are sent; the end, where the cause is, is kept."""
+
+
+class Worker:
+    """One run of one node over ``sock``. ``found`` is the plugin of a program that brings its own."""
+
+    def __init__(self, sock: socket.socket, found: Any = None) -> None:
+        self._link: Link[ToWorker] = Link(sock, ToWorker)
+        self._found = found
+        self._mailbox: Mailbox = deque()
+        self._node: Node | None = None
+        self._wiring: Wiring | None = None
+        self._reader: Reader | None = None
+        self._signals = 0
+        self._interruptible = True
+
+    def run(self) -> int:
+        """The exit code, after everything was sent. Raises nothing that a plugin or the daemon may cause."""
+        before = {number: signal.signal(number, self._on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            return self._lived()
+        finally:
+            self._interruptible = False
+            if self._reader is not None:
+                self._reader.end()
+            if self._wiring is not None:
+                self._wiring.close()
+                self._wiring.bell.close()
+            self._link.close()
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _lived(self) -> int:
+        try:
+            return self._live()
+        except DaemonGone as reason:
+            print(f"chronetix worker: {reason}; stopping", file=sys.stderr)
+            return DAEMON_GONE
+        except Interrupted:
+            return TERMINATED
+        except BaseException as reason:
+            return self._report(reason)
+
+    def _live(self) -> int:
+        node = self._prepare(self._hello())
+        self._await(Start)
+        node.start()
+        self._link.send(Started())
+        loop = Loop(node, self._mailbox, self._bell, self._host.reply)
+        try:
+            loop.run()
+        except Interrupted:
+            self._interruptible = False
+            node.stop()
+            raise
+        self._interruptible = False
+        self._link.send(Finished(result=node.stop()))
+        return OK
+
+    def _hello(self) -> Configure:
+        hello = Hello(protocol=list(PROTOCOL_VERSIONS), role="worker", pid=os.getpid())
+        self._link.send(hello)
+        try:
+            concluded(hello, self._link.receive()[0])
+            configure, _ = self._link.receive()
+        except EOFError as reason:
+            raise DaemonGone(str(reason)) from None
+        if isinstance(configure, Failure):
+            raise from_failure(configure)
+        if not isinstance(configure, Configure):
+            raise error("unexpected-message", type=type_of(configure), when="where configure is due")
+        return configure
+
+    def _prepare(self, config: Configure) -> Node:
+        """Everything up to ``Ready``."""
+        self._host = DaemonHost(self._link)
+        self._wiring = wiring = build(config, self._grow)
+        self._bell = wiring.bell
+        outputs = Outputs(config.outputs, list(wiring.producers.values()), wiring.outlet)
+        self._node = node = Node(config, wiring.inlet(), outputs, self._host)
+        self._reader = Reader(self._link, self._mailbox, wiring, self._host, node.step, self._on_drain)
+        self._reader.start()
+        node.phase = "load"
+        found = load(config.uri, config.base_dir, config.kind) if self._found is None else self._found
+        node.phase = "wiring"
+        self._link.send(*wiring.offer())
+        self._await(LinkMessage)
+        node.construct(found)
+        self._link.send(Ready())
+        return node
+
+    def _await(self, wanted: type[ToWorker]) -> None:
+        """Sleep until ``wanted`` is there; what comes before it and is for later stays in the mailbox."""
+        early: list[Any] = []
+        while True:
+            while self._mailbox:
+                event = self._mailbox.popleft()
+                if isinstance(event, wanted):
+                    self._mailbox.extendleft(reversed(early))
+                    return
+                if isinstance(event, Lost):
+                    raise event.reason
+                if isinstance(event, Failure):
+                    raise from_failure(event)
+                if type_of(event) == "drain":
+                    raise Interrupted("drained before it started")
+                early.append(event)
+            self._bell.wait()
+
+    def _grow(self, index: int, descriptor: int, _size: int) -> None:
+        self._link.send(Segment(index=index), [descriptor])
+
+    def _on_drain(self) -> None:
+        if self._node is not None:
+            self._node.ctx.stopping = True
+
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        """Runs in the plugin's thread. The IO thread sends SIGTERM too, after it has put the reason into the
+        mailbox."""
+        reason = self._mailbox[-1].reason if self._mailbox and isinstance(self._mailbox[-1], Lost) else None
+        if reason is None:
+            reason = Interrupted(f"stopped by {signal.Signals(number).name}")
+            self._mailbox.append(Lost(reason))
+        self._signals += 1
+        self._on_drain()
+        waits = self._node is None or self._node.step.doing is None
+        if self._interruptible and (waits or self._signals > 1):
+            raise reason
+
+    def _report(self, reason: BaseException) -> int:
+        """Tell the daemon, and whoever reads stderr, what failed and in which phase."""
+        phase = self._node.phase if self._node is not None else "wiring"
+        code = FAILED
+        if isinstance(reason, SystemExit):
+            code = reason.code if isinstance(reason.code, int) and 0 < reason.code < 256 else FAILED
+            name, message = "SystemExit", f"the plugin called sys.exit({reason.code!r})"
+        elif isinstance(reason, ChronetixError):
+            name, message = reason.name, f"{reason.message}. {reason.hint}"
+        else:
+            name, message = type(reason).__name__, str(reason)
+        text = "".join(traceback.format_exception(reason))[-TRACEBACK_LIMIT:]
+        print(text, end="", file=sys.stderr)
+        try:
+            self._link.send(Fault(phase=phase, error=name, message=message, traceback=text))
+        except OSError as gone:
+            print(f"chronetix worker: the daemon is gone ({gone}); stopping", file=sys.stderr)
+            return DAEMON_GONE
+        return code
+
+
+def inherited_socket() -> socket.socket:
+    """The control socket whose number the environment names; the variable is removed, so that no child inherits it.
+
+    Raises RuntimeError when this process was not started as a worker.
+    """
+    number = os.environ.pop(FD_VARIABLE, "")
+    if not number.isdigit():
+        raise RuntimeError(f"{FD_VARIABLE} names no descriptor: this program is started by chronetixd, in a flow")
+    sock = socket.socket(fileno=int(number))
+    sock.set_inheritable(False)
+    return sock
+
+
+def serve(plugin: Any) -> None:
+    """Make this program a worker that runs ``plugin`` (class, instance or function); for artifacts of kind Process.
+
+    Call it from the main thread. Returns when the node has finished; raises SystemExit with the worker's exit code when
+    it failed or was told to stop, RuntimeError when the program was not started by the daemon.
+    """
+    code = Worker(inherited_socket(), plugin).run()
+    if code != OK:
+        raise SystemExit(code)
+
+
+def main(sock: socket.socket) -> NoReturn:
+    """Run the plugin that the daemon configures over ``sock``, and end the process."""
+    code = Worker(sock).run()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Not sys.exit: tearing down an interpreter takes longer than starting this worker did, and copies shared pages.
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    main(inherited_socket())

@@ -1,0 +1,122 @@
+"""Warm forks: whose children they are, what they inherit, how their end is seen."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from protocol.messages import Spawned, SpawnFailed
+
+LIST = "import os; print(sorted(int(n) for n in os.listdir('/proc/self/fd')), flush=True)"
+
+
+@pytest.fixture
+def pipe():
+    read, write = os.pipe()
+    yield read, write
+    os.close(read)
+
+
+def read_all(descriptor: int) -> str:
+    text = b""
+    while chunk := os.read(descriptor, 65536):
+        text += chunk
+    return text.decode()
+
+
+def spawn(launcher, pipe, **fields):
+    """A worker whose stdout and stderr are the pipe: our end of its control socket, and the answer."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+        answer, descriptors = launcher.spawn(theirs, pipe[1], pipe[1], **fields)
+    os.close(pipe[1])
+    return ours, answer, descriptors
+
+
+class TestAWorkerOfTheLauncher:
+    def test_is_a_child_of_who_started_the_launcher(self, launcher, pipe, reap):
+        control, answer, (pidfd,) = spawn(launcher, pipe, argv=["/bin/sh", "-c", "echo $PPID; exit 7"])
+        with control:
+            assert isinstance(answer, Spawned)
+            assert int(read_all(pipe[0])) == os.getpid()
+            assert reap(pidfd) == 7
+
+    def test_shows_its_end_by_signal(self, launcher, pipe, reap):
+        control, _, (pidfd,) = spawn(launcher, pipe, argv=["/bin/sh", "-c", "kill -9 $$"])
+        with control:
+            assert reap(pidfd) == -9
+
+    def test_inherits_its_socket_and_standard_streams_and_nothing_else(self, launcher, pipe, reap):
+        control, _, (pidfd,) = spawn(launcher, pipe, argv=["/bin/sh", "-c", "ls /proc/$$/fd; echo fd=$CHRONETIX_FD"])
+        with control:
+            lines = read_all(pipe[0]).split()
+            assert lines[-1] == "fd=3"
+            assert {"0", "1", "2", "3"} <= set(lines)
+            # the shell itself may open one above 9 to save something, never one that was ours
+            assert not {str(number) for number in range(4, 10)} & set(lines)
+            assert reap(pidfd) == 0
+
+    def test_has_a_session_a_name_and_default_signals(self, launcher, pipe, reap, tmp_path):
+        script = tmp_path / "look.sh"
+        script.write_text(
+            "#!/bin/sh\ncut -d' ' -f6 /proc/$$/stat; grep -E 'Sig(Ign|Blk)' /proc/$$/status; pwd; echo $X\n"
+        )
+        script.chmod(0o755)
+        control, answer, (pidfd,) = spawn(
+            launcher, pipe, name="a-node", argv=["./look.sh"], cwd=str(tmp_path), env={"X": "hello"}
+        )
+        with control:
+            session, _, blocked, _, ignored, folder, value = read_all(pipe[0]).split()
+            assert int(session) == answer.pid
+            assert int(blocked, 16) == int(ignored, 16) == 0
+            assert (folder, value) == (str(tmp_path), "hello")
+            assert reap(pidfd) == 0
+
+    def test_ends_when_its_control_socket_does(self, launcher, pipe, reap):
+        control, _, (pidfd,) = spawn(launcher, pipe)
+        control.close()
+        assert reap(pidfd) == 70
+        assert "daemon" in read_all(pipe[0])
+
+
+class TestAProgramThatCannotBeStarted:
+    def test_is_reported_before_anything_is_forked_when_it_is_not_there(self, launcher, pipe):
+        control, answer, descriptors = spawn(launcher, pipe, argv=["/nowhere/program"])
+        with control:
+            assert isinstance(answer, SpawnFailed)
+            assert not descriptors
+            assert answer.errno == 2
+            assert "/nowhere/program" in answer.message
+
+    def test_is_reported_when_it_may_not_be_executed(self, launcher, pipe, tmp_path: Path):
+        (tmp_path / "data.txt").write_text("no program")
+        control, answer, _ = spawn(launcher, pipe, argv=["./data.txt"], cwd=str(tmp_path))
+        with control:
+            assert isinstance(answer, SpawnFailed)
+            assert answer.errno == 13
+
+    def test_says_so_over_its_own_socket_when_the_kernel_refuses_the_file(
+        self, launcher, pipe, reap, tmp_path: Path, daemon
+    ):
+        script = tmp_path / "broken"
+        script.write_bytes(b"\x7fELF but not really")
+        script.chmod(0o755)
+        control, _, (pidfd,) = spawn(launcher, pipe, argv=[str(script)])
+        fault = daemon.fault(daemon.adopt(None, control, 0, lambda: 0))
+        assert (fault.phase, fault.error) == ("load", "OSError")
+        assert str(script) in fault.message
+        assert reap(pidfd) == 1
+
+
+def test_the_launcher_goes_on_after_a_failure(launcher, reap):
+    for argv, kind in ((["/nowhere"], SpawnFailed), (["/bin/true"], Spawned)):
+        pipe = os.pipe()
+        control, answer, descriptors = spawn(launcher, pipe, argv=argv)
+        os.close(pipe[0])
+        control.close()
+        assert isinstance(answer, kind)
+        for pidfd in descriptors:
+            assert reap(pidfd) == 0
