@@ -199,7 +199,7 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class SchemaDescriptor:
-    """A schema that the flow names."""
+    """A schema that the flow names; ``schema_ref`` may be empty."""
 
     content_type: str
     schema_ver: str
