@@ -37,10 +37,6 @@ class RouteRate:
     pressed: bool
     bottleneck: bool = False
 
-    def plain(self) -> dict[str, Any]:
-        """As a map, for JSON."""
-        return asdict(self)
-
 
 @dataclass(frozen=True, slots=True)
 class NodeRate:
@@ -53,10 +49,6 @@ class NodeRate:
     cpu: float
     rss_bytes: int
     unique_bytes: int
-
-    def plain(self) -> dict[str, Any]:
-        """As a map, for JSON."""
-        return asdict(self)
 
 
 def route_rates(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[RouteRate]:
@@ -138,6 +130,28 @@ def _marked(rate: RouteRate, held_up: set[tuple[str, str]]) -> RouteRate:
     if not rate.pressed or (rate.flow, rate.target) in held_up:
         return rate
     return RouteRate(**{**asdict(rate), "bottleneck": True})
+
+
+def merged(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
+    """The later snapshot as it came, with rates beside the counts of each route and node, for JSON."""
+    routes = {(rate.flow, rate.route): rate for rate in route_rates(before, after)}
+    nodes = {(rate.flow, rate.node): rate for rate in node_rates(before, after)}
+    flows = [
+        {
+            **flow,
+            "nodes": [{**node, "cpu": nodes[flow["flow"], node["node"]].cpu} for node in flow["nodes"]],
+            "routes": [{**route, **_added(routes.get((flow["flow"], route["id"])))} for route in flow["routes"]],
+        }
+        for flow in after["flows"]
+    ]
+    return {"monotonic_ns": after["monotonic_ns"], "seconds": _seconds(before, after), "flows": flows}
+
+
+def _added(rate: RouteRate | None) -> dict[str, Any]:
+    if rate is None:
+        return {}
+    names = ("frames_per_s", "bytes_per_s", "would_block_per_s", "blocked_share", "pressed", "bottleneck")
+    return {name: getattr(rate, name) for name in names}
 
 
 def bottlenecks(rates: Sequence[RouteRate]) -> list[RouteRate]:

@@ -17,7 +17,7 @@ from chronetixd.cli import exits, output
 from chronetixd.cli.app import Session
 from chronetixd.cli.options import SPAN, command, flow_argument
 from chronetixd.cli.output import Column
-from chronetixd.cli.rates import NodeRate, RouteRate, bottlenecks, node_rates, route_rates
+from chronetixd.cli.rates import NodeRate, RouteRate, bottlenecks, merged, node_rates, route_rates
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -79,13 +79,7 @@ def top(session: Session, flow: str | None, once: bool, interval: float) -> int:
 
 def _print(before: dict[str, Any], after: dict[str, Any], fmt: str, once: bool) -> None:
     routes, nodes = route_rates(before, after), node_rates(before, after)
-    value = {
-        "monotonic_ns": after["monotonic_ns"],
-        "seconds": (after["monotonic_ns"] - before["monotonic_ns"]) / 1e9,
-        "routes": [rate.plain() for rate in routes],
-        "nodes": [rate.plain() for rate in nodes],
-        "bottlenecks": [{"flow": rate.flow, "route": rate.route, "node": rate.target} for rate in bottlenecks(routes)],
-    }
+    value = merged(before, after)
     if once:
         output.show(value, fmt, lambda: text(routes, nodes))
     else:

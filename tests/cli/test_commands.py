@@ -420,9 +420,10 @@ class TestTop:
 
         value = json.loads(ctl("top", "pair", "--once", "--interval", "1ms", "-o", "json").out)
 
-        assert value["routes"][0]["frames_per_s"] == 10
-        assert value["bottlenecks"] == [{"flow": "pair", "route": "r", "node": "b"}]
-        assert value["nodes"][0]["cpu"] == 0.25
+        (flow,) = value["flows"]
+        (found,) = flow["routes"]
+        assert (found["frames_per_s"], found["bottleneck"], found["to"], found["credits"]) == (10, True, "b", 64)
+        assert flow["nodes"][0]["cpu"] == 0.25
         assert daemon.calls == [("stats", {"flow": "pair"})] * 2
 
     def test_without_flows_says_so(self, ctl: Any, daemon: Any) -> None:
