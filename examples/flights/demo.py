@@ -11,7 +11,9 @@ import contextlib
 import csv
 import io
 import os
+import select
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -25,7 +27,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from chronetixd.cli.client import Client, Unreachable
+from chronetixd.cli.client import Client
 from chronetixd.compile import compile_text
 from examples.flights.plugins import flights_csv
 
@@ -62,44 +64,38 @@ def main() -> int:
     out.print(
         f"equal to an independent computation on all {TOTAL_ROWS:,} flights: {'yes' if correct else '[red]NO[/]'}"
     )
-    out.print(
-        f"left behind: {left or 'nothing'} (processes, sockets, files; shared memory has no names and went with them)"
-    )
+    out.print(f"left behind: {left or 'nothing'} (processes, sockets, files)")
     return 0 if correct and not left else 1
 
 
 @contextlib.contextmanager
 def daemon(folder: Path) -> Iterator[tuple[subprocess.Popen[bytes], Client]]:
     """A daemon of our own in ``folder`` and a client of it; it is stopped at the end, also on Ctrl-C."""
-    socket, log = folder / "control.sock", folder / "daemon.log"
-    with log.open("wb") as sink:
-        command = [
-            sys.executable,
-            "-m",
-            "chronetixd",
-            "--socket",
-            str(socket),
-            "--state-dir",
-            str(folder / "state"),
-        ]
-        process = subprocess.Popen(command, stdout=sink, stderr=sink, start_new_session=True)
-    try:
-        with connect(socket, process, log) as client:
-            yield process, client
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait()
-
-
-def connect(socket: Path, process: subprocess.Popen[bytes], log: Path) -> Client:
-    """Connect as soon as the daemon listens; its log is shown if it ended instead."""
-    while True:
+    control, log = folder / "control.sock", folder / "daemon.log"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify, log.open("wb") as sink:
+        notify.bind(str(folder / "notify.sock"))
+        command = [sys.executable, "-m", "chronetixd", "--socket", str(control), "--state-dir", str(folder / "state")]
+        environment = os.environ | {"NOTIFY_SOCKET": str(folder / "notify.sock")}
+        process = subprocess.Popen(command, env=environment, stdout=sink, stderr=sink, start_new_session=True)
         try:
-            return Client.connect(socket)
-        except Unreachable:
-            if process.poll() is not None:
-                raise SystemExit(f"the daemon ended with {process.returncode}:\n{log.read_text()}") from None
-            time.sleep(0.01)
+            await_ready(notify, process, log)
+            with Client.connect(control) as client:
+                yield process, client
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait()
+
+
+def await_ready(notify: socket.socket, process: subprocess.Popen[bytes], log: Path) -> None:
+    """Sleep until the daemon says READY; its log is shown if it ends instead."""
+    alive = os.pidfd_open(process.pid)
+    try:
+        while notify in select.select([notify, alive], [], [])[0]:
+            if b"READY=1" in notify.recv(4096):
+                return
+    finally:
+        os.close(alive)
+    raise SystemExit(f"the daemon ended with {process.wait()}:\n{log.read_text()}")
 
 
 def watch(client: Client, name: str) -> None:
@@ -168,21 +164,21 @@ def show_result(result: dict[str, Any]) -> None:
 
 
 def show_routes(routes: list[dict[str, Any]], seconds: float) -> None:
-    """What the daemon saw of each route."""
-    table = Table("route", title=f"data plane, {seconds:.2f} s from submit to the last frame", title_justify="left")
-    for heading in ("frames", "bytes", "frames/s", "credits used", "WouldBlock", "p50", "p99"):
-        table.add_column(heading, justify="right")
+    """What the daemon saw of each route: frames, megabytes, most credits used at once, latency from commit to take."""
+    table = Table("route", title=f"data plane, {seconds:.2f} s from submit to the end", title_justify="left")
+    for heading in ("frames", "MB", "frames/s", "credits", "WouldBlock", "p50 ms", "p99 ms"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for route in routes:
         stats = route["stats"]
         table.add_row(
             f"{route['from']} → {route['to']}",
             f"{stats['committed']:,}",
-            f"{stats['bytes']:,}",
+            f"{stats['bytes'] / 1e6:.1f}",
             f"{stats['committed'] / seconds:,.0f}",
             f"{stats['max_outstanding']}/{stats['credits']}",
             f"{stats['would_block']:,}",
-            f"{stats['p50_ns'] / 1e3:,.0f} µs",
-            f"{stats['p99_ns'] / 1e3:,.0f} µs",
+            f"{stats['p50_ns'] / 1e6:.1f}",
+            f"{stats['p99_ns'] / 1e6:.1f}",
         )
     out.print(table)
 

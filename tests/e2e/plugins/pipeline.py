@@ -1,0 +1,122 @@
+"""Plugins of the end-to-end tests: numbered frames, and a sink that counts what is lost, repeated or out of order."""
+
+import os
+import signal
+import threading
+
+
+def numbers(ctx):
+    """Source: ``count`` frames of ``size`` bytes whose first eight say which they are."""
+    size = ctx.params.get("size", 64)
+    for n in range(ctx.params["count"]):
+        yield n.to_bytes(8, "little").ljust(size, b"\0")
+
+
+def chooses_not_to_wait(ctx):
+    """Source: as ``numbers``, but asks with timeout 0 and waits for its own reasons when there is no credit."""
+    from shm import WouldBlock
+
+    blocked = 0
+    pause = threading.Event()
+    for n in range(ctx.params["count"]):
+        while True:
+            try:
+                ctx.send(n.to_bytes(8, "little"), timeout=0)
+                break
+            except WouldBlock:
+                blocked += 1
+                pause.wait(0.002)
+    ctx.log.info("done", blocked=blocked)
+    return
+    yield
+
+
+def forward(frame, ctx):
+    """Map: the same bytes."""
+    return bytes(frame)
+
+
+class Check:
+    """Sink: every number once and in order, ``pause`` seconds each."""
+
+    def on_start(self, ctx):
+        self.seen = {}
+        self.faults = []
+        self.pause = ctx.params.get("pause", 0)
+        self.wait = threading.Event().wait
+
+    def on_frame(self, frame, ctx):
+        n = int.from_bytes(bytes(frame[:8]) if hasattr(frame, "__getitem__") else bytes(frame)[:8], "little")
+        expected = self.seen.get(frame.route, 0)
+        if n != expected:
+            self.faults.append([frame.route, expected, n])
+        self.seen[frame.route] = n + 1
+        if self.pause:
+            self.wait(self.pause)
+
+    def on_stop(self, ctx):
+        return {"seen": sum(self.seen.values()), "faults": self.faults}
+
+
+def endless(ctx):
+    """Source: never ends by itself; frames of ``size`` bytes."""
+    n = 0
+    while True:
+        yield n.to_bytes(8, "little").ljust(ctx.params.get("size", 8), b"\0")
+        n += 1
+
+
+def raises(frame, ctx):
+    """Map: fails at its first frame."""
+    raise ValueError("no such thing as frame zero")
+
+
+def exits(frame, ctx):
+    """Map: leaves without a word."""
+    os.write(2, b"about to leave\n")
+    os._exit(7)
+
+
+def killed(frame, ctx):
+    """Map: dies by signal."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+class NeverReady:
+    """Sink: its constructor waits for ever."""
+
+    def __init__(self):
+        threading.Event().wait()
+
+
+class Asks:
+    """Requests an answer at start, publishes it."""
+
+    def on_start(self, ctx):
+        answer = ctx.request("sums", {"a": 2, "b": 3})
+        ctx.publish("answers", {"sum": answer.value()})
+
+
+class Answers:
+    """Replies to requests for sums."""
+
+    def on_start(self, ctx):
+        ctx.subscribe("sums")
+
+    def on_message(self, message, ctx):
+        numbers = message.value()
+        message.reply(numbers["a"] + numbers["b"])
+
+
+class Ticks:
+    """Counts its timer's ticks and publishes each."""
+
+    def on_tick(self, tick, ctx):
+        ctx.publish("ticked", {"timer": tick.id, "sequence": tick.sequence})
+
+
+class Collects:
+    """Logs every message it gets."""
+
+    def on_message(self, message, ctx):
+        ctx.log.info("got", topic=message.topic, value=message.value())

@@ -1,0 +1,109 @@
+"""What goes wrong is explained, stops only its own flow, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import Any
+
+import pytest
+
+
+def two_nodes(submit: Any, entry: str, **more: Any) -> tuple[list[Any], list[Any]]:
+    nodes = [submit.node("endless", "pipeline:endless"), submit.node("second", entry, **more)]
+    return nodes, [submit.edge("endless", "second")]
+
+
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
+        ("pipeline:raises", ["second", "ValueError", "no such thing as frame zero"]),
+        ("pipeline:exits", ["second", "7", "about to leave"]),
+        ("pipeline:killed", ["second", "SIGKILL"]),
+        ("broken_import:anything", ["second", "RuntimeError", "this module is broken"]),
+        ("pipeline:Chek", ["second", "Chek", "Check"]),
+    ],
+)
+def test_a_worker_that_fails_fails_its_flow_with_the_reason(
+    entry: str, words: list[str], submit: Any, client: Any
+) -> None:
+    answer = submit(*two_nodes(submit, entry))
+    described = client.call("describe", flow=answer["flow"])
+    assert described["state"] == "failed"
+    text = described["reason"] + str(next(node["exit"] for node in described["nodes"] if node["node"] == "second"))
+    assert [word for word in words if word not in text] == []
+    assert not [node for node in described["nodes"] if os.path.exists(f"/proc/{node['pid']}")]
+
+
+def test_a_failing_flow_leaves_its_neighbour_running(submit: Any, client: Any) -> None:
+    good = submit(
+        [submit.node("endless", "pipeline:endless"), submit.node("check", "pipeline:Check")],
+        [submit.edge("endless", "check")],
+        wait="running",
+    )
+    submit(*two_nodes(submit, "pipeline:raises"))
+    states = {flow["name"]: flow["state"] for flow in client.call("list")["flows"]}
+    assert states[good["flow"]] == "running"
+    assert client.call("stop", flow=good["flow"])["state"] == "stopped"
+
+
+def test_a_worker_killed_from_outside_is_reported_by_its_signal(submit: Any, client: Any) -> None:
+    answer = submit(*two_nodes(submit, "pipeline:Check"), wait="running")
+    pids = {node["node"]: node["pid"] for node in client.call("describe", flow=answer["flow"])["nodes"]}
+    os.kill(pids["second"], signal.SIGKILL)
+    for event in client.stream("events", flow=answer["flow"], follow=True):
+        if event["kind"] == "flow-failed":
+            break
+    described = client.call("describe", flow=answer["flow"])
+    assert "SIGKILL" in described["reason"]
+    assert not [pid for pid in pids.values() if os.path.exists(f"/proc/{pid}")]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"artifact": {"kind": "Python", "uri": "python://nowhere.py:thing"}}, ["nowhere.py"]),
+        ({"artifact": {"kind": "Process", "uri": "file://no/such/program"}}, ["no/such/program"]),
+        ({"artifact": {"kind": "Pyton", "uri": "python://pipeline.py:Check"}}, ["Python"]),
+        ({"node_id": "endless"}, ["endless"]),
+    ],
+)
+def test_an_invalid_flow_starts_nothing_and_names_the_field(
+    change: dict[str, Any], words: list[str], submit: Any, client: Any
+) -> None:
+    nodes, routes = two_nodes(submit, "pipeline:Check")
+    nodes[1] |= change
+    with pytest.raises(Exception, match=r"invalid|not valid") as refused:
+        submit(nodes, routes)
+    told = str(refused.value) + str(getattr(refused.value, "details", ""))
+    assert [word for word in words if word not in told] == []
+    assert client.call("list")["flows"] == []
+
+
+def test_unknown_fields_pass_through(submit: Any, client: Any) -> None:
+    nodes, routes = two_nodes(submit, "pipeline:Check", x_team="blue")
+    routes[0]["x_colour"] = [1, {"deep": True}]
+    answer = submit(nodes, routes, wait="running")
+    kept = client.call("describe", flow=answer["flow"])["flow"]
+    assert kept["manifests"][1]["x_team"] == "blue"
+    assert kept["routes"][0]["x_colour"] == [1, {"deep": True}]
+    assert client.call("stop", flow=answer["flow"])["state"] == "stopped"
+
+
+def test_a_plugin_that_never_becomes_ready_fails_the_flow_at_its_start_deadline(
+    start: Any, client: Any, submit: Any
+) -> None:
+    answer = submit(*two_nodes(submit, "pipeline:NeverReady"), wait="stopped")
+    assert "second" in client.call("describe", flow=answer["flow"])["reason"]
+
+
+def test_sigterm_drains_running_flows_and_a_second_daemon_is_refused(daemon: Any, submit: Any, client: Any) -> None:
+    answer = submit(*two_nodes(submit, "pipeline:Check"), wait="running")
+    pids = [node["pid"] for node in client.call("describe", flow=answer["flow"])["nodes"]]
+    second = daemon.second()
+    assert second.returncode != 0
+    assert str(daemon.process.pid) in second.stderr
+    daemon.process.send_signal(signal.SIGTERM)
+    assert daemon.process.wait() == 0
+    assert not [pid for pid in pids if os.path.exists(f"/proc/{pid}")]
+    assert not daemon.socket.exists()

@@ -1,0 +1,143 @@
+"""Flows run end to end: daemon, launcher, workers and rings as a user meets them."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+
+def result_of(client: Any, flow: str, node: str) -> Any:
+    return next(entry["result"] for entry in client.call("describe", flow=flow)["nodes"] if entry["node"] == node)
+
+
+def test_every_frame_arrives_once_and_in_order_through_a_map(submit: Any, client: Any) -> None:
+    nodes = [
+        submit.node("numbers", "pipeline:numbers", params={"count": 20_000}),
+        submit.node("forward", "pipeline:forward"),
+        submit.node("check", "pipeline:Check"),
+    ]
+    answer = submit(nodes, [submit.edge("numbers", "forward"), submit.edge("forward", "check")], name="line")
+    assert answer["state"] == "stopped"
+    assert result_of(client, "line", "check") == {"seen": 20_000, "faults": []}
+
+
+def test_a_fan_out_gives_every_branch_every_frame_and_a_fan_in_takes_from_all(submit: Any, client: Any) -> None:
+    nodes = [
+        submit.node("numbers", "pipeline:numbers", params={"count": 2_000, "size": 5_000}),
+        *(submit.node(f"forward-{n}", "pipeline:forward") for n in range(3)),
+        submit.node("check", "pipeline:Check"),
+    ]
+    routes = [submit.edge("numbers", f"forward-{n}") for n in range(3)]
+    routes += [submit.edge(f"forward-{n}", "check") for n in range(3)]
+    submit(nodes, routes, name="wide")
+    assert result_of(client, "wide", "check") == {"seen": 6_000, "faults": []}
+
+
+def test_frames_larger_than_the_first_segment_make_the_arena_grow(submit: Any, client: Any) -> None:
+    nodes = [
+        submit.node("numbers", "pipeline:numbers", params={"count": 40, "size": 3_000_000}),
+        submit.node("check", "pipeline:Check"),
+    ]
+    submit(nodes, [submit.edge("numbers", "check", buffer=16, watermark=12)], name="big")
+    assert result_of(client, "big", "check") == {"seen": 40, "faults": []}
+
+
+def test_a_frame_that_can_never_fit_fails_the_flow_and_says_how_to_raise_the_limit(submit: Any, client: Any) -> None:
+    claims = {"arena_bytes": 1_000_000}
+    nodes = [
+        submit.node("numbers", "pipeline:numbers", params={"count": 1, "size": 2_000_000}, resource_claims=claims),
+        submit.node("check", "pipeline:Check"),
+    ]
+    answer = submit(nodes, [submit.edge("numbers", "check")])
+    assert answer["state"] == "failed"
+    assert "arena_bytes" in client.call("describe", flow=answer["flow"])["reason"]
+
+
+def test_a_slow_sink_holds_the_source_back_and_top_names_the_route(submit: Any, client: Any, daemon: Any) -> None:
+    nodes = [
+        submit.node("endless", "pipeline:endless", params={"size": 200_000}),
+        submit.node("forward", "pipeline:forward"),
+        submit.node("check", "pipeline:Check", params={"pause": 0.01}),
+    ]
+    routes = [
+        submit.edge("endless", "forward", buffer=8, watermark=6),
+        submit.edge("forward", "check", buffer=8, watermark=6),
+    ]
+    submit(nodes, routes, wait="running", name="slow")
+    while True:
+        (seen,) = client.call("stats", flow="slow")["flows"]
+        if all(route["max_outstanding"] == 8 and route["would_block"] for route in seen["routes"]):
+            break
+    top = json.loads(daemon.ctl("top", "--once", "-o", "json").stdout)
+    assert [route["to"] for route in bottlenecks(top)] == ["check"]
+    assert client.call("stop", flow="slow")["state"] == "stopped"
+    stats = [route["stats"] for route in client.call("describe", flow="slow")["routes"]]
+    assert result_of(client, "slow", "check") == {"seen": stats[0]["committed"], "faults": []}
+    assert [(route["max_outstanding"], route["dropped"]) for route in stats] == [(8, 0), (8, 0)]
+    assert all(0 < route["producer_sleeps"] <= route["committed"] for route in stats)
+
+
+def bottlenecks(top: Any) -> list[dict[str, Any]]:
+    return [route for flow in top["flows"] for route in flow["routes"] if route["bottleneck"]]
+
+
+def test_a_source_may_choose_not_to_wait(submit: Any, client: Any) -> None:
+    nodes = [
+        submit.node("numbers", "pipeline:chooses_not_to_wait", params={"count": 40}),
+        submit.node("check", "pipeline:Check", params={"pause": 0.002}),
+    ]
+    submit(nodes, [submit.edge("numbers", "check", buffer=4, watermark=3)], name="choosy")
+    described = client.call("describe", flow="choosy")
+    assert result_of(client, "choosy", "check") == {"seen": 40, "faults": []}
+    assert described["routes"][0]["stats"]["would_block"] > 0
+
+
+def test_requests_are_answered_and_publications_reach_exact_topics(submit: Any, client: Any) -> None:
+    nodes = [
+        submit.node("asks", "pipeline:Asks"),
+        submit.node("answers", "pipeline:Answers"),
+        submit.node("collects", "pipeline:Collects"),
+    ]
+    routes = [
+        {"from": "asks", "to": "collects", "plane": "control", "topic": "answers"},
+        {"from": "asks", "to": "answers", "plane": "control", "topic": "sums"},
+    ]
+    answer = submit(nodes, routes, wait="running")
+    log = next(item for item in client.stream("logs", flow=answer["flow"], follow=True) if item["node"] == "collects")
+    assert log["fields"] == {"topic": "answers", "value": {"sum": 5}}
+    assert client.call("stop", flow=answer["flow"])["state"] == "stopped"
+
+
+def test_timers_tick_and_ticks_travel_as_messages(submit: Any, client: Any) -> None:
+    timers = [{"id": "fast", "schedule": {"interval_ms": 5}, "miss_policy": "coalesce"}]
+    nodes = [submit.node("ticks", "pipeline:Ticks", timers=timers), submit.node("collects", "pipeline:Collects")]
+    answer = submit(nodes, [{"from": "ticks", "to": "collects", "plane": "control", "topic": "ticked"}], wait="running")
+    got = []
+    for item in client.stream("logs", flow=answer["flow"], follow=True):
+        if item["node"] == "collects":
+            got.append(item["fields"]["value"]["sequence"])
+        if len(got) == 5:
+            break
+    assert got == sorted(set(got))
+    assert client.call("stop", flow=answer["flow"])["state"] == "stopped"
+
+
+def test_an_endless_flow_drains_when_it_is_told_to_stop(submit: Any, client: Any) -> None:
+    nodes = [submit.node("endless", "pipeline:endless"), submit.node("check", "pipeline:Check")]
+    answer = submit(nodes, [submit.edge("endless", "check")], wait="running")
+    assert client.call("stop", flow=answer["flow"])["state"] == "stopped"
+    stats = client.call("describe", flow=answer["flow"])["routes"][0]["stats"]
+    result = result_of(client, answer["flow"], "check")
+    assert result == {"seen": stats["committed"], "faults": []}
+
+
+@pytest.mark.parametrize("wait", ["running", "stopped"])
+def test_a_name_in_use_is_refused_and_the_running_flow_goes_on(wait: str, submit: Any, client: Any) -> None:
+    nodes = [submit.node("endless", "pipeline:endless"), submit.node("check", "pipeline:Check")]
+    routes = [submit.edge("endless", "check")]
+    submit(nodes, routes, wait="running", name="twice")
+    with pytest.raises(Exception, match="twice"):
+        submit(nodes, routes, wait=wait, name="twice")
+    assert client.call("stop", flow="twice")["state"] == "stopped"
