@@ -28,6 +28,8 @@ from bench.peers import Link
 
 NUMBER = struct.Struct("<q")
 PHASE_SHIFT = 40
+NOTHING = NUMBER.pack(0)
+"""Stands for a frame of no phase when ``receive`` was woken for nothing."""
 END_FRAME = 64
 """Bytes of an end marker."""
 RESEND_AFTER = 0.05
@@ -90,7 +92,7 @@ def take_until_end(receive: Callable[[], Any], phase: int) -> tuple[int, int]:
     expected = first = phase << PHASE_SHIFT
     lost = repeated = 0
     while True:
-        (number,) = unpack(receive())
+        (number,) = unpack(receive() or NOTHING)
         if number == expected:
             expected += 1
         elif number == end:
@@ -160,7 +162,10 @@ def ping_for(link: Link, frame: bytearray, phase: int, seconds: float) -> tuple[
         pack(frame, 0, number)
         start = clock()
         send(frame)
-        (echo,) = unpack(receive())
+        while (back := receive()) is None:
+            pass
+        (echo,) = unpack(back)
+        back = None
         now = clock()
         times.append(now - start)
         wrong += echo != number
@@ -200,6 +205,8 @@ def echo_end(link: Link, wire: socket.socket) -> None:
         cpu = cpu_ns()
         while True:
             frame = receive()
+            if frame is None:
+                continue
             (number,) = unpack(frame)
             if number == -phase:
                 break

@@ -1,25 +1,31 @@
-"""``python -m bench.warm N``: one process that has imported what a worker imports and forks N children, timed.
+"""``python -m bench.warm N``: one process that has imported what a worker has imported, and forks N children, timed.
 
 Prints the seconds from before the first fork until every child has written its byte, then the children's pids; they
 stay until stdin ends. It is the least that N started workers can cost: no daemon, no messages, no plugin.
+Without N it forks nothing: a cold interpreter that imports the same for itself.
 """
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import importlib
 import json
 import os
 import sys
 import time
 
-IMPORTS = ("nodeworker.worker", "nodeworker.launcher", "shm", "numpy")
-"""What a worker has loaded when it starts."""
+from nodeworker.launcher import PRELOADED
 
 
 def load() -> None:
-    """Import what the launcher has imported when it forks."""
-    for name in IMPORTS:
-        importlib.import_module(name)
+    """Import what the launcher has imported when it forks, and freeze it as the launcher does."""
+    for name in PRELOADED:
+        with contextlib.suppress(ModuleNotFoundError):
+            importlib.import_module(name)
+    gc.collect()
+    gc.disable()
+    gc.freeze()
 
 
 def fork_all(count: int) -> tuple[float, list[int], int]:
@@ -46,8 +52,12 @@ def fork_all(count: int) -> tuple[float, list[int], int]:
 
 
 def main() -> None:
-    """Fork, tell, wait, reap."""
+    """Load; with a number of children fork them, tell, wait and reap; without, say so by one byte and wait."""
     load()
+    if len(sys.argv) == 1:
+        os.write(1, b".")
+        sys.stdin.read()
+        return
     seconds, pids, stay = fork_all(int(sys.argv[1]))
     print(json.dumps({"seconds": seconds, "pids": pids}), flush=True)
     sys.stdin.read()

@@ -27,7 +27,8 @@ from bench.cells import Cell
 class Link:
     """One end of a connection.
 
-    ``receive`` blocks and returns something with the buffer protocol that stays valid until the next ``receive``;
+    ``receive`` blocks and returns something with the buffer protocol that stays valid until the next ``receive``, or
+    None when it was woken for nothing;
     ``reply`` sends what ``receive`` returned back, whole; ``loan`` is ``send`` without its copy: room in place, of
     which only the first eight bytes are written.
     """

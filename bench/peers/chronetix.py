@@ -22,7 +22,10 @@ from bench.peers import Link, Peer
 
 CREDITS = 64
 """As a route gets them when the flow does not say."""
+LOAN_CREDITS = 16
+"""For loans of any size, so that sizes differ in nothing else."""
 PAGE = 4 * KIB
+PUT_NUMBER, GET_NUMBER = struct.Struct("<q").pack_into, struct.Struct("<q").unpack_from
 
 
 class Ipc(Peer):
@@ -77,7 +80,7 @@ class End:
 
     def __init__(self, cell: Cell, *, sends: bool, receives: bool, first: bool) -> None:
         there, back = ("there", "back") if first else ("back", "there")
-        self.credits = min(CREDITS, window(cell.size))
+        self.credits = LOAN_CREDITS if cell.mode == "loan" else min(CREDITS, window(cell.size))
         self.bell = shm.Doorbell()
         self.arena = shm.Arena(room(cell.size, self.credits), first=room(cell.size, self.credits), on_grow=refuse)
         self.producers = [self.producer(there)] if sends else []
@@ -108,14 +111,14 @@ class End:
 
     def as_link(self) -> Link:
         """The measured operations, without anything of ours around them."""
-        outlet = shm.Outlet(self.producers, self.bell)
-        inlet = shm.Inlet(self.consumers, self.bell)
-        pack, loan_room = struct.Struct("<q").pack_into, outlet.loan
-        unpack = struct.Struct("<q").unpack_from
+        outlet = shm.Outlet(self.producers, self.bell) if self.producers else None
+        receive = shm.Inlet(self.consumers, self.bell).take if self.consumers else not_here
+        send = outlet.send if outlet else not_here
+        loan_room = outlet.loan if outlet else not_here
 
         def loan(frame: bytearray) -> None:
             with loan_room(len(frame)) as extent:
-                pack(extent, 0, *unpack(frame))
+                PUT_NUMBER(extent, 0, *GET_NUMBER(frame))
 
         def close() -> None:
             for producer in self.producers:
@@ -123,7 +126,12 @@ class End:
             for consumer in self.consumers:
                 consumer.close()
 
-        return Link(send=outlet.send, receive=inlet.take, reply=outlet.send, close=close, loan=loan)
+        return Link(send=send, receive=receive, reply=send, close=close, loan=loan)
+
+
+def not_here(*_arguments: Any) -> Any:
+    """In place of the direction that a throughput cell does not use."""
+    raise RuntimeError("this end has no such route")
 
 
 def room(size: int, credits: int) -> int:
