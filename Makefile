@@ -43,7 +43,7 @@ clean: ## remove what was built
 # One stamp for each set of extras; rebuilt when the C code or the requirements change.
 .venv/%: pyproject.toml setup.py $(LOCK) $(C_CODE) | .venv/python
 	@echo "installing chronetix[$*] into .venv (the first time takes a minute) …" >&2
-	@$(BIN)/pip install --quiet -c $(LOCK) -e '.[$*]'
+	@PYTHONWARNINGS='ignore:Editable installation' $(BIN)/pip install --quiet -c $(LOCK) -e '.[$*]'
 	@touch $@
 
 .venv/python:
