@@ -1,5 +1,7 @@
 """The two C extensions; everything else stands in pyproject.toml."""
 
+from glob import glob
+
 from setuptools import Extension, setup
 
 FLAGS = ["-std=c11", "-O3", "-Wall", "-Wextra", "-Werror", "-fvisibility=hidden", "-D_GNU_SOURCE"]
@@ -9,7 +11,8 @@ setup(
     ext_modules=[
         Extension(
             "shm._native",
-            sources=["shm/native/module.c"],
+            sources=sorted(glob("shm/native/*.c")),
+            depends=sorted(glob("shm/include/chronetix/*.h")) + ["shm/native/native.h"],
             include_dirs=["shm/include"],
             extra_compile_args=FLAGS,
             define_macros=ABI3,

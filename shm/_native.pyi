@@ -157,6 +157,9 @@ class Frame:
     @property
     def route(self) -> str: ...
     @property
+    def peer(self) -> str:
+        """The producing node, as its consumer was told."""
+    @property
     def port(self) -> int:
         """Index of its consumer in the inlet."""
     @property
@@ -180,6 +183,8 @@ class Frame:
     def __buffer__(self, flags: int, /) -> memoryview: ...
     def numpy(self, dtype: npt.DTypeLike = ...) -> npt.NDArray[Any]:
         """Zero-copy one-dimensional array of ``dtype`` (default uint8); ValueError if the size is no multiple."""
+    def value(self) -> Any:
+        """``consumer.decode(self)``; a read-only memoryview of it when the consumer has no ``decode``."""
     def arrow(self) -> Any:
         """Zero-copy pyarrow.Table of the Arrow IPC stream in it; needs pyarrow (extra ``arrow``)."""
     def release(self) -> None:
@@ -189,7 +194,17 @@ class Frame:
 class Consumer:
     """Consuming end of one route: owner of its CREDIT."""
 
-    def __init__(self, route: str, *, credits: int = 64, epoch: int = 0, base_seq: int = 0) -> None: ...
+    def __init__(
+        self,
+        route: str,
+        *,
+        credits: int = 64,
+        epoch: int = 0,
+        base_seq: int = 0,
+        peer: str = "",
+        decode: Callable[[Frame], Any] | None = None,
+    ) -> None:
+        """``peer`` names the producing node; ``decode`` is what ``Frame.value()`` of its frames calls."""
     @property
     def fd(self) -> int:
         """The sealed CREDIT memfd."""

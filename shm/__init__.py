@@ -1,0 +1,49 @@
+"""The data plane: lossless zero-copy rings between processes, with credits, in sealed shared memory.
+
+A route is one RING (written by its producer) and one CREDIT (written by its consumer); payloads lie in the producer's
+ARENA. Every memory has one writer, and nobody believes what a peer wrote. `SPEC.md` is the layout and the rules, the
+headers under `include/chronetix` are the same in C11 for workers in other languages.
+
+    bell, arena = Doorbell(), Arena()
+    producer = Producer(arena, "numbers")            # the sending process
+    consumer = Consumer("numbers")                   # the receiving process; descriptors travel over a Unix socket
+    producer.link(consumer.fd, consumer_bell.fileno())
+    Outlet([producer], bell).send(b"hello")
+    frame = Inlet([consumer], consumer_bell).take()
+"""
+
+from shm._native import (
+    ABI_VERSION,
+    Arena,
+    Consumer,
+    Doorbell,
+    Frame,
+    FrameTooLarge,
+    Inlet,
+    Loan,
+    Outlet,
+    PeerFault,
+    Producer,
+    RouteClosed,
+    RouteView,
+    WouldBlock,
+    check,
+)
+
+__all__ = [
+    "ABI_VERSION",
+    "Arena",
+    "Consumer",
+    "Doorbell",
+    "Frame",
+    "FrameTooLarge",
+    "Inlet",
+    "Loan",
+    "Outlet",
+    "PeerFault",
+    "Producer",
+    "RouteClosed",
+    "RouteView",
+    "WouldBlock",
+    "check",
+]

@@ -1,0 +1,16 @@
+/* Everything: include this one, compile as C11 with -D_GNU_SOURCE, link with nothing but libc. */
+#ifndef CHRONETIX_CHRONETIX_H
+#define CHRONETIX_CHRONETIX_H
+
+#include "abi.h"
+#include "arena.h"
+#include "clock.h"
+#include "credit.h"
+#include "doorbell.h"
+#include "header.h"
+#include "memory.h"
+#include "ring.h"
+#include "spin.h"
+#include "view.h"
+
+#endif

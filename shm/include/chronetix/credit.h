@@ -1,0 +1,277 @@
+/* The consuming end of a route: it owns CREDIT and reads RING and the producer's segments.
+ *
+ * Calls on one consumer are serialised by its caller, but for chx_consumer_return, which any thread may call. A
+ * descriptor is copied into locals, checked, and only then believed; a wrong one detaches the route (CHX_FAULT).
+ */
+#ifndef CHRONETIX_CREDIT_H
+#define CHRONETIX_CREDIT_H
+
+#include <stdlib.h>
+
+#include "clock.h"
+#include "doorbell.h"
+#include "memory.h"
+
+enum chx_consumer_state { CHX_CONSUMER_UNLINKED, CHX_CONSUMER_OPEN, CHX_CONSUMER_ENDED, CHX_CONSUMER_DETACHED };
+
+struct chx_reader_segment {
+    const uint8_t *base;
+    uint64_t size;
+};
+
+struct chx_consumer {
+    struct chx_credit *credit;
+    const struct chx_ring *ring;
+    const struct chx_desc *desc;
+    const chx_word *skip;
+    struct chx_reader_segment *segments;
+    uint32_t segment_count;
+    uint32_t mask, slots, credits;
+    uint64_t position; /* of the next frame */
+    uint64_t taken, passed;
+    enum chx_consumer_state state;
+    int bell; /* the producer's */
+    struct chx_header header;
+    struct chx_map ring_map, credit_map;
+    struct chx_why why;
+};
+
+/* A frame that was taken: payload and a private copy of its descriptor. */
+struct chx_taken {
+    const uint8_t *data;
+    uint64_t length, stamp, seq;
+    uint64_t time_ns, deadline_ns, trace, input_seq;
+    uint32_t schema;
+};
+
+/* Make the CREDIT and seal it. `header` carries epoch, base_seq and credits. */
+static inline enum chx_status chx_consumer_init(struct chx_consumer *c, const struct chx_header *header) {
+    memset(c, 0, sizeof *c);
+    c->bell = c->ring_map.fd = c->credit_map.fd = -1;
+    c->header = *header;
+    chx_header_finish(&c->header, CHX_KIND_CREDIT);
+    enum chx_status status =
+        chx_memory_create("chronetix-credit", chx_credit_size(c->header.slots_log2), 1, &c->credit_map);
+    if (status != CHX_OK) return status;
+    c->credit = (struct chx_credit *)(void *)c->credit_map.base;
+    memcpy(&c->credit->header, &c->header, sizeof c->header);
+    if (chx_seal(c->credit_map.fd) != 0) return CHX_SYSTEM;
+    c->slots = 1u << c->header.slots_log2;
+    c->mask = c->slots - 1;
+    c->credits = header->credits;
+    return CHX_OK;
+}
+
+/* Attach the producer's RING and doorbell. */
+static inline enum chx_status chx_consumer_link(struct chx_consumer *c, int ring_fd, int bell_fd) {
+    struct chx_header theirs;
+    enum chx_status status = chx_memory_attach(ring_fd, CHX_KIND_RING, &c->ring_map, &theirs, &c->why);
+    if (status != CHX_OK) return status;
+    status = chx_header_match(&c->header, &theirs, &c->why);
+    if (status == CHX_OK) {
+        c->bell = chx_bell_adopt(bell_fd, &c->why);
+        if (c->bell < 0) status = CHX_FAULT;
+    }
+    if (status != CHX_OK) {
+        chx_unmap(&c->ring_map);
+        return status;
+    }
+    c->ring = (const struct chx_ring *)(const void *)c->ring_map.base;
+    c->desc = c->ring->desc;
+    c->skip = (const chx_word *)(const void *)(c->desc + c->slots);
+    c->state = CHX_CONSUMER_OPEN;
+    return CHX_OK;
+}
+
+/* Map segment `index` of the producer's arena. Mapping the same index twice is a fault. */
+static inline enum chx_status chx_consumer_map(struct chx_consumer *c, uint32_t index, int fd) {
+    if (index >= CHX_SEGMENTS_MAX) return CHX_REFUSE(&c->why, "segment %u: at most %u", index, CHX_SEGMENTS_MAX);
+    if (index < c->segment_count && c->segments[index].base)
+        return CHX_REFUSE(&c->why, "segment %u is mapped already", index);
+    if (index >= c->segment_count) {
+        struct chx_reader_segment *segments = realloc(c->segments, (index + 1) * sizeof *segments);
+        if (!segments) return CHX_NO_MEMORY;
+        memset(segments + c->segment_count, 0, (index + 1 - c->segment_count) * sizeof *segments);
+        c->segments = segments;
+        c->segment_count = index + 1;
+    }
+    struct chx_map map;
+    enum chx_status status = chx_memory_open(fd, &map, &c->why);
+    if (status == CHX_OK) c->segments[index] = (struct chx_reader_segment){map.base, map.size};
+    return status;
+}
+
+/* ---- take ------------------------------------------------------------------------------------------------------- */
+
+static inline enum chx_status chx_consumer_fault(struct chx_consumer *c) {
+    c->state = CHX_CONSUMER_DETACHED;
+    atomic_store_explicit(&c->credit->closed, 1, memory_order_release);
+    if (c->bell >= 0) chx_bell_ring(c->bell);
+    return CHX_FAULT;
+}
+
+/* A stamp of this slot is 0, or of an earlier lap, or the awaited one; anything else was never written by a producer. */
+static inline int chx_stamp_possible(const struct chx_consumer *c, uint64_t stamp) {
+    uint64_t awaited = c->position + 1;
+    return stamp == 0 || (stamp <= awaited && ((stamp ^ awaited) & c->mask) == 0);
+}
+
+/* Believe a descriptor, or say why not. The caller has seen its stamp (acquire). EMPTY: its segment is not mapped yet. */
+static inline enum chx_status chx_desc_check(struct chx_consumer *c, const struct chx_desc *desc,
+                                             struct chx_taken *out) {
+    uint64_t offset = desc->offset, length = desc->length;
+    uint32_t segment = desc->segment, flags = desc->flags;
+    out->schema = desc->schema;
+    out->time_ns = desc->time_ns;
+    out->deadline_ns = desc->deadline_ns;
+    out->trace = desc->trace;
+    out->input_seq = desc->input_seq;
+    atomic_signal_fence(memory_order_seq_cst); /* the copies above are the ones that are checked below */
+    unsigned long long at = (unsigned long long)c->position;
+    if (flags) return CHX_REFUSE(&c->why, "frame at %llu: unknown flags 0x%x", at, flags);
+    out->length = length;
+    if (length == 0) {
+        out->data = (const uint8_t *)"";
+        return CHX_OK;
+    }
+    if (segment >= c->segment_count || !c->segments[segment].base) return CHX_EMPTY;
+    const struct chx_reader_segment *memory = &c->segments[segment];
+    if (offset % CHX_LINE != 0 || offset > memory->size || length > memory->size - offset)
+        return CHX_REFUSE(&c->why, "frame at %llu: %llu bytes at offset %llu of segment %u, which has %llu", at,
+                          (unsigned long long)length, (unsigned long long)offset, segment,
+                          (unsigned long long)memory->size);
+    out->data = memory->base + offset;
+    return CHX_OK;
+}
+
+/* Is something at the next position? OK: a descriptor. EMPTY: nothing. Steps over skipped positions on the way.
+ * stamp and skip: acquire; partners: the release stores in chx_producer_commit and chx_producer_skip. */
+static inline enum chx_status chx_consumer_peek(struct chx_consumer *c) {
+    for (uint32_t steps = 0; steps <= c->slots; steps++) {
+        uint32_t slot = (uint32_t)(c->position & c->mask);
+        uint64_t stamp = atomic_load_explicit(&c->desc[slot].stamp, memory_order_acquire);
+        if (stamp == c->position + 1) return CHX_OK;
+        uint64_t skip = atomic_load_explicit(&c->skip[slot], memory_order_acquire);
+        if (skip != c->position + 1) {
+            if (chx_stamp_possible(c, stamp) && chx_stamp_possible(c, skip)) return CHX_EMPTY;
+            return CHX_REFUSE(&c->why, "position %llu: impossible stamps %llu and %llu", (unsigned long long)c->position,
+                              (unsigned long long)stamp, (unsigned long long)skip);
+        }
+        c->position++;
+        c->passed++;
+        atomic_store_explicit(&c->credit->stats.passed, c->passed, memory_order_relaxed);
+    }
+    return CHX_REFUSE(&c->why, "more skipped positions than slots");
+}
+
+/* Nothing there: is it the end? closed: acquire; partner: chx_producer_close. What was committed before it is visible,
+ * so the caller looks at the next position once more before it believes the end. */
+static inline enum chx_status chx_consumer_end(struct chx_consumer *c) {
+    uint64_t closed = atomic_load_explicit(&c->ring->closed, memory_order_acquire);
+    if (!closed) return CHX_EMPTY;
+    enum chx_status status = chx_consumer_peek(c);
+    if (status != CHX_EMPTY) return status;
+    if (closed - 1 != c->position)
+        return CHX_REFUSE(&c->why, "closed at position %llu, but frames end at %llu", (unsigned long long)closed - 1,
+                          (unsigned long long)c->position);
+    c->state = CHX_CONSUMER_ENDED;
+    return CHX_ENDED;
+}
+
+static inline enum chx_status chx_consumer_look(struct chx_consumer *c) {
+    if (c->state != CHX_CONSUMER_OPEN) return c->state == CHX_CONSUMER_UNLINKED ? CHX_EMPTY : CHX_ENDED;
+    enum chx_status status = chx_consumer_peek(c);
+    if (status == CHX_EMPTY) status = chx_consumer_end(c);
+    return status == CHX_FAULT ? chx_consumer_fault(c) : status;
+}
+
+static inline void chx_latency(struct chx_consumer *c, uint64_t ns) {
+    struct chx_consumer_stats *stats = &c->credit->stats;
+    chx_count(&c->credit->latency[chx_bucket(ns)], 1);
+    chx_count(&stats->latency_sum_ns, ns);
+    if (ns > chx_read(&stats->latency_max_ns)) atomic_store_explicit(&stats->latency_max_ns, ns, memory_order_relaxed);
+}
+
+/* The next frame (OK), nothing (EMPTY), ENDED, or FAULT once, after which the route is detached. */
+static inline enum chx_status chx_consumer_take(struct chx_consumer *c, struct chx_taken *out) {
+    enum chx_status status = chx_consumer_look(c);
+    if (status != CHX_OK) return status;
+    status = chx_desc_check(c, &c->desc[c->position & c->mask], out);
+    if (status != CHX_OK) return status == CHX_FAULT ? chx_consumer_fault(c) : status;
+    out->stamp = ++c->position;
+    out->seq = c->header.base_seq + c->taken++;
+    atomic_store_explicit(&c->credit->stats.taken, c->taken, memory_order_relaxed);
+    uint64_t now = chx_now_ns();
+    chx_latency(c, now > out->time_ns ? now - out->time_ns : 0);
+    return CHX_OK;
+}
+
+/* ---- return ----------------------------------------------------------------------------------------------------- */
+
+/* Give the frame of `stamp` back; once for each frame, in any order, from any thread.
+ *
+ * Order: reads of the payload -> stamp (release) -> returned += 1 (seq_cst) -> wake_at (seq_cst). Partners:
+ * chx_producer_look acquires returned; chx_producer_arm stores wake_at -> fence -> loads returned. Exactly one call
+ * sees each count, so exactly one rings for it. */
+static inline void chx_consumer_return(struct chx_consumer *c, uint64_t stamp) {
+    atomic_store_explicit(&c->credit->stamp[(stamp - 1) & c->mask], stamp, memory_order_release);
+    uint64_t returned = atomic_fetch_add_explicit(&c->credit->returned, 1, memory_order_seq_cst) + 1;
+    if (atomic_load_explicit(&c->ring->wake_at, memory_order_seq_cst) != returned) return;
+    atomic_fetch_add_explicit(&c->credit->stats.wakes, 1, memory_order_relaxed);
+    chx_bell_ring(c->bell);
+}
+
+static inline uint64_t chx_consumer_held(const struct chx_consumer *c) {
+    return c->taken - chx_read(&c->credit->returned);
+}
+
+/* ---- waiting for frames ----------------------------------------------------------------------------------------- */
+
+/* Ask for the bell at the next frame. The caller then issues one seq_cst fence for all its routes and looks once more
+ * before it sleeps. Partner: chx_producer_commit. */
+static inline void chx_consumer_arm(struct chx_consumer *c) {
+    if (c->state == CHX_CONSUMER_OPEN)
+        atomic_store_explicit(&c->credit->wait_for, c->position + 1, memory_order_relaxed);
+}
+
+static inline void chx_consumer_disarm(struct chx_consumer *c) {
+    atomic_store_explicit(&c->credit->wait_for, 0, memory_order_relaxed);
+}
+
+/* About to sleep with the ring empty: if the producer sleeps too, for a count that the frames held here keep away,
+ * while it has a credit, ring it. After the fence; partner: chx_producer_starves. */
+static inline void chx_consumer_nudge(struct chx_consumer *c) {
+    if (c->state != CHX_CONSUMER_OPEN) return;
+    uint64_t wake_at = chx_read(&c->ring->wake_at);
+    if (wake_at > chx_read(&c->credit->returned) && chx_consumer_held(c) < c->credits) {
+        atomic_fetch_add_explicit(&c->credit->stats.wakes, 1, memory_order_relaxed);
+        chx_bell_ring(c->bell);
+    }
+}
+
+/* ---- end -------------------------------------------------------------------------------------------------------- */
+
+/* Detach: closed (release), then the producer's bell. Held frames stay readable and may still be returned. Idempotent. */
+static inline void chx_consumer_close(struct chx_consumer *c) {
+    if (!c->credit || chx_read(&c->credit->closed)) return;
+    c->state = CHX_CONSUMER_DETACHED;
+    atomic_store_explicit(&c->credit->closed, 1, memory_order_release);
+    if (c->bell >= 0) chx_bell_ring(c->bell);
+}
+
+/* Give up the mappings; no frame may be held any more. */
+static inline void chx_consumer_destroy(struct chx_consumer *c) {
+    for (uint32_t i = 0; i < c->segment_count; i++)
+        if (c->segments[i].base) munmap((void *)(uintptr_t)c->segments[i].base, c->segments[i].size);
+    free(c->segments);
+    c->segments = NULL;
+    c->segment_count = 0;
+    if (c->bell >= 0) close(c->bell);
+    c->bell = -1;
+    chx_unmap(&c->ring_map);
+    chx_unmap(&c->credit_map);
+    c->ring = NULL;
+    c->credit = NULL;
+}
+
+#endif

@@ -1,0 +1,305 @@
+/* The producing end of a route: it owns RING and reads CREDIT.
+ *
+ * Calls on one producer are serialised by its caller. Everything that decides anything is private: the consumer's words
+ * are compared with it, never followed. A consumer that writes nonsense loses its route (CHX_FAULT), nothing else.
+ *
+ * Frames that are committed and not returned stand in a private list in commit order, one entry a slot. `returned` says
+ * how many of them have come back since the last look; only then is the list walked, comparing each slot's stamp.
+ */
+#ifndef CHRONETIX_RING_H
+#define CHRONETIX_RING_H
+
+#include "arena.h"
+#include "clock.h"
+#include "doorbell.h"
+
+#define CHX_REUSE_LOOK 64u /* outstanding frames looked at when the walk is only there to find warm memory */
+
+enum chx_state { CHX_UNLINKED, CHX_OPEN, CHX_STATE_CLOSED, CHX_DETACHED, CHX_FAULTY };
+
+/* What is in a slot: 0 when free, else position + 1 of the frame whose extent it keeps. */
+struct chx_slot {
+    uint64_t stamp;
+    uint64_t extent;
+    uint32_t prev, next;
+};
+
+struct chx_producer {
+    struct chx_ring *ring;
+    struct chx_desc *desc;
+    chx_word *skip;
+    const struct chx_credit *credit;
+    struct chx_arena *arena;
+    struct chx_slot *slots;
+    uint64_t position;  /* of the next frame */
+    uint64_t committed; /* frames */
+    uint64_t reclaimed; /* of them, found returned */
+    uint64_t peak;      /* most outstanding, as in stats */
+    uint64_t seen;      /* `returned` when last read */
+    uint32_t mask, credits, low;
+    uint32_t head, tail;  /* of the list of outstanding slots */
+    uint32_t reserved;    /* credits promised to open loans */
+    enum chx_state state;
+    int bell; /* the consumer's */
+    struct chx_header header;
+    struct chx_map ring_map, credit_map;
+    struct chx_why why;
+};
+
+/* The application's part of a descriptor. */
+struct chx_tags {
+    uint64_t deadline_ns, trace, input_seq;
+    uint32_t schema;
+};
+
+static inline uint32_t chx_outstanding(const struct chx_producer *p) { return (uint32_t)(p->committed - p->reclaimed); }
+
+/* Make the RING and seal it. `header` carries epoch, base_seq, credits, watermark, credit_low and policy. */
+static inline enum chx_status chx_producer_init(struct chx_producer *p, struct chx_arena *arena,
+                                                const struct chx_header *header) {
+    memset(p, 0, sizeof *p);
+    p->bell = p->ring_map.fd = p->credit_map.fd = -1;
+    p->head = p->tail = CHX_NONE;
+    p->header = *header;
+    p->arena = arena;
+    chx_header_finish(&p->header, CHX_KIND_RING);
+    uint32_t slots = 1u << p->header.slots_log2;
+    p->slots = calloc(slots, sizeof *p->slots);
+    if (!p->slots) return CHX_NO_MEMORY;
+    enum chx_status status =
+        chx_memory_create("chronetix-ring", chx_ring_size(p->header.slots_log2), 1, &p->ring_map);
+    if (status != CHX_OK) return status;
+    p->ring = (struct chx_ring *)(void *)p->ring_map.base;
+    memcpy(&p->ring->header, &p->header, sizeof p->header);
+    if (chx_seal(p->ring_map.fd) != 0) return CHX_SYSTEM;
+    p->desc = p->ring->desc;
+    p->skip = (chx_word *)(void *)(p->desc + slots);
+    p->mask = slots - 1;
+    p->credits = header->credits;
+    p->low = header->credit_low;
+    return CHX_OK;
+}
+
+/* Attach the consumer's CREDIT and doorbell. */
+static inline enum chx_status chx_producer_link(struct chx_producer *p, int credit_fd, int bell_fd) {
+    struct chx_header theirs;
+    enum chx_status status = chx_memory_attach(credit_fd, CHX_KIND_CREDIT, &p->credit_map, &theirs, &p->why);
+    if (status != CHX_OK) return status;
+    status = chx_header_match(&p->header, &theirs, &p->why);
+    if (status == CHX_OK) {
+        p->bell = chx_bell_adopt(bell_fd, &p->why);
+        if (p->bell < 0) status = CHX_FAULT;
+    }
+    if (status != CHX_OK) {
+        chx_unmap(&p->credit_map);
+        return status;
+    }
+    p->credit = (const struct chx_credit *)(const void *)p->credit_map.base;
+    p->state = CHX_OPEN;
+    return CHX_OK;
+}
+
+/* ---- returned frames -------------------------------------------------------------------------------------------- */
+
+static inline void chx_slot_free(struct chx_producer *p, uint32_t slot) {
+    struct chx_slot *entry = &p->slots[slot];
+    if (entry->next != CHX_NONE)
+        p->slots[entry->next].prev = entry->prev;
+    else
+        p->tail = entry->prev;
+    if (entry->prev != CHX_NONE)
+        p->slots[entry->prev].next = entry->next;
+    else
+        p->head = entry->next;
+    entry->stamp = 0;
+    chx_extent_drop(p->arena, entry->extent);
+    p->reclaimed++;
+}
+
+/* Can frames still come back? Also after the end of stream, and from a consumer that has detached. */
+static inline int chx_producer_returns(const struct chx_producer *p) { return p->credit && p->state != CHX_FAULTY; }
+
+/* The consumer has lied: its route is over, and what it has not returned is free. */
+static inline enum chx_status chx_producer_fault(struct chx_producer *p) {
+    p->state = CHX_FAULTY;
+    while (p->head != CHX_NONE) chx_slot_free(p, p->head);
+    return CHX_FAULT;
+}
+
+/* Frames returned and not yet reclaimed. `returned`: acquire; its partner is the increment in chx_consumer_return, so
+ * the stamps of all frames it counts are visible, and the consumer's reads of them are over. */
+static inline enum chx_status chx_producer_look(struct chx_producer *p, uint64_t *due) {
+    p->seen = atomic_load_explicit(&p->credit->returned, memory_order_acquire);
+    *due = p->seen - p->reclaimed;
+    if (*due <= p->committed - p->reclaimed) return CHX_OK;
+    CHX_SAY(&p->why, "the consumer claims %llu frames returned of %llu sent", (unsigned long long)p->seen,
+            (unsigned long long)p->committed);
+    return chx_producer_fault(p);
+}
+
+/* Take back what has been returned, in any order, looking at no more than `looks` outstanding frames. */
+static inline enum chx_status chx_producer_reclaim(struct chx_producer *p, uint32_t looks) {
+    uint64_t due;
+    enum chx_status status = chx_producer_look(p, &due);
+    if (status != CHX_OK || due == 0) return status;
+    uint32_t next;
+    for (uint32_t slot = p->head; slot != CHX_NONE && due && looks; slot = next, looks--) {
+        next = p->slots[slot].next;
+        if (chx_read(&p->credit->stamp[slot]) != p->slots[slot].stamp) continue;
+        chx_slot_free(p, slot);
+        due--;
+    }
+    if (!due || !looks) return CHX_OK;
+    CHX_SAY(&p->why, "the consumer claims %llu frames returned, but the stamps show %llu",
+            (unsigned long long)p->seen, (unsigned long long)p->reclaimed);
+    return chx_producer_fault(p);
+}
+
+/* Is another frame possible without waiting, loans included? */
+static inline int chx_producer_has_credit(const struct chx_producer *p) {
+    return chx_outstanding(p) + p->reserved < p->credits;
+}
+
+static inline int chx_producer_detached(const struct chx_producer *p) {
+    return atomic_load_explicit(&p->credit->closed, memory_order_acquire) != 0;
+}
+
+/* The route's state as the other end left it. */
+static inline enum chx_status chx_producer_check(struct chx_producer *p) {
+    if (p->state == CHX_OPEN && chx_producer_detached(p)) p->state = CHX_DETACHED;
+    if (p->state == CHX_OPEN) return CHX_OK;
+    return p->state == CHX_FAULTY ? CHX_FAULT : CHX_CLOSED;
+}
+
+/* ---- commit ----------------------------------------------------------------------------------------------------- */
+
+/* Pass over positions whose slot is still held. There are at least twice as many slots as credits, so one is free. */
+static inline void chx_producer_skip(struct chx_producer *p) {
+    while (p->slots[p->position & p->mask].stamp) {
+        /* release; partner: the acquire load of skip in chx_consumer_take */
+        atomic_store_explicit(&p->skip[p->position & p->mask], p->position + 1, memory_order_release);
+        p->position++;
+        chx_count(&p->ring->stats.skipped, 1);
+    }
+}
+
+/* Most frames outstanding. `returned` is read only when the frame just committed may set a new record. */
+static inline void chx_producer_peak(struct chx_producer *p) {
+    if (p->committed - p->seen <= p->peak) return;
+    uint64_t seen = chx_read(&p->credit->returned);
+    if (seen > p->committed) return; /* nonsense: chx_producer_look reports it */
+    p->seen = seen;
+    if (p->committed - seen <= p->peak) return;
+    p->peak = p->committed - seen;
+    atomic_store_explicit(&p->ring->stats.max_outstanding, p->peak, memory_order_relaxed);
+}
+
+/* Publish a frame of `length` bytes in `extent`, giving the route one reference to it. The caller has made sure of a
+ * credit and of CHX_OPEN. Returns 1 if the consumer's doorbell is to be rung (the caller may ring after its last route).
+ *
+ * Order: fields (plain) -> stamp (release) -> fence -> wait_for (relaxed). Partner: chx_consumer_arm stores wait_for ->
+ * fence -> loads stamp. Of the two at least one sees the other, so a consumer never sleeps over a frame. */
+static inline int chx_producer_commit(struct chx_producer *p, const struct chx_extent *extent, uint64_t length,
+                                      const struct chx_tags *tags, uint64_t time_ns) {
+    uint64_t first = p->position;
+    if (p->slots[p->position & p->mask].stamp) {
+        chx_producer_reclaim(p, UINT32_MAX); /* a fault shows at the next check; this frame is ours to write anyway */
+        chx_producer_skip(p);
+    }
+    uint32_t slot = (uint32_t)(p->position & p->mask);
+    uint64_t stamp = p->position + 1;
+    struct chx_desc *desc = &p->desc[slot];
+    desc->offset = extent->offset;
+    desc->length = length;
+    desc->segment = extent->segment;
+    desc->flags = 0;
+    desc->schema = tags->schema;
+    desc->time_ns = time_ns;
+    desc->deadline_ns = tags->deadline_ns;
+    desc->trace = tags->trace;
+    desc->input_seq = tags->input_seq;
+    atomic_store_explicit(&desc->stamp, stamp, memory_order_release);
+
+    struct chx_slot *entry = &p->slots[slot];
+    *entry = (struct chx_slot){.stamp = stamp, .extent = extent->handle, .prev = p->tail, .next = CHX_NONE};
+    if (p->tail != CHX_NONE)
+        p->slots[p->tail].next = slot;
+    else
+        p->head = slot;
+    p->tail = slot;
+    p->position = stamp;
+    p->committed++;
+    atomic_store_explicit(&p->ring->stats.committed, p->committed, memory_order_relaxed);
+    chx_count(&p->ring->stats.bytes, length);
+
+    atomic_thread_fence(memory_order_seq_cst);
+    uint64_t wait_for = chx_read(&p->credit->wait_for);
+    chx_producer_peak(p);
+    if (wait_for - first - 1 >= stamp - first) return 0; /* not one of first + 1 .. stamp */
+    chx_count(&p->ring->stats.wakes, 1);
+    return 1;
+}
+
+/* ---- waiting for credits ---------------------------------------------------------------------------------------- */
+
+/* The `returned` count that brings the route down to credit_low, loans included; 0 when nothing is outstanding. */
+static inline uint64_t chx_producer_goal(const struct chx_producer *p) {
+    uint32_t outstanding = chx_outstanding(p);
+    if (outstanding == 0) return 0;
+    uint32_t floor = p->low > p->reserved ? p->low - p->reserved : 0;
+    if (floor >= outstanding) floor = outstanding - 1;
+    return p->committed - floor;
+}
+
+/* Is the consumer asleep for the very frame we have not sent yet, while we have a credit for it? Then waiting for
+ * credit_low would wait for ever: it holds more than credit_low frames on purpose. */
+static inline int chx_producer_starves(const struct chx_producer *p, uint64_t returned) {
+    return p->committed - returned + p->reserved < p->credits && chx_read(&p->credit->wait_for) == p->position + 1;
+}
+
+/* Down to `goal`, starving, or closed: whatever makes it worth looking closer. */
+static inline int chx_producer_ready(struct chx_producer *p, uint64_t goal) {
+    uint64_t due;
+    if (p->state != CHX_OPEN || chx_producer_detached(p) || chx_producer_look(p, &due) != CHX_OK) return 1;
+    if (goal && p->seen >= goal) return 1;
+    return chx_producer_starves(p, p->seen);
+}
+
+/* Ask for the bell at `goal`. The caller then issues one seq_cst fence for all its routes and looks once more before it
+ * sleeps. Partner: chx_consumer_return increments returned -> loads wake_at (both seq_cst). An earlier wish of another
+ * thread is kept when it comes first. */
+static inline void chx_producer_arm(struct chx_producer *p, uint64_t goal) {
+    uint64_t armed = chx_read(&p->ring->wake_at);
+    if (armed > p->seen && armed < goal) goal = armed;
+    atomic_store_explicit(&p->ring->wake_at, goal, memory_order_relaxed);
+}
+
+static inline void chx_producer_disarm(struct chx_producer *p) {
+    atomic_store_explicit(&p->ring->wake_at, 0, memory_order_relaxed);
+}
+
+/* ---- end -------------------------------------------------------------------------------------------------------- */
+
+/* End of stream: closed (release) after the last stamp; partner: chx_consumer_take. The bell is rung whatever
+ * wait_for says. Idempotent. */
+static inline void chx_producer_close(struct chx_producer *p) {
+    if (!p->ring || chx_read(&p->ring->closed)) return;
+    atomic_store_explicit(&p->ring->closed, p->position + 1, memory_order_release);
+    if (p->state == CHX_OPEN || p->state == CHX_UNLINKED) p->state = CHX_STATE_CLOSED;
+    if (p->bell >= 0) chx_bell_ring(p->bell);
+}
+
+/* Give up the mappings and the extents that were never returned. */
+static inline void chx_producer_destroy(struct chx_producer *p) {
+    while (p->head != CHX_NONE) chx_slot_free(p, p->head);
+    free(p->slots);
+    p->slots = NULL;
+    if (p->bell >= 0) close(p->bell);
+    p->bell = -1;
+    chx_unmap(&p->ring_map);
+    chx_unmap(&p->credit_map);
+    p->ring = NULL;
+    p->credit = NULL;
+}
+
+#endif

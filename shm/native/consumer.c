@@ -1,0 +1,129 @@
+/* shm.Consumer: the consuming end of one route. */
+#include "native.h"
+
+PyTypeObject *native_Consumer;
+
+static PyObject *consumer_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
+    static char *names[] = {"route", "credits", "epoch", "base_seq", "peer", "decode", NULL};
+    PyObject *route, *peer = NULL, *decode = NULL;
+    long long credits = 64;
+    unsigned long long epoch = 0, base_seq = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "U|$LKKUO:Consumer", names, &route, &credits, &epoch, &base_seq,
+                                     &peer, &decode))
+        return NULL;
+    if (decode && decode != Py_None && !PyCallable_Check(decode))
+        return PyErr_Format(PyExc_TypeError, "decode must be callable, or None");
+    if (credits < 1 || credits > (long long)CHX_CREDITS_MAX)
+        return PyErr_Format(PyExc_ValueError, "credits must be from 1 to %u, not %lld", CHX_CREDITS_MAX, credits);
+    struct chx_header header = {.credits = (uint32_t)credits, .epoch = epoch, .base_seq = base_seq};
+    Consumer *self = (Consumer *)PyType_GenericAlloc(type, 0);
+    if (!self) return NULL;
+    enum chx_status status = chx_consumer_init(&self->end, &header);
+    self->owner = native_process_claim();
+    self->route = Py_NewRef(route);
+    self->peer = peer ? Py_NewRef(peer) : PyUnicode_FromString("");
+    self->decode = decode && decode != Py_None ? Py_NewRef(decode) : NULL;
+    if (status != CHX_OK) {
+        native_raise_status(status, NULL, NULL, chx_credit_size(chx_slots_log2(header.credits)));
+        Py_DECREF(self);
+        return NULL;
+    }
+    return (PyObject *)self;
+}
+
+static void consumer_dealloc(Consumer *self) {
+    if (self->route) {
+        if (self->owner == native_process()) chx_consumer_close(&self->end);
+        chx_consumer_destroy(&self->end);
+    }
+    Py_CLEAR(self->route);
+    Py_CLEAR(self->peer);
+    Py_CLEAR(self->decode);
+    NATIVE_DEALLOC(self);
+}
+
+static PyObject *consumer_link(Consumer *self, PyObject *args, PyObject *kwargs) {
+    static char *names[] = {"ring_fd", "bell_fd", NULL};
+    int ring_fd, bell_fd;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "ii:link", names, &ring_fd, &bell_fd)) return NULL;
+    if (native_foreign(self->owner, "consumer") != 0) return NULL;
+    if (self->end.state != CHX_CONSUMER_UNLINKED)
+        return PyErr_Format(PyExc_ValueError, "route %U is linked or closed already", self->route);
+    enum chx_status status = chx_consumer_link(&self->end, ring_fd, bell_fd);
+    if (status != CHX_OK) {
+        native_raise_status(status, self->route, &self->end.why, 0);
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *consumer_add_segment(Consumer *self, PyObject *args, PyObject *kwargs) {
+    static char *names[] = {"index", "fd", NULL};
+    unsigned int index;
+    int fd;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "Ii:add_segment", names, &index, &fd)) return NULL;
+    if (native_foreign(self->owner, "consumer") != 0) return NULL;
+    enum chx_status status = chx_consumer_map(&self->end, index, fd);
+    if (status != CHX_OK) {
+        native_raise_status(status, self->route, &self->end.why, 0);
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *consumer_close(Consumer *self, PyObject *Py_UNUSED(ignored)) {
+    if (self->owner == native_process()) chx_consumer_close(&self->end);
+    Py_RETURN_NONE;
+}
+
+static PyObject *consumer_fd(Consumer *self, void *Py_UNUSED(closure)) {
+    return PyLong_FromLong(self->end.credit_map.fd);
+}
+
+static PyObject *consumer_route(Consumer *self, void *Py_UNUSED(closure)) { return Py_NewRef(self->route); }
+
+static PyObject *consumer_linked(Consumer *self, void *Py_UNUSED(closure)) {
+    return PyBool_FromLong(self->end.ring != NULL);
+}
+
+static PyObject *consumer_held(Consumer *self, void *Py_UNUSED(closure)) {
+    return PyLong_FromUnsignedLongLong(chx_consumer_held(&self->end));
+}
+
+static PyObject *consumer_ended(Consumer *self, void *Py_UNUSED(closure)) {
+    if (self->end.state == CHX_CONSUMER_OPEN && self->owner == native_process()) chx_consumer_look(&self->end);
+    return PyBool_FromLong(self->end.state >= CHX_CONSUMER_ENDED);
+}
+
+static PyMethodDef consumer_methods[] = {
+    {"link", (PyCFunction)(void (*)(void))consumer_link, METH_VARARGS | METH_KEYWORDS,
+     "Validate and map the producer's RING, duplicate its doorbell."},
+    {"add_segment", (PyCFunction)(void (*)(void))consumer_add_segment, METH_VARARGS | METH_KEYWORDS,
+     "Map a sealed segment of the producer's arena read-only."},
+    {"close", (PyCFunction)consumer_close, METH_NOARGS,
+     "Detach: the producer gets RouteClosed. Held frames stay readable. Idempotent."},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyGetSetDef consumer_getset[] = {
+    {"fd", (getter)consumer_fd, NULL, "The sealed CREDIT memfd.", NULL},
+    {"route", (getter)consumer_route, NULL, "Name of the route.", NULL},
+    {"linked", (getter)consumer_linked, NULL, "Has link() succeeded?", NULL},
+    {"held", (getter)consumer_held, NULL, "Frames taken and not yet returned.", NULL},
+    {"ended", (getter)consumer_ended, NULL, "Closed and every frame taken, or detached.", NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyType_Slot consumer_slots[] = {
+    {Py_tp_new, consumer_new},         {Py_tp_dealloc, consumer_dealloc},
+    {Py_tp_methods, consumer_methods}, {Py_tp_getset, consumer_getset},
+    {Py_tp_doc, "Consuming end of one route: owner of its CREDIT."},
+    {0, NULL},
+};
+
+static PyType_Spec consumer_spec = {"shm.Consumer", sizeof(Consumer), 0, Py_TPFLAGS_DEFAULT, consumer_slots};
+
+int native_consumer_init(PyObject *module) {
+    native_Consumer = native_add_type(module, &consumer_spec);
+    return native_Consumer ? 0 : -1;
+}

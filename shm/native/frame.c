@@ -1,0 +1,191 @@
+/* shm.Frame: a received frame, in place. It keeps its consumer's mappings alive and returns its credit exactly once:
+ * when released, or when the last view of it is dropped, whichever is later; at the latest when it is collected.
+ */
+#include "native.h"
+
+PyTypeObject *native_Frame;
+
+enum frame_state { FRAME_HELD, FRAME_RELEASING, FRAME_RETURNED };
+
+typedef struct {
+    PyObject_HEAD
+    Consumer *consumer;
+    struct chx_taken taken;
+    Py_ssize_t exports;
+    uint32_t port;
+    uint8_t state;
+} Frame;
+
+PyObject *native_frame_new(Consumer *consumer, const struct chx_taken *taken, uint32_t port) {
+    Frame *self = PyObject_New(Frame, native_Frame);
+    if (!self) {
+        chx_consumer_return(&consumer->end, taken->stamp);
+        return NULL;
+    }
+    self->consumer = (Consumer *)Py_NewRef((PyObject *)consumer);
+    self->taken = *taken;
+    self->exports = 0;
+    self->port = port;
+    self->state = FRAME_HELD;
+    return (PyObject *)self;
+}
+
+static void frame_return(Frame *self) {
+    if (self->state == FRAME_RETURNED) return;
+    self->state = FRAME_RETURNED;
+    if (self->consumer->owner == native_process()) chx_consumer_return(&self->consumer->end, self->taken.stamp);
+}
+
+static void frame_dealloc(Frame *self) {
+    frame_return(self);
+    Py_DECREF((PyObject *)self->consumer);
+    NATIVE_DEALLOC(self);
+}
+
+static PyObject *frame_release(Frame *self, PyObject *Py_UNUSED(ignored)) {
+    if (self->exports == 0)
+        frame_return(self);
+    else if (self->state == FRAME_HELD)
+        self->state = FRAME_RELEASING;
+    Py_RETURN_NONE;
+}
+
+static int frame_getbuffer(Frame *self, Py_buffer *view, int flags) {
+    view->obj = NULL;
+    if (self->state != FRAME_HELD) {
+        PyErr_Format(PyExc_ValueError, "frame %llu of route %U was released", (unsigned long long)self->taken.seq,
+                     self->consumer->route);
+        return -1;
+    }
+    if (PyBuffer_FillInfo(view, (PyObject *)self, (void *)(uintptr_t)self->taken.data, (Py_ssize_t)self->taken.length, 1,
+                          flags) != 0)
+        return -1;
+    self->exports++;
+    return 0;
+}
+
+static void frame_releasebuffer(Frame *self, Py_buffer *Py_UNUSED(view)) {
+    if (--self->exports == 0 && self->state == FRAME_RELEASING) frame_return(self);
+}
+
+static Py_ssize_t frame_length(Frame *self) { return (Py_ssize_t)self->taken.length; }
+
+/* A function of a module, looked up once. */
+static PyObject *frame_lookup(PyObject **cache, const char *module, const char *function) {
+    if (*cache) return *cache;
+    PyObject *found = PyImport_ImportModule(module);
+    if (!found) return NULL;
+    *cache = PyObject_GetAttrString(found, function);
+    Py_DECREF(found);
+    return *cache;
+}
+
+static PyObject *frame_numpy(Frame *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
+    static const char *const names[] = {"dtype", NULL};
+    static const struct native_signature signature = {"numpy", names, 0, 1};
+    static PyObject *frombuffer, *byte, *empty;
+    PyObject *given[1] = {NULL};
+    if (native_arguments(&signature, args, nargs, kwnames, given)) return NULL;
+    if (!frame_lookup(&frombuffer, "numpy", "frombuffer") || !frame_lookup(&byte, "numpy", "uint8") ||
+        !frame_lookup(&empty, "numpy", "empty"))
+        return NULL;
+    PyObject *dtype = given[0] ? given[0] : byte;
+    if (self->taken.length) return PyObject_CallFunctionObjArgs(frombuffer, (PyObject *)self, dtype, NULL);
+    PyObject *zero = PyLong_FromLong(0);
+    PyObject *array = zero ? PyObject_CallFunctionObjArgs(empty, zero, dtype, NULL) : NULL;
+    Py_XDECREF(zero);
+    return array;
+}
+
+static PyObject *frame_arrow(Frame *self, PyObject *Py_UNUSED(ignored)) {
+    static PyObject *py_buffer, *open_stream;
+    if (!frame_lookup(&py_buffer, "pyarrow", "py_buffer") || !frame_lookup(&open_stream, "pyarrow.ipc", "open_stream"))
+        return NULL;
+    PyObject *buffer = PyObject_CallFunctionObjArgs(py_buffer, (PyObject *)self, NULL);
+    PyObject *reader = buffer ? PyObject_CallFunctionObjArgs(open_stream, buffer, NULL) : NULL;
+    PyObject *table = reader ? PyObject_CallMethod(reader, "read_all", NULL) : NULL;
+    Py_XDECREF(reader);
+    Py_XDECREF(buffer);
+    return table;
+}
+
+static PyObject *frame_value(Frame *self, PyObject *Py_UNUSED(ignored)) {
+    if (self->consumer->decode) return PyObject_CallFunctionObjArgs(self->consumer->decode, (PyObject *)self, NULL);
+    return PyMemoryView_FromObject((PyObject *)self);
+}
+
+static PyObject *frame_repr(Frame *self) {
+    return PyUnicode_FromFormat("<shm.Frame %llu of route %U, %llu bytes%s>", (unsigned long long)self->taken.seq,
+                                self->consumer->route, (unsigned long long)self->taken.length,
+                                self->state == FRAME_HELD ? "" : ", released");
+}
+
+static PyObject *frame_route(Frame *self, void *Py_UNUSED(closure)) { return Py_NewRef(self->consumer->route); }
+
+static PyObject *frame_peer(Frame *self, void *Py_UNUSED(closure)) { return Py_NewRef(self->consumer->peer); }
+
+static PyObject *frame_port(Frame *self, void *Py_UNUSED(closure)) { return PyLong_FromUnsignedLong(self->port); }
+
+static PyObject *frame_schema(Frame *self, void *Py_UNUSED(closure)) {
+    return PyLong_FromUnsignedLong(self->taken.schema);
+}
+
+/* A u64 of the descriptor; `closure` is its offset in struct chx_taken. */
+static PyObject *frame_word(Frame *self, void *closure) {
+    uint64_t value;
+    memcpy(&value, (const uint8_t *)&self->taken + (uintptr_t)closure, sizeof value);
+    return PyLong_FromUnsignedLongLong(value);
+}
+
+static PyObject *frame_redelivered(Frame *Py_UNUSED(self), void *Py_UNUSED(closure)) { Py_RETURN_FALSE; }
+
+static PyObject *frame_released(Frame *self, void *Py_UNUSED(closure)) {
+    return PyBool_FromLong(self->state != FRAME_HELD);
+}
+
+#define FRAME_WORD(field) ((void *)offsetof(struct chx_taken, field))
+
+static PyMethodDef frame_methods[] = {
+    {"numpy", (PyCFunction)(void (*)(void))frame_numpy, METH_FASTCALL | METH_KEYWORDS,
+     "Zero-copy one-dimensional array of `dtype` (default uint8)."},
+    {"arrow", (PyCFunction)frame_arrow, METH_NOARGS, "Zero-copy pyarrow.Table of the Arrow IPC stream in it."},
+    {"value", (PyCFunction)frame_value, METH_NOARGS, "What its consumer's `decode` makes of it; without one, a view."},
+    {"release", (PyCFunction)frame_release, METH_NOARGS,
+     "Return the credit now, or as soon as the last view of it is dropped. Idempotent."},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyGetSetDef frame_getset[] = {
+    {"route", (getter)frame_route, NULL, "Name of the route.", NULL},
+    {"peer", (getter)frame_peer, NULL, "The producing node, as its consumer was told.", NULL},
+    {"port", (getter)frame_port, NULL, "Index of its consumer in the inlet.", NULL},
+    {"seq", (getter)frame_word, NULL, "Sequence number on its route.", FRAME_WORD(seq)},
+    {"time_ns", (getter)frame_word, NULL, "CLOCK_MONOTONIC at commit.", FRAME_WORD(time_ns)},
+    {"deadline_ns", (getter)frame_word, NULL, "As the sender set it.", FRAME_WORD(deadline_ns)},
+    {"schema", (getter)frame_schema, NULL, "As the sender set it.", NULL},
+    {"trace", (getter)frame_word, NULL, "As the sender set it.", FRAME_WORD(trace)},
+    {"input_seq", (getter)frame_word, NULL, "As the sender set it.", FRAME_WORD(input_seq)},
+    {"redelivered", (getter)frame_redelivered, NULL, "Was it delivered to a predecessor before?", NULL},
+    {"released", (getter)frame_released, NULL, "Was release() called?", NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyType_Slot frame_slots[] = {
+    {Py_tp_dealloc, frame_dealloc},
+    {Py_tp_repr, frame_repr},
+    {Py_tp_methods, frame_methods},
+    {Py_tp_getset, frame_getset},
+    {Py_sq_length, frame_length},
+    {Py_bf_getbuffer, frame_getbuffer},
+    {Py_bf_releasebuffer, frame_releasebuffer},
+    {Py_tp_doc, "A received frame: a read-only buffer. Dropping the last view of it returns its credit."},
+    {0, NULL},
+};
+
+static PyType_Spec frame_spec = {"shm.Frame", sizeof(Frame), 0,
+                                 Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION, frame_slots};
+
+int native_frame_init(PyObject *module) {
+    native_Frame = native_add_type(module, &frame_spec);
+    return native_Frame ? 0 : -1;
+}

@@ -1,0 +1,218 @@
+/* shm.Inlet: frames from several routes, one from each in turn, sleeping in one place.
+ *
+ * Waiting: look, spin a little, register as sleeper, publish the positions waited for, fence, look again, sleep. See
+ * SPEC.md, Wake-up.
+ */
+#include "native.h"
+
+PyTypeObject *native_Inlet;
+
+typedef struct {
+    PyObject_HEAD
+    PyObject *tuple;
+    Consumer **consumers;
+    Py_ssize_t count, next;
+    Doorbell *bell;
+    struct chx_spin spin;
+} Inlet;
+
+enum scan { FOUND, NOTHING, ALL_ENDED, RAISED };
+
+/* The next frame in turn. A route found faulty is detached and raised; the next scan serves the others. */
+static enum scan inlet_scan(Inlet *self, PyObject **frame) {
+    enum scan result = ALL_ENDED;
+    Py_ssize_t port = self->next;
+    for (Py_ssize_t looks = self->count; looks > 0; looks--) {
+        Consumer *consumer = self->consumers[port];
+        Py_ssize_t next = port + 1 == self->count ? 0 : port + 1;
+        struct chx_taken taken;
+        switch (chx_consumer_take(&consumer->end, &taken)) {
+            case CHX_OK:
+                self->next = next;
+                *frame = native_frame_new(consumer, &taken, (uint32_t)port);
+                return *frame ? FOUND : RAISED;
+            case CHX_FAULT:
+                native_raise_status(CHX_FAULT, consumer->route, &consumer->end.why, 0);
+                return RAISED;
+            case CHX_EMPTY:
+                result = NOTHING;
+                break;
+            default:
+                break;
+        }
+        port = next;
+    }
+    return result;
+}
+
+static enum scan inlet_spin(Inlet *self, PyObject **frame, uint64_t deadline) {
+    uint32_t cap = native_spin_cap();
+    if (self->spin.ns > cap) self->spin.ns = cap;
+    if (self->spin.ns == 0) return NOTHING;
+    uint64_t until = chx_now_ns() + self->spin.ns;
+    if (until > deadline) until = deadline;
+    do {
+        for (int i = 0; i < 8; i++) {
+            enum scan result = inlet_scan(self, frame);
+            if (result != NOTHING) {
+                chx_spin_found(&self->spin, cap);
+                return result;
+            }
+            chx_pause();
+        }
+    } while (chx_now_ns() < until);
+    chx_spin_missed(&self->spin);
+    return NOTHING;
+}
+
+static void inlet_arm(const Inlet *self) {
+    for (Py_ssize_t i = 0; i < self->count; i++) chx_consumer_arm(&self->consumers[i]->end);
+    atomic_thread_fence(memory_order_seq_cst); /* partners: chx_producer_commit, chx_producer_starves */
+}
+
+static void inlet_disarm(const Inlet *self) {
+    for (Py_ssize_t i = 0; i < self->count; i++) chx_consumer_disarm(&self->consumers[i]->end);
+}
+
+/* Positions are published; nothing is there. Count the sleep, and ring producers that wait for more credits than this
+ * end will return. */
+static void inlet_nudge(const Inlet *self) {
+    for (Py_ssize_t i = 0; i < self->count; i++) {
+        struct chx_consumer *end = &self->consumers[i]->end;
+        if (end->state != CHX_CONSUMER_OPEN) continue;
+        chx_count(&end->credit->stats.sleeps, 1);
+        chx_consumer_nudge(end);
+    }
+}
+
+static enum scan inlet_sleep(Inlet *self, PyObject **frame, uint64_t deadline) {
+    struct native_sleeper sleeper;
+    if (native_bell_enter(self->bell, &sleeper) != 0) return RAISED;
+    inlet_arm(self);
+    enum scan result = inlet_scan(self, frame);
+    if (result == NOTHING) {
+        uint64_t start = chx_now_ns();
+        inlet_nudge(self);
+        int woken = native_bell_sleep(self->bell, &sleeper, deadline);
+        if (native_bell_alone(self->bell)) inlet_disarm(self);
+        result = woken < 0 ? RAISED : inlet_scan(self, frame);
+        if (result == FOUND) chx_spin_slept(&self->spin, native_spin_cap(), chx_now_ns() - start);
+    } else if (native_bell_alone(self->bell)) {
+        inlet_disarm(self);
+    }
+    native_bell_leave(self->bell, &sleeper);
+    return result;
+}
+
+static PyObject *inlet_take(Inlet *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
+    static const char *const names[] = {"timeout_ns", NULL};
+    static const struct native_signature signature = {"take", names, 0, 1};
+    int64_t timeout_ns = -1;
+    if (nargs || kwnames) {
+        PyObject *given[1] = {NULL};
+        if (native_arguments(&signature, args, nargs, kwnames, given) ||
+            native_i64(given[0], "timeout_ns", &timeout_ns))
+            return NULL;
+    }
+    if (self->count && native_foreign(self->consumers[0]->owner, "inlet")) return NULL;
+    PyObject *frame = NULL;
+    enum scan result = inlet_scan(self, &frame);
+    if (result == NOTHING && timeout_ns != 0) {
+        uint64_t deadline = native_deadline(timeout_ns);
+        result = inlet_spin(self, &frame, deadline);
+        if (result == NOTHING) result = inlet_sleep(self, &frame, deadline);
+    }
+    if (result == FOUND) return frame;
+    if (result == RAISED) return NULL;
+    Py_RETURN_NONE;
+}
+
+/* For a foreign event loop that polls the bell's descriptor itself. */
+static PyObject *inlet_arm_method(Inlet *self, PyObject *Py_UNUSED(ignored)) {
+    if (self->count && native_foreign(self->consumers[0]->owner, "inlet")) return NULL;
+    inlet_arm(self);
+    for (Py_ssize_t i = 0; i < self->count; i++)
+        if (chx_consumer_look(&self->consumers[i]->end) != CHX_EMPTY) Py_RETURN_FALSE;
+    inlet_nudge(self);
+    Py_RETURN_TRUE;
+}
+
+static int inlet_adopt(Inlet *self, PyObject *consumers, Doorbell *bell) {
+    self->tuple = PySequence_Tuple(consumers);
+    if (!self->tuple) return -1;
+    self->count = PyTuple_Size(self->tuple);
+    self->consumers = PyMem_Calloc((size_t)self->count + 1, sizeof *self->consumers);
+    if (!self->consumers) return PyErr_NoMemory(), -1;
+    for (Py_ssize_t i = 0; i < self->count; i++) {
+        PyObject *consumer = PyTuple_GetItem(self->tuple, i);
+        if (!PyObject_TypeCheck(consumer, native_Consumer)) {
+            PyErr_Format(PyExc_TypeError, "consumers must be shm.Consumer, not %R", consumer);
+            return -1;
+        }
+        self->consumers[i] = (Consumer *)consumer;
+    }
+    self->bell = (Doorbell *)Py_NewRef((PyObject *)bell);
+    self->spin.ns = CHX_SPIN_CAP_NS;
+    return 0;
+}
+
+static PyObject *inlet_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
+    static char *names[] = {"consumers", "bell", NULL};
+    PyObject *consumers;
+    Doorbell *bell;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO!:Inlet", names, &consumers, native_Doorbell, &bell)) return NULL;
+    Inlet *self = (Inlet *)PyType_GenericAlloc(type, 0);
+    if (!self) return NULL;
+    if (inlet_adopt(self, consumers, bell) != 0) {
+        Py_DECREF(self);
+        return NULL;
+    }
+    return (PyObject *)self;
+}
+
+static void inlet_dealloc(Inlet *self) {
+    PyMem_Free(self->consumers);
+    Py_CLEAR(self->tuple);
+    Py_CLEAR(self->bell);
+    NATIVE_DEALLOC(self);
+}
+
+static PyObject *inlet_consumers(Inlet *self, void *Py_UNUSED(closure)) { return Py_NewRef(self->tuple); }
+
+static PyObject *inlet_ended(Inlet *self, void *Py_UNUSED(closure)) {
+    for (Py_ssize_t i = 0; i < self->count; i++) {
+        Consumer *consumer = self->consumers[i];
+        if (consumer->end.state == CHX_CONSUMER_OPEN && consumer->owner == native_process())
+            chx_consumer_look(&consumer->end);
+        if (consumer->end.state < CHX_CONSUMER_ENDED) Py_RETURN_FALSE;
+    }
+    Py_RETURN_TRUE;
+}
+
+static PyMethodDef inlet_methods[] = {
+    {"take", (PyCFunction)(void (*)(void))inlet_take, METH_FASTCALL | METH_KEYWORDS,
+     "The next frame, or None when the time is up, the doorbell was rung for something else, or all have ended."},
+    {"arm", (PyCFunction)inlet_arm_method, METH_NOARGS,
+     "Ask for the doorbell at the next frame. False: something is there already, take it first."},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyGetSetDef inlet_getset[] = {
+    {"consumers", (getter)inlet_consumers, NULL, "Its routes.", NULL},
+    {"ended", (getter)inlet_ended, NULL, "Every route has ended (True for an inlet without routes).", NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyType_Slot inlet_slots[] = {
+    {Py_tp_new, inlet_new},         {Py_tp_dealloc, inlet_dealloc},
+    {Py_tp_methods, inlet_methods}, {Py_tp_getset, inlet_getset},
+    {Py_tp_doc, "Takes frames from one or more routes, fairly, sleeping in one place."},
+    {0, NULL},
+};
+
+static PyType_Spec inlet_spec = {"shm.Inlet", sizeof(Inlet), 0, Py_TPFLAGS_DEFAULT, inlet_slots};
+
+int native_inlet_init(PyObject *module) {
+    native_Inlet = native_add_type(module, &inlet_spec);
+    return native_Inlet ? 0 : -1;
+}

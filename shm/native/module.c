@@ -1,0 +1,35 @@
+/* The module shm._native: one file a type, gathered here. Loaded once a process, by the main interpreter. */
+#include "native.h"
+
+PyTypeObject *native_add_type(PyObject *module, PyType_Spec *spec) {
+    PyObject *type = PyType_FromModuleAndSpec(module, spec, NULL);
+    if (!type) return NULL;
+    if (PyModule_AddType(module, (PyTypeObject *)type) != 0) Py_CLEAR(type);
+    return (PyTypeObject *)type; /* one reference stays with the static pointer */
+}
+
+static PyMethodDef module_methods[] = {
+    {"check", (PyCFunction)(void (*)(void))native_check, METH_FASTCALL,
+     "Verify seals, size and (for ring and credit) the header; bytes."},
+    {NULL, NULL, 0, NULL},
+};
+
+static struct PyModuleDef module_definition = {
+    PyModuleDef_HEAD_INIT, "shm._native", "Rings, credits and arenas of one process.", -1, module_methods, NULL, NULL,
+    NULL,
+    NULL,
+};
+
+PyMODINIT_FUNC PyInit__native(void) {
+    PyObject *module = PyModule_Create(&module_definition);
+    if (!module) return NULL;
+    if (native_process_init() || native_errors_init(module) || native_doorbell_init(module) ||
+        native_arena_init(module) || native_producer_init(module) || native_outlet_init(module) ||
+        native_loan_init(module) || native_consumer_init(module) || native_frame_init(module) ||
+        native_inlet_init(module) || native_view_init(module) ||
+        PyModule_AddIntConstant(module, "ABI_VERSION", CHX_ABI)) {
+        Py_DECREF(module);
+        return NULL;
+    }
+    return module;
+}

@@ -1,0 +1,164 @@
+/* What the files of the Python face share. Each type has a file of its own; the work is done by the headers.
+ *
+ * Private state is protected by the interpreter lock; it is released only to sleep and to copy more than 64 KiB.
+ * Everything belongs to the process that made it: `owner` is compared with native_process() before shared memory is
+ * written, so destructors that run in a forked child touch nothing of the parent's.
+ */
+#ifndef CHRONETIX_NATIVE_H
+#define CHRONETIX_NATIVE_H
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include <chronetix/chronetix.h>
+
+#define NATIVE_NO_GIL_BYTES 65536u
+
+/* ---- process.c: fork, spin cost ---- */
+extern volatile uint32_t *native_process_word;
+int native_process_init(void);
+uint32_t native_process_claim(void);
+static inline uint32_t native_process(void) { return *native_process_word; }
+uint32_t native_spin_cap(void);
+
+/* ---- errors.c ---- */
+extern PyObject *native_would_block, *native_route_closed, *native_peer_fault, *native_frame_too_large;
+int native_errors_init(PyObject *module);
+void native_raise(PyObject *type, PyObject *route, const char *format, ...);
+void native_raise_status(enum chx_status status, PyObject *route, const struct chx_why *why, uint64_t bytes);
+int native_foreign(uint32_t owner, const char *what);
+
+/* ---- arguments.c: positional and keyword arguments without a tuple or a dict ---- */
+struct native_signature {
+    const char *function;
+    const char *const *names; /* NULL at the end */
+    Py_ssize_t required, positional;
+};
+int native_arguments(const struct native_signature *signature, PyObject *const *args, Py_ssize_t nargs,
+                     PyObject *kwnames, PyObject **out);
+int native_u64(PyObject *value, const char *name, uint64_t *out);
+int native_u32(PyObject *value, const char *name, uint32_t *out);
+int native_i64(PyObject *value, const char *name, int64_t *out);
+int native_tags(PyObject *const *values, struct chx_tags *tags); /* schema, deadline_ns, trace, input_seq */
+
+/* ---- doorbell.c ---- */
+struct native_sleeper {
+    struct native_sleeper *next;
+    int fd; /* a follower's own eventfd; -1: the leader, who sleeps on the bell */
+};
+
+typedef struct {
+    PyObject_HEAD
+    int fd;
+    struct native_sleeper *sleepers;
+} Doorbell;
+
+extern PyTypeObject *native_Doorbell;
+int native_doorbell_init(PyObject *module);
+int native_bell_enter(Doorbell *bell, struct native_sleeper *sleeper);
+int native_bell_sleep(Doorbell *bell, struct native_sleeper *sleeper, uint64_t deadline);
+void native_bell_leave(Doorbell *bell, struct native_sleeper *sleeper);
+static inline int native_bell_alone(const Doorbell *bell) { return bell->sleepers && !bell->sleepers->next; }
+uint64_t native_deadline(int64_t timeout_ns);
+
+/* ---- arena.c ---- */
+typedef struct Producer Producer;
+
+typedef struct {
+    PyObject_HEAD
+    struct chx_arena arena;
+    PyObject *on_grow;
+    Doorbell *bell;       /* of its outlets */
+    Producer *producers;  /* made on it, not owned */
+    uint32_t pins;        /* loans and copies that use the mapping */
+    uint32_t owner;
+    uint8_t closed, growing;
+} Arena;
+
+extern PyTypeObject *native_Arena;
+int native_arena_init(PyObject *module);
+int native_arena_grow(Arena *self, uint64_t length);
+void native_arena_unpin(Arena *self);
+
+/* ---- producer.c ---- */
+struct Producer {
+    PyObject_HEAD
+    struct chx_producer end;
+    PyObject *route;
+    Arena *arena;
+    Producer *next, **link; /* in arena->producers */
+    uint32_t owner;
+    uint8_t told; /* its end was reported to a caller */
+};
+
+extern PyTypeObject *native_Producer;
+int native_producer_init(PyObject *module);
+void native_producer_raise(Producer *self);
+
+/* ---- outlet.c, waiting.c, loan.c ---- */
+typedef struct {
+    PyObject_HEAD
+    PyObject *tuple;
+    Producer **producers;
+    Py_ssize_t count;
+    Arena *arena;
+    Doorbell *bell;
+    struct chx_spin spin;
+    uint64_t short_at; /* arena.frees + 1 when it last ran out of room; 0: it did not */
+} Outlet;
+
+/* One frame on its way: its extent and the routes that have promised a credit for it, one bit each. */
+struct native_claim {
+    struct chx_extent extent;
+    uint64_t length;
+    uint64_t word; /* the bits of up to 64 routes */
+    uint64_t *bits;
+    uint8_t dropped; /* no route had a credit, and the policy of all allows that */
+};
+
+extern PyTypeObject *native_Outlet, *native_Loan;
+int native_outlet_init(PyObject *module);
+int native_loan_init(PyObject *module);
+int native_outlet_claim(Outlet *self, uint64_t length, int64_t timeout_ns, struct native_claim *claim);
+int native_outlet_commit(Outlet *self, struct native_claim *claim, uint64_t length, const struct chx_tags *tags,
+                         int64_t *seq);
+void native_outlet_cancel(Outlet *self, struct native_claim *claim, int keep_extent);
+int native_outlet_wait(Outlet *self, int for_room, uint64_t deadline);
+int native_outlet_room(Outlet *self);
+PyObject *native_loan_new(Outlet *outlet, const struct native_claim *claim);
+
+/* ---- consumer.c, frame.c, inlet.c ---- */
+typedef struct {
+    PyObject_HEAD
+    struct chx_consumer end;
+    PyObject *route;
+    PyObject *peer, *decode; /* what Frame.peer and Frame.value() give: see _native.pyi */
+    uint32_t owner;
+} Consumer;
+
+extern PyTypeObject *native_Consumer, *native_Frame, *native_Inlet;
+int native_consumer_init(PyObject *module);
+int native_frame_init(PyObject *module);
+int native_inlet_init(PyObject *module);
+PyObject *native_frame_new(Consumer *consumer, const struct chx_taken *taken, uint32_t port);
+
+/* ---- view.c ---- */
+int native_view_init(PyObject *module);
+PyObject *native_check(PyObject *module, PyObject *const *args, Py_ssize_t nargs);
+
+/* ---- module.c ---- */
+PyTypeObject *native_add_type(PyObject *module, PyType_Spec *spec);
+#define NATIVE_DEALLOC(self)                    \
+    do {                                        \
+        PyTypeObject *type = Py_TYPE((PyObject *)(self));     \
+        PyObject_Free(self);                    \
+        Py_DECREF(type);                        \
+    } while (0)
+#define NATIVE_DEALLOC_GC(self)                 \
+    do {                                        \
+        PyTypeObject *type = Py_TYPE((PyObject *)(self));     \
+        PyObject_GC_Del(self);                  \
+        Py_DECREF(type);                        \
+    } while (0)
+
+#endif

@@ -1,0 +1,433 @@
+/* shm.Outlet: one frame to several routes with one copy of its payload.
+ *
+ * A frame is first claimed (a credit of every route that is to get it, and an extent), then filled, then committed.
+ * Claiming decides everything that can fail and changes nothing until all of it is certain. A route whose end was
+ * reported to a caller once is left out from then on; when none is left, the first one's end is reported every time.
+ */
+#include "native.h"
+
+PyTypeObject *native_Outlet;
+
+static int claim_has(const struct native_claim *claim, Py_ssize_t i) { return claim->bits[i / 64] >> (i % 64) & 1; }
+
+static void claim_add(struct native_claim *claim, Py_ssize_t i) { claim->bits[i / 64] |= 1ull << (i % 64); }
+
+static void claim_free(struct native_claim *claim) {
+    if (claim->bits != &claim->word) PyMem_Free(claim->bits);
+    claim->bits = NULL;
+}
+
+static int claim_init(struct native_claim *claim, Py_ssize_t routes) {
+    claim->word = 0;
+    claim->bits = &claim->word;
+    claim->extent.handle = CHX_NO_EXTENT;
+    claim->dropped = 0;
+    if (routes <= 64) return 0;
+    claim->bits = PyMem_Calloc((size_t)(routes + 63) / 64, sizeof(uint64_t));
+    if (claim->bits) return 0;
+    PyErr_NoMemory();
+    return -1;
+}
+
+/* Find routes whose end has not been told yet (-1), or how many still take frames. */
+static Py_ssize_t outlet_alive(Outlet *self) {
+    Py_ssize_t alive = 0;
+    for (Py_ssize_t i = 0; i < self->count; i++) {
+        Producer *producer = self->producers[i];
+        if (chx_producer_check(&producer->end) == CHX_OK) {
+            alive++;
+        } else if (!producer->told || producer->end.state == CHX_UNLINKED) {
+            native_producer_raise(producer);
+            return -1;
+        }
+    }
+    if (alive) return alive;
+    native_producer_raise(self->producers[0]);
+    return -1;
+}
+
+/* Take back what was returned on all routes of the arena, whatever outlet they belong to. */
+static void outlet_reclaim(Outlet *self) {
+    for (Producer *producer = self->arena->producers; producer; producer = producer->next)
+        if (chx_producer_returns(&producer->end)) chx_producer_reclaim(&producer->end, UINT32_MAX);
+}
+
+/* An extent, after reclaiming and growing if need be. 1: there it is, 0: no room, -1: exception. */
+static int outlet_extent(Outlet *self, uint64_t length, struct chx_extent *extent) {
+    struct chx_arena *arena = &self->arena->arena;
+    if (chx_arena_alloc(arena, length, extent) == CHX_OK) return 1;
+    outlet_reclaim(self);
+    if (chx_arena_alloc(arena, length, extent) == CHX_OK) return 1;
+    self->short_at = arena->frees + 1;
+    int grown = native_arena_grow(self->arena, length);
+    if (grown <= 0) return grown;
+    return chx_arena_alloc(arena, length, extent) == CHX_OK;
+}
+
+enum attempt { CLAIMED, NO_CREDIT, NO_ROOM, RAISED };
+
+/* Mark the routes that have a credit for this frame. NO_CREDIT: one that must have it has none. */
+static enum attempt outlet_credits(Outlet *self, uint64_t length, struct native_claim *claim, int *wanted) {
+    enum attempt result = CLAIMED;
+    memset(claim->bits, 0, (size_t)(self->count + 63) / 64 * sizeof(uint64_t));
+    for (Py_ssize_t i = 0; i < self->count; i++) {
+        struct chx_producer *end = &self->producers[i]->end;
+        if (end->state != CHX_OPEN) continue;
+        enum chx_status status = CHX_OK;
+        if (!chx_producer_has_credit(end))
+            status = chx_producer_reclaim(end, UINT32_MAX);
+        else if (length >= CHX_PAGE)
+            status = chx_producer_reclaim(end, CHX_REUSE_LOOK);
+        if (status != CHX_OK) {
+            native_producer_raise(self->producers[i]);
+            return RAISED;
+        }
+        if (chx_producer_has_credit(end)) {
+            claim_add(claim, i);
+            ++*wanted;
+        } else if (end->header.policy == CHX_POLICY_BLOCK) {
+            result = NO_CREDIT;
+        }
+    }
+    return result;
+}
+
+static int outlet_must_deliver(const Outlet *self, const struct native_claim *claim) {
+    for (Py_ssize_t i = 0; i < self->count; i++)
+        if (claim_has(claim, i) && self->producers[i]->end.header.policy == CHX_POLICY_BLOCK) return 1;
+    return 0;
+}
+
+static enum attempt outlet_try(Outlet *self, uint64_t length, struct native_claim *claim) {
+    if (self->arena->closed) {
+        PyErr_SetString(PyExc_ValueError, "the arena is closed");
+        return RAISED;
+    }
+    if (outlet_alive(self) < 0) return RAISED;
+    self->short_at = 0;
+    int wanted = 0;
+    enum attempt result = outlet_credits(self, length, claim, &wanted);
+    claim->dropped = result == CLAIMED && wanted == 0;
+    if (result != CLAIMED || wanted == 0) return result;
+    int got = outlet_extent(self, length, &claim->extent);
+    if (got < 0) return RAISED;
+    if (got == 0) {
+        if (outlet_must_deliver(self, claim)) return NO_ROOM;
+        memset(claim->bits, 0, (size_t)(self->count + 63) / 64 * sizeof(uint64_t)); /* all of them may drop it */
+        claim->dropped = 1;
+        return CLAIMED;
+    }
+    for (Py_ssize_t i = 0; i < self->count; i++)
+        if (claim_has(claim, i)) self->producers[i]->end.reserved++;
+    return CLAIMED;
+}
+
+/* Account the time from `since` to the routes that held the frame up; on the first call `since` is 0 and they are
+ * counted. */
+static void outlet_blocked(Outlet *self, enum attempt why, uint64_t waited_ns, int first) {
+    for (Py_ssize_t i = 0; i < self->count; i++) {
+        struct chx_producer *end = &self->producers[i]->end;
+        if (end->state != CHX_OPEN || end->header.policy != CHX_POLICY_BLOCK) continue;
+        if (why == NO_CREDIT && first && chx_producer_has_credit(end)) continue;
+        if (first) chx_count(&end->ring->stats.would_block, 1);
+        if (waited_ns) chx_count(&end->ring->stats.blocked_ns, waited_ns);
+    }
+}
+
+static void outlet_raise_would_block(const Outlet *self, enum attempt why, uint64_t length) {
+    if (why == NO_ROOM) {
+        native_raise(native_would_block, self->producers[0]->route,
+                     "no room for %llu bytes: %llu of at most %llu arena bytes are in use", (unsigned long long)length,
+                     (unsigned long long)self->arena->arena.used, (unsigned long long)self->arena->arena.limit);
+        return;
+    }
+    for (Py_ssize_t i = 0; i < self->count; i++) {
+        const struct chx_producer *end = &self->producers[i]->end;
+        if (end->state != CHX_OPEN || chx_producer_has_credit(end)) continue;
+        native_raise(native_would_block, self->producers[i]->route, "route %U: all %u credits are in use",
+                     self->producers[i]->route, end->credits);
+        return;
+    }
+    native_raise(native_would_block, self->producers[0]->route, "the time is up");
+}
+
+/* Wait until a claim succeeds or the time is up. -1: exception. */
+static int outlet_block(Outlet *self, uint64_t length, int64_t timeout_ns, struct native_claim *claim,
+                        enum attempt why) {
+    uint64_t since = chx_now_ns(), deadline = native_deadline(timeout_ns), accounted = since;
+    for (;;) {
+        int woken = native_outlet_wait(self, why == NO_ROOM, deadline);
+        if (woken < 0) return -1;
+        enum attempt result = outlet_try(self, length, claim);
+        uint64_t now = chx_now_ns();
+        outlet_blocked(self, why, now - accounted, 0);
+        accounted = now;
+        if (result == CLAIMED) return 0;
+        if (result == RAISED) return -1;
+        why = result;
+        if (!woken && now >= deadline) {
+            outlet_raise_would_block(self, why, length);
+            return -1;
+        }
+    }
+}
+
+/* Claim a frame of `length` bytes, waiting up to `timeout_ns`. 0, or -1 with an exception and nothing claimed. */
+int native_outlet_claim(Outlet *self, uint64_t length, int64_t timeout_ns, struct native_claim *claim) {
+    if (native_foreign(self->arena->owner, "outlet") || claim_init(claim, self->count)) return -1;
+    claim->length = length;
+    enum attempt result = outlet_try(self, length, claim);
+    if (result == CLAIMED) return 0;
+    if (result != RAISED) {
+        outlet_blocked(self, result, 0, 1);
+        if (timeout_ns == 0)
+            outlet_raise_would_block(self, result, length);
+        else if (outlet_block(self, length, timeout_ns, claim, result) == 0)
+            return 0;
+    }
+    claim_free(claim);
+    return -1;
+}
+
+/* Give the credits back, and the extent unless somebody still looks at it. */
+void native_outlet_cancel(Outlet *self, struct native_claim *claim, int keep_extent) {
+    for (Py_ssize_t i = 0; i < self->count; i++)
+        if (claim_has(claim, i)) self->producers[i]->end.reserved--;
+    claim_free(claim);
+    if (keep_extent) return;
+    chx_extent_drop(&self->arena->arena, claim->extent.handle);
+    if (self->bell->sleepers && self->bell->fd >= 0) chx_bell_ring(self->bell->fd);
+}
+
+static void outlet_ring(Outlet *self, const struct native_claim *claim) {
+    for (Py_ssize_t i = 0; i < self->count; i++)
+        if (claim_has(claim, i)) chx_bell_ring(self->producers[i]->end.bell);
+}
+
+/* Publish to every claimed route, then ring those that sleep. `seq`: its number on the first route, -1 if that one did
+ * not get it. RouteClosed when every claimed route was closed meanwhile. The claim is used up. */
+int native_outlet_commit(Outlet *self, struct native_claim *claim, uint64_t length, const struct chx_tags *tags,
+                         int64_t *seq) {
+    uint32_t routes = 0;
+    *seq = -1;
+    for (Py_ssize_t i = 0; i < self->count; i++) {
+        struct chx_producer *end = &self->producers[i]->end;
+        if (claim_has(claim, i)) {
+            end->reserved--;
+            if (end->state != CHX_OPEN)
+                claim->bits[i / 64] &= ~(1ull << (i % 64));
+            else
+                routes++;
+        } else if (end->state == CHX_OPEN) {
+            chx_count(&end->ring->stats.dropped, 1);
+        }
+    }
+    if (routes == 0) {
+        chx_extent_drop(&self->arena->arena, claim->extent.handle);
+        claim_free(claim);
+        return claim->dropped || outlet_alive(self) > 0 ? 0 : -1;
+    }
+    if (routes > 1) chx_extent_share(&self->arena->arena, claim->extent.handle, routes - 1);
+    uint64_t now = chx_now_ns();
+    int ring = 0;
+    for (Py_ssize_t i = 0; i < self->count; i++) {
+        if (!claim_has(claim, i)) continue;
+        struct chx_producer *end = &self->producers[i]->end;
+        if (i == 0) *seq = (int64_t)(end->header.base_seq + end->committed);
+        if (chx_producer_commit(end, &claim->extent, length, tags, now))
+            ring = 1;
+        else
+            claim->bits[i / 64] &= ~(1ull << (i % 64));
+    }
+    if (ring) outlet_ring(self, claim);
+    claim_free(claim);
+    return 0;
+}
+
+/* ---- Python ----------------------------------------------------------------------------------------------------- */
+
+static int outlet_adopt(Outlet *self, PyObject *producers, Doorbell *bell) {
+    self->tuple = PySequence_Tuple(producers);
+    if (!self->tuple) return -1;
+    self->count = PyTuple_Size(self->tuple);
+    if (self->count == 0) {
+        PyErr_SetString(PyExc_ValueError, "an outlet needs at least one producer");
+        return -1;
+    }
+    self->producers = PyMem_Calloc((size_t)self->count, sizeof *self->producers);
+    if (!self->producers) return PyErr_NoMemory(), -1;
+    for (Py_ssize_t i = 0; i < self->count; i++) {
+        PyObject *producer = PyTuple_GetItem(self->tuple, i);
+        if (!PyObject_TypeCheck(producer, native_Producer)) {
+            PyErr_Format(PyExc_TypeError, "producers must be shm.Producer, not %R", producer);
+            return -1;
+        }
+        for (Py_ssize_t j = 0; j < i; j++)
+            if ((PyObject *)self->producers[j] == producer) {
+                PyErr_Format(PyExc_ValueError, "route %U is listed twice", ((Producer *)producer)->route);
+                return -1;
+            }
+        self->producers[i] = (Producer *)producer;
+    }
+    Arena *arena = self->producers[0]->arena;
+    for (Py_ssize_t i = 1; i < self->count; i++)
+        if (self->producers[i]->arena != arena) {
+            PyErr_SetString(PyExc_ValueError, "the producers of an outlet must share one arena");
+            return -1;
+        }
+    if (arena->bell && arena->bell != bell) {
+        PyErr_SetString(PyExc_ValueError, "the outlets of an arena must share one doorbell");
+        return -1;
+    }
+    if (!arena->bell) arena->bell = (Doorbell *)Py_NewRef((PyObject *)bell);
+    self->arena = (Arena *)Py_NewRef((PyObject *)arena);
+    self->bell = (Doorbell *)Py_NewRef((PyObject *)bell);
+    return 0;
+}
+
+static PyObject *outlet_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
+    static char *names[] = {"producers", "bell", NULL};
+    PyObject *producers;
+    Doorbell *bell;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO!:Outlet", names, &producers, native_Doorbell, &bell)) return NULL;
+    Outlet *self = (Outlet *)PyType_GenericAlloc(type, 0);
+    if (!self) return NULL;
+    if (outlet_adopt(self, producers, bell) != 0) {
+        Py_DECREF(self);
+        return NULL;
+    }
+    self->spin.ns = CHX_SPIN_CAP_NS;
+    return (PyObject *)self;
+}
+
+static int outlet_traverse(Outlet *self, visitproc visit, void *arg) {
+    Py_VISIT(Py_TYPE((PyObject *)(self)));
+    Py_VISIT(self->tuple);
+    Py_VISIT(self->arena);
+    return 0;
+}
+
+static void outlet_dealloc(Outlet *self) {
+    PyObject_GC_UnTrack(self);
+    PyMem_Free(self->producers);
+    Py_CLEAR(self->tuple);
+    Py_CLEAR(self->arena);
+    Py_CLEAR(self->bell);
+    NATIVE_DEALLOC_GC(self);
+}
+
+static void outlet_copy(Outlet *self, void *to, const void *from, size_t length) {
+    if (length <= NATIVE_NO_GIL_BYTES) {
+        memcpy(to, from, length);
+        return;
+    }
+    self->arena->pins++;
+    Py_BEGIN_ALLOW_THREADS
+    memcpy(to, from, length);
+    Py_END_ALLOW_THREADS
+    native_arena_unpin(self->arena);
+}
+
+static PyObject *outlet_send_buffer(Outlet *self, const Py_buffer *data, int64_t timeout_ns, const struct chx_tags *tags) {
+    struct native_claim claim;
+    uint64_t length = (uint64_t)data->len;
+    int64_t seq;
+    if (native_outlet_claim(self, length, timeout_ns, &claim) != 0) return NULL;
+    if (length && claim.extent.handle != CHX_NO_EXTENT) outlet_copy(self, claim.extent.data, data->buf, length);
+    if (native_outlet_commit(self, &claim, length, tags, &seq) != 0) return NULL;
+    return PyLong_FromLongLong(seq);
+}
+
+static PyObject *outlet_send(Outlet *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
+    static const char *const names[] = {"data", "timeout_ns", "schema", "deadline_ns", "trace", "input_seq", NULL};
+    static const struct native_signature signature = {"send", names, 1, 2};
+    PyObject *given[6] = {NULL};
+    struct chx_tags tags = {0};
+    int64_t timeout_ns = -1;
+    if (nargs == 1 && !kwnames) {
+        given[0] = args[0];
+    } else if (native_arguments(&signature, args, nargs, kwnames, given) ||
+               native_i64(given[1], "timeout_ns", &timeout_ns) || native_tags(given + 2, &tags)) {
+        return NULL;
+    }
+    Py_buffer data;
+    if (PyObject_GetBuffer(given[0], &data, PyBUF_SIMPLE) != 0) return NULL;
+    PyObject *seq = outlet_send_buffer(self, &data, timeout_ns, &tags);
+    PyBuffer_Release(&data);
+    return seq;
+}
+
+/* A loan that every route will drop is still filled by its caller: give it room all the same. */
+static int outlet_scratch(Outlet *self, struct native_claim *claim) {
+    if (!claim->dropped) return 0;
+    int got = outlet_extent(self, claim->length, &claim->extent);
+    if (got == 0) outlet_raise_would_block(self, NO_ROOM, claim->length);
+    if (got <= 0) claim_free(claim);
+    return got > 0 ? 0 : -1;
+}
+
+static PyObject *outlet_loan(Outlet *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
+    static const char *const names[] = {"length", "timeout_ns", NULL};
+    static const struct native_signature signature = {"loan", names, 1, 2};
+    PyObject *given[2] = {NULL};
+    int64_t length = 0, timeout_ns = -1;
+    if (native_arguments(&signature, args, nargs, kwnames, given) || native_i64(given[0], "length", &length) ||
+        native_i64(given[1], "timeout_ns", &timeout_ns))
+        return NULL;
+    if (length < 0) return PyErr_Format(PyExc_ValueError, "length must not be negative, but is %lld", (long long)length);
+    struct native_claim claim;
+    if (native_outlet_claim(self, (uint64_t)length, timeout_ns, &claim) != 0 || outlet_scratch(self, &claim) != 0)
+        return NULL;
+    return native_loan_new(self, &claim);
+}
+
+static PyObject *outlet_wait(Outlet *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
+    static const char *const names[] = {"timeout_ns", NULL};
+    static const struct native_signature signature = {"wait", names, 0, 1};
+    PyObject *given[1] = {NULL};
+    int64_t timeout_ns = -1;
+    if (native_arguments(&signature, args, nargs, kwnames, given) || native_i64(given[0], "timeout_ns", &timeout_ns) ||
+        native_foreign(self->arena->owner, "outlet"))
+        return NULL;
+    uint64_t deadline = native_deadline(timeout_ns);
+    while (!native_outlet_room(self)) {
+        if (timeout_ns == 0) Py_RETURN_FALSE;
+        int woken = native_outlet_wait(self, self->short_at != 0, deadline);
+        if (woken < 0) return NULL;
+        if (!woken && !native_outlet_room(self)) Py_RETURN_FALSE;
+    }
+    self->short_at = 0;
+    Py_RETURN_TRUE;
+}
+
+static PyObject *outlet_producers(Outlet *self, void *Py_UNUSED(closure)) { return Py_NewRef(self->tuple); }
+
+static PyMethodDef outlet_methods[] = {
+    {"send", (PyCFunction)(void (*)(void))outlet_send, METH_FASTCALL | METH_KEYWORDS,
+     "Copy `data` into the arena and commit it to every route; its sequence number on the first."},
+    {"loan", (PyCFunction)(void (*)(void))outlet_loan, METH_FASTCALL | METH_KEYWORDS,
+     "A writable extent of `length` bytes, to be filled in place and committed."},
+    {"wait", (PyCFunction)(void (*)(void))outlet_wait, METH_FASTCALL | METH_KEYWORDS,
+     "Sleep until every blocking route has come down to credit_low; False on time-out."},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyGetSetDef outlet_getset[] = {
+    {"producers", (getter)outlet_producers, NULL, "Its routes.", NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyType_Slot outlet_slots[] = {
+    {Py_tp_new, outlet_new},         {Py_tp_dealloc, outlet_dealloc}, {Py_tp_traverse, outlet_traverse},
+    {Py_tp_methods, outlet_methods}, {Py_tp_getset, outlet_getset},
+    {Py_tp_doc, "Sends each frame to one or more routes of the same arena, with one copy of the payload."},
+    {0, NULL},
+};
+
+static PyType_Spec outlet_spec = {"shm.Outlet", sizeof(Outlet), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
+                                  outlet_slots};
+
+int native_outlet_init(PyObject *module) {
+    native_Outlet = native_add_type(module, &outlet_spec);
+    return native_Outlet ? 0 : -1;
+}

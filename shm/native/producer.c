@@ -1,0 +1,194 @@
+/* shm.Producer: the producing end of one route. */
+#include "native.h"
+
+PyTypeObject *native_Producer;
+
+static int producer_policy(PyObject *given, uint32_t *policy) {
+    if (!given) return 0;
+    if (PyUnicode_Check(given)) {
+        if (PyUnicode_CompareWithASCIIString(given, "block") == 0) return *policy = CHX_POLICY_BLOCK, 0;
+        if (PyUnicode_CompareWithASCIIString(given, "drop_newest") == 0) return *policy = CHX_POLICY_DROP_NEWEST, 0;
+    }
+    PyErr_Format(PyExc_ValueError, "policy must be 'block' or 'drop_newest', not %R", given);
+    return -1;
+}
+
+/* Defaults for the marks that were not given: three quarters and a half of the credits. */
+static int producer_marks(struct chx_header *header, long long credits, long long watermark, long long credit_low) {
+    if (credits < 1 || credits > (long long)CHX_CREDITS_MAX) {
+        PyErr_Format(PyExc_ValueError, "credits must be from 1 to %u, not %lld", CHX_CREDITS_MAX, credits);
+        return -1;
+    }
+    if (watermark < 0) watermark = credits * 3 / 4 > 1 ? credits * 3 / 4 : 1;
+    if (credit_low < 0) credit_low = credits / 2;
+    if (watermark < 1 || watermark > credits) {
+        PyErr_Format(PyExc_ValueError, "watermark must be from 1 to credits (%lld), not %lld", credits, watermark);
+        return -1;
+    }
+    if (credit_low >= credits) {
+        PyErr_Format(PyExc_ValueError, "credit_low must be below credits (%lld), not %lld", credits, credit_low);
+        return -1;
+    }
+    header->credits = (uint32_t)credits;
+    header->watermark = (uint32_t)watermark;
+    header->credit_low = (uint32_t)credit_low;
+    return 0;
+}
+
+static PyObject *producer_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
+    static char *names[] = {"arena", "route", "credits", "watermark", "credit_low", "policy", "epoch", "base_seq", NULL};
+    Arena *arena;
+    PyObject *route, *policy = NULL;
+    long long credits = 64, watermark = -1, credit_low = -1;
+    unsigned long long epoch = 0, base_seq = 0;
+    struct chx_header header = {.policy = CHX_POLICY_BLOCK};
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!U|$LLLOKK:Producer", names, native_Arena, &arena, &route, &credits,
+                                     &watermark, &credit_low, &policy, &epoch, &base_seq) ||
+        native_foreign(arena->owner, "arena") || producer_policy(policy, &header.policy) ||
+        producer_marks(&header, credits, watermark, credit_low))
+        return NULL;
+    header.epoch = epoch;
+    header.base_seq = base_seq;
+    Producer *self = (Producer *)PyType_GenericAlloc(type, 0);
+    if (!self) return NULL;
+    enum chx_status status = chx_producer_init(&self->end, &arena->arena, &header);
+    self->owner = native_process_claim();
+    self->route = Py_NewRef(route);
+    self->arena = (Arena *)Py_NewRef((PyObject *)arena);
+    if (status != CHX_OK) {
+        native_raise_status(status, NULL, NULL, chx_ring_size(chx_slots_log2(header.credits)));
+        Py_DECREF(self);
+        return NULL;
+    }
+    self->next = arena->producers;
+    self->link = &arena->producers;
+    if (self->next) self->next->link = &self->next;
+    arena->producers = self;
+    return (PyObject *)self;
+}
+
+static int producer_traverse(Producer *self, visitproc visit, void *arg) {
+    Py_VISIT(Py_TYPE((PyObject *)(self)));
+    Py_VISIT(self->arena);
+    return 0;
+}
+
+static void producer_dealloc(Producer *self) {
+    PyObject_GC_UnTrack(self);
+    if (self->link) {
+        *self->link = self->next;
+        if (self->next) self->next->link = self->link;
+    }
+    if (self->arena) {
+        if (self->owner == native_process()) chx_producer_close(&self->end);
+        chx_producer_destroy(&self->end);
+    }
+    Py_CLEAR(self->arena);
+    Py_CLEAR(self->route);
+    NATIVE_DEALLOC_GC(self);
+}
+
+/* Say why this route takes no more frames. */
+void native_producer_raise(Producer *self) {
+    self->told = 1;
+    switch (self->end.state) {
+        case CHX_FAULTY:
+            native_raise_status(CHX_FAULT, self->route, &self->end.why, 0);
+            return;
+        case CHX_UNLINKED:
+            PyErr_Format(PyExc_RuntimeError, "route %U is not linked to its consumer yet", self->route);
+            return;
+        case CHX_STATE_CLOSED:
+            native_raise(native_route_closed, self->route, "route %U was closed at this end", self->route);
+            return;
+        default:
+            native_raise(native_route_closed, self->route, "route %U: its consumer has detached", self->route);
+    }
+}
+
+static PyObject *producer_link(Producer *self, PyObject *args, PyObject *kwargs) {
+    static char *names[] = {"credit_fd", "bell_fd", NULL};
+    int credit_fd, bell_fd;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "ii:link", names, &credit_fd, &bell_fd)) return NULL;
+    if (native_foreign(self->owner, "producer") != 0) return NULL;
+    if (self->end.state != CHX_UNLINKED)
+        return PyErr_Format(PyExc_ValueError, "route %U is linked or closed already", self->route);
+    enum chx_status status = chx_producer_link(&self->end, credit_fd, bell_fd);
+    if (status != CHX_OK) {
+        native_raise_status(status, self->route, &self->end.why, 0);
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *producer_close(Producer *self, PyObject *Py_UNUSED(ignored)) {
+    if (self->owner == native_process()) chx_producer_close(&self->end);
+    Py_RETURN_NONE;
+}
+
+/* Frames on their way or promised to loans, by the latest count of the consumer. */
+static uint64_t producer_used(Producer *self) {
+    if (chx_producer_returns(&self->end) && self->owner == native_process()) {
+        uint64_t due;
+        if (chx_producer_look(&self->end, &due) == CHX_OK)
+            return chx_outstanding(&self->end) - due + self->end.reserved;
+    }
+    return chx_outstanding(&self->end) + self->end.reserved;
+}
+
+static PyObject *producer_fd(Producer *self, void *Py_UNUSED(closure)) { return PyLong_FromLong(self->end.ring_map.fd); }
+
+static PyObject *producer_route(Producer *self, void *Py_UNUSED(closure)) { return Py_NewRef(self->route); }
+
+static PyObject *producer_linked(Producer *self, void *Py_UNUSED(closure)) {
+    return PyBool_FromLong(self->end.credit != NULL);
+}
+
+static PyObject *producer_credits(Producer *self, void *Py_UNUSED(closure)) {
+    return PyLong_FromLongLong((long long)self->end.credits - (long long)producer_used(self));
+}
+
+static PyObject *producer_outstanding(Producer *self, void *Py_UNUSED(closure)) {
+    return PyLong_FromUnsignedLongLong(producer_used(self) - self->end.reserved);
+}
+
+static PyObject *producer_high(Producer *self, void *Py_UNUSED(closure)) {
+    return PyBool_FromLong(producer_used(self) >= self->end.header.watermark);
+}
+
+static PyObject *producer_position(Producer *self, void *Py_UNUSED(closure)) {
+    return PyLong_FromUnsignedLongLong(self->end.header.base_seq + self->end.committed);
+}
+
+static PyMethodDef producer_methods[] = {
+    {"link", (PyCFunction)(void (*)(void))producer_link, METH_VARARGS | METH_KEYWORDS,
+     "Validate and map the consumer's CREDIT, duplicate its doorbell."},
+    {"close", (PyCFunction)producer_close, METH_NOARGS, "End of stream: the consumer drains what is there. Idempotent."},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyGetSetDef producer_getset[] = {
+    {"fd", (getter)producer_fd, NULL, "The sealed RING memfd.", NULL},
+    {"route", (getter)producer_route, NULL, "Name of the route.", NULL},
+    {"linked", (getter)producer_linked, NULL, "Has link() succeeded?", NULL},
+    {"credits", (getter)producer_credits, NULL, "Credits left, after a look at what has been returned.", NULL},
+    {"outstanding", (getter)producer_outstanding, NULL, "Frames sent and not yet returned.", NULL},
+    {"high", (getter)producer_high, NULL, "Used credits have reached the watermark.", NULL},
+    {"position", (getter)producer_position, NULL, "Sequence number that the next frame gets.", NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyType_Slot producer_slots[] = {
+    {Py_tp_new, producer_new},           {Py_tp_dealloc, producer_dealloc}, {Py_tp_traverse, producer_traverse},
+    {Py_tp_methods, producer_methods},   {Py_tp_getset, producer_getset},
+    {Py_tp_doc, "Producing end of one route: owner of its RING."},
+    {0, NULL},
+};
+
+static PyType_Spec producer_spec = {"shm.Producer", sizeof(Producer), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
+                                    producer_slots};
+
+int native_producer_init(PyObject *module) {
+    native_Producer = native_add_type(module, &producer_spec);
+    return native_Producer ? 0 : -1;
+}

@@ -1,0 +1,131 @@
+/* shm.RouteView and shm.check: what an observer does with descriptors it was sent. Nothing here writes. */
+#include "native.h"
+
+typedef struct {
+    PyObject_HEAD
+    struct chx_view view;
+} RouteView;
+
+static PyObject *view_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
+    static char *names[] = {"ring_fd", "credit_fd", NULL};
+    int ring_fd, credit_fd;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "ii:RouteView", names, &ring_fd, &credit_fd)) return NULL;
+    struct chx_view view;
+    struct chx_why why = {""};
+    enum chx_status status = chx_view_init(&view, ring_fd, credit_fd, &why);
+    if (status != CHX_OK) {
+        native_raise_status(status, NULL, &why, 0);
+        return NULL;
+    }
+    RouteView *self = PyObject_New(RouteView, type);
+    if (!self) {
+        chx_view_destroy(&view);
+        return NULL;
+    }
+    self->view = view;
+    return (PyObject *)self;
+}
+
+static void view_dealloc(RouteView *self) {
+    chx_view_destroy(&self->view);
+    NATIVE_DEALLOC(self);
+}
+
+static int view_put(PyObject *into, const char *name, uint64_t value) {
+    PyObject *number = PyLong_FromUnsignedLongLong(value);
+    int failed = !number || PyDict_SetItemString(into, name, number);
+    Py_XDECREF(number);
+    return failed;
+}
+
+static int view_put_flag(PyObject *into, const char *name, int value) {
+    return PyDict_SetItemString(into, name, value ? Py_True : Py_False);
+}
+
+static int view_put_ends(PyObject *into, const struct chx_view *view) {
+    const struct chx_producer_stats *out = &view->ring->stats;
+    const struct chx_consumer_stats *in = &view->credit->stats;
+    /* returned first: both only grow, and returned never overtakes committed */
+    uint64_t returned = atomic_load_explicit(&view->credit->returned, memory_order_acquire);
+    uint64_t taken = chx_read(&in->taken), committed = chx_read(&out->committed);
+    return view_put(into, "committed", committed) || view_put(into, "bytes", chx_read(&out->bytes)) ||
+           view_put(into, "taken", taken) || view_put(into, "returned", returned) ||
+           view_put(into, "outstanding", committed > returned ? committed - returned : 0) ||
+           view_put(into, "credits", view->header.credits) || view_put(into, "watermark", view->header.watermark) ||
+           view_put(into, "would_block", chx_read(&out->would_block)) ||
+           view_put(into, "blocked_ns", chx_read(&out->blocked_ns)) ||
+           view_put(into, "producer_sleeps", chx_read(&out->sleeps)) ||
+           view_put(into, "consumer_sleeps", chx_read(&in->sleeps)) ||
+           view_put(into, "producer_wakes", chx_read(&out->wakes)) ||
+           view_put(into, "consumer_wakes", chx_read(&in->wakes)) ||
+           view_put(into, "dropped", chx_read(&out->dropped)) || view_put(into, "skipped", chx_read(&out->skipped)) ||
+           view_put_flag(into, "closed", chx_read(&view->ring->closed) != 0) ||
+           view_put_flag(into, "detached", chx_read(&view->credit->closed) != 0) ||
+           view_put(into, "max_outstanding", chx_read(&out->max_outstanding));
+}
+
+static PyObject *view_snapshot(RouteView *self, PyObject *Py_UNUSED(ignored)) {
+    if (!self->view.ring) return PyErr_Format(PyExc_ValueError, "the view is closed");
+    uint64_t counts[CHX_BUCKETS];
+    uint64_t total = chx_view_latency(&self->view, counts);
+    PyObject *snapshot = PyDict_New();
+    if (snapshot && (view_put_ends(snapshot, &self->view) ||
+                     view_put(snapshot, "p50_ns", chx_quantile(counts, total, 500)) ||
+                     view_put(snapshot, "p99_ns", chx_quantile(counts, total, 990)) ||
+                     view_put(snapshot, "max_ns", chx_read(&self->view.credit->stats.latency_max_ns))))
+        Py_CLEAR(snapshot);
+    return snapshot;
+}
+
+static PyObject *view_close(RouteView *self, PyObject *Py_UNUSED(ignored)) {
+    chx_view_destroy(&self->view);
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef view_methods[] = {
+    {"snapshot", (PyCFunction)view_snapshot, METH_NOARGS, "Counters of the route as both ends wrote them."},
+    {"close", (PyCFunction)view_close, METH_NOARGS, "Unmap. Idempotent."},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot view_slots[] = {
+    {Py_tp_new, view_new},
+    {Py_tp_dealloc, view_dealloc},
+    {Py_tp_methods, view_methods},
+    {Py_tp_doc, "Read-only observer of one route: sees both ends' counters and never writes."},
+    {0, NULL},
+};
+
+static PyType_Spec view_spec = {"shm.RouteView", sizeof(RouteView), 0, Py_TPFLAGS_DEFAULT, view_slots};
+
+int native_view_init(PyObject *module) { return native_add_type(module, &view_spec) ? 0 : -1; }
+
+static enum chx_status view_check_header(int fd, enum chx_kind kind, uint64_t size, struct chx_why *why) {
+    struct chx_header header;
+    ssize_t got;
+    do {
+        got = pread(fd, &header, sizeof header, 0);
+    } while (got < 0 && errno == EINTR);
+    if (got != sizeof header) return CHX_REFUSE(why, "%s header cannot be read: %s", chx_kind_name(kind), strerror(errno));
+    return chx_header_check(&header, kind, size, why);
+}
+
+PyObject *native_check(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t nargs) {
+    if (nargs != 2 || !PyUnicode_Check(args[1]))
+        return PyErr_Format(PyExc_TypeError, "check() takes a descriptor and 'ring', 'credit' or 'segment'");
+    long fd = PyLong_AsLong(args[0]);
+    if (fd == -1 && PyErr_Occurred()) return NULL;
+    struct chx_why why = {""};
+    uint64_t size = 0;
+    enum chx_status status = chx_memory_check((int)fd, &size, &why);
+    if (PyUnicode_CompareWithASCIIString(args[1], "ring") == 0) {
+        if (status == CHX_OK) status = view_check_header((int)fd, CHX_KIND_RING, size, &why);
+    } else if (PyUnicode_CompareWithASCIIString(args[1], "credit") == 0) {
+        if (status == CHX_OK) status = view_check_header((int)fd, CHX_KIND_CREDIT, size, &why);
+    } else if (PyUnicode_CompareWithASCIIString(args[1], "segment") != 0) {
+        return PyErr_Format(PyExc_ValueError, "kind must be 'ring', 'credit' or 'segment', not %R", args[1]);
+    }
+    if (status == CHX_OK) return PyLong_FromUnsignedLongLong(size);
+    native_raise_status(status, NULL, &why, 0);
+    return NULL;
+}
