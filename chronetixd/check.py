@@ -80,7 +80,7 @@ def _memfd() -> str:
 def _pidfd() -> str:
     fd = os.pidfd_open(os.getpid())
     try:
-        signal.pidfd_send_signal(fd, 0)  # type: ignore[arg-type]
+        signal.pidfd_send_signal(fd, 0)
     finally:
         os.close(fd)
     return ""

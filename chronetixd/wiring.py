@@ -10,11 +10,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import shm
 from protocol.errors import error
 from protocol.messages import InputLink, Link, Offer, Segment, SegmentMapped
+
+if TYPE_CHECKING:
+    from shm._native import RouteSnapshot
 
 
 class DataRoute(NamedTuple):
@@ -61,7 +64,7 @@ class Wiring:
         self._by_link: set[tuple[str, int, str]] = set()
         """(producer, segment, route) of those that came, or will come, with the consumer's link."""
         self._views: dict[str, shm.RouteView] = {}
-        self._last: dict[str, shm.RouteSnapshot | None] = {}
+        self._last: dict[str, RouteSnapshot | None] = {}
 
     def offer(self, node: str, message: Offer, descriptors: list[int]) -> None:
         """Check and keep what ``node`` offers; takes ``descriptors`` over (empties the list).
@@ -184,7 +187,7 @@ class Wiring:
                 self._memory[peer].doorbell.ring()
         return [message for message in self._settle(node, lambda _: True) if message.node not in self._gone]
 
-    def snapshot(self, route: DataRoute) -> shm.RouteSnapshot | None:
+    def snapshot(self, route: DataRoute) -> RouteSnapshot | None:
         """Counters of ``route``; None before both ends were there or when an end has spoilt its header; the last ones
         after :meth:`close`."""
         if route.id in self._last:

@@ -1,0 +1,111 @@
+"""The control socket and the state folder: one daemon at a time, and nothing of a dead one in the way."""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chronetixd.server import Server
+from chronetixd.state import StateDir
+from protocol.errors import ChronetixError
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "deep" / "control.sock"
+
+
+@pytest.fixture
+def server(loop: Any, path: Path) -> Iterator[Server]:
+    made = Server(loop, path, lambda sock: sock.close())
+    yield made
+    made.close()
+
+
+def test_the_socket_may_be_used_by_owner_and_group_only(server: Server, path: Path) -> None:
+    server.listen()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o660
+
+
+def test_the_socket_is_removed_at_the_end(server: Server, path: Path) -> None:
+    server.listen()
+    server.close()
+    assert not path.exists()
+
+
+def test_a_socket_that_somebody_else_put_there_since_is_left_alone(server: Server, path: Path) -> None:
+    server.listen()
+    path.rename(path.with_name("moved"))
+    path.write_text("mine")
+    server.close()
+    assert path.read_text() == "mine"
+
+
+def test_a_stale_socket_is_replaced(server: Server, path: Path) -> None:
+    path.parent.mkdir()
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+    server.listen()
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(path))
+
+
+def test_a_live_socket_is_refused_and_left_alone(server: Server, path: Path) -> None:
+    path.parent.mkdir()
+    with socket.socket(socket.AF_UNIX) as alive:
+        alive.bind(str(path))
+        alive.listen()
+        with pytest.raises(ChronetixError, match="another process listens"):
+            server.listen()
+        assert path.exists()
+
+
+def test_what_is_no_socket_is_refused_and_left_alone(server: Server, path: Path) -> None:
+    path.parent.mkdir()
+    path.write_text("precious")
+    with pytest.raises(ChronetixError, match="no socket"):
+        server.listen()
+    assert path.read_text() == "precious"
+
+
+def test_clients_are_accepted(loop: Any, path: Path, until: Any) -> None:
+    accepted: list[socket.socket] = []
+    server = Server(loop, path, accepted.append)
+    server.listen()
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(path))
+        until(lambda: accepted)
+    accepted[0].close()
+    server.close()
+
+
+def test_a_state_folder_is_claimed_once(tmp_path: Path) -> None:
+    first, second = StateDir(tmp_path / "state"), StateDir(tmp_path / "state")
+    first.claim()
+    with pytest.raises(ChronetixError) as refused:
+        second.claim()
+    assert refused.value.name == "daemon-already-running"
+    assert refused.value.details["pid"] == str(os.getpid())
+    first.release()
+    second.claim()
+    second.release()
+
+
+def test_a_pid_that_a_crash_left_behind_means_nothing(tmp_path: Path) -> None:
+    (tmp_path / "daemon.pid").write_text("1\n")
+    state = StateDir(tmp_path)
+    state.claim()
+    assert (tmp_path / "daemon.pid").read_text() == f"{os.getpid()}\n"
+    state.release()
+
+
+def test_a_state_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ChronetixError, match="state_dir"):
+        StateDir(tmp_path / "file" / "state").claim()
