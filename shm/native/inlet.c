@@ -96,7 +96,7 @@ static enum scan inlet_sleep(Inlet *self, PyObject **frame, uint64_t deadline) {
         int woken = native_bell_sleep(self->bell, &sleeper, deadline);
         if (native_bell_alone(self->bell)) inlet_disarm(self);
         result = woken < 0 ? RAISED : inlet_scan(self, frame);
-        if (result == FOUND) chx_spin_slept(&self->spin, native_spin_cap(), chx_now_ns() - start);
+        if (result == FOUND) chx_spin_slept(&self->spin, native_spin_cap(), native_frame_age(*frame, start));
     } else if (native_bell_alone(self->bell)) {
         inlet_disarm(self);
     }

@@ -141,6 +141,7 @@ int native_consumer_init(PyObject *module);
 int native_frame_init(PyObject *module);
 int native_inlet_init(PyObject *module);
 PyObject *native_frame_new(Consumer *consumer, const struct chx_taken *taken, uint32_t port);
+uint64_t native_frame_age(PyObject *frame, uint64_t start);
 
 /* ---- view.c ---- */
 int native_view_init(PyObject *module);

@@ -81,7 +81,8 @@ static int waiting_sleep(Outlet *self, int for_room, uint64_t deadline) {
         uint64_t start = chx_now_ns();
         waiting_count(self);
         woken = native_bell_sleep(self->bell, &sleeper, deadline);
-        chx_spin_slept(&self->spin, native_spin_cap(), chx_now_ns() - start);
+        /* when the credits came back is not known, only when we noticed: a wake-up is 1 to 3 caps of that */
+        chx_spin_slept(&self->spin, native_spin_cap(), (chx_now_ns() - start) / 4);
     }
     if (native_bell_alone(self->bell)) waiting_disarm(self);
     native_bell_leave(self->bell, &sleeper);

@@ -1,8 +1,8 @@
 /* How long to look before sleeping: at most what a wake-up costs, less when looking has not paid lately.
  *
- * The cost is measured once a process (an eventfd round trip between two threads) and capped at 10 µs. A spin that finds
- * nothing halves the next; a find, or a sleep so short that a spin would have found it, doubles it. With one usable CPU
- * nobody could produce anything meanwhile, so there is no spin at all.
+ * The cost is measured once a process (eventfd round trips between two threads) and capped at 10 µs. A spin that finds
+ * nothing halves the next one, down to none; a find doubles it; a sleep that a full spin would have spared restores it.
+ * With one usable CPU nobody could produce anything meanwhile, so there is no spin at all.
  */
 #ifndef CHRONETIX_SPIN_H
 #define CHRONETIX_SPIN_H
@@ -13,6 +13,7 @@
 
 #include <pthread.h>
 #include <sched.h>
+#include <stdlib.h>
 
 #include "clock.h"
 #include "doorbell.h"
@@ -39,17 +40,22 @@ static inline void *chx_echo_run(void *argument) {
     return NULL;
 }
 
+static inline int chx_spin_order(const void *left, const void *right) {
+    uint64_t a = *(const uint64_t *)left, b = *(const uint64_t *)right;
+    return (a > b) - (a < b);
+}
+
 static inline uint32_t chx_spin_rounds(const struct chx_echo *echo) {
-    uint64_t best = 2 * CHX_SPIN_CAP_NS;
+    uint64_t took[CHX_SPIN_ROUNDS];
     for (int round = 0; round < CHX_SPIN_ROUNDS; round++) {
         uint64_t start = chx_now_ns();
         chx_bell_ring(echo->ask);
         while (chx_bell_sleep(echo->answer, -1) < 0) continue;
         chx_bell_clear(echo->answer);
-        uint64_t took = chx_now_ns() - start;
-        if (took < best) best = took;
+        took[round] = chx_now_ns() - start;
     }
-    return (uint32_t)(best / 2);
+    qsort(took, CHX_SPIN_ROUNDS, sizeof took[0], chx_spin_order);
+    return (uint32_t)(took[CHX_SPIN_ROUNDS / 2] / 2);
 }
 
 /* Half an eventfd round trip to another thread, capped; 0 with one usable CPU. Takes about half a millisecond. */
@@ -78,9 +84,9 @@ static inline void chx_spin_missed(struct chx_spin *spin) {
     if (spin->ns < CHX_SPIN_FLOOR_NS) spin->ns = 0;
 }
 
-/* After a sleep of `slept` ns: was it so short that it was not worth it? */
-static inline void chx_spin_slept(struct chx_spin *spin, uint32_t cap, uint64_t slept) {
-    if (slept < 2 * (uint64_t)cap) chx_spin_found(spin, cap);
+/* A sleep has ended, and what it waited for happened `after` ns from its start: would a full spin have found it? */
+static inline void chx_spin_slept(struct chx_spin *spin, uint32_t cap, uint64_t after) {
+    if (after < cap) spin->ns = cap;
 }
 
 #endif
