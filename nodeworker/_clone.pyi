@@ -16,3 +16,7 @@ def set_name(name: str) -> None:
 
 def close_range(first: int, last: int = 0xFFFFFFFF) -> None:
     """Close every descriptor from ``first`` to ``last``, both included; an empty range is nothing."""
+
+def ring_on_signal(signum: int, descriptor: int) -> None:
+    """The handler that ``signal.signal`` installed for ``signum`` also rings the eventfd ``descriptor`` (one for all
+    signals; -1: none), so that a thread that sleeps on it, or is about to, comes back and runs it."""

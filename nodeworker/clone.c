@@ -1,4 +1,5 @@
-/* Starting a worker as the daemon's own child, from the launcher.
+/* What a worker process needs of the kernel and Python's library lacks: being started as the daemon's own child, from the
+ * launcher, and waking up from its doorbell when a signal comes.
  *
  * clone3(CLONE_PARENT | CLONE_PIDFD, exit_signal 0): the new process's parent is our parent (the daemon), which therefore
  * owns its exit status, and we get a pidfd to hand over. It is fork otherwise, so the interpreter is told before and after.
@@ -82,11 +83,53 @@ static PyObject *clone_close_range(PyObject *self, PyObject *args)
     Py_RETURN_NONE;
 }
 
+/* Python's own handler only notes the signal; a thread that is about to sleep would sleep on. Ours also rings the eventfd
+ * that it sleeps on, so that it comes back to the interpreter, which then calls the handler written in Python. */
+static volatile int ring_descriptor = -1;
+static struct sigaction ring_inner[NSIG];
+
+static void ring_handler(int signum)
+{
+    int error = errno;
+    ring_inner[signum].sa_handler(signum);
+    if (ring_descriptor >= 0) {
+        uint64_t one = 1;
+        ssize_t written = write(ring_descriptor, &one, sizeof one); /* full means that it was rung already */
+        (void)written;
+    }
+    errno = error;
+}
+
+static PyObject *clone_ring_on_signal(PyObject *self, PyObject *args)
+{
+    (void)self;
+    int signum, descriptor;
+    if (!PyArg_ParseTuple(args, "ii:ring_on_signal", &signum, &descriptor))
+        return NULL;
+    if (signum < 1 || signum >= NSIG)
+        return PyErr_Format(PyExc_ValueError, "no signal has number %d", signum);
+    struct sigaction action;
+    if (sigaction(signum, NULL, &action) != 0)
+        return PyErr_SetFromErrno(PyExc_OSError);
+    if (action.sa_handler == SIG_DFL || action.sa_handler == SIG_IGN)
+        return PyErr_Format(PyExc_ValueError, "signal %d has no handler: call signal.signal first", signum);
+    ring_descriptor = descriptor;
+    if (action.sa_handler != ring_handler) {
+        ring_inner[signum] = action;
+        action.sa_handler = ring_handler;
+        if (sigaction(signum, &action, NULL) != 0)
+            return PyErr_SetFromErrno(PyExc_OSError);
+    }
+    Py_RETURN_NONE;
+}
+
 static PyMethodDef methods[] = {
     {"fork", clone_fork, METH_VARARGS, "fork(as_sibling=True) -> (pid, pidfd) in the caller, (0, -1) in the new process."},
     {"die_with_parent", clone_die_with_parent, METH_VARARGS, "die_with_parent(signum=SIGKILL): PR_SET_PDEATHSIG."},
     {"set_name", clone_set_name, METH_VARARGS, "set_name(name): PR_SET_NAME, cut to 15 bytes by the kernel."},
     {"close_range", clone_close_range, METH_VARARGS, "close_range(first, last=UINT_MAX): close descriptors first..last."},
+    {"ring_on_signal", clone_ring_on_signal, METH_VARARGS,
+     "ring_on_signal(signum, descriptor): the signal's handler also rings this eventfd; -1: none."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -18,7 +18,7 @@ from nodeworker import codec
 from nodeworker.message import Message
 from nodeworker.outputs import Outputs
 from protocol.messages import Configure, Envelope, Port
-from shm import Loan
+from shm import Loan, WouldBlock
 
 Level = Literal["debug", "info", "warning", "error", "critical"]
 
@@ -85,11 +85,13 @@ class Step:
     Written by the plugin's thread alone, and so cheaply that it is done for every frame; read by others when asked.
     """
 
-    __slots__ = ("count", "doing")
+    __slots__ = ("count", "doing", "interrupt")
 
     def __init__(self) -> None:
         self.doing: Any = None
         self.count = 0
+        self.interrupt: BaseException | None = None
+        """Why the node must not wait any more; whoever is about to wait raises it."""
 
 
 class Context:
@@ -157,7 +159,12 @@ class Context:
         step = self._step
         doing, step.doing = step.doing, None
         try:
-            self._outputs.sender(to)(data, _nanoseconds(timeout), input_seq=getattr(doing, "seq", 0))
+            wait_ns = _nanoseconds(timeout) if step.interrupt is None else 0
+            self._outputs.sender(to)(data, wait_ns, input_seq=getattr(doing, "seq", 0))
+        except WouldBlock:
+            if step.interrupt is not None:
+                raise step.interrupt from None
+            raise
         finally:
             step.doing = doing
 
@@ -169,7 +176,11 @@ class Context:
         step = self._step
         doing, step.doing = step.doing, None
         try:
-            return self._outputs.outlet(to).loan(nbytes, _nanoseconds(timeout))
+            return self._outputs.outlet(to).loan(nbytes, _nanoseconds(timeout) if step.interrupt is None else 0)
+        except WouldBlock:
+            if step.interrupt is not None:
+                raise step.interrupt from None
+            raise
         finally:
             step.doing = doing
 
@@ -204,6 +215,8 @@ class Context:
         step = self._step
         doing, step.doing = step.doing, None
         try:
+            if step.interrupt is not None:
+                raise step.interrupt
             return self._host.request(head, payload, _nanoseconds(timeout))
         finally:
             step.doing = doing

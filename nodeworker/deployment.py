@@ -53,7 +53,8 @@ class Deployment:
         on_log: OnLog = lambda *_: None,
         on_publish: OnPublish = lambda *_: None,
     ) -> None:
-        self._bell = Doorbell()
+        self.bell = Doorbell()
+        """What the one thread sleeps on."""
         self._members: dict[str, Member] = {}
         self._bus = LocalBus(on_publish, self._await_reply)
         self._alarms: list[Alarm] = []
@@ -80,7 +81,7 @@ class Deployment:
     def drain(self) -> None:
         """End the sources; from any thread or signal handler. ``run`` returns when the rest has ended."""
         self._draining = True
-        self._bell.ring()
+        self.bell.ring()
 
     def post(self, node: str, event: Tick | Deliver) -> None:
         """Put an event into a node's mailbox."""
@@ -105,12 +106,12 @@ class Deployment:
             view.close()
         for member in self._members.values():
             member.wiring.close()
-        self._bell.close()
+        self.bell.close()
 
     # -- setting up ---------------------------------------------------------------------------------------------
 
     def _add(self, config: Configure) -> None:
-        wiring = build(config, lambda index, fd, _size: self._grow(config.node, index, fd), self._bell)
+        wiring = build(config, lambda index, fd, _size: self._grow(config.node, index, fd), self.bell)
         outputs = Outputs(config.outputs, list(wiring.producers.values()), self._outlet)
         host = NodeHost(self._bus, config.node, self._on_log)
         member = Member(Node(config, wiring.inlet(), outputs, host), wiring, self._fail, self._bus.reply)
@@ -120,7 +121,7 @@ class Deployment:
             self._consumers[route] = (member, consumer)
 
     def _link(self) -> None:
-        bell = self._bell.fileno()
+        bell = self.bell.fileno()
         for member in self._members.values():
             segments = member.wiring.arena.segments if member.wiring.arena else ()
             for route, producer in member.wiring.producers.items():
@@ -158,7 +159,7 @@ class Deployment:
         wiring.arena.confirm(index)
 
     def _outlet(self, producers: Sequence[Producer]) -> _Outlet:
-        return _Outlet(self, producers, Outlet(producers, self._bell))
+        return _Outlet(self, producers, Outlet(producers, self.bell))
 
     # -- running ------------------------------------------------------------------------------------------------
 
@@ -209,7 +210,7 @@ class Deployment:
         dues = [alarm.due_ns for alarm in self._alarms if not alarm.member.finished]
         if until_ns is not None:
             dues.append(until_ns)
-        self._bell.wait(max(0, min(dues) - time.monotonic_ns()) if dues else -1)
+        self.bell.wait(max(0, min(dues) - time.monotonic_ns()) if dues else -1)
 
     def _drain_sources(self) -> None:
         for member in self._members.values():

@@ -19,6 +19,7 @@ from typing import Any
 
 import msgspec
 
+from nodeworker import _clone
 from nodeworker.configure import configure, unsupported
 from nodeworker.context import Level
 from nodeworker.deployment import Deployment
@@ -85,6 +86,8 @@ def run(flow: Flow, base_dir: str, output: str = "table") -> int:
         deployment.drain()
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in before:
+        _clone.ring_on_signal(number, deployment.bell.fileno())
     try:
         deployment.run()
         _print_results(name, flow, deployment, output)
@@ -94,6 +97,7 @@ def run(flow: Flow, base_dir: str, output: str = "table") -> int:
         print(f"error: {failure}", file=sys.stderr)
         return 1
     finally:
+        _clone.ring_on_signal(signal.SIGINT, -1)
         for number, handler in before.items():
             signal.signal(number, handler)
         deployment.close()

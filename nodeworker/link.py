@@ -62,7 +62,7 @@ class Link(Generic[M]):
             data, carried = self._read()
             if not data:
                 self._channel.end()
-                raise EOFError("the other side closed the control connection")
+                raise EOFError("the daemon closed the control connection")
             self._ready.extend(self._channel.feed(data, carried))
         return self._ready.popleft()
 

@@ -87,6 +87,8 @@ class Loop:
             result = on_frame(frame, ctx)
             step.doing = None
             if result is not None:
+                if step.interrupt is not None:
+                    raise step.interrupt
                 emit(result, -1, input_seq=frame.seq)
             frame.release()
 
@@ -100,6 +102,8 @@ class Loop:
             for item in items:
                 step.doing = None
                 if item is not None:
+                    if step.interrupt is not None:
+                        raise step.interrupt
                     emit(item, -1)
                 if mailbox or has_inputs:
                     break

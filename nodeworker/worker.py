@@ -17,6 +17,7 @@ from collections import deque
 from types import FrameType
 from typing import Any, NoReturn
 
+from nodeworker import _clone
 from nodeworker.errors import DaemonGone, Interrupted
 from nodeworker.link import Link
 from nodeworker.load import load
@@ -47,6 +48,9 @@ from protocol.messages import Link as LinkMessage
 FD_VARIABLE = "CHRONETIX_FD"
 """Environment variable with the number of the inherited control socket."""
 
+STOPPING = (signal.SIGTERM, signal.SIGINT)
+"""Signals that mean: stop at once, orderly."""
+
 OK, FAILED, DAEMON_GONE, TERMINATED = 0, 1, 70, 143
 
 TRACEBACK_LIMIT = 64 * 1024
@@ -68,7 +72,7 @@ class Worker:
 
     def run(self) -> int:
         """The exit code, after everything was sent. Raises nothing that a plugin or the daemon may cause."""
-        before = {number: signal.signal(number, self._on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+        before = {number: signal.signal(number, self._on_signal) for number in STOPPING}
         try:
             return self._lived()
         finally:
@@ -76,6 +80,7 @@ class Worker:
             if self._reader is not None:
                 self._reader.end()
             if self._wiring is not None:
+                _ring_on_signal(-1)
                 self._wiring.close()
                 self._wiring.bell.close()
             self._link.close()
@@ -128,6 +133,7 @@ class Worker:
         self._host = DaemonHost(self._link)
         self._wiring = wiring = build(config, self._grow)
         self._bell = wiring.bell
+        _ring_on_signal(self._bell.fileno())
         outputs = Outputs(config.outputs, list(wiring.producers.values()), wiring.outlet)
         self._node = node = Node(config, wiring.inlet(), outputs, self._host)
         self._reader = Reader(self._link, self._mailbox, wiring, self._host, node.step, self._on_drain)
@@ -175,6 +181,8 @@ class Worker:
             self._mailbox.append(Lost(reason))
         self._signals += 1
         self._on_drain()
+        if self._node is not None:
+            self._node.step.interrupt = reason
         waits = self._node is None or self._node.step.doing is None
         if self._interruptible and (waits or self._signals > 1):
             raise reason
@@ -198,6 +206,11 @@ class Worker:
             print(f"chronetix worker: the daemon is gone ({gone}); stopping", file=sys.stderr)
             return DAEMON_GONE
         return code
+
+
+def _ring_on_signal(descriptor: int) -> None:
+    for number in STOPPING:
+        _clone.ring_on_signal(number, descriptor)
 
 
 def inherited_socket() -> socket.socket:

@@ -54,6 +54,7 @@ class FakeWorker:
         self.link = link
         self.pid = pid
         self._wait = wait
+        self._status: int | None = None
         self.heard: list[Message] = []
         self.offer: Offer | None = None
         self.offered: list[int] = []
@@ -66,7 +67,9 @@ class FakeWorker:
 
     def wait(self) -> int:
         """The exit code, or the negative signal."""
-        return self._wait()
+        if self._status is None:
+            self._status = self._wait()
+        return self._status
 
     def close(self) -> None:
         for descriptor in self.offered:
