@@ -104,7 +104,7 @@ def row(peer: str, version: str, cell: Cell, samples: Sequence[Sample], *, best:
         sent=sum(sample.sent for sample in samples),
         received=sum(sample.received for sample in samples),
         frames_per_s=None if trips else top(rates),
-        gb_per_s=None if trips else top(rates) * cell.size / 1e9,
+        gb_per_s=top(rates) * cell.size / 1e9 if cell.mode == "throughput" else None,
         p50_us=low(p50) if p50 else None,
         p99_us=low(p99) if p99 else None,
         cpu_s_per_million=low(cpu) if cpu else None,

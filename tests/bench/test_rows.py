@@ -45,6 +45,11 @@ def test_a_roundtrip_row_has_latencies_and_no_rates():
     assert (made.frames_per_s, made.gb_per_s, made.p50_us, made.p99_us) == (None, None, 5.0, 9.0)
 
 
+def test_a_loan_row_has_no_bandwidth_because_nothing_is_moved():
+    made = row("chronetix", "1", Cell("loan", 1 << 20), [frames(10, 1.0)])
+    assert (made.frames_per_s, made.gb_per_s) == (10, None)
+
+
 def test_figures_are_medians_of_the_rounds():
     made = row("pipe", "3", Cell("throughput", 64), [frames(10, 1.0), frames(30, 1.0), frames(20, 1.0)])
     assert made.frames_per_s == 20
