@@ -63,7 +63,7 @@ class Codec:
     place: Callable[[Any, memoryview], None] | None = None
 
     def encode(self, value: Any, where: str = "") -> bytes:
-        """``value`` as bytes. ``where`` names the route or topic in the error. Raises ChronetixError."""
+        """``value`` as bytes. ``where`` is the route or topic that the error names. Raises ChronetixError."""
         return bytes(self.pack(value, where))
 
     def pack(self, value: Any, where: str = "") -> Buffer:
@@ -201,6 +201,6 @@ def decoder(content_type: str, route: str) -> Callable[[Frame], Any]:
     codec = of(content_type)
 
     def value(frame: Frame) -> Any:
-        return codec.decode(frame, f"route {route}")
+        return codec.decode(frame, route)
 
     return value

@@ -228,7 +228,7 @@ class Context:
             msgspec.convert(head, Envelope)
         except msgspec.ValidationError as reason:
             raise ValueError(f"the envelope for {topic!r} is not valid: {reason}") from None
-        return head, codec.of(head["content_type"]).encode(data, f"topic {topic}")
+        return head, codec.of(head["content_type"]).encode(data, topic)
 
 
 def _nanoseconds(seconds: float | None) -> int:

@@ -9,6 +9,7 @@ ever go on, and the flow fails saying so. A drain ends the sources; the rest end
 from __future__ import annotations
 
 import time
+import weakref
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +20,7 @@ from nodeworker.localbus import LocalBus, NodeHost, OnLog, OnPublish
 from nodeworker.member import Aborted, FlowFailed, Member
 from nodeworker.node import Node
 from nodeworker.outputs import Outputs
-from nodeworker.wiring import build
+from nodeworker.wiring import Grow, build
 from protocol.messages import Configure, Deliver, Tick
 from shm import Consumer, Doorbell, Loan, Outlet, Producer, RouteView, WouldBlock
 
@@ -111,7 +112,7 @@ class Deployment:
     # -- setting up ---------------------------------------------------------------------------------------------
 
     def _add(self, config: Configure) -> None:
-        wiring = build(config, lambda index, fd, _size: self._grow(config.node, index, fd), self.bell)
+        wiring = build(config, self._growing(config.node), self.bell)
         outputs = Outputs(config.outputs, list(wiring.producers.values()), self._outlet)
         host = NodeHost(self._bus, config.node, self._on_log)
         member = Member(Node(config, wiring.inlet(), outputs, host), wiring, self._fail, self._bus.reply)
@@ -151,6 +152,17 @@ class Deployment:
             for timer in member.node.config.timers:
                 self._alarms.append(Alarm(member, timer.id, timer.interval_ns, now + timer.interval_ns))
 
+    def _growing(self, node: str) -> Grow:
+        """What the node's arena calls. It must not own this object: the collector cannot look into an arena."""
+        this = weakref.ref(self)
+
+        def grow(index: int, descriptor: int, _size: int) -> None:
+            deployment = this()
+            if deployment is not None:
+                deployment._grow(node, index, descriptor)
+
+        return grow
+
     def _grow(self, node: str, index: int, descriptor: int) -> None:
         wiring = self._members[node].wiring
         for route in wiring.producers:
@@ -172,6 +184,8 @@ class Deployment:
             worked = self._events()
             for member in members:
                 worked |= member.consume() > 0
+                if member.ending:
+                    worked |= member.end_if_done()
             for member in sources:
                 worked |= member.produce()
             if worked:
@@ -228,6 +242,8 @@ class Deployment:
         for producer in producers:
             member = self._consumers[producer.route][0]
             worked |= member.consume(producer.outstanding) > 0
+            if member.ending:
+                worked |= member.end_if_done()
         return worked
 
     def wait_for_credit(self, producers: Sequence[Producer], until_ns: int | None) -> None:

@@ -45,7 +45,8 @@ class Member:
         self.active = False
         self.finished = False
         self.result: Any = None
-        self._ending = False
+        self.ending = False
+        """It is to take and make nothing more; :meth:`end_if_done` finishes it."""
         self._items: Iterator[Any] | None = None
         self._fail = fail
         self._answer = answer
@@ -67,17 +68,17 @@ class Member:
             work()
         except RouteClosed as closed:
             self.node.ctx.log.info("a consumer closed its route, this node ends", route=str(closed.args[-1]))
-            self._ending = True
+            self.ending = True
         except SystemExit as asked:
             if asked.code not in (None, 0):
                 self._failed(asked)
-            self._ending = True
+            self.ending = True
         except Exception as reason:
             self._failed(reason)
         finally:
             self.active = False
             self.node.step.doing = None
-        return not self._ending
+        return not self.ending
 
     def begin(self) -> None:
         """``on_start``, and the source's iterator."""
@@ -87,18 +88,18 @@ class Member:
         """A source produces no more."""
         self.node.ctx.stopping = True
         if self.is_source:
-            self._ending = True
+            self.ending = True
 
     def produce(self) -> bool:
         """One item of the source; whether there was something to do."""
-        if self._items is None or self.active or self._ending or self.finished:
+        if self._items is None or self.active or self.ending or self.finished:
             return False
         self.guarded(self._produce)
         return True
 
     def consume(self, most: int = 1 << 30) -> int:
         """Up to ``most`` frames that are there; how many were handled."""
-        if self.active or self._ending or self.finished:
+        if self.active or self.ending or self.finished:
             return 0
         self._handled = 0
         self.guarded(lambda: self._consume(most))
@@ -116,9 +117,9 @@ class Member:
         if self.finished or self.active or self.mailbox:
             return False
         exhausted = not self.is_source and self.node.inlet.ended and self._items is None
-        if not (self._ending or exhausted):
+        if not (self.ending or exhausted):
             return False
-        self._ending = True
+        self.ending = True
         self.guarded(self._finish)
         return True
 
@@ -138,7 +139,7 @@ class Member:
                 node.emit(item, -1)
             return
         self._items = None
-        self._ending = self.is_source
+        self.ending = self.is_source
 
     def _consume(self, most: int) -> None:
         take, handle = self.node.inlet.take, self.node.frame

@@ -37,7 +37,7 @@ class Message:
 
     def value(self) -> Any:
         """The payload decoded by its content type. Raises ChronetixError ``payload-undecodable``."""
-        return codec.of(self.content_type).decode(self.payload, f"topic {self.topic}")
+        return codec.of(self.content_type).decode(self.payload, self.topic)
 
     @property
     def wants_reply(self) -> bool:
@@ -54,6 +54,6 @@ class Message:
         if self._answer is None or not self.corr_id:
             raise ValueError(f"the message on {self.topic!r} is no request: it was published, nobody waits for a reply")
         kind = content_type or self.content_type
-        payload = codec.of(kind).encode(data, f"topic {self.topic}")
+        payload = codec.of(kind).encode(data, self.topic)
         self._answered = True
         self._answer(self.corr_id, payload, codec.canonical(kind))

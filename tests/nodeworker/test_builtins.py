@@ -1,0 +1,80 @@
+"""The plugins that come along."""
+
+from __future__ import annotations
+
+import ipaddress
+
+import pytest
+
+from nodeworker.builtins.eventbus import EventBusSink, EventBusSource
+from nodeworker.builtins.netinfo import KEYS, NetInfo, default_route, describe
+from nodeworker.builtins.timer import Timer
+from nodeworker.testing import run
+
+
+class TestTheTimer:
+    def test_publishes_each_tick_on_every_control_route(self):
+        outcome = run(Timer, ticks=2, publications=["a", "b"], sends=False)
+        assert [(p.topic, p.value["timer"], p.value["sequence"]) for p in outcome.published] == [
+            ("a", "tick", 0),
+            ("b", "tick", 0),
+            ("a", "tick", 1),
+            ("b", "tick", 1),
+        ]
+
+    def test_sends_ticks_to_data_routes_too(self):
+        outcome = run(Timer, ticks=1, publications=["a"])
+        assert [value["sequence"] for value in outcome.sent] == [0]
+        assert [p.topic for p in outcome.published] == ["a"]
+
+
+class TestNetInfo:
+    def test_publishes_what_it_knows_when_it_starts(self):
+        (message,) = run(NetInfo, publications=["net"], sends=False).published
+        assert message.topic == "net"
+        assert set(message.value) == set(KEYS)
+        if message.value["ip"] is not None:
+            ipaddress.ip_address(message.value["ip"])
+
+    def test_answers_requests(self):
+        outcome = run(NetInfo, publications=["net"], requests=[("ask", None)], params={"ip": "10.0.0.7"}, sends=False)
+        assert outcome.replies[0]["ip"] == "10.0.0.7"
+
+    def test_finds_the_default_route_with_the_lowest_metric(self, tmp_path):
+        table = tmp_path / "route"
+        table.write_text(
+            "Iface Destination Gateway Flags RefCnt Use Metric Mask MTU Window IRTT\n"
+            "eth1 00000000 0101A8C0 0003 0 0 200 00000000 0 0 0\n"
+            "eth0 00000000 FE01A8C0 0003 0 0 100 00000000 0 0 0\n"
+            "eth0 0001A8C0 00000000 0001 0 0 100 00FFFFFF 0 0 0\n"
+        )
+        assert default_route(table) == ("eth0", "192.168.1.254")
+
+    def test_knows_what_a_machine_without_network_has(self, tmp_path):
+        (tmp_path / "net").mkdir()
+        (tmp_path / "net/route").write_text("Iface\n")
+        assert describe({}, tmp_path) == {
+            "ip": "127.0.0.1",
+            "netmask": "255.0.0.0",
+            "gateway": None,
+            "ports": None,
+            "media_location": None,
+        }
+
+
+class TestTheBridges:
+    def test_messages_become_frames(self):
+        assert run(EventBusSource, messages=[("t", {"a": 1}), ("u", [2])]).sent == [{"a": 1}, [2]]
+
+    def test_messages_become_frames_of_another_type(self):
+        assert run(EventBusSource, messages=[("t", {"a": 1})], content_type="application/cbor").sent == [{"a": 1}]
+
+    def test_frames_become_messages(self):
+        outcome = run(EventBusSink, [1, 2], {"topics": ["extra"]}, publications=["t"], sends=False)
+        assert [(p.topic, p.value) for p in outcome.published] == [("t", 1), ("extra", 1), ("t", 2), ("extra", 2)]
+
+    def test_say_what_their_node_lacks(self):
+        with pytest.raises(ValueError, match="give it a data route"):
+            run(EventBusSource, messages=[("t", 1)], sends=False)
+        with pytest.raises(ValueError, match="give it a control route"):
+            run(EventBusSink, [1], sends=False)

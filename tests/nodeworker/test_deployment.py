@@ -1,0 +1,302 @@
+"""Whole flows in one process: the same semantics as under the daemon, cooperatively."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from nodeworker.deployment import Deployment
+from nodeworker.member import FlowFailed
+from protocol.messages import Configure, Port, Timer
+
+OCTETS = "application/octet-stream"
+
+
+def node(name, *, sees=(), feeds=(), credits=4, type="application/json", **fields):
+    """``sees`` and ``feeds``: names of the nodes before and after; a route is called after its two ends."""
+
+    def port(route, peer):
+        low = max(1, credits // 2)
+        return Port(route=route, peer=peer, content_type=type, credits=credits, watermark=credits, credit_low=low)
+
+    return Configure(
+        flow="f",
+        node=name,
+        plugin_id=name,
+        version="0",
+        kind="Python",
+        uri=f"test:{name}",
+        inputs=[port(f"{peer}-{name}", peer) for peer in sees],
+        outputs=[port(f"{name}-{peer}", peer) for peer in feeds],
+        **fields,
+    )
+
+
+@pytest.fixture
+def run():
+    """Runs nodes with their plugins; the deployment, closed at the end."""
+    opened = []
+
+    def running(plugins, *configs, **options):
+        deployment = Deployment(configs, find=lambda config: plugins[config.node], **options)
+        opened.append(deployment)
+        deployment.run()
+        return deployment
+
+    yield running
+    for deployment in opened:
+        deployment.close()
+    opened.clear()
+
+
+class Collect:
+    def __init__(self):
+        self.seen = []
+
+    def on_frame(self, frame):
+        self.seen.append(frame.value())
+
+    def on_stop(self):
+        return self.seen
+
+
+def numbers(count):
+    return lambda ctx: iter(range(count))
+
+
+def double(frame):
+    return frame.value() * 2
+
+
+class TestAFlow:
+    def test_in_a_line_ends_by_itself_with_every_frame_in_order(self, run):
+        deployment = run(
+            {"a": numbers(1000), "b": double, "c": Collect},
+            node("a", feeds="b"),
+            node("b", sees="a", feeds="c"),
+            node("c", sees="b"),
+        )
+        assert deployment.results["c"] == [2 * i for i in range(1000)]
+        assert deployment.snapshots()["a-b"]["committed"] == 1000
+        assert deployment.snapshots()["b-c"]["returned"] == 1000
+
+    def test_with_fan_out_gives_every_consumer_every_frame(self, run):
+        deployment = run(
+            {"a": numbers(50), "b": Collect, "c": Collect},
+            node("a", feeds="bc"),
+            node("b", sees="a"),
+            node("c", sees="a"),
+        )
+        assert deployment.results["b"] == deployment.results["c"] == list(range(50))
+
+    def test_with_fan_in_keeps_the_order_of_each_route(self, run):
+        deployment = run(
+            {"a": numbers(100), "b": lambda ctx: iter(range(1000, 1100)), "c": Collect},
+            node("a", feeds="c"),
+            node("b", feeds="c"),
+            node("c", sees="ab"),
+        )
+        seen = deployment.results["c"]
+        assert [n for n in seen if n < 1000] == list(range(100))
+        assert [n for n in seen if n >= 1000] == list(range(1000, 1100))
+
+    def test_in_a_diamond_joins_both_ways(self, run):
+        deployment = run(
+            {"a": numbers(100), "b": double, "c": lambda frame: -frame.value(), "d": Collect},
+            node("a", feeds="bc"),
+            node("b", sees="a", feeds="d"),
+            node("c", sees="a", feeds="d"),
+            node("d", sees="bc"),
+        )
+        assert sorted(deployment.results["d"]) == sorted([2 * i for i in range(100)] + [-i for i in range(100)])
+
+    def test_with_more_results_than_credits_drives_the_consumer_in_between(self, run):
+        def many(frame, ctx):
+            for i in range(100):
+                yield frame.value() * 100 + i
+
+        deployment = run(
+            {"a": numbers(5), "b": many, "c": Collect},
+            node("a", feeds="b", credits=1),
+            node("b", sees="a", feeds="c", credits=1),
+            node("c", sees="b", credits=1),
+        )
+        assert deployment.results["c"] == list(range(500))
+        assert deployment.snapshots()["b-c"]["max_outstanding"] == 1
+
+    def test_grows_its_arena_for_large_frames(self, run):
+        class Sizes:
+            sizes = []
+
+            def on_frame(self, frame):
+                self.sizes.append((int(frame.numpy()[0]), len(frame)))
+
+            def on_stop(self):
+                return self.sizes
+
+        deployment = run(
+            {"a": lambda ctx: (bytes([i]) * (3 << 20) for i in range(10)), "b": Sizes},
+            node("a", feeds="b", type=OCTETS, arena_limit=64 << 20),
+            node("b", sees="a", type=OCTETS),
+        )
+        assert deployment.results["b"] == [(i, 3 << 20) for i in range(10)]
+
+    def test_lets_a_node_have_inputs_and_items_of_its_own(self, run):
+        class Both:
+            def produce(self, ctx):
+                yield from ("x", "y")
+
+            def on_frame(self, frame):
+                return frame.value()
+
+        deployment = run(
+            {"a": numbers(3), "b": Both, "c": Collect},
+            node("a", feeds="b"),
+            node("b", sees="a", feeds="c"),
+            node("c", sees="b"),
+        )
+        assert sorted(map(str, deployment.results["c"])) == ["0", "1", "2", "x", "y"]
+
+    def test_ends_upstream_when_a_consumer_leaves(self, run):
+        class First:
+            def on_frame(self, frame):
+                raise SystemExit(0)
+
+        log = []
+        run(
+            {"a": lambda ctx: iter(int, 1), "b": First},
+            node("a", feeds="b"),
+            node("b", sees="a"),
+            on_log=lambda name, level, text, fields: log.append((name, fields)),
+        )
+        assert log == [("a", {"route": "a-b"})]
+
+
+class TestBackPressure:
+    def test_shows_as_would_block_to_a_source_that_does_not_wait(self, run):
+        from shm import WouldBlock
+
+        blocked = 0
+
+        def impatient(ctx):
+            nonlocal blocked
+            for i in range(20):
+                while True:
+                    try:
+                        ctx.send(i, timeout=0)
+                        break
+                    except WouldBlock:
+                        blocked += 1
+            yield None
+
+        deployment = run(
+            {"a": impatient, "b": Collect}, node("a", feeds="b", credits=2), node("b", sees="a", credits=2)
+        )
+        assert deployment.results["b"] == list(range(20))
+        assert blocked
+
+    def test_that_can_never_end_is_an_error_that_names_the_holder(self, run):
+        kept = []
+        with pytest.raises(FlowFailed, match=r"route a-b: all its credits are with node b") as caught:
+            run(
+                {
+                    "a": lambda ctx: ctx.send(1) or ctx.send(2) or ctx.send(3),
+                    "b": lambda frame: kept.append(memoryview(frame)),
+                },
+                node("a", feeds="b", credits=2),
+                node("b", sees="a", credits=2),
+            )
+        kept.clear()
+        assert caught.value.node == "a"
+
+    def test_reaches_the_watermark(self, run):
+        high = []
+
+        def burst(ctx):
+            for i in range(4):
+                high.append(ctx.high)
+                ctx.send(i)
+            high.append(ctx.high)
+            yield None
+
+        run({"a": burst, "b": Collect}, node("a", feeds="b"), node("b", sees="a"))
+        assert high == [False, False, False, False, True]
+
+
+class TestAFailure:
+    def test_names_node_phase_and_cause_and_stops_the_flow(self, run):
+        def bad(frame):
+            raise KeyError("lost")
+
+        with pytest.raises(FlowFailed) as caught:
+            run({"a": numbers(10), "b": bad}, node("a", feeds="b"), node("b", sees="a"))
+        assert (caught.value.node, caught.value.phase) == ("b", "frame")
+        assert isinstance(caught.value.__cause__, KeyError)
+
+    def test_cannot_be_caught_by_the_node_that_drove_the_failing_one(self, run):
+        def bad(frame):
+            raise KeyError("lost")
+
+        def careless(ctx):
+            for i in range(100):
+                try:
+                    ctx.send(i)
+                except Exception:
+                    continue
+            yield None
+
+        with pytest.raises(FlowFailed) as caught:
+            run({"a": careless, "b": bad}, node("a", feeds="b", credits=1), node("b", sees="a", credits=1))
+        assert caught.value.node == "b"
+
+
+class TestTimeAndMessages:
+    def test_ticks_come_until_the_flow_is_drained(self, run):
+        deployments = []
+
+        class Ticks:
+            seen = []
+
+            def on_tick(self, tick, ctx):
+                self.seen.append(tick.sequence)
+                if len(self.seen) == 3:
+                    deployments[0].drain()
+
+            def on_stop(self, ctx):
+                return [self.seen, ctx.stopping]
+
+        config = node("a", timers=[Timer(id="t", interval_ns=1_000_000)])
+        deployment = Deployment([config], find=lambda config: Ticks)
+        deployments.append(deployment)
+        deployment.run()
+        deployment.close()
+        assert deployment.results["a"] == [[0, 1, 2], True]
+
+    def test_a_drain_from_another_thread_wakes_it(self, run):
+        deployment = Deployment([node("a")], find=lambda config: type("Idle", (), {"on_stop": lambda self: "ended"}))
+        thread = threading.Thread(target=deployment.drain)
+        thread.start()
+        deployment.run()
+        thread.join()
+        deployment.close()
+        assert deployment.results == {"a": "ended"}
+
+    def test_published_messages_reach_every_subscriber(self, run):
+        def publisher(ctx):
+            ctx.publish(None, {"hello": 1})
+            yield None
+
+        class Listener:
+            def on_message(self, message, ctx):
+                ctx.send([message.src, message.topic, message.value()])
+                raise SystemExit
+
+        deployment = run(
+            {"p": publisher, "l": Listener, "m": Listener, "c": Collect},
+            node("p", publications=["t"]),
+            node("l", feeds="c", subscriptions=["t"]),
+            node("m", feeds="c", subscriptions=["t"]),
+            node("c", sees="lm"),
+        )
+        assert deployment.results["c"] == [["p", "t", {"hello": 1}]] * 2

@@ -1,0 +1,155 @@
+"""``python -m nodeworker.inproc``: flows from a file, results on stdout, signals."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+PLUGINS = """
+def numbers(ctx):
+    yield from range(ctx.params["count"])
+
+class Sum:
+    total = 0
+    def on_frame(self, frame): self.total += frame.value()
+    def on_stop(self): return self.total
+
+class Beat:
+    ticks = 0
+    def on_message(self, message, ctx):
+        self.ticks += 1
+        if self.ticks == 1: ctx.log.info("ticking")
+    def on_stop(self, ctx): return self.ticks > 0
+"""
+
+
+def manifest(node, uri, **fields):
+    return {
+        "plugin_id": node,
+        "node_id": node,
+        "version": "0.1.0",
+        "origin": "external",
+        "category": "Business",
+        "role": "Transform",
+        "artifact": {"kind": "Python", "uri": uri},
+        "io": {},
+        **fields,
+    }
+
+
+def route(source, target, plane="data", **fields):
+    common = {"topic": f"{source}/{target}", "content_type": "application/json", "schema_ver": "v1"}
+    return {"from": source, "to": target, "plane": plane, **common, **fields}
+
+
+@pytest.fixture
+def inproc(tmp_path):
+    (tmp_path / "plugins.py").write_text(PLUGINS)
+
+    def start(flow, *arguments, stdin=None):
+        (tmp_path / "flow.json").write_text(json.dumps(flow))
+        return subprocess.Popen(
+            [sys.executable, "-m", "nodeworker.inproc", str(tmp_path / "flow.json"), *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": os.getcwd()},
+        )
+
+    return start
+
+
+@pytest.fixture
+def flow():
+    return {
+        "manifests": [
+            manifest("src", "python://plugins.py:numbers", params={"count": 100}),
+            manifest("sum", "python://plugins:Sum"),
+        ],
+        "routes": [route("src", "sum", buffer=4, watermark=3)],
+        "schemas": [],
+    }
+
+
+def test_prints_results_and_counters_as_json(inproc, flow):
+    process = inproc(flow, "-o", "json")
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    printed = json.loads(out)
+    assert printed["nodes"] == {"src": None, "sum": 4950}
+    (counters,) = printed["routes"]
+    assert (counters["from"], counters["to"], counters["committed"], counters["credits"]) == ("src", "sum", 100, 4)
+
+
+def test_prints_a_table_otherwise(inproc, flow):
+    process = inproc(flow)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert out.startswith("sum: 4950\n")
+    assert out.splitlines()[-1].split()[:2] == ["src-sum", "100"]
+
+
+def test_a_failing_node_is_named_with_its_traceback(inproc, flow):
+    flow["manifests"][0]["params"] = {}
+    process = inproc(flow)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert out == ""
+    assert "node src failed in source: KeyError: 'count'" in err
+    assert "plugins.py" in err
+
+
+def test_a_flow_that_is_not_valid_starts_nothing_and_lists_the_problems(inproc, flow):
+    flow["routes"].append(route("src", "nowhere"))
+    flow["manifests"].append(manifest("p", "file:///bin/true", artifact={"kind": "Process", "uri": "file:///bin/true"}))
+    process = inproc(flow)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "nowhere" in err
+
+
+def test_says_what_needs_a_process_of_its_own(inproc, flow):
+    flow["manifests"].append(manifest("p", "file:///bin/true", artifact={"kind": "Process", "uri": "file:///bin/true"}))
+    process = inproc(flow)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "run the flow with chronetixd" in err
+
+
+def test_a_timer_flow_ticks_until_it_is_interrupted_and_then_finishes(inproc):
+    timer = manifest(
+        "clock",
+        "builtin://chronetix/system/timer",
+        artifact={"kind": "WasmComponent", "uri": "builtin://chronetix/system/timer"},
+        timers=[{"id": "t", "schedule": {"interval_ms": 1}}],
+    )
+    process = inproc(
+        {
+            "manifests": [timer, manifest("beat", "python://plugins.py:Beat")],
+            "routes": [route("clock", "beat", "control")],
+            "schemas": [],
+        },
+        "-o",
+        "json",
+    )
+    assert process.stderr is not None
+    assert "ticking" in process.stderr.readline()
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert json.loads(out)["nodes"] == {"clock": None, "beat": True}
+
+
+def test_a_file_that_is_no_flow_is_named(tmp_path):
+    for content in ("", "{", "[]", "no json"):
+        (tmp_path / "bad.json").write_text(content)
+        run = [sys.executable, "-m", "nodeworker.inproc", str(tmp_path / "bad.json")]
+        done = subprocess.run(run, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 1
+        assert "bad.json" in done.stderr
+        assert "Traceback" not in done.stderr

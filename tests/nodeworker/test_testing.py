@@ -1,0 +1,252 @@
+"""The host for unit tests of plugins, and with it everything that a plugin may be."""
+
+from __future__ import annotations
+
+import operator
+
+import numpy as np
+import pytest
+
+from nodeworker import RequestFailed
+from nodeworker.testing import run
+from protocol.errors import ChronetixError
+
+OCTETS = "application/octet-stream"
+ARROW = "application/arrow-ipc"
+
+
+class TestAPluginMayBe:
+    def test_a_function_of_frame_and_context(self):
+        assert run(lambda frame, ctx: frame.value() * ctx.params["by"], [1, 2], {"by": 3}).sent == [3, 6]
+
+    def test_a_function_of_the_frame_alone(self):
+        assert run(lambda frame: frame.value() + 1, [1, 2]).sent == [2, 3]
+
+    def test_a_generator_function_as_a_source_whose_return_is_the_result(self):
+        def numbers(ctx):
+            yield from range(3)
+            return "done"
+
+        outcome = run(numbers)
+        assert (outcome.sent, outcome.result) == ([0, 1, 2], "done")
+
+    def test_a_function_that_returns_an_iterable_as_a_source(self):
+        assert run(lambda ctx: [1, 2]).sent == [1, 2]
+
+    def test_a_generator_function_of_frames_with_any_number_of_results(self):
+        def repeat(frame, ctx):
+            for _ in range(frame.value()):
+                yield frame.value()
+
+        assert run(repeat, [0, 1, 2]).sent == [1, 2, 2]
+
+    def test_a_class_whose_constructor_takes_nothing_or_the_context(self):
+        class Plain:
+            def on_frame(self, frame):
+                return 1
+
+        class Knowing:
+            def __init__(self, ctx):
+                self.node = ctx.node
+
+            def on_frame(self, frame):
+                return self.node
+
+        assert run(Plain, [0]).sent == [1]
+        assert run(Knowing, [0]).sent == ["plugin"]
+
+    def test_an_instance(self):
+        class Adder:
+            def __init__(self, n):
+                self.n = n
+
+            def on_frame(self, frame):
+                return frame.value() + self.n
+
+        assert run(Adder(5), [1]).sent == [6]
+
+    def test_any_callable(self):
+        class Call:
+            def __call__(self, frame, ctx):
+                return "called"
+
+        assert run(Call(), [1]).sent == ["called"]
+
+    def test_a_class_with_every_callback_in_order(self):
+        calls = []
+
+        class Every:
+            def on_start(self, ctx):
+                calls.append("start")
+
+            def on_tick(self, tick, ctx):
+                calls.append(f"tick {tick.sequence}")
+
+            def on_frame(self, frame, ctx):
+                calls.append("frame")
+
+            def on_stop(self, ctx):
+                calls.append("stop")
+                return {"calls": len(calls)}
+
+        outcome = run(Every, ["x"], ticks=2)
+        assert calls == ["start", "tick 0", "tick 1", "frame", "stop"]
+        assert outcome.result == {"calls": 5}
+
+    def test_a_function_that_gets_messages_where_there_are_no_frames(self):
+        outcome = run(lambda message, ctx: [message.topic, message.value()], messages=[("t", 1)])
+        assert outcome.sent == [["t", 1]]
+
+
+class TestAPluginMayNotBe:
+    @pytest.mark.parametrize(
+        ("plugin", "inputs", "says"),
+        [
+            (lambda a, b, c: 0, [1], "takes 3 arguments but is called with (thing, ctx)"),
+            (lambda frame, ctx: 0, None, "the node has no data inputs"),
+            (42, [1], "no function and has none of on_start"),
+            (type("P", (), {"on_start": lambda self: 0}), [1], "has no on_frame"),
+            (
+                type("P", (), {"on_start": lambda self: 0, "on_frames": lambda self, f: 0}),
+                [1],
+                "should be called on_frame",
+            ),
+        ],
+    )
+    def test_what_its_node_could_never_call(self, plugin, inputs, says):
+        with pytest.raises(ChronetixError) as caught:
+            run(plugin, inputs)
+        assert says in caught.value.message
+
+    def test_asynchronous(self):
+        async def later(frame, ctx):
+            return 1
+
+        with pytest.raises(ChronetixError, match="is async"):
+            run(later, [1])
+
+    def test_a_class_without_on_message_where_messages_come_in(self):
+        with pytest.raises(ChronetixError, match="no on_message"):
+            run(type("P", (), {"on_stop": lambda self: 0}), messages=[("t", 1)])
+
+
+class TestTheContext:
+    def test_sends_to_one_route_by_its_peer(self):
+        def both(frame, ctx):
+            ctx.send(1, to="collector")
+            ctx.send(2)
+
+        assert run(both, [0]).sent == [1, 2]
+
+    def test_suggests_the_nearest_output(self):
+        with pytest.raises(ValueError, match="did you mean 'collector'"):
+            run(lambda frame, ctx: ctx.send(1, to="colector"), [0])
+
+    def test_lends_memory_that_is_sent_when_it_is_left(self):
+        def fill(frame, ctx):
+            with ctx.loan(8) as room:
+                np.frombuffer(room, "<i8")[:] = 7
+
+        assert run(fill, [b"x"], content_type=OCTETS).sent == [(7).to_bytes(8, "little")]
+
+    def test_publishes_to_a_topic_and_to_its_control_routes(self):
+        def publish(ctx):
+            ctx.publish("a", 1, priority=7)
+            ctx.publish(None, 2)
+            yield None
+
+        outcome = run(publish, publications=["r1", "r2"])
+        assert [(p.topic, p.value) for p in outcome.published] == [("a", 1), ("r1", 2), ("r2", 2)]
+        assert outcome.published[0].envelope["priority"] == 7
+
+    def test_says_when_there_is_nowhere_to_publish(self):
+        with pytest.raises(ValueError, match="name a topic"):
+            run(lambda frame, ctx: ctx.publish(None, 1), [0])
+
+    def test_refuses_an_envelope_that_no_receiver_would_take(self):
+        with pytest.raises(ValueError, match="envelope for 't' is not valid"):
+            run(lambda frame, ctx: ctx.publish("t", 1, priority="high"), [0])
+
+    def test_asks_and_gets_the_reply(self):
+        outcome = run(lambda frame, ctx: ctx.request("who", frame.value()).value(), [1], replies={"who": "me"})
+        assert outcome.sent == ["me"]
+
+    def test_says_that_nobody_answers(self):
+        def ask(frame, ctx):
+            with pytest.raises(RequestFailed) as caught:
+                ctx.request("who")
+            return caught.value.reason
+
+        assert run(ask, [1]).sent == ["no-subscriber"]
+
+    def test_says_that_the_answer_took_too_long(self):
+        class Mute:
+            def on_message(self, message):
+                pass
+
+        with pytest.raises(RequestFailed, match="timeout"):
+            run(Mute, requests=[("q", 1)], replies={"other": 1}, sends=False)
+
+    def test_logs_fields_whatever_they_are(self):
+        outcome = run(lambda frame, ctx: ctx.log.warning("odd", n=np.int64(3), what=object), [1])
+        (record,) = outcome.logs
+        assert (record.level, record.message, record.fields["n"]) == ("warning", "odd", 3)
+        assert "object" in record.fields["what"]
+
+    def test_knows_where_it_is(self):
+        def look(frame, ctx):
+            return [ctx.flow, ctx.node, [p.peer for p in ctx.inputs], [p.peer for p in ctx.outputs], ctx.qos["qos"]]
+
+        outcome = run(look, [0], qos={"qos": "high"})
+        assert outcome.sent == [["test", "plugin", ["feed"], ["collector"], "high"]]
+
+    def test_has_read_only_params(self):
+        with pytest.raises(TypeError):
+            run(lambda frame, ctx: operator.setitem(ctx.params, "a", 1), [0])
+
+
+class TestAMessage:
+    def test_is_answered_once(self):
+        class Twice:
+            def on_message(self, message, ctx):
+                message.reply("one")
+                with pytest.raises(ValueError, match="answered already"):
+                    message.reply("two")
+
+        assert run(Twice, requests=[("q", 1)]).replies == ["one"]
+
+    def test_that_was_published_cannot_be_answered(self):
+        def answer(message):
+            assert not message.wants_reply
+            with pytest.raises(ValueError, match="is no request"):
+                message.reply(1)
+
+        run(answer, messages=[("q", 1)], sends=False)
+
+
+class TestFrames:
+    def test_of_every_content_type_arrive_as_they_were_sent(self):
+        pa = pytest.importorskip("pyarrow")
+        table = pa.table({"a": [1, 2, 3], "b": ["x", None, "z"]})
+        for content_type, value in (
+            ("application/json", {"a": [1, 2.5, None, "é"]}),
+            ("application/cbor", {"a": b"\x00\xff", "b": [True, None]}),
+            (OCTETS, b"\x00\x01"),
+            (ARROW, table),
+            ("application/arrow+ipc", table),
+        ):
+            assert run(lambda frame: frame.value(), [value], content_type=content_type).sent == [value]
+
+    def test_may_be_forwarded_as_they_are(self):
+        assert run(lambda frame: frame, [b"12", b"34"], content_type=OCTETS).sent == [b"12", b"34"]
+
+    def test_that_are_not_what_the_route_says_name_the_route(self):
+        with pytest.raises(ChronetixError, match="a frame of route feed is not application/json") as caught:
+            run(lambda frame: frame.value(), [b"{no json"])
+        assert caught.value.name == "payload-undecodable"
+
+    def test_pass_between_content_types(self):
+        outcome = run(
+            lambda frame: {"n": int(frame.numpy("<i4").sum())}, [np.arange(5, dtype="<i4")], input_type=OCTETS
+        )
+        assert outcome.sent == [{"n": 10}]
