@@ -3,15 +3,18 @@
 
 PyTypeObject *native_Arena;
 
+#define ARENA_FIRST (1ll << 18)
+
 static PyObject *arena_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
     static char *names[] = {"limit", "first", "on_grow", NULL};
-    long long limit = 1ll << 30, first = 1 << 18;
+    long long limit = 1ll << 30, first = 0;
     PyObject *on_grow = Py_None;
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|L$LO:Arena", names, &limit, &first, &on_grow)) return NULL;
     if (limit < (long long)CHX_ARENA_MIN || limit > 1ll << 43)
         return PyErr_Format(PyExc_ValueError, "limit must be from %u bytes to 8 TiB, not %lld", CHX_ARENA_MIN, limit);
-    if (first < 1 || first > limit)
+    if (first < 0 || first > limit)
         return PyErr_Format(PyExc_ValueError, "first must be from 1 to limit (%lld) bytes, not %lld", limit, first);
+    if (first == 0) first = limit < ARENA_FIRST ? limit : ARENA_FIRST;
     if (on_grow != Py_None && !PyCallable_Check(on_grow)) {
         PyErr_SetString(PyExc_TypeError, "on_grow must be callable or None");
         return NULL;
@@ -111,7 +114,7 @@ static PyObject *arena_confirm(Arena *self, PyObject *arg) {
         return PyErr_Format(PyExc_ValueError, "segment %lu does not exist: there are %u", index,
                             self->arena.segment_count);
     if (chx_arena_confirm(&self->arena, (uint32_t)index) != CHX_OK) return PyErr_NoMemory();
-    if (self->bell && self->bell->sleepers && self->bell->fd >= 0) chx_bell_ring(self->bell->fd);
+    if (self->bell) native_bell_stir(self->bell);
     Py_RETURN_NONE;
 }
 

@@ -31,7 +31,19 @@ static PyObject *consumer_new(PyTypeObject *type, PyObject *args, PyObject *kwar
     return (PyObject *)self;
 }
 
+static int consumer_traverse(Consumer *self, visitproc visit, void *arg) {
+    Py_VISIT(Py_TYPE((PyObject *)self));
+    Py_VISIT(self->decode);
+    return 0;
+}
+
+static int consumer_clear(Consumer *self) {
+    Py_CLEAR(self->decode);
+    return 0;
+}
+
 static void consumer_dealloc(Consumer *self) {
+    PyObject_GC_UnTrack(self);
     if (self->route) {
         if (self->owner == native_process()) chx_consumer_close(&self->end);
         chx_consumer_destroy(&self->end);
@@ -39,7 +51,7 @@ static void consumer_dealloc(Consumer *self) {
     Py_CLEAR(self->route);
     Py_CLEAR(self->peer);
     Py_CLEAR(self->decode);
-    NATIVE_DEALLOC(self);
+    NATIVE_DEALLOC_GC(self);
 }
 
 static PyObject *consumer_link(Consumer *self, PyObject *args, PyObject *kwargs) {
@@ -90,9 +102,15 @@ static PyObject *consumer_held(Consumer *self, void *Py_UNUSED(closure)) {
     return PyLong_FromUnsignedLongLong(chx_consumer_held(&self->end));
 }
 
+/* No frame and no fault will come from it any more. */
+int native_consumer_ended(Consumer *self) {
+    struct chx_taken unused;
+    if (self->end.state == CHX_CONSUMER_OPEN && self->owner == native_process()) chx_consumer_look(&self->end, &unused);
+    return self->end.state == CHX_CONSUMER_FAULTY ? self->told : self->end.state >= CHX_CONSUMER_ENDED;
+}
+
 static PyObject *consumer_ended(Consumer *self, void *Py_UNUSED(closure)) {
-    if (self->end.state == CHX_CONSUMER_OPEN && self->owner == native_process()) chx_consumer_look(&self->end);
-    return PyBool_FromLong(self->end.state >= CHX_CONSUMER_ENDED);
+    return PyBool_FromLong(native_consumer_ended(self));
 }
 
 static PyMethodDef consumer_methods[] = {
@@ -115,13 +133,15 @@ static PyGetSetDef consumer_getset[] = {
 };
 
 static PyType_Slot consumer_slots[] = {
-    {Py_tp_new, consumer_new},         {Py_tp_dealloc, consumer_dealloc},
+    {Py_tp_new, consumer_new},         {Py_tp_dealloc, consumer_dealloc}, {Py_tp_traverse, consumer_traverse},
+    {Py_tp_clear, consumer_clear},
     {Py_tp_methods, consumer_methods}, {Py_tp_getset, consumer_getset},
     {Py_tp_doc, "Consuming end of one route: owner of its CREDIT."},
     {0, NULL},
 };
 
-static PyType_Spec consumer_spec = {"shm.Consumer", sizeof(Consumer), 0, Py_TPFLAGS_DEFAULT, consumer_slots};
+static PyType_Spec consumer_spec = {"shm.Consumer", sizeof(Consumer), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
+                                    consumer_slots};
 
 int native_consumer_init(PyObject *module) {
     native_Consumer = native_add_type(module, &consumer_spec);

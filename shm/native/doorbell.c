@@ -14,14 +14,21 @@ uint64_t native_deadline(int64_t timeout_ns) {
     return (uint64_t)timeout_ns > UINT64_MAX - 1 - now ? UINT64_MAX - 1 : now + (uint64_t)timeout_ns;
 }
 
+static int bell_led(const Doorbell *bell) {
+    const struct native_sleeper *other = bell->sleepers;
+    while (other && other->fd >= 0) other = other->next;
+    return other != NULL;
+}
+
 /* Not inlined: the compiler would warn that the list keeps a local; native_bell_leave takes it out again. */
 __attribute__((noinline)) int native_bell_enter(Doorbell *bell, struct native_sleeper *sleeper) {
     if (bell->fd < 0) {
         PyErr_SetString(PyExc_ValueError, "the doorbell is closed");
         return -1;
     }
+    if (native_foreign(bell->owner, "doorbell") != 0) return -1;
     sleeper->fd = -1;
-    if (bell->sleepers) {
+    if (bell_led(bell)) {
         sleeper->fd = chx_bell_create();
         if (sleeper->fd < 0) {
             PyErr_SetFromErrno(PyExc_OSError);
@@ -31,6 +38,11 @@ __attribute__((noinline)) int native_bell_enter(Doorbell *bell, struct native_sl
     sleeper->next = bell->sleepers;
     bell->sleepers = sleeper;
     return 0;
+}
+
+/* Something has changed in this process that a sleeper may wait for. */
+void native_bell_stir(const Doorbell *bell) {
+    if (bell->sleepers && bell->fd >= 0 && bell->owner == native_process()) chx_bell_ring(bell->fd);
 }
 
 static void bell_relay(const Doorbell *bell) {
@@ -101,6 +113,7 @@ static PyObject *doorbell_new(PyTypeObject *type, PyObject *args, PyObject *kwar
         return NULL;
     }
     self->fd = fd;
+    self->owner = native_process_claim();
     self->sleepers = NULL;
     return (PyObject *)self;
 }

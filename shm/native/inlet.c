@@ -32,6 +32,8 @@ static enum scan inlet_scan(Inlet *self, PyObject **frame) {
                 *frame = native_frame_new(consumer, &taken, (uint32_t)port);
                 return *frame ? FOUND : RAISED;
             case CHX_FAULT:
+                if (consumer->told) break;
+                consumer->told = 1;
                 native_raise_status(CHX_FAULT, consumer->route, &consumer->end.why, 0);
                 return RAISED;
             case CHX_EMPTY:
@@ -131,8 +133,11 @@ static PyObject *inlet_take(Inlet *self, PyObject *const *args, Py_ssize_t nargs
 static PyObject *inlet_arm_method(Inlet *self, PyObject *Py_UNUSED(ignored)) {
     if (self->count && native_foreign(self->consumers[0]->owner, "inlet")) return NULL;
     inlet_arm(self);
-    for (Py_ssize_t i = 0; i < self->count; i++)
-        if (chx_consumer_look(&self->consumers[i]->end) != CHX_EMPTY) Py_RETURN_FALSE;
+    struct chx_taken unused;
+    for (Py_ssize_t i = 0; i < self->count; i++) {
+        enum chx_status status = chx_consumer_look(&self->consumers[i]->end, &unused);
+        if (status == CHX_OK || (status == CHX_FAULT && !self->consumers[i]->told)) Py_RETURN_FALSE;
+    }
     inlet_nudge(self);
     Py_RETURN_TRUE;
 }
@@ -170,21 +175,25 @@ static PyObject *inlet_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     return (PyObject *)self;
 }
 
+static int inlet_traverse(Inlet *self, visitproc visit, void *arg) {
+    Py_VISIT(Py_TYPE((PyObject *)self));
+    Py_VISIT(self->tuple);
+    return 0;
+}
+
 static void inlet_dealloc(Inlet *self) {
+    PyObject_GC_UnTrack(self);
     PyMem_Free(self->consumers);
     Py_CLEAR(self->tuple);
     Py_CLEAR(self->bell);
-    NATIVE_DEALLOC(self);
+    NATIVE_DEALLOC_GC(self);
 }
 
 static PyObject *inlet_consumers(Inlet *self, void *Py_UNUSED(closure)) { return Py_NewRef(self->tuple); }
 
 static PyObject *inlet_ended(Inlet *self, void *Py_UNUSED(closure)) {
     for (Py_ssize_t i = 0; i < self->count; i++) {
-        Consumer *consumer = self->consumers[i];
-        if (consumer->end.state == CHX_CONSUMER_OPEN && consumer->owner == native_process())
-            chx_consumer_look(&consumer->end);
-        if (consumer->end.state < CHX_CONSUMER_ENDED) Py_RETURN_FALSE;
+        if (!native_consumer_ended(self->consumers[i])) Py_RETURN_FALSE;
     }
     Py_RETURN_TRUE;
 }
@@ -204,13 +213,13 @@ static PyGetSetDef inlet_getset[] = {
 };
 
 static PyType_Slot inlet_slots[] = {
-    {Py_tp_new, inlet_new},         {Py_tp_dealloc, inlet_dealloc},
+    {Py_tp_new, inlet_new},         {Py_tp_dealloc, inlet_dealloc}, {Py_tp_traverse, inlet_traverse},
     {Py_tp_methods, inlet_methods}, {Py_tp_getset, inlet_getset},
     {Py_tp_doc, "Takes frames from one or more routes, fairly, sleeping in one place."},
     {0, NULL},
 };
 
-static PyType_Spec inlet_spec = {"shm.Inlet", sizeof(Inlet), 0, Py_TPFLAGS_DEFAULT, inlet_slots};
+static PyType_Spec inlet_spec = {"shm.Inlet", sizeof(Inlet), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC, inlet_slots};
 
 int native_inlet_init(PyObject *module) {
     native_Inlet = native_add_type(module, &inlet_spec);

@@ -132,7 +132,7 @@ static void loan_releasebuffer(Loan *self, Py_buffer *Py_UNUSED(view)) {
     Outlet *outlet = self->outlet;
     chx_extent_drop(&outlet->arena->arena, self->claim.extent.handle);
     native_arena_unpin(outlet->arena);
-    if (outlet->bell->sleepers && outlet->bell->fd >= 0) chx_bell_ring(outlet->bell->fd);
+    native_bell_stir(outlet->bell);
 }
 
 static PyMethodDef loan_methods[] = {

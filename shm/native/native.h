@@ -50,6 +50,7 @@ struct native_sleeper {
 typedef struct {
     PyObject_HEAD
     int fd;
+    uint32_t owner;
     struct native_sleeper *sleepers;
 } Doorbell;
 
@@ -58,6 +59,7 @@ int native_doorbell_init(PyObject *module);
 int native_bell_enter(Doorbell *bell, struct native_sleeper *sleeper);
 int native_bell_sleep(Doorbell *bell, struct native_sleeper *sleeper, uint64_t deadline);
 void native_bell_leave(Doorbell *bell, struct native_sleeper *sleeper);
+void native_bell_stir(const Doorbell *bell);
 static inline int native_bell_alone(const Doorbell *bell) { return bell->sleepers && !bell->sleepers->next; }
 uint64_t native_deadline(int64_t timeout_ns);
 
@@ -134,6 +136,7 @@ typedef struct {
     PyObject *route;
     PyObject *peer, *decode; /* what Frame.peer and Frame.value() give: see _native.pyi */
     uint32_t owner;
+    uint8_t told; /* its fault was raised to a caller */
 } Consumer;
 
 extern PyTypeObject *native_Consumer, *native_Frame, *native_Inlet;
@@ -141,6 +144,7 @@ int native_consumer_init(PyObject *module);
 int native_frame_init(PyObject *module);
 int native_inlet_init(PyObject *module);
 PyObject *native_frame_new(Consumer *consumer, const struct chx_taken *taken, uint32_t port);
+int native_consumer_ended(Consumer *self);
 uint64_t native_frame_age(PyObject *frame, uint64_t start);
 
 /* ---- view.c ---- */

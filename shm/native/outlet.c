@@ -196,7 +196,7 @@ void native_outlet_cancel(Outlet *self, struct native_claim *claim, int keep_ext
     claim_free(claim);
     if (keep_extent) return;
     chx_extent_drop(&self->arena->arena, claim->extent.handle);
-    if (self->bell->sleepers && self->bell->fd >= 0) chx_bell_ring(self->bell->fd);
+    native_bell_stir(self->bell);
 }
 
 static void outlet_ring(Outlet *self, const struct native_claim *claim) {

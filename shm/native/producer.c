@@ -79,10 +79,7 @@ static void producer_dealloc(Producer *self) {
         *self->link = self->next;
         if (self->next) self->next->link = self->link;
     }
-    if (self->arena) {
-        if (self->owner == native_process()) chx_producer_close(&self->end);
-        chx_producer_destroy(&self->end);
-    }
+    if (self->arena) chx_producer_destroy(&self->end); /* no close: only a producer that says so has sent everything */
     Py_CLEAR(self->arena);
     Py_CLEAR(self->route);
     NATIVE_DEALLOC_GC(self);

@@ -47,9 +47,11 @@ static void waiting_disarm(const Outlet *self) {
         if (chx_producer_returns(&producer->end)) chx_producer_disarm(&producer->end);
 }
 
-static void waiting_count(const Outlet *self) {
-    for (Py_ssize_t i = 0; i < self->count; i++)
-        if (waiting_blocks(&self->producers[i]->end)) chx_count(&self->producers[i]->end.ring->stats.sleeps, 1);
+static void waiting_count(const Outlet *self, int for_room) {
+    for (Py_ssize_t i = 0; i < self->count; i++) {
+        struct chx_producer *end = &self->producers[i]->end;
+        if (waiting_blocks(end) && (for_room || !chx_producer_has_credit(end))) chx_count(&end->ring->stats.sleeps, 1);
+    }
 }
 
 static int waiting_spin(Outlet *self, int for_room, uint64_t deadline) {
@@ -79,7 +81,7 @@ static int waiting_sleep(Outlet *self, int for_room, uint64_t deadline) {
     atomic_thread_fence(memory_order_seq_cst); /* partners: chx_consumer_return, chx_consumer_nudge */
     if (waiting_look(self, for_room, 0)) {
         uint64_t start = chx_now_ns();
-        waiting_count(self);
+        waiting_count(self, for_room);
         woken = native_bell_sleep(self->bell, &sleeper, deadline);
         /* when the credits came back is not known, only when we noticed: a wake-up is 1 to 3 caps of that */
         chx_spin_slept(&self->spin, native_spin_cap(), (chx_now_ns() - start) / 4);

@@ -12,7 +12,13 @@
 #include "doorbell.h"
 #include "memory.h"
 
-enum chx_consumer_state { CHX_CONSUMER_UNLINKED, CHX_CONSUMER_OPEN, CHX_CONSUMER_ENDED, CHX_CONSUMER_DETACHED };
+enum chx_consumer_state {
+    CHX_CONSUMER_UNLINKED,
+    CHX_CONSUMER_OPEN,
+    CHX_CONSUMER_ENDED,    /* the producer closed and everything was taken */
+    CHX_CONSUMER_DETACHED, /* closed at this end */
+    CHX_CONSUMER_FAULTY,   /* the producer broke the ABI; `why` tells */
+};
 
 struct chx_reader_segment {
     const uint8_t *base;
@@ -104,7 +110,7 @@ static inline enum chx_status chx_consumer_map(struct chx_consumer *c, uint32_t 
 /* ---- take ------------------------------------------------------------------------------------------------------- */
 
 static inline enum chx_status chx_consumer_fault(struct chx_consumer *c) {
-    c->state = CHX_CONSUMER_DETACHED;
+    c->state = CHX_CONSUMER_FAULTY;
     atomic_store_explicit(&c->credit->closed, 1, memory_order_release);
     if (c->bell >= 0) chx_bell_ring(c->bell);
     return CHX_FAULT;
@@ -178,10 +184,26 @@ static inline enum chx_status chx_consumer_end(struct chx_consumer *c) {
     return CHX_ENDED;
 }
 
-static inline enum chx_status chx_consumer_look(struct chx_consumer *c) {
-    if (c->state != CHX_CONSUMER_OPEN) return c->state == CHX_CONSUMER_UNLINKED ? CHX_EMPTY : CHX_ENDED;
-    enum chx_status status = chx_consumer_peek(c);
+static inline enum chx_status chx_consumer_standing(const struct chx_consumer *c) {
+    switch (c->state) {
+        case CHX_CONSUMER_UNLINKED:
+            return CHX_EMPTY;
+        case CHX_CONSUMER_OPEN:
+            return CHX_OK;
+        case CHX_CONSUMER_FAULTY:
+            return CHX_FAULT;
+        default:
+            return CHX_ENDED;
+    }
+}
+
+/* What stands at the next position, without taking it: OK and its description, EMPTY, ENDED, or FAULT. */
+static inline enum chx_status chx_consumer_look(struct chx_consumer *c, struct chx_taken *out) {
+    enum chx_status status = chx_consumer_standing(c);
+    if (status != CHX_OK) return status;
+    status = chx_consumer_peek(c);
     if (status == CHX_EMPTY) status = chx_consumer_end(c);
+    if (status == CHX_OK) status = chx_desc_check(c, &c->desc[c->position & c->mask], out);
     return status == CHX_FAULT ? chx_consumer_fault(c) : status;
 }
 
@@ -192,12 +214,10 @@ static inline void chx_latency(struct chx_consumer *c, uint64_t ns) {
     if (ns > chx_read(&stats->latency_max_ns)) atomic_store_explicit(&stats->latency_max_ns, ns, memory_order_relaxed);
 }
 
-/* The next frame (OK), nothing (EMPTY), ENDED, or FAULT once, after which the route is detached. */
+/* The next frame (OK), nothing (EMPTY), ENDED, or FAULT, which has detached the route for good. */
 static inline enum chx_status chx_consumer_take(struct chx_consumer *c, struct chx_taken *out) {
-    enum chx_status status = chx_consumer_look(c);
+    enum chx_status status = chx_consumer_look(c, out);
     if (status != CHX_OK) return status;
-    status = chx_desc_check(c, &c->desc[c->position & c->mask], out);
-    if (status != CHX_OK) return status == CHX_FAULT ? chx_consumer_fault(c) : status;
     out->stamp = ++c->position;
     out->seq = c->header.base_seq + c->taken++;
     atomic_store_explicit(&c->credit->stats.taken, c->taken, memory_order_relaxed);
