@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from chronetixd.core import restart, worker
-from chronetixd.core.levels import sources, start_levels
+from chronetixd.core.levels import sources, start_waves
 from chronetixd.core.machine import History, IllegalEvent
 from chronetixd.core.worker import GONE, Worker, WorkerEvent, WorkerState
 
@@ -217,13 +217,13 @@ class Flow:
         "failure",
         "history",
         "killed",
-        "levels",
         "limits",
         "name",
         "peers",
         "policy",
         "sources",
         "state",
+        "waves",
         "workers",
     )
 
@@ -241,7 +241,7 @@ class Flow:
         self.name = name
         self.limits = limits or Limits()
         self.policy = policy
-        self.levels = start_levels(nodes, edges)
+        self.waves = start_waves(nodes, edges)
         self.sources = sources(nodes, edges)
         self.peers: dict[str, set[str]] = {node: set() for node in nodes}
         for source, target in edges:
@@ -305,7 +305,7 @@ class Flow:
             case WorkerState.OFFERED:
                 return self._link_complete(event.node)
             case WorkerState.READY if self.count(WorkerState.READY) == len(self.workers):
-                return self._start_level(0)
+                return self._start_wave(0)
             case WorkerState.STARTED:
                 return self._advance(event)
             case _:
@@ -322,18 +322,17 @@ class Flow:
             self.workers[near].handle(worker.LinkSent())
         return [Link(tuple(complete))] if complete else []
 
-    def _start_level(self, level: int) -> list[Instruction]:
-        for node in self.levels[level]:
+    def _start_wave(self, wave: int) -> list[Instruction]:
+        for node in self.waves[wave]:
             self.workers[node].handle(worker.StartSent())
-        return [Start(self.levels[level])]
+        return [Start(self.waves[wave])]
 
     def _advance(self, event: NodeEvent) -> list[Instruction]:
-        """A worker has started: start the next level if that was the last one of its own."""
-        level = next(at for at, nodes in enumerate(self.levels) if event.node in nodes)
-        if any(self.workers[node].state is WorkerState.STARTING for node in self.levels[level]):
+        """A worker has started: start the next wave if that was the last one of its own."""
+        if self.count(WorkerState.STARTING):
             return []
-        if level + 1 < len(self.levels):
-            return self._start_level(level + 1)
+        if self.count(WorkerState.READY):
+            return self._start_wave(1)
         running = [*self._enter(FlowState.RUNNING, event), *self._disarm()]
         return running + self._drain(self._stop) if self._stop else running
 

@@ -1,7 +1,9 @@
 """In which order the nodes of a flow start: sinks first, sources last, by its data routes.
 
-A node starts only after everything it sends frames to has started, so no frame ever meets a consumer that does not
-run yet. Nodes without data inputs set a flow in motion (sources, timers), so all of them are in the last level.
+Two waves. Nodes without data inputs set a flow in motion (sources, timers): they are the second wave and start only
+when every other node has started, so that a flow whose sink cannot start has had no effect. In the first wave a node is
+told after everything it sends frames to; nobody waits there, because no frame is under way yet. That keeps a long
+chain from starting one node at a time.
 """
 
 from __future__ import annotations
@@ -22,15 +24,16 @@ def sources(nodes: Iterable[str], edges: Iterable[tuple[str, str]]) -> frozenset
     return frozenset(nodes) - {target for _, target in edges}
 
 
-def start_levels(nodes: tuple[str, ...], edges: tuple[tuple[str, str], ...]) -> tuple[tuple[str, ...], ...]:
-    """Nodes by start level, every node in exactly one. Raises ValueError when the data routes have a cycle."""
+def start_waves(nodes: tuple[str, ...], edges: tuple[tuple[str, str], ...]) -> tuple[tuple[str, ...], ...]:
+    """Nodes by start wave, every node in exactly one, none empty; within a wave sinks come first.
+
+    Raises ValueError when the data routes have a cycle.
+    """
     heights = _heights(successors(nodes, edges))
     last = sources(nodes, edges)
-    rest = sorted({heights[node] for node in nodes if node not in last})
-    levels = [tuple(n for n in nodes if n not in last and heights[n] == height) for height in rest]
-    if last:
-        levels.append(tuple(node for node in nodes if node in last))
-    return tuple(levels)
+    ordered = sorted(nodes, key=heights.__getitem__)
+    waves = (tuple(n for n in ordered if n not in last), tuple(n for n in ordered if n in last))
+    return tuple(wave for wave in waves if wave)
 
 
 def _heights(consumers: Mapping[str, set[str]]) -> dict[str, int]:
