@@ -1,7 +1,7 @@
 """A whole flow in one process and one thread, with the semantics that it has under the daemon: the same plugins, the
 same rings, credits, fan-out, end of stream, timers and event bus.
 
-It is cooperative. Consumers go first, then each source gets one item. A send that finds no credit drives the
+It is cooperative. Consumers go first, then each source makes a few items. A send that finds no credit drives the
 consumers of its routes until there is one; if all credits are held by consumers that wait for more, nothing could
 ever go on, and the flow fails saying so. A drain ends the sources; the rest ends as its inputs end.
 """

@@ -17,6 +17,10 @@ from nodeworker.wiring import Wiring
 from protocol.messages import Deliver, Tick
 from shm import RouteClosed
 
+BURST, BURST_BYTES = 32, 1 << 18
+"""Items, and bytes in frames, that a source may make before the others get their turn: enough to spread the cost of the
+turn, little enough to stay in the cache."""
+
 
 class Aborted(BaseException):
     """A node failed; the deployment has the reason."""
@@ -44,10 +48,13 @@ class Member:
         self.mailbox: deque[Tick | Deliver] = deque()
         self.active = False
         self.finished = False
+        self.is_source = not node.config.inputs
+        """It has no data inputs: it ends by itself or when it is drained."""
         self.result: Any = None
         self.ending = False
         """It is to take and make nothing more; :meth:`end_if_done` finishes it."""
         self._items: Iterator[Any] | None = None
+        self._handled = 0
         self._fail = fail
         self._answer = answer
 
@@ -55,11 +62,6 @@ class Member:
     def name(self) -> str:
         """The node's id."""
         return self.node.config.node
-
-    @property
-    def is_source(self) -> bool:
-        """It has no data inputs: it ends by itself or when it is drained."""
-        return not self.node.config.inputs
 
     def guarded(self, work: Callable[[], Any]) -> bool:
         """Run ``work`` as this node's; False when the node is to end because of it."""
@@ -91,7 +93,7 @@ class Member:
             self.ending = True
 
     def produce(self) -> bool:
-        """One item of the source; whether there was something to do."""
+        """A few items of the source; whether there was something to do."""
         if self._items is None or self.active or self.ending or self.finished:
             return False
         self.guarded(self._produce)
@@ -99,7 +101,7 @@ class Member:
 
     def consume(self, most: int = 1 << 30) -> int:
         """Up to ``most`` frames that are there; how many were handled."""
-        if self.active or self.ending or self.finished:
+        if self.is_source or self.active or self.ending or self.finished:
             return 0
         self._handled = 0
         self.guarded(lambda: self._consume(most))
@@ -128,27 +130,42 @@ class Member:
         self._items = self.node.items()
 
     def _produce(self) -> None:
-        node = self.node
+        node, arena = self.node, self.wiring.arena
+        step, emit = node.step, node.emit
         assert self._items is not None
         node.phase = "source"
-        node.step.count += 1
-        node.step.doing = self._items
+        left = BURST
+        step.count += 1
+        step.doing = self._items
         for item in self._items:
-            node.step.doing = None
+            step.doing = None
             if item is not None:
-                node.emit(item, -1)
-            return
+                emit(item, -1)
+            left -= 1
+            if not left or arena is None or arena.used > BURST_BYTES or self.ending:
+                return
+            step.count += 1
+            step.doing = self._items
         self._items = None
         self.ending = self.is_source
 
     def _consume(self, most: int) -> None:
-        take, handle = self.node.inlet.take, self.node.frame
+        node, ctx = self.node, self.node.ctx
+        step, take, emit, on_frame = node.step, node.inlet.take, node.emit, node.plugin.on_frame
+        assert on_frame is not None  # bind refuses inputs without it
+        node.phase = "frame"
         while self._handled < most:
             frame = take(0)
             if frame is None:
                 return
             self._handled += 1
-            handle(frame)
+            step.count += 1
+            step.doing = frame
+            result = on_frame(frame, ctx)
+            step.doing = None
+            if result is not None:
+                emit(result, -1, input_seq=frame.seq)
+            frame.release()
 
     def _serve(self) -> None:
         while self.mailbox:
