@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,9 +58,16 @@ class Daemon:
 
 
 @pytest.fixture
-def daemon(tmp_path: Path) -> Iterator[Daemon]:
+def settings(request: pytest.FixtureRequest) -> dict[str, str]:
+    """Settings of the test's daemon, from ``@pytest.mark.settings(start_timeout=1)``."""
+    marker = request.node.get_closest_marker("settings")
+    return {f"CHRONETIX_{name.upper()}": str(value) for name, value in (marker.kwargs if marker else {}).items()}
+
+
+@pytest.fixture
+def daemon(tmp_path: Path, settings: dict[str, str]) -> Iterator[Daemon]:
     """A daemon that has said READY; it is told to stop at the end and must leave with 0."""
-    running = start_daemon(tmp_path)
+    running = start_daemon(tmp_path, settings)
     yield running
     if running.process.poll() is None:
         running.process.send_signal(signal.SIGTERM)
@@ -73,20 +80,14 @@ def client(daemon: Daemon) -> Iterator[Client]:
         yield connected
 
 
-@pytest.fixture
-def start(tmp_path: Path) -> Callable[..., Daemon]:
-    """Start a daemon by hand; the test ends it."""
-    return lambda *arguments: start_daemon(tmp_path, *arguments)
-
-
-def start_daemon(folder: Path, *arguments: str) -> Daemon:
+def start_daemon(folder: Path, settings: dict[str, str]) -> Daemon:
     """Start a daemon in ``folder`` and wait until it tells its supervisor that it is ready."""
     files = folder / "control.sock", folder / "state", folder / "daemon.log"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify, files[2].open("ab") as log:
         notify.bind(str(folder / "notify.sock"))
         command = [sys.executable, "-m", "chronetixd", "--socket", str(files[0]), "--state-dir", str(files[1])]
-        environment = os.environ | {"NOTIFY_SOCKET": str(folder / "notify.sock"), "PYTHONPATH": str(ROOT)}
-        process = subprocess.Popen([*command, *arguments], env=environment, stdout=log, stderr=log, cwd=folder)
+        environment = os.environ | settings | {"NOTIFY_SOCKET": str(folder / "notify.sock"), "PYTHONPATH": str(ROOT)}
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=folder)
         alive = os.pidfd_open(process.pid)
         try:
             while notify in select.select([notify, alive], [], [])[0]:

@@ -90,9 +90,8 @@ def test_unknown_fields_pass_through(submit: Any, client: Any) -> None:
     assert client.call("stop", flow=answer["flow"])["state"] == "stopped"
 
 
-def test_a_plugin_that_never_becomes_ready_fails_the_flow_at_its_start_deadline(
-    start: Any, client: Any, submit: Any
-) -> None:
+@pytest.mark.settings(start_timeout=1)
+def test_a_plugin_that_never_becomes_ready_fails_the_flow_at_its_deadline(submit: Any, client: Any) -> None:
     answer = submit(*two_nodes(submit, "pipeline:NeverReady"), wait="stopped")
     assert "second" in client.call("describe", flow=answer["flow"])["reason"]
 
