@@ -12,6 +12,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -26,6 +27,8 @@
 #endif
 
 #define CHX_SEALS (F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_FUTURE_WRITE | F_SEAL_SEAL)
+
+#define CHX_ASK_BYTES (8u << 20) /* from this size on the machine is asked first whether it has that much */
 
 struct chx_map {
     uint8_t *base;
@@ -68,14 +71,34 @@ static inline int chx_seals_known(void) {
     return seals;
 }
 
+/* Bytes the machine could still give without swapping; UINT64_MAX when it does not say. */
+static inline uint64_t chx_memory_available(void) {
+    char text[512];
+    int fd = open("/proc/meminfo", O_RDONLY | O_CLOEXEC);
+    if (fd < 0) return UINT64_MAX;
+    ssize_t got = read(fd, text, sizeof text - 1);
+    close(fd);
+    text[got < 0 ? 0 : got] = 0;
+    const char *line = strstr(text, "MemAvailable:");
+    return line ? strtoull(line + sizeof "MemAvailable:" - 1, NULL, 10) * 1024 : UINT64_MAX;
+}
+
+/* Reserve every page now. The kernel would rather kill somebody than refuse, so what is clearly too much is refused
+ * here. 0 or errno. */
+static inline int chx_memory_reserve(int fd, uint64_t size) {
+    if (size >= CHX_ASK_BYTES && size > chx_memory_available()) return ENOMEM;
+    int error;
+    do {
+        error = fallocate(fd, 0, 0, (off_t)size) == 0 ? 0 : errno;
+    } while (error == EINTR);
+    return error;
+}
+
 /* New zeroed memory of `size` bytes (whole pages), mapped writable and not yet sealed. `populate` maps every page now. */
 static inline enum chx_status chx_memory_create(const char *name, uint64_t size, int populate, struct chx_map *map) {
     *map = (struct chx_map){NULL, size, chx_memfd(name)};
     if (map->fd < 0) return CHX_SYSTEM;
-    int error;
-    do {
-        error = fallocate(map->fd, 0, 0, (off_t)size) == 0 ? 0 : errno;
-    } while (error == EINTR);
+    int error = chx_memory_reserve(map->fd, size);
     if (!error) {
         int flags = MAP_SHARED | (populate ? MAP_POPULATE : 0);
         void *base = mmap(NULL, size, PROT_READ | PROT_WRITE, flags, map->fd, 0);

@@ -1,0 +1,300 @@
+"""Routes inside one process, children that are other processes, and memories forged byte by byte.
+
+The forged memories are written here from SPEC.md with nothing of the extension, so they are also a second
+implementation of the layout that the first one has to agree with.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import mmap
+import os
+import socket
+import struct
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import pytest
+
+import shm
+
+SEALS = 0x0002 | 0x0004 | 0x0010 | 0x0001  # shrink, grow, future write, seal
+
+
+@dataclass(slots=True)
+class Route:
+    """Both ends of one or more routes of one arena in this process."""
+
+    arena: shm.Arena
+    producers: list[shm.Producer]
+    consumers: list[shm.Consumer]
+    outlet: shm.Outlet
+    inlet: shm.Inlet
+    bell: shm.Doorbell
+    far_bell: shm.Doorbell
+
+    @property
+    def producer(self) -> shm.Producer:
+        return self.producers[0]
+
+    @property
+    def consumer(self) -> shm.Consumer:
+        return self.consumers[0]
+
+    def view(self, index: int = 0) -> shm.RouteSnapshot:
+        view = shm.RouteView(self.producers[index].fd, self.consumers[index].fd)
+        try:
+            return view.snapshot()
+        finally:
+            view.close()
+
+    def take(self) -> shm.Frame:
+        frame = self.inlet.take(0)
+        assert frame is not None, "nothing to take"
+        return frame
+
+    def drain(self) -> list[bytes]:
+        frames = []
+        while (frame := self.inlet.take(0)) is not None:
+            frames.append(bytes(frame))
+        return frames
+
+
+MakeRoute = Callable[..., Route]
+
+
+@pytest.fixture
+def make_route() -> MakeRoute:
+    def make(
+        *,
+        credits: int | Sequence[int] = 8,
+        policies: Sequence[str] = ("block",),
+        limit: int = 1 << 22,
+        first: int = 1 << 16,
+        low: int = -1,
+        base_seq: int = 0,
+    ) -> Route:
+        each = [credits] * len(policies) if isinstance(credits, int) else list(credits)
+        consumers = [shm.Consumer(f"r{i}", credits=count, base_seq=base_seq) for i, count in enumerate(each)]
+
+        def map_everywhere(index: int, fd: int, size: int) -> None:
+            for consumer in consumers:
+                consumer.add_segment(index, fd)
+            arena.confirm(index)
+
+        arena = shm.Arena(limit, first=first, on_grow=map_everywhere)
+        bell, far_bell = shm.Doorbell(), shm.Doorbell()
+        producers = [
+            shm.Producer(arena, f"r{i}", credits=each[i], credit_low=low, policy=policy, base_seq=base_seq)
+            for i, policy in enumerate(policies)
+        ]
+        for producer, consumer in zip(producers, consumers, strict=True):
+            producer.link(consumer.fd, far_bell.fileno())
+            consumer.link(producer.fd, bell.fileno())
+            for index, fd, _ in arena.segments:
+                consumer.add_segment(index, fd)
+        outlet, inlet = shm.Outlet(producers, bell), shm.Inlet(consumers, far_bell)
+        return Route(arena, producers, consumers, outlet, inlet, bell, far_bell)
+
+    return make
+
+
+@pytest.fixture
+def route(make_route: MakeRoute) -> Iterator[Route]:
+    route = make_route()
+    yield route
+    for name in Route.__slots__:  # pytest still holds the route when it looks for leaks
+        setattr(route, name, None)
+
+
+# ---- other processes ----------------------------------------------------------------------------------------
+
+
+class End:
+    """One process's ends: a route out and a route back, set up over a Unix socket like the daemon does it."""
+
+    def __init__(self, sock: socket.socket, credits: int, limit: int) -> None:
+        self.sock = sock
+        self.bell = shm.Doorbell()
+        self.arena = shm.Arena(limit, first=limit)
+        self.producer = shm.Producer(self.arena, "there", credits=credits)
+        self.consumer = shm.Consumer("back", credits=credits)
+        mine = [self.producer.fd, self.consumer.fd, self.bell.fileno(), self.arena.segments[0][1]]
+        socket.send_fds(sock, [b"ends"], mine)
+        _, theirs, _, _ = socket.recv_fds(sock, 16, 4)
+        ring, credit, bell, segment = theirs
+        self.producer.link(credit, bell)
+        self.consumer.link(ring, bell)
+        self.consumer.add_segment(0, segment)
+        for fd in theirs:
+            os.close(fd)
+        self.outlet = shm.Outlet([self.producer], self.bell)
+        self.inlet = shm.Inlet([self.consumer], self.bell)
+
+    def say(self) -> None:
+        """Tell the other end that a step was reached."""
+        self.sock.sendall(b".")
+
+    def hear(self) -> None:
+        """Wait for the other end's step."""
+        assert self.sock.recv(1) == b".", "the other process is gone"
+
+    def next(self) -> shm.Frame:
+        while (frame := self.inlet.take()) is None:
+            assert not self.inlet.ended, "the route has ended"
+        return frame
+
+
+@dataclass(slots=True)
+class Child:
+    pid: int
+    end: End
+
+    def join(self) -> None:
+        _, status = os.waitpid(self.pid, 0)
+        self.pid = 0
+        assert status == 0, f"the child failed with wait status {status}"
+
+
+Spawn = Callable[..., Child]
+
+
+@pytest.fixture
+def spawn() -> Iterator[Spawn]:
+    """Run a function with its `End` in another process; this process's end is in what is returned."""
+    children: list[Child] = []
+
+    def start(run: Callable[[End], None], *, credits: int = 8, limit: int = 1 << 20) -> Child:
+        here, there = socket.socketpair()
+        pid = os.fork()
+        if pid == 0:
+            status = 1
+            try:
+                here.close()
+                run(End(there, credits, limit))
+                status = 0
+            except BaseException:
+                import traceback
+
+                traceback.print_exc()
+            finally:
+                os._exit(status)
+        there.close()
+        child = Child(pid, End(here, credits, limit))
+        children.append(child)
+        return child
+
+    yield start
+    for child in children:
+        child.end.sock.close()
+        if child.pid:
+            os.kill(child.pid, 9)
+            os.waitpid(child.pid, 0)
+
+
+# ---- forged memories ----------------------------------------------------------------------------------------
+
+
+def slots_log2(credits: int) -> int:
+    log2 = 3
+    while (1 << log2) < 2 * credits:
+        log2 += 1
+    return log2
+
+
+def whole_pages(size: int) -> int:
+    return (size + 4095) & ~4095
+
+
+def header_bytes(kind: str, **changes: int | bytes) -> bytes:
+    """A header as SPEC.md draws it; `changes` overwrite fields, `crc` the checksum."""
+    credits = int(changes.get("credits", 4))
+    ring = kind == "ring"
+    fields: dict[str, int | bytes] = {
+        "magic": b"CHXRING\0" if ring else b"CHXCRED\0",
+        "abi": 1,
+        "kind": 1 if ring else 2,
+        "epoch": 0,
+        "base_seq": 0,
+        "slots_log2": slots_log2(credits),
+        "credits": credits,
+        "watermark": max(1, credits * 3 // 4) if ring else 0,
+        "credit_low": credits // 2 if ring else 0,
+        "policy": 0,
+    }
+    fields.update({name: value for name, value in changes.items() if name != "crc"})
+    body = struct.pack("<8sIIQQIIIII8x", *fields.values())
+    assert len(body) == 60
+    crc = changes.get("crc", zlib.crc32(body))
+    return body + struct.pack("<I", crc)
+
+
+@dataclass(slots=True)
+class Memory:
+    """A sealed memfd that this test can write to as its owner would."""
+
+    fd: int
+    map: mmap.mmap
+    slots: int = 0
+
+    def put(self, offset: int, value: int) -> None:
+        self.map[offset : offset + 8] = struct.pack("<Q", value)
+
+    def get(self, offset: int) -> int:
+        return int(struct.unpack_from("<Q", self.map, offset)[0])
+
+    def describe(self, position: int, *, stamp: int | None = None, **fields: int) -> None:
+        """Write the descriptor of `position`; its stamp last."""
+        values = {"offset": 0, "length": 0, "segment": 0, "flags": 0, "schema": 0, "time_ns": 1}
+        values.update(fields)
+        at = 512 + 64 * (position % self.slots)
+        self.map[at + 8 : at + 40] = struct.pack("<QQHHIQ", *values.values())
+        self.put(at, position + 1 if stamp is None else stamp)
+
+    def skip(self, position: int, stamp: int | None = None) -> None:
+        at = 512 + 64 * self.slots + 8 * (position % self.slots)
+        self.put(at, position + 1 if stamp is None else stamp)
+
+    def give_back(self, position: int, stamp: int | None = None) -> None:
+        self.put(5376 + 8 * (position % self.slots), position + 1 if stamp is None else stamp)
+
+
+@dataclass(slots=True)
+class Forge:
+    made: list[Memory] = field(default_factory=list)
+
+    def memory(self, size: int, *, seals: int = SEALS, reserve: bool = True) -> Memory:
+        fd = os.memfd_create("forged", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        if reserve:
+            os.posix_fallocate(fd, 0, size)
+        else:
+            os.truncate(fd, size)
+        memory = Memory(fd, mmap.mmap(fd, size))
+        self.made.append(memory)
+        if seals:
+            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
+        return memory
+
+    def ring(self, credits: int = 4, *, extra: int = 0, **changes: int | bytes) -> Memory:
+        slots = 1 << slots_log2(credits)
+        memory = self.memory(whole_pages(512 + 72 * slots) + extra)
+        memory.slots = slots
+        memory.map[:64] = header_bytes("ring", credits=credits, **changes)
+        return memory
+
+    def credit(self, credits: int = 4, *, extra: int = 0, **changes: int | bytes) -> Memory:
+        slots = 1 << slots_log2(credits)
+        memory = self.memory(whole_pages(5376 + 8 * slots) + extra)
+        memory.slots = slots
+        memory.map[:64] = header_bytes("credit", credits=credits, **changes)
+        return memory
+
+
+@pytest.fixture
+def forge() -> Iterator[Forge]:
+    forge = Forge()
+    yield forge
+    for memory in forge.made:
+        memory.map.close()
+        os.close(memory.fd)

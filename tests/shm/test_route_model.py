@@ -1,0 +1,160 @@
+"""One route against a model in plain Python: whatever is sent, held, returned out of order, lent or dropped, the frames
+come out once each, in order and unchanged, and the credits add up.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+import numpy as np
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
+
+import shm
+
+SIZES = st.one_of(st.integers(0, 200), st.integers(3500, 5000), st.sampled_from([0, 64, 4096, 20_000]))
+
+
+def payload(number: int, length: int) -> bytes:
+    return bytes((number * 31 + i) & 0xFF for i in range(min(length, 64))) + b"." * max(0, length - 64)
+
+
+class OneRoute(RuleBasedStateMachine):
+    held = Bundle("held")
+    loans = Bundle("loans")
+
+    @initialize(credits=st.integers(1, 9), policy=st.sampled_from(["block", "drop_newest"]))
+    def open(self, credits: int, policy: str) -> None:
+        self.credits, self.policy = credits, policy
+        self.bell, self.far_bell = shm.Doorbell(), shm.Doorbell()
+        self.arena = shm.Arena(1 << 20, first=1 << 16, on_grow=self.grow)
+        self.consumer = shm.Consumer("r", credits=credits)
+        self.producer = shm.Producer(self.arena, "r", credits=credits, policy=policy)
+        self.producer.link(self.consumer.fd, self.far_bell.fileno())
+        self.consumer.link(self.producer.fd, self.bell.fileno())
+        self.consumer.add_segment(0, self.arena.segments[0][1])
+        self.outlet = shm.Outlet([self.producer], self.bell)
+        self.inlet = shm.Inlet([self.consumer], self.far_bell)
+        self.queue: deque[tuple[int, bytes]] = deque()
+        self.sent = self.out = self.lent = self.dropped = 0
+        self.closed = False
+
+    def grow(self, index: int, fd: int, size: int) -> None:
+        self.consumer.add_segment(index, fd)
+        self.arena.confirm(index)
+
+    @property
+    def used(self) -> int:
+        return len(self.queue) + self.out + self.lent
+
+    @rule(length=SIZES)
+    def send(self, length: int) -> None:
+        data = payload(self.sent, length)
+        if self.closed:
+            with pytest.raises(shm.RouteClosed):
+                self.outlet.send(data, 0)
+        elif self.used < self.credits:
+            assert self.outlet.send(data, 0) == self.sent
+            self.queue.append((self.sent, data))
+            self.sent += 1
+        elif self.policy == "drop_newest":
+            assert self.outlet.send(data, 0) == -1
+            self.dropped += 1
+        else:
+            with pytest.raises(shm.WouldBlock):
+                self.outlet.send(data, 0)
+
+    @rule(target=loans, length=SIZES)
+    def loan(self, length: int) -> object:
+        if self.closed:
+            with pytest.raises(shm.RouteClosed):
+                self.outlet.loan(length, 0)
+            return multiple()
+        if self.used >= self.credits:
+            if self.policy == "block":
+                with pytest.raises(shm.WouldBlock):
+                    self.outlet.loan(length, 0)
+            else:
+                assert self.outlet.loan(length, 0).commit() == -1
+                self.dropped += 1
+            return multiple()
+        self.lent += 1
+        return self.outlet.loan(length, 0), length
+
+    @rule(lent=consumes(loans), keep=st.floats(0, 1))
+    def commit(self, lent: tuple[shm.Loan, int], keep: float) -> None:
+        loan, length = lent
+        self.lent -= 1
+        data = payload(self.sent, length)
+        np.frombuffer(loan, np.uint8)[:] = np.frombuffer(data, np.uint8) if length else 0
+        kept = int(length * keep)
+        if self.closed:
+            with pytest.raises(shm.RouteClosed):
+                loan.commit(kept)
+        else:
+            assert loan.commit(kept) == self.sent
+            self.queue.append((self.sent, data[:kept]))
+            self.sent += 1
+
+    @rule(lent=consumes(loans))
+    def cancel(self, lent: tuple[shm.Loan, int]) -> None:
+        lent[0].cancel()
+        self.lent -= 1
+
+    @rule(target=held)
+    def take(self) -> object:
+        frame = self.inlet.take(0)
+        if not self.queue:
+            assert frame is None
+            return multiple()
+        seq, data = self.queue.popleft()
+        assert frame is not None
+        assert (frame.seq, bytes(frame)) == (seq, data)
+        self.out += 1
+        return frame, data
+
+    @rule(got=consumes(held), with_view=st.booleans())
+    def give_back(self, got: tuple[shm.Frame, bytes], with_view: bool) -> None:
+        frame, data = got
+        view = memoryview(frame)
+        assert bytes(view) == data, "a held frame has changed"
+        if not with_view:
+            view.release()
+        frame.release()
+        frame.release()
+        view.release()
+        self.out -= 1
+
+    @rule()
+    def close(self) -> None:
+        self.producer.close()
+        self.closed = True
+
+    @invariant()
+    def the_books_agree(self) -> None:
+        if not hasattr(self, "producer"):
+            return
+        assert self.producer.credits == self.credits - self.used
+        assert self.producer.outstanding == len(self.queue) + self.out
+        assert self.consumer.held == self.out
+        assert self.producer.position == self.sent
+        assert self.inlet.ended == (self.closed and not self.queue)
+        view = shm.RouteView(self.producer.fd, self.consumer.fd)
+        seen = view.snapshot()
+        view.close()
+        assert seen["committed"] == self.sent
+        assert seen["outstanding"] == len(self.queue) + self.out
+        assert seen["dropped"] == self.dropped
+        if not self.used:
+            assert self.arena.used == 0
+
+    def teardown(self) -> None:
+        if hasattr(self, "producer"):
+            self.arena.close()
+            self.__dict__.clear()
+
+
+OneRoute.TestCase.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)
+TestOneRoute = OneRoute.TestCase
