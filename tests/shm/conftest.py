@@ -207,10 +207,10 @@ def whole_pages(size: int) -> int:
     return (size + 4095) & ~4095
 
 
-def header_bytes(kind: str, **changes: int | bytes) -> bytes:
+def header_bytes(memory: str, **changes: int | bytes) -> bytes:
     """A header as SPEC.md draws it; `changes` overwrite fields, `crc` the checksum."""
     credits = int(changes.get("credits", 4))
-    ring = kind == "ring"
+    ring = memory == "ring"
     fields: dict[str, int | bytes] = {
         "magic": b"CHXRING\0" if ring else b"CHXCRED\0",
         "abi": 1,
@@ -263,6 +263,9 @@ class Memory:
 @dataclass(slots=True)
 class Forge:
     made: list[Memory] = field(default_factory=list)
+
+    def header(self, memory: str, **changes: int | bytes) -> bytes:
+        return header_bytes(memory, **changes)
 
     def memory(self, size: int, *, seals: int = SEALS, reserve: bool = True) -> Memory:
         fd = os.memfd_create("forged", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)

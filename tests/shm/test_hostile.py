@@ -1,0 +1,300 @@
+"""A peer that writes nonsense into its own memory: its route ends with a PeerFault that names it, and nothing else is
+disturbed.
+"""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import shm
+
+
+@pytest.fixture
+def receive(forge):
+    """A consumer on a forged ring, with 64 KiB of forged payload memory as segment 0."""
+
+    def make(credits: int = 4):
+        ring, segment = forge.ring(credits), forge.memory(1 << 16)
+        bell, consumer = shm.Doorbell(), shm.Consumer("evil", credits=credits)
+        consumer.link(ring.fd, bell.fileno())
+        consumer.add_segment(0, segment.fd)
+        return ring, consumer, shm.Inlet([consumer], bell)
+
+    return make
+
+
+@pytest.fixture
+def deliver(forge):
+    """An outlet to a forged credit."""
+
+    def make(credits: int = 4):
+        credit, bell = forge.credit(credits), shm.Doorbell()
+        arena = shm.Arena(1 << 20)
+        producer = shm.Producer(arena, "evil", credits=credits)
+        producer.link(credit.fd, bell.fileno())
+        return credit, producer, shm.Outlet([producer], bell), arena
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("descriptor", "complaint"),
+    [
+        ({"offset": 1, "length": 8}, "8 bytes at offset 1 of segment 0, which has 65536"),
+        ({"offset": 0, "length": 65537}, "65537 bytes at offset 0"),
+        ({"offset": 65536, "length": 1}, "1 bytes at offset 65536"),
+        ({"offset": 1 << 40, "length": 1}, "1 bytes at offset 1099511627776"),
+        ({"offset": 64, "length": (1 << 64) - 64}, "18446744073709551552 bytes at offset 64"),
+        ({"offset": (1 << 64) - 64, "length": 128}, "128 bytes at offset 18446744073709551552"),
+        ({"length": (1 << 63)}, "9223372036854775808 bytes"),
+        ({"flags": 1}, "unknown flags 0x1"),
+        ({"stamp": 2}, "impossible stamps 2 and 0"),
+        ({"stamp": (1 << 64) - 1}, "impossible stamps"),
+    ],
+)
+def test_a_descriptor_that_cannot_be_is_never_followed(receive, descriptor, complaint):
+    ring, consumer, inlet = receive()
+    ring.describe(0, **descriptor)
+    with pytest.raises(shm.PeerFault) as caught:
+        inlet.take(0)
+    assert complaint in caught.value.args[0]
+    assert caught.value.args[0].startswith("route evil: ")
+    assert caught.value.args[1] == "evil"
+    assert os.pread(consumer.fd, 8, 64) == b"\1" + bytes(7), "the route is detached"
+    assert inlet.take(0) is None
+    assert inlet.ended
+
+
+def test_a_fault_is_not_lost_to_a_look(receive):
+    ring, consumer, inlet = receive()
+    ring.describe(0, flags=9)
+    assert not consumer.ended
+    assert not inlet.ended
+    assert not inlet.arm()
+    with pytest.raises(shm.PeerFault):
+        inlet.take()
+    assert consumer.ended
+    assert inlet.ended
+
+
+def test_an_end_before_or_after_the_last_frame_is_a_fault(receive):
+    for closed in (1, 5):
+        ring, _, inlet = receive()
+        for position in range(2):
+            ring.describe(position)
+        ring.put(64, closed)
+        inlet.take(0)
+        inlet.take(0)
+        with pytest.raises(shm.PeerFault, match=f"closed at position {closed - 1}, but frames end at 2"):
+            inlet.take(0)
+
+
+def test_endless_skips_end(receive):
+    ring, _, inlet = receive()
+    for position in range(ring.slots):
+        ring.skip(position)
+    assert inlet.take(0) is None
+    ring.describe(8)
+    assert inlet.take(0).seq == 0
+
+
+def test_a_segment_that_never_comes_stalls_its_route_only(receive):
+    ring, _, inlet = receive()
+    for segment in (1, 65535):
+        ring.describe(0, length=1, segment=segment)
+        assert inlet.take(0) is None
+        assert not inlet.ended
+
+
+def test_the_other_routes_go_on_after_a_fault(receive, route):
+    ring, evil, _ = receive()
+    inlet = shm.Inlet([evil, route.consumer], route.far_bell)
+    route.outlet.send(b"good")
+    ring.describe(0, flags=1)
+    with pytest.raises(shm.PeerFault):
+        inlet.take()
+    assert bytes(inlet.take()) == b"good"
+    route.producer.close()
+    assert inlet.take() is None
+    assert inlet.ended
+
+
+@pytest.mark.parametrize(("claimed", "complaint"), [(3, "3 frames returned of 2 sent"), ((1 << 64) - 1, "of 2 sent")])
+def test_more_returned_than_sent_is_a_fault(deliver, claimed, complaint):
+    credit, _producer, outlet, arena = deliver(credits=2)
+    outlet.send(b"x" * 5000)
+    outlet.send(b"x" * 5000)
+    credit.put(192, claimed)
+    with pytest.raises(shm.PeerFault, match=complaint) as caught:
+        outlet.send(b"x", 0)
+    assert caught.value.args[1] == "evil"
+    assert arena.used == 0, "what the liar held is free again"
+    with pytest.raises(shm.PeerFault):
+        outlet.send(b"x")
+
+
+def test_returned_without_stamps_is_a_fault(deliver):
+    credit, _, outlet, _ = deliver(credits=2)
+    outlet.send(b"a")
+    outlet.send(b"b")
+    credit.give_back(1)
+    credit.put(192, 2)
+    with pytest.raises(shm.PeerFault, match="claims 2 frames returned, but the stamps show 1"):
+        outlet.send(b"c", 0)
+
+
+def test_stamps_without_returned_are_nothing(deliver):
+    credit, producer, outlet, _ = deliver(credits=2)
+    outlet.send(b"a")
+    outlet.send(b"b")
+    credit.give_back(0)
+    assert producer.credits == 0
+    with pytest.raises(shm.WouldBlock):
+        outlet.send(b"c", 0)
+    credit.put(192, 1)
+    assert producer.credits == 1
+    outlet.send(b"c", 0)
+
+
+def test_a_liar_costs_its_own_route_only(deliver, forge):
+    arena, bell = shm.Arena(1 << 20), shm.Doorbell()
+    credits = [forge.credit(2), forge.credit(2)]
+    producers = [shm.Producer(arena, name, credits=2) for name in ("liar", "honest")]
+    for producer, credit in zip(producers, credits, strict=True):
+        producer.link(credit.fd, bell.fileno())
+    outlet = shm.Outlet(producers, bell)
+    outlet.send(b"x" * 5000)
+    outlet.send(b"x" * 5000)
+    credits[0].put(192, 7)
+    with pytest.raises(shm.PeerFault, match="route liar"):
+        outlet.send(b"y", 0)
+    assert arena.used == 2 * 8192, "the honest one still reads both"
+    with pytest.raises(shm.WouldBlock):
+        outlet.send(b"y", 0)
+    credits[1].give_back(0)
+    credits[1].put(192, 1)
+    assert outlet.send(b"y", 0) == -1
+    assert producers[1].position == 3
+
+
+def test_ends_that_do_not_match_are_not_linked(forge):
+    bell = shm.Doorbell()
+    for changes, complaint in (
+        ({"credits": 5}, "this end was made for 4 credits, the other for 5"),
+        ({"epoch": 1}, "this end is of epoch 0, the other of 1"),
+        ({"base_seq": 9}, "this end starts at frame 0, the other at 9"),
+    ):
+        consumer, producer = shm.Consumer("c", credits=4), shm.Producer(shm.Arena(), "p", credits=4)
+        with pytest.raises(shm.PeerFault, match=complaint):
+            consumer.link(forge.ring(**changes).fd, bell.fileno())
+        with pytest.raises(shm.PeerFault, match=complaint):
+            producer.link(forge.credit(**changes).fd, bell.fileno())
+        assert not consumer.linked
+        assert not producer.linked
+
+
+def test_what_is_no_doorbell_is_not_linked(forge):
+    read, write = os.pipe()
+    blocking = os.eventfd(0, 0)
+    ring = forge.ring(4)
+    try:
+        for fd, complaint in (
+            (read, "is no eventfd but pipe"),
+            (blocking, "would block its caller: O_NONBLOCK is not set"),
+            (99_999, "is no eventfd but nothing open"),
+        ):
+            consumer = shm.Consumer("c", credits=4)
+            with pytest.raises(shm.PeerFault, match=complaint):
+                consumer.link(ring.fd, fd)
+            assert not consumer.linked
+            with pytest.raises(ValueError, match=complaint):
+                shm.Doorbell(fd)
+    finally:
+        for fd in (read, write, blocking):
+            os.close(fd)
+
+
+def test_a_doorbell_that_its_owner_has_filled_up_blocks_nobody(route):
+    os.eventfd_write(route.far_bell.fileno(), (1 << 64) - 2)
+    assert route.inlet.arm()
+    route.outlet.send(b"x")
+    assert route.view()["producer_wakes"] == 1
+    assert bytes(route.take()) == b"x"
+
+
+def test_segments_that_lie_are_not_mapped(forge):
+    consumer = shm.Consumer("c")
+    with pytest.raises(shm.PeerFault, match="route c: memory is not sealed"):
+        consumer.add_segment(0, forge.memory(4096, seals=0).fd)
+    good = forge.memory(4096)
+    consumer.add_segment(0, good.fd)
+    with pytest.raises(shm.PeerFault, match="segment 0 is mapped already"):
+        consumer.add_segment(0, good.fd)
+    with pytest.raises(shm.PeerFault, match="segment 65535: at most 65535"):
+        consumer.add_segment(65535, good.fd)
+
+
+def test_linking_twice_is_refused(route):
+    with pytest.raises(ValueError, match="linked or closed already"):
+        route.producer.link(route.consumer.fd, route.bell.fileno())
+    with pytest.raises(ValueError, match="linked or closed already"):
+        route.consumer.link(route.producer.fd, route.bell.fileno())
+
+
+WORDS = st.one_of(
+    st.integers(0, 20), st.integers(0, (1 << 64) - 1), st.integers(0, 64).map(lambda n: (1 << n) % (1 << 64))
+)
+
+
+@given(st.lists(st.tuples(st.integers(8, 511), WORDS), max_size=30), st.integers(0, 40))
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_random_words_in_a_ring_never_harm_its_consumer(receive, writes, good):
+    ring, consumer, inlet = receive()
+    held, position = [], 0
+    for word, value in writes:
+        ring.put(8 * word, value)
+        if word % 3 == 0 and position < good:
+            ring.describe(position, length=64)
+            position += 1
+        try:
+            frame = inlet.take(0)
+        except shm.PeerFault:
+            assert inlet.ended
+            break
+        if frame is not None:
+            held.append(bytes(frame))
+            if len(held) % 2:
+                held.append(frame)
+    assert consumer.held <= len(held)
+
+
+@given(st.lists(st.tuples(st.integers(8, 1023), WORDS), max_size=30))
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_random_words_in_a_credit_never_harm_its_producer(deliver, writes):
+    credit, producer, outlet, arena = deliver()
+    for n, (word, value) in enumerate(writes):
+        credit.put(8 * word, value)
+        try:
+            outlet.send(b"z" * (n * 300), 0)
+        except shm.WouldBlock:
+            continue
+        except (shm.PeerFault, shm.RouteClosed):
+            break
+    assert producer.credits <= 4
+    assert arena.used <= 5 * 16_384
+
+
+@given(st.lists(st.tuples(st.integers(0, 1023), WORDS), max_size=20))
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_random_words_never_harm_an_observer(forge, writes):
+    ring, credit = forge.ring(4), forge.credit(4)
+    view = shm.RouteView(ring.fd, credit.fd)
+    for n, (word, value) in enumerate(writes):
+        memory = (ring, credit)[n % 2]
+        memory.put(8 * word % (len(memory.map) - 8), value)
+        assert view.snapshot()["outstanding"] >= 0
+    view.close()

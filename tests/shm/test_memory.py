@@ -1,0 +1,237 @@
+"""Seals, headers and golden bytes: what the memories look like from outside and what nobody can do to them."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import mmap
+import os
+from pathlib import Path
+
+import pytest
+
+import shm
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def golden(name: str) -> dict[int, bytes]:
+    """Offset to 16 bytes, of every line that is not all zero."""
+    lines = (GOLDEN / name).read_text().splitlines()
+    return {int(line[:4], 16): bytes.fromhex(line[6:]) for line in lines if not line.startswith("#")}
+
+
+def dump(memory: bytes) -> dict[int, bytes]:
+    lines = {at: memory[at : at + 16] for at in range(0, len(memory), 16)}
+    return {at: line for at, line in lines.items() if any(line)}
+
+
+FALLOC_KEEP_SIZE, FALLOC_PUNCH_HOLE = 0x01, 0x02
+MADV_REMOVE = 9
+
+
+@pytest.fixture(params=["ring", "credit", "segment"])
+def sealed(request, route) -> tuple[int, str]:
+    fds = {"ring": route.producer.fd, "credit": route.consumer.fd, "segment": route.arena.segments[0][1]}
+    return fds[request.param], request.param
+
+
+def test_every_memory_is_sealed_and_accepted(sealed):
+    fd, kind = sealed
+    assert shm.check(fd, kind) == os.fstat(fd).st_size
+    assert fcntl.fcntl(fd, fcntl.F_GET_SEALS) & 0x17 == 0x17
+
+
+@pytest.mark.parametrize("change", [0, 100, 1 << 24])
+def test_nobody_can_resize_it(sealed, change):
+    with pytest.raises(PermissionError):
+        os.truncate(sealed[0], change)
+
+
+def test_nobody_can_write_to_the_descriptor(sealed):
+    with pytest.raises(PermissionError):
+        os.pwrite(sealed[0], b"x", 0)
+    again = os.open(f"/proc/self/fd/{sealed[0]}", os.O_RDWR)
+    try:
+        with pytest.raises(PermissionError):
+            os.pwrite(again, b"x", 0)
+        with pytest.raises(PermissionError):
+            mmap.mmap(again, 4096)
+    finally:
+        os.close(again)
+
+
+def test_nobody_can_map_it_writable_or_make_a_map_so(sealed):
+    with pytest.raises(PermissionError):
+        mmap.mmap(sealed[0], 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.mmap.restype = ctypes.c_void_p
+    libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+    at = libc.mmap(None, 4096, mmap.PROT_READ, mmap.MAP_SHARED, sealed[0], 0)
+    try:
+        assert libc.mprotect(ctypes.c_void_p(at), ctypes.c_size_t(4096), mmap.PROT_READ | mmap.PROT_WRITE) == -1
+        assert ctypes.get_errno() == errno.EACCES
+        assert libc.madvise(ctypes.c_void_p(at), ctypes.c_size_t(4096), MADV_REMOVE) == -1
+    finally:
+        libc.munmap(ctypes.c_void_p(at), ctypes.c_size_t(4096))
+
+
+def test_nobody_can_punch_holes_or_add_seals(sealed):
+    libc = ctypes.CDLL(None, use_errno=True)
+    punched = libc.fallocate(sealed[0], FALLOC_PUNCH_HOLE | FALLOC_KEEP_SIZE, ctypes.c_long(0), ctypes.c_long(4096))
+    assert punched == -1
+    with pytest.raises(PermissionError):
+        fcntl.fcntl(sealed[0], fcntl.F_ADD_SEALS, 0x8)
+
+
+@pytest.mark.parametrize(
+    ("seals", "complaint"),
+    [
+        (0, "not sealed against shrinking growing other writers further seals"),
+        (0x17 & ~0x2, "not sealed against shrinking"),
+        (0x17 & ~0x4, "not sealed against growing"),
+        (0x17 & ~0x10, "not sealed against other writers"),
+        (0x17 & ~0x1, "not sealed against further seals"),
+    ],
+)
+def test_memory_without_a_seal_is_refused(forge, seals, complaint):
+    memory = forge.memory(4096, seals=seals)
+    with pytest.raises(shm.PeerFault, match=complaint):
+        shm.check(memory.fd, "segment")
+
+
+def test_memory_that_is_not_reserved_is_refused(forge):
+    memory = forge.memory(1 << 20, reserve=False)
+    with pytest.raises(shm.PeerFault, match="only 0 of 1048576 bytes are reserved"):
+        shm.check(memory.fd, "segment")
+
+
+def test_memory_of_broken_pages_is_refused(forge):
+    with pytest.raises(shm.PeerFault, match="5000 bytes is not whole pages"):
+        shm.check(forge.memory(5000).fd, "segment")
+
+
+def test_what_is_no_memory_is_refused(tmp_path):
+    (tmp_path / "file").write_bytes(bytes(4096))
+    with open(tmp_path / "file", "rb") as file, pytest.raises(shm.PeerFault, match=r"is no memfd|not sealed"):
+        shm.check(file.fileno(), "segment")
+    read, write = os.pipe()
+    try:
+        with pytest.raises(shm.PeerFault, match="is no memfd"):
+            shm.check(read, "ring")
+    finally:
+        os.close(read)
+        os.close(write)
+    with pytest.raises(shm.PeerFault, match="Bad file descriptor"):
+        shm.check(write, "credit")
+
+
+def test_an_unknown_kind_is_refused(route):
+    with pytest.raises(ValueError, match="kind must be"):
+        shm.check(route.producer.fd, "arena")
+
+
+def test_a_ring_is_no_credit(route):
+    with pytest.raises(shm.PeerFault, match="not a credit: wrong magic"):
+        shm.check(route.producer.fd, "credit")
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"magic": b"CHXRINX\0"}, "wrong magic"),
+        ({"crc": 1}, "checksum does not match"),
+        ({"abi": 2}, "ABI 2, this side speaks 1"),
+        ({"kind": 2}, "kind 2"),
+        ({"slots_log2": 4}, r"2\^4 slots for 4 credits"),
+        ({"slots_log2": 63}, r"2\^63 slots for 4 credits"),
+        ({"watermark": 0}, "watermark 0 of 4"),
+        ({"watermark": 5}, "watermark 5 of 4"),
+        ({"credit_low": 4}, "credit_low 4 of 4"),
+        ({"policy": 9}, "unknown policy 9"),
+        ({"extra": 4096}, "has 8192 bytes instead of 4096"),
+    ],
+)
+def test_a_ring_header_is_believed_only_when_all_of_it_fits(forge, changes, complaint):
+    ring = forge.ring(4, **changes)
+    with pytest.raises(shm.PeerFault, match=complaint):
+        shm.check(ring.fd, "ring")
+
+
+@pytest.mark.parametrize("credits", [0, 65537, 1 << 31, (1 << 32) - 1])
+def test_impossible_credits_in_a_header_are_refused(forge, credits):
+    ring, credit = forge.ring(4), forge.credit(4)
+    from_header = {"credits": credits}
+    for memory, kind in ((ring, "ring"), (credit, "credit")):
+        memory.map[:64] = forge.header(kind, slots_log2=3, watermark=0, credit_low=0, policy=0, **from_header)
+        with pytest.raises(shm.PeerFault, match=f"{credits} credits, allowed are 1 to 65536"):
+            shm.check(memory.fd, kind)
+
+
+def test_the_header_of_a_real_ring_is_the_golden_one(forge):
+    producer = shm.Producer(
+        shm.Arena(), "r", credits=100, watermark=75, credit_low=50, policy="drop_newest", epoch=3, base_seq=1 << 40
+    )
+    consumer = shm.Consumer("r", credits=100, epoch=3, base_seq=1 << 40)
+    ring, credit = os.pread(producer.fd, 4096, 0), os.pread(consumer.fd, 4096, 0)
+    assert dump(ring) == golden("ring-header.hex")
+    assert dump(credit) == golden("credit-header.hex")
+    assert ring[:64] == forge.header(
+        "ring", credits=100, watermark=75, credit_low=50, policy=1, epoch=3, base_seq=1 << 40
+    )
+    assert os.fstat(producer.fd).st_size == 20_480
+    assert os.fstat(consumer.fd).st_size == 8192
+
+
+def test_a_ring_after_some_traffic_is_the_golden_one(make_route):
+    """Everything but the times: descriptors, a skip, stamps, counters."""
+    route = make_route(credits=4)
+    for i in range(4):
+        route.outlet.send(b"x" * (i * 100), schema=i, deadline_ns=i << 40, trace=i << 50, input_seq=i << 60)
+    frames = [route.take() for _ in range(4)]
+    for frame in frames[1:]:
+        frame.release()
+    for i in range(6):
+        route.outlet.send(b"%d" % i)
+        route.take().release()
+    route.producer.close()
+    ring = bytearray(os.pread(route.producer.fd, 4096, 0))
+    for slot in range(8):
+        at = 512 + 64 * slot + 32
+        assert any(ring[at : at + 8])
+        ring[at : at + 8] = bytes(8)
+    credit = bytearray(os.pread(route.consumer.fd, 8192, 0))
+    credit[288:304] = bytes(16)  # latencies
+    credit[512:5376] = bytes(4864)
+    assert dump(ring) == golden("ring-traffic.hex")
+    assert dump(credit) == golden("credit-traffic.hex")
+
+
+def test_a_forged_ring_works_like_a_real_one(forge):
+    """What this file's reading of SPEC.md writes, the extension takes."""
+    ring, segment = forge.ring(4), forge.memory(1 << 16)
+    segment.map[128:133] = b"hello"
+    bell, consumer = shm.Doorbell(), shm.Consumer("forged", credits=4)
+    consumer.link(ring.fd, bell.fileno())
+    consumer.add_segment(3, segment.fd)
+    inlet = shm.Inlet([consumer], bell)
+    assert inlet.take(0) is None
+    ring.describe(0, offset=128, length=5, segment=3, schema=9)
+    ring.skip(1)
+    ring.skip(2)
+    ring.describe(3)
+    ring.put(64, 5)
+    frame = inlet.take(0)
+    assert frame is not None
+    assert (bytes(frame), frame.schema, frame.seq) == (b"hello", 9, 0)
+    last = inlet.take(0)
+    assert last is not None
+    assert (len(last), last.seq) == (0, 1)
+    assert inlet.ended
+    last.release()
+    frame.release()
+    credit = os.pread(consumer.fd, 8192, 0)
+    assert int.from_bytes(credit[192:200], "little") == 2
+    assert int.from_bytes(credit[5376:5384], "little") == 1
+    assert int.from_bytes(credit[5376 + 24 : 5376 + 32], "little") == 4
