@@ -52,9 +52,11 @@ class Client:
         self._phase = handshake.Phase.HELLO
         self._calls: dict[int, asyncio.Task[None]] = {}
         self._gone = False
+        self._closed = asyncio.Event()
         self._connection = Connection(
             loop, sock, wire.ClientMessage, on_message=self._received, on_end=self._ended, max_frame=max_frame
         )
+        self._connection.on_closed = self._closed.set
         self._deadline = loop.call_later(hello_s, self._silent)
         self._connection.start()
 
@@ -63,10 +65,12 @@ class Client:
         self._leave()
         self._connection.close_after_flush()
 
-    async def finished(self) -> None:
-        """Every call of it has ended."""
-        if self._calls:
+    async def farewell(self) -> None:
+        """Let its calls end, send what is queued, close."""
+        while self._calls:
             await asyncio.wait(tuple(self._calls.values()))
+        self.close()
+        await self._closed.wait()
 
     def abort(self) -> None:
         """Close now."""

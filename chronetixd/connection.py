@@ -62,6 +62,8 @@ class Connection:
         self._closing = False
         self.backlog = 0
         """Bytes that wait to be sent."""
+        self.on_closed: Callable[[], None] | None = None
+        """Called once when the socket is closed, whoever closed it."""
 
     @property
     def closed(self) -> bool:
@@ -112,6 +114,8 @@ class Connection:
         self._channel.close()
         self._fd = -1
         self._sock.close()
+        if self.on_closed is not None:
+            self.on_closed()
 
     # -- in ------------------------------------------------------------------------------------------------
 

@@ -73,7 +73,8 @@ class Daemon:
             "state_dir": settings.state_dir,
             "socket": settings.socket,
         }
-        self._context = Context(self._flows, self._bus, self._events, self._logs, identity)
+        self._ending = asyncio.Event()
+        self._context = Context(self._flows, self._bus, self._events, self._logs, identity, self._ending)
 
     async def run(self) -> None:
         """Until stopped. Raises ChronetixError when it cannot start."""
@@ -109,14 +110,14 @@ class Daemon:
         for run in self._flows.living:
             await _ended(self._loop, run)
         self._server.close()
-        calls = [client.finished() for client in self._clients]
-        if calls:
-            await asyncio.sleep(0)  # calls that waited for a flow's end can be answered now
+        self._ending.set()
+        farewells = [self._loop.create_task(client.farewell()) for client in self._clients]
+        if farewells:
+            await asyncio.wait(farewells, timeout=FAREWELL_S)
         for client in tuple(self._clients):
-            client.close()
-        if calls:
-            await asyncio.wait([self._loop.create_task(call) for call in calls], timeout=FAREWELL_S)
-            await asyncio.sleep(0)
+            client.abort()
+        if farewells:
+            await asyncio.wait(farewells)
         await self._launcher.stop()
 
     # -- clients -------------------------------------------------------------------------------------------

@@ -42,6 +42,8 @@ class Context:
     events: Events
     logs: Logs
     identity: dict[str, Any]
+    ending: asyncio.Event
+    """Set when the daemon is about to go: calls that would last for ever end."""
 
 
 class Args(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -186,7 +188,7 @@ async def _logs(context: Context, args: LogsArgs, emit: Emit) -> Any:
 
     if args.flow is not None:
         context.flows.find(args.flow)
-    return await _stream(context.logs.feed, wanted, args.tail, args.follow, emit)
+    return await _stream(context, context.logs.feed, wanted, args.tail, args.follow, emit)
 
 
 async def _events(context: Context, args: EventsArgs, emit: Emit) -> Any:
@@ -195,7 +197,7 @@ async def _events(context: Context, args: EventsArgs, emit: Emit) -> Any:
 
     if args.flow is not None:
         context.flows.find(args.flow)
-    return await _stream(context.events.feed, wanted, args.tail, args.follow, emit)
+    return await _stream(context, context.events.feed, wanted, args.tail, args.follow, emit)
 
 
 async def _stats(context: Context, args: StatsArgs, _emit: Emit) -> Any:
@@ -296,10 +298,10 @@ async def _wait(run: FlowRun, wanted: Callable[[FlowRun], bool], timeout_ns: int
 
 
 async def _stream(
-    feed: Feed[Any], wanted: Callable[[Any], bool], tail: int | None, follow: bool, emit: Emit
+    context: Context, feed: Feed[Any], wanted: Callable[[Any], bool], tail: int | None, follow: bool, emit: Emit
 ) -> dict[str, int]:
-    """Send what is kept, then, with ``follow``, what comes, until cancelled. A client that reads too slowly misses
-    records; it is told how many as soon as it reads again."""
+    """Send what is kept, then, with ``follow``, what comes, until cancelled or the daemon ends. A client that reads too
+    slowly misses records; it is told how many as soon as it reads again."""
     dropped = 0
 
     def show(record: Any) -> None:
@@ -318,7 +320,8 @@ async def _stream(
     if follow:
         unfollow = feed.follow(show)
         try:
-            await asyncio.Future()
+            await context.ending.wait()
         finally:
             unfollow()
+        raise error("daemon-stopping")
     return {"dropped": dropped}

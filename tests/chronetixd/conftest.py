@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
+import select
+import socket
+import subprocess
+import sys
 from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 import uvloop
+
+from protocol import messages as wire
+from protocol.framing import Decoder, encode
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -35,8 +46,173 @@ def until(loop: asyncio.AbstractEventLoop) -> Callable[[Callable[[], Any]], None
     """Turn the loop until a condition holds. The watchdog is the loop's: a signal does not interrupt uvloop."""
 
     async def turn(condition: Callable[[], Any]) -> None:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while not condition():
                 await asyncio.sleep(0)
 
     return lambda condition: loop.run_until_complete(turn(condition))
+
+
+ROOT = Path(__file__).parents[2]
+PROGRAM = Path(__file__).parent / "programs" / "scripted_worker.py"
+Map = dict[str, Any]
+
+
+class Peer:
+    """A client that speaks the wire protocol itself, frame by frame, so that it can also do it wrongly."""
+
+    def __init__(self, path: Path) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(60)
+        self.sock.connect(str(path))
+        self._decoder: Decoder[Any] = Decoder(wire.ToClient)
+        self._inbox: list[Any] = []
+        self._serial = 0
+
+    def __enter__(self) -> Peer:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.sock.close()
+
+    def send(self, message: wire.Message) -> None:
+        self.sock.sendall(encode(message))
+
+    def receive(self) -> Any:
+        """The next message, None at the end."""
+        while not self._inbox:
+            data = self.sock.recv(1 << 16)
+            if not data:
+                return None
+            self._inbox += self._decoder.feed(data)
+        return self._inbox.pop(0)
+
+    def greet(self) -> Peer:
+        self.send(wire.Hello(protocol=[1], role="client"))
+        assert isinstance(self.receive(), wire.Welcome)
+        return self
+
+    def begin(self, verb: str, **args: Any) -> int:
+        self._serial += 1
+        self.send(wire.Call(id=self._serial, verb=verb, args=args))
+        return self._serial
+
+    def end(self, id: int) -> Any:
+        """The result or failure of call ``id``, passing over items."""
+        while True:
+            message = self.receive()
+            assert message is not None, "the daemon closed the connection before the call had ended"
+            if isinstance(message, wire.Result | wire.Failure) and message.id == id:
+                return message
+
+    def call(self, verb: str, **args: Any) -> Any:
+        """The value of a call that must succeed."""
+        ended = self.end(self.begin(verb, **args))
+        assert isinstance(ended, wire.Result), ended
+        return ended.value
+
+    def refused(self, verb: str, **args: Any) -> wire.Failure:
+        """The failure of a call that must not."""
+        ended = self.end(self.begin(verb, **args))
+        assert isinstance(ended, wire.Failure), ended
+        return ended
+
+
+@dataclass(frozen=True)
+class RunningDaemon:
+    """A chronetixd process of the test's own."""
+
+    process: subprocess.Popen[bytes]
+    socket: Path
+    state: Path
+    log: Path
+
+    def connect(self) -> Peer:
+        return Peer(self.socket).greet()
+
+    def records(self) -> list[Map]:
+        """What it logged."""
+        return [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
+
+    def stop(self) -> int:
+        """SIGTERM, and its exit code."""
+        self.process.terminate()
+        return self.process.wait()
+
+
+Starter = Callable[..., RunningDaemon]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Starter]:
+    """Start daemons that have said READY; those that still run at the end are killed."""
+    running: list[subprocess.Popen[bytes]] = []
+
+    def start_one(*arguments: str, **env: str) -> RunningDaemon:
+        daemon = spawn_daemon(tmp_path, *arguments, **env)
+        running.append(daemon.process)
+        return daemon
+
+    yield start_one
+    for process in running:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+
+
+@pytest.fixture
+def daemon(start: Starter) -> Iterator[RunningDaemon]:
+    """A daemon with short limits. It must end well at the end of the test."""
+    limits = {"START_TIMEOUT": "20", "DRAIN_TIMEOUT": "20", "FAILURE_TIMEOUT": "0.3", "TERMINATE_TIMEOUT": "0.3"}
+    running = start(**{f"CHRONETIX_{name}": value for name, value in limits.items()})
+    yield running
+    if running.process.poll() is None:
+        assert running.stop() == 0, running.log.read_text()
+    assert not running.socket.exists()
+
+
+@pytest.fixture
+def peer(daemon: RunningDaemon) -> Iterator[Peer]:
+    with daemon.connect() as connected:
+        yield connected
+
+
+@pytest.fixture
+def scripted() -> Callable[..., Map]:
+    """A flow of scripted workers without data routes, one for each behaviour."""
+
+    def flow(*behaviours: str) -> Map:
+        return {
+            "manifests": [node(f"n{at}", which) for at, which in enumerate(behaviours)],
+            "routes": [],
+            "schemas": [],
+        }
+
+    def node(name: str, behaviour: str) -> Map:
+        artifact = {"kind": "Process", "uri": f"file://{sys.executable}"}
+        params = {"args": [str(PROGRAM), behaviour]}
+        return {"plugin_id": name, "node_id": name, "version": "1", "artifact": artifact, "params": params}
+
+    return flow
+
+
+def spawn_daemon(folder: Path, *arguments: str, **env: str) -> RunningDaemon:
+    """Start chronetixd in ``folder`` and wait until it says that it is ready."""
+    paths = folder / "c.sock", folder / "state", folder / "log"
+    notify_path = folder / "notify"
+    command = [sys.executable, "-m", "chronetixd", "--socket", str(paths[0]), "--state-dir", str(paths[1])]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "NOTIFY_SOCKET": str(notify_path)} | env
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify, paths[2].open("ab") as log:
+        notify.bind(str(notify_path))
+        process = subprocess.Popen([*command, *arguments], env=environment, stdout=log, stderr=log)
+        pidfd = os.pidfd_open(process.pid)
+        try:
+            while notify in select.select([notify, pidfd], [], [])[0]:
+                if b"READY=1" in notify.recv(4096):
+                    break
+            else:
+                pytest.fail(f"the daemon ended with {process.wait()}: {paths[2].read_text()}")
+        finally:
+            os.close(pidfd)
+            notify_path.unlink()
+    return RunningDaemon(process, *paths)

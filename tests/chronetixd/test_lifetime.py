@@ -1,0 +1,168 @@
+"""The daemon's own life: one at a time, --check, signals, a launcher that dies, and nothing left behind."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def chronetixd(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run chronetixd to its end."""
+    command = [sys.executable, "-m", "chronetixd", *arguments]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)} | env
+    return subprocess.run(command, env=environment, cwd="/", capture_output=True, text=True)
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def test_a_second_daemon_is_refused_with_the_pid_of_the_first(daemon: Any, tmp_path: Path) -> None:
+    second = chronetixd("--state-dir", str(daemon.state), "--socket", str(tmp_path / "other"))
+    assert second.returncode == 1
+    assert f"pid {daemon.process.pid}" in second.stderr
+
+
+def test_a_daemon_that_was_killed_is_no_obstacle_to_the_next(start: Any, scripted: Any) -> None:
+    first = start()
+    with first.connect() as peer:
+        peer.call("submit", flow=scripted("good"), name="f", wait="running")
+        (node,) = peer.call("describe", flow="f")["nodes"]
+        first.process.kill()
+        first.process.wait()
+    pidfd_gone(node["pid"])
+    second = start()
+    with second.connect() as peer:
+        assert peer.call("list") == {"flows": []}
+    assert second.stop() == 0
+
+
+def pidfd_gone(pid: int) -> None:
+    """Wait until a process that is not ours has ended."""
+    try:
+        fd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    select.select([fd], [], [])
+    os.close(fd)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_drains_all_flows_and_ends_with_0(number: signal.Signals, start: Any, scripted: Any) -> None:
+    daemon = start()
+    with daemon.connect() as peer:
+        peer.call("submit", flow=scripted("good", "good"), name="f", wait="running")
+        pids = [node["pid"] for node in peer.call("describe", flow="f")["nodes"]]
+        daemon.process.send_signal(number)
+        assert daemon.process.wait() == 0
+    assert not [pid for pid in pids if os.path.exists(f"/proc/{pid}")]
+    assert not daemon.socket.exists()
+    assert "flow-stopped" in [record["event"] for record in daemon.records()]
+
+
+def test_a_second_signal_kills_what_does_not_drain(start: Any, scripted: Any) -> None:
+    daemon = start(CHRONETIX_DRAIN_TIMEOUT="600", CHRONETIX_TERMINATE_TIMEOUT="600")
+    with daemon.connect() as peer:
+        peer.call("submit", flow=scripted("stubborn"), name="f", wait="running")
+        (node,) = peer.call("describe", flow="f")["nodes"]
+        following = peer.begin("events", flow="f", follow=True)
+        daemon.process.terminate()
+        while peer.receive().value["kind"] != "flow-draining":
+            pass
+        daemon.process.terminate()
+        assert daemon.process.wait() == 0
+        assert peer.end(following).name == "daemon-stopping"
+    assert not os.path.exists(f"/proc/{node['pid']}")
+
+
+def test_while_it_stops_it_answers_but_takes_no_new_flows(start: Any, scripted: Any) -> None:
+    daemon = start(CHRONETIX_DRAIN_TIMEOUT="600")
+    with daemon.connect() as peer, daemon.connect() as watcher:
+        peer.call("submit", flow=scripted("stubborn"), name="f", wait="running")
+        watcher.begin("events", flow="f", follow=True)
+        daemon.process.terminate()
+        while watcher.receive().value["kind"] != "flow-draining":
+            pass
+        assert peer.refused("submit", flow=scripted("good")).name == "daemon-stopping"
+        stopping = peer.begin("stop", flow="f", mode="now")
+        assert peer.end(stopping).value["state"] == "stopped"
+        assert daemon.process.wait() == 0
+
+
+def test_a_launcher_that_dies_is_replaced_and_running_flows_go_on(daemon: Any, peer: Any, scripted: Any) -> None:
+    peer.call("submit", flow=scripted("good"), name="f", wait="running")
+    (node,) = peer.call("describe", flow="f")["nodes"]
+    (launcher,) = [pid for pid in children(daemon.process.pid) if pid != node["pid"]]
+    os.kill(launcher, signal.SIGKILL)
+    peer.begin("events", follow=True)
+    while peer.receive().value["kind"] != "launcher-lost":
+        pass
+    with daemon.connect() as other:
+        assert other.call("submit", flow=scripted("at_once"), wait="stopped")["state"] == "stopped"
+        assert {flow["name"]: flow["state"] for flow in other.call("list")["flows"]}["f"] == "running"
+        assert other.call("stop", flow="f")["state"] == "stopped"
+
+
+def test_check_says_that_all_is_well_and_starts_nothing(tmp_path: Path) -> None:
+    done = chronetixd("--check", "--state-dir", str(tmp_path / "state"), "--socket", str(tmp_path / "sock"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_check_names_what_is_wrong(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    done = chronetixd("--check", "--state-dir", str(tmp_path / "file"), "--socket", str(tmp_path / "file"))
+    assert done.returncode == 1
+    assert [line[:4] for line in done.stdout.splitlines()[:2]] == ["FAIL", "FAIL"]
+
+
+def test_a_bad_configuration_is_refused_with_its_place(tmp_path: Path) -> None:
+    config = tmp_path / "bad.toml"
+    config.write_text("drain_timout = 5\n")
+    done = chronetixd("--check", "--config", str(config))
+    assert done.returncode == 1
+    assert "did you mean drain_timeout" in done.stderr
+    assert str(config) in done.stderr
+
+
+def test_an_unknown_flag_is_a_usage_error() -> None:
+    assert chronetixd("--no-such-flag").returncode == 2
+
+
+def test_help_shows_examples_and_version_a_version() -> None:
+    assert "Examples:" in chronetixd("--help").stdout
+    assert chronetixd("--version").stdout.startswith("chronetixd, version ")
+
+
+def test_a_launcher_that_cannot_start_ends_the_daemon_with_its_reason(tmp_path: Path) -> None:
+    package = tmp_path / "broken" / "nodeworker"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("raise ImportError('this installation is broken')")
+    done = chronetixd(
+        "--state-dir", str(tmp_path / "s"), "--socket", str(tmp_path / "c"), PYTHONPATH=f"{package.parent}:{ROOT}"
+    )
+    assert done.returncode == 1
+    assert "this installation is broken" in done.stderr
+
+
+def test_an_idle_daemon_sleeps_without_a_timer(daemon: Any, peer: Any, scripted: Any) -> None:
+    """It is in epoll_wait, whose fourth argument, the time-out, is -1: also with a running flow."""
+    peer.call("submit", flow=scripted("good"), name="f", wait="running")
+    while (timeout := epoll_timeout(daemon.process.pid)) is None or timeout == "0x0":
+        peer.call("version")
+    assert int(timeout, 16) & 0xFFFFFFFF == 0xFFFFFFFF
+
+
+def epoll_timeout(pid: int) -> str | None:
+    """The time-out of the epoll call that a process sleeps in; None while it runs or does something else."""
+    fields = Path(f"/proc/{pid}/syscall").read_text().split()
+    return fields[4] if fields[0] in ("232", "281", "22") else None
