@@ -7,15 +7,13 @@ def fork(as_sibling: bool = True) -> tuple[int, int]:
     parent: wait on the pidfd, and with ``__WALL``. The caller must have a single thread. Raises OSError.
     """
 
-def die_with_parent(signum: int = 9) -> None:
-    """Get ``signum`` when the parent's thread that we hang on ends. Check getppid afterwards: it may have been too
-    late."""
+def settle(control: int, out: int, err: int, parent: int, name: str) -> int:
+    """What a new process does first, in one call because each line of Python costs it copied pages.
 
-def set_name(name: str) -> None:
-    """What ps and top show for this thread; the kernel cuts it to 15 bytes."""
-
-def close_range(first: int, last: int = 0xFFFFFFFF) -> None:
-    """Close every descriptor from ``first`` to ``last``, both included; an empty range is nothing."""
+    A session of its own; SIGKILL when ``parent`` ends (if it has already: exit code 70 at once); ``out`` and ``err`` as
+    descriptors 1 and 2, ``control`` as 3 (the result, close-on-exec), every higher one closed; no blocked signals;
+    ``name`` (the kernel keeps 15 bytes) for ps and top. Raises OSError.
+    """
 
 def ring_on_signal(signum: int, descriptor: int) -> None:
     """The handler that ``signal.signal`` installed for ``signum`` also rings the eventfd ``descriptor`` (one for all

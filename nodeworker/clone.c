@@ -9,6 +9,7 @@
 #include <Python.h>
 
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <linux/sched.h>
 #include <signal.h>
@@ -50,37 +51,36 @@ static PyObject *clone_fork(PyObject *self, PyObject *args)
     return Py_BuildValue("(li)", pid, pidfd);
 }
 
-static PyObject *clone_die_with_parent(PyObject *self, PyObject *args)
+/* A copy of `fd` above `last`, or `fd` itself if it is there already. */
+static int above(int fd, int last)
 {
-    (void)self;
-    int signum = SIGKILL;
-    if (!PyArg_ParseTuple(args, "|i:die_with_parent", &signum))
-        return NULL;
-    if (prctl(PR_SET_PDEATHSIG, (unsigned long)signum, 0, 0, 0) != 0)
-        return PyErr_SetFromErrno(PyExc_OSError);
-    Py_RETURN_NONE;
+    return fd > last ? fd : fcntl(fd, F_DUPFD_CLOEXEC, last + 1);
 }
 
-static PyObject *clone_set_name(PyObject *self, PyObject *args)
+static PyObject *clone_settle(PyObject *self, PyObject *args)
 {
     (void)self;
-    const char *name = NULL;
-    if (!PyArg_ParseTuple(args, "s:set_name", &name))
+    int control, out, err;
+    long parent;
+    const char *name;
+    if (!PyArg_ParseTuple(args, "iiils:settle", &control, &out, &err, &parent, &name))
         return NULL;
-    if (prctl(PR_SET_NAME, name, 0, 0, 0) != 0)
+    setsid(); /* fails only for a leader of a process group, which a new process is not */
+    if (prctl(PR_SET_PDEATHSIG, (unsigned long)SIGKILL, 0, 0, 0) != 0)
         return PyErr_SetFromErrno(PyExc_OSError);
-    Py_RETURN_NONE;
-}
-
-static PyObject *clone_close_range(PyObject *self, PyObject *args)
-{
-    (void)self;
-    unsigned int first = 0, last = UINT_MAX;
-    if (!PyArg_ParseTuple(args, "I|I:close_range", &first, &last))
-        return NULL;
-    if (first <= last && syscall(SYS_close_range, first, last, 0) != 0)
+    if (getppid() != (pid_t)parent)
+        _exit(70); /* it ended before we hung on it */
+    control = above(control, 3);
+    out = above(out, 3);
+    err = above(err, 3);
+    if (control < 0 || out < 0 || err < 0 || dup2(out, 1) < 0 || dup2(err, 2) < 0 || dup3(control, 3, O_CLOEXEC) < 0 ||
+        syscall(SYS_close_range, 4u, UINT_MAX, 0) != 0)
         return PyErr_SetFromErrno(PyExc_OSError);
-    Py_RETURN_NONE;
+    sigset_t none;
+    sigemptyset(&none);
+    if (sigprocmask(SIG_SETMASK, &none, NULL) != 0 || prctl(PR_SET_NAME, name, 0, 0, 0) != 0)
+        return PyErr_SetFromErrno(PyExc_OSError);
+    return PyLong_FromLong(3);
 }
 
 /* Python's own handler only notes the signal; a thread that is about to sleep would sleep on. Ours also rings the eventfd
@@ -125,9 +125,8 @@ static PyObject *clone_ring_on_signal(PyObject *self, PyObject *args)
 
 static PyMethodDef methods[] = {
     {"fork", clone_fork, METH_VARARGS, "fork(as_sibling=True) -> (pid, pidfd) in the caller, (0, -1) in the new process."},
-    {"die_with_parent", clone_die_with_parent, METH_VARARGS, "die_with_parent(signum=SIGKILL): PR_SET_PDEATHSIG."},
-    {"set_name", clone_set_name, METH_VARARGS, "set_name(name): PR_SET_NAME, cut to 15 bytes by the kernel."},
-    {"close_range", clone_close_range, METH_VARARGS, "close_range(first, last=UINT_MAX): close descriptors first..last."},
+    {"settle", clone_settle, METH_VARARGS,
+     "settle(control, out, err, parent, name) -> 3: what a new process does first; see _clone.pyi."},
     {"ring_on_signal", clone_ring_on_signal, METH_VARARGS,
      "ring_on_signal(signum, descriptor): the signal's handler also rings this eventfd; -1: none."},
     {NULL, NULL, 0, NULL},

@@ -22,9 +22,9 @@ os.environ["OPENBLAS_NUM_THREADS"] = "1"
 os.environ["JE_ARROW_MALLOC_CONF"] = "background_thread:false"
 
 import contextlib
-import fcntl
 import gc
 import importlib
+import select
 import shutil
 import signal
 import socket
@@ -32,12 +32,26 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
+import msgspec
+
 from nodeworker import _clone, worker
 from nodeworker.link import Link
-from protocol.messages import PROTOCOL_VERSIONS, Fault, Hello, LauncherReady, Spawn, Spawned, SpawnFailed, ToWorker
-
-CONTROL = 3
-"""The descriptor that a worker's control socket gets."""
+from protocol.framing import Decoder, encode, message_types
+from protocol.messages import (
+    PROTOCOL_VERSIONS,
+    Fault,
+    Finished,
+    Hello,
+    LauncherReady,
+    Offer,
+    Ready,
+    Spawn,
+    Spawned,
+    SpawnFailed,
+    Started,
+    ToWorker,
+    Welcome,
+)
 
 PRELOADED = ("numpy", "pyarrow", "pyarrow.ipc", "traceback", "importlib.util", "inspect", "difflib", "pkgutil")
 """Imported before the first fork if installed: what nearly every plugin imports, and what a worker needs late."""
@@ -49,6 +63,10 @@ def main() -> NoReturn:
     launcher.prepare()
     launcher.serve()
     sys.exit(0)
+
+
+BATCH = 8
+"""Spawns that are answered together: more would keep the daemon waiting for the first."""
 
 
 class Launcher:
@@ -73,38 +91,58 @@ class Launcher:
         os.close(null)
         for stream in (sys.stdout, sys.stderr):
             stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's ^C is for the daemon, which then tells us
+        worker.catch_signals()  # workers inherit it; here a terminal's ^C means nothing: it is for the daemon
+        _rehearse()
         gc.collect()
         gc.disable()
         gc.freeze()
         self._link.send(LauncherReady(pid=os.getpid()))
 
     def serve(self) -> None:
-        """Answer each ``Spawn``. Returns when the daemon closes the socket; in a new worker never."""
+        """Answer each ``Spawn``. Returns when the daemon closes the socket; in a new worker never.
+
+        What has arrived together is read together, then forked, then answered: whatever runs between two forks copies
+        its pages once more.
+        """
+        poll = select.poll()
+        poll.register(self._link, select.POLLIN)
         while True:
             try:
-                spawn, descriptors = self._link.receive()
+                batch = [self._link.receive()]
+                while len(batch) < BATCH and poll.poll(0):
+                    batch.append(self._link.receive())
             except EOFError:
                 return
-            self._spawn(spawn, descriptors)
+            answers = [self._spawn(spawn, descriptors) for spawn, descriptors in batch]
+            for answer, pidfds in answers:
+                self._link.send(answer, pidfds)
+                _close(pidfds)
 
-    def _spawn(self, spawn: Spawn, descriptors: list[int]) -> None:
+    def _spawn(self, spawn: Spawn, descriptors: list[int]) -> tuple[Spawned | SpawnFailed, list[int]]:
+        """The answer, with the pidfd that goes with it."""
         try:
             program = _program(spawn)
             pid, pidfd = _clone.fork()
         except OSError as reason:
             _close(descriptors)
             text = f"{reason.strerror}: {reason.filename or 'clone3'}"
-            self._link.send(SpawnFailed(id=spawn.id, errno=reason.errno or 0, message=text))
-            return
+            return SpawnFailed(id=spawn.id, errno=reason.errno or 0, message=text), []
         if pid == 0:
             self._sock.detach()
             _become(spawn, program, descriptors, self._daemon)
         _close(descriptors)
-        try:
-            self._link.send(Spawned(id=spawn.id, pid=pid), [pidfd])
-        finally:
-            os.close(pidfd)
+        return Spawned(id=spawn.id, pid=pid), [pidfd]
+
+
+def _rehearse() -> None:
+    """Say and hear every kind of message once: what msgspec works out about a type is then done, and shared."""
+    for kind in message_types(ToWorker).values():
+        with contextlib.suppress(msgspec.ValidationError):
+            msgspec.convert({}, kind)
+    hello = Hello(protocol=list(PROTOCOL_VERSIONS), role="worker")
+    for message in (hello, Offer(), Ready(), Started(), Finished()):
+        encode(message)
+    list(Decoder[Welcome](ToWorker).feed(encode(Welcome(protocol=1, daemon=""))))
 
 
 def _close(descriptors: Sequence[int]) -> None:
@@ -136,8 +174,10 @@ def _become(spawn: Spawn, program: str, descriptors: Sequence[int], daemon: int)
     """The new process: from the launcher's copy to a worker. Never returns, whatever happens."""
     code = worker.FAILED
     try:
-        _settle(spawn.name, descriptors, daemon)
-        sock = socket.socket(fileno=CONTROL)
+        control, out, err = descriptors
+        sock = socket.socket(fileno=_clone.settle(control, out, err, daemon, spawn.name))
+        if "numpy.random" in sys.modules:
+            sys.modules["numpy.random"].seed()  # or all workers would draw the same numbers
         try:
             if spawn.cwd:
                 os.chdir(spawn.cwd)
@@ -157,34 +197,11 @@ def _become(spawn: Spawn, program: str, descriptors: Sequence[int], daemon: int)
         os._exit(code)
 
 
-def _settle(name: str, descriptors: Sequence[int], daemon: int) -> None:
-    """Session, death with the daemon, descriptors 0 to 3 and no others, default signals, name."""
-    os.setsid()
-    _clone.die_with_parent(signal.SIGKILL)
-    if os.getppid() != daemon:
-        os._exit(worker.DAEMON_GONE)  # it ended before we hung on it
-    control, out, err = (_above(descriptor) for descriptor in descriptors)
-    os.dup2(out, 1)
-    os.dup2(err, 2)
-    os.dup2(control, CONTROL, inheritable=False)
-    _clone.close_range(CONTROL + 1)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    _clone.set_name(name)
-    if "numpy.random" in sys.modules:
-        sys.modules["numpy.random"].seed()  # or all workers would draw the same numbers
-
-
-def _above(descriptor: int) -> int:
-    """A descriptor that the dup2 calls to come do not overwrite."""
-    return descriptor if descriptor > CONTROL else fcntl.fcntl(descriptor, fcntl.F_DUPFD, CONTROL + 1)
-
-
 def _execute(program: str, argv: Sequence[str], sock: socket.socket) -> NoReturn:
     """Raises OSError when the kernel does not take the file."""
-    os.environ[worker.FD_VARIABLE] = str(CONTROL)
-    for ignored in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT):
-        signal.signal(ignored, signal.SIG_DFL)  # the interpreter ignores or handles them; a new program should not
+    os.environ[worker.FD_VARIABLE] = str(sock.fileno())
+    for ignored in (signal.SIGPIPE, signal.SIGXFSZ):
+        signal.signal(ignored, signal.SIG_DFL)  # the interpreter ignores them; a new program should not
     sock.set_inheritable(True)
     os.execve(program, list(argv), os.environ)
 

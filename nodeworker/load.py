@@ -11,10 +11,10 @@ from __future__ import annotations
 import difflib
 import importlib
 import importlib.util
+import os
 import pkgutil
 import sys
 from collections.abc import Iterable
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -57,14 +57,12 @@ def _python(uri: str, base_dir: str) -> Any:
 
 
 def _from_file(uri: str, place: str, base_dir: str) -> ModuleType:
-    path = (Path(base_dir or ".") / place).resolve()
-    if not path.is_file():
-        siblings = (
-            [str(Path(place).with_name(p.name)) for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
-        )
-        raise _failure(uri, f"there is no file {path}{_suggest(place, siblings)}")
-    _importable(str(path.parent), base_dir)
-    name = f"chronetix_plugin.{path.stem}"
+    path = os.path.realpath(os.path.join(base_dir, place))
+    folder, file = os.path.split(path)
+    if not os.path.isfile(path):
+        raise _failure(uri, f"there is no file {path}{_suggest(place, _files_beside(place, folder))}")
+    _importable(folder, base_dir)
+    name = f"chronetix_plugin.{file.removesuffix('.py')}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise _failure(uri, f"{path} is no Python source file")
@@ -77,6 +75,11 @@ def _from_file(uri: str, place: str, base_dir: str) -> ModuleType:
     except Exception as cause:
         raise _failure(uri, f"importing {path} raised {type(cause).__name__}: {cause}") from cause
     return module
+
+
+def _files_beside(place: str, folder: str) -> list[str]:
+    files = os.listdir(folder) if os.path.isdir(folder) else []
+    return [os.path.join(os.path.dirname(place), file) for file in files if file.endswith(".py")]
 
 
 def _from_name(uri: str, name: str, base_dir: str) -> ModuleType:

@@ -13,6 +13,8 @@ import difflib
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from types import FunctionType, MethodType
 from typing import Any, Final
 
 from nodeworker.context import Context
@@ -48,7 +50,7 @@ def bind(found: Any, config: Configure, ctx: Context) -> Plugin:
     """
     if inspect.isclass(found):
         make: Callable[..., Any] = found
-        found = make(ctx) if _positional(make)[1] else make()
+        found = make(ctx) if _wants_context(found) else make()
     if any(hasattr(found, name) for name in CALLBACKS):
         plugin = Plugin(**{name: _callback(found, name, config, ctx) for name in CALLBACKS})
     elif callable(found):
@@ -77,8 +79,8 @@ def _of_function(function: Callback, config: Configure, ctx: Context) -> Plugin:
 def _adapt(function: Callback, wanted: int, config: Configure, ctx: Context) -> Callback:
     """``function`` callable with ``wanted`` arguments, of which it may leave out the last, the context. A generator
     function of a thing and the context sends what it yields; others are left as they are, at no cost."""
-    target = function if inspect.isroutine(function) else getattr(function, "__call__", function)  # noqa: B004
-    if inspect.iscoroutinefunction(target) or inspect.isasyncgenfunction(target):
+    flags = _flags(function)
+    if flags & (inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR):
         raise _unfit(config, f"{_name(function)} is async, but callbacks are called, not awaited: make it a plain def")
     required, takes = _positional(function)
     if required > wanted or takes < wanted - 1:
@@ -86,7 +88,7 @@ def _adapt(function: Callback, wanted: int, config: Configure, ctx: Context) -> 
         hint = "" if config.inputs else "; the node has no data inputs"
         raise _unfit(config, f"{_name(function)} takes {required} arguments but is called with {called}{hint}")
     taking = _leaving_out_context(function, wanted) if takes < wanted else function
-    return _many(taking, ctx) if wanted == 2 and inspect.isgeneratorfunction(target) else taking
+    return _many(taking, ctx) if wanted == 2 and flags & inspect.CO_GENERATOR else taking
 
 
 def _leaving_out_context(function: Callback, wanted: int) -> Callback:
@@ -107,15 +109,43 @@ def _many(function: Callback, ctx: Context) -> Callback:
 
 
 def _positional(function: Callback) -> tuple[int, int]:
-    """How many positional arguments ``function`` needs and takes. What is written in C and silent takes what it
-    gets."""
+    """How many positional arguments ``function`` needs and takes. What is written in C and silent takes what it gets.
+
+    Functions and methods are read directly: ``inspect.signature`` would cost a starting worker more than all the rest.
+    """
+    plain = function.__func__ if isinstance(function, MethodType) else function
+    if not isinstance(plain, FunctionType) or hasattr(plain, "__wrapped__"):
+        return _signature(function)
+    code, bound = plain.__code__, int(plain is not function)
+    takes = code.co_argcount - bound
+    required = takes - len(plain.__defaults__ or ())
+    return max(0, required), 2 if code.co_flags & inspect.CO_VARARGS else takes
+
+
+def _signature(function: Callback) -> tuple[int, int]:
     try:
         parameters = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):
-        return 0, 0 if inspect.isclass(function) else 2
+        return 0, 2
     named = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     any_number = any(p.kind is p.VAR_POSITIONAL for p in parameters)
     return sum(p.default is p.empty for p in named), 2 if any_number else len(named)
+
+
+def _wants_context(cls: type) -> bool:
+    """Its constructor takes an argument."""
+    make = getattr(cls, "__init__", None)
+    if isinstance(make, FunctionType):
+        return _positional(make)[1] > 1
+    return make is not object.__init__ and inspect.signature(cls).parameters != {}
+
+
+def _flags(function: Callback) -> int:
+    """The code flags of a function, method, partial or callable object; 0 where there is no code."""
+    target: Any = function.func if isinstance(function, partial) else function
+    if not hasattr(target, "__code__"):
+        target = getattr(target, "__func__", None) or getattr(type(target), "__call__", None)  # noqa: B004
+    return int(getattr(getattr(target, "__code__", None), "co_flags", 0))
 
 
 def _check(plugin: Plugin, config: Configure, found: Any) -> None:

@@ -8,9 +8,9 @@ case it waits.
 
 from __future__ import annotations
 
+import _thread
 import os
 import signal
-import threading
 import time
 from collections.abc import Callable
 
@@ -24,8 +24,8 @@ from protocol.messages import Drain, Ping, Pong, Reply, RequestFailed, Segment, 
 from protocol.messages import Link as LinkMessage
 
 
-class Reader(threading.Thread):
-    """Reads ``link`` until it ends. ``on_drain`` is called from this thread as soon as the order is there."""
+class Reader:
+    """Reads ``link`` until it ends. ``on_drain`` is called from its thread as soon as the order is there."""
 
     def __init__(
         self,
@@ -36,19 +36,28 @@ class Reader(threading.Thread):
         step: Step,
         on_drain: Callable[[], None],
     ) -> None:
-        super().__init__(name="chronetix-io", daemon=True)
         self._link = link
         self._mailbox = mailbox
         self._wiring = wiring
         self._host = host
         self._step = step
         self._on_drain = on_drain
-        self._seen = (0, 0)
+        self._seen = (-1, 0)
+        self._running = _thread.allocate_lock()
         self._ending = False
 
-    def run(self) -> None:
-        """Until the link ends."""
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+    def start(self) -> None:
+        """Begin to read, in a thread of its own. Without ``threading.Thread``, which waits until its thread runs."""
+        self._running.acquire()
+        _thread.start_new_thread(self._run, ())
+
+    def _run(self) -> None:
+        try:
+            self._read()
+        finally:
+            self._running.release()
+
+    def _read(self) -> None:
         try:
             while True:
                 self._take(*self._link.receive())
@@ -60,10 +69,11 @@ class Reader(threading.Thread):
             self._lost(reason)
 
     def end(self) -> None:
-        """The worker is done: stop reading, quietly. From the plugin's thread."""
+        """The worker is done: stop reading, quietly, and wait for the thread. From the plugin's thread."""
         self._ending = True
         self._link.shutdown()
-        self.join()
+        with self._running:
+            pass
 
     def _take(self, message: ToWorker, descriptors: list[int]) -> None:
         if isinstance(message, Ping):

@@ -21,7 +21,7 @@ from nodeworker import _clone
 from nodeworker.errors import DaemonGone, Interrupted
 from nodeworker.link import Link
 from nodeworker.load import load
-from nodeworker.loop import Loop, Lost, Mailbox
+from nodeworker.loop import Event, Loop, Lost, Mailbox
 from nodeworker.node import Node
 from nodeworker.outputs import Outputs
 from nodeworker.reader import Reader
@@ -33,10 +33,13 @@ from protocol.handshake import concluded
 from protocol.messages import (
     PROTOCOL_VERSIONS,
     Configure,
+    Drain,
     Failure,
     Fault,
     Finished,
     Hello,
+    Ping,
+    Pong,
     Ready,
     Segment,
     Start,
@@ -72,20 +75,25 @@ class Worker:
 
     def run(self) -> int:
         """The exit code, after everything was sent. Raises nothing that a plugin or the daemon may cause."""
-        before = {number: signal.signal(number, self._on_signal) for number in STOPPING}
+        global _current
+        before = catch_signals()
+        _current = self
         try:
             return self._lived()
         finally:
-            self._interruptible = False
-            if self._reader is not None:
-                self._reader.end()
-            if self._wiring is not None:
-                _ring_on_signal(-1)
-                self._wiring.close()
-                self._wiring.bell.close()
-            self._link.close()
-            for number, handler in before.items():
-                signal.signal(number, handler)
+            _current = None
+            self._close()
+            if before:
+                _put_back(before)
+
+    def _close(self) -> None:
+        if self._reader is not None:
+            self._reader.end()
+        if self._wiring is not None:
+            _ring_on_signal(-1)
+            self._wiring.close()
+            self._wiring.bell.close()
+        self._link.close()
 
     def _lived(self) -> int:
         try:
@@ -100,11 +108,11 @@ class Worker:
 
     def _live(self) -> int:
         node = self._prepare(self._hello())
-        self._await(Start)
-        node.start()
-        self._link.send(Started())
+        self._await_start()
         loop = Loop(node, self._mailbox, self._bell, self._host.reply)
         try:
+            node.start()
+            self._link.send(Started())
             loop.run()
         except Interrupted:
             self._interruptible = False
@@ -117,50 +125,67 @@ class Worker:
     def _hello(self) -> Configure:
         hello = Hello(protocol=list(PROTOCOL_VERSIONS), role="worker", pid=os.getpid())
         self._link.send(hello)
-        try:
-            concluded(hello, self._link.receive()[0])
-            configure, _ = self._link.receive()
-        except EOFError as reason:
-            raise DaemonGone(str(reason)) from None
-        if isinstance(configure, Failure):
-            raise from_failure(configure)
+        concluded(hello, self._receive()[0])
+        configure, _ = self._receive()
         if not isinstance(configure, Configure):
             raise error("unexpected-message", type=type_of(configure), when="where configure is due")
         return configure
 
     def _prepare(self, config: Configure) -> Node:
-        """Everything up to ``Ready``."""
+        """Everything up to ``Ready``; from then on the IO thread reads."""
         self._host = DaemonHost(self._link)
         self._wiring = wiring = build(config, self._grow)
         self._bell = wiring.bell
         _ring_on_signal(self._bell.fileno())
         outputs = Outputs(config.outputs, list(wiring.producers.values()), wiring.outlet)
         self._node = node = Node(config, wiring.inlet(), outputs, self._host)
-        self._reader = Reader(self._link, self._mailbox, wiring, self._host, node.step, self._on_drain)
-        self._reader.start()
         node.phase = "load"
         found = load(config.uri, config.base_dir, config.kind) if self._found is None else self._found
         node.phase = "wiring"
         self._link.send(*wiring.offer())
-        self._await(LinkMessage)
+        wiring.link(*self._receive_link())
         node.construct(found)
         self._link.send(Ready())
+        self._reader = Reader(self._link, self._mailbox, wiring, self._host, node.step, self._on_drain)
+        self._reader.start()
         return node
 
-    def _await(self, wanted: type[ToWorker]) -> None:
-        """Sleep until ``wanted`` is there; what comes before it and is for later stays in the mailbox."""
-        early: list[Any] = []
+    def _receive_link(self) -> tuple[LinkMessage, list[int]]:
+        """Wait for the other ends; messages of the bus that come before are kept for later."""
+        while True:
+            message, descriptors = self._receive()
+            if isinstance(message, LinkMessage):
+                return message, descriptors
+            if isinstance(message, Drain):
+                raise Interrupted("drained before it was linked")
+            if isinstance(message, Ping):
+                self._link.send(Pong(id=message.id, progress=0))
+            else:
+                self._mailbox.append(message)
+
+    def _receive(self) -> tuple[ToWorker, list[int]]:
+        try:
+            message, descriptors = self._link.receive()
+        except EOFError as reason:
+            raise DaemonGone(str(reason)) from None
+        if isinstance(message, Failure):
+            raise from_failure(message)
+        return message, descriptors
+
+    def _await_start(self) -> None:
+        """Sleep until ``Start`` is there; ticks and messages that come before it stay in the mailbox."""
+        early: list[Event] = []
         while True:
             while self._mailbox:
                 event = self._mailbox.popleft()
-                if isinstance(event, wanted):
+                if isinstance(event, Start):
                     self._mailbox.extendleft(reversed(early))
                     return
                 if isinstance(event, Lost):
                     raise event.reason
                 if isinstance(event, Failure):
                     raise from_failure(event)
-                if type_of(event) == "drain":
+                if isinstance(event, Drain):
                     raise Interrupted("drained before it started")
                 early.append(event)
             self._bell.wait()
@@ -172,7 +197,7 @@ class Worker:
         if self._node is not None:
             self._node.ctx.stopping = True
 
-    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+    def on_signal(self, number: int) -> None:
         """Runs in the plugin's thread. The IO thread sends SIGTERM too, after it has put the reason into the
         mailbox."""
         reason = self._mailbox[-1].reason if self._mailbox and isinstance(self._mailbox[-1], Lost) else None
@@ -206,6 +231,36 @@ class Worker:
             print(f"chronetix worker: the daemon is gone ({gone}); stopping", file=sys.stderr)
             return DAEMON_GONE
         return code
+
+
+_current: Worker | None = None
+"""Whom a signal concerns."""
+
+_catching = False
+
+
+def catch_signals() -> dict[signal.Signals, Any]:
+    """Let SIGTERM and SIGINT go to the worker of this process. The handlers that were there before, to be put back; {}
+    when that was done already: the launcher does it once for all, because it costs a new process much."""
+    global _catching
+    if _catching:
+        return {}
+    _catching = True
+    return {number: signal.signal(number, _dispatch) for number in STOPPING}
+
+
+def _put_back(handlers: dict[signal.Signals, Any]) -> None:
+    global _catching
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    _catching = False
+
+
+def _dispatch(number: int, _frame: FrameType | None) -> None:
+    if _current is not None:
+        _current.on_signal(number)
+    elif number == signal.SIGTERM:
+        raise SystemExit(TERMINATED)
 
 
 def _ring_on_signal(descriptor: int) -> None:

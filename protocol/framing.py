@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from functools import cache
 from typing import Any, Final, Generic, TypeVar, get_args
 
 import msgspec
@@ -50,6 +51,7 @@ def type_of(message: Message | type[Message]) -> str:
     return str(message.__struct_config__.tag)
 
 
+@cache
 def message_types(union: Any) -> dict[str, type[Message]]:
     """Tag to struct of every member of a union such as ``messages.ToWorker``, or of one message type."""
     return {type_of(member): member for member in get_args(union) or (union,)}
