@@ -22,8 +22,8 @@ from protocol.descriptors import MAX_PER_SENDMSG, Channel, pieces
 from protocol.errors import ChronetixError, error
 from protocol.messages import MAX_FRAME, Message
 
-READ_SIZE = 256 * 1024
-"""Bytes of one read: bounds one connection's share of a loop turn."""
+READ_SIZE = 64 * 1024
+"""Bytes of one read: bounds one connection's share of a loop turn, and is little enough for malloc to keep at hand."""
 
 GATHER = 256 * 1024
 """Bytes that are joined for one send."""

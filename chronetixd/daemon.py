@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 import socket
 import time
@@ -166,8 +167,15 @@ async def _ended(loop: asyncio.AbstractEventLoop, run: FlowRun) -> None:
     unwatch()
 
 
+def _raise_descriptor_limit() -> None:
+    """A flow of n nodes needs some 10 n descriptors here: take as many as the hard limit gives."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 def run(settings: Settings) -> None:
     """Run a daemon in this thread until it is stopped. Raises ChronetixError when it cannot start."""
+    _raise_descriptor_limit()
 
     async def main() -> None:
         await Daemon(settings, asyncio.get_running_loop()).run()

@@ -10,6 +10,7 @@ from chronetixd.core.flow import Limits, StopMode
 from chronetixd.flowrun import FlowRun, Services
 from chronetixd.plan import make_plan, unsupported
 from protocol.contract import Problem, Validation, parse_flow
+from protocol.contract.reading import unfit_name
 from protocol.errors import error
 from protocol.nearest import nearest
 
@@ -53,6 +54,8 @@ class Flows:
         ``daemon-stopping``, and then nothing was started and nothing is listed."""
         if self.stopping:
             raise error("daemon-stopping")
+        if name and unfit_name(name):
+            raise error("bad-argument", argument="name", verb="submit", reason=unfit_name(name))
         checked = validate(raw, bindings, base_dir)
         if checked.flow is None or checked.problems:
             shown = name or raw.get("name") or "without a name"

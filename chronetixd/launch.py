@@ -33,6 +33,10 @@ LONGEST_PAUSE_S = 30.0
 """Between launchers that die before they are ready."""
 
 
+NOT_INHERITED = ("NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "WATCHDOG_USEC", "WATCHDOG_PID")
+"""What the supervisor tells the daemon alone; a worker must not speak in its name."""
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """A worker to start. Its descriptors are the launcher's to close."""
@@ -125,7 +129,7 @@ class Launcher:
                 stdin=subprocess.DEVNULL,
                 stdout=write_end,
                 stderr=write_end,
-                env={**os.environ, "CHRONETIX_FD": str(theirs.fileno())},
+                env=_environment(theirs.fileno()),
                 pass_fds=(theirs.fileno(),),
                 start_new_session=True,
             )
@@ -242,3 +246,9 @@ class Launcher:
     def _stopped_if_empty(self) -> None:
         if self._stopped is not None and self._running is None and not self._strays:
             self._stopped.set()
+
+
+def _environment(control: int) -> dict[str, str]:
+    """What the launcher, and so every worker, inherits."""
+    kept = {name: value for name, value in os.environ.items() if name not in NOT_INHERITED}
+    return {**kept, "CHRONETIX_FD": str(control)}

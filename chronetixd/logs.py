@@ -19,7 +19,10 @@ import structlog
 from chronetixd.feed import Feed
 
 LOG_CAPACITY = 10_000
-"""Lines kept of all workers together; with MAX_LINE of output.py at most 160 MB, usually 1 MB."""
+"""Lines kept of all workers together."""
+
+LOG_BUDGET = 32 * 1024 * 1024
+"""Bytes that they may take together; usually it is 1 MB."""
 
 LEVELS = ("debug", "info", "warning", "error", "critical")
 Stream = Literal["stdout", "stderr", "log", "daemon"]
@@ -40,8 +43,8 @@ class LogRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 class Logs:
     """The workers' lines. ``cut_lines`` counts lines that were longer than allowed."""
 
-    def __init__(self, capacity: int = LOG_CAPACITY) -> None:
-        self.feed: Feed[LogRecord] = Feed(capacity)
+    def __init__(self, capacity: int = LOG_CAPACITY, budget: int = LOG_BUDGET) -> None:
+        self.feed: Feed[LogRecord] = Feed(capacity, budget)
         self.cut_lines = 0
         self._log = structlog.get_logger("chronetixd.worker")
 
@@ -49,7 +52,7 @@ class Logs:
         """A worker wrote ``line`` to ``stream``."""
         level = "info" if stream == "stdout" else "warning"
         record = LogRecord(unix_ns=time.time_ns(), flow=flow, node=node, stream=stream, level=level, line=line)
-        self.feed.append(record)
+        self.feed.append(record, len(line))
         self._log.debug(line, flow=flow, node=node, pid=pid, stream=stream)
 
     def logged(
@@ -58,7 +61,7 @@ class Logs:
         """A plugin logged ``line`` with ``fields``."""
         at = unix_ns or time.time_ns()
         record = LogRecord(unix_ns=at, flow=flow, node=node, stream="log", level=level, line=line, fields=fields)
-        self.feed.append(record)
+        self.feed.append(record, len(line) + len(repr(fields)))
         own = {
             key if key not in ("flow", "node", "pid", "event") else f"{key}_": value for key, value in fields.items()
         }

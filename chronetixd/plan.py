@@ -50,6 +50,9 @@ def unsupported(flow: Flow) -> tuple[list[Problem], list[Problem]]:
             for name in ("align_to", "start_at", "jitter_pct"):
                 if getattr(timer.schedule, name):
                     warnings.append(Problem(f"{path}.{name}", "is kept but has no effect in this version"))
+        args = manifest.params.get("args")
+        if manifest.artifact.kind == "Process" and not _is_text_list(args):
+            problems.append(Problem(f"manifests[{index}].params.args", "must be a list of texts", 'as in ["-v", "3"]'))
         for at, subscription in enumerate(manifest.bus_subscriptions):
             if "*" in subscription.pattern:
                 path = f"manifests[{index}].bus_subscriptions[{at}].pattern"
@@ -119,5 +122,9 @@ def _publications(flow: Flow, manifest: Manifest) -> list[str]:
 def _argv(manifest: Manifest, base_dir: str) -> tuple[str, ...]:
     if manifest.artifact.kind != "Process" or manifest.artifact.uri.startswith(BUILTIN):
         return ()
-    args: Any = manifest.params.get("args", ())
-    return (program(manifest, base_dir), *(str(arg) for arg in args))
+    return (program(manifest, base_dir), *(manifest.params.get("args") or ()))
+
+
+def _is_text_list(args: Any) -> bool:
+    """Fit for a command line; None is."""
+    return args is None or (isinstance(args, list) and all(isinstance(arg, str) and "\0" not in arg for arg in args))

@@ -40,3 +40,12 @@ def test_a_follower_may_leave_while_it_is_called() -> None:
     feed.append(1)
     feed.append(2)
     assert seen == [1]
+
+
+def test_large_records_make_more_room() -> None:
+    feed: Feed[str] = Feed(100, budget=10)
+    for record in ("aaaa", "bbbb", "cccc"):
+        feed.append(record, len(record))
+    assert feed.recent(lambda record: True) == ["bbbb", "cccc"]
+    feed.append("d" * 11, 11)
+    assert feed.recent(lambda record: True) == []

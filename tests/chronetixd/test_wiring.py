@@ -1,0 +1,187 @@
+"""What the daemon keeps and passes on of the workers' shared memory, with real memory of one process."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+import shm
+from chronetixd.wiring import DataRoute, ToNode, Wiring
+from protocol.errors import ChronetixError
+from protocol.messages import Link, Offer, Segment, SegmentMapped
+
+ROUTES = (DataRoute("r1", "source", "left"), DataRoute("r2", "source", "right"))
+NODES = ("source", "left", "right")
+
+
+class Node:
+    """What a worker makes: doorbell, arena, its ends of the routes."""
+
+    def __init__(self, node: str) -> None:
+        self.node = node
+        self.bell = shm.Doorbell()
+        self.arena = shm.Arena(1 << 22, first=1 << 16, on_grow=lambda *_: None)
+        self.producers = {r.id: shm.Producer(self.arena, r.id) for r in ROUTES if r.source == node}
+        self.consumers = {r.id: shm.Consumer(r.id) for r in ROUTES if r.target == node}
+
+    def offer(self) -> tuple[Offer, list[int]]:
+        """The message, and duplicates of its descriptors as they would have arrived."""
+        segments = self.arena.segments if self.producers else ()
+        message = Offer(
+            rings=list(self.producers), credits=list(self.consumers), segments=[index for index, _, _ in segments]
+        )
+        fds = [self.bell.fileno(), *(p.fd for p in self.producers.values()), *(c.fd for c in self.consumers.values())]
+        return message, [os.dup(fd) for fd in (*fds, *(fd for _, fd, _ in segments))]
+
+    def segment(self) -> list[int]:
+        """A descriptor of a segment, as if it were a new one."""
+        return [os.dup(self.arena.segments[0][1])]
+
+    def close(self) -> None:
+        for end in (*self.producers.values(), *self.consumers.values()):
+            end.close()
+        self.arena.close()
+        self.bell.close()
+        del self.producers, self.consumers, self.arena  # rings stay mapped as long as somebody has them
+
+
+@pytest.fixture
+def nodes() -> Iterator[dict[str, Node]]:
+    made = {name: Node(name) for name in NODES}
+    yield made
+    for node in made.values():
+        node.close()
+
+
+@pytest.fixture
+def wiring() -> Iterator[Wiring]:
+    made = Wiring(NODES, ROUTES)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def offered(wiring: Wiring, nodes: dict[str, Node]) -> Wiring:
+    for name, node in nodes.items():
+        wiring.offer(name, *node.offer())
+    return wiring
+
+
+def close_all(descriptors: list[int]) -> None:
+    for fd in descriptors:
+        os.close(fd)
+
+
+def sent(messages: list[ToNode]) -> list[tuple[str, Any]]:
+    return [(message.node, message.message) for message in messages]
+
+
+def test_a_link_names_the_other_ends_with_a_descriptor_for_each_thing(offered: Wiring) -> None:
+    node, link, descriptors = offered.link("source")
+    assert (node, link) == ("source", Link(outputs=["r1", "r2"]))
+    assert len(descriptors) == link.descriptors == 4
+    _, link, descriptors = offered.link("left")
+    assert link.inputs[0].segments == [0]
+    assert len(descriptors) == link.descriptors == 3
+
+
+def test_linked_ends_carry_frames_and_the_view_counts_them(offered: Wiring, nodes: dict[str, Node]) -> None:
+    source, left = nodes["source"], nodes["left"]
+    _, _, (_, _, ring, bell, segment) = (*offered.link("source")[:2], (0, 0, *offered.link("left").descriptors))
+    left.consumers["r1"].add_segment(0, segment)
+    left.consumers["r1"].link(ring, bell)
+    credit, bell, *_ = offered.link("source").descriptors
+    source.producers["r1"].link(credit, bell)
+    shm.Outlet([source.producers["r1"]], source.bell).send(b"hello", 0)
+    frame = shm.Inlet([left.consumers["r1"]], left.bell).take(0)
+    assert frame is not None
+    assert bytes(memoryview(frame)) == b"hello"
+    frame.release()
+    snapshot = offered.snapshot(ROUTES[0])
+    assert snapshot is not None
+    assert (snapshot["committed"], snapshot["returned"]) == (1, 1)
+    offered.close()
+    assert offered.snapshot(ROUTES[0]) == snapshot
+
+
+def test_routes_that_are_not_the_nodes_own_are_refused(wiring: Wiring, nodes: dict[str, Node]) -> None:
+    message, descriptors = nodes["left"].offer()
+    with pytest.raises(ChronetixError, match="routes of node 'right'"):
+        wiring.offer("right", message, descriptors)
+    close_all(descriptors)
+
+
+def test_a_descriptor_that_is_no_ring_is_refused_and_nothing_is_kept(wiring: Wiring, nodes: dict[str, Node]) -> None:
+    message, descriptors = nodes["source"].offer()
+    descriptors[1], descriptors[3] = descriptors[3], descriptors[1]
+    with pytest.raises(ChronetixError) as refused:
+        wiring.offer("source", message, descriptors)
+    assert refused.value.name == "descriptor-refused"
+    assert "'r1'" in str(refused.value)
+    close_all(descriptors)
+
+
+def test_an_unsealed_file_is_refused(wiring: Wiring, nodes: dict[str, Node]) -> None:
+    message, descriptors = nodes["left"].offer()
+    os.close(descriptors[1])
+    descriptors[1] = os.memfd_create("unsealed")
+    os.ftruncate(descriptors[1], 1 << 16)
+    with pytest.raises(ChronetixError, match="'r1'"):
+        wiring.offer("left", message, descriptors)
+    close_all(descriptors)
+
+
+def test_growth_is_confirmed_when_every_consumer_has_mapped_it(offered: Wiring, nodes: dict[str, Node]) -> None:
+    for name in NODES:
+        offered.link(name)
+    forwarded = offered.grow("source", Segment(index=1), nodes["source"].segment())
+    assert sent(forwarded) == [("left", Segment(index=1, route="r1")), ("right", Segment(index=1, route="r2"))]
+    assert offered.mapped("left", SegmentMapped(index=1, route="r1")) == []
+    confirmed = offered.mapped("right", SegmentMapped(index=1, route="r2"))
+    assert sent(confirmed) == [("source", SegmentMapped(index=1))]
+
+
+def test_a_consumer_that_is_not_linked_yet_gets_the_segment_with_its_link(
+    offered: Wiring, nodes: dict[str, Node]
+) -> None:
+    offered.link("left")
+    forwarded = offered.grow("source", Segment(index=1), nodes["source"].segment())
+    assert [message.node for message in forwarded] == ["left"]
+    link = offered.link("right").message
+    assert isinstance(link, Link)
+    assert link.inputs[0].segments == [0, 1]
+    assert offered.ready("left") == []
+    assert offered.mapped("left", SegmentMapped(index=1, route="r1")) == []
+    assert sent(offered.ready("right")) == [("source", SegmentMapped(index=1))]
+
+
+def test_a_consumer_that_is_gone_does_not_hold_growth_up(offered: Wiring, nodes: dict[str, Node]) -> None:
+    for name in NODES:
+        offered.link(name)
+    offered.grow("source", Segment(index=1), nodes["source"].segment())
+    offered.mapped("left", SegmentMapped(index=1, route="r1"))
+    assert sent(offered.gone("right")) == [("source", SegmentMapped(index=1))]
+    assert sent(offered.grow("source", Segment(index=2), nodes["source"].segment())) == [
+        ("left", Segment(index=2, route="r1"))
+    ]
+
+
+def test_a_segment_is_offered_once(offered: Wiring, nodes: dict[str, Node]) -> None:
+    descriptors = nodes["source"].segment()
+    with pytest.raises(ChronetixError, match="already"):
+        offered.grow("source", Segment(index=0), descriptors)
+    close_all(descriptors)
+
+
+def test_only_what_was_sent_can_be_mapped(offered: Wiring) -> None:
+    with pytest.raises(ChronetixError, match="not sent"):
+        offered.mapped("left", SegmentMapped(index=9, route="r1"))
+
+
+def test_peers_of_a_worker_that_is_gone_are_woken(offered: Wiring, nodes: dict[str, Node]) -> None:
+    offered.gone("left")
+    assert nodes["source"].bell.clear() is True
+    assert nodes["right"].bell.clear() is False
