@@ -14,6 +14,7 @@ typedef struct {
     Py_ssize_t count, next;
     Doorbell *bell;
     struct chx_spin spin;
+    uint64_t rings; /* native_rings when it last waited */
 } Inlet;
 
 enum scan { FOUND, NOTHING, ALL_ENDED, RAISED };
@@ -49,21 +50,20 @@ static enum scan inlet_scan(Inlet *self, PyObject **frame) {
 
 static enum scan inlet_spin(Inlet *self, PyObject **frame, uint64_t deadline) {
     uint32_t cap = native_spin_cap();
-    if (self->spin.ns > cap) self->spin.ns = cap;
-    if (self->spin.ns == 0) return NOTHING;
-    uint64_t until = chx_now_ns() + self->spin.ns;
+    if (self->spin.ns == 0 || cap == 0) return NOTHING;
+    uint64_t start = chx_now_ns(), until = start + self->spin.ns;
     if (until > deadline) until = deadline;
     do {
         for (int i = 0; i < 8; i++) {
             enum scan result = inlet_scan(self, frame);
             if (result != NOTHING) {
-                chx_spin_found(&self->spin, cap);
+                chx_spin_found(&self->spin, cap, chx_now_ns() - start);
                 return result;
             }
             chx_pause();
         }
     } while (chx_now_ns() < until);
-    chx_spin_missed(&self->spin);
+    chx_spin_missed(&self->spin, cap);
     return NOTHING;
 }
 
@@ -98,7 +98,8 @@ static enum scan inlet_sleep(Inlet *self, PyObject **frame, uint64_t deadline) {
         int woken = native_bell_sleep(self->bell, &sleeper, deadline);
         if (native_bell_alone(self->bell)) inlet_disarm(self);
         result = woken < 0 ? RAISED : inlet_scan(self, frame);
-        if (result == FOUND) chx_spin_slept(&self->spin, native_spin_cap(), native_frame_age(*frame, start));
+        int answered = native_rings != self->rings;
+        if (result == FOUND) chx_spin_slept(&self->spin, native_spin_cap(), native_frame_age(*frame, start), answered);
     } else if (native_bell_alone(self->bell)) {
         inlet_disarm(self);
     }
@@ -123,6 +124,7 @@ static PyObject *inlet_take(Inlet *self, PyObject *const *args, Py_ssize_t nargs
         uint64_t deadline = native_deadline(timeout_ns);
         result = inlet_spin(self, &frame, deadline);
         if (result == NOTHING) result = inlet_sleep(self, &frame, deadline);
+        self->rings = native_rings;
     }
     if (result == FOUND) return frame;
     if (result == RAISED) return NULL;
@@ -157,7 +159,7 @@ static int inlet_adopt(Inlet *self, PyObject *consumers, Doorbell *bell) {
         self->consumers[i] = (Consumer *)consumer;
     }
     self->bell = (Doorbell *)Py_NewRef((PyObject *)bell);
-    self->spin.ns = CHX_SPIN_CAP_NS;
+    self->spin = (struct chx_spin){.ns = CHX_SPIN_CAP_NS};
     return 0;
 }
 

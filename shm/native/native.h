@@ -20,6 +20,7 @@ int native_process_init(void);
 uint32_t native_process_claim(void);
 static inline uint32_t native_process(void) { return *native_process_word; }
 uint32_t native_spin_cap(void);
+extern uint64_t native_rings; /* peers rung by this process */
 
 /* ---- errors.c ---- */
 extern PyObject *native_would_block, *native_route_closed, *native_peer_fault, *native_frame_too_large;

@@ -202,6 +202,7 @@ void native_outlet_cancel(Outlet *self, struct native_claim *claim, int keep_ext
 static void outlet_ring(Outlet *self, const struct native_claim *claim) {
     for (Py_ssize_t i = 0; i < self->count; i++)
         if (claim_has(claim, i)) chx_bell_ring(self->producers[i]->end.bell);
+    native_rings++;
 }
 
 /* Publish to every claimed route, then ring those that sleep. `seq`: its number on the first route, -1 if that one did
@@ -296,7 +297,7 @@ static PyObject *outlet_new(PyTypeObject *type, PyObject *args, PyObject *kwargs
         Py_DECREF(self);
         return NULL;
     }
-    self->spin.ns = CHX_SPIN_CAP_NS;
+    self->spin = (struct chx_spin){.ns = CHX_SPIN_CAP_NS};
     return (PyObject *)self;
 }
 

@@ -6,6 +6,7 @@
 #include "native.h"
 
 volatile uint32_t *native_process_word;
+uint64_t native_rings;
 static uint32_t process_last = 0;
 static uint32_t spin_cap = UINT32_MAX;
 
@@ -38,8 +39,7 @@ uint32_t native_process_claim(void) {
 uint32_t native_spin_cap(void) {
     if (spin_cap == UINT32_MAX) {
         Py_BEGIN_ALLOW_THREADS
-        uint32_t cost = chx_spin_measure();
-        spin_cap = cost < CHX_SPIN_CAP_NS ? cost : CHX_SPIN_CAP_NS;
+        spin_cap = chx_spin_measure();
         Py_END_ALLOW_THREADS
     }
     return spin_cap;

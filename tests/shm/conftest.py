@@ -191,6 +191,7 @@ def spawn() -> Iterator[Spawn]:
         if child.pid:
             os.kill(child.pid, 9)
             os.waitpid(child.pid, 0)
+    children.clear()  # pytest still holds `start` when it looks for leaks
 
 
 # ---- forged memories ----------------------------------------------------------------------------------------
