@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import selectors
 import socket
@@ -203,7 +204,9 @@ class FakeDaemon:
     def _mapped(self, producer: FakeWorker, index: int) -> None:
         producer.unmapped[index] -= 1
         if not producer.unmapped[index]:
-            producer.link.send(SegmentMapped(index=index))
+            # it may have found room elsewhere in the meantime, and finished
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                producer.link.send(SegmentMapped(index=index))
 
     def _link_for(self, worker: FakeWorker) -> tuple[LinkMessage, list[int]]:
         config, descriptors, inputs = worker.config, [], []

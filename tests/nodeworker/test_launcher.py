@@ -62,7 +62,7 @@ class TestAWorkerOfTheLauncher:
     def test_has_a_session_a_name_and_default_signals(self, launcher, pipe, reap, tmp_path):
         script = tmp_path / "look.sh"
         script.write_text(
-            "#!/bin/sh\ncut -d' ' -f6 /proc/$$/stat; grep -E 'Sig(Ign|Blk)' /proc/$$/status; pwd; echo $X\n"
+            "#!/bin/sh\ncut -d' ' -f6 /proc/$$/stat; grep -E 'Sig(Ign|Blk)' /proc/self/status; pwd; echo $X\n"
         )
         script.chmod(0o755)
         control, answer, (pidfd,) = spawn(
