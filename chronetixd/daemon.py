@@ -21,7 +21,7 @@ import uvloop
 
 from chronetixd.bus import Bus
 from chronetixd.client import Client
-from chronetixd.core.flow import StopMode
+from chronetixd.core.flow_words import StopMode
 from chronetixd.events import Events
 from chronetixd.flowrun import FlowRun, Services
 from chronetixd.flows import Flows

@@ -16,9 +16,10 @@ from typing import Any
 import structlog
 
 from chronetixd.bus import Bus
-from chronetixd.core import flow as core
+from chronetixd.core import flow_words as core
 from chronetixd.core import worker as life
-from chronetixd.core.flow import FlowEvent, FlowState, Instruction, NodeEvent, StopMode
+from chronetixd.core.flow import Flow
+from chronetixd.core.flow_words import FlowEvent, FlowState, Instruction, NodeEvent, StopMode
 from chronetixd.core.machine import IllegalEvent
 from chronetixd.core.reason import reason
 from chronetixd.core.worker import Exit, WorkerState
@@ -58,7 +59,7 @@ class FlowRun:
         edges = tuple((route.source, route.target) for route in plan.data_routes)
         self.plan = plan
         self.name = plan.name
-        self.machine = core.Flow(plan.name, nodes, edges, limits)
+        self.machine = Flow(plan.name, nodes, edges, limits)
         self.wiring = Wiring(nodes, plan.data_routes)
         self.workers: dict[str, WorkerProcess] = {}
         self.submitted_unix_ns = self.changed_unix_ns = time.time_ns()

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from chronetixd.artifacts import artifact_problems
-from chronetixd.core.flow import Limits, StopMode
+from chronetixd.core.flow_words import Limits, StopMode
 from chronetixd.flowrun import FlowRun, Services
 from chronetixd.plan import make_plan, unsupported
 from protocol.contract import Problem, Validation, parse_flow

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from chronetixd.core.flow import Limits
+from chronetixd.core.flow_words import Limits
 from protocol.errors import error
 from protocol.messages import MAX_FRAME
 from protocol.nearest import nearest

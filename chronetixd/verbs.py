@@ -18,7 +18,7 @@ import msgspec
 
 import shm
 from chronetixd.bus import Bus
-from chronetixd.core.flow import FlowState, StopMode
+from chronetixd.core.flow_words import FlowState, StopMode
 from chronetixd.events import Event, Events
 from chronetixd.feed import Feed
 from chronetixd.flowrun import FlowRun

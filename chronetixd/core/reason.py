@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from chronetixd.core.flow import Failure
+from chronetixd.core.flow_words import Failure
 from chronetixd.core.worker import Exit
 
 

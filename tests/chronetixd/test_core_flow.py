@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chronetixd.core import flow as core
+from chronetixd.core import flow_words as core
 from chronetixd.core import worker as life
-from chronetixd.core.flow import EVENTS, TABLE, Deadline, Flow, FlowState, NodeEvent, StopMode
+from chronetixd.core.flow import TABLE, Flow
+from chronetixd.core.flow_words import EVENTS, Deadline, FlowState, NodeEvent, StopMode
 from chronetixd.core.levels import start_waves
 from chronetixd.core.machine import IllegalEvent
 from chronetixd.core.reason import reason
