@@ -30,11 +30,7 @@ PyObject *native_frame_new(Consumer *consumer, const struct chx_taken *taken, ui
     return (PyObject *)self;
 }
 
-/* How long after `start` it was committed; 0 when it was there before. */
-uint64_t native_frame_age(PyObject *frame, uint64_t start) {
-    uint64_t time_ns = ((Frame *)frame)->taken.time_ns;
-    return time_ns > start ? time_ns - start : 0;
-}
+uint64_t native_frame_time(PyObject *frame) { return ((Frame *)frame)->taken.time_ns; }
 
 static void frame_return(Frame *self) {
     if (self->state == FRAME_RETURNED) return;

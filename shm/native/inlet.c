@@ -49,7 +49,7 @@ static enum scan inlet_scan(Inlet *self, PyObject **frame) {
 }
 
 static enum scan inlet_spin(Inlet *self, PyObject **frame, uint64_t deadline) {
-    uint32_t cap = native_spin_cap();
+    uint32_t cap = chx_spin_cap(&native_wake);
     if (self->spin.ns == 0 || cap == 0) return NOTHING;
     uint64_t start = chx_now_ns(), until = start + self->spin.ns;
     if (until > deadline) until = deadline;
@@ -87,6 +87,15 @@ static void inlet_nudge(const Inlet *self) {
     }
 }
 
+/* What the sleep since `start` that ended with this frame tells about spinning. */
+static void inlet_learn(Inlet *self, PyObject *frame, uint64_t start) {
+    uint64_t committed = native_frame_time(frame);
+    if (committed < start) return;
+    uint64_t after = committed - start;
+    chx_wake_took(&native_wake, chx_now_ns() - committed);
+    chx_spin_slept(&self->spin, chx_spin_cap(&native_wake), after, native_rings != self->rings);
+}
+
 static enum scan inlet_sleep(Inlet *self, PyObject **frame, uint64_t deadline) {
     struct native_sleeper sleeper;
     if (native_bell_enter(self->bell, &sleeper) != 0) return RAISED;
@@ -98,8 +107,7 @@ static enum scan inlet_sleep(Inlet *self, PyObject **frame, uint64_t deadline) {
         int woken = native_bell_sleep(self->bell, &sleeper, deadline);
         if (native_bell_alone(self->bell)) inlet_disarm(self);
         result = woken < 0 ? RAISED : inlet_scan(self, frame);
-        int answered = native_rings != self->rings;
-        if (result == FOUND) chx_spin_slept(&self->spin, native_spin_cap(), native_frame_age(*frame, start), answered);
+        if (result == FOUND) inlet_learn(self, *frame, start);
     } else if (native_bell_alone(self->bell)) {
         inlet_disarm(self);
     }

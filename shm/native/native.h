@@ -14,12 +14,12 @@
 
 #define NATIVE_NO_GIL_BYTES 65536u
 
-/* ---- process.c: fork, spin cost ---- */
+/* ---- process.c: fork, what a wake-up costs ---- */
 extern volatile uint32_t *native_process_word;
 int native_process_init(void);
 uint32_t native_process_claim(void);
 static inline uint32_t native_process(void) { return *native_process_word; }
-uint32_t native_spin_cap(void);
+extern struct chx_wake native_wake;
 extern uint64_t native_rings; /* peers rung by this process */
 
 /* ---- errors.c ---- */
@@ -146,7 +146,7 @@ int native_frame_init(PyObject *module);
 int native_inlet_init(PyObject *module);
 PyObject *native_frame_new(Consumer *consumer, const struct chx_taken *taken, uint32_t port);
 int native_consumer_ended(Consumer *self);
-uint64_t native_frame_age(PyObject *frame, uint64_t start);
+uint64_t native_frame_time(PyObject *frame);
 
 /* ---- view.c ---- */
 int native_view_init(PyObject *module);

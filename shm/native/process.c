@@ -5,15 +5,18 @@
  */
 #include "native.h"
 
+#include <pthread.h>
+
 volatile uint32_t *native_process_word;
+struct chx_wake native_wake;
 uint64_t native_rings;
 static uint32_t process_last = 0;
-static uint32_t spin_cap = UINT32_MAX;
 
 static void process_after_fork(void) { *native_process_word = 0; }
 
 int native_process_init(void) {
     if (native_process_word) return 0;
+    chx_wake_init(&native_wake);
     void *page = mmap(NULL, CHX_PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (page == MAP_FAILED) {
         PyErr_SetFromErrno(PyExc_OSError);
@@ -34,13 +37,4 @@ int native_process_init(void) {
 uint32_t native_process_claim(void) {
     if (*native_process_word == 0) *native_process_word = ++process_last;
     return *native_process_word;
-}
-
-uint32_t native_spin_cap(void) {
-    if (spin_cap == UINT32_MAX) {
-        Py_BEGIN_ALLOW_THREADS
-        spin_cap = chx_spin_measure();
-        Py_END_ALLOW_THREADS
-    }
-    return spin_cap;
 }

@@ -55,7 +55,7 @@ static void waiting_count(const Outlet *self, int for_room) {
 }
 
 static int waiting_spin(Outlet *self, int for_room, uint64_t deadline) {
-    uint32_t cap = native_spin_cap();
+    uint32_t cap = chx_spin_cap(&native_wake);
     if (self->spin.ns == 0 || cap == 0) return 0;
     uint64_t start = chx_now_ns(), until = start + self->spin.ns;
     if (until > deadline) until = deadline;
@@ -83,7 +83,7 @@ static int waiting_sleep(Outlet *self, int for_room, uint64_t deadline) {
         waiting_count(self, for_room);
         woken = native_bell_sleep(self->bell, &sleeper, deadline);
         /* when the credits came back is not known, only when we noticed: a wake-up is 1 to 3 caps of that */
-        chx_spin_slept(&self->spin, native_spin_cap(), (chx_now_ns() - start) / 4, 0);
+        chx_spin_slept(&self->spin, chx_spin_cap(&native_wake), (chx_now_ns() - start) / 4, 0);
     }
     if (native_bell_alone(self->bell)) waiting_disarm(self);
     native_bell_leave(self->bell, &sleeper);
