@@ -1,13 +1,14 @@
 """Types of the C extension: rings, credits and arenas of one process. See SPEC.md for the shared layout.
 
-All classes may be used from several threads (the interpreter lock protects their private state); sleeping and copies over
-64 KiB release it. Every ``timeout_ns``: -1 waits for ever, 0 never waits.
+All classes may be used from several threads (the interpreter lock protects their private state); sleeping and copies
+over 64 KiB release it. Every ``timeout_ns``: -1 waits for ever, 0 never waits. Objects belong to the process that made
+them: after ``fork()`` a child may read frames it inherited; anything else raises RuntimeError, and what it drops it
+does not return.
 """
 
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypedDict, final
 
-import numpy as np
 import numpy.typing as npt
 from typing_extensions import Buffer
 
@@ -15,23 +16,25 @@ ABI_VERSION: int
 Policy = Literal["block", "drop_newest"]
 
 class WouldBlock(Exception):
-    """No credit or no room, and the caller chose not to wait. Nothing was written."""
+    """No credit or no room within the time; nothing was sent to any route. ``args[1]`` is the first route short."""
 
 class RouteClosed(Exception):
-    """The other end has closed or detached; ``args[1]`` is the route."""
+    """The consumer has detached, or this end was closed; ``args[1]`` is the route. An outlet tells it once per route
+    and then serves the others; when none is left, every time."""
 
 class PeerFault(Exception):
-    """The peer wrote what the ABI forbids; the route is detached. ``args[1]`` is the route."""
+    """The peer wrote what the ABI forbids; the route is detached. ``args[1]`` is the route (None where there is none
+    yet). Told once, like RouteClosed; other routes go on."""
 
 class FrameTooLarge(ValueError):
-    """The frame can never fit the arena's limit."""
+    """The frame can never fit the arena's limit: raise ``resource_claims.arena_bytes``."""
 
 @final
 class Doorbell:
-    """An eventfd on which one event loop sleeps."""
+    """An eventfd on which one event loop sleeps. Several threads may: a ring wakes all of them."""
 
     def __init__(self, fd: int | None = None) -> None:
-        """A new one, or a duplicate of ``fd`` (checked to be an eventfd)."""
+        """A new one, or a duplicate of ``fd``; ValueError unless that is a non-blocking eventfd."""
     def fileno(self) -> int: ...
     def ring(self) -> None: ...
     def wait(self, timeout_ns: int = -1) -> bool:
@@ -41,17 +44,24 @@ class Doorbell:
 
 @final
 class Arena:
-    """Payload memory of one producing process. Grows by segments up to ``limit`` bytes."""
+    """Payload memory of one producing process. Doubles by segments up to ``limit`` bytes (at least 64 KiB).
+
+    All outlets of an arena share one doorbell.
+    """
 
     def __init__(
         self,
         limit: int = 1 << 30,
         *,
-        first: int = 1 << 18,
+        first: int = 0,
         on_grow: Callable[[int, int, int], None] | None = None,
     ) -> None:
-        """``on_grow(index, fd, size)`` announces a new segment, which is used only after ``confirm(index)``; with None
-        new segments are used at once (producer and consumers in one process call ``add_segment`` from it)."""
+        """``first``: bytes of the first segment, usable at once (0: 256 KiB, or ``limit`` if that is less).
+
+        ``on_grow(index, fd, size)`` announces a new segment, which is used only after ``confirm(index)``; it may call
+        ``confirm`` itself (producer and consumers in one process, after ``add_segment``). With None new segments are
+        used at once. What it raises, the send that needed the room raises; the next one announces again.
+        """
     @property
     def segments(self) -> tuple[tuple[int, int, int], ...]:
         """(index, descriptor, bytes) of each."""
@@ -63,12 +73,17 @@ class Arena:
     @property
     def used(self) -> int:
         """Bytes in extents not yet returned."""
-    def confirm(self, index: int) -> None: ...
-    def close(self) -> None: ...
+    def confirm(self, index: int) -> None:
+        """Every consumer has mapped segment ``index``. Wakes a sender of this process that waits for it."""
+    def close(self) -> None:
+        """No more frames; unmap as soon as no loan is open. Consumers keep what they have mapped. Idempotent."""
 
 @final
 class Producer:
-    """Producing end of one route: owner of its RING."""
+    """Producing end of one route: owner of its RING.
+
+    Dropping it is no end of stream, just as dying is none: only ``close()`` is.
+    """
 
     def __init__(
         self,
@@ -76,12 +91,13 @@ class Producer:
         route: str,
         *,
         credits: int = 64,
-        watermark: int = 48,
-        credit_low: int = 32,
+        watermark: int = -1,
+        credit_low: int = -1,
         policy: Policy = "block",
         epoch: int = 0,
         base_seq: int = 0,
-    ) -> None: ...
+    ) -> None:
+        """``credits``: 1 to 65536. ``watermark`` and ``credit_low``: -1 for three quarters and half of them."""
     @property
     def fd(self) -> int:
         """The sealed RING memfd, to hand to the consumer and the observer."""
@@ -96,18 +112,20 @@ class Producer:
     def outstanding(self) -> int: ...
     @property
     def high(self) -> bool:
-        """used >= watermark."""
+        """Used credits (frames on their way and open loans) have reached the watermark."""
     @property
     def position(self) -> int:
-        """Position that the next frame gets."""
+        """Sequence number that the next frame gets."""
     def link(self, credit_fd: int, bell_fd: int) -> None:
-        """Validate and map the consumer's CREDIT; ValueError/PeerFault if it does not fit this ring."""
+        """Validate and map the consumer's CREDIT and duplicate its doorbell; both descriptors stay the caller's.
+        PeerFault if they are not what they should be or do not fit this ring, ValueError if linked already."""
     def close(self) -> None:
         """End of stream: the consumer drains what is there. Idempotent."""
 
 @final
 class Loan:
-    """A writable extent in place. A context manager: leaving it normally commits, an exception cancels."""
+    """A writable extent in place. A context manager: leaving it normally commits, an exception cancels; dropping it
+    cancels too. It holds a credit of each route, so committing never waits; several may be open."""
 
     def __len__(self) -> int: ...
     def __buffer__(self, flags: int, /) -> memoryview: ...
@@ -122,9 +140,14 @@ class Loan:
         trace: int = 0,
         input_seq: int = 0,
     ) -> int:
-        """Publish the first ``length`` bytes (all by default); the position on the first route.
-        BufferError while a view of it is held, ValueError when already committed or cancelled."""
-    def cancel(self) -> None: ...
+        """Publish the first ``length`` bytes (all by default); the frame's sequence number on the first route.
+
+        BufferError while a view of it is held (a numpy array is one: ``del`` it first, or write through a temporary
+        as in ``np.frombuffer(loan, "f8")[:] = x``), ValueError when already committed or cancelled, RouteClosed
+        when all its routes were closed meanwhile.
+        """
+    def cancel(self) -> None:
+        """Give it back unsent. Views that are held stay valid. Idempotent."""
 
 @final
 class Outlet:
@@ -144,15 +167,21 @@ class Outlet:
         trace: int = 0,
         input_seq: int = 0,
     ) -> int:
-        """Copy ``data`` (any C-contiguous buffer) into the arena and commit it to every route; its position on the
-        first. Raises WouldBlock when the time is up, RouteClosed, PeerFault, FrameTooLarge."""
-    def loan(self, length: int, timeout_ns: int = -1) -> Loan: ...
+        """Copy ``data`` (any C-contiguous buffer) into the arena and commit it to every route; its sequence number on
+        the first, -1 if that one dropped it. All routes get it or none. Raises WouldBlock when the time is up,
+        RouteClosed, PeerFault, FrameTooLarge, MemoryError."""
+    def loan(self, length: int, timeout_ns: int = -1) -> Loan:
+        """Raises what ``send`` raises."""
     def wait(self, timeout_ns: int = -1) -> bool:
-        """Sleep until every blocking route has come down to credit_low after WouldBlock; False on time-out."""
+        """After WouldBlock: sleep until every blocking route has come down to credit_low, or, if room was short, until
+        something was returned; False on time-out."""
 
 @final
 class Frame:
-    """A received frame: a read-only buffer. Dropping the last view of it returns its credit."""
+    """A received frame: a read-only buffer. Dropping it and the last view of it returns its credit.
+
+    A frame that is still held keeps its credit while the next one is taken: a loop needs a credit more than it holds.
+    """
 
     @property
     def route(self) -> str: ...
@@ -163,7 +192,8 @@ class Frame:
     def port(self) -> int:
         """Index of its consumer in the inlet."""
     @property
-    def seq(self) -> int: ...
+    def seq(self) -> int:
+        """Sequence number on its route: no gaps."""
     @property
     def time_ns(self) -> int:
         """CLOCK_MONOTONIC at commit."""
@@ -192,7 +222,7 @@ class Frame:
 
 @final
 class Consumer:
-    """Consuming end of one route: owner of its CREDIT."""
+    """Consuming end of one route: owner of its CREDIT. Dropping it detaches."""
 
     def __init__(
         self,
@@ -217,10 +247,12 @@ class Consumer:
         """Frames taken and not yet returned."""
     @property
     def ended(self) -> bool:
-        """The producer closed and every frame was taken."""
-    def link(self, ring_fd: int, bell_fd: int) -> None: ...
+        """The producer closed and every frame was taken, or this end is detached."""
+    def link(self, ring_fd: int, bell_fd: int) -> None:
+        """Validate and map the producer's RING and duplicate its doorbell; errors as in ``Producer.link``."""
     def add_segment(self, index: int, fd: int) -> None:
-        """Map a sealed segment read-only; PeerFault when its seals or size are wrong."""
+        """Map a sealed segment read-only; PeerFault when its seals or size are wrong or it is mapped already. From
+        another thread than the one that takes: ring its doorbell afterwards."""
     def close(self) -> None:
         """Detach: the producer gets RouteClosed. Held frames stay readable. Idempotent."""
 
@@ -237,6 +269,9 @@ class Inlet:
     def take(self, timeout_ns: int = -1) -> Frame | None:
         """The next frame, or None when the time is up, the doorbell was rung for something else, or all have ended.
         Raises PeerFault; the route is then detached and the next call serves the others."""
+    def arm(self) -> bool:
+        """For a foreign event loop that polls the doorbell: ask for a ring at the next frame. False: something is
+        there already, take it first."""
 
 class RouteSnapshot(TypedDict):
     """Counters of a route as both ends wrote them. Times in ns."""
