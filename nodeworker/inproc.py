@@ -20,12 +20,12 @@ from typing import Any
 import msgspec
 
 from nodeworker import _clone
-from nodeworker.configure import configure, unsupported
 from nodeworker.context import Level
 from nodeworker.deployment import Deployment
 from nodeworker.member import FlowFailed
 from protocol import cbor
-from protocol.contract import Flow, parse_flow
+from protocol.configure import configure, unsupported
+from protocol.contract import Flow, Problem, parse_flow
 from protocol.errors import ChronetixError, error
 
 COLUMNS = ("committed", "bytes", "credits", "would_block", "p50_ns", "p99_ns")
@@ -58,17 +58,29 @@ def read_flow(source: str, bindings: Mapping[str, str], base_dir: str = "") -> t
     except (OSError, msgspec.DecodeError, cbor.CborError) as reason:
         raise error("flow-unreadable", source=source, reason=str(reason)) from None
     validation = parse_flow(raw, bindings=bindings)
-    for warning in validation.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
-    problems = list(validation.problems)
+    problems, warnings = list(validation.problems), list(validation.warnings)
     if validation.flow is not None:
-        problems += unsupported(validation.flow)
+        refused, without_effect = unsupported(validation.flow)
+        problems += refused + _needs_processes(validation.flow)
+        warnings += without_effect
+    for warning in warnings:
+        print(f"warning: {warning}", file=sys.stderr)
     if validation.flow is None or problems:
         first = str(problems[0]) if problems else "nothing in it"
         texts = [str(problem) for problem in problems]
         raise error("flow-invalid", flow=source, count=len(problems), first=first, problems=texts)
     folder = base_dir or ("." if source == "-" else str(Path(source).parent))
     return validation.flow, str(Path(folder).resolve())
+
+
+def _needs_processes(flow: Flow) -> list[Problem]:
+    """Nodes that cannot run inside this process."""
+    problems = []
+    for at, manifest in enumerate(flow.manifests):
+        if manifest.artifact.kind != "Python" and not manifest.artifact.uri.startswith("builtin://"):
+            text = f"node {manifest.node} is of kind {manifest.artifact.kind}, which needs a process of its own"
+            problems.append(Problem(f"manifests[{at}].artifact.kind", text, "run the flow with chronetixd"))
+    return problems
 
 
 def run(flow: Flow, base_dir: str, output: str = "table") -> int:

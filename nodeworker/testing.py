@@ -142,7 +142,7 @@ def _node(name: str, **fields: Any) -> Configure:
 
 
 def _port(peer: str, content_type: str, buffer: int) -> Port:
-    low = max(1, buffer // 2)
+    low = buffer // 2
     return Port(route=peer, peer=peer, content_type=content_type, credits=buffer, watermark=buffer, credit_low=low)
 
 

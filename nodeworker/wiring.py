@@ -128,7 +128,7 @@ def _produce(port: Port, arena: Arena) -> Producer:
         port.route,
         credits=port.credits,
         watermark=port.watermark,
-        credit_low=min(port.credit_low, port.credits - 1),
+        credit_low=port.credit_low,
         policy=port.policy,
         epoch=port.epoch,
         base_seq=port.base_seq,

@@ -261,7 +261,7 @@ def configure() -> Callable[..., Configure]:
     def make(node: str, uri: str, *routes: str, type: str = "application/json", credits: int = 64, **fields: Any):
         def port(text: str, sign: str) -> Port:
             route, peer = text.split(sign)
-            low = max(1, credits // 2)
+            low = credits // 2
             return Port(route=route, peer=peer, content_type=type, credits=credits, watermark=credits, credit_low=low)
 
         return Configure(

@@ -17,7 +17,7 @@ def node(name, *, sees=(), feeds=(), credits=4, type="application/json", **field
     """``sees`` and ``feeds``: names of the nodes before and after; a route is called after its two ends."""
 
     def port(route, peer):
-        low = max(1, credits // 2)
+        low = credits // 2
         return Port(route=route, peer=peer, content_type=type, credits=credits, watermark=credits, credit_low=low)
 
     return Configure(

@@ -1,7 +1,7 @@
-"""From the flow contract to each node's ``Configure``, for the deployment in one process. Pure.
+"""From a flow to what each of its workers is told, and what of the contract this version does not do. Pure.
 
-A control route makes its source publish, and its target subscribe to, the route's topic. Cron schedules and topic
-patterns are refused by name: what cannot be kept is not silently left out.
+A control route makes its source publish, and its target subscribe to, the route's topic. What cannot be kept is refused
+by name, never silently left out.
 """
 
 from __future__ import annotations
@@ -11,27 +11,33 @@ from protocol.messages import Configure, Port, Timer
 
 
 def configure(flow: Flow, name: str, base_dir: str) -> list[Configure]:
-    """One message for each node, in the flow's order."""
+    """One message for each node of the flow that runs as ``name``, in the flow's order.
+
+    The flow has nothing that :func:`unsupported` calls a problem. Relative artifacts start from ``base_dir``.
+    """
     return [_node(flow, manifest, name, base_dir) for manifest in flow.manifests]
 
 
-def unsupported(flow: Flow) -> list[Problem]:
-    """What of the contract has no effect here, and therefore must not be run."""
-    problems = []
-    for at, manifest in enumerate(flow.manifests):
-        here = f"manifests[{at}]"
-        if manifest.artifact.kind != "Python" and not manifest.artifact.uri.startswith("builtin://"):
-            message = f"node {manifest.node} is of kind {manifest.artifact.kind}, which needs a process of its own"
-            problems.append(Problem(f"{here}.artifact.kind", message, "run the flow with chronetixd"))
-        for index, timer in enumerate(manifest.timers):
+def unsupported(flow: Flow) -> tuple[list[Problem], list[Problem]]:
+    """What is refused, and what is accepted without effect: (problems, warnings)."""
+    problems: list[Problem] = []
+    warnings: list[Problem] = []
+    if not flow.manifests:
+        problems.append(Problem("manifests", "a flow needs at least one node", "add a manifest"))
+    for index, manifest in enumerate(flow.manifests):
+        for at, timer in enumerate(manifest.timers):
+            path = f"manifests[{index}].timers[{at}].schedule"
             if timer.schedule.interval_ns is None:
-                path = f"{here}.timers[{index}].schedule.cron"
-                problems.append(Problem(path, "cron schedules are not supported", "use interval_ms or rate_hz"))
-        for index, subscription in enumerate(manifest.bus_subscriptions):
+                cure = "use interval_ms or rate_hz"
+                problems.append(Problem(f"{path}.cron", "cron schedules are not supported", cure))
+            for field in ("align_to", "start_at", "jitter_pct"):
+                if getattr(timer.schedule, field):
+                    warnings.append(Problem(f"{path}.{field}", "is kept but has no effect in this version"))
+        for at, subscription in enumerate(manifest.bus_subscriptions):
             if "*" in subscription.pattern:
-                path = f"{here}.bus_subscriptions[{index}].pattern"
+                path = f"manifests[{index}].bus_subscriptions[{at}].pattern"
                 problems.append(Problem(path, "wildcards are not supported", "name each topic in full"))
-    return problems
+    return problems, warnings
 
 
 def _node(flow: Flow, manifest: Manifest, name: str, base_dir: str) -> Configure:
@@ -48,7 +54,7 @@ def _node(flow: Flow, manifest: Manifest, name: str, base_dir: str) -> Configure
         uri=manifest.artifact.uri,
         inputs=[_port(flow, route, route.source) for route in flow.data_routes if route.target == node],
         outputs=[_port(flow, route, route.target) for route in flow.data_routes if route.source == node],
-        timers=[Timer(id=timer.id, interval_ns=timer.schedule.interval_ns or 1) for timer in manifest.timers],
+        timers=[Timer(id=timer.id, interval_ns=timer.schedule.interval_ns or 0) for timer in manifest.timers],
         subscriptions=list(dict.fromkeys(subscribed)),
         publications=list(dict.fromkeys(published)),
         params=dict(manifest.params),
@@ -62,6 +68,7 @@ def _node(flow: Flow, manifest: Manifest, name: str, base_dir: str) -> Configure
 
 
 def _port(flow: Flow, route: Route, peer: str) -> Port:
+    """``credit_low`` is the producer's, half of the credits by default, and below them in any case."""
     low = flow.manifest(route.source).qos.credit_low
     return Port(
         route=route.id,
@@ -71,6 +78,6 @@ def _port(flow: Flow, route: Route, peer: str) -> Port:
         schema_ver=route.schema_ver,
         credits=route.buffer,
         watermark=route.watermark,
-        credit_low=min(low, route.buffer) if low else max(1, route.buffer // 2),
+        credit_low=min(route.buffer // 2 if low is None else low, route.buffer - 1),
         policy=route.policy,
     )
