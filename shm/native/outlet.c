@@ -122,15 +122,36 @@ static enum attempt outlet_try(Outlet *self, uint64_t length, struct native_clai
     return CLAIMED;
 }
 
-/* Account the time from `since` to the routes that held the frame up; on the first call `since` is 0 and they are
- * counted. */
-static void outlet_blocked(Outlet *self, enum attempt why, uint64_t waited_ns, int first) {
+/* Does this route hold a frame up, for this reason? */
+static int outlet_holds_up(const struct chx_producer *end, enum attempt why) {
+    if (end->state != CHX_OPEN || end->header.policy != CHX_POLICY_BLOCK) return 0;
+    return why == NO_ROOM || !chx_producer_has_credit(end);
+}
+
+static void outlet_count_would_block(Outlet *self, enum attempt why) {
     for (Py_ssize_t i = 0; i < self->count; i++) {
         struct chx_producer *end = &self->producers[i]->end;
-        if (end->state != CHX_OPEN || end->header.policy != CHX_POLICY_BLOCK) continue;
-        if (why == NO_CREDIT && first && chx_producer_has_credit(end)) continue;
-        if (first) chx_count(&end->ring->stats.would_block, 1);
-        if (waited_ns) chx_count(&end->ring->stats.blocked_ns, waited_ns);
+        if (outlet_holds_up(end, why)) chx_count(&end->ring->stats.would_block, 1);
+    }
+}
+
+/* The wait of these routes begins: an observer sees it from now on. */
+static void outlet_blocked_from(Outlet *self, enum attempt why, uint64_t now) {
+    for (Py_ssize_t i = 0; i < self->count; i++) {
+        struct chx_producer *end = &self->producers[i]->end;
+        if (outlet_holds_up(end, why))
+            atomic_store_explicit(&end->ring->stats.blocked_since, now, memory_order_relaxed);
+    }
+}
+
+/* It is over, whatever has ended it. */
+static void outlet_blocked_until(Outlet *self, uint64_t now) {
+    for (Py_ssize_t i = 0; i < self->count; i++) {
+        struct chx_producer_stats *stats = &self->producers[i]->end.ring->stats;
+        uint64_t since = chx_read(&stats->blocked_since);
+        if (since == 0) continue;
+        chx_count(&stats->blocked_ns, now - since);
+        atomic_store_explicit(&stats->blocked_since, 0, memory_order_relaxed);
     }
 }
 
@@ -154,18 +175,17 @@ static void outlet_raise_would_block(const Outlet *self, enum attempt why, uint6
 /* Wait until a claim succeeds or the time is up. -1: exception. */
 static int outlet_block(Outlet *self, uint64_t length, int64_t timeout_ns, struct native_claim *claim,
                         enum attempt why) {
-    uint64_t since = chx_now_ns(), deadline = native_deadline(timeout_ns), accounted = since;
+    uint64_t deadline = native_deadline(timeout_ns);
     for (;;) {
+        outlet_blocked_from(self, why, chx_now_ns());
         int woken = native_outlet_wait(self, why == NO_ROOM, deadline);
+        outlet_blocked_until(self, chx_now_ns());
         if (woken < 0) return -1;
         enum attempt result = outlet_try(self, length, claim);
-        uint64_t now = chx_now_ns();
-        outlet_blocked(self, why, now - accounted, 0);
-        accounted = now;
         if (result == CLAIMED) return 0;
         if (result == RAISED) return -1;
         why = result;
-        if (!woken && now >= deadline) {
+        if (!woken) {
             outlet_raise_would_block(self, why, length);
             return -1;
         }
@@ -179,7 +199,7 @@ int native_outlet_claim(Outlet *self, uint64_t length, int64_t timeout_ns, struc
     enum attempt result = outlet_try(self, length, claim);
     if (result == CLAIMED) return 0;
     if (result != RAISED) {
-        outlet_blocked(self, result, 0, 1);
+        outlet_count_would_block(self, result);
         if (timeout_ns == 0)
             outlet_raise_would_block(self, result, length);
         else if (outlet_block(self, length, timeout_ns, claim, result) == 0)

@@ -42,6 +42,12 @@ static int view_put_flag(PyObject *into, const char *name, int value) {
     return PyDict_SetItemString(into, name, value ? Py_True : Py_False);
 }
 
+/* Time blocked, up to now if the producer is blocked now. */
+static uint64_t view_blocked_ns(const struct chx_producer_stats *stats) {
+    uint64_t since = chx_read(&stats->blocked_since), now = chx_now_ns();
+    return chx_read(&stats->blocked_ns) + (since && since < now ? now - since : 0);
+}
+
 static int view_put_ends(PyObject *into, const struct chx_view *view) {
     const struct chx_producer_stats *out = &view->ring->stats;
     const struct chx_consumer_stats *in = &view->credit->stats;
@@ -53,7 +59,7 @@ static int view_put_ends(PyObject *into, const struct chx_view *view) {
            view_put(into, "outstanding", committed > returned ? committed - returned : 0) ||
            view_put(into, "credits", view->header.credits) || view_put(into, "watermark", view->header.watermark) ||
            view_put(into, "would_block", chx_read(&out->would_block)) ||
-           view_put(into, "blocked_ns", chx_read(&out->blocked_ns)) ||
+           view_put(into, "blocked_ns", view_blocked_ns(out)) ||
            view_put(into, "producer_sleeps", chx_read(&out->sleeps)) ||
            view_put(into, "consumer_sleeps", chx_read(&in->sleeps)) ||
            view_put(into, "producer_wakes", chx_read(&out->wakes)) ||

@@ -369,6 +369,23 @@ def test_cancelling_a_loan_wakes_a_sender_in_another_thread(make_route):
     assert route.drain() == [b"at last"]
 
 
+def test_an_observer_sees_a_wait_that_has_not_ended(make_route):
+    route = make_route(credits=1)
+    route.outlet.send(b"")
+    thread = threading.Thread(target=lambda: route.outlet.send(b""))
+    thread.start()
+    while not route.view()["producer_sleeps"]:
+        pass
+    first = route.view()["blocked_ns"]
+    while route.view()["blocked_ns"] <= first:
+        pass
+    route.take()
+    thread.join()
+    total = route.view()["blocked_ns"]
+    assert total > first
+    assert route.view()["blocked_ns"] == total
+
+
 def test_closing_at_this_end_wakes_a_sender_in_another_thread(make_route):
     route = make_route(credits=1)
     route.outlet.send(b"")

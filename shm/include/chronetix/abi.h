@@ -126,7 +126,8 @@ struct chx_producer_stats {
     chx_word dropped;         /* frames the policy dropped */
     chx_word skipped;         /* positions passed over because their slot was still held */
     chx_word max_outstanding; /* most frames ever committed and not returned */
-    chx_word reserved[7];
+    chx_word blocked_since;   /* 0, or when the wait began that blocked_ns does not count yet (not a counter) */
+    chx_word reserved[6];
 };
 static_assert(sizeof(struct chx_producer_stats) == 128, "two lines");
 
