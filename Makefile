@@ -7,7 +7,7 @@ C_CODE := $(shell find shm nodeworker -name '*.[ch]')
 JSON   ?=
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo test lint unit bench-data bench-start lock clean
+.PHONY: help demo test lint unit model bench-data bench-start lock clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -27,6 +27,11 @@ lint: .venv/dev ## ruff, mypy --strict, import contract
 unit: .venv/dev ## the tests alone
 	$(BIN)/pytest -n auto
 
+model: ## the ring protocol in every interleaving, under weak memory (Rust; a minute or two)
+	@command -v cargo >/dev/null || { echo "cargo is missing (Rust 1.78 or later, with rustfmt and clippy): https://rustup.rs, or apt-get install rustup && rustup default stable" >&2; exit 1; }
+	cd tests/model && cargo fmt --check && cargo clippy --quiet --locked --all-targets -- -D warnings
+	cd tests/model && cargo test --quiet --locked --release
+
 bench-data: .venv/bench ## data plane beside its rivals, in one run (JSON=FILE for one object a line)
 	$(BIN)/python -m bench.data $(if $(JSON),--json $(JSON))
 
@@ -38,7 +43,7 @@ lock: .venv/dev ## pin the development environment anew
 	$(BIN)/uv pip compile --quiet --no-header --no-annotate --all-extras --python-version 3.11 -o $(LOCK) pyproject.toml
 
 clean: ## remove what was built
-	rm -rf .venv build dist *.egg-info shm/*.so nodeworker/*.so
+	rm -rf .venv build dist *.egg-info shm/*.so nodeworker/*.so tests/model/target
 
 # One stamp for each set of extras; rebuilt when the C code or the requirements change.
 .venv/%: pyproject.toml setup.py $(LOCK) $(C_CODE) | .venv/python

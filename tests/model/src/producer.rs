@@ -1,0 +1,249 @@
+//! The producing end: `ring.h`, and its sleep from `shm/native/waiting.c`. One function for each of theirs.
+
+use std::sync::Arc;
+
+use loom::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+
+use crate::memory::Route;
+use crate::protocol::Mutant;
+use crate::verdict::FALSE_ACCUSATION;
+
+struct Outstanding {
+    stamp: u64,
+    extent: u64,
+}
+
+/// What a wait is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Need {
+    Credits,
+    Room,
+}
+
+/// `struct chx_producer`
+pub struct Producer {
+    route: Arc<Route>,
+    low: u64,
+    position: u64,
+    committed: u64,
+    reclaimed: u64,
+    seen: u64,
+    outstanding: Vec<Outstanding>,
+    free: Vec<u64>,
+}
+
+impl Producer {
+    pub fn new(route: &Arc<Route>, low: u64) -> Self {
+        Producer {
+            route: route.clone(),
+            low,
+            position: 0,
+            committed: 0,
+            reclaimed: 0,
+            seen: 0,
+            outstanding: Vec::new(),
+            free: (0..route.arena.len() as u64).rev().collect(),
+        }
+    }
+
+    /// `chx_producer_look`
+    fn look(&mut self) -> u64 {
+        let order = self.route.protocol.order(Mutant::LookReturnedRelaxed, Acquire);
+        self.seen = self.route.returned.load(order);
+        assert!(self.seen <= self.committed, "{FALSE_ACCUSATION}");
+        self.seen - self.reclaimed
+    }
+
+    /// `chx_producer_reclaim`
+    fn reclaim(&mut self) {
+        let mut due = self.look();
+        let order = self.route.protocol.order(Mutant::ReclaimStampRelaxed, Acquire);
+        let mut at = 0;
+        while due > 0 && at < self.outstanding.len() {
+            let stamp = self.outstanding[at].stamp;
+            if self.route.stamp[self.route.slot(stamp - 1)].load(order) == stamp {
+                self.free.push(self.outstanding.remove(at).extent);
+                self.reclaimed += 1;
+                due -= 1;
+            } else {
+                at += 1;
+            }
+        }
+        assert!(due == 0, "{FALSE_ACCUSATION}");
+    }
+
+    fn has_credit(&self) -> bool {
+        self.committed - self.reclaimed < self.route.credits
+    }
+
+    /// `chx_producer_detached`
+    fn detached(&self) -> bool {
+        let order = self.route.protocol.order(Mutant::DetachedRelaxed, Acquire);
+        self.route.detached.load(order) != 0
+    }
+
+    fn holds(&self, slot: usize) -> bool {
+        let mut held = self.outstanding.iter();
+        held.any(|frame| self.route.slot(frame.stamp - 1) == slot)
+    }
+
+    /// `chx_producer_skip`
+    fn skip(&mut self) {
+        let protocol = self.route.protocol;
+        while self.holds(self.route.slot(self.position)) {
+            if !protocol.is(Mutant::SkipMarkMissing) {
+                let order = protocol.order(Mutant::SkipMarkRelaxed, Release);
+                self.route.skip[self.route.slot(self.position)].store(self.position + 1, order);
+            }
+            self.position += 1;
+        }
+    }
+
+    /// `chx_producer_commit` and the ring after it
+    fn commit(&mut self, extent: u64) {
+        let protocol = self.route.protocol;
+        let mut first = self.position;
+        if self.holds(self.route.slot(self.position)) {
+            self.reclaim();
+            self.skip();
+        }
+        if protocol.is(Mutant::SkipRingsOwnOnly) {
+            first = self.position;
+        }
+        let stamp = self.position + 1;
+        let desc = &self.route.desc[self.route.slot(self.position)];
+        desc.extent.write(extent);
+        let order = protocol.order(Mutant::CommitStampRelaxed, Release);
+        desc.stamp.store(stamp, order);
+        self.outstanding.push(Outstanding { stamp, extent });
+        self.position = stamp;
+        self.committed += 1;
+        protocol.fence(&[Mutant::CommitFenceMissing]);
+        let wait_for = self.route.wait_for.load(Relaxed);
+        if first < wait_for && wait_for <= stamp {
+            self.route.consumer_bell.ring();
+        }
+    }
+
+    /// `outlet_try` and `native_outlet_commit`: the frame's number is its payload. The error is what it lacks.
+    fn attempt(&mut self) -> Result<(), Need> {
+        if !self.has_credit() {
+            self.reclaim();
+        }
+        if !self.has_credit() {
+            return Err(Need::Credits);
+        }
+        if self.free.is_empty() {
+            self.reclaim();
+        }
+        let extent = self.free.pop().ok_or(Need::Room)?;
+        self.route.arena[extent as usize].write(self.committed);
+        self.commit(extent);
+        Ok(())
+    }
+
+    /// Send the next frame if that is possible now.
+    pub fn try_send(&mut self) -> bool {
+        self.attempt().is_ok()
+    }
+
+    /// `native_outlet_claim`, `native_outlet_commit`: false when the consumer has detached.
+    pub fn send(&mut self) -> bool {
+        loop {
+            if self.detached() {
+                return false;
+            }
+            match self.attempt() {
+                Ok(()) => return true,
+                Err(need) => self.wait(need),
+            }
+        }
+    }
+
+    /// `chx_producer_goal`
+    fn goal(&self) -> u64 {
+        let outstanding = self.committed - self.reclaimed;
+        self.committed - self.low.min(outstanding - 1)
+    }
+
+    /// `chx_producer_starves`
+    fn starves(&self) -> bool {
+        !self.route.protocol.is(Mutant::StarvesMissing)
+            && self.committed - self.seen < self.route.credits
+            && self.route.wait_for.load(Relaxed) == self.position + 1
+    }
+
+    /// `chx_producer_ready`
+    fn ready(&mut self, goal: u64) -> bool {
+        if self.detached() {
+            return true;
+        }
+        self.look();
+        self.seen >= goal || self.starves()
+    }
+
+    /// `chx_producer_arm`
+    fn arm(&self, goal: u64) {
+        self.route.wake_at.store(goal, Relaxed);
+    }
+
+    /// `waiting_credits`: is there something to wait for?
+    fn waiting_credits(&mut self, arm: bool) -> bool {
+        if self.committed - self.reclaimed <= self.low {
+            return false;
+        }
+        let goal = self.goal();
+        if arm && !self.route.protocol.is(Mutant::WaitArmsUnreadyOnly) {
+            self.arm(goal);
+        }
+        if self.ready(goal) {
+            return false;
+        }
+        if arm {
+            self.arm(goal);
+        }
+        true
+    }
+
+    /// `waiting_room`
+    fn waiting_room(&mut self, arm: bool) -> bool {
+        if self.look() != 0 {
+            return false;
+        }
+        if arm {
+            self.arm(self.reclaimed + 1);
+        }
+        true
+    }
+
+    fn waiting(&mut self, need: Need, arm: bool) -> bool {
+        match need {
+            Need::Credits => self.waiting_credits(arm),
+            Need::Room => self.waiting_room(arm),
+        }
+    }
+
+    /// `native_outlet_wait`, `waiting_sleep`
+    fn wait(&mut self, need: Need) {
+        if !self.waiting(need, false) {
+            return;
+        }
+        let protocol = self.route.protocol;
+        self.waiting(need, true);
+        protocol.fence(&[Mutant::WaitFenceMissing]);
+        if protocol.is(Mutant::WaitLookMissing) || self.waiting(need, false) {
+            self.route.producer_bell.sleep();
+        }
+        self.route.wake_at.store(0, Relaxed);
+    }
+
+    /// `chx_producer_close`
+    pub fn close(&mut self) {
+        let protocol = self.route.protocol;
+        let order = protocol.order(Mutant::CloseRelaxed, Release);
+        self.route.closed.store(self.position + 1, order);
+        if !protocol.is(Mutant::CloseRingMissing) {
+            self.route.consumer_bell.ring();
+        }
+    }
+}

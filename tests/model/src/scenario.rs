@@ -1,0 +1,237 @@
+//! Small situations, each with the threads that matter. A scenario's first steps happen before the threads part.
+
+use std::sync::Arc;
+
+use loom::thread::spawn;
+
+use crate::consumer::{give_back, Consumer, Frame};
+use crate::memory::Route;
+use crate::producer::Producer;
+use crate::protocol::Protocol;
+use crate::verdict::LOST_END;
+
+/// A situation, and how many preemptions are tried in it (None: every interleaving).
+pub struct Scenario {
+    pub name: &'static str,
+    pub preemptions: Option<usize>,
+    pub run: fn(Protocol),
+}
+
+/// The one of that name.
+pub fn named(name: &str) -> &'static Scenario {
+    let found = SCENARIOS.iter().find(|scenario| scenario.name == name);
+    found.unwrap_or_else(|| panic!("there is no scenario {name:?}"))
+}
+
+/// All of them.
+pub const SCENARIOS: &[Scenario] = &[
+    every("a consumer sleeps for two frames", consumer_sleeps),
+    every("a producer sleeps for its one credit", producer_sleeps),
+    every("a producer sleeps for room", room),
+    every("frames come back out of order", reuse),
+    bounded("two threads give back, the producer sleeps until low", 3, returners),
+    every("a held frame is skipped", skip),
+    every("the stream ends", end),
+    every("the consumer detaches", detach),
+    every("the consumer holds more than low and sleeps", starve),
+    bounded("the consumer arms in passing, then sleeps holding", 3, passing),
+    bounded("a frame comes back while the consumer sleeps", 3, asleep),
+    bounded("three frames with one credit", 2, stream),
+];
+
+const fn every(name: &'static str, run: fn(Protocol)) -> Scenario {
+    Scenario {
+        name,
+        preemptions: None,
+        run,
+    }
+}
+
+const fn bounded(name: &'static str, preemptions: usize, run: fn(Protocol)) -> Scenario {
+    Scenario {
+        name,
+        preemptions: Some(preemptions),
+        run,
+    }
+}
+
+struct Ends {
+    route: Arc<Route>,
+    producer: Producer,
+    consumer: Consumer,
+}
+
+impl Ends {
+    fn new(protocol: Protocol, credits: u64, low: u64, extents: usize) -> Self {
+        let route = Arc::new(Route::new(protocol, 2, credits, extents));
+        Ends {
+            producer: Producer::new(&route, low),
+            consumer: Consumer::new(&route),
+            route,
+        }
+    }
+
+    /// Send and take `count` frames while nothing else happens.
+    fn pass(&mut self, count: usize) -> Vec<Frame> {
+        let pass = |_| {
+            assert!(self.producer.try_send());
+            self.consumer.next_frame().expect(LOST_END)
+        };
+        (0..count).map(pass).collect()
+    }
+}
+
+fn consumer_sleeps(protocol: Protocol) {
+    let Ends {
+        mut producer,
+        mut consumer,
+        ..
+    } = Ends::new(protocol, 2, 0, 2);
+    let taker = spawn(move || {
+        for _ in 0..2 {
+            consumer.next_frame().expect(LOST_END);
+        }
+    });
+    assert!(producer.send() && producer.send());
+    taker.join().unwrap();
+}
+
+fn one_out(protocol: Protocol, credits: u64) {
+    let mut ends = Ends::new(protocol, credits, 0, 1);
+    let frame = ends.pass(1).pop().unwrap();
+    let route = ends.route.clone();
+    let returner = spawn(move || give_back(&route, frame));
+    assert!(ends.producer.send());
+    returner.join().unwrap();
+}
+
+fn producer_sleeps(protocol: Protocol) {
+    one_out(protocol, 1);
+}
+
+fn room(protocol: Protocol) {
+    one_out(protocol, 2);
+}
+
+fn reuse(protocol: Protocol) {
+    let mut ends = Ends::new(protocol, 2, 0, 2);
+    let frames = ends.pass(2);
+    let route = ends.route.clone();
+    let returner = spawn(move || {
+        for frame in frames.into_iter().rev() {
+            give_back(&route, frame);
+        }
+    });
+    for _ in 0..2 {
+        ends.producer.try_send();
+    }
+    returner.join().unwrap();
+}
+
+fn returners(protocol: Protocol) {
+    let mut ends = Ends::new(protocol, 2, 0, 2);
+    let frames = ends.pass(2);
+    let give = |frame: Frame| {
+        let route = ends.route.clone();
+        spawn(move || give_back(&route, frame))
+    };
+    let threads: Vec<_> = frames.into_iter().map(give).collect();
+    assert!(ends.producer.send());
+    for thread in threads {
+        thread.join().unwrap();
+    }
+}
+
+fn skip(protocol: Protocol) {
+    let mut ends = Ends::new(protocol, 2, 0, 2);
+    let last = ends.pass(2).pop().unwrap();
+    give_back(&ends.route, last);
+    let mut consumer = ends.consumer;
+    let taker = spawn(move || {
+        consumer.next_frame().expect(LOST_END);
+    });
+    assert!(ends.producer.send());
+    taker.join().unwrap();
+}
+
+fn end(protocol: Protocol) {
+    let Ends {
+        mut producer,
+        mut consumer,
+        ..
+    } = Ends::new(protocol, 2, 0, 1);
+    let taker = spawn(move || {
+        consumer.next_frame().expect(LOST_END);
+        assert!(consumer.next_frame().is_none(), "{LOST_END}");
+    });
+    assert!(producer.send());
+    producer.close();
+    taker.join().unwrap();
+}
+
+fn detach(protocol: Protocol) {
+    let mut ends = Ends::new(protocol, 1, 0, 1);
+    ends.pass(1);
+    let mut consumer = ends.consumer;
+    let leaver = spawn(move || consumer.detach());
+    assert!(!ends.producer.send());
+    leaver.join().unwrap();
+}
+
+/// The consumer gives one of two frames back and sleeps for a third, which the producer may send though it waits for both.
+fn hold(protocol: Protocol, passing: bool) {
+    let mut ends = Ends::new(protocol, 2, 0, 2);
+    let mut frames = ends.pass(2);
+    let (route, mut consumer) = (ends.route.clone(), ends.consumer);
+    let taker = spawn(move || {
+        give_back(&route, frames.pop().unwrap());
+        if passing {
+            consumer.arm_in_passing();
+        }
+        consumer.next_frame().expect(LOST_END);
+    });
+    assert!(ends.producer.send());
+    taker.join().unwrap();
+}
+
+fn starve(protocol: Protocol) {
+    hold(protocol, false);
+}
+
+fn passing(protocol: Protocol) {
+    hold(protocol, true);
+}
+
+fn asleep(protocol: Protocol) {
+    let mut ends = Ends::new(protocol, 2, 0, 2);
+    let mut frames = ends.pass(2);
+    let (route, mut consumer) = (ends.route.clone(), ends.consumer);
+    let taker = spawn(move || {
+        consumer.next_frame().expect(LOST_END);
+    });
+    let returner = spawn(move || give_back(&route, frames.pop().unwrap()));
+    assert!(ends.producer.send());
+    taker.join().unwrap();
+    returner.join().unwrap();
+}
+
+fn stream(protocol: Protocol) {
+    let Ends {
+        route,
+        mut producer,
+        mut consumer,
+    } = Ends::new(protocol, 1, 0, 1);
+    let taker = spawn(move || {
+        let mut taken = 0;
+        while let Some(frame) = consumer.next_frame() {
+            give_back(&route, frame);
+            taken += 1;
+        }
+        assert!(taken == 3, "{LOST_END}");
+    });
+    for _ in 0..3 {
+        assert!(producer.send());
+    }
+    producer.close();
+    taker.join().unwrap();
+}
