@@ -30,6 +30,7 @@ from chronetixd.logs import Logs
 from chronetixd.notify import notify
 from chronetixd.server import Server
 from chronetixd.settings import Settings
+from chronetixd.spares import Spares
 from chronetixd.state import StateDir
 from chronetixd.verbs import Context
 from protocol.errors import ChronetixError, error
@@ -60,7 +61,10 @@ class Daemon:
         self._server = Server(loop, Path(settings.socket), self._client)
         self._launcher = Launcher(loop, on_ready=self._launcher_ready, on_lost=self._launcher_lost)
         self._bus = Bus(loop, self._events)
-        services = Services(loop, self._launcher, self._bus, self._events, self._logs, self._name, settings.max_frame)
+        self._spares = Spares(loop, self._launcher, settings.spares, self._spares_full)
+        services = Services(
+            loop, self._launcher, self._spares, self._bus, self._events, self._logs, self._name, settings.max_frame
+        )
         self._flows = Flows(services, settings.limits)
         self._clients: set[Client] = set()
         self._stop_requests = 0
@@ -75,7 +79,7 @@ class Daemon:
             "socket": settings.socket,
         }
         self._ending = asyncio.Event()
-        self._context = Context(self._flows, self._bus, self._events, self._logs, identity, self._ending)
+        self._context = Context(self._flows, self._bus, self._events, self._logs, self._spares, identity, self._ending)
 
     async def run(self) -> None:
         """Until stopped. Raises ChronetixError when it cannot start."""
@@ -84,7 +88,7 @@ class Daemon:
             self._server.listen()
             for number in (signal.SIGTERM, signal.SIGINT):
                 self._loop.add_signal_handler(number, self.request_stop)
-            self._launcher.start(self._flows.worker_pids)
+            self._launcher.start(lambda: self._flows.worker_pids() | self._spares.pids)
             self._log.info("listening", socket=self.settings.socket, state_dir=self.settings.state_dir)
             await self._stopping.wait()
             await self._wind_up()
@@ -108,6 +112,7 @@ class Daemon:
         self._stopping.set()
 
     async def _wind_up(self) -> None:
+        await self._spares.stop()
         for run in self._flows.living:
             await _ended(self._loop, run)
         self._server.close()
@@ -141,10 +146,14 @@ class Daemon:
 
     def _launcher_ready(self, pid: int) -> None:
         self._events.emit("launcher-ready", launcher=pid)
+        self._spares.refill()
         if not self._ready:
             self._ready = True
             self._log.info("ready", launcher=pid)
             notify("READY=1")
+
+    def _spares_full(self, count: int) -> None:
+        self._events.emit("spares-ready", spares=count)
 
     def _launcher_lost(self, reason: str, was_ready: bool) -> None:
         """A launcher that never worked is a broken installation: end. One that did is replaced; nothing else stops."""

@@ -27,6 +27,7 @@ from chronetixd.events import Events
 from chronetixd.launch import Launcher
 from chronetixd.logs import Logs
 from chronetixd.plan import Plan
+from chronetixd.spares import Spares
 from chronetixd.wiring import ToNode, Wiring
 from chronetixd.workerproc import Callbacks, WorkerProcess
 from protocol import handshake
@@ -44,6 +45,7 @@ class Services:
 
     loop: asyncio.AbstractEventLoop
     launcher: Launcher
+    spares: Spares
     bus: Bus
     events: Events
     logs: Logs
@@ -175,8 +177,13 @@ class FlowRun:
             worker = WorkerProcess(services.loop, self.name, node, services.logs, callbacks, services.max_frame)
             self.workers[node] = worker
             env = {"CHRONETIX_FLOW": self.name, "CHRONETIX_NODE": node}
+            argv = self.plan.nodes[node].argv
+            spare = None if argv else services.spares.take()
+            if spare is not None:
+                worker.adopt(spare, env, self.plan.base_dir)
+                continue
             try:
-                worker.spawn(services.launcher, self.plan.nodes[node].argv, env, self.plan.base_dir)
+                worker.spawn(services.launcher, argv, env, self.plan.base_dir)
             except OSError as refused:
                 self.dispatch(NodeEvent(node, life.SpawnFailed(str(refused))))
 

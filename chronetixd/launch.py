@@ -51,6 +51,7 @@ class Request:
     on_spawned: Callable[[int, int], None]
     """Called with pid and pidfd, which is then the callee's."""
     on_failed: Callable[[str], None]
+    spare: bool = False
 
 
 @dataclass(slots=True)
@@ -93,6 +94,11 @@ class Launcher:
         """Of the launcher that runs now, 0 without one."""
         return self._running.process.pid if self._running else 0
 
+    @property
+    def ready(self) -> bool:
+        """It runs and has everything imported."""
+        return self._running is not None and self._running.ready
+
     def spawn(self, request: Request) -> None:
         """Have a worker started; ends in one of the request's two calls."""
         if self._running is None:
@@ -100,7 +106,12 @@ class Launcher:
             return
         self._serial += 1
         message = Spawn(
-            id=self._serial, name=request.name, argv=list(request.argv), env=dict(request.env), cwd=request.cwd
+            id=self._serial,
+            name=request.name,
+            argv=list(request.argv),
+            env=dict(request.env),
+            cwd=request.cwd,
+            spare=request.spare,
         )
         self._running.asked[self._serial] = request
         self._running.connection.send(message, (request.control, request.stdout, request.stderr), give=True)

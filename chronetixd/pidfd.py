@@ -18,20 +18,22 @@ _WALL = 0x40000000
 
 
 class Process:
-    """Owns ``pidfd``. ``on_exit`` is called once when the process has ended; it then has to call :meth:`reap`."""
+    """Owns ``pidfd``. ``on_exit`` is called once when the process has ended; it then has to call :meth:`reap`. Whoever
+    takes the process over replaces it."""
 
-    __slots__ = ("_loop", "exited", "pid", "pidfd")
+    __slots__ = ("_loop", "exited", "on_exit", "pid", "pidfd")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, pid: int, pidfd: int, on_exit: Callable[[], None]) -> None:
         self._loop = loop
         self.pid = pid
         self.pidfd = pidfd
+        self.on_exit = on_exit
         self.exited = False
 
         def ended() -> None:
             loop.remove_reader(self.pidfd)
             self.exited = True
-            on_exit()
+            self.on_exit()
 
         loop.add_reader(pidfd, ended)
 

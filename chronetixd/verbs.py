@@ -24,6 +24,7 @@ from chronetixd.feed import Feed
 from chronetixd.flowrun import FlowRun
 from chronetixd.flows import Flows, problem_maps, validate
 from chronetixd.logs import LogRecord, Logs
+from chronetixd.spares import Spares
 from chronetixd.stats import describe, flow_stats
 from protocol.errors import ChronetixError, error
 from protocol.messages import PROTOCOL_VERSIONS
@@ -41,6 +42,7 @@ class Context:
     bus: Bus
     events: Events
     logs: Logs
+    spares: Spares
     identity: dict[str, Any]
     ending: asyncio.Event
     """Set when the daemon is about to go: calls that would last for ever end."""
@@ -121,6 +123,7 @@ class PublishArgs(Args, frozen=True):
 async def _version(context: Context, _args: NoArgs, _emit: Emit) -> Any:
     return {
         **context.identity,
+        "spares": {"wanted": context.spares.size, "pids": context.spares.ready},
         "protocol": list(PROTOCOL_VERSIONS),
         "abi": shm.ABI_VERSION,
         "python": platform.python_version(),

@@ -7,9 +7,7 @@ exit.
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
-import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,8 +20,9 @@ from chronetixd.launch import Launcher, Request
 from chronetixd.logs import Logs
 from chronetixd.output import Output
 from chronetixd.pidfd import Process
+from chronetixd.spares import Spare, Streams, open_streams
 from protocol.errors import ChronetixError
-from protocol.messages import MAX_FRAME, Message, WorkerMessage
+from protocol.messages import MAX_FRAME, Assign, Message, WorkerMessage
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,39 +65,41 @@ class WorkerProcess:
 
     def spawn(self, launcher: Launcher, argv: Sequence[str], env: Mapping[str, str], cwd: str) -> None:
         """Ask ``launcher`` for it. Raises OSError when descriptors have run out; nothing is left then."""
-        opened: list[int] = []
-        try:
-            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-            opened += (ours.detach(), theirs.detach())
-            opened += os.pipe()
-            opened += os.pipe()
-        except OSError:
-            for fd in opened:
-                os.close(fd)
-            raise
-        control, remote, out_read, out_write, err_read, err_write = opened
-        self._stdout = self._output("stdout", out_read)
-        self._stderr = self._output("stderr", err_read)
-        self._connection = Connection(
-            self._loop,
-            socket.socket(fileno=control),
-            WorkerMessage,
-            on_message=partial(self._callbacks.on_message, self.node),
-            on_end=partial(self._callbacks.on_end, self.node),
-            max_frame=self._max_frame,
-        )
+        streams, (control, stdout, stderr) = open_streams()
+        self._connect(streams)
         launcher.spawn(
             Request(
                 name=self.node,
                 argv=argv,
                 env=env,
                 cwd=cwd,
-                control=remote,
-                stdout=out_write,
-                stderr=err_write,
+                control=control,
+                stdout=stdout,
+                stderr=stderr,
                 on_spawned=self._spawned,
                 on_failed=self._spawn_failed,
             )
+        )
+
+    def adopt(self, spare: Spare, env: Mapping[str, str], cwd: str) -> None:
+        """Make ``spare`` this worker. It has said hello already, so what answers that goes with the same send."""
+        self._connect(spare.streams)
+        self.send(Assign(name=self.node, env=dict(env), cwd=cwd))
+        spare.process.on_exit = self._exited
+        self._begin(spare.process)
+        if self._connection is not None:
+            self._connection.drain_input()
+
+    def _connect(self, streams: Streams) -> None:
+        self._stdout = self._output("stdout", streams.stdout)
+        self._stderr = self._output("stderr", streams.stderr)
+        self._connection = Connection(
+            self._loop,
+            streams.control,
+            WorkerMessage,
+            on_message=partial(self._callbacks.on_message, self.node),
+            on_end=partial(self._callbacks.on_end, self.node),
+            max_frame=self._max_frame,
         )
 
     @property
@@ -127,10 +128,13 @@ class WorkerProcess:
             self._process.signal(signal.SIGKILL if kill else signal.SIGTERM)
 
     def _spawned(self, pid: int, pidfd: int) -> None:
-        self.pid = pid
+        self._begin(Process(self._loop, pid, pidfd, self._exited))
+
+    def _begin(self, process: Process) -> None:
+        self.pid = process.pid
         self.started_unix_ns = time.time_ns()
-        self._process = Process(self._loop, pid, pidfd, self._exited)
-        self._callbacks.on_spawned(self.node, pid)
+        self._process = process
+        self._callbacks.on_spawned(self.node, process.pid)
         if self._connection is not None:
             self._connection.start()
 

@@ -32,25 +32,19 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-import msgspec
-
 from nodeworker import _clone, worker
 from nodeworker.link import Link
-from protocol.framing import Decoder, encode, message_types
+from nodeworker.rehearsal import rehearse
 from protocol.messages import (
     PROTOCOL_VERSIONS,
+    Assign,
     Fault,
-    Finished,
     Hello,
     LauncherReady,
-    Offer,
-    Ready,
     Spawn,
     Spawned,
     SpawnFailed,
-    Started,
     ToWorker,
-    Welcome,
 )
 
 PRELOADED = ("numpy", "pyarrow", "pyarrow.ipc", "traceback", "importlib.util", "inspect", "difflib", "pkgutil")
@@ -64,6 +58,9 @@ def main() -> NoReturn:
     launcher.serve()
     sys.exit(0)
 
+
+REHEARSALS = 12
+"""Enough for the interpreter to specialise what a worker runs."""
 
 BATCH = 8
 """Spawns that are answered together: more would keep the daemon waiting for the first."""
@@ -92,7 +89,7 @@ class Launcher:
         for stream in (sys.stdout, sys.stderr):
             stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
         worker.catch_signals()  # workers inherit it; here a terminal's ^C means nothing: it is for the daemon
-        _rehearse()
+        rehearse(REHEARSALS)
         gc.collect()
         gc.disable()
         gc.freeze()
@@ -134,17 +131,6 @@ class Launcher:
         return Spawned(id=spawn.id, pid=pid), [pidfd]
 
 
-def _rehearse() -> None:
-    """Say and hear every kind of message once: what msgspec works out about a type is then done, and shared."""
-    for kind in message_types(ToWorker).values():
-        with contextlib.suppress(msgspec.ValidationError):
-            msgspec.convert({}, kind)
-    hello = Hello(protocol=list(PROTOCOL_VERSIONS), role="worker")
-    for message in (hello, Offer(), Ready(), Started(), Finished()):
-        encode(message)
-    list(Decoder[Welcome](ToWorker).feed(encode(Welcome(protocol=1, daemon=""))))
-
-
 def _close(descriptors: Sequence[int]) -> None:
     for descriptor in descriptors:
         os.close(descriptor)
@@ -176,20 +162,10 @@ def _become(spawn: Spawn, program: str, descriptors: Sequence[int], daemon: int)
     try:
         control, out, err = descriptors
         sock = socket.socket(fileno=_clone.settle(control, out, err, daemon, spawn.name))
-        if "numpy.random" in sys.modules:
-            sys.modules["numpy.random"].seed()  # or all workers would draw the same numbers
-        try:
-            if spawn.cwd:
-                os.chdir(spawn.cwd)
-            os.environ.update(spawn.env)
-            if program:
-                _execute(program, spawn.argv, sock)
-        except OSError as reason:
-            _report(sock, reason)
+        if program:
+            _execute(spawn, program, sock)
         else:
-            gc.enable()
-            sys.argv = ["chronetix-worker", spawn.name]
-            worker.main(sock)
+            _work(spawn, sock)
     except BaseException:
         sys.excepthook(*sys.exc_info())
     finally:
@@ -197,13 +173,28 @@ def _become(spawn: Spawn, program: str, descriptors: Sequence[int], daemon: int)
         os._exit(code)
 
 
-def _execute(program: str, argv: Sequence[str], sock: socket.socket) -> NoReturn:
-    """Raises OSError when the kernel does not take the file."""
-    os.environ[worker.FD_VARIABLE] = str(sock.fileno())
-    for ignored in (signal.SIGPIPE, signal.SIGXFSZ):
-        signal.signal(ignored, signal.SIG_DFL)  # the interpreter ignores them; a new program should not
-    sock.set_inheritable(True)
-    os.execve(program, list(argv), os.environ)
+def _work(spawn: Spawn, sock: socket.socket) -> NoReturn:
+    """A Python worker: at once the one that was asked for, or a spare that learns later which it is."""
+    gc.enable()
+    if spawn.spare:
+        rehearse()
+    if "numpy.random" in sys.modules:
+        sys.modules["numpy.random"].seed()  # or all workers would draw the same numbers
+    worker.main(sock, worker.SPARE if spawn.spare else Assign(name=spawn.name, env=spawn.env, cwd=spawn.cwd))
+
+
+def _execute(spawn: Spawn, program: str, sock: socket.socket) -> None:
+    """Returns, after it has told the daemon, only if the kernel does not take the folder or the file."""
+    try:
+        if spawn.cwd:
+            os.chdir(spawn.cwd)
+        for ignored in (signal.SIGPIPE, signal.SIGXFSZ):
+            signal.signal(ignored, signal.SIG_DFL)  # the interpreter ignores them; a new program should not
+        sock.set_inheritable(True)
+        env = {**os.environ, **spawn.env, worker.FD_VARIABLE: str(sock.fileno())}
+        os.execve(program, list(spawn.argv), env)
+    except OSError as reason:
+        _report(sock, reason)
 
 
 def _report(sock: socket.socket, reason: OSError) -> None:

@@ -32,6 +32,7 @@ from protocol.framing import type_of
 from protocol.handshake import concluded
 from protocol.messages import (
     PROTOCOL_VERSIONS,
+    Assign,
     Configure,
     Drain,
     Failure,
@@ -56,16 +57,24 @@ STOPPING = (signal.SIGTERM, signal.SIGINT)
 
 OK, FAILED, DAEMON_GONE, TERMINATED = 0, 1, 70, 143
 
+AS_IT_IS = Assign(name="")
+"""The place of a program that was executed where it belongs."""
+
+SPARE = Assign(name="spare")
+"""The place of a worker that does not know its own yet."""
+
 TRACEBACK_LIMIT = 64 * 1024
 """Characters of a traceback that are sent; the end, where the cause is, is kept."""
 
 
 class Worker:
-    """One run of one node over ``sock``. ``found`` is the plugin of a program that brings its own."""
+    """One run of one node over ``sock``. ``found`` is the plugin of a program that brings its own; ``place`` what the
+    process still has to become after its hello, by default nothing, ``SPARE`` if the daemon will say."""
 
-    def __init__(self, sock: socket.socket, found: Any = None) -> None:
+    def __init__(self, sock: socket.socket, found: Any = None, place: Assign = AS_IT_IS) -> None:
         self._link: Link[ToWorker] = Link(sock, ToWorker)
         self._found = found
+        self._place = place
         self._mailbox: Mailbox = deque()
         self._node: Node | None = None
         self._wiring: Wiring | None = None
@@ -125,11 +134,26 @@ class Worker:
     def _hello(self) -> Configure:
         hello = Hello(protocol=list(PROTOCOL_VERSIONS), role="worker", pid=os.getpid())
         self._link.send(hello)
+        if self._place is SPARE:
+            self._place = self._await_assignment()
+            _rename(self._place.name)
+        if self._place is not AS_IT_IS:
+            _move_to(self._place)
         concluded(hello, self._receive()[0])
         configure, _ = self._receive()
         if not isinstance(configure, Configure):
             raise error("unexpected-message", type=type_of(configure), when="where configure is due")
         return configure
+
+    def _await_assignment(self) -> Assign:
+        """A spare's long wait. It ends quietly when it is not needed any more."""
+        try:
+            message, _ = self._link.receive()
+        except EOFError:
+            os._exit(OK)
+        if not isinstance(message, Assign):
+            raise error("unexpected-message", type=type_of(message), when="where assign is due")
+        return message
 
     def _prepare(self, config: Configure) -> Node:
         """Everything up to ``Ready``; from then on the IO thread reads."""
@@ -263,6 +287,20 @@ def _dispatch(number: int, _frame: FrameType | None) -> None:
         raise SystemExit(TERMINATED)
 
 
+def _rename(name: str) -> None:
+    """For ps and top; the kernel keeps 15 bytes."""
+    with open("/proc/self/comm", "wb", buffering=0) as comm:
+        comm.write(name.encode())
+
+
+def _move_to(place: Assign) -> None:
+    """Raises OSError when the folder is not there."""
+    os.environ.update(place.env)
+    sys.argv = ["chronetix-worker", place.name]
+    if place.cwd:
+        os.chdir(place.cwd)
+
+
 def _ring_on_signal(descriptor: int) -> None:
     for number in STOPPING:
         _clone.ring_on_signal(number, descriptor)
@@ -292,9 +330,9 @@ def serve(plugin: Any) -> None:
         raise SystemExit(code)
 
 
-def main(sock: socket.socket) -> NoReturn:
-    """Run the plugin that the daemon configures over ``sock``, and end the process."""
-    code = Worker(sock).run()
+def main(sock: socket.socket, place: Assign = AS_IT_IS) -> NoReturn:
+    """Run the plugin that the daemon configures over ``sock``, in ``place``, and end the process."""
+    code = Worker(sock, place=place).run()
     sys.stdout.flush()
     sys.stderr.flush()
     # Not sys.exit: tearing down an interpreter takes longer than starting this worker did, and copies shared pages.

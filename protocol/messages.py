@@ -124,6 +124,14 @@ class Timer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     interval_ns: Count
 
 
+class Assign(Message, tag="assign", frozen=True):
+    """Daemon to a spare worker, before welcome: under which name it goes on, with which variables added and where."""
+
+    name: str
+    env: dict[str, str] = {}
+    cwd: str = ""
+
+
 class Configure(Message, tag="configure", frozen=True):
     """Daemon to worker, once, after welcome: which node it is."""
 
@@ -218,6 +226,12 @@ class Start(Message, tag="start", frozen=True):
 
 class Started(Message, tag="started", frozen=True):
     """Worker to daemon: ``on_start`` is done."""
+
+
+class Detach(Message, tag="detach", frozen=True):
+    """Daemon to producer: the consumer of ``route`` is gone for good. Sends to it fail, also one that waits."""
+
+    route: str
 
 
 class Drain(Message, tag="drain", frozen=True):
@@ -356,7 +370,8 @@ class Tick(Message, tag="tick", frozen=True):
 class Spawn(Message, tag="spawn", frozen=True):
     """Daemon to launcher: start one worker. Descriptors: its control socket, its stdout, its stderr.
 
-    With empty ``argv`` a warm fork that runs a Python worker; else that program is executed.
+    With empty ``argv`` a warm fork that runs a Python worker; else that program is executed. A ``spare`` one says hello
+    and then waits for :class:`Assign`.
     """
 
     id: Count
@@ -364,6 +379,7 @@ class Spawn(Message, tag="spawn", frozen=True):
     argv: list[str] = []
     env: dict[str, str] = {}
     cwd: str = ""
+    spare: bool = False
     descriptors = 3
 
 
@@ -417,11 +433,13 @@ ToClient = Welcome | Failure | Item | Result
 ToWorker = (
     Welcome
     | Failure
+    | Assign
     | Configure
     | Link
     | Segment
     | SegmentMapped
     | Start
+    | Detach
     | Drain
     | Ping
     | Deliver

@@ -201,7 +201,9 @@ def spawn_daemon(folder: Path, *arguments: str, **env: str) -> RunningDaemon:
     paths = folder / "c.sock", folder / "state", folder / "log"
     notify_path = folder / "notify"
     command = [sys.executable, "-m", "chronetixd", "--socket", str(paths[0]), "--state-dir", str(paths[1])]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "NOTIFY_SOCKET": str(notify_path)} | env
+    environment = (
+        os.environ | {"PYTHONPATH": str(ROOT), "NOTIFY_SOCKET": str(notify_path), "CHRONETIX_SPARES": "0"} | env
+    )
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify, paths[2].open("ab") as log:
         notify.bind(str(notify_path))
         process = subprocess.Popen([*command, *arguments], env=environment, stdout=log, stderr=log)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 from pathlib import Path
 
 import pytest
 
-from protocol.messages import Spawned, SpawnFailed
+from nodeworker.rehearsal import rehearse
+from protocol.framing import Decoder, encode
+from protocol.messages import Spawned, SpawnFailed, Start, WorkerMessage
 
 LIST = "import os; print(sorted(int(n) for n in os.listdir('/proc/self/fd')), flush=True)"
 
@@ -121,3 +124,27 @@ def test_the_launcher_goes_on_after_a_failure(launcher, reap):
         assert isinstance(answer, kind)
         for pidfd in descriptors:
             assert reap(pidfd) == 0
+
+
+class TestASpare:
+    def test_says_hello_and_ends_quietly_when_nobody_needs_it(self, launcher, pipe, reap):
+        control, answer, (pidfd,) = spawn(launcher, pipe, spare=True)
+        control.settimeout(60)
+        (hello,) = Decoder(WorkerMessage).feed(control.recv(4096))
+        assert hello.pid == answer.pid
+        control.close()
+        assert reap(pidfd) == 0
+        assert read_all(pipe[0]) == ""
+
+    def test_refuses_what_is_no_assignment(self, launcher, pipe, reap, daemon):
+        control, _, (pidfd,) = spawn(launcher, pipe, spare=True)
+        control.sendall(encode(Start()))
+        fault = daemon.fault(daemon.adopt(None, control, 0, lambda: 0))
+        assert fault.error == "unexpected-message"
+        assert reap(pidfd) == 1
+
+
+def test_a_rehearsal_leaves_nothing_behind():
+    modules, path = set(sys.modules), sys.path[:]
+    rehearse(2)
+    assert (set(sys.modules), sys.path) == (modules, path)

@@ -55,7 +55,7 @@ def of_type(hint: Any) -> st.SearchStrategy[Any]:
         return st.one_of(*map(of_type, args))
     if isinstance(hint, type) and issubclass(hint, msgspec.Struct):
         return structs(hint)
-    return {str: texts, bytes: st.binary(max_size=16), type(None): st.none(), Any: values}[hint]
+    return {str: texts, bool: st.booleans(), bytes: st.binary(max_size=16), type(None): st.none(), Any: values}[hint]
 
 
 def structs(struct_type: type[msgspec.Struct]) -> st.SearchStrategy[Any]:

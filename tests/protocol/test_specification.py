@@ -48,7 +48,7 @@ def in_cddl(hint: Any) -> str:
         return " / ".join(map(in_cddl, args))
     if isinstance(hint, type) and issubclass(hint, msgspec.Struct):
         return rule_name(hint.__name__)
-    return {str: "tstr", bytes: "bstr", type(None): "null", Any: "value"}[hint]
+    return {str: "tstr", bool: "bool", bytes: "bstr", type(None): "null", Any: "value"}[hint]
 
 
 def rules() -> dict[str, str]:

@@ -1,0 +1,232 @@
+"""Spare workers: processes forked ahead, which have said hello and wait to be told which worker they are.
+
+A spare has everything that a worker has: control socket, pipes, pidfd. Whoever takes one sends ``assign`` instead of
+asking the launcher. Rules:
+
+* refilled one at a time, and only after QUIET_S in which nobody asked for a worker; once it is full nothing runs here;
+* a spare is a child of the daemon and outlives the launcher; one that dies is reaped and replaced, after a growing
+  pause if it died before it was of use;
+* at the end all are killed and reaped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import select
+import signal
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import structlog
+
+from chronetixd.launch import FIRST_PAUSE_S, LONGEST_PAUSE_S, Launcher, Request
+from chronetixd.pidfd import Process
+
+QUIET_S = 0.25
+"""After the last worker that was asked for: starting a flow comes before being prepared for the next."""
+
+NAME = "chronetix-spare"
+
+
+@dataclass(frozen=True, slots=True)
+class Streams:
+    """Our ends of what connects us with a worker: its control socket, and the pipes that it prints into."""
+
+    control: socket.socket
+    stdout: int
+    stderr: int
+
+    def close(self) -> None:
+        """Give them back."""
+        self.control.close()
+        os.close(self.stdout)
+        os.close(self.stderr)
+
+
+def open_streams() -> tuple[Streams, tuple[int, int, int]]:
+    """Our ends, and the worker's: control socket, stdout, stderr. Raises OSError; nothing is left open then."""
+    opened: list[int] = []
+    try:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        opened += (ours.detach(), theirs.detach())
+        opened += os.pipe()
+        opened += os.pipe()
+    except OSError:
+        for fd in opened:
+            os.close(fd)
+        raise
+    control, remote, out_read, out_write, err_read, err_write = opened
+    return Streams(socket.socket(fileno=control), out_read, err_read), (remote, out_write, err_write)
+
+
+@dataclass(frozen=True, slots=True)
+class Spare:
+    """A worker without a name. Who takes it owns both."""
+
+    process: Process
+    streams: Streams
+
+
+class Spares:
+    """Keeps up to ``size`` of them. ``on_full`` is called, with their number, whenever all are there."""
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, launcher: Launcher, size: int, on_full: Callable[[int], None]
+    ) -> None:
+        self._loop = loop
+        self._launcher = launcher
+        self.size = size
+        self._on_full = on_full
+        self._log = structlog.get_logger("chronetixd.spares")
+        self._idle: dict[int, Spare] = {}
+        self._coming: Streams | None = None
+        """Of the one that was asked for and has not said hello."""
+        self._dying: set[Process] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._pause_s = FIRST_PAUSE_S
+        self._stopped: asyncio.Event | None = None
+
+    @property
+    def pids(self) -> set[int]:
+        """Processes that are ours and not reaped."""
+        return {*self._idle, *(process.pid for process in self._dying)}
+
+    @property
+    def ready(self) -> list[int]:
+        """Processes that could be taken now."""
+        return [pid for pid, spare in self._idle.items() if spare.streams is not self._coming]
+
+    def take(self) -> Spare | None:
+        """One that lives, if there is one. In any case the refilling waits for a quiet moment."""
+        self.refill(QUIET_S)
+        for pid, spare in tuple(self._idle.items()):
+            if spare.streams is self._coming or _ended(spare.process):
+                continue
+            del self._idle[pid]
+            return spare
+        return None
+
+    def refill(self, after_s: float = 0.0) -> None:
+        """Fill up, ``after_s`` from now; a later call counts instead of an earlier one."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._stopped is None and len(self._idle) < self.size:
+            self._timer = self._loop.call_later(after_s, self._fork)
+
+    async def stop(self) -> None:
+        """Kill and reap all."""
+        self._stopped = asyncio.Event()
+        self.refill()
+        for spare in tuple(self._idle.values()):
+            self._discard(spare)
+        self._stopped_if_empty()
+        await self._stopped.wait()
+
+    # -- one spare -----------------------------------------------------------------------------------------
+
+    def _fork(self) -> None:
+        self._timer = None
+        if self._coming is not None or not self._launcher.ready:
+            return  # it refills when that one is there, or the launcher
+        try:
+            streams, theirs = open_streams()
+        except OSError as reason:
+            self._not_forked(str(reason))
+            return
+        self._coming = streams
+        self._launcher.spawn(Request(NAME, (), {}, "", *theirs, self._forked, self._refused, spare=True))
+
+    def _forked(self, pid: int, pidfd: int) -> None:
+        assert self._coming is not None
+        streams = self._coming
+        spare = Spare(Process(self._loop, pid, pidfd, partial(self._exited, pid)), streams)
+        self._idle[pid] = spare
+        if self._stopped is not None:
+            self._coming = None
+            self._discard(spare)
+            return
+        self._loop.add_reader(streams.control.fileno(), self._greeted, streams)
+
+    def _greeted(self, streams: Streams) -> None:
+        """Its hello is in the socket, and stays there for whoever takes it."""
+        self._arrived(streams)
+        self._pause_s = FIRST_PAUSE_S
+        if len(self._idle) == self.size:
+            self._on_full(self.size)
+        elif self._timer is None:
+            self.refill()
+
+    def _arrived(self, streams: Streams) -> None:
+        self._loop.remove_reader(streams.control.fileno())
+        self._coming = None
+
+    def _exited(self, pid: int) -> None:
+        """It died by itself, before anybody took it."""
+        spare = self._idle.pop(pid)
+        early = spare.streams is self._coming
+        if early:
+            self._arrived(spare.streams)
+        self._reap(spare)
+        if early:
+            self._not_forked(f"spare worker {pid} died before it said hello")
+        elif self._timer is None:
+            self.refill()
+
+    def _reap(self, spare: Spare) -> None:
+        last = _last_words(spare.streams.stderr)
+        spare.streams.close()
+        self._log.warning("a spare worker ended", worker=spare.process.pid, how=str(spare.process.reap()), stderr=last)
+
+    def _refused(self, reason: str) -> None:
+        if self._coming is not None:
+            self._coming.close()
+            self._coming = None
+        self._not_forked(reason)
+
+    def _not_forked(self, reason: str) -> None:
+        if self._stopped is not None:
+            self._stopped_if_empty()
+            return
+        self._log.warning("no spare worker", reason=reason, next_try_s=self._pause_s)
+        self.refill(self._pause_s)
+        self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
+
+    # -- the end -------------------------------------------------------------------------------------------
+
+    def _discard(self, spare: Spare) -> None:
+        process = spare.process
+        if spare.streams is self._coming:
+            self._arrived(spare.streams)
+        del self._idle[process.pid]
+        self._dying.add(process)
+        process.on_exit = partial(self._gone, process)
+        process.signal(signal.SIGKILL)
+        spare.streams.close()
+
+    def _gone(self, process: Process) -> None:
+        process.reap()
+        self._dying.discard(process)
+        self._stopped_if_empty()
+
+    def _stopped_if_empty(self) -> None:
+        if self._stopped is not None and not self._dying and self._coming is None:
+            self._stopped.set()
+
+
+def _ended(process: Process) -> bool:
+    """It is dead, though the loop may not have told us yet."""
+    poll = select.poll()
+    poll.register(process.pidfd, select.POLLIN)
+    return bool(poll.poll(0))
+
+
+def _last_words(stderr: int) -> str:
+    os.set_blocking(stderr, False)
+    try:
+        return os.read(stderr, 4096).decode("utf-8", "backslashreplace").strip()
+    except BlockingIOError:
+        return ""
