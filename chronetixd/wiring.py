@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import shm
 from protocol.errors import error
-from protocol.messages import InputLink, Link, Offer, Segment, SegmentMapped
+from protocol.messages import Detach, InputLink, Link, Offer, Segment, SegmentMapped
 
 if TYPE_CHECKING:
     from shm._native import RouteSnapshot
@@ -42,7 +42,7 @@ class ToNode(NamedTuple):
     """A message for ``node``, with descriptors that stay ours."""
 
     node: str
-    message: Link | Segment | SegmentMapped
+    message: Detach | Link | Segment | SegmentMapped
     descriptors: tuple[int, ...] = ()
 
 
@@ -179,13 +179,15 @@ class Wiring:
     # -- life ----------------------------------------------------------------------------------------------
 
     def gone(self, node: str) -> list[ToNode]:
-        """``node`` has exited: wake everyone who may wait for it, and let growth go on without it."""
+        """``node`` has exited: wake everyone who may wait for it, detach its producers, let growth go on without it."""
         self._gone.add(node)
         near = {route.source for route in self._inputs[node]} | {route.target for route in self._outputs[node]}
         for peer in near - self._gone:
             if peer in self._memory:
                 self._memory[peer].doorbell.ring()
-        return [message for message in self._settle(node, lambda _: True) if message.node not in self._gone]
+        detached = [ToNode(route.source, Detach(route=route.id)) for route in self._inputs[node]]
+        told = [*detached, *self._settle(node, lambda _: True)]
+        return [message for message in told if message.node in self._memory and message.node not in self._gone]
 
     def snapshot(self, route: DataRoute) -> RouteSnapshot | None:
         """Counters of ``route``; None before both ends were there or when an end has spoilt its header; the last ones

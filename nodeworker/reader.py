@@ -20,7 +20,7 @@ from nodeworker.link import Link
 from nodeworker.loop import Lost, Mailbox
 from nodeworker.remote import DaemonHost
 from nodeworker.wiring import Wiring
-from protocol.messages import Drain, Ping, Pong, Reply, RequestFailed, Segment, SegmentMapped, ToWorker
+from protocol.messages import Detach, Drain, Ping, Pong, Reply, RequestFailed, Segment, SegmentMapped, ToWorker
 from protocol.messages import Link as LinkMessage
 
 
@@ -82,6 +82,8 @@ class Reader:
             self._link.send(self._wiring.map_segment(message, descriptors[0]))
         elif isinstance(message, SegmentMapped):
             self._wiring.confirm(message)
+        elif isinstance(message, Detach):
+            self._wiring.detach(message)
         elif isinstance(message, Reply | RequestFailed):
             self._host.resolve(message)
         else:

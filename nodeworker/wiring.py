@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from nodeworker import codec
 from protocol.errors import error
-from protocol.messages import Configure, Link, Offer, Port, Segment, SegmentMapped
+from protocol.messages import Configure, Detach, Link, Offer, Port, Segment, SegmentMapped
 from shm import Arena, Consumer, Doorbell, Inlet, Outlet, Producer
 
 Grow = Callable[[int, int, int], None]
@@ -71,6 +71,11 @@ class Wiring:
         """Every consumer follows: the arena may use the segment, and whoever waits for room is woken."""
         if self.arena is not None:
             self.arena.confirm(message.index)
+        self.bell.ring()
+
+    def detach(self, message: Detach) -> None:
+        """Nobody takes from this route any more: whoever waits for its credits is woken and gets RouteClosed."""
+        self._producer(message.route).close()
         self.bell.ring()
 
     def inlet(self) -> Inlet:

@@ -11,7 +11,7 @@ import pytest
 import shm
 from chronetixd.wiring import DataRoute, ToNode, Wiring
 from protocol.errors import ChronetixError
-from protocol.messages import Link, Offer, Segment, SegmentMapped
+from protocol.messages import Detach, Link, Offer, Segment, SegmentMapped
 
 ROUTES = (DataRoute("r1", "source", "left"), DataRoute("r2", "source", "right"))
 NODES = ("source", "left", "right")
@@ -158,12 +158,12 @@ def test_a_consumer_that_is_not_linked_yet_gets_the_segment_with_its_link(
     assert sent(offered.ready("right")) == [("source", SegmentMapped(index=1))]
 
 
-def test_a_consumer_that_is_gone_does_not_hold_growth_up(offered: Wiring, nodes: dict[str, Node]) -> None:
+def test_a_consumer_that_is_gone_is_detached_and_holds_no_growth_up(offered: Wiring, nodes: dict[str, Node]) -> None:
     for name in NODES:
         offered.link(name)
     offered.grow("source", Segment(index=1), nodes["source"].segment())
     offered.mapped("left", SegmentMapped(index=1, route="r1"))
-    assert sent(offered.gone("right")) == [("source", SegmentMapped(index=1))]
+    assert sent(offered.gone("right")) == [("source", Detach(route="r2")), ("source", SegmentMapped(index=1))]
     assert sent(offered.grow("source", Segment(index=2), nodes["source"].segment())) == [
         ("left", Segment(index=2, route="r1"))
     ]
