@@ -193,16 +193,11 @@ impl Producer {
             return false;
         }
         let goal = self.goal();
-        if arm && !self.route.protocol.is(Mutant::WaitArmsUnreadyOnly) {
+        let ready = self.ready(goal);
+        if arm && !(ready && self.route.protocol.is(Mutant::WaitArmsUnreadyOnly)) {
             self.arm(goal);
         }
-        if self.ready(goal) {
-            return false;
-        }
-        if arm {
-            self.arm(goal);
-        }
-        true
+        !ready
     }
 
     /// `waiting_room`
