@@ -15,6 +15,7 @@
 
 #include <stdlib.h>
 
+#include "hints.h"
 #include "memory.h"
 
 #define CHX_NONE UINT32_MAX
@@ -280,11 +281,15 @@ static inline enum chx_status chx_slab_make(struct chx_arena *arena, uint32_t cl
     return CHX_OK;
 }
 
+static inline uint8_t *chx_run_data(const struct chx_arena *arena, const struct chx_run *run) {
+    return arena->segments[run->segment].map.base + (uint64_t)run->page * CHX_PAGE;
+}
+
 static inline void chx_extent_place(const struct chx_arena *arena, const struct chx_run *run, uint64_t inside,
                                     struct chx_extent *extent) {
     extent->segment = run->segment;
     extent->offset = (uint64_t)run->page * CHX_PAGE + inside;
-    extent->data = arena->segments[run->segment].map.base + extent->offset;
+    extent->data = chx_run_data(arena, run) + inside;
 }
 
 static inline enum chx_status chx_small_alloc(struct chx_arena *arena, uint32_t length, struct chx_extent *extent) {
@@ -300,6 +305,7 @@ static inline enum chx_status chx_small_alloc(struct chx_arena *arena, uint32_t 
     uint32_t object = slab->stack[--slab->free];
     slab->refs[object] = 1;
     if (slab->free == 0) chx_list_remove(arena, &arena->classes[class], index);
+    if (slab->free) chx_prefetch_write(chx_run_data(arena, run) + slab->stack[slab->free - 1] * bytes);
     extent->handle = (uint64_t)index << 16 | object;
     chx_extent_place(arena, run, (uint64_t)object * bytes, extent);
     arena->used += bytes;

@@ -8,6 +8,7 @@
 #include "credit.h"
 #include "doorbell.h"
 #include "header.h"
+#include "hints.h"
 #include "memory.h"
 #include "ring.h"
 #include "spin.h"

@@ -10,6 +10,7 @@
 
 #include "clock.h"
 #include "doorbell.h"
+#include "hints.h"
 #include "memory.h"
 
 enum chx_consumer_state {
@@ -219,6 +220,8 @@ static inline enum chx_status chx_consumer_take(struct chx_consumer *c, struct c
     enum chx_status status = chx_consumer_look(c, out);
     if (status != CHX_OK) return status;
     out->stamp = ++c->position;
+    chx_prefetch_read(&c->desc[(c->position + 1) & c->mask]); /* not the next one: the producer may be writing it */
+    chx_prefetch_read(out->data);
     out->seq = c->header.base_seq + c->taken++;
     atomic_store_explicit(&c->credit->stats.taken, c->taken, memory_order_relaxed);
     uint64_t now = chx_now_ns();

@@ -234,6 +234,7 @@ static inline int chx_producer_commit(struct chx_producer *p, const struct chx_e
 
     atomic_thread_fence(memory_order_seq_cst);
     uint64_t wait_for = chx_read(&p->credit->wait_for);
+    chx_prefetch_write(&p->desc[(p->position + 1) & p->mask]); /* not the next one: the consumer may be looking at it */
     chx_producer_peak(p);
     if (wait_for - first - 1 >= stamp - first) return 0; /* not one of first + 1 .. stamp */
     chx_count(&p->ring->stats.wakes, 1);
