@@ -101,13 +101,13 @@ class Spares:
 
     def take(self) -> Spare | None:
         """One that lives, if there is one. In any case the refilling waits for a quiet moment."""
+        taken = None
+        for pid in self.ready:
+            if not _ended(self._idle[pid].process):
+                taken = self._idle.pop(pid)
+                break
         self.refill(QUIET_S)
-        for pid, spare in tuple(self._idle.items()):
-            if spare.streams is self._coming or _ended(spare.process):
-                continue
-            del self._idle[pid]
-            return spare
-        return None
+        return taken
 
     def refill(self, after_s: float = 0.0) -> None:
         """Fill up, ``after_s`` from now; a later call counts instead of an earlier one."""

@@ -99,6 +99,13 @@ def test_spares_become_the_workers_and_are_replaced(peer: Any, watch: Any, flow:
     assert set(watch()).isdisjoint(pids(peer, "f"))
 
 
+def test_a_single_one_that_was_taken_is_replaced(peer: Any, watch: Any, flow: Any) -> None:
+    spares = watch()
+    peer.call("submit", name="f", wait="running", **flow("a"))
+    (left,) = set(spares) - pids(peer, "f")
+    assert left in watch()
+
+
 def test_a_spare_is_in_its_place_like_any_worker(peer: Any, watch: Any, flow: Any, tmp_path: Path) -> None:
     watch()
     peer.call("submit", name="f", wait="running", **flow("a", "b", "c"))
