@@ -2,8 +2,9 @@
 
 Rules:
 
-* The first eight bytes of a frame are its number: phase in the upper bits, count in the lower 40. Every number is
-  checked.
+* The first eight bytes of a frame are its number: phase in the upper bits, count below. Every number is checked.
+* In throughput the count goes round after TURN frames, so that small frames are written beforehand, not while they are
+  timed. A gap of whole turns shows too: what was sent is compared with what was received.
 * A phase ends with a frame that carries minus the phase. It is sent again until the other end says that it has it,
   because some peers lose frames. What still arrives of an earlier phase is not counted.
 * Phase 1 warms up, phase 2 counts. Time runs from before the first send until the end marker is taken.
@@ -21,6 +22,7 @@ import struct
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
+from itertools import cycle
 from typing import Any
 
 from bench.cells import Cell, Sample
@@ -28,8 +30,10 @@ from bench.peers import Link
 
 NUMBER = struct.Struct("<q")
 PHASE_SHIFT = 40
-NOTHING = NUMBER.pack(0)
-"""Stands for a frame of no phase when ``receive`` was woken for nothing."""
+TURN = 256
+"""Numbers of a throughput phase."""
+PREPARED_MAX = 4096
+"""Bytes up to which every number has a frame of its own; larger frames are one buffer, numbered as it is sent."""
 END_FRAME = 64
 """Bytes of an end marker."""
 RESEND_AFTER = 0.05
@@ -72,36 +76,76 @@ def begin_apart(first: bool) -> None:
 # -- throughput ----------------------------------------------------------------------------------------------
 
 
-def send_for(send: Callable[[Any], object], frame: bytearray, phase: int, seconds: float) -> int:
+def send_for(send: Callable[[Any], object], size: int, phase: int, seconds: float) -> int:
     """Send numbered frames for ``seconds``; how many."""
-    pack, clock = NUMBER.pack_into, time.monotonic
-    number = first = phase << PHASE_SHIFT
-    batch = 16 if len(frame) < 1 << 16 else 1
+    numbers = numbers_of(phase)
+    if size > PREPARED_MAX:
+        return send_one_by_one(send, bytearray(size), numbers, seconds)
+    frames = [bytearray(size) for _ in numbers]
+    for frame, number in zip(frames, numbers, strict=True):
+        NUMBER.pack_into(frame, 0, number)
+    turns, clock = 0, time.monotonic
     deadline = clock() + seconds
     while clock() < deadline:
-        for _ in range(batch):
-            pack(frame, 0, number)
+        for frame in frames:
             send(frame)
-            number += 1
-    return number - first
+        turns += 1
+    return turns * TURN
+
+
+def send_one_by_one(send: Callable[[Any], object], frame: bytearray, numbers: list[int], seconds: float) -> int:
+    """Number and send the same buffer again and again; how often."""
+    pack, clock = NUMBER.pack_into, time.monotonic
+    sent = 0
+    deadline = clock() + seconds
+    while clock() < deadline:
+        pack(frame, 0, numbers[sent % TURN])
+        send(frame)
+        sent += 1
+    return sent
+
+
+def numbers_of(phase: int) -> list[int]:
+    """The numbers of a throughput phase, in order."""
+    return list(range(phase << PHASE_SHIFT, (phase << PHASE_SHIFT) + TURN))
 
 
 def take_until_end(receive: Callable[[], Any], phase: int) -> tuple[int, int]:
     """Take frames until the end of ``phase``; (received, repeated or out of order)."""
-    unpack, end = NUMBER.unpack_from, -phase
-    expected = first = phase << PHASE_SHIFT
-    lost = repeated = 0
+    turn, begin = numbers_of(phase), 0
+    received = repeated = 0
     while True:
-        (number,) = unpack(receive() or NOTHING)
-        if number == expected:
-            expected += 1
-        elif number == end:
-            return expected - first - lost, repeated
-        elif number > expected and number >> PHASE_SHIFT == phase:
-            lost += number - expected
-            expected = number + 1
-        elif number >> PHASE_SHIFT == phase:
+        in_order, number = take_in_order(receive, turn[begin:] + turn[:begin])
+        received += in_order
+        begin = (begin + in_order) % TURN
+        if number == -phase:
+            return received, repeated
+        if number is None or number >> PHASE_SHIFT != phase:
+            continue
+        gap = (number - turn[begin]) % TURN
+        if gap < TURN // 2:
+            received += 1
+            begin = (begin + gap + 1) % TURN
+        else:
             repeated += 1
+
+
+def take_in_order(receive: Callable[[], Any], turn: list[int]) -> tuple[int, int | None]:
+    """Take frames as long as their numbers go round as ``turn`` does; (how many, the number that did not fit).
+
+    The number is None when ``receive`` was woken for nothing.
+    """
+    unpack = NUMBER.unpack_from
+    received = 0
+    while True:
+        for expected in turn:
+            frame = receive()
+            if frame is None:
+                return received + turn.index(expected), None
+            (number,) = unpack(frame)
+            if number != expected:
+                return received + turn.index(expected), number
+        received += TURN
 
 
 def end_phase(link: Link, wire: socket.socket, phase: int) -> Report:
@@ -118,14 +162,13 @@ def end_phase(link: Link, wire: socket.socket, phase: int) -> Report:
 
 def send_end(link: Link, wire: socket.socket, cell: Cell, others: Iterable[int]) -> Report:
     """The sender of a throughput cell."""
-    frame = bytearray(cell.size)
     send = link.loan or link.send if cell.mode == "loan" else link.send
     begin_apart(True)
-    send_for(send, frame, 1, cell.warm_up)
+    send_for(send, cell.size, 1, cell.warm_up)
     end_phase(link, wire, 1)
     begin_apart(True)
     cpu, start = cpu_ns(others), time.monotonic()
-    sent = send_for(send, frame, 2, cell.seconds)
+    sent = send_for(send, cell.size, 2, cell.seconds)
     answer = end_phase(link, wire, 2)
     spent = cpu_ns(others) - cpu
     return {
@@ -222,12 +265,11 @@ def echo_end(link: Link, wire: socket.socket) -> None:
 
 def alone(here: Link, there: Link, cell: Cell) -> Report:
     """A cell whose two ends are one thread: send, take, (echo, take,) again."""
-    frame = bytearray(cell.size)
     trips = cell.mode == "roundtrip"
     step = alone_trips if trips else alone_frames
-    step(here, there, frame, 1, cell.warm_up)
+    step(here, there, cell.size, 1, cell.warm_up)
     cpu, start = cpu_ns(), time.monotonic()
-    count, wrong, times = step(here, there, frame, 2, cell.seconds)
+    count, wrong, times = step(here, there, cell.size, 2, cell.seconds)
     elapsed = time.monotonic() - start
     report: Report = {
         "sent": count,
@@ -242,27 +284,24 @@ def alone(here: Link, there: Link, cell: Cell) -> Report:
     return report
 
 
-def alone_frames(here: Link, there: Link, frame: bytearray, phase: int, seconds: float) -> tuple[int, int, list[int]]:
+def alone_frames(here: Link, there: Link, size: int, phase: int, seconds: float) -> tuple[int, int, list[int]]:
     """Send and take for ``seconds``; (frames, wrong numbers, no times)."""
-    pack, unpack, clock = NUMBER.pack_into, NUMBER.unpack_from, time.monotonic
-    send, receive = here.send, there.receive
-    wrong, number = 0, phase << PHASE_SHIFT
-    first = number
-    batch = 16 if len(frame) < 1 << 16 else 1
-    deadline = clock() + seconds
-    while clock() < deadline:
-        for _ in range(batch):
-            pack(frame, 0, number)
-            send(frame)
-            wrong += unpack(receive())[0] != number
-            number += 1
-    return number - first, wrong, []
+    unpack, receive = NUMBER.unpack_from, there.receive
+    wrong, expected, send = 0, iter(cycle(numbers_of(phase))), here.send
+
+    def send_and_take(frame: bytearray) -> None:
+        nonlocal wrong
+        send(frame)
+        wrong += unpack(receive())[0] != next(expected)
+
+    return send_for(send_and_take, size, phase, seconds), wrong, []
 
 
-def alone_trips(here: Link, there: Link, frame: bytearray, phase: int, seconds: float) -> tuple[int, int, list[int]]:
+def alone_trips(here: Link, there: Link, size: int, phase: int, seconds: float) -> tuple[int, int, list[int]]:
     """Send, take, echo and take back for ``seconds``; (trips, wrong numbers, ns of each)."""
     pack, unpack, clock = NUMBER.pack_into, NUMBER.unpack_from, time.perf_counter_ns
     send, take, reply, receive = here.send, there.receive, there.reply, here.receive
+    frame = bytearray(size)
     times: list[int] = []
     wrong, number = 0, phase << PHASE_SHIFT
     now = clock()

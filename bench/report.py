@@ -190,8 +190,9 @@ def targets(samples: Samples) -> list[Target]:
 # -- the whole ----------------------------------------------------------------------------------------------
 
 DEFINITIONS = (
-    "throughput: the sender writes a number into the first 8 bytes of one warm buffer and sends it; the receiver",
-    "  checks the number of every frame and drops it without reading the rest. Time runs to the end marker's arrival.",
+    "throughput: the first 8 bytes of a frame are its number. Up to 4 KiB the sender sends 256 numbered frames in",
+    "  turn, above it numbers one warm buffer anew. The receiver checks the number of every frame and drops it without",
+    "  reading the rest. Time runs to the end marker's arrival.",
     "loan: as throughput, but the sender writes only those 8 bytes, in place; the payload is not touched otherwise.",
     "roundtrip: one frame there and the same bytes back, one on its way; p50 and p99 of each.",
     "lost: sent and never received. cpu s/M: processor seconds of all processes for a million frames (or trips).",
