@@ -18,9 +18,9 @@ static int waiting_credits(const Outlet *self, int arm) {
         uint64_t goal = chx_producer_goal(end);
         uint32_t used = chx_outstanding(end) + end->reserved;
         int low = goal ? used <= end->low : chx_producer_has_credit(end);
-        if (low || chx_producer_ready(end, goal)) continue;
-        waits = 1;
-        if (arm) chx_producer_arm(end, goal);
+        if (low) continue;
+        if (!chx_producer_ready(end, goal)) waits = 1;
+        if (arm) chx_producer_arm(end, goal); /* also when ready: a starving consumer may find a frame elsewhere */
     }
     return waits;
 }
@@ -76,9 +76,9 @@ static int waiting_sleep(Outlet *self, int for_room, uint64_t deadline) {
     struct native_sleeper sleeper;
     if (native_bell_enter(self->bell, &sleeper) != 0) return -1;
     int woken = 1;
-    waiting_look(self, for_room, 1);
+    int waits = waiting_look(self, for_room, 1);
     atomic_thread_fence(memory_order_seq_cst); /* partners: chx_consumer_return, chx_consumer_nudge */
-    if (waiting_look(self, for_room, 0)) {
+    if (waits && waiting_look(self, for_room, 0)) {
         uint64_t start = chx_now_ns();
         waiting_count(self, for_room);
         woken = native_bell_sleep(self->bell, &sleeper, deadline);

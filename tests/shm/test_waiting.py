@@ -407,6 +407,28 @@ def test_closing_at_this_end_wakes_a_sender_in_another_thread(make_route):
     assert len(caught) == 1
 
 
+def test_a_frame_returned_while_its_taker_sleeps_wakes_a_sender_that_waits_for_more(make_route):
+    """The sender wants both credits back (credit_low 0), but one is enough for the frame that the taker waits for."""
+    route = make_route(credits=2, low=0)
+    route.outlet.send(b"0")
+    route.outlet.send(b"1")
+    first, second = route.take(), route.take()
+    taken = []
+    taker = threading.Thread(target=lambda: taken.append(bytes(route.inlet.take())))
+    taker.start()
+    while not route.view()["consumer_sleeps"]:
+        pass
+    sender = threading.Thread(target=lambda: route.outlet.send(b"2"))
+    sender.start()
+    while not route.view()["producer_sleeps"]:
+        pass
+    second.release()
+    taker.join()
+    sender.join()
+    assert taken == [b"2"]
+    first.release()
+
+
 def test_a_bell_is_not_closed_under_a_sleeper():
     bell = shm.Doorbell()
     thread = threading.Thread(target=bell.wait)

@@ -1,7 +1,7 @@
 /* ARENA: payload memory of one producing process, in sealed segments; the allocator itself is private.
  *
  * Nothing about allocation is shared, so nothing of it can be corrupted by a peer. Extents are 64-byte aligned. Small
- * ones (up to 3584 bytes) are objects of a class in a slab of 8 pages; larger ones are runs of whole pages. What was
+ * ones (up to 3584 bytes) are objects of a class in a slab of 8 pages (or 1); larger ones are runs of whole pages. What was
  * freed last is handed out first, because it is still in the cache. Every operation is constant time or nearly so,
  * whatever the size. Calls on one arena are serialised by the caller.
  *
@@ -262,11 +262,16 @@ static inline uint32_t chx_run_take(struct chx_arena *arena, uint32_t pages) {
 
 /* ---- extents ---------------------------------------------------------------------------------------------------- */
 
+/* In an arena that frames held for long have left no room for a whole slab in, one of a single page. */
 static inline enum chx_status chx_slab_make(struct chx_arena *arena, uint32_t class) {
-    uint32_t total = CHX_SLAB_PAGES * CHX_PAGE / (chx_class_lines[class] * CHX_LINE);
+    uint32_t bytes = chx_class_lines[class] * CHX_LINE, total = CHX_SLAB_PAGES * CHX_PAGE / bytes;
     struct chx_slab *slab = malloc(sizeof *slab + total * (sizeof(uint16_t) + sizeof(uint32_t)) + sizeof(uint32_t));
     if (!slab) return CHX_NO_MEMORY;
     uint32_t run = chx_run_take(arena, CHX_SLAB_PAGES);
+    if (run == CHX_NONE) {
+        run = chx_run_take(arena, 1);
+        total = CHX_PAGE / bytes;
+    }
     if (run == CHX_NONE) {
         free(slab);
         return CHX_WOULD_BLOCK;

@@ -235,11 +235,14 @@ static inline enum chx_status chx_consumer_take(struct chx_consumer *c, struct c
  *
  * Order: reads of the payload -> stamp (release) -> returned += 1 (seq_cst) -> wake_at (seq_cst). Partners:
  * chx_producer_look acquires returned; chx_producer_arm stores wake_at -> fence -> loads returned. Exactly one call
- * sees each count, so exactly one rings for it. */
+ * sees each count, so exactly one rings for it. While the taker sleeps (wait_for), any return rings a producer that
+ * sleeps for a later count: it has a credit now, and nobody else would tell it; see chx_consumer_nudge. */
 static inline void chx_consumer_return(struct chx_consumer *c, uint64_t stamp) {
     atomic_store_explicit(&c->credit->stamp[(stamp - 1) & c->mask], stamp, memory_order_release);
     uint64_t returned = atomic_fetch_add_explicit(&c->credit->returned, 1, memory_order_seq_cst) + 1;
-    if (atomic_load_explicit(&c->ring->wake_at, memory_order_seq_cst) != returned) return;
+    uint64_t wake_at = atomic_load_explicit(&c->ring->wake_at, memory_order_seq_cst);
+    if (wake_at < returned) return;
+    if (wake_at > returned && !atomic_load_explicit(&c->credit->wait_for, memory_order_seq_cst)) return;
     atomic_fetch_add_explicit(&c->credit->stats.wakes, 1, memory_order_relaxed);
     chx_bell_ring(c->bell);
 }

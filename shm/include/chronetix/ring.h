@@ -145,7 +145,9 @@ static inline enum chx_status chx_producer_reclaim(struct chx_producer *p, uint3
     uint32_t next;
     for (uint32_t slot = p->head; slot != CHX_NONE && due && looks; slot = next, looks--) {
         next = p->slots[slot].next;
-        if (chx_read(&p->credit->stamp[slot]) != p->slots[slot].stamp) continue;
+        /* acquire; partner: the stamp in chx_consumer_return. `returned` alone orders only what it counted: a later
+         * return may have stored its stamp and not yet its count, and be taken for one that was counted. */
+        if (atomic_load_explicit(&p->credit->stamp[slot], memory_order_acquire) != p->slots[slot].stamp) continue;
         chx_slot_free(p, slot);
         due--;
     }
