@@ -21,6 +21,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from rich.console import Console
@@ -183,8 +184,12 @@ def show_routes(routes: list[dict[str, Any]], seconds: float) -> None:
     out.print(table)
 
 
+def interrupted(number: int, _frame: FrameType | None) -> None:
+    """Leave through every ``finally``."""
+    sys.exit(128 + number)
+
+
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:
-        sys.exit(130)
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, interrupted)
+    sys.exit(main())
