@@ -18,6 +18,7 @@ from typing import Any
 
 import structlog
 
+from chronetixd.output import waiting
 from protocol.descriptors import MAX_PER_SENDMSG, Channel, pieces
 from protocol.errors import ChronetixError, error
 from protocol.messages import MAX_FRAME, Message
@@ -58,6 +59,7 @@ class Connection:
         self._flushing = False
         self._writing = False
         self._reading = False
+        self._received = 0
         self._unwritable = False
         self._closing = False
         self.backlog = 0
@@ -92,8 +94,10 @@ class Connection:
             self._loop.call_soon(self._flush_soon)
 
     def drain_input(self) -> None:
-        """Hand on everything that has arrived. For when the peer is known to be dead."""
-        while self._fd >= 0 and self._reading and self._readable():
+        """Hand on everything that has arrived. For when the peer is known to be dead; a process that inherited its
+        socket may go on sending, which is not waited for."""
+        enough = self._received + waiting(self._fd) if self._fd >= 0 else 0
+        while self._fd >= 0 and self._reading and self._received <= enough and self._readable():
             pass
 
     def close_after_flush(self) -> None:
@@ -127,6 +131,7 @@ class Connection:
             return False
         except OSError:
             data, ancillary, flags = b"", [], 0
+        self._received += len(data)
         descriptors = _descriptors(ancillary)
         fault: ChronetixError | None = None
         try:

@@ -7,7 +7,10 @@ escapes. The last lines of stderr are kept for the reason of a failure.
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
+import sys
+import termios
 from collections import deque
 from collections.abc import Callable
 
@@ -19,6 +22,11 @@ TAIL_LINES = 20
 
 READ_SIZE = 64 * 1024
 """One turn of reading: a pipe's usual capacity, so that no worker holds the loop for long."""
+
+
+def waiting(fd: int) -> int:
+    """Bytes that could be read from a pipe or stream socket now."""
+    return int.from_bytes(fcntl.ioctl(fd, termios.FIONREAD, bytes(4)), sys.byteorder)
 
 
 class LineCutter:
@@ -78,9 +86,13 @@ class Output:
         loop.add_reader(fd, self._readable)
 
     def finish(self) -> None:
-        """Read what is there now, then close. For when the worker has gone; idempotent."""
-        while self._fd >= 0 and self._readable():
-            pass
+        """Read what is there now, then close. For when the worker has gone; idempotent.
+
+        What comes meanwhile is not waited for: a process that left the worker's group may go on writing for ever.
+        """
+        left = waiting(self._fd) if self._fd >= 0 else 0
+        while left > 0 and self._fd >= 0 and self._readable():
+            left -= READ_SIZE
         self.close()
 
     def close(self) -> None:

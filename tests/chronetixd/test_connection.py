@@ -179,3 +179,23 @@ def test_closing_after_the_flush_sends_everything_first(ends: Ends, until: Any) 
     assert ends.peer.recv(1000) == encode(Started())
     assert ends.peer.recv(1000) == b""
     assert ends.ended == []
+
+
+def test_draining_does_not_read_on_while_somebody_goes_on_sending(ends: Ends) -> None:
+    def send_more(_message: Any, _descriptors: list[int]) -> None:
+        if len(ends.got) < 100:
+            ends.peer.send(encode(Started()))
+
+    ends.handle = send_more
+    ends.peer.send(encode(Ready()))
+    ends.connection.drain_input()
+    assert 1 <= len(ends.got) <= 3
+
+
+def test_draining_reads_all_that_is_there_although_descriptors_cut_it_into_pieces(ends: Ends) -> None:
+    for index in range(10):
+        socket.send_fds(ends.peer, [encode(Segment(index=index))], [ends.peer.fileno()])
+    ends.peer.shutdown(socket.SHUT_WR)
+    ends.connection.drain_input()
+    assert [message.index for message in ends.got] == list(range(10))
+    assert ends.ended == [None]

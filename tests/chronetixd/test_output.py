@@ -56,3 +56,20 @@ def test_finishing_does_not_wait_for_a_grandchild_that_holds_the_pipe(loop: Any)
     output.finish()
     os.close(write)
     assert lines == ["said"]
+
+
+def test_finishing_does_not_read_on_while_somebody_goes_on_writing(loop: Any) -> None:
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    lines: list[str] = []
+
+    def refill(line: str) -> None:
+        lines.append(line)
+        if len(lines) < 100:
+            os.write(write, b"more\n")
+
+    output = Output(loop, read, refill, lambda: None)
+    os.write(write, b"said\n")
+    output.finish()
+    os.close(write)
+    assert lines == ["said"]
