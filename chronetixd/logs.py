@@ -11,12 +11,14 @@ import logging
 import os
 import sys
 import time
+from contextlib import suppress
 from typing import Any, Literal, TextIO
 
 import msgspec
 import structlog
 
 from chronetixd.feed import Feed
+from chronetixd.output import MAX_LINE
 
 LOG_CAPACITY = 10_000
 """Lines kept of all workers together."""
@@ -58,14 +60,17 @@ class Logs:
     def logged(
         self, flow: str, node: str, pid: int, level: str, line: str, unix_ns: int, fields: dict[str, Any]
     ) -> None:
-        """A plugin logged ``line`` with ``fields``."""
+        """A plugin logged ``line`` with ``fields``; what is too long of either is cut or left out."""
         at = unix_ns or time.time_ns()
+        size = len(repr(fields))
+        if len(line) > MAX_LINE or size > MAX_LINE:
+            self.cut_lines += 1
+            line = line[:MAX_LINE]
+            fields = fields if size <= MAX_LINE else {"left_out": f"fields of {size} characters"}
         record = LogRecord(unix_ns=at, flow=flow, node=node, stream="log", level=level, line=line, fields=fields)
-        self.feed.append(record, len(line) + len(repr(fields)))
-        own = {
-            key if key not in ("flow", "node", "pid", "event") else f"{key}_": value for key, value in fields.items()
-        }
-        getattr(self._log, level)(line, flow=flow, node=node, pid=pid, **own)
+        self.feed.append(record, len(line) + size)
+        # Not as keywords: a plugin may call its fields what it likes, also "exception" or "method_name".
+        getattr(self._log, level)(line, flow=flow, node=node, pid=pid, **({"fields": fields} if fields else {}))
 
 
 def configure(level: str, fmt: Literal["auto", "console", "json"], stream: TextIO | None = None) -> None:
@@ -86,9 +91,24 @@ def configure(level: str, fmt: Literal["auto", "console", "json"], stream: TextI
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level.upper())),
-        logger_factory=structlog.PrintLoggerFactory(file=out),
+        logger_factory=lambda *_: _Lines(out),
         cache_logger_on_first_use=False,
     )
+
+
+class _Lines:
+    """Writes records to ``stream``. One that nobody takes (its reader has gone, the disk is full) is lost: a daemon
+    that cannot log still has flows to run."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def _write(self, record: str) -> None:
+        with suppress(OSError):
+            self._stream.write(record + "\n")
+            self._stream.flush()
+
+    debug = info = warning = error = critical = exception = _write
 
 
 def _with_pid(_logger: Any, _method: str, record: Any) -> Any:
