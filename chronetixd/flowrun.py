@@ -35,6 +35,10 @@ from protocol import messages as wire
 from protocol.errors import ChronetixError, error
 from protocol.framing import type_of
 
+MAX_FAULT_TEXT = 4 * 1024
+MAX_TRACEBACK = 64 * 1024
+"""Characters that are kept of a worker's fault: it goes into events, lists and descriptions."""
+
 SILENT_EXIT_S = 2.0
 """How long a worker may live on after it closed its control socket."""
 
@@ -317,6 +321,7 @@ class FlowRun:
             case wire.Finished(result=result):
                 self.dispatch(NodeEvent(node, life.HasFinished(result)))
             case wire.Fault(phase=phase, error=name, message=text, traceback=trace):
+                name, text, trace = name[:MAX_FAULT_TEXT], text[:MAX_FAULT_TEXT], trace[-MAX_TRACEBACK:]
                 worker.fault = {"phase": phase, "error": name, "message": text, "traceback": trace}
                 consequence = name == "RouteClosed"
                 self.dispatch(NodeEvent(node, life.Faulted(phase, f"{name}: {text}", consequence)))

@@ -20,6 +20,9 @@ MAX_LINE = 16 * 1024
 TAIL_LINES = 20
 """Last lines of a stream that are kept."""
 
+MAX_TAIL_LINE = 1024
+"""Characters of each of them."""
+
 READ_SIZE = 64 * 1024
 """One turn of reading: a pipe's usual capacity, so that no worker holds the loop for long."""
 
@@ -121,5 +124,5 @@ class Output:
 
     def _pass_on(self, lines: list[str]) -> None:
         for line in lines:
-            self.tail.append(line)
+            self.tail.append(line[:MAX_TAIL_LINE])
             self._on_line(line)

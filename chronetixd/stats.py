@@ -9,7 +9,11 @@ from typing import Any
 
 from chronetixd.core.worker import WorkerState
 from chronetixd.flowrun import FlowRun
+from protocol import cbor
 from protocol.contract import Route
+
+MAX_RESULTS = 8 * 1024 * 1024
+"""Bytes of all results of a flow that a description may have: the rest of its message needs room too."""
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -70,7 +74,7 @@ def describe(run: FlowRun) -> dict[str, Any]:
         "reason": run.reason,
         "submitted_unix_ns": run.submitted_unix_ns,
         "changed_unix_ns": run.changed_unix_ns,
-        "nodes": [_describe_node(run, node) for node in run.plan.nodes],
+        "nodes": _describe_nodes(run),
         "routes": [_describe_route(run, route) for route in flow.routes],
         "timers": [
             {"node": manifest.node, "id": timer.id, "interval_ns": timer.schedule.interval_ns}
@@ -84,6 +88,20 @@ def describe(run: FlowRun) -> dict[str, Any]:
         ],
         "flow": dict(flow.raw),
     }
+
+
+def _describe_nodes(run: FlowRun) -> list[dict[str, Any]]:
+    """Every node; results only as far as they fit into one message together, the others by their size."""
+    nodes = [_describe_node(run, node) for node in run.plan.nodes]
+    room = MAX_RESULTS
+    for node in nodes:
+        size = len(cbor.dumps(node["result"])) if node.get("result") is not None else 0
+        if size > room:
+            node["result"] = None
+            node["result_left_out"] = size
+        else:
+            room -= size
+    return nodes
 
 
 def _describe_node(run: FlowRun, node: str) -> dict[str, Any]:

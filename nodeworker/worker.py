@@ -63,6 +63,9 @@ AS_IT_IS = Assign(name="")
 SPARE = Assign(name="spare")
 """The place of a worker that does not know its own yet."""
 
+MESSAGE_LIMIT = 4 * 1024
+"""Characters of a failure's message that are sent."""
+
 TRACEBACK_LIMIT = 64 * 1024
 """Characters of a traceback that are sent; the end, where the cause is, is kept."""
 
@@ -246,11 +249,11 @@ class Worker:
         elif isinstance(reason, ChronetixError):
             name, message = reason.name, f"{reason.message}. {reason.hint}"
         else:
-            name, message = type(reason).__name__, str(reason)
+            name, message = type(reason).__name__, _said(reason)
         text = "".join(traceback.format_exception(reason))[-TRACEBACK_LIMIT:]
         print(text, end="", file=sys.stderr)
         try:
-            self._link.send(Fault(phase=phase, error=name, message=message, traceback=text))
+            self._link.send(Fault(phase=phase, error=name, message=message[:MESSAGE_LIMIT], traceback=text))
         except OSError as gone:
             print(f"chronetix worker: the daemon is gone ({gone}); stopping", file=sys.stderr)
             return DAEMON_GONE
@@ -285,6 +288,14 @@ def _dispatch(number: int, _frame: FrameType | None) -> None:
         _current.on_signal(number)
     elif number == signal.SIGTERM:
         raise SystemExit(TERMINATED)
+
+
+def _said(reason: BaseException) -> str:
+    """Its text; an exception of a plugin may fail to tell."""
+    try:
+        return str(reason)
+    except Exception as defect:
+        return f"(its text cannot be shown: str() raised {type(defect).__name__})"
 
 
 def _rename(name: str) -> None:

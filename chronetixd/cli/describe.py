@@ -117,6 +117,9 @@ def _outcome(node: Mapping[str, Any]) -> Iterator[str]:
         if ended.get("signal") or ended.get("code"):
             yield f"\n{click.style(name, bold=True)} ended with {output.printable(how)}"
             yield from _last_words(ended.get("fault"), _lines(ended.get("stderr_tail")))
+    if node.get("result_left_out"):
+        size = output.size(node["result_left_out"])
+        yield f"\n{click.style(name, bold=True)} result of {size} is not shown: too large for one answer"
     if node.get("result") is not None:
         yield f"\n{click.style(name, bold=True)} result"
         yield from (f"  {output.printable(line)}" for line in output.to_json(node["result"], indent=2).splitlines())
