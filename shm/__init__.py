@@ -15,6 +15,7 @@ headers under `include/chronetix` are the same in C11 for workers in other langu
 from shm._native import (
     ABI_VERSION,
     Arena,
+    Batch,
     Consumer,
     Doorbell,
     Frame,
@@ -33,6 +34,7 @@ from shm._native import (
 __all__ = [
     "ABI_VERSION",
     "Arena",
+    "Batch",
     "Consumer",
     "Doorbell",
     "Frame",

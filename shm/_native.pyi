@@ -6,7 +6,7 @@ them: after ``fork()`` a child may read frames it inherited; anything else raise
 does not return.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, TypedDict, final
 
 import numpy.typing as npt
@@ -170,6 +170,27 @@ class Outlet:
         """Copy ``data`` (any C-contiguous buffer) into the arena and commit it to every route; its sequence number on
         the first, -1 if that one dropped it. All routes get it or none. Raises WouldBlock when the time is up,
         RouteClosed, PeerFault, FrameTooLarge, MemoryError."""
+    def send_many(
+        self,
+        data: Buffer,
+        size: int,
+        timeout_ns: int = -1,
+        *,
+        schema: int = 0,
+        deadline_ns: int = 0,
+        trace: int = 0,
+        input_seq: int = 0,
+    ) -> int:
+        """Send ``data`` (any C-contiguous buffer) as consecutive frames of ``size`` bytes each, all with these tags,
+        waiting for credits and room as needed; how many have gone (sent, or dropped by routes that may drop).
+
+        Fewer than there are only when the time is up or a route has ended meanwhile: send the rest again, and the call
+        raises what ``send`` raises if that is still so. It is raised at once when no frame has gone. (Other exceptions,
+        such as of signal handlers and ``on_grow``, come half-way too: ``Producer.position`` tells how far it was.)
+
+        Frames go out in runs of what there are credits for, up to 64 KiB: a run appears at once, has one ``time_ns``
+        and shares its memory, which comes back when all of its frames have. ValueError if ``size`` is below 1 or
+        ``data`` is no whole number of frames."""
     def loan(self, length: int, timeout_ns: int = -1) -> Loan:
         """Raises what ``send`` raises."""
     def wait(self, timeout_ns: int = -1) -> bool:
@@ -221,6 +242,43 @@ class Frame:
         """Return the credit now, or as soon as the last view of it is dropped. Idempotent."""
 
 @final
+class Batch:
+    """Frames of one route, in order, that were taken together; their credits go back together.
+
+    A read-only buffer of all payloads when they are adjacent, else BufferError. Dropping it and every frame, view and
+    array made of it returns the credits.
+    """
+
+    @property
+    def route(self) -> str: ...
+    @property
+    def peer(self) -> str: ...
+    @property
+    def port(self) -> int: ...
+    @property
+    def seq(self) -> int:
+        """Sequence number of the first frame; no gaps follow."""
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all payloads."""
+    @property
+    def adjacent(self) -> bool:
+        """Each payload begins where the one before it ends: frames of one ``send_many`` whose size is a multiple of 64,
+        unless they were taken across two of its runs."""
+    @property
+    def released(self) -> bool: ...
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int) -> Frame:
+        """One of its frames. It holds the whole batch as long as it or a view of it lives."""
+    def __iter__(self) -> Iterator[Frame]: ...
+    def __buffer__(self, flags: int, /) -> memoryview: ...
+    def numpy(self, dtype: npt.DTypeLike = ...) -> npt.NDArray[Any]:
+        """One-dimensional read-only array of ``dtype`` (default uint8) over all payloads one after another: in place
+        when they are adjacent, else of a copy. ValueError if ``nbytes`` is no multiple."""
+    def release(self) -> None:
+        """Return all credits now, or as soon as the last frame or view of it is dropped. Idempotent."""
+
+@final
 class Consumer:
     """Consuming end of one route: owner of its CREDIT. Dropping it detaches."""
 
@@ -269,6 +327,9 @@ class Inlet:
     def take(self, timeout_ns: int = -1) -> Frame | None:
         """The next frame, or None when the time is up, the doorbell was rung for something else, or all have ended.
         Raises PeerFault; the route is then detached and the next call serves the others."""
+    def take_many(self, limit: int, timeout_ns: int = -1) -> Batch | None:
+        """The frames that are there, at least one and at most ``limit`` of one route; the routes take turns. It waits
+        for the first only. None, and exceptions, as ``take``."""
     def arm(self) -> bool:
         """For a foreign event loop that polls the doorbell: ask for a ring at the next frame. False: something is
         there already, take it first."""

@@ -10,18 +10,17 @@ enum frame_state { FRAME_HELD, FRAME_RELEASING, FRAME_RETURNED };
 typedef struct {
     PyObject_HEAD
     Consumer *consumer;
+    Batch *batch; /* that it is one of; NULL: it has a credit of its own */
     struct chx_taken taken;
     Py_ssize_t exports;
     uint32_t port;
     uint8_t state;
 } Frame;
 
-PyObject *native_frame_new(Consumer *consumer, const struct chx_taken *taken, uint32_t port) {
+static PyObject *frame_make(Consumer *consumer, Batch *batch, const struct chx_taken *taken, uint32_t port) {
     Frame *self = PyObject_New(Frame, native_Frame);
-    if (!self) {
-        chx_consumer_return(&consumer->end, taken->stamp);
-        return NULL;
-    }
+    if (!self) return NULL;
+    self->batch = batch ? (Batch *)Py_NewRef((PyObject *)batch) : NULL;
     self->consumer = (Consumer *)Py_NewRef((PyObject *)consumer);
     self->taken = *taken;
     self->exports = 0;
@@ -30,16 +29,28 @@ PyObject *native_frame_new(Consumer *consumer, const struct chx_taken *taken, ui
     return (PyObject *)self;
 }
 
-uint64_t native_frame_time(PyObject *frame) { return ((Frame *)frame)->taken.time_ns; }
+PyObject *native_frame_new(Consumer *consumer, const struct chx_taken *taken, uint32_t port) {
+    PyObject *self = frame_make(consumer, NULL, taken, port);
+    if (!self) chx_consumer_return(&consumer->end, taken->stamp);
+    return self;
+}
+
+/* The caller counts it among the exports of the batch, which native_batch_unpin ends. */
+PyObject *native_frame_of_batch(Batch *batch, Consumer *consumer, const struct chx_taken *taken, uint32_t port) {
+    return frame_make(consumer, batch, taken, port);
+}
 
 static void frame_return(Frame *self) {
     if (self->state == FRAME_RETURNED) return;
     self->state = FRAME_RETURNED;
-    if (self->consumer->owner == native_process()) chx_consumer_return(&self->consumer->end, self->taken.stamp);
+    if (self->batch)
+        native_batch_unpin(self->batch);
+    else if (self->consumer->owner == native_process()) chx_consumer_return(&self->consumer->end, self->taken.stamp);
 }
 
 static void frame_dealloc(Frame *self) {
     frame_return(self);
+    Py_XDECREF((PyObject *)self->batch);
     Py_DECREF((PyObject *)self->consumer);
     NATIVE_DEALLOC(self);
 }
@@ -82,21 +93,26 @@ static PyObject *frame_lookup(PyObject **cache, const char *module, const char *
     return *cache;
 }
 
-static PyObject *frame_numpy(Frame *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
-    static const char *const names[] = {"dtype", NULL};
-    static const struct native_signature signature = {"numpy", names, 0, 1};
+/* numpy.frombuffer, which takes no empty buffer. */
+PyObject *native_numpy(PyObject *source, uint64_t bytes, PyObject *dtype) {
     static PyObject *frombuffer, *byte, *empty;
-    PyObject *given[1] = {NULL};
-    if (native_arguments(&signature, args, nargs, kwnames, given)) return NULL;
     if (!frame_lookup(&frombuffer, "numpy", "frombuffer") || !frame_lookup(&byte, "numpy", "uint8") ||
         !frame_lookup(&empty, "numpy", "empty"))
         return NULL;
-    PyObject *dtype = given[0] ? given[0] : byte;
-    if (self->taken.length) return PyObject_CallFunctionObjArgs(frombuffer, (PyObject *)self, dtype, NULL);
+    if (!dtype) dtype = byte;
+    if (bytes) return PyObject_CallFunctionObjArgs(frombuffer, source, dtype, NULL);
     PyObject *zero = PyLong_FromLong(0);
     PyObject *array = zero ? PyObject_CallFunctionObjArgs(empty, zero, dtype, NULL) : NULL;
     Py_XDECREF(zero);
     return array;
+}
+
+static PyObject *frame_numpy(Frame *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
+    static const char *const names[] = {"dtype", NULL};
+    static const struct native_signature signature = {"numpy", names, 0, 1};
+    PyObject *given[1] = {NULL};
+    if (native_arguments(&signature, args, nargs, kwnames, given)) return NULL;
+    return native_numpy((PyObject *)self, self->taken.length, given[0]);
 }
 
 static PyObject *frame_arrow(Frame *self, PyObject *Py_UNUSED(ignored)) {

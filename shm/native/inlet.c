@@ -7,6 +7,8 @@
 
 PyTypeObject *native_Inlet;
 
+#define TAKE_STEP 64u /* frames that a batch has room for at first; it doubles */
+
 typedef struct {
     PyObject_HEAD
     PyObject *tuple;
@@ -19,19 +21,62 @@ typedef struct {
 
 enum scan { FOUND, NOTHING, ALL_ENDED, RAISED };
 
-/* The next frame in turn. A route found faulty is detached and raised; the next scan serves the others. */
-static enum scan inlet_scan(Inlet *self, PyObject **frame) {
+/* What is to be taken next and what was: with `limit` 0 a frame, else a batch of at most so many. */
+struct take {
+    uint32_t limit;
+    PyObject *found;
+    uint64_t time_ns; /* when it was committed (the first of a batch) */
+};
+
+/* The frames of this route that are there, as many as wanted. A run is appended to the last one until one comes short. */
+static enum chx_status inlet_take_run(Consumer *consumer, uint32_t port, struct take *take) {
+    uint32_t room = take->limit < TAKE_STEP ? take->limit : TAKE_STEP, frames, more;
+    struct chx_taken first;
+    enum chx_status status = chx_consumer_look(&consumer->end, &first);
+    if (status != CHX_OK) return status;
+    struct chx_taken *taken = PyMem_Malloc(room * sizeof *taken);
+    if (!taken) return PyErr_NoMemory(), CHX_NO_MEMORY;
+    status = chx_consumer_take_run(&consumer->end, taken, room, &frames);
+    if (status != CHX_OK) { /* a peer that takes back what it has shown */
+        PyMem_Free(taken);
+        return status;
+    }
+    while (frames == room && room < take->limit) {
+        room = take->limit - room < room ? take->limit : 2 * room;
+        struct chx_taken *larger = PyMem_Realloc(taken, room * sizeof *taken);
+        if (!larger) break; /* what there is will do */
+        taken = larger;
+        if (chx_consumer_take_run(&consumer->end, taken + frames, room - frames, &more) != CHX_OK) break;
+        frames += more;
+    }
+    take->time_ns = taken->time_ns;
+    take->found = native_batch_new(consumer, taken, frames, port);
+    return CHX_OK;
+}
+
+static enum chx_status inlet_take_from(Consumer *consumer, uint32_t port, struct take *take) {
+    if (take->limit) return inlet_take_run(consumer, port, take);
+    struct chx_taken taken;
+    enum chx_status status = chx_consumer_take(&consumer->end, &taken);
+    if (status != CHX_OK) return status;
+    take->time_ns = taken.time_ns;
+    take->found = native_frame_new(consumer, &taken, port);
+    return CHX_OK;
+}
+
+/* The next route in turn that has something. One found faulty is detached and raised; the next scan serves the others. */
+static enum scan inlet_scan(Inlet *self, struct take *take) {
     enum scan result = ALL_ENDED;
     Py_ssize_t port = self->next;
     for (Py_ssize_t looks = self->count; looks > 0; looks--) {
         Consumer *consumer = self->consumers[port];
         Py_ssize_t next = port + 1 == self->count ? 0 : port + 1;
-        struct chx_taken taken;
-        switch (chx_consumer_take(&consumer->end, &taken)) {
+        switch (inlet_take_from(consumer, (uint32_t)port, take)) {
             case CHX_OK:
                 self->next = next;
-                *frame = native_frame_new(consumer, &taken, (uint32_t)port);
-                return *frame ? FOUND : RAISED;
+                return take->found ? FOUND : RAISED;
+            case CHX_NO_MEMORY:
+                return RAISED;
             case CHX_FAULT:
                 if (consumer->told) break;
                 consumer->told = 1;
@@ -48,14 +93,14 @@ static enum scan inlet_scan(Inlet *self, PyObject **frame) {
     return result;
 }
 
-static enum scan inlet_spin(Inlet *self, PyObject **frame, uint64_t deadline) {
+static enum scan inlet_spin(Inlet *self, struct take *take, uint64_t deadline) {
     uint32_t cap = chx_spin_cap(&native_wake);
     if (self->spin.ns == 0 || cap == 0) return NOTHING;
     uint64_t start = chx_now_ns(), until = start + self->spin.ns;
     if (until > deadline) until = deadline;
     do {
         for (int i = 0; i < 8; i++) {
-            enum scan result = inlet_scan(self, frame);
+            enum scan result = inlet_scan(self, take);
             if (result != NOTHING) {
                 chx_spin_found(&self->spin, cap, chx_now_ns() - start);
                 return result;
@@ -87,32 +132,46 @@ static void inlet_nudge(const Inlet *self) {
     }
 }
 
-/* What the sleep since `start` that ended with this frame tells about spinning. */
-static void inlet_learn(Inlet *self, PyObject *frame, uint64_t start) {
-    uint64_t committed = native_frame_time(frame);
+/* What the sleep since `start` that ended with a frame of that time tells about spinning. */
+static void inlet_learn(Inlet *self, uint64_t committed, uint64_t start) {
     if (committed < start) return;
     uint64_t after = committed - start;
     chx_wake_took(&native_wake, chx_now_ns() - committed);
     chx_spin_slept(&self->spin, chx_spin_cap(&native_wake), after, native_rings != self->rings);
 }
 
-static enum scan inlet_sleep(Inlet *self, PyObject **frame, uint64_t deadline) {
+static enum scan inlet_sleep(Inlet *self, struct take *take, uint64_t deadline) {
     struct native_sleeper sleeper;
     if (native_bell_enter(self->bell, &sleeper) != 0) return RAISED;
     inlet_arm(self);
-    enum scan result = inlet_scan(self, frame);
+    enum scan result = inlet_scan(self, take);
     if (result == NOTHING) {
         uint64_t start = chx_now_ns();
         inlet_nudge(self);
         int woken = native_bell_sleep(self->bell, &sleeper, deadline);
         if (native_bell_alone(self->bell)) inlet_disarm(self);
-        result = woken < 0 ? RAISED : inlet_scan(self, frame);
-        if (result == FOUND) inlet_learn(self, *frame, start);
+        result = woken < 0 ? RAISED : inlet_scan(self, take);
+        if (result == FOUND) inlet_learn(self, take->time_ns, start);
     } else if (native_bell_alone(self->bell)) {
         inlet_disarm(self);
     }
     native_bell_leave(self->bell, &sleeper);
     return result;
+}
+
+static PyObject *inlet_wait(Inlet *self, uint32_t limit, int64_t timeout_ns) {
+    if (self->count && native_foreign(self->consumers[0]->owner, "inlet")) return NULL;
+    struct take take = {.limit = limit};
+    enum scan result = inlet_scan(self, &take);
+    if (result == NOTHING && timeout_ns != 0) {
+        uint64_t deadline = native_deadline(timeout_ns);
+        result = inlet_spin(self, &take, deadline);
+        if (result == NOTHING) result = inlet_sleep(self, &take, deadline);
+        self->rings = native_rings;
+    }
+    if (result == FOUND) return take.found;
+    if (result == RAISED) return NULL;
+    Py_RETURN_NONE;
 }
 
 static PyObject *inlet_take(Inlet *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
@@ -125,18 +184,19 @@ static PyObject *inlet_take(Inlet *self, PyObject *const *args, Py_ssize_t nargs
             native_i64(given[0], "timeout_ns", &timeout_ns))
             return NULL;
     }
-    if (self->count && native_foreign(self->consumers[0]->owner, "inlet")) return NULL;
-    PyObject *frame = NULL;
-    enum scan result = inlet_scan(self, &frame);
-    if (result == NOTHING && timeout_ns != 0) {
-        uint64_t deadline = native_deadline(timeout_ns);
-        result = inlet_spin(self, &frame, deadline);
-        if (result == NOTHING) result = inlet_sleep(self, &frame, deadline);
-        self->rings = native_rings;
-    }
-    if (result == FOUND) return frame;
-    if (result == RAISED) return NULL;
-    Py_RETURN_NONE;
+    return inlet_wait(self, 0, timeout_ns);
+}
+
+static PyObject *inlet_take_many(Inlet *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
+    static const char *const names[] = {"limit", "timeout_ns", NULL};
+    static const struct native_signature signature = {"take_many", names, 1, 2};
+    PyObject *given[2] = {NULL};
+    int64_t limit = 0, timeout_ns = -1;
+    if (native_arguments(&signature, args, nargs, kwnames, given) || native_i64(given[0], "limit", &limit) ||
+        native_i64(given[1], "timeout_ns", &timeout_ns))
+        return NULL;
+    if (limit < 1) return PyErr_Format(PyExc_ValueError, "limit must be at least 1, not %lld", (long long)limit);
+    return inlet_wait(self, limit < CHX_CREDITS_MAX ? (uint32_t)limit : CHX_CREDITS_MAX, timeout_ns);
 }
 
 /* For a foreign event loop that polls the bell's descriptor itself. */
@@ -211,6 +271,8 @@ static PyObject *inlet_ended(Inlet *self, void *Py_UNUSED(closure)) {
 static PyMethodDef inlet_methods[] = {
     {"take", (PyCFunction)(void (*)(void))inlet_take, METH_FASTCALL | METH_KEYWORDS,
      "The next frame, or None when the time is up, the doorbell was rung for something else, or all have ended."},
+    {"take_many", (PyCFunction)(void (*)(void))inlet_take_many, METH_FASTCALL | METH_KEYWORDS,
+     "Up to `limit` frames of one route that are there, as a Batch; None as take."},
     {"arm", (PyCFunction)inlet_arm_method, METH_NOARGS,
      "Ask for the doorbell at the next frame. False: something is there already, take it first."},
     {NULL, NULL, 0, NULL},

@@ -26,6 +26,7 @@ PyMODINIT_FUNC PyInit__native(void) {
     if (native_process_init() || native_errors_init(module) || native_doorbell_init(module) ||
         native_arena_init(module) || native_producer_init(module) || native_outlet_init(module) ||
         native_loan_init(module) || native_consumer_init(module) || native_frame_init(module) ||
+        native_batch_init(module) ||
         native_inlet_init(module) || native_view_init(module) ||
         PyModule_AddIntConstant(module, "ABI_VERSION", CHX_ABI)) {
         Py_DECREF(module);

@@ -96,9 +96,10 @@ struct Producer {
 
 extern PyTypeObject *native_Producer;
 int native_producer_init(PyObject *module);
+extern Producer *native_told; /* whose end native_producer_raise told just now, for the first time; or NULL */
 void native_producer_raise(Producer *self);
 
-/* ---- outlet.c, waiting.c, loan.c ---- */
+/* ---- outlet.c, run.c, waiting.c, loan.c ---- */
 typedef struct {
     PyObject_HEAD
     PyObject *tuple;
@@ -110,10 +111,12 @@ typedef struct {
     uint64_t short_at; /* arena.frees + 1 when it last ran out of room; 0: it did not */
 } Outlet;
 
-/* One frame on its way: its extent and the routes that have promised a credit for it, one bit each. */
+/* A frame on its way, or a run of them that lie side by side: its extent and the routes that have promised a credit for
+ * each, one bit a route. */
 struct native_claim {
     struct chx_extent extent;
-    uint64_t length;
+    uint64_t length; /* of each */
+    uint32_t frames;
     uint64_t word; /* the bits of up to 64 routes */
     uint64_t *bits;
     uint8_t dropped; /* no route had a credit, and the policy of all allows that */
@@ -122,15 +125,19 @@ struct native_claim {
 extern PyTypeObject *native_Outlet, *native_Loan;
 int native_outlet_init(PyObject *module);
 int native_loan_init(PyObject *module);
-int native_outlet_claim(Outlet *self, uint64_t length, int64_t timeout_ns, struct native_claim *claim);
+int native_outlet_claim(Outlet *self, uint64_t length, uint32_t frames, int64_t timeout_ns, struct native_claim *claim);
 int native_outlet_commit(Outlet *self, struct native_claim *claim, uint64_t length, const struct chx_tags *tags,
                          int64_t *seq);
 void native_outlet_cancel(Outlet *self, struct native_claim *claim, int keep_extent);
 int native_outlet_wait(Outlet *self, int for_room, uint64_t deadline);
 int native_outlet_room(Outlet *self);
+void native_outlet_copy(Outlet *self, void *to, const void *from, size_t length);
+PyObject *native_outlet_send_many(Outlet *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames);
 PyObject *native_loan_new(Outlet *outlet, const struct native_claim *claim);
 
-/* ---- consumer.c, frame.c, inlet.c ---- */
+/* ---- consumer.c, frame.c, batch.c, inlet.c ---- */
+typedef struct Batch Batch;
+
 typedef struct {
     PyObject_HEAD
     struct chx_consumer end;
@@ -140,13 +147,17 @@ typedef struct {
     uint8_t told; /* its fault was raised to a caller */
 } Consumer;
 
-extern PyTypeObject *native_Consumer, *native_Frame, *native_Inlet;
+extern PyTypeObject *native_Consumer, *native_Frame, *native_Batch, *native_Inlet;
 int native_consumer_init(PyObject *module);
 int native_frame_init(PyObject *module);
+int native_batch_init(PyObject *module);
 int native_inlet_init(PyObject *module);
 PyObject *native_frame_new(Consumer *consumer, const struct chx_taken *taken, uint32_t port);
 int native_consumer_ended(Consumer *self);
-uint64_t native_frame_time(PyObject *frame);
+PyObject *native_frame_of_batch(Batch *batch, Consumer *consumer, const struct chx_taken *taken, uint32_t port);
+PyObject *native_batch_new(Consumer *consumer, struct chx_taken *taken, uint32_t frames, uint32_t port);
+void native_batch_unpin(Batch *self);
+PyObject *native_numpy(PyObject *source, uint64_t bytes, PyObject *dtype);
 
 /* ---- view.c ---- */
 int native_view_init(PyObject *module);

@@ -64,31 +64,50 @@ static int outlet_extent(Outlet *self, uint64_t length, struct chx_extent *exten
     return chx_arena_alloc(arena, length, extent) == CHX_OK;
 }
 
+/* The extent of a frame, or of a run, shortened to what there is room for without growing. As outlet_extent. */
+static int outlet_room_for(Outlet *self, struct native_claim *claim) {
+    struct chx_arena *arena = &self->arena->arena;
+    if (claim->frames > 1 && claim->length) {
+        uint64_t stride = chx_stride(claim->length);
+        if (chx_arena_alloc(arena, stride * claim->frames, &claim->extent) == CHX_OK) return 1;
+        outlet_reclaim(self);
+        for (; claim->frames > 1; claim->frames /= 2)
+            if (chx_arena_alloc(arena, stride * claim->frames, &claim->extent) == CHX_OK) return 1;
+    }
+    return outlet_extent(self, claim->length, &claim->extent);
+}
+
 enum attempt { CLAIMED, NO_CREDIT, NO_ROOM, RAISED };
 
-/* Mark the routes that have a credit for this frame. NO_CREDIT: one that must have it has none. */
-static enum attempt outlet_credits(Outlet *self, uint64_t length, struct native_claim *claim, int *wanted) {
+/* Mark the routes that have a credit for this frame, and shorten a run to what each of them has. NO_CREDIT: one that must
+ * have it has none. */
+static enum attempt outlet_credits(Outlet *self, struct native_claim *claim, int *wanted) {
     enum attempt result = CLAIMED;
+    uint64_t bytes = claim->length * claim->frames;
+    uint32_t frames = claim->frames;
     memset(claim->bits, 0, (size_t)(self->count + 63) / 64 * sizeof(uint64_t));
     for (Py_ssize_t i = 0; i < self->count; i++) {
         struct chx_producer *end = &self->producers[i]->end;
         if (end->state != CHX_OPEN) continue;
         enum chx_status status = CHX_OK;
-        if (!chx_producer_has_credit(end))
+        if (chx_producer_left(end) < claim->frames)
             status = chx_producer_reclaim(end, UINT32_MAX);
-        else if (length >= CHX_PAGE)
+        else if (bytes >= CHX_PAGE)
             status = chx_producer_reclaim(end, CHX_REUSE_LOOK);
         if (status != CHX_OK) {
             native_producer_raise(self->producers[i]);
             return RAISED;
         }
-        if (chx_producer_has_credit(end)) {
+        uint32_t left = chx_producer_left(end);
+        if (left) {
             claim_add(claim, i);
             ++*wanted;
+            if (left < frames) frames = left;
         } else if (end->header.policy == CHX_POLICY_BLOCK) {
             result = NO_CREDIT;
         }
     }
+    if (result == CLAIMED) claim->frames = frames;
     return result;
 }
 
@@ -98,7 +117,7 @@ static int outlet_must_deliver(const Outlet *self, const struct native_claim *cl
     return 0;
 }
 
-static enum attempt outlet_try(Outlet *self, uint64_t length, struct native_claim *claim) {
+static enum attempt outlet_try(Outlet *self, uint32_t frames, struct native_claim *claim) {
     if (self->arena->closed) {
         PyErr_SetString(PyExc_ValueError, "the arena is closed");
         return RAISED;
@@ -106,10 +125,11 @@ static enum attempt outlet_try(Outlet *self, uint64_t length, struct native_clai
     if (outlet_alive(self) < 0) return RAISED;
     self->short_at = 0;
     int wanted = 0;
-    enum attempt result = outlet_credits(self, length, claim, &wanted);
+    claim->frames = frames;
+    enum attempt result = outlet_credits(self, claim, &wanted);
     claim->dropped = result == CLAIMED && wanted == 0;
     if (result != CLAIMED || wanted == 0) return result;
-    int got = outlet_extent(self, length, &claim->extent);
+    int got = outlet_room_for(self, claim);
     if (got < 0) return RAISED;
     if (got == 0) {
         if (outlet_must_deliver(self, claim)) return NO_ROOM;
@@ -118,7 +138,7 @@ static enum attempt outlet_try(Outlet *self, uint64_t length, struct native_clai
         return CLAIMED;
     }
     for (Py_ssize_t i = 0; i < self->count; i++)
-        if (claim_has(claim, i)) self->producers[i]->end.reserved++;
+        if (claim_has(claim, i)) self->producers[i]->end.reserved += claim->frames;
     return CLAIMED;
 }
 
@@ -173,7 +193,7 @@ static void outlet_raise_would_block(const Outlet *self, enum attempt why, uint6
 }
 
 /* Wait until a claim succeeds or the time is up. -1: exception. */
-static int outlet_block(Outlet *self, uint64_t length, int64_t timeout_ns, struct native_claim *claim,
+static int outlet_block(Outlet *self, uint32_t frames, int64_t timeout_ns, struct native_claim *claim,
                         enum attempt why) {
     uint64_t deadline = native_deadline(timeout_ns);
     for (;;) {
@@ -181,28 +201,29 @@ static int outlet_block(Outlet *self, uint64_t length, int64_t timeout_ns, struc
         int woken = native_outlet_wait(self, why == NO_ROOM, deadline);
         outlet_blocked_until(self, chx_now_ns());
         if (woken < 0) return -1;
-        enum attempt result = outlet_try(self, length, claim);
+        enum attempt result = outlet_try(self, frames, claim);
         if (result == CLAIMED) return 0;
         if (result == RAISED) return -1;
         why = result;
         if (!woken) {
-            outlet_raise_would_block(self, why, length);
+            outlet_raise_would_block(self, why, claim->length);
             return -1;
         }
     }
 }
 
-/* Claim a frame of `length` bytes, waiting up to `timeout_ns`. 0, or -1 with an exception and nothing claimed. */
-int native_outlet_claim(Outlet *self, uint64_t length, int64_t timeout_ns, struct native_claim *claim) {
+/* Claim a run of 1 to `frames` frames of `length` bytes, waiting up to `timeout_ns` for the first. 0, or -1 with an
+ * exception and nothing claimed. */
+int native_outlet_claim(Outlet *self, uint64_t length, uint32_t frames, int64_t timeout_ns, struct native_claim *claim) {
     if (native_foreign(self->arena->owner, "outlet") || claim_init(claim, self->count)) return -1;
     claim->length = length;
-    enum attempt result = outlet_try(self, length, claim);
+    enum attempt result = outlet_try(self, frames, claim);
     if (result == CLAIMED) return 0;
     if (result != RAISED) {
         outlet_count_would_block(self, result);
         if (timeout_ns == 0)
             outlet_raise_would_block(self, result, length);
-        else if (outlet_block(self, length, timeout_ns, claim, result) == 0)
+        else if (outlet_block(self, frames, timeout_ns, claim, result) == 0)
             return 0;
     }
     claim_free(claim);
@@ -212,7 +233,7 @@ int native_outlet_claim(Outlet *self, uint64_t length, int64_t timeout_ns, struc
 /* Give the credits back, and the extent unless somebody still looks at it. */
 void native_outlet_cancel(Outlet *self, struct native_claim *claim, int keep_extent) {
     for (Py_ssize_t i = 0; i < self->count; i++)
-        if (claim_has(claim, i)) self->producers[i]->end.reserved--;
+        if (claim_has(claim, i)) self->producers[i]->end.reserved -= claim->frames;
     claim_free(claim);
     if (keep_extent) return;
     chx_extent_drop(&self->arena->arena, claim->extent.handle);
@@ -234,13 +255,13 @@ int native_outlet_commit(Outlet *self, struct native_claim *claim, uint64_t leng
     for (Py_ssize_t i = 0; i < self->count; i++) {
         struct chx_producer *end = &self->producers[i]->end;
         if (claim_has(claim, i)) {
-            end->reserved--;
+            end->reserved -= claim->frames;
             if (end->state != CHX_OPEN)
                 claim->bits[i / 64] &= ~(1ull << (i % 64));
             else
                 routes++;
         } else if (end->state == CHX_OPEN) {
-            chx_count(&end->ring->stats.dropped, 1);
+            chx_count(&end->ring->stats.dropped, claim->frames);
         }
     }
     if (routes == 0) {
@@ -248,14 +269,15 @@ int native_outlet_commit(Outlet *self, struct native_claim *claim, uint64_t leng
         claim_free(claim);
         return claim->dropped || outlet_alive(self) > 0 ? 0 : -1;
     }
-    if (routes > 1) chx_extent_share(&self->arena->arena, claim->extent.handle, routes - 1);
+    uint32_t readers = routes * claim->frames;
+    if (readers > 1) chx_extent_share(&self->arena->arena, claim->extent.handle, readers - 1);
     uint64_t now = chx_now_ns();
     int ring = 0;
     for (Py_ssize_t i = 0; i < self->count; i++) {
         if (!claim_has(claim, i)) continue;
         struct chx_producer *end = &self->producers[i]->end;
         if (i == 0) *seq = (int64_t)(end->header.base_seq + end->committed);
-        if (chx_producer_commit(end, &claim->extent, length, tags, now))
+        if (chx_producer_commit_run(end, &claim->extent, length, claim->frames, tags, now))
             ring = 1;
         else
             claim->bits[i / 64] &= ~(1ull << (i % 64));
@@ -337,7 +359,8 @@ static void outlet_dealloc(Outlet *self) {
     NATIVE_DEALLOC_GC(self);
 }
 
-static void outlet_copy(Outlet *self, void *to, const void *from, size_t length) {
+/* Long copies let other threads run. */
+void native_outlet_copy(Outlet *self, void *to, const void *from, size_t length) {
     if (length <= NATIVE_NO_GIL_BYTES) {
         memcpy(to, from, length);
         return;
@@ -353,8 +376,8 @@ static PyObject *outlet_send_buffer(Outlet *self, const Py_buffer *data, int64_t
     struct native_claim claim;
     uint64_t length = (uint64_t)data->len;
     int64_t seq;
-    if (native_outlet_claim(self, length, timeout_ns, &claim) != 0) return NULL;
-    if (length && claim.extent.handle != CHX_NO_EXTENT) outlet_copy(self, claim.extent.data, data->buf, length);
+    if (native_outlet_claim(self, length, 1, timeout_ns, &claim) != 0) return NULL;
+    if (length && claim.extent.handle != CHX_NO_EXTENT) native_outlet_copy(self, claim.extent.data, data->buf, length);
     if (native_outlet_commit(self, &claim, length, tags, &seq) != 0) return NULL;
     return PyLong_FromLongLong(seq);
 }
@@ -397,7 +420,7 @@ static PyObject *outlet_loan(Outlet *self, PyObject *const *args, Py_ssize_t nar
         return NULL;
     if (length < 0) return PyErr_Format(PyExc_ValueError, "length must not be negative, but is %lld", (long long)length);
     struct native_claim claim;
-    if (native_outlet_claim(self, (uint64_t)length, timeout_ns, &claim) != 0 || outlet_scratch(self, &claim) != 0)
+    if (native_outlet_claim(self, (uint64_t)length, 1, timeout_ns, &claim) != 0 || outlet_scratch(self, &claim) != 0)
         return NULL;
     return native_loan_new(self, &claim);
 }
@@ -426,6 +449,8 @@ static PyObject *outlet_producers(Outlet *self, void *Py_UNUSED(closure)) { retu
 static PyMethodDef outlet_methods[] = {
     {"send", (PyCFunction)(void (*)(void))outlet_send, METH_FASTCALL | METH_KEYWORDS,
      "Copy `data` into the arena and commit it to every route; its sequence number on the first."},
+    {"send_many", (PyCFunction)(void (*)(void))native_outlet_send_many, METH_FASTCALL | METH_KEYWORDS,
+     "Send `data` as consecutive frames of `size` bytes each; how many."},
     {"loan", (PyCFunction)(void (*)(void))outlet_loan, METH_FASTCALL | METH_KEYWORDS,
      "A writable extent of `length` bytes, to be filled in place and committed."},
     {"wait", (PyCFunction)(void (*)(void))outlet_wait, METH_FASTCALL | METH_KEYWORDS,

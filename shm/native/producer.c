@@ -2,6 +2,7 @@
 #include "native.h"
 
 PyTypeObject *native_Producer;
+Producer *native_told;
 
 static int producer_policy(PyObject *given, uint32_t *policy) {
     if (!given) return 0;
@@ -87,6 +88,7 @@ static void producer_dealloc(Producer *self) {
 
 /* Say why this route takes no more frames. */
 void native_producer_raise(Producer *self) {
+    native_told = self->told ? NULL : self;
     self->told = 1;
     switch (self->end.state) {
         case CHX_FAULTY:

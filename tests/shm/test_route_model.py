@@ -23,6 +23,7 @@ def payload(number: int, length: int) -> bytes:
 
 class OneRoute(RuleBasedStateMachine):
     held = Bundle("held")
+    batches = Bundle("batches")
     loans = Bundle("loans")
 
     @initialize(credits=st.integers(1, 9), policy=st.sampled_from(["block", "drop_newest"]))
@@ -65,6 +66,26 @@ class OneRoute(RuleBasedStateMachine):
         else:
             with pytest.raises(shm.WouldBlock):
                 self.outlet.send(data, 0)
+
+    @rule(size=st.one_of(st.integers(1, 200), st.sampled_from([64, 4096, 20_000])), frames=st.integers(1, 12))
+    def send_many(self, size: int, frames: int) -> None:
+        records = [payload(self.sent + i, size) for i in range(frames)]
+        data, room = b"".join(records), max(0, self.credits - self.used)
+        goes = min(frames, room)
+        if self.closed:
+            with pytest.raises(shm.RouteClosed):
+                self.outlet.send_many(data, size, 0)
+            return
+        if self.policy == "drop_newest":
+            assert self.outlet.send_many(data, size, 0) == frames
+            self.dropped += frames - goes
+        elif room:
+            assert self.outlet.send_many(data, size, 0) == goes
+        else:
+            with pytest.raises(shm.WouldBlock):
+                self.outlet.send_many(data, size, 0)
+        self.queue.extend((self.sent + i, records[i]) for i in range(goes))
+        self.sent += goes
 
     @rule(target=loans, length=SIZES)
     def loan(self, length: int) -> object:
@@ -114,6 +135,32 @@ class OneRoute(RuleBasedStateMachine):
         assert (frame.seq, bytes(frame)) == (seq, data)
         self.out += 1
         return frame, data
+
+    @rule(target=batches, limit=st.integers(1, 12))
+    def take_many(self, limit: int) -> object:
+        batch = self.inlet.take_many(limit, 0)
+        if not self.queue:
+            assert batch is None
+            return multiple()
+        assert batch is not None
+        frames = [self.queue.popleft() for _ in range(min(limit, len(self.queue)))]
+        assert [(frame.seq, bytes(frame)) for frame in batch] == frames
+        assert (len(batch), batch.seq) == (len(frames), frames[0][0])
+        self.out += len(frames)
+        return batch, [data for _, data in frames]
+
+    @rule(got=consumes(batches), keep_frame=st.booleans())
+    def give_batch_back(self, got: tuple[shm.Batch, list[bytes]], keep_frame: bool) -> None:
+        batch, data = got
+        assert batch.numpy().tobytes() == b"".join(data), "a held batch has changed"
+        last = batch[len(batch) - 1] if keep_frame else None
+        batch.release()
+        batch.release()
+        if last is not None:
+            assert self.consumer.held == self.out
+            assert bytes(last) == data[-1]
+            last.release()
+        self.out -= len(data)
 
     @rule(got=consumes(held), with_view=st.booleans())
     def give_back(self, got: tuple[shm.Frame, bytes], with_view: bool) -> None:

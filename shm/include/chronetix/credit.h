@@ -208,10 +208,12 @@ static inline enum chx_status chx_consumer_look(struct chx_consumer *c, struct c
     return status == CHX_FAULT ? chx_consumer_fault(c) : status;
 }
 
-static inline void chx_latency(struct chx_consumer *c, uint64_t ns) {
+/* `frames` were committed at `time_ns` and taken at `now`. */
+static inline void chx_latency(struct chx_consumer *c, uint64_t time_ns, uint64_t now, uint32_t frames) {
     struct chx_consumer_stats *stats = &c->credit->stats;
-    chx_count(&c->credit->latency[chx_bucket(ns)], 1);
-    chx_count(&stats->latency_sum_ns, ns);
+    uint64_t ns = now > time_ns ? now - time_ns : 0;
+    chx_count(&c->credit->latency[chx_bucket(ns)], frames);
+    chx_count(&stats->latency_sum_ns, ns * frames);
     if (ns > chx_read(&stats->latency_max_ns)) atomic_store_explicit(&stats->latency_max_ns, ns, memory_order_relaxed);
 }
 
@@ -224,27 +226,72 @@ static inline enum chx_status chx_consumer_take(struct chx_consumer *c, struct c
     chx_prefetch_read(out->data);
     out->seq = c->header.base_seq + c->taken++;
     atomic_store_explicit(&c->credit->stats.taken, c->taken, memory_order_relaxed);
+    chx_latency(c, out->time_ns, chx_now_ns(), 1);
+    return CHX_OK;
+}
+
+/* Frames committed together have one time: one step of the books for each such group. */
+static inline void chx_latency_run(struct chx_consumer *c, const struct chx_taken *taken, uint32_t frames) {
     uint64_t now = chx_now_ns();
-    chx_latency(c, now > out->time_ns ? now - out->time_ns : 0);
+    uint32_t begin = 0;
+    for (uint32_t i = 1; i <= frames; i++) {
+        if (i < frames && taken[i].time_ns == taken[begin].time_ns) continue;
+        chx_latency(c, taken[begin].time_ns, now, i - begin);
+        begin = i;
+    }
+}
+
+/* Up to `limit` (at least 1) frames that are there, in order, with one look at the clock; as chx_consumer_take. What is
+ * wrong after the first of them is found by the next call. */
+static inline enum chx_status chx_consumer_take_run(struct chx_consumer *c, struct chx_taken *out, uint32_t limit,
+                                                    uint32_t *frames) {
+    uint32_t count = 0;
+    *frames = 0;
+    enum chx_status status = chx_consumer_look(c, out);
+    if (status != CHX_OK) return status;
+    do {
+        out[count].stamp = ++c->position;
+        out[count].seq = c->header.base_seq + c->taken++;
+        count++;
+    } while (count < limit && chx_consumer_peek(c) == CHX_OK &&
+             chx_desc_check(c, &c->desc[c->position & c->mask], &out[count]) == CHX_OK);
+    atomic_store_explicit(&c->credit->stats.taken, c->taken, memory_order_relaxed);
+    chx_latency_run(c, out, count);
+    *frames = count;
     return CHX_OK;
 }
 
 /* ---- return ----------------------------------------------------------------------------------------------------- */
 
+/* The stamps of `frames` returned frames are stored: count them and tell the producer if it waits for that. */
+static inline void chx_consumer_count(struct chx_consumer *c, uint64_t frames) {
+    uint64_t before = atomic_fetch_add_explicit(&c->credit->returned, frames, memory_order_seq_cst);
+    uint64_t wake_at = atomic_load_explicit(&c->ring->wake_at, memory_order_seq_cst);
+    if (wake_at <= before) return;
+    if (wake_at > before + frames && !atomic_load_explicit(&c->credit->wait_for, memory_order_seq_cst)) return;
+    atomic_fetch_add_explicit(&c->credit->stats.wakes, 1, memory_order_relaxed);
+    chx_bell_ring(c->bell);
+}
+
+static inline void chx_consumer_stamp(struct chx_consumer *c, uint64_t stamp) {
+    atomic_store_explicit(&c->credit->stamp[(stamp - 1) & c->mask], stamp, memory_order_release);
+}
+
 /* Give the frame of `stamp` back; once for each frame, in any order, from any thread.
  *
  * Order: reads of the payload -> stamp (release) -> returned += 1 (seq_cst) -> wake_at (seq_cst). Partners:
  * chx_producer_look acquires returned; chx_producer_arm stores wake_at -> fence -> loads returned. Exactly one call
- * sees each count, so exactly one rings for it. While the taker sleeps (wait_for), any return rings a producer that
+ * crosses each count, so exactly one rings for it. While the taker sleeps (wait_for), any return rings a producer that
  * sleeps for a later count: it has a credit now, and nobody else would tell it; see chx_consumer_nudge. */
 static inline void chx_consumer_return(struct chx_consumer *c, uint64_t stamp) {
-    atomic_store_explicit(&c->credit->stamp[(stamp - 1) & c->mask], stamp, memory_order_release);
-    uint64_t returned = atomic_fetch_add_explicit(&c->credit->returned, 1, memory_order_seq_cst) + 1;
-    uint64_t wake_at = atomic_load_explicit(&c->ring->wake_at, memory_order_seq_cst);
-    if (wake_at < returned) return;
-    if (wake_at > returned && !atomic_load_explicit(&c->credit->wait_for, memory_order_seq_cst)) return;
-    atomic_fetch_add_explicit(&c->credit->stats.wakes, 1, memory_order_relaxed);
-    chx_bell_ring(c->bell);
+    chx_consumer_stamp(c, stamp);
+    chx_consumer_count(c, 1);
+}
+
+/* Give `frames` (at least 1) frames back with one step: all stamps, then the count. */
+static inline void chx_consumer_return_run(struct chx_consumer *c, const struct chx_taken *taken, uint32_t frames) {
+    for (uint32_t i = 0; i < frames; i++) chx_consumer_stamp(c, taken[i].stamp);
+    chx_consumer_count(c, frames);
 }
 
 static inline uint64_t chx_consumer_held(const struct chx_consumer *c) {

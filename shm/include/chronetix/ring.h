@@ -157,10 +157,13 @@ static inline enum chx_status chx_producer_reclaim(struct chx_producer *p, uint3
     return chx_producer_fault(p);
 }
 
-/* Is another frame possible without waiting, loans included? */
-static inline int chx_producer_has_credit(const struct chx_producer *p) {
-    return chx_outstanding(p) + p->reserved < p->credits;
+/* Frames that are possible without waiting, loans included. */
+static inline uint32_t chx_producer_left(const struct chx_producer *p) {
+    uint32_t used = chx_outstanding(p) + p->reserved;
+    return used < p->credits ? p->credits - used : 0;
 }
+
+static inline int chx_producer_has_credit(const struct chx_producer *p) { return chx_producer_left(p) > 0; }
 
 static inline int chx_producer_detached(const struct chx_producer *p) {
     return atomic_load_explicit(&p->credit->closed, memory_order_acquire) != 0;
@@ -196,22 +199,17 @@ static inline void chx_producer_peak(struct chx_producer *p) {
     atomic_store_explicit(&p->ring->stats.max_outstanding, p->peak, memory_order_relaxed);
 }
 
-/* Publish a frame of `length` bytes in `extent`, giving the route one reference to it. The caller has made sure of a
- * credit and of CHX_OPEN. Returns 1 if the consumer's doorbell is to be rung (the caller may ring after its last route).
- *
- * Order: fields (plain) -> stamp (release) -> fence -> wait_for (relaxed). Partner: chx_consumer_arm stores wait_for ->
- * fence -> loads stamp. Of the two at least one sees the other, so a consumer never sleeps over a frame. */
-static inline int chx_producer_commit(struct chx_producer *p, const struct chx_extent *extent, uint64_t length,
-                                      const struct chx_tags *tags, uint64_t time_ns) {
-    uint64_t first = p->position;
+/* The next frame's descriptor, all but its stamp, and its entry in the books. Its stamp is p->position afterwards. The
+ * caller has made sure of a credit. */
+static inline struct chx_desc *chx_producer_put(struct chx_producer *p, const struct chx_extent *extent, uint64_t inside,
+                                                uint64_t length, const struct chx_tags *tags, uint64_t time_ns) {
     if (p->slots[p->position & p->mask].stamp) {
         chx_producer_reclaim(p, UINT32_MAX); /* a fault shows at the next check; this frame is ours to write anyway */
         chx_producer_skip(p);
     }
     uint32_t slot = (uint32_t)(p->position & p->mask);
-    uint64_t stamp = p->position + 1;
     struct chx_desc *desc = &p->desc[slot];
-    desc->offset = extent->offset;
+    desc->offset = extent->offset + inside;
     desc->length = length;
     desc->segment = extent->segment;
     desc->flags = 0;
@@ -220,27 +218,63 @@ static inline int chx_producer_commit(struct chx_producer *p, const struct chx_e
     desc->deadline_ns = tags->deadline_ns;
     desc->trace = tags->trace;
     desc->input_seq = tags->input_seq;
-    atomic_store_explicit(&desc->stamp, stamp, memory_order_release);
 
     struct chx_slot *entry = &p->slots[slot];
-    *entry = (struct chx_slot){.stamp = stamp, .extent = extent->handle, .prev = p->tail, .next = CHX_NONE};
+    *entry = (struct chx_slot){.stamp = ++p->position, .extent = extent->handle, .prev = p->tail, .next = CHX_NONE};
     if (p->tail != CHX_NONE)
         p->slots[p->tail].next = slot;
     else
         p->head = slot;
     p->tail = slot;
-    p->position = stamp;
     p->committed++;
-    atomic_store_explicit(&p->ring->stats.committed, p->committed, memory_order_relaxed);
-    chx_count(&p->ring->stats.bytes, length);
+    return desc;
+}
 
+/* The positions from `first` on are stamped: is the consumer asleep for one of them? Partner: chx_consumer_arm stores
+ * wait_for -> fence -> loads stamp. Of the two at least one sees the other, so a consumer never sleeps over a frame. */
+static inline int chx_producer_announce(struct chx_producer *p, uint64_t first, uint64_t bytes) {
+    atomic_store_explicit(&p->ring->stats.committed, p->committed, memory_order_relaxed);
+    chx_count(&p->ring->stats.bytes, bytes);
     atomic_thread_fence(memory_order_seq_cst);
     uint64_t wait_for = chx_read(&p->credit->wait_for);
     chx_prefetch_write(&p->desc[(p->position + 1) & p->mask]); /* not the next one: the consumer may be looking at it */
     chx_producer_peak(p);
-    if (wait_for - first - 1 >= stamp - first) return 0; /* not one of first + 1 .. stamp */
+    if (wait_for - first - 1 >= p->position - first) return 0; /* not one of first + 1 .. position */
     chx_count(&p->ring->stats.wakes, 1);
     return 1;
+}
+
+/* Publish a frame of `length` bytes in `extent`, giving the route one reference to it. The caller has made sure of a
+ * credit and of CHX_OPEN. Returns 1 if the consumer's doorbell is to be rung (the caller may ring after its last route).
+ *
+ * Order: fields (plain) -> stamp (release) -> fence -> wait_for (relaxed). */
+static inline int chx_producer_commit(struct chx_producer *p, const struct chx_extent *extent, uint64_t length,
+                                      const struct chx_tags *tags, uint64_t time_ns) {
+    uint64_t first = p->position;
+    struct chx_desc *desc = chx_producer_put(p, extent, 0, length, tags, time_ns);
+    atomic_store_explicit(&desc->stamp, p->position, memory_order_release);
+    return chx_producer_announce(p, first, length);
+}
+
+/* Bytes from one frame of a run to the next: an offset is a multiple of a line. */
+static inline uint64_t chx_stride(uint64_t length) { return (length + CHX_LINE - 1) & ~(uint64_t)(CHX_LINE - 1); }
+
+/* Publish `frames` (at least 1) frames of `length` bytes that lie chx_stride(length) apart in `extent`, giving the route
+ * one reference to it for each. As chx_producer_commit, but one fence and one look for all of them.
+ *
+ * The first stamp is stored last: the run appears at once, and a producer that dies before that has sent nothing of it. */
+static inline int chx_producer_commit_run(struct chx_producer *p, const struct chx_extent *extent, uint64_t length,
+                                          uint32_t frames, const struct chx_tags *tags, uint64_t time_ns) {
+    uint64_t first = p->position, inside = 0;
+    struct chx_desc *head = chx_producer_put(p, extent, inside, length, tags, time_ns);
+    uint64_t stamp = p->position;
+    for (uint32_t i = 1; i < frames; i++) {
+        inside += chx_stride(length);
+        struct chx_desc *desc = chx_producer_put(p, extent, inside, length, tags, time_ns);
+        atomic_store_explicit(&desc->stamp, p->position, memory_order_release);
+    }
+    atomic_store_explicit(&head->stamp, stamp, memory_order_release);
+    return chx_producer_announce(p, first, length * frames);
 }
 
 /* ---- waiting for credits ---------------------------------------------------------------------------------------- */

@@ -10,7 +10,7 @@
 #include <chronetix/chronetix.h>
 
 /* Room for fewer frames than there are credits, but always for one more than the consumer holds, however they lie. */
-enum { CREDITS = 16, HOLD = 3, LARGEST = 20000, ROOM = 48 * 4096 };
+enum { CREDITS = 16, HOLD = 3, RUN = 12, LARGEST = 20000, ROOM = 48 * 4096 };
 
 static struct chx_arena arena;
 static struct chx_producer producer;
@@ -62,19 +62,45 @@ static void send_one(uint64_t number, uint64_t length) {
     if (chx_producer_commit(&producer, &extent, length, &tags, chx_now_ns())) chx_bell_ring(producer.bell);
 }
 
+/* As many frames of one small size as there are credits for, up to `wanted`, in one extent; how many. All of them have
+ * the tags of the first. */
+static uint32_t send_run(uint64_t number, uint64_t length, uint32_t wanted) {
+    struct chx_extent extent;
+    while (short_of_credit()) wait_for(chx_producer_goal(&producer), 0);
+    uint32_t run = chx_producer_left(&producer) < wanted ? chx_producer_left(&producer) : wanted;
+    while (chx_arena_alloc(&arena, run * chx_stride(length), &extent) != CHX_OK) {
+        wait_for(producer.reclaimed + 1, 1);
+        must(chx_producer_reclaim(&producer, UINT32_MAX) == CHX_OK, "the consumer is honest");
+    }
+    chx_extent_share(&arena, extent.handle, run - 1);
+    for (uint32_t i = 0; i < run; i++)
+        memset(extent.data + i * chx_stride(length), (int)((number + i) & 0xFF), length);
+    struct chx_tags tags = {.input_seq = number, .trace = length};
+    if (chx_producer_commit_run(&producer, &extent, length, run, &tags, chx_now_ns())) chx_bell_ring(producer.bell);
+    return run;
+}
+
 static void *produce(void *unused) {
     uint32_t state = 1;
-    for (uint64_t number = 0; number < frames; number++) send_one(number, next_random(&state) % LARGEST);
+    for (uint64_t number = 0; number < frames;) {
+        uint64_t left = frames - number;
+        if (next_random(&state) % 2)
+            number += send_run(number, 1 + next_random(&state) % 300, left < RUN ? (uint32_t)left : RUN);
+        else
+            send_one(number++, next_random(&state) % LARGEST);
+    }
     chx_producer_close(&producer);
     return unused;
 }
 
-static enum chx_status take_or_sleep(struct chx_taken *taken) {
+/* Up to `limit` frames. */
+static enum chx_status take_or_sleep(struct chx_taken *taken, uint32_t limit, uint32_t *got) {
     for (;;) {
-        enum chx_status status = chx_consumer_take(&consumer, taken);
+        enum chx_status status = chx_consumer_take_run(&consumer, taken, limit, got);
         if (status != CHX_EMPTY) return status;
         chx_consumer_arm(&consumer);
         atomic_thread_fence(memory_order_seq_cst);
+        *got = 1;
         status = chx_consumer_take(&consumer, taken);
         if (status == CHX_EMPTY) {
             chx_consumer_nudge(&consumer);
@@ -86,7 +112,8 @@ static enum chx_status take_or_sleep(struct chx_taken *taken) {
 }
 
 static void check(const struct chx_taken *taken, uint64_t number) {
-    must(taken->seq == number && taken->input_seq == number && taken->trace == taken->length, "frames come in order");
+    must(taken->seq == number && taken->trace == taken->length, "frames come in order");
+    must(taken->input_seq <= number && number - taken->input_seq < RUN, "each has the tags of its run");
     for (uint64_t i = 0; i < taken->length; i++) must(taken->data[i] == (number & 0xFF), "payloads are whole");
 }
 
@@ -95,15 +122,17 @@ static void *consume(void *unused) {
     uint32_t state = 2;
     uint64_t number = 0;
     enum chx_status status;
-    struct chx_taken taken;
-    while ((status = take_or_sleep(&taken)) == CHX_OK) {
-        check(&taken, number++);
+    struct chx_taken taken[RUN];
+    uint32_t got;
+    while ((status = take_or_sleep(taken, 1 + next_random(&state) % RUN, &got)) == CHX_OK) {
+        for (uint32_t i = 0; i < got; i++) check(&taken[i], number++);
         struct chx_taken *place = &held[next_random(&state) % HOLD];
         if (place->stamp) {
             check(place, place->seq);
             chx_consumer_return(&consumer, place->stamp);
         }
-        *place = taken;
+        *place = taken[--got];
+        if (got) chx_consumer_return_run(&consumer, taken, got);
     }
     must(status == CHX_ENDED, "the stream ends");
     must(number == frames, "every frame came");
