@@ -11,6 +11,7 @@ import errno
 import os
 import socket
 import stat
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -37,7 +38,7 @@ class Server:
         self._pause: asyncio.TimerHandle | None = None
 
     def listen(self) -> None:
-        """Begin. Raises ChronetixError ``socket-unusable``."""
+        """Begin. Raises ChronetixError ``socket-in-use`` or ``socket-unusable``."""
         try:
             self._path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
             _remove_stale(self._path)
@@ -99,7 +100,8 @@ def _bind(path: Path) -> socket.socket:
 
 
 def _remove_stale(path: Path) -> None:
-    """Remove the socket of a daemon that is no more. Raises ChronetixError ``socket-unusable``, OSError."""
+    """Remove the socket of a daemon that is no more. Raises ChronetixError ``socket-in-use`` when one lives,
+    ``socket-unusable``, OSError."""
     try:
         mode = os.lstat(path).st_mode
     except FileNotFoundError:
@@ -114,8 +116,14 @@ def _remove_stale(path: Path) -> None:
             structlog.get_logger("chronetixd.server").info("a stale socket was replaced", socket=str(path))
             return
         except BlockingIOError:
-            pass
-    raise _unusable(path, "another process listens on it")
+            raise error("socket-in-use", socket=str(path), pid=None) from None  # its queue is full
+        raise error("socket-in-use", socket=str(path), pid=_listener(probe))
+
+
+def _listener(probe: socket.socket) -> int | None:
+    """The process that a connected ``probe`` has reached; None for one of another pid namespace."""
+    pid, _, _ = struct.unpack("3i", probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    return pid or None
 
 
 def _unusable(path: Path, reason: str) -> ChronetixError:

@@ -9,7 +9,9 @@ broke the protocol or its memory), :class:`RemoteError` (the other side reported
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from functools import partial
 from importlib import resources
 from typing import Any, Final, Literal
 
@@ -19,7 +21,8 @@ from protocol.messages import Failure
 
 
 class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One kind of error. ``message`` and ``hint`` are templates whose ``{fields}`` are the error's details."""
+    """One kind of error. ``message`` and ``hint`` are templates whose ``{fields}`` are the error's details; what stands
+    in brackets is left out when a detail in it is None."""
 
     code: int
     name: str
@@ -84,6 +87,14 @@ class _Details(dict[str, Any]):
         return f"<{key}?>"
 
 
+_OPTIONAL: Final = re.compile(r"\[([^\]]*\{(\w+)\}[^\]]*)\]")
+
+
+def _kept(details: Mapping[str, Any], part: re.Match[str]) -> str:
+    """An optional part of a template, empty if there is nothing to say in it."""
+    return "" if details.get(part[2]) is None else part[1]
+
+
 def error(name: str, /, **details: Any) -> ChronetixError:
     """The catalogue's error ``name`` with its templates filled in; ``details`` travel along and must be CBOR-able.
 
@@ -93,9 +104,8 @@ def error(name: str, /, **details: Any) -> ChronetixError:
     if entry is None:
         raise LookupError(f"no error {name!r} in protocol/errors.json")
     values = _Details((key, _readable(value)) for key, value in details.items())
-    return _CLASSES[entry.fault](
-        entry.code, name, entry.message.format_map(values), entry.hint.format_map(values), details
-    )
+    message, hint = (_OPTIONAL.sub(partial(_kept, details), text) for text in (entry.message, entry.hint))
+    return _CLASSES[entry.fault](entry.code, name, message.format_map(values), hint.format_map(values), details)
 
 
 def from_failure(failure: Failure) -> RemoteError:

@@ -58,8 +58,14 @@ class TestError:
         assert reason.details == {"flow": "f", "state": "running"}
 
     def test_lists_are_shown_with_commas_and_nothing_as_none(self) -> None:
-        assert "versions 1, 2 is" in error("version-unsupported", offered=[1, 2], supported=[]).message
-        assert error("unknown-verb", verb="x", nearest=None).hint.startswith("Nearest verb: none.")
+        refusal = error("version-unsupported", offered=[1, 2], supported=[])
+        assert "versions 1, 2 is" in refusal.message
+        assert "none" in refusal.message + refusal.hint
+
+    def test_what_there_is_nothing_to_say_about_is_left_out(self) -> None:
+        assert error("unknown-verb", verb="x", nearest=None).hint == "PROTOCOL.md lists them all."
+        assert error("unknown-verb", verb="x", nearest="y").hint.startswith("Nearest verb: y. PROTOCOL.md")
+        assert error("flow-not-found", flow="x", nearest=None).hint.endswith("the flows of this daemon.")
 
     def test_a_detail_left_out_shows_itself(self) -> None:
         assert error("flow-not-found").message == "there is no flow <flow?>"
