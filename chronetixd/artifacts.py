@@ -36,7 +36,10 @@ def artifact_problems(flow: Flow, base_dir: str) -> list[Problem]:
     importlib.invalidate_caches()
     found = []
     for index, manifest in enumerate(flow.manifests):
-        problem = _problem(manifest, base_dir)
+        try:
+            problem = _problem(manifest, base_dir)
+        except OSError as reason:  # a name too long, a folder that may not be searched
+            problem = str(reason), ""
         if problem is not None:
             message, suggestion = problem
             text = f"{message} (node {manifest.node})"
@@ -114,7 +117,7 @@ def _path(place: str, base_dir: str) -> Path:
 def _near_file(path: Path) -> str:
     if not path.parent.is_dir():
         return f"the folder {path.parent} is not there either"
-    return did_you_mean(path.name, sorted(entry.name for entry in path.parent.iterdir()))
+    return did_you_mean(path.name, _entries(path.parent))
 
 
 def _importable(name: str, base_dir: str) -> bool:
@@ -127,4 +130,14 @@ def _importable(name: str, base_dir: str) -> bool:
 def _modules_in(base_dir: str) -> Iterable[str]:
     if not base_dir or not os.path.isdir(base_dir):
         return ()
-    return sorted(entry.stem for entry in Path(base_dir).iterdir() if entry.suffix == ".py" or entry.is_dir())
+    return sorted(
+        {name.removesuffix(".py") for name in _entries(Path(base_dir)) if name.endswith(".py") or "." not in name}
+    )
+
+
+def _entries(folder: Path) -> list[str]:
+    """Names in ``folder``, to suggest from; none of one that may not be read."""
+    try:
+        return sorted(os.listdir(folder))
+    except PermissionError:
+        return []

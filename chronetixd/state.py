@@ -27,16 +27,23 @@ class StateDir:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             fd = os.open(self.path / "daemon.pid", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as reason:
-            raise error("config-invalid", source=str(self.path), path="state_dir", reason=str(reason)) from None
+            raise self._unusable(reason) from None
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             pid = os.read(fd, 32).decode("ascii", "replace").strip()
             os.close(fd)
             raise error("daemon-already-running", state_dir=str(self.path), pid=pid or "unknown") from None
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        try:
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        except OSError as reason:
+            os.close(fd)
+            raise self._unusable(reason) from None
         self._fd = fd
+
+    def _unusable(self, reason: OSError) -> Exception:
+        return error("config-invalid", source=str(self.path), path="state_dir", reason=str(reason))
 
     def release(self) -> None:
         """Let go; the file stays, empty. Idempotent."""

@@ -98,3 +98,10 @@ def test_what_has_no_effect_is_a_warning() -> None:
     problems, warnings = unsupported(flow("Python", "python://json:loads", timers=timers))
     assert problems == []
     assert [warning.path for warning in warnings] == ["manifests[0].timers[0].schedule.align_to"]
+
+
+@pytest.mark.parametrize("uri", ["python://" + "x" * 300 + ".py:thing", "file://" + "x" * 300])
+def test_a_path_that_cannot_even_be_looked_at_is_a_problem_of_the_flow(uri: str, base: Path) -> None:
+    (problem,) = artifact_problems(flow("Python" if "python" in uri else "Process", uri), str(base))
+    assert problem.path == "manifests[0].artifact.uri"
+    assert "too long" in problem.message

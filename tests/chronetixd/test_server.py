@@ -61,7 +61,7 @@ def test_a_live_socket_is_refused_and_left_alone(server: Server, path: Path) -> 
     with socket.socket(socket.AF_UNIX) as alive:
         alive.bind(str(path))
         alive.listen()
-        with pytest.raises(ChronetixError, match="another process listens"):
+        with pytest.raises(ChronetixError, match=f"another daemon listens.*pid {os.getpid()}.*socket-in-use"):
             server.listen()
         assert path.exists()
 
@@ -109,3 +109,18 @@ def test_a_state_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ChronetixError, match="state_dir"):
         StateDir(tmp_path / "file" / "state").claim()
+
+
+def test_a_state_folder_that_cannot_be_written_is_told_and_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "pwrite", full)
+        with pytest.raises(ChronetixError, match="No space left"):
+            StateDir(tmp_path).claim()
+    state = StateDir(tmp_path)
+    state.claim()
+    state.release()
