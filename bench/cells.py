@@ -20,6 +20,9 @@ KIB, MIB = 1 << 10, 1 << 20
 SIZES = (64, KIB, 64 * KIB, MIB, 8 * MIB, 40_000_000)
 LOAN_SIZES = (64 * KIB, MIB, 8 * MIB, 40_000_000)
 
+BATCH = 64
+"""Frames of a batch, for peers that are measured with batches."""
+
 IN_FLIGHT_BYTES = 128 * MIB
 """Every peer that queues may have this much on its way; a larger queue would measure memory, not transport."""
 

@@ -119,7 +119,7 @@ class Run:
     def round(self, turn: int, rounds: int) -> None:
         """Every cell with every peer."""
         for index, cell in enumerate(self.cells):
-            names = [name for name in self.names if name in self.hosts and cell.mode in self.hosts[name].modes]
+            names = [name for name in self.names if name in self.hosts and self.hosts[name].takes(cell)]
             shift = (turn + index) % len(names) if names else 0
             for name in names[shift:] + names[:shift]:
                 if time.monotonic() > self.until:

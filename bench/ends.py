@@ -5,6 +5,7 @@ Rules:
 * The first eight bytes of a frame are its number: phase in the upper bits, count below. Every number is checked.
 * In throughput the count goes round after TURN frames, so that small frames are written beforehand, not while they are
   timed. A gap of whole turns shows too: what was sent is compared with what was received.
+* A link with batches sends BATCH frames of one buffer at once and checks the numbers of all that it gets at once.
 * A phase ends with a frame that carries minus the phase. It is sent again until the other end says that it has it,
   because some peers lose frames. What still arrives of an earlier phase is not counted.
 * Phase 1 warms up, phase 2 counts. Time runs from before the first send until the end marker is taken.
@@ -21,12 +22,12 @@ import socket
 import struct
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from itertools import cycle
 from typing import Any
 
-from bench.cells import Cell, Sample
-from bench.peers import Link
+from bench.cells import BATCH, Cell, Sample
+from bench.peers import Frames, Link
 
 NUMBER = struct.Struct("<q")
 PHASE_SHIFT = 40
@@ -105,6 +106,20 @@ def send_one_by_one(send: Callable[[Any], object], frame: bytearray, numbers: li
     return sent
 
 
+def send_batches(send_many: Callable[[Any, int], int], size: int, phase: int, seconds: float) -> int:
+    """Send numbered frames for ``seconds``, BATCH at once; how many."""
+    frames = memoryview(bytearray(size * TURN))
+    for index, number in enumerate(numbers_of(phase)):
+        NUMBER.pack_into(frames, index * size, number)
+    batches = [frames[at * size : (at + BATCH) * size] for at in range(0, TURN, BATCH)]
+    sent, clock = 0, time.monotonic
+    deadline = clock() + seconds
+    while clock() < deadline:
+        for batch in batches:
+            sent += send_many(batch, size)
+    return sent
+
+
 def numbers_of(phase: int) -> list[int]:
     """The numbers of a throughput phase, in order."""
     return list(range(phase << PHASE_SHIFT, (phase << PHASE_SHIFT) + TURN))
@@ -112,22 +127,62 @@ def numbers_of(phase: int) -> list[int]:
 
 def take_until_end(receive: Callable[[], Any], phase: int) -> tuple[int, int]:
     """Take frames until the end of ``phase``; (received, repeated or out of order)."""
-    turn, begin = numbers_of(phase), 0
-    received = repeated = 0
+    turn, tally = numbers_of(phase), Tally(phase)
     while True:
-        in_order, number = take_in_order(receive, turn[begin:] + turn[:begin])
-        received += in_order
-        begin = (begin + in_order) % TURN
+        in_order, number = take_in_order(receive, turn[tally.begin :] + turn[: tally.begin])
+        tally.go_on(in_order)
         if number == -phase:
-            return received, repeated
-        if number is None or number >> PHASE_SHIFT != phase:
+            return tally.received, tally.repeated
+        if number is not None:
+            tally.add(number)
+
+
+def take_batches_until_end(receive_many: Callable[[], Frames | None], size: int, phase: int) -> tuple[int, int]:
+    """Take batches until the end of ``phase``; as :func:`take_until_end`."""
+    turns = b"".join(NUMBER.pack(number) for number in numbers_of(phase)) * 2
+    tally, words, unpack = Tally(phase), size // 8 if size % 8 == 0 else 0, NUMBER.unpack_from
+    while True:
+        frames = receive_many()
+        if frames is None:
             continue
-        gap = (number - turn[begin]) % TURN
+        count, begin = len(frames), tally.begin * 8
+        alike = words and frames.nbytes == count * size
+        if alike and frames.numpy("<i8")[::words].tobytes() == turns[begin : begin + count * 8]:
+            frames.release()
+            tally.go_on(count)
+            continue
+        numbers = [unpack(frame)[0] for frame in frames]
+        frames.release()
+        for number in numbers:
+            if number == -phase:
+                return tally.received, tally.repeated
+            tally.add(number)
+
+
+@dataclass(slots=True)
+class Tally:
+    """What has arrived of a phase: frames, those of them that came twice or late, and where in the turn it stands."""
+
+    phase: int
+    begin: int = 0
+    received: int = 0
+    repeated: int = 0
+
+    def go_on(self, count: int) -> None:
+        """That many have come in order."""
+        self.received += count
+        self.begin = (self.begin + count) % TURN
+
+    def add(self, number: int) -> None:
+        """One has come that may be out of order, or of another phase."""
+        if number >> PHASE_SHIFT != self.phase:
+            return
+        gap = (number - self.begin) % TURN
         if gap < TURN // 2:
-            received += 1
-            begin = (begin + gap + 1) % TURN
+            self.received += 1
+            self.begin = (self.begin + gap + 1) % TURN
         else:
-            repeated += 1
+            self.repeated += 1
 
 
 def take_in_order(receive: Callable[[], Any], turn: list[int]) -> tuple[int, int | None]:
@@ -162,13 +217,19 @@ def end_phase(link: Link, wire: socket.socket, phase: int) -> Report:
 
 def send_end(link: Link, wire: socket.socket, cell: Cell, others: Iterable[int]) -> Report:
     """The sender of a throughput cell."""
-    send = link.loan or link.send if cell.mode == "loan" else link.send
+
+    def send_phase(phase: int, seconds: float) -> int:
+        if link.send_many:
+            return send_batches(link.send_many, cell.size, phase, seconds)
+        send = link.loan or link.send if cell.mode == "loan" else link.send
+        return send_for(send, cell.size, phase, seconds)
+
     begin_apart(True)
-    send_for(send, cell.size, 1, cell.warm_up)
+    send_phase(1, cell.warm_up)
     end_phase(link, wire, 1)
     begin_apart(True)
     cpu, start = cpu_ns(others), time.monotonic()
-    sent = send_for(send, cell.size, 2, cell.seconds)
+    sent = send_phase(2, cell.seconds)
     answer = end_phase(link, wire, 2)
     spent = cpu_ns(others) - cpu
     return {
@@ -180,12 +241,15 @@ def send_end(link: Link, wire: socket.socket, cell: Cell, others: Iterable[int])
     }
 
 
-def receive_end(link: Link, wire: socket.socket) -> None:
+def receive_end(link: Link, wire: socket.socket, cell: Cell) -> None:
     """The receiver of a throughput cell."""
     for phase in (1, 2):
         begin_apart(False)
         cpu = cpu_ns()
-        received, repeated = take_until_end(link.receive, phase)
+        if link.receive_many:
+            received, repeated = take_batches_until_end(link.receive_many, cell.size, phase)
+        else:
+            received, repeated = take_until_end(link.receive, phase)
         at = time.monotonic()
         tell(wire, {"received": received, "repeated": repeated, "at": at, "cpu_ns": cpu_ns() - cpu})
 
@@ -345,7 +409,7 @@ def run(link: Link, wire: socket.socket, cell: Cell, first: bool, others: Iterab
     else:
         if first:
             return send_end(link, wire, cell, others)
-        receive_end(link, wire)
+        receive_end(link, wire, cell)
     return {}
 
 

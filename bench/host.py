@@ -151,7 +151,7 @@ def serve(name: str, folder: Path) -> None:
     peer = load(name)
     version = peer.version()
     runner = start(peer, folder)
-    say({"ready": version, "about": peer.about, "modes": peer.modes})
+    say({"ready": version, "about": peer.about, "modes": peer.modes, "largest": peer.largest})
     try:
         for line in sys.stdin:
             command = json.loads(line)

@@ -42,6 +42,7 @@ class Host:
         self.version = "?"
         self.about = ""
         self.modes: tuple[str, ...] = ()
+        self.largest: int | None = None
         folder.mkdir()
         self.errors = folder.with_suffix(".stderr")
         with self.errors.open("wb") as errors:
@@ -60,6 +61,11 @@ class Host:
         if "ready" not in answer:
             raise Unavailable(answer.get("unavailable", str(answer)))
         self.version, self.about, self.modes = answer["ready"], answer["about"], tuple(answer["modes"])
+        self.largest = answer["largest"]
+
+    def takes(self, cell: Cell) -> bool:
+        """Is its peer measured in such a cell?"""
+        return cell.mode in self.modes and (self.largest is None or cell.size <= self.largest)
 
     def measure(self, cell: Cell, limit: float) -> Sample:
         """Ask for ``cell``; CellFailed with the reason, Unavailable when the host has gone."""

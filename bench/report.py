@@ -11,9 +11,10 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from bench.cells import KIB, MIB, Mode, Row, Sample, rate
+from bench.cells import BATCH, KIB, MIB, Mode, Row, Sample, rate
 
 OURS = "chronetix"
+BATCHED = "chronetix-batch"
 Key = tuple[str, Mode, int]
 """Peer, mode, size."""
 Samples = Mapping[Key, Mapping[int, Sample]]
@@ -149,7 +150,8 @@ def targets(samples: Samples) -> list[Target]:
     def trips(peer: str) -> Key:
         return (peer, "roundtrip", 64)
 
-    ours = [sample for (peer, _, _), by_round in samples.items() if peer == OURS for sample in by_round.values()]
+    of_ours = [by_round for (peer, _, _), by_round in samples.items() if peer in (OURS, BATCHED)]
+    ours = [sample for by_round in of_ours for sample in by_round.values()]
     wrong = float(sum(sample.sent - sample.received + sample.repeated for sample in ours)) if ours else None
     return [
         Target(
@@ -163,6 +165,18 @@ def targets(samples: Samples) -> list[Target]:
             100.0,
             True,
             paired(samples, frames(OURS, 64), frames("dora", 64), rate),
+        ),
+        Target(
+            f"64 B throughput in batches of {BATCH} at least 50x pyzmq, one frame a call",
+            50.0,
+            True,
+            paired(samples, frames(BATCHED, 64), frames("pyzmq", 64), rate),
+        ),
+        Target(
+            f"64 B throughput in batches of {BATCH} at least 600x dora, one frame a call",
+            600.0,
+            True,
+            paired(samples, frames(BATCHED, 64), frames("dora", 64), rate),
         ),
         Target(
             "64 B round trip p50 at most 1/20 of pyzmq's (theirs over ours, at least 20)",
@@ -193,6 +207,8 @@ DEFINITIONS = (
     "throughput: the first 8 bytes of a frame are its number. Up to 4 KiB the sender sends 256 numbered frames in",
     "  turn, above it numbers one warm buffer anew. The receiver checks the number of every frame and drops it without",
     "  reading the rest. Time runs to the end marker's arrival.",
+    f"{BATCHED}: the sender passes {BATCH} numbered frames in one buffer, the receiver takes at most {BATCH} that are",
+    "  there and compares their numbers, gathered by numpy, with those expected. All other peers move a frame a call.",
     "loan: as throughput, but the sender writes only those 8 bytes, in place; the payload is not touched otherwise.",
     "roundtrip: one frame there and the same bytes back, one on its way; p50 and p99 of each.",
     "lost: sent and never received. cpu s/M: processor seconds of all processes for a million frames (or trips).",

@@ -14,13 +14,31 @@ from __future__ import annotations
 import abc
 import importlib
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 from bench.cells import Cell
+
+
+class Frames(Protocol):
+    """Frames that were received at once."""
+
+    @property
+    def nbytes(self) -> int:
+        """Of all frames together."""
+
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[Any]:
+        """Each has the buffer protocol."""
+
+    def numpy(self, dtype: str) -> Any:
+        """An array of all frames one after another."""
+
+    def release(self) -> None:
+        """They are not needed any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +49,10 @@ class Link:
     None when it was woken for nothing;
     ``reply`` sends what ``receive`` returned back, whole; ``loan`` is ``send`` without its copy: room in place, of
     which only the first eight bytes are written.
+
+    A link with ``send_many`` and ``receive_many`` sends and takes batches in throughput cells: ``send_many(buffer,
+    size)`` sends it as frames of ``size`` bytes and says how many, ``receive_many`` returns at most BATCH frames as
+    :class:`Frames`, or None as ``receive``.
     """
 
     send: Callable[[Any], object]
@@ -38,6 +60,8 @@ class Link:
     reply: Callable[[Any], object]
     close: Callable[[], object]
     loan: Callable[[Any], object] | None = None
+    send_many: Callable[[Any, int], int] | None = None
+    receive_many: Callable[[], Frames | None] | None = None
 
 
 class Peer(abc.ABC):
@@ -50,6 +74,9 @@ class Peer(abc.ABC):
     one_process: ClassVar[bool] = False
     """Both ends are one thread: :meth:`connect_both` instead of :meth:`connect`."""
     modes: ClassVar[tuple[str, ...]] = ("throughput", "roundtrip")
+
+    largest: ClassVar[int | None] = None
+    """Bytes of the largest frame that it is measured with; None: any."""
 
     def version(self) -> str:
         """What is measured; raises when it is not installed."""
@@ -73,6 +100,7 @@ class Peer(abc.ABC):
 
 PEERS = {
     "chronetix": "bench.peers.chronetix:Ipc",
+    "chronetix-batch": "bench.peers.chronetix:Batches",
     "chronetix-inproc": "bench.peers.chronetix:InProcess",
     "memcpy": "bench.peers.memcpy:Memcpy",
     "pipe": "bench.peers.pipe:Pipe",

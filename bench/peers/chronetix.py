@@ -12,11 +12,13 @@ from __future__ import annotations
 import os
 import socket
 import struct
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import shm
-from bench.cells import KIB, MIB, Cell, window
+from bench.cells import BATCH, KIB, MAX_WINDOW, MIB, Cell, window
 from bench.machine import own_version
 from bench.peers import Link, Peer
 
@@ -33,7 +35,7 @@ class Ipc(Peer):
 
     name = "chronetix"
     about = f"Outlet.send / Inlet.take, {CREDITS} credits, policy block, both ends sleep on eventfd doorbells"
-    modes = ("throughput", "roundtrip", "loan")
+    modes: ClassVar[tuple[str, ...]] = ("throughput", "roundtrip", "loan")
 
     def version(self) -> str:
         return own_version()
@@ -43,7 +45,7 @@ class Ipc(Peer):
 
     def connect(self, shared: Any, wire: socket.socket, cell: Cell, first: bool) -> Link:
         trips = cell.mode == "roundtrip"
-        end = End(cell, sends=first or trips, receives=not first or trips, first=first)
+        end = End(cell, self.credits(cell), sends=first or trips, receives=not first or trips, first=first)
         socket.send_fds(wire, [b"o"], end.descriptors())
         _, theirs, _, _ = socket.recv_fds(wire, 1, 16)
         end.link(list(theirs))
@@ -51,7 +53,33 @@ class Ipc(Peer):
             os.close(descriptor)
         wire.send(b"l")
         wire.recv(1)
+        return self.link(end)
+
+    def credits(self, cell: Cell) -> int:
+        """Of each route."""
+        return credits_of(cell)
+
+    def link(self, end: End) -> Link:
+        """What is measured of an end."""
         return end.as_link()
+
+
+class Batches(Ipc):
+    """Two processes, many small frames a call."""
+
+    name = "chronetix-batch"
+    about = (
+        f"Outlet.send_many / Inlet.take_many: {BATCH} frames of one buffer a call where the others move one, numbers "
+        f"checked {BATCH} at once with numpy, {MAX_WINDOW} credits; up to 4 KiB"
+    )
+    modes = ("throughput",)
+    largest = 4 * KIB
+
+    def credits(self, cell: Cell) -> int:
+        return window(cell.size)
+
+    def link(self, end: End) -> Link:
+        return end.as_batch_link()
 
 
 class InProcess(Peer):
@@ -68,8 +96,8 @@ class InProcess(Peer):
         return None
 
     def connect_both(self, shared: Any, cell: Cell) -> tuple[Link, Link]:
-        here = End(cell, sends=True, receives=True, first=True)
-        there = End(cell, sends=True, receives=True, first=False)
+        here = End(cell, credits_of(cell), sends=True, receives=True, first=True)
+        there = End(cell, credits_of(cell), sends=True, receives=True, first=False)
         here.link(there.descriptors())
         there.link(here.descriptors())
         return here.as_link(), there.as_link()
@@ -78,9 +106,9 @@ class InProcess(Peer):
 class End:
     """One end of the pair: a doorbell, and an arena with a producer, a consumer, or both."""
 
-    def __init__(self, cell: Cell, *, sends: bool, receives: bool, first: bool) -> None:
+    def __init__(self, cell: Cell, credits: int, *, sends: bool, receives: bool, first: bool) -> None:
         there, back = ("there", "back") if first else ("back", "there")
-        self.credits = LOAN_CREDITS if cell.mode == "loan" else min(CREDITS, window(cell.size))
+        self.credits = credits
         self.bell = shm.Doorbell()
         self.arena = shm.Arena(room(cell.size, self.credits), first=room(cell.size, self.credits), on_grow=refuse)
         self.producers = [self.producer(there)] if sends else []
@@ -127,6 +155,18 @@ class End:
                 consumer.close()
 
         return Link(send=send, receive=receive, reply=send, close=close, loan=loan)
+
+    def as_batch_link(self) -> Link:
+        """The same with batches."""
+        link = self.as_link()
+        if self.producers:
+            return replace(link, send_many=shm.Outlet(self.producers, self.bell).send_many)
+        return replace(link, receive_many=partial(shm.Inlet(self.consumers, self.bell).take_many, BATCH))
+
+
+def credits_of(cell: Cell) -> int:
+    """Of a route that moves one frame a call."""
+    return LOAN_CREDITS if cell.mode == "loan" else min(CREDITS, window(cell.size))
 
 
 def not_here(*_arguments: Any) -> Any:

@@ -38,7 +38,16 @@ def test_the_whole_plan_has_every_mode_and_size():
 
 def test_a_quick_run_measures_without_loss_and_writes_its_lines(tmp_path):
     out = tmp_path / "rows.jsonl"
-    command = [sys.executable, "-m", "bench.data", "--quick", "--peers", "chronetix,memcpy,pipe", "--json", str(out)]
+    command = [
+        sys.executable,
+        "-m",
+        "bench.data",
+        "--quick",
+        "--peers",
+        "chronetix,chronetix-batch,memcpy,pipe",
+        "--json",
+        str(out),
+    ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     lines = [json.loads(line) for line in out.read_text().splitlines()]
@@ -47,6 +56,7 @@ def test_a_quick_run_measures_without_loss_and_writes_its_lines(tmp_path):
         (peer, mode, 64) for peer in ("chronetix", "memcpy", "pipe") for mode in ("throughput", "roundtrip")
     } <= measured
     assert ("chronetix", "loan", 40_000_000) in measured
+    assert {cell for cell in measured if cell[0] == "chronetix-batch"} == {("chronetix-batch", "throughput", 64)}
     assert all(line["sent"] == line["received"] > 0 for line in lines)
     assert "Targets" in done.stdout
 

@@ -57,6 +57,18 @@ def test_a_target_is_judged_on_the_median_of_paired_ratios():
     assert "met" in first.line()
 
 
+def test_batches_are_judged_apart_from_single_frames():
+    samples = {
+        ("chronetix", "throughput", 64): {0: sample(900)},
+        ("chronetix-batch", "throughput", 64): {0: sample(6000)},
+        ("pyzmq", "throughput", 64): {0: sample(100)},
+    }
+    values = {target.text: target.value for target in targets(samples) if "pyzmq" in target.text}
+    assert values["64 B throughput at least 8x pyzmq"] == pytest.approx(9)
+    (batched,) = [target for target in targets(samples) if "batches" in target.text and "pyzmq" in target.text]
+    assert (batched.value, batched.limit) == (pytest.approx(60), 50.0)
+
+
 def test_a_missed_target_says_so_with_its_figure():
     samples = {
         ("chronetix", "roundtrip", 64): {0: sample(p50=10.0)},
@@ -80,9 +92,10 @@ def test_loan_rates_are_flat_when_the_slowest_size_keeps_up():
     assert flat.value == pytest.approx(0.9)
 
 
-def test_a_lost_frame_of_ours_misses_a_target():
+@pytest.mark.parametrize("peer", ["chronetix", "chronetix-batch"])
+def test_a_lost_frame_of_ours_misses_a_target(peer):
     lossy = Sample(sent=10, received=9, repeated=0, elapsed=1.0, cpu_s=1.0)
-    (verdict,) = [t for t in targets({("chronetix", "throughput", 64): {0: lossy}}) if "lost" in t.text]
+    (verdict,) = [t for t in targets({(peer, "throughput", 64): {0: lossy}}) if "lost" in t.text]
     assert "MISSED" in verdict.line()
 
 
