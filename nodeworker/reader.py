@@ -16,6 +16,7 @@ from collections.abc import Callable
 
 from nodeworker.context import Step
 from nodeworker.errors import DaemonGone
+from nodeworker.intake import Intake
 from nodeworker.link import Link
 from nodeworker.loop import Lost, Mailbox
 from nodeworker.remote import DaemonHost
@@ -38,6 +39,7 @@ class Reader:
     ) -> None:
         self._link = link
         self._mailbox = mailbox
+        self._intake = Intake(mailbox)
         self._wiring = wiring
         self._host = host
         self._step = step
@@ -91,8 +93,17 @@ class Reader:
                 self._wiring.link(message, descriptors)
             elif isinstance(message, Drain):
                 self._on_drain()
-            self._mailbox.append(message)
+            self._post(message)
+
+    def _post(self, message: ToWorker) -> None:
+        """Into the mailbox, if there is room; whoever lost messages is told how many as soon as there is again."""
+        if self._intake.put(message):
             self._wiring.bell.ring()
+        dropped = self._intake.account()
+        if dropped:
+            self._host.log(
+                "warning", "messages came faster than on_message took them; some were dropped", {"dropped": dropped}
+            )
 
     def _pong(self, ping: Ping) -> Pong:
         """``busy_ns`` counts from the first ping that found the plugin in its present step: a lower bound that costs

@@ -17,7 +17,8 @@ from shm import Frame
 
 
 class EventBusSource:
-    """Messages to frames. A slow consumer makes messages wait in the daemon's queue for this node."""
+    """Messages to frames. A slow consumer makes messages wait in this node's mailbox; when that is
+    full they are dropped, and the log says how many."""
 
     def __init__(self, ctx: Context) -> None:
         if not ctx.outputs:
