@@ -41,6 +41,7 @@ class Alarm:
     interval_ns: int
     due_ns: int
     sequence: int = 0
+    """Of the last tick: n is due n intervals after the start, as under the daemon."""
 
 
 class Deployment:
@@ -215,8 +216,8 @@ class Deployment:
                 continue
             late = (now - alarm.due_ns) // alarm.interval_ns
             due = alarm.due_ns + late * alarm.interval_ns
+            alarm.sequence += late + 1
             alarm.member.mailbox.append(Tick(id=alarm.id, sequence=alarm.sequence, due_ns=due, missed=late))
-            alarm.sequence += 1
             alarm.due_ns = due + alarm.interval_ns
 
     def _sleep(self, until_ns: int | None = None) -> None:

@@ -109,7 +109,7 @@ def run(
         on_log=lambda _node, level, text, fields: outcome.logs.append(Logged(level, text, fields)),
         on_publish=lambda envelope, payload: _note(outcome.published, envelope, payload),
     )
-    for sequence in range(ticks):
+    for sequence in range(1, ticks + 1):
         deployment.post(PLUGIN, Tick(id="tick", sequence=sequence, due_ns=0))
     try:
         deployment.run(until_idle=True)

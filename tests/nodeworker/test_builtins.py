@@ -16,15 +16,15 @@ class TestTheTimer:
     def test_publishes_each_tick_on_every_control_route(self):
         outcome = run(Timer, ticks=2, publications=["a", "b"], sends=False)
         assert [(p.topic, p.value["timer"], p.value["sequence"]) for p in outcome.published] == [
-            ("a", "tick", 0),
-            ("b", "tick", 0),
             ("a", "tick", 1),
             ("b", "tick", 1),
+            ("a", "tick", 2),
+            ("b", "tick", 2),
         ]
 
     def test_sends_ticks_to_data_routes_too(self):
         outcome = run(Timer, ticks=1, publications=["a"])
-        assert [value["sequence"] for value in outcome.sent] == [0]
+        assert [value["sequence"] for value in outcome.sent] == [1]
         assert [p.topic for p in outcome.published] == ["a"]
 
 

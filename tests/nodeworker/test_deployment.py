@@ -259,7 +259,7 @@ class TestTimeAndMessages:
             seen = []
 
             def on_tick(self, tick, ctx):
-                self.seen.append(tick.sequence)
+                self.seen.append((tick.sequence, tick.missed))
                 if len(self.seen) == 3:
                     deployments[0].drain()
 
@@ -271,7 +271,12 @@ class TestTimeAndMessages:
         deployments.append(deployment)
         deployment.run()
         deployment.close()
-        assert deployment.results["a"] == [[0, 1, 2], True]
+        ticks, stopping = deployment.results["a"]
+        assert stopping
+        told = 0
+        for sequence, missed in ticks:
+            told += missed + 1
+            assert sequence == told, "ticks are numbered from 1, missed ones included"
 
     def test_a_drain_from_another_thread_wakes_it(self, run):
         deployment = Deployment([node("a")], find=lambda config: type("Idle", (), {"on_stop": lambda self: "ended"}))

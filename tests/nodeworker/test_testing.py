@@ -90,7 +90,7 @@ class TestAPluginMayBe:
                 return {"calls": len(calls)}
 
         outcome = run(Every, ["x"], ticks=2)
-        assert calls == ["start", "tick 0", "tick 1", "frame", "stop"]
+        assert calls == ["start", "tick 1", "tick 2", "frame", "stop"]
         assert outcome.result == {"calls": 5}
 
     def test_a_function_that_gets_messages_where_there_are_no_frames(self):
