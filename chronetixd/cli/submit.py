@@ -59,6 +59,10 @@ def submit(
                 wait=wait,
                 timeout_ns=None if timeout is None else int(timeout * 1e9),
             )
+        except KeyboardInterrupt:
+            progress.end()
+            _goes_on(progress.flow)
+            return exits.INTERRUPTED
         except ChronetixError as reason:
             progress.end()
             report_refusal(reason, flow)
@@ -87,16 +91,30 @@ def _placed(problem: dict[str, Any], flow: FlowFile) -> str:
     return f"{flow.where(path)}: {path}" if path else flow.where(path)
 
 
+def _goes_on(flow: str) -> None:
+    """Who stops waiting for a flow has not stopped the flow."""
+    if flow:
+        name = output.printable(flow)
+        output.say(f"interrupted; the flow {name} goes on")
+        output.say(f"{click.style('hint:', fg='cyan')} `chronetixctl stop {name}` stops it")
+    else:
+        output.say("interrupted before the daemon had answered; `chronetixctl ls` shows whether the flow was accepted")
+
+
 class _Progress:
-    """One line on a terminal's stderr that follows a flow's start; nothing when stderr is no terminal."""
+    """One line on a terminal's stderr that follows a flow's start; nothing when stderr is no terminal. ``flow`` is its
+    name, once the daemon has told it."""
 
     def __init__(self) -> None:
         self._stream = sys.stderr
+        self.flow = ""
         self._shown = False
         self._wanted = self._stream.isatty()
 
     def show(self, item: Any) -> None:
         """Show one progress item."""
+        if isinstance(item, dict):
+            self.flow = str(item.get("flow") or "")
         if not self._wanted or not isinstance(item, dict):
             return
         of = f" {item['ready']}/{item['total']} ready" if item.get("total") else ""
