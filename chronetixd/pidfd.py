@@ -17,6 +17,10 @@ _WALL = 0x40000000
 """Linux's __WALL: children of every kind."""
 
 
+_NOT_OURS = (ProcessLookupError, PermissionError)
+"""It is gone, or has become another user's (setuid): no signal of ours reaches it."""
+
+
 class Process:
     """Owns ``pidfd``. ``on_exit`` is called once when the process has ended; it then has to call :meth:`reap`. Whoever
     takes the process over replaces it."""
@@ -41,9 +45,9 @@ class Process:
         """Send it to the process and to its process group. Nothing happens when it has been reaped."""
         if self.pidfd < 0:
             return
-        with suppress(ProcessLookupError):
+        with suppress(*_NOT_OURS):
             signal.pidfd_send_signal(self.pidfd, number)
-        with suppress(ProcessLookupError):
+        with suppress(*_NOT_OURS):
             os.killpg(self.pid, number)
 
     def reap(self) -> Exit:
@@ -51,7 +55,7 @@ class Process:
 
         The group's number cannot have been given away: its leader, unreaped, still holds it.
         """
-        with suppress(ProcessLookupError):
+        with suppress(*_NOT_OURS):
             os.killpg(self.pid, signal.SIGKILL)
         try:
             status = os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED | os.WNOHANG | _WALL)
