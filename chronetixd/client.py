@@ -19,6 +19,9 @@ from protocol import handshake
 from protocol import messages as wire
 from protocol.errors import ChronetixError, error
 
+LINGER_S = 10.0
+"""How long a client may take to read its last messages; who never reads must not keep them and its descriptor."""
+
 MAX_CALLS = 64
 """Calls of one client that may be open at once."""
 
@@ -56,7 +59,9 @@ class Client:
         self._connection = Connection(
             loop, sock, wire.ClientMessage, on_message=self._received, on_end=self._ended, max_frame=max_frame
         )
-        self._connection.on_closed = self._closed.set
+        self._connection.on_closed = self._disconnected
+        self._flushed = asyncio.Event()
+        self._connection.on_flushed = self._flushed.set
         self._deadline = loop.call_later(hello_s, self._silent)
         self._connection.start()
 
@@ -64,6 +69,13 @@ class Client:
         """Close after what is queued was sent; open calls are cancelled."""
         self._leave()
         self._connection.close_after_flush()
+        if not self._connection.closed:
+            self._deadline.cancel()
+            self._deadline = self._loop.call_later(LINGER_S, self._connection.close)
+
+    def _disconnected(self) -> None:
+        self._deadline.cancel()
+        self._closed.set()
 
     async def farewell(self) -> None:
         """Let its calls end, send what is queued, close."""
@@ -132,12 +144,7 @@ class Client:
         self._calls[call.id] = self._loop.create_task(self._run(call))
 
     async def _run(self, call: wire.Call) -> None:
-        def emit(value: Any) -> bool:
-            if self._connection.backlog > MAX_STREAM_BACKLOG:
-                return False
-            self._send(wire.Item(id=call.id, value=value))
-            return True
-
+        emit = _Items(self, call.id)
         try:
             end: wire.Result | wire.Failure
             value = await verbs.call(self._context, call.verb, call.args, emit)
@@ -153,6 +160,17 @@ class Client:
             self._calls.pop(call.id, None)
         self._send(end)
 
+    def _item(self, id: int, value: Any) -> bool:
+        if self._connection.backlog > MAX_STREAM_BACKLOG:
+            return False
+        self._send(wire.Item(id=id, value=value))
+        return True
+
+    async def _room(self) -> None:
+        while self._connection.backlog > MAX_STREAM_BACKLOG // 2:
+            self._flushed.clear()
+            await self._flushed.wait()
+
     def _send(self, message: wire.Message) -> None:
         try:
             self._connection.send(message)
@@ -164,3 +182,17 @@ class Client:
         if self._connection.backlog > MAX_BACKLOG:
             structlog.get_logger("chronetixd.client").warning("a slow client was disconnected")
             self.abort()
+
+
+class _Items:
+    """Sends the items of one call; see :class:`chronetixd.verbs.Emit`."""
+
+    def __init__(self, client: Client, id: int) -> None:
+        self._client = client
+        self._id = id
+
+    def __call__(self, value: Any) -> bool:
+        return self._client._item(self._id, value)
+
+    async def room(self) -> None:
+        await self._client._room()

@@ -66,6 +66,8 @@ class Connection:
         """Bytes that wait to be sent."""
         self.on_closed: Callable[[], None] | None = None
         """Called once when the socket is closed, whoever closed it."""
+        self.on_flushed: Callable[[], None] | None = None
+        """Called when nothing waits to be sent any more."""
 
     @property
     def closed(self) -> bool:
@@ -189,6 +191,8 @@ class Connection:
             self._unwritable = True
             self._forget_output()
         self._stop_writing()
+        if self.on_flushed is not None:
+            self.on_flushed()
         if self._closing and not self.closed:
             self.close()
 

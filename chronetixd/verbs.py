@@ -10,9 +10,10 @@ from __future__ import annotations
 import asyncio
 import platform
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import msgspec
 
@@ -30,8 +31,21 @@ from protocol.errors import ChronetixError, error
 from protocol.messages import PROTOCOL_VERSIONS
 from protocol.nearest import nearest
 
-Emit = Callable[[Any], bool]
-"""Sends one item; False when the client's queue is full and the item was dropped."""
+MAX_REPLAY = 10_000
+"""Records that may wait behind those that were kept, until these are sent; the oldest make room."""
+
+TURN = 256
+"""Kept records that are sent before others get their turn."""
+
+
+class Emit(Protocol):
+    """Sends the items of a streaming answer."""
+
+    def __call__(self, value: Any) -> bool:
+        """Send one; False when the client's queue is full and the item was dropped."""
+
+    async def room(self) -> None:
+        """Wait until the client has read most of what was sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,13 +318,22 @@ async def _stream(
     context: Context, feed: Feed[Any], wanted: Callable[[Any], bool], tail: int | None, follow: bool, emit: Emit
 ) -> dict[str, int]:
     """Send what is kept, then, with ``follow``, what comes, until cancelled or the daemon ends. A client that reads too
-    slowly misses records; it is told how many as soon as it reads again."""
+    slowly misses what comes, never what was kept; it is told how many as soon as it reads again."""
     dropped = 0
+    kept: deque[Any] | None = None
 
     def show(record: Any) -> None:
         nonlocal dropped
         if not wanted(record):
             return
+        if kept is not None:
+            dropped += len(kept) == kept.maxlen
+            kept.append(record)
+            return
+        send(record)
+
+    def send(record: Any) -> None:
+        nonlocal dropped
         if dropped and emit({"dropped": dropped, "unix_ns": time.time_ns()}):
             dropped = 0
         if not emit(msgspec.to_builtins(record, builtin_types=(bytes,))):
@@ -318,13 +341,20 @@ async def _stream(
 
     if tail is not None and tail < 0:
         raise error("bad-argument", argument="tail", verb="logs or events", reason="must not be negative")
-    for record in feed.recent(wanted, tail):
-        show(record)
-    if follow:
-        unfollow = feed.follow(show)
-        try:
+    kept = deque(feed.recent(wanted, tail))
+    kept = deque(kept, maxlen=max(MAX_REPLAY, len(kept)))
+    unfollow = feed.follow(show) if follow else None
+    try:
+        while kept:
+            await emit.room()
+            for _ in range(min(TURN, len(kept))):
+                send(kept.popleft())
+            await asyncio.sleep(0)
+        kept = None
+        if unfollow is not None:
             await context.ending.wait()
-        finally:
+            raise error("daemon-stopping")
+    finally:
+        if unfollow is not None:
             unfollow()
-        raise error("daemon-stopping")
     return {"dropped": dropped}

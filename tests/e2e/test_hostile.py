@@ -41,3 +41,12 @@ def test_whatever_a_plugin_logs_its_flow_goes_on(submit: Any, client: Any) -> No
     odd, long = client.stream("logs", flow=answer["flow"])
     assert odd["fields"]["method_name"] == "f"
     assert len(long["line"]) == 16 * 1024
+
+
+@pytest.mark.parametrize("follow", [False, True])
+def test_lines_that_were_kept_are_all_shown_however_many(follow: bool, submit: Any, client: Any) -> None:
+    answer = submit([submit.node("n", "hostile:prints_much")], [])
+    stream = client.stream("logs", flow=answer["flow"], follow=follow)
+    numbers = [int(next(stream)["line"].split()[0]) for _ in range(8000)]
+    assert numbers == list(range(8000))
+    stream.close()

@@ -41,3 +41,11 @@ def logs_anything(ctx):
     ctx.log.info("L" * (16 * 1024 * 1024 - 200))
     return
     yield
+
+
+def prints_much(ctx):
+    """Source: eight megabytes in lines."""
+    for n in range(8000):
+        print(f"{n} ".ljust(1000, "."))
+    return
+    yield
