@@ -156,16 +156,24 @@ def _print_results(name: str, flow: Flow, deployment: Deployment, output: str) -
             {"id": id, "from": routes[id].source, "to": routes[id].target, **snapshot}
             for id, snapshot in snapshots.items()
         ]
-        print(json.dumps({"flow": name, "nodes": deployment.results, "routes": described}))
+        print(json.dumps({"flow": name, "nodes": deployment.results, "routes": described}, default=_text))
         return
     for node, result in deployment.results.items():
         if result is not None:
-            print(f"{node}: {json.dumps(result, indent=2)}")
+            print(f"{node}: {json.dumps(result, indent=2, default=_text)}")
     width = max((len(id) for id in snapshots), default=5)
     print("  ".join(["route".ljust(width), *(column.rjust(12) for column in COLUMNS)]))
     for id, snapshot in snapshots.items():
         counters: Mapping[str, Any] = {**snapshot}
         print("  ".join([id.ljust(width), *(str(counters[column]).rjust(12) for column in COLUMNS)]))
+
+
+def _text(value: Any) -> str:
+    """Bytes in a result, as JSON can show them: text where they are UTF-8, else hex."""
+    try:
+        return bytes(value).decode()
+    except UnicodeDecodeError:
+        return bytes(value).hex()
 
 
 if __name__ == "__main__":

@@ -153,3 +153,14 @@ def test_a_file_that_is_no_flow_is_named(tmp_path):
         assert done.returncode == 1
         assert "bad.json" in done.stderr
         assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("output", ["table", "json"])
+def test_bytes_in_a_result_are_shown_as_text_or_hex(inproc, output, tmp_path):
+    (tmp_path / "b.py").write_text(
+        "class B:\n    def produce(self): return ()\n    def on_stop(self): return [b'ab', b'\\xff']\n"
+    )
+    flow = {"manifests": [manifest("b", f"python://{tmp_path}/b.py:B")], "routes": [], "schemas": []}
+    out, err = inproc(flow, "-o", output).communicate(timeout=60)
+    assert '"ab"' in out, err
+    assert '"ff"' in out
