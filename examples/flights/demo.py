@@ -74,9 +74,9 @@ def daemon(folder: Path) -> Iterator[tuple[subprocess.Popen[bytes], Client]]:
     """A daemon of our own in ``folder`` and a client of it; it is stopped at the end, also on Ctrl-C."""
     control, log = folder / "control.sock", folder / "daemon.log"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify, log.open("wb") as sink:
-        notify.bind(str(folder / "notify.sock"))
+        notify.bind(f"\0chronetix-demo-{os.getpid()}")
         command = [sys.executable, "-m", "chronetixd", "--socket", str(control), "--state-dir", str(folder / "state")]
-        environment = os.environ | {"NOTIFY_SOCKET": str(folder / "notify.sock")}
+        environment = os.environ | {"NOTIFY_SOCKET": f"@chronetix-demo-{os.getpid()}"}
         process = subprocess.Popen(command, env=environment, stdout=sink, stderr=sink, start_new_session=True)
         try:
             await_ready(notify, process, log)
