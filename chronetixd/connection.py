@@ -29,6 +29,9 @@ READ_SIZE = 64 * 1024
 GATHER = 256 * 1024
 """Bytes that are joined for one send."""
 
+MAX_UNREAD = 4 * 1024 * 1024
+"""Bytes that may wait for a peer before it is not listened to: who reads no answers asks nothing more."""
+
 _ANCILLARY = socket.CMSG_SPACE(MAX_PER_SENDMSG * array.array("i").itemsize)
 
 OnMessage = Callable[[Message, list[int]], None]
@@ -59,6 +62,7 @@ class Connection:
         self._flushing = False
         self._writing = False
         self._reading = False
+        self._paused = False
         self._received = 0
         self._unwritable = False
         self._closing = False
@@ -91,6 +95,9 @@ class Connection:
         for data, fds in pieces(message, descriptors):
             self._out.append((data, tuple(fds), give))
             self.backlog += len(data)
+        if self._reading and not self._paused and self.backlog > MAX_UNREAD:
+            self._paused = True
+            self._loop.remove_reader(self._fd)
         if not self._flushing and not self._writing:
             self._flushing = True
             self._loop.call_soon(self._flush_soon)
@@ -167,6 +174,13 @@ class Connection:
             self._stop_reading()
             self._on_end(fault)
 
+    def _listen_again(self) -> None:
+        """After a pause, when enough of the output is gone."""
+        if self._paused and self.backlog <= MAX_UNREAD // 2:
+            self._paused = False
+            if self._reading:
+                self._loop.add_reader(self._fd, self._readable)
+
     def _stop_reading(self) -> None:
         if self._reading:
             self._reading = False
@@ -182,6 +196,7 @@ class Connection:
         try:
             while self._out:
                 self._send_some()
+                self._listen_again()
         except (BlockingIOError, InterruptedError):
             if not self._writing:
                 self._writing = True
@@ -190,6 +205,7 @@ class Connection:
         except OSError:
             self._unwritable = True
             self._forget_output()
+            self._listen_again()
         self._stop_writing()
         if self.on_flushed is not None:
             self.on_flushed()

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from chronetixd.connection import Connection
+from chronetixd.connection import MAX_UNREAD, Connection
 from protocol.errors import ChronetixError, error
 from protocol.framing import Decoder, encode
 from protocol.messages import Hello, LauncherReady, Ready, Segment, SegmentMapped, Spawned, Started
@@ -145,6 +145,35 @@ def test_what_is_sent_while_the_peer_does_not_read_waits_and_then_arrives(ends: 
     until(read)
     assert got == list(range(50_000))
     assert ends.connection.backlog == 0
+
+
+def test_a_peer_that_reads_no_answers_is_not_listened_to_until_it_does(ends: Ends, until: Any) -> None:
+    answer = SegmentMapped(index=0, route="x" * 2000)
+    ends.handle = lambda message, fds: ends.connection.send(answer)
+    ends.peer.setblocking(False)
+    asked = encode(Ready())
+    sent, received = 0, bytearray()
+
+    def stuck() -> bool:
+        nonlocal sent
+        try:
+            while True:
+                sent += ends.peer.send(asked[sent % len(asked) :])
+        except BlockingIOError:
+            return ends.connection.backlog > MAX_UNREAD
+
+    def answered() -> bool:
+        try:
+            received.extend(ends.peer.recv(1 << 20))
+        except BlockingIOError:
+            return False
+        return len(received) == sent // len(asked) * len(encode(answer))
+
+    until(stuck)
+    heard = len(ends.got)
+    assert heard < sent // len(asked)
+    until(answered)
+    assert len(ends.got) == sent // len(asked)
 
 
 def test_descriptors_given_away_are_closed_once_sent(ends: Ends, until: Any) -> None:
