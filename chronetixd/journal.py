@@ -1,0 +1,262 @@
+"""What was submitted, what is wanted and which workers were born: all that a restarted daemon has to know of its past.
+
+SQLite in WAL mode does the writing: every commit is on the disk before we act on it, a torn tail is cut off, the log is
+compacted. Rules:
+
+* The memory of the running daemon is the truth, the journal follows it. Only a submission is refused when it cannot be
+  written; everything else goes on, and what could not be written is kept, told once, and tried again with the next
+  write. All statements are upserts or deletes, so that trying again is harmless.
+* A worker is written as ``intended`` before it is asked for; that it was born may be written later (:meth:`flush`).
+* Rows carry a CRC-32 of their content: one that has rotted is left out and reported, never believed.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import msgspec
+
+from protocol import cbor
+from protocol.errors import error
+
+FORMAT = 1
+"""Version of the tables; a newer one is refused, as it may mean what we do not know."""
+
+MAX_OWED = 10_000
+"""Writes that are kept while the disk is full; beyond it the oldest are given up, and counted."""
+
+Wanted = Literal["running", "stopped"]
+Phase = Literal["intended", "born", "gone"]
+
+_TABLES = """
+CREATE TABLE IF NOT EXISTS flow (name TEXT PRIMARY KEY, row BLOB NOT NULL, crc INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS life (
+    flow TEXT, node TEXT, incarnation INTEGER, row BLOB NOT NULL, crc INTEGER NOT NULL,
+    PRIMARY KEY (flow, node, incarnation)) WITHOUT ROWID;
+"""
+
+
+class StoredFlow(msgspec.Struct, frozen=True, kw_only=True):
+    """A flow as it was submitted, and what became of it. ``contract`` is the CompileOutput, unknown fields included."""
+
+    name: str
+    submitted_unix_ns: int
+    contract: dict[str, Any]
+    bindings: dict[str, str]
+    base_dir: str
+    wanted: Wanted = "running"
+    state: str = "submitted"
+    reason: str = ""
+    changed_unix_ns: int = 0
+
+
+class StoredLife(msgspec.Struct, frozen=True, kw_only=True):
+    """One life of a node's worker. ``started_ticks`` is the start time of /proc/PID/stat: with the boot's id it tells
+    this process from a later one of the same pid. ``token`` is what it proves itself with when it comes back."""
+
+    flow: str
+    node: str
+    incarnation: int
+    phase: Phase
+    token: str
+    boot: str
+    pid: int = 0
+    started_ticks: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """What the last daemon left. ``rotten`` names the rows that are not what was written."""
+
+    flows: tuple[StoredFlow, ...]
+    lives: tuple[StoredLife, ...]
+    rotten: tuple[str, ...]
+
+
+_Statement = tuple[str, tuple[Any, ...]]
+_Row = TypeVar("_Row", StoredFlow, StoredLife)
+
+
+class Journal:
+    """The journal in ``path``. ``on_trouble`` is told once why writing fails, and with "" when it works again."""
+
+    def __init__(self, path: Path, on_trouble: Callable[[str], None]) -> None:
+        """Open or make it. Raises ChronetixError ``journal-unusable`` when it can be neither; a file that is no journal
+        is put aside as ``*.damaged-TIME``, and ``on_trouble`` told so."""
+        self.path = path
+        self.given_up = 0
+        self._on_trouble = on_trouble
+        self._trouble = ""
+        self._owed: list[_Statement] = []
+        try:
+            self._base = _open(path)
+        except sqlite3.OperationalError as reason:
+            raise error("journal-unusable", path=str(path), reason=str(reason)) from None
+        except sqlite3.DatabaseError as reason:
+            aside = path.with_name(f"{path.name}.damaged-{time.time_ns()}")
+            path.rename(aside)
+            for rest in ("-wal", "-shm"):
+                path.with_name(path.name + rest).unlink(missing_ok=True)
+            self._base = _open(path)
+            on_trouble(f"the journal was damaged ({reason}); it is kept as {aside.name}, and a new one was begun")
+
+    def recover(self) -> Recovered:
+        """Everything that is in it, in the order of submission. Raises ChronetixError ``journal-unusable``."""
+        try:
+            flows = self._base.execute("SELECT name, row, crc FROM flow").fetchall()
+            lives = self._base.execute(
+                "SELECT flow || '/' || node || '#' || incarnation, row, crc FROM life"
+            ).fetchall()
+        except sqlite3.DatabaseError as reason:
+            raise error("journal-unusable", path=str(self.path), reason=str(reason)) from None
+        rotten: list[str] = []
+        found_flows = sorted(_sound(StoredFlow, flows, rotten), key=lambda flow: flow.submitted_unix_ns)
+        return Recovered(tuple(found_flows), tuple(_sound(StoredLife, lives, rotten)), tuple(rotten))
+
+    # -- what is written -----------------------------------------------------------------------------------
+
+    def submitted(self, flow: StoredFlow) -> None:
+        """``flow`` is about to run; an earlier one of its name is forgotten. Raises ChronetixError ``journal-unusable``
+        when that could not be written, and then nothing of it is kept."""
+        forget = ("DELETE FROM life WHERE flow = ?", (flow.name,))
+        try:
+            self._commit([*self._owed, forget, _put_flow(flow)])
+        except sqlite3.Error as reason:
+            self._failed(reason)
+            raise error("journal-unusable", path=str(self.path), reason=str(reason)) from None
+        self._settled()
+
+    def flow(self, flow: StoredFlow) -> None:
+        """What is wanted of it, or its state, has changed."""
+        self._write([_put_flow(flow)])
+
+    def forgotten(self, name: str) -> None:
+        """It is no longer listed."""
+        self._write([("DELETE FROM life WHERE flow = ?", (name,)), ("DELETE FROM flow WHERE name = ?", (name,))])
+
+    def lives(self, lives: Iterable[StoredLife]) -> None:
+        """These workers are about to be asked for, or have changed; on the disk when this returns."""
+        self._write([_put_life(life) for life in lives])
+
+    def soon(self, life: StoredLife) -> None:
+        """As :meth:`lives`, but with the next write or :meth:`flush`: for what can be found out without the journal."""
+        self._owe([_put_life(life)])
+
+    def flush(self) -> None:
+        """Write what is owed. Nothing to do is nothing done."""
+        if self._owed:
+            self._write([])
+
+    @property
+    def owed(self) -> int:
+        """Writes that are not on the disk yet."""
+        return len(self._owed)
+
+    def close(self) -> None:
+        """Write what is owed and close. Idempotent."""
+        self.flush()
+        with suppress(sqlite3.Error):
+            self._base.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        self._base.close()
+
+    # -- how -----------------------------------------------------------------------------------------------
+
+    def _write(self, statements: list[_Statement]) -> None:
+        try:
+            self._commit([*self._owed, *statements])
+        except sqlite3.Error as reason:
+            self._owe(statements)
+            self._failed(reason)
+        else:
+            self._settled()
+
+    def _owe(self, statements: list[_Statement]) -> None:
+        self._owed += statements
+        beyond = len(self._owed) - MAX_OWED
+        if beyond > 0:
+            self.given_up += beyond
+            del self._owed[:beyond]
+
+    def _commit(self, statements: list[_Statement]) -> None:
+        with _transaction(self._base):
+            for text, values in statements:
+                self._base.execute(text, values)
+
+    def _failed(self, reason: sqlite3.Error) -> None:
+        trouble = f"{self.path} cannot be written: {reason}"
+        if self._trouble != trouble:
+            self._trouble = trouble
+            self._on_trouble(trouble)
+
+    def _settled(self) -> None:
+        self._owed.clear()
+        if self._trouble:
+            self._trouble = ""
+            self._on_trouble("")
+
+
+@contextmanager
+def _transaction(base: sqlite3.Connection) -> Iterator[None]:
+    """All of it or, when anything raises, nothing."""
+    base.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        base.execute("COMMIT")
+    except BaseException:
+        if base.in_transaction:
+            base.execute("ROLLBACK")
+        raise
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    base = sqlite3.connect(path, isolation_level=None, timeout=1.0)
+    try:
+        base.execute("PRAGMA journal_mode = WAL")
+        base.execute("PRAGMA synchronous = FULL")
+        (version,) = base.execute("PRAGMA user_version").fetchone()
+        if version > FORMAT:
+            raise error(
+                "journal-unusable", path=str(path), reason=f"it has format {version}, this daemon knows {FORMAT}"
+            )
+        base.executescript(_TABLES)
+        base.execute(f"PRAGMA user_version = {FORMAT}")
+        path.chmod(0o600)
+    except BaseException:
+        base.close()
+        raise
+    return base
+
+
+def _put_flow(flow: StoredFlow) -> _Statement:
+    row, crc = _packed(flow)
+    return "INSERT OR REPLACE INTO flow VALUES (?, ?, ?)", (flow.name, row, crc)
+
+
+def _put_life(life: StoredLife) -> _Statement:
+    row, crc = _packed(life)
+    return "INSERT OR REPLACE INTO life VALUES (?, ?, ?, ?, ?)", (life.flow, life.node, life.incarnation, row, crc)
+
+
+def _packed(record: StoredFlow | StoredLife) -> tuple[bytes, int]:
+    row = cbor.dumps(msgspec.to_builtins(record, builtin_types=(bytes,)))
+    return row, zlib.crc32(row)
+
+
+def _sound(kind: type[_Row], rows: Iterable[tuple[str, bytes, int]], rotten: list[str]) -> list[_Row]:
+    """The rows that are what was written; the names of the others go into ``rotten``."""
+    found: list[_Row] = []
+    for name, row, crc in rows:
+        try:
+            if zlib.crc32(row) != crc:
+                raise cbor.CborError("its checksum is wrong")
+            found.append(msgspec.convert(cbor.loads(row), kind))
+        except (cbor.CborError, msgspec.ValidationError, TypeError) as reason:
+            rotten.append(f"{name}: {reason}")
+    return found
