@@ -128,6 +128,8 @@ def build(config: Configure, on_grow: Grow, bell: Doorbell | None = None) -> Wir
 
 
 def _produce(port: Port, arena: Arena) -> Producer:
+    if port.policy == "latest":
+        raise ValueError(f"route {port.route!r}: policy 'latest' is not supported by this worker")
     return Producer(
         arena,
         port.route,

@@ -102,7 +102,12 @@ class Cancel(Message, tag="cancel", frozen=True):
 
 
 class Port(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One end of a data route, as a worker needs to know it. ``route`` is unique within the flow."""
+    """One end of one stage of a data route, as a worker needs to know it. ``route`` is unique within the flow.
+
+    A stage is a route's time with one RING; ``epoch`` counts the rings. ``limit_ns`` (policy block): how long the
+    producer waits for credits before the consumer is detached, 0 for ever. ``resume`` (outputs): the highest input_seq
+    that predecessors committed to this route; what a successor sends up to it may be a duplicate.
+    """
 
     route: str
     peer: str
@@ -112,9 +117,11 @@ class Port(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     credits: Count = 64
     watermark: Count = 48
     credit_low: Count = 32
-    policy: Literal["block", "drop_newest"] = "block"
+    policy: Literal["block", "drop_newest", "latest"] = "block"
     epoch: Count = 0
     base_seq: Count = 0
+    limit_ns: Count = 0
+    resume: Count = 0
 
 
 class Timer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -133,7 +140,11 @@ class Assign(Message, tag="assign", frozen=True):
 
 
 class Configure(Message, tag="configure", frozen=True):
-    """Daemon to worker, once, after welcome: which node it is."""
+    """Daemon to worker, once, after welcome: which node it is.
+
+    ``inputs`` names a route once for each of its stages that are not drained, oldest first. ``incarnation`` is how
+    often the node was restarted before.
+    """
 
     flow: str
     node: str
@@ -153,12 +164,24 @@ class Configure(Message, tag="configure", frozen=True):
     batch_hints: dict[str, Any] = {}
     arena_limit: Count = 1 << 30
     base_dir: str = ""
+    incarnation: Count = 0
+
+
+class Extend(Message, tag="extend", frozen=True):
+    """Daemon to worker, any time after its ready: further routes, or next stages of routes that it has.
+
+    A higher epoch of an input that is there means that the producer of the stage before is dead and that the stage ends
+    at sequence number ``base_seq`` of this one. Answered by one :class:`Offer` for exactly these ports.
+    """
+
+    inputs: list[Port] = []
+    outputs: list[Port] = []
 
 
 class Offer(Message, tag="offer", frozen=True):
-    """Worker to daemon, once: the memory it made. Descriptors: its doorbell, then one RING for each of
-    ``rings`` (its output routes), one CREDIT for each of ``credits`` (its input routes), one ARENA
-    segment for each index of ``segments``.
+    """Worker to daemon, once after configure and once after each extend: the memory it made. Descriptors: its doorbell,
+    then one RING for each of ``rings`` (its output routes), one CREDIT for each of ``credits`` (its input routes, in
+    the order of the ports), one ARENA segment for each index of ``segments`` (those not offered before).
     """
 
     rings: list[str] = []
@@ -171,16 +194,24 @@ class Offer(Message, tag="offer", frozen=True):
         return 1 + len(self.rings) + len(self.credits) + len(self.segments)
 
 
-class InputLink(msgspec.Struct, frozen=True, kw_only=True):
-    """One input route ready to be mapped."""
+class InputLink(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One stage of an input route ready to be mapped. With ``predecessor`` an end before this one died within the
+    stage: its CREDIT comes along, to be read.
+    """
 
     route: str
     segments: list[Count]
+    epoch: Count = 0
+    predecessor: bool = False
 
 
 class Link(Message, tag="link", frozen=True):
     """Daemon to worker: the other ends. Descriptors: for each of ``outputs`` the consumer's CREDIT and
-    doorbell; then for each of ``inputs`` the producer's RING and doorbell and its segments.
+    doorbell; then for each of ``inputs`` the producer's RING, its doorbell, its segments and, with ``predecessor``, the
+    CREDIT of the end before.
+
+    The first one is answered by :class:`Ready`. It comes again after an extend, and for an output whose consumer has a
+    successor; then :class:`Linked` is the answer.
     """
 
     outputs: list[str] = []
@@ -189,28 +220,44 @@ class Link(Message, tag="link", frozen=True):
     @property
     def descriptors(self) -> int:
         """How many descriptors travel with this message."""
-        return 2 * len(self.outputs) + sum(2 + len(link.segments) for link in self.inputs)
+        return 2 * len(self.outputs) + sum(2 + len(link.segments) + link.predecessor for link in self.inputs)
+
+
+class Linked(Message, tag="linked", frozen=True):
+    """Worker to daemon: everything of a later link is mapped; ``routes`` are those that it named, outputs first."""
+
+    routes: list[str] = []
+
+
+class Drained(Message, tag="drained", frozen=True):
+    """Worker to daemon: this stage of an input, whose producer is dead, is empty, returned and unmapped."""
+
+    route: str
+    epoch: Count
 
 
 class Segment(Message, tag="segment", frozen=True):
     """An arena grew by segment ``index``. Descriptors: that segment.
 
-    Worker to daemon with ``route`` empty; daemon to each consumer once for each route it shares with that producer.
+    Worker to daemon with ``route`` empty; daemon to each consumer once for each route it shares with that producer,
+    with the ``epoch`` of the stage.
     """
 
     index: Count
     route: str = ""
+    epoch: Count = 0
     descriptors = 1
 
 
 class SegmentMapped(Message, tag="segment-mapped", frozen=True):
-    """Consumer to daemon: it can follow descriptors into ``index`` of ``route``.
+    """Consumer to daemon: it can follow descriptors into ``index`` of the stage ``epoch`` of ``route``.
 
     Daemon to producer (``route`` empty) when every consumer can: from now on the producer may use the segment.
     """
 
     index: Count
     route: str = ""
+    epoch: Count = 0
 
 
 # -- workers: life -----------------------------------------------------------------------------------------
@@ -230,6 +277,12 @@ class Started(Message, tag="started", frozen=True):
 
 class Detach(Message, tag="detach", frozen=True):
     """Daemon to producer: the consumer of ``route`` is gone for good. Sends to it fail, also one that waits."""
+
+    route: str
+
+
+class Retract(Message, tag="retract", frozen=True):
+    """Daemon to producer: send nothing more on output ``route`` and close it; the node runs on with the others."""
 
     route: str
 
@@ -411,6 +464,8 @@ ClientMessage = Hello | Call | Cancel
 WorkerMessage = (
     Hello
     | Offer
+    | Linked
+    | Drained
     | Segment
     | SegmentMapped
     | Ready
@@ -435,11 +490,13 @@ ToWorker = (
     | Failure
     | Assign
     | Configure
+    | Extend
     | Link
     | Segment
     | SegmentMapped
     | Start
     | Detach
+    | Retract
     | Drain
     | Ping
     | Deliver
