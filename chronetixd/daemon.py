@@ -1,6 +1,7 @@
 """The daemon put together: settings in, a running event loop, an exit code out.
 
-Order of the start: state folder (so that there is one daemon), control socket, launcher; then the supervisor is told.
+Order of the start: state folder (so that there is one daemon), journal, control socket, launcher, the flows that are
+wanted still; then the supervisor is told.
 Order of the end: flows drain, clients are answered, the launcher ends, the socket and the lock go. A first SIGTERM or
 SIGINT drains, a second one kills the workers.
 """
@@ -13,6 +14,7 @@ import resource
 import signal
 import socket
 import time
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 
@@ -21,10 +23,11 @@ import uvloop
 
 from chronetixd.bus import Bus
 from chronetixd.client import Client
-from chronetixd.core.flow_words import StopMode
+from chronetixd.core.flow_words import FlowState, StopMode
 from chronetixd.events import Events
 from chronetixd.flowrun import FlowRun, Services
 from chronetixd.flows import Flows
+from chronetixd.journal import Journal
 from chronetixd.launch import Launcher
 from chronetixd.logs import Logs
 from chronetixd.notify import notify
@@ -65,11 +68,13 @@ class Daemon:
         services = Services(
             loop, self._launcher, self._spares, self._bus, self._events, self._logs, self._name, settings.max_frame
         )
-        self._flows = Flows(services, settings.limits)
+        self._journal = Journal(Path(settings.state_dir) / "journal", self._journal_trouble, loop.call_later)
+        self._flows = Flows(services, settings.limits, self._journal)
         self._clients: set[Client] = set()
         self._stop_requests = 0
         self._stopping = asyncio.Event()
         self._ready = False
+        self._starting: set[FlowRun] = set()
         self._failure: ChronetixError | None = None
         identity = {
             "daemon": version(),
@@ -85,22 +90,47 @@ class Daemon:
         """Until stopped. Raises ChronetixError when it cannot start."""
         self._state.claim()
         try:
+            self._journal.open()
             self._server.listen()
             for number in (signal.SIGTERM, signal.SIGINT):
                 self._loop.add_signal_handler(number, self.request_stop)
             self._launcher.start(lambda: self._flows.worker_pids() | self._spares.pids)
             self._log.info("listening", socket=self.settings.socket, state_dir=self.settings.state_dir)
+            self._restore()
             await self._stopping.wait()
             await self._wind_up()
         finally:
             self._server.close()
             self._bus.close()
+            self._journal.close()
             self._state.release()
             for number in (signal.SIGTERM, signal.SIGINT):
                 self._loop.remove_signal_handler(number)
         if self._failure is not None:
             raise self._failure
         self._log.info("stopped")
+
+    def _restore(self) -> None:
+        """Run again what is wanted still; the daemon is ready when that has started, or failed to."""
+        left = self._journal.recover()
+        for row in left.rotten:
+            self._log.error("a row of the journal is not what was written, and is left out", row=row)
+        self._starting = set(self._flows.restore(left.flows))
+        for run in tuple(self._starting):
+            self._log.info("a flow runs again", flow=run.name)
+            run.watch(partial(self._restored, run))
+
+    def _restored(self, run: FlowRun) -> None:
+        if run.state not in (FlowState.VALIDATED, FlowState.STARTING) and run in self._starting:
+            self._starting.discard(run)
+            self._ready_if_all_is()
+
+    def _journal_trouble(self, trouble: str) -> None:
+        if trouble:
+            self._log.error("the journal fails; what runs goes on, a crash would lose what it lacks", reason=trouble)
+        else:
+            self._log.info("the journal is complete again")
+        self._events.emit("journal-failing" if trouble else "journal-complete", message=trouble)
 
     def request_stop(self) -> None:
         """First: drain everything and end. Again: kill what is left."""
@@ -147,10 +177,14 @@ class Daemon:
     def _launcher_ready(self, pid: int) -> None:
         self._events.emit("launcher-ready", launcher=pid)
         self._spares.refill()
-        if not self._ready:
-            self._ready = True
-            self._log.info("ready", launcher=pid)
-            notify("READY=1")
+        self._ready_if_all_is()
+
+    def _ready_if_all_is(self) -> None:
+        if self._ready or not self._launcher.ready or self._starting:
+            return
+        self._ready = True
+        self._log.info("ready", launcher=self._launcher.pid)
+        notify("READY=1")
 
     def _spares_full(self, count: int) -> None:
         self._events.emit("spares-ready", spares=count)

@@ -94,6 +94,16 @@ class FlowRun:
         self.dispatch(core.Validated())
         self.dispatch(core.Launch())
 
+    def refuse(self, why: str) -> None:
+        """It cannot be launched: it has failed, and nothing of it was started."""
+        self.dispatch(core.Refused(why))
+
+    def rest(self, state: FlowState, reason: str, changed_unix_ns: int) -> None:
+        """It has ended under an earlier daemon, in ``state``; it is only listed."""
+        self.machine.state = state
+        self.reason, self.changed_unix_ns = reason, changed_unix_ns
+        self.wiring.close()
+
     def stop(self, mode: StopMode, drain_ns: int | None = None) -> None:
         """Ask it to end; nothing when it has ended."""
         if not self.machine.ended:

@@ -1,14 +1,22 @@
-"""All flows of the daemon by name: those that live, and the last ones that ended, until their name is used again."""
+"""All flows of the daemon by name: those that live, and the last ones that ended, until their name is used again.
+
+The journal has each from before its launch on. A flow that ended because the daemon did is still wanted, and runs again
+with the next daemon; one that was stopped, or has come to its own end, is only listed.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import msgspec
+
 from chronetixd.artifacts import artifact_problems
-from chronetixd.core.flow_words import Limits, StopMode
+from chronetixd.core.flow_words import FlowState, Limits, StopMode
 from chronetixd.flowrun import FlowRun, Services
+from chronetixd.journal import Journal, StoredFlow, Wanted
 from chronetixd.plan import make_plan, unsupported
+from protocol import cbor
 from protocol.contract import Problem, Validation, parse_flow
 from protocol.contract.reading import unfit_name
 from protocol.errors import error
@@ -21,10 +29,12 @@ MAX_ENDED = 100
 class Flows:
     """Submits flows and finds them again."""
 
-    def __init__(self, services: Services, limits: Limits) -> None:
+    def __init__(self, services: Services, limits: Limits, journal: Journal) -> None:
         self._services = services
         self._limits = limits
+        self._journal = journal
         self._runs: dict[str, FlowRun] = {}
+        self._stored: dict[str, StoredFlow] = {}
         self._serial = 0
         self.stopping = False
 
@@ -50,8 +60,8 @@ class Flows:
     def submit(
         self, raw: Mapping[str, Any], name: str | None, bindings: Mapping[str, str], base_dir: str
     ) -> tuple[FlowRun, list[Problem]]:
-        """Start a flow; with its warnings. All or nothing: raises ChronetixError ``flow-invalid``, ``flow-exists`` or
-        ``daemon-stopping``, and then nothing was started and nothing is listed."""
+        """Start a flow; with its warnings. All or nothing: raises ChronetixError ``flow-invalid``, ``flow-exists``,
+        ``journal-unusable`` or ``daemon-stopping``, and then nothing was started and nothing is listed."""
         if self.stopping:
             raise error("daemon-stopping")
         if name and unfit_name(name):
@@ -65,11 +75,68 @@ class Flows:
         if earlier is not None and not earlier.machine.ended:
             raise error("flow-exists", flow=chosen, state=str(earlier.state))
         run = FlowRun(make_plan(chosen, checked.flow, base_dir), self._services, self._limits)
-        self._runs.pop(chosen, None)
-        self._runs[chosen] = run
-        self._forget_old()
+        stored = StoredFlow(
+            name=chosen,
+            submitted_unix_ns=run.submitted_unix_ns,
+            contract=cbor.dumps(raw),
+            bindings=dict(bindings),
+            base_dir=base_dir,
+        )
+        self._journal.submitted(stored)
+        self._list(run, stored)
         run.launch()
         return run, checked.warnings
+
+    def stop(self, run: FlowRun, mode: StopMode, drain_ns: int | None = None) -> None:
+        """Someone wants ``run`` to end, for good."""
+        self._store(run.name, wanted="stopped")
+        run.stop(mode, drain_ns)
+
+    def restore(self, flows: Sequence[StoredFlow]) -> list[FlowRun]:
+        """List what the last daemon had; the flows that run again because they are wanted still."""
+        again = []
+        for stored in flows:
+            raw = cbor.loads(stored.contract)
+            flow = parse_flow(raw, bindings=stored.bindings).flow
+            if flow is None:
+                self._services.events.emit("flow-unreadable", flow=stored.name, message="this release cannot read it")
+                continue
+            run = FlowRun(make_plan(stored.name, flow, stored.base_dir), self._services, self._limits)
+            run.submitted_unix_ns = stored.submitted_unix_ns
+            self._list(run, stored)
+            if stored.wanted == "stopped":
+                run.rest(FlowState(stored.state), stored.reason, stored.changed_unix_ns)
+            elif problems := validate(raw, stored.bindings, stored.base_dir).problems:
+                run.refuse(f"it cannot run again: {problems[0]}")
+            else:
+                again.append(run)
+                run.launch()
+        return again
+
+    def _list(self, run: FlowRun, stored: StoredFlow) -> None:
+        self._runs.pop(run.name, None)
+        self._runs[run.name] = run
+        self._stored[run.name] = stored
+        run.watch(lambda: self._changed(run))
+        self._forget_old()
+
+    def _changed(self, run: FlowRun) -> None:
+        """Follow the flow's state into the journal. What ends while the daemon does is wanted again."""
+        if self._runs.get(run.name) is not run:
+            return
+        if run.machine.ended and not self.stopping:
+            self._store(run.name, wanted="stopped")
+        stored = self._stored[run.name]
+        if stored.state != run.state:
+            now = {"state": str(run.state), "reason": run.reason, "changed_unix_ns": run.changed_unix_ns}
+            self._stored[run.name] = changed = msgspec.structs.replace(stored, **now)
+            self._journal.soon(changed)
+
+    def _store(self, name: str, wanted: Wanted) -> None:
+        stored = self._stored[name]
+        if stored.wanted != wanted:
+            self._stored[name] = changed = msgspec.structs.replace(stored, wanted=wanted)
+            self._journal.flow(changed)
 
     def stop_all(self, mode: StopMode) -> None:
         """Ask every flow to end and take no new ones."""
@@ -86,7 +153,8 @@ class Flows:
     def _forget_old(self) -> None:
         ended = [name for name, run in self._runs.items() if run.machine.ended]
         for name in ended[: max(0, len(ended) - MAX_ENDED)]:
-            del self._runs[name]
+            del self._runs[name], self._stored[name]
+            self._journal.forgotten(name)
 
 
 def validate(raw: Mapping[str, Any], bindings: Mapping[str, str], base_dir: str) -> Validation:

@@ -32,6 +32,10 @@ FORMAT = 1
 MAX_OWED = 10_000
 """Writes that are kept while the disk is full; beyond it the oldest are given up, and counted."""
 
+FLUSH_S, RETRY_S = 0.1, 5.0
+"""How long something may be owed; while writing fails, how long until it is tried again by itself."""
+
+Later = Callable[[float, Callable[[], None]], object]
 Wanted = Literal["running", "stopped"]
 Phase = Literal["intended", "born", "gone"]
 
@@ -44,11 +48,12 @@ CREATE TABLE IF NOT EXISTS life (
 
 
 class StoredFlow(msgspec.Struct, frozen=True, kw_only=True):
-    """A flow as it was submitted, and what became of it. ``contract`` is the CompileOutput, unknown fields included."""
+    """A flow as it was submitted, and what became of it. ``contract`` is the CompileOutput in CBOR, unknown fields
+    included: encoded once, as the row is written at each change."""
 
     name: str
     submitted_unix_ns: int
-    contract: dict[str, Any]
+    contract: bytes
     bindings: dict[str, str]
     base_dir: str
     wanted: Wanted = "running"
@@ -87,14 +92,21 @@ _Row = TypeVar("_Row", StoredFlow, StoredLife)
 class Journal:
     """The journal in ``path``. ``on_trouble`` is told once why writing fails, and with "" when it works again."""
 
-    def __init__(self, path: Path, on_trouble: Callable[[str], None]) -> None:
-        """Open or make it. Raises ChronetixError ``journal-unusable`` when it can be neither; a file that is no journal
-        is put aside as ``*.damaged-TIME``, and ``on_trouble`` told so."""
+    def __init__(self, path: Path, on_trouble: Callable[[str], None], later: Later) -> None:
+        """``later`` calls a function after so many seconds: what is owed is then written."""
         self.path = path
+        self._later = later
+        self._awaited = False
         self.given_up = 0
         self._on_trouble = on_trouble
         self._trouble = ""
         self._owed: list[_Statement] = []
+        self._base: sqlite3.Connection | None = None
+
+    def open(self) -> None:
+        """Open or make it. Raises ChronetixError ``journal-unusable`` when it can be neither; a file that is no journal
+        is put aside as ``*.damaged-TIME``, and ``on_trouble`` told so."""
+        path = self.path
         try:
             self._base = _open(path)
         except sqlite3.OperationalError as reason:
@@ -105,13 +117,13 @@ class Journal:
             for rest in ("-wal", "-shm"):
                 path.with_name(path.name + rest).unlink(missing_ok=True)
             self._base = _open(path)
-            on_trouble(f"the journal was damaged ({reason}); it is kept as {aside.name}, and a new one was begun")
+            self._on_trouble(f"the journal was damaged ({reason}); it is kept as {aside.name}, and a new one was begun")
 
     def recover(self) -> Recovered:
         """Everything that is in it, in the order of submission. Raises ChronetixError ``journal-unusable``."""
         try:
-            flows = self._base.execute("SELECT name, row, crc FROM flow").fetchall()
-            lives = self._base.execute(
+            flows = self._opened.execute("SELECT name, row, crc FROM flow").fetchall()
+            lives = self._opened.execute(
                 "SELECT flow || '/' || node || '#' || incarnation, row, crc FROM life"
             ).fetchall()
         except sqlite3.DatabaseError as reason:
@@ -134,7 +146,7 @@ class Journal:
         self._settled()
 
     def flow(self, flow: StoredFlow) -> None:
-        """What is wanted of it, or its state, has changed."""
+        """What is wanted of it has changed, or it has ended; on the disk when this returns."""
         self._write([_put_flow(flow)])
 
     def forgotten(self, name: str) -> None:
@@ -145,13 +157,13 @@ class Journal:
         """These workers are about to be asked for, or have changed; on the disk when this returns."""
         self._write([_put_life(life) for life in lives])
 
-    def soon(self, life: StoredLife) -> None:
-        """As :meth:`lives`, but with the next write or :meth:`flush`: for what can be found out without the journal."""
-        self._owe([_put_life(life)])
+    def soon(self, record: StoredFlow | StoredLife) -> None:
+        """With the next write or :meth:`flush`: for what can be found out, or done again, without the journal."""
+        self._owe([_put_flow(record) if isinstance(record, StoredFlow) else _put_life(record)])
 
     def flush(self) -> None:
-        """Write what is owed. Nothing to do is nothing done."""
-        if self._owed:
+        """Write what is owed. Nothing to do, or closed, is nothing done."""
+        if self._owed and self._base is not None:
             self._write([])
 
     @property
@@ -161,19 +173,26 @@ class Journal:
 
     def close(self) -> None:
         """Write what is owed and close. Idempotent."""
-        self.flush()
-        with suppress(sqlite3.Error):
-            self._base.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        self._base.close()
+        if self._base is not None:
+            self.flush()
+            with suppress(sqlite3.Error):
+                self._base.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            self._base.close()
+            self._base = None
 
     # -- how -----------------------------------------------------------------------------------------------
+
+    @property
+    def _opened(self) -> sqlite3.Connection:
+        assert self._base is not None, "the journal is not open"
+        return self._base
 
     def _write(self, statements: list[_Statement]) -> None:
         try:
             self._commit([*self._owed, *statements])
         except sqlite3.Error as reason:
-            self._owe(statements)
             self._failed(reason)
+            self._owe(statements)
         else:
             self._settled()
 
@@ -183,11 +202,21 @@ class Journal:
         if beyond > 0:
             self.given_up += beyond
             del self._owed[:beyond]
+        self._flush_later()
+
+    def _flush_later(self) -> None:
+        if not self._awaited:
+            self._awaited = True
+            self._later(RETRY_S if self._trouble else FLUSH_S, self._in_time)
+
+    def _in_time(self) -> None:
+        self._awaited = False
+        self.flush()
 
     def _commit(self, statements: list[_Statement]) -> None:
-        with _transaction(self._base):
+        with _transaction(self._opened):
             for text, values in statements:
-                self._base.execute(text, values)
+                self._opened.execute(text, values)
 
     def _failed(self, reason: sqlite3.Error) -> None:
         trouble = f"{self.path} cannot be written: {reason}"

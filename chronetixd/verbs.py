@@ -193,7 +193,7 @@ async def _stop(context: Context, args: StopArgs, emit: Emit) -> Any:
         raise error("flow-not-running", flow=run.name, state=str(run.state))
     if args.timeout_ns is not None and args.timeout_ns < 0:
         raise error("bad-argument", argument="timeout_ns", verb="stop", reason="must not be negative")
-    run.stop(StopMode(args.mode), args.timeout_ns)
+    context.flows.stop(run, StopMode(args.mode), args.timeout_ns)
     await _wait(run, _ended, None, f"flow {run.name} stopped", emit)
     answer = {"flow": run.name, "state": str(run.state)}
     return {**answer, "reason": run.reason} if run.reason else answer

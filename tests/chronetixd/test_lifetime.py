@@ -7,6 +7,7 @@ import select
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ def test_a_second_daemon_is_refused_with_the_pid_of_the_first(daemon: Any, tmp_p
     assert f"pid {daemon.process.pid}" in second.stderr
 
 
-def test_a_daemon_that_was_killed_is_no_obstacle_to_the_next(start: Any, scripted: Any) -> None:
+def test_after_a_daemon_was_killed_the_next_one_runs_its_flows_again(start: Any, scripted: Any) -> None:
     first = start()
     with first.connect() as peer:
         peer.call("submit", flow=scripted("good"), name="f", wait="running")
@@ -42,8 +43,83 @@ def test_a_daemon_that_was_killed_is_no_obstacle_to_the_next(start: Any, scripte
     pidfd_gone(node["pid"])
     second = start()
     with second.connect() as peer:
-        assert peer.call("list") == {"flows": []}
+        (flow,) = peer.call("list")["flows"]
+        (again,) = peer.call("describe", flow="f")["nodes"]
+        assert (flow["name"], flow["state"]) == ("f", "running"), "ready means that stored flows run"
+        assert again["pid"] != node["pid"]
     assert second.stop() == 0
+
+
+def test_a_flow_that_a_daemons_end_has_drained_runs_again_and_one_that_was_stopped_is_listed(
+    start: Any, scripted: Any
+) -> None:
+    first = start()
+    with first.connect() as peer:
+        peer.call("submit", flow=scripted("good"), name="wanted", wait="running")
+        peer.call("submit", flow=scripted("good"), name="stopped", wait="running")
+        peer.call("submit", flow=scripted("crash"), name="broken", wait="stopped")
+        peer.call("stop", flow="stopped")
+    assert first.stop() == 0
+    second = start()
+    with second.connect() as peer:
+        states = {flow["name"]: (flow["state"], flow["reason"]) for flow in peer.call("list")["flows"]}
+    assert states["wanted"] == ("running", "")
+    assert states["stopped"] == ("stopped", "")
+    assert states["broken"][0] == "failed"
+    assert "n0" in states["broken"][1], "a failure's reason outlives the daemon"
+    assert second.stop() == 0
+
+
+def test_a_flow_that_cannot_run_again_is_listed_with_the_reason(start: Any, scripted: Any, tmp_path: Path) -> None:
+    program = tmp_path / "program"
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    program.chmod(0o755)
+    flow = scripted("good")
+    flow["manifests"][0]["artifact"]["uri"] = f"file://{program}"
+    first = start()
+    with first.connect() as peer:
+        peer.call("submit", flow=flow, name="f", wait="running")
+    assert first.stop() == 0
+    program.unlink()
+    second = start()
+    with second.connect() as peer:
+        (listed,) = peer.call("list")["flows"]
+    assert listed["state"] == "failed"
+    assert "cannot run again" in listed["reason"]
+    assert str(program) in listed["reason"]
+    assert second.stop() == 0
+
+
+def test_without_room_for_the_journal_a_flow_is_refused_and_nothing_is_started(
+    start: Any, scripted: Any, small_disk: Path
+) -> None:
+    daemon = start("--state-dir", str(small_disk))
+    with daemon.connect() as peer:
+        peer.call("submit", flow=scripted("good"), name="before", wait="running")
+        (small_disk / "ballast").write_bytes(b"x")
+        with (small_disk / "ballast").open("ab", buffering=0) as ballast:
+            try:
+                while True:
+                    ballast.write(bytes(4096))
+            except OSError:
+                pass
+        big = scripted("good") | {"x-size": "x" * 100_000}
+        failure = peer.refused("submit", flow=big, name="after")
+        assert failure.name == "journal-unusable"
+        assert [flow["name"] for flow in peer.call("list")["flows"]] == ["before"]
+        (small_disk / "ballast").unlink()
+        peer.call("submit", flow=big, name="after", wait="running")
+    assert daemon.stop() == 0
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 1 MiB."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "chronetix-test", folder], check=True)
+    yield folder
+    subprocess.run(["umount", folder], check=True)
 
 
 def pidfd_gone(pid: int) -> None:
@@ -155,11 +231,10 @@ def test_a_launcher_that_cannot_start_ends_the_daemon_with_its_reason(tmp_path: 
 
 
 def test_an_idle_daemon_sleeps_without_a_timer(daemon: Any, peer: Any, scripted: Any) -> None:
-    """It is in epoll_wait, whose fourth argument, the time-out, is -1: also with a running flow."""
+    """It comes to be in epoll_wait, whose fourth argument, the time-out, is -1: also with a running flow."""
     peer.call("submit", flow=scripted("good"), name="f", wait="running")
-    while (timeout := epoll_timeout(daemon.process.pid)) is None or timeout == "0x0":
+    while (timeout := epoll_timeout(daemon.process.pid)) is None or int(timeout, 16) & 0xFFFFFFFF != 0xFFFFFFFF:
         peer.call("version")
-    assert int(timeout, 16) & 0xFFFFFFFF == 0xFFFFFFFF
 
 
 def epoll_timeout(pid: int) -> str | None:
