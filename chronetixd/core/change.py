@@ -1,0 +1,129 @@
+"""What differs between a flow that runs and the one that is to run in its place. Pure.
+
+A node is replaced when anything differs that its worker is told, but for its routes: those come and go while it runs.
+A route is switched (a new stage of it, at a frame boundary) when its ring would be another one, or when the node at
+either of its ends is replaced. Everything that is the same is not touched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import msgspec
+
+from protocol.configure import configure
+from protocol.contract import Flow, Manifest, Route
+from protocol.messages import Configure
+
+Kind = Literal["added", "removed", "changed"]
+
+ABSENT = "-"
+"""In place of a value that one of the two does not have."""
+
+
+@dataclass(frozen=True, slots=True)
+class FieldChange:
+    """One field, by its path below the node or route; values as they stand in the flow."""
+
+    path: str
+    old: Any
+    new: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A node or route that is not as it was. ``fields`` tells what is different in one that both flows have."""
+
+    name: str
+    kind: Kind
+    fields: tuple[FieldChange, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """From one flow to another. ``nodes`` and ``routes`` are in the order of the new flow, what was removed last."""
+
+    nodes: tuple[Difference, ...] = ()
+    routes: tuple[Difference, ...] = ()
+    notes: tuple[FieldChange, ...] = field(default=())
+    """Fields that no worker is told of: they are kept, and change nothing that runs."""
+
+    def __bool__(self) -> bool:
+        """Something that runs has to change."""
+        return bool(self.nodes or self.routes)
+
+    def named(self, kind: Kind) -> frozenset[str]:
+        """The nodes that were added, removed or changed."""
+        return frozenset(each.name for each in self.nodes if each.kind == kind)
+
+
+def compare(old: Flow, new: Flow) -> Change:
+    """The change from ``old`` to ``new``."""
+    nodes = tuple(_nodes(old, new))
+    routes = tuple(_routes(old, new))
+    touched = {each.name for each in nodes}
+    notes = [
+        FieldChange(f"{manifest.node}.{each.path}", each.old, each.new)
+        for manifest in new.manifests
+        if manifest.node not in touched and _has(old, manifest.node)
+        for each in fields(old.manifest(manifest.node).raw, manifest.raw)
+    ]
+    return Change(nodes, routes, tuple(notes))
+
+
+def _nodes(old: Flow, new: Flow) -> Iterator[Difference]:
+    before, after = _told(old), _told(new)
+    for manifest in new.manifests:
+        name = manifest.node
+        if name not in before:
+            yield Difference(name, "added")
+        elif before[name] != after[name]:
+            yield Difference(name, "changed", _manifest_fields(old.manifest(name), manifest, before[name], after[name]))
+    yield from (Difference(name, "removed") for name in before if name not in after)
+
+
+def _told(flow: Flow) -> dict[str, Configure]:
+    """What each worker is told, without its routes and the flow's name."""
+    return {each.node: msgspec.structs.replace(each, inputs=[], outputs=[]) for each in configure(flow, "", "")}
+
+
+def _manifest_fields(old: Manifest, new: Manifest, before: Configure, after: Configure) -> tuple[FieldChange, ...]:
+    """As they stand in the manifests; what comes from elsewhere (defaults, control routes) as the worker is told it."""
+    found = tuple(fields(old.raw, new.raw))
+    return found or tuple(fields(msgspec.to_builtins(before), msgspec.to_builtins(after)))
+
+
+def _routes(old: Flow, new: Flow) -> Iterator[Difference]:
+    before = {route.id: route for route in old.data_routes}
+    after = {route.id: route for route in new.data_routes}
+    for name, route in after.items():
+        if name not in before:
+            yield Difference(name, "added")
+        elif _ring(before[name]) != _ring(route):
+            yield Difference(name, "changed", tuple(fields(_ring(before[name]), _ring(route))))
+    yield from (Difference(name, "removed") for name in before if name not in after)
+
+
+def _ring(route: Route) -> dict[str, Any]:
+    """Everything of a data route that its two ends have to know."""
+    names = (name for name in route.__dataclass_fields__ if name not in ("raw", "id"))
+    return {name: getattr(route, name) for name in names}
+
+
+def _has(flow: Flow, node: str) -> bool:
+    return any(manifest.node == node for manifest in flow.manifests)
+
+
+def fields(old: Any, new: Any, path: str = "") -> Iterator[FieldChange]:
+    """The leaves that differ, each with its path (``qos.priority``, ``timers[0].id``)."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        for name in (*old, *(name for name in new if name not in old)):
+            below = f"{path}.{name}" if path else str(name)
+            yield from fields(old.get(name, ABSENT), new.get(name, ABSENT), below)
+    elif isinstance(old, list | tuple) and isinstance(new, list | tuple) and len(old) == len(new):
+        for at, (left, right) in enumerate(zip(old, new, strict=True)):
+            yield from fields(left, right, f"{path}[{at}]")
+    elif old != new or type(old) is not type(new):
+        yield FieldChange(path, old, new)
