@@ -29,6 +29,7 @@ from shm._native import (
     RouteView,
     WouldBlock,
     check,
+    missing_features,
 )
 
 __all__ = [
@@ -48,4 +49,5 @@ __all__ = [
     "RouteView",
     "WouldBlock",
     "check",
+    "missing_features",
 ]

@@ -14,6 +14,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from shm.names import maker
+
 
 def open_descriptors() -> dict[int, str]:
     """Descriptor number to what it refers to, without the one that lists them."""
@@ -32,13 +34,15 @@ def child_processes() -> set[int]:
 
 
 def shared_mappings() -> list[str]:
-    """Mapped memfds: rings, credits and arenas that nobody unmapped."""
-    return [line.split()[-2] for line in Path("/proc/self/maps").read_text().splitlines() if "/memfd:" in line]
+    """Rings, credits and arenas that nobody unmapped."""
+    lines = Path("/proc/self/maps").read_text().splitlines()
+    return [line.split()[5] for line in lines if "/memfd:" in line or "/dev/shm/chronetix" in line]
 
 
 def named_segments() -> set[str]:
-    """Names in /dev/shm that are ours."""
-    return {name for name in os.listdir("/dev/shm") if "chronetix" in name}
+    """Names in /dev/shm that this process has made. (Other tests run at the same time.)"""
+    makers = {name: maker(name) for name in os.listdir("/dev/shm")}
+    return {name for name, made_by in makers.items() if made_by is not None and made_by.pid == os.getpid()}
 
 
 @pytest.fixture(autouse=True)

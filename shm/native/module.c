@@ -11,6 +11,7 @@ PyTypeObject *native_add_type(PyObject *module, PyType_Spec *spec) {
 static PyMethodDef module_methods[] = {
     {"check", (PyCFunction)(void (*)(void))native_check, METH_FASTCALL,
      "Verify seals, size and (for ring and credit) the header; bytes."},
+    {"missing_features", native_missing_features, METH_NOARGS, "What this kernel lacks, by name."},
     {NULL, NULL, 0, NULL},
 };
 

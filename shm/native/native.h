@@ -162,6 +162,7 @@ PyObject *native_numpy(PyObject *source, uint64_t bytes, PyObject *dtype);
 /* ---- view.c ---- */
 int native_view_init(PyObject *module);
 PyObject *native_check(PyObject *module, PyObject *const *args, Py_ssize_t nargs);
+PyObject *native_missing_features(PyObject *module, PyObject *unused);
 
 /* ---- module.c ---- */
 PyTypeObject *native_add_type(PyObject *module, PyType_Spec *spec);

@@ -135,3 +135,17 @@ PyObject *native_check(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ss
     native_raise_status(status, NULL, &why, 0);
     return NULL;
 }
+
+PyObject *native_missing_features(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored)) {
+    int features = chx_features();
+    PyObject *names = PyList_New(0);
+    for (int i = 0; names && i < CHX_FEATURES; i++) {
+        if (features >> i & 1) continue;
+        PyObject *name = PyUnicode_FromString(chx_feature_names[i]);
+        if (!name || PyList_Append(names, name) != 0) Py_CLEAR(names);
+        Py_XDECREF(name);
+    }
+    PyObject *tuple = names ? PyList_AsTuple(names) : NULL;
+    Py_XDECREF(names);
+    return tuple;
+}

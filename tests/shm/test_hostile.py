@@ -228,8 +228,8 @@ def test_a_doorbell_that_its_owner_has_filled_up_blocks_nobody(route):
 
 def test_segments_that_lie_are_not_mapped(forge):
     consumer = shm.Consumer("c")
-    with pytest.raises(shm.PeerFault, match="route c: memory is not sealed"):
-        consumer.add_segment(0, forge.memory(4096, seals=0).fd)
+    with pytest.raises(shm.PeerFault, match="route c: only 0 of 4096 bytes are reserved"):
+        consumer.add_segment(0, forge.memory(4096, reserve=False).fd)
     good = forge.memory(4096)
     consumer.add_segment(0, good.fd)
     with pytest.raises(shm.PeerFault, match="segment 0 is mapped already"):

@@ -1,11 +1,7 @@
-"""Seals, headers and golden bytes: what the memories look like from outside and what nobody can do to them."""
+"""Headers and golden bytes: what the memories look like from outside."""
 
 from __future__ import annotations
 
-import ctypes
-import errno
-import fcntl
-import mmap
 import os
 from pathlib import Path
 
@@ -27,80 +23,6 @@ def dump(memory: bytes) -> dict[int, bytes]:
     return {at: line for at, line in lines.items() if any(line)}
 
 
-FALLOC_KEEP_SIZE, FALLOC_PUNCH_HOLE = 0x01, 0x02
-MADV_REMOVE = 9
-
-
-@pytest.fixture(params=["ring", "credit", "segment"])
-def sealed(request, route) -> tuple[int, str]:
-    fds = {"ring": route.producer.fd, "credit": route.consumer.fd, "segment": route.arena.segments[0][1]}
-    return fds[request.param], request.param
-
-
-def test_every_memory_is_sealed_and_accepted(sealed):
-    fd, kind = sealed
-    assert shm.check(fd, kind) == os.fstat(fd).st_size
-    assert fcntl.fcntl(fd, fcntl.F_GET_SEALS) & 0x17 == 0x17
-
-
-@pytest.mark.parametrize("change", [0, 100, 1 << 24])
-def test_nobody_can_resize_it(sealed, change):
-    with pytest.raises(PermissionError):
-        os.truncate(sealed[0], change)
-
-
-def test_nobody_can_write_to_the_descriptor(sealed):
-    with pytest.raises(PermissionError):
-        os.pwrite(sealed[0], b"x", 0)
-    again = os.open(f"/proc/self/fd/{sealed[0]}", os.O_RDWR)
-    try:
-        with pytest.raises(PermissionError):
-            os.pwrite(again, b"x", 0)
-        with pytest.raises(PermissionError):
-            mmap.mmap(again, 4096)
-    finally:
-        os.close(again)
-
-
-def test_nobody_can_map_it_writable_or_make_a_map_so(sealed):
-    with pytest.raises(PermissionError):
-        mmap.mmap(sealed[0], 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE)
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.mmap.restype = ctypes.c_void_p
-    libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
-    at = libc.mmap(None, 4096, mmap.PROT_READ, mmap.MAP_SHARED, sealed[0], 0)
-    try:
-        assert libc.mprotect(ctypes.c_void_p(at), ctypes.c_size_t(4096), mmap.PROT_READ | mmap.PROT_WRITE) == -1
-        assert ctypes.get_errno() == errno.EACCES
-        assert libc.madvise(ctypes.c_void_p(at), ctypes.c_size_t(4096), MADV_REMOVE) == -1
-    finally:
-        libc.munmap(ctypes.c_void_p(at), ctypes.c_size_t(4096))
-
-
-def test_nobody_can_punch_holes_or_add_seals(sealed):
-    libc = ctypes.CDLL(None, use_errno=True)
-    punched = libc.fallocate(sealed[0], FALLOC_PUNCH_HOLE | FALLOC_KEEP_SIZE, ctypes.c_long(0), ctypes.c_long(4096))
-    assert punched == -1
-    with pytest.raises(PermissionError):
-        fcntl.fcntl(sealed[0], fcntl.F_ADD_SEALS, 0x8)
-
-
-@pytest.mark.parametrize(
-    ("seals", "complaint"),
-    [
-        (0, "not sealed against shrinking growing other writers further seals"),
-        (0x17 & ~0x2, "not sealed against shrinking"),
-        (0x17 & ~0x4, "not sealed against growing"),
-        (0x17 & ~0x10, "not sealed against other writers"),
-        (0x17 & ~0x1, "not sealed against further seals"),
-    ],
-)
-def test_memory_without_a_seal_is_refused(forge, seals, complaint):
-    memory = forge.memory(4096, seals=seals)
-    with pytest.raises(shm.PeerFault, match=complaint):
-        shm.check(memory.fd, "segment")
-
-
 def test_memory_that_is_not_reserved_is_refused(forge):
     memory = forge.memory(1 << 20, reserve=False)
     with pytest.raises(shm.PeerFault, match="only 0 of 1048576 bytes are reserved"):
@@ -114,11 +36,11 @@ def test_memory_of_broken_pages_is_refused(forge):
 
 def test_what_is_no_memory_is_refused(tmp_path):
     (tmp_path / "file").write_bytes(bytes(4096))
-    with open(tmp_path / "file", "rb") as file, pytest.raises(shm.PeerFault, match=r"is no memfd|not sealed"):
+    with open(tmp_path / "file", "rb") as file, pytest.raises(shm.PeerFault, match=r"is no memfd|not sealed|is no shared memory"):
         shm.check(file.fileno(), "segment")
     read, write = os.pipe()
     try:
-        with pytest.raises(shm.PeerFault, match="is no memfd"):
+        with pytest.raises(shm.PeerFault, match=r"is no memfd|is no shared memory"):
             shm.check(read, "ring")
     finally:
         os.close(read)

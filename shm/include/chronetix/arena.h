@@ -415,7 +415,7 @@ static inline enum chx_status chx_segment_add(struct chx_arena *arena, uint64_t 
     status = chx_memory_create("chronetix-arena", size, 1, &segment.map);
     if (status != CHX_OK) return status;
     segment.page_run = calloc(segment.pages, sizeof *segment.page_run);
-    if (!segment.page_run || chx_seal(segment.map.fd) != 0) {
+    if (!segment.page_run || chx_memory_seal(&segment.map) != 0) {
         status = segment.page_run ? CHX_SYSTEM : CHX_NO_MEMORY;
         free(segment.page_run);
         chx_unmap(&segment.map);

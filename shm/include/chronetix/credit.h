@@ -24,6 +24,7 @@ enum chx_consumer_state {
 struct chx_reader_segment {
     const uint8_t *base;
     uint64_t size;
+    struct chx_guard *guard;
 };
 
 struct chx_consumer {
@@ -62,7 +63,7 @@ static inline enum chx_status chx_consumer_init(struct chx_consumer *c, const st
     if (status != CHX_OK) return status;
     c->credit = (struct chx_credit *)(void *)c->credit_map.base;
     memcpy(&c->credit->header, &c->header, sizeof c->header);
-    if (chx_seal(c->credit_map.fd) != 0) return CHX_SYSTEM;
+    if (chx_memory_seal(&c->credit_map) != 0) return CHX_SYSTEM;
     c->slots = 1u << c->header.slots_log2;
     c->mask = c->slots - 1;
     c->credits = header->credits;
@@ -104,7 +105,7 @@ static inline enum chx_status chx_consumer_map(struct chx_consumer *c, uint32_t 
     }
     struct chx_map map;
     enum chx_status status = chx_memory_open(fd, &map, &c->why);
-    if (status == CHX_OK) c->segments[index] = (struct chx_reader_segment){map.base, map.size};
+    if (status == CHX_OK) c->segments[index] = (struct chx_reader_segment){map.base, map.size, map.guard};
     return status;
 }
 
@@ -198,12 +199,20 @@ static inline enum chx_status chx_consumer_standing(const struct chx_consumer *c
     }
 }
 
+/* Nothing is there; is the memory still? The check costs one load while nothing was ever cut. */
+static inline enum chx_status chx_consumer_whole(struct chx_consumer *c) {
+    int cut = chx_map_cut(&c->ring_map) || chx_map_cut(&c->credit_map);
+    for (uint32_t i = 0; i < c->segment_count; i++) cut |= chx_guard_cut(c->segments[i].guard);
+    return cut ? CHX_REFUSE(&c->why, "its shared memory was cut short") : CHX_EMPTY;
+}
+
 /* What stands at the next position, without taking it: OK and its description, EMPTY, ENDED, or FAULT. */
 static inline enum chx_status chx_consumer_look(struct chx_consumer *c, struct chx_taken *out) {
     enum chx_status status = chx_consumer_standing(c);
     if (status != CHX_OK) return status;
     status = chx_consumer_peek(c);
     if (status == CHX_EMPTY) status = chx_consumer_end(c);
+    if (status == CHX_EMPTY && chx_guards_cut()) status = chx_consumer_whole(c);
     if (status == CHX_OK) status = chx_desc_check(c, &c->desc[c->position & c->mask], out);
     return status == CHX_FAULT ? chx_consumer_fault(c) : status;
 }
@@ -334,8 +343,11 @@ static inline void chx_consumer_close(struct chx_consumer *c) {
 
 /* Give up the mappings; no frame may be held any more. */
 static inline void chx_consumer_destroy(struct chx_consumer *c) {
-    for (uint32_t i = 0; i < c->segment_count; i++)
-        if (c->segments[i].base) munmap((void *)(uintptr_t)c->segments[i].base, c->segments[i].size);
+    for (uint32_t i = 0; i < c->segment_count; i++) {
+        struct chx_reader_segment *segment = &c->segments[i];
+        struct chx_map map = {(uint8_t *)(uintptr_t)segment->base, segment->size, -1, segment->guard};
+        chx_unmap(&map);
+    }
     free(c->segments);
     c->segments = NULL;
     c->segment_count = 0;

@@ -1,32 +1,23 @@
-/* Sealed anonymous shared memory: one writer, any number of readers, no name, nothing to clean up.
+/* Shared memory with one writer and any number of readers: sealed and anonymous, so there is nothing to clean up.
  *
  * The writer reserves every page (a full machine is an error here, not a SIGBUS later), maps the memory, then seals it
  * against shrinking, growing and any further writable mapping. A reader checks exactly that before it maps.
+ *
+ * Where the kernel has no seals (features.h) the memory is a named object for this user only (named.h), what is handed out
+ * can only be read, and every mapping is guarded (guard.h), because anybody of the same user may cut it short.
  */
 #ifndef CHRONETIX_MEMORY_H
 #define CHRONETIX_MEMORY_H
 
-#ifndef _GNU_SOURCE
-#error "compile with -D_GNU_SOURCE: memfd_create, fallocate and the seals need it"
-#endif
-
-#include <errno.h>
-#include <fcntl.h>
-#include <stdlib.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
-#include <unistd.h>
+#include <sys/vfs.h>
 
+#include "features.h"
 #include "header.h"
-
-#ifndef MFD_NOEXEC_SEAL
-#define MFD_NOEXEC_SEAL 0x0008U
-#endif
-#ifndef F_SEAL_FUTURE_WRITE
-#define F_SEAL_FUTURE_WRITE 0x0010
-#endif
+#include "named.h"
 
 #define CHX_SEALS (F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_FUTURE_WRITE | F_SEAL_SEAL)
+#define CHX_TMPFS 0x01021994
 
 #define CHX_ASK_BYTES (8u << 20) /* from this size on the machine is asked first whether it has that much */
 
@@ -34,41 +25,47 @@ struct chx_map {
     uint8_t *base;
     uint64_t size;
     int fd;
+    struct chx_guard *guard; /* of memory without seals, else NULL */
 };
 
+static inline int chx_sealed(void) { return (chx_features() & CHX_HAS_SEALS) != 0; }
+
 static inline void chx_unmap(struct chx_map *map) {
+    if (map->guard) chx_guard_drop(map->guard);
     if (map->base) munmap(map->base, map->size);
     if (map->fd >= 0) close(map->fd);
-    *map = (struct chx_map){NULL, 0, -1};
+    *map = (struct chx_map){.fd = -1};
 }
 
-/* The kernel's flags for memfd_create: without NOEXEC_SEAL before Linux 6.3. */
-static inline int chx_memfd(const char *name) {
-    int fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_NOEXEC_SEAL);
-    if (fd < 0 && errno == EINVAL) fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
-    return fd;
-}
+/* Has somebody cut this memory short? Costs one load while nothing ever was. */
+static inline int chx_map_cut(const struct chx_map *map) { return chx_guards_cut() && chx_guard_cut(map->guard); }
 
-/* Seal; before Linux 5.1 there is no FUTURE_WRITE. */
-static inline int chx_seal(int fd) {
-    if (fcntl(fd, F_ADD_SEALS, CHX_SEALS) == 0) return 0;
-    if (errno != EINVAL) return -1;
-    return fcntl(fd, F_ADD_SEALS, CHX_SEALS & ~F_SEAL_FUTURE_WRITE);
-}
-
-/* The seals to ask of a peer: those this kernel knows. Probed once per translation unit. */
+/* The seals to ask of a peer: those this kernel knows. */
 static inline int chx_seals_known(void) {
-    static _Atomic int known;
-    int seals = atomic_load_explicit(&known, memory_order_relaxed);
-    if (seals) return seals;
-    int fd = chx_memfd("chronetix-probe");
-    seals = CHX_SEALS;
-    if (fd >= 0) {
-        if (fcntl(fd, F_ADD_SEALS, F_SEAL_FUTURE_WRITE) != 0 && errno == EINVAL) seals &= ~F_SEAL_FUTURE_WRITE;
-        close(fd);
-    }
-    atomic_store_explicit(&known, seals, memory_order_relaxed);
-    return seals;
+    return chx_features() & CHX_HAS_FUTURE_WRITE ? CHX_SEALS : CHX_SEALS & ~F_SEAL_FUTURE_WRITE;
+}
+
+static inline int chx_memfd(const char *name) {
+    unsigned noexec = chx_features() & CHX_HAS_NOEXEC_SEAL ? MFD_NOEXEC_SEAL : 0;
+    return memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING | noexec);
+}
+
+/* Keep a descriptor that can only be read: where there is no seal against other writers, the one that is handed out must
+ * not make one. 0, or -1 with errno. */
+static inline int chx_memory_read_only(struct chx_map *map) {
+    char path[32];
+    snprintf(path, sizeof path, "/proc/self/fd/%d", map->fd);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) return -1;
+    close(map->fd);
+    map->fd = fd;
+    return 0;
+}
+
+/* The memory is mapped and its header written: nobody is to change it from here on, but through that mapping. */
+static inline int chx_memory_seal(struct chx_map *map) {
+    if (chx_sealed() && fcntl(map->fd, F_ADD_SEALS, chx_seals_known()) != 0) return -1;
+    return chx_features() & CHX_HAS_FUTURE_WRITE ? 0 : chx_memory_read_only(map);
 }
 
 /* Bytes the machine could still give without swapping; UINT64_MAX when it does not say. */
@@ -94,27 +91,35 @@ static inline int chx_memory_reserve(int fd, uint64_t size) {
     return error;
 }
 
+/* Reserve and map what `map->fd` is to be; 0 or errno. */
+static inline int chx_memory_fill(struct chx_map *map, int populate, const char *path) {
+    int error = chx_memory_reserve(map->fd, map->size);
+    if (error) return error;
+    int flags = MAP_SHARED | (populate ? MAP_POPULATE : 0);
+    void *base = mmap(NULL, map->size, PROT_READ | PROT_WRITE, flags, map->fd, 0);
+    if (base == MAP_FAILED) return errno;
+    map->base = base;
+    if (!path) return 0;
+    map->guard = chx_guard_add(base, map->size, PROT_READ | PROT_WRITE, path);
+    return map->guard ? 0 : errno;
+}
+
 /* New zeroed memory of `size` bytes (whole pages), mapped writable and not yet sealed. `populate` maps every page now. */
 static inline enum chx_status chx_memory_create(const char *name, uint64_t size, int populate, struct chx_map *map) {
-    *map = (struct chx_map){NULL, size, chx_memfd(name)};
+    char path[CHX_NAME_MAX];
+    int sealed = chx_sealed();
+    *map = (struct chx_map){.size = size, .fd = sealed ? chx_memfd(name) : chx_named_create(path)};
     if (map->fd < 0) return CHX_SYSTEM;
-    int error = chx_memory_reserve(map->fd, size);
-    if (!error) {
-        int flags = MAP_SHARED | (populate ? MAP_POPULATE : 0);
-        void *base = mmap(NULL, size, PROT_READ | PROT_WRITE, flags, map->fd, 0);
-        if (base != MAP_FAILED) {
-            map->base = base;
-            return CHX_OK;
-        }
-        error = errno;
-    }
+    int error = chx_memory_fill(map, populate, sealed ? NULL : path);
+    if (!error) return CHX_OK;
+    if (!sealed && !map->guard) unlink(path);
     chx_unmap(map);
     errno = error;
     return error == ENOSPC || error == ENOMEM ? CHX_NO_MEMORY : CHX_SYSTEM;
 }
 
-/* Is `fd` sealed, whole-page, fully reserved memory? Its size; never follows anything inside it. */
-static inline enum chx_status chx_memory_check(int fd, uint64_t *size, struct chx_why *why) {
+/* Is `fd` sealed? CHX_FAULT if not. */
+static inline enum chx_status chx_memory_check_seals(int fd, struct chx_why *why) {
     int seals = fcntl(fd, F_GET_SEALS);
     if (seals < 0) return CHX_REFUSE(why, "descriptor %d is no memfd: %s", fd, strerror(errno));
     int missing = chx_seals_known() & ~seals;
@@ -123,6 +128,26 @@ static inline enum chx_status chx_memory_check(int fd, uint64_t *size, struct ch
                           missing & F_SEAL_GROW ? " growing" : "",
                           missing & F_SEAL_FUTURE_WRITE ? " other writers" : "",
                           missing & F_SEAL_SEAL ? " further seals" : "");
+    return CHX_OK;
+}
+
+/* Without seals: is `fd` at least a file in memory that only its user can open? */
+static inline enum chx_status chx_memory_check_named(int fd, struct chx_why *why) {
+    struct stat status;
+    struct statfs system;
+    if (fstat(fd, &status) != 0 || fstatfs(fd, &system) != 0)
+        return CHX_REFUSE(why, "descriptor %d: %s", fd, strerror(errno));
+    if (!S_ISREG(status.st_mode) || system.f_type != CHX_TMPFS)
+        return CHX_REFUSE(why, "descriptor %d is no shared memory", fd);
+    if (status.st_mode & 077)
+        return CHX_REFUSE(why, "memory of mode 0%o: only its user may have it open", (unsigned)status.st_mode & 07777);
+    return CHX_OK;
+}
+
+/* Is `fd` sealed, whole-page, fully reserved memory? Its size; never follows anything inside it. */
+static inline enum chx_status chx_memory_check(int fd, uint64_t *size, struct chx_why *why) {
+    enum chx_status safe = chx_sealed() ? chx_memory_check_seals(fd, why) : chx_memory_check_named(fd, why);
+    if (safe != CHX_OK) return safe;
     struct stat status;
     if (fstat(fd, &status) != 0) return CHX_REFUSE(why, "descriptor %d: %s", fd, strerror(errno));
     if (status.st_size <= 0 || status.st_size % CHX_PAGE != 0)
@@ -136,13 +161,17 @@ static inline enum chx_status chx_memory_check(int fd, uint64_t *size, struct ch
 
 /* Check and map a peer's memory read-only. The descriptor is not kept. */
 static inline enum chx_status chx_memory_open(int fd, struct chx_map *map, struct chx_why *why) {
-    *map = (struct chx_map){NULL, 0, -1};
+    *map = (struct chx_map){.fd = -1};
     enum chx_status status = chx_memory_check(fd, &map->size, why);
     if (status != CHX_OK) return status;
     void *base = mmap(NULL, map->size, PROT_READ, MAP_SHARED, fd, 0);
     if (base == MAP_FAILED) return errno == ENOMEM ? CHX_NO_MEMORY : CHX_SYSTEM;
     map->base = base;
-    return CHX_OK;
+    if (chx_sealed()) return CHX_OK;
+    map->guard = chx_guard_add(base, map->size, PROT_READ, NULL); /* before the first look at it */
+    if (map->guard) return CHX_OK;
+    chx_unmap(map);
+    return CHX_NO_MEMORY;
 }
 
 /* Check and map a peer's RING or CREDIT, copy its header and validate the copy. */

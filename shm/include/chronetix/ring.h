@@ -71,7 +71,7 @@ static inline enum chx_status chx_producer_init(struct chx_producer *p, struct c
     if (status != CHX_OK) return status;
     p->ring = (struct chx_ring *)(void *)p->ring_map.base;
     memcpy(&p->ring->header, &p->header, sizeof p->header);
-    if (chx_seal(p->ring_map.fd) != 0) return CHX_SYSTEM;
+    if (chx_memory_seal(&p->ring_map) != 0) return CHX_SYSTEM;
     p->desc = p->ring->desc;
     p->skip = (chx_word *)(void *)(p->desc + slots);
     p->mask = slots - 1;
@@ -126,11 +126,22 @@ static inline enum chx_status chx_producer_fault(struct chx_producer *p) {
     return CHX_FAULT;
 }
 
+/* Is all memory of this route still there? */
+static inline int chx_producer_whole(const struct chx_producer *p) {
+    int cut = chx_map_cut(&p->ring_map) || chx_map_cut(&p->credit_map);
+    for (uint32_t i = 0; i < p->arena->segment_count; i++) cut |= chx_map_cut(&p->arena->segments[i].map);
+    return !cut;
+}
+
 /* Frames returned and not yet reclaimed. `returned`: acquire; its partner is the increment in chx_consumer_return, so
  * the stamps of all frames it counts are visible, and the consumer's reads of them are over. */
 static inline enum chx_status chx_producer_look(struct chx_producer *p, uint64_t *due) {
     p->seen = atomic_load_explicit(&p->credit->returned, memory_order_acquire);
     *due = p->seen - p->reclaimed;
+    if (chx_guards_cut() && !chx_producer_whole(p)) {
+        CHX_SAY(&p->why, "its shared memory was cut short");
+        return chx_producer_fault(p);
+    }
     if (*due <= p->committed - p->reclaimed) return CHX_OK;
     CHX_SAY(&p->why, "the consumer claims %llu frames returned of %llu sent", (unsigned long long)p->seen,
             (unsigned long long)p->committed);

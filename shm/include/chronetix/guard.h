@@ -1,0 +1,142 @@
+/* Memory without seals can be cut short by whoever may write it, and touching what is gone raises SIGBUS. For such
+ * mappings, and only for them, this header takes that signal: the mapping becomes private zero pages, which its reader
+ * could have been shown anyway, and is marked as cut, which its route finds when it next looks (CHX_FAULT).
+ *
+ * One list a process (a shared object, to be exact), which the signal handler walks: entries are never freed, a free one
+ * is used again. A SIGBUS anywhere else goes to whoever had the signal before.
+ */
+#ifndef CHRONETIX_GUARD_H
+#define CHRONETIX_GUARD_H
+
+#ifndef _GNU_SOURCE
+#error "compile with -D_GNU_SOURCE: sigaction and MAP_ANONYMOUS need it"
+#endif
+
+#include <errno.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#define CHX_GUARD_CLAIMED 1u /* `base` of an entry that is being filled in */
+#define CHX_NAME_MAX 128
+
+struct chx_guard {
+    struct chx_guard *next;
+    _Atomic uintptr_t base; /* 0: free */
+    _Atomic uint64_t size;
+    _Atomic int protection;
+    _Atomic int cut;
+    pid_t owner;             /* who takes the name away */
+    char path[CHX_NAME_MAX]; /* of memory made here; "" for a peer's */
+};
+
+struct chx_guards {
+    struct chx_guard *_Atomic first;
+    _Atomic uint32_t cuts; /* mappings cut so far; while it is 0 nobody looks closer */
+    _Atomic int installed; /* 0, 1: in a moment, 2 */
+    struct sigaction before;
+};
+
+/* One for all translation units that are linked together. */
+__attribute__((weak, visibility("hidden"))) struct chx_guards chx_guards;
+
+static inline void chx_guard_pass_on(int number, siginfo_t *info, void *context) {
+    const struct sigaction *before = &chx_guards.before;
+    if (before->sa_flags & SA_SIGINFO)
+        before->sa_sigaction(number, info, context);
+    else if (before->sa_handler == SIG_DFL || before->sa_handler == SIG_IGN)
+        signal(number, SIG_DFL); /* the instruction is tried again, and ends the process as it would have */
+    else
+        before->sa_handler(number);
+}
+
+static inline struct chx_guard *chx_guard_of(uintptr_t address) {
+    struct chx_guard *guard = atomic_load_explicit(&chx_guards.first, memory_order_acquire);
+    for (; guard; guard = guard->next) {
+        uintptr_t base = atomic_load_explicit(&guard->base, memory_order_acquire);
+        if (base > CHX_GUARD_CLAIMED && address - base < atomic_load_explicit(&guard->size, memory_order_relaxed))
+            return guard;
+    }
+    return NULL;
+}
+
+static inline void chx_guard_signal(int number, siginfo_t *info, void *context) {
+    int error = errno;
+    struct chx_guard *guard = info->si_code > 0 ? chx_guard_of((uintptr_t)info->si_addr) : NULL;
+    if (guard) {
+        void *base = (void *)atomic_load_explicit(&guard->base, memory_order_relaxed);
+        if (!atomic_exchange_explicit(&guard->cut, 1, memory_order_relaxed))
+            atomic_fetch_add_explicit(&chx_guards.cuts, 1, memory_order_release);
+        if (mmap(base, atomic_load_explicit(&guard->size, memory_order_relaxed),
+                 atomic_load_explicit(&guard->protection, memory_order_relaxed),
+                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) == MAP_FAILED)
+            guard = NULL;
+    }
+    if (!guard) chx_guard_pass_on(number, info, context);
+    errno = error;
+}
+
+/* Take the signal, once. 0, or -1 with errno. */
+static inline int chx_guard_install(void) {
+    int free_to_go = 0;
+    if (!atomic_compare_exchange_strong(&chx_guards.installed, &free_to_go, 1)) {
+        while (atomic_load(&chx_guards.installed) == 1) sched_yield();
+        return 0;
+    }
+    struct sigaction action = {.sa_sigaction = chx_guard_signal, .sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER};
+    sigemptyset(&action.sa_mask);
+    int failed = sigaction(SIGBUS, &action, &chx_guards.before);
+    atomic_store(&chx_guards.installed, failed ? 0 : 2);
+    return failed;
+}
+
+/* A free entry that is ours now, or a new one; NULL when memory is exhausted. */
+static inline struct chx_guard *chx_guard_claim(void) {
+    struct chx_guard *guard = atomic_load_explicit(&chx_guards.first, memory_order_acquire);
+    for (; guard; guard = guard->next) {
+        uintptr_t none = 0;
+        if (atomic_compare_exchange_strong(&guard->base, &none, CHX_GUARD_CLAIMED)) return guard;
+    }
+    guard = calloc(1, sizeof *guard);
+    if (!guard) return NULL;
+    atomic_init(&guard->base, CHX_GUARD_CLAIMED);
+    guard->next = atomic_load(&chx_guards.first);
+    while (!atomic_compare_exchange_weak(&chx_guards.first, &guard->next, guard)) continue;
+    return guard;
+}
+
+/* Guard a mapping from now on. NULL with errno when that is not possible. `path` may be NULL. */
+static inline struct chx_guard *chx_guard_add(const void *base, uint64_t size, int protection, const char *path) {
+    struct chx_guard *guard = chx_guard_install() == 0 ? chx_guard_claim() : NULL;
+    if (!guard) return NULL;
+    guard->owner = getpid();
+    guard->path[0] = 0;
+    if (path) memcpy(guard->path, path, strlen(path) + 1);
+    atomic_store_explicit(&guard->size, size, memory_order_relaxed);
+    atomic_store_explicit(&guard->protection, protection, memory_order_relaxed);
+    atomic_store_explicit(&guard->cut, 0, memory_order_relaxed);
+    atomic_store_explicit(&guard->base, (uintptr_t)base, memory_order_release);
+    return guard;
+}
+
+/* The mapping is about to go. A name that this process has made goes with it; a forked child takes none away. */
+static inline void chx_guard_drop(struct chx_guard *guard) {
+    if (guard->path[0] && guard->owner == getpid()) unlink(guard->path);
+    atomic_store_explicit(&guard->base, 0, memory_order_release);
+}
+
+static inline int chx_guard_cut(const struct chx_guard *guard) {
+    return guard && atomic_load_explicit(&guard->cut, memory_order_relaxed);
+}
+
+/* Has anything been cut at all? */
+static inline int chx_guards_cut(void) {
+    return atomic_load_explicit(&chx_guards.cuts, memory_order_acquire) != 0;
+}
+
+#endif

@@ -1,0 +1,48 @@
+"""The tests of this folder again, on a kernel from which a feature was taken away."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import shm
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+MEMORY = ["test_memory.py", "test_seals.py", "test_named.py", "test_arena.py"]
+EVERYTHING = [path.name for path in HERE.glob("test_*.py") if path.stem not in ("test_native", "test_older_kernels")]
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    ("without", "tests"),
+    [("memfd", EVERYTHING), ("seals", MEMORY), ("future_write", MEMORY), ("noexec_seal", MEMORY)],
+)
+def test_the_same_holds_without(without, tests):
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *(f"tests/shm/{t}" for t in tests)]
+    env = {**os.environ, "CHRONETIX_WITHOUT": without}
+    env.pop("PYTEST_XDIST_WORKER", None)
+    ended = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stdout[-6000:]
+    assert " passed" in ended.stdout
+
+
+@pytest.mark.parametrize(
+    ("without", "missing"),
+    [
+        ("memfd", ("memfd", "seals", "future_write")),
+        ("seals,noexec_seal", ("seals", "future_write", "noexec_seal")),
+        ("future_write", ("future_write",)),
+        ("seal,memfds", ()),
+    ],
+)
+def test_what_is_missing_is_told(without, missing):
+    program = "import shm; print(*shm.missing_features())"
+    env = {**os.environ, "CHRONETIX_WITHOUT": without}
+    told = subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=env, capture_output=True, text=True, check=True)
+    here = set(shm.missing_features())
+    assert set(told.stdout.split()) - here == set(missing) - here
