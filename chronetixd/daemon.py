@@ -21,6 +21,7 @@ from pathlib import Path
 import structlog
 import uvloop
 
+from chronetixd import memory
 from chronetixd.bus import Bus
 from chronetixd.client import Client
 from chronetixd.core.flow_words import FlowState, StopMode
@@ -90,6 +91,7 @@ class Daemon:
         """Until stopped. Raises ChronetixError when it cannot start."""
         self._state.claim()
         try:
+            memory.begin()
             self._journal.open()
             self._server.listen()
             for number in (signal.SIGTERM, signal.SIGINT):

@@ -15,6 +15,7 @@ from typing import Any
 
 import structlog
 
+from chronetixd import memory
 from chronetixd.bus import Bus
 from chronetixd.core import flow_words as core
 from chronetixd.core import worker as life
@@ -236,6 +237,7 @@ class FlowRun:
         elif self.machine.killed:
             self.reason = f"killed: {', '.join(self.machine.killed)}"
         self.wiring.close()
+        memory.flow_ended()
 
     def _disarm(self) -> None:
         if self._deadline is not None:

@@ -372,5 +372,5 @@ def check(fd: int, kind: Literal["ring", "credit", "segment"]) -> int:
 
 def missing_features() -> tuple[str, ...]:
     """What this kernel lacks of ``memfd``, ``seals``, ``future_write`` and ``noexec_seal``. The environment variable
-    CHRONETIX_WITHOUT (names separated by commas) takes them away; read once. Without seals, memories are named objects in
-    /dev/shm: see ``shm.names``."""
+    CHRONETIX_WITHOUT (names separated by commas) takes them away; read once. Without seals, memories are named objects
+    in /dev/shm: see ``shm.names``."""

@@ -1,8 +1,8 @@
 """Named shared memory, which is used where the kernel has no sealed anonymous memory (``shm.missing_features()``).
 
-Rules: a name says who made it (boot, PID namespace, process, when that one started, a number; see ``named.h``); its maker
-takes it away; what a killed maker has left, :func:`sweep` takes away, and never what belongs to a living process, to
-another user, or to a namespace whose processes cannot be seen from here.
+Rules: a name says who made it (boot, PID namespace, process, when that one started, a number; see ``named.h``); its
+maker takes it away; what a killed maker has left, :func:`sweep` takes away, and never what belongs to a living process,
+to another user, or to a namespace whose processes cannot be seen from here.
 """
 
 from __future__ import annotations
@@ -41,8 +41,9 @@ def locate(fd: int) -> str:
 
 
 def open_memory(path: str) -> int:
-    """A descriptor of the memory at ``path``, for ``link``, ``add_segment`` and ``check``, which look at what it is; the
-    caller closes it. Raises OSError."""
+    """A descriptor of the memory at ``path``, for ``link``, ``add_segment`` and ``check``, which look at what it is.
+
+    The caller closes it. Raises OSError."""
     return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
 
 

@@ -36,7 +36,10 @@ def test_memory_of_broken_pages_is_refused(forge):
 
 def test_what_is_no_memory_is_refused(tmp_path):
     (tmp_path / "file").write_bytes(bytes(4096))
-    with open(tmp_path / "file", "rb") as file, pytest.raises(shm.PeerFault, match=r"is no memfd|not sealed|is no shared memory"):
+    with (
+        open(tmp_path / "file", "rb") as file,
+        pytest.raises(shm.PeerFault, match=r"is no memfd|not sealed|is no shared memory"),
+    ):
         shm.check(file.fileno(), "segment")
     read, write = os.pipe()
     try:

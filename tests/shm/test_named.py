@@ -1,5 +1,5 @@
-"""Named memory, for machines without seals: who can open it, who takes the name away, and what happens when somebody cuts
-it short. The tests of this folder run on it too: see test_older_kernels.
+"""Named memory, for machines without seals: who can open it, who takes the name away, and what happens when somebody
+cuts it short. The tests of this folder run on it too: see test_older_kernels.
 """
 
 from __future__ import annotations

@@ -43,6 +43,8 @@ def test_the_same_holds_without(without, tests):
 def test_what_is_missing_is_told(without, missing):
     program = "import shm; print(*shm.missing_features())"
     env = {**os.environ, "CHRONETIX_WITHOUT": without}
-    told = subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=env, capture_output=True, text=True, check=True)
+    told = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, env=env, capture_output=True, text=True, check=True
+    )
     here = set(shm.missing_features())
     assert set(told.stdout.split()) - here == set(missing) - here

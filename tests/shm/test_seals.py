@@ -1,4 +1,4 @@
-"""Seals: what a peer, in a process of its own, cannot do to a memory that it was sent. Where there are none: test_named."""
+"""Seals: what a peer, in a process of its own, cannot do to a memory that it was sent. Without seals: test_named."""
 
 from __future__ import annotations
 

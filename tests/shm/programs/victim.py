@@ -1,8 +1,8 @@
 """A process that reads a memory without seals, which somebody else then cuts short.
 
 Arguments: descriptors of RING, segment and doorbell. It takes one frame, says so, waits for the cut, and prints what
-became of the frame and of its route. With the argument "elsewhere" it touches a cut file of its own instead: that has to
-end it as ever.
+became of the frame and of its route. With the argument "elsewhere" it touches a cut file of its own instead: that has
+to end it as ever.
 """
 
 from __future__ import annotations
