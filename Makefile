@@ -33,7 +33,7 @@ model: ## the ring protocol in every interleaving, under weak memory (Rust; a mi
 	cd tests/model && cargo test --quiet --locked --release
 
 bench-data: .venv/bench ## data plane beside its rivals, in one run (JSON=FILE for one object a line)
-	$(BIN)/python -m bench.data $(if $(JSON),--json $(JSON))
+	$(BIN)/python -m bench.data --best-of 3 $(if $(JSON),--json $(JSON))
 
 bench-start: .venv/dev ## 50 workers from submit to running, beside warm forks and cold interpreters
 	$(BIN)/python -m bench.start $(if $(JSON),--json $(JSON))

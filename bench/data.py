@@ -188,12 +188,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         finally:
             run.close()
             progress("")
-    rows = run.rows(best=options.best_of is not None)
+    best = options.best_of is not None
+    rows = run.rows(best=best)
     if options.json is not None:
         options.json.write_text("".join(json.dumps(line.as_json()) + "\n" for line in rows))
     peers = [(name, host.version, host.about) for name, host in run.known.items()]
-    where = f"{describe_machine()}; {'best' if options.best_of else 'median'} of {rounds} round(s)"
-    print(document(rows, run.samples, machine=where, peers=peers, missing=run.missing_lines()))
+    where = f"{describe_machine()}; {'best' if best else 'median'} of {rounds} round(s)"
+    print(document(rows, run.samples, machine=where, peers=peers, missing=run.missing_lines(), best=best))
     return 1 if OURS in options.peers and not any(line.peer == OURS for line in rows) else 0
 
 

@@ -198,6 +198,7 @@ def take_in_order(receive: Callable[[], Any], turn: list[int]) -> tuple[int, int
             if frame is None:
                 return received + turn.index(expected), None
             (number,) = unpack(frame)
+            frame = None
             if number != expected:
                 return received + turn.index(expected), number
         received += TURN

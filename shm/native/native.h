@@ -13,6 +13,7 @@
 #include <chronetix/chronetix.h>
 
 #define NATIVE_NO_GIL_BYTES 65536u
+#define NATIVE_LINGER_BYTES (512u << 10) /* smaller frames stay in a cache whichever extent they use */
 
 /* ---- process.c: fork, what a wake-up costs ---- */
 extern volatile uint32_t *native_process_word;
@@ -99,7 +100,7 @@ int native_producer_init(PyObject *module);
 extern Producer *native_told; /* whose end native_producer_raise told just now, for the first time; or NULL */
 void native_producer_raise(Producer *self);
 
-/* ---- outlet.c, run.c, waiting.c, loan.c ---- */
+/* ---- outlet.c, run.c, waiting.c, linger.c, loan.c ---- */
 typedef struct {
     PyObject_HEAD
     PyObject *tuple;
@@ -109,6 +110,7 @@ typedef struct {
     Doorbell *bell;
     struct chx_spin spin;
     uint64_t short_at; /* arena.frees + 1 when it last ran out of room; 0: it did not */
+    uint8_t linger_skip, linger_doubt; /* large frames before it waits again; how many more after another miss */
 } Outlet;
 
 /* A frame on its way, or a run of them that lie side by side: its extent and the routes that have promised a credit for
@@ -131,6 +133,7 @@ int native_outlet_commit(Outlet *self, struct native_claim *claim, uint64_t leng
 void native_outlet_cancel(Outlet *self, struct native_claim *claim, int keep_extent);
 int native_outlet_wait(Outlet *self, int for_room, uint64_t deadline);
 int native_outlet_room(Outlet *self);
+void native_outlet_linger(Outlet *self, uint64_t bytes);
 void native_outlet_copy(Outlet *self, void *to, const void *from, size_t length);
 PyObject *native_outlet_send_many(Outlet *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames);
 PyObject *native_loan_new(Outlet *outlet, const struct native_claim *claim);

@@ -129,6 +129,7 @@ static enum attempt outlet_try(Outlet *self, uint32_t frames, struct native_clai
     enum attempt result = outlet_credits(self, claim, &wanted);
     claim->dropped = result == CLAIMED && wanted == 0;
     if (result != CLAIMED || wanted == 0) return result;
+    if (claim->length >= NATIVE_LINGER_BYTES) native_outlet_linger(self, claim->length);
     int got = outlet_room_for(self, claim);
     if (got < 0) return RAISED;
     if (got == 0) {

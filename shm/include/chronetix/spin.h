@@ -1,8 +1,9 @@
 /* How long to look before sleeping: at most what sleeping costs, less when looking has not paid lately.
  *
- * Sleeping costs the other end a system call and this one a wake-up, which takes from 3 µs (a busy machine's own
- * processors) to 30 µs (a virtual machine's idle ones). So it is measured at each real wake-up: from the commit of the
- * frame to the moment its taker runs. A spin lasts half as much again, at most 40 µs.
+ * Sleeping costs this end a wake-up, which takes from 3 µs (a busy machine's own processors) to 30 µs (a virtual
+ * machine's idle ones), and the other end about as much: it sends the interrupt, and stands still meanwhile. So it is
+ * measured at each real wake-up, from the commit of the frame to the moment its taker runs, and a spin lasts twice as
+ * long, at most 64 µs.
  *
  * A spin that finds nothing halves the next one, down to none; a sleep that a full spin would have spared is evidence
  * that restores it. A restored spin that finds nothing raises a doubt (the two ends share a processor, say, and the
@@ -20,10 +21,10 @@
 #include <stdint.h>
 #include <unistd.h>
 
-#define CHX_SPIN_CAP_NS 40000u
+#define CHX_SPIN_CAP_NS 64000u
 #define CHX_SPIN_FLOOR_NS 500u
 #define CHX_SPIN_DOUBT_MAX 255u
-#define CHX_SPIN_LONG_NS 60000u
+#define CHX_SPIN_LONG_NS 90000u
 #define CHX_SPIN_LONG_TRIES 4
 #define CHX_WAKE_FIRST_NS 8000u
 
@@ -51,7 +52,7 @@ static inline void chx_wake_took(struct chx_wake *wake, uint64_t ns) {
 
 /* The longest spin that is worth it; 0: none is. */
 static inline uint32_t chx_spin_cap(const struct chx_wake *wake) {
-    uint32_t ns = wake->ns + wake->ns / 2;
+    uint32_t ns = wake->ns * 2;
     return ns < CHX_SPIN_CAP_NS ? ns : CHX_SPIN_CAP_NS;
 }
 
