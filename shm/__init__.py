@@ -30,6 +30,7 @@ from shm._native import (
     WouldBlock,
     check,
     missing_features,
+    remains,
 )
 
 __all__ = [
@@ -50,4 +51,5 @@ __all__ = [
     "WouldBlock",
     "check",
     "missing_features",
+    "remains",
 ]

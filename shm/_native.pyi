@@ -96,8 +96,12 @@ class Producer:
         policy: Policy = "block",
         epoch: int = 0,
         base_seq: int = 0,
+        resume: int = 0,
     ) -> None:
-        """``credits``: 1 to 65536. ``watermark`` and ``credit_low``: -1 for three quarters and half of them."""
+        """``credits``: 1 to 65536. ``watermark`` and ``credit_low``: -1 for three quarters and half of them.
+
+        ``resume``: the highest ``input_seq`` that predecessors committed to this route; frames up to it go out as
+        redelivered."""
     @property
     def fd(self) -> int:
         """The sealed RING memfd, to hand to the consumer and the observer."""
@@ -115,10 +119,17 @@ class Producer:
         """Used credits (frames on their way and open loans) have reached the watermark."""
     @property
     def position(self) -> int:
-        """Sequence number that the next frame gets."""
+        """Sequence number that the next frame gets, or a later one where a frame is held in its slot."""
+    @property
+    def epoch(self) -> int: ...
     def link(self, credit_fd: int, bell_fd: int) -> None:
         """Validate and map the consumer's CREDIT and duplicate its doorbell; both descriptors stay the caller's.
         PeerFault if they are not what they should be or do not fit this ring, ValueError if linked already."""
+    def relink(self, credit_fd: int, bell_fd: int) -> None:
+        """The consumer is dead, these are its successor's, which was linked with ``predecessor``, has returned nothing,
+        and returns nothing before this call. What its predecessor had returned is free now; a thread that waits for
+        credits is woken. May be called from any thread at any time. Errors as in ``link``, with nothing changed;
+        ValueError if it never was linked."""
     def close(self) -> None:
         """End of stream: the consumer drains what is there. Idempotent."""
 
@@ -135,12 +146,15 @@ class Loan:
         self,
         length: int = -1,
         *,
+        origin: Frame | int | None = None,
         schema: int = 0,
         deadline_ns: int = 0,
         trace: int = 0,
         input_seq: int = 0,
+        redelivered: bool = False,
     ) -> int:
-        """Publish the first ``length`` bytes (all by default); the frame's sequence number on the first route.
+        """Publish the first ``length`` bytes (all by default); the frame's sequence number on the first route. What is
+        not given here is as ``loan`` was told.
 
         BufferError while a view of it is held (a numpy array is one: ``del`` it first, or write through a temporary
         as in ``np.frombuffer(loan, "f8")[:] = x``), ValueError when already committed or cancelled, RouteClosed
@@ -161,25 +175,32 @@ class Outlet:
         self,
         data: Buffer,
         timeout_ns: int = -1,
+        origin: Frame | int | None = None,
         *,
         schema: int = 0,
         deadline_ns: int = 0,
         trace: int = 0,
         input_seq: int = 0,
+        redelivered: bool = False,
     ) -> int:
         """Copy ``data`` (any C-contiguous buffer) into the arena and commit it to every route; its sequence number on
         the first, -1 if that one dropped it. All routes get it or none. Raises WouldBlock when the time is up,
-        RouteClosed, PeerFault, FrameTooLarge, MemoryError."""
+        RouteClosed, PeerFault, FrameTooLarge, MemoryError.
+
+        ``origin`` is the frame that this one is made from: its ``seq`` becomes the ``input_seq``, and what comes of a
+        redelivered frame is redelivered. A source gives the number of the item instead."""
     def send_many(
         self,
         data: Buffer,
         size: int,
         timeout_ns: int = -1,
+        origin: Frame | int | None = None,
         *,
         schema: int = 0,
         deadline_ns: int = 0,
         trace: int = 0,
         input_seq: int = 0,
+        redelivered: bool = False,
     ) -> int:
         """Send ``data`` (any C-contiguous buffer) as consecutive frames of ``size`` bytes each, all with these tags,
         waiting for credits and room as needed; how many have gone (sent, or dropped by routes that may drop).
@@ -191,7 +212,18 @@ class Outlet:
         Frames go out in runs of what there are credits for, up to 64 KiB: a run appears at once, has one ``time_ns``
         and shares its memory, which comes back when all of its frames have. ValueError if ``size`` is below 1 or
         ``data`` is no whole number of frames."""
-    def loan(self, length: int, timeout_ns: int = -1) -> Loan:
+    def loan(
+        self,
+        length: int,
+        timeout_ns: int = -1,
+        origin: Frame | int | None = None,
+        *,
+        schema: int = 0,
+        deadline_ns: int = 0,
+        trace: int = 0,
+        input_seq: int = 0,
+        redelivered: bool = False,
+    ) -> Loan:
         """Raises what ``send`` raises."""
     def wait(self, timeout_ns: int = -1) -> bool:
         """After WouldBlock: sleep until every blocking route has come down to credit_low, or, if room was short, until
@@ -214,7 +246,7 @@ class Frame:
         """Index of its consumer in the inlet."""
     @property
     def seq(self) -> int:
-        """Sequence number on its route: no gaps."""
+        """Sequence number on its route. It grows; a gap is a place that was still taken, not a loss."""
     @property
     def time_ns(self) -> int:
         """CLOCK_MONOTONIC at commit."""
@@ -227,7 +259,9 @@ class Frame:
     @property
     def input_seq(self) -> int: ...
     @property
-    def redelivered(self) -> bool: ...
+    def redelivered(self) -> bool:
+        """It may be a duplicate: a predecessor of its consumer had taken it, or its producer made it from such a
+        frame or made it again after a restart."""
     @property
     def released(self) -> bool: ...
     def __len__(self) -> int: ...
@@ -257,10 +291,13 @@ class Batch:
     def port(self) -> int: ...
     @property
     def seq(self) -> int:
-        """Sequence number of the first frame; no gaps follow."""
+        """Sequence number of the first frame."""
     @property
     def nbytes(self) -> int:
         """Bytes of all payloads."""
+    @property
+    def redelivered(self) -> bool:
+        """One of its frames is redelivered."""
     @property
     def adjacent(self) -> bool:
         """Each payload begins where the one before it ends: frames of one ``send_many`` whose size is a multiple of 64,
@@ -305,9 +342,21 @@ class Consumer:
         """Frames taken and not yet returned."""
     @property
     def ended(self) -> bool:
-        """The producer closed and every frame was taken, or this end is detached."""
-    def link(self, ring_fd: int, bell_fd: int) -> None:
-        """Validate and map the producer's RING and duplicate its doorbell; errors as in ``Producer.link``."""
+        """The producer closed and every frame was taken, also of later stages, or this end is detached."""
+    @property
+    def epoch(self) -> int: ...
+    def link(self, ring_fd: int, bell_fd: int, *, predecessor: int = -1) -> None:
+        """Validate and map the producer's RING and duplicate its doorbell; errors as in ``Producer.link``.
+
+        ``predecessor``: the CREDIT of a dead consumer of this ring. What it had not returned comes first, in order, and
+        what it had taken as ``redelivered``. Give this end's ``fd`` to the producer (``relink``) before anything is
+        returned. PeerFault, which names the predecessor, when that CREDIT cannot be."""
+    def succeed(self, next: Consumer, on_drained: Callable[[], None] | None = None) -> None:
+        """The producer is dead: this stage ends at the ``base_seq`` of ``next``, and an inlet goes on with ``next``,
+        which may be linked later. Ring the inlet's doorbell afterwards.
+
+        ``on_drained`` is called once, in any thread, when the inlet has gone on and all frames are back: the memory may
+        go. ValueError if ``next`` is not a later stage, PeerFault if more than that was taken already."""
     def add_segment(self, index: int, fd: int) -> None:
         """Map a sealed segment read-only; PeerFault when its seals or size are wrong or it is mapped already. From
         another thread than the one that takes: ring its doorbell afterwards."""
@@ -320,7 +369,10 @@ class Inlet:
 
     def __init__(self, consumers: Sequence[Consumer], bell: Doorbell) -> None: ...
     @property
-    def consumers(self) -> tuple[Consumer, ...]: ...
+    def consumers(self) -> tuple[Consumer, ...]:
+        """The present stage of each route."""
+    def add(self, consumer: Consumer) -> None:
+        """One more route, from any thread."""
     @property
     def ended(self) -> bool:
         """Every route has ended (True for an inlet without routes)."""
@@ -340,6 +392,7 @@ class RouteSnapshot(TypedDict):
     committed: int
     bytes: int
     taken: int
+    again: int
     returned: int
     outstanding: int
     credits: int
@@ -374,3 +427,8 @@ def missing_features() -> tuple[str, ...]:
     """What this kernel lacks of ``memfd``, ``seals``, ``future_write`` and ``noexec_seal``. The environment variable
     CHRONETIX_WITHOUT (names separated by commas) takes them away; read once. Without seals, memories are named objects
     in /dev/shm: see ``shm.names``."""
+
+def remains(ring_fd: int) -> tuple[int, int]:
+    """(end, input_seq) of the RING of a producer that is dead, with all its descendants: the position behind its last
+    frame, so that the next stage's ``base_seq`` is this one's + ``end``, and the highest ``input_seq`` of its last
+    frames (0 if there is none). Raises PeerFault for what cannot be."""

@@ -79,9 +79,22 @@ int native_i64(PyObject *value, const char *name, int64_t *out) {
     return 0;
 }
 
+/* What a frame is made from: a frame, the number of a source's item, or None. */
+static int argument_origin(PyObject *value, struct chx_tags *tags) {
+    if (!value || value == Py_None) return 0;
+    if (PyLong_Check(value)) return native_u64(value, "origin", &tags->input_seq);
+    if (PyObject_TypeCheck(value, native_Frame)) return native_frame_origin(value, tags), 0;
+    PyErr_Format(PyExc_TypeError, "origin must be a shm.Frame, a number or None, not %R", value);
+    return -1;
+}
+
 int native_tags(PyObject *const *values, struct chx_tags *tags) {
-    return native_u32(values[0], "schema", &tags->schema) || native_u64(values[1], "deadline_ns", &tags->deadline_ns) ||
-                   native_u64(values[2], "trace", &tags->trace) || native_u64(values[3], "input_seq", &tags->input_seq)
-               ? -1
-               : 0;
+    int redelivered = 0;
+    if (argument_origin(values[0], tags) || native_u32(values[1], "schema", &tags->schema) ||
+        native_u64(values[2], "deadline_ns", &tags->deadline_ns) || native_u64(values[3], "trace", &tags->trace) ||
+        native_u64(values[4], "input_seq", &tags->input_seq))
+        return -1;
+    if (values[5] && (redelivered = PyObject_IsTrue(values[5])) < 0) return -1;
+    if (redelivered) tags->flags |= CHX_FLAG_REDELIVERED;
+    return 0;
 }

@@ -39,6 +39,7 @@ PyObject *native_batch_new(Consumer *consumer, struct chx_taken *taken, uint32_t
     Batch *self = PyObject_New(Batch, native_Batch);
     if (!self) {
         chx_consumer_return_run(&consumer->end, taken, frames);
+        native_consumer_returned(consumer);
         PyMem_Free(taken);
         return NULL;
     }
@@ -57,8 +58,9 @@ PyObject *native_batch_new(Consumer *consumer, struct chx_taken *taken, uint32_t
 static void batch_return(Batch *self) {
     if (self->state == BATCH_RETURNED) return;
     self->state = BATCH_RETURNED;
-    if (self->consumer->owner == native_process())
-        chx_consumer_return_run(&self->consumer->end, self->taken, self->frames);
+    if (self->consumer->owner != native_process()) return;
+    chx_consumer_return_run(&self->consumer->end, self->taken, self->frames);
+    native_consumer_returned(self->consumer);
 }
 
 static void batch_dealloc(Batch *self) {
@@ -160,6 +162,12 @@ static PyObject *batch_nbytes(Batch *self, void *Py_UNUSED(closure)) {
     return PyLong_FromUnsignedLongLong(self->bytes);
 }
 
+static PyObject *batch_redelivered(Batch *self, void *Py_UNUSED(closure)) {
+    uint32_t flags = 0;
+    for (uint32_t i = 0; i < self->frames; i++) flags |= self->taken[i].flags;
+    return PyBool_FromLong(flags & CHX_FLAG_REDELIVERED);
+}
+
 static PyObject *batch_is_adjacent(Batch *self, void *Py_UNUSED(closure)) { return PyBool_FromLong(self->start != NULL); }
 
 static PyObject *batch_released(Batch *self, void *Py_UNUSED(closure)) {
@@ -181,6 +189,7 @@ static PyGetSetDef batch_getset[] = {
     {"seq", (getter)batch_seq, NULL, "Sequence number of its first frame.", NULL},
     {"nbytes", (getter)batch_nbytes, NULL, "Bytes of all payloads.", NULL},
     {"adjacent", (getter)batch_is_adjacent, NULL, "Do the payloads follow each other without a gap?", NULL},
+    {"redelivered", (getter)batch_redelivered, NULL, "May one of its frames be a duplicate?", NULL},
     {"released", (getter)batch_released, NULL, "Was release() called?", NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };

@@ -34,11 +34,15 @@ static PyObject *consumer_new(PyTypeObject *type, PyObject *args, PyObject *kwar
 static int consumer_traverse(Consumer *self, visitproc visit, void *arg) {
     Py_VISIT(Py_TYPE((PyObject *)self));
     Py_VISIT(self->decode);
+    Py_VISIT(self->next);
+    Py_VISIT(self->on_drained);
     return 0;
 }
 
 static int consumer_clear(Consumer *self) {
     Py_CLEAR(self->decode);
+    Py_CLEAR(self->next);
+    Py_CLEAR(self->on_drained);
     return 0;
 }
 
@@ -50,18 +54,22 @@ static void consumer_dealloc(Consumer *self) {
     }
     Py_CLEAR(self->route);
     Py_CLEAR(self->peer);
-    Py_CLEAR(self->decode);
+    consumer_clear(self);
     NATIVE_DEALLOC_GC(self);
 }
 
 static PyObject *consumer_link(Consumer *self, PyObject *args, PyObject *kwargs) {
-    static char *names[] = {"ring_fd", "bell_fd", NULL};
-    int ring_fd, bell_fd;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "ii:link", names, &ring_fd, &bell_fd)) return NULL;
+    static char *names[] = {"ring_fd", "bell_fd", "predecessor", NULL};
+    int ring_fd, bell_fd, predecessor = -1;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "ii|$i:link", names, &ring_fd, &bell_fd, &predecessor)) return NULL;
     if (native_foreign(self->owner, "consumer") != 0) return NULL;
     if (self->end.state != CHX_CONSUMER_UNLINKED)
         return PyErr_Format(PyExc_ValueError, "route %U is linked or closed already", self->route);
     enum chx_status status = chx_consumer_link(&self->end, ring_fd, bell_fd);
+    if (status == CHX_OK && predecessor >= 0) {
+        status = chx_consumer_inherit(&self->end, predecessor);
+        self->told = status == CHX_FAULT;
+    }
     if (status != CHX_OK) {
         native_raise_status(status, self->route, &self->end.why, 0);
         return NULL;
@@ -88,11 +96,65 @@ static PyObject *consumer_close(Consumer *self, PyObject *Py_UNUSED(ignored)) {
     Py_RETURN_NONE;
 }
 
+/* The inlet has gone on: tell once, when the last frame has come back. A frame may come back anywhere, also while an
+ * exception is on its way. */
+void native_consumer_drained(Consumer *self) {
+    if (!self->on_drained || chx_consumer_held(&self->end)) return;
+    PyObject *type, *value, *traceback, *call = self->on_drained;
+    self->on_drained = NULL;
+    PyErr_Fetch(&type, &value, &traceback);
+    PyObject *done = PyObject_CallNoArgs(call);
+    if (!done) PyErr_WriteUnraisable(call);
+    Py_XDECREF(done);
+    Py_DECREF(call);
+    PyErr_Restore(type, value, traceback);
+}
+
+/* Would following `next` from here come back to `self`? */
+static int consumer_precedes(const Consumer *self, const Consumer *later) {
+    while (later && later != self) later = later->next;
+    return later != NULL;
+}
+
+static PyObject *consumer_succeed(Consumer *self, PyObject *args, PyObject *kwargs) {
+    static char *names[] = {"next", "on_drained", NULL};
+    Consumer *next;
+    PyObject *on_drained = Py_None;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!|O:succeed", names, native_Consumer, &next, &on_drained) ||
+        native_foreign(self->owner, "consumer"))
+        return NULL;
+    if (on_drained != Py_None && !PyCallable_Check(on_drained))
+        return PyErr_Format(PyExc_TypeError, "on_drained must be callable, or None");
+    if (self->next || consumer_precedes(self, next))
+        return PyErr_Format(PyExc_ValueError, "route %U: its stage of epoch %llu has a next one already", self->route,
+                            (unsigned long long)self->end.header.epoch);
+    const struct chx_header *mine = &self->end.header, *theirs = &next->end.header;
+    if (theirs->epoch <= mine->epoch || theirs->base_seq < mine->base_seq)
+        return PyErr_Format(PyExc_ValueError,
+                            "route %U: a stage of epoch %llu that begins at %llu cannot follow one of epoch %llu that began "
+                            "at %llu",
+                            self->route, (unsigned long long)theirs->epoch, (unsigned long long)theirs->base_seq,
+                            (unsigned long long)mine->epoch, (unsigned long long)mine->base_seq);
+    enum chx_status status = chx_consumer_end_at(&self->end, theirs->base_seq - mine->base_seq);
+    if (status != CHX_OK) {
+        self->told = 1;
+        native_raise_status(status, self->route, &self->end.why, 0);
+        return NULL;
+    }
+    self->next = (Consumer *)Py_NewRef((PyObject *)next);
+    if (on_drained != Py_None) self->on_drained = Py_NewRef(on_drained);
+    Py_RETURN_NONE;
+}
+
 static PyObject *consumer_fd(Consumer *self, void *Py_UNUSED(closure)) {
     return PyLong_FromLong(self->end.credit_map.fd);
 }
 
 static PyObject *consumer_route(Consumer *self, void *Py_UNUSED(closure)) { return Py_NewRef(self->route); }
+
+static PyObject *consumer_epoch(Consumer *self, void *Py_UNUSED(closure)) {
+    return PyLong_FromUnsignedLongLong(self->end.header.epoch);
+}
 
 static PyObject *consumer_linked(Consumer *self, void *Py_UNUSED(closure)) {
     return PyBool_FromLong(self->end.ring != NULL);
@@ -102,9 +164,10 @@ static PyObject *consumer_held(Consumer *self, void *Py_UNUSED(closure)) {
     return PyLong_FromUnsignedLongLong(chx_consumer_held(&self->end));
 }
 
-/* No frame and no fault will come from it any more. */
+/* No frame and no fault will come from it or a later stage any more. */
 int native_consumer_ended(Consumer *self) {
     struct chx_taken unused;
+    while (self->end.state == CHX_CONSUMER_ENDED && self->next) self = self->next;
     if (self->end.state == CHX_CONSUMER_OPEN && self->owner == native_process()) chx_consumer_look(&self->end, &unused);
     return self->end.state == CHX_CONSUMER_FAULTY ? self->told : self->end.state >= CHX_CONSUMER_ENDED;
 }
@@ -115,7 +178,9 @@ static PyObject *consumer_ended(Consumer *self, void *Py_UNUSED(closure)) {
 
 static PyMethodDef consumer_methods[] = {
     {"link", (PyCFunction)(void (*)(void))consumer_link, METH_VARARGS | METH_KEYWORDS,
-     "Validate and map the producer's RING, duplicate its doorbell."},
+     "Validate and map the producer's RING, duplicate its doorbell; be the successor of `predecessor`, a dead CREDIT."},
+    {"succeed", (PyCFunction)(void (*)(void))consumer_succeed, METH_VARARGS | METH_KEYWORDS,
+     "The producer is dead: this stage ends where `next` begins, and the inlet goes on with that."},
     {"add_segment", (PyCFunction)(void (*)(void))consumer_add_segment, METH_VARARGS | METH_KEYWORDS,
      "Map a sealed segment of the producer's arena read-only."},
     {"close", (PyCFunction)consumer_close, METH_NOARGS,
@@ -126,6 +191,7 @@ static PyMethodDef consumer_methods[] = {
 static PyGetSetDef consumer_getset[] = {
     {"fd", (getter)consumer_fd, NULL, "The sealed CREDIT memfd.", NULL},
     {"route", (getter)consumer_route, NULL, "Name of the route.", NULL},
+    {"epoch", (getter)consumer_epoch, NULL, "Incarnation of the producer.", NULL},
     {"linked", (getter)consumer_linked, NULL, "Has link() succeeded?", NULL},
     {"held", (getter)consumer_held, NULL, "Frames taken and not yet returned.", NULL},
     {"ended", (getter)consumer_ended, NULL, "Closed and every frame taken, or detached.", NULL},

@@ -31,7 +31,10 @@ static PyObject *frame_make(Consumer *consumer, Batch *batch, const struct chx_t
 
 PyObject *native_frame_new(Consumer *consumer, const struct chx_taken *taken, uint32_t port) {
     PyObject *self = frame_make(consumer, NULL, taken, port);
-    if (!self) chx_consumer_return(&consumer->end, taken->stamp);
+    if (!self) {
+        chx_consumer_return(&consumer->end, taken->stamp);
+        native_consumer_returned(consumer);
+    }
     return self;
 }
 
@@ -43,9 +46,18 @@ PyObject *native_frame_of_batch(Batch *batch, Consumer *consumer, const struct c
 static void frame_return(Frame *self) {
     if (self->state == FRAME_RETURNED) return;
     self->state = FRAME_RETURNED;
-    if (self->batch)
+    if (self->batch) {
         native_batch_unpin(self->batch);
-    else if (self->consumer->owner == native_process()) chx_consumer_return(&self->consumer->end, self->taken.stamp);
+    } else if (self->consumer->owner == native_process()) {
+        chx_consumer_return(&self->consumer->end, self->taken.stamp);
+        native_consumer_returned(self->consumer);
+    }
+}
+
+void native_frame_origin(PyObject *frame, struct chx_tags *tags) {
+    const struct chx_taken *taken = &((Frame *)frame)->taken;
+    tags->input_seq = taken->seq;
+    tags->flags = (uint16_t)taken->flags;
 }
 
 static void frame_dealloc(Frame *self) {
@@ -155,7 +167,9 @@ static PyObject *frame_word(Frame *self, void *closure) {
     return PyLong_FromUnsignedLongLong(value);
 }
 
-static PyObject *frame_redelivered(Frame *Py_UNUSED(self), void *Py_UNUSED(closure)) { Py_RETURN_FALSE; }
+static PyObject *frame_redelivered(Frame *self, void *Py_UNUSED(closure)) {
+    return PyBool_FromLong(self->taken.flags & CHX_FLAG_REDELIVERED);
+}
 
 static PyObject *frame_released(Frame *self, void *Py_UNUSED(closure)) {
     return PyBool_FromLong(self->state != FRAME_HELD);
@@ -183,7 +197,7 @@ static PyGetSetDef frame_getset[] = {
     {"schema", (getter)frame_schema, NULL, "As the sender set it.", NULL},
     {"trace", (getter)frame_word, NULL, "As the sender set it.", FRAME_WORD(trace)},
     {"input_seq", (getter)frame_word, NULL, "As the sender set it.", FRAME_WORD(input_seq)},
-    {"redelivered", (getter)frame_redelivered, NULL, "Was it delivered to a predecessor before?", NULL},
+    {"redelivered", (getter)frame_redelivered, NULL, "May it be a duplicate?", NULL},
     {"released", (getter)frame_released, NULL, "Was release() called?", NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };

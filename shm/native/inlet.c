@@ -11,8 +11,7 @@ PyTypeObject *native_Inlet;
 
 typedef struct {
     PyObject_HEAD
-    PyObject *tuple;
-    Consumer **consumers;
+    Consumer **consumers; /* the present stage of each route */
     Py_ssize_t count, next;
     Doorbell *bell;
     struct chx_spin spin;
@@ -64,6 +63,16 @@ static enum chx_status inlet_take_from(Consumer *consumer, uint32_t port, struct
     return CHX_OK;
 }
 
+/* This stage is empty: go on with the next one, which may not be linked yet. */
+static Consumer *inlet_advance(Inlet *self, Py_ssize_t port) {
+    Consumer *old = self->consumers[port];
+    self->consumers[port] = (Consumer *)Py_NewRef((PyObject *)old->next);
+    old->left = 1;
+    native_consumer_drained(old);
+    Py_DECREF((PyObject *)old);
+    return self->consumers[port];
+}
+
 /* The next route in turn that has something. One found faulty is detached and raised; the next scan serves the others. */
 static enum scan inlet_scan(Inlet *self, struct take *take) {
     enum scan result = ALL_ENDED;
@@ -71,7 +80,12 @@ static enum scan inlet_scan(Inlet *self, struct take *take) {
     for (Py_ssize_t looks = self->count; looks > 0; looks--) {
         Consumer *consumer = self->consumers[port];
         Py_ssize_t next = port + 1 == self->count ? 0 : port + 1;
-        switch (inlet_take_from(consumer, (uint32_t)port, take)) {
+        enum chx_status status = inlet_take_from(consumer, (uint32_t)port, take);
+        while (status == CHX_ENDED && consumer->next) {
+            consumer = inlet_advance(self, port);
+            status = inlet_take_from(consumer, (uint32_t)port, take);
+        }
+        switch (status) {
             case CHX_OK:
                 self->next = next;
                 return take->found ? FOUND : RAISED;
@@ -207,25 +221,28 @@ static PyObject *inlet_arm_method(Inlet *self, PyObject *Py_UNUSED(ignored)) {
     for (Py_ssize_t i = 0; i < self->count; i++) {
         enum chx_status status = chx_consumer_look(&self->consumers[i]->end, &unused);
         if (status == CHX_OK || (status == CHX_FAULT && !self->consumers[i]->told)) Py_RETURN_FALSE;
+        if (status == CHX_ENDED && self->consumers[i]->next) Py_RETURN_FALSE; /* there is a next stage to look at */
     }
     inlet_nudge(self);
     Py_RETURN_TRUE;
 }
 
 static int inlet_adopt(Inlet *self, PyObject *consumers, Doorbell *bell) {
-    self->tuple = PySequence_Tuple(consumers);
-    if (!self->tuple) return -1;
-    self->count = PyTuple_Size(self->tuple);
-    self->consumers = PyMem_Calloc((size_t)self->count + 1, sizeof *self->consumers);
-    if (!self->consumers) return PyErr_NoMemory(), -1;
-    for (Py_ssize_t i = 0; i < self->count; i++) {
-        PyObject *consumer = PyTuple_GetItem(self->tuple, i);
+    PyObject *tuple = PySequence_Tuple(consumers);
+    if (!tuple) return -1;
+    Py_ssize_t count = PyTuple_Size(tuple);
+    self->consumers = PyMem_Calloc((size_t)count + 1, sizeof *self->consumers);
+    if (!self->consumers) PyErr_NoMemory();
+    for (Py_ssize_t i = 0; i < count && self->consumers; i++) {
+        PyObject *consumer = PyTuple_GetItem(tuple, i);
         if (!PyObject_TypeCheck(consumer, native_Consumer)) {
             PyErr_Format(PyExc_TypeError, "consumers must be shm.Consumer, not %R", consumer);
-            return -1;
+            break;
         }
-        self->consumers[i] = (Consumer *)consumer;
+        self->consumers[self->count++] = (Consumer *)Py_NewRef(consumer);
     }
+    Py_DECREF(tuple);
+    if (PyErr_Occurred()) return -1;
     self->bell = (Doorbell *)Py_NewRef((PyObject *)bell);
     self->spin = (struct chx_spin){.ns = CHX_SPIN_CAP_NS};
     return 0;
@@ -247,19 +264,36 @@ static PyObject *inlet_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 
 static int inlet_traverse(Inlet *self, visitproc visit, void *arg) {
     Py_VISIT(Py_TYPE((PyObject *)self));
-    Py_VISIT(self->tuple);
+    for (Py_ssize_t i = 0; i < self->count; i++) Py_VISIT(self->consumers[i]);
     return 0;
 }
 
 static void inlet_dealloc(Inlet *self) {
     PyObject_GC_UnTrack(self);
+    for (Py_ssize_t i = 0; i < self->count; i++) Py_DECREF((PyObject *)self->consumers[i]);
     PyMem_Free(self->consumers);
-    Py_CLEAR(self->tuple);
     Py_CLEAR(self->bell);
     NATIVE_DEALLOC_GC(self);
 }
 
-static PyObject *inlet_consumers(Inlet *self, void *Py_UNUSED(closure)) { return Py_NewRef(self->tuple); }
+static PyObject *inlet_consumers(Inlet *self, void *Py_UNUSED(closure)) {
+    PyObject *tuple = PyTuple_New(self->count);
+    for (Py_ssize_t i = 0; tuple && i < self->count; i++)
+        if (PyTuple_SetItem(tuple, i, Py_NewRef((PyObject *)self->consumers[i])) != 0) Py_CLEAR(tuple);
+    return tuple;
+}
+
+/* Safe while a thread sleeps in it: whoever wakes up looks at all. */
+static PyObject *inlet_add(Inlet *self, PyObject *consumer) {
+    if (!PyObject_TypeCheck(consumer, native_Consumer))
+        return PyErr_Format(PyExc_TypeError, "a consumer must be a shm.Consumer, not %R", consumer);
+    Consumer **larger = PyMem_Realloc(self->consumers, ((size_t)self->count + 1) * sizeof *larger);
+    if (!larger) return PyErr_NoMemory();
+    self->consumers = larger;
+    self->consumers[self->count++] = (Consumer *)Py_NewRef(consumer);
+    native_bell_stir(self->bell);
+    Py_RETURN_NONE;
+}
 
 static PyObject *inlet_ended(Inlet *self, void *Py_UNUSED(closure)) {
     for (Py_ssize_t i = 0; i < self->count; i++) {
@@ -273,13 +307,14 @@ static PyMethodDef inlet_methods[] = {
      "The next frame, or None when the time is up, the doorbell was rung for something else, or all have ended."},
     {"take_many", (PyCFunction)(void (*)(void))inlet_take_many, METH_FASTCALL | METH_KEYWORDS,
      "Up to `limit` frames of one route that are there, as a Batch; None as take."},
+    {"add", (PyCFunction)inlet_add, METH_O, "One more route, from now on."},
     {"arm", (PyCFunction)inlet_arm_method, METH_NOARGS,
      "Ask for the doorbell at the next frame. False: something is there already, take it first."},
     {NULL, NULL, 0, NULL},
 };
 
 static PyGetSetDef inlet_getset[] = {
-    {"consumers", (getter)inlet_consumers, NULL, "Its routes.", NULL},
+    {"consumers", (getter)inlet_consumers, NULL, "Its routes: the present stage of each.", NULL},
     {"ended", (getter)inlet_ended, NULL, "Every route has ended (True for an inlet without routes).", NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };

@@ -14,12 +14,13 @@ typedef struct {
     PyObject_HEAD
     Outlet *outlet;
     struct native_claim claim;
+    struct chx_tags tags; /* unless commit says otherwise */
     Py_ssize_t exports;
     enum loan_state state;
     uint8_t dropping; /* cancelled while a view was held: the extent goes with the view */
 } Loan;
 
-PyObject *native_loan_new(Outlet *outlet, const struct native_claim *claim) {
+PyObject *native_loan_new(Outlet *outlet, const struct native_claim *claim, const struct chx_tags *tags) {
     Loan *self = PyObject_New(Loan, native_Loan);
     if (!self) {
         struct native_claim unused = *claim;
@@ -30,6 +31,7 @@ PyObject *native_loan_new(Outlet *outlet, const struct native_claim *claim) {
     self->outlet = (Outlet *)Py_NewRef((PyObject *)outlet);
     self->claim = *claim;
     if (claim->bits == &claim->word) self->claim.bits = &self->claim.word;
+    self->tags = *tags;
     self->exports = 0;
     self->state = LOAN_OPEN;
     self->dropping = 0;
@@ -78,10 +80,10 @@ static PyObject *loan_commit_as(Loan *self, int64_t length, const struct chx_tag
 }
 
 static PyObject *loan_commit(Loan *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
-    static const char *const names[] = {"length", "schema", "deadline_ns", "trace", "input_seq", NULL};
+    static const char *const names[] = {"length", NATIVE_TAGS, NULL};
     static const struct native_signature signature = {"commit", names, 0, 1};
-    PyObject *given[5] = {NULL};
-    struct chx_tags tags = {0};
+    PyObject *given[1 + NATIVE_TAG_COUNT] = {NULL};
+    struct chx_tags tags = self->tags;
     int64_t length = -1;
     if (native_arguments(&signature, args, nargs, kwnames, given) || native_i64(given[0], "length", &length) ||
         native_tags(given + 1, &tags))
@@ -100,8 +102,7 @@ static PyObject *loan_enter(Loan *self, PyObject *Py_UNUSED(ignored)) {
 
 static PyObject *loan_exit(Loan *self, PyObject *const *args, Py_ssize_t nargs) {
     if (self->state == LOAN_OPEN && nargs > 0 && args[0] == Py_None) {
-        struct chx_tags tags = {0};
-        PyObject *seq = loan_commit_as(self, -1, &tags);
+        PyObject *seq = loan_commit_as(self, -1, &self->tags);
         if (!seq) return NULL;
         Py_DECREF(seq);
     } else {

@@ -12,6 +12,8 @@ static PyMethodDef module_methods[] = {
     {"check", (PyCFunction)(void (*)(void))native_check, METH_FASTCALL,
      "Verify seals, size and (for ring and credit) the header; bytes."},
     {"missing_features", native_missing_features, METH_NOARGS, "What this kernel lacks, by name."},
+    {"remains", (PyCFunction)native_remains, METH_O,
+     "(end, input_seq) of a dead producer's RING: behind its last position, and the highest of its last frames."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -41,7 +41,9 @@ int native_arguments(const struct native_signature *signature, PyObject *const *
 int native_u64(PyObject *value, const char *name, uint64_t *out);
 int native_u32(PyObject *value, const char *name, uint32_t *out);
 int native_i64(PyObject *value, const char *name, int64_t *out);
-int native_tags(PyObject *const *values, struct chx_tags *tags); /* schema, deadline_ns, trace, input_seq */
+#define NATIVE_TAGS "origin", "schema", "deadline_ns", "trace", "input_seq", "redelivered"
+#define NATIVE_TAG_COUNT 6
+int native_tags(PyObject *const *values, struct chx_tags *tags); /* of NATIVE_TAGS, in this order */
 
 /* ---- doorbell.c ---- */
 struct native_sleeper {
@@ -136,19 +138,23 @@ int native_outlet_room(Outlet *self);
 void native_outlet_linger(Outlet *self, uint64_t bytes);
 void native_outlet_copy(Outlet *self, void *to, const void *from, size_t length);
 PyObject *native_outlet_send_many(Outlet *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames);
-PyObject *native_loan_new(Outlet *outlet, const struct native_claim *claim);
+PyObject *native_loan_new(Outlet *outlet, const struct native_claim *claim, const struct chx_tags *tags);
 
 /* ---- consumer.c, frame.c, batch.c, inlet.c ---- */
 typedef struct Batch Batch;
+typedef struct Consumer Consumer;
 
-typedef struct {
+struct Consumer {
     PyObject_HEAD
     struct chx_consumer end;
     PyObject *route;
     PyObject *peer, *decode; /* what Frame.peer and Frame.value() give: see _native.pyi */
+    Consumer *next;          /* the stage after this one; NULL: it is not known yet */
+    PyObject *on_drained;    /* called once, when its inlet has gone on to `next` and all frames are back */
     uint32_t owner;
     uint8_t told; /* its fault was raised to a caller */
-} Consumer;
+    uint8_t left; /* its inlet has gone on */
+};
 
 extern PyTypeObject *native_Consumer, *native_Frame, *native_Batch, *native_Inlet;
 int native_consumer_init(PyObject *module);
@@ -157,6 +163,12 @@ int native_batch_init(PyObject *module);
 int native_inlet_init(PyObject *module);
 PyObject *native_frame_new(Consumer *consumer, const struct chx_taken *taken, uint32_t port);
 int native_consumer_ended(Consumer *self);
+void native_consumer_drained(Consumer *self);
+/* Frames were given back. */
+static inline void native_consumer_returned(Consumer *self) {
+    if (self->left) native_consumer_drained(self);
+}
+void native_frame_origin(PyObject *frame, struct chx_tags *tags);
 PyObject *native_frame_of_batch(Batch *batch, Consumer *consumer, const struct chx_taken *taken, uint32_t port);
 PyObject *native_batch_new(Consumer *consumer, struct chx_taken *taken, uint32_t frames, uint32_t port);
 void native_batch_unpin(Batch *self);
@@ -166,6 +178,7 @@ PyObject *native_numpy(PyObject *source, uint64_t bytes, PyObject *dtype);
 int native_view_init(PyObject *module);
 PyObject *native_check(PyObject *module, PyObject *const *args, Py_ssize_t nargs);
 PyObject *native_missing_features(PyObject *module, PyObject *unused);
+PyObject *native_remains(PyObject *module, PyObject *arg);
 
 /* ---- module.c ---- */
 PyTypeObject *native_add_type(PyObject *module, PyType_Spec *spec);

@@ -140,6 +140,7 @@ static enum attempt outlet_try(Outlet *self, uint32_t frames, struct native_clai
     }
     for (Py_ssize_t i = 0; i < self->count; i++)
         if (claim_has(claim, i)) self->producers[i]->end.reserved += claim->frames;
+    CHX_FAILPOINT(CLAIM_RESERVED);
     return CLAIMED;
 }
 
@@ -244,11 +245,12 @@ void native_outlet_cancel(Outlet *self, struct native_claim *claim, int keep_ext
 static void outlet_ring(Outlet *self, const struct native_claim *claim) {
     for (Py_ssize_t i = 0; i < self->count; i++)
         if (claim_has(claim, i)) chx_bell_ring(self->producers[i]->end.bell);
+    CHX_FAILPOINT(COMMIT_RUNG);
     native_rings++;
 }
 
-/* Publish to every claimed route, then ring those that sleep. `seq`: its number on the first route, -1 if that one did
- * not get it. RouteClosed when every claimed route was closed meanwhile. The claim is used up. */
+/* Publish to every claimed route, then ring those that sleep. `seq`: its number (the last one's of a run) on the first
+ * route, -1 if that one did not get it. RouteClosed when every claimed route was closed meanwhile. The claim is used up. */
 int native_outlet_commit(Outlet *self, struct native_claim *claim, uint64_t length, const struct chx_tags *tags,
                          int64_t *seq) {
     uint32_t routes = 0;
@@ -277,11 +279,11 @@ int native_outlet_commit(Outlet *self, struct native_claim *claim, uint64_t leng
     for (Py_ssize_t i = 0; i < self->count; i++) {
         if (!claim_has(claim, i)) continue;
         struct chx_producer *end = &self->producers[i]->end;
-        if (i == 0) *seq = (int64_t)(end->header.base_seq + end->committed);
         if (chx_producer_commit_run(end, &claim->extent, length, claim->frames, tags, now))
             ring = 1;
         else
             claim->bits[i / 64] &= ~(1ull << (i % 64));
+        if (i == 0) *seq = (int64_t)(end->header.base_seq + end->position - 1);
     }
     if (ring) outlet_ring(self, claim);
     claim_free(claim);
@@ -364,6 +366,7 @@ static void outlet_dealloc(Outlet *self) {
 void native_outlet_copy(Outlet *self, void *to, const void *from, size_t length) {
     if (length <= NATIVE_NO_GIL_BYTES) {
         memcpy(to, from, length);
+        CHX_FAILPOINT(WRITE_COPIED);
         return;
     }
     self->arena->pins++;
@@ -384,9 +387,9 @@ static PyObject *outlet_send_buffer(Outlet *self, const Py_buffer *data, int64_t
 }
 
 static PyObject *outlet_send(Outlet *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
-    static const char *const names[] = {"data", "timeout_ns", "schema", "deadline_ns", "trace", "input_seq", NULL};
-    static const struct native_signature signature = {"send", names, 1, 2};
-    PyObject *given[6] = {NULL};
+    static const char *const names[] = {"data", "timeout_ns", NATIVE_TAGS, NULL};
+    static const struct native_signature signature = {"send", names, 1, 3};
+    PyObject *given[2 + NATIVE_TAG_COUNT] = {NULL};
     struct chx_tags tags = {0};
     int64_t timeout_ns = -1;
     if (nargs == 1 && !kwnames) {
@@ -412,18 +415,19 @@ static int outlet_scratch(Outlet *self, struct native_claim *claim) {
 }
 
 static PyObject *outlet_loan(Outlet *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
-    static const char *const names[] = {"length", "timeout_ns", NULL};
-    static const struct native_signature signature = {"loan", names, 1, 2};
-    PyObject *given[2] = {NULL};
+    static const char *const names[] = {"length", "timeout_ns", NATIVE_TAGS, NULL};
+    static const struct native_signature signature = {"loan", names, 1, 3};
+    PyObject *given[2 + NATIVE_TAG_COUNT] = {NULL};
+    struct chx_tags tags = {0};
     int64_t length = 0, timeout_ns = -1;
     if (native_arguments(&signature, args, nargs, kwnames, given) || native_i64(given[0], "length", &length) ||
-        native_i64(given[1], "timeout_ns", &timeout_ns))
+        native_i64(given[1], "timeout_ns", &timeout_ns) || native_tags(given + 2, &tags))
         return NULL;
     if (length < 0) return PyErr_Format(PyExc_ValueError, "length must not be negative, but is %lld", (long long)length);
     struct native_claim claim;
     if (native_outlet_claim(self, (uint64_t)length, 1, timeout_ns, &claim) != 0 || outlet_scratch(self, &claim) != 0)
         return NULL;
-    return native_loan_new(self, &claim);
+    return native_loan_new(self, &claim, &tags);
 }
 
 static PyObject *outlet_wait(Outlet *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {

@@ -37,14 +37,15 @@ static int producer_marks(struct chx_header *header, long long credits, long lon
 }
 
 static PyObject *producer_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
-    static char *names[] = {"arena", "route", "credits", "watermark", "credit_low", "policy", "epoch", "base_seq", NULL};
+    static char *names[] = {"arena",  "route", "credits",  "watermark", "credit_low",
+                            "policy", "epoch", "base_seq", "resume",    NULL};
     Arena *arena;
     PyObject *route, *policy = NULL;
     long long credits = 64, watermark = -1, credit_low = -1;
-    unsigned long long epoch = 0, base_seq = 0;
+    unsigned long long epoch = 0, base_seq = 0, resume = 0;
     struct chx_header header = {.policy = CHX_POLICY_BLOCK};
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!U|$LLLOKK:Producer", names, native_Arena, &arena, &route, &credits,
-                                     &watermark, &credit_low, &policy, &epoch, &base_seq) ||
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!U|$LLLOKKK:Producer", names, native_Arena, &arena, &route, &credits,
+                                     &watermark, &credit_low, &policy, &epoch, &base_seq, &resume) ||
         native_foreign(arena->owner, "arena") || producer_policy(policy, &header.policy) ||
         producer_marks(&header, credits, watermark, credit_low))
         return NULL;
@@ -53,6 +54,7 @@ static PyObject *producer_new(PyTypeObject *type, PyObject *args, PyObject *kwar
     Producer *self = (Producer *)PyType_GenericAlloc(type, 0);
     if (!self) return NULL;
     enum chx_status status = chx_producer_init(&self->end, &arena->arena, &header);
+    self->end.resume = resume;
     self->owner = native_process_claim();
     self->route = Py_NewRef(route);
     self->arena = (Arena *)Py_NewRef((PyObject *)arena);
@@ -120,6 +122,24 @@ static PyObject *producer_link(Producer *self, PyObject *args, PyObject *kwargs)
     Py_RETURN_NONE;
 }
 
+/* In one step under the interpreter lock: a thread that sleeps for credits or copies a payload has nothing of the old
+ * CREDIT in hand. */
+static PyObject *producer_relink(Producer *self, PyObject *args, PyObject *kwargs) {
+    static char *names[] = {"credit_fd", "bell_fd", NULL};
+    int credit_fd, bell_fd;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "ii:relink", names, &credit_fd, &bell_fd)) return NULL;
+    if (native_foreign(self->owner, "producer") != 0) return NULL;
+    if (!self->end.credit) return PyErr_Format(PyExc_ValueError, "route %U is not linked yet", self->route);
+    enum chx_status status = chx_producer_relink(&self->end, credit_fd, bell_fd);
+    if (status != CHX_OK) {
+        native_raise_status(status, self->route, &self->end.why, 0);
+        return NULL;
+    }
+    if (self->end.state == CHX_OPEN) self->told = 0;
+    if (self->arena->bell) native_bell_stir(self->arena->bell);
+    Py_RETURN_NONE;
+}
+
 static PyObject *producer_close(Producer *self, PyObject *Py_UNUSED(ignored)) {
     if (self->owner == native_process()) chx_producer_close(&self->end);
     Py_RETURN_NONE;
@@ -139,6 +159,10 @@ static PyObject *producer_fd(Producer *self, void *Py_UNUSED(closure)) { return 
 
 static PyObject *producer_route(Producer *self, void *Py_UNUSED(closure)) { return Py_NewRef(self->route); }
 
+static PyObject *producer_epoch(Producer *self, void *Py_UNUSED(closure)) {
+    return PyLong_FromUnsignedLongLong(self->end.header.epoch);
+}
+
 static PyObject *producer_linked(Producer *self, void *Py_UNUSED(closure)) {
     return PyBool_FromLong(self->end.credit != NULL);
 }
@@ -156,12 +180,14 @@ static PyObject *producer_high(Producer *self, void *Py_UNUSED(closure)) {
 }
 
 static PyObject *producer_position(Producer *self, void *Py_UNUSED(closure)) {
-    return PyLong_FromUnsignedLongLong(self->end.header.base_seq + self->end.committed);
+    return PyLong_FromUnsignedLongLong(self->end.header.base_seq + self->end.position);
 }
 
 static PyMethodDef producer_methods[] = {
     {"link", (PyCFunction)(void (*)(void))producer_link, METH_VARARGS | METH_KEYWORDS,
      "Validate and map the consumer's CREDIT, duplicate its doorbell."},
+    {"relink", (PyCFunction)(void (*)(void))producer_relink, METH_VARARGS | METH_KEYWORDS,
+     "Go on with the CREDIT and doorbell of the consumer's successor."},
     {"close", (PyCFunction)producer_close, METH_NOARGS, "End of stream: the consumer drains what is there. Idempotent."},
     {NULL, NULL, 0, NULL},
 };
@@ -169,11 +195,12 @@ static PyMethodDef producer_methods[] = {
 static PyGetSetDef producer_getset[] = {
     {"fd", (getter)producer_fd, NULL, "The sealed RING memfd.", NULL},
     {"route", (getter)producer_route, NULL, "Name of the route.", NULL},
+    {"epoch", (getter)producer_epoch, NULL, "Which incarnation of the producing node.", NULL},
     {"linked", (getter)producer_linked, NULL, "Has link() succeeded?", NULL},
     {"credits", (getter)producer_credits, NULL, "Credits left, after a look at what has been returned.", NULL},
     {"outstanding", (getter)producer_outstanding, NULL, "Frames sent and not yet returned.", NULL},
     {"high", (getter)producer_high, NULL, "Used credits have reached the watermark.", NULL},
-    {"position", (getter)producer_position, NULL, "Sequence number that the next frame gets.", NULL},
+    {"position", (getter)producer_position, NULL, "Sequence number that the next frame gets, unless its slot is held.", NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 

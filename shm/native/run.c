@@ -24,6 +24,7 @@ static void run_copy(Outlet *self, const struct native_claim *claim, const uint8
     }
     uint8_t *to = claim->extent.data;
     for (uint32_t i = 0; i < claim->frames; i++, to += stride, from += size) memcpy(to, from, size);
+    CHX_FAILPOINT(WRITE_COPIED);
 }
 
 /* One run of at most `left` frames; how many it had, or -1 with an exception. */
@@ -63,10 +64,9 @@ static PyObject *run_send_all(Outlet *self, const uint8_t *from, uint64_t size, 
 }
 
 PyObject *native_outlet_send_many(Outlet *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
-    static const char *const names[] = {"data",  "size",      "timeout_ns", "schema", "deadline_ns",
-                                        "trace", "input_seq", NULL};
-    static const struct native_signature signature = {"send_many", names, 2, 3};
-    PyObject *given[7] = {NULL};
+    static const char *const names[] = {"data", "size", "timeout_ns", NATIVE_TAGS, NULL};
+    static const struct native_signature signature = {"send_many", names, 2, 4};
+    PyObject *given[3 + NATIVE_TAG_COUNT] = {NULL};
     struct chx_tags tags = {0};
     int64_t timeout_ns = -1, size = 0;
     if (native_arguments(&signature, args, nargs, kwnames, given) || native_i64(given[1], "size", &size) ||

@@ -52,10 +52,10 @@ static int view_put_ends(PyObject *into, const struct chx_view *view) {
     const struct chx_producer_stats *out = &view->ring->stats;
     const struct chx_consumer_stats *in = &view->credit->stats;
     /* returned first: both only grow, and returned never overtakes committed */
-    uint64_t returned = atomic_load_explicit(&view->credit->returned, memory_order_acquire);
+    uint64_t returned = atomic_load_explicit(&view->credit->returned, memory_order_acquire) + chx_read(&out->returned_before);
     uint64_t taken = chx_read(&in->taken), committed = chx_read(&out->committed);
     return view_put(into, "committed", committed) || view_put(into, "bytes", chx_read(&out->bytes)) ||
-           view_put(into, "taken", taken) || view_put(into, "returned", returned) ||
+           view_put(into, "taken", taken) || view_put(into, "again", chx_read(&in->again)) || view_put(into, "returned", returned) ||
            view_put(into, "outstanding", committed > returned ? committed - returned : 0) ||
            view_put(into, "credits", view->header.credits) || view_put(into, "watermark", view->header.watermark) ||
            view_put(into, "would_block", chx_read(&out->would_block)) ||
@@ -114,6 +114,26 @@ static enum chx_status view_check_header(int fd, enum chx_kind kind, uint64_t si
     } while (got < 0 && errno == EINTR);
     if (got != sizeof header) return CHX_REFUSE(why, "%s header cannot be read: %s", chx_kind_name(kind), strerror(errno));
     return chx_header_check(&header, kind, size, why);
+}
+
+/* Where a dead producer's ring ends. */
+PyObject *native_remains(PyObject *Py_UNUSED(module), PyObject *arg) {
+    long fd = PyLong_AsLong(arg);
+    if (fd == -1 && PyErr_Occurred()) return NULL;
+    struct chx_why why = {""};
+    struct chx_header header;
+    struct chx_remains remains;
+    struct chx_map map;
+    enum chx_status status = chx_memory_attach((int)fd, CHX_KIND_RING, &map, &header, &why);
+    if (status == CHX_OK) {
+        status = chx_ring_remains((const struct chx_ring *)(const void *)map.base, &header, &remains, &why);
+        if (status == CHX_OK && chx_map_cut(&map)) status = CHX_REFUSE(&why, "the ring that was left was cut short");
+        chx_unmap(&map);
+    }
+    if (status == CHX_OK)
+        return Py_BuildValue("(KK)", (unsigned long long)remains.end, (unsigned long long)remains.input_seq);
+    native_raise_status(status, NULL, &why, 0);
+    return NULL;
 }
 
 PyObject *native_check(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t nargs) {

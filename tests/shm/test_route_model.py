@@ -39,7 +39,9 @@ class OneRoute(RuleBasedStateMachine):
         self.outlet = shm.Outlet([self.producer], self.bell)
         self.inlet = shm.Inlet([self.consumer], self.far_bell)
         self.queue: deque[tuple[int, bytes]] = deque()
-        self.sent = self.out = self.lent = self.dropped = 0
+        self.sent = self.out = self.lent = self.dropped = self.position = 0
+        self.slots: dict[int, int] = {}
+        self.slot_count = max(8, 1 << (2 * credits - 1).bit_length())
         self.closed = False
 
     def grow(self, index: int, fd: int, size: int) -> None:
@@ -50,6 +52,21 @@ class OneRoute(RuleBasedStateMachine):
     def used(self) -> int:
         return len(self.queue) + self.out + self.lent
 
+    def commit_one(self, data: bytes) -> int:
+        """The next free slot is the frame's place and number."""
+        while self.position % self.slot_count in self.slots:
+            self.position += 1
+        seq = self.position
+        self.slots[seq % self.slot_count] = seq
+        self.queue.append((seq, data))
+        self.sent += 1
+        self.position += 1
+        return seq
+
+    def return_one(self, seq: int) -> None:
+        assert self.slots.pop(seq % self.slot_count) == seq
+        self.out -= 1
+
     @rule(length=SIZES)
     def send(self, length: int) -> None:
         data = payload(self.sent, length)
@@ -57,9 +74,7 @@ class OneRoute(RuleBasedStateMachine):
             with pytest.raises(shm.RouteClosed):
                 self.outlet.send(data, 0)
         elif self.used < self.credits:
-            assert self.outlet.send(data, 0) == self.sent
-            self.queue.append((self.sent, data))
-            self.sent += 1
+            assert self.outlet.send(data, 0) == self.commit_one(data)
         elif self.policy == "drop_newest":
             assert self.outlet.send(data, 0) == -1
             self.dropped += 1
@@ -84,8 +99,8 @@ class OneRoute(RuleBasedStateMachine):
         else:
             with pytest.raises(shm.WouldBlock):
                 self.outlet.send_many(data, size, 0)
-        self.queue.extend((self.sent + i, records[i]) for i in range(goes))
-        self.sent += goes
+        for record in records[:goes]:
+            self.commit_one(record)
 
     @rule(target=loans, length=SIZES)
     def loan(self, length: int) -> object:
@@ -115,9 +130,7 @@ class OneRoute(RuleBasedStateMachine):
             with pytest.raises(shm.RouteClosed):
                 loan.commit(kept)
         else:
-            assert loan.commit(kept) == self.sent
-            self.queue.append((self.sent, data[:kept]))
-            self.sent += 1
+            assert loan.commit(kept) == self.commit_one(data[:kept])
 
     @rule(lent=consumes(loans))
     def cancel(self, lent: tuple[shm.Loan, int]) -> None:
@@ -134,7 +147,7 @@ class OneRoute(RuleBasedStateMachine):
         assert frame is not None
         assert (frame.seq, bytes(frame)) == (seq, data)
         self.out += 1
-        return frame, data
+        return frame, seq, data
 
     @rule(target=batches, limit=st.integers(1, 12))
     def take_many(self, limit: int) -> object:
@@ -147,11 +160,12 @@ class OneRoute(RuleBasedStateMachine):
         assert [(frame.seq, bytes(frame)) for frame in batch] == frames
         assert (len(batch), batch.seq) == (len(frames), frames[0][0])
         self.out += len(frames)
-        return batch, [data for _, data in frames]
+        return batch, frames
 
     @rule(got=consumes(batches), keep_frame=st.booleans())
-    def give_batch_back(self, got: tuple[shm.Batch, list[bytes]], keep_frame: bool) -> None:
-        batch, data = got
+    def give_batch_back(self, got: tuple[shm.Batch, list[tuple[int, bytes]]], keep_frame: bool) -> None:
+        batch, frames = got
+        data = [payload for _, payload in frames]
         assert batch.numpy().tobytes() == b"".join(data), "a held batch has changed"
         last = batch[len(batch) - 1] if keep_frame else None
         batch.release()
@@ -160,11 +174,12 @@ class OneRoute(RuleBasedStateMachine):
             assert self.consumer.held == self.out
             assert bytes(last) == data[-1]
             last.release()
-        self.out -= len(data)
+        for seq, _ in frames:
+            self.return_one(seq)
 
     @rule(got=consumes(held), with_view=st.booleans())
-    def give_back(self, got: tuple[shm.Frame, bytes], with_view: bool) -> None:
-        frame, data = got
+    def give_back(self, got: tuple[shm.Frame, int, bytes], with_view: bool) -> None:
+        frame, seq, data = got
         view = memoryview(frame)
         assert bytes(view) == data, "a held frame has changed"
         if not with_view:
@@ -172,7 +187,7 @@ class OneRoute(RuleBasedStateMachine):
         frame.release()
         frame.release()
         view.release()
-        self.out -= 1
+        self.return_one(seq)
 
     @rule()
     def close(self) -> None:
@@ -186,7 +201,7 @@ class OneRoute(RuleBasedStateMachine):
         assert self.producer.credits == self.credits - self.used
         assert self.producer.outstanding == len(self.queue) + self.out
         assert self.consumer.held == self.out
-        assert self.producer.position == self.sent
+        assert self.producer.position == self.position
         assert self.inlet.ended == (self.closed and not self.queue)
         view = shm.RouteView(self.producer.fd, self.consumer.fd)
         seen = view.snapshot()

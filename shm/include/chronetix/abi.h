@@ -28,6 +28,9 @@
 #define CHX_BUCKETS 608u
 
 enum chx_kind { CHX_KIND_RING = 1, CHX_KIND_CREDIT = 2 };
+/* Flags of a descriptor; all others are errors. */
+#define CHX_FLAG_REDELIVERED 1u /* it may be a duplicate of a frame that was sent before */
+
 enum chx_policy { CHX_POLICY_BLOCK = 0, CHX_POLICY_DROP_NEWEST = 1 };
 
 /* Results of the operations in these headers; zero is success and negative is failure. */
@@ -127,7 +130,8 @@ struct chx_producer_stats {
     chx_word skipped;         /* positions passed over because their slot was still held */
     chx_word max_outstanding; /* most frames ever committed and not returned */
     chx_word blocked_since;   /* 0, or when the wait began that blocked_ns does not count yet (not a counter) */
-    chx_word reserved[6];
+    chx_word returned_before; /* frames that came back before `returned` of the present CREDIT began to count */
+    chx_word reserved[5];
 };
 static_assert(sizeof(struct chx_producer_stats) == 128, "two lines");
 
@@ -160,13 +164,14 @@ static_assert(offsetof(struct chx_ring, desc) == 512, "desc");
 
 /* Counters of the consuming end, by the same rule. */
 struct chx_consumer_stats {
-    chx_word taken;      /* frames taken; taken + passed = next position */
-    chx_word passed;     /* skipped positions passed over */
+    chx_word taken;      /* frames taken, those that came again included */
+    chx_word next;       /* positions below it were taken or passed over, here or by a predecessor */
     chx_word sleeps;     /* times it slept for a frame */
     chx_word wakes;      /* times it rang the producer's doorbell */
     chx_word latency_sum_ns;
     chx_word latency_max_ns;
-    chx_word reserved[26];
+    chx_word again;      /* of those taken: frames that a predecessor had taken */
+    chx_word reserved[25];
 };
 static_assert(sizeof(struct chx_consumer_stats) == 256, "four lines");
 

@@ -9,12 +9,14 @@
 #include "doorbell.h"
 #include "features.h"
 #include "guard.h"
+#include "failpoint.h"
 #include "header.h"
 #include "hints.h"
 #include "memory.h"
 #include "named.h"
 #include "ring.h"
 #include "spin.h"
+#include "succession.h"
 #include "view.h"
 
 #endif

@@ -10,16 +10,19 @@
 
 #include "clock.h"
 #include "doorbell.h"
+#include "failpoint.h"
 #include "hints.h"
 #include "memory.h"
 
 enum chx_consumer_state {
     CHX_CONSUMER_UNLINKED,
     CHX_CONSUMER_OPEN,
-    CHX_CONSUMER_ENDED,    /* the producer closed and everything was taken */
+    CHX_CONSUMER_ENDED,    /* the producer closed or died, and everything was taken */
     CHX_CONSUMER_DETACHED, /* closed at this end */
     CHX_CONSUMER_FAULTY,   /* the producer broke the ABI; `why` tells */
 };
+
+#define CHX_NO_END UINT64_MAX
 
 struct chx_reader_segment {
     const uint8_t *base;
@@ -36,7 +39,12 @@ struct chx_consumer {
     uint32_t segment_count;
     uint32_t mask, slots, credits;
     uint64_t position; /* of the next frame */
-    uint64_t taken, passed;
+    uint64_t taken;
+    uint64_t known;    /* what comes from a position below it, a predecessor had taken */
+    uint64_t end;      /* where a dead producer's stage ends, or CHX_NO_END */
+    uint64_t *again;   /* stamps, ascending: a predecessor had taken these frames, and returned later ones */
+    uint32_t again_next, again_count;
+    uint8_t special;   /* one of the four above matters: see succession.h */
     enum chx_consumer_state state;
     int bell; /* the producer's */
     struct chx_header header;
@@ -49,13 +57,14 @@ struct chx_taken {
     const uint8_t *data;
     uint64_t length, stamp, seq;
     uint64_t time_ns, deadline_ns, trace, input_seq;
-    uint32_t schema;
+    uint32_t schema, flags;
 };
 
 /* Make the CREDIT and seal it. `header` carries epoch, base_seq and credits. */
 static inline enum chx_status chx_consumer_init(struct chx_consumer *c, const struct chx_header *header) {
     memset(c, 0, sizeof *c);
     c->bell = c->ring_map.fd = c->credit_map.fd = -1;
+    c->end = CHX_NO_END;
     c->header = *header;
     chx_header_finish(&c->header, CHX_KIND_CREDIT);
     enum chx_status status =
@@ -124,9 +133,10 @@ static inline int chx_stamp_possible(const struct chx_consumer *c, uint64_t stam
     return stamp == 0 || (stamp <= awaited && ((stamp ^ awaited) & c->mask) == 0);
 }
 
-/* Believe a descriptor, or say why not. The caller has seen its stamp (acquire). EMPTY: its segment is not mapped yet. */
-static inline enum chx_status chx_desc_check(struct chx_consumer *c, const struct chx_desc *desc,
-                                             struct chx_taken *out) {
+/* Believe the descriptor of `position`, or say why not. The caller has seen its stamp (acquire). EMPTY: its segment is not
+ * mapped yet. */
+static inline enum chx_status chx_desc_check(struct chx_consumer *c, uint64_t position, struct chx_taken *out) {
+    const struct chx_desc *desc = &c->desc[position & c->mask];
     uint64_t offset = desc->offset, length = desc->length;
     uint32_t segment = desc->segment, flags = desc->flags;
     out->schema = desc->schema;
@@ -135,8 +145,9 @@ static inline enum chx_status chx_desc_check(struct chx_consumer *c, const struc
     out->trace = desc->trace;
     out->input_seq = desc->input_seq;
     atomic_signal_fence(memory_order_seq_cst); /* the copies above are the ones that are checked below */
-    unsigned long long at = (unsigned long long)c->position;
-    if (flags) return CHX_REFUSE(&c->why, "frame at %llu: unknown flags 0x%x", at, flags);
+    unsigned long long at = (unsigned long long)position;
+    if (flags & ~CHX_FLAG_REDELIVERED) return CHX_REFUSE(&c->why, "frame at %llu: unknown flags 0x%x", at, flags);
+    out->flags = flags;
     out->length = length;
     if (length == 0) {
         out->data = (const uint8_t *)"";
@@ -150,6 +161,11 @@ static inline enum chx_status chx_desc_check(struct chx_consumer *c, const struc
                           (unsigned long long)memory->size);
     out->data = memory->base + offset;
     return CHX_OK;
+}
+
+static inline void chx_consumer_reach(struct chx_consumer *c) {
+    uint64_t next = c->position > c->known ? c->position : c->known;
+    atomic_store_explicit(&c->credit->stats.next, next, memory_order_relaxed);
 }
 
 /* Is something at the next position? OK: a descriptor. EMPTY: nothing. Steps over skipped positions on the way.
@@ -166,8 +182,7 @@ static inline enum chx_status chx_consumer_peek(struct chx_consumer *c) {
                               (unsigned long long)stamp, (unsigned long long)skip);
         }
         c->position++;
-        c->passed++;
-        atomic_store_explicit(&c->credit->stats.passed, c->passed, memory_order_relaxed);
+        chx_consumer_reach(c);
     }
     return CHX_REFUSE(&c->why, "more skipped positions than slots");
 }
@@ -176,14 +191,37 @@ static inline enum chx_status chx_consumer_peek(struct chx_consumer *c) {
  * so the caller looks at the next position once more before it believes the end. */
 static inline enum chx_status chx_consumer_end(struct chx_consumer *c) {
     uint64_t closed = atomic_load_explicit(&c->ring->closed, memory_order_acquire);
-    if (!closed) return CHX_EMPTY;
+    uint64_t end = closed ? closed - 1 : c->end;
+    if (end == CHX_NO_END) return CHX_EMPTY;
     enum chx_status status = chx_consumer_peek(c);
     if (status != CHX_EMPTY) return status;
-    if (closed - 1 != c->position)
-        return CHX_REFUSE(&c->why, "closed at position %llu, but frames end at %llu", (unsigned long long)closed - 1,
-                          (unsigned long long)c->position);
+    if (end != c->position || (c->end != CHX_NO_END && c->end != end))
+        return CHX_REFUSE(&c->why, "%s at position %llu, but frames end at %llu", closed ? "closed" : "left by a dead producer",
+                          (unsigned long long)end, (unsigned long long)c->position);
     c->state = CHX_CONSUMER_ENDED;
     return CHX_ENDED;
+}
+
+/* chx_consumer_look where there is a predecessor's to do again, or an end that is known. */
+static inline enum chx_status chx_consumer_look_special(struct chx_consumer *c, struct chx_taken *out) {
+    uint64_t position = c->position;
+    enum chx_status status = CHX_OK;
+    if (c->again_next < c->again_count) {
+        position = c->again[c->again_next] - 1;
+        uint64_t stamp = atomic_load_explicit(&c->desc[position & c->mask].stamp, memory_order_acquire);
+        if (stamp != position + 1)
+            return CHX_REFUSE(&c->why, "position %llu: its frame was not returned, and is gone", (unsigned long long)position);
+    } else {
+        status = chx_consumer_peek(c);
+        if (status == CHX_EMPTY) status = chx_consumer_end(c);
+        position = c->position;
+        if (status == CHX_OK && position >= c->end)
+            return CHX_REFUSE(&c->why, "a frame at position %llu, but its dead producer's end at %llu",
+                              (unsigned long long)position, (unsigned long long)c->end);
+    }
+    if (status == CHX_OK) status = chx_desc_check(c, position, out);
+    if (status == CHX_OK && position < c->known) out->flags |= CHX_FLAG_REDELIVERED;
+    return status;
 }
 
 static inline enum chx_status chx_consumer_standing(const struct chx_consumer *c) {
@@ -210,11 +248,46 @@ static inline enum chx_status chx_consumer_whole(struct chx_consumer *c) {
 static inline enum chx_status chx_consumer_look(struct chx_consumer *c, struct chx_taken *out) {
     enum chx_status status = chx_consumer_standing(c);
     if (status != CHX_OK) return status;
-    status = chx_consumer_peek(c);
-    if (status == CHX_EMPTY) status = chx_consumer_end(c);
+    if (c->special) {
+        status = chx_consumer_look_special(c, out);
+    } else {
+        status = chx_consumer_peek(c);
+        if (status == CHX_EMPTY) status = chx_consumer_end(c);
+        if (status == CHX_OK) status = chx_desc_check(c, c->position, out);
+    }
     if (status == CHX_EMPTY && chx_guards_cut()) status = chx_consumer_whole(c);
-    if (status == CHX_OK) status = chx_desc_check(c, &c->desc[c->position & c->mask], out);
     return status == CHX_FAULT ? chx_consumer_fault(c) : status;
+}
+
+static inline void chx_consumer_settle(struct chx_consumer *c) {
+    c->special = c->again_next < c->again_count || c->position < c->known || c->end != CHX_NO_END;
+}
+
+/* chx_consumer_step after chx_consumer_look_special. */
+static inline void chx_consumer_step_special(struct chx_consumer *c, struct chx_taken *out) {
+    out->stamp = c->again_next < c->again_count ? c->again[c->again_next++] : ++c->position;
+    out->seq = c->header.base_seq + out->stamp - 1;
+    if (out->stamp <= c->known) chx_count(&c->credit->stats.again, 1);
+    chx_consumer_settle(c);
+}
+
+/* The frame that was looked at is taken. */
+static inline void chx_consumer_step(struct chx_consumer *c, struct chx_taken *out) {
+    c->taken++;
+    if (c->special) {
+        chx_consumer_step_special(c, out);
+        return;
+    }
+    out->seq = c->header.base_seq + c->position;
+    out->stamp = ++c->position;
+}
+
+/* The books, before anybody sees a frame: a successor takes what is below `next` for seen. */
+static inline void chx_consumer_note(struct chx_consumer *c) {
+    CHX_FAILPOINT(TAKE_CHOSEN);
+    atomic_store_explicit(&c->credit->stats.taken, c->taken, memory_order_relaxed);
+    chx_consumer_reach(c);
+    CHX_FAILPOINT(TAKE_NOTED);
 }
 
 /* `frames` were committed at `time_ns` and taken at `now`. */
@@ -230,11 +303,10 @@ static inline void chx_latency(struct chx_consumer *c, uint64_t time_ns, uint64_
 static inline enum chx_status chx_consumer_take(struct chx_consumer *c, struct chx_taken *out) {
     enum chx_status status = chx_consumer_look(c, out);
     if (status != CHX_OK) return status;
-    out->stamp = ++c->position;
+    chx_consumer_step(c, out);
     chx_prefetch_read(&c->desc[(c->position + 1) & c->mask]); /* not the next one: the producer may be writing it */
     chx_prefetch_read(out->data);
-    out->seq = c->header.base_seq + c->taken++;
-    atomic_store_explicit(&c->credit->stats.taken, c->taken, memory_order_relaxed);
+    chx_consumer_note(c);
     chx_latency(c, out->time_ns, chx_now_ns(), 1);
     return CHX_OK;
 }
@@ -251,20 +323,25 @@ static inline void chx_latency_run(struct chx_consumer *c, const struct chx_take
 }
 
 /* Up to `limit` (at least 1) frames that are there, in order, with one look at the clock; as chx_consumer_take. What is
- * wrong after the first of them is found by the next call. */
+ * wrong after the first of them is found by the next call. After a succession they come one by one. */
 static inline enum chx_status chx_consumer_take_run(struct chx_consumer *c, struct chx_taken *out, uint32_t limit,
                                                     uint32_t *frames) {
     uint32_t count = 0;
     *frames = 0;
     enum chx_status status = chx_consumer_look(c, out);
     if (status != CHX_OK) return status;
-    do {
-        out[count].stamp = ++c->position;
-        out[count].seq = c->header.base_seq + c->taken++;
-        count++;
-    } while (count < limit && chx_consumer_peek(c) == CHX_OK &&
-             chx_desc_check(c, &c->desc[c->position & c->mask], &out[count]) == CHX_OK);
-    atomic_store_explicit(&c->credit->stats.taken, c->taken, memory_order_relaxed);
+    if (c->special) {
+        chx_consumer_step(c, &out[count++]);
+    } else {
+        do {
+            out[count].seq = c->header.base_seq + c->position;
+            out[count].stamp = ++c->position;
+            count++;
+        } while (count < limit && chx_consumer_peek(c) == CHX_OK &&
+                 chx_desc_check(c, c->position, &out[count]) == CHX_OK);
+        c->taken += count;
+    }
+    chx_consumer_note(c);
     chx_latency_run(c, out, count);
     *frames = count;
     return CHX_OK;
@@ -274,7 +351,9 @@ static inline enum chx_status chx_consumer_take_run(struct chx_consumer *c, stru
 
 /* The stamps of `frames` returned frames are stored: count them and tell the producer if it waits for that. */
 static inline void chx_consumer_count(struct chx_consumer *c, uint64_t frames) {
+    CHX_FAILPOINT(RETURN_STAMPED);
     uint64_t before = atomic_fetch_add_explicit(&c->credit->returned, frames, memory_order_seq_cst);
+    CHX_FAILPOINT(RETURN_COUNTED);
     uint64_t wake_at = atomic_load_explicit(&c->ring->wake_at, memory_order_seq_cst);
     if (wake_at <= before) return;
     if (wake_at > before + frames && !atomic_load_explicit(&c->credit->wait_for, memory_order_seq_cst)) return;
@@ -283,6 +362,7 @@ static inline void chx_consumer_count(struct chx_consumer *c, uint64_t frames) {
 }
 
 static inline void chx_consumer_stamp(struct chx_consumer *c, uint64_t stamp) {
+    CHX_FAILPOINT(RETURN_BEGUN);
     atomic_store_explicit(&c->credit->stamp[(stamp - 1) & c->mask], stamp, memory_order_release);
 }
 
@@ -314,6 +394,7 @@ static inline uint64_t chx_consumer_held(const struct chx_consumer *c) {
 static inline void chx_consumer_arm(struct chx_consumer *c) {
     if (c->state == CHX_CONSUMER_OPEN)
         atomic_store_explicit(&c->credit->wait_for, c->position + 1, memory_order_relaxed);
+    CHX_FAILPOINT(TAKE_ARMED);
 }
 
 static inline void chx_consumer_disarm(struct chx_consumer *c) {
@@ -337,7 +418,9 @@ static inline void chx_consumer_nudge(struct chx_consumer *c) {
 static inline void chx_consumer_close(struct chx_consumer *c) {
     if (!c->credit || chx_read(&c->credit->closed)) return;
     c->state = CHX_CONSUMER_DETACHED;
+    CHX_FAILPOINT(DETACH_BEGUN);
     atomic_store_explicit(&c->credit->closed, 1, memory_order_release);
+    CHX_FAILPOINT(DETACH_STORED);
     if (c->bell >= 0) chx_bell_ring(c->bell);
 }
 
@@ -349,7 +432,10 @@ static inline void chx_consumer_destroy(struct chx_consumer *c) {
         chx_unmap(&map);
     }
     free(c->segments);
+    free(c->again);
     c->segments = NULL;
+    c->again = NULL;
+    c->again_next = c->again_count = 0;
     c->segment_count = 0;
     if (c->bell >= 0) close(c->bell);
     c->bell = -1;

@@ -12,6 +12,7 @@
 #include "arena.h"
 #include "clock.h"
 #include "doorbell.h"
+#include "failpoint.h"
 
 #define CHX_REUSE_LOOK 64u /* outstanding frames looked at when the walk is only there to find warm memory */
 
@@ -35,7 +36,9 @@ struct chx_producer {
     uint64_t committed; /* frames */
     uint64_t reclaimed; /* of them, found returned */
     uint64_t peak;      /* most outstanding, as in stats */
-    uint64_t seen;      /* `returned` when last read */
+    uint64_t seen;      /* frames returned when last looked */
+    uint64_t base;      /* of them, before `returned` of the present CREDIT began to count */
+    uint64_t resume;    /* the highest input_seq that a predecessor had committed here: items up to it come again */
     uint32_t mask, credits, low;
     uint32_t head, tail;  /* of the list of outstanding slots */
     uint32_t reserved;    /* credits promised to open loans */
@@ -50,6 +53,7 @@ struct chx_producer {
 struct chx_tags {
     uint64_t deadline_ns, trace, input_seq;
     uint32_t schema;
+    uint16_t flags; /* CHX_FLAG_REDELIVERED or 0 */
 };
 
 static inline uint32_t chx_outstanding(const struct chx_producer *p) { return (uint32_t)(p->committed - p->reclaimed); }
@@ -136,7 +140,7 @@ static inline int chx_producer_whole(const struct chx_producer *p) {
 /* Frames returned and not yet reclaimed. `returned`: acquire; its partner is the increment in chx_consumer_return, so
  * the stamps of all frames it counts are visible, and the consumer's reads of them are over. */
 static inline enum chx_status chx_producer_look(struct chx_producer *p, uint64_t *due) {
-    p->seen = atomic_load_explicit(&p->credit->returned, memory_order_acquire);
+    p->seen = p->base + atomic_load_explicit(&p->credit->returned, memory_order_acquire);
     *due = p->seen - p->reclaimed;
     if (chx_guards_cut() && !chx_producer_whole(p)) {
         CHX_SAY(&p->why, "its shared memory was cut short");
@@ -194,6 +198,7 @@ static inline void chx_producer_skip(struct chx_producer *p) {
     while (p->slots[p->position & p->mask].stamp) {
         /* release; partner: the acquire load of skip in chx_consumer_take */
         atomic_store_explicit(&p->skip[p->position & p->mask], p->position + 1, memory_order_release);
+        CHX_FAILPOINT(SKIP_MARKED);
         p->position++;
         chx_count(&p->ring->stats.skipped, 1);
     }
@@ -202,7 +207,7 @@ static inline void chx_producer_skip(struct chx_producer *p) {
 /* Most frames outstanding. `returned` is read only when the frame just committed may set a new record. */
 static inline void chx_producer_peak(struct chx_producer *p) {
     if (p->committed - p->seen <= p->peak) return;
-    uint64_t seen = chx_read(&p->credit->returned);
+    uint64_t seen = p->base + chx_read(&p->credit->returned);
     if (seen > p->committed) return; /* nonsense: chx_producer_look reports it */
     p->seen = seen;
     if (p->committed - seen <= p->peak) return;
@@ -220,15 +225,17 @@ static inline struct chx_desc *chx_producer_put(struct chx_producer *p, const st
     }
     uint32_t slot = (uint32_t)(p->position & p->mask);
     struct chx_desc *desc = &p->desc[slot];
+    CHX_FAILPOINT(COMMIT_CHOSEN);
     desc->offset = extent->offset + inside;
     desc->length = length;
     desc->segment = extent->segment;
-    desc->flags = 0;
+    desc->flags = (uint16_t)(tags->flags | (tags->input_seq - 1 < p->resume ? CHX_FLAG_REDELIVERED : 0));
     desc->schema = tags->schema;
     desc->time_ns = time_ns;
     desc->deadline_ns = tags->deadline_ns;
     desc->trace = tags->trace;
     desc->input_seq = tags->input_seq;
+    CHX_FAILPOINT(COMMIT_DESCRIBED);
 
     struct chx_slot *entry = &p->slots[slot];
     *entry = (struct chx_slot){.stamp = ++p->position, .extent = extent->handle, .prev = p->tail, .next = CHX_NONE};
@@ -250,6 +257,7 @@ static inline int chx_producer_announce(struct chx_producer *p, uint64_t first, 
     uint64_t wait_for = chx_read(&p->credit->wait_for);
     chx_prefetch_write(&p->desc[(p->position + 1) & p->mask]); /* not the next one: the consumer may be looking at it */
     chx_producer_peak(p);
+    CHX_FAILPOINT(COMMIT_ANNOUNCED);
     if (wait_for - first - 1 >= p->position - first) return 0; /* not one of first + 1 .. position */
     chx_count(&p->ring->stats.wakes, 1);
     return 1;
@@ -264,6 +272,7 @@ static inline int chx_producer_commit(struct chx_producer *p, const struct chx_e
     uint64_t first = p->position;
     struct chx_desc *desc = chx_producer_put(p, extent, 0, length, tags, time_ns);
     atomic_store_explicit(&desc->stamp, p->position, memory_order_release);
+    CHX_FAILPOINT(COMMIT_STAMPED);
     return chx_producer_announce(p, first, length);
 }
 
@@ -283,8 +292,11 @@ static inline int chx_producer_commit_run(struct chx_producer *p, const struct c
         inside += chx_stride(length);
         struct chx_desc *desc = chx_producer_put(p, extent, inside, length, tags, time_ns);
         atomic_store_explicit(&desc->stamp, p->position, memory_order_release);
+        CHX_FAILPOINT(RUN_STAMPED);
     }
+    CHX_FAILPOINT(RUN_HIDDEN);
     atomic_store_explicit(&head->stamp, stamp, memory_order_release);
+    CHX_FAILPOINT(RUN_SHOWN);
     return chx_producer_announce(p, first, length * frames);
 }
 
@@ -313,13 +325,14 @@ static inline int chx_producer_ready(struct chx_producer *p, uint64_t goal) {
     return chx_producer_starves(p, p->seen);
 }
 
-/* Ask for the bell at `goal`. The caller then issues one seq_cst fence for all its routes and looks once more before it
+/* Ask for the bell at `goal` (frames returned since the first). The caller then issues one seq_cst fence for all its routes and looks once more before it
  * sleeps. Partner: chx_consumer_return increments returned -> loads wake_at (both seq_cst). An earlier wish of another
  * thread is kept when it comes first. */
 static inline void chx_producer_arm(struct chx_producer *p, uint64_t goal) {
-    uint64_t armed = chx_read(&p->ring->wake_at);
+    uint64_t armed = p->base + chx_read(&p->ring->wake_at);
     if (armed > p->seen && armed < goal) goal = armed;
-    atomic_store_explicit(&p->ring->wake_at, goal, memory_order_relaxed);
+    atomic_store_explicit(&p->ring->wake_at, goal - p->base, memory_order_relaxed);
+    CHX_FAILPOINT(WAIT_ARMED);
 }
 
 static inline void chx_producer_disarm(struct chx_producer *p) {
@@ -332,7 +345,9 @@ static inline void chx_producer_disarm(struct chx_producer *p) {
  * wait_for says. Idempotent. */
 static inline void chx_producer_close(struct chx_producer *p) {
     if (!p->ring || chx_read(&p->ring->closed)) return;
+    CHX_FAILPOINT(CLOSE_BEGUN);
     atomic_store_explicit(&p->ring->closed, p->position + 1, memory_order_release);
+    CHX_FAILPOINT(CLOSE_STORED);
     if (p->state == CHX_OPEN || p->state == CHX_UNLINKED) p->state = CHX_STATE_CLOSED;
     if (p->bell >= 0) chx_bell_ring(p->bell);
 }
