@@ -1,10 +1,11 @@
 """Types of the C extension: processes with a chosen parent, and what a new one does first."""
 
-def fork(as_sibling: bool = True) -> tuple[int, int]:
+def fork(as_sibling: bool = True, cgroup: int = -1) -> tuple[int, int]:
     """A new process: ``(pid, pidfd)`` in the caller, ``(0, -1)`` in the new one.
 
     With ``as_sibling`` its parent is the caller's parent, which alone can reap it. It ends without a signal to its
-    parent: wait on the pidfd, and with ``__WALL``. The caller must have a single thread. Raises OSError.
+    parent: wait on the pidfd, and with ``__WALL``. It is born in the control group (v2) whose folder ``cgroup`` is open
+    on, if one is given. The caller must have a single thread. Raises OSError.
     """
 
 def settle(control: int, out: int, err: int, parent: int, name: str) -> int:
@@ -13,6 +14,11 @@ def settle(control: int, out: int, err: int, parent: int, name: str) -> int:
     A session of its own; SIGKILL when ``parent`` ends (if it has already: exit code 70 at once); ``out`` and ``err`` as
     descriptors 1 and 2, ``control`` as 3 (the result, close-on-exec), every higher one closed; no blocked signals;
     ``name`` (the kernel keeps 15 bytes) for ps and top. Raises OSError.
+    """
+
+def limit_data(more: int, from_now: bool = True) -> None:
+    """This process may have ``more`` bytes of private writable memory beyond what it has now (RLIMIT_DATA, for good);
+    not ``from_now``: in all, for a program that is about to be executed. Shared memory does not count. Raises OSError.
     """
 
 def ring_on_signal(signum: int, descriptor: int) -> None:

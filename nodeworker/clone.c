@@ -1,5 +1,5 @@
 /* What a worker process needs of the kernel and Python's library lacks: being started as the daemon's own child, from the
- * launcher, and waking up from its doorbell when a signal comes.
+ * launcher, in a control group of its own; a limit on its memory; and waking up from its doorbell when a signal comes.
  *
  * clone3(CLONE_PARENT | CLONE_PIDFD, exit_signal 0): the new process's parent is our parent (the daemon), which therefore
  * owns its exit status, and we get a pidfd to hand over. It is fork otherwise, so the interpreter is told before and after.
@@ -14,15 +14,17 @@
 #include <linux/sched.h>
 #include <signal.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 static PyObject *clone_fork(PyObject *self, PyObject *args)
 {
     (void)self;
-    int as_sibling = 1;
-    if (!PyArg_ParseTuple(args, "|p:fork", &as_sibling))
+    int as_sibling = 1, group = -1;
+    if (!PyArg_ParseTuple(args, "|pi:fork", &as_sibling, &group))
         return NULL;
 
     int pidfd = -1;
@@ -30,6 +32,10 @@ static PyObject *clone_fork(PyObject *self, PyObject *args)
     request.flags = CLONE_PIDFD | (as_sibling ? CLONE_PARENT : 0);
     request.pidfd = (uint64_t)(uintptr_t)&pidfd;
     request.exit_signal = 0;
+    if (group >= 0) { /* it is in its control group before its first instruction, so nothing it does can come before that */
+        request.flags |= CLONE_INTO_CGROUP;
+        request.cgroup = (uint64_t)group;
+    }
     int *tid_address = NULL;
     if (prctl(PR_GET_TID_ADDRESS, &tid_address, 0, 0, 0) == 0 && tid_address != NULL) {
         request.flags |= CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID;
@@ -123,10 +129,51 @@ static PyObject *clone_ring_on_signal(PyObject *self, PyObject *args)
     Py_RETURN_NONE;
 }
 
+/* Private writable memory now (VmData), in bytes; -1 if the kernel does not tell. statm's 6th number, in pages. */
+static long long private_data(void)
+{
+    char text[256];
+    int fd = open("/proc/self/statm", O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return -1;
+    ssize_t length = read(fd, text, sizeof text - 1);
+    close(fd);
+    if (length <= 0)
+        return -1;
+    text[length] = 0;
+    long long pages = -1;
+    if (sscanf(text, "%*s %*s %*s %*s %*s %lld", &pages) != 1)
+        return -1;
+    return pages * sysconf(_SC_PAGESIZE);
+}
+
+static PyObject *clone_limit_data(PyObject *self, PyObject *args)
+{
+    (void)self;
+    unsigned long long more;
+    int from_now = 1;
+    if (!PyArg_ParseTuple(args, "K|p:limit_data", &more, &from_now))
+        return NULL;
+    long long base = from_now ? private_data() : 0;
+    struct rlimit limit;
+    if (base < 0 || getrlimit(RLIMIT_DATA, &limit) != 0)
+        return PyErr_SetFromErrno(PyExc_OSError);
+    rlim_t wanted = (rlim_t)base + (rlim_t)more;
+    if (wanted < limit.rlim_max)
+        limit.rlim_cur = limit.rlim_max = wanted; /* the hard one too: the plugin must not lift it */
+    else
+        limit.rlim_cur = limit.rlim_max;
+    if (setrlimit(RLIMIT_DATA, &limit) != 0)
+        return PyErr_SetFromErrno(PyExc_OSError);
+    Py_RETURN_NONE;
+}
+
 static PyMethodDef methods[] = {
-    {"fork", clone_fork, METH_VARARGS, "fork(as_sibling=True) -> (pid, pidfd) in the caller, (0, -1) in the new process."},
+    {"fork", clone_fork, METH_VARARGS, "fork(as_sibling=True, cgroup=-1) -> (pid, pidfd) in the caller, (0, -1) in the new process."},
     {"settle", clone_settle, METH_VARARGS,
      "settle(control, out, err, parent, name) -> 3: what a new process does first; see _clone.pyi."},
+    {"limit_data", clone_limit_data, METH_VARARGS,
+     "limit_data(more, from_now=True): bytes of private memory that this process may have beyond what it has now."},
     {"ring_on_signal", clone_ring_on_signal, METH_VARARGS,
      "ring_on_signal(signum, descriptor): the signal's handler also rings this eventfd; -1: none."},
     {NULL, NULL, 0, NULL},

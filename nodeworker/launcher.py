@@ -5,7 +5,8 @@ workers with ``Spawn``. A worker becomes the daemon's own child; the launcher ha
 Rules:
 
 * one thread, always: forking is raw clone3, which libc's other threads would not survive;
-* a new process has its control socket, stdin (/dev/null), stdout and stderr, and no other descriptor; its own
+* a new process is in its control group, if it has one, before its first instruction;
+* it has its control socket, stdin (/dev/null), stdout and stderr, and no other descriptor; its own
   session; no signal handler or mask of ours; it dies with the daemon;
 * little between fork and plugin: what is imported here is shared by all workers, and frozen so that collecting garbage
   does not copy it.
@@ -119,10 +120,10 @@ class Launcher:
         """The answer, with the pidfd that goes with it."""
         try:
             program = _program(spawn)
-            pid, pidfd = _clone.fork()
+            pid, pidfd = _clone.fork(True, descriptors[3] if spawn.cgroup else -1)
         except OSError as reason:
             _close(descriptors)
-            text = f"{reason.strerror}: {reason.filename or 'clone3'}"
+            text = f"{reason.strerror}: {reason.filename or ('clone3 into its cgroup' if spawn.cgroup else 'clone3')}"
             return SpawnFailed(id=spawn.id, errno=reason.errno or 0, message=text), []
         if pid == 0:
             self._sock.detach()
@@ -160,8 +161,10 @@ def _become(spawn: Spawn, program: str, descriptors: Sequence[int], daemon: int)
     """The new process: from the launcher's copy to a worker. Never returns, whatever happens."""
     code = worker.FAILED
     try:
-        control, out, err = descriptors
+        control, out, err = descriptors[:3]
         sock = socket.socket(fileno=_clone.settle(control, out, err, daemon, spawn.name))
+        if spawn.data_limit:
+            _clone.limit_data(spawn.data_limit, not program)
         if program:
             _execute(spawn, program, sock)
         else:

@@ -421,10 +421,12 @@ class Tick(Message, tag="tick", frozen=True):
 
 
 class Spawn(Message, tag="spawn", frozen=True):
-    """Daemon to launcher: start one worker. Descriptors: its control socket, its stdout, its stderr.
+    """Daemon to launcher: start one worker. Descriptors: its control socket, its stdout, its stderr and, with
+    ``cgroup``, the folder of the control group that it is born in.
 
     With empty ``argv`` a warm fork that runs a Python worker; else that program is executed. A ``spare`` one says hello
-    and then waits for :class:`Assign`.
+    and then waits for :class:`Assign`. ``data_limit``: bytes of private memory that it may add to what it is born with
+    (RLIMIT_DATA), 0 for no limit.
     """
 
     id: Count
@@ -433,7 +435,13 @@ class Spawn(Message, tag="spawn", frozen=True):
     env: dict[str, str] = {}
     cwd: str = ""
     spare: bool = False
-    descriptors = 3
+    cgroup: bool = False
+    data_limit: Count = 0
+
+    @property
+    def descriptors(self) -> int:
+        """How many descriptors travel with this message."""
+        return 3 + self.cgroup
 
 
 class Spawned(Message, tag="spawned", frozen=True):
