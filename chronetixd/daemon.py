@@ -23,6 +23,7 @@ import uvloop
 
 from chronetixd import memory
 from chronetixd.bus import Bus
+from chronetixd.cgroups import Groups, find_place
 from chronetixd.client import Client
 from chronetixd.core.flow_words import FlowState, StopMode
 from chronetixd.events import Events
@@ -32,10 +33,12 @@ from chronetixd.journal import Journal
 from chronetixd.launch import Launcher
 from chronetixd.logs import Logs
 from chronetixd.notify import notify
+from chronetixd.nursery import Nursery
 from chronetixd.server import Server
 from chronetixd.settings import Settings
 from chronetixd.spares import Spares
 from chronetixd.state import StateDir
+from chronetixd.strays import Strays
 from chronetixd.verbs import Context
 from protocol.errors import ChronetixError, error
 
@@ -63,11 +66,24 @@ class Daemon:
         self._logs = Logs()
         self._state = StateDir(Path(settings.state_dir))
         self._server = Server(loop, Path(settings.socket), self._client)
-        self._launcher = Launcher(loop, on_ready=self._launcher_ready, on_lost=self._launcher_lost)
+        self._groups = Groups(loop, find_place(settings.cgroup), settings.state_dir)
+        self._strays = Strays(loop, self._known_pids, lambda: self._launcher.announced)
+        nursery = Nursery(self._groups, self._strays)
+        self._launcher = Launcher(
+            loop, on_ready=self._launcher_ready, on_lost=self._launcher_lost, on_announced=self._strays.look_soon
+        )
         self._bus = Bus(loop, self._events)
-        self._spares = Spares(loop, self._launcher, settings.spares, self._spares_full)
+        self._spares = Spares(loop, self._launcher, nursery, settings.spares, self._spares_full)
         services = Services(
-            loop, self._launcher, self._spares, self._bus, self._events, self._logs, self._name, settings.max_frame
+            loop,
+            self._launcher,
+            self._spares,
+            nursery,
+            self._bus,
+            self._events,
+            self._logs,
+            self._name,
+            settings.max_frame,
         )
         self._journal = Journal(Path(settings.state_dir) / "journal", self._journal_trouble, loop.call_later)
         self._flows = Flows(services, settings.limits, self._journal)
@@ -96,7 +112,16 @@ class Daemon:
             self._server.listen()
             for number in (signal.SIGTERM, signal.SIGINT):
                 self._loop.add_signal_handler(number, self.request_stop)
-            self._launcher.start(lambda: self._flows.worker_pids() | self._spares.pids)
+            self._strays.start()
+            self._groups.open()
+            self._log.info(
+                "control groups",
+                group=str(self._groups.base or ""),
+                enabled=self._groups.enabled,
+                missing=self._groups.missing,
+                reason=self._groups.reason,
+            )
+            self._launcher.start(self._known_pids)
             self._log.info("listening", socket=self.settings.socket, state_dir=self.settings.state_dir)
             self._restore()
             await self._stopping.wait()
@@ -105,6 +130,8 @@ class Daemon:
             self._server.close()
             self._bus.close()
             self._journal.close()
+            self._strays.close()
+            self._groups.close()
             self._state.release()
             for number in (signal.SIGTERM, signal.SIGINT):
                 self._loop.remove_signal_handler(number)
@@ -157,6 +184,11 @@ class Daemon:
         if farewells:
             await asyncio.wait(farewells)
         await self._launcher.stop()
+        await self._strays.stop()
+
+    def _known_pids(self) -> set[int]:
+        """Children of ours that are somebody's."""
+        return self._flows.worker_pids() | self._spares.pids | self._launcher.pids
 
     # -- clients -------------------------------------------------------------------------------------------
 

@@ -27,6 +27,7 @@ from chronetixd.core.worker import Exit, WorkerState
 from chronetixd.events import Events
 from chronetixd.launch import Launcher
 from chronetixd.logs import Logs
+from chronetixd.nursery import Nursery
 from chronetixd.plan import Plan
 from chronetixd.spares import Spares
 from chronetixd.wiring import ToNode, Wiring
@@ -51,6 +52,7 @@ class Services:
     loop: asyncio.AbstractEventLoop
     launcher: Launcher
     spares: Spares
+    nursery: Nursery
     bus: Bus
     events: Events
     logs: Logs
@@ -189,17 +191,28 @@ class FlowRun:
         )
         services = self._services
         for node in nodes:
-            worker = WorkerProcess(services.loop, self.name, node, services.logs, callbacks, services.max_frame)
+            worker = WorkerProcess(
+                services.loop,
+                self.name,
+                node,
+                services.logs,
+                callbacks,
+                services.nursery,
+                self.plan.nodes[node].manifest.resource_claims,
+                services.max_frame,
+            )
             self.workers[node] = worker
             env = {"CHRONETIX_FLOW": self.name, "CHRONETIX_NODE": node}
             argv = self.plan.nodes[node].argv
             spare = None if argv else services.spares.take()
-            if spare is not None:
-                worker.adopt(spare, env, self.plan.base_dir)
-                continue
             try:
-                worker.spawn(services.launcher, argv, env, self.plan.base_dir)
+                if spare is not None:
+                    worker.adopt(spare, env, self.plan.base_dir)
+                else:
+                    worker.spawn(services.launcher, argv, env, self.plan.base_dir)
             except OSError as refused:
+                if spare is not None:
+                    services.spares.give_back(spare)
                 self.dispatch(NodeEvent(node, life.SpawnFailed(str(refused))))
 
     def _configure(self, node: str) -> None:

@@ -13,17 +13,18 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-import psutil
 import structlog
 
 from chronetixd.connection import Connection
 from chronetixd.core.worker import Exit
 from chronetixd.output import Output
 from chronetixd.pidfd import Process
+from chronetixd.proc import children, stat
 from protocol.errors import ChronetixError, error
 from protocol.messages import LauncherReady, Message, Spawn, Spawned, SpawnFailed
 
@@ -39,7 +40,8 @@ NOT_INHERITED = ("NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A worker to start. Its descriptors are the launcher's to close."""
+    """A worker to start. Its descriptors are the launcher's to close; ``group`` is one of the folder of its control
+    group, -1 for none."""
 
     name: str
     argv: Sequence[str]
@@ -52,6 +54,8 @@ class Request:
     """Called with pid and pidfd, which is then the callee's."""
     on_failed: Callable[[str], None]
     spare: bool = False
+    group: int = -1
+    data_limit: int = 0
 
 
 @dataclass(slots=True)
@@ -69,11 +73,18 @@ class Launcher:
     """Keeps one launcher running. ``on_ready`` and ``on_lost`` (with a reason) tell of each."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, *, on_ready: Callable[[int], None], on_lost: Callable[[str, bool], None]
+        self,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        on_ready: Callable[[int], None],
+        on_lost: Callable[[str, bool], None],
+        on_announced: Callable[[], None] = lambda: None,
     ) -> None:
+        """``on_announced`` is called when ``announced`` has become true."""
         self._loop = loop
         self._on_ready = on_ready
         self._on_lost = on_lost
+        self._on_announced = on_announced
         self._log = structlog.get_logger("chronetixd.launcher")
         self._running: _Running | None = None
         self._waiting: list[Request] = []
@@ -83,6 +94,8 @@ class Launcher:
         self._strays: set[Process] = set()
         self._known: Callable[[], set[int]] = set
         self._stopped: asyncio.Event | None = None
+        self._asked_since = 0.0
+        """Seconds after boot of the oldest request that is not answered, or of an earlier one."""
 
     def start(self, known_pids: Callable[[], set[int]]) -> None:
         """Start it. ``known_pids`` names our children that are somebody's; others found after a crash are strays."""
@@ -93,6 +106,16 @@ class Launcher:
     def pid(self) -> int:
         """Of the launcher that runs now, 0 without one."""
         return self._running.process.pid if self._running else 0
+
+    @property
+    def pids(self) -> set[int]:
+        """Processes that are ours and not reaped."""
+        return {stray.pid for stray in self._strays} | ({self.pid} if self._running else set())
+
+    @property
+    def announced(self) -> bool:
+        """Everything that was forked for us is known to us."""
+        return self._running is None or not self._running.asked
 
     @property
     def ready(self) -> bool:
@@ -112,14 +135,21 @@ class Launcher:
             env=dict(request.env),
             cwd=request.cwd,
             spare=request.spare,
+            cgroup=request.group >= 0,
+            data_limit=request.data_limit,
         )
+        if not self._running.asked:
+            self._asked_since = time.clock_gettime(time.CLOCK_BOOTTIME)
         self._running.asked[self._serial] = request
-        self._running.connection.send(message, (request.control, request.stdout, request.stderr), give=True)
+        descriptors = (request.control, request.stdout, request.stderr, request.group)
+        self._running.connection.send(message, descriptors[: 3 + message.cgroup], give=True)
 
     async def stop(self) -> None:
         """End the launcher and wait for it. Workers are not touched."""
         if self._retry is not None:
             self._retry.cancel()
+        for request in self._waiting:
+            _close_all(request.control, request.stdout, request.stderr, request.group)
         self._refuse(self._waiting, "the daemon is stopping")
         self._waiting = []
         self._stopped = asyncio.Event()
@@ -179,11 +209,17 @@ class Launcher:
                 if request is None:
                     raise error("malformed-message", type="spawned", reason=f"spawn {number} was not asked for")
                 request.on_spawned(pid, descriptors.pop())
+                self._answered()
             case SpawnFailed(id=number, message=text):
                 request = self._running.asked.pop(number, None)
                 if request is None:
                     raise error("malformed-message", type="spawn-failed", reason=f"spawn {number} was not asked for")
                 request.on_failed(text)
+                self._answered()
+
+    def _answered(self) -> None:
+        if self.announced:
+            self._on_announced()
 
     def _printed(self, pid: int, line: str) -> None:
         self._log.warning(line, launcher=pid)
@@ -206,7 +242,8 @@ class Launcher:
         if self._stopped is not None:
             self._stopped_if_empty()
             return
-        self._kill_strays()
+        if running.asked:
+            self._kill_strays()
         self._lost(running, ended)
 
     def _lost(self, running: _Running, ended: Exit) -> None:
@@ -233,11 +270,14 @@ class Launcher:
     # -- strays --------------------------------------------------------------------------------------------
 
     def _kill_strays(self) -> None:
-        """Workers that the dead launcher had forked but not told of are our children and nobody's: end them."""
-        known = self._known() | {stray.pid for stray in self._strays}
-        for child in psutil.Process().children():
-            if child.pid not in known:
-                self._kill_stray(child.pid)
+        """Workers that the dead launcher had forked but not told of are our children and nobody's: end them. They are
+        younger than the request; what is older has another story."""
+        asked = int(self._asked_since * os.sysconf("SC_CLK_TCK"))
+        known = self._known() | self.pids
+        for pid in children(os.getpid()):
+            found = stat(pid)
+            if pid not in known and found is not None and found.started >= asked:
+                self._kill_stray(pid)
 
     def _kill_stray(self, pid: int) -> None:
         try:
@@ -257,6 +297,12 @@ class Launcher:
     def _stopped_if_empty(self) -> None:
         if self._stopped is not None and self._running is None and not self._strays:
             self._stopped.set()
+
+
+def _close_all(*descriptors: int) -> None:
+    for fd in descriptors:
+        if fd >= 0:
+            os.close(fd)
 
 
 def _environment(control: int) -> dict[str, str]:

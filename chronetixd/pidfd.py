@@ -10,6 +10,7 @@ import os
 import signal
 from collections.abc import Callable
 from contextlib import suppress
+from typing import NamedTuple
 
 from chronetixd.core.worker import Exit
 
@@ -21,11 +22,18 @@ _NOT_OURS = (ProcessLookupError, PermissionError)
 """It is gone, or has become another user's (setuid): no signal of ours reaches it."""
 
 
+class Usage(NamedTuple):
+    """What a process has used in its life, with those of its children that it waited for."""
+
+    max_rss_bytes: int
+    cpu_ns: int
+
+
 class Process:
     """Owns ``pidfd``. ``on_exit`` is called once when the process has ended; it then has to call :meth:`reap`. Whoever
     takes the process over replaces it."""
 
-    __slots__ = ("_loop", "exited", "on_exit", "pid", "pidfd")
+    __slots__ = ("_loop", "exited", "on_exit", "pid", "pidfd", "usage")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, pid: int, pidfd: int, on_exit: Callable[[], None]) -> None:
         self._loop = loop
@@ -33,6 +41,8 @@ class Process:
         self.pidfd = pidfd
         self.on_exit = on_exit
         self.exited = False
+        self.usage: Usage | None = None
+        """Set by :meth:`reap`."""
 
         def ended() -> None:
             loop.remove_reader(self.pidfd)
@@ -58,20 +68,22 @@ class Process:
         with suppress(*_NOT_OURS):
             os.killpg(self.pid, signal.SIGKILL)
         try:
-            status = os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED | os.WNOHANG | _WALL)
+            pid, status, used = os.wait4(self.pid, os.WNOHANG | _WALL)
         finally:
             os.close(self.pidfd)
             self.pidfd = -1
-        if status is None:
+        if pid == 0:
             raise RuntimeError(f"process {self.pid} was said to have ended, but has no exit status")
-        return exit_of(status.si_code, status.si_status)
+        self.usage = Usage(used.ru_maxrss * 1024, round((used.ru_utime + used.ru_stime) * 1e9))
+        return exit_of(status)
 
 
-def exit_of(code: int, status: int) -> Exit:
-    """What waitid's ``si_code`` and ``si_status`` mean."""
-    if code == os.CLD_EXITED:
-        return Exit(code=status)
+def exit_of(status: int) -> Exit:
+    """What wait4's status of an ended process means."""
+    if os.WIFEXITED(status):
+        return Exit(code=os.WEXITSTATUS(status))
+    number = os.WTERMSIG(status)
     try:
-        return Exit(signal=signal.Signals(status).name)
+        return Exit(signal=signal.Signals(number).name)
     except ValueError:
-        return Exit(signal=f"signal {status}")
+        return Exit(signal=f"signal {number}")

@@ -46,6 +46,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Seconds that a client may stay silent after connecting."""
     spares: Annotated[int, Meta(ge=0, le=256)] = 8
     """Workers that are forked ahead, so that as many nodes start without a fork; each takes some MiB."""
+    cgroup: str = "auto"
+    """Below which control group (v2) workers get theirs: a folder, ``auto``: our own if it is delegated to us, or
+    ``off``."""
     max_clients: Annotated[int, Meta(ge=1, le=100_000)] = 1024
     max_frame: Annotated[int, Meta(ge=4096, le=1 << 30)] = MAX_FRAME
     """Largest frame in bytes that is taken from clients and workers."""

@@ -1,7 +1,7 @@
 """Spare workers: processes forked ahead, which have said hello and wait to be told which worker they are.
 
-A spare has everything that a worker has: control socket, pipes, pidfd. Whoever takes one sends ``assign`` instead of
-asking the launcher. Rules:
+A spare has everything that a worker has: control socket, pipes, pidfd, control group. Whoever takes one sends
+``assign`` instead of asking the launcher. Rules:
 
 * refilled one at a time, and only after QUIET_S in which nobody asked for a worker; once it is full nothing runs here;
 * a spare is a child of the daemon and outlives the launcher; one that dies is reaped and replaced, after a growing
@@ -22,8 +22,11 @@ from functools import partial
 
 import structlog
 
+from chronetixd.cgroups import Leaf
 from chronetixd.launch import FIRST_PAUSE_S, LONGEST_PAUSE_S, Launcher, Request
+from chronetixd.nursery import Nursery
 from chronetixd.pidfd import Process
+from chronetixd.tree import discard
 
 QUIET_S = 0.25
 """After the last worker that was asked for: starting a flow comes before being prepared for the next."""
@@ -68,22 +71,31 @@ class Spare:
 
     process: Process
     streams: Streams
+    leaf: Leaf | None
 
 
 class Spares:
     """Keeps up to ``size`` of them. ``on_full`` is called, with their number, whenever all are there."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, launcher: Launcher, size: int, on_full: Callable[[int], None]
+        self,
+        loop: asyncio.AbstractEventLoop,
+        launcher: Launcher,
+        nursery: Nursery,
+        size: int,
+        on_full: Callable[[int], None],
     ) -> None:
         self._loop = loop
         self._launcher = launcher
+        self._nursery = nursery
         self.size = size
         self._on_full = on_full
         self._log = structlog.get_logger("chronetixd.spares")
         self._idle: dict[int, Spare] = {}
         self._coming: Streams | None = None
         """Of the one that was asked for and has not said hello."""
+        self._crib: Leaf | None = None
+        """The control group of the one that was asked for and is not there."""
         self._dying: set[Process] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._pause_s = FIRST_PAUSE_S
@@ -133,17 +145,30 @@ class Spares:
         if self._coming is not None or not self._launcher.ready:
             return  # it refills when that one is there, or the launcher
         try:
-            streams, theirs = open_streams()
+            self._crib, group = self._nursery.crib(None)
         except OSError as reason:
             self._not_forked(str(reason))
             return
+        try:
+            streams, theirs = open_streams()
+        except OSError as reason:
+            self._forget_crib()
+            if group >= 0:
+                os.close(group)
+            self._not_forked(str(reason))
+            return
         self._coming = streams
-        self._launcher.spawn(Request(NAME, (), {}, "", *theirs, self._forked, self._refused, spare=True))
+        self._launcher.spawn(Request(NAME, (), {}, "", *theirs, self._forked, self._refused, spare=True, group=group))
+
+    def _forget_crib(self) -> None:
+        discard(self._crib)
+        self._crib = None
 
     def _forked(self, pid: int, pidfd: int) -> None:
         assert self._coming is not None
         streams = self._coming
-        spare = Spare(Process(self._loop, pid, pidfd, partial(self._exited, pid)), streams)
+        spare = Spare(Process(self._loop, pid, pidfd, partial(self._exited, pid)), streams, self._crib)
+        self._crib = None
         self._idle[pid] = spare
         if self._stopped is not None:
             self._coming = None
@@ -180,11 +205,13 @@ class Spares:
         last = _last_words(spare.streams.stderr)
         spare.streams.close()
         self._log.warning("a spare worker ended", worker=spare.process.pid, how=str(spare.process.reap()), stderr=last)
+        discard(spare.leaf)
 
     def _refused(self, reason: str) -> None:
         if self._coming is not None:
             self._coming.close()
             self._coming = None
+        self._forget_crib()
         self._not_forked(reason)
 
     def _not_forked(self, reason: str) -> None:
@@ -202,14 +229,20 @@ class Spares:
         if spare.streams is self._coming:
             self._arrived(spare.streams)
         del self._idle[process.pid]
+        self.give_back(spare)
+
+    def give_back(self, spare: Spare) -> None:
+        """End one that was taken and cannot be used."""
+        process = spare.process
         self._dying.add(process)
-        process.on_exit = partial(self._gone, process)
+        process.on_exit = partial(self._gone, spare)
         process.signal(signal.SIGKILL)
         spare.streams.close()
 
-    def _gone(self, process: Process) -> None:
-        process.reap()
-        self._dying.discard(process)
+    def _gone(self, spare: Spare) -> None:
+        spare.process.reap()
+        discard(spare.leaf)
+        self._dying.discard(spare.process)
         self._stopped_if_empty()
 
     def _stopped_if_empty(self) -> None:

@@ -1,33 +1,38 @@
-"""One worker's process: its control socket, its pipes, its pidfd.
+"""One worker's process: its control socket, its pipes, its pidfd, and the tree of what it started.
 
 Moves bytes, descriptors and signals; decides nothing. What the worker wrote before it died is handed on before its
-exit.
+exit, and its exit is told only when nothing is left of its tree.
 """
 
 from __future__ import annotations
 
 import asyncio
-import signal
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from chronetixd.cgroups import Leaf
 from chronetixd.connection import Connection
 from chronetixd.core.worker import Exit
 from chronetixd.launch import Launcher, Request
 from chronetixd.logs import Logs
+from chronetixd.nursery import Nursery
 from chronetixd.output import Output
 from chronetixd.pidfd import Process
 from chronetixd.spares import Spare, Streams, open_streams
+from chronetixd.tree import Tree, discard, marks_of
+from protocol.contract.types import ResourceClaims
 from protocol.errors import ChronetixError
 from protocol.messages import MAX_FRAME, Assign, Message, WorkerMessage
 
 
 @dataclass(frozen=True, slots=True)
 class Callbacks:
-    """Whom a worker process tells. ``on_exit`` is the last call; everything it said before was handed on by then."""
+    """Whom a worker process tells. ``on_exit`` is the last call: everything it said before was handed on by then, and
+    nothing that it started lives."""
 
     on_spawned: Callable[[str, int], None]
     on_spawn_failed: Callable[[str, str], None]
@@ -46,6 +51,8 @@ class WorkerProcess:
         node: str,
         logs: Logs,
         callbacks: Callbacks,
+        nursery: Nursery,
+        claims: ResourceClaims,
         max_frame: int = MAX_FRAME,
     ) -> None:
         self.flow = flow
@@ -57,15 +64,28 @@ class WorkerProcess:
         self._loop = loop
         self._logs = logs
         self._callbacks = callbacks
+        self._nursery = nursery
+        self._claims = claims
         self._process: Process | None = None
+        self._leaf: Leaf | None = None
+        self._tree: Tree | None = None
+        self._pipes: tuple[int, int] = (-1, -1)
         self._connection: Connection | None = None
         self._stdout: Output | None = None
         self._stderr: Output | None = None
         self._max_frame = max_frame
 
     def spawn(self, launcher: Launcher, argv: Sequence[str], env: Mapping[str, str], cwd: str) -> None:
-        """Ask ``launcher`` for it. Raises OSError when descriptors have run out; nothing is left then."""
+        """Ask ``launcher`` for it. Raises OSError when descriptors or control groups have run out, or the kernel
+        refuses the limits; nothing is left then."""
         streams, (control, stdout, stderr) = open_streams()
+        try:
+            self._leaf, group = self._nursery.crib(self._claims)
+        except OSError:
+            streams.close()
+            for fd in (control, stdout, stderr):
+                os.close(fd)
+            raise
         self._connect(streams)
         launcher.spawn(
             Request(
@@ -78,11 +98,16 @@ class WorkerProcess:
                 stderr=stderr,
                 on_spawned=self._spawned,
                 on_failed=self._spawn_failed,
+                group=group,
+                data_limit=self._nursery.data_limit(self._claims),
             )
         )
 
     def adopt(self, spare: Spare, env: Mapping[str, str], cwd: str) -> None:
-        """Make ``spare`` this worker. It has said hello already, so what answers that goes with the same send."""
+        """Make ``spare`` this worker. It has said hello already, so what answers that goes with the same send. Raises
+        OSError when the kernel refuses its limits; the spare stays the caller's then."""
+        self._nursery.limit(spare.process.pid, spare.leaf, self._claims)
+        self._leaf = spare.leaf
         self._connect(spare.streams)
         self.send(Assign(name=self.node, env=dict(env), cwd=cwd))
         spare.process.on_exit = self._exited
@@ -91,13 +116,14 @@ class WorkerProcess:
             self._connection.drain_input()
 
     def _connect(self, streams: Streams) -> None:
+        self._pipes = streams.stdout, streams.stderr
         self._stdout = self._output("stdout", streams.stdout)
         self._stderr = self._output("stderr", streams.stderr)
         self._connection = Connection(
             self._loop,
             streams.control,
             WorkerMessage,
-            on_message=partial(self._callbacks.on_message, self.node),
+            on_message=self._said,
             on_end=partial(self._callbacks.on_end, self.node),
             max_frame=self._max_frame,
         )
@@ -123,9 +149,14 @@ class WorkerProcess:
             self._connection.send(message, descriptors)
 
     def signal(self, *, kill: bool) -> None:
-        """SIGTERM, or SIGKILL if ``kill``, to its process group; nothing before it was spawned."""
-        if self._process is not None:
-            self._process.signal(signal.SIGKILL if kill else signal.SIGTERM)
+        """SIGTERM to its process group, or SIGKILL to its whole tree if ``kill``; nothing before it was spawned."""
+        if self._tree is not None:
+            self._tree.signal(kill=kill)
+
+    def _said(self, message: Message, descriptors: list[int]) -> None:
+        if descriptors and self._tree is not None:
+            self._tree.marks.memory.update(os.fstat(fd).st_ino for fd in descriptors)
+        self._callbacks.on_message(self.node, message, descriptors)
 
     def _spawned(self, pid: int, pidfd: int) -> None:
         self._begin(Process(self._loop, pid, pidfd, self._exited))
@@ -134,22 +165,29 @@ class WorkerProcess:
         self.pid = process.pid
         self.started_unix_ns = time.time_ns()
         self._process = process
+        marks = marks_of(self.flow, self.node, process.pid, *self._pipes)
+        self._tree = Tree(self._loop, self._nursery.strays, process, self._leaf, marks)
         self._callbacks.on_spawned(self.node, process.pid)
         if self._connection is not None:
             self._connection.start()
 
     def _spawn_failed(self, reason: str) -> None:
         self._close()
+        discard(self._leaf)
         self._callbacks.on_spawn_failed(self.node, reason)
 
     def _exited(self) -> None:
-        """Everything it wrote before it died is in our buffers: read that first, then tell of its end."""
-        process = self._process
+        """Everything it wrote before it died is in our buffers: read that first, then end what it started."""
+        process, tree = self._process, self._tree
         assert process is not None
+        assert tree is not None
         if self._connection is not None:
             self._connection.drain_input()
         ended = process.reap()
         self._process = None
+        tree.end(partial(self._gone, ended))
+
+    def _gone(self, ended: Exit) -> None:
         self._close()
         self._callbacks.on_exit(self.node, ended)
 

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import uvloop
 
+from chronetixd.cgroups import Groups, find_place
 from protocol import messages as wire
 from protocol.framing import Decoder, encode
 
@@ -92,6 +93,10 @@ class Peer:
         assert isinstance(self.receive(), wire.Welcome)
         return self
 
+    @staticmethod
+    def cancel(id: int) -> wire.Message:
+        return wire.Cancel(id=id)
+
     def begin(self, verb: str, **args: Any) -> int:
         self._serial += 1
         self.send(wire.Call(id=self._serial, verb=verb, args=args))
@@ -158,6 +163,7 @@ def start(tmp_path: Path) -> Iterator[Starter]:
         if process.poll() is None:
             process.kill()
         process.wait()
+    end_what_is_left(tmp_path / "state")
 
 
 @pytest.fixture
@@ -194,6 +200,17 @@ def scripted() -> Callable[..., Map]:
         return {"plugin_id": name, "node_id": name, "version": "1", "artifact": artifact, "params": params}
 
     return flow
+
+
+def end_what_is_left(state: Path) -> None:
+    """Control groups of a daemon that was killed, as its successor would end them."""
+    loop = uvloop.new_event_loop()
+    try:
+        groups = Groups(loop, find_place("auto"), str(state))
+        groups.open()
+        groups.close()
+    finally:
+        loop.close()
 
 
 def spawn_daemon(folder: Path, *arguments: str, **env: str) -> RunningDaemon:

@@ -201,6 +201,119 @@ def leaves_a_child() -> None:
     finish(child.pid)
 
 
+def with_descendants(*kinds: Any) -> None:
+    """Starts, tells the pid of each descendant and finishes with them. Each one is there when it is told."""
+    until("started")
+    pids = []
+    for kind in kinds:
+        read, write = os.pipe()
+        if os.fork() == 0:
+            os.close(read)
+            kind(write)
+            os._exit(0)
+        os.close(write)
+        told = os.read(read, 16)
+        os.close(read)
+        pids.append(int(told))
+        os.waitpid(-1, os.WNOHANG)
+    send(Log(level="info", message="descendants", fields={"pids": pids}))
+    wait_for(Drain)
+    finish(pids)
+
+
+def _tell(write: int) -> None:
+    os.write(write, b"%d" % os.getpid())
+    os.close(write)
+
+
+def _linger(write: int) -> None:
+    """Deaf to SIGTERM, for ever."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    _tell(write)
+    while True:
+        signal.pause()
+
+
+def _twice(write: int) -> None:
+    """Forks twice with a session in between, as daemons do, and keeps what it inherited."""
+    os.setsid()
+    if os.fork() == 0:
+        _linger(write)
+    os._exit(0)
+
+
+def _without_a_trace(write: int) -> None:
+    """As daemons should do it: a session, no descriptor, no environment, another folder, another program."""
+    os.setsid()
+    if os.fork() == 0:
+        os.chdir("/")
+        _tell(write)
+        os.closerange(0, 256)
+        os.execve("/bin/sleep", ["sleep", "100000"], {})
+    os._exit(0)
+
+
+def _as_nobody(write: int) -> None:
+    os.setsid()
+    os.setgid(65534)
+    os.setuid(65534)
+    _linger(write)
+
+
+def _stopped(write: int) -> None:
+    os.setsid()
+    _tell(write)
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def _with_children(write: int) -> None:
+    os.setsid()
+    for _ in range(3):
+        if os.fork() == 0:
+            os.setsid()
+            while True:
+                signal.pause()
+    _linger(write)
+
+
+def _hydra(write: int) -> None:
+    """Each generation makes a session and the next one, and ends: never the same pid for long."""
+    os.setsid()
+    _tell(write)
+    while True:
+        if os.fork() != 0:
+            os._exit(0)
+        os.setsid()
+
+
+def daemonises() -> None:
+    with_descendants(_linger, _twice, _stopped, _with_children)
+
+
+def daemonises_well() -> None:
+    with_descendants(_without_a_trace)
+
+
+def becomes_nobody() -> None:
+    with_descendants(_as_nobody)
+
+
+def breeds() -> None:
+    with_descendants(_hydra)
+
+
+def leaves_a_dying_child() -> None:
+    """Its grandchild ends while it lives on."""
+
+    def dies(write: int) -> None:
+        if os.fork() == 0:
+            _tell(write)
+            signal.pause()
+        os._exit(0)
+
+    with_descendants(dies)
+
+
 def chatters() -> None:
     until("started")
     for number in range(2000):

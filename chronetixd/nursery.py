@@ -1,0 +1,52 @@
+"""What every worker is born into: a control group with its limits where we may make some, else limits of its own.
+
+Without the memory controller a claim on memory becomes RLIMIT_DATA, which counts the private memory of each process by
+itself. Without the pids controller the number of processes is not limited at all: RLIMIT_NPROC counts the whole user.
+"""
+
+from __future__ import annotations
+
+import resource
+from dataclasses import dataclass
+
+from chronetixd.cgroups import Groups, Leaf
+from chronetixd.proc import private_data
+from chronetixd.strays import Strays
+from protocol.contract.types import ResourceClaims
+
+
+@dataclass(frozen=True, slots=True)
+class Nursery:
+    """Control groups, and who sees to it that nobody is left behind."""
+
+    groups: Groups
+    strays: Strays
+
+    def crib(self, claims: ResourceClaims | None) -> tuple[Leaf | None, int]:
+        """A leaf that is limited to ``claims`` (None: not yet), and a descriptor of it for the launcher; None and -1
+        where there are no control groups. Raises OSError, and then nothing is left."""
+        leaf = self.groups.leaf()
+        if leaf is None:
+            return None, -1
+        try:
+            if claims is not None:
+                leaf.limit(claims)
+            return leaf, leaf.open()
+        except OSError:
+            leaf.remove()
+            raise
+
+    def data_limit(self, claims: ResourceClaims) -> int:
+        """RLIMIT_DATA beyond what the worker is born with; 0 for none."""
+        return 0 if "memory" in self.groups.enabled else claims.memory_bytes or 0
+
+    def limit(self, pid: int, leaf: Leaf | None, claims: ResourceClaims) -> None:
+        """Limit ``pid``, a child of ours that was born without a node. Raises OSError."""
+        if leaf is not None:
+            leaf.limit(claims)
+        more = self.data_limit(claims)
+        if more:
+            _, hard = resource.prlimit(pid, resource.RLIMIT_DATA)
+            wanted = private_data(pid) + more
+            limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+            resource.prlimit(pid, resource.RLIMIT_DATA, (limit, limit))

@@ -1,0 +1,135 @@
+"""Processes as /proc shows them: who they are, whose children, and what they still hold of a worker.
+
+Whatever is gone, or may not be looked at, is answered with nothing: a process may end between any two reads.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+_PROC = Path("/proc")
+
+
+@dataclass(frozen=True, slots=True)
+class Stat:
+    """What /proc/PID/stat says of a process. Its pid and start name it for good."""
+
+    pid: int
+    state: str
+    parent: int
+    group: int
+    session: int
+    started: int
+    """Clock ticks after boot."""
+
+    @property
+    def key(self) -> tuple[int, int]:
+        """No other process has this, ever."""
+        return self.pid, self.started
+
+
+@dataclass(frozen=True, slots=True)
+class Holdings:
+    """What a process may have inherited: inode numbers of pipes and memfds, and two variables."""
+
+    pipes: frozenset[int]
+    memory: frozenset[int]
+    flow: str
+    node: str
+
+
+def stat(pid: int) -> Stat | None:
+    """None for a process that is gone."""
+    try:
+        text = (_PROC / str(pid) / "stat").read_bytes()
+    except OSError:
+        return None
+    fields = text.rpartition(b")")[2].split()
+    return Stat(pid, fields[0].decode(), *(int(fields[at]) for at in (1, 2, 3, 19)))
+
+
+def children(pid: int) -> Iterator[int]:
+    """Processes whose parent ``pid`` is, zombies included."""
+    try:
+        for task in os.scandir(_PROC / str(pid) / "task"):
+            with suppress(ProcessLookupError):
+                yield from map(int, (Path(task.path) / "children").read_bytes().split())
+    except FileNotFoundError:
+        if (_PROC / str(pid)).exists():  # a kernel without CONFIG_PROC_CHILDREN
+            everyone = (stat(int(name)) for name in os.listdir(_PROC) if name.isdigit())
+            yield from (found.pid for found in everyone if found is not None and found.parent == pid)
+
+
+def descendants(pid: int) -> list[Stat]:
+    """All processes below ``pid``, parents before children."""
+    found: list[Stat] = []
+    queue = [pid]
+    while queue:
+        for child in children(queue.pop()):
+            process = stat(child)
+            if process is not None:
+                found.append(process)
+                queue.append(child)
+    return found
+
+
+def holdings(pid: int) -> Holdings:
+    """Empty where we may not look: then it is another user's, or gone."""
+    variables = _variables(pid)
+    return Holdings(
+        _pipes(pid), _memory(pid), variables.get(b"CHRONETIX_FLOW", ""), variables.get(b"CHRONETIX_NODE", "")
+    )
+
+
+def _pipes(pid: int) -> frozenset[int]:
+    found = set()
+    with suppress(OSError):
+        for entry in os.scandir(_PROC / str(pid) / "fd"):
+            with suppress(OSError):
+                kind, _, inode = os.readlink(entry.path).partition(":")
+                if kind == "pipe":
+                    found.add(int(inode.strip("[]")))
+    return frozenset(found)
+
+
+def _memory(pid: int) -> frozenset[int]:
+    with suppress(OSError), open(_PROC / str(pid) / "maps", "rb") as maps:
+        return frozenset(int(line.split()[4]) for line in maps if b" /memfd:" in line)
+    return frozenset()
+
+
+def _variables(pid: int) -> dict[bytes, str]:
+    with suppress(OSError):
+        pairs = (pair.partition(b"=") for pair in (_PROC / str(pid) / "environ").read_bytes().split(b"\0"))
+        return {name: value.decode("utf-8", "replace") for name, _, value in pairs}
+    return {}
+
+
+def private_data(pid: int) -> int:
+    """Bytes of private writable memory, as RLIMIT_DATA counts them. Raises OSError."""
+    pages = int((_PROC / str(pid) / "statm").read_text().split()[5])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def kill_exactly(process: Stat) -> bool:
+    """SIGKILL to that process and to no later one of its pid; False when we may not."""
+    try:
+        pidfd = os.pidfd_open(process.pid)
+    except OSError:
+        return True
+    try:
+        now = stat(process.pid)
+        if now is not None and now.key == process.key:
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    except PermissionError:
+        return False
+    finally:
+        os.close(pidfd)
+    return True

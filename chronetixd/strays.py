@@ -1,0 +1,195 @@
+"""Processes that lost their parent: the daemon is their subreaper, so none escapes it and none stays a zombie.
+
+A plugin that forks twice, or makes a session of its own, leaves the process group and is later nobody's child but ours.
+To whom such a stray belongs is told by what it still shows of its worker (:class:`Marks`). Rules:
+
+* A stray of a worker that has ended is killed, with all its descendants. One of a worker that lives is left alone.
+* One that shows nothing of anybody is killed once no worker is left that could have made it: none that is older.
+* Whoever dies among them is reaped at once. A child that the launcher has forked and not announced yet is no stray:
+  while there may be such, only what carries marks is touched.
+* What became another user and may not be signalled by us has been executed anew, so it maps none of our memory; it is
+  reported and left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+import signal
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+import structlog
+
+from chronetixd.proc import Holdings, Stat, children, descendants, holdings, kill_exactly, stat
+
+_PR_SET_CHILD_SUBREAPER = 36
+_WALL = 0x40000000
+
+MAX_REMEMBERED = 4096
+"""Processes that were killed and not seen to die; beyond it those that are gone are looked for."""
+
+
+@dataclass(slots=True)
+class Marks:
+    """How descendants of a worker are recognised: its session, its pipes, the memory that it made, its environment."""
+
+    flow: str
+    node: str
+    pid: int
+    started: int
+    pipes: frozenset[int]
+    """Inode numbers of its stdout and stderr."""
+    memory: set[int] = field(default_factory=set)
+    """Inode numbers of memfds that it offered."""
+    doomed: set[tuple[int, int]] = field(default_factory=set)
+    """Keys of descendants that were killed."""
+
+    def match(self, process: Stat, held: Holdings) -> bool:
+        """``process``, which holds ``held``, comes from this worker."""
+        return (
+            self.pid in (process.session, process.group)
+            or process.key in self.doomed
+            or not self.pipes.isdisjoint(held.pipes)
+            or not self.memory.isdisjoint(held.memory)
+            or (held.flow, held.node) == (self.flow, self.node)
+        )
+
+
+_Found = list[tuple[Stat, Holdings]]
+
+
+class Strays:
+    """All children of the daemon that are nobody's. ``known`` names those that are somebody's, ``announced`` tells
+    whether the launcher has told of everything that it forked."""
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, known: Callable[[], set[int]], announced: Callable[[], bool]
+    ) -> None:
+        self._loop = loop
+        self._known = known
+        self._announced = announced
+        self._log = structlog.get_logger("chronetixd.strays")
+        self._inherited: frozenset[int] = frozenset()
+        self._living: dict[int, Marks] = {}
+        self._waiting: list[tuple[Marks, Callable[[], None]]] = []
+        self._killed: set[tuple[int, int]] = set()
+        self._out_of_reach: set[tuple[int, int]] = set()
+        self._due = False
+        self._stopped: asyncio.Event | None = None
+        self._before: object = None
+        self.ended = 0
+        """Processes that were killed as strays, or with one."""
+        self.reaped = 0
+        """Strays that have died, of whatever cause."""
+
+    def start(self) -> None:
+        """Become the subreaper. Whoever is our child already is not ours to kill. Raises OSError."""
+        self._inherited = frozenset(children(os.getpid()))
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+            raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
+        # Not by add_signal_handler: uvloop keeps SIGCHLD for processes that it starts itself, and we let it start none.
+        self._before = signal.signal(signal.SIGCHLD, lambda *_: self._loop.call_soon_threadsafe(self.look_soon))
+
+    async def stop(self) -> None:
+        """Kill and reap all that are left. Workers, spares and launcher must be gone."""
+        self._stopped = asyncio.Event()
+        self.look()
+        await self._stopped.wait()
+
+    def close(self) -> None:
+        """Hear of no more deaths. Idempotent."""
+        if self._before is not None:
+            signal.signal(signal.SIGCHLD, self._before)  # type: ignore[arg-type]
+            self._before = None
+
+    def born(self, marks: Marks) -> None:
+        """A worker lives: what carries its marks is its own business."""
+        self._living[marks.pid] = marks
+
+    def end(self, marks: Marks, then: Callable[[], None]) -> None:
+        """The worker has been reaped: kill what is left of it, and call ``then`` once all of that is gone (usually at
+        once)."""
+        self._living.pop(marks.pid, None)
+        self._waiting.append((marks, then))
+        self.look()
+
+    def look_soon(self) -> None:
+        """Look in this or the next turn of the loop, once for however many calls."""
+        if not self._due:
+            self._due = True
+            self._loop.call_soon(self.look)
+
+    def look(self) -> None:
+        """Reap who has died, kill who is of nobody that lives, tell those who wait."""
+        self._due = False
+        present: _Found = [(process, holdings(process.pid)) for process in self._present()]
+        waiting, self._waiting = self._waiting, []
+        for marks, then in waiting:
+            mine = [process for process, held in present if marks.match(process, held)]
+            present = [each for each in present if each[0] not in mine]
+            if self._kill(mine, marks):
+                self._waiting.append((marks, then))
+            else:
+                then()
+        if present and self._announced():
+            self._kill([process for process, held in present if self._is_nobodys(process, held)], None)
+        if len(self._killed) + len(self._out_of_reach) > MAX_REMEMBERED:
+            self._forget_gone()
+        if self._stopped is not None and not self._present():
+            self._stopped.set()
+
+    def _forget_gone(self) -> None:
+        """Keys of processes that somebody else has reaped."""
+        for keys in (self._killed, self._out_of_reach):
+            keys.difference_update([key for key in keys if (found := stat(key[0])) is None or found.key != key])
+
+    def _present(self) -> list[Stat]:
+        """Strays that live. Those that have died are reaped, unless they might be a worker that is not announced."""
+        known = self._known() | self._inherited
+        unknown = [found for pid in children(os.getpid()) if pid not in known and (found := stat(pid)) is not None]
+        living = []
+        for process in unknown:
+            if process.state != "Z":
+                living.append(process)
+            elif self._announced():
+                self._reap(process)
+        return [process for process in living if process.key not in self._out_of_reach]
+
+    def _reap(self, process: Stat) -> None:
+        self._killed.discard(process.key)
+        with suppress(ChildProcessError):
+            if os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | _WALL) is not None:
+                self.reaped += 1
+
+    def _is_nobodys(self, process: Stat, held: Holdings) -> bool:
+        if self._stopped is not None:
+            return True
+        living = self._living.values()
+        return not any(marks.match(process, held) or marks.started <= process.started for marks in living)
+
+    def _kill(self, found: Iterable[Stat], marks: Marks | None) -> bool:
+        """Kill them with all their descendants; True when there is something to wait for."""
+        some = False
+        for stray in found:
+            for process in (stray, *descendants(stray.pid)):
+                some = self._end(process, marks) or some
+        return some
+
+    def _end(self, process: Stat, marks: Marks | None) -> bool:
+        if marks is not None:
+            marks.doomed.add(process.key)
+        if process.key in self._killed:
+            return True
+        where = {"flow": marks.flow, "node": marks.node} if marks is not None else {}
+        if not kill_exactly(process):
+            self._out_of_reach.add(process.key)
+            self._log.warning("a stray process cannot be ended: it is another user's", stray=process.pid, **where)
+            return False
+        self._killed.add(process.key)
+        self.ended += 1
+        self._log.info("a stray process was ended", stray=process.pid, **where)
+        return True
