@@ -143,7 +143,8 @@ class Configure(Message, tag="configure", frozen=True):
     """Daemon to worker, once, after welcome: which node it is.
 
     ``inputs`` names a route once for each of its stages that are not drained, oldest first. ``incarnation`` is how
-    often the node was restarted before.
+    often the node was restarted before. With ``on_daemon_loss`` survive the worker goes on when its control connection
+    ends, and comes back to ``socket`` with ``token`` (:class:`Reattach`).
     """
 
     flow: str
@@ -165,6 +166,9 @@ class Configure(Message, tag="configure", frozen=True):
     arena_limit: Count = 1 << 30
     base_dir: str = ""
     incarnation: Count = 0
+    on_daemon_loss: Literal["stop", "survive"] = "stop"
+    socket: str = ""
+    token: str = ""
 
 
 class Extend(Message, tag="extend", frozen=True):
@@ -258,6 +262,46 @@ class SegmentMapped(Message, tag="segment-mapped", frozen=True):
     index: Count
     route: str = ""
     epoch: Count = 0
+
+
+# -- workers: the daemon's return --------------------------------------------------------------------------
+
+
+class Stage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One stage of a route that a worker has an end of. ``segments`` (inputs): those of the producer that it maps."""
+
+    route: str
+    epoch: Count = 0
+    segments: list[Count] = []
+
+
+class Reattach(Message, tag="reattach", frozen=True):
+    """Worker to daemon, second on a new connection: it has outlived the daemon that it had, and this is how far it is
+    and all its memory. Descriptors: its doorbell, one RING for each of ``outputs``, one CREDIT for each of ``inputs``,
+    one ARENA segment for each index of ``segments``.
+
+    ``unconfirmed`` are those of ``segments`` that it may not use yet. Answered by :class:`Reattached`, or a
+    :class:`Failure`, after which the worker ends.
+    """
+
+    flow: str
+    node: str
+    token: str
+    state: Literal["starting", "started", "draining", "finished"]
+    incarnation: Count = 0
+    outputs: list[Stage] = []
+    inputs: list[Stage] = []
+    segments: list[Count] = []
+    unconfirmed: list[Count] = []
+
+    @property
+    def descriptors(self) -> int:
+        """How many descriptors travel with this message."""
+        return 1 + len(self.outputs) + len(self.inputs) + len(self.segments)
+
+
+class Reattached(Message, tag="reattached", frozen=True):
+    """Daemon to worker: it is its node's worker again; the connection goes on as the one before."""
 
 
 # -- workers: life -----------------------------------------------------------------------------------------
@@ -469,8 +513,12 @@ class LauncherReady(Message, tag="launcher-ready", frozen=True):
 ClientMessage = Hello | Call | Cancel
 """What a client may send."""
 
+ConnectingMessage = ClientMessage | Reattach
+"""What may come on the control socket, before it is known who has connected."""
+
 WorkerMessage = (
     Hello
+    | Reattach
     | Offer
     | Linked
     | Drained
@@ -498,6 +546,7 @@ ToWorker = (
     | Failure
     | Assign
     | Configure
+    | Reattached
     | Extend
     | Link
     | Segment
