@@ -2,6 +2,9 @@
 
 Rules: any thread may send, a message is written whole before the next begins; one thread at a time receives. Sending
 blocks when the daemon is slow to read, which is the back pressure of the control plane. A closed peer is ``EOFError``.
+
+A link that :meth:`survives` may lose its socket and get another one: meanwhile messages are kept, up to MAX_KEPT bytes,
+those with descriptors are not (whoever comes back shows all of its memory), and what found no room is counted.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any, Generic, TypeVar
 
-from protocol.descriptors import MAX_PER_SENDMSG, Channel, pieces
+from protocol.descriptors import MAX_PER_SENDMSG, Channel, Piece, pieces
 from protocol.errors import error
 from protocol.messages import Message
 
@@ -22,6 +25,9 @@ M = TypeVar("M", bound=Message)
 
 CHUNK = 64 * 1024
 """Bytes asked from the kernel at once."""
+
+MAX_KEPT = 4 * 1024 * 1024
+"""Bytes that wait for a daemon that is away; beyond them messages are dropped, and counted."""
 
 _ANCILLARY = socket.CMSG_SPACE(MAX_PER_SENDMSG * array("i").itemsize)
 
@@ -32,8 +38,15 @@ class Link(Generic[M]):
     def __init__(self, sock: socket.socket, union: Any) -> None:
         sock.setblocking(True)
         self._sock = sock
+        self._union = union
         self._lock = threading.Lock()
         self._channel: Channel[M] = Channel(union)
+        self.survives = False
+        self._away = False
+        self._kept: deque[bytes] = deque()
+        self._kept_bytes = 0
+        self.dropped = 0
+        """Messages that found no room while the daemon was away."""
         self._ready: deque[tuple[M, list[int]]] = deque()
 
     def fileno(self) -> int:
@@ -50,10 +63,22 @@ class Link(Generic[M]):
         and OSError (BrokenPipeError, ConnectionResetError) when the peer is gone."""
         parts = pieces(message, descriptors)
         with self._lock:
-            for data, carried in parts:
-                sent = socket.send_fds(self._sock, [data], list(carried)) if carried else self._sock.send(data)
-                if sent < len(data):
-                    self._sock.sendall(memoryview(data)[sent:])
+            if self._away:
+                self._keep(parts)
+                return
+            try:
+                self._write(parts)
+            except OSError:
+                if not self.survives:
+                    raise
+                self._away = True
+                self._keep(parts)
+
+    def _write(self, parts: Sequence[Piece]) -> None:
+        for data, carried in parts:
+            sent = socket.send_fds(self._sock, [data], list(carried)) if carried else self._sock.send(data)
+            if sent < len(data):
+                self._sock.sendall(memoryview(data)[sent:])
 
     def receive(self) -> tuple[M, list[int]]:
         """The next message and its descriptors, which are the caller's now. Raises EOFError when the peer has closed
@@ -81,13 +106,65 @@ class Link(Generic[M]):
             raise error("missing-descriptors", type="any", expected="more", count=len(carried))
         return data, carried.tolist()
 
-    def close(self) -> None:
-        """Close the socket and every descriptor that nobody took. Idempotent."""
+    # -- a daemon that is away -----------------------------------------------------------------------------
+
+    @property
+    def away(self) -> bool:
+        """There is no daemon at the other end now."""
+        return self._away
+
+    def detach(self) -> None:
+        """The daemon is gone: keep what is sent from now on. Half a message that came from it is forgotten."""
+        with self._lock:
+            self._away = True
+            self._forget()
+
+    def attach(self, sock: socket.socket) -> None:
+        """Go on over ``sock``: :meth:`receive` reads from it, :meth:`send_first` writes; what others send is kept until
+        :meth:`resume`."""
+        with self._lock:
+            self._forget()
+            self._sock = sock
+            self._channel = Channel(self._union)
+
+    def send_first(self, message: Message, descriptors: Sequence[int] = ()) -> None:
+        """Send before everything that is kept. Raises as :meth:`send`."""
+        with self._lock:
+            self._write(pieces(message, descriptors))
+
+    def resume(self) -> None:
+        """The new daemon has accepted: send what was kept, then as ever. A daemon that dies at once is noticed by
+        whoever receives."""
+        with self._lock:
+            self._sock.settimeout(None)
+            try:
+                while self._kept:
+                    self._sock.sendall(self._kept[0])
+                    self._kept_bytes -= len(self._kept.popleft())
+            except OSError:
+                return
+            self._away = False
+
+    def _keep(self, parts: Sequence[Piece]) -> None:
+        data = b"".join(part.data for part in parts)
+        if any(part.descriptors for part in parts):
+            return
+        if self._kept_bytes + len(data) > MAX_KEPT:
+            self.dropped += 1
+            return
+        self._kept.append(data)
+        self._kept_bytes += len(data)
+
+    def _forget(self) -> None:
         while self._ready:
             for descriptor in self._ready.popleft()[1]:
                 os.close(descriptor)
         self._channel.close()
         self._sock.close()
+
+    def close(self) -> None:
+        """Close the socket and every descriptor that nobody took. Idempotent."""
+        self._forget()
 
     def shutdown(self) -> None:
         """Wake whoever receives: it gets EOFError. Idempotent."""

@@ -3,7 +3,7 @@
 It answers pings, maps segments and links, ends requests; everything else goes into the mailbox, and the doorbell is
 rung so that the plugin's thread looks. It never runs plugin code, hence a hung plugin can be told from a busy one.
 When the link ends, or brings what must not come, the plugin's thread is told by a ``Lost`` event, and by SIGTERM in
-case it waits.
+case it waits; unless the worker is to survive the daemon: then it waits here for the next one.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import signal
 import time
 from collections.abc import Callable
 
+from nodeworker.comeback import Comeback
 from nodeworker.context import Step
 from nodeworker.errors import DaemonGone
 from nodeworker.intake import Intake
@@ -36,6 +37,7 @@ class Reader:
         host: DaemonHost,
         step: Step,
         on_drain: Callable[[], None],
+        comeback: Comeback | None = None,
     ) -> None:
         self._link = link
         self._mailbox = mailbox
@@ -44,6 +46,7 @@ class Reader:
         self._host = host
         self._step = step
         self._on_drain = on_drain
+        self._comeback = comeback
         self._seen = (-1, 0)
         self._running = _thread.allocate_lock()
         self._ending = False
@@ -55,24 +58,37 @@ class Reader:
 
     def _run(self) -> None:
         try:
-            self._read()
+            reason = self._read()
+            while self._comeback is not None and isinstance(reason, DaemonGone) and not self._ending:
+                self._host.abandon()
+                try:
+                    if not self._comeback.wait():
+                        return
+                except DaemonGone as refused:
+                    reason = refused
+                    break
+                reason = self._read()
+            self._lost(reason)
         finally:
             self._running.release()
 
-    def _read(self) -> None:
+    def _read(self) -> BaseException:
+        """Until it ends; why."""
         try:
             while True:
                 self._take(*self._link.receive())
         except EOFError:
-            self._lost(DaemonGone("the daemon closed the control connection"))
+            return DaemonGone("the daemon closed the control connection")
         except OSError as reason:
-            self._lost(DaemonGone(f"the control connection broke: {reason}"))
+            return DaemonGone(f"the control connection broke: {reason}")
         except Exception as reason:
-            self._lost(reason)
+            return reason
 
     def end(self) -> None:
         """The worker is done: stop reading, quietly, and wait for the thread. From the plugin's thread."""
         self._ending = True
+        if self._comeback is not None:
+            self._comeback.give_up()
         self._link.shutdown()
         with self._running:
             pass

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from nodeworker import codec
 from protocol.errors import error
-from protocol.messages import Configure, Detach, Link, Offer, Port, Segment, SegmentMapped
+from protocol.messages import Configure, Detach, Link, Offer, Port, Segment, SegmentMapped, Stage
 from shm import Arena, Consumer, Doorbell, Inlet, Outlet, Producer
 
 Grow = Callable[[int, int, int], None]
@@ -21,6 +22,15 @@ Grow = Callable[[int, int, int], None]
 
 FIRST_SEGMENT = 1 << 18
 """Bytes of the first arena segment: enough for small frames, cheap to make; larger frames make it grow at once."""
+
+
+class Inventory(NamedTuple):
+    """All that a worker has made, and what it maps of its peers, as a :class:`Reattach` tells it."""
+
+    outputs: list[Stage]
+    inputs: list[Stage]
+    segments: list[int]
+    unconfirmed: list[int]
 
 
 @dataclass(slots=True)
@@ -32,6 +42,24 @@ class Wiring:
     arena: Arena | None
     producers: dict[str, Producer]
     consumers: dict[str, Consumer]
+    epochs: dict[str, int] = field(default_factory=dict)
+    mapped: dict[str, list[int]] = field(default_factory=dict)
+    """Segments of the producer that each input maps."""
+    unconfirmed: set[int] = field(default_factory=set)
+
+    def inventory(self) -> tuple[Inventory, list[int]]:
+        """All of it, for a daemon that has none, and the descriptors that go with it."""
+        offer, descriptors = self.offer()
+        memory = Inventory(
+            [Stage(route=route, epoch=self.epochs[route]) for route in offer.rings],
+            [
+                Stage(route=route, epoch=self.epochs[route], segments=self.mapped.get(route, []))
+                for route in offer.credits
+            ],
+            offer.segments,
+            sorted(self.unconfirmed),
+        )
+        return memory, descriptors
 
     def offer(self) -> tuple[Offer, list[int]]:
         """What the daemon hands to the peers, and the descriptors that go with it."""
@@ -54,6 +82,7 @@ class Wiring:
                 for index in link.segments:
                     consumer.add_segment(index, next(rest))
                 consumer.link(ring, bell)
+                self.mapped[link.route] = list(link.segments)
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)
@@ -63,6 +92,7 @@ class Wiring:
         """Follow a producer that grew. The answer for the daemon; the descriptor is closed."""
         try:
             self._consumer(message.route).add_segment(message.index, descriptor)
+            self.mapped[message.route].append(message.index)
         finally:
             os.close(descriptor)
         return SegmentMapped(index=message.index, route=message.route)
@@ -70,6 +100,7 @@ class Wiring:
     def confirm(self, message: SegmentMapped) -> None:
         """Every consumer follows: the arena may use the segment, and whoever waits for room is woken."""
         if self.arena is not None:
+            self.unconfirmed.discard(message.index)
             self.arena.confirm(message.index)
         self.bell.ring()
 
@@ -124,6 +155,7 @@ def build(config: Configure, on_grow: Grow, bell: Doorbell | None = None) -> Wir
         arena=arena,
         producers={port.route: _produce(port, arena) for port in config.outputs if arena is not None},
         consumers={port.route: _consume(port) for port in config.inputs},
+        epochs={port.route: port.epoch for port in (*config.inputs, *config.outputs)},
     )
 
 

@@ -15,9 +15,10 @@ import sys
 import traceback
 from collections import deque
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 from nodeworker import _clone
+from nodeworker.comeback import Comeback
 from nodeworker.errors import DaemonGone, Interrupted
 from nodeworker.link import Link
 from nodeworker.load import load
@@ -42,6 +43,7 @@ from protocol.messages import (
     Ping,
     Pong,
     Ready,
+    Reattach,
     Segment,
     Start,
     Started,
@@ -56,6 +58,8 @@ STOPPING = (signal.SIGTERM, signal.SIGINT)
 """Signals that mean: stop at once, orderly."""
 
 OK, FAILED, DAEMON_GONE, TERMINATED = 0, 1, 70, 143
+
+Life = Literal["starting", "started", "draining", "finished"]
 
 AS_IT_IS = Assign(name="")
 """The place of a program that was executed where it belongs."""
@@ -82,6 +86,8 @@ class Worker:
         self._node: Node | None = None
         self._wiring: Wiring | None = None
         self._reader: Reader | None = None
+        self._comeback: Comeback | None = None
+        self._life: Life = "starting"
         self._signals = 0
         self._interruptible = True
 
@@ -124,6 +130,7 @@ class Worker:
         loop = Loop(node, self._mailbox, self._bell, self._host.reply)
         try:
             node.start()
+            self._life = "started"
             self._link.send(Started())
             loop.run()
         except Interrupted:
@@ -131,7 +138,12 @@ class Worker:
             node.stop()
             raise
         self._interruptible = False
-        self._link.send(Finished(result=node.stop()))
+        result = node.stop()
+        self._life = "finished"
+        self._link.send(Finished(result=result))
+        if self._comeback is not None:
+            self._interruptible = True
+            self._comeback.settle()
         return OK
 
     def _hello(self) -> Configure:
@@ -172,10 +184,30 @@ class Worker:
         self._link.send(*wiring.offer())
         wiring.link(*self._receive_link())
         node.construct(found)
+        if config.on_daemon_loss == "survive":
+            self._comeback = Comeback(config.socket, self._link, lambda: self._describe(config))
         self._link.send(Ready())
-        self._reader = Reader(self._link, self._mailbox, wiring, self._host, node.step, self._on_drain)
+        self._reader = Reader(self._link, self._mailbox, wiring, self._host, node.step, self._on_drain, self._comeback)
         self._reader.start()
         return node
+
+    def _describe(self, config: Configure) -> tuple[Reattach, list[int]]:
+        """Who this is, how far it is, and all its memory: for a daemon that does not know it yet."""
+        assert self._wiring is not None
+        memory, descriptors = self._wiring.inventory()
+        draining = self._life == "started" and self._node is not None and self._node.ctx.stopping
+        message = Reattach(
+            flow=config.flow,
+            node=config.node,
+            incarnation=config.incarnation,
+            token=config.token,
+            state="draining" if draining else self._life,
+            outputs=memory.outputs,
+            inputs=memory.inputs,
+            segments=memory.segments,
+            unconfirmed=memory.unconfirmed,
+        )
+        return message, descriptors
 
     def _receive_link(self) -> tuple[LinkMessage, list[int]]:
         """Wait for the other ends; messages of the bus that come before are kept for later."""
@@ -218,6 +250,8 @@ class Worker:
             self._bell.wait()
 
     def _grow(self, index: int, descriptor: int, _size: int) -> None:
+        if self._wiring is not None:
+            self._wiring.unconfirmed.add(index)
         self._link.send(Segment(index=index), [descriptor])
 
     def _on_drain(self) -> None:

@@ -301,7 +301,11 @@ class Reattach(Message, tag="reattach", frozen=True):
 
 
 class Reattached(Message, tag="reattached", frozen=True):
-    """Daemon to worker: it is its node's worker again; the connection goes on as the one before."""
+    """Daemon to worker: it is its node's worker again; the connection goes on as the one before. Descriptors: its new
+    stdout and stderr, as those it had ended with the daemon that read them.
+    """
+
+    descriptors = 2
 
 
 # -- workers: life -----------------------------------------------------------------------------------------

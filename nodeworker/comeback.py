@@ -1,0 +1,145 @@
+"""How a worker comes back after its daemon has died: it waits for the next one, says who it is and shows its memory.
+
+The data plane needs no daemon and runs on meanwhile. What the worker has to say is kept by the link, bounded. Only the
+IO thread calls this. The pauses between attempts grow to a second: an absent daemon costs next to nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+import threading
+from collections.abc import Callable, Sequence
+
+from nodeworker.errors import DaemonGone
+from nodeworker.link import Link
+from protocol.errors import ChronetixError
+from protocol.messages import PROTOCOL_VERSIONS, Failure, Hello, Reattach, Reattached, ToWorker, Welcome
+
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.01, 1.0
+
+ANSWER_S = 10.0
+"""How long a daemon that was reached may take for its answer, before it is left and tried again."""
+
+Describe = Callable[[], tuple[Reattach, Sequence[int]]]
+
+
+class Streams:
+    """Stdout and stderr of a worker whose daemon, at the other end of both pipes, may die.
+
+    It holds the reading ends too, so that a print between the daemon's death and :meth:`silence` does not fail; what is
+    printed from then on until the next daemon brings new pipes is lost.
+    """
+
+    def __init__(self) -> None:
+        self._held: list[int] = []
+
+    def hold(self) -> None:
+        """Take the reading ends of the pipes that are there now."""
+        self._held = [os.open(f"/proc/self/fd/{number}", os.O_RDONLY | os.O_NONBLOCK) for number in _pipes()]
+
+    def silence(self) -> None:
+        """The daemon is gone: print to nowhere."""
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for number in _pipes():
+            os.dup2(nowhere, number)
+        os.close(nowhere)
+        self.close()
+
+    def close(self) -> None:
+        """Give the reading ends up. Idempotent."""
+        for descriptor in self._held:
+            os.close(descriptor)
+        self._held = []
+
+
+def _pipes() -> list[int]:
+    return [number for number in (1, 2) if stat.S_ISFIFO(os.fstat(number).st_mode)]
+
+
+class Comeback:
+    """The way back of a worker to ``path``. ``describe`` tells who it is and how far, with the descriptors of its
+    memory."""
+
+    def __init__(self, path: str, link: Link[ToWorker], describe: Describe) -> None:
+        self._path = path
+        self._link = link
+        self._describe = describe
+        self._streams = Streams()
+        self._streams.hold()
+        self._over = threading.Event()
+        self._present = threading.Event()
+        self._present.set()
+        link.survives = True
+
+    def settle(self) -> None:
+        """Wait until a daemon is there and has what was sent last, or none will be. Not from the IO thread."""
+        self._present.wait()
+
+    def give_up(self) -> None:
+        """The worker ends: whoever waits returns. From any thread."""
+        self._over.set()
+        self._present.set()
+        self._streams.close()
+
+    def wait(self) -> bool:
+        """The daemon is gone: return when one has taken the worker back; False when it was told to give up.
+
+        Raises DaemonGone when a daemon refuses it: then it is nobody's.
+        """
+        self._present.clear()
+        self._streams.silence()
+        self._link.detach()
+        try:
+            return self._return()
+        finally:
+            self._present.set()
+
+    def _return(self) -> bool:
+        pause = 0.0
+        while not self._over.wait(pause):
+            pause = min(max(FIRST_PAUSE_S, 2 * pause), LONGEST_PAUSE_S)
+            if self._attempt():
+                self._streams.hold()
+                return True
+        return False
+
+    def _attempt(self) -> bool:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        sock.settimeout(ANSWER_S)
+        try:
+            sock.connect(self._path)
+        except OSError:
+            sock.close()
+            return False
+        try:
+            self._link.attach(sock)
+            self._introduce()
+        except (OSError, EOFError, ChronetixError):
+            self._link.detach()
+            return False
+        self._link.resume()
+        return True
+
+    def _introduce(self) -> None:
+        """Raises DaemonGone when refused; OSError, EOFError or ProtocolError when this daemon is no good, or gone."""
+        reattach, descriptors = self._describe()
+        hello = Hello(protocol=list(PROTOCOL_VERSIONS), role="worker", pid=os.getpid())
+        self._link.send_first(hello)
+        self._link.send_first(reattach, descriptors)
+        self._expect(Welcome)
+        streams = self._expect(Reattached)
+        for number, descriptor in zip((1, 2), streams, strict=True):
+            os.dup2(descriptor, number)
+            os.close(descriptor)
+
+    def _expect(self, kind: type[Welcome | Reattached]) -> list[int]:
+        answer, carried = self._link.receive()
+        if isinstance(answer, kind):
+            return carried
+        for descriptor in carried:
+            os.close(descriptor)
+        if isinstance(answer, Failure):
+            raise DaemonGone(f"the daemon does not take this worker back: {answer.message}")
+        raise EOFError(f"a {type(answer).__name__} came where {kind.__name__} is due")
