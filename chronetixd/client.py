@@ -1,13 +1,15 @@
 """One client's connection: hello within a deadline, then calls, each ending with exactly one result or failure.
 
-Calls of one client run side by side, at most MAX_CALLS at once. Whatever a client sends wrongly ends its own
-connection, after telling it why, and nothing else.
+Every call is held against the right that its verb takes and against its user's quota before anything else is looked at,
+and goes into the audit log. Calls of one client run side by side, at most MAX_CALLS at once. Whatever a client sends
+wrongly ends its own connection, after telling it why, and nothing else.
 """
 
 from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +17,8 @@ import structlog
 
 from chronetixd import verbs
 from chronetixd.connection import Connection
+from chronetixd.core.access import Peer, Right
+from chronetixd.core.quota import Gate
 from protocol import handshake
 from protocol import messages as wire
 from protocol.errors import ChronetixError, error
@@ -32,6 +36,15 @@ MAX_BACKLOG = 64 * 1024 * 1024
 """Bytes of unread answers above which the client is disconnected."""
 
 
+AUDITED = ("not-allowed", "quota-exceeded")
+"""Refusals before a call that go into the audit log."""
+
+
+def not_allowed(peer: Peer, needed: Right, what: str) -> ChronetixError:
+    """The refusal for ``peer``, who lacks the right ``needed``."""
+    return error("not-allowed", uid=peer.uid, what=what, right=str(needed))
+
+
 class Client:
     """A connection on the control socket. ``on_closed`` is called once, when it is gone."""
 
@@ -41,13 +54,21 @@ class Client:
         sock: socket.socket,
         context: verbs.Context,
         *,
+        peer: Peer,
+        right: Right,
+        gate: Gate,
         daemon: str,
         hello_s: float,
+        frame_s: float,
         max_frame: int,
         on_closed: Callable[[Client], None],
     ) -> None:
         self._loop = loop
         self._context = context
+        self.peer = peer
+        self.right = right
+        """What it may do; set anew when the rules change."""
+        self._gate = gate
         self._daemon = daemon
         self._hello_s = hello_s
         self._max_frame = max_frame
@@ -57,7 +78,13 @@ class Client:
         self._gone = False
         self._closed = asyncio.Event()
         self._connection = Connection(
-            loop, sock, wire.ClientMessage, on_message=self._received, on_end=self._ended, max_frame=max_frame
+            loop,
+            sock,
+            wire.ClientMessage,
+            on_message=self._received,
+            on_end=self._ended,
+            max_frame=max_frame,
+            frame_s=frame_s,
         )
         self._connection.on_closed = self._disconnected
         self._flushed = asyncio.Event()
@@ -104,7 +131,9 @@ class Client:
         self.close()
 
     def _silent(self) -> None:
-        self.refuse(error("handshake-timeout", seconds=self._hello_s))
+        self._connection.drain_input()  # the daemon itself may have been stopped for a while
+        if self._phase is handshake.Phase.HELLO and not self._gone:
+            self.refuse(error("handshake-timeout", seconds=self._hello_s))
 
     def _ended(self, fault: ChronetixError | None) -> None:
         if fault is not None:
@@ -138,13 +167,31 @@ class Client:
     def _call(self, call: wire.Call) -> None:
         if call.id in self._calls:
             raise error("malformed-message", type="call", reason=f"call {call.id} is already open")
-        if len(self._calls) >= MAX_CALLS:
-            self._send(error("quota-exceeded", what="another call", limit=MAX_CALLS).failure(call.id))
+        try:
+            recorded = self._check(call)
+        except ChronetixError as reason:
+            if reason.name in AUDITED:
+                self._context.audit.refused(self.peer, call.verb, reason.name, call.args)
+            self._send(reason.failure(call.id))
             return
-        self._calls[call.id] = self._loop.create_task(self._run(call))
+        self._calls[call.id] = self._loop.create_task(self._run(call, recorded))
 
-    async def _run(self, call: wire.Call) -> None:
+    def _check(self, call: wire.Call) -> bool:
+        """Whether the call is one for the audit log. Raises ChronetixError when it must not begin."""
+        refusal = self._gate.call(self.peer.uid, self.right, time.monotonic_ns())
+        if refusal is not None:
+            raise error("quota-exceeded", what=refusal.what, limit=refusal.limit)
+        if len(self._calls) >= MAX_CALLS:
+            raise error("quota-exceeded", what="another call", limit=MAX_CALLS)
+        verb = verbs.find(call.verb)
+        if self.right < verb.right:
+            raise not_allowed(self.peer, verb.right, f"ask for {call.verb}")
+        return verb.right > Right.READ or self._context.audit.reads
+
+    async def _run(self, call: wire.Call, recorded: bool) -> None:
         emit = _Items(self, call.id)
+        audit, began_ns = self._context.audit, time.monotonic_ns()
+        number = audit.begun(self.peer, call.verb, call.args) if recorded else 0
         try:
             end: wire.Result | wire.Failure
             value = await verbs.call(self._context, call.verb, call.args, emit)
@@ -158,6 +205,9 @@ class Client:
             end = error("internal", what=call.verb, reason=repr(reason)).failure(call.id)
         finally:
             self._calls.pop(call.id, None)
+        if recorded:
+            outcome = end.name if isinstance(end, wire.Failure) else "ok"
+            audit.ended(self.peer, call.verb, number, outcome, time.monotonic_ns() - began_ns)
         self._send(end)
 
     def _item(self, id: int, value: Any) -> bool:

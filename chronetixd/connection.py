@@ -50,6 +50,7 @@ class Connection:
         on_message: OnMessage,
         on_end: OnEnd,
         max_frame: int = MAX_FRAME,
+        frame_s: float | None = None,
     ) -> None:
         sock.setblocking(False)
         self._loop = loop
@@ -64,6 +65,10 @@ class Connection:
         self._reading = False
         self._paused = False
         self._received = 0
+        self._frame_s = frame_s
+        """Seconds that the peer has to complete a frame that it has begun; None: for ever, it is trusted that far."""
+        self._frame_timer: asyncio.TimerHandle | None = None
+        self._delivered = 0
         self._unwritable = False
         self._closing = False
         self.backlog = 0
@@ -151,6 +156,8 @@ class Connection:
             if flags & socket.MSG_CTRUNC:
                 raise error("missing-descriptors", type="unknown", expected="more", count=len(descriptors))
             if data:
+                if self._frame_s is not None:
+                    self._watch_frame()
                 return True
             self._channel.end()
         except ChronetixError as reason:
@@ -158,7 +165,27 @@ class Connection:
         self._end(fault)
         return False
 
+    def _watch_frame(self) -> None:
+        """Have an eye on a frame that has begun and not ended."""
+        if self._frame_timer is None and self._reading and not self._channel.at_boundary:
+            self._frame_timer = self._loop.call_later(self._frame_s or 0, self._frame_late, self._delivered)
+
+    def _frame_late(self, delivered: int) -> None:
+        """Time for the frame that was under way when ``delivered`` messages had come. What has arrived meanwhile
+        counts, as the daemon may have been stopped; and while it does not listen, the peer cannot write."""
+        self._frame_timer = None
+        if self._paused:
+            delivered = -1
+        else:
+            self.drain_input()
+        if self._reading and not self._channel.at_boundary:
+            if delivered == self._delivered and not self._paused:
+                self._end(error("frame-timeout", seconds=self._frame_s, count=self._channel.pending))
+            else:
+                self._watch_frame()
+
     def _deliver(self, message: Message, owned: list[int]) -> None:
+        self._delivered += 1
         try:
             self._on_message(message, owned)
         except ChronetixError:
@@ -182,6 +209,9 @@ class Connection:
                 self._loop.add_reader(self._fd, self._readable)
 
     def _stop_reading(self) -> None:
+        if self._frame_timer is not None:
+            self._frame_timer.cancel()
+            self._frame_timer = None
         if self._reading:
             self._reading = False
             self._loop.remove_reader(self._fd)

@@ -1,9 +1,9 @@
 """The daemon put together: settings in, a running event loop, an exit code out.
 
-Order of the start: state folder (so that there is one daemon), journal, control socket, launcher, the flows that are
-wanted still; then the supervisor is told.
-Order of the end: flows drain, clients are answered, the launcher ends, the socket and the lock go. A first SIGTERM or
-SIGINT drains, a second one kills the workers.
+Order of the start: state folder (so that there is one daemon), journal, audit log, control socket, launcher, the flows
+that are wanted still; then the supervisor is told. Order of the end: flows drain, clients are answered, the launcher
+ends, the socket and the lock go. A first SIGTERM or SIGINT drains, a second one kills the workers; SIGHUP reads the
+configuration again.
 """
 
 from __future__ import annotations
@@ -21,10 +21,12 @@ from pathlib import Path
 import structlog
 import uvloop
 
-from chronetixd import memory
+from chronetixd import logs, memory, notify
+from chronetixd.activation import Received
+from chronetixd.admission import Admission, rules_of, socket_group
+from chronetixd.audit import Audit
 from chronetixd.bus import Bus
 from chronetixd.cgroups import Groups, find_place
-from chronetixd.client import Client
 from chronetixd.core.flow_words import FlowState, StopMode
 from chronetixd.events import Events
 from chronetixd.flowrun import FlowRun, Services
@@ -32,14 +34,15 @@ from chronetixd.flows import Flows
 from chronetixd.journal import Journal
 from chronetixd.launch import Launcher
 from chronetixd.logs import Logs
-from chronetixd.notify import notify
 from chronetixd.nursery import Nursery
+from chronetixd.report import Report
 from chronetixd.server import Server
-from chronetixd.settings import Settings
+from chronetixd.settings import Configured, Reread, Settings, keep_fixed
 from chronetixd.spares import Spares
 from chronetixd.state import StateDir
 from chronetixd.strays import Strays
 from chronetixd.verbs import Context
+from chronetixd.watchdog import of_environment
 from protocol.errors import ChronetixError, error
 
 FAREWELL_S = 1.0
@@ -55,17 +58,24 @@ def version() -> str:
 
 
 class Daemon:
-    """One run of the daemon."""
+    """One run of the daemon. ``received`` is what the supervisor handed over; ``reread`` reads the configuration."""
 
-    def __init__(self, settings: Settings, loop: asyncio.AbstractEventLoop) -> None:
-        self.settings = settings
+    def __init__(
+        self, configured: Configured, received: Received, reread: Reread, loop: asyncio.AbstractEventLoop
+    ) -> None:
+        settings = configured.settings
+        self._configured = configured
+        self._received = received
+        self._reread = reread
         self._loop = loop
         self._log = structlog.get_logger("chronetixd")
         self._name = f"chronetixd {version()}"
         self._events = Events()
         self._logs = Logs()
         self._state = StateDir(Path(settings.state_dir))
+        self._audit = Audit(loop, self._state.path, settings.audit_bytes, self._events, settings.audit_reads)
         self._server = Server(loop, Path(settings.socket), self._client)
+        self._watchdog = of_environment(loop)
         self._groups = Groups(loop, find_place(settings.cgroup), settings.state_dir)
         self._strays = Strays(loop, self._known_pids, lambda: self._launcher.announced)
         nursery = Nursery(self._groups, self._strays)
@@ -87,13 +97,13 @@ class Daemon:
         )
         self._journal = Journal(Path(settings.state_dir) / "journal", self._journal_trouble, loop.call_later)
         self._flows = Flows(services, settings.limits, self._journal)
-        self._clients: set[Client] = set()
+        self._report = Report(loop, self._flows, self._spares, self._events)
         self._stop_requests = 0
         self._stopping = asyncio.Event()
         self._ready = False
         self._starting: set[FlowRun] = set()
         self._failure: ChronetixError | None = None
-        identity = {
+        self._identity = identity = {
             "daemon": version(),
             "pid": os.getpid(),
             "started_unix_ns": time.time_ns(),
@@ -101,7 +111,15 @@ class Daemon:
             "socket": settings.socket,
         }
         self._ending = asyncio.Event()
-        self._context = Context(self._flows, self._bus, self._events, self._logs, self._spares, identity, self._ending)
+        self._context = Context(
+            self._flows, self._bus, self._events, self._logs, self._audit, self._spares, identity, self._ending
+        )
+        self._admission = Admission(loop, self._context, self._audit, settings, self._name)
+
+    @property
+    def settings(self) -> Settings:
+        """Those in force."""
+        return self._configured.settings
 
     async def run(self) -> None:
         """Until stopped. Raises ChronetixError when it cannot start."""
@@ -109,9 +127,13 @@ class Daemon:
         try:
             memory.begin()
             self._journal.open()
-            self._server.listen()
+            self._audit.open()
+            self._listen()
             for number in (signal.SIGTERM, signal.SIGINT):
                 self._loop.add_signal_handler(number, self.request_stop)
+            self._loop.add_signal_handler(signal.SIGHUP, self.reload)
+            self._watchdog.start()
+            self._report.starting()
             self._strays.start()
             self._groups.open()
             self._log.info(
@@ -122,7 +144,7 @@ class Daemon:
                 reason=self._groups.reason,
             )
             self._launcher.start(self._known_pids)
-            self._log.info("listening", socket=self.settings.socket, state_dir=self.settings.state_dir)
+            self._log.info("listening", socket=str(self._server.path), state_dir=self.settings.state_dir)
             self._restore()
             await self._stopping.wait()
             await self._wind_up()
@@ -132,8 +154,11 @@ class Daemon:
             self._journal.close()
             self._strays.close()
             self._groups.close()
+            self._watchdog.stop()
+            self._report.stop()
+            self._audit.close()
             self._state.release()
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
                 self._loop.remove_signal_handler(number)
         if self._failure is not None:
             raise self._failure
@@ -161,12 +186,51 @@ class Daemon:
             self._log.info("the journal is complete again")
         self._events.emit("journal-failing" if trouble else "journal-complete", message=trouble)
 
+    def _listen(self) -> None:
+        inherited, self._received.control = self._received.control, None
+        group = None if inherited is not None else socket_group(self.settings)
+        self._server.listen(inherited, group)
+        self._identity["socket"] = str(self._server.path)
+        self._take_over(self.settings)
+
+    def reload(self) -> None:
+        """Read the configuration again and take over what can be; all of it is as before when any of it is wrong."""
+        if not self._ready or self._stopping.is_set():
+            return
+        notify.reloading()
+        try:
+            configured = self._reread()
+            changed, fixed = self._configured.changed(configured.settings)
+            settings = keep_fixed(self.settings, configured.settings)
+            self._take_over(settings)
+        except ChronetixError as reason:
+            self._log.error("the configuration was not taken over", reason=str(reason))
+            self._events.emit("reload-failed", message=str(reason))
+        else:
+            self._configured = Configured(settings, configured.origins)
+            text = f"changed: {', '.join(changed) or 'nothing'}"
+            if fixed:
+                text += f"; after a restart only: {', '.join(fixed)}"
+            self._events.emit("reloaded", message=text, changed=changed, fixed=fixed)
+            self._log.info("the configuration was read again", changed=changed, needs_restart=fixed)
+        self._report.ready()
+
+    def _take_over(self, settings: Settings) -> None:
+        """Put ``settings`` into force. Raises ChronetixError ``config-invalid``, and then nothing has changed."""
+        rules = rules_of(settings, self._server.group if self._server.inherited else None)
+        self._server.open_to_all(rules.reach_beyond(self._server.group))
+        self._admission.configure(settings, rules)
+        self._flows.limits = settings.limits
+        self._spares.resize(settings.spares)
+        self._audit.limit, self._audit.reads = settings.audit_bytes, settings.audit_reads
+        logs.configure(settings.log_level, settings.log_format)
+
     def request_stop(self) -> None:
         """First: drain everything and end. Again: kill what is left."""
         self._stop_requests += 1
         mode = StopMode.DRAIN if self._stop_requests == 1 else StopMode.KILL
         self._log.info("stopping", how=str(mode), flows=len(self._flows.living))
-        notify("STOPPING=1")
+        self._report.stopping()
         self._flows.stop_all(mode)
         self._stopping.set()
 
@@ -176,10 +240,10 @@ class Daemon:
             await _ended(self._loop, run)
         self._server.close()
         self._ending.set()
-        farewells = [self._loop.create_task(client.farewell()) for client in self._clients]
+        farewells = [self._loop.create_task(client.farewell()) for client in self._admission.clients]
         if farewells:
             await asyncio.wait(farewells, timeout=FAREWELL_S)
-        for client in tuple(self._clients):
+        for client in tuple(self._admission.clients):
             client.abort()
         if farewells:
             await asyncio.wait(farewells)
@@ -193,18 +257,7 @@ class Daemon:
     # -- clients -------------------------------------------------------------------------------------------
 
     def _client(self, sock: socket.socket) -> None:
-        client = Client(
-            self._loop,
-            sock,
-            self._context,
-            daemon=self._name,
-            hello_s=self.settings.hello_timeout,
-            max_frame=self.settings.max_frame,
-            on_closed=self._clients.discard,
-        )
-        self._clients.add(client)
-        if len(self._clients) > self.settings.max_clients:
-            client.refuse(error("quota-exceeded", what="another client", limit=self.settings.max_clients))
+        self._admission.connected(sock)
 
     # -- the launcher --------------------------------------------------------------------------------------
 
@@ -218,7 +271,7 @@ class Daemon:
             return
         self._ready = True
         self._log.info("ready", launcher=self._launcher.pid)
-        notify("READY=1")
+        self._report.ready()
 
     def _spares_full(self, count: int) -> None:
         self._events.emit("spares-ready", spares=count)
@@ -250,11 +303,14 @@ def _raise_descriptor_limit() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def run(settings: Settings) -> None:
+def run(configured: Configured, received: Received, reread: Reread) -> None:
     """Run a daemon in this thread until it is stopped. Raises ChronetixError when it cannot start."""
     _raise_descriptor_limit()
 
     async def main() -> None:
-        await Daemon(settings, asyncio.get_running_loop()).run()
+        await Daemon(configured, received, reread, asyncio.get_running_loop()).run()
 
-    uvloop.run(main())
+    try:
+        uvloop.run(main())
+    finally:
+        received.close()

@@ -31,7 +31,8 @@ class Flows:
 
     def __init__(self, services: Services, limits: Limits, journal: Journal) -> None:
         self._services = services
-        self._limits = limits
+        self.limits = limits
+        """Of flows that are submitted from now on."""
         self._journal = journal
         self._runs: dict[str, FlowRun] = {}
         self._stored: dict[str, StoredFlow] = {}
@@ -74,7 +75,7 @@ class Flows:
         earlier = self._runs.get(chosen)
         if earlier is not None and not earlier.machine.ended:
             raise error("flow-exists", flow=chosen, state=str(earlier.state))
-        run = FlowRun(make_plan(chosen, checked.flow, base_dir), self._services, self._limits)
+        run = FlowRun(make_plan(chosen, checked.flow, base_dir), self._services, self.limits)
         stored = StoredFlow(
             name=chosen,
             submitted_unix_ns=run.submitted_unix_ns,
@@ -101,7 +102,7 @@ class Flows:
             if flow is None:
                 self._services.events.emit("flow-unreadable", flow=stored.name, message="this release cannot read it")
                 continue
-            run = FlowRun(make_plan(stored.name, flow, stored.base_dir), self._services, self._limits)
+            run = FlowRun(make_plan(stored.name, flow, stored.base_dir), self._services, self.limits)
             run.submitted_unix_ns = stored.submitted_unix_ns
             self._list(run, stored)
             if stored.wanted == "stopped":

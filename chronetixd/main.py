@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from chronetixd import daemon, logs
+from chronetixd.activation import receive
 from chronetixd.check import check_environment
 from chronetixd.settings import Configured, configure
 from protocol.errors import ChronetixError
@@ -27,6 +28,7 @@ Examples:
 \b
 Every setting can also stand in the configuration file, under its name (start_timeout = 60), or in the environment
 (CHRONETIX_START_TIMEOUT=60). SIGTERM or Ctrl-C drains all flows and stops; a second one kills their workers.
+SIGHUP reads the configuration again.
 """
 
 
@@ -34,6 +36,7 @@ Every setting can also stand in the configuration file, under its name (start_ti
 @click.option("--config", type=click.Path(), help="Configuration file (TOML) instead of the user's and /etc's.")
 @click.option("--state-dir", type=click.Path(), help="State folder; one daemon has it at a time.")
 @click.option("--socket", type=click.Path(), help="Control socket that clients connect to.")
+@click.option("--socket-group", metavar="GROUP", help="Group of the control socket; its members may operate.")
 @click.option("--check", is_flag=True, help="Check configuration and environment, start nothing.")
 @click.option("--log-level", type=click.Choice(logs.LEVELS), help="Lowest level that is logged (info).")
 @click.option("--log-format", type=click.Choice(["auto", "console", "json"]), help="auto: console on a terminal.")
@@ -41,11 +44,15 @@ Every setting can also stand in the configuration file, under its name (start_ti
 def main(config: str | None, check: bool, **flags: Any) -> None:
     """Run the Chronetix daemon in the foreground."""
     try:
-        configured = configure(flags, os.environ, os.geteuid(), config)
+
+        def read() -> Configured:
+            return configure(flags, os.environ, os.geteuid(), config)
+
+        configured = read()
         if check:
             sys.exit(_report(configured))
         logs.configure(configured.settings.log_level, configured.settings.log_format)
-        daemon.run(configured.settings)
+        daemon.run(configured, receive(os.environ, os.getpid()), read)
     except ChronetixError as reason:
         click.echo(f"chronetixd: {reason.message}\n  {reason.hint}", err=True)
         sys.exit(1)

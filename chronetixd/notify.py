@@ -1,24 +1,73 @@
-"""What a supervisor that set $NOTIFY_SOCKET is told (systemd's sd_notify protocol): ready, stopping, status."""
+"""What a supervisor that set $NOTIFY_SOCKET is told (systemd's sd_notify protocol): ready, stopping, status.
+
+Rules: nothing is sent without a supervisor; a message never waits, and one that cannot be sent is logged once until one
+goes through again. The watchdog is fed by :mod:`chronetixd.watchdog` alone.
+"""
 
 from __future__ import annotations
 
+import array
 import os
 import socket
+import time
+from collections.abc import Sequence
 
 import structlog
 
+_broken = False
 
-def notify(message: str) -> None:
-    """Send ``message`` (such as ``READY=1``); nothing without a supervisor, and a log line when it cannot be told."""
+
+def supervised() -> bool:
+    """Whether somebody is there to be told."""
+    return bool(os.environ.get("NOTIFY_SOCKET"))
+
+
+def notify(message: str, descriptors: Sequence[int] = ()) -> bool:
+    """Send ``message`` (such as ``READY=1``, several lines at once if need be); whether it was sent."""
+    global _broken
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address:
-        return
+        return False
     if address.startswith("@"):
         address = "\0" + address[1:]
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sock:
         try:
-            sock.sendto(message.encode(), address)
+            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
+            sock.sendmsg([message.encode()], rights, 0, address)
         except OSError as reason:
-            structlog.get_logger("chronetixd").warning(
-                "the supervisor could not be told", text=message, why=str(reason)
-            )
+            if not _broken:
+                log = structlog.get_logger("chronetixd")
+                log.warning("the supervisor could not be told", text=message, why=str(reason))
+            _broken = True
+            return False
+    _broken = False
+    return True
+
+
+def ready(status: str) -> None:
+    """The daemon is up, or a reload has ended."""
+    notify(f"READY=1\nSTATUS={_line(status)}\nMAINPID={os.getpid()}")
+
+
+def reloading() -> None:
+    """The configuration is being read again; :func:`ready` ends it."""
+    notify(f"RELOADING=1\nMONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
+
+
+def stopping(status: str) -> None:
+    """The end has begun."""
+    notify(f"STOPPING=1\nSTATUS={_line(status)}")
+
+
+def extend_timeout(seconds: float, status: str) -> None:
+    """Starting or stopping goes on: the supervisor must not give up within ``seconds`` from now."""
+    notify(f"EXTEND_TIMEOUT_USEC={round(seconds * 1e6)}\nSTATUS={_line(status)}")
+
+
+def status(text: str) -> None:
+    """One line for people."""
+    notify(f"STATUS={_line(text)}")
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())

@@ -1,7 +1,9 @@
-"""The control socket: a Unix stream socket of mode 0660 on which clients connect.
+"""The control socket: a Unix stream socket on which clients connect, made here or handed over by the supervisor.
 
 A socket file that nobody listens on is a dead daemon's and is replaced; a live one, or anything that is no socket, is
-left alone and refused. The file is removed at the end if it is still ours.
+left alone and refused. The file is removed at the end if it is still ours; a socket that was handed over stays, and
+with it the clients that wait in its queue for the next daemon. Its mode is 0660, or 0666 where others than its group
+have rights: who may do what is decided by credentials, not by the mode.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import socket
 import stat
 import struct
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import structlog
@@ -37,16 +40,45 @@ class Server:
         self._inode = 0
         self._pause: asyncio.TimerHandle | None = None
 
-    def listen(self) -> None:
-        """Begin. Raises ChronetixError ``socket-in-use`` or ``socket-unusable``."""
-        try:
-            self._path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-            _remove_stale(self._path)
-            self._sock = _bind(self._path)
-        except OSError as reason:
-            raise _unusable(self._path, reason.strerror or str(reason)) from None
-        self._inode = os.stat(self._path).st_ino
+    def listen(self, inherited: socket.socket | None = None, group: int | None = None) -> None:
+        """Begin, on a socket that the supervisor made (:mod:`chronetixd.activation`) or on one of our own, which
+        is given to ``group``. Raises ChronetixError ``socket-in-use`` or ``socket-unusable``."""
+        if inherited is not None:
+            inherited.setblocking(False)
+            self._sock = inherited
+            self._path = Path(inherited.getsockname())
+        else:
+            try:
+                _make_folder(self._path.parent)
+                _remove_stale(self._path)
+                self._sock = _bind(self._path)
+                if group is not None:
+                    os.chown(self._path, -1, group)
+            except OSError as reason:
+                self._drop()
+                raise _unusable(self._path, reason.strerror or str(reason)) from None
+            self._inode = os.stat(self._path).st_ino
         self._loop.add_reader(self._sock.fileno(), self._accept)
+
+    @property
+    def path(self) -> Path:
+        """Where clients connect."""
+        return self._path
+
+    @property
+    def inherited(self) -> bool:
+        """The supervisor made the socket."""
+        return self._sock is not None and not self._inode
+
+    @property
+    def group(self) -> int:
+        """The group that the socket's file belongs to."""
+        return os.stat(self._path).st_gid
+
+    def open_to_all(self, everyone: bool) -> None:
+        """Let everyone connect, or only owner and group. Of a socket that was handed over, its unit decides."""
+        if self._inode:
+            self._path.chmod(0o666 if everyone else 0o660)
 
     def close(self) -> None:
         """Take no more clients and remove the socket's file if it is still ours. Idempotent."""
@@ -55,13 +87,16 @@ class Server:
         if self._pause is not None:
             self._pause.cancel()
         self._loop.remove_reader(self._sock.fileno())
+        self._drop()
+
+    def _drop(self) -> None:
+        if self._sock is None:
+            return
         self._sock.close()
         self._sock = None
-        try:
-            if os.stat(self._path).st_ino == self._inode:
+        with suppress(FileNotFoundError):
+            if self._inode and os.stat(self._path).st_ino == self._inode:
                 self._path.unlink()
-        except FileNotFoundError:
-            return
 
     def _accept(self) -> None:
         assert self._sock is not None
@@ -83,6 +118,19 @@ class Server:
         self._pause = None
         if self._sock is not None:
             self._loop.add_reader(self._sock.fileno(), self._accept)
+
+
+def _make_folder(folder: Path) -> None:
+    """Make the socket's folder. One in a place where everyone may make folders, as /tmp, must be ours alone: whoever
+    owns it could put a socket of his own into it. Raises OSError."""
+    with suppress(FileExistsError):
+        folder.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        shared = folder.parent.stat().st_mode & stat.S_IWOTH
+        folder.mkdir(mode=0o700 if shared else 0o755)
+    if folder.parent.stat().st_mode & stat.S_IWOTH and folder.parent != folder:
+        found = folder.lstat()
+        if found.st_uid not in (0, os.geteuid()) or not stat.S_ISDIR(found.st_mode):
+            raise PermissionError(errno.EPERM, f"its folder {folder} belongs to user {found.st_uid}")
 
 
 def _bind(path: Path) -> socket.socket:

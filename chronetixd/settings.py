@@ -8,7 +8,7 @@ $CHRONETIX_CONFIG the files are the user's ($XDG_CONFIG_HOME/chronetix/chronetix
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -24,6 +24,8 @@ from protocol.paths import socket_path, state_dir
 
 SYSTEM_FILE = "/etc/chronetix/chronetixd.toml"
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
+Rate = Annotated[float, Meta(gt=0, le=1e9)]
+Names = tuple[str, ...]
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -50,8 +52,30 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Below which control group (v2) workers get theirs: a folder, ``auto``: our own if it is delegated to us, or
     ``off``."""
     max_clients: Annotated[int, Meta(ge=1, le=100_000)] = 1024
+    """Connections on the control socket at once; admins have some more."""
+    max_clients_per_user: Annotated[int, Meta(ge=1, le=100_000)] = 256
+    """The same of one user who is no admin, and so on."""
+    connect_rate: Rate = 100.0
+    """Connections a second of one user."""
+    call_rate: Rate = 1000.0
+    """Calls a second of one user."""
     max_frame: Annotated[int, Meta(ge=4096, le=1 << 30)] = MAX_FRAME
     """Largest frame in bytes that is taken from clients and workers."""
+    frame_timeout: Seconds = 10.0
+    """Seconds from a frame's first byte to its last that a client may take."""
+    socket_group: str = ""
+    """Group that the control socket is given to, by name or number. Its members may operate, unless ``allow_operate``
+    says otherwise."""
+    allow_read: Names = ()
+    """Who may look: users, @groups, or * for everyone."""
+    allow_operate: Names | None = None
+    """Who may also submit, stop and publish, and so run programs as the daemon's user."""
+    allow_admin: Names = ()
+    """Who may do everything that root and the daemon's own user may."""
+    audit_reads: bool = False
+    """Whether calls that only look are recorded in the audit log too."""
+    audit_bytes: Annotated[int, Meta(ge=64 * 1024, le=1 << 40)] = 32 * 1024 * 1024
+    """What the audit log may take on the disk."""
 
     @property
     def limits(self) -> Limits:
@@ -65,6 +89,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 NAMES = tuple(field.name for field in msgspec.structs.fields(Settings))
+LISTS = ("allow_read", "allow_operate", "allow_admin")
+"""Settings that are lists; in the environment their members are separated by commas."""
+
+FIXED = ("socket", "socket_group", "state_dir", "max_frame", "log_format", "cgroup")
+"""Settings that need a restart; all others are taken over by a reload."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +102,20 @@ class Configured:
 
     settings: Settings
     origins: dict[str, str]
+
+    def changed(self, new: Settings) -> tuple[list[str], list[str]]:
+        """Names of settings that differ in ``new``: those that can be taken over now, and those that need a restart."""
+        differ = [name for name in NAMES if getattr(self.settings, name) != getattr(new, name)]
+        return [name for name in differ if name not in FIXED], [name for name in differ if name in FIXED]
+
+
+Reread = Callable[[], Configured]
+"""Reads the configuration again: same flags, same environment, the files as they are now. Raises ChronetixError."""
+
+
+def keep_fixed(old: Settings, new: Settings) -> Settings:
+    """``new`` as far as it can be taken over by a daemon that runs with ``old``."""
+    return msgspec.structs.replace(new, **{name: getattr(old, name) for name in FIXED})
 
 
 def configure(flags: Mapping[str, Any], env: Mapping[str, str], uid: int, config: str | None = None) -> Configured:
@@ -125,6 +168,8 @@ def _merge(values: dict[str, Any], origins: dict[str, str], new: Mapping[str, An
             near = nearest(name, NAMES)
             text = f"there is no such setting{f', did you mean {near}?' if near else ''}"
             raise error("config-invalid", source=source, path=name, reason=text)
+        if name in LISTS and isinstance(value, str):
+            value = [part for part in (part.strip() for part in value.split(",")) if part]
         try:
             msgspec.convert({name: value}, Settings, strict=not isinstance(value, str))
         except msgspec.ValidationError as reason:

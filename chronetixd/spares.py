@@ -121,6 +121,11 @@ class Spares:
         self.refill(QUIET_S)
         return taken
 
+    def resize(self, size: int) -> None:
+        """Keep ``size`` of them from now on; those that are too many wait to be taken."""
+        self.size = size
+        self.refill()
+
     def refill(self, after_s: float = 0.0) -> None:
         """Fill up, ``after_s`` from now; a later call counts instead of an earlier one."""
         if self._timer is not None:

@@ -1,6 +1,7 @@
-"""What clients can ask for: one function and one struct of typed arguments per verb.
+"""What clients can ask for: one function and one struct of typed arguments per verb, and the right that it takes.
 
-A verb gets its arguments, checked, and ``emit`` for the items of a streaming answer; what it returns is the result. It
+Who may only read (:class:`chronetixd.core.access.Right`) starts nothing and learns nothing of the daemon's files. A
+verb gets its arguments, checked, and ``emit`` for the items of a streaming answer; what it returns is the result. It
 raises ChronetixError for what cannot be done. A verb is cancelled when its client cancels or goes away; nothing that it
 began is undone then.
 """
@@ -18,7 +19,9 @@ from typing import Any, Literal, Protocol
 import msgspec
 
 import shm
+from chronetixd.audit import Audit, Record
 from chronetixd.bus import Bus
+from chronetixd.core.access import Right
 from chronetixd.core.flow_words import FlowState, StopMode
 from chronetixd.events import Event, Events
 from chronetixd.feed import Feed
@@ -56,6 +59,7 @@ class Context:
     bus: Bus
     events: Events
     logs: Logs
+    audit: Audit
     spares: Spares
     identity: dict[str, Any]
     ending: asyncio.Event
@@ -124,6 +128,15 @@ class StatsArgs(Args, frozen=True):
     """One flow or all that live."""
 
     flow: str | None = None
+
+
+class AuditArgs(Args, frozen=True):
+    """The last ``tail`` records at hand; with ``uid`` those of one user, with ``verb`` of one verb."""
+
+    follow: bool = False
+    tail: int | None = None
+    uid: int | None = None
+    verb: str | None = None
 
 
 class PublishArgs(Args, frozen=True):
@@ -227,33 +240,48 @@ async def _publish(context: Context, args: PublishArgs, _emit: Emit) -> Any:
     return {"subscribers": context.bus.publish(envelope, args.payload)}
 
 
+async def _audit(context: Context, args: AuditArgs, emit: Emit) -> Any:
+    def wanted(record: Record) -> bool:
+        return args.uid in (None, record.uid) and args.verb in (None, record.verb)
+
+    return await _stream(context, context.audit.feed, wanted, args.tail, args.follow, emit)
+
+
 @dataclass(frozen=True, slots=True)
 class Verb:
-    """A verb's arguments and what it does."""
+    """A verb's arguments, who may ask for it and what it does."""
 
     args: type[Args]
+    right: Right
     run: Callable[[Context, Any, Emit], Awaitable[Any]]
 
 
 VERBS: dict[str, Verb] = {
-    "version": Verb(NoArgs, _version),
-    "submit": Verb(SubmitArgs, _submit),
-    "validate": Verb(ValidateArgs, _validate),
-    "list": Verb(NoArgs, _list),
-    "describe": Verb(FlowArgs, _describe),
-    "stop": Verb(StopArgs, _stop),
-    "logs": Verb(LogsArgs, _logs),
-    "events": Verb(EventsArgs, _events),
-    "stats": Verb(StatsArgs, _stats),
-    "publish": Verb(PublishArgs, _publish),
+    "version": Verb(NoArgs, Right.READ, _version),
+    "submit": Verb(SubmitArgs, Right.OPERATE, _submit),
+    "validate": Verb(ValidateArgs, Right.OPERATE, _validate),
+    "list": Verb(NoArgs, Right.READ, _list),
+    "describe": Verb(FlowArgs, Right.READ, _describe),
+    "stop": Verb(StopArgs, Right.OPERATE, _stop),
+    "logs": Verb(LogsArgs, Right.READ, _logs),
+    "events": Verb(EventsArgs, Right.READ, _events),
+    "stats": Verb(StatsArgs, Right.READ, _stats),
+    "publish": Verb(PublishArgs, Right.OPERATE, _publish),
+    "audit": Verb(AuditArgs, Right.ADMIN, _audit),
 }
+
+
+def find(name: str) -> Verb:
+    """The verb ``name``. Raises ChronetixError ``unknown-verb``."""
+    verb = VERBS.get(name)
+    if verb is None:
+        raise error("unknown-verb", verb=name, nearest=nearest(name, VERBS))
+    return verb
 
 
 async def call(context: Context, name: str, raw: dict[str, Any], emit: Emit) -> Any:
     """Run verb ``name``. Raises ChronetixError: ``unknown-verb``, ``bad-argument``, or the verb's own."""
-    verb = VERBS.get(name)
-    if verb is None:
-        raise error("unknown-verb", verb=name, nearest=nearest(name, VERBS))
+    verb = find(name)
     try:
         args = msgspec.convert(raw, verb.args)
     except msgspec.ValidationError as reason:

@@ -89,6 +89,11 @@ class Channel(Generic[M]):
         """No frame has begun that has not ended."""
         return self._decoder.at_boundary
 
+    @property
+    def pending(self) -> int:
+        """Bytes of the frame that has begun."""
+        return self._decoder.pending
+
     def feed(
         self, data: bytes | bytearray | memoryview, descriptors: Iterable[int] = ()
     ) -> Iterator[tuple[M, list[int]]]:

@@ -62,10 +62,12 @@ Map = dict[str, Any]
 class Peer:
     """A client that speaks the wire protocol itself, frame by frame, so that it can also do it wrongly."""
 
-    def __init__(self, path: Path) -> None:
-        self.sock = socket.socket(socket.AF_UNIX)
+    def __init__(self, where: Path | socket.socket) -> None:
+        """``where``: the daemon's socket, or one that is connected to it already."""
+        self.sock = where if isinstance(where, socket.socket) else socket.socket(socket.AF_UNIX)
         self.sock.settimeout(60)
-        self.sock.connect(str(path))
+        if isinstance(where, Path):
+            self.sock.connect(str(where))
         self._decoder: Decoder[Any] = Decoder(wire.ToClient)
         self._inbox: list[Any] = []
         self._serial = 0
@@ -143,6 +145,10 @@ class RunningDaemon:
         """SIGTERM, and its exit code."""
         self.process.terminate()
         return self.process.wait()
+
+    def peer(self, sock: socket.socket) -> Peer:
+        """A client on ``sock``, which is connected and has said nothing yet."""
+        return Peer(sock)
 
 
 Starter = Callable[..., RunningDaemon]

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import select
+import signal
 import socket
 import struct
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
 
+from chronetixd.core.quota import ADMIN_RESERVE
 from protocol import messages as wire
 from protocol.framing import encode
 
@@ -134,10 +138,40 @@ def test_a_client_that_goes_away_while_it_follows_leaves_nothing(daemon: Any, pe
 
 def test_more_clients_than_allowed_are_refused(start: Any) -> None:
     daemon = start(CHRONETIX_MAX_CLIENTS="1")
-    with daemon.connect() as first:
+    with ExitStack() as connected:
+        first, *_ = [connected.enter_context(daemon.connect()) for _ in range(1 + ADMIN_RESERVE)]
         with type(first)(daemon.socket) as second:
             assert second.receive().name == "quota-exceeded"
         assert first.call("list") == {"flows": []}
+    assert daemon.stop() == 0
+
+
+def test_a_frame_that_is_not_completed_in_time_ends_the_connection(start: Any) -> None:
+    daemon = start(CHRONETIX_FRAME_TIMEOUT="0.1")
+    with daemon.connect() as slow, daemon.connect() as other:
+        slow.sock.sendall(struct.pack(">I", 1000) + b"just a bit")
+        failure = slow.receive()
+        assert (failure.name, failure.details["count"]) == ("frame-timeout", 14)
+        assert slow.receive() is None
+        assert other.call("list") == {"flows": []}
+    assert daemon.stop() == 0
+
+
+def test_a_daemon_that_was_stopped_for_a_while_blames_no_client_for_it(start: Any) -> None:
+    """What has arrived meanwhile counts: the deadlines have passed when it goes on, and it reads before it judges."""
+    daemon = start(CHRONETIX_FRAME_TIMEOUT="0.05", CHRONETIX_HELLO_TIMEOUT="0.05")
+    frame = encode(wire.Call(id=1, verb="list"))
+    with daemon.connect() as begun, daemon.connect() as other, type(other)(daemon.socket) as late:
+        begun.sock.sendall(frame[:-1])
+        other.call("list")
+        daemon.process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, daemon.process.pid, os.WSTOPPED)
+        begun.sock.sendall(frame[-1:])
+        late.send(wire.Hello(protocol=[1], role="client"))
+        select.select([], [], [], 0.1)
+        daemon.process.send_signal(signal.SIGCONT)
+        assert begun.end(1).value == {"flows": []}
+        assert isinstance(late.receive(), wire.Welcome)
     assert daemon.stop() == 0
 
 

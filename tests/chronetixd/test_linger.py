@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from chronetixd import client as clients
+from chronetixd.core.access import Peer, Right
+from chronetixd.core.quota import Gate, Quota
 from protocol.errors import error
 from protocol.messages import Item
 
@@ -23,8 +25,12 @@ def test_a_refused_client_that_never_reads_is_closed_in_the_end(
             loop,
             ours,
             None,
+            peer=Peer(pid=1, uid=7, gid=7),
+            right=Right.READ,
+            gate=Gate(Quota(1, 1, 1, 1)),
             daemon="d",
             hello_s=60,
+            frame_s=60,
             max_frame=1 << 24,
             on_closed=gone.append,  # type: ignore[arg-type]
         )

@@ -1,0 +1,130 @@
+"""Caps on what one user may take of the daemon: connections at once, connections and calls a second.
+
+Rules: time comes in as nanoseconds; nothing is kept of a user who has no connection and whose buckets are full again,
+so that any number of users cost nothing. Admins may use a reserve of connections that others cannot take, and are not
+slowed down: whoever may change a limit need not be held by it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from chronetixd.core.access import Right
+
+ADMIN_RESERVE = 8
+"""Connections beyond ``clients`` that only admins get: there is always room to look and to stop things."""
+
+MAX_IDLE_USERS = 1024
+"""Users without a connection whose buckets are remembered before full ones are looked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Quota:
+    """The limits. Rates are for each user; a burst of twice a second's worth is let through."""
+
+    clients: int
+    clients_per_user: int
+    connects_per_s: float
+    calls_per_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """What would be exceeded, for the error ``quota-exceeded``."""
+
+    what: str
+    limit: int | float
+
+
+class Bucket:
+    """Fills by ``rate`` tokens a second up to ``burst``; each use takes one."""
+
+    __slots__ = ("_burst", "_level", "_rate", "_seen_ns")
+
+    def __init__(self, rate: float, burst: float, now_ns: int) -> None:
+        self._rate = rate
+        self._burst = burst
+        self._level = burst
+        self._seen_ns = now_ns
+
+    def _fill(self, now_ns: int) -> None:
+        self._level = min(self._burst, self._level + max(0, now_ns - self._seen_ns) * self._rate / 1e9)
+        self._seen_ns = max(now_ns, self._seen_ns)
+
+    def take(self, now_ns: int) -> bool:
+        """Take a token; False, and nothing taken, when there is none."""
+        self._fill(now_ns)
+        if self._level < 1:
+            return False
+        self._level -= 1
+        return True
+
+    def full(self, now_ns: int) -> bool:
+        """It remembers nothing any more."""
+        self._fill(now_ns)
+        return self._level >= self._burst
+
+
+class _User:
+    __slots__ = ("calls", "connections", "connects")
+
+    def __init__(self, quota: Quota, now_ns: int) -> None:
+        self.connections = 0
+        self.connects = Bucket(quota.connects_per_s, max(1.0, 2 * quota.connects_per_s), now_ns)
+        self.calls = Bucket(quota.calls_per_s, max(1.0, 2 * quota.calls_per_s), now_ns)
+
+
+class Gate:
+    """Counts every user's connections and calls. ``quota`` may be replaced; buckets that are in use keep their rate."""
+
+    def __init__(self, quota: Quota) -> None:
+        self.quota = quota
+        self.connections = 0
+        self._users: dict[int, _User] = {}
+
+    def admit(self, uid: int, right: Right, now_ns: int) -> Refusal | None:
+        """A connection of user ``uid``: counted, to be given back by :meth:`leave`, unless it is refused."""
+        user = self._user(uid, now_ns)
+        refusal = self._refusal(user, uid, right, now_ns)
+        if refusal is None:
+            user.connections += 1
+            self.connections += 1
+        return refusal
+
+    def _refusal(self, user: _User, uid: int, right: Right, now_ns: int) -> Refusal | None:
+        quota = self.quota
+        if right is Right.ADMIN:
+            most = quota.clients + ADMIN_RESERVE
+            return Refusal("another client", most) if self.connections >= most else None
+        if not user.connects.take(now_ns):
+            return Refusal(f"another connection of user {uid} in this second", quota.connects_per_s)
+        if user.connections >= quota.clients_per_user:
+            return Refusal(f"another client of user {uid}", quota.clients_per_user)
+        return Refusal("another client", quota.clients) if self.connections >= quota.clients else None
+
+    def leave(self, uid: int, now_ns: int) -> None:
+        """A connection that was admitted has ended."""
+        user = self._users[uid]
+        user.connections -= 1
+        self.connections -= 1
+        self._forget(now_ns)
+
+    def call(self, uid: int, right: Right, now_ns: int) -> Refusal | None:
+        """A call by user ``uid``, who is connected."""
+        if right is Right.ADMIN or self._user(uid, now_ns).calls.take(now_ns):
+            return None
+        return Refusal(f"another call of user {uid} in this second", self.quota.calls_per_s)
+
+    def _user(self, uid: int, now_ns: int) -> _User:
+        user = self._users.get(uid)
+        if user is None:
+            user = self._users[uid] = _User(self.quota, now_ns)
+        return user
+
+    def _forget(self, now_ns: int) -> None:
+        if len(self._users) > MAX_IDLE_USERS:
+            self._users = {uid: user for uid, user in self._users.items() if _wanted(user, now_ns)}
+
+
+def _wanted(user: _User, now_ns: int) -> bool:
+    return user.connections > 0 or not (user.calls.full(now_ns) and user.connects.full(now_ns))
