@@ -114,7 +114,7 @@ class Deployment:
 
     def _add(self, config: Configure) -> None:
         wiring = build(config, self._growing(config.node), self.bell)
-        outputs = Outputs(config.outputs, list(wiring.producers.values()), self._outlet)
+        outputs = Outputs(config.outputs, list(wiring.producers.values()), partial(self._outlet, config.budget_ns))
         host = NodeHost(self._bus, config.node, self._on_log)
         member = Member(Node(config, wiring.inlet(), outputs, host), wiring, self._fail, self._bus.reply)
         self._members[config.node] = member
@@ -171,8 +171,8 @@ class Deployment:
         assert wiring.arena is not None
         wiring.arena.confirm(index)
 
-    def _outlet(self, producers: Sequence[Producer]) -> _Outlet:
-        return _Outlet(self, producers, Outlet(producers, self.bell))
+    def _outlet(self, budget_ns: int, producers: Sequence[Producer]) -> _Outlet:
+        return _Outlet(self, producers, Outlet(producers, self.bell, budget_ns=budget_ns))
 
     # -- running ------------------------------------------------------------------------------------------------
 

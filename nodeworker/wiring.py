@@ -42,6 +42,7 @@ class Wiring:
     arena: Arena | None
     producers: dict[str, Producer]
     consumers: dict[str, Consumer]
+    budget_ns: int = 0
     epochs: dict[str, int] = field(default_factory=dict)
     mapped: dict[str, list[int]] = field(default_factory=dict)
     """Segments of the producer that each input maps."""
@@ -115,7 +116,7 @@ class Wiring:
 
     def outlet(self, producers: Sequence[Producer]) -> Outlet:
         """Sends to ``producers``."""
-        return Outlet(producers, self.bell)
+        return Outlet(producers, self.bell, budget_ns=self.budget_ns)
 
     def close(self) -> None:
         """Give back every mapping and descriptor. Peers see the end of the stream, or a closed route."""
@@ -156,6 +157,7 @@ def build(config: Configure, on_grow: Grow, bell: Doorbell | None = None) -> Wir
         producers={port.route: _produce(port, arena) for port in config.outputs if arena is not None},
         consumers={port.route: _consume(port) for port in config.inputs},
         epochs={port.route: port.epoch for port in (*config.inputs, *config.outputs)},
+        budget_ns=config.budget_ns,
     )
 
 
@@ -182,4 +184,5 @@ def _consume(port: Port) -> Consumer:
         base_seq=port.base_seq,
         peer=port.peer,
         decode=codec.decoder(port.content_type, port.route),
+        qos=port.qos,
     )

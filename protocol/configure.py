@@ -64,12 +64,16 @@ def _node(flow: Flow, manifest: Manifest, name: str, base_dir: str) -> Configure
         batch_hints=dict(manifest.io.batch_hints),
         arena_limit=manifest.resource_claims.arena_bytes,
         base_dir=base_dir,
+        budget_ns=manifest.qos.deadline_ns or 0,
+        max_inflight=manifest.qos.max_inflight or 1,
     )
 
 
 def _port(flow: Flow, route: Route, peer: str) -> Port:
-    """``credit_low`` is the producer's, half of the credits by default, and below them in any case."""
-    low = flow.manifest(route.source).qos.credit_low
+    """``credit_low`` and the class of service are the producer's; ``credit_low`` is half of the credits by default, and
+    below them in any case."""
+    qos = flow.manifest(route.source).qos
+    low = qos.credit_low
     return Port(
         route=route.id,
         peer=peer,
@@ -80,4 +84,5 @@ def _port(flow: Flow, route: Route, peer: str) -> Port:
         watermark=route.watermark,
         credit_low=min(route.buffer // 2 if low is None else low, route.buffer - 1),
         policy=route.policy,
+        qos=qos.qos,
     )

@@ -106,7 +106,8 @@ class Port(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     A stage is a route's time with one RING; ``epoch`` counts the rings. ``limit_ns`` (policy block): how long the
     producer waits for credits before the consumer is detached, 0 for ever. ``resume`` (outputs): the highest input_seq
-    that predecessors committed to this route; what a successor sends up to it may be a duplicate.
+    that predecessors committed to this route; what a successor sends up to it may be a duplicate. ``qos``: the class in
+    which the consumer serves it.
     """
 
     route: str
@@ -122,6 +123,7 @@ class Port(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     base_seq: Count = 0
     limit_ns: Count = 0
     resume: Count = 0
+    qos: Literal["best-effort", "normal", "high", "realtime"] = "normal"
 
 
 class Timer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -145,6 +147,8 @@ class Configure(Message, tag="configure", frozen=True):
     ``inputs`` names a route once for each of its stages that are not drained, oldest first. ``incarnation`` is how
     often the node was restarted before. With ``on_daemon_loss`` survive the worker goes on when its control connection
     ends, and comes back to ``socket`` with ``token`` (:class:`Reattach`).
+    ``budget_ns``: its frames are due that long after their commit, 0 for whenever. ``max_inflight``: frames that an
+    asynchronous plugin works on at once.
     """
 
     flow: str
@@ -169,6 +173,8 @@ class Configure(Message, tag="configure", frozen=True):
     on_daemon_loss: Literal["stop", "survive"] = "stop"
     socket: str = ""
     token: str = ""
+    budget_ns: Count = 0
+    max_inflight: Count = 1
 
 
 class Extend(Message, tag="extend", frozen=True):

@@ -14,6 +14,7 @@ from typing_extensions import Buffer
 
 ABI_VERSION: int
 Policy = Literal["block", "drop_newest"]
+Qos = Literal["best-effort", "normal", "high", "realtime"]
 
 class WouldBlock(Exception):
     """No credit or no room within the time; nothing was sent to any route. ``args[1]`` is the first route short."""
@@ -167,8 +168,9 @@ class Loan:
 class Outlet:
     """Sends each frame to one or more routes of the same arena, with one copy of the payload."""
 
-    def __init__(self, producers: Sequence[Producer], bell: Doorbell) -> None:
-        """``bell`` is this process's own doorbell, on which it sleeps for credits."""
+    def __init__(self, producers: Sequence[Producer], bell: Doorbell, *, budget_ns: int = 0) -> None:
+        """``bell`` is this process's own doorbell, on which it sleeps for credits. With ``budget_ns`` each frame is due
+        that long after its commit, if it is not due earlier."""
     @property
     def producers(self) -> tuple[Producer, ...]: ...
     def send(
@@ -187,8 +189,9 @@ class Outlet:
         the first, -1 if that one dropped it. All routes get it or none. Raises WouldBlock when the time is up,
         RouteClosed, PeerFault, FrameTooLarge, MemoryError.
 
-        ``origin`` is the frame that this one is made from: its ``seq`` becomes the ``input_seq``, and what comes of a
-        redelivered frame is redelivered. A source gives the number of the item instead."""
+        ``origin`` is the frame that this one is made from: its ``seq`` becomes the ``input_seq``, what comes of a
+        redelivered frame is redelivered, and its deadline can only be shortened. A source gives the number of the item
+        instead."""
     def send_many(
         self,
         data: Buffer,
@@ -251,7 +254,8 @@ class Frame:
     def time_ns(self) -> int:
         """CLOCK_MONOTONIC at commit."""
     @property
-    def deadline_ns(self) -> int: ...
+    def deadline_ns(self) -> int:
+        """CLOCK_MONOTONIC at which it is due; 0: whenever."""
     @property
     def schema(self) -> int: ...
     @property
@@ -328,8 +332,10 @@ class Consumer:
         base_seq: int = 0,
         peer: str = "",
         decode: Callable[[Frame], Any] | None = None,
+        qos: Qos = "normal",
     ) -> None:
-        """``peer`` names the producing node; ``decode`` is what ``Frame.value()`` of its frames calls."""
+        """``peer`` names the producing node; ``decode`` is what ``Frame.value()`` of its frames calls; ``qos`` is the
+        class in which an inlet serves it."""
     @property
     def fd(self) -> int:
         """The sealed CREDIT memfd."""
@@ -365,7 +371,12 @@ class Consumer:
 
 @final
 class Inlet:
-    """Takes frames from one or more routes, fairly, sleeping in one place."""
+    """Takes frames from one or more routes, sleeping in one place.
+
+    The highest class that has something goes first, for at most 8 (realtime), 4 (high), 2 (normal) and 1 (best-effort)
+    takes of a round, which ends when no class that has something has takes left: none starves another. Within a class
+    the routes take turns; once a frame with a deadline was taken, the earliest deadline goes first, but for every
+    eighth take. A batch is one take."""
 
     def __init__(self, consumers: Sequence[Consumer], bell: Doorbell) -> None: ...
     @property

@@ -90,10 +90,12 @@ static int argument_origin(PyObject *value, struct chx_tags *tags) {
 
 int native_tags(PyObject *const *values, struct chx_tags *tags) {
     int redelivered = 0;
-    if (argument_origin(values[0], tags) || native_u32(values[1], "schema", &tags->schema) ||
-        native_u64(values[2], "deadline_ns", &tags->deadline_ns) || native_u64(values[3], "trace", &tags->trace) ||
-        native_u64(values[4], "input_seq", &tags->input_seq))
+    if (argument_origin(values[0], tags)) return -1;
+    uint64_t due = tags->deadline_ns; /* of what it is made from: it may be shortened */
+    if (native_u32(values[1], "schema", &tags->schema) || native_u64(values[2], "deadline_ns", &tags->deadline_ns) ||
+        native_u64(values[3], "trace", &tags->trace) || native_u64(values[4], "input_seq", &tags->input_seq))
         return -1;
+    if (due && (!tags->deadline_ns || due < tags->deadline_ns)) tags->deadline_ns = due;
     if (values[5] && (redelivered = PyObject_IsTrue(values[5])) < 0) return -1;
     if (redelivered) tags->flags |= CHX_FLAG_REDELIVERED;
     return 0;

@@ -3,14 +3,27 @@
 
 PyTypeObject *native_Consumer;
 
+static const char *const class_names[] = {"best-effort", "normal", "high", "realtime"};
+
+/* The class of service that `name` means; -1: none, with an exception. */
+static int consumer_class(const char *name) {
+    for (int class = 0; class < 4; class++)
+        if (strcmp(name, class_names[class]) == 0) return class;
+    PyErr_Format(PyExc_ValueError, "qos must be 'best-effort', 'normal', 'high' or 'realtime', not '%s'", name);
+    return -1;
+}
+
 static PyObject *consumer_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
-    static char *names[] = {"route", "credits", "epoch", "base_seq", "peer", "decode", NULL};
+    static char *names[] = {"route", "credits", "epoch", "base_seq", "peer", "decode", "qos", NULL};
     PyObject *route, *peer = NULL, *decode = NULL;
     long long credits = 64;
     unsigned long long epoch = 0, base_seq = 0;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "U|$LKKUO:Consumer", names, &route, &credits, &epoch, &base_seq,
-                                     &peer, &decode))
+    const char *qos = "normal";
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "U|$LKKUOs:Consumer", names, &route, &credits, &epoch, &base_seq,
+                                     &peer, &decode, &qos))
         return NULL;
+    int class = consumer_class(qos);
+    if (class < 0) return NULL;
     if (decode && decode != Py_None && !PyCallable_Check(decode))
         return PyErr_Format(PyExc_TypeError, "decode must be callable, or None");
     if (credits < 1 || credits > (long long)CHX_CREDITS_MAX)
@@ -20,6 +33,7 @@ static PyObject *consumer_new(PyTypeObject *type, PyObject *args, PyObject *kwar
     if (!self) return NULL;
     enum chx_status status = chx_consumer_init(&self->end, &header);
     self->owner = native_process_claim();
+    self->class = (uint8_t)class;
     self->route = Py_NewRef(route);
     self->peer = peer ? Py_NewRef(peer) : PyUnicode_FromString("");
     self->decode = decode && decode != Py_None ? Py_NewRef(decode) : NULL;

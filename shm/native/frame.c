@@ -58,6 +58,7 @@ void native_frame_origin(PyObject *frame, struct chx_tags *tags) {
     const struct chx_taken *taken = &((Frame *)frame)->taken;
     tags->input_seq = taken->seq;
     tags->flags = (uint16_t)taken->flags;
+    tags->deadline_ns = taken->deadline_ns;
 }
 
 static void frame_dealloc(Frame *self) {
@@ -193,7 +194,7 @@ static PyGetSetDef frame_getset[] = {
     {"port", (getter)frame_port, NULL, "Index of its consumer in the inlet.", NULL},
     {"seq", (getter)frame_word, NULL, "Sequence number on its route.", FRAME_WORD(seq)},
     {"time_ns", (getter)frame_word, NULL, "CLOCK_MONOTONIC at commit.", FRAME_WORD(time_ns)},
-    {"deadline_ns", (getter)frame_word, NULL, "As the sender set it.", FRAME_WORD(deadline_ns)},
+    {"deadline_ns", (getter)frame_word, NULL, "CLOCK_MONOTONIC when it is due; 0: whenever.", FRAME_WORD(deadline_ns)},
     {"schema", (getter)frame_schema, NULL, "As the sender set it.", NULL},
     {"trace", (getter)frame_word, NULL, "As the sender set it.", FRAME_WORD(trace)},
     {"input_seq", (getter)frame_word, NULL, "As the sender set it.", FRAME_WORD(input_seq)},

@@ -1,9 +1,10 @@
-/* shm.Inlet: frames from several routes, one from each in turn, sleeping in one place.
+/* shm.Inlet: frames from several routes, by class, deadline and turn (turn.h), sleeping in one place.
  *
  * Waiting: look, spin a little, register as sleeper, publish the positions waited for, fence, look again, sleep. See
  * SPEC.md, Wake-up.
  */
 #include "native.h"
+#include "turn.h"
 
 PyTypeObject *native_Inlet;
 
@@ -12,7 +13,9 @@ PyTypeObject *native_Inlet;
 typedef struct {
     PyObject_HEAD
     Consumer **consumers; /* the present stage of each route */
-    Py_ssize_t count, next;
+    Py_ssize_t count;
+    struct turns turns;
+    uint8_t unranked, scanning; /* routes were added since they were ranked; it looks for a frame, ranks must stay */
     Doorbell *bell;
     struct chx_spin spin;
     uint64_t rings; /* native_rings when it last waited */
@@ -24,7 +27,7 @@ enum scan { FOUND, NOTHING, ALL_ENDED, RAISED };
 struct take {
     uint32_t limit;
     PyObject *found;
-    uint64_t time_ns; /* when it was committed (the first of a batch) */
+    uint64_t time_ns, deadline_ns; /* of the first frame: when it was committed, when it is due (0: whenever) */
 };
 
 /* The frames of this route that are there, as many as wanted. A run is appended to the last one until one comes short. */
@@ -49,6 +52,7 @@ static enum chx_status inlet_take_run(Consumer *consumer, uint32_t port, struct 
         frames += more;
     }
     take->time_ns = taken->time_ns;
+    take->deadline_ns = taken->deadline_ns;
     take->found = native_batch_new(consumer, taken, frames, port);
     return CHX_OK;
 }
@@ -59,6 +63,7 @@ static enum chx_status inlet_take_from(Consumer *consumer, uint32_t port, struct
     enum chx_status status = chx_consumer_take(&consumer->end, &taken);
     if (status != CHX_OK) return status;
     take->time_ns = taken.time_ns;
+    take->deadline_ns = taken.deadline_ns;
     take->found = native_frame_new(consumer, &taken, port);
     return CHX_OK;
 }
@@ -73,38 +78,172 @@ static Consumer *inlet_advance(Inlet *self, Py_ssize_t port) {
     return self->consumers[port];
 }
 
-/* The next route in turn that has something. One found faulty is detached and raised; the next scan serves the others. */
-static enum scan inlet_scan(Inlet *self, struct take *take) {
+/* What this route has. One found faulty is detached and raised once; after that it is like one that has ended. */
+static inline __attribute__((always_inline)) enum scan inlet_try(Inlet *self, uint32_t port, struct take *take) {
+    Consumer *consumer = self->consumers[port];
+    enum chx_status status = inlet_take_from(consumer, port, take);
+    while (status == CHX_ENDED && consumer->next) {
+        consumer = inlet_advance(self, port);
+        status = inlet_take_from(consumer, port, take);
+    }
+    switch (status) {
+        case CHX_OK:
+            return take->found ? FOUND : RAISED;
+        case CHX_NO_MEMORY:
+            return RAISED;
+        case CHX_FAULT:
+            if (consumer->told) return ALL_ENDED;
+            consumer->told = 1;
+            native_raise_status(CHX_FAULT, consumer->route, &consumer->end.why, 0);
+            return RAISED;
+        case CHX_EMPTY:
+            return NOTHING;
+        default:
+            return ALL_ENDED;
+    }
+}
+
+static __attribute__((noinline, flatten)) enum scan inlet_try_one(Inlet *self, uint32_t port, struct take *take) {
+    return inlet_try(self, port, take);
+}
+
+static inline void rank_took(struct rank *rank, uint32_t at, const struct take *take) {
+    rank->next = at + 1 == rank->count ? 0 : at + 1;
+    if (!take->deadline_ns || rank->count == 1) return;
+    if (!rank->deadlines) rank->takes = 0;
+    rank->deadlines = TURN_PATIENCE;
+}
+
+/* The next in turn that has something. */
+static __attribute__((noinline, flatten)) enum scan inlet_by_turn(Inlet *self, struct rank *rank, struct take *take) {
     enum scan result = ALL_ENDED;
-    Py_ssize_t port = self->next;
-    for (Py_ssize_t looks = self->count; looks > 0; looks--) {
-        Consumer *consumer = self->consumers[port];
-        Py_ssize_t next = port + 1 == self->count ? 0 : port + 1;
-        enum chx_status status = inlet_take_from(consumer, (uint32_t)port, take);
-        while (status == CHX_ENDED && consumer->next) {
-            consumer = inlet_advance(self, port);
-            status = inlet_take_from(consumer, (uint32_t)port, take);
+    uint32_t at = rank->next;
+    for (uint32_t looks = rank->count; looks > 0; looks--) {
+        enum scan found = inlet_try(self, rank->ports[at], take);
+        if (found == FOUND || found == RAISED) {
+            rank_took(rank, at, take);
+            return found;
         }
-        switch (status) {
-            case CHX_OK:
-                self->next = next;
-                return take->found ? FOUND : RAISED;
-            case CHX_NO_MEMORY:
-                return RAISED;
-            case CHX_FAULT:
-                if (consumer->told) break;
-                consumer->told = 1;
-                native_raise_status(CHX_FAULT, consumer->route, &consumer->end.why, 0);
-                return RAISED;
-            case CHX_EMPTY:
-                result = NOTHING;
-                break;
-            default:
-                break;
-        }
-        port = next;
+        if (found == NOTHING) result = NOTHING;
+        if (++at == rank->count) at = 0;
     }
     return result;
+}
+
+/* The same where there are many: sleepers are passed over, see turn.h. */
+static enum scan inlet_by_turn_of_many(Inlet *self, struct rank *rank, struct take *take) {
+    rank_stir(rank);
+    for (uint32_t from = rank->next; rank->busy;) {
+        for (uint64_t awake = rank_awake(rank, from); awake; awake &= awake - 1) {
+            uint32_t at = from / 64 * 64 + (uint32_t)__builtin_ctzll(awake);
+            enum scan found = inlet_try_one(self, rank->ports[at], take);
+            if (found == FOUND || found == RAISED) {
+                rank->taken++;
+                rank_took(rank, at, take);
+                return found;
+            }
+            rank_sleep(rank, at);
+        }
+        from = from / 64 + 1 < rank_words(rank->count) ? (from / 64 + 1) * 64 : 0;
+    }
+    enum scan found = inlet_by_turn(self, rank, take);
+    if (found == FOUND) {
+        rank_wake(rank, (rank->next ? rank->next : rank->count) - 1);
+        rank->taken = rank->count; /* others may have come with it */
+    }
+    return found;
+}
+
+/* Not by deadline this time. */
+static enum scan inlet_by_fair_turn(Inlet *self, struct rank *rank, struct take *take) {
+    uint32_t next = rank->next;
+    rank->next = rank->fair;
+    enum scan found = inlet_by_turn(self, rank, take);
+    rank->fair = rank->next;
+    rank->next = next;
+    return found;
+}
+
+/* The earliest deadline; among equals the next in turn. */
+static enum scan inlet_by_deadline(Inlet *self, struct rank *rank, struct take *take) {
+    uint32_t best = rank->count, at = rank->next;
+    uint64_t earliest = 0;
+    rank->deadlines--;
+    for (uint32_t looks = rank->count; looks > 0; looks--) {
+        Consumer *consumer = self->consumers[rank->ports[at]];
+        struct chx_taken seen;
+        enum chx_status status = chx_consumer_look(&consumer->end, &seen);
+        if (status == CHX_FAULT && !consumer->told) {
+            best = at;
+            break;
+        }
+        if (status == CHX_OK) {
+            uint64_t due = seen.deadline_ns ? seen.deadline_ns : UINT64_MAX;
+            if (seen.deadline_ns) rank->deadlines = TURN_PATIENCE;
+            if (best == rank->count || due < earliest) {
+                best = at;
+                earliest = due;
+            }
+        }
+        if (++at == rank->count) at = 0;
+    }
+    if (best == rank->count) return inlet_by_turn(self, rank, take); /* tells ended ones from empty ones */
+    enum scan found = inlet_try_one(self, rank->ports[best], take);
+    rank_took(rank, best, take);
+    return found;
+}
+
+static inline enum scan inlet_scan_rank(Inlet *self, struct rank *rank, struct take *take) {
+    if (rank->deadlines) {
+        int fair = ++rank->takes % TURN_BY_TURN == 0;
+        return fair ? inlet_by_fair_turn(self, rank, take) : inlet_by_deadline(self, rank, take);
+    }
+    if (rank->count >= TURN_LAZY_FROM) return inlet_by_turn_of_many(self, rank, take);
+    return inlet_by_turn(self, rank, take);
+}
+
+/* Several classes: the highest that has something and takes left in this round. */
+static enum scan inlet_scan_ranks(Inlet *self, struct take *take) {
+    struct turns *turns = &self->turns;
+    for (;;) {
+        enum scan result = ALL_ENDED;
+        int spent = 0;
+        for (uint32_t i = 0; i < turns->count; i++) {
+            struct rank *rank = &turns->ranks[i];
+            if (!rank->left) {
+                spent = 1;
+                continue;
+            }
+            enum scan found = inlet_scan_rank(self, rank, take);
+            if (found == FOUND) rank->left--;
+            if (found == FOUND || found == RAISED) return found;
+            if (found == NOTHING) result = NOTHING;
+        }
+        if (!spent) return result;
+        turns_refill(turns);
+    }
+}
+
+/* Put the consumers into their classes. Again when there are others; whose turn it is begins anew. */
+static int inlet_rank(Inlet *self) {
+    uint8_t *classes = PyMem_Malloc((size_t)self->count + 1);
+    if (!classes) return PyErr_NoMemory(), -1;
+    for (Py_ssize_t i = 0; i < self->count; i++) classes[i] = self->consumers[i]->class;
+    turns_free(&self->turns);
+    self->unranked = turns_make(&self->turns, (uint32_t)self->count, classes) != 0;
+    PyMem_Free(classes);
+    if (self->unranked) PyErr_NoMemory();
+    return self->unranked ? -1 : 0;
+}
+
+static inline enum scan inlet_scan(Inlet *self, struct take *take) {
+    if (self->count == 1) return inlet_try_one(self, 0, take);
+    if (self->unranked && !self->scanning && inlet_rank(self) != 0) return RAISED;
+    self->scanning++; /* a stage that is left calls back */
+    enum scan found = self->turns.count == 1 ? inlet_scan_rank(self, &self->turns.ranks[0], take)
+                                             : inlet_scan_ranks(self, take);
+    self->scanning--;
+    return found;
 }
 
 static enum scan inlet_spin(Inlet *self, struct take *take, uint64_t deadline) {
@@ -242,7 +381,7 @@ static int inlet_adopt(Inlet *self, PyObject *consumers, Doorbell *bell) {
         self->consumers[self->count++] = (Consumer *)Py_NewRef(consumer);
     }
     Py_DECREF(tuple);
-    if (PyErr_Occurred()) return -1;
+    if (PyErr_Occurred() || inlet_rank(self) != 0) return -1;
     self->bell = (Doorbell *)Py_NewRef((PyObject *)bell);
     self->spin = (struct chx_spin){.ns = CHX_SPIN_CAP_NS};
     return 0;
@@ -272,6 +411,7 @@ static void inlet_dealloc(Inlet *self) {
     PyObject_GC_UnTrack(self);
     for (Py_ssize_t i = 0; i < self->count; i++) Py_DECREF((PyObject *)self->consumers[i]);
     PyMem_Free(self->consumers);
+    turns_free(&self->turns);
     Py_CLEAR(self->bell);
     NATIVE_DEALLOC_GC(self);
 }
@@ -291,6 +431,7 @@ static PyObject *inlet_add(Inlet *self, PyObject *consumer) {
     if (!larger) return PyErr_NoMemory();
     self->consumers = larger;
     self->consumers[self->count++] = (Consumer *)Py_NewRef(consumer);
+    self->unranked = 1;
     native_bell_stir(self->bell);
     Py_RETURN_NONE;
 }
@@ -322,7 +463,7 @@ static PyGetSetDef inlet_getset[] = {
 static PyType_Slot inlet_slots[] = {
     {Py_tp_new, inlet_new},         {Py_tp_dealloc, inlet_dealloc}, {Py_tp_traverse, inlet_traverse},
     {Py_tp_methods, inlet_methods}, {Py_tp_getset, inlet_getset},
-    {Py_tp_doc, "Takes frames from one or more routes, fairly, sleeping in one place."},
+    {Py_tp_doc, "Takes frames from one or more routes, by class, deadline and turn, sleeping in one place."},
     {0, NULL},
 };
 

@@ -111,6 +111,7 @@ typedef struct {
     Arena *arena;
     Doorbell *bell;
     struct chx_spin spin;
+    uint64_t budget_ns; /* its frames are due that long after their commit, or earlier; 0: no deadline of its own */
     uint64_t short_at; /* arena.frees + 1 when it last ran out of room; 0: it did not */
     uint8_t linger_skip, linger_doubt; /* large frames before it waits again; how many more after another miss */
 } Outlet;
@@ -152,8 +153,9 @@ struct Consumer {
     Consumer *next;          /* the stage after this one; NULL: it is not known yet */
     PyObject *on_drained;    /* called once, when its inlet has gone on to `next` and all frames are back */
     uint32_t owner;
-    uint8_t told; /* its fault was raised to a caller */
-    uint8_t left; /* its inlet has gone on */
+    uint8_t told;  /* its fault was raised to a caller */
+    uint8_t left;  /* its inlet has gone on */
+    uint8_t class; /* of service, 0 lowest: see turn.h */
 };
 
 extern PyTypeObject *native_Consumer, *native_Frame, *native_Batch, *native_Inlet;

@@ -275,6 +275,12 @@ int native_outlet_commit(Outlet *self, struct native_claim *claim, uint64_t leng
     uint32_t readers = routes * claim->frames;
     if (readers > 1) chx_extent_share(&self->arena->arena, claim->extent.handle, readers - 1);
     uint64_t now = chx_now_ns();
+    struct chx_tags due;
+    if (self->budget_ns && (!tags->deadline_ns || tags->deadline_ns > now + self->budget_ns)) {
+        due = *tags;
+        due.deadline_ns = now + self->budget_ns;
+        tags = &due;
+    }
     int ring = 0;
     for (Py_ssize_t i = 0; i < self->count; i++) {
         if (!claim_has(claim, i)) continue;
@@ -332,10 +338,14 @@ static int outlet_adopt(Outlet *self, PyObject *producers, Doorbell *bell) {
 }
 
 static PyObject *outlet_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
-    static char *names[] = {"producers", "bell", NULL};
+    static char *names[] = {"producers", "bell", "budget_ns", NULL};
     PyObject *producers;
     Doorbell *bell;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO!:Outlet", names, &producers, native_Doorbell, &bell)) return NULL;
+    long long budget_ns = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO!|$L:Outlet", names, &producers, native_Doorbell, &bell,
+                                     &budget_ns))
+        return NULL;
+    if (budget_ns < 0) return PyErr_Format(PyExc_ValueError, "budget_ns must not be negative, but is %lld", budget_ns);
     Outlet *self = (Outlet *)PyType_GenericAlloc(type, 0);
     if (!self) return NULL;
     if (outlet_adopt(self, producers, bell) != 0) {
@@ -343,6 +353,7 @@ static PyObject *outlet_new(PyTypeObject *type, PyObject *args, PyObject *kwargs
         return NULL;
     }
     self->spin = (struct chx_spin){.ns = CHX_SPIN_CAP_NS};
+    self->budget_ns = (uint64_t)budget_ns;
     return (PyObject *)self;
 }
 

@@ -76,9 +76,13 @@ def make_route() -> MakeRoute:
         first: int = 1 << 16,
         low: int = -1,
         base_seq: int = 0,
+        qos: Sequence[str] = (),
     ) -> Route:
         each = [credits] * len(policies) if isinstance(credits, int) else list(credits)
-        consumers = [shm.Consumer(f"r{i}", credits=count, base_seq=base_seq) for i, count in enumerate(each)]
+        classes = list(qos) or ["normal"] * len(policies)
+        consumers = [
+            shm.Consumer(f"r{i}", credits=count, base_seq=base_seq, qos=classes[i]) for i, count in enumerate(each)
+        ]
 
         def map_everywhere(index: int, fd: int, size: int) -> None:
             for consumer in consumers:
