@@ -45,7 +45,8 @@ class Doorbell:
 
 @final
 class Arena:
-    """Payload memory of one producing process. Doubles by segments up to ``limit`` bytes (at least 64 KiB).
+    """Payload memory of one producing process. Doubles by segments up to ``limit`` bytes (at least 64 KiB), and gives
+    whole segments back when told to.
 
     All outlets of an arena share one doorbell.
     """
@@ -56,16 +57,24 @@ class Arena:
         *,
         first: int = 0,
         on_grow: Callable[[int, int, int], None] | None = None,
+        on_drop: Callable[[int], None] | None = None,
+        hugepages: bool = False,
     ) -> None:
         """``first``: bytes of the first segment, usable at once (0: 256 KiB, or ``limit`` if that is less).
 
         ``on_grow(index, fd, size)`` announces a new segment, which is used only after ``confirm(index)``; it may call
         ``confirm`` itself (producer and consumers in one process, after ``add_segment``). With None new segments are
         used at once. What it raises, the send that needed the room raises; the next one announces again.
+
+        ``on_drop(index)`` tells that a segment was given back, by ``shrink`` or because a large frame needs its place
+        below ``limit``: consumers call ``drop_segment``, then ``forget(index)`` makes the number free. With None
+        segments are never given back.
+
+        ``hugepages``: segments of 2 MiB pages where the machine has some in reserve or heeds advice; see ``pages``.
         """
     @property
     def segments(self) -> tuple[tuple[int, int, int], ...]:
-        """(index, descriptor, bytes) of each."""
+        """(index, descriptor, bytes) of each that was not given back."""
     @property
     def limit(self) -> int: ...
     @property
@@ -74,8 +83,19 @@ class Arena:
     @property
     def used(self) -> int:
         """Bytes in extents not yet returned."""
+    @property
+    def pages(self) -> Literal["small", "advised", "huge"]:
+        """The smallest kind of pages that a segment was made of; ``small`` without ``hugepages``."""
     def confirm(self, index: int) -> None:
         """Every consumer has mapped segment ``index``. Wakes a sender of this process that waits for it."""
+    def forget(self, index: int) -> None:
+        """Every consumer has unmapped segment ``index``: its number may be used again. ValueError if it is there."""
+    def shrink(self, keep: int) -> int:
+        """Let segments go, largest first, as long as ``keep`` bytes stay. Of one that has to go nothing more is handed
+        out, and it goes when a call finds that every frame of it is back; until then a lack of room brings it back.
+        Bytes that were given back by this call."""
+    def take_peak(self) -> int:
+        """The most bytes that were in use at a time since the last call."""
     def close(self) -> None:
         """No more frames; unmap as soon as no loan is open. Consumers keep what they have mapped. Idempotent."""
 
@@ -366,6 +386,9 @@ class Consumer:
     def add_segment(self, index: int, fd: int) -> None:
         """Map a sealed segment read-only; PeerFault when its seals or size are wrong or it is mapped already. From
         another thread than the one that takes: ring its doorbell afterwards."""
+    def drop_segment(self, index: int) -> None:
+        """Unmap a segment that the producer has given up. PeerFault, and the end of the route, if a frame of it is held
+        or it is not mapped."""
     def close(self) -> None:
         """Detach: the producer gets RouteClosed. Held frames stay readable. Idempotent."""
 

@@ -105,6 +105,17 @@ static PyObject *consumer_add_segment(Consumer *self, PyObject *args, PyObject *
     Py_RETURN_NONE;
 }
 
+static PyObject *consumer_drop_segment(Consumer *self, PyObject *arg) {
+    unsigned long index = PyLong_AsUnsignedLong(arg);
+    if ((index == (unsigned long)-1 && PyErr_Occurred()) || native_foreign(self->owner, "consumer") != 0) return NULL;
+    enum chx_status status = chx_consumer_drop(&self->end, index < CHX_SEGMENTS_MAX ? (uint32_t)index : CHX_SEGMENTS_MAX);
+    if (status != CHX_OK) {
+        native_raise_status(status, self->route, &self->end.why, 0);
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
 static PyObject *consumer_close(Consumer *self, PyObject *Py_UNUSED(ignored)) {
     if (self->owner == native_process()) chx_consumer_close(&self->end);
     Py_RETURN_NONE;
@@ -197,6 +208,8 @@ static PyMethodDef consumer_methods[] = {
      "The producer is dead: this stage ends where `next` begins, and the inlet goes on with that."},
     {"add_segment", (PyCFunction)(void (*)(void))consumer_add_segment, METH_VARARGS | METH_KEYWORDS,
      "Map a sealed segment of the producer's arena read-only."},
+    {"drop_segment", (PyCFunction)consumer_drop_segment, METH_O,
+     "Unmap a segment that the producer has given up."},
     {"close", (PyCFunction)consumer_close, METH_NOARGS,
      "Detach: the producer gets RouteClosed. Held frames stay readable. Idempotent."},
     {NULL, NULL, 0, NULL},

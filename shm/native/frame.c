@@ -57,7 +57,7 @@ static void frame_return(Frame *self) {
 void native_frame_origin(PyObject *frame, struct chx_tags *tags) {
     const struct chx_taken *taken = &((Frame *)frame)->taken;
     tags->input_seq = taken->seq;
-    tags->flags = (uint16_t)taken->flags;
+    tags->flags = taken->flags;
     tags->deadline_ns = taken->deadline_ns;
 }
 

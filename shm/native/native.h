@@ -73,7 +73,7 @@ typedef struct Producer Producer;
 typedef struct {
     PyObject_HEAD
     struct chx_arena arena;
-    PyObject *on_grow;
+    PyObject *on_grow, *on_drop;
     Doorbell *bell;       /* of its outlets */
     Producer *producers;  /* made on it, not owned */
     uint32_t pins;        /* loans and copies that use the mapping */

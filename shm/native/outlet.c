@@ -58,10 +58,12 @@ static int outlet_extent(Outlet *self, uint64_t length, struct chx_extent *exten
     if (chx_arena_alloc(arena, length, extent) == CHX_OK) return 1;
     outlet_reclaim(self);
     if (chx_arena_alloc(arena, length, extent) == CHX_OK) return 1;
-    self->short_at = arena->frees + 1;
-    int grown = native_arena_grow(self->arena, length);
-    if (grown <= 0) return grown;
-    return chx_arena_alloc(arena, length, extent) == CHX_OK;
+    for (;;) {
+        self->short_at = arena->frees + 1;
+        int grown = native_arena_grow(self->arena, length);
+        if (grown <= 0) return grown;
+        if (chx_arena_alloc(arena, length, extent) == CHX_OK) return 1;
+    }
 }
 
 /* The extent of a frame, or of a run, shortened to what there is room for without growing. As outlet_extent. */

@@ -1,4 +1,5 @@
-/* ARENA: payload memory of one producing process, in sealed segments; the allocator itself is private.
+/* ARENA: payload memory of one producing process, in sealed segments; the allocator itself is private. Where segments
+ * come from and go to is in segments.h.
  *
  * Nothing about allocation is shared, so nothing of it can be corrupted by a peer. Extents are 64-byte aligned. Small
  * ones (up to 3584 bytes) are objects of a class in a slab of 8 pages (or 1); larger ones are runs of whole pages. What was
@@ -9,6 +10,9 @@
  *   page_run  | first and last page of every run name it: that is how neighbours are found and merged
  *   quick     | the runs freed last, not merged: an exact size match is taken from here, newest first
  *   bins      | free runs by size, four steps an octave, after the two-level segregated fit of Masmano et al.
+ *
+ * Of a segment that is leaving nothing is handed out: its free runs stand in no list, and grow together as extents
+ * come back, until one run is the whole segment.
  */
 #ifndef CHRONETIX_ARENA_H
 #define CHRONETIX_ARENA_H
@@ -16,6 +20,7 @@
 #include <stdlib.h>
 
 #include "hints.h"
+#include "hugepages.h"
 #include "memory.h"
 
 #define CHX_NONE UINT32_MAX
@@ -47,21 +52,33 @@ struct chx_run {
     uint32_t refs;       /* routes that still read it (whole) */
     uint16_t segment;
     uint8_t state, class;
+    uint8_t leaving; /* its segment is */
     struct chx_slab *slab;
+};
+
+enum chx_segment_state {
+    CHX_SEGMENT_NONE,    /* the index is free */
+    CHX_SEGMENT_MADE,    /* not every consumer has mapped it yet */
+    CHX_SEGMENT_USED,    /* extents come from it */
+    CHX_SEGMENT_LEAVING, /* it is given back as soon as every extent of it has come back */
+    CHX_SEGMENT_DROPPED, /* unmapped; not every consumer has done so yet */
 };
 
 struct chx_segment {
     struct chx_map map;
     uint32_t *page_run; /* run + 1 at the first and last page of each run */
     uint32_t pages;
-    uint8_t announced, confirmed;
+    uint8_t announced, state; /* announced: consumers were told of what the state says */
 };
 
 struct chx_arena {
     uint64_t limit, size, used;
+    uint64_t peak;  /* most that was used since somebody last asked */
     uint64_t frees; /* counts what may make room: extents freed and segments confirmed */
     struct chx_segment *segments;
     uint32_t segment_count, segment_room;
+    uint8_t drops; /* segments may be given back */
+    struct chx_huge huge;
     struct chx_run *runs;
     uint32_t run_count, run_room, run_spare;
     uint32_t quick[CHX_QUICK], quick_count;
@@ -105,11 +122,13 @@ static inline uint32_t chx_bin_of(uint32_t pages) {
 static inline void chx_bin_push(struct chx_arena *arena, uint32_t run) {
     uint32_t bin = chx_bin_of(arena->runs[run].pages);
     arena->runs[run].state = CHX_RUN_FREE;
+    if (arena->runs[run].leaving) return;
     chx_list_push(arena, &arena->bins[bin], run);
     arena->bin_used[bin / 64] |= 1ull << (bin % 64);
 }
 
 static inline void chx_bin_remove(struct chx_arena *arena, uint32_t run) {
+    if (arena->runs[run].leaving) return;
     uint32_t bin = chx_bin_of(arena->runs[run].pages);
     chx_list_remove(arena, &arena->bins[bin], run);
     if (arena->bins[bin] == CHX_NONE) arena->bin_used[bin / 64] &= ~(1ull << (bin % 64));
@@ -212,6 +231,10 @@ static inline void chx_quick_flush(struct chx_arena *arena, uint32_t keep) {
 }
 
 static inline void chx_run_free(struct chx_arena *arena, uint32_t run) {
+    if (arena->runs[run].leaving) {
+        chx_run_merge(arena, run);
+        return;
+    }
     if (arena->quick_count == CHX_QUICK) chx_quick_flush(arena, CHX_QUICK / 2);
     arena->runs[run].state = CHX_RUN_QUICK;
     arena->quick[arena->quick_count++] = run;
@@ -228,8 +251,9 @@ static inline uint32_t chx_quick_take(struct chx_arena *arena, uint32_t pages) {
     return CHX_NONE;
 }
 
+/* In the list of slabs of its class that have room is one that has some, unless its segment is leaving. */
 static inline void chx_slab_drop(struct chx_arena *arena, uint32_t run) {
-    chx_list_remove(arena, &arena->classes[arena->runs[run].class], run);
+    if (!arena->runs[run].leaving) chx_list_remove(arena, &arena->classes[arena->runs[run].class], run);
     free(arena->runs[run].slab);
     arena->runs[run].slab = NULL;
 }
@@ -297,6 +321,11 @@ static inline void chx_extent_place(const struct chx_arena *arena, const struct 
     extent->data = chx_run_data(arena, run) + inside;
 }
 
+static inline void chx_arena_take(struct chx_arena *arena, uint64_t bytes) {
+    arena->used += bytes;
+    if (arena->used > arena->peak) arena->peak = arena->used;
+}
+
 static inline enum chx_status chx_small_alloc(struct chx_arena *arena, uint32_t length, struct chx_extent *extent) {
     uint32_t class = arena->class_of[(length + CHX_LINE - 1) / CHX_LINE];
     if (arena->classes[class] == CHX_NONE) {
@@ -313,7 +342,7 @@ static inline enum chx_status chx_small_alloc(struct chx_arena *arena, uint32_t 
     if (slab->free) chx_prefetch_write(chx_run_data(arena, run) + slab->stack[slab->free - 1] * bytes);
     extent->handle = (uint64_t)index << 16 | object;
     chx_extent_place(arena, run, (uint64_t)object * bytes, extent);
-    arena->used += bytes;
+    chx_arena_take(arena, bytes);
     return CHX_OK;
 }
 
@@ -333,7 +362,7 @@ static inline enum chx_status chx_arena_alloc(struct chx_arena *arena, uint64_t 
     run->refs = 1;
     extent->handle = (uint64_t)index << 16;
     chx_extent_place(arena, run, 0, extent);
-    arena->used += (uint64_t)pages * CHX_PAGE;
+    chx_arena_take(arena, (uint64_t)pages * CHX_PAGE);
     return CHX_OK;
 }
 
@@ -354,14 +383,16 @@ static inline void chx_small_free(struct chx_arena *arena, uint32_t index, uint3
     if (--slab->refs[object]) return;
     arena->frees++;
     arena->used -= chx_class_lines[run->class] * CHX_LINE;
-    if (slab->free == 0) {
+    if (run->leaving) {
+        /* in no list */
+    } else if (slab->free == 0) {
         chx_list_push(arena, head, index);
     } else if (*head != index) {
         chx_list_remove(arena, head, index);
         chx_list_push(arena, head, index);
     }
     slab->stack[slab->free++] = (uint16_t)object;
-    if (slab->free == slab->total && run->next != CHX_NONE) {
+    if (slab->free == slab->total && (run->leaving || run->next != CHX_NONE)) {
         chx_slab_drop(arena, index);
         chx_run_free(arena, index);
     }
@@ -379,113 +410,6 @@ static inline void chx_extent_drop(struct chx_arena *arena, uint64_t handle) {
         arena->used -= (uint64_t)run->pages * CHX_PAGE;
         chx_run_free(arena, index);
     }
-}
-
-/* ---- segments --------------------------------------------------------------------------------------------------- */
-
-/* Let the allocator use a segment that every consumer has mapped. */
-static inline enum chx_status chx_arena_confirm(struct chx_arena *arena, uint32_t index) {
-    struct chx_segment *segment = &arena->segments[index];
-    if (segment->confirmed) return CHX_OK;
-    if (chx_run_room(arena) != CHX_OK) return CHX_NO_MEMORY;
-    uint32_t run = chx_run_make(arena, (uint16_t)index, 0, segment->pages);
-    chx_run_mark(arena, run);
-    chx_bin_push(arena, run);
-    segment->confirmed = 1;
-    arena->frees++;
-    return CHX_OK;
-}
-
-static inline enum chx_status chx_segment_room(struct chx_arena *arena) {
-    if (arena->segment_count < arena->segment_room) return CHX_OK;
-    if (arena->segment_count >= CHX_SEGMENTS_MAX) return CHX_NO_MEMORY;
-    uint32_t room = arena->segment_room ? arena->segment_room * 2 : 4;
-    struct chx_segment *segments = realloc(arena->segments, room * sizeof *segments);
-    if (!segments) return CHX_NO_MEMORY;
-    arena->segments = segments;
-    arena->segment_room = room;
-    return CHX_OK;
-}
-
-/* A further segment of `size` bytes, sealed but not yet confirmed; its index is segment_count - 1. */
-static inline enum chx_status chx_segment_add(struct chx_arena *arena, uint64_t size) {
-    enum chx_status status = chx_segment_room(arena);
-    if (status != CHX_OK) return status;
-    struct chx_segment segment = {.pages = (uint32_t)(size / CHX_PAGE)};
-    status = chx_memory_create("chronetix-arena", size, 1, &segment.map);
-    if (status != CHX_OK) return status;
-    segment.page_run = calloc(segment.pages, sizeof *segment.page_run);
-    if (!segment.page_run || chx_memory_seal(&segment.map) != 0) {
-        status = segment.page_run ? CHX_SYSTEM : CHX_NO_MEMORY;
-        free(segment.page_run);
-        chx_unmap(&segment.map);
-        return status;
-    }
-    arena->segments[arena->segment_count++] = segment;
-    arena->size += size;
-    return CHX_OK;
-}
-
-/* Pages of the largest segment: no frame can be larger than one segment. */
-static inline uint64_t chx_arena_largest(const struct chx_arena *arena) {
-    uint64_t pages = 0;
-    for (uint32_t i = 0; i < arena->segment_count; i++)
-        if (arena->segments[i].pages > pages) pages = arena->segments[i].pages;
-    return pages * CHX_PAGE;
-}
-
-/* A segment that is on its way and large enough, or segment_count. */
-static inline uint32_t chx_arena_pending(const struct chx_arena *arena, uint64_t length) {
-    uint32_t index = 0;
-    for (; index < arena->segment_count; index++)
-        if (!arena->segments[index].confirmed && arena->segments[index].map.size >= length) break;
-    return index;
-}
-
-/* Double the arena, by at least what `length` needs. EMPTY: it is at its limit, wait for extents to come back.
- * TOO_LARGE: `length` fits neither a segment there is nor what is left below the limit. */
-static inline enum chx_status chx_arena_grow(struct chx_arena *arena, uint64_t length) {
-    if (length > arena->limit) return CHX_TOO_LARGE;
-    uint64_t need = length <= CHX_SMALL_MAX ? CHX_SLAB_PAGES * CHX_PAGE : chx_whole_pages(length);
-    uint64_t left = arena->limit - arena->size;
-    if (need > left) return need <= chx_arena_largest(arena) ? CHX_EMPTY : CHX_TOO_LARGE;
-    uint64_t size = arena->size > need ? arena->size : need;
-    return chx_segment_add(arena, size < left ? size : left);
-}
-
-static inline void chx_arena_destroy(struct chx_arena *arena) {
-    for (uint32_t i = 0; i < arena->run_count; i++)
-        if (arena->runs[i].state == CHX_RUN_SLAB) free(arena->runs[i].slab);
-    for (uint32_t i = 0; i < arena->segment_count; i++) {
-        chx_unmap(&arena->segments[i].map);
-        free(arena->segments[i].page_run);
-    }
-    free(arena->segments);
-    free(arena->runs);
-    memset(arena, 0, sizeof *arena);
-}
-
-/* `limit` and `first` are rounded down and up to whole pages; `first` is usable at once. */
-static inline enum chx_status chx_arena_init(struct chx_arena *arena, uint64_t limit, uint64_t first) {
-    memset(arena, 0, sizeof *arena);
-    arena->limit = limit & ~(uint64_t)(CHX_PAGE - 1);
-    arena->run_spare = CHX_NONE;
-    for (uint32_t i = 0; i < CHX_BINS; i++) arena->bins[i] = CHX_NONE;
-    for (uint32_t i = 0; i < CHX_CLASSES; i++) arena->classes[i] = CHX_NONE;
-    for (uint32_t lines = 0, class = 0; lines <= CHX_SMALL_MAX / CHX_LINE; lines++) {
-        if (lines > chx_class_lines[class]) class++;
-        arena->class_of[lines] = (uint8_t)class;
-    }
-    first = chx_whole_pages(first);
-    if (first > arena->limit) first = arena->limit;
-    enum chx_status status = chx_segment_add(arena, first);
-    if (status == CHX_OK) status = chx_arena_confirm(arena, 0);
-    if (status != CHX_OK) {
-        int error = errno;
-        chx_arena_destroy(arena);
-        errno = error;
-    }
-    return status;
 }
 
 #endif

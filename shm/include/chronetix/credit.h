@@ -37,6 +37,7 @@ struct chx_consumer {
     const chx_word *skip;
     struct chx_reader_segment *segments;
     uint32_t segment_count;
+    _Atomic uint16_t *reads; /* by slot: segment + 1 that the frame held in it lies in, 0 for none */
     uint32_t mask, slots, credits;
     uint64_t position; /* of the next frame */
     uint64_t taken;
@@ -57,7 +58,8 @@ struct chx_taken {
     const uint8_t *data;
     uint64_t length, stamp, seq;
     uint64_t time_ns, deadline_ns, trace, input_seq;
-    uint32_t schema, flags;
+    uint32_t schema;
+    uint16_t flags, segment; /* segment + 1; 0: it lies in none */
 };
 
 /* Make the CREDIT and seal it. `header` carries epoch, base_seq and credits. */
@@ -76,7 +78,8 @@ static inline enum chx_status chx_consumer_init(struct chx_consumer *c, const st
     c->slots = 1u << c->header.slots_log2;
     c->mask = c->slots - 1;
     c->credits = header->credits;
-    return CHX_OK;
+    c->reads = calloc(c->slots, sizeof *c->reads);
+    return c->reads ? CHX_OK : CHX_NO_MEMORY;
 }
 
 /* Attach the producer's RING and doorbell. */
@@ -118,14 +121,34 @@ static inline enum chx_status chx_consumer_map(struct chx_consumer *c, uint32_t 
     return status;
 }
 
-/* ---- take ------------------------------------------------------------------------------------------------------- */
-
 static inline enum chx_status chx_consumer_fault(struct chx_consumer *c) {
     c->state = CHX_CONSUMER_FAULTY;
     atomic_store_explicit(&c->credit->closed, 1, memory_order_release);
     if (c->bell >= 0) chx_bell_ring(c->bell);
     return CHX_FAULT;
 }
+
+/* Unmap segment `index`, which the producer has given up: every frame of it has come back, or the producer lies, and the
+ * route is lost rather than the memory under whoever reads it.
+ * reads: acquire; partner: the release in chx_consumer_stamp, before the stamp that the producer has seen. */
+static inline enum chx_status chx_consumer_drop(struct chx_consumer *c, uint32_t index) {
+    if (index >= c->segment_count || !c->segments[index].base) {
+        CHX_SAY(&c->why, "segment %u was dropped, but is not mapped", index);
+        return chx_consumer_fault(c);
+    }
+    for (uint32_t slot = 0; slot < c->slots; slot++) {
+        if (atomic_load_explicit(&c->reads[slot], memory_order_acquire) != index + 1) continue;
+        CHX_SAY(&c->why, "segment %u was dropped while a frame of it is held", index);
+        return chx_consumer_fault(c);
+    }
+    struct chx_reader_segment *segment = &c->segments[index];
+    if (segment->guard) chx_guard_drop(segment->guard);
+    munmap((void *)(uintptr_t)segment->base, segment->size);
+    *segment = (struct chx_reader_segment){0};
+    return CHX_OK;
+}
+
+/* ---- take ------------------------------------------------------------------------------------------------------- */
 
 /* A stamp of this slot is 0, or of an earlier lap, or the awaited one; anything else was never written by a producer. */
 static inline int chx_stamp_possible(const struct chx_consumer *c, uint64_t stamp) {
@@ -147,8 +170,9 @@ static inline enum chx_status chx_desc_check(struct chx_consumer *c, uint64_t po
     atomic_signal_fence(memory_order_seq_cst); /* the copies above are the ones that are checked below */
     unsigned long long at = (unsigned long long)position;
     if (flags & ~CHX_FLAG_REDELIVERED) return CHX_REFUSE(&c->why, "frame at %llu: unknown flags 0x%x", at, flags);
-    out->flags = flags;
+    out->flags = (uint16_t)flags;
     out->length = length;
+    out->segment = 0;
     if (length == 0) {
         out->data = (const uint8_t *)"";
         return CHX_OK;
@@ -160,6 +184,7 @@ static inline enum chx_status chx_desc_check(struct chx_consumer *c, uint64_t po
                           (unsigned long long)length, (unsigned long long)offset, segment,
                           (unsigned long long)memory->size);
     out->data = memory->base + offset;
+    out->segment = (uint16_t)(segment + 1);
     return CHX_OK;
 }
 
@@ -271,15 +296,20 @@ static inline void chx_consumer_step_special(struct chx_consumer *c, struct chx_
     chx_consumer_settle(c);
 }
 
+static inline void chx_consumer_hold(struct chx_consumer *c, const struct chx_taken *out) {
+    atomic_store_explicit(&c->reads[(out->stamp - 1) & c->mask], out->segment, memory_order_relaxed);
+}
+
 /* The frame that was looked at is taken. */
 static inline void chx_consumer_step(struct chx_consumer *c, struct chx_taken *out) {
     c->taken++;
     if (c->special) {
         chx_consumer_step_special(c, out);
-        return;
+    } else {
+        out->seq = c->header.base_seq + c->position;
+        out->stamp = ++c->position;
     }
-    out->seq = c->header.base_seq + c->position;
-    out->stamp = ++c->position;
+    chx_consumer_hold(c, out);
 }
 
 /* The books, before anybody sees a frame: a successor takes what is below `next` for seen. */
@@ -336,6 +366,7 @@ static inline enum chx_status chx_consumer_take_run(struct chx_consumer *c, stru
         do {
             out[count].seq = c->header.base_seq + c->position;
             out[count].stamp = ++c->position;
+            chx_consumer_hold(c, &out[count]);
             count++;
         } while (count < limit && chx_consumer_peek(c) == CHX_OK &&
                  chx_desc_check(c, c->position, &out[count]) == CHX_OK);
@@ -363,6 +394,7 @@ static inline void chx_consumer_count(struct chx_consumer *c, uint64_t frames) {
 
 static inline void chx_consumer_stamp(struct chx_consumer *c, uint64_t stamp) {
     CHX_FAILPOINT(RETURN_BEGUN);
+    atomic_store_explicit(&c->reads[(stamp - 1) & c->mask], 0, memory_order_release);
     atomic_store_explicit(&c->credit->stamp[(stamp - 1) & c->mask], stamp, memory_order_release);
 }
 

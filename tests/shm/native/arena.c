@@ -1,4 +1,5 @@
-/* The allocator alone, against itself: random extents with random numbers of readers, every byte of each owned by one.
+/* The allocator alone, against itself: random extents with random numbers of readers, every byte of each owned by one,
+ * while segments leave, stay after all, are dropped and come again.
  * Made for the sanitizers; exit status 0 when no extent ever overlapped another and all memory came back. */
 #include <chronetix/chronetix.h>
 
@@ -41,8 +42,10 @@ static uint64_t random_length(void) {
 static int take(struct chx_arena *arena, struct owned *owned, uint8_t mark) {
     uint64_t length = random_length();
     if (chx_arena_alloc(arena, length, &owned->extent) != CHX_OK) {
-        enum chx_status status = chx_arena_grow(arena, length);
-        if (status == CHX_OK) chx_arena_confirm(arena, arena->segment_count - 1);
+        uint32_t index;
+        chx_arena_stay(arena);
+        enum chx_status status = chx_arena_grow(arena, length, &index);
+        if (status == CHX_OK) chx_arena_confirm(arena, index);
         must(status == CHX_OK || status == CHX_EMPTY || status == CHX_TOO_LARGE, "growing works or is refused");
         if (chx_arena_alloc(arena, length, &owned->extent) != CHX_OK) return 0;
     }
@@ -59,11 +62,26 @@ static void give(struct chx_arena *arena, struct owned *owned, uint8_t mark) {
     owned->readers--;
 }
 
+/* To a random size; what was dropped can come again at once or later. */
+static uint64_t shrink(struct chx_arena *arena) {
+    uint64_t before = arena->size, keep = next_random() % (8u << 20);
+    uint64_t given = chx_arena_shrink(arena, keep);
+    must(given == before - arena->size, "what was given back is gone");
+    must(chx_arena_staying(arena) >= keep || chx_segment_find(arena, CHX_SEGMENT_LEAVING, UINT64_MAX) == CHX_NONE,
+         "what is to stay stays");
+    for (uint32_t i = 0; i < arena->segment_count; i++)
+        if (next_random() % 2) chx_arena_forget(arena, i);
+    return given;
+}
+
 int main(void) {
     static struct owned owned[EXTENTS];
     struct chx_arena arena;
-    must(chx_arena_init(&arena, 8u << 20, CHX_ARENA_MIN) == CHX_OK, "an arena");
+    uint64_t given = 0;
+    must(chx_arena_init(&arena, 8u << 20, CHX_ARENA_MIN, 0) == CHX_OK, "an arena");
+    arena.drops = 1;
     for (uint32_t step = 0; step < STEPS; step++) {
+        if (next_random() % 64 == 0) given += shrink(&arena);
         uint32_t i = next_random() % EXTENTS;
         if (owned[i].readers)
             give(&arena, &owned[i], (uint8_t)i);
@@ -73,6 +91,9 @@ int main(void) {
     for (uint32_t i = 0; i < EXTENTS; i++)
         while (owned[i].readers) give(&arena, &owned[i], (uint8_t)i);
     must(arena.used == 0, "all memory came back");
+    must(given > 0, "some of it was given back on the way");
+    chx_arena_shrink(&arena, 0);
+    must(arena.size == 0, "and the rest at the end");
     chx_arena_destroy(&arena);
     return 0;
 }

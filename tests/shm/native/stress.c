@@ -164,7 +164,7 @@ static void open_route(void) {
     struct chx_header header = {.credits = CREDITS, .watermark = 12, .credit_low = 8};
     producer_bell = chx_bell_create();
     consumer_bell = chx_bell_create();
-    must(chx_arena_init(&arena, ROOM, ROOM) == CHX_OK, "an arena");
+    must(chx_arena_init(&arena, ROOM, ROOM, 0) == CHX_OK, "an arena");
     must(chx_producer_init(&producer, &arena, &header) == CHX_OK, "a producer");
     must(chx_consumer_init(&consumer, &header) == CHX_OK, "a consumer");
     must(chx_producer_link(&producer, consumer.credit_map.fd, consumer_bell) == CHX_OK, "linked there");
