@@ -7,7 +7,7 @@ C_CODE := $(shell find shm nodeworker -name '*.[ch]')
 JSON   ?=
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo test lint unit model bench-data bench-start lock clean
+.PHONY: help demo test lint unit model bench-data bench-start bench-recover lock clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -37,6 +37,9 @@ bench-data: .venv/bench ## data plane beside its rivals, in one run (JSON=FILE f
 
 bench-start: .venv/dev ## 50 workers from submit to running, beside warm forks and cold interpreters
 	$(BIN)/python -m bench.start $(if $(JSON),--json $(JSON))
+
+bench-recover: .venv/bench ## from kill -9 of a worker to its successor's first frame, beside supervisord and dora
+	$(BIN)/python -m bench.recover $(if $(JSON),--json $(JSON))
 
 lock: .venv/dev ## pin the development environment anew
 	$(BIN)/pip install --quiet 'uv>=0.4'

@@ -1,0 +1,114 @@
+"""The worker that is killed, once for each way to run it: it tells ``$BENCH_REPORT`` the number of its first frame.
+
+Each is a Python process with the imports of its own transport and numpy; the sender makes a frame a millisecond.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy  # noqa: F401  (what a worker of the kind imports anyway)
+
+PACE_S = 0.001
+
+
+class Report:
+    """Tells the host of the first frame of this process."""
+
+    told = False
+
+    def frame(self, number: int) -> None:
+        """``number`` has arrived."""
+        if not self.told:
+            self.told = True
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+                sock.sendto(f"{os.getpid()} {number}".encode(), os.environ["BENCH_REPORT"])
+
+
+def numbers() -> Iterator[int]:
+    """One a millisecond."""
+    number = 0
+    while True:
+        number += 1
+        yield number
+        time.sleep(PACE_S)
+
+
+# -- chronetix -----------------------------------------------------------------------------------------------
+
+
+def source(ctx: Any) -> Iterator[bytes]:
+    """A flow's source."""
+    for number in numbers():
+        if ctx.stopping:
+            return
+        yield number.to_bytes(8, "little")
+
+
+class Sink:
+    """A flow's sink."""
+
+    def __init__(self) -> None:
+        self._report = Report()
+
+    def on_frame(self, frame: Any, ctx: Any) -> None:  # noqa: ARG002
+        """One number."""
+        self._report.frame(int.from_bytes(frame, "little"))
+
+
+# -- pyzmq, under supervisord --------------------------------------------------------------------------------
+
+
+def zmq_source(address: str) -> None:
+    """Blocks while nobody pulls."""
+    import zmq
+
+    with zmq.Context() as context, context.socket(zmq.PUSH) as push:
+        push.bind(address)
+        for number in numbers():
+            push.send(number.to_bytes(8, "little"))
+
+
+def zmq_sink(address: str) -> None:
+    """Until it is killed."""
+    import zmq
+
+    report = Report()
+    with zmq.Context() as context, context.socket(zmq.PULL) as pull:
+        pull.connect(address)
+        while True:
+            report.frame(int.from_bytes(pull.recv(), "little"))
+
+
+# -- dora ----------------------------------------------------------------------------------------------------
+
+
+def dora_source() -> None:
+    """Sends until it is killed."""
+    import pyarrow as pa
+    from dora import Node
+
+    node = Node()
+    for number in numbers():
+        node.send_output("numbers", pa.array([number], type=pa.int64()))
+
+
+def dora_sink() -> None:
+    """Until it is killed."""
+    from dora import Node
+
+    report = Report()
+    for event in Node():
+        if event["type"] == "INPUT":
+            report.frame(event["value"][0].as_py())
+
+
+if __name__ == "__main__":
+    {"zmq_source": zmq_source, "zmq_sink": zmq_sink, "dora_source": dora_source, "dora_sink": dora_sink}[sys.argv[1]](
+        *sys.argv[2:]
+    )
