@@ -22,11 +22,12 @@ import shm
 from chronetixd.audit import Audit, Record
 from chronetixd.bus import Bus
 from chronetixd.core.access import Right
+from chronetixd.core.change import compare, described
 from chronetixd.core.flow_words import FlowState, StopMode
 from chronetixd.events import Event, Events
 from chronetixd.feed import Feed
 from chronetixd.flowrun import FlowRun
-from chronetixd.flows import Flows, problem_maps, validate
+from chronetixd.flows import Flows, invalid, problem_maps, validate
 from chronetixd.logs import LogRecord, Logs
 from chronetixd.spares import Spares
 from chronetixd.stats import describe, flow_stats
@@ -91,6 +92,12 @@ class ValidateArgs(Args, frozen=True):
     flow: dict[str, Any]
     bindings: dict[str, str] = {}
     base_dir: str = ""
+
+
+class DiffArgs(ValidateArgs, frozen=True):
+    """``flow`` beside the one of its own name, or of ``name``."""
+
+    name: str | None = None
 
 
 class FlowArgs(Args, frozen=True):
@@ -180,6 +187,17 @@ async def _validate(_context: Context, args: ValidateArgs, _emit: Emit) -> Any:
     }
 
 
+async def _diff(context: Context, args: DiffArgs, _emit: Emit) -> Any:
+    checked = validate(args.flow, args.bindings, args.base_dir)
+    shown = args.name or str(args.flow.get("name") or "")
+    if checked.flow is None:
+        raise invalid(shown or "without a name", checked.problems)
+    if not shown:
+        raise error("bad-argument", argument="name", verb="diff", reason="neither it nor the flow says which flow")
+    run = context.flows.find(shown)
+    return {"flow": run.name, "state": str(run.state), **described(compare(run.plan.flow, checked.flow))}
+
+
 async def _list(context: Context, _args: NoArgs, _emit: Emit) -> Any:
     return {"flows": [_summary(run) for run in context.flows]}
 
@@ -260,6 +278,7 @@ VERBS: dict[str, Verb] = {
     "version": Verb(NoArgs, Right.READ, _version),
     "submit": Verb(SubmitArgs, Right.OPERATE, _submit),
     "validate": Verb(ValidateArgs, Right.OPERATE, _validate),
+    "diff": Verb(DiffArgs, Right.OPERATE, _diff),
     "list": Verb(NoArgs, Right.READ, _list),
     "describe": Verb(FlowArgs, Right.READ, _describe),
     "stop": Verb(StopArgs, Right.OPERATE, _stop),

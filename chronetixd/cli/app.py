@@ -29,6 +29,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "submit": ("chronetixd.cli.submit:submit", "Submit a flow and wait until it runs."),
         "validate": ("chronetixd.cli.validate:validate", "Check a flow without running it; needs no daemon."),
         "compile": ("chronetixd.cli.validate:compile_", "Compile a flow's DSL and print the result."),
+        "diff": ("chronetixd.cli.diff:diff", "Compare a flow that runs with a file."),
         "run": ("chronetixd.cli.run:run", "Run a whole flow in this one process, without a daemon."),
         "stop": ("chronetixd.cli.stop:stop", "Stop a flow, letting it finish what is under way."),
     },

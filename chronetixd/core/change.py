@@ -73,6 +73,28 @@ def compare(old: Flow, new: Flow) -> Change:
     return Change(nodes, routes, tuple(notes))
 
 
+def described(change: Change) -> dict[str, Any]:
+    """The change as it travels; ``same`` when nothing that runs has to change."""
+    return {
+        "same": not change,
+        "nodes": [_described(each) for each in change.nodes],
+        "routes": [_described(each) for each in change.routes],
+        "notes": [_plain(each) for each in change.notes],
+    }
+
+
+def _described(difference: Difference) -> dict[str, Any]:
+    return {
+        "name": difference.name,
+        "kind": difference.kind,
+        "fields": [_plain(each) for each in difference.fields],
+    }
+
+
+def _plain(change: FieldChange) -> dict[str, Any]:
+    return {"path": change.path, "old": change.old, "new": change.new}
+
+
 def _nodes(old: Flow, new: Flow) -> Iterator[Difference]:
     before, after = _told(old), _told(new)
     for manifest in new.manifests:

@@ -209,3 +209,22 @@ def test_an_empty_flow_is_refused(peer: Any) -> None:
     failure = peer.refused("submit", flow={"manifests": [], "routes": [], "schemas": []})
     assert failure.name == "flow-invalid"
     assert failure.details["problems"]
+
+
+def test_diff_names_the_fields_that_differ(peer: Any, scripted: Any) -> None:
+    peer.call("submit", flow=scripted("good"), name="f", wait="running")
+    assert peer.call("diff", flow=scripted("good"), name="f")["same"]
+    other = scripted("good")
+    other["manifests"][0]["params"]["more"] = 1
+    found = peer.call("diff", flow=other, name="f")
+    assert (found["same"], found["routes"]) == (False, [])
+    assert found["nodes"] == [
+        {"name": "n0", "kind": "changed", "fields": [{"path": "params.more", "old": "-", "new": 1}]}
+    ]
+    peer.call("stop", flow="f")
+
+
+def test_diff_refuses_what_it_cannot_compare(peer: Any, scripted: Any) -> None:
+    assert peer.refused("diff", flow=scripted("good"), name="nobody").name == "flow-not-found"
+    assert peer.refused("diff", flow=scripted("good")).name == "bad-argument"
+    assert peer.refused("diff", flow={"manifests": []}, name="f").name == "flow-invalid"

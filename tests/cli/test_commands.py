@@ -145,6 +145,44 @@ class TestErrors:
         assert "\n  | hint: lies\n" in err
 
 
+class TestDiff:
+    FOUND = {
+        "flow": "pair",
+        "state": "running",
+        "same": False,
+        "nodes": [
+            {"name": "a", "kind": "changed", "fields": [{"path": "params.count", "old": 3, "new": 4}]},
+            {"name": "c", "kind": "added", "fields": []},
+        ],
+        "routes": [{"name": "r", "kind": "removed", "fields": []}],
+        "notes": [{"path": "b.x-owner", "old": "-", "new": "me"}],
+    }
+
+    def test_shows_what_differs(self, ctl: Any, daemon: Any, flow_file: Path) -> None:
+        daemon.answers["diff"] = self.FOUND
+
+        ended = ctl("diff", str(flow_file), "--name", "pair")
+
+        assert (ended.code, ended.err) == (0, "")
+        assert ended.out.splitlines() == [
+            "~ node a",
+            "    params.count: 3 → 4",
+            "+ node c",
+            "- route r",
+            '  note: b.x-owner: "-" → "me"',
+        ]
+        ((_, args),) = daemon.calls
+        assert args["name"] == "pair"
+
+    def test_can_tell_by_its_exit_code(self, ctl: Any, daemon: Any, flow_file: Path) -> None:
+        daemon.answers["diff"] = self.FOUND
+        assert ctl("diff", str(flow_file), "--exit-code").code == 1
+        daemon.answers["diff"] = {**self.FOUND, "same": True, "nodes": [], "routes": [], "notes": []}
+        same = ctl("diff", str(flow_file), "--exit-code")
+        assert (same.code, same.out) == (0, "")
+        assert "nothing that runs differs in pair" in same.err
+
+
 class TestSubmit:
     def test_compiles_the_flow_and_waits_until_it_runs(self, ctl: Any, daemon: Any, flow_file: Path) -> None:
         daemon.answers["submit"] = [{"state": "starting", "ready": 1, "total": 2}, SUBMITTED]
