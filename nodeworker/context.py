@@ -16,9 +16,9 @@ import msgspec
 
 from nodeworker import codec
 from nodeworker.message import Message
-from nodeworker.outputs import Outputs
+from nodeworker.outputs import Origin, Outputs
 from protocol.messages import Configure, Envelope, Port
-from shm import Loan, WouldBlock
+from shm import Frame, Loan, WouldBlock
 
 Level = Literal["debug", "info", "warning", "error", "critical"]
 
@@ -80,16 +80,18 @@ def _loggable(fields: dict[str, Any]) -> dict[str, Any]:
 
 class Step:
     """Where the plugin's thread is: ``doing`` the frame or event it works on, None while it waits; ``count`` steps
-    begun.
+    begun; ``item`` the number of the last item that the ``source`` (a node without inputs has one) has sent.
 
     Written by the plugin's thread alone, and so cheaply that it is done for every frame; read by others when asked.
     """
 
-    __slots__ = ("count", "doing", "interrupt")
+    __slots__ = ("count", "doing", "interrupt", "item", "source")
 
     def __init__(self) -> None:
         self.doing: Any = None
         self.count = 0
+        self.item = 0
+        self.source: Any = None
         self.interrupt: BaseException | None = None
         """Why the node must not wait any more; whoever is about to wait raises it."""
 
@@ -106,6 +108,7 @@ class Context:
         "annotations",
         "features",
         "flow",
+        "incarnation",
         "log",
         "node",
         "params",
@@ -121,6 +124,8 @@ class Context:
         self._corr_ids = itertools.count(1)
         self.flow = config.flow
         self.node = config.node
+        self.incarnation = config.incarnation
+        """How often the node was restarted: 0 in its first life."""
         self.params: Mapping[str, Any] = MappingProxyType(config.params)
         self.qos: Mapping[str, Any] = MappingProxyType(config.qos)
         self.features: Mapping[str, Any] = MappingProxyType(config.features)
@@ -132,12 +137,23 @@ class Context:
     @property
     def inputs(self) -> tuple[Port, ...]:
         """The data routes that come in."""
-        return tuple(self._config.inputs)
+        return tuple({port.route: port for port in self._config.inputs}.values())
 
     @property
     def outputs(self) -> tuple[Port, ...]:
         """The data routes that go out."""
         return tuple(self._config.outputs)
+
+    @property
+    def resume_after(self) -> int:
+        """For a source that was restarted: the number of the last item that all outputs have got, 0 in the first life.
+
+        Items are numbered from 1. A source that reads this goes on behind that item, and the numbering does so too; one
+        that does not begins anew with item 1, and what it repeats is marked ``redelivered``.
+        """
+        resume = min((port.resume for port in self._config.outputs), default=0)
+        self._step.item = max(self._step.item, resume)
+        return resume
 
     @property
     def publications(self) -> tuple[str, ...]:
@@ -159,8 +175,9 @@ class Context:
         step = self._step
         doing, step.doing = step.doing, None
         try:
-            wait_ns = _nanoseconds(timeout) if step.interrupt is None else 0
-            self._outputs.sender(to)(data, wait_ns, input_seq=getattr(doing, "seq", 0))
+            origin, wait_ns = self._origin(doing), _nanoseconds(timeout) if step.interrupt is None else 0
+            self._outputs.sender(to)(data, wait_ns, origin)
+            self._sent(origin)
         except WouldBlock:
             if step.interrupt is not None:
                 raise step.interrupt from None
@@ -176,13 +193,26 @@ class Context:
         step = self._step
         doing, step.doing = step.doing, None
         try:
-            return self._outputs.outlet(to).loan(nbytes, _nanoseconds(timeout) if step.interrupt is None else 0)
+            origin, wait_ns = self._origin(doing), _nanoseconds(timeout) if step.interrupt is None else 0
+            loan = self._outputs.outlet(to).loan(nbytes, wait_ns, origin)
+            self._sent(origin)
+            return loan
         except WouldBlock:
             if step.interrupt is not None:
                 raise step.interrupt from None
             raise
         finally:
             step.doing = doing
+
+    def _origin(self, doing: Any) -> Origin:
+        """What a frame that is sent now is made from."""
+        if isinstance(doing, Frame):
+            return doing
+        return self._step.item + 1 if doing is not None and doing is self._step.source else None
+
+    def _sent(self, origin: Origin) -> None:
+        if isinstance(origin, int):
+            self._step.item = origin
 
     def publish(self, topic: str | None, data: Any, **envelope: Any) -> None:
         """Publish on the event bus: to ``topic``, or with None to every topic of this node's control routes.

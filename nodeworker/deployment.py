@@ -19,7 +19,7 @@ from nodeworker.load import load
 from nodeworker.localbus import LocalBus, NodeHost, OnLog, OnPublish
 from nodeworker.member import Aborted, FlowFailed, Member
 from nodeworker.node import Node
-from nodeworker.outputs import Outputs
+from nodeworker.outputs import Origin, Outputs
 from nodeworker.wiring import Grow, build
 from protocol.messages import Configure, Deliver, Tick
 from shm import Consumer, Doorbell, Loan, Outlet, Producer, RouteView, WouldBlock
@@ -275,17 +275,17 @@ class _Outlet:
         self._send = outlet.send
         self._loan = outlet.loan
 
-    def send(self, data: Buffer, timeout_ns: int = -1, *, input_seq: int = 0) -> int:
+    def send(self, data: Buffer, timeout_ns: int = -1, origin: Origin = None) -> int:
         try:
-            return self._send(data, 0, input_seq=input_seq)
+            return self._send(data, 0, origin)
         except WouldBlock as reason:
-            return self._retrying(lambda: self._send(data, 0, input_seq=input_seq), timeout_ns, reason)
+            return self._retrying(lambda: self._send(data, 0, origin), timeout_ns, reason)
 
-    def loan(self, length: int, timeout_ns: int = -1) -> Loan:
+    def loan(self, length: int, timeout_ns: int = -1, origin: Origin = None) -> Loan:
         try:
-            return self._loan(length, 0)
+            return self._loan(length, 0, origin)
         except WouldBlock as reason:
-            return self._retrying(lambda: self._loan(length, 0), timeout_ns, reason)
+            return self._retrying(lambda: self._loan(length, 0, origin), timeout_ns, reason)
 
     def _retrying(self, attempt: Callable[[], T], timeout_ns: int, refused: WouldBlock) -> T:
         if timeout_ns == 0:

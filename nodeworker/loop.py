@@ -28,18 +28,29 @@ class Lost:
     reason: BaseException
 
 
-Event = ToWorker | Lost
+@dataclass(frozen=True, slots=True)
+class Emptied:
+    """Not a message: all frames of a stage whose producer is dead were taken and given back."""
+
+    route: str
+    epoch: int
+
+
+Event = ToWorker | Lost | Emptied
 Mailbox = deque[Event]
 
 
 class Loop:
-    """Runs ``node`` once it has started. ``answer`` sends replies to requests."""
+    """Runs ``node`` once it has started. ``answer`` sends replies to requests, ``emptied`` is told of stages."""
 
-    def __init__(self, node: Node, mailbox: Mailbox, bell: Doorbell, answer: Answer) -> None:
+    def __init__(
+        self, node: Node, mailbox: Mailbox, bell: Doorbell, answer: Answer, emptied: Callable[[Emptied], None]
+    ) -> None:
         self._node = node
         self._mailbox = mailbox
         self._bell = bell
         self._answer = answer
+        self._emptied = emptied
         self.drained = False
 
     def run(self) -> None:
@@ -89,7 +100,7 @@ class Loop:
             if result is not None:
                 if step.interrupt is not None:
                     raise step.interrupt
-                emit(result, -1, input_seq=frame.seq)
+                emit(result, -1, frame)
             frame.release()
 
     def _source(self, items: Iterator[Any]) -> None:
@@ -104,7 +115,8 @@ class Loop:
                 if item is not None:
                     if step.interrupt is not None:
                         raise step.interrupt
-                    emit(item, -1)
+                    step.item = number = step.item + 1
+                    emit(item, -1, None if has_inputs else number)
                 if mailbox or has_inputs:
                     break
                 step.count += 1
@@ -144,6 +156,8 @@ class Loop:
         elif isinstance(event, Drain):
             self.drained = True
             self._node.ctx.stopping = True
+        elif isinstance(event, Emptied):
+            self._emptied(event)
         elif isinstance(event, Lost):
             raise event.reason
         elif isinstance(event, Failure):

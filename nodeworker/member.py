@@ -140,7 +140,8 @@ class Member:
         for item in self._items:
             step.doing = None
             if item is not None:
-                emit(item, -1)
+                step.item = number = step.item + 1
+                emit(item, -1, number if self.is_source else None)
             left -= 1
             if not left or arena is None or arena.used > BURST_BYTES or self.ending:
                 return
@@ -164,7 +165,7 @@ class Member:
             result = on_frame(frame, ctx)
             step.doing = None
             if result is not None:
-                emit(result, -1, input_seq=frame.seq)
+                emit(result, -1, frame)
             frame.release()
 
     def _serve(self) -> None:
@@ -181,8 +182,7 @@ class Member:
             close()
         self._items = None
         self.result = self.node.stop()
-        for consumer in self.wiring.consumers.values():
-            consumer.close()
+        self.wiring.stages.close()
         self.finished = True
 
     def _failed(self, cause: BaseException) -> None:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from nodeworker import codec
 from nodeworker.context import Context, Host, Step
 from nodeworker.message import Message
-from nodeworker.outputs import Outputs, Sender
+from nodeworker.outputs import Origin, Outputs, Sender
 from nodeworker.plugin import Plugin, bind
 from protocol.messages import Configure, Tick
 from shm import Frame, Inlet
@@ -55,7 +55,7 @@ class Node:
         result = on_frame(frame, self.ctx)
         self.step.doing = None
         if result is not None:
-            self.emit(result, -1, input_seq=frame.seq)
+            self.emit(result, -1, frame)
         frame.release()
 
     def tick(self, tick: Tick) -> None:
@@ -77,10 +77,13 @@ class Node:
         if made is None:
             return iter(())
         try:
-            return iter(self._remembering(made))
+            items = iter(self._remembering(made))
         except TypeError:
             kind = type(made).__name__
             raise TypeError(f"a source must return an iterable or be a generator, this one returned {kind}") from None
+        if not self.config.inputs:
+            self.step.source = items
+        return items
 
     def stop(self) -> Any:
         """Call ``on_stop``, close the outputs; the node's result, as it can travel. Raises TypeError if it cannot."""
@@ -111,9 +114,9 @@ class Node:
             return self.outputs.sender()
         return self._publish_everywhere if self.config.publications else _drop
 
-    def _publish_everywhere(self, data: Any, timeout_ns: int = -1, *, input_seq: int = 0) -> None:  # noqa: ARG002
+    def _publish_everywhere(self, data: Any, timeout_ns: int = -1, origin: Origin = None) -> None:  # noqa: ARG002
         self.ctx.publish(None, data)
 
 
-def _drop(data: Any, timeout_ns: int = -1, *, input_seq: int = 0) -> None:
+def _drop(data: Any, timeout_ns: int = -1, origin: Origin = None) -> None:
     """What a sink returns has nowhere to go."""

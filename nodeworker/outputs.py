@@ -13,26 +13,30 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from nodeworker import codec
 from protocol.messages import Port
-from shm import Loan, Producer
+from shm import Frame, Loan, Producer
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 
+Origin = Frame | int | None
+"""What a frame is made from: a frame, the number of a source's item, or nothing in particular."""
+
+
 class OutletLike(Protocol):
     """What is needed of ``shm.Outlet``; inside one process a cooperative one takes its place."""
 
-    def send(self, data: Buffer, timeout_ns: int = -1, *, input_seq: int = 0) -> int:
+    def send(self, data: Buffer, timeout_ns: int = -1, origin: Origin = None) -> int:
         """Copy ``data`` and commit it to every route."""
 
-    def loan(self, length: int, timeout_ns: int = -1) -> Loan:
+    def loan(self, length: int, timeout_ns: int = -1, origin: Origin = None) -> Loan:
         """A writable extent for every route."""
 
 
 class Sender(Protocol):
     """Sends one value to a fixed set of routes."""
 
-    def __call__(self, data: Any, timeout_ns: int = -1, *, input_seq: int = 0) -> Any:
+    def __call__(self, data: Any, timeout_ns: int = -1, origin: Origin = None) -> Any:
         """Raises WouldBlock when ``timeout_ns`` (-1: none) is up."""
 
 
@@ -105,7 +109,7 @@ class Outputs:
         return _several_types(parts, self._outlet_of(members))
 
 
-def _send_nowhere(data: Any, timeout_ns: int = -1, *, input_seq: int = 0) -> None:  # noqa: ARG001
+def _send_nowhere(data: Any, timeout_ns: int = -1, origin: Origin = None) -> None:  # noqa: ARG001
     raise ValueError("this node has no data outputs: give it a data route, or publish")
 
 
@@ -118,13 +122,13 @@ def _one_type(kind: codec.Codec, outlet: OutletLike, route: str) -> Sender:
     dump, is_bytes = kind.dump, codec.is_bytes
     values = frozenset({dict, list, str, int, float})
 
-    def encode_and_send(data: Any, timeout_ns: int = -1, *, input_seq: int = 0) -> int:
+    def encode_and_send(data: Any, timeout_ns: int = -1, origin: Origin = None) -> int:
         if type(data) in values or not is_bytes(data):
             try:
                 data = dump(data)
             except Exception as reason:
                 raise kind.unencodable(data, reason, route) from reason
-        return send(data, timeout_ns, input_seq=input_seq)
+        return send(data, timeout_ns, origin)
 
     return encode_and_send
 
@@ -135,21 +139,21 @@ def _in_place(kind: codec.Codec, outlet: OutletLike, route: str) -> Sender:
     assert measure is not None
     assert place is not None
 
-    def write_and_commit(data: Any, timeout_ns: int = -1, *, input_seq: int = 0) -> int:
+    def write_and_commit(data: Any, timeout_ns: int = -1, origin: Origin = None) -> int:
         if codec.is_bytes(data):
-            return outlet.send(data, timeout_ns, input_seq=input_seq)
+            return outlet.send(data, timeout_ns, origin)
         try:
             size = measure(data)
         except Exception as reason:
             raise kind.unencodable(data, reason, route) from reason
-        loan = outlet.loan(size, timeout_ns)
+        loan = outlet.loan(size, timeout_ns, origin)
         try:
             with memoryview(loan) as view:
                 place(data, view)
         except BaseException:
             loan.cancel()
             raise
-        seq: int = loan.commit(input_seq=input_seq)
+        seq: int = loan.commit()
         return seq
 
     return write_and_commit
@@ -158,21 +162,21 @@ def _in_place(kind: codec.Codec, outlet: OutletLike, route: str) -> Sender:
 def _several_types(parts: Sequence[tuple[codec.Codec, OutletLike, str]], everyone: OutletLike) -> Sender:
     """Each type is encoded, then room is reserved for all, then all are committed: never only some."""
 
-    def send(data: Any, timeout_ns: int = -1, *, input_seq: int = 0) -> None:
+    def send(data: Any, timeout_ns: int = -1, origin: Origin = None) -> None:
         if codec.is_bytes(data):
-            everyone.send(data, timeout_ns, input_seq=input_seq)
+            everyone.send(data, timeout_ns, origin)
             return
         encoded = [(outlet, memoryview(kind.pack(data, route)).cast("B")) for kind, outlet, route in parts]
         with ExitStack() as undo:
             loans = []
             for outlet, payload in encoded:
-                loan = outlet.loan(payload.nbytes, timeout_ns)
+                loan = outlet.loan(payload.nbytes, timeout_ns, origin)
                 undo.callback(loan.cancel)
                 with memoryview(loan) as view:
                     view[:] = payload
                 loans.append(loan)
             undo.pop_all()
         for loan in loans:
-            loan.commit(input_seq=input_seq)
+            loan.commit()
 
     return send

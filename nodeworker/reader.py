@@ -1,7 +1,7 @@
 """The worker's IO thread: reads the control link so that the plugin's thread need not.
 
-It answers pings, maps segments and links, ends requests; everything else goes into the mailbox, and the doorbell is
-rung so that the plugin's thread looks. It never runs plugin code, hence a hung plugin can be told from a busy one.
+It answers pings, makes and maps ends of routes, ends requests; everything else goes into the mailbox, and the doorbell
+is rung so that the plugin's thread looks. It never runs plugin code, hence a hung plugin can be told from a busy one.
 When the link ends, or brings what must not come, the plugin's thread is told by a ``Lost`` event, and by SIGTERM in
 case it waits; unless the worker is to survive the daemon: then it waits here for the next one.
 """
@@ -22,7 +22,19 @@ from nodeworker.link import Link
 from nodeworker.loop import Lost, Mailbox
 from nodeworker.remote import DaemonHost
 from nodeworker.wiring import Wiring
-from protocol.messages import Detach, Drain, Ping, Pong, Reply, RequestFailed, Segment, SegmentMapped, ToWorker
+from protocol.messages import (
+    Detach,
+    Drain,
+    Extend,
+    Linked,
+    Ping,
+    Pong,
+    Reply,
+    RequestFailed,
+    Segment,
+    SegmentMapped,
+    ToWorker,
+)
 from protocol.messages import Link as LinkMessage
 
 
@@ -102,12 +114,14 @@ class Reader:
             self._wiring.confirm(message)
         elif isinstance(message, Detach):
             self._wiring.detach(message)
+        elif isinstance(message, Extend):
+            self._link.send(*self._wiring.extend(message))
+        elif isinstance(message, LinkMessage):
+            self._link.send(Linked(routes=self._wiring.link(message, descriptors)))
         elif isinstance(message, Reply | RequestFailed):
             self._host.resolve(message)
         else:
-            if isinstance(message, LinkMessage):
-                self._wiring.link(message, descriptors)
-            elif isinstance(message, Drain):
+            if isinstance(message, Drain):
                 self._on_drain()
             self._post(message)
 

@@ -2,7 +2,7 @@
 
 Rules: a worker makes the RINGs of its outputs, the CREDITs of its inputs, one ARENA if it sends, one doorbell;
 descriptors that arrive are closed once they are mapped. Growth: a new arena segment is offered to the daemon, used
-only when confirmed.
+only when confirmed. Everything but ``build`` may happen while the plugin's thread works or sleeps.
 """
 
 from __future__ import annotations
@@ -12,9 +12,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from nodeworker import codec
+from nodeworker.stages import OnEmptied, Stages
 from protocol.errors import error
-from protocol.messages import Configure, Detach, Link, Offer, Port, Segment, SegmentMapped, Stage
+from protocol.messages import (
+    Configure,
+    Detach,
+    Extend,
+    Link,
+    Offer,
+    Port,
+    Segment,
+    SegmentMapped,
+    Stage,
+)
 from shm import Arena, Consumer, Doorbell, Inlet, Outlet, Producer
 
 Grow = Callable[[int, int, int], None]
@@ -41,62 +51,68 @@ class Wiring:
     bell: Doorbell
     arena: Arena | None
     producers: dict[str, Producer]
-    consumers: dict[str, Consumer]
+    stages: Stages
     budget_ns: int = 0
-    epochs: dict[str, int] = field(default_factory=dict)
-    mapped: dict[str, list[int]] = field(default_factory=dict)
-    """Segments of the producer that each input maps."""
     unconfirmed: set[int] = field(default_factory=set)
+
+    @property
+    def consumers(self) -> dict[str, Consumer]:
+        """By input route the last stage's end."""
+        return self.stages.latest
 
     def inventory(self) -> tuple[Inventory, list[int]]:
         """All of it, for a daemon that has none, and the descriptors that go with it."""
-        offer, descriptors = self.offer()
-        memory = Inventory(
-            [Stage(route=route, epoch=self.epochs[route]) for route in offer.rings],
-            [
-                Stage(route=route, epoch=self.epochs[route], segments=self.mapped.get(route, []))
-                for route in offer.credits
-            ],
-            offer.segments,
-            sorted(self.unconfirmed),
-        )
-        return memory, descriptors
+        ends = self.stages.all()
+        offer, descriptors = self._offered(ends)
+        outputs = [Stage(route=route, epoch=producer.epoch) for route, producer in self.producers.items()]
+        return Inventory(outputs, self.stages.described(ends), offer.segments, sorted(self.unconfirmed)), descriptors
 
     def offer(self) -> tuple[Offer, list[int]]:
         """What the daemon hands to the peers, and the descriptors that go with it."""
-        segments = self.arena.segments if self.arena else ()
-        rings, credits = self.producers.values(), self.consumers.values()
-        descriptors = [self.bell.fileno(), *(p.fd for p in rings), *(c.fd for c in credits), *(s[1] for s in segments)]
-        message = Offer(rings=list(self.producers), credits=list(self.consumers), segments=[s[0] for s in segments])
-        return message, descriptors
+        return self._offered(self.stages.all())
 
-    def link(self, message: Link, descriptors: Sequence[int]) -> None:
-        """Map what the peers offered. Raises PeerFault or ValueError for what does not fit, ChronetixError for a route
-        that is not ours. The descriptors are closed in any case."""
+    def extend(self, message: Extend) -> tuple[Offer, list[int]]:
+        """Make the ends of further routes and stages, as :meth:`offer`; whoever waits on a stage that ends is woken.
+
+        Raises ValueError or PeerFault for a stage that cannot follow, OSError when there is no memory."""
+        if message.outputs:
+            raise ValueError(f"node {self.node!r} cannot be given a further output")
+        ends = [self.stages.extend(port) for port in message.inputs]
+        self.bell.ring()
+        return Offer(credits=[end.route for end in ends]), [self.bell.fileno(), *(end.fd for end in ends)]
+
+    def link(self, message: Link, descriptors: Sequence[int]) -> list[str]:
+        """Map what the peers offered, which for an output that is linked already is its consumer's successor's; the
+        routes. Raises PeerFault or ValueError for what does not fit, ChronetixError for a route that is not ours. The
+        descriptors are closed in any case."""
         try:
             rest = iter(descriptors)
             for route in message.outputs:
-                self._producer(route).link(next(rest), next(rest))
+                producer = self._producer(route)
+                attach = producer.relink if producer.linked else producer.link
+                attach(next(rest), next(rest))
             for link in message.inputs:
-                consumer = self._consumer(link.route)
-                ring, bell = next(rest), next(rest)
-                for index in link.segments:
-                    consumer.add_segment(index, next(rest))
-                consumer.link(ring, bell)
-                self.mapped[link.route] = list(link.segments)
+                self.stages.link(link, [next(rest) for _ in range(2 + len(link.segments) + link.predecessor)])
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)
-        self._all_linked()
+        self.bell.ring()
+        return [*message.outputs, *(link.route for link in message.inputs)]
+
+    def check_linked(self) -> None:
+        """Raises ChronetixError for an end that the daemon has left out."""
+        ends: list[Producer | Consumer] = [*self.producers.values(), *self.stages.all()]
+        for end in ends:
+            if not end.linked:
+                raise error("route-detached", route=end.route, reason="the daemon's link message left it out")
 
     def map_segment(self, message: Segment, descriptor: int) -> SegmentMapped:
         """Follow a producer that grew. The answer for the daemon; the descriptor is closed."""
         try:
-            self._consumer(message.route).add_segment(message.index, descriptor)
-            self.mapped[message.route].append(message.index)
+            self.stages.map_segment(message.route, message.epoch, message.index, descriptor)
         finally:
             os.close(descriptor)
-        return SegmentMapped(index=message.index, route=message.route)
+        return SegmentMapped(index=message.index, route=message.route, epoch=message.epoch)
 
     def confirm(self, message: SegmentMapped) -> None:
         """Every consumer follows: the arena may use the segment, and whoever waits for room is woken."""
@@ -112,7 +128,7 @@ class Wiring:
 
     def inlet(self) -> Inlet:
         """Takes from every input."""
-        return Inlet(list(self.consumers.values()), self.bell)
+        return self.stages.inlet
 
     def outlet(self, producers: Sequence[Producer]) -> Outlet:
         """Sends to ``producers``."""
@@ -122,46 +138,52 @@ class Wiring:
         """Give back every mapping and descriptor. Peers see the end of the stream, or a closed route."""
         for producer in self.producers.values():
             producer.close()
-        for consumer in self.consumers.values():
-            consumer.close()
+        self.stages.close()
         if self.arena is not None:
             self.arena.close()
+
+    def abandon(self) -> None:
+        """Leave what a death leaves: peers wait for a successor, or for word that there is none."""
+        self.stages.abandon()
+        if self.arena is not None:
+            self.arena.close()
+
+    def _offered(self, ends: Sequence[Consumer]) -> tuple[Offer, list[int]]:
+        segments = self.arena.segments if self.arena else ()
+        rings = self.producers.values()
+        descriptors = [self.bell.fileno(), *(p.fd for p in rings), *(c.fd for c in ends), *(s[1] for s in segments)]
+        routes = [end.route for end in ends]
+        return Offer(rings=list(self.producers), credits=routes, segments=[s[0] for s in segments]), descriptors
 
     def _producer(self, route: str) -> Producer:
         if route not in self.producers:
             raise error("route-unknown", route=route, node=self.node)
         return self.producers[route]
 
-    def _consumer(self, route: str) -> Consumer:
-        if route not in self.consumers:
-            raise error("route-unknown", route=route, node=self.node)
-        return self.consumers[route]
 
-    def _all_linked(self) -> None:
-        ends: list[Producer | Consumer] = [*self.producers.values(), *self.consumers.values()]
-        for end in ends:
-            if not end.linked:
-                raise error("route-detached", route=end.route, reason="the daemon's link message left it out")
+def _unheard(_route: str, _epoch: int) -> None:
+    """Where producers live and die with their consumers, nobody waits for a stage to be empty."""
 
 
-def build(config: Configure, on_grow: Grow, bell: Doorbell | None = None) -> Wiring:
+def build(config: Configure, on_grow: Grow, bell: Doorbell | None = None, on_emptied: OnEmptied = _unheard) -> Wiring:
     """Make the shared memory of the node of ``config``. Raises OSError when there is none."""
+    bell = bell or Doorbell()
     arena = None
     if config.outputs:
         first = min(FIRST_SEGMENT, config.arena_limit)
         arena = Arena(config.arena_limit, first=first, on_grow=on_grow)
+    is_source = not config.inputs
     return Wiring(
         node=config.node,
-        bell=bell or Doorbell(),
+        bell=bell,
         arena=arena,
-        producers={port.route: _produce(port, arena) for port in config.outputs if arena is not None},
-        consumers={port.route: _consume(port) for port in config.inputs},
-        epochs={port.route: port.epoch for port in (*config.inputs, *config.outputs)},
+        producers={port.route: _produce(port, arena, is_source) for port in config.outputs if arena is not None},
+        stages=Stages(config.node, config.inputs, bell, on_emptied),
         budget_ns=config.budget_ns,
     )
 
 
-def _produce(port: Port, arena: Arena) -> Producer:
+def _produce(port: Port, arena: Arena, is_source: bool) -> Producer:
     if port.policy == "latest":
         raise ValueError(f"route {port.route!r}: policy 'latest' is not supported by this worker")
     return Producer(
@@ -173,16 +195,5 @@ def _produce(port: Port, arena: Arena) -> Producer:
         policy=port.policy,
         epoch=port.epoch,
         base_seq=port.base_seq,
-    )
-
-
-def _consume(port: Port) -> Consumer:
-    return Consumer(
-        port.route,
-        credits=port.credits,
-        epoch=port.epoch,
-        base_seq=port.base_seq,
-        peer=port.peer,
-        decode=codec.decoder(port.content_type, port.route),
-        qos=port.qos,
+        resume=port.resume if is_source else 0,
     )

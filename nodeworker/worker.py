@@ -22,7 +22,7 @@ from nodeworker.comeback import Comeback
 from nodeworker.errors import DaemonGone, Interrupted
 from nodeworker.link import Link
 from nodeworker.load import load
-from nodeworker.loop import Event, Loop, Lost, Mailbox
+from nodeworker.loop import Emptied, Event, Loop, Lost, Mailbox
 from nodeworker.node import Node
 from nodeworker.outputs import Outputs
 from nodeworker.reader import Reader
@@ -36,6 +36,7 @@ from protocol.messages import (
     Assign,
     Configure,
     Drain,
+    Drained,
     Failure,
     Fault,
     Finished,
@@ -50,6 +51,7 @@ from protocol.messages import (
     ToWorker,
 )
 from protocol.messages import Link as LinkMessage
+from shm import Doorbell
 
 FD_VARIABLE = "CHRONETIX_FD"
 """Environment variable with the number of the inherited control socket."""
@@ -96,20 +98,23 @@ class Worker:
         global _current
         before = catch_signals()
         _current = self
+        code = FAILED
         try:
-            return self._lived()
+            code = self._lived()
+            return code
         finally:
             _current = None
-            self._close()
+            self._close(orderly=code in (OK, TERMINATED))
             if before:
                 _put_back(before)
 
-    def _close(self) -> None:
+    def _close(self, orderly: bool) -> None:
+        """Who fails says nothing to the peers: whether there is a successor, the daemon decides."""
         if self._reader is not None:
             self._reader.end()
         if self._wiring is not None:
             _ring_on_signal(-1)
-            self._wiring.close()
+            (self._wiring.close if orderly else self._wiring.abandon)()
             self._wiring.bell.close()
         self._link.close()
 
@@ -127,7 +132,7 @@ class Worker:
     def _live(self) -> int:
         node = self._prepare(self._hello())
         self._await_start()
-        loop = Loop(node, self._mailbox, self._bell, self._host.reply)
+        loop = Loop(node, self._mailbox, self._bell, self._host.reply, self._tell_emptied)
         try:
             node.start()
             self._life = "started"
@@ -173,8 +178,8 @@ class Worker:
     def _prepare(self, config: Configure) -> Node:
         """Everything up to ``Ready``; from then on the IO thread reads."""
         self._host = DaemonHost(self._link)
-        self._wiring = wiring = build(config, self._grow)
-        self._bell = wiring.bell
+        self._bell = Doorbell()
+        self._wiring = wiring = build(config, self._grow, self._bell, self._on_emptied)
         _ring_on_signal(self._bell.fileno())
         outputs = Outputs(config.outputs, list(wiring.producers.values()), wiring.outlet)
         self._node = node = Node(config, wiring.inlet(), outputs, self._host)
@@ -183,6 +188,7 @@ class Worker:
         node.phase = "wiring"
         self._link.send(*wiring.offer())
         wiring.link(*self._receive_link())
+        wiring.check_linked()
         node.construct(found)
         if config.on_daemon_loss == "survive":
             self._comeback = Comeback(config.socket, self._link, lambda: self._describe(config))
@@ -253,6 +259,14 @@ class Worker:
         if self._wiring is not None:
             self._wiring.unconfirmed.add(index)
         self._link.send(Segment(index=index), [descriptor])
+
+    def _on_emptied(self, route: str, epoch: int) -> None:
+        """In whichever thread, perhaps within a send: it is told by the plugin's thread, from the mailbox."""
+        self._mailbox.append(Emptied(route, epoch))
+        self._bell.ring()
+
+    def _tell_emptied(self, event: Emptied) -> None:
+        self._link.send(Drained(route=event.route, epoch=event.epoch))
 
     def _on_drain(self) -> None:
         if self._node is not None:

@@ -381,8 +381,9 @@ class Consumer:
         """The producer is dead: this stage ends at the ``base_seq`` of ``next``, and an inlet goes on with ``next``,
         which may be linked later. Ring the inlet's doorbell afterwards.
 
-        ``on_drained`` is called once, in any thread, when the inlet has gone on and all frames are back: the memory may
-        go. ValueError if ``next`` is not a later stage, PeerFault if more than that was taken already."""
+        When the inlet has gone on and all frames are back, this end is unmapped and ``on_drained`` is called, in
+        whichever thread gave the last frame back. ValueError if ``next`` is not a later stage, PeerFault if more than
+        that was taken already."""
     def add_segment(self, index: int, fd: int) -> None:
         """Map a sealed segment read-only; PeerFault when its seals or size are wrong or it is mapped already. From
         another thread than the one that takes: ring its doorbell afterwards."""
@@ -391,6 +392,9 @@ class Consumer:
         or it is not mapped."""
     def close(self) -> None:
         """Detach: the producer gets RouteClosed. Held frames stay readable. Idempotent."""
+    def abandon(self) -> None:
+        """From now on dropping it does not detach: it leaves what a death leaves, and the producer waits for a
+        successor."""
 
 @final
 class Inlet:

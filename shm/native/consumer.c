@@ -63,7 +63,7 @@ static int consumer_clear(Consumer *self) {
 static void consumer_dealloc(Consumer *self) {
     PyObject_GC_UnTrack(self);
     if (self->route) {
-        if (self->owner == native_process()) chx_consumer_close(&self->end);
+        if (self->owner == native_process() && !self->abandoned) chx_consumer_close(&self->end);
         chx_consumer_destroy(&self->end);
     }
     Py_CLEAR(self->route);
@@ -77,6 +77,7 @@ static PyObject *consumer_link(Consumer *self, PyObject *args, PyObject *kwargs)
     int ring_fd, bell_fd, predecessor = -1;
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "ii|$i:link", names, &ring_fd, &bell_fd, &predecessor)) return NULL;
     if (native_foreign(self->owner, "consumer") != 0) return NULL;
+    if (self->end.state == CHX_CONSUMER_ENDED && self->end.end == 0) Py_RETURN_NONE; /* nothing ever came of it */
     if (self->end.state != CHX_CONSUMER_UNLINKED)
         return PyErr_Format(PyExc_ValueError, "route %U is linked or closed already", self->route);
     enum chx_status status = chx_consumer_link(&self->end, ring_fd, bell_fd);
@@ -121,10 +122,15 @@ static PyObject *consumer_close(Consumer *self, PyObject *Py_UNUSED(ignored)) {
     Py_RETURN_NONE;
 }
 
-/* The inlet has gone on: tell once, when the last frame has come back. A frame may come back anywhere, also while an
+/* The inlet has gone on: unmap when the last frame has come back, and tell. A frame may come back anywhere, also while an
  * exception is on its way. */
 void native_consumer_drained(Consumer *self) {
-    if (!self->on_drained || chx_consumer_held(&self->end)) return;
+    if (!self->end.credit || chx_consumer_held(&self->end)) return;
+    int fd = self->end.credit_map.fd; /* somebody may be about to send it */
+    self->end.credit_map.fd = -1;
+    chx_consumer_destroy(&self->end);
+    self->end.credit_map.fd = fd;
+    if (!self->on_drained) return;
     PyObject *type, *value, *traceback, *call = self->on_drained;
     self->on_drained = NULL;
     PyErr_Fetch(&type, &value, &traceback);
@@ -171,6 +177,11 @@ static PyObject *consumer_succeed(Consumer *self, PyObject *args, PyObject *kwar
     Py_RETURN_NONE;
 }
 
+static PyObject *consumer_abandon(Consumer *self, PyObject *Py_UNUSED(ignored)) {
+    self->abandoned = 1;
+    Py_RETURN_NONE;
+}
+
 static PyObject *consumer_fd(Consumer *self, void *Py_UNUSED(closure)) {
     return PyLong_FromLong(self->end.credit_map.fd);
 }
@@ -182,11 +193,11 @@ static PyObject *consumer_epoch(Consumer *self, void *Py_UNUSED(closure)) {
 }
 
 static PyObject *consumer_linked(Consumer *self, void *Py_UNUSED(closure)) {
-    return PyBool_FromLong(self->end.ring != NULL);
+    return PyBool_FromLong(self->end.ring != NULL || self->end.state == CHX_CONSUMER_ENDED);
 }
 
 static PyObject *consumer_held(Consumer *self, void *Py_UNUSED(closure)) {
-    return PyLong_FromUnsignedLongLong(chx_consumer_held(&self->end));
+    return PyLong_FromUnsignedLongLong(self->end.credit ? chx_consumer_held(&self->end) : 0);
 }
 
 /* No frame and no fault will come from it or a later stage any more. */
@@ -212,6 +223,8 @@ static PyMethodDef consumer_methods[] = {
      "Unmap a segment that the producer has given up."},
     {"close", (PyCFunction)consumer_close, METH_NOARGS,
      "Detach: the producer gets RouteClosed. Held frames stay readable. Idempotent."},
+    {"abandon", (PyCFunction)consumer_abandon, METH_NOARGS,
+     "Dropping it does not detach from now on: the producer waits for a successor."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -156,6 +156,7 @@ struct Consumer {
     uint8_t told;  /* its fault was raised to a caller */
     uint8_t left;  /* its inlet has gone on */
     uint8_t class; /* of service, 0 lowest: see turn.h */
+    uint8_t abandoned;
 };
 
 extern PyTypeObject *native_Consumer, *native_Frame, *native_Batch, *native_Inlet;

@@ -1,0 +1,123 @@
+"""The input side of a worker: each route as a chain of stages, oldest first.
+
+A stage is a route's time with one RING. When its producer has died it ends at a known place, and the next stage, the
+first of a successor, takes its turn; the inlet goes on by itself. A stage that is empty and returned is told once, in
+whichever thread gave the last frame back, and forgotten.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+
+from nodeworker import codec
+from protocol.errors import error
+from protocol.messages import InputLink, Port, Stage
+from shm import Consumer, Doorbell, Inlet
+
+OnEmptied = Callable[[str, int], None]
+"""Told of a route and an epoch."""
+
+
+class Stages:
+    """The inputs of ``node``: a port for each stage of each route. ``on_emptied`` must not wait."""
+
+    def __init__(self, node: str, ports: Iterable[Port], bell: Doorbell, on_emptied: OnEmptied) -> None:
+        self._node = node
+        self._on_emptied = on_emptied
+        self._chains: dict[str, list[Consumer]] = {}
+        self._order: list[Consumer] = []
+        self._segments: dict[tuple[str, int], list[int]] = {}
+        for port in ports:
+            self._append(port)
+        self.inlet = Inlet([chain[0] for chain in self._chains.values()], bell)
+
+    @property
+    def latest(self) -> dict[str, Consumer]:
+        """By route the last stage, whose producer lives."""
+        return {route: chain[-1] for route, chain in self._chains.items()}
+
+    def all(self) -> list[Consumer]:
+        """Every end that is not empty, in the order in which they were asked for."""
+        return list(self._order)
+
+    def described(self, ends: Iterable[Consumer]) -> list[Stage]:
+        """Each of these ends, and which segments of its producer it maps."""
+        segments = self._segments
+        return [
+            Stage(route=end.route, epoch=end.epoch, segments=list(segments.get((end.route, end.epoch), ())))
+            for end in ends
+        ]
+
+    def extend(self, port: Port) -> Consumer:
+        """The next stage of a route, or the first of a further one. Raises ValueError, PeerFault for what cannot follow
+        the stage before."""
+        known = port.route in self._chains
+        end = self._append(port)
+        if not known:
+            self.inlet.add(end)
+        return end
+
+    def link(self, message: InputLink, descriptors: Sequence[int]) -> None:
+        """Map RING, doorbell, segments and perhaps a predecessor's CREDIT; they stay the caller's. Raises PeerFault or
+        ValueError for what does not fit."""
+        end = self._find(message.route, message.epoch)
+        if end is None:
+            return
+        ring, bell, *rest = descriptors
+        for index, segment in zip(message.segments, rest, strict=False):
+            self._map(end, index, segment)
+        end.link(ring, bell, predecessor=rest[-1] if message.predecessor else -1)
+
+    def map_segment(self, route: str, epoch: int, index: int, descriptor: int) -> None:
+        """Follow a producer that grew. Raises PeerFault for what cannot be mapped."""
+        end = self._find(route, epoch)
+        if end is not None:
+            self._map(end, index, descriptor)
+
+    def close(self) -> None:
+        """Detach everywhere."""
+        for end in self.all():
+            end.close()
+
+    def abandon(self) -> None:
+        """Leave everything as a death would: a successor may follow."""
+        for end in self.all():
+            end.abandon()
+
+    def _find(self, route: str, epoch: int) -> Consumer | None:
+        """The stage, None if it is empty. Raises ChronetixError for a route that is not ours."""
+        if route not in self._chains:
+            raise error("route-unknown", route=route, node=self._node)
+        return next((end for end in self._chains[route] if end.epoch == epoch), None)
+
+    def _map(self, end: Consumer, index: int, descriptor: int) -> None:
+        end.add_segment(index, descriptor)
+        self._segments[end.route, end.epoch].append(index)
+
+    def _append(self, port: Port) -> Consumer:
+        end = Consumer(
+            port.route,
+            credits=port.credits,
+            epoch=port.epoch,
+            base_seq=port.base_seq,
+            peer=port.peer,
+            decode=codec.decoder(port.content_type, port.route),
+            qos=port.qos,
+        )
+        chain = self._chains.setdefault(port.route, [])
+        if chain:
+            before = chain[-1]
+            before.succeed(end, partial(self._emptied, port.route, before.epoch))
+        chain.append(end)
+        self._order.append(end)
+        self._segments[port.route, port.epoch] = []
+        return end
+
+    def _emptied(self, route: str, epoch: int) -> None:
+        chain = self._chains[route]
+        empty = next(end for end in chain if end.epoch == epoch)
+        chain.remove(empty)
+        self._order.remove(empty)
+        self._segments.pop((route, epoch), None)
+        self._on_emptied(route, epoch)
