@@ -28,6 +28,7 @@ from chronetixd.audit import Audit
 from chronetixd.bus import Bus
 from chronetixd.cgroups import Groups, find_place
 from chronetixd.core.flow_words import FlowState, StopMode
+from chronetixd.deaths import Deaths
 from chronetixd.events import Events
 from chronetixd.flowrun import FlowRun, Services
 from chronetixd.flows import Flows
@@ -92,6 +93,7 @@ class Daemon:
             self._bus,
             self._events,
             self._logs,
+            Deaths(Path(settings.state_dir) / "deaths", self._deaths_trouble, self._deaths_damage),
             self._name,
             settings.max_frame,
         )
@@ -224,6 +226,15 @@ class Daemon:
         self._spares.resize(settings.spares)
         self._audit.limit, self._audit.reads = settings.audit_bytes, settings.audit_reads
         logs.configure(settings.log_level, settings.log_format)
+
+    def _deaths_trouble(self, trouble: str) -> None:
+        if trouble:
+            self._log.error("exits cannot be written down; the last ones are kept in memory", reason=trouble)
+        self._events.emit("deaths-not-written" if trouble else "deaths-written", message=trouble)
+
+    def _deaths_damage(self, damage: str) -> None:
+        self._log.error("what was known of earlier exits is damaged", reason=damage)
+        self._events.emit("deaths-damaged", message=damage)
 
     def request_stop(self) -> None:
         """First: drain everything and end. Again: kill what is left."""

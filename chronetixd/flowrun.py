@@ -19,11 +19,13 @@ from chronetixd import memory
 from chronetixd.bus import Bus
 from chronetixd.core import flow_words as core
 from chronetixd.core import worker as life
+from chronetixd.core.death import Death
 from chronetixd.core.flow import Flow
 from chronetixd.core.flow_words import FlowEvent, FlowState, Instruction, NodeEvent, StopMode
 from chronetixd.core.machine import IllegalEvent
-from chronetixd.core.reason import reason
+from chronetixd.core.reason import explain, reason
 from chronetixd.core.worker import Exit, WorkerState
+from chronetixd.deaths import Deaths
 from chronetixd.events import Events
 from chronetixd.launch import Launcher
 from chronetixd.logs import Logs
@@ -56,6 +58,7 @@ class Services:
     bus: Bus
     events: Events
     logs: Logs
+    deaths: Deaths
     daemon: str
     max_frame: int = wire.MAX_FRAME
 
@@ -78,6 +81,7 @@ class FlowRun:
         self._events: deque[FlowEvent] = deque()
         self._busy = False
         self._deadline: asyncio.TimerHandle | None = None
+        self._last_deaths: dict[str, Death] = {}
         self._silent: dict[str, asyncio.TimerHandle] = {}
         self._on_bus = False
         self._watchers: dict[object, Callable[[], None]] = {}
@@ -246,7 +250,8 @@ class FlowRun:
         if failure is not None:
             worker = self.workers.get(failure.node)
             subject = self.machine.workers.get(failure.node)
-            self.reason = reason(failure, subject.exit if subject else None, worker.stderr_tail if worker else [])
+            ended, tail = subject.exit if subject else None, worker.stderr_tail if worker else []
+            self.reason = reason(failure, ended, tail, self._last_deaths.get(failure.node))
         elif self.machine.killed:
             self.reason = f"killed: {', '.join(self.machine.killed)}"
         self.wiring.close()
@@ -275,7 +280,9 @@ class FlowRun:
             case life.Exited(exit):
                 kind = "worker-exited" if subject.state is WorkerState.EXITED else "worker-failed"
                 worker = self.workers[event.node]
-                emit(kind, flow=self.name, node=event.node, message=str(exit), worker=worker.pid, **exit._asdict())
+                death = self._last_deaths[event.node]
+                message = explain(exit, death)
+                emit(kind, flow=self.name, node=event.node, message=message, worker=worker.pid, **death.essence())
             case _:
                 pass
 
@@ -292,7 +299,14 @@ class FlowRun:
         if silent is not None:
             silent.cancel()
         self._services.bus.drop(self.workers[node])
+        death = self.workers[node].death(ended, self.wiring.held(node))
+        self._last_deaths[node] = death
+        self._services.deaths.add(death)
         self.dispatch(NodeEvent(node, life.Exited(ended)))
+
+    def deaths(self, node: str) -> list[Death]:
+        """The last exits of ``node``, of earlier runs of this flow too."""
+        return self._services.deaths.of(self.name, node)
 
     def _connection_ended(self, node: str, fault: ChronetixError | None) -> None:
         """Its control socket has ended. If it does not exit by itself now, it can never be told to."""

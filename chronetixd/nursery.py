@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import resource
 from dataclasses import dataclass
+from pathlib import Path
 
-from chronetixd.cgroups import Groups, Leaf
+from chronetixd.cgroups import Groups, Leaf, count_in
 from chronetixd.proc import private_data
 from chronetixd.strays import Strays
 from protocol.contract.types import ResourceClaims
@@ -50,3 +51,9 @@ class Nursery:
             wanted = private_data(pid) + more
             limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
             resource.prlimit(pid, resource.RLIMIT_DATA, (limit, limit))
+
+    @staticmethod
+    def oom_kills() -> int | None:
+        """Processes of this machine that the kernel has ended for want of memory, ours or not; None if it does not
+        tell. (Its log would tell more, but is not ours to read.)"""
+        return count_in(Path("/proc/vmstat"), "oom_kill")

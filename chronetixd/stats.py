@@ -7,6 +7,8 @@ import os
 import time
 from typing import Any
 
+import msgspec
+
 from chronetixd.core.worker import WorkerState
 from chronetixd.flowrun import FlowRun
 from protocol import cbor
@@ -14,6 +16,9 @@ from protocol.contract import Route
 
 MAX_RESULTS = 8 * 1024 * 1024
 """Bytes of all results of a flow that a description may have: the rest of its message needs room too."""
+
+MAX_LAST_WORDS = 4 * 1024 * 1024
+"""Characters of stderr that all remembered exits of a flow may have in a description."""
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -74,7 +79,7 @@ def describe(run: FlowRun) -> dict[str, Any]:
         "reason": run.reason,
         "submitted_unix_ns": run.submitted_unix_ns,
         "changed_unix_ns": run.changed_unix_ns,
-        "nodes": _describe_nodes(run),
+        "nodes": _with_deaths(run, _describe_nodes(run)),
         "routes": [_describe_route(run, route) for route in flow.routes],
         "timers": [
             {"node": manifest.node, "id": timer.id, "interval_ns": timer.schedule.interval_ns}
@@ -101,6 +106,19 @@ def _describe_nodes(run: FlowRun) -> list[dict[str, Any]]:
             node["result_left_out"] = size
         else:
             room -= size
+    return nodes
+
+
+def _with_deaths(run: FlowRun, nodes: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The last exits of every node, oldest first; what they wrote to stderr only as far as MAX_LAST_WORDS goes."""
+    room = MAX_LAST_WORDS
+    for node in nodes:
+        node["deaths"] = [msgspec.to_builtins(death) for death in run.deaths(node["node"])]
+        for death in reversed(node["deaths"]):
+            size = sum(map(len, death["stderr"]))
+            room -= size
+            if room < 0 and size:
+                death["stderr"], death["stderr_left_out"] = [], size
     return nodes
 
 

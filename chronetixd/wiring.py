@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 import shm
+from chronetixd.core.death import HeldFrames
 from protocol.errors import error
 from protocol.messages import Detach, InputLink, Link, Offer, Segment, SegmentMapped
 
@@ -194,6 +195,20 @@ class Wiring:
         after :meth:`close`."""
         if route.id in self._last:
             return self._last[route.id]
+        view = self._view(route)
+        return view.snapshot() if view is not None else None
+
+    def held(self, node: str) -> list[HeldFrames]:
+        """Frames that ``node`` has taken and not returned, by route; for one that has just died."""
+        found = []
+        for route in self._inputs[node]:
+            view = self._view(route)
+            count, frames = view.held() if view is not None else (0, [])
+            if count:
+                found.append(HeldFrames(route=route.id, count=count, sequences=sorted(seq for seq, _, _ in frames)))
+        return found
+
+    def _view(self, route: DataRoute) -> shm.RouteView | None:
         view = self._views.get(route.id)
         if view is None:
             producer, consumer = self._memory.get(route.source), self._memory.get(route.target)
@@ -204,7 +219,7 @@ class Wiring:
             except (shm.PeerFault, ValueError):
                 return None
             self._views[route.id] = view
-        return view.snapshot()
+        return view
 
     def close(self) -> None:
         """Take the last counters, then give all memory back. Idempotent."""

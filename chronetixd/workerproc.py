@@ -16,12 +16,13 @@ from typing import Any
 
 from chronetixd.cgroups import Leaf
 from chronetixd.connection import Connection
+from chronetixd.core.death import Death, HeldFrames, OutOfMemory, last_lines, out_of_memory
 from chronetixd.core.worker import Exit
 from chronetixd.launch import Launcher, Request
 from chronetixd.logs import Logs
 from chronetixd.nursery import Nursery
 from chronetixd.output import Output
-from chronetixd.pidfd import Process
+from chronetixd.pidfd import Process, Usage
 from chronetixd.spares import Spare, Streams, open_streams
 from chronetixd.tree import Tree, discard, marks_of
 from protocol.contract.types import ResourceClaims
@@ -59,6 +60,8 @@ class WorkerProcess:
         self.node = node
         self.pid = 0
         self.started_unix_ns = 0
+        self.incarnation = 0
+        """How many lives of its node came before this one."""
         self.fault: dict[str, Any] | None = None
         self.progress: dict[str, int] | None = None
         self._loop = loop
@@ -70,6 +73,11 @@ class WorkerProcess:
         self._leaf: Leaf | None = None
         self._tree: Tree | None = None
         self._pipes: tuple[int, int] = (-1, -1)
+        self._born = time.monotonic_ns()
+        self._oom_before: int | None = None
+        self._killed_with = ""
+        self._usage: Usage | None = None
+        self._out_of_memory: OutOfMemory = "unknown"
         self._connection: Connection | None = None
         self._stdout: Output | None = None
         self._stderr: Output | None = None
@@ -151,6 +159,7 @@ class WorkerProcess:
     def signal(self, *, kill: bool) -> None:
         """SIGTERM to its process group, or SIGKILL to its whole tree if ``kill``; nothing before it was spawned."""
         if self._tree is not None:
+            self._killed_with = "SIGKILL" if kill else "SIGTERM"
             self._tree.signal(kill=kill)
 
     def _said(self, message: Message, descriptors: list[int]) -> None:
@@ -164,6 +173,8 @@ class WorkerProcess:
     def _begin(self, process: Process) -> None:
         self.pid = process.pid
         self.started_unix_ns = time.time_ns()
+        self._born = time.monotonic_ns()
+        self._oom_before = self._nursery.oom_kills()
         self._process = process
         marks = marks_of(self.flow, self.node, process.pid, *self._pipes)
         self._tree = Tree(self._loop, self._nursery.strays, process, self._leaf, marks)
@@ -185,7 +196,32 @@ class WorkerProcess:
             self._connection.drain_input()
         ended = process.reap()
         self._process = None
+        self._usage = process.usage
+        self._out_of_memory = out_of_memory(
+            ended, self._killed_with, tree.oom_kills, self._oom_before, self._nursery.oom_kills()
+        )
         tree.end(partial(self._gone, ended))
+
+    def death(self, ended: Exit, held: Sequence[HeldFrames]) -> Death:
+        """What is to be remembered of its end; for ``on_exit``."""
+        fault = self.fault or {}
+        usage = self._usage or Usage(0, 0)
+        return Death(
+            flow=self.flow,
+            node=self.node,
+            incarnation=self.incarnation,
+            unix_ns=time.time_ns(),
+            pid=self.pid,
+            **ended._asdict(),
+            killed_with=self._killed_with,
+            out_of_memory=self._out_of_memory,
+            fault=f"{fault['phase']}: {fault['error']}: {fault['message']}" if fault else "",
+            stderr=last_lines(self.stderr_tail),
+            held=list(held),
+            uptime_ns=time.monotonic_ns() - self._born,
+            cpu_ns=usage.cpu_ns,
+            max_rss_bytes=usage.max_rss_bytes,
+        )
 
     def _gone(self, ended: Exit) -> None:
         self._close()

@@ -456,6 +456,9 @@ class RouteView:
 
     def __init__(self, ring_fd: int, credit_fd: int) -> None: ...
     def snapshot(self) -> RouteSnapshot: ...
+    def held(self) -> tuple[int, list[tuple[int, int, int]]]:
+        """Frames that the consumer has taken and not returned: how many, and of 64 of them at most sequence number,
+        bytes and trace. Exact for a consumer that is dead; one that lives goes on meanwhile."""
     def close(self) -> None: ...
 
 def check(fd: int, kind: Literal["ring", "credit", "segment"]) -> int:

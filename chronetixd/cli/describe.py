@@ -37,16 +37,33 @@ _ROUTES = (
     Column("DROPPED", right=True),
 )
 
+_DEATHS = (
+    Column("WHEN"),
+    Column("NODE"),
+    Column("PID", right=True),
+    Column("HOW"),
+    Column("OUT OF MEMORY"),
+    Column("UP", right=True),
+    Column("CPU", right=True),
+    Column("MAX MEMORY", right=True),
+    Column("HELD"),
+    Column("WHY"),
+)
+MAX_WHY = 80
+SHOWN_DEATHS = 3
+"""Of each node; -o json has all that are remembered."""
+
 
 @command(
     """
 chronetixctl describe my-flow
 chronetixctl describe my-flow -o json | jq .nodes
+chronetixctl describe my-flow -o json | jq '.nodes[].deaths'
 """
 )
 @flow_argument()
 def describe(session: Session, flow: str) -> int:
-    """Show FLOW: its state and why, every node with its process, every route with its counts."""
+    """Show FLOW: its state and why, every node with its process and last exits, every route with its counts."""
     with session.connect() as client:
         answer = client.call("describe", flow=flow)
     output.show(answer, session.output, lambda: "\n".join(_sections(answer)))
@@ -69,6 +86,10 @@ def _sections(flow: Mapping[str, Any]) -> Iterator[str]:
                 yield "  " + _entry(entry)
     for node in flow["nodes"]:
         yield from _outcome(node)
+    deaths = [death for node in flow["nodes"] for death in (node.get("deaths") or ())[-SHOWN_DEATHS:]]
+    if deaths:
+        yield f"\n{click.style('LAST EXITS', bold=True)}"
+        yield output.table(_DEATHS, [_death(death) for death in sorted(deaths, key=lambda death: death["unix_ns"])])
 
 
 def _node(node: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -99,6 +120,23 @@ def _route(route: Mapping[str, Any]) -> tuple[Any, ...]:
         output.duration(stats["p50_ns"]),
         output.duration(stats["p99_ns"]),
         stats["dropped"],
+    )
+
+
+def _death(death: Mapping[str, Any]) -> tuple[Any, ...]:
+    how = death["signal"] or f"exit code {death['code']}"
+    last = death["fault"] or (death["stderr"][-1] if death["stderr"] else "")
+    return (
+        output.moment(death["unix_ns"]),
+        output.printable(death["node"]),
+        death["pid"],
+        output.printable(how + (" from the daemon" if death["killed_with"] and death["signal"] else "")),
+        "" if death["out_of_memory"] == "no" else death["out_of_memory"],
+        output.duration(death["uptime_ns"]),
+        output.duration(death["cpu_ns"]),
+        output.size(death["max_rss_bytes"]) if death["max_rss_bytes"] else "",
+        output.printable(", ".join(f"{held['route']}:{held['count']}" for held in death["held"])),
+        output.first_line(last)[:MAX_WHY],
     )
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from chronetixd.core.death import Death, HeldFrames
 from chronetixd.core.flow_words import Failure
 from chronetixd.core.worker import Exit
 
 
-def reason(failure: Failure, exit: Exit | None, stderr_tail: Sequence[str]) -> str:
-    """One line, then the end of stderr if there is any. ``exit`` is that of the failed node, if it has ended."""
+def reason(failure: Failure, exit: Exit | None, stderr_tail: Sequence[str], death: Death | None = None) -> str:
+    """One line, then the end of stderr if there is any. ``exit`` is that of the failed node, if it has ended, ``death``
+    what is known of that."""
     if not failure.node:
         return failure.message
     subject = f"node {failure.node!r}"
@@ -21,6 +23,33 @@ def reason(failure: Failure, exit: Exit | None, stderr_tail: Sequence[str]) -> s
         text = f"{subject} {failure.message}"
     if exit is not None and failure.kind in ("fault", "drain-timeout", "start-timeout"):
         text += f"; it {exit}"
+    if exit is not None and death is not None:
+        text += circumstances(death)
     if stderr_tail:
         text += "\nlast lines of its stderr:\n" + "\n".join(f"  {line}" for line in stderr_tail)
     return text
+
+
+_MEMORY = {
+    "yes": ", because its memory ran out: it needs a larger resource_claims.memory_bytes",
+    "suspected": ", perhaps because memory ran out: the kernel has ended a process for that while it lived",
+}
+
+
+def circumstances(death: Death) -> str:
+    """What else is worth saying of an exit, to be put behind it: want of memory, frames that it held."""
+    text = _MEMORY.get(death.out_of_memory, "")
+    if death.held:
+        text += "; it held " + ", ".join(_frames(frames) for frames in death.held)
+    return text
+
+
+def _frames(held: HeldFrames) -> str:
+    first = f" (first {held.sequences[0]})" if held.sequences and held.count > 1 else ""
+    which = f"frame {held.sequences[0]}" if held.count == 1 and held.sequences else f"{held.count} frames{first}"
+    return f"{which} of route {held.route}"
+
+
+def explain(exit: Exit, death: Death) -> str:
+    """An exit in one line."""
+    return f"{exit}{circumstances(death)}"

@@ -83,6 +83,22 @@ static PyObject *view_snapshot(RouteView *self, PyObject *Py_UNUSED(ignored)) {
     return snapshot;
 }
 
+#define VIEW_HELD 64 /* of those that are held, what is worth telling */
+
+static PyObject *view_held(RouteView *self, PyObject *Py_UNUSED(ignored)) {
+    if (!self->view.ring) return PyErr_Format(PyExc_ValueError, "the view is closed");
+    struct chx_held held[VIEW_HELD];
+    uint32_t count = chx_view_held(&self->view, held, VIEW_HELD);
+    PyObject *list = PyList_New(0);
+    for (uint32_t i = 0; list && i < count && i < VIEW_HELD; i++) {
+        PyObject *frame = Py_BuildValue("(KKK)", (unsigned long long)held[i].seq, (unsigned long long)held[i].bytes,
+                                        (unsigned long long)held[i].trace);
+        if (!frame || PyList_Append(list, frame) != 0) Py_CLEAR(list);
+        Py_XDECREF(frame);
+    }
+    return list ? Py_BuildValue("(kN)", (unsigned long)count, list) : NULL;
+}
+
 static PyObject *view_close(RouteView *self, PyObject *Py_UNUSED(ignored)) {
     chx_view_destroy(&self->view);
     Py_RETURN_NONE;
@@ -90,6 +106,7 @@ static PyObject *view_close(RouteView *self, PyObject *Py_UNUSED(ignored)) {
 
 static PyMethodDef view_methods[] = {
     {"snapshot", (PyCFunction)view_snapshot, METH_NOARGS, "Counters of the route as both ends wrote them."},
+    {"held", (PyCFunction)view_held, METH_NOARGS, "Frames that were taken and not returned: (count, [(seq, bytes, trace)])."},
     {"close", (PyCFunction)view_close, METH_NOARGS, "Unmap. Idempotent."},
     {NULL, NULL, 0, NULL},
 };

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
+
+from chronetixd.cli.client import Client
+from tests.e2e.conftest import start_daemon
 
 
 def two_nodes(submit: Any, entry: str, **more: Any) -> tuple[list[Any], list[Any]]:
@@ -57,6 +63,71 @@ def test_a_worker_killed_from_outside_is_reported_by_its_signal(submit: Any, cli
     described = client.call("describe", flow=answer["flow"])
     assert "SIGKILL" in described["reason"]
     assert not [pid for pid in pids.values() if os.path.exists(f"/proc/{pid}")]
+
+
+def deaths_of(client: Any, flow: str, node: str) -> list[dict[str, Any]]:
+    described = client.call("describe", flow=flow)
+    deaths: list[dict[str, Any]] = next(each for each in described["nodes"] if each["node"] == node)["deaths"]
+    return deaths
+
+
+def test_an_exit_is_remembered_with_what_it_held_and_said(
+    submit: Any, client: Any, daemon: Any, tmp_path: Path
+) -> None:
+    flow = submit(*two_nodes(submit, "pipeline:killed"), name="again")["flow"]
+    submit(*two_nodes(submit, "pipeline:exits"), name="again")
+    first, second = deaths_of(client, flow, "second")
+    assert (first["signal"], first["code"], first["killed_with"]) == ("SIGKILL", None, "")
+    assert first["out_of_memory"] in ("no", "suspected")  # another test may let the kernel run out of memory
+    assert (second["code"], second["stderr"], second["out_of_memory"]) == (7, ["about to leave"], "no")
+    for death in (first, second):
+        assert [(held["count"], held["sequences"]) for held in death["held"]] == [(1, [0])]
+        assert death["held"][0]["route"].startswith("endless")
+        assert death["max_rss_bytes"] > 1 << 20
+        assert death["uptime_ns"] > 0
+    assert "it held frame 0 of route" in client.call("describe", flow=flow)["reason"]
+    events = [event for event in client.stream("events", flow=flow) if event["node"] == "second"]
+    assert [event["data"]["held"] for event in events if event["kind"] == "worker-failed"] == [1, 1]
+    shown = daemon.ctl("describe", flow).stdout
+    assert "LAST EXITS" in shown
+    assert "SIGKILL" in shown
+    daemon.process.send_signal(signal.SIGTERM)
+    daemon.process.wait()
+    with restarted(tmp_path) as other:
+        assert deaths_of(other, flow, "second") == [first, second]
+
+
+@contextmanager
+def restarted(folder: Path) -> Iterator[Client]:
+    """A second daemon on the first one's folder."""
+    daemon = start_daemon(folder, {})
+    try:
+        with Client.connect(daemon.socket) as client:
+            yield client
+    finally:
+        daemon.process.send_signal(signal.SIGTERM)
+        assert daemon.process.wait() == 0
+
+
+V1_MEMORY = Path("/sys/fs/cgroup/memory")
+
+
+@pytest.mark.skipif(
+    not os.access(V1_MEMORY / "memory.oom_control", os.W_OK), reason="no memory controller (v1) to run out of memory in"
+)
+def test_a_worker_that_the_kernel_ended_for_want_of_memory_is_suspected_of_it(submit: Any, client: Any) -> None:
+    """The group's counter is not ours: that the machine's has moved is all that is known."""
+    group = V1_MEMORY / f"chronetix-test-{os.getpid()}"
+    group.mkdir()
+    try:
+        (group / "memory.limit_in_bytes").write_text(str(64 << 20))
+        node = submit.node("glutton", "pipeline:glutton", params={"group": str(group)})
+        answer = submit([node], [])
+        (death,) = deaths_of(client, answer["flow"], "glutton")
+        assert (death["signal"], death["out_of_memory"]) == ("SIGKILL", "suspected")
+        assert "perhaps because memory ran out" in answer["reason"]
+    finally:
+        group.rmdir()
 
 
 @pytest.mark.parametrize(

@@ -297,4 +297,5 @@ def test_random_words_never_harm_an_observer(forge, writes):
         memory = (ring, credit)[n % 2]
         memory.put(8 * word % (len(memory.map) - 8), value)
         assert view.snapshot()["outstanding"] >= 0
+        assert view.held()[0] <= 1 << 20
     view.close()

@@ -133,3 +133,45 @@ def test_ends_of_different_routes_are_no_route(make_route):
     one, other = make_route(credits=4), make_route(credits=5)
     with pytest.raises(shm.PeerFault, match="made for 4 credits, the other for 5"):
         shm.RouteView(one.producer.fd, other.consumer.fd)
+
+
+def held_by(route):
+    view = shm.RouteView(route.producer.fd, route.consumer.fd)
+    try:
+        count, frames = view.held()
+        return count, sorted(frames)
+    finally:
+        view.close()
+
+
+def test_frames_that_were_taken_and_not_returned_are_told(make_route):
+    route = make_route(credits=4)
+    assert held_by(route) == (0, [])
+    frames = []
+    for size in (10, 20, 30):
+        route.outlet.send(bytes(size), trace=size * 2)
+        frames.append(route.take())
+    route.outlet.send(b"not taken")
+    frames[1].release()
+    assert held_by(route) == (2, [(0, 10, 20), (2, 30, 60)])
+
+
+def test_a_frame_that_is_held_for_many_rounds_is_still_told(make_route):
+    route = make_route(credits=2)
+    route.outlet.send(b"kept")
+    kept = route.take()
+    for _ in range(50):
+        route.outlet.send(b"")
+        route.take().release()
+    assert held_by(route) == (1, [(kept.seq, 4, 0)])
+
+
+def test_of_many_frames_that_are_held_some_are_told_and_all_counted(make_route):
+    route = make_route(credits=200)
+    frames = []
+    for _ in range(150):
+        route.outlet.send(b"")
+        frames.append(route.take())
+    count, some = held_by(route)
+    assert (count, len(some)) == (150, 64)
+    assert {seq for seq, _, _ in some} <= set(range(150))

@@ -38,6 +38,29 @@ static inline void chx_view_destroy(struct chx_view *view) {
     view->credit = NULL;
 }
 
+/* A frame that the consumer has taken and not returned. */
+struct chx_held {
+    uint64_t seq, bytes, trace;
+};
+
+/* Frames that are held, `room` of them at most into `out`; their number. For a consumer that is dead, or
+ * is not looked at too closely: a living one goes on meanwhile. What a stamp in a wrong slot says is passed over. */
+static inline uint32_t chx_view_held(const struct chx_view *view, struct chx_held *out, uint32_t room) {
+    uint32_t slots = 1u << view->header.slots_log2, held = 0;
+    uint64_t next = chx_read(&view->credit->stats.next);
+    for (uint32_t i = 0; i < slots; i++) {
+        uint32_t slot = (uint32_t)((next + i) & (slots - 1)); /* the oldest are behind the newest position */
+        const struct chx_desc *desc = &view->ring->desc[slot];
+        uint64_t stamp = atomic_load_explicit(&desc->stamp, memory_order_acquire);
+        if (stamp == 0 || stamp > next || ((stamp - 1) & (slots - 1)) != slot) continue;
+        if (atomic_load_explicit(&view->credit->stamp[slot], memory_order_acquire) == stamp) continue;
+        if (held < room)
+            out[held] = (struct chx_held){view->header.base_seq + stamp - 1, desc->length, desc->trace};
+        held++;
+    }
+    return held;
+}
+
 /* Copy the histogram and return how many frames are in it. */
 static inline uint64_t chx_view_latency(const struct chx_view *view, uint64_t counts[CHX_BUCKETS]) {
     uint64_t total = 0;

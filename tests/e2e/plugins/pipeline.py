@@ -82,6 +82,13 @@ def killed(frame, ctx):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def glutton(ctx):
+    """Source: takes more memory than the control group it goes to has."""
+    with open(f"{ctx.params['group']}/cgroup.procs", "w") as procs:
+        procs.write(str(os.getpid()))
+    yield len(b"x" * (256 << 20)).to_bytes(8, "little")
+
+
 class NeverReady:
     """Sink: its constructor waits for ever."""
 
