@@ -181,8 +181,9 @@ class Groups:
         """The folder of the leaves; None when there are none."""
         return self._base
 
-    def open(self, keep: Iterable[Path] = ()) -> None:
-        """Make the folder, end what a predecessor left in it but for ``keep``, enable what can be enabled."""
+    def open(self, keep: Iterable[int] = ()) -> None:
+        """Make the folder, end what a predecessor left in it but for the leaves of the processes ``keep``, enable what
+        can be enabled."""
         if self._place.group is None:
             return
         base = self._place.group / self._name
@@ -191,7 +192,8 @@ class Groups:
             if not (base / "cgroup.kill").exists():
                 self._give_up(base, "the kernel has no cgroup.kill (Linux 5.14 or later has)")
                 return
-            self._end_leftovers(base, frozenset(keep))
+            kept = {found[0] for pid in keep if (found := own_group(Path(f"/proc/{pid}"))) is not None}
+            self._end_leftovers(base, frozenset(kept))
             self.enabled = self._enable(base)
         except OSError as reason:
             self._give_up(base, f"{reason.strerror}: {reason.filename}")
@@ -215,6 +217,11 @@ class Groups:
             with suppress(FileExistsError):
                 path.mkdir()
                 return Leaf(self, path)
+
+    def leaf_of(self, pid: int) -> Leaf | None:
+        """That of a worker which an earlier daemon has started; None when it is in none of ours."""
+        found = own_group(Path(f"/proc/{pid}"))
+        return Leaf(self, found[0]) if found is not None and found[0].parent == self._base else None
 
     def close(self) -> None:
         """Remove what is ours, if nothing lives in it. Idempotent."""
