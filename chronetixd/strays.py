@@ -61,6 +61,20 @@ class Marks:
 _Found = list[tuple[Stat, Holdings]]
 
 
+@dataclass(slots=True)
+class _End:
+    """Somebody waits for the end of what carries ``marks``."""
+
+    marks: Marks
+    then: Callable[[], None]
+    looks: int = 0
+
+
+MAX_LOOKS = 64
+"""Looks at a tree while strays die all the time, before what was not seen by then counts as gone: they may be those of
+a worker that lives."""
+
+
 class Strays:
     """All children of the daemon that are nobody's. ``known`` names those that are somebody's, ``announced`` tells
     whether the launcher has told of everything that it forked."""
@@ -74,7 +88,7 @@ class Strays:
         self._log = structlog.get_logger("chronetixd.strays")
         self._inherited: frozenset[int] = frozenset()
         self._living: dict[int, Marks] = {}
-        self._waiting: list[tuple[Marks, Callable[[], None]]] = []
+        self._waiting: list[_End] = []
         self._killed: set[tuple[int, int]] = set()
         self._out_of_reach: set[tuple[int, int]] = set()
         self._due = False
@@ -114,7 +128,7 @@ class Strays:
         """The worker has been reaped: kill what is left of it, and call ``then`` once all of that is gone (usually at
         once)."""
         self._living.pop(marks.pid, None)
-        self._waiting.append((marks, then))
+        self._waiting.append(_End(marks, then))
         self.look()
 
     def look_soon(self) -> None:
@@ -126,20 +140,24 @@ class Strays:
     def look(self) -> None:
         """Reap who has died, kill who is of nobody that lives, tell those who wait."""
         self._due = False
-        present: _Found = [(process, holdings(process.pid)) for process in self._present()]
+        present, restless = self._present()
         waiting, self._waiting = self._waiting, []
-        for marks, then in waiting:
-            mine = [process for process, held in present if marks.match(process, held)]
+        for end in waiting:
+            mine = [process for process, held in present if end.marks.match(process, held)]
             present = [each for each in present if each[0] not in mine]
-            if self._kill(mine, marks):
-                self._waiting.append((marks, then))
+            end.looks += 1
+            if self._kill(mine, end.marks) or (restless and end.looks < MAX_LOOKS):
+                self._waiting.append(end)
             else:
-                then()
+                end.then()
+        dying = False
         if present and self._announced():
-            self._kill([process for process, held in present if self._is_nobodys(process, held)], None)
+            dying = self._kill([process for process, held in present if self._is_nobodys(process, held)], None)
         if len(self._killed) + len(self._out_of_reach) > MAX_REMEMBERED:
             self._forget_gone()
-        if self._stopped is not None and not self._present():
+        if restless and (self._waiting or self._stopped is not None):
+            self.look_soon()
+        elif self._stopped is not None and not dying:
             self._stopped.set()
 
     def _forget_gone(self) -> None:
@@ -147,23 +165,29 @@ class Strays:
         for keys in (self._killed, self._out_of_reach):
             keys.difference_update([key for key in keys if (found := stat(key[0])) is None or found.key != key])
 
-    def _present(self) -> list[Stat]:
-        """Strays that live. Those that have died are reaped, unless they might be a worker that is not announced."""
+    def _present(self) -> tuple[_Found, bool]:
+        """Strays that live, and whether one died meanwhile: then it may have had a child that was not seen. The dead
+        are reaped, unless they might be a worker that is not announced."""
         known = self._known() | self._inherited
         unknown = [found for pid in children(os.getpid()) if pid not in known and (found := stat(pid)) is not None]
-        living = []
+        living: _Found = []
+        restless = False
         for process in unknown:
-            if process.state != "Z":
-                living.append(process)
-            elif self._announced():
-                self._reap(process)
-        return [process for process in living if process.key not in self._out_of_reach]
+            if process.state == "Z":
+                restless = (self._announced() and self._reap(process)) or restless
+            elif process.key not in self._out_of_reach:
+                living.append((process, holdings(process.pid)))
+                after = stat(process.pid)
+                restless = restless or after is None or after.state == "Z"
+        return living, restless
 
-    def _reap(self, process: Stat) -> None:
+    def _reap(self, process: Stat) -> bool:
         self._killed.discard(process.key)
         with suppress(ChildProcessError):
             if os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | _WALL) is not None:
                 self.reaped += 1
+                return True
+        return False
 
     def _is_nobodys(self, process: Stat, held: Holdings) -> bool:
         if self._stopped is not None:
