@@ -13,7 +13,7 @@ import numpy.typing as npt
 from typing_extensions import Buffer
 
 ABI_VERSION: int
-Policy = Literal["block", "drop_newest"]
+Policy = Literal["block", "drop_newest", "latest"]
 Qos = Literal["best-effort", "normal", "high", "realtime"]
 
 class WouldBlock(Exception):
@@ -118,11 +118,23 @@ class Producer:
         epoch: int = 0,
         base_seq: int = 0,
         resume: int = 0,
+        limit_ns: int = 0,
+        on_give_up: Callable[[str, int], None] | None = None,
+        tap: bool = False,
     ) -> None:
         """``credits``: 1 to 65536. ``watermark`` and ``credit_low``: -1 for three quarters and half of them.
 
+        ``policy``: what happens to a frame that finds no credit. ``block``: it waits, with ``limit_ns`` at most so
+        long; then the route is given up (its consumer sees the end of the stream), ``on_give_up(route, waited_ns)`` is
+        called and the outlet goes on with its other routes. ``drop_newest``: it is dropped. ``latest``: it takes the
+        place of the oldest, which the consumer may be copying; nothing ever waits for such a route.
+
+        A ``tap`` (policy ``latest``) is a listener: it neither keeps an outlet going whose other routes have ended, nor
+        does its own end end anything. See :meth:`Outlet.add`.
+
         ``resume``: the highest ``input_seq`` that predecessors committed to this route; frames up to it go out as
-        redelivered."""
+        redelivered.
+        """
     @property
     def fd(self) -> int:
         """The sealed RING memfd, to hand to the consumer and the observer."""
@@ -248,6 +260,10 @@ class Outlet:
         redelivered: bool = False,
     ) -> Loan:
         """Raises what ``send`` raises."""
+    def add(self, tap: Producer) -> None:
+        """Send every frame from the next one on to ``tap`` as well. From any thread, also while another one sends."""
+    def sweep(self) -> None:
+        """Let go of taps that have ended; later, if a loan is open."""
     def wait(self, timeout_ns: int = -1) -> bool:
         """After WouldBlock: sleep until every blocking route has come down to credit_low, or, if room was short, until
         something was returned; False on time-out."""
@@ -365,7 +381,10 @@ class Consumer:
     def linked(self) -> bool: ...
     @property
     def held(self) -> int:
-        """Frames taken and not yet returned."""
+        """Frames taken and not yet returned; of policy ``latest`` none."""
+    @property
+    def lost(self) -> int:
+        """Policy ``latest``: frames that were overwritten before they were read."""
     @property
     def ended(self) -> bool:
         """The producer closed and every frame was taken, also of later stages, or this end is detached."""
@@ -424,6 +443,16 @@ class Inlet:
         """For a foreign event loop that polls the doorbell: ask for a ring at the next frame. False: something is
         there already, take it first."""
 
+class Drops(TypedDict):
+    """Frames that a route's consumer does not get, by reason: no credit or no room was left (and the policy does not
+    wait), overwritten by newer ones (``latest``), sent to other routes after this one was given up (``block`` with a
+    limit)."""
+
+    no_credit: int
+    no_room: int
+    overwritten: int
+    given_up: int
+
 class RouteSnapshot(TypedDict):
     """Counters of a route as both ends wrote them. Times in ns."""
 
@@ -442,6 +471,8 @@ class RouteSnapshot(TypedDict):
     producer_wakes: int
     consumer_wakes: int
     dropped: int
+    drops: Drops
+    gave_up_after_ns: int
     skipped: int
     closed: bool
     detached: bool

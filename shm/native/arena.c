@@ -70,6 +70,14 @@ void native_arena_unpin(Arena *self) {
     arena_unmap(self);
 }
 
+/* Must every consumer have mapped a segment before it is used? One that may lose frames need not: until it has, what is
+ * in there is not there for it. */
+static int arena_waits_for_consumers(const Arena *self) {
+    for (const Producer *producer = self->producers; producer; producer = producer->next)
+        if (producer->end.header.policy == CHX_POLICY_BLOCK) return 1;
+    return 0;
+}
+
 static int arena_announce(Arena *self, uint32_t index) {
     if (!self->on_grow) {
         if (chx_arena_confirm(&self->arena, index) == CHX_OK) return 0;
@@ -84,7 +92,9 @@ static int arena_announce(Arena *self, uint32_t index) {
     if (!done) return -1;
     Py_DECREF(done);
     self->arena.segments[index].announced = 1;
-    return 0;
+    if (arena_waits_for_consumers(self) || chx_arena_confirm(&self->arena, index) == CHX_OK) return 0;
+    PyErr_NoMemory();
+    return -1;
 }
 
 /* Tell of every segment that was dropped and not told of yet. A callback that raises is called again the next time. */

@@ -13,6 +13,7 @@ struct Batch {
     PyObject_HEAD
     Consumer *consumer;
     struct chx_taken *taken;
+    void *copy;           /* policy latest: the payloads themselves; NULL: each has a credit */
     uint64_t bytes;       /* of all payloads */
     const uint8_t *start; /* of the first; NULL: they do not follow each other without a gap */
     Py_ssize_t exports; /* views, and frames that are held */
@@ -34,17 +35,21 @@ static const uint8_t *batch_start(const struct chx_taken *taken, uint32_t frames
     return start ? start : (const uint8_t *)"";
 }
 
-/* Takes `taken` (from PyMem_Malloc) over, also when it fails. */
-PyObject *native_batch_new(Consumer *consumer, struct chx_taken *taken, uint32_t frames, uint32_t port) {
+/* Takes `taken` (from PyMem_Malloc) and `copy` (from native_copy_room, or NULL) over, also when it fails. */
+PyObject *native_batch_new(Consumer *consumer, struct chx_taken *taken, void *copy, uint32_t frames, uint32_t port) {
     Batch *self = PyObject_New(Batch, native_Batch);
     if (!self) {
-        chx_consumer_return_run(&consumer->end, taken, frames);
-        native_consumer_returned(consumer);
+        if (!copy) {
+            chx_consumer_return_run(&consumer->end, taken, frames);
+            native_consumer_returned(consumer);
+        }
+        free(copy);
         PyMem_Free(taken);
         return NULL;
     }
     self->consumer = (Consumer *)Py_NewRef((PyObject *)consumer);
     self->taken = taken;
+    self->copy = copy;
     self->bytes = 0;
     for (uint32_t i = 0; i < frames; i++) self->bytes += taken[i].length;
     self->exports = 0;
@@ -58,7 +63,7 @@ PyObject *native_batch_new(Consumer *consumer, struct chx_taken *taken, uint32_t
 static void batch_return(Batch *self) {
     if (self->state == BATCH_RETURNED) return;
     self->state = BATCH_RETURNED;
-    if (self->consumer->owner != native_process()) return;
+    if (self->copy || self->consumer->owner != native_process()) return;
     chx_consumer_return_run(&self->consumer->end, self->taken, self->frames);
     native_consumer_returned(self->consumer);
 }
@@ -66,6 +71,7 @@ static void batch_return(Batch *self) {
 static void batch_dealloc(Batch *self) {
     batch_return(self);
     PyMem_Free(self->taken);
+    free(self->copy);
     Py_DECREF((PyObject *)self->consumer);
     NATIVE_DEALLOC(self);
 }

@@ -1,4 +1,6 @@
 /* shm.Consumer: the consuming end of one route. */
+#include <sched.h>
+
 #include "native.h"
 
 PyTypeObject *native_Consumer;
@@ -109,7 +111,13 @@ static PyObject *consumer_add_segment(Consumer *self, PyObject *args, PyObject *
 static PyObject *consumer_drop_segment(Consumer *self, PyObject *arg) {
     unsigned long index = PyLong_AsUnsignedLong(arg);
     if ((index == (unsigned long)-1 && PyErr_Occurred()) || native_foreign(self->owner, "consumer") != 0) return NULL;
-    enum chx_status status = chx_consumer_drop(&self->end, index < CHX_SEGMENTS_MAX ? (uint32_t)index : CHX_SEGMENTS_MAX);
+    uint32_t which = index < CHX_SEGMENTS_MAX ? (uint32_t)index : CHX_SEGMENTS_MAX;
+    enum chx_status status;
+    while ((status = chx_consumer_drop(&self->end, which)) == CHX_WOULD_BLOCK) { /* for as long as a copy takes */
+        Py_BEGIN_ALLOW_THREADS
+        sched_yield();
+        Py_END_ALLOW_THREADS
+    }
     if (status != CHX_OK) {
         native_raise_status(status, self->route, &self->end.why, 0);
         return NULL;
@@ -208,6 +216,10 @@ int native_consumer_ended(Consumer *self) {
     return self->end.state == CHX_CONSUMER_FAULTY ? self->told : self->end.state >= CHX_CONSUMER_ENDED;
 }
 
+static PyObject *consumer_lost(Consumer *self, void *Py_UNUSED(closure)) {
+    return PyLong_FromUnsignedLongLong(chx_read(&self->end.credit->stats.lost));
+}
+
 static PyObject *consumer_ended(Consumer *self, void *Py_UNUSED(closure)) {
     return PyBool_FromLong(native_consumer_ended(self));
 }
@@ -234,6 +246,7 @@ static PyGetSetDef consumer_getset[] = {
     {"epoch", (getter)consumer_epoch, NULL, "Incarnation of the producer.", NULL},
     {"linked", (getter)consumer_linked, NULL, "Has link() succeeded?", NULL},
     {"held", (getter)consumer_held, NULL, "Frames taken and not yet returned.", NULL},
+    {"lost", (getter)consumer_lost, NULL, "Policy latest: frames overwritten before they were read.", NULL},
     {"ended", (getter)consumer_ended, NULL, "Closed and every frame taken, or detached.", NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };

@@ -10,7 +10,8 @@ enum frame_state { FRAME_HELD, FRAME_RELEASING, FRAME_RETURNED };
 typedef struct {
     PyObject_HEAD
     Consumer *consumer;
-    Batch *batch; /* that it is one of; NULL: it has a credit of its own */
+    Batch *batch; /* that it is one of; NULL: it stands for itself */
+    void *copy;   /* policy latest: its own payload; NULL: it has a credit */
     struct chx_taken taken;
     Py_ssize_t exports;
     uint32_t port;
@@ -21,6 +22,7 @@ static PyObject *frame_make(Consumer *consumer, Batch *batch, const struct chx_t
     Frame *self = PyObject_New(Frame, native_Frame);
     if (!self) return NULL;
     self->batch = batch ? (Batch *)Py_NewRef((PyObject *)batch) : NULL;
+    self->copy = NULL;
     self->consumer = (Consumer *)Py_NewRef((PyObject *)consumer);
     self->taken = *taken;
     self->exports = 0;
@@ -38,6 +40,17 @@ PyObject *native_frame_new(Consumer *consumer, const struct chx_taken *taken, ui
     return self;
 }
 
+/* A copy of a frame that its producer may have overwritten since. Takes `copy` (from native_copy_room) over, also when it
+ * fails. */
+PyObject *native_frame_copied(Consumer *consumer, const struct chx_taken *taken, uint32_t port, void *copy) {
+    Frame *self = (Frame *)frame_make(consumer, NULL, taken, port);
+    if (self)
+        self->copy = copy;
+    else
+        free(copy);
+    return (PyObject *)self;
+}
+
 /* The caller counts it among the exports of the batch, which native_batch_unpin ends. */
 PyObject *native_frame_of_batch(Batch *batch, Consumer *consumer, const struct chx_taken *taken, uint32_t port) {
     return frame_make(consumer, batch, taken, port);
@@ -48,7 +61,7 @@ static void frame_return(Frame *self) {
     self->state = FRAME_RETURNED;
     if (self->batch) {
         native_batch_unpin(self->batch);
-    } else if (self->consumer->owner == native_process()) {
+    } else if (!self->copy && self->consumer->owner == native_process()) {
         chx_consumer_return(&self->consumer->end, self->taken.stamp);
         native_consumer_returned(self->consumer);
     }
@@ -64,6 +77,7 @@ void native_frame_origin(PyObject *frame, struct chx_tags *tags) {
 static void frame_dealloc(Frame *self) {
     frame_return(self);
     Py_XDECREF((PyObject *)self->batch);
+    free(self->copy);
     Py_DECREF((PyObject *)self->consumer);
     NATIVE_DEALLOC(self);
 }

@@ -21,7 +21,7 @@ typedef struct {
     uint64_t rings; /* native_rings when it last waited */
 } Inlet;
 
-enum scan { FOUND, NOTHING, ALL_ENDED, RAISED };
+enum scan { FOUND, NOTHING, ALL_ENDED, RAISED, TORN /* policy latest: overwritten again and again */ };
 
 /* What is to be taken next and what was: with `limit` 0 a frame, else a batch of at most so many. */
 struct take {
@@ -53,11 +53,30 @@ static enum chx_status inlet_take_run(Consumer *consumer, uint32_t port, struct 
     }
     take->time_ns = taken->time_ns;
     take->deadline_ns = taken->deadline_ns;
-    take->found = native_batch_new(consumer, taken, frames, port);
+    take->found = native_batch_new(consumer, taken, NULL, frames, port);
+    return CHX_OK;
+}
+
+/* Policy latest. What is overwritten again and again under our hands is None: the caller gets a turn. */
+static enum chx_status inlet_take_copy(Consumer *consumer, uint32_t port, struct take *take) {
+    struct chx_taken taken;
+    void *copy = NULL;
+    enum chx_status status = take->limit ? native_latest_take_run(consumer, take->limit, port, &taken, &take->found)
+                                         : native_latest_take(consumer, &taken, &copy);
+    if (status == CHX_WOULD_BLOCK) {
+        take->time_ns = take->deadline_ns = 0;
+        take->found = Py_NewRef(Py_None);
+        return CHX_OK;
+    }
+    if (status != CHX_OK) return status;
+    take->time_ns = taken.time_ns;
+    take->deadline_ns = taken.deadline_ns;
+    if (!take->limit) take->found = native_frame_copied(consumer, &taken, port, copy);
     return CHX_OK;
 }
 
 static enum chx_status inlet_take_from(Consumer *consumer, uint32_t port, struct take *take) {
+    if (consumer->end.latest) return inlet_take_copy(consumer, port, take);
     if (take->limit) return inlet_take_run(consumer, port, take);
     struct chx_taken taken;
     enum chx_status status = chx_consumer_take(&consumer->end, &taken);

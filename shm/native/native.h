@@ -93,21 +93,23 @@ struct Producer {
     PyObject *route;
     Arena *arena;
     Producer *next, **link; /* in arena->producers */
+    PyObject *on_give_up;
     uint32_t owner;
     uint8_t told; /* its end was reported to a caller */
+    uint8_t tap;  /* neither keeps its outlets going nor ends them */
 };
 
 extern PyTypeObject *native_Producer;
 int native_producer_init(PyObject *module);
 extern Producer *native_told; /* whose end native_producer_raise told just now, for the first time; or NULL */
 void native_producer_raise(Producer *self);
+int native_producer_give_up(Producer *self, uint64_t now);
 
 /* ---- outlet.c, run.c, waiting.c, linger.c, loan.c ---- */
 typedef struct {
     PyObject_HEAD
-    PyObject *tuple;
-    Producer **producers;
-    Py_ssize_t count;
+    Producer **producers; /* each a reference */
+    Py_ssize_t count, room;
     Arena *arena;
     Doorbell *bell;
     struct chx_spin spin;
@@ -124,7 +126,9 @@ struct native_claim {
     uint32_t frames;
     uint64_t word; /* the bits of up to 64 routes */
     uint64_t *bits;
-    uint8_t dropped; /* no route had a credit, and the policy of all allows that */
+    Py_ssize_t routes, places; /* of the outlet when it was claimed; that `bits` have room for */
+    uint8_t dropped; /* no route takes it, and the policy of all allows that */
+    uint8_t no_room; /* because of that, not for want of credits */
 };
 
 extern PyTypeObject *native_Outlet, *native_Loan;
@@ -165,6 +169,7 @@ int native_frame_init(PyObject *module);
 int native_batch_init(PyObject *module);
 int native_inlet_init(PyObject *module);
 PyObject *native_frame_new(Consumer *consumer, const struct chx_taken *taken, uint32_t port);
+PyObject *native_frame_copied(Consumer *consumer, const struct chx_taken *taken, uint32_t port, void *copy);
 int native_consumer_ended(Consumer *self);
 void native_consumer_drained(Consumer *self);
 /* Frames were given back. */
@@ -173,9 +178,15 @@ static inline void native_consumer_returned(Consumer *self) {
 }
 void native_frame_origin(PyObject *frame, struct chx_tags *tags);
 PyObject *native_frame_of_batch(Batch *batch, Consumer *consumer, const struct chx_taken *taken, uint32_t port);
-PyObject *native_batch_new(Consumer *consumer, struct chx_taken *taken, uint32_t frames, uint32_t port);
+PyObject *native_batch_new(Consumer *consumer, struct chx_taken *taken, void *copy, uint32_t frames, uint32_t port);
 void native_batch_unpin(Batch *self);
 PyObject *native_numpy(PyObject *source, uint64_t bytes, PyObject *dtype);
+
+/* ---- latest.c ---- */
+void *native_copy_room(uint64_t bytes);
+enum chx_status native_latest_take(Consumer *consumer, struct chx_taken *taken, void **copy);
+enum chx_status native_latest_take_run(Consumer *consumer, uint32_t limit, uint32_t port, struct chx_taken *first,
+                                       PyObject **found);
 
 /* ---- view.c ---- */
 int native_view_init(PyObject *module);

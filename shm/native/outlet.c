@@ -21,20 +21,31 @@ static int claim_init(struct native_claim *claim, Py_ssize_t routes) {
     claim->word = 0;
     claim->bits = &claim->word;
     claim->extent.handle = CHX_NO_EXTENT;
-    claim->dropped = 0;
+    claim->dropped = claim->no_room = 0;
+    claim->routes = 0;
+    claim->places = 64;
     if (routes <= 64) return 0;
+    claim->places = (routes + 63) / 64 * 64;
     claim->bits = PyMem_Calloc((size_t)(routes + 63) / 64, sizeof(uint64_t));
     if (claim->bits) return 0;
     PyErr_NoMemory();
     return -1;
 }
 
-/* Find routes whose end has not been told yet (-1), or how many still take frames. */
+/* Nobody has a credit any more, nothing is marked: begin anew with the routes that there are now. */
+static void claim_clear(struct native_claim *claim, Py_ssize_t routes) {
+    claim->routes = routes < claim->places ? routes : claim->places;
+    memset(claim->bits, 0, (size_t)claim->places / 8);
+}
+
+/* Find routes whose end has not been told yet (-1), or how many still take frames. Taps do not count. */
 static Py_ssize_t outlet_alive(Outlet *self) {
     Py_ssize_t alive = 0;
     for (Py_ssize_t i = 0; i < self->count; i++) {
         Producer *producer = self->producers[i];
-        if (chx_producer_check(&producer->end) == CHX_OK) {
+        if (producer->tap) {
+            chx_producer_check(&producer->end);
+        } else if (chx_producer_check(&producer->end) == CHX_OK) {
             alive++;
         } else if (!producer->told || producer->end.state == CHX_UNLINKED) {
             native_producer_raise(producer);
@@ -52,7 +63,24 @@ static void outlet_reclaim(Outlet *self) {
         if (chx_producer_returns(&producer->end)) chx_producer_reclaim(&producer->end, UINT32_MAX);
 }
 
-/* An extent, after reclaiming and growing if need be. 1: there it is, 0: no room, -1: exception. */
+/* Nobody waits for room because of frames of policy latest: the oldest of each such route make way. As outlet_extent. */
+static int outlet_overwrite(Outlet *self, uint64_t length, struct chx_extent *extent) {
+    struct chx_arena *arena = &self->arena->arena;
+    int revoked;
+    do {
+        revoked = 0;
+        for (Producer *producer = self->arena->producers; producer; producer = producer->next) {
+            if (!producer->end.latest || producer->end.head == CHX_NONE) continue;
+            uint64_t frees = arena->frees;
+            chx_producer_revoke(&producer->end);
+            revoked = 1;
+            if (arena->frees != frees && chx_arena_alloc(arena, length, extent) == CHX_OK) return 1;
+        }
+    } while (revoked);
+    return 0;
+}
+
+/* An extent, after reclaiming, growing and overwriting if need be. 1: there it is, 0: no room, -1: exception. */
 static int outlet_extent(Outlet *self, uint64_t length, struct chx_extent *extent) {
     struct chx_arena *arena = &self->arena->arena;
     if (chx_arena_alloc(arena, length, extent) == CHX_OK) return 1;
@@ -61,7 +89,8 @@ static int outlet_extent(Outlet *self, uint64_t length, struct chx_extent *exten
     for (;;) {
         self->short_at = arena->frees + 1;
         int grown = native_arena_grow(self->arena, length);
-        if (grown <= 0) return grown;
+        if (grown < 0) return grown;
+        if (grown == 0) return outlet_overwrite(self, length, extent);
         if (chx_arena_alloc(arena, length, extent) == CHX_OK) return 1;
     }
 }
@@ -87,8 +116,8 @@ static enum attempt outlet_credits(Outlet *self, struct native_claim *claim, int
     enum attempt result = CLAIMED;
     uint64_t bytes = claim->length * claim->frames;
     uint32_t frames = claim->frames;
-    memset(claim->bits, 0, (size_t)(self->count + 63) / 64 * sizeof(uint64_t));
-    for (Py_ssize_t i = 0; i < self->count; i++) {
+    claim_clear(claim, self->count);
+    for (Py_ssize_t i = 0; i < claim->routes; i++) {
         struct chx_producer *end = &self->producers[i]->end;
         if (end->state != CHX_OPEN) continue;
         enum chx_status status = CHX_OK;
@@ -97,6 +126,7 @@ static enum attempt outlet_credits(Outlet *self, struct native_claim *claim, int
         else if (bytes >= CHX_PAGE)
             status = chx_producer_reclaim(end, CHX_REUSE_LOOK);
         if (status != CHX_OK) {
+            if (self->producers[i]->tap) continue;
             native_producer_raise(self->producers[i]);
             return RAISED;
         }
@@ -105,8 +135,13 @@ static enum attempt outlet_credits(Outlet *self, struct native_claim *claim, int
             claim_add(claim, i);
             ++*wanted;
             if (left < frames) frames = left;
+            chx_producer_not_short(end);
         } else if (end->header.policy == CHX_POLICY_BLOCK) {
-            result = NO_CREDIT;
+            uint64_t now = end->limit_ns ? chx_now_ns() : 0;
+            if (!chx_producer_short(end, now))
+                result = NO_CREDIT;
+            else if (native_producer_give_up(self->producers[i], now) != 0 || outlet_alive(self) < 0)
+                return RAISED;
         }
     }
     if (result == CLAIMED) claim->frames = frames;
@@ -114,7 +149,7 @@ static enum attempt outlet_credits(Outlet *self, struct native_claim *claim, int
 }
 
 static int outlet_must_deliver(const Outlet *self, const struct native_claim *claim) {
-    for (Py_ssize_t i = 0; i < self->count; i++)
+    for (Py_ssize_t i = 0; i < claim->routes; i++)
         if (claim_has(claim, i) && self->producers[i]->end.header.policy == CHX_POLICY_BLOCK) return 1;
     return 0;
 }
@@ -127,6 +162,7 @@ static enum attempt outlet_try(Outlet *self, uint32_t frames, struct native_clai
     if (outlet_alive(self) < 0) return RAISED;
     self->short_at = 0;
     int wanted = 0;
+    claim->no_room = 0;
     claim->frames = frames;
     enum attempt result = outlet_credits(self, claim, &wanted);
     claim->dropped = result == CLAIMED && wanted == 0;
@@ -136,11 +172,11 @@ static enum attempt outlet_try(Outlet *self, uint32_t frames, struct native_clai
     if (got < 0) return RAISED;
     if (got == 0) {
         if (outlet_must_deliver(self, claim)) return NO_ROOM;
-        memset(claim->bits, 0, (size_t)(self->count + 63) / 64 * sizeof(uint64_t)); /* all of them may drop it */
-        claim->dropped = 1;
+        claim_clear(claim, claim->routes); /* all of them may drop it */
+        claim->dropped = claim->no_room = 1;
         return CLAIMED;
     }
-    for (Py_ssize_t i = 0; i < self->count; i++)
+    for (Py_ssize_t i = 0; i < claim->routes; i++)
         if (claim_has(claim, i)) self->producers[i]->end.reserved += claim->frames;
     CHX_FAILPOINT(CLAIM_RESERVED);
     return CLAIMED;
@@ -196,20 +232,32 @@ static void outlet_raise_would_block(const Outlet *self, enum attempt why, uint6
     native_raise(native_would_block, self->producers[0]->route, "the time is up");
 }
 
+/* When the first route is to be given up, or `deadline`. */
+static uint64_t outlet_patience(const Outlet *self, uint64_t deadline) {
+    for (Py_ssize_t i = 0; i < self->count; i++) {
+        const struct chx_producer *end = &self->producers[i]->end;
+        if (end->state != CHX_OPEN || end->limit_ns == 0 || end->short_since == 0) continue;
+        if (end->limit_ns < deadline && end->short_since < deadline - end->limit_ns)
+            deadline = end->short_since + end->limit_ns;
+    }
+    return deadline;
+}
+
 /* Wait until a claim succeeds or the time is up. -1: exception. */
 static int outlet_block(Outlet *self, uint32_t frames, int64_t timeout_ns, struct native_claim *claim,
                         enum attempt why) {
     uint64_t deadline = native_deadline(timeout_ns);
     for (;;) {
         outlet_blocked_from(self, why, chx_now_ns());
-        int woken = native_outlet_wait(self, why == NO_ROOM, deadline);
+        uint64_t until = why == NO_ROOM ? deadline : outlet_patience(self, deadline);
+        int woken = native_outlet_wait(self, why == NO_ROOM, until);
         outlet_blocked_until(self, chx_now_ns());
         if (woken < 0) return -1;
         enum attempt result = outlet_try(self, frames, claim);
         if (result == CLAIMED) return 0;
         if (result == RAISED) return -1;
         why = result;
-        if (!woken) {
+        if (!woken && until == deadline) {
             outlet_raise_would_block(self, why, claim->length);
             return -1;
         }
@@ -236,7 +284,7 @@ int native_outlet_claim(Outlet *self, uint64_t length, uint32_t frames, int64_t 
 
 /* Give the credits back, and the extent unless somebody still looks at it. */
 void native_outlet_cancel(Outlet *self, struct native_claim *claim, int keep_extent) {
-    for (Py_ssize_t i = 0; i < self->count; i++)
+    for (Py_ssize_t i = 0; i < claim->routes; i++)
         if (claim_has(claim, i)) self->producers[i]->end.reserved -= claim->frames;
     claim_free(claim);
     if (keep_extent) return;
@@ -245,10 +293,16 @@ void native_outlet_cancel(Outlet *self, struct native_claim *claim, int keep_ext
 }
 
 static void outlet_ring(Outlet *self, const struct native_claim *claim) {
-    for (Py_ssize_t i = 0; i < self->count; i++)
+    for (Py_ssize_t i = 0; i < claim->routes; i++)
         if (claim_has(claim, i)) chx_bell_ring(self->producers[i]->end.bell);
     CHX_FAILPOINT(COMMIT_RUNG);
     native_rings++;
+}
+
+/* A frame, or a run, that a route did not get: for what reason. */
+static void outlet_count_lost(struct chx_producer *end, const struct native_claim *claim) {
+    chx_word *reason = claim->no_room ? &end->ring->losses.no_room : &end->ring->stats.dropped;
+    chx_count(end->state == CHX_GIVEN_UP ? &end->ring->losses.given_up : reason, claim->frames);
 }
 
 /* Publish to every claimed route, then ring those that sleep. `seq`: its number (the last one's of a run) on the first
@@ -257,7 +311,8 @@ int native_outlet_commit(Outlet *self, struct native_claim *claim, uint64_t leng
                          int64_t *seq) {
     uint32_t routes = 0;
     *seq = -1;
-    for (Py_ssize_t i = 0; i < self->count; i++) {
+    if (claim->routes > self->count) claim->routes = self->count; /* the last ones were taps that have gone */
+    for (Py_ssize_t i = 0; i < claim->routes; i++) {
         struct chx_producer *end = &self->producers[i]->end;
         if (claim_has(claim, i)) {
             end->reserved -= claim->frames;
@@ -265,8 +320,8 @@ int native_outlet_commit(Outlet *self, struct native_claim *claim, uint64_t leng
                 claim->bits[i / 64] &= ~(1ull << (i % 64));
             else
                 routes++;
-        } else if (end->state == CHX_OPEN) {
-            chx_count(&end->ring->stats.dropped, claim->frames);
+        } else if (end->state == CHX_OPEN || end->state == CHX_GIVEN_UP) {
+            outlet_count_lost(end, claim);
         }
     }
     if (routes == 0) {
@@ -284,7 +339,7 @@ int native_outlet_commit(Outlet *self, struct native_claim *claim, uint64_t leng
         tags = &due;
     }
     int ring = 0;
-    for (Py_ssize_t i = 0; i < self->count; i++) {
+    for (Py_ssize_t i = 0; i < claim->routes; i++) {
         if (!claim_has(claim, i)) continue;
         struct chx_producer *end = &self->producers[i]->end;
         if (chx_producer_commit_run(end, &claim->extent, length, claim->frames, tags, now))
@@ -300,35 +355,44 @@ int native_outlet_commit(Outlet *self, struct native_claim *claim, uint64_t leng
 
 /* ---- Python ----------------------------------------------------------------------------------------------------- */
 
+/* One more route at the end, which is a reference of its own. */
+static int outlet_append(Outlet *self, PyObject *producer) {
+    if (!PyObject_TypeCheck(producer, native_Producer)) {
+        PyErr_Format(PyExc_TypeError, "producers must be shm.Producer, not %R", producer);
+        return -1;
+    }
+    for (Py_ssize_t i = 0; i < self->count; i++)
+        if ((PyObject *)self->producers[i] == producer) {
+            PyErr_Format(PyExc_ValueError, "route %U is listed twice", ((Producer *)producer)->route);
+            return -1;
+        }
+    if (self->count && self->producers[0]->arena != ((Producer *)producer)->arena) {
+        PyErr_SetString(PyExc_ValueError, "the producers of an outlet must share one arena");
+        return -1;
+    }
+    if (self->count == self->room) {
+        Py_ssize_t room = self->room ? 2 * self->room : 4;
+        Producer **producers = PyMem_Realloc(self->producers, (size_t)room * sizeof *producers);
+        if (!producers) return PyErr_NoMemory(), -1;
+        self->producers = producers;
+        self->room = room;
+    }
+    self->producers[self->count++] = (Producer *)Py_NewRef(producer);
+    return 0;
+}
+
 static int outlet_adopt(Outlet *self, PyObject *producers, Doorbell *bell) {
-    self->tuple = PySequence_Tuple(producers);
-    if (!self->tuple) return -1;
-    self->count = PyTuple_Size(self->tuple);
+    PyObject *tuple = PySequence_Tuple(producers);
+    if (!tuple) return -1;
+    int failed = 0;
+    for (Py_ssize_t i = 0; !failed && i < PyTuple_Size(tuple); i++) failed = outlet_append(self, PyTuple_GetItem(tuple, i));
+    Py_DECREF(tuple);
+    if (failed) return -1;
     if (self->count == 0) {
         PyErr_SetString(PyExc_ValueError, "an outlet needs at least one producer");
         return -1;
     }
-    self->producers = PyMem_Calloc((size_t)self->count, sizeof *self->producers);
-    if (!self->producers) return PyErr_NoMemory(), -1;
-    for (Py_ssize_t i = 0; i < self->count; i++) {
-        PyObject *producer = PyTuple_GetItem(self->tuple, i);
-        if (!PyObject_TypeCheck(producer, native_Producer)) {
-            PyErr_Format(PyExc_TypeError, "producers must be shm.Producer, not %R", producer);
-            return -1;
-        }
-        for (Py_ssize_t j = 0; j < i; j++)
-            if ((PyObject *)self->producers[j] == producer) {
-                PyErr_Format(PyExc_ValueError, "route %U is listed twice", ((Producer *)producer)->route);
-                return -1;
-            }
-        self->producers[i] = (Producer *)producer;
-    }
     Arena *arena = self->producers[0]->arena;
-    for (Py_ssize_t i = 1; i < self->count; i++)
-        if (self->producers[i]->arena != arena) {
-            PyErr_SetString(PyExc_ValueError, "the producers of an outlet must share one arena");
-            return -1;
-        }
     if (arena->bell && arena->bell != bell) {
         PyErr_SetString(PyExc_ValueError, "the outlets of an arena must share one doorbell");
         return -1;
@@ -361,15 +425,15 @@ static PyObject *outlet_new(PyTypeObject *type, PyObject *args, PyObject *kwargs
 
 static int outlet_traverse(Outlet *self, visitproc visit, void *arg) {
     Py_VISIT(Py_TYPE((PyObject *)(self)));
-    Py_VISIT(self->tuple);
+    for (Py_ssize_t i = 0; i < self->count; i++) Py_VISIT(self->producers[i]);
     Py_VISIT(self->arena);
     return 0;
 }
 
 static void outlet_dealloc(Outlet *self) {
     PyObject_GC_UnTrack(self);
+    for (Py_ssize_t i = 0; i < self->count; i++) Py_DECREF((PyObject *)self->producers[i]);
     PyMem_Free(self->producers);
-    Py_CLEAR(self->tuple);
     Py_CLEAR(self->arena);
     Py_CLEAR(self->bell);
     NATIVE_DEALLOC_GC(self);
@@ -443,6 +507,22 @@ static PyObject *outlet_loan(Outlet *self, PyObject *const *args, Py_ssize_t nar
     return native_loan_new(self, &claim, &tags);
 }
 
+/* Give up what has been waited for too long. */
+static int outlet_lose_patience(Outlet *self) {
+    for (Py_ssize_t i = 0; i < self->count; i++) {
+        struct chx_producer *end = &self->producers[i]->end;
+        if (end->state != CHX_OPEN || end->short_since == 0) continue;
+        chx_producer_reclaim(end, UINT32_MAX);
+        if (chx_producer_has_credit(end)) {
+            chx_producer_not_short(end);
+        } else {
+            uint64_t now = chx_now_ns();
+            if (chx_producer_short(end, now) && native_producer_give_up(self->producers[i], now) != 0) return -1;
+        }
+    }
+    return 0;
+}
+
 static PyObject *outlet_wait(Outlet *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
     static const char *const names[] = {"timeout_ns", NULL};
     static const struct native_signature signature = {"wait", names, 0, 1};
@@ -454,15 +534,54 @@ static PyObject *outlet_wait(Outlet *self, PyObject *const *args, Py_ssize_t nar
     uint64_t deadline = native_deadline(timeout_ns);
     while (!native_outlet_room(self)) {
         if (timeout_ns == 0) Py_RETURN_FALSE;
-        int woken = native_outlet_wait(self, self->short_at != 0, deadline);
-        if (woken < 0) return NULL;
-        if (!woken && !native_outlet_room(self)) Py_RETURN_FALSE;
+        uint64_t until = self->short_at ? deadline : outlet_patience(self, deadline);
+        int woken = native_outlet_wait(self, self->short_at != 0, until);
+        if (woken < 0 || (until < deadline && outlet_lose_patience(self) != 0)) return NULL;
+        if (!woken && until == deadline && !native_outlet_room(self)) Py_RETURN_FALSE;
     }
     self->short_at = 0;
     Py_RETURN_TRUE;
 }
 
-static PyObject *outlet_producers(Outlet *self, void *Py_UNUSED(closure)) { return Py_NewRef(self->tuple); }
+/* Taps that have ended go, unless a frame is on its way: then places must not change, and the next call does it. */
+static void outlet_sweep(Outlet *self) {
+    Py_ssize_t kept = 0, count = self->count;
+    for (Py_ssize_t i = 0; i < count; i++)
+        if (self->producers[i]->end.reserved) return;
+    PyObject **gone = PyMem_Calloc((size_t)count, sizeof *gone);
+    if (!gone) return;
+    for (Py_ssize_t i = 0; i < count; i++) {
+        Producer *producer = self->producers[i];
+        int ended = producer->end.state != CHX_OPEN && producer->end.state != CHX_UNLINKED;
+        if (producer->tap && ended)
+            gone[i] = (PyObject *)producer;
+        else
+            self->producers[kept++] = producer;
+    }
+    self->count = kept;
+    for (Py_ssize_t i = 0; i < count; i++) Py_XDECREF(gone[i]);
+    PyMem_Free(gone);
+}
+
+static PyObject *outlet_add(Outlet *self, PyObject *producer) {
+    if (PyObject_TypeCheck(producer, native_Producer) && !((Producer *)producer)->tap)
+        return PyErr_Format(PyExc_ValueError, "only taps are added to an outlet: Producer(..., tap=True)");
+    outlet_sweep(self);
+    if (outlet_append(self, producer) != 0) return NULL;
+    Py_RETURN_NONE;
+}
+
+static PyObject *outlet_sweep_method(Outlet *self, PyObject *Py_UNUSED(ignored)) {
+    outlet_sweep(self);
+    Py_RETURN_NONE;
+}
+
+static PyObject *outlet_producers(Outlet *self, void *Py_UNUSED(closure)) {
+    PyObject *tuple = PyTuple_New(self->count);
+    for (Py_ssize_t i = 0; tuple && i < self->count; i++)
+        if (PyTuple_SetItem(tuple, i, Py_NewRef((PyObject *)self->producers[i])) != 0) Py_CLEAR(tuple);
+    return tuple;
+}
 
 static PyMethodDef outlet_methods[] = {
     {"send", (PyCFunction)(void (*)(void))outlet_send, METH_FASTCALL | METH_KEYWORDS,
@@ -473,6 +592,8 @@ static PyMethodDef outlet_methods[] = {
      "A writable extent of `length` bytes, to be filled in place and committed."},
     {"wait", (PyCFunction)(void (*)(void))outlet_wait, METH_FASTCALL | METH_KEYWORDS,
      "Sleep until every blocking route has come down to credit_low; False on time-out."},
+    {"add", (PyCFunction)outlet_add, METH_O, "A tap: it gets every frame from the next one on."},
+    {"sweep", (PyCFunction)outlet_sweep_method, METH_NOARGS, "Let go of taps that have ended."},
     {NULL, NULL, 0, NULL},
 };
 

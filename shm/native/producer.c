@@ -9,8 +9,9 @@ static int producer_policy(PyObject *given, uint32_t *policy) {
     if (PyUnicode_Check(given)) {
         if (PyUnicode_CompareWithASCIIString(given, "block") == 0) return *policy = CHX_POLICY_BLOCK, 0;
         if (PyUnicode_CompareWithASCIIString(given, "drop_newest") == 0) return *policy = CHX_POLICY_DROP_NEWEST, 0;
+        if (PyUnicode_CompareWithASCIIString(given, "latest") == 0) return *policy = CHX_POLICY_LATEST, 0;
     }
-    PyErr_Format(PyExc_ValueError, "policy must be 'block' or 'drop_newest', not %R", given);
+    PyErr_Format(PyExc_ValueError, "policy must be 'block', 'drop_newest' or 'latest', not %R", given);
     return -1;
 }
 
@@ -36,19 +37,33 @@ static int producer_marks(struct chx_header *header, long long credits, long lon
     return 0;
 }
 
+static int producer_patience(const struct chx_header *header, PyObject *on_give_up, int tap) {
+    if (tap && header->policy != CHX_POLICY_LATEST) {
+        PyErr_SetString(PyExc_ValueError, "a tap must not hold anybody up: its policy is 'latest'");
+        return -1;
+    }
+    if (on_give_up == Py_None || PyCallable_Check(on_give_up)) return 0;
+    PyErr_SetString(PyExc_TypeError, "on_give_up must be callable or None");
+    return -1;
+}
+
 static PyObject *producer_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
-    static char *names[] = {"arena",  "route", "credits",  "watermark", "credit_low",
-                            "policy", "epoch", "base_seq", "resume",    NULL};
+    static char *names[] = {"arena",  "route",    "credits", "watermark",  "credit_low", "policy", "epoch", "base_seq",
+                            "resume", "limit_ns", "on_give_up", "tap", NULL};
     Arena *arena;
-    PyObject *route, *policy = NULL;
-    long long credits = 64, watermark = -1, credit_low = -1;
+    PyObject *route, *policy = NULL, *on_give_up = Py_None;
+    long long credits = 64, watermark = -1, credit_low = -1, limit_ns = 0;
+    int tap = 0;
     unsigned long long epoch = 0, base_seq = 0, resume = 0;
     struct chx_header header = {.policy = CHX_POLICY_BLOCK};
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!U|$LLLOKKK:Producer", names, native_Arena, &arena, &route, &credits,
-                                     &watermark, &credit_low, &policy, &epoch, &base_seq, &resume) ||
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!U|$LLLOKKKLOp:Producer", names, native_Arena, &arena, &route,
+                                     &credits, &watermark, &credit_low, &policy, &epoch, &base_seq, &resume, &limit_ns,
+                                     &on_give_up, &tap) ||
         native_foreign(arena->owner, "arena") || producer_policy(policy, &header.policy) ||
-        producer_marks(&header, credits, watermark, credit_low))
+        producer_patience(&header, on_give_up, tap) || producer_marks(&header, credits, watermark, credit_low))
         return NULL;
+    if (limit_ns < 0 || (limit_ns && header.policy != CHX_POLICY_BLOCK))
+        return PyErr_Format(PyExc_ValueError, "limit_ns is 0, or a time that a route of policy 'block' may block");
     header.epoch = epoch;
     header.base_seq = base_seq;
     Producer *self = (Producer *)PyType_GenericAlloc(type, 0);
@@ -58,6 +73,9 @@ static PyObject *producer_new(PyTypeObject *type, PyObject *args, PyObject *kwar
     self->owner = native_process_claim();
     self->route = Py_NewRef(route);
     self->arena = (Arena *)Py_NewRef((PyObject *)arena);
+    self->end.limit_ns = (uint64_t)limit_ns;
+    self->on_give_up = on_give_up == Py_None ? NULL : Py_NewRef(on_give_up);
+    self->tap = (uint8_t)tap;
     if (status != CHX_OK) {
         native_raise_status(status, NULL, NULL, chx_ring_size(chx_slots_log2(header.credits)));
         Py_DECREF(self);
@@ -73,6 +91,12 @@ static PyObject *producer_new(PyTypeObject *type, PyObject *args, PyObject *kwar
 static int producer_traverse(Producer *self, visitproc visit, void *arg) {
     Py_VISIT(Py_TYPE((PyObject *)(self)));
     Py_VISIT(self->arena);
+    Py_VISIT(self->on_give_up);
+    return 0;
+}
+
+static int producer_clear(Producer *self) {
+    Py_CLEAR(self->on_give_up);
     return 0;
 }
 
@@ -83,6 +107,7 @@ static void producer_dealloc(Producer *self) {
         if (self->next) self->next->link = self->link;
     }
     if (self->arena) chx_producer_destroy(&self->end); /* no close: only a producer that says so has sent everything */
+    Py_CLEAR(self->on_give_up);
     Py_CLEAR(self->arena);
     Py_CLEAR(self->route);
     NATIVE_DEALLOC_GC(self);
@@ -99,12 +124,28 @@ void native_producer_raise(Producer *self) {
         case CHX_UNLINKED:
             PyErr_Format(PyExc_RuntimeError, "route %U is not linked to its consumer yet", self->route);
             return;
+        case CHX_GIVEN_UP:
+            native_raise(native_route_closed, self->route,
+                         "route %U was given up: its consumer returned no credit for %llu ms", self->route,
+                         (unsigned long long)chx_read(&self->end.ring->losses.gave_up_after_ns) / 1000000);
+            return;
         case CHX_STATE_CLOSED:
             native_raise(native_route_closed, self->route, "route %U was closed at this end", self->route);
             return;
         default:
             native_raise(native_route_closed, self->route, "route %U: its consumer has detached", self->route);
     }
+}
+
+/* It has kept a frame waiting past its limit. The others go on without it, so nobody is told but on_give_up. */
+int native_producer_give_up(Producer *self, uint64_t now) {
+    chx_producer_give_up(&self->end, now);
+    self->told = 1;
+    if (!self->on_give_up) return 0;
+    uint64_t after = chx_read(&self->end.ring->losses.gave_up_after_ns);
+    PyObject *done = PyObject_CallFunction(self->on_give_up, "OK", self->route, (unsigned long long)after);
+    Py_XDECREF(done);
+    return done ? 0 : -1;
 }
 
 static PyObject *producer_link(Producer *self, PyObject *args, PyObject *kwargs) {
@@ -206,6 +247,7 @@ static PyGetSetDef producer_getset[] = {
 
 static PyType_Slot producer_slots[] = {
     {Py_tp_new, producer_new},           {Py_tp_dealloc, producer_dealloc}, {Py_tp_traverse, producer_traverse},
+    {Py_tp_clear, producer_clear},
     {Py_tp_methods, producer_methods},   {Py_tp_getset, producer_getset},
     {Py_tp_doc, "Producing end of one route: owner of its RING."},
     {0, NULL},

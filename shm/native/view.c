@@ -48,11 +48,39 @@ static uint64_t view_blocked_ns(const struct chx_producer_stats *stats) {
     return chx_read(&stats->blocked_ns) + (since && since < now ? now - since : 0);
 }
 
+/* Policy latest: frames that the consumer has found overwritten, and those that it will. `oldest` first: both ends move,
+ * and too small a number is corrected by the next look. */
+static uint64_t view_overwritten(const struct chx_view *view) {
+    if (view->header.policy != CHX_POLICY_LATEST) return 0;
+    uint64_t oldest = atomic_load_explicit(&view->ring->oldest, memory_order_acquire);
+    uint64_t lost = chx_read(&view->credit->stats.lost), next = chx_read(&view->credit->stats.next);
+    return oldest > next ? lost + oldest - next : lost;
+}
+
+/* Frames that were meant for the route and that its consumer does not get, by reason, and their sum. */
+static int view_put_drops(PyObject *into, const struct chx_view *view) {
+    const struct chx_ring *ring = view->ring;
+    uint64_t overwritten = view_overwritten(view), no_credit = chx_read(&ring->stats.dropped);
+    uint64_t no_room = chx_read(&ring->losses.no_room), given_up = chx_read(&ring->losses.given_up);
+    PyObject *drops = PyDict_New();
+    int failed = !drops || view_put(drops, "no_credit", no_credit) || view_put(drops, "no_room", no_room) ||
+                 view_put(drops, "overwritten", overwritten) || view_put(drops, "given_up", given_up) ||
+                 PyDict_SetItemString(into, "drops", drops) ||
+                 view_put(into, "dropped", no_credit + no_room + overwritten + given_up) ||
+                 view_put(into, "gave_up_after_ns", chx_read(&ring->losses.gave_up_after_ns));
+    Py_XDECREF(drops);
+    return failed;
+}
+
 static int view_put_ends(PyObject *into, const struct chx_view *view) {
     const struct chx_producer_stats *out = &view->ring->stats;
     const struct chx_consumer_stats *in = &view->credit->stats;
     /* returned first: both only grow, and returned never overtakes committed */
-    uint64_t returned = atomic_load_explicit(&view->credit->returned, memory_order_acquire) + chx_read(&out->returned_before);
+    int latest = view->header.policy == CHX_POLICY_LATEST;
+    uint64_t returned = atomic_load_explicit(&view->credit->returned, memory_order_acquire);
+    uint64_t oldest = latest ? chx_read(&view->ring->oldest) : 0;
+    if (!latest) returned += chx_read(&out->returned_before);
+    if (returned < oldest) returned = oldest; /* policy latest: what is overwritten does not come back */
     uint64_t taken = chx_read(&in->taken), committed = chx_read(&out->committed);
     return view_put(into, "committed", committed) || view_put(into, "bytes", chx_read(&out->bytes)) ||
            view_put(into, "taken", taken) || view_put(into, "again", chx_read(&in->again)) || view_put(into, "returned", returned) ||
@@ -64,7 +92,7 @@ static int view_put_ends(PyObject *into, const struct chx_view *view) {
            view_put(into, "consumer_sleeps", chx_read(&in->sleeps)) ||
            view_put(into, "producer_wakes", chx_read(&out->wakes)) ||
            view_put(into, "consumer_wakes", chx_read(&in->wakes)) ||
-           view_put(into, "dropped", chx_read(&out->dropped)) || view_put(into, "skipped", chx_read(&out->skipped)) ||
+           view_put_drops(into, view) || view_put(into, "skipped", chx_read(&out->skipped)) ||
            view_put_flag(into, "closed", chx_read(&view->ring->closed) != 0) ||
            view_put_flag(into, "detached", chx_read(&view->credit->closed) != 0) ||
            view_put(into, "max_outstanding", chx_read(&out->max_outstanding));

@@ -32,6 +32,7 @@ static int waiting_room(const Outlet *self, int arm) {
         struct chx_producer *end = &producer->end;
         uint64_t due;
         if (!chx_producer_returns(end)) continue;
+        if (end->latest && chx_outstanding(end)) return 0; /* it need not come back */
         if (chx_producer_look(end, &due) != CHX_OK || due) return 0;
         if (arm && chx_outstanding(end)) chx_producer_arm(end, end->reclaimed + 1);
     }

@@ -120,11 +120,11 @@ def route(make_route: MakeRoute) -> Iterator[Route]:
 class End:
     """One process's ends: a route out and a route back, set up over a Unix socket like the daemon does it."""
 
-    def __init__(self, sock: socket.socket, credits: int, limit: int) -> None:
+    def __init__(self, sock: socket.socket, credits: int, limit: int, policy: str) -> None:
         self.sock = sock
         self.bell = shm.Doorbell()
         self.arena = shm.Arena(limit, first=limit)
-        self.producer = shm.Producer(self.arena, "there", credits=credits)
+        self.producer = shm.Producer(self.arena, "there", credits=credits, policy=policy)
         self.consumer = shm.Consumer("back", credits=credits)
         mine = [self.producer.fd, self.consumer.fd, self.bell.fileno(), self.arena.segments[0][1]]
         socket.send_fds(sock, [b"ends"], mine)
@@ -171,14 +171,14 @@ def spawn() -> Iterator[Spawn]:
     """Run a function with its `End` in another process; this process's end is in what is returned."""
     children: list[Child] = []
 
-    def start(run: Callable[[End], None], *, credits: int = 8, limit: int = 1 << 20) -> Child:
+    def start(run: Callable[[End], None], *, credits: int = 8, limit: int = 1 << 20, policy: str = "block") -> Child:
         here, there = socket.socketpair()
         pid = os.fork()
         if pid == 0:
             status = 1
             try:
                 here.close()
-                run(End(there, credits, limit))
+                run(End(there, credits, limit, policy))
                 status = 0
             except BaseException:
                 import traceback
@@ -187,7 +187,7 @@ def spawn() -> Iterator[Spawn]:
             finally:
                 os._exit(status)
         there.close()
-        child = Child(pid, End(here, credits, limit))
+        child = Child(pid, End(here, credits, limit, policy))
         children.append(child)
         return child
 

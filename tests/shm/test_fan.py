@@ -176,7 +176,7 @@ def test_the_watermark_shows_before_the_credits_are_gone(make_route):
         ({"credits": 4, "watermark": 5}, "watermark must be from 1 to credits"),
         ({"credits": 4, "watermark": 0}, "watermark must be from 1 to credits"),
         ({"credits": 4, "credit_low": 4}, "credit_low must be below credits"),
-        ({"policy": "sometimes"}, "policy must be 'block' or 'drop_newest', not 'sometimes'"),
+        ({"policy": "sometimes"}, "policy must be 'block', 'drop_newest' or 'latest', not 'sometimes'"),
     ],
 )
 def test_senseless_settings_are_refused(settings, complaint):

@@ -133,6 +133,25 @@ def test_a_ring_after_some_traffic_is_the_golden_one(make_route):
     assert dump(credit) == golden("credit-traffic.hex")
 
 
+def test_a_ring_of_policy_latest_after_some_losses_is_the_golden_one(make_route):
+    """`oldest`, losses, and a `returned` that is a position."""
+    route = make_route(credits=4, policies=("latest",))
+    for i in range(3):
+        route.outlet.send(b"x" * i * 100)
+    route.take()
+    for i in range(10):
+        route.outlet.send(b"%d" % i)
+    route.drain()
+    ring = bytearray(os.pread(route.producer.fd, 4096, 0))
+    for slot in range(8):
+        ring[512 + 64 * slot + 32 : 512 + 64 * slot + 40] = bytes(8)
+    credit = bytearray(os.pread(route.consumer.fd, 8192, 0))
+    credit[288:304] = bytes(16)  # latencies
+    credit[512:5376] = bytes(4864)
+    assert dump(ring) == golden("latest-ring.hex")
+    assert dump(credit) == golden("latest-credit.hex")
+
+
 def test_a_forged_ring_works_like_a_real_one(forge):
     """What this file's reading of SPEC.md writes, the extension takes."""
     ring, segment = forge.ring(4), forge.memory(1 << 16)

@@ -31,7 +31,7 @@ enum chx_kind { CHX_KIND_RING = 1, CHX_KIND_CREDIT = 2 };
 /* Flags of a descriptor; all others are errors. */
 #define CHX_FLAG_REDELIVERED 1u /* it may be a duplicate of a frame that was sent before */
 
-enum chx_policy { CHX_POLICY_BLOCK = 0, CHX_POLICY_DROP_NEWEST = 1 };
+enum chx_policy { CHX_POLICY_BLOCK = 0, CHX_POLICY_DROP_NEWEST = 1, CHX_POLICY_LATEST = 2 };
 
 /* Results of the operations in these headers; zero is success and negative is failure. */
 enum chx_status {
@@ -126,7 +126,7 @@ struct chx_producer_stats {
     chx_word blocked_ns;      /* time the producer then waited */
     chx_word sleeps;          /* times it slept for it */
     chx_word wakes;           /* times it rang the consumer's doorbell */
-    chx_word dropped;         /* frames the policy dropped */
+    chx_word dropped;         /* frames not sent because no credit was left */
     chx_word skipped;         /* positions passed over because their slot was still held */
     chx_word max_outstanding; /* most frames ever committed and not returned */
     chx_word blocked_since;   /* 0, or when the wait began that blocked_ns does not count yet (not a counter) */
@@ -135,6 +135,15 @@ struct chx_producer_stats {
 };
 static_assert(sizeof(struct chx_producer_stats) == 128, "two lines");
 
+/* Further counters of the producing end: why frames were not sent, beside `dropped`. */
+struct chx_producer_losses {
+    chx_word no_room; /* frames: the arena had no room, and the policy does not wait */
+    chx_word given_up; /* frames that the producer sent elsewhere after it had given this route up */
+    chx_word gave_up_after_ns; /* 0, or how long it had then been waiting for a credit (not a counter) */
+    chx_word reserved[5];
+};
+static_assert(sizeof(struct chx_producer_losses) == 64, "a line");
+
 /* RING: one per route, written by its producer, mapped read-only by its consumer and by the observer.
  *
  *      0   header
@@ -142,7 +151,10 @@ static_assert(sizeof(struct chx_producer_stats) == 128, "two lines");
  *    128   wake_at   0, or the `returned` count at which the sleeping producer wants its bell rung
  *                                                              partner: chx_consumer_return
  *    192   stats
- *    320   zero
+ *    320   oldest    policy latest: position of the oldest frame that may still be read, all before it are overwritten
+ *                                                              partners: chx_latest_peek, chx_latest_keep
+ *    384   losses
+ *    448   zero
  *    512   desc[slots]   64 bytes each
  *   512 + 64*slots   skip[slots]   8 bytes each: position + 1 of a position that holds no frame
  * The size is rounded up to whole pages. Position p lives in slot p mod slots.
@@ -154,12 +166,17 @@ struct chx_ring {
     chx_word wake_at;
     uint8_t pad1[56];
     struct chx_producer_stats stats;
-    uint8_t pad2[192];
+    chx_word oldest;
+    uint8_t pad2[56];
+    struct chx_producer_losses losses;
+    uint8_t pad3[64];
     struct chx_desc desc[];
 };
 static_assert(offsetof(struct chx_ring, closed) == 64, "closed");
 static_assert(offsetof(struct chx_ring, wake_at) == 128, "wake_at");
 static_assert(offsetof(struct chx_ring, stats) == 192, "stats");
+static_assert(offsetof(struct chx_ring, oldest) == 320, "oldest");
+static_assert(offsetof(struct chx_ring, losses) == 384, "losses");
 static_assert(offsetof(struct chx_ring, desc) == 512, "desc");
 
 /* Counters of the consuming end, by the same rule. */
@@ -171,7 +188,8 @@ struct chx_consumer_stats {
     chx_word latency_sum_ns;
     chx_word latency_max_ns;
     chx_word again;      /* of those taken: frames that a predecessor had taken */
-    chx_word reserved[25];
+    chx_word lost;       /* policy latest: frames overwritten before they were read */
+    chx_word reserved[24];
 };
 static_assert(sizeof(struct chx_consumer_stats) == 256, "four lines");
 
@@ -181,7 +199,8 @@ static_assert(sizeof(struct chx_consumer_stats) == 256, "four lines");
  *     64   closed     0 while attached, then 1                  partner: chx_producer_detached
  *    128   wait_for   0, or position + 1 for which the sleeping consumer wants its bell rung
  *                                                               partner: chx_producer_commit
- *    192   returned   frames given back so far                  partner: chx_producer_reclaim
+ *    192   returned   frames given back so far; policy latest: the position up to which all are done with
+ *                                                               partner: chx_producer_reclaim
  *    256   stats
  *    512   latency[608]   commit-to-take in ns, log-linear buckets, see chx_bucket
  *   5376   stamp[slots]   8 bytes each: position + 1 of the last frame given back in this slot

@@ -13,6 +13,7 @@
 #include "header.h"
 #include "hints.h"
 #include "hugepages.h"
+#include "latest.h"
 #include "memory.h"
 #include "named.h"
 #include "ring.h"

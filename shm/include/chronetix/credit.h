@@ -23,6 +23,7 @@ enum chx_consumer_state {
 };
 
 #define CHX_NO_END UINT64_MAX
+#define CHX_POSITION_MAX (1ull << 62) /* no route gets there; who says so lies */
 
 struct chx_reader_segment {
     const uint8_t *base;
@@ -46,6 +47,8 @@ struct chx_consumer {
     uint64_t *again;   /* stamps, ascending: a predecessor had taken these frames, and returned later ones */
     uint32_t again_next, again_count;
     uint8_t special;   /* one of the four above matters: see succession.h */
+    uint32_t torn, copying; /* policy latest: frames overwritten while copied, in a row; copies under way */
+    uint8_t latest;
     enum chx_consumer_state state;
     int bell; /* the producer's */
     struct chx_header header;
@@ -99,6 +102,7 @@ static inline enum chx_status chx_consumer_link(struct chx_consumer *c, int ring
     c->ring = (const struct chx_ring *)(const void *)c->ring_map.base;
     c->desc = c->ring->desc;
     c->skip = (const chx_word *)(const void *)(c->desc + c->slots);
+    c->latest = theirs.policy == CHX_POLICY_LATEST;
     c->state = CHX_CONSUMER_OPEN;
     return CHX_OK;
 }
@@ -121,6 +125,10 @@ static inline enum chx_status chx_consumer_map(struct chx_consumer *c, uint32_t 
     return status;
 }
 
+/* Of latest.h: what differs when the producer may overwrite what it has sent. */
+static inline enum chx_status chx_latest_look(struct chx_consumer *c, struct chx_taken *out);
+static inline enum chx_status chx_latest_peek(struct chx_consumer *c);
+
 static inline enum chx_status chx_consumer_fault(struct chx_consumer *c) {
     c->state = CHX_CONSUMER_FAULTY;
     atomic_store_explicit(&c->credit->closed, 1, memory_order_release);
@@ -138,6 +146,7 @@ static inline enum chx_status chx_consumer_drop(struct chx_consumer *c, uint32_t
     }
     for (uint32_t slot = 0; slot < c->slots; slot++) {
         if (atomic_load_explicit(&c->reads[slot], memory_order_acquire) != index + 1) continue;
+        if (c->latest) return CHX_WOULD_BLOCK; /* just now copied, though it was overwritten: shortly */
         CHX_SAY(&c->why, "segment %u was dropped while a frame of it is held", index);
         return chx_consumer_fault(c);
     }
@@ -196,6 +205,7 @@ static inline void chx_consumer_reach(struct chx_consumer *c) {
 /* Is something at the next position? OK: a descriptor. EMPTY: nothing. Steps over skipped positions on the way.
  * stamp and skip: acquire; partners: the release stores in chx_producer_commit and chx_producer_skip. */
 static inline enum chx_status chx_consumer_peek(struct chx_consumer *c) {
+    if (c->latest) return chx_latest_peek(c);
     for (uint32_t steps = 0; steps <= c->slots; steps++) {
         uint32_t slot = (uint32_t)(c->position & c->mask);
         uint64_t stamp = atomic_load_explicit(&c->desc[slot].stamp, memory_order_acquire);
@@ -273,7 +283,9 @@ static inline enum chx_status chx_consumer_whole(struct chx_consumer *c) {
 static inline enum chx_status chx_consumer_look(struct chx_consumer *c, struct chx_taken *out) {
     enum chx_status status = chx_consumer_standing(c);
     if (status != CHX_OK) return status;
-    if (c->special) {
+    if (c->latest) {
+        status = chx_latest_look(c, out);
+    } else if (c->special) {
         status = chx_consumer_look_special(c, out);
     } else {
         status = chx_consumer_peek(c);
@@ -329,7 +341,8 @@ static inline void chx_latency(struct chx_consumer *c, uint64_t time_ns, uint64_
     if (ns > chx_read(&stats->latency_max_ns)) atomic_store_explicit(&stats->latency_max_ns, ns, memory_order_relaxed);
 }
 
-/* The next frame (OK), nothing (EMPTY), ENDED, or FAULT, which has detached the route for good. */
+/* The next frame (OK), nothing (EMPTY), ENDED, or FAULT, which has detached the route for good. Not for policy latest,
+ * nor are the other steps of taking and returning below: see latest.h. */
 static inline enum chx_status chx_consumer_take(struct chx_consumer *c, struct chx_taken *out) {
     enum chx_status status = chx_consumer_look(c, out);
     if (status != CHX_OK) return status;
@@ -415,8 +428,9 @@ static inline void chx_consumer_return_run(struct chx_consumer *c, const struct 
     chx_consumer_count(c, frames);
 }
 
+/* Frames taken and not given back; of policy latest none, for copies need no credit. */
 static inline uint64_t chx_consumer_held(const struct chx_consumer *c) {
-    return c->taken - chx_read(&c->credit->returned);
+    return c->latest ? 0 : c->taken - chx_read(&c->credit->returned);
 }
 
 /* ---- waiting for frames ----------------------------------------------------------------------------------------- */
@@ -476,5 +490,7 @@ static inline void chx_consumer_destroy(struct chx_consumer *c) {
     c->ring = NULL;
     c->credit = NULL;
 }
+
+#include "latest.h"
 
 #endif

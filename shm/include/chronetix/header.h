@@ -60,7 +60,7 @@ static inline enum chx_status chx_header_check(const struct chx_header *header, 
             return CHX_REFUSE(why, "ring header: watermark %u of %u credits", header->watermark, header->credits);
         if (header->credit_low >= header->credits)
             return CHX_REFUSE(why, "ring header: credit_low %u of %u credits", header->credit_low, header->credits);
-        if (header->policy > CHX_POLICY_DROP_NEWEST)
+        if (header->policy > CHX_POLICY_LATEST)
             return CHX_REFUSE(why, "ring header: unknown policy %u", header->policy);
     }
     uint64_t expected = chx_kind_size(kind, header->slots_log2);

@@ -16,7 +16,7 @@
 
 #define CHX_REUSE_LOOK 64u /* outstanding frames looked at when the walk is only there to find warm memory */
 
-enum chx_state { CHX_UNLINKED, CHX_OPEN, CHX_STATE_CLOSED, CHX_DETACHED, CHX_FAULTY };
+enum chx_state { CHX_UNLINKED, CHX_OPEN, CHX_STATE_CLOSED, CHX_DETACHED, CHX_GIVEN_UP, CHX_FAULTY };
 
 /* What is in a slot: 0 when free, else position + 1 of the frame whose extent it keeps. */
 struct chx_slot {
@@ -42,6 +42,9 @@ struct chx_producer {
     uint32_t mask, credits, low;
     uint32_t head, tail;  /* of the list of outstanding slots */
     uint32_t reserved;    /* credits promised to open loans */
+    uint8_t latest;       /* policy: the oldest frame makes room for the newest */
+    uint64_t limit_ns;    /* policy block: how long to wait for a credit before giving the route up; 0: for ever */
+    uint64_t short_since; /* 0, or since when a frame waits for a credit; only with a limit */
     enum chx_state state;
     int bell; /* the consumer's */
     struct chx_header header;
@@ -81,6 +84,7 @@ static inline enum chx_status chx_producer_init(struct chx_producer *p, struct c
     p->mask = slots - 1;
     p->credits = header->credits;
     p->low = header->credit_low;
+    p->latest = header->policy == CHX_POLICY_LATEST;
     return CHX_OK;
 }
 
@@ -141,7 +145,7 @@ static inline int chx_producer_whole(const struct chx_producer *p) {
  * the stamps of all frames it counts are visible, and the consumer's reads of them are over. */
 static inline enum chx_status chx_producer_look(struct chx_producer *p, uint64_t *due) {
     p->seen = p->base + atomic_load_explicit(&p->credit->returned, memory_order_acquire);
-    *due = p->seen - p->reclaimed;
+    *due = p->latest && p->seen < p->reclaimed ? 0 : p->seen - p->reclaimed;
     if (chx_guards_cut() && !chx_producer_whole(p)) {
         CHX_SAY(&p->why, "its shared memory was cut short");
         return chx_producer_fault(p);
@@ -157,6 +161,10 @@ static inline enum chx_status chx_producer_reclaim(struct chx_producer *p, uint3
     uint64_t due;
     enum chx_status status = chx_producer_look(p, &due);
     if (status != CHX_OK || due == 0) return status;
+    if (p->latest) { /* `returned` is a position there, and frames are committed and freed in order */
+        for (; due; due--) chx_slot_free(p, p->head);
+        return CHX_OK;
+    }
     uint32_t next;
     for (uint32_t slot = p->head; slot != CHX_NONE && due && looks; slot = next, looks--) {
         next = p->slots[slot].next;
@@ -172,9 +180,25 @@ static inline enum chx_status chx_producer_reclaim(struct chx_producer *p, uint3
     return chx_producer_fault(p);
 }
 
+/* Policy latest: take the oldest frame back, read or not. Whoever copies it just now finds out afterwards.
+ *
+ * Order: oldest (relaxed) -> fence (release) -> whatever is written into its extent and its descriptor from now on.
+ * Partner: chx_latest_keep reads those -> fence (acquire) -> oldest. If it has read anything new, it sees oldest. */
+static inline void chx_producer_revoke(struct chx_producer *p) {
+    atomic_store_explicit(&p->ring->oldest, p->slots[p->head].stamp, memory_order_relaxed);
+    atomic_thread_fence(memory_order_release);
+    chx_slot_free(p, p->head);
+}
+
+/* Policy latest: room in the ring for one more frame. Frames that have been read go first, then the oldest. */
+static inline void chx_producer_make_way(struct chx_producer *p) {
+    chx_producer_reclaim(p, UINT32_MAX);
+    while (chx_outstanding(p) >= p->credits) chx_producer_revoke(p);
+}
+
 /* Frames that are possible without waiting, loans included. */
 static inline uint32_t chx_producer_left(const struct chx_producer *p) {
-    uint32_t used = chx_outstanding(p) + p->reserved;
+    uint32_t used = (p->latest ? 0 : chx_outstanding(p)) + p->reserved;
     return used < p->credits ? p->credits - used : 0;
 }
 
@@ -206,10 +230,11 @@ static inline void chx_producer_skip(struct chx_producer *p) {
 
 /* Most frames outstanding. `returned` is read only when the frame just committed may set a new record. */
 static inline void chx_producer_peak(struct chx_producer *p) {
-    if (p->committed - p->seen <= p->peak) return;
+    if (p->committed - p->seen <= p->peak || (p->latest && chx_outstanding(p) <= p->peak)) return;
     uint64_t seen = p->base + chx_read(&p->credit->returned);
     if (seen > p->committed) return; /* nonsense: chx_producer_look reports it */
     p->seen = seen;
+    if (p->latest && seen < p->reclaimed) seen = p->reclaimed;
     if (p->committed - seen <= p->peak) return;
     p->peak = p->committed - seen;
     atomic_store_explicit(&p->ring->stats.max_outstanding, p->peak, memory_order_relaxed);
@@ -219,6 +244,7 @@ static inline void chx_producer_peak(struct chx_producer *p) {
  * caller has made sure of a credit. */
 static inline struct chx_desc *chx_producer_put(struct chx_producer *p, const struct chx_extent *extent, uint64_t inside,
                                                 uint64_t length, const struct chx_tags *tags, uint64_t time_ns) {
+    if (p->latest && chx_outstanding(p) >= p->credits) chx_producer_make_way(p);
     if (p->slots[p->position & p->mask].stamp) {
         chx_producer_reclaim(p, UINT32_MAX); /* a fault shows at the next check; this frame is ours to write anyway */
         chx_producer_skip(p);
@@ -339,6 +365,16 @@ static inline void chx_producer_disarm(struct chx_producer *p) {
     atomic_store_explicit(&p->ring->wake_at, 0, memory_order_relaxed);
 }
 
+/* A frame finds no credit here at `now`. 1: that has been so for longer than the route's limit. The caller says the other
+ * thing, chx_producer_not_short, whenever one is there. */
+static inline int chx_producer_short(struct chx_producer *p, uint64_t now) {
+    if (p->limit_ns == 0) return 0;
+    if (p->short_since == 0) p->short_since = now;
+    return now - p->short_since >= p->limit_ns;
+}
+
+static inline void chx_producer_not_short(struct chx_producer *p) { p->short_since = 0; }
+
 /* ---- end -------------------------------------------------------------------------------------------------------- */
 
 /* End of stream: closed (release) after the last stamp; partner: chx_consumer_take. The bell is rung whatever
@@ -352,8 +388,18 @@ static inline void chx_producer_close(struct chx_producer *p) {
     if (p->bell >= 0) chx_bell_ring(p->bell);
 }
 
+/* The consumer has kept a frame waiting past the limit: the stream ends here for it, what is in the ring it may still
+ * take and return. */
+static inline void chx_producer_give_up(struct chx_producer *p, uint64_t now) {
+    chx_producer_close(p);
+    p->state = CHX_GIVEN_UP;
+    uint64_t after = now - p->short_since;
+    atomic_store_explicit(&p->ring->losses.gave_up_after_ns, after ? after : 1, memory_order_relaxed);
+}
+
 /* Give up the mappings and the extents that were never returned. */
 static inline void chx_producer_destroy(struct chx_producer *p) {
+    while (p->head != CHX_NONE && p->latest) chx_producer_revoke(p);
     while (p->head != CHX_NONE) chx_slot_free(p, p->head);
     free(p->slots);
     p->slots = NULL;

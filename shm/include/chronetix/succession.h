@@ -10,8 +10,6 @@
 #include "credit.h"
 #include "ring.h"
 
-#define CHX_POSITION_MAX (1ull << 62) /* nobody gets there; a dead ring that says so lies */
-
 /* ---- a consumer's successor ------------------------------------------------------------------------------------- */
 
 static inline int chx_in_its_slot(uint64_t stamp, uint32_t slot, uint32_t mask) {
@@ -55,6 +53,14 @@ static inline enum chx_status chx_inherit_frames(struct chx_consumer *c, uint64_
 
 static inline enum chx_status chx_inherit_from(struct chx_consumer *c, const struct chx_credit *dead) {
     uint64_t last;
+    if (c->latest) { /* nothing is returned there, and nothing redelivered: go on where it was, or at the oldest */
+        uint64_t next = chx_read(&dead->stats.next);
+        if (next > CHX_POSITION_MAX)
+            return CHX_REFUSE(&c->why, "predecessor: says that it took up to position %llu", (unsigned long long)next);
+        c->position = next;
+        chx_consumer_reach(c);
+        return CHX_OK;
+    }
     c->again = malloc(c->slots * sizeof *c->again);
     if (!c->again) return CHX_NO_MEMORY;
     enum chx_status status = chx_inherit_stamps(c, dead, &last);
@@ -113,6 +119,7 @@ static inline enum chx_status chx_consumer_end_at(struct chx_consumer *c, uint64
 /* What the successor has taken over as returned is free; `returned` counts anew. */
 static inline void chx_relink_reclaim(struct chx_producer *p) {
     uint32_t next;
+    if (p->latest) return; /* `returned` is a position there */
     for (uint32_t slot = p->head; slot != CHX_NONE; slot = next) {
         next = p->slots[slot].next;
         /* acquire; partner: the stamp in chx_consumer_return of whichever consumer it was: it has come here by way of the
