@@ -29,6 +29,7 @@ from chronetixd.bus import Bus
 from chronetixd.cgroups import Groups, find_place
 from chronetixd.core.flow_words import FlowState, StopMode
 from chronetixd.deaths import Deaths
+from chronetixd.doctor import Place, Side, examine
 from chronetixd.events import Events
 from chronetixd.flowrun import FlowRun, Services
 from chronetixd.flows import Flows
@@ -114,7 +115,15 @@ class Daemon:
         }
         self._ending = asyncio.Event()
         self._context = Context(
-            self._flows, self._bus, self._events, self._logs, self._audit, self._spares, identity, self._ending
+            self._flows,
+            self._bus,
+            self._events,
+            self._logs,
+            self._audit,
+            self._spares,
+            identity,
+            self._examine,
+            self._ending,
         )
         self._admission = Admission(loop, self._context, self._audit, settings, self._name)
 
@@ -269,6 +278,14 @@ class Daemon:
 
     def _client(self, sock: socket.socket) -> None:
         self._admission.connected(sock)
+
+    def _examine(self) -> list[dict[str, str]]:
+        facts = {
+            "cgroup_reason": self._groups.reason,
+            "cgroup_missing": self._groups.missing,
+            "audit_lost": self._audit.lost,
+        }
+        return [finding.as_map() for finding in examine(Place(self.settings, facts), (Side.DAEMON,))]
 
     # -- the launcher --------------------------------------------------------------------------------------
 

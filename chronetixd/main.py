@@ -14,7 +14,7 @@ import click
 
 from chronetixd import daemon, logs
 from chronetixd.activation import receive
-from chronetixd.check import check_environment
+from chronetixd.doctor import Place, Side, Status, examine
 from chronetixd.settings import Configured, configure
 from protocol.errors import ChronetixError
 
@@ -60,11 +60,10 @@ def main(config: str | None, check: bool, **flags: Any) -> None:
 
 def _report(configured: Configured) -> int:
     """Print what --check found; the exit code."""
-    findings = check_environment(configured.settings)
+    findings = examine(Place(configured.settings, {}), (Side.DAEMON,))
     for finding in findings:
-        click.echo(
-            f"{'FAIL' if finding.problem else 'ok':4}  {finding.what}{': ' * bool(finding.problem)}{finding.problem}"
-        )
+        cure = f" → {finding.cure}" if finding.cure else ""
+        click.echo(f"{finding.status.value:4}  {finding.area}, {finding.name}: {finding.detail}{cure}")
     for name, origin in configured.origins.items():
         click.echo(f"set   {name} = {getattr(configured.settings, name)!r} ({origin})")
-    return 1 if any(finding.problem for finding in findings) else 0
+    return 1 if any(finding.status is Status.FAIL for finding in findings) else 0

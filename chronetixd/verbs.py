@@ -63,6 +63,8 @@ class Context:
     audit: Audit
     spares: Spares
     identity: dict[str, Any]
+    examine: Callable[[], list[dict[str, str]]]
+    """What ``doctor`` finds in this process."""
     ending: asyncio.Event
     """Set when the daemon is about to go: calls that would last for ever end."""
 
@@ -265,6 +267,10 @@ async def _audit(context: Context, args: AuditArgs, emit: Emit) -> Any:
     return await _stream(context, context.audit.feed, wanted, args.tail, args.follow, emit)
 
 
+async def _doctor(context: Context, _args: NoArgs, _emit: Emit) -> Any:
+    return {"findings": context.examine()}
+
+
 @dataclass(frozen=True, slots=True)
 class Verb:
     """A verb's arguments, who may ask for it and what it does."""
@@ -286,6 +292,7 @@ VERBS: dict[str, Verb] = {
     "events": Verb(EventsArgs, Right.READ, _events),
     "stats": Verb(StatsArgs, Right.READ, _stats),
     "publish": Verb(PublishArgs, Right.OPERATE, _publish),
+    "doctor": Verb(NoArgs, Right.READ, _doctor),
     "audit": Verb(AuditArgs, Right.ADMIN, _audit),
 }
 

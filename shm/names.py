@@ -49,11 +49,16 @@ def open_memory(path: str) -> int:
 
 def sweep() -> list[str]:
     """Take away what dead processes have left in /dev/shm; the names."""
+    return [name for name in abandoned() if _removed(FOLDER / name)]
+
+
+def abandoned() -> list[str]:
+    """Names of what dead processes have left in /dev/shm, also those that are not ours to take away."""
     try:
         names = os.listdir(FOLDER)
     except FileNotFoundError:
         return []
-    return [name for name in names if _abandoned(name) and _removed(FOLDER / name)]
+    return [name for name in names if _abandoned(name)]
 
 
 def _abandoned(name: str) -> bool:

@@ -40,6 +40,11 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "logs": ("chronetixd.cli.follow:logs", "Show what nodes printed and logged."),
         "events": ("chronetixd.cli.follow:events", "Show what happened: states, exits, restarts."),
     },
+    "Operating": {
+        "service": ("chronetixd.cli.service:service", "Install, remove or show the systemd service."),
+        "audit": ("chronetixd.cli.audit:audit", "Show who asked the daemon for what."),
+        "doctor": ("chronetixd.cli.doctor:doctor", "Check this machine and the daemon on it."),
+    },
     "About": {
         "version": ("chronetixd.cli.about:version", "Show versions of this program and of the daemon."),
         "errors": ("chronetixd.cli.about:errors", "Look up an error by its code or name."),

@@ -1,0 +1,111 @@
+"""What is right and wrong with this machine and the daemon on it: a registry of checks, each with its cure.
+
+A check looks at one thing, changes nothing, waits for nothing, and says PASS, WARN (it works, but with less) or FAIL
+(it does not work) and, unless it passes, what to do. It runs where what it looks at matters: in the daemon where one
+answers, for its limits and rights may be others than those of whoever asks; or at the client's. To add one, decorate a
+function with :func:`check` in a module of this package that CHECKS_IN names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from importlib import import_module
+from typing import Any
+
+from chronetixd.settings import Settings
+
+CHECKS_IN = ("folders", "kernel", "limits", "groups", "installation", "client", "service")
+"""Modules of this package that hold checks, in the order in which their findings are shown."""
+
+
+class Status(Enum):
+    """How a check ended."""
+
+    PASS = "PASS"
+    WARN = "WARN"
+    FAIL = "FAIL"
+
+
+class Side(Enum):
+    """Where a check has to run to be true."""
+
+    DAEMON = "daemon"
+    CLIENT = "client"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one check found. ``cure`` is empty where all is well."""
+
+    status: Status
+    detail: str
+    cure: str = ""
+    area: str = ""
+    name: str = ""
+
+    def as_map(self) -> dict[str, str]:
+        """As it travels and is printed."""
+        found = {"status": self.status.value, "area": self.area, "check": self.name, "detail": self.detail}
+        return found | ({"cure": self.cure} if self.cure else {})
+
+
+def passed(detail: str) -> Finding:
+    """All is well."""
+    return Finding(Status.PASS, detail)
+
+
+def warning(detail: str, cure: str) -> Finding:
+    """It works, but with less."""
+    return Finding(Status.WARN, detail, cure)
+
+
+def failure(detail: str, cure: str) -> Finding:
+    """It does not work."""
+    return Finding(Status.FAIL, detail, cure)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What checks look at besides the machine.
+
+    ``facts`` are what whoever runs the checks knows of itself: a daemon ``cgroup_reason``, ``cgroup_missing`` and
+    ``audit_lost``, a client ``client_version``. ``daemon`` is a daemon's answer to ``version``, None when none answers;
+    ``unreachable`` says why.
+    """
+
+    settings: Settings
+    facts: Mapping[str, Any]
+    daemon: Mapping[str, Any] | None = None
+    unreachable: str = ""
+
+
+Check = Callable[[Place], Finding]
+_CHECKS: list[tuple[str, str, Side, Check]] = []
+
+
+def check(area: str, name: str, side: Side = Side.DAEMON) -> Callable[[Check], Check]:
+    """Register the decorated function as a check."""
+
+    def register(function: Check) -> Check:
+        _CHECKS.append((area, name, side, function))
+        return function
+
+    return register
+
+
+def examine(place: Place, sides: Iterable[Side]) -> list[Finding]:
+    """Run every check of ``sides``. One that fails by itself is a failure of its own, not of the others."""
+    for module in CHECKS_IN:
+        import_module(f"chronetixd.doctor.{module}")
+    wanted = frozenset(sides)
+    return [_run(place, area, name, function) for area, name, side, function in _CHECKS if side in wanted]
+
+
+def _run(place: Place, area: str, name: str, function: Check) -> Finding:
+    try:
+        found = function(place)
+    except Exception as reason:
+        found = failure(f"the check itself failed: {reason!r}", "this is a defect of chronetix, please report it")
+    return Finding(found.status, found.detail, found.cure, area, name)

@@ -1,0 +1,69 @@
+"""The folders that the daemon needs, and whether there is room in them."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from chronetixd.doctor import Finding, Place, check, failure, passed, warning
+
+LITTLE = 64 * 1024 * 1024
+"""Bytes free on a disk below which a journal or an audit log may soon not be written."""
+
+
+@check("folders", "state folder")
+def state_folder(place: Place) -> Finding:
+    """It is there and writable, or can be made."""
+    path = Path(place.settings.state_dir)
+    problem = _problem(path)
+    cure = f"make {path} a folder of user {os.geteuid()}, or choose another with --state-dir"
+    return failure(f"{path}: {problem}", cure) if problem else passed(str(path))
+
+
+@check("folders", "room on its disk")
+def state_room(place: Place) -> Finding:
+    """Enough for what the daemon writes."""
+    found = os.statvfs(_nearest(Path(place.settings.state_dir)))
+    free = found.f_bavail * found.f_frsize
+    detail = f"{free >> 20} MiB, {found.f_favail} files free"
+    if free < LITTLE or (found.f_files > 0 and found.f_favail < 1000):
+        return warning(detail, "make room: submissions and audit records are lost when it is full")
+    return passed(detail)
+
+
+@check("folders", "control socket")
+def socket_place(place: Place) -> Finding:
+    """It can be made, or is there."""
+    path = Path(place.settings.socket)
+    cure = f"remove {path}, or choose another path with --socket"
+    if path.exists() and not stat.S_ISSOCK(path.lstat().st_mode):
+        return failure(f"{path}: there is something that is no socket", cure)
+    problem = "" if path.exists() else _problem(path.parent)
+    if problem:
+        return failure(f"{path}: {problem}", f"make {path.parent} a folder of user {os.geteuid()}, or use --socket")
+    return passed(str(path))
+
+
+@check("folders", "audit log")
+def audit(place: Place) -> Finding:
+    """Everything was recorded."""
+    lost = place.facts.get("audit_lost", 0)
+    if lost:
+        return warning(f"{lost} records could not be written", "make room on the disk of the state folder")
+    return passed("nothing was lost" if "audit_lost" in place.facts else "no daemon writes one")
+
+
+def _nearest(path: Path) -> Path:
+    while not path.exists():
+        path = path.parent
+    return path
+
+
+def _problem(path: Path) -> str:
+    nearest = _nearest(path)
+    if not nearest.is_dir():
+        return f"{nearest} is no folder"
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        return f"{nearest} is not writable for user {os.geteuid()}"
+    return ""
