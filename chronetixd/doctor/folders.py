@@ -21,17 +21,6 @@ def state_folder(place: Place) -> Finding:
     return failure(f"{path}: {problem}", cure) if problem else passed(str(path))
 
 
-@check("folders", "room on its disk")
-def state_room(place: Place) -> Finding:
-    """Enough for what the daemon writes."""
-    found = os.statvfs(_nearest(Path(place.settings.state_dir)))
-    free = found.f_bavail * found.f_frsize
-    detail = f"{free >> 20} MiB, {found.f_favail} files free"
-    if free < LITTLE or (found.f_files > 0 and found.f_favail < 1000):
-        return warning(detail, "make room: submissions and audit records are lost when it is full")
-    return passed(detail)
-
-
 @check("folders", "control socket")
 def socket_place(place: Place) -> Finding:
     """It can be made, or is there."""
@@ -43,6 +32,17 @@ def socket_place(place: Place) -> Finding:
     if problem:
         return failure(f"{path}: {problem}", f"make {path.parent} a folder of user {os.geteuid()}, or use --socket")
     return passed(str(path))
+
+
+@check("folders", "room on the disk")
+def state_room(place: Place) -> Finding:
+    """Enough for what the daemon writes."""
+    found = os.statvfs(_nearest(Path(place.settings.state_dir)))
+    free = found.f_bavail * found.f_frsize
+    detail = f"{free >> 20} MiB, {found.f_favail} files free"
+    if free < LITTLE or (found.f_files > 0 and found.f_favail < 1000):
+        return warning(detail, "make room: submissions and audit records are lost when it is full")
+    return passed(detail)
 
 
 @check("folders", "audit log")

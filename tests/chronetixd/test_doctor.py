@@ -86,7 +86,7 @@ class TestFolders:
     def test_a_full_disk_is_a_warning(self, look: Looks, monkeypatch: pytest.MonkeyPatch) -> None:
         full = os.statvfs_result((4096, 4096, 1000, 10, 10, 1000, 900, 900, 0, 255))
         monkeypatch.setattr(os, "statvfs", lambda _: full)
-        assert look("room on its disk").status is Status.WARN
+        assert look("room on the disk").status is Status.WARN
 
     def test_records_that_were_lost_are_a_warning(self, look: Looks) -> None:
         assert look("audit log", facts={"audit_lost": 3}).status is Status.WARN

@@ -19,7 +19,7 @@ needs_systemd = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reas
 
 def directives(path: Path) -> dict[str, str]:
     lines = (line.split("=", 1) for line in path.read_text().splitlines() if "=" in line and line[0] not in "#[")
-    return {key: value for key, value in lines}
+    return dict(lines)
 
 
 @pytest.fixture(params=SCOPES)
