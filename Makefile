@@ -7,7 +7,7 @@ C_CODE := $(shell find shm nodeworker -name '*.[ch]')
 JSON   ?=
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo test lint unit model bench-data bench-start bench-recover lock clean
+.PHONY: help demo test lint unit sanitize model bench-data bench-start bench-recover lock clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -26,6 +26,9 @@ lint: .venv/dev ## ruff, mypy --strict, import contract
 
 unit: .venv/dev ## the tests alone
 	$(BIN)/pytest -n auto
+
+sanitize: .venv/dev ## the data plane under ASan, UBSan and TSan, for long (a few minutes; the tests do it for a moment)
+	SANITIZE_SCALE=$(or $(SCALE),20) $(BIN)/pytest -n auto tests/shm/test_native.py tests/shm/test_sanitized_extension.py
 
 model: ## the ring protocol in every interleaving, under weak memory (Rust; a minute or two)
 	@command -v cargo >/dev/null || { echo "cargo is missing (Rust 1.78 or later, with rustfmt and clippy): https://rustup.rs, or apt-get install rustup && rustup default stable" >&2; exit 1; }

@@ -5,6 +5,8 @@ disturbed.
 from __future__ import annotations
 
 import os
+import random
+import signal
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -135,6 +137,23 @@ def test_more_returned_than_sent_is_a_fault(deliver, claimed, complaint):
     assert arena.used == 0, "what the liar held is free again"
     with pytest.raises(shm.PeerFault):
         outlet.send(b"x")
+
+
+def test_a_fault_found_while_committing_frees_that_frame_too(deliver):
+    """The ring has come round to a slot that is still held, so the books are looked at once more."""
+    credit, producer, outlet, arena = deliver(credits=2)
+    outlet.send(b"held")
+    for position in range(1, 8):
+        outlet.send(b"x")
+        credit.give_back(position)
+        credit.put(192, position)
+    assert arena.used == 64
+    assert producer.credits == 1
+    credit.put(192, 99)
+    outlet.send(b"y")
+    with pytest.raises(shm.PeerFault, match="claims 99 frames returned"):
+        outlet.send(b"z")
+    assert arena.used == 0
 
 
 def test_returned_without_stamps_is_a_fault(deliver):
@@ -299,3 +318,72 @@ def test_random_words_never_harm_an_observer(forge, writes):
         assert view.snapshot()["outstanding"] >= 0
         assert view.held()[0] <= 1 << 20
     view.close()
+
+
+@pytest.fixture
+def scribble():
+    """Start a process that writes into these memories, from that offset on, until the test ends."""
+    pids: list[int] = []
+
+    def start(memories, first: int) -> None:
+        pid = os.fork()
+        if pid:
+            pids.append(pid)
+            return
+        numbers = random.Random(7)
+        while True:
+            memory = numbers.choice(memories)
+            word, position = numbers.randrange(first // 8, len(memory.map) // 8), numbers.randrange(40)
+            value = numbers.choice((0, 1, position, 1 << numbers.randrange(64), numbers.getrandbits(64)))
+            memory.put(8 * word, value)
+            if memory.slots and numbers.random() < 0.9:
+                memory.describe(position, length=numbers.choice((0, 64, 65536)), offset=64 * numbers.choice((0, 1023)))
+
+    yield start
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+
+def test_a_consumer_lives_beside_a_producer_that_never_stops_writing(forge, scribble):
+    ring, segment, frames = forge.ring(4), forge.memory(1 << 16), 0
+    faults: list[str] = []
+    scribble([ring, segment], 64)
+    while len(faults) < 20 or frames < 20:
+        bell, consumer = shm.Doorbell(), shm.Consumer("mad", credits=4)
+        consumer.link(ring.fd, bell.fileno())
+        consumer.add_segment(0, segment.fd)
+        inlet, held = shm.Inlet([consumer], bell), []
+        for step in range(50):
+            try:
+                got = inlet.take_many(3, 0) if step % 2 else inlet.take(0)
+            except shm.PeerFault as fault:
+                faults.append(fault.args[1])
+                break
+            if got is not None:
+                frames += 1
+                held = [*held[-2:], got]
+                assert sum(len(bytes(frame)) for frame in (got if step % 2 else [got])) <= 3 << 16
+    assert set(faults) == {"mad"}
+
+
+def test_a_producer_lives_beside_a_consumer_that_never_stops_writing(forge, scribble):
+    credit, sent = forge.credit(4), 0
+    faults: list[str] = []
+    scribble([forge.made[0]], 128)  # closed stands before: it would end the route too soon
+    while len(faults) < 20 or sent < 20:
+        bell, arena = shm.Doorbell(), shm.Arena(1 << 20)
+        producer = shm.Producer(arena, "mad", credits=4)
+        producer.link(credit.fd, bell.fileno())
+        outlet = shm.Outlet([producer], bell)
+        for step in range(50):
+            try:
+                outlet.send_many(bytes(3000), 1000, 0) if step % 2 else outlet.send(bytes(step * 100), 0)
+                sent += 1
+            except shm.WouldBlock:
+                continue
+            except shm.PeerFault as fault:
+                faults.append(fault.args[1])
+                break
+        assert producer.credits <= 4
+    assert set(faults) == {"mad"}

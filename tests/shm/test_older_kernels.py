@@ -14,7 +14,8 @@ import shm
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 MEMORY = ["test_memory.py", "test_seals.py", "test_named.py", "test_arena.py"]
-EVERYTHING = [path.name for path in HERE.glob("test_*.py") if path.stem not in ("test_native", "test_older_kernels")]
+NOT_AGAIN = ["test_native.py", "test_older_kernels.py", "test_sanitized_extension.py"]
+EVERYTHING = sorted(path.name for path in HERE.glob("test_*.py") if path.name not in NOT_AGAIN)
 
 
 @pytest.mark.timeout(300)

@@ -246,7 +246,7 @@ static inline struct chx_desc *chx_producer_put(struct chx_producer *p, const st
                                                 uint64_t length, const struct chx_tags *tags, uint64_t time_ns) {
     if (p->latest && chx_outstanding(p) >= p->credits) chx_producer_make_way(p);
     if (p->slots[p->position & p->mask].stamp) {
-        chx_producer_reclaim(p, UINT32_MAX); /* a fault shows at the next check; this frame is ours to write anyway */
+        chx_producer_reclaim(p, UINT32_MAX); /* a fault shows at the next check; until then we write what is ours */
         chx_producer_skip(p);
     }
     uint32_t slot = (uint32_t)(p->position & p->mask);
@@ -284,6 +284,7 @@ static inline int chx_producer_announce(struct chx_producer *p, uint64_t first, 
     chx_prefetch_write(&p->desc[(p->position + 1) & p->mask]); /* not the next one: the consumer may be looking at it */
     chx_producer_peak(p);
     CHX_FAILPOINT(COMMIT_ANNOUNCED);
+    if (p->state == CHX_FAULTY) chx_producer_fault(p); /* found by chx_producer_put: free what came after it too */
     if (wait_for - first - 1 >= p->position - first) return 0; /* not one of first + 1 .. position */
     chx_count(&p->ring->stats.wakes, 1);
     return 1;
