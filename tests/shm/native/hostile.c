@@ -36,10 +36,10 @@ struct target {
 
 struct mad {
     struct target targets[3];
-    const chx_word *done[2]; /* the victim's statistics: their sum is its next position */
+    const chx_word *done[2]; /* words of the victim's: their sum is its next position */
     uint32_t count, state;
     _Atomic int stop;
-    _Atomic uint64_t writes;
+    _Atomic uint64_t writes, limit; /* 0: no limit */
     pthread_t thread;
 };
 
@@ -71,7 +71,7 @@ static void put(const struct target *target, uint64_t offset, uint64_t value) {
 
 /* Where the victim stands, or nearly. */
 static uint64_t a_position(const struct mad *mad, uint32_t *state) {
-    uint64_t next = chx_read(mad->done[0]) + chx_read(mad->done[1]);
+    uint64_t next = chx_read(mad->done[0]) + (mad->done[1] ? chx_read(mad->done[1]) : 0);
     return next_random(state) % 4 ? next : next + next_random(state) % 16;
 }
 
@@ -105,6 +105,8 @@ static void *go_mad(void *arg) {
     struct mad *mad = arg;
     uint32_t *state = &mad->state;
     while (!atomic_load_explicit(&mad->stop, memory_order_relaxed)) {
+        uint64_t limit = atomic_load_explicit(&mad->limit, memory_order_relaxed);
+        if (limit && atomic_load_explicit(&mad->writes, memory_order_relaxed) >= limit) break;
         const struct target *target = &mad->targets[next_random(state) % mad->count];
         uint32_t what = next_random(state) % 16;
         if (target->kind == CHX_KIND_RING && what < 6)
@@ -203,7 +205,7 @@ static int round_for_a_consumer(void) {
     must(chx_consumer_init(&c, &header) == CHX_OK, "a consumer");
     struct mad mad = {.targets = {{evil.ring, evil.ring_map.size, CHX_KIND_RING},
                                   {arena.segments[0].map.base, arena.segments[0].map.size, 0}},
-                      .done = {&c.credit->stats.taken, &c.credit->stats.passed},
+                      .done = {&c.credit->stats.next},
                       .count = 2};
     int early = next_random(&seed) % 4 == 0; /* also while it attaches: then the header may be wrong, or right */
     if (early) start(&mad);
@@ -297,6 +299,69 @@ static int round_for_a_producer(void) {
     return fault;
 }
 
+/* ---- successors of dead liars ----------------------------------------------------------------------------------- */
+
+/* Go mad for a while in this thread, before anybody looks. */
+static void rave(struct mad *mad, uint32_t writes) {
+    mad->state = next_random(&seed) | 1;
+    atomic_store(&mad->stop, 0);
+    atomic_store(&mad->limit, writes);
+    atomic_store(&mad->writes, 0);
+    go_mad(mad);
+    atomic_store(&mad->limit, 0);
+}
+
+/* A consumer takes over from one whose CREDIT says anything, sometimes beside a producer that does so too; and the ring
+ * of a dead producer is looked through for its end. */
+static int round_for_a_successor(void) {
+    struct chx_arena arena;
+    struct chx_producer p;
+    struct chx_consumer dead, c;
+    struct chx_header header = {.credits = CREDITS, .watermark = 6, .credit_low = 4};
+    struct chx_why why = {""};
+    struct chx_remains remains;
+    int far = chx_bell_create(), near = chx_bell_create();
+    must(chx_arena_init(&arena, ROOM, ROOM) == CHX_OK && chx_producer_init(&p, &arena, &header) == CHX_OK, "a producer");
+    must(chx_consumer_init(&dead, &header) == CHX_OK && chx_consumer_init(&c, &header) == CHX_OK, "consumers");
+    must(chx_producer_link(&p, dead.credit_map.fd, far) == CHX_OK, "linked to the dead");
+    uint32_t state = next_random(&seed) | 1;
+    for (int i = 0; i < 5; i++) send_some(&p, &state);
+    struct mad mad = {.targets = {{dead.credit, dead.credit_map.size, CHX_KIND_CREDIT},
+                                  {p.ring, p.ring_map.size, CHX_KIND_RING}},
+                      .done = {&p.ring->stats.committed, &p.ring->stats.skipped},
+                      .count = 1 + (next_random(&seed) & 1)};
+    rave(&mad, 1 + next_random(&seed) % 12);
+    int mad_now = next_random(&seed) & 1;
+    if (mad_now) start(&mad);
+    enum chx_status status = chx_consumer_link(&c, p.ring_map.fd, near);
+    must(chx_consumer_map(&c, 0, arena.segments[0].map.fd) == CHX_OK, "a segment");
+    if (status == CHX_OK) {
+        status = chx_consumer_inherit(&c, dead.credit_map.fd);
+        must(status == CHX_OK || c.why.text[0], "inherited, or said why not");
+        must(c.again_count <= c.slots && c.position <= CHX_POSITION_MAX, "no more is inherited than there can be");
+    }
+    if (status == CHX_OK && chx_producer_relink(&p, c.credit_map.fd, far) == CHX_OK) {
+        send_some(&p, &state);
+        consume(&c, &state);
+        if (next_random(&seed) & 1) status = chx_consumer_end_at(&c, a_number(&seed));
+        consume(&c, &state);
+    }
+    if (chx_ring_remains(p.ring, &header, &remains, &why) == CHX_OK)
+        must(remains.end <= CHX_POSITION_MAX, "an end that can be");
+    else
+        must(why.text[0], "or it is said why there is none");
+    if (mad_now) stop(&mad);
+    int fault = c.state == CHX_CONSUMER_FAULTY;
+    chx_consumer_destroy(&dead);
+    chx_consumer_close(&c);
+    chx_consumer_destroy(&c);
+    chx_producer_destroy(&p);
+    chx_arena_destroy(&arena);
+    close(far);
+    close(near);
+    return fault;
+}
+
 /* ---- an observer of two liars ----------------------------------------------------------------------------------- */
 
 static int round_for_an_observer(void) {
@@ -332,16 +397,18 @@ int main(int count, char **arguments) {
     must(count == 3, "rounds and a seed are given");
     uint64_t rounds = strtoull(arguments[1], NULL, 10);
     seed = (uint32_t)strtoul(arguments[2], NULL, 10) | 1;
-    int (*const kinds[])(void) = {round_for_a_consumer, round_for_a_producer, round_for_an_observer};
-    static const char *const names[] = {"consumer", "producer", "observer"};
-    uint64_t faults[3] = {0};
+    enum { KINDS = 4 };
+    int (*const kinds[KINDS])(void) = {round_for_a_consumer, round_for_a_producer, round_for_a_successor,
+                                       round_for_an_observer};
+    static const char *const names[KINDS] = {"consumer", "producer", "successor", "observer"};
+    uint64_t faults[KINDS] = {0};
     for (uint64_t i = 0; i < rounds; i++) {
-        uint32_t kind = i % 8 == 7 ? 2 : (uint32_t)(i & 1);
+        uint32_t kind = i % 8 == 7 ? 3 : (uint32_t)(i % 3);
         doing = names[kind];
         alarm(60); /* whoever loops is ended */
         faults[kind] += (uint64_t)kinds[kind]();
     }
-    for (int i = 0; i < 3; i++) printf("%s %llu faults\n", names[i], (unsigned long long)faults[i]);
-    must(faults[0] && faults[1], "lies were found");
+    for (int i = 0; i < KINDS; i++) printf("%s %llu faults\n", names[i], (unsigned long long)faults[i]);
+    must(faults[0] && faults[1] && faults[2], "lies were found");
     return sum == 1; /* so that nothing was read for nothing */
 }
