@@ -125,6 +125,23 @@ def test_the_other_routes_go_on_after_a_fault(receive, route):
     assert inlet.ended
 
 
+def test_a_frame_in_the_slot_of_one_that_is_held_is_a_fault(receive, forge):
+    """Else what is read of the held one would be forgotten, and its segment could be taken away under its reader."""
+    ring, consumer, inlet = receive()
+    consumer.add_segment(1, forge.memory(4096).fd)
+    ring.describe(0, length=64, segment=1)
+    held = inlet.take(0)
+    for position in range(1, 8):
+        ring.describe(position, length=64)
+        inlet.take(0).release()
+    ring.describe(8, length=64)
+    with pytest.raises(shm.PeerFault, match="frame at 8: its slot has a frame that is still held"):
+        inlet.take(0)
+    with pytest.raises(shm.PeerFault, match="segment 1 was dropped while a frame of it is held"):
+        consumer.drop_segment(1)
+    assert bytes(held) == bytes(64)
+
+
 @pytest.mark.parametrize(("claimed", "complaint"), [(3, "3 frames returned of 2 sent"), ((1 << 64) - 1, "of 2 sent")])
 def test_more_returned_than_sent_is_a_fault(deliver, claimed, complaint):
     credit, _producer, outlet, arena = deliver(credits=2)

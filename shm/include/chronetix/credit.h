@@ -192,6 +192,9 @@ static inline enum chx_status chx_desc_check(struct chx_consumer *c, uint64_t po
         return CHX_REFUSE(&c->why, "frame at %llu: %llu bytes at offset %llu of segment %u, which has %llu", at,
                           (unsigned long long)length, (unsigned long long)offset, segment,
                           (unsigned long long)memory->size);
+    /* An honest producer passes over such a slot. Ordered by its stamp, which it stores after it has seen ours. */
+    if (atomic_load_explicit(&c->reads[position & c->mask], memory_order_relaxed))
+        return CHX_REFUSE(&c->why, "frame at %llu: its slot has a frame that is still held", at);
     out->data = memory->base + offset;
     out->segment = (uint16_t)(segment + 1);
     return CHX_OK;
@@ -479,7 +482,9 @@ static inline void chx_consumer_destroy(struct chx_consumer *c) {
     }
     free(c->segments);
     free(c->again);
+    free(c->reads);
     c->segments = NULL;
+    c->reads = NULL;
     c->again = NULL;
     c->again_next = c->again_count = 0;
     c->segment_count = 0;

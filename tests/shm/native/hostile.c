@@ -142,7 +142,7 @@ static uint64_t sum;
 
 static void check_frame(const struct chx_consumer *c, const struct chx_taken *taken) {
     if (taken->length == 0) return;
-    const struct chx_reader_segment *segment = &c->segments[0];
+    const struct chx_reader_segment *segment = &c->segments[0]; /* all zero once it was dropped */
     must(taken->data >= segment->base && taken->length <= segment->size &&
              (uint64_t)(taken->data - segment->base) <= segment->size - taken->length,
          "a frame lies in its segment");
@@ -165,6 +165,9 @@ static void consume(struct chx_consumer *c, uint32_t *state) {
         switch (next_random(state) % 6) {
             case 0:
                 status = chx_consumer_look(c, taken);
+                if (step % 8) break;
+                if (chx_consumer_drop(c, 0) == CHX_OK)
+                    for (uint32_t i = 0; i < holds; i++) must(!held[i].length, "what is held is not taken away");
                 break;
             case 1:
                 chx_consumer_arm(c);
@@ -201,7 +204,7 @@ static int round_for_a_consumer(void) {
     struct chx_consumer c;
     struct chx_header header = {.credits = CREDITS, .watermark = 6, .credit_low = 4};
     int bell = chx_bell_create(), far = chx_bell_create();
-    must(chx_arena_init(&arena, ROOM, ROOM) == CHX_OK && chx_producer_init(&evil, &arena, &header) == CHX_OK, "evil");
+    must(chx_arena_init(&arena, ROOM, ROOM, 0) == CHX_OK && chx_producer_init(&evil, &arena, &header) == CHX_OK, "evil");
     must(chx_consumer_init(&c, &header) == CHX_OK, "a consumer");
     struct mad mad = {.targets = {{evil.ring, evil.ring_map.size, CHX_KIND_RING},
                                   {arena.segments[0].map.base, arena.segments[0].map.size, 0}},
@@ -275,7 +278,7 @@ static int round_for_a_producer(void) {
     struct chx_consumer evil;
     struct chx_header header = {.credits = CREDITS, .watermark = 6, .credit_low = 4};
     int far = chx_bell_create();
-    must(chx_arena_init(&arena, ROOM, ROOM) == CHX_OK && chx_producer_init(&p, &arena, &header) == CHX_OK, "a producer");
+    must(chx_arena_init(&arena, ROOM, ROOM, 0) == CHX_OK && chx_producer_init(&p, &arena, &header) == CHX_OK, "a producer");
     must(chx_consumer_init(&evil, &header) == CHX_OK, "evil");
     struct mad mad = {.targets = {{evil.credit, evil.credit_map.size, CHX_KIND_CREDIT}},
                       .done = {&p.ring->stats.committed, &p.ring->stats.skipped},
@@ -321,7 +324,7 @@ static int round_for_a_successor(void) {
     struct chx_why why = {""};
     struct chx_remains remains;
     int far = chx_bell_create(), near = chx_bell_create();
-    must(chx_arena_init(&arena, ROOM, ROOM) == CHX_OK && chx_producer_init(&p, &arena, &header) == CHX_OK, "a producer");
+    must(chx_arena_init(&arena, ROOM, ROOM, 0) == CHX_OK && chx_producer_init(&p, &arena, &header) == CHX_OK, "a producer");
     must(chx_consumer_init(&dead, &header) == CHX_OK && chx_consumer_init(&c, &header) == CHX_OK, "consumers");
     must(chx_producer_link(&p, dead.credit_map.fd, far) == CHX_OK, "linked to the dead");
     uint32_t state = next_random(&seed) | 1;
@@ -371,7 +374,7 @@ static int round_for_an_observer(void) {
     struct chx_view view;
     struct chx_why why = {""};
     struct chx_header header = {.credits = CREDITS, .watermark = 6, .credit_low = 4};
-    must(chx_arena_init(&arena, ROOM, ROOM) == CHX_OK && chx_producer_init(&one, &arena, &header) == CHX_OK, "a ring");
+    must(chx_arena_init(&arena, ROOM, ROOM, 0) == CHX_OK && chx_producer_init(&one, &arena, &header) == CHX_OK, "a ring");
     must(chx_consumer_init(&other, &header) == CHX_OK, "a credit");
     struct mad mad = {.targets = {{one.ring, one.ring_map.size, CHX_KIND_RING},
                                   {other.credit, other.credit_map.size, CHX_KIND_CREDIT}},
