@@ -378,7 +378,8 @@ static PyObject *inlet_arm_method(Inlet *self, PyObject *Py_UNUSED(ignored)) {
     struct chx_taken unused;
     for (Py_ssize_t i = 0; i < self->count; i++) {
         enum chx_status status = chx_consumer_look(&self->consumers[i]->end, &unused);
-        if (status == CHX_OK || (status == CHX_FAULT && !self->consumers[i]->told)) Py_RETURN_FALSE;
+        if (status == CHX_OK || status == CHX_WOULD_BLOCK) Py_RETURN_FALSE;
+        if (status == CHX_FAULT && !self->consumers[i]->told) Py_RETURN_FALSE;
         if (status == CHX_ENDED && self->consumers[i]->next) Py_RETURN_FALSE; /* there is a next stage to look at */
     }
     inlet_nudge(self);

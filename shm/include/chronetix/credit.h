@@ -194,7 +194,8 @@ static inline enum chx_status chx_desc_check(struct chx_consumer *c, uint64_t po
                           (unsigned long long)memory->size);
     /* An honest producer passes over such a slot. Ordered by its stamp, which it stores after it has seen ours. */
     if (atomic_load_explicit(&c->reads[position & c->mask], memory_order_relaxed))
-        return CHX_REFUSE(&c->why, "frame at %llu: its slot has a frame that is still held", at);
+        return c->latest ? CHX_WOULD_BLOCK /* another thread still copies that one, which was overwritten */
+                         : CHX_REFUSE(&c->why, "frame at %llu: its slot has a frame that is still held", at);
     out->data = memory->base + offset;
     out->segment = (uint16_t)(segment + 1);
     return CHX_OK;

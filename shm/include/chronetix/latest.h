@@ -13,6 +13,7 @@
 #include "credit.h"
 
 #define CHX_LAPS_MAX 65536u /* laps in a row that a producer may be ahead between two loads before it is called a liar */
+#define CHX_LOOKS_MAX 64u   /* descriptors in a row that are overwritten while they are read before the caller gets a turn */
 
 /* Positions up to `to` are lost. */
 static inline void chx_latest_lose(struct chx_consumer *c, uint64_t to) {
@@ -58,19 +59,20 @@ static inline int chx_latest_moved(const struct chx_consumer *c) {
     return chx_read(&c->ring->oldest) > c->position;
 }
 
-/* As chx_consumer_look, whose part this is. What is found wrong may have been two frames at once: then look again. */
+/* As chx_consumer_look, whose part this is. What is found wrong may have been two frames at once: then look again. That
+ * can go on for as long as the producer likes: WOULD_BLOCK gives the caller a turn. */
 static inline enum chx_status chx_latest_look(struct chx_consumer *c, struct chx_taken *out) {
-    enum chx_status status;
-    do {
-        status = chx_latest_peek(c);
+    for (uint32_t looks = 0; looks < CHX_LOOKS_MAX; looks++) {
+        enum chx_status status = chx_latest_peek(c);
         if (status == CHX_EMPTY) status = chx_consumer_end(c);
         if (status != CHX_OK) return status;
         if (c->position >= c->end)
             return CHX_REFUSE(&c->why, "a frame at position %llu, but its dead producer's end at %llu",
                               (unsigned long long)c->position, (unsigned long long)c->end);
         status = chx_desc_check(c, c->position, out);
-    } while (chx_latest_moved(c));
-    return status;
+        if (!chx_latest_moved(c)) return status;
+    }
+    return CHX_WOULD_BLOCK;
 }
 
 /* After chx_consumer_look has found a frame: it is going to be copied. */

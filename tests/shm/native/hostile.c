@@ -28,6 +28,8 @@ static uint32_t next_random(uint32_t *state) {
 
 /* ---- the mad one ------------------------------------------------------------------------------------------------ */
 
+static uint32_t a_policy(void) { return next_random(&seed) % 3 ? CHX_POLICY_BLOCK : CHX_POLICY_LATEST; }
+
 struct target {
     void *memory;
     uint64_t size;
@@ -87,6 +89,7 @@ static void put_frame(const struct target *target, uint64_t position, uint32_t *
         put(target, at + 16, wrong == 2 ? a_number(state) : pair[1]);
         put(target, at + 24, wrong == 3 ? a_number(state) : 0);
         put(target, at, wrong == 4 ? a_number(state) : position + 1);
+        if (wrong == 5) put(target, 320, position + i); /* oldest, ever later */
     }
 }
 
@@ -116,7 +119,8 @@ static void *go_mad(void *arg) {
         else if (target->kind == CHX_KIND_CREDIT && what < 8)
             put_returns(target, a_position(mad, state), state);
         else if (what < 10)
-            put(target, 64, a_number(state)); /* closed */
+            put(target, next_random(state) % 2 ? 64 : 320, /* closed, oldest */
+                next_random(state) % 2 ? a_number(state) : a_position(mad, state));
         else
             put(target, 8 * (next_random(state) % (target->size / 8)), a_number(state));
         atomic_fetch_add_explicit(&mad->writes, 1, memory_order_relaxed);
@@ -155,7 +159,31 @@ static void check_fault(const struct chx_consumer *c) {
     must(chx_read(&c->credit->closed) == 1, "a fault detaches");
 }
 
+/* Policy latest: a copy, believed only if it was whole. */
+static void consume_latest(struct chx_consumer *c, uint32_t *state) {
+    static uint8_t copy[ROOM];
+    for (int step = 0; step < STEPS && c->state == CHX_CONSUMER_OPEN; step++) {
+        struct chx_taken taken;
+        enum chx_status status = chx_consumer_look(c, &taken);
+        if (status == CHX_FAULT) check_fault(c);
+        if (status == CHX_OK) {
+            check_frame(c, &taken);
+            chx_latest_begin(c, &taken);
+            memcpy(copy, taken.data, taken.length);
+            chx_latest_keep(c, &taken);
+        }
+        if (next_random(state) % 8) continue;
+        chx_consumer_arm(c);
+        atomic_thread_fence(memory_order_seq_cst);
+        chx_consumer_disarm(c);
+    }
+}
+
 static void consume(struct chx_consumer *c, uint32_t *state) {
+    if (c->latest) {
+        consume_latest(c, state);
+        return;
+    }
     struct chx_taken taken[RUN], held[CREDITS];
     uint32_t holds = 0, frames = 0;
     for (int step = 0; step < STEPS && c->state == CHX_CONSUMER_OPEN; step++) {
@@ -202,7 +230,7 @@ static int round_for_a_consumer(void) {
     struct chx_arena arena;
     struct chx_producer evil;
     struct chx_consumer c;
-    struct chx_header header = {.credits = CREDITS, .watermark = 6, .credit_low = 4};
+    struct chx_header header = {.credits = CREDITS, .watermark = 6, .credit_low = 4, .policy = a_policy()};
     int bell = chx_bell_create(), far = chx_bell_create();
     must(chx_arena_init(&arena, ROOM, ROOM, 0) == CHX_OK && chx_producer_init(&evil, &arena, &header) == CHX_OK, "evil");
     must(chx_consumer_init(&c, &header) == CHX_OK, "a consumer");
@@ -276,7 +304,7 @@ static int round_for_a_producer(void) {
     struct chx_arena arena;
     struct chx_producer p;
     struct chx_consumer evil;
-    struct chx_header header = {.credits = CREDITS, .watermark = 6, .credit_low = 4};
+    struct chx_header header = {.credits = CREDITS, .watermark = 6, .credit_low = 4, .policy = a_policy()};
     int far = chx_bell_create();
     must(chx_arena_init(&arena, ROOM, ROOM, 0) == CHX_OK && chx_producer_init(&p, &arena, &header) == CHX_OK, "a producer");
     must(chx_consumer_init(&evil, &header) == CHX_OK, "evil");
@@ -302,6 +330,40 @@ static int round_for_a_producer(void) {
     return fault;
 }
 
+/* An honest producer of policy latest that laps a thread which still copies is not called a liar for it. */
+static void a_slow_copy(void) {
+    struct chx_arena arena;
+    struct chx_producer p;
+    struct chx_consumer c;
+    struct chx_taken slow, taken;
+    struct chx_extent extent;
+    struct chx_tags tags = {0};
+    struct chx_header header = {.credits = 4, .watermark = 4, .credit_low = 2, .policy = CHX_POLICY_LATEST};
+    int bell = chx_bell_create();
+    doing = "a slow copy";
+    must(chx_arena_init(&arena, ROOM, ROOM, 0) == CHX_OK && chx_producer_init(&p, &arena, &header) == CHX_OK, "a ring");
+    must(chx_consumer_init(&c, &header) == CHX_OK && chx_producer_link(&p, c.credit_map.fd, bell) == CHX_OK, "a credit");
+    must(chx_consumer_link(&c, p.ring_map.fd, bell) == CHX_OK, "linked");
+    must(chx_consumer_map(&c, 0, arena.segments[0].map.fd) == CHX_OK, "a segment");
+    for (int i = 0; i < 30; i++) {
+        must(chx_arena_alloc(&arena, 100, &extent) == CHX_OK, "room");
+        chx_producer_commit(&p, &extent, 100, &tags, 1);
+        enum chx_status status = chx_consumer_look(&c, &taken);
+        must(status == CHX_OK || status == CHX_WOULD_BLOCK, "there is a frame, or there is shortly");
+        if (status != CHX_OK) continue;
+        chx_latest_begin(&c, &taken);
+        if (i == 0)
+            slow = taken;
+        else
+            must(chx_latest_keep(&c, &taken), "it is whole");
+    }
+    must(c.state == CHX_CONSUMER_OPEN && !chx_latest_keep(&c, &slow), "what was overwritten is not kept");
+    chx_consumer_destroy(&c);
+    chx_producer_destroy(&p);
+    chx_arena_destroy(&arena);
+    close(bell);
+}
+
 /* ---- successors of dead liars ----------------------------------------------------------------------------------- */
 
 /* Go mad for a while in this thread, before anybody looks. */
@@ -320,7 +382,7 @@ static int round_for_a_successor(void) {
     struct chx_arena arena;
     struct chx_producer p;
     struct chx_consumer dead, c;
-    struct chx_header header = {.credits = CREDITS, .watermark = 6, .credit_low = 4};
+    struct chx_header header = {.credits = CREDITS, .watermark = 6, .credit_low = 4, .policy = a_policy()};
     struct chx_why why = {""};
     struct chx_remains remains;
     int far = chx_bell_create(), near = chx_bell_create();
@@ -373,7 +435,7 @@ static int round_for_an_observer(void) {
     struct chx_consumer other;
     struct chx_view view;
     struct chx_why why = {""};
-    struct chx_header header = {.credits = CREDITS, .watermark = 6, .credit_low = 4};
+    struct chx_header header = {.credits = CREDITS, .watermark = 6, .credit_low = 4, .policy = a_policy()};
     must(chx_arena_init(&arena, ROOM, ROOM, 0) == CHX_OK && chx_producer_init(&one, &arena, &header) == CHX_OK, "a ring");
     must(chx_consumer_init(&other, &header) == CHX_OK, "a credit");
     struct mad mad = {.targets = {{one.ring, one.ring_map.size, CHX_KIND_RING},
@@ -405,6 +467,7 @@ int main(int count, char **arguments) {
                                        round_for_an_observer};
     static const char *const names[KINDS] = {"consumer", "producer", "successor", "observer"};
     uint64_t faults[KINDS] = {0};
+    a_slow_copy();
     for (uint64_t i = 0; i < rounds; i++) {
         uint32_t kind = i % 8 == 7 ? 3 : (uint32_t)(i % 3);
         doing = names[kind];
