@@ -7,6 +7,8 @@ else's. Events that arise while instructions are carried out wait until those ar
 from __future__ import annotations
 
 import asyncio
+import os
+import random
 import time
 from collections import deque
 from collections.abc import Callable
@@ -15,6 +17,7 @@ from typing import Any
 
 import structlog
 
+import shm
 from chronetixd import memory
 from chronetixd.bus import Bus
 from chronetixd.core import flow_words as core
@@ -27,10 +30,13 @@ from chronetixd.core.reason import explain, reason
 from chronetixd.core.worker import Exit, WorkerState
 from chronetixd.deaths import Deaths
 from chronetixd.events import Events
+from chronetixd.failures import FrameFailures
 from chronetixd.launch import Launcher
 from chronetixd.logs import Logs
 from chronetixd.nursery import Nursery
 from chronetixd.plan import Plan
+from chronetixd.probes import Probes
+from chronetixd.revivals import Revivals
 from chronetixd.spares import Spares
 from chronetixd.wiring import ToNode, Wiring
 from chronetixd.workerproc import Callbacks, WorkerProcess
@@ -71,17 +77,20 @@ class FlowRun:
         edges = tuple((route.source, route.target) for route in plan.data_routes)
         self.plan = plan
         self.name = plan.name
-        self.machine = Flow(plan.name, nodes, edges, limits)
+        self.machine = Flow(plan.name, nodes, edges, limits, plan.rules, plan.strategy)
         self.wiring = Wiring(nodes, plan.data_routes)
         self.workers: dict[str, WorkerProcess] = {}
         self.submitted_unix_ns = self.changed_unix_ns = time.time_ns()
         self.reason = ""
+        self.failures = {node: FrameFailures() for node in nodes}
+        self._probes = Probes(services.loop, plan.probes, self._ping, self._dead)
         self._services = services
         self._log = structlog.get_logger("chronetixd.flow").bind(flow=plan.name)
         self._events: deque[FlowEvent] = deque()
         self._busy = False
         self._deadline: asyncio.TimerHandle | None = None
         self._last_deaths: dict[str, Death] = {}
+        self.revivals = Revivals(services.loop, nodes, lambda node: self.dispatch(core.NodeDeadline(node)))
         self._silent: dict[str, asyncio.TimerHandle] = {}
         self._on_bus = False
         self._watchers: dict[object, Callable[[], None]] = {}
@@ -144,13 +153,15 @@ class FlowRun:
             watcher()
 
     def _step(self, event: FlowEvent) -> None:
+        subject = self.machine.workers.get(event.node) if isinstance(event, NodeEvent) else None
+        before = subject.state if subject is not None else WorkerState.SPAWNING
         try:
-            instructions = self.machine.handle(event)
+            instructions = self.machine.handle(event, core.Moment(time.monotonic_ns(), random.random()))
         except IllegalEvent as illegal:
             self._illegal(event, illegal)
             return
         if isinstance(event, NodeEvent):
-            self._announce_worker(event)
+            self._announce_worker(event, before)
         for instruction in instructions:
             self._carry_out(instruction)
 
@@ -167,9 +178,9 @@ class FlowRun:
                 self._spawn(nodes)
             case core.Configure(node):
                 self._configure(node)
-            case core.Link(nodes):
-                for node in nodes:
-                    self._send_wiring([self.wiring.link(node)])
+            case core.Relink(node):
+                self._send_wiring(self.wiring.relink(node))
+                self._announce_relinked()
             case core.Start(nodes):
                 self._start(nodes)
             case core.Drain(nodes):
@@ -181,6 +192,14 @@ class FlowRun:
                     self.workers[node].signal(kill=kill)
             case core.WakePeers(node):
                 self._send_wiring(self.wiring.gone(node))
+            case core.Succeed(node):
+                self._succeed(node)
+            case core.Restarting():
+                self._restarting(instruction)
+            case core.Restarted(node):
+                self._restarted(node)
+            case core.ArmNode(node, after_ns):
+                self.revivals.arm(node, after_ns)
             case core.Arm(_, after_ns):
                 self._disarm()
                 self._deadline = self._services.loop.call_later(after_ns / 1e9, self._deadline_passed)
@@ -205,6 +224,7 @@ class FlowRun:
                 self.plan.nodes[node].manifest.resource_claims,
                 services.max_frame,
             )
+            worker.incarnation = self.machine.workers[node].incarnation
             self.workers[node] = worker
             env = {"CHRONETIX_FLOW": self.name, "CHRONETIX_NODE": node}
             argv = self.plan.nodes[node].argv
@@ -220,16 +240,65 @@ class FlowRun:
                 self.dispatch(NodeEvent(node, life.SpawnFailed(str(refused))))
 
     def _configure(self, node: str) -> None:
-        self.workers[node].send(self.plan.nodes[node].configure)
+        self.workers[node].send(self.wiring.configure(node, self.plan.nodes[node].configure))
 
     def _start(self, nodes: tuple[str, ...]) -> None:
         """All are ready: first put everyone on the bus, so that nothing published from now on is missed."""
-        if not self._on_bus:
-            self._on_bus = True
-            for node, worker in self.workers.items():
-                self._services.bus.subscribe(worker, self.plan.nodes[node].configure.subscriptions)
+        for node in nodes if self._on_bus else self.workers:
+            self._services.bus.subscribe(self.workers[node], self.plan.nodes[node].configure.subscriptions)
+        self._on_bus = True
         for node in nodes:
+            self.wiring.started(node)
             self.workers[node].send(wire.Start())
+
+    # -- restarts ------------------------------------------------------------------------------------------
+
+    def _succeed(self, node: str) -> None:
+        """Its routes wait for its successor, unless it left something that none can go on from."""
+        try:
+            self._send_wiring(self.wiring.succeeded(node))
+        except (shm.PeerFault, OSError) as fault:
+            self.dispatch(core.NoSuccession(node, f"left a ring that no successor can go on from: {fault}"))
+        self._announce_relinked()
+
+    def _restarting(self, plan: core.Restarting) -> None:
+        self.revivals.planned(plan.node, plan.kin, plan.after_ns, plan.reason)
+        rule = self.machine.revival.rule(plan.node)
+        message = f"it {plan.reason}; restart {plan.attempt} of at most {rule.max} within {rule.window_ns / 1e9:g} s"
+        self._services.events.emit(
+            "node-restarting",
+            flow=self.name,
+            node=plan.node,
+            message=message,
+            reason=plan.reason,
+            attempt=plan.attempt,
+            after_ms=plan.after_ns / 1e6,
+            kin=list(plan.kin),
+        )
+
+    def _restarted(self, node: str) -> None:
+        self.revivals.back(node)
+        self._probes.start(node)
+        timers = self.plan.nodes[node].configure.timers
+        if timers:
+            self._services.bus.start_timers(self.workers[node], timers)
+        worker, reason = self.workers[node], self.revivals[node].last_reason
+        incarnation = self.machine.workers[node].incarnation
+        self._services.events.emit(
+            "node-restarted",
+            flow=self.name,
+            node=node,
+            message=f"it runs again, in incarnation {incarnation}",
+            reason=reason,
+            incarnation=incarnation,
+            worker=worker.pid,
+        )
+
+    def _announce_relinked(self) -> None:
+        """Successors that no producer has to be linked to any more may start."""
+        for node, subject in self.machine.workers.items():
+            if subject.state is WorkerState.READY and subject.incarnation and self.wiring.relinked(node):
+                self.dispatch(NodeEvent(node, life.Relinked()))
 
     def _entered(self, state: FlowState) -> None:
         self.changed_unix_ns = time.time_ns()
@@ -238,6 +307,8 @@ class FlowRun:
                 timers = self.plan.nodes[node].configure.timers
                 if timers and worker.alive:
                     self._services.bus.start_timers(worker, timers)
+                if worker.alive:
+                    self._probes.start(node)
         if self.machine.ended:
             self._release()
         failure = self.machine.failure
@@ -254,6 +325,7 @@ class FlowRun:
             self.reason = reason(failure, ended, tail, self._last_deaths.get(failure.node))
         elif self.machine.killed:
             self.reason = f"killed: {', '.join(self.machine.killed)}"
+        self.revivals.close()
         self.wiring.close()
         memory.flow_ended()
 
@@ -266,9 +338,8 @@ class FlowRun:
         self._deadline = None
         self.dispatch(core.DeadlinePassed())
 
-    def _announce_worker(self, event: NodeEvent) -> None:
+    def _announce_worker(self, event: NodeEvent, before: WorkerState) -> None:
         """Starts, faults and ends of workers are events for everyone to see."""
-        subject = self.machine.workers[event.node]
         emit = self._services.events.emit
         match event.event:
             case life.Spawned(pid):
@@ -278,7 +349,8 @@ class FlowRun:
             case life.SpawnFailed(message):
                 emit("worker-failed", flow=self.name, node=event.node, message=message)
             case life.Exited(exit):
-                kind = "worker-exited" if subject.state is WorkerState.EXITED else "worker-failed"
+                wanted = before is WorkerState.TERMINATING or (before is WorkerState.FINISHED and exit.code == 0)
+                kind = "worker-exited" if wanted else "worker-failed"
                 worker = self.workers[event.node]
                 death = self._last_deaths[event.node]
                 message = explain(exit, death)
@@ -299,6 +371,7 @@ class FlowRun:
         if silent is not None:
             silent.cancel()
         self._services.bus.drop(self.workers[node])
+        self._probes.stop(node)
         death = self.workers[node].death(ended, self.wiring.held(node))
         self._last_deaths[node] = death
         self._services.deaths.add(death)
@@ -322,6 +395,14 @@ class FlowRun:
     def _broke(self, node: str, what: str) -> None:
         """The worker broke the rules of the wire: nothing it says can be trusted any more, so it is killed."""
         self.dispatch(NodeEvent(node, life.Faulted("protocol", f"the worker broke the protocol: {what}")))
+        self.workers[node].signal(kill=True)
+
+    def _ping(self, node: str, ping: wire.Ping) -> None:
+        self.workers[node].send(ping)
+
+    def _dead(self, node: str, why: str) -> None:
+        """It failed its liveness probe: nothing can be expected of it, so it is killed."""
+        self.dispatch(NodeEvent(node, life.Faulted("liveness", why)))
         self.workers[node].signal(kill=True)
 
     # -- what workers say ----------------------------------------------------------------------------------
@@ -349,9 +430,12 @@ class FlowRun:
         worker = self.workers[node]
         match message:
             case wire.Offer():
-                if self.machine.workers[node].state is WorkerState.OFFERING:
-                    self.wiring.offer(node, message, descriptors)
-                self.dispatch(NodeEvent(node, life.Offered()))
+                self._offered(node, message, descriptors)
+            case wire.Linked():
+                self._send_wiring(self.wiring.linked(node, message))
+                self._announce_relinked()
+            case wire.Drained():
+                self.wiring.drained(node, message)
             case wire.Ready():
                 self._send_wiring(self.wiring.ready(node))
                 self.dispatch(NodeEvent(node, life.BecameReady()))
@@ -370,17 +454,56 @@ class FlowRun:
                 self._send_wiring(self.wiring.mapped(node, message))
             case wire.Log(level=level, message=line, unix_ns=at, fields=fields):
                 self._services.logs.logged(self.name, node, worker.pid, level, line, at, fields)
+            case wire.FrameFailed():
+                self._frame_failed(node, message)
             case wire.Pong(progress=steps, busy_ns=busy_ns):
                 worker.progress = {"steps": steps, "busy_ns": busy_ns}
+                self._probes.answered(node, message)
             case wire.Publish() | wire.Subscribe() | wire.Unsubscribe() | wire.Request() | wire.Reply():
                 self._services.bus.handle(worker, message)
             case _:
                 raise error("unexpected-message", type=type_of(message), when="after the hello")
 
-    def _send_wiring(self, messages: list[ToNode]) -> None:
-        for node, message, descriptors in messages:
-            self.workers[node].send(message, descriptors)
+    def _frame_failed(self, node: str, failed: wire.FrameFailed) -> None:
+        """Counted always; told when a frame was set aside, more seldom the more there are."""
+        failures = self.failures[node]
+        if failures.count(failed):
+            message = f"{failed.error[:MAX_FAULT_TEXT]}: {failed.message[:MAX_FAULT_TEXT]}"
+            self._services.events.emit(
+                "frame-failed",
+                flow=self.name,
+                node=node,
+                message=message,
+                route=failed.route,
+                seq=failed.seq,
+                attempts=failed.attempts,
+                outcome=failed.outcome,
+                set_aside=failures.set_aside,
+            )
 
+    def _offered(self, node: str, offer: wire.Offer, descriptors: list[int]) -> None:
+        """Its first memory, or that of an extension; either may be the last thing that somebody waits for."""
+        state = self.machine.workers[node].state
+        if state is WorkerState.OFFERING or state in LINKED:
+            self.wiring.offer(node, offer, descriptors)
+        if state not in LINKED:
+            self.dispatch(NodeEvent(node, life.Offered()))
+        if state is WorkerState.OFFERING or state in LINKED:
+            for link in self.wiring.links(node):
+                if self.machine.workers[link.node].state is WorkerState.OFFERED:
+                    self.dispatch(NodeEvent(link.node, life.LinkSent()))
+                self._send_wiring([link])
+
+    def _send_wiring(self, messages: list[ToNode]) -> None:
+        """Copies of the descriptors travel: ours may be closed before a worker has read what is sent to it."""
+        for node, message, descriptors in messages:
+            self.workers[node].send(message, [os.dup(fd) for fd in descriptors], give=True)
+
+
+LINKED = frozenset(
+    {WorkerState.READY, WorkerState.STARTING, WorkerState.STARTED, WorkerState.DRAINING, WorkerState.FINISHED}
+)
+"""States in which a worker may be extended, and offers what it was asked for."""
 
 FROM_WORKER = (
     life.Greeted,

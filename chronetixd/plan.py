@@ -6,10 +6,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from chronetixd.artifacts import BUILTIN, program
+from chronetixd.core.liveness import Probe
+from chronetixd.core.restart import Policy, Rule, Strategy
 from chronetixd.wiring import DataRoute
 from protocol import configure
-from protocol.contract import Flow, Manifest, Problem
+from protocol.contract import Flow, Manifest, Problem, Restart
 from protocol.messages import Configure
+
+MS = 1_000_000
+"""Nanoseconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +36,26 @@ class Plan:
     nodes: dict[str, NodePlan]
     data_routes: tuple[DataRoute, ...]
 
+    @property
+    def rules(self) -> dict[str, Rule]:
+        """Each node's restart rule."""
+        return {node: _rule(plan.manifest.restart) for node, plan in self.nodes.items()}
+
+    @property
+    def probes(self) -> dict[str, Probe]:
+        """The liveness probes of those nodes that have one."""
+        found = {node: plan.manifest.liveness for node, plan in self.nodes.items()}
+        return {
+            node: Probe(each.limit_ms * MS, each.period_ms * MS, each.delay_ms * MS, each.failures)
+            for node, each in found.items()
+            if each is not None
+        }
+
+    @property
+    def strategy(self) -> Strategy:
+        """Who is restarted with a node that is."""
+        return Strategy(self.flow.strategy)
+
 
 def unsupported(flow: Flow) -> tuple[list[Problem], list[Problem]]:
     """What of the flow this daemon refuses, and what it accepts without effect: (problems, warnings)."""
@@ -50,6 +75,17 @@ def make_plan(name: str, flow: Flow, base_dir: str) -> Plan:
     }
     routes = tuple(DataRoute(route.id, route.source, route.target) for route in flow.data_routes)
     return Plan(name, flow, base_dir, nodes, routes)
+
+
+def _rule(restart: Restart) -> Rule:
+    return Rule(
+        policy=Policy(restart.policy),
+        max=restart.max,
+        window_ns=restart.window_ms * MS,
+        backoff_ns=restart.backoff_ms * MS,
+        backoff_max_ns=restart.backoff_max_ms * MS,
+        jitter_pct=restart.jitter_pct,
+    )
 
 
 def _argv(manifest: Manifest, base_dir: str) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from dataclasses import asdict
 from typing import Any
 
 import msgspec
@@ -59,7 +60,9 @@ def _node_stats(run: FlowRun, node: str) -> dict[str, Any]:
     pid = worker.pid if worker is not None else 0
     figures = process_figures(pid if worker is not None and worker.alive else 0)
     state = str(subject.state) if subject else str(WorkerState.SPAWNING)
-    return {"node": node, "pid": pid, "state": state, **figures}
+    restarts = subject.incarnation if subject else 0
+    failed = run.failures[node].figures()
+    return {"node": node, "pid": pid, "state": state, "restarts": restarts, "failed_frames": failed, **figures}
 
 
 def _routes_stats(run: FlowRun) -> list[dict[str, Any]]:
@@ -79,6 +82,7 @@ def describe(run: FlowRun) -> dict[str, Any]:
         "reason": run.reason,
         "submitted_unix_ns": run.submitted_unix_ns,
         "changed_unix_ns": run.changed_unix_ns,
+        "strategy": flow.strategy,
         "nodes": _with_deaths(run, _describe_nodes(run)),
         "routes": [_describe_route(run, route) for route in flow.routes],
         "timers": [
@@ -136,6 +140,9 @@ def _describe_node(run: FlowRun, node: str) -> dict[str, Any]:
         "pid": worker.pid if worker else 0,
         "started_unix_ns": worker.started_unix_ns if worker else 0,
         "memory_bytes": process_figures(worker.pid)["unique_bytes"] if worker is not None and alive else 0,
+        "incarnation": subject.incarnation if subject else 0,
+        "restart": _describe_restart(run, node),
+        "failed_frames": run.failures[node].figures(),
         "exit": None,
     }
     if subject is not None and subject.finished:
@@ -144,6 +151,18 @@ def _describe_node(run: FlowRun, node: str) -> dict[str, Any]:
         ended = subject.exit._asdict() if subject.exit else {"code": None, "signal": None}
         described["exit"] = {**ended, "stderr_tail": worker.stderr_tail, "fault": worker.fault}
     return described
+
+
+def _describe_restart(run: FlowRun, node: str) -> dict[str, Any]:
+    """The node's rule, how often it was restarted, and, while it waits for that, when."""
+    manifest, subject, revival = run.plan.nodes[node].manifest, run.machine.workers.get(node), run.revivals[node]
+    return {
+        **asdict(manifest.restart),
+        "restarts": subject.incarnation if subject else 0,
+        "last_reason": revival.last_reason,
+        "next_restart_unix_ns": revival.next_restart_unix_ns,
+        "liveness": None if manifest.liveness is None else asdict(manifest.liveness),
+    }
 
 
 def _describe_route(run: FlowRun, route: Route) -> dict[str, Any]:

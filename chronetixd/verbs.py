@@ -210,6 +210,7 @@ def _summary(run: FlowRun) -> dict[str, Any]:
         "state": str(run.state),
         "nodes": len(run.plan.nodes),
         "routes": len(run.plan.flow.routes),
+        "restarts": sum(worker.incarnation for worker in run.machine.workers.values()),
         "submitted_unix_ns": run.submitted_unix_ns,
         "changed_unix_ns": run.changed_unix_ns,
         "reason": run.reason,

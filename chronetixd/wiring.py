@@ -1,123 +1,220 @@
 """The shared memory of one flow as the daemon sees it: who offered which descriptor, and who has to get it.
 
-Nobody's word is taken: every descriptor is checked (seals, size, header) before it is kept. The daemon keeps all of
-them until the flow has ended, so that memory outlives the worker that made it. No message is sent here; what has to be
-sent is returned.
+Nobody's word is taken: every descriptor is checked (seals, size, header) before it is kept. Memory outlives the worker
+that made it: until the flow has ended, or until a stage whose producer is dead is drained. Nodes may die and be born
+again: see ``stages``, and Succession in PROTOCOL.md. No message is sent here; what has to be sent is returned.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
 
 import shm
 from chronetixd.core.death import HeldFrames
+from chronetixd.counters import Counters
+from chronetixd.stages import DataRoute, Ends, Memory, Place, Stage, checked
 from protocol.errors import error
-from protocol.messages import Detach, InputLink, Link, Offer, Segment, SegmentMapped
+from protocol.messages import (
+    Configure,
+    Detach,
+    Drained,
+    Extend,
+    InputLink,
+    Link,
+    Linked,
+    Offer,
+    Port,
+    Segment,
+    SegmentMapped,
+)
 
 if TYPE_CHECKING:
     from shm._native import RouteSnapshot
 
+__all__ = ["DataRoute", "ToNode", "Wiring"]
 
-class DataRoute(NamedTuple):
-    """A data route: its id and the nodes at its ends."""
-
-    id: str
-    source: str
-    target: str
-
-
-@dataclass(slots=True)
-class Memory:
-    """What one worker offered; descriptors are owned."""
-
-    doorbell: shm.Doorbell
-    rings: dict[str, int] = field(default_factory=dict)
-    credits: dict[str, int] = field(default_factory=dict)
-    segments: dict[int, int] = field(default_factory=dict)
+Remains = Callable[[int], tuple[int, int]]
+"""Where a dead producer's RING ends, as a position, and the highest input_seq committed to it. Raises PeerFault."""
 
 
 class ToNode(NamedTuple):
     """A message for ``node``, with descriptors that stay ours."""
 
     node: str
-    message: Detach | Link | Segment | SegmentMapped
+    message: Detach | Extend | Link | Segment | SegmentMapped
     descriptors: tuple[int, ...] = ()
 
 
 class Wiring:
     """All data routes of one flow."""
 
-    def __init__(self, nodes: Iterable[str], routes: tuple[DataRoute, ...]) -> None:
+    def __init__(self, nodes: Iterable[str], routes: tuple[DataRoute, ...], remains: Remains = shm.remains) -> None:
         self.routes = routes
-        self._outputs: dict[str, list[DataRoute]] = {node: [] for node in nodes}
-        self._inputs: dict[str, list[DataRoute]] = {node: [] for node in self._outputs}
-        for route in routes:
-            self._outputs[route.source].append(route)
-            self._inputs[route.target].append(route)
-        self._memory: dict[str, Memory] = {}
-        self._gone: set[str] = set()
-        self._linked: set[str] = set()
-        self._unmapped: dict[tuple[str, int], set[str]] = {}
-        """(producer, segment): routes whose consumer cannot follow descriptors into it yet."""
-        self._by_link: set[tuple[str, int, str]] = set()
-        """(producer, segment, route) of those that came, or will come, with the consumer's link."""
-        self._views: dict[str, shm.RouteView] = {}
+        self._remains = remains
+        self._places = {node: Place(node) for node in nodes}
+        self._chains: dict[str, list[Stage]] = {}
+        self._counters: dict[str, Counters] = {}
+        self._ports: dict[tuple[str, str], Port] = {}
         self._last: dict[str, RouteSnapshot | None] = {}
+        for route in routes:
+            self._places[route.source].outputs.append(route)
+            self._places[route.target].inputs.append(route)
+            self._chains[route.id] = [Stage(route)]
+            self._counters[route.id] = Counters()
+
+    # -- what a worker is told and offers ------------------------------------------------------------------
+
+    def configure(self, node: str, message: Configure) -> Configure:
+        """``message`` with the ports of the incarnation of ``node`` that gets it: every stage of an input, the present
+        one of an output whose consumer lives."""
+        place = self._places[node]
+        inputs = [port for route in message.inputs for port in self._input_ports(place, route)]
+        outputs = [self._output_port(port) for port in message.outputs if self._has_consumer(port.route)]
+        rings = [self._chains[port.route][-1] for port in outputs]
+        credits = [stage for route in message.inputs for stage in self._chains[route.route]]
+        place.configured = True
+        place.due.append(Ends(rings, credits))
+        return msgspec.structs.replace(message, inputs=inputs, outputs=outputs, incarnation=place.incarnation)
+
+    def _input_ports(self, place: Place, port: Port) -> list[Port]:
+        self._ports[place.node, port.route] = port
+        return [_at(port, stage) for stage in self._chains[port.route]]
+
+    def _output_port(self, port: Port) -> Port:
+        stage = self._chains[port.route][-1]
+        return msgspec.structs.replace(_at(port, stage), resume=stage.resume)
+
+    def _has_consumer(self, route: str) -> bool:
+        return not self._places[self._chains[route][-1].route.target].gone
 
     def offer(self, node: str, message: Offer, descriptors: list[int]) -> None:
         """Check and keep what ``node`` offers; takes ``descriptors`` over (empties the list).
 
         Raises ProtocolError ``descriptor-refused`` or ``malformed-message``, and then has kept nothing.
         """
-        self._check_names(node, message)
+        place = self._places[node]
+        if not place.due:
+            raise error("unexpected-message", type="offer", when="without having been asked")
+        ends = _in_order(place, message)
         fds = iter(descriptors)
         try:
-            memory = Memory(shm.Doorbell(next(fds)))
+            bell = shm.Doorbell(next(fds))
         except (OSError, ValueError, shm.PeerFault) as reason:
             raise error("descriptor-refused", what=f"the doorbell of node {node!r}", reason=str(reason)) from None
+        memory = place.memory or Memory(bell)
         try:
-            for route in message.rings:
-                memory.rings[route] = _checked(next(fds), "ring", f"the ring of route {route!r}")
-            for route in message.credits:
-                memory.credits[route] = _checked(next(fds), "credit", f"the credits of route {route!r}")
-            for index in message.segments:
-                what = f"segment {index} of node {node!r}"
-                memory.segments[index] = _checked(next(fds), "segment", what)
+            rings = [checked(next(fds), "ring", f"the ring of route {stage.route.id!r}") for stage in ends.rings]
+            credits = [checked(next(fds), "credit", f"the credits of route {s.route.id!r}") for s in ends.credits]
+            segments = {index: next(fds) for index in message.segments}
+            for index, fd in segments.items():
+                _check_segment(memory, node, index, fd)
         except BaseException:
-            memory.doorbell.close()
+            bell.close()
             raise
+        if place.memory is not None:
+            bell.close()
+        place.memory = memory
+        memory.segments |= segments
         os.close(descriptors[0])
         descriptors.clear()
-        self._memory[node] = memory
+        _keep(memory, ends, rings, credits)
+        place.due.popleft()
 
-    def _check_names(self, node: str, message: Offer) -> None:
-        wanted_rings = {route.id for route in self._outputs[node]}
-        wanted_credits = {route.id for route in self._inputs[node]}
-        lists = (("rings", message.rings, wanted_rings), ("credits", message.credits, wanted_credits))
-        for what, offered, wanted in lists:
-            if len(offered) != len(wanted) or set(offered) != wanted:
-                reason = f"{what} are {sorted(offered)}, but the routes of node {node!r} are {sorted(wanted)}"
-                raise error("malformed-message", type="offer", reason=reason)
-        if len(set(message.segments)) != len(message.segments):
-            raise error("malformed-message", type="offer", reason=f"segments {message.segments} repeat an index")
+    # -- links ---------------------------------------------------------------------------------------------
 
-    def link(self, node: str) -> ToNode:
-        """The other ends of all routes of ``node``. Every peer of it must have offered."""
-        outputs, inputs = self._outputs[node], self._inputs[node]
-        fds: list[int] = []
-        for route in outputs:
-            consumer = self._memory[route.target]
-            fds += (consumer.credits[route.id], consumer.doorbell.fileno())
-        links = []
-        for route in inputs:
-            producer = self._memory[route.source]
-            fds += (producer.rings[route.id], producer.doorbell.fileno(), *producer.segments.values())
-            links.append(InputLink(route=route.id, segments=list(producer.segments)))
-        self._linked.add(node)
-        return ToNode(node, Link(outputs=[route.id for route in outputs], inputs=links), tuple(fds))
+    def links(self, node: str) -> list[ToNode]:
+        """The links that are due now that ``node`` has offered: its own, and those of its peers."""
+        place = self._places[node]
+        near = [*(route.source for route in place.inputs), *(route.target for route in place.outputs)]
+        found = [self._link(self._places[each]) for each in dict.fromkeys((node, *near))]
+        return [link for link in found if link is not None]
+
+    def _link(self, place: Place) -> ToNode | None:
+        if place.gone or place.memory is None:
+            return None
+        if not place.linked:
+            return self._first_link(place)
+        outputs = [s for s in self._present(place.outputs) if s.producer is place.memory and s.complete]
+        outputs = [stage for stage in outputs if not stage.told_producer]
+        inputs = [s for s in self._stages(place.inputs) if s.consumer is place.memory and s.complete]
+        inputs = [stage for stage in inputs if not stage.told_consumer]
+        if not outputs and not inputs:
+            return None
+        place.answers.append(Ends(outputs, inputs))
+        return _linked(place, outputs, inputs)
+
+    def _first_link(self, place: Place) -> ToNode | None:
+        """All ends at once, when the last peer has offered."""
+        outputs = [stage for stage in self._present(place.outputs) if stage.producer is place.memory]
+        inputs = [stage for stage in self._stages(place.inputs) if stage.consumer is place.memory]
+        if not all(stage.complete for stage in (*outputs, *inputs)):
+            return None
+        place.linked = True
+        return _linked(place, outputs, inputs)
+
+    def ready(self, node: str) -> list[ToNode]:
+        """``node`` is ready: it has mapped all that came with its link, and can be told of stages begun meanwhile."""
+        place = self._places[node]
+        place.ready = True
+        told = self._settle(stage for stage in self._stages(place.inputs) if stage.told_consumer)
+        if place.later:
+            told.append(self._extend(place, place.later))
+            place.later = []
+        return told
+
+    def relink(self, node: str) -> list[ToNode]:
+        """The successor ``node`` is ready: links for the producers that had been linked to its predecessor."""
+        place = self._places[node]
+        stages = [s for s in self._stages(place.inputs) if s.relink and not s.ended and s.consumer is place.memory]
+        place.relinking = set(stages)
+        place.asked_relink = True
+        told = []
+        for source in dict.fromkeys(stage.route.source for stage in stages):
+            producer = self._places[source]
+            outputs = [stage for stage in stages if stage.route.source == source]
+            producer.answers.append(Ends(outputs, []))
+            told.append(_linked(producer, outputs, []))
+        return told
+
+    def relinked(self, node: str) -> bool:
+        """No producer has to be linked to the successor ``node`` any more: it may start. Said once."""
+        place = self._places[node]
+        done = place.asked_relink and not place.relinking
+        place.asked_relink = place.asked_relink and not done
+        return done
+
+    def linked(self, node: str, message: Linked) -> list[ToNode]:
+        """``node`` has mapped what a link after its first brought. Raises ProtocolError when none is unanswered."""
+        place = self._places[node]
+        if not place.answers:
+            raise error("unexpected-message", type="linked", when="where no link is to be answered")
+        ends = place.answers.popleft()
+        wanted = [stage.route.id for stage in (*ends.rings, *ends.credits)]
+        if message.routes != wanted:
+            reason = f"routes are {message.routes}, but the link was of {wanted}"
+            raise error("malformed-message", type="linked", reason=reason)
+        for stage in ends.rings:
+            if all(stage not in later.rings for later in place.answers):
+                self._places[stage.route.target].relinking.discard(stage)
+        return self._settle(stage for stage in ends.credits if stage.told_consumer)
+
+    def drained(self, node: str, message: Drained) -> None:
+        """``node`` has emptied and returned a stage whose producer is dead: it is given up. Raises ProtocolError."""
+        chain = self._chains.get(message.route)
+        stage = chain[0] if chain and chain[0].route.target == node else None
+        if chain is None or stage is None or stage.epoch != message.epoch or not stage.ended or not stage.told_consumer:
+            reason = f"epoch {message.epoch} of route {message.route!r} is no stage that node {node!r} has to drain"
+            raise error("malformed-message", type="drained", reason=reason)
+        del chain[0]
+        stage.close(self._counters[message.route])
+
+    def started(self, node: str) -> None:
+        """``node`` is told to start: from now on it may take and return frames."""
+        self._places[node].started = True
 
     # -- growth --------------------------------------------------------------------------------------------
 
@@ -127,119 +224,216 @@ class Wiring:
         A consumer that is not linked yet gets the segment with its link. Takes ``descriptors`` over; raises
         ProtocolError.
         """
-        memory = self._memory.get(node)
+        memory = self._places[node].memory
         if memory is None:
             raise error("unexpected-message", type="segment", when="before the offer")
-        if message.index in memory.segments:
-            reason = f"segment {message.index} of node {node!r} is there already"
-            raise error("malformed-message", type="segment", reason=reason)
-        fd = _checked(descriptors[0], "segment", f"segment {message.index} of node {node!r}")
-        memory.segments[message.index] = fd
+        _check_segment(memory, node, message.index, descriptors[0])
+        fd = memory.segments[message.index] = descriptors[0]
         descriptors.clear()
-        living = [route for route in self._outputs[node] if route.target not in self._gone]
-        self._unmapped[node, message.index] = {route.id for route in living}
+        stages = [stage for stage in self._present(self._places[node].outputs) if stage.producer is memory]
+        living = [stage for stage in stages if not self._places[stage.route.target].gone]
+        memory.unmapped[message.index] = set(living)
         forwarded = []
-        for route in living:
-            if route.target in self._linked:
-                forwarded.append(ToNode(route.target, Segment(index=message.index, route=route.id), (fd,)))
-            else:
-                self._by_link.add((node, message.index, route.id))
-        return forwarded + self._confirm_if_mapped(node, message.index)
+        for stage in living:
+            if stage.told_consumer:
+                stage.sent.add(message.index)
+                part = Segment(index=message.index, route=stage.route.id, epoch=stage.epoch)
+                forwarded.append(ToNode(stage.route.target, part, (fd,)))
+        if living:
+            return forwarded
+        del memory.unmapped[message.index]
+        return [ToNode(node, SegmentMapped(index=message.index))]
 
     def mapped(self, node: str, message: SegmentMapped) -> list[ToNode]:
         """``node`` can follow descriptors into a segment of one of its inputs. Raises ProtocolError."""
-        source = next((route.source for route in self._inputs[node] if route.id == message.route), None)
-        if source is None or (source, message.index) not in self._unmapped:
+        chain = [stage for stage in self._chains.get(message.route, ()) if stage.route.target == node]
+        stage = next((each for each in chain if each.epoch == message.epoch), None)
+        if stage is None or message.index not in stage.sent:
             reason = f"segment {message.index} of route {message.route!r} was not sent to node {node!r}"
             raise error("malformed-message", type="segment-mapped", reason=reason)
-        self._unmapped[source, message.index].discard(message.route)
-        return self._confirm_if_mapped(source, message.index)
+        return self._settle_segment(stage, message.index)
 
-    def ready(self, node: str) -> list[ToNode]:
-        """``node`` is ready: it has mapped all that came with its link."""
-        return self._settle(node, lambda key: key in self._by_link)
+    def _settle(self, stages: Iterable[Stage]) -> list[ToNode]:
+        """Consumers have mapped what came with their links."""
+        told = []
+        for stage in stages:
+            for index in sorted(stage.by_link):
+                told += self._settle_segment(stage, index)
+            stage.by_link.clear()
+        return told
 
-    def _settle(self, node: str, settled: Callable[[tuple[str, int, str]], bool]) -> list[ToNode]:
-        """Stop waiting for ``node`` to map those segments of its inputs that are settled."""
-        confirmed: list[ToNode] = []
-        for route in self._inputs[node]:
-            for source, index in list(self._unmapped):
-                key = (source, index, route.id)
-                if source == route.source and route.id in self._unmapped[source, index] and settled(key):
-                    self._by_link.discard(key)
-                    self._unmapped[source, index].discard(route.id)
-                    confirmed += self._confirm_if_mapped(source, index)
-        return confirmed
-
-    def _confirm_if_mapped(self, node: str, index: int) -> list[ToNode]:
-        if self._unmapped[node, index]:
+    def _settle_segment(self, stage: Stage, index: int) -> list[ToNode]:
+        if stage.producer is None or not stage.producer.settle(stage, index):
             return []
-        del self._unmapped[node, index]
-        return [ToNode(node, SegmentMapped(index=index))]
+        return [ToNode(stage.route.source, SegmentMapped(index=index))]
 
     # -- life ----------------------------------------------------------------------------------------------
 
     def gone(self, node: str) -> list[ToNode]:
-        """``node`` has exited: wake everyone who may wait for it, detach its producers, let growth go on without it."""
-        self._gone.add(node)
-        near = {route.source for route in self._inputs[node]} | {route.target for route in self._outputs[node]}
-        for peer in near - self._gone:
-            if peer in self._memory:
-                self._memory[peer].doorbell.ring()
-        detached = [ToNode(route.source, Detach(route=route.id)) for route in self._inputs[node]]
-        told = [*detached, *self._settle(node, lambda _: True)]
-        return [message for message in told if message.node in self._memory and message.node not in self._gone]
+        """``node`` has exited for good: wake everyone who may wait for it, detach its producers, let growth go on
+        without it."""
+        place = self._places[node]
+        place.gone = True
+        self._ring_peers(place)
+        told = [ToNode(route.source, Detach(route=route.id)) for route in place.inputs]
+        for stage in self._stages(place.inputs):
+            for index in sorted(stage.producer.unmapped) if stage.producer is not None else ():
+                told += self._settle_segment(stage, index)
+        return [message for message in told if self._reachable(message.node)]
+
+    def succeeded(self, node: str) -> list[ToNode]:
+        """``node`` has exited and will be born again: its routes wait for it, its outputs begin their next stage.
+
+        Raises PeerFault when it left a RING that makes no sense, so that its successor cannot go on.
+        """
+        place = self._places[node]
+        self._ring_peers(place)
+        for stage in self._stages(place.inputs):
+            stage.consumer_died(self._counters[stage.route.id], ran=place.started)
+        begun: dict[str, list[Stage]] = {}
+        for stage in self._present(place.outputs):
+            self._places[stage.route.target].relinking.discard(stage)
+            if stage.producer is place.memory and stage.ring is not None and self._end(stage):
+                begun.setdefault(stage.route.target, []).append(self._chains[stage.route.id][-1])
+        place.reset()
+        told = []
+        for target, stages in begun.items():
+            consumer = self._places[target]
+            if consumer.ready and not consumer.gone:
+                told.append(self._extend(consumer, stages))
+            elif consumer.configured:
+                consumer.later += stages
+        return told
+
+    def _end(self, stage: Stage) -> bool:
+        """Its producer is dead; a next stage has begun, unless nobody ever saw this one."""
+        if not stage.lived:
+            stage.forget_ring()
+            return False
+        assert stage.ring is not None
+        end, input_seq = self._remains(stage.ring)
+        stage.ended = True
+        following = Stage(stage.route, stage.epoch + 1, stage.base_seq + end, max(stage.resume, input_seq))
+        self._chains[stage.route.id].append(following)
+        return True
+
+    def _extend(self, place: Place, stages: list[Stage]) -> ToNode:
+        place.due.append(Ends([], list(stages)))
+        inputs = [_at(self._ports[place.node, stage.route.id], stage) for stage in stages]
+        return ToNode(place.node, Extend(inputs=inputs))
+
+    def _ring_peers(self, place: Place) -> None:
+        near = {route.source for route in place.inputs} | {route.target for route in place.outputs}
+        for peer in near:
+            memory = self._places[peer].memory
+            if memory is not None and not self._places[peer].gone:
+                memory.doorbell.ring()
+
+    def _reachable(self, node: str) -> bool:
+        return self._places[node].memory is not None and not self._places[node].gone
+
+    def _stages(self, routes: Iterable[DataRoute]) -> Iterator[Stage]:
+        for route in routes:
+            yield from self._chains[route.id]
+
+    def _present(self, routes: Iterable[DataRoute]) -> list[Stage]:
+        return [self._chains[route.id][-1] for route in routes]
+
+    # -- watching ------------------------------------------------------------------------------------------
 
     def snapshot(self, route: DataRoute) -> RouteSnapshot | None:
-        """Counters of ``route``; None before both ends were there or when an end has spoilt its header; the last ones
-        after :meth:`close`."""
+        """Counters of ``route`` over all of its stages; None before both ends were there or when an end has spoilt its
+        header; the last ones after :meth:`close`."""
         if route.id in self._last:
             return self._last[route.id]
-        view = self._view(route)
-        return view.snapshot() if view is not None else None
+        return self._counters[route.id].total(stage.snapshot() for stage in self._chains[route.id])
 
     def held(self, node: str) -> list[HeldFrames]:
         """Frames that ``node`` has taken and not returned, by route; for one that has just died."""
         found = []
-        for route in self._inputs[node]:
-            view = self._view(route)
-            count, frames = view.held() if view is not None else (0, [])
+        for route in self._places[node].inputs:
+            count, sequences = 0, []
+            for stage in self._chains[route.id]:
+                view = stage.open_view()
+                taken, frames = view.held() if view is not None else (0, [])
+                count += taken
+                sequences += [seq for seq, _, _ in frames]
             if count:
-                found.append(HeldFrames(route=route.id, count=count, sequences=sorted(seq for seq, _, _ in frames)))
+                found.append(HeldFrames(route=route.id, count=count, sequences=sorted(sequences)))
         return found
-
-    def _view(self, route: DataRoute) -> shm.RouteView | None:
-        view = self._views.get(route.id)
-        if view is None:
-            producer, consumer = self._memory.get(route.source), self._memory.get(route.target)
-            if producer is None or consumer is None:
-                return None
-            try:
-                view = shm.RouteView(producer.rings[route.id], consumer.credits[route.id])
-            except (shm.PeerFault, ValueError):
-                return None
-            self._views[route.id] = view
-        return view
 
     def close(self) -> None:
         """Take the last counters, then give all memory back. Idempotent."""
         for route in self.routes:
             if route.id not in self._last:
                 self._last[route.id] = self.snapshot(route)
-        for view in self._views.values():
-            view.close()
-        self._views.clear()
-        for memory in self._memory.values():
-            memory.doorbell.close()
-            for fd in (*memory.rings.values(), *memory.credits.values(), *memory.segments.values()):
-                os.close(fd)
-        self._memory.clear()
+            for stage in self._chains[route.id]:
+                stage.close(self._counters[route.id])
+            self._chains[route.id].clear()
+        for place in self._places.values():
+            place.reset()
 
 
-def _checked(fd: int, kind: str, what: str) -> int:
-    """``fd`` if it holds what it should. Raises ProtocolError ``descriptor-refused``."""
-    try:
-        shm.check(fd, kind)  # type: ignore[arg-type]
-    except (OSError, ValueError, shm.PeerFault) as reason:
-        raise error("descriptor-refused", what=what, reason=str(reason.args[0] if reason.args else reason)) from None
-    return fd
+def _at(port: Port, stage: Stage) -> Port:
+    return msgspec.structs.replace(port, epoch=stage.epoch, base_seq=stage.base_seq)
+
+
+def _in_order(place: Place, message: Offer) -> Ends:
+    """The stages that the names of an offer mean. Raises ProtocolError when they are not those that were asked for."""
+    due = place.due[0]
+    for what, offered, stages in (("rings", message.rings, due.rings), ("credits", message.credits, due.credits)):
+        wanted = sorted(stage.route.id for stage in stages)
+        if sorted(offered) != wanted:
+            reason = f"{what} are {sorted(offered)}, but the routes of node {place.node!r} are {wanted}"
+            raise error("malformed-message", type="offer", reason=reason)
+    if len(set(message.segments)) != len(message.segments):
+        raise error("malformed-message", type="offer", reason=f"segments {message.segments} repeat an index")
+    return Ends(_named(message.rings, due.rings), _named(message.credits, due.credits))
+
+
+def _named(names: Iterable[str], stages: Iterable[Stage]) -> list[Stage]:
+    """The stages by name; those of one route in the order of their epochs."""
+    left: dict[str, list[Stage]] = {}
+    for stage in sorted(stages, key=lambda stage: -stage.epoch):
+        left.setdefault(stage.route.id, []).append(stage)
+    return [left[name].pop() for name in names]
+
+
+def _check_segment(memory: Memory, node: str, index: int, fd: int) -> None:
+    if index in memory.segments:
+        reason = f"segment {index} of node {node!r} is there already"
+        raise error("malformed-message", type="segment", reason=reason)
+    checked(fd, "segment", f"segment {index} of node {node!r}")
+
+
+def _keep(memory: Memory, ends: Ends, rings: Iterable[int], credits: Iterable[int]) -> None:
+    for stage, fd in zip(ends.rings, rings, strict=True):
+        stage.ring, stage.producer = fd, memory
+        memory.stages += 1
+    for stage, fd in zip(ends.credits, credits, strict=True):
+        stage.credit, stage.consumer = fd, memory
+
+
+def _linked(place: Place, outputs: list[Stage], inputs: list[Stage]) -> ToNode:
+    """The link that brings these ends; they count as told."""
+    fds: list[int] = []
+    for stage in outputs:
+        assert stage.credit is not None
+        assert stage.consumer is not None
+        fds += (stage.credit, stage.consumer.doorbell.fileno())
+        stage.told_producer, stage.relink = True, False
+    links = []
+    for stage in inputs:
+        assert stage.ring is not None
+        assert stage.producer is not None
+        segments = stage.producer.segments
+        fds += (stage.ring, stage.producer.doorbell.fileno(), *segments.values())
+        succeeds = stage.predecessor is not None
+        if stage.predecessor is not None:
+            fds.append(stage.predecessor)
+            stage.close_view()
+        links.append(InputLink(route=stage.route.id, segments=list(segments), epoch=stage.epoch, predecessor=succeeds))
+        stage.told_consumer = True
+        stage.by_link, stage.sent = set(segments), set(segments)
+    message = Link(outputs=[stage.route.id for stage in outputs], inputs=links)
+    return ToNode(place.node, message, tuple(fds))

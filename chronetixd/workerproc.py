@@ -151,10 +151,13 @@ class WorkerProcess:
         """The last lines of its stderr."""
         return list(self._stderr.tail) if self._stderr else []
 
-    def send(self, message: Message, descriptors: Sequence[int] = ()) -> None:
-        """Queue ``message``; the descriptors stay the caller's and must stay open until the flow ends."""
+    def send(self, message: Message, descriptors: Sequence[int] = (), *, give: bool = False) -> None:
+        """Queue ``message``; with ``give`` its descriptors are closed once sent, else they stay the caller's."""
         if self._connection is not None:
-            self._connection.send(message, descriptors)
+            self._connection.send(message, descriptors, give=give)
+        elif give:
+            for fd in descriptors:
+                os.close(fd)
 
     def signal(self, *, kill: bool) -> None:
         """SIGTERM to its process group, or SIGKILL to its whole tree if ``kill``; nothing before it was spawned."""

@@ -21,6 +21,7 @@ from protocol.messages import Configure, Envelope, Port
 from shm import Frame, Loan, WouldBlock
 
 Level = Literal["debug", "info", "warning", "error", "critical"]
+Outcome = Literal["passed", "dead-letter", "dropped"]
 
 
 class Host(Protocol):
@@ -40,6 +41,9 @@ class Host(Protocol):
 
     def log(self, level: Level, message: str, fields: dict[str, Any]) -> None:
         """One structured log record."""
+
+    def frame_failed(self, route: str, seq: int, attempts: int, error: str, message: str, outcome: Outcome) -> None:
+        """A frame made the plugin raise ``error`` and passed in the end, or was set aside after ``attempts``."""
 
 
 class Log:

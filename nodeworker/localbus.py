@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from nodeworker.context import Level
+from nodeworker.context import Level, Outcome
 from nodeworker.errors import RequestFailed
 from nodeworker.member import Member
 from nodeworker.message import Message
@@ -121,3 +121,8 @@ class NodeHost:
     def log(self, level: Level, message: str, fields: dict[str, Any]) -> None:
         """To whoever runs the deployment."""
         self._on_log(self._node, level, message, fields)
+
+    def frame_failed(self, route: str, seq: int, attempts: int, error: str, message: str, outcome: Outcome) -> None:
+        """A log record: nobody else is there to count."""
+        fields = {"route": route, "seq": seq, "attempts": attempts, "error": f"{error}: {message}", "outcome": outcome}
+        self._on_log(self._node, "warning", "a frame made the plugin raise", fields)

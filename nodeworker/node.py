@@ -8,6 +8,7 @@ runs, so that a fault can say where it happened; whatever a plugin raises passes
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any, Literal
 
 from nodeworker import codec
@@ -15,6 +16,7 @@ from nodeworker.context import Context, Host, Step
 from nodeworker.message import Message
 from nodeworker.outputs import Origin, Outputs, Sender
 from nodeworker.plugin import Plugin, bind
+from nodeworker.retry import retrying
 from protocol.messages import Configure, Tick
 from shm import Frame, Inlet
 
@@ -31,6 +33,7 @@ class Node:
         self.step = Step()
         self.ctx = Context(config, outputs, host, self.step)
         self.plugin = Plugin()
+        self._host = host
         self.phase: Phase = "init"
         self.emit: Sender = self._emitter()
         self._produced: Any = None
@@ -38,7 +41,11 @@ class Node:
     def construct(self, found: Any) -> None:
         """Make the plugin of the loaded object."""
         self.phase = "init"
-        self.plugin = bind(found, self.config, self.ctx)
+        plugin = bind(found, self.config, self.ctx)
+        if plugin.on_frame is not None:
+            on_frame = retrying(plugin.on_frame, self.config, self._host, self.step)
+            plugin = replace(plugin, on_frame=on_frame)
+        self.plugin = plugin
 
     def start(self) -> None:
         """Call ``on_start``."""

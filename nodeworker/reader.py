@@ -13,6 +13,8 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from types import FunctionType, MethodType
+from typing import Any
 
 from nodeworker.comeback import Comeback
 from nodeworker.context import Step
@@ -36,6 +38,7 @@ from protocol.messages import (
     ToWorker,
 )
 from protocol.messages import Link as LinkMessage
+from shm import Frame
 
 
 class Reader:
@@ -139,12 +142,13 @@ class Reader:
         """``busy_ns`` counts from the first ping that found the plugin in its present step: a lower bound that costs
         the plugin's thread no look at the clock."""
         count, now = self._step.count, time.monotonic_ns()
-        if self._step.doing is None:
+        doing = self._step.doing
+        if doing is None:
             self._seen = (-1, now)
             return Pong(id=ping.id, progress=count)
         if self._seen[0] != count:
             self._seen = (count, now)
-        return Pong(id=ping.id, progress=count, busy_ns=max(1, now - self._seen[1]))
+        return Pong(id=ping.id, progress=count, busy_ns=max(1, now - self._seen[1]), doing=_name(doing))
 
     def _lost(self, reason: BaseException) -> None:
         if self._ending:
@@ -154,3 +158,11 @@ class Reader:
         self._mailbox.append(Lost(reason))
         self._wiring.bell.ring()
         os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _name(doing: Any) -> str:
+    """The callback that a step is about: ``Step.doing`` is its frame, its function, or a source's iterator. Runs none
+    of the plugin's code."""
+    if isinstance(doing, Frame):
+        return f"on_frame (route {doing.route}, seq {doing.seq})"
+    return doing.__name__ if isinstance(doing, FunctionType | MethodType) else "produce"

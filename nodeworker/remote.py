@@ -10,11 +10,11 @@ import queue
 import time
 from typing import Any
 
-from nodeworker.context import Level
+from nodeworker.context import Level, Outcome
 from nodeworker.errors import RequestFailed
 from nodeworker.link import Link
 from nodeworker.message import Message
-from protocol.messages import Log, Publish, Reply, Request, Subscribe, ToWorker, Unsubscribe
+from protocol.messages import FrameFailed, Log, Publish, Reply, Request, Subscribe, ToWorker, Unsubscribe
 from protocol.messages import RequestFailed as Refusal
 
 GRACE_S = 2.0
@@ -43,6 +43,11 @@ class DaemonHost:
     def log(self, level: Level, message: str, fields: dict[str, Any]) -> None:
         """See :class:`nodeworker.context.Host`."""
         self._link.send(Log(level=level, message=message, unix_ns=time.time_ns(), fields=fields))
+
+    def frame_failed(self, route: str, seq: int, attempts: int, error: str, message: str, outcome: Outcome) -> None:
+        """See :class:`nodeworker.context.Host`."""
+        told = FrameFailed(route=route, seq=seq, attempts=attempts, error=error, message=message, outcome=outcome)
+        self._link.send(told)
 
     def reply(self, corr_id: str, payload: bytes, content_type: str) -> None:
         """Answer a request that was delivered here."""

@@ -6,6 +6,8 @@ by name, never silently left out.
 
 from __future__ import annotations
 
+from typing import Any
+
 from protocol.contract import Flow, Manifest, Problem, Route
 from protocol.messages import Configure, Port, Timer
 
@@ -58,7 +60,7 @@ def _node(flow: Flow, manifest: Manifest, name: str, base_dir: str) -> Configure
         subscriptions=list(dict.fromkeys(subscribed)),
         publications=list(dict.fromkeys(published)),
         params=dict(manifest.params),
-        qos=dict(manifest.qos.raw),
+        qos=_qos(flow, manifest),
         features=dict(manifest.features),
         annotations=dict(manifest.annotations),
         batch_hints=dict(manifest.io.batch_hints),
@@ -67,6 +69,12 @@ def _node(flow: Flow, manifest: Manifest, name: str, base_dir: str) -> Configure
         budget_ns=manifest.qos.deadline_ns or 0,
         max_inflight=manifest.qos.max_inflight or 1,
     )
+
+
+def _qos(flow: Flow, manifest: Manifest) -> dict[str, Any]:
+    """As given, with the flow's dead-letter topic where frames are retried."""
+    letters = {"dead_letter": flow.dead_letter} if manifest.qos.retry and flow.dead_letter else {}
+    return {**manifest.qos.raw, **letters}
 
 
 def _port(flow: Flow, route: Route, peer: str) -> Port:

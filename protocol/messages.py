@@ -360,6 +360,19 @@ class Fault(Message, tag="fault", frozen=True):
     traceback: str = ""
 
 
+class FrameFailed(Message, tag="frame-failed", frozen=True):
+    """Worker to daemon: a frame of input ``route`` made the plugin raise, and was retried as the node's qos says: it
+    passed at the last of ``attempts``, or was set aside after them, as a dead letter or dropped.
+    """
+
+    route: str
+    seq: Count
+    attempts: Count
+    error: str
+    outcome: Literal["passed", "dead-letter", "dropped"]
+    message: str = ""
+
+
 class Ping(Message, tag="ping", frozen=True):
     """Daemon to worker: say where the plugin's thread is."""
 
@@ -368,12 +381,13 @@ class Ping(Message, tag="ping", frozen=True):
 
 class Pong(Message, tag="pong", frozen=True):
     """Worker to daemon, from a thread that the plugin cannot block: ``progress`` counts the steps of the
-    plugin's thread; ``busy_ns`` is how long the current step has taken, 0 when it waits.
+    plugin's thread; ``busy_ns`` is how long the current step has taken, 0 when it waits; ``doing`` names it.
     """
 
     id: Count
     progress: Count
     busy_ns: Count = 0
+    doing: str = ""
 
 
 class Log(Message, tag="log", frozen=True):
@@ -538,6 +552,7 @@ WorkerMessage = (
     | Started
     | Finished
     | Fault
+    | FrameFailed
     | Pong
     | Log
     | Publish

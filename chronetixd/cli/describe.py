@@ -19,6 +19,7 @@ _NODES = (
     Column("ROLE"),
     Column("PID", right=True),
     Column("UP", right=True),
+    Column("RESTARTS", right=True),
     Column("MEMORY", right=True),
     Column("ARTIFACT"),
 )
@@ -85,6 +86,7 @@ def _sections(flow: Mapping[str, Any]) -> Iterator[str]:
             for entry in flow[heading]:
                 yield "  " + _entry(entry)
     for node in flow["nodes"]:
+        yield from _trouble(node)
         yield from _outcome(node)
     deaths = [death for node in flow["nodes"] for death in (node.get("deaths") or ())[-SHOWN_DEATHS:]]
     if deaths:
@@ -101,6 +103,7 @@ def _node(node: Mapping[str, Any]) -> tuple[Any, ...]:
         output.printable(node.get("role") or ""),
         node.get("pid"),
         output.duration(time.time_ns() - started) if alive and started else "",
+        node.get("incarnation", 0),
         output.size(node["memory_bytes"]) if node.get("memory_bytes") else "",
         output.printable(node.get("uri") or ""),
     )
@@ -144,6 +147,18 @@ def _entry(entry: Any) -> str:
     if isinstance(entry, Mapping):
         return "  ".join(f"{key}={output.printable(value)}" for key, value in entry.items())
     return output.printable(entry)
+
+
+def _trouble(node: Mapping[str, Any]) -> Iterator[str]:
+    """What a node has come through: its last restart or the one that is due, and frames that made it raise."""
+    name, restart, failed = output.printable(node["node"]), node.get("restart"), node.get("failed_frames")
+    if restart and restart.get("last_reason"):
+        due = restart.get("next_restart_unix_ns")
+        when = f"restarts in {output.duration(max(0, due - time.time_ns()))}" if due else "was restarted"
+        yield f"\n{click.style(name, bold=True)} {when}: it {output.first_line(restart['last_reason'])}"
+    if failed and any(failed.values()):
+        told = "  ".join(f"{key}={value}" for key, value in failed.items())
+        yield f"\n{click.style(name, bold=True)} frames that made it raise: {output.printable(told)}"
 
 
 def _outcome(node: Mapping[str, Any]) -> Iterator[str]:

@@ -16,6 +16,7 @@ _COLUMNS = (
     Column("STATE"),
     Column("NODES", right=True),
     Column("ROUTES", right=True),
+    Column("RESTARTS", right=True),
     Column("SINCE", right=True),
     Column("REASON"),
 )
@@ -46,6 +47,7 @@ def ls(session: Session, quiet: bool, states: tuple[str, ...]) -> int:
             output.state(flow["state"]),
             flow["nodes"],
             flow["routes"],
+            flow.get("restarts", 0),
             output.duration(now - flow["changed_unix_ns"]),
             output.first_line(flow.get("reason") or ""),
         )

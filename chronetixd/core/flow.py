@@ -3,14 +3,15 @@
 The table is total: every state has a handler for every kind of event, an empty cell is illegal and changes nothing. A
 flow that fails while it has workers passes through draining with its failure noted, so that ``stopped`` and ``failed``
 always mean that nothing of it is left. Sinks start first and sources stop first; the rest ends as its inputs end.
-One deadline is armed at a time; which one it is follows from the flow's state.
+One deadline is armed at a time; which one it is follows from the flow's state. Restarts are in ``revival``; before a
+flow first ran there are none, and while it drains there are none any more.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
-from chronetixd.core import restart, worker
+from chronetixd.core import revival, worker
 from chronetixd.core.flow_words import (
     ENDED,
     EVENTS,
@@ -25,8 +26,10 @@ from chronetixd.core.flow_words import (
     FlowState,
     Instruction,
     Limits,
-    Link,
+    Moment,
+    NodeDeadline,
     NodeEvent,
+    NoSuccession,
     Refused,
     Signal,
     Spawn,
@@ -37,6 +40,7 @@ from chronetixd.core.flow_words import (
 )
 from chronetixd.core.levels import sources, start_waves
 from chronetixd.core.machine import History, IllegalEvent
+from chronetixd.core.restart import Rule, Strategy
 from chronetixd.core.worker import GONE, Worker, WorkerState
 
 BEGUN = (
@@ -51,25 +55,25 @@ BEGUN = (
 FINISHING = GONE | {WorkerState.FINISHED, WorkerState.FAULTED}
 """States in which a worker is about to exit by itself, with a code worth knowing."""
 
-Handler = Callable[["Flow", FlowEvent], list[Instruction]]
+Handler = Callable[["Flow", FlowEvent, Moment], list[Instruction]]
 
 
 class Flow:
     """One flow. ``failure`` is the first cause, ``killed`` the nodes that had to be killed to end it."""
 
     __slots__ = (
-        "_stop",
-        "_unlinked",
         "deadline",
+        "edges",
         "failure",
         "history",
         "killed",
         "limits",
         "name",
         "peers",
-        "policy",
+        "revival",
         "sources",
         "state",
+        "stop",
         "waves",
         "workers",
     )
@@ -80,14 +84,17 @@ class Flow:
         nodes: tuple[str, ...],
         edges: tuple[tuple[str, str], ...],
         limits: Limits | None = None,
-        policy: str = "temporary",
+        rules: Mapping[str, Rule] | None = None,
+        strategy: Strategy = Strategy.ONE_FOR_ONE,
     ) -> None:
-        """``edges`` are the data routes as (from, to). Raises ValueError when they form a cycle or no node is there."""
+        """``edges`` are the data routes as (from, to); ``rules`` say of nodes when they are restarted, by default
+        never. Raises ValueError when the routes form a cycle or no node is there."""
         if not nodes:
             raise ValueError("a flow needs at least one node")
         self.name = name
         self.limits = limits or Limits()
-        self.policy = policy
+        self.edges = edges
+        self.revival = revival.Revival(rules or {}, strategy)
         self.waves = start_waves(nodes, edges)
         self.sources = sources(nodes, edges)
         self.peers: dict[str, set[str]] = {node: set() for node in nodes}
@@ -100,20 +107,20 @@ class Flow:
         self.killed: list[str] = []
         self.deadline: Deadline | None = None
         self.history = History()
-        self._unlinked = {node: len(peers) + 1 for node, peers in self.peers.items()}
-        self._stop: StopRequested | None = None
+        self.stop: StopRequested | None = None
+        """A drain that was asked for and waits until every node has started, or started again."""
 
     @property
     def ended(self) -> bool:
         """Stopped or failed: nothing of it is left."""
         return self.state in ENDED
 
-    def handle(self, event: FlowEvent) -> list[Instruction]:
+    def handle(self, event: FlowEvent, at: Moment) -> list[Instruction]:
         """What to do about ``event``. Raises IllegalEvent, and then nothing has changed."""
         handler = TABLE[self.state][EVENTS.index(type(event))]
         if handler is None:
             raise self._illegal(event)
-        return handler(self, event)
+        return handler(self, event, at)
 
     def count(self, *states: WorkerState) -> int:
         """How many workers are in one of ``states``."""
@@ -121,15 +128,15 @@ class Flow:
 
     # -- before anything runs ------------------------------------------------------------------------------
 
-    def _accept(self, event: FlowEvent) -> list[Instruction]:
+    def _accept(self, event: FlowEvent, _at: Moment) -> list[Instruction]:
         return self._enter(FlowState.VALIDATED, event)
 
-    def _refuse(self, event: FlowEvent) -> list[Instruction]:
+    def _refuse(self, event: FlowEvent, _at: Moment) -> list[Instruction]:
         assert isinstance(event, Refused)
         self.failure = Failure("refused", "", "", event.message)
         return self._enter(FlowState.FAILED, event)
 
-    def _launch(self, event: FlowEvent) -> list[Instruction]:
+    def _launch(self, event: FlowEvent, _at: Moment) -> list[Instruction]:
         nodes = tuple(self.peers)
         self.workers = {node: Worker(node) for node in nodes}
         return [
@@ -138,36 +145,23 @@ class Flow:
             Spawn(nodes),
         ]
 
-    def _stop_unlaunched(self, event: FlowEvent) -> list[Instruction]:
+    def _stop_unlaunched(self, event: FlowEvent, _at: Moment) -> list[Instruction]:
         return self._enter(FlowState.STOPPED, event)
 
     # -- starting ------------------------------------------------------------------------------------------
 
-    def _node_starting(self, event: FlowEvent) -> list[Instruction]:
+    def _node_starting(self, event: FlowEvent, _at: Moment) -> list[Instruction]:
         assert isinstance(event, NodeEvent)
         state = self._apply(event)
         match state:
             case WorkerState.OFFERING:
                 return [Configure(event.node)]
-            case WorkerState.OFFERED:
-                return self._link_complete(event.node)
             case WorkerState.READY if self.count(WorkerState.READY) == len(self.workers):
                 return self._start_wave(0)
             case WorkerState.STARTED:
                 return self._advance(event)
             case _:
                 return self._after(event, state)
-
-    def _link_complete(self, node: str) -> list[Instruction]:
-        """``node`` has offered: link it and every peer of it for which this was the last one missing."""
-        complete = []
-        for near in (node, *self.peers[node]):
-            self._unlinked[near] -= 1
-            if not self._unlinked[near]:
-                complete.append(near)
-        for near in complete:
-            self.workers[near].handle(worker.LinkSent())
-        return [Link(tuple(complete))] if complete else []
 
     def _start_wave(self, wave: int) -> list[Instruction]:
         for node in self.waves[wave]:
@@ -181,44 +175,79 @@ class Flow:
         if self.count(WorkerState.READY):
             return self._start_wave(1)
         running = [*self._enter(FlowState.RUNNING, event), *self._disarm()]
-        return running + self._drain(self._stop) if self._stop else running
+        return running + self.drain(self.stop, event) if self.stop else running
 
-    def _stop_starting(self, event: FlowEvent) -> list[Instruction]:
+    def _stop_starting(self, event: FlowEvent, _at: Moment) -> list[Instruction]:
         """Before the first start nothing has happened yet: end it. After, a drain waits until all have started."""
         assert isinstance(event, StopRequested)
         if event.mode is StopMode.DRAIN and self.count(*BEGUN):
-            self._stop = event
+            self.stop = event
             return []
         return [*self._enter(FlowState.DRAINING, event), *self._signal(kill=event.mode is StopMode.KILL)]
 
-    def _late_start(self, event: FlowEvent) -> list[Instruction]:
+    def _late_start(self, event: FlowEvent, _at: Moment) -> list[Instruction]:
         """The start deadline: the worker that is furthest behind is the cause."""
         order = list(worker.PHASES)
         unready = [subject for subject in self.workers.values() if subject.state in worker.PHASES]
         late = min(unready, key=lambda subject: order.index(subject.state))
         phase = worker.PHASES[late.state]
         text = f"was not ready within {self.limits.start_ns / 1e9:g} s; it is still in phase {phase!r}"
-        return self._fail(Failure("start-timeout", late.node, phase, text), event)
+        return self.fail(Failure("start-timeout", late.node, phase, text), event)
 
     # -- running -------------------------------------------------------------------------------------------
 
-    def _node_running(self, event: FlowEvent) -> list[Instruction]:
+    def _node_running(self, event: FlowEvent, at: Moment) -> list[Instruction]:
         assert isinstance(event, NodeEvent)
-        return self._after(event, self._apply(event))
+        return revival.on_node(self, event, at)
 
-    def _stop_running(self, event: FlowEvent) -> list[Instruction]:
+    def _node_deadline(self, event: FlowEvent, _at: Moment) -> list[Instruction]:
+        assert isinstance(event, NodeDeadline)
+        if event.node not in self.workers:
+            raise self._illegal(event)
+        return revival.on_deadline(self, event.node) if self.state is FlowState.RUNNING else []
+
+    def _no_succession(self, event: FlowEvent, _at: Moment) -> list[Instruction]:
+        assert isinstance(event, NoSuccession)
+        if self.state is not FlowState.RUNNING:
+            return []
+        return self.fail(Failure("restarts", event.node, "", event.message), event)
+
+    def _stop_running(self, event: FlowEvent, _at: Moment) -> list[Instruction]:
+        """A drain waits until nodes that are being restarted are back, but not for their back-off."""
         assert isinstance(event, StopRequested)
-        if event.mode is StopMode.DRAIN:
-            return self._drain(event)
-        return [*self._enter(FlowState.DRAINING, event), *self._signal(kill=event.mode is StopMode.KILL)]
+        if event.mode is not StopMode.DRAIN:
+            done = [*self._leave(event), *self._signal(kill=event.mode is StopMode.KILL)]
+            return done + self.end_if_empty(event)
+        if self.stop is not None:
+            return []
+        if not revival.unsettled(self):
+            return self.drain(event, event)
+        self.stop = event
+        return [self._arm(Deadline.DRAIN, self._drain_ns(event)), *revival.hurry(self)]
 
-    def _drain(self, event: StopRequested) -> list[Instruction]:
-        limit = self.limits.drain_ns if event.drain_ns is None else event.drain_ns
+    def _late_back(self, event: FlowEvent, _at: Moment) -> list[Instruction]:
+        """The drain has waited too long for a node that is being restarted."""
+        late = next((w for w in self.workers.values() if w.state not in revival.AT_WORK), None)
+        if late is not None and self.failure is None:
+            text = "was not restarted in time to drain; frames that it had not taken are lost"
+            self.failure = Failure("drain-timeout", late.node, "drain", text)
+        done = [*self._leave(event), *self._signal(kill=False)]
+        return done + self.end_if_empty(event)
+
+    def drain(self, asked: StopRequested, event: FlowEvent) -> list[Instruction]:
+        """Every node is at work or has ended: from here on it is downhill."""
         return [
-            *self._enter(FlowState.DRAINING, event),
-            self._arm(Deadline.DRAIN, limit),
+            *self._leave(event),
+            self._arm(Deadline.DRAIN, self._drain_ns(asked)),
             *self._tell_drain(self.sources),
         ]
+
+    def _drain_ns(self, asked: StopRequested) -> int:
+        return self.limits.drain_ns if asked.drain_ns is None else asked.drain_ns
+
+    def _leave(self, event: FlowEvent) -> list[Instruction]:
+        """From running to draining: nobody is restarted any more."""
+        return [*self._enter(FlowState.DRAINING, event), *revival.give_up(self)]
 
     def _tell_drain(self, nodes: frozenset[str]) -> list[Instruction]:
         """Drain those of ``nodes`` that run and were not told yet."""
@@ -230,21 +259,21 @@ class Flow:
 
     # -- draining ------------------------------------------------------------------------------------------
 
-    def _node_draining(self, event: FlowEvent) -> list[Instruction]:
+    def _node_draining(self, event: FlowEvent, _at: Moment) -> list[Instruction]:
         assert isinstance(event, NodeEvent)
         state = self._apply(event)
         if state is WorkerState.TERMINATING and isinstance(event.event, worker.Spawned):
             return [Signal((event.node,), kill=True)]
         return self._after(event, state)
 
-    def _stop_draining(self, event: FlowEvent) -> list[Instruction]:
+    def _stop_draining(self, event: FlowEvent, _at: Moment) -> list[Instruction]:
         """A second, harder request hurries; one that asks for no more than what goes on changes nothing."""
         assert isinstance(event, StopRequested)
         if event.mode is StopMode.DRAIN or (event.mode is StopMode.NOW and self.deadline is not Deadline.DRAIN):
             return []
         return self._signal(kill=event.mode is StopMode.KILL)
 
-    def _late_end(self, _event: FlowEvent) -> list[Instruction]:
+    def _late_end(self, _event: FlowEvent, _at: Moment) -> list[Instruction]:
         """The drain took too long: SIGTERM; SIGTERM did not help: SIGKILL."""
         if self.deadline is not Deadline.DRAIN:
             return self._signal(kill=True)
@@ -266,10 +295,11 @@ class Flow:
         """What a worker's bad or final state means for the flow, in whatever state that is."""
         done: list[Instruction] = [WakePeers(event.node)] if state in GONE else []
         if state in (WorkerState.FAULTED, WorkerState.FAILED):
-            return done + self._fail(self._cause(event), event)
-        return done + self._end_if_empty(event)
+            return done + self.fail(self.cause(event), event)
+        return done + self.end_if_empty(event)
 
-    def _cause(self, event: NodeEvent) -> Failure:
+    def cause(self, event: NodeEvent) -> Failure:
+        """Why its worker has failed."""
         subject = self.workers[event.node]
         if subject.fault is not None:
             fault = subject.fault
@@ -279,19 +309,16 @@ class Flow:
         early = "" if subject.finished or (subject.exit and subject.exit.signal) else " before it had finished"
         return Failure("exit", event.node, "", f"{subject.exit}{early}")
 
-    def _fail(self, failure: Failure, event: FlowEvent) -> list[Instruction]:
+    def fail(self, failure: Failure, event: FlowEvent) -> list[Instruction]:
         """Note the cause, unless an earlier one is known that is not a mere consequence, and stop the others."""
-        subject = self.workers[failure.node]
-        match restart.decide(self.policy, restart.Death(failure.node, subject.exit)):
-            case restart.GiveUp():
-                known, self.failure = self.failure, self._first_cause(failure)
+        known, self.failure = self.failure, self._first_cause(failure)
         if known is None and self.state is FlowState.STARTING and not self.count(*BEGUN):
             stopped = [*self._enter(FlowState.DRAINING, event), *self._signal(kill=False, spare=FINISHING)]
         elif self.state is FlowState.DRAINING:
             stopped = self._stop_others()
         else:
-            stopped = [*self._enter(FlowState.DRAINING, event), *self._stop_others()]
-        return stopped + self._end_if_empty(event)
+            stopped = [*self._leave(event), *self._stop_others()]
+        return stopped + self.end_if_empty(event)
 
     def _first_cause(self, failure: Failure) -> Failure:
         known = self.failure
@@ -320,7 +347,8 @@ class Flow:
             return [*self._disarm(), Signal(left, kill=True)]
         return [self._arm(Deadline.TERMINATE, self.limits.terminate_ns), Signal(left, kill=False)]
 
-    def _end_if_empty(self, event: FlowEvent) -> list[Instruction]:
+    def end_if_empty(self, event: FlowEvent) -> list[Instruction]:
+        """The end of the flow with that of its last worker."""
         if self.ended or not all(w.gone for w in self.workers.values()):
             return []
         if self.state is FlowState.STARTING:
@@ -352,13 +380,17 @@ _S = FlowState
 _: None = None
 # fmt: off
 TABLE: dict[FlowState, tuple[Handler | None, ...]] = {
-    #              Validated   Refused     Launch      NodeEvent      StopRequested        DeadlinePassed
-    _S.SUBMITTED: (_F._accept, _F._refuse, _,          _,             _F._stop_unlaunched, _),
-    _S.VALIDATED: (_,          _,          _F._launch, _,             _F._stop_unlaunched, _),
-    _S.STARTING:  (_,          _,          _,          _F._node_starting, _F._stop_starting, _F._late_start),
-    _S.RUNNING:   (_,          _,          _,          _F._node_running,  _F._stop_running,  _),
-    _S.DRAINING:  (_,          _,          _,          _F._node_draining, _F._stop_draining, _F._late_end),
-    _S.STOPPED:   (_,          _,          _,          _,             _,                   _),
-    _S.FAILED:    (_,          _,          _,          _,             _,                   _),
+    # Columns: Validated, Refused, Launch, NodeEvent, StopRequested, DeadlinePassed, NodeDeadline, NoSuccession
+    _S.SUBMITTED: (_F._accept, _F._refuse, _, _, _F._stop_unlaunched, _, _, _),
+    _S.VALIDATED: (_, _, _F._launch, _, _F._stop_unlaunched, _, _, _),
+    _S.STARTING: (_, _, _, _F._node_starting, _F._stop_starting, _F._late_start, _, _),
+    _S.RUNNING: (
+        _, _, _, _F._node_running, _F._stop_running, _F._late_back, _F._node_deadline, _F._no_succession
+    ),
+    _S.DRAINING: (
+        _, _, _, _F._node_draining, _F._stop_draining, _F._late_end, _F._node_deadline, _F._no_succession
+    ),
+    _S.STOPPED: (_, _, _, _, _, _, _, _),
+    _S.FAILED: (_, _, _, _, _, _, _, _),
 }
 # fmt: on

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 from chronetixd.core.worker import WorkerEvent
 
@@ -54,7 +55,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why a flow failed. ``kind`` is one of refused, spawn, start-timeout, fault, exit, drain-timeout.
+    """Why a flow failed. ``kind`` is one of refused, spawn, start-timeout, fault, exit, drain-timeout, restarts.
 
     ``consequence``: a worker only saw its peer go away; a later cause that is none replaces it.
     """
@@ -64,6 +65,22 @@ class Failure:
     phase: str
     message: str
     consequence: bool = False
+
+    @property
+    def told(self) -> str:
+        """What the node did, as the rest of a sentence about it."""
+        if self.kind == "fault" and self.phase == "liveness":
+            return self.message
+        if self.kind == "fault":
+            return f"failed in phase {self.phase!r}: {self.message}"
+        return f"could not be spawned: {self.message}" if self.kind == "spawn" else self.message
+
+
+class Moment(NamedTuple):
+    """What the machine cannot know by itself: the monotonic time, and a random number, uniform in 0 … 1."""
+
+    now_ns: int
+    chance: float
 
 
 # -- events ------------------------------------------------------------------------------------------------
@@ -107,9 +124,33 @@ class DeadlinePassed:
     """The armed deadline has passed."""
 
 
-FlowEvent = Validated | Refused | Launch | NodeEvent | StopRequested | DeadlinePassed
+@dataclass(frozen=True, slots=True)
+class NodeDeadline:
+    """The timer of ``node`` has passed."""
 
-EVENTS: tuple[type, ...] = (Validated, Refused, Launch, NodeEvent, StopRequested, DeadlinePassed)
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class NoSuccession:
+    """What ``node`` has left is of no use to a successor; ``message`` is the rest of a sentence about it."""
+
+    node: str
+    message: str
+
+
+FlowEvent = Validated | Refused | Launch | NodeEvent | StopRequested | DeadlinePassed | NodeDeadline | NoSuccession
+
+EVENTS: tuple[type, ...] = (
+    Validated,
+    Refused,
+    Launch,
+    NodeEvent,
+    StopRequested,
+    DeadlinePassed,
+    NodeDeadline,
+    NoSuccession,
+)
 
 # -- instructions ------------------------------------------------------------------------------------------
 
@@ -129,10 +170,10 @@ class Configure:
 
 
 @dataclass(frozen=True, slots=True)
-class Link:
-    """Send each of these workers its peers' memory."""
+class Relink:
+    """This successor is ready: link the producers that had its predecessor to it, and say Relinked when all are."""
 
-    nodes: tuple[str, ...]
+    node: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,9 +200,43 @@ class Signal:
 
 @dataclass(frozen=True, slots=True)
 class WakePeers:
-    """This worker is gone: ring the doorbells of everyone it shares a route with."""
+    """This worker is gone for good: ring the doorbells of everyone it shares a route with, detach its producers."""
 
     node: str
+
+
+@dataclass(frozen=True, slots=True)
+class Succeed:
+    """This worker is gone and will have a successor: its routes get ready for it, nobody is detached."""
+
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class Restarting:
+    """``node`` failed (``reason`` is the rest of a sentence about it) and is restarted with its ``kin``, ``after_ns``
+    after the last of them is gone; for the ``attempt``-th time within its window."""
+
+    node: str
+    after_ns: int
+    attempt: int
+    reason: str
+    kin: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Restarted:
+    """The successor of this node's worker has started. Its timer is not needed any more."""
+
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class ArmNode:
+    """Send NodeDeadline of ``node`` after this time; replaces the one that was armed."""
+
+    node: str
+    after_ns: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,4 +259,19 @@ class Enter:
     state: FlowState
 
 
-Instruction = Spawn | Configure | Link | Start | Drain | Signal | WakePeers | Arm | Disarm | Enter
+Instruction = (
+    Spawn
+    | Configure
+    | Relink
+    | Start
+    | Drain
+    | Signal
+    | WakePeers
+    | Succeed
+    | Restarting
+    | Restarted
+    | ArmNode
+    | Arm
+    | Disarm
+    | Enter
+)

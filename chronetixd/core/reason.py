@@ -15,12 +15,7 @@ def reason(failure: Failure, exit: Exit | None, stderr_tail: Sequence[str], deat
     if not failure.node:
         return failure.message
     subject = f"node {failure.node!r}"
-    if failure.kind == "fault":
-        text = f"{subject} failed in phase {failure.phase!r}: {failure.message}"
-    elif failure.kind == "spawn":
-        text = f"{subject} could not be spawned: {failure.message}"
-    else:
-        text = f"{subject} {failure.message}"
+    text = f"{subject} {failure.told}"
     if exit is not None and failure.kind in ("fault", "drain-timeout", "start-timeout"):
         text += f"; it {exit}"
     if exit is not None and death is not None:

@@ -2,7 +2,8 @@
 
 The table is total: every state has a cell for every event, an empty one is illegal. Events are what the worker said,
 what we sent it, and what the kernel told. A worker that we have sent a signal is ``terminating``: whatever it still
-says is old news and is ignored. ``exited`` is a clean end, ``failed`` is every other end.
+says is old news and is ignored. ``exited`` is a clean end, ``failed`` is every other end; from both it may be born
+again, as the next incarnation, by way of ``restarting``.
 """
 
 from __future__ import annotations
@@ -39,10 +40,12 @@ class WorkerState(StrEnum):
     """We signalled it; its exit is awaited."""
     EXITED = "exited"
     FAILED = "failed"
+    RESTARTING = "restarting"
+    """It has no process; its next one is due."""
 
 
 GONE = frozenset({WorkerState.EXITED, WorkerState.FAILED})
-"""States without a process."""
+"""States without a process, present or future."""
 
 
 class Exit(NamedTuple):
@@ -87,6 +90,11 @@ class LinkSent:
 @dataclass(frozen=True, slots=True)
 class BecameReady:
     """It said ready."""
+
+
+@dataclass(frozen=True, slots=True)
+class Relinked:
+    """Every producer that had been linked to its predecessor is linked to it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +143,21 @@ class Exited:
     exit: Exit
 
 
+@dataclass(frozen=True, slots=True)
+class RestartPlanned:
+    """It will be started again."""
+
+
+@dataclass(frozen=True, slots=True)
+class RespawnSent:
+    """The launcher was asked for its next process."""
+
+
+@dataclass(frozen=True, slots=True)
+class GivenUp:
+    """It will not be started again after all."""
+
+
 WorkerEvent = (
     Spawned
     | SpawnFailed
@@ -142,6 +165,7 @@ WorkerEvent = (
     | Offered
     | LinkSent
     | BecameReady
+    | Relinked
     | StartSent
     | HasStarted
     | DrainSent
@@ -149,6 +173,9 @@ WorkerEvent = (
     | Faulted
     | SignalSent
     | Exited
+    | RestartPlanned
+    | RespawnSent
+    | GivenUp
 )
 
 EVENTS: tuple[type, ...] = (
@@ -158,6 +185,7 @@ EVENTS: tuple[type, ...] = (
     Offered,
     LinkSent,
     BecameReady,
+    Relinked,
     StartSent,
     HasStarted,
     DrainSent,
@@ -165,6 +193,9 @@ EVENTS: tuple[type, ...] = (
     Faulted,
     SignalSent,
     Exited,
+    RestartPlanned,
+    RespawnSent,
+    GivenUp,
 )
 """The table's columns."""
 
@@ -172,26 +203,27 @@ _S = WorkerState
 _: None = None
 GRT, OFR, OFD, LNK, RDY = _S.GREETING, _S.OFFERING, _S.OFFERED, _S.LINKED, _S.READY
 STG, RUN, DRN, FIN, FLT = _S.STARTING, _S.STARTED, _S.DRAINING, _S.FINISHED, _S.FAULTED
-TRM, EXT, BAD = _S.TERMINATING, _S.EXITED, _S.FAILED
+TRM, EXT, BAD, AGN, SPN = _S.TERMINATING, _S.EXITED, _S.FAILED, _S.RESTARTING, _S.SPAWNING
 
 # fmt: off
 TABLE: dict[WorkerState, tuple[WorkerState | None, ...]] = {
-    #               Spawned    Greeted    LinkSent   StartSent  DrainSent  Faulted    Exited
-    #                    SpawnFailed  Offered   Ready      Started   Finished   Signal
-    _S.SPAWNING:    (GRT, BAD, _,    _,   _,   _,   _,   _,   _,   _,   _,   TRM, _),
-    _S.GREETING:    (_,   _,   OFR,  _,   _,   _,   _,   _,   _,   _,   FLT, TRM, BAD),
-    _S.OFFERING:    (_,   _,   _,    OFD, _,   _,   _,   _,   _,   _,   FLT, TRM, BAD),
-    _S.OFFERED:     (_,   _,   _,    _,   LNK, _,   _,   _,   _,   _,   FLT, TRM, BAD),
-    _S.LINKED:      (_,   _,   _,    _,   _,   RDY, _,   _,   _,   _,   FLT, TRM, BAD),
-    _S.READY:       (_,   _,   _,    _,   _,   _,   STG, _,   _,   _,   FLT, TRM, BAD),
-    _S.STARTING:    (_,   _,   _,    _,   _,   _,   _,   RUN, DRN, _,   FLT, TRM, BAD),
-    _S.STARTED:     (_,   _,   _,    _,   _,   _,   _,   _,   DRN, FIN, FLT, TRM, BAD),
-    _S.DRAINING:    (_,   _,   _,    _,   _,   _,   _,   DRN, DRN, FIN, FLT, TRM, BAD),
-    _S.FINISHED:    (_,   _,   _,    _,   _,   _,   _,   _,   FIN, _,   FLT, TRM, EXT),
-    _S.FAULTED:     (_,   _,   _,    _,   _,   _,   _,   _,   FLT, _,   FLT, FLT, BAD),
-    _S.TERMINATING: (TRM, EXT, TRM,  TRM, TRM, TRM, TRM, TRM, TRM, TRM, TRM, TRM, EXT),
-    _S.EXITED:      (_,   _,   _,    _,   _,   _,   _,   _,   _,   _,   _,   _,   _),
-    _S.FAILED:      (_,   _,   _,    _,   _,   _,   _,   _,   _,   _,   _,   _,   _),
+    #               Spawned    Greeted    LinkSent   Relinked   Started   Finished   Signal    RestartPlanned
+    #                    SpawnFailed  Offered   Ready      StartSent DrainSent  Faulted   Exited    RespawnSent, GivenUp
+    _S.SPAWNING:    (GRT, BAD, _,    _,   _,   _,   _,   _,   _,   _,   _,   _,   TRM, _,   _,   _,   _),
+    _S.GREETING:    (_,   _,   OFR,  _,   _,   _,   _,   _,   _,   _,   _,   FLT, TRM, BAD, _,   _,   _),
+    _S.OFFERING:    (_,   _,   _,    OFD, _,   _,   _,   _,   _,   _,   _,   FLT, TRM, BAD, _,   _,   _),
+    _S.OFFERED:     (_,   _,   _,    _,   LNK, _,   _,   _,   _,   _,   _,   FLT, TRM, BAD, _,   _,   _),
+    _S.LINKED:      (_,   _,   _,    _,   _,   RDY, _,   _,   _,   _,   _,   FLT, TRM, BAD, _,   _,   _),
+    _S.READY:       (_,   _,   _,    _,   _,   _,   RDY, STG, _,   _,   _,   FLT, TRM, BAD, _,   _,   _),
+    _S.STARTING:    (_,   _,   _,    _,   _,   _,   _,   _,   RUN, DRN, _,   FLT, TRM, BAD, _,   _,   _),
+    _S.STARTED:     (_,   _,   _,    _,   _,   _,   _,   _,   _,   DRN, FIN, FLT, TRM, BAD, _,   _,   _),
+    _S.DRAINING:    (_,   _,   _,    _,   _,   _,   _,   _,   DRN, DRN, FIN, FLT, TRM, BAD, _,   _,   _),
+    _S.FINISHED:    (_,   _,   _,    _,   _,   _,   _,   _,   _,   FIN, _,   FLT, TRM, EXT, _,   _,   _),
+    _S.FAULTED:     (_,   _,   _,    _,   _,   _,   _,   _,   _,   FLT, _,   FLT, FLT, BAD, _,   _,   _),
+    _S.TERMINATING: (TRM, EXT, TRM,  TRM, TRM, TRM, TRM, TRM, TRM, TRM, TRM, TRM, TRM, EXT, _,   _,   _),
+    _S.EXITED:      (_,   _,   _,    _,   _,   _,   _,   _,   _,   _,   _,   _,   _,   _,   AGN, _,   _),
+    _S.FAILED:      (_,   _,   _,    _,   _,   _,   _,   _,   _,   _,   _,   _,   _,   _,   AGN, _,   _),
+    _S.RESTARTING:  (_,   _,   _,    _,   _,   _,   _,   _,   _,   _,   _,   _,   _,   _,   _,   SPN, BAD),
 }
 # fmt: on
 
@@ -209,14 +241,16 @@ the others up comes first (a ready worker waits for those that are starting)."""
 
 
 class Worker:
-    """One worker of a flow, by its node id. ``exit`` is set once it is gone, ``fault`` when it said why."""
+    """One worker of a flow, by its node id. ``exit`` is set once it is gone, ``fault`` when it said why; both are of
+    the present incarnation, which counts from 0."""
 
-    __slots__ = ("exit", "fault", "finished", "history", "node", "pid", "result", "state")
+    __slots__ = ("exit", "fault", "finished", "history", "incarnation", "node", "pid", "result", "state")
 
     def __init__(self, node: str) -> None:
         self.node = node
         self.state = WorkerState.SPAWNING
         self.history = History()
+        self.incarnation = 0
         self.pid = 0
         self.exit: Exit | None = None
         self.fault: Faulted | None = None
@@ -253,5 +287,9 @@ class Worker:
                     self.fault = event
             case Exited(exit):
                 self.exit = exit
+            case RespawnSent():
+                self.incarnation += 1
+                self.pid, self.exit, self.fault = 0, None, None
+                self.finished, self.result = False, None
             case _:
                 pass

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from protocol.contract.reading import Fields, quote
+from protocol.contract.supervision import read_liveness, read_restart
 from protocol.contract.types import (
     ALIGNMENTS,
     ARTIFACT_KINDS,
@@ -49,6 +50,8 @@ def read_manifest(fields: Fields) -> Manifest:
         artifact=_artifact(fields),
         io=_io(fields.child("io")),
         qos=_qos(fields),
+        restart=read_restart(fields),
+        liveness=read_liveness(fields),
         resource_claims=_claims(fields.child("resource_claims")),
         timers=_timers(fields),
         bus_subscriptions=tuple(map(_subscription, fields.items("bus_subscriptions"))),

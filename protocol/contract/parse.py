@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from protocol.contract.endpoints import resolve
 from protocol.contract.graph import name_routes, refuse_cycles
 from protocol.contract.manifests import read_manifest
 from protocol.contract.reading import Fields, Notes, kind_of
 from protocol.contract.routes import read_route, read_schema
-from protocol.contract.types import Flow, Manifest, Validation
+from protocol.contract.supervision import check_strategy
+from protocol.contract.types import STRATEGIES, Flow, Manifest, Validation
 
 _NO_BINDINGS: Mapping[str, str] = {}
 
@@ -38,13 +39,18 @@ def _read(fields: Fields, bindings: Mapping[str, str]) -> Flow | None:
     drafts = [(read_route(item), item.path) for item in fields.items("routes")]
     schemas = tuple(map(read_schema, fields.items("schemas")))
     defaults = fields.free_map("defaults")
+    strategy: Literal["one_for_one", "rest_for_one", "one_for_all"] = fields.choice(
+        "strategy", STRATEGIES, "one_for_one"
+    )
+    dead_letter = fields.text("dead_letter")
     fields.done()
     routes, paths = [route for route, _ in drafts], [path for _, path in drafts]
     settled, nodes = resolve(manifests, routes, paths, bindings, notes)
     known = [route for route in routes if route.source in nodes and route.target in nodes]
     named = name_routes(known, nodes)
     refuse_cycles(named, notes)
-    return Flow(name, settled, named, schemas, defaults, fields.raw)
+    check_strategy(strategy, settled, named, notes)
+    return Flow(name, settled, named, schemas, defaults, strategy, dead_letter, fields.raw)
 
 
 def _manifests(fields: Fields) -> list[Manifest]:

@@ -21,6 +21,8 @@ DELIVERIES: Final = ("at_most_once", "at_least_once")
 CODECS: Final = ("json", "cbor")
 PLANES: Final = ("control", "data")
 POLICIES: Final = ("block", "drop_newest")
+RESTARTS: Final = ("permanent", "transient", "temporary")
+STRATEGIES: Final = ("one_for_one", "rest_for_one", "one_for_all")
 CONTENT_TYPES: Final = (
     "application/json",
     "application/cbor",
@@ -96,6 +98,37 @@ class Qos:
 
 
 @dataclass(frozen=True, slots=True)
+class Restart:
+    """Whether a node's worker is started again after it ended: after every end that is not its stream's (permanent),
+    after failures (transient), never (temporary).
+
+    At most ``max`` times within ``window_ms``, then the flow fails. The first restart in a window comes at once, the
+    next after ``backoff_ms``, which doubles up to ``backoff_max_ms``; up to ``jitter_pct`` percent of it is left out.
+    """
+
+    policy: Literal["permanent", "transient", "temporary"] = "temporary"
+    max: int = 5
+    window_ms: int = 60_000
+    backoff_ms: int = 100
+    backoff_max_ms: int = 10_000
+    jitter_pct: int = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Liveness:
+    """A probe of the plugin's thread: it fails when one callback has taken longer than ``limit_ms``, or when the worker
+    does not answer for that long. After ``failures`` in a row, ``period_ms`` apart, the worker is killed.
+
+    The first probe comes ``delay_ms`` after the start.
+    """
+
+    limit_ms: int
+    period_ms: int
+    delay_ms: int = 0
+    failures: int = 1
+
+
+@dataclass(frozen=True, slots=True)
 class ResourceClaims:
     """What a node may use. ``arena_bytes`` limits the shared memory of its outputs."""
 
@@ -166,6 +199,8 @@ class Manifest:
     artifact: Artifact
     io: Io
     qos: Qos
+    restart: Restart
+    liveness: Liveness | None
     resource_claims: ResourceClaims
     timers: tuple[Timer, ...]
     bus_subscriptions: tuple[Subscription, ...]
@@ -208,13 +243,19 @@ class SchemaDescriptor:
 
 @dataclass(frozen=True, slots=True)
 class Flow:
-    """A flow without problems: every route's ends are there, data routes form no cycle. ``name`` may be empty."""
+    """A flow without problems: every route's ends are there, data routes form no cycle. ``name`` may be empty.
+
+    ``strategy``: who is restarted with a node that is. ``dead_letter``: the topic of frames that a node could not take
+    even when retried (``qos.retry``), empty when they are dropped.
+    """
 
     name: str
     manifests: tuple[Manifest, ...]
     routes: tuple[Route, ...]
     schemas: tuple[SchemaDescriptor, ...]
     defaults: Mapping[str, Any]
+    strategy: Literal["one_for_one", "rest_for_one", "one_for_all"]
+    dead_letter: str
     raw: Mapping[str, Any]
 
     @property

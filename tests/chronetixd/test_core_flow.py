@@ -34,7 +34,7 @@ class Play:
         self.all: list[Any] = []
 
     def do(self, event: core.FlowEvent) -> list[Any]:
-        instructions = self.flow.handle(event)
+        instructions = self.flow.handle(event, core.Moment(0, 0.5))
         self.all += instructions
         return instructions
 
@@ -53,7 +53,7 @@ class Play:
 
     def ready(self) -> Play:
         self.launch()
-        self.each(life.Spawned(7), life.Greeted(), life.Offered(), life.BecameReady())
+        self.each(life.Spawned(7), life.Greeted(), life.Offered(), life.LinkSent(), life.BecameReady())
         return self
 
     def running(self) -> Play:
@@ -102,14 +102,6 @@ def test_a_cycle_is_refused() -> None:
 def test_a_flow_without_nodes_is_refused() -> None:
     with pytest.raises(ValueError, match="node"):
         Flow("f", (), ())
-
-
-def test_a_worker_is_linked_when_it_and_all_its_peers_have_offered(play: Play) -> None:
-    play.launch()
-    play.each(life.Spawned(7), life.Greeted())
-    assert [play.node(node, life.Offered()) for node in ("source", "sink", "left")] == [[], [], [core.Link(("left",))]]
-    (link,) = play.node("right", life.Offered())
-    assert sorted(link.nodes) == ["right", "sink", "source"]
 
 
 def test_sources_start_when_everyone_else_has(play: Play) -> None:
@@ -297,6 +289,7 @@ def fair_events(flow: Flow) -> Any:
         WorkerState.SPAWNING: life.Spawned(7),
         WorkerState.GREETING: life.Greeted(),
         WorkerState.OFFERING: life.Offered(),
+        WorkerState.OFFERED: life.LinkSent(),
         WorkerState.LINKED: life.BecameReady(),
         WorkerState.STARTING: life.HasStarted(),
         WorkerState.STARTED: life.HasFinished(),
@@ -333,6 +326,7 @@ def check(play: Play) -> None:
     if flow.ended:
         assert gone
         assert flow.deadline is None
+        assert not of(core.Restarting, play.all)
         assert (flow.state is FlowState.FAILED) == (flow.failure is not None)
     armed: Any = None
     for each in play.all:
@@ -344,8 +338,6 @@ def check(play: Play) -> None:
             assert all(target in started for source, target in EDGES if source == node)
             started.append(node)
     assert len(started) == len(set(started))
-    linked = [node for link in of(core.Link, play.all) for node in link.nodes]
-    assert len(linked) == len(set(linked))
     states = [enter.state for enter in of(core.Enter, play.all)]
     assert len(states) == len(set(states))
 

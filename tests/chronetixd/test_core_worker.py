@@ -76,6 +76,27 @@ def test_a_signalled_worker_may_still_say_anything_and_then_counts_as_exited(liv
     assert worker.handle(life.Exited(Exit(signal="SIGTERM"))) is WorkerState.EXITED
 
 
+@pytest.mark.parametrize("ended", [Exit(code=0), Exit(signal="SIGKILL")])
+def test_a_worker_that_is_gone_may_be_born_again_without_its_predecessors_past(ended: Exit) -> None:
+    worker = Worker("a")
+    for event in (*A_WHOLE_LIFE[:-1], life.Exited(ended), life.RestartPlanned()):
+        worker.handle(event)
+    assert (worker.state, worker.gone) == (WorkerState.RESTARTING, False)
+    worker.handle(life.RespawnSent())
+    assert (worker.state, worker.incarnation) == (WorkerState.SPAWNING, 1)
+    assert (worker.pid, worker.exit, worker.finished, worker.result) == (0, None, False, None)
+    for event in A_WHOLE_LIFE:
+        worker.handle(event)
+    assert worker.state is WorkerState.EXITED
+
+
+def test_a_worker_that_waits_for_its_restart_can_be_given_up() -> None:
+    worker = Worker("a")
+    for event in (life.SpawnFailed("no"), life.RestartPlanned(), life.GivenUp()):
+        worker.handle(event)
+    assert (worker.state, worker.gone) == (WorkerState.FAILED, True)
+
+
 def test_an_illegal_event_carries_the_history() -> None:
     worker = Worker("a")
     worker.handle(life.Spawned(1))

@@ -11,7 +11,7 @@ import pytest
 import shm
 from chronetixd.wiring import DataRoute, ToNode, Wiring
 from protocol.errors import ChronetixError
-from protocol.messages import Detach, Link, Offer, Segment, SegmentMapped
+from protocol.messages import Configure, Detach, Link, Offer, Port, Segment, SegmentMapped
 
 ROUTES = (DataRoute("r1", "source", "left"), DataRoute("r2", "source", "right"))
 NODES = ("source", "left", "right")
@@ -56,17 +56,41 @@ def nodes() -> Iterator[dict[str, Node]]:
         node.close()
 
 
+def configure(node: str) -> Configure:
+    return Configure(
+        flow="f",
+        node=node,
+        plugin_id=node,
+        version="1",
+        kind="Python",
+        uri="python://m:o",
+        inputs=[Port(route=route.id, peer=route.source) for route in ROUTES if route.target == node],
+        outputs=[Port(route=route.id, peer=route.target) for route in ROUTES if route.source == node],
+    )
+
+
 @pytest.fixture
 def wiring() -> Iterator[Wiring]:
     made = Wiring(NODES, ROUTES)
+    for node in NODES:
+        made.configure(node, configure(node))
     yield made
     made.close()
 
 
 @pytest.fixture
-def offered(wiring: Wiring, nodes: dict[str, Node]) -> Wiring:
+def linked(wiring: Wiring, nodes: dict[str, Node]) -> dict[str, ToNode]:
+    """Everyone has offered: the links by node."""
+    found: dict[str, ToNode] = {}
     for name, node in nodes.items():
         wiring.offer(name, *node.offer())
+        found |= {link.node: link for link in wiring.links(name)}
+    return found
+
+
+@pytest.fixture
+def offered(wiring: Wiring, linked: dict[str, ToNode]) -> Wiring:
+    assert set(linked) == set(NODES)
     return wiring
 
 
@@ -79,32 +103,46 @@ def sent(messages: list[ToNode]) -> list[tuple[str, Any]]:
     return [(message.node, message.message) for message in messages]
 
 
-def test_a_link_names_the_other_ends_with_a_descriptor_for_each_thing(offered: Wiring) -> None:
-    node, link, descriptors = offered.link("source")
+def test_a_link_names_the_other_ends_with_a_descriptor_for_each_thing(linked: dict[str, ToNode]) -> None:
+    node, link, descriptors = linked["source"]
     assert (node, link) == ("source", Link(outputs=["r1", "r2"]))
+    assert isinstance(link, Link)
     assert len(descriptors) == link.descriptors == 4
-    _, link, descriptors = offered.link("left")
+    _, link, descriptors = linked["left"]
+    assert isinstance(link, Link)
     assert link.inputs[0].segments == [0]
     assert len(descriptors) == link.descriptors == 3
 
 
-def test_linked_ends_carry_frames_and_the_view_counts_them(offered: Wiring, nodes: dict[str, Node]) -> None:
+def test_a_node_is_linked_once_when_it_and_all_its_peers_have_offered(wiring: Wiring, nodes: dict[str, Node]) -> None:
+    wiring.offer("left", *nodes["left"].offer())
+    assert wiring.links("left") == []
+    wiring.offer("source", *nodes["source"].offer())
+    assert [link.node for link in wiring.links("source")] == ["left"]
+    wiring.offer("right", *nodes["right"].offer())
+    assert sorted(link.node for link in wiring.links("right")) == ["right", "source"]
+    assert wiring.links("left") == []
+
+
+def test_linked_ends_carry_frames_and_the_view_counts_them(
+    wiring: Wiring, linked: dict[str, ToNode], nodes: dict[str, Node]
+) -> None:
     source, left = nodes["source"], nodes["left"]
-    _, _, (_, _, ring, bell, segment) = (*offered.link("source")[:2], (0, 0, *offered.link("left").descriptors))
+    ring, bell, segment = linked["left"].descriptors
     left.consumers["r1"].add_segment(0, segment)
     left.consumers["r1"].link(ring, bell)
-    credit, bell, *_ = offered.link("source").descriptors
+    credit, bell, *_ = linked["source"].descriptors
     source.producers["r1"].link(credit, bell)
     shm.Outlet([source.producers["r1"]], source.bell).send(b"hello", 0)
     frame = shm.Inlet([left.consumers["r1"]], left.bell).take(0)
     assert frame is not None
     assert bytes(memoryview(frame)) == b"hello"
     frame.release()
-    snapshot = offered.snapshot(ROUTES[0])
+    snapshot = wiring.snapshot(ROUTES[0])
     assert snapshot is not None
     assert (snapshot["committed"], snapshot["returned"]) == (1, 1)
-    offered.close()
-    assert offered.snapshot(ROUTES[0]) == snapshot
+    wiring.close()
+    assert wiring.snapshot(ROUTES[0]) == snapshot
 
 
 def test_routes_that_are_not_the_nodes_own_are_refused(wiring: Wiring, nodes: dict[str, Node]) -> None:
@@ -135,8 +173,6 @@ def test_an_unsealed_file_is_refused(wiring: Wiring, nodes: dict[str, Node]) -> 
 
 
 def test_growth_is_confirmed_when_every_consumer_has_mapped_it(offered: Wiring, nodes: dict[str, Node]) -> None:
-    for name in NODES:
-        offered.link(name)
     forwarded = offered.grow("source", Segment(index=1), nodes["source"].segment())
     assert sent(forwarded) == [("left", Segment(index=1, route="r1")), ("right", Segment(index=1, route="r2"))]
     assert offered.mapped("left", SegmentMapped(index=1, route="r1")) == []
@@ -145,22 +181,24 @@ def test_growth_is_confirmed_when_every_consumer_has_mapped_it(offered: Wiring, 
 
 
 def test_a_consumer_that_is_not_linked_yet_gets_the_segment_with_its_link(
-    offered: Wiring, nodes: dict[str, Node]
+    wiring: Wiring, nodes: dict[str, Node]
 ) -> None:
-    offered.link("left")
-    forwarded = offered.grow("source", Segment(index=1), nodes["source"].segment())
+    for name in ("source", "left"):
+        wiring.offer(name, *nodes[name].offer())
+    (link,) = wiring.links("left")
+    assert link.node == "left"
+    forwarded = wiring.grow("source", Segment(index=1), nodes["source"].segment())
     assert [message.node for message in forwarded] == ["left"]
-    link = offered.link("right").message
-    assert isinstance(link, Link)
-    assert link.inputs[0].segments == [0, 1]
-    assert offered.ready("left") == []
-    assert offered.mapped("left", SegmentMapped(index=1, route="r1")) == []
-    assert sent(offered.ready("right")) == [("source", SegmentMapped(index=1))]
+    wiring.offer("right", *nodes["right"].offer())
+    told = {each.node: each.message for each in wiring.links("right")}["right"]
+    assert isinstance(told, Link)
+    assert told.inputs[0].segments == [0, 1]
+    assert wiring.ready("left") == []
+    assert wiring.mapped("left", SegmentMapped(index=1, route="r1")) == []
+    assert sent(wiring.ready("right")) == [("source", SegmentMapped(index=1))]
 
 
 def test_a_consumer_that_is_gone_is_detached_and_holds_no_growth_up(offered: Wiring, nodes: dict[str, Node]) -> None:
-    for name in NODES:
-        offered.link(name)
     offered.grow("source", Segment(index=1), nodes["source"].segment())
     offered.mapped("left", SegmentMapped(index=1, route="r1"))
     assert sent(offered.gone("right")) == [("source", Detach(route="r2")), ("source", SegmentMapped(index=1))]

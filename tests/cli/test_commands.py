@@ -324,7 +324,7 @@ class TestLists:
 
         head, *rows = ctl("ls").out.splitlines()
 
-        assert head.split() == ["FLOW", "STATE", "NODES", "ROUTES", "SINCE", "REASON"]
+        assert head.split() == ["FLOW", "STATE", "NODES", "ROUTES", "RESTARTS", "SINCE", "REASON"]
         assert rows[0].split()[:4] == ["one", "running", "3", "2"]
         assert rows[1].endswith("a")
 

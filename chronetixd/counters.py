@@ -1,0 +1,89 @@
+"""The counters of a route over all of its stages: they only grow, whoever dies.
+
+Each stage counts for itself, the producing end in its RING and the consuming end in its CREDIT. When an end is
+replaced, what it had counted is kept here and added to what its successor counts. What is no sum and no greatest is the
+present stage's, but for ``outstanding``, the sum over stages that are not drained, and ``returned``, which follows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from shm._native import RouteSnapshot
+
+OF_PRODUCER = (
+    "committed",
+    "bytes",
+    "would_block",
+    "blocked_ns",
+    "producer_sleeps",
+    "producer_wakes",
+    "skipped",
+)
+"""Sums that the producing end counts."""
+
+OF_CONSUMER = ("taken", "again", "consumer_sleeps", "consumer_wakes")
+"""Sums that the consuming end counts."""
+
+DROPS_OF_PRODUCER = ("no_credit", "no_room", "given_up")
+DROPS_OF_CONSUMER = ("overwritten",)
+"""Frames dropped, by reason: also sums."""
+
+GREATEST = ("max_outstanding", "max_ns", "gave_up_after_ns")
+"""What is the greatest of all stages."""
+
+
+class Counters:
+    """What the past stages and ends of one route have counted."""
+
+    __slots__ = ("_drops", "_greatest", "_last", "_past", "_returned")
+
+    def __init__(self) -> None:
+        self._past: dict[str, int] = dict.fromkeys((*OF_PRODUCER, *OF_CONSUMER), 0)
+        self._drops: dict[str, int] = dict.fromkeys((*DROPS_OF_PRODUCER, *DROPS_OF_CONSUMER), 0)
+        self._greatest: dict[str, int] = dict.fromkeys(GREATEST, 0)
+        self._returned = 0
+        self._last: RouteSnapshot | None = None
+
+    def keep(self, stage: RouteSnapshot | None) -> None:
+        """This stage is over."""
+        self._add(stage, self._past, self._drops)
+
+    def keep_consumer(self, stage: RouteSnapshot | None) -> None:
+        """This stage's consuming end is replaced."""
+        self._add(stage, OF_CONSUMER, DROPS_OF_CONSUMER)
+
+    def _add(self, stage: RouteSnapshot | None, names: Iterable[str], drops: Iterable[str]) -> None:
+        if stage is None:
+            return
+        figures: Mapping[str, Any] = stage
+        for name in names:
+            self._past[name] += figures[name]
+        for name in drops:
+            self._drops[name] += figures["drops"][name]
+        for name in GREATEST:
+            self._greatest[name] = max(self._greatest[name], figures[name])
+        self._last = stage
+
+    def total(self, stages: Iterable[RouteSnapshot | None]) -> RouteSnapshot | None:
+        """The route's figures, with those of the stages that are not over, oldest first; None before the first."""
+        known: list[Mapping[str, Any]] = [stage for stage in stages if stage is not None]
+        latest: Mapping[str, Any] | None = known[-1] if known else self._last
+        if latest is None:
+            return None
+        figures = dict(latest)
+        for name, past in self._past.items():
+            figures[name] = past + sum(stage[name] for stage in known)
+        figures["drops"] = {
+            name: past + sum(stage["drops"][name] for stage in known) for name, past in self._drops.items()
+        }
+        figures["dropped"] = sum(figures["drops"].values())
+        for name, past in self._greatest.items():
+            figures[name] = max(past, *(stage[name] for stage in known), 0)
+        figures["outstanding"] = sum(stage["outstanding"] for stage in known)
+        # Between a consumer's death and its successor's link the present CREDIT has counted nothing yet.
+        self._returned = max(self._returned, figures["committed"] - figures["outstanding"])
+        figures["returned"] = self._returned
+        return figures  # type: ignore[return-value]

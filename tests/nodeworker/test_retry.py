@@ -1,0 +1,101 @@
+"""qos.retry in real worker processes: a frame that made the plugin raise is tried again, then set aside."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from protocol.messages import FrameFailed, Publish
+
+NUMBERS = """
+    def numbers(ctx):
+        for i in range(1, ctx.params["count"] + 1):
+            yield {"n": i}
+"""
+PICKY = """
+    class Picky:
+        '''Raises at multiples of ten: always, or the first ``raises`` times.'''
+        def __init__(self, ctx): self.seen, self.tried, self.raises = [], {}, ctx.params.get("raises")
+        def on_frame(self, frame, ctx):
+            n = frame.value()["n"]
+            self.tried[n] = self.tried.get(n, 0) + 1
+            if n % 10 == 0 and (self.raises is None or self.tried[n] <= self.raises):
+                raise ValueError(f"{n} is a round number")
+            self.seen.append(n)
+        def on_stop(self, ctx): return {"seen": self.seen, "tried": [self.tried[n] for n in (9, 10)]}
+"""
+
+
+def line(configure: Any, plugin: Any, qos: dict[str, Any], **params: Any) -> tuple[Any, Any]:
+    return (
+        configure("a", plugin(NUMBERS) + ":numbers", "ab>b", params={"count": 25}),
+        configure("b", plugin(PICKY) + ":Picky", "ab<a", qos=qos, params=params),
+    )
+
+
+def failures(daemon: Any) -> list[FrameFailed]:
+    found: list[FrameFailed] = daemon.workers["b"].said(FrameFailed)
+    return found
+
+
+@pytest.mark.parametrize("retry", [1, 3])
+def test_a_frame_that_always_raises_is_dropped_after_its_attempts_and_told(
+    retry: int, daemon: Any, configure: Any, plugin: Any
+) -> None:
+    result = daemon.run(*line(configure, plugin, {"retry": retry}))["b"]
+    assert result["seen"] == [n for n in range(1, 26) if n % 10]
+    assert result["tried"] == [1, retry + 1]
+    assert [(each.route, each.seq, each.attempts, each.outcome) for each in failures(daemon)] == [
+        ("ab", 9, retry + 1, "dropped"),
+        ("ab", 19, retry + 1, "dropped"),
+    ]
+    assert failures(daemon)[0].error == "ValueError"
+    assert failures(daemon)[0].message == "10 is a round number"
+
+
+def test_a_frame_that_passes_in_the_end_keeps_its_place(daemon: Any, configure: Any, plugin: Any) -> None:
+    result = daemon.run(*line(configure, plugin, {"retry": 3}, raises=2))["b"]
+    assert result["seen"] == list(range(1, 26))
+    assert [(each.attempts, each.outcome) for each in failures(daemon)] == [(3, "passed")] * 2
+
+
+def test_a_dead_letter_is_published_with_its_story(daemon: Any, configure: Any, plugin: Any) -> None:
+    daemon.run(*line(configure, plugin, {"retry": 1, "dead_letter": "failed"}))
+    first, second = daemon.workers["b"].said(Publish)
+    assert first.envelope["topic"] == second.envelope["topic"] == "failed"
+    assert first.envelope["headers"] == {
+        "node": "b",
+        "route": "ab",
+        "seq": "9",
+        "attempts": "2",
+        "error": "ValueError",
+        "message": "10 is a round number",
+        "bytes": "8",
+    }
+    assert first.payload == b'{"n":10}'
+    assert [each.outcome for each in failures(daemon)] == ["dead-letter"] * 2
+
+
+def test_without_retry_the_first_raise_fails_the_node(daemon: Any, configure: Any, plugin: Any) -> None:
+    for config in line(configure, plugin, {"retry": 0}):
+        daemon.start(config)
+    daemon.wire()
+    daemon.begin()
+    fault = daemon.fault(daemon.workers["b"])
+    assert (fault.phase, fault.error) == ("frame", "ValueError")
+    assert failures(daemon) == []
+
+
+def test_what_a_frame_did_not_cause_is_not_retried(daemon: Any, configure: Any, plugin: Any) -> None:
+    source = plugin(NUMBERS) + ":numbers"
+    leaves = plugin("""
+        def leaves(frame, ctx):
+            raise SystemExit(3)
+    """)
+    daemon.start(configure("a", source, "ab>b", params={"count": 5}))
+    worker = daemon.start(configure("b", leaves + ":leaves", "ab<a", qos={"retry": 5}))
+    daemon.wire()
+    daemon.begin()
+    assert daemon.fault(worker).error == "SystemExit"
+    assert failures(daemon) == []
