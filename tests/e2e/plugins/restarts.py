@@ -1,0 +1,94 @@
+"""Plugins for restarts: numbered items, and a sink whose ledger outlives it."""
+
+import os
+
+
+def items(ctx):
+    """Source: the numbers from where a predecessor was, for ever."""
+    n = ctx.resume_after
+    while True:
+        n += 1
+        yield n.to_bytes(8, "little")
+
+
+def forgets(ctx):
+    """Source: the numbers from 1, whatever a predecessor did."""
+    n = 0
+    while True:
+        n += 1
+        yield n.to_bytes(8, "little")
+
+
+def forward(frame, ctx):
+    """Map: the same bytes."""
+    return bytes(frame)
+
+
+class Ledger:
+    """Sink: a line for each frame, written before the frame is returned: incarnation, route, number, redelivered."""
+
+    def __init__(self, ctx):
+        self.file = os.open(ctx.params["ledger"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        self.incarnation = ctx.incarnation
+
+    def on_frame(self, frame, ctx):
+        number = int.from_bytes(bytes(frame), "little")
+        os.write(self.file, b"%d %s %d %d\n" % (self.incarnation, frame.route.encode(), number, frame.redelivered))
+
+    def on_stop(self, ctx):
+        os.close(self.file)
+
+
+class FailsAtFirst:
+    """Map: raises in its first ``lives`` incarnations, at the third frame."""
+
+    def __init__(self, ctx):
+        self.seen = 0
+        self.raises = ctx.incarnation < ctx.params.get("lives", 1 << 30)
+
+    def on_frame(self, frame, ctx):
+        self.seen += 1
+        if self.seen == 3 and self.raises:
+            raise ValueError("the third frame is one too many")
+        return bytes(frame)
+
+
+class Hangs:
+    """Map: in its first life, one frame never ends; the others are worked on for a while each."""
+
+    def __init__(self, ctx):
+        self.stuck = ctx.incarnation == 0
+        self.seen = 0
+
+    def on_frame(self, frame, ctx):
+        self.seen += 1
+        while self.seen == 5 and self.stuck:
+            pass
+        return bytes(frame)
+
+
+def picky(frame, ctx):
+    """Map: raises at every tenth number."""
+    number = int.from_bytes(bytes(frame), "little")
+    if number % 10 == 0:
+        raise ValueError(f"{number} is a round number")
+    return bytes(frame)
+
+
+def some(ctx):
+    """Source: ``count`` numbers."""
+    for n in range(ctx.resume_after + 1, ctx.params["count"] + 1):
+        yield n.to_bytes(8, "little")
+
+
+class Letters:
+    """Counts dead letters and tells each node's name for them."""
+
+    def __init__(self):
+        self.heads = []
+
+    def on_message(self, message, ctx):
+        self.heads.append(
+            [message.headers["node"], message.headers["error"], int.from_bytes(message.payload, "little")]
+        )
+        ctx.log.info("letter", head=self.heads[-1])
