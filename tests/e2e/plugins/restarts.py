@@ -88,7 +88,6 @@ class Letters:
         self.heads = []
 
     def on_message(self, message, ctx):
-        self.heads.append(
-            [message.headers["node"], message.headers["error"], int.from_bytes(message.payload, "little")]
-        )
+        head = message.envelope["headers"]
+        self.heads.append([head["node"], head["error"], int.from_bytes(message.payload, "little")])
         ctx.log.info("letter", head=self.heads[-1])
