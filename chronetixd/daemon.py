@@ -37,6 +37,7 @@ from chronetixd.journal import Journal
 from chronetixd.launch import Launcher
 from chronetixd.logs import Logs
 from chronetixd.nursery import Nursery
+from chronetixd.pump import Pump
 from chronetixd.report import Report
 from chronetixd.server import Server
 from chronetixd.settings import Configured, Reread, Settings, keep_fixed
@@ -80,7 +81,8 @@ class Daemon:
         self._watchdog = of_environment(loop)
         self._groups = Groups(loop, find_place(settings.cgroup), settings.state_dir)
         self._strays = Strays(loop, self._known_pids, lambda: self._launcher.announced)
-        nursery = Nursery(self._groups, self._strays)
+        self._pump = Pump(loop)
+        nursery = Nursery(self._groups, self._strays, self._pump)
         self._launcher = Launcher(
             loop, on_ready=self._launcher_ready, on_lost=self._launcher_lost, on_announced=self._strays.look_soon
         )
@@ -164,6 +166,7 @@ class Daemon:
             self._bus.close()
             self._journal.close()
             self._strays.close()
+            self._pump.close()
             self._groups.close()
             self._watchdog.stop()
             self._report.stop()

@@ -18,7 +18,7 @@ import msgspec
 import structlog
 
 from chronetixd.feed import Feed
-from chronetixd.output import MAX_LINE
+from chronetixd.output import LINES_A_SECOND, MAX_LINE
 
 LOG_CAPACITY = 10_000
 """Lines kept of all workers together."""
@@ -43,19 +43,40 @@ class LogRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Logs:
-    """The workers' lines. ``cut_lines`` counts lines that were longer than allowed."""
+    """The workers' lines. ``cut_lines`` counts lines that were longer than allowed, ``dropped_bytes`` what was printed
+    too fast."""
 
     def __init__(self, capacity: int = LOG_CAPACITY, budget: int = LOG_BUDGET) -> None:
         self.feed: Feed[LogRecord] = Feed(capacity, budget)
         self.cut_lines = 0
+        self.dropped_bytes = 0
         self._log = structlog.get_logger("chronetixd.worker")
 
     def printed(self, flow: str, node: str, pid: int, stream: Literal["stdout", "stderr"], line: str) -> None:
         """A worker wrote ``line`` to ``stream``."""
         level = "info" if stream == "stdout" else "warning"
         record = LogRecord(unix_ns=time.time_ns(), flow=flow, node=node, stream=stream, level=level, line=line)
-        self.feed.append(record, len(line))
+        self._keep(record)
         self._log.debug(line, flow=flow, node=node, pid=pid, stream=stream)
+
+    def dropped(self, flow: str, node: str, stream: str, size: int, lines: int) -> None:
+        """``size`` bytes of ``stream`` are lost, ``lines`` whole lines among them: it was printed too fast."""
+        self.dropped_bytes += size
+        text = f"{size} bytes of {stream} are left out here: it is printed faster than {LINES_A_SECOND} lines a second"
+        self._keep(
+            LogRecord(
+                unix_ns=time.time_ns(),
+                flow=flow,
+                node=node,
+                stream="daemon",
+                level="warning",
+                line=text,
+                fields={"lost_bytes": size, "lost_lines": lines, "stream": stream},
+            )
+        )
+
+    def _keep(self, record: LogRecord, size: int = 0) -> None:
+        self.feed.append(record, len(record.line) + size)
 
     def logged(
         self, flow: str, node: str, pid: int, level: str, line: str, unix_ns: int, fields: dict[str, Any]
@@ -68,7 +89,7 @@ class Logs:
             line = line[:MAX_LINE]
             fields = fields if size <= MAX_LINE else {"left_out": f"fields of {size} characters"}
         record = LogRecord(unix_ns=at, flow=flow, node=node, stream="log", level=level, line=line, fields=fields)
-        self.feed.append(record, len(line) + size)
+        self._keep(record, size)
         # Not as keywords: a plugin may call its fields what it likes, also "exception" or "method_name".
         getattr(self._log, level)(line, flow=flow, node=node, pid=pid, **({"fields": fields} if fields else {}))
 

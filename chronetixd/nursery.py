@@ -12,16 +12,18 @@ from pathlib import Path
 
 from chronetixd.cgroups import Groups, Leaf, count_in
 from chronetixd.proc import private_data
+from chronetixd.pump import Pump
 from chronetixd.strays import Strays
 from protocol.contract.types import ResourceClaims
 
 
 @dataclass(frozen=True, slots=True)
 class Nursery:
-    """Control groups, and who sees to it that nobody is left behind."""
+    """Control groups, who sees to it that nobody is left behind, and who reads what workers print."""
 
     groups: Groups
     strays: Strays
+    pump: Pump
 
     def crib(self, claims: ResourceClaims | None) -> tuple[Leaf | None, int]:
         """A leaf that is limited to ``claims`` (None: not yet), and a descriptor of it for the launcher; None and -1

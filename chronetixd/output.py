@@ -1,7 +1,8 @@
 """What a worker prints, line by line: read from its pipes without waiting, bounded in every direction.
 
-A line longer than MAX_LINE is cut and the rest of it dropped, which is counted; bytes that are not UTF-8 are shown as
-escapes. The last lines of stderr are kept for the reason of a failure.
+A thread reads the pipes (``pump.py``); here their bytes become lines, in the loop. Who prints faster than
+LINES_A_SECOND loses what is too much; a line longer than MAX_LINE is cut; both is counted and told. Bytes that are not
+UTF-8 are shown as escapes. The last lines of stderr are kept for the reason of a failure.
 """
 
 from __future__ import annotations
@@ -11,8 +12,12 @@ import fcntl
 import os
 import sys
 import termios
+import time
 from collections import deque
 from collections.abc import Callable
+
+from chronetixd.core.allowance import Allowance
+from chronetixd.pump import READ_SIZE, Piece, Pump
 
 MAX_LINE = 16 * 1024
 """Bytes of a line that are kept."""
@@ -23,8 +28,11 @@ TAIL_LINES = 20
 MAX_TAIL_LINE = 1024
 """Characters of each of them."""
 
-READ_SIZE = 64 * 1024
-"""One turn of reading: a pipe's usual capacity, so that no worker holds the loop for long."""
+TELL_NS = 1_000_000_000
+"""Between two reports of losses of a stream."""
+
+LINES_A_SECOND, LINES_AT_ONCE = 2_000, 4_000
+"""Lines of one stream that are kept, on the long run and of a burst; what is more is left out and counted."""
 
 
 def waiting(fd: int) -> int:
@@ -74,25 +82,48 @@ def _text(line: bytes | bytearray) -> str:
 
 
 class Output:
-    """One pipe of one worker; owns its read end."""
+    """One pipe of one worker; owns its read end.
+
+    ``on_cut`` is called for every line that was too long; ``on_dropped``, once in TELL_NS and at the end, with the bytes
+    that are lost because it prints faster than anybody reads, and how many whole lines are known to be among them.
+    Without ``pump`` the loop reads itself.
+    """
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, fd: int, on_line: Callable[[str], None], on_cut: Callable[[], None]
+        self,
+        loop: asyncio.AbstractEventLoop,
+        fd: int,
+        on_line: Callable[[str], None],
+        on_cut: Callable[[], None],
+        *,
+        pump: Pump | None = None,
+        on_dropped: Callable[[int, int], None] = lambda _bytes, _lines: None,
     ) -> None:
         os.set_blocking(fd, False)
         self._loop = loop
         self._fd = fd
         self._on_line = on_line
         self._on_cut = on_cut
+        self._on_dropped = on_dropped
         self._cutter = LineCutter()
+        self._allowance = Allowance(LINES_A_SECOND, LINES_AT_ONCE, time.monotonic_ns())
+        self._lost_bytes = self._lost_lines = 0
+        self._told = 0
+        self._gap = False
+        """The rest of a line whose beginning is lost is lost too."""
         self.tail: deque[str] = deque(maxlen=TAIL_LINES)
-        loop.add_reader(fd, self._readable)
+        self._stream = pump.add(fd, self._ready) if pump is not None else None
+        if pump is None:
+            loop.add_reader(fd, self._readable)
 
     def finish(self) -> None:
         """Read what is there now, then close. For when the worker has gone; idempotent.
 
         What comes meanwhile is not waited for: a process that left the worker's group may go on writing for ever.
         """
+        if self._stream is not None:
+            for piece in self._stream.give_back():
+                self._handle(piece)
         left = waiting(self._fd) if self._fd >= 0 else 0
         while left > 0 and self._fd >= 0 and self._readable():
             left -= READ_SIZE
@@ -102,10 +133,20 @@ class Output:
         """Close without reading; idempotent."""
         if self._fd < 0:
             return
-        self._loop.remove_reader(self._fd)
+        if self._stream is not None:
+            self._stream.give_back()
+        else:
+            self._loop.remove_reader(self._fd)
         os.close(self._fd)
         self._fd = -1
         self._pass_on(self._cutter.end())
+        self._tell_losses(0)
+
+    def _ready(self) -> None:
+        """The thread has read something."""
+        assert self._stream is not None
+        for piece in self._stream.take():
+            self._handle(piece)
 
     def _readable(self) -> bool:
         """Read once; False when nothing (more) is there."""
@@ -113,14 +154,53 @@ class Output:
             data = os.read(self._fd, READ_SIZE)
         except BlockingIOError:
             return False
-        if not data:
+        self._handle(data or "end")
+        return bool(data)
+
+    def _handle(self, piece: Piece) -> None:
+        if piece == "end":
             self.close()
-            return False
+        elif isinstance(piece, int):
+            self._pass_on(self._cutter.end())
+            self._gap = True
+            self._lose(piece, 0)
+        else:
+            self._feed(piece)
+
+    def _lose(self, size: int, lines: int) -> None:
+        self._lost_bytes += size
+        self._lost_lines += lines
+        self._tell_losses(TELL_NS)
+
+    def _tell_losses(self, since_ns: int) -> None:
+        now = time.monotonic_ns()
+        if self._lost_bytes and (now - self._told >= since_ns or not self._told):
+            self._told = now
+            self._on_dropped(self._lost_bytes, self._lost_lines)
+            self._lost_bytes = self._lost_lines = 0
+
+    def _feed(self, data: bytes) -> None:
+        if self._gap:
+            lost, newline, data = data.partition(b"\n")
+            self._lose(len(lost) + len(newline), 0)
+            self._gap = not newline
+        lines = data.count(b"\n")
+        room = self._allowance.left(time.monotonic_ns())
+        if lines > room:
+            data = self._leave_out(data, lines, room)
+            lines = room
+        self._allowance.take(lines)
         cut = self._cutter.cut
         self._pass_on(self._cutter.feed(data))
         for _ in range(self._cutter.cut - cut):
             self._on_cut()
-        return True
+
+    def _leave_out(self, data: bytes, lines: int, room: int) -> bytes:
+        """``data`` with only the last ``room`` of its ``lines`` lines: they are worth more than the first ones."""
+        self._pass_on(self._cutter.end())
+        size = len(data.rsplit(b"\n", room + 1)[0]) + 1
+        self._lose(size, lines - room)
+        return data[size:]
 
     def _pass_on(self, lines: list[str]) -> None:
         for line in lines:

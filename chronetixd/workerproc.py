@@ -238,7 +238,14 @@ class WorkerProcess:
             self._connection.close()
 
     def _output(self, stream: Any, fd: int) -> Output:
-        return Output(self._loop, fd, lambda line: self._printed(stream, line), self._cut)
+        return Output(
+            self._loop,
+            fd,
+            lambda line: self._printed(stream, line),
+            self._cut,
+            pump=self._nursery.pump,
+            on_dropped=lambda size, lines: self._logs.dropped(self.flow, self.node, stream, size, lines),
+        )
 
     def _printed(self, stream: Any, line: str) -> None:
         self._logs.printed(self.flow, self.node, self.pid, stream, line)
