@@ -35,6 +35,7 @@ from chronetixd.flowrun import FlowRun, Services
 from chronetixd.flows import Flows
 from chronetixd.journal import Journal
 from chronetixd.launch import Launcher
+from chronetixd.logfiles import LogFiles
 from chronetixd.logs import Logs
 from chronetixd.nursery import Nursery
 from chronetixd.pump import Pump
@@ -74,7 +75,14 @@ class Daemon:
         self._log = structlog.get_logger("chronetixd")
         self._name = f"chronetixd {version()}"
         self._events = Events()
-        self._logs = Logs()
+        self._log_files = LogFiles(
+            Path(settings.state_dir) / "logs",
+            time.time_ns(),
+            settings.log_file_bytes,
+            settings.log_files,
+            self._logs_trouble_soon,
+        )
+        self._logs = Logs(files=self._log_files)
         self._state = StateDir(Path(settings.state_dir))
         self._audit = Audit(loop, self._state.path, settings.audit_bytes, self._events, settings.audit_reads)
         self._server = Server(loop, Path(settings.socket), self._client)
@@ -167,6 +175,7 @@ class Daemon:
             self._journal.close()
             self._strays.close()
             self._pump.close()
+            self._log_files.close()
             self._groups.close()
             self._watchdog.stop()
             self._report.stop()
@@ -238,6 +247,15 @@ class Daemon:
         self._spares.resize(settings.spares)
         self._audit.limit, self._audit.reads = settings.audit_bytes, settings.audit_reads
         logs.configure(settings.log_level, settings.log_format)
+
+    def _logs_trouble_soon(self, trouble: str) -> None:
+        """From the thread that writes them."""
+        self._loop.call_soon_threadsafe(self._logs_trouble, trouble)
+
+    def _logs_trouble(self, trouble: str) -> None:
+        if trouble:
+            self._log.error("what workers print cannot be written; it is in memory only", reason=trouble)
+        self._events.emit("logs-not-written" if trouble else "logs-written", message=trouble)
 
     def _deaths_trouble(self, trouble: str) -> None:
         if trouble:

@@ -11,17 +11,16 @@ One small file for each node of a flow, written anew with every death and put in
 
 from __future__ import annotations
 
-import hashlib
 import os
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from urllib.parse import quote
 
 import msgspec
 
 from chronetixd.core.death import KEPT, Death
+from chronetixd.state import node_file_name
 from protocol import cbor
 
 MAX_FILES = 2048
@@ -93,10 +92,7 @@ class Deaths:
                 self._file(flow, node).unlink()
 
     def _file(self, flow: str, node: str) -> Path:
-        name = f"{quote(flow, safe='')}+{quote(node, safe='')}"
-        if len(name) > 200:
-            name = f"{name[:120]}-{hashlib.sha256(name.encode()).hexdigest()}"
-        return self._folder / name
+        return self._folder / node_file_name(flow, node)
 
     def _records(self, file: Path, data: bytes) -> Iterator[Death]:
         at = 0

@@ -154,7 +154,10 @@ class Flows:
     def _forget_old(self) -> None:
         ended = [name for name, run in self._runs.items() if run.machine.ended]
         for name in ended[: max(0, len(ended) - MAX_ENDED)]:
-            self._services.deaths.forget(name, list(self._runs[name].plan.nodes))
+            nodes = list(self._runs[name].plan.nodes)
+            self._services.deaths.forget(name, nodes)
+            if self._services.logs.files is not None:
+                self._services.logs.files.forget(name, nodes)
             del self._runs[name], self._stored[name]
             self._journal.forgotten(name)
 

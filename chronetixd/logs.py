@@ -1,4 +1,4 @@
-"""Logs: what workers print and log, kept in a bounded ring for clients, and the daemon's own records.
+"""Logs: what workers print and log, kept in a bounded ring for clients and in files, and the daemon's own records.
 
 The daemon's records go to stderr, for people on a terminal and as JSON lines otherwise; every record has ``pid``, and
 ``flow`` and ``node`` where they apply. What plugins log through their context is passed on to it; what they print only
@@ -11,13 +11,15 @@ import logging
 import os
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any, Literal, TextIO
 
-import msgspec
 import structlog
 
 from chronetixd.feed import Feed
+from chronetixd.logfiles import LogFiles
+from chronetixd.logrecord import LogRecord
 from chronetixd.output import LINES_A_SECOND, MAX_LINE
 
 LOG_CAPACITY = 10_000
@@ -27,26 +29,15 @@ LOG_BUDGET = 32 * 1024 * 1024
 """Bytes that they may take together; usually it is 1 MB."""
 
 LEVELS = ("debug", "info", "warning", "error", "critical")
-Stream = Literal["stdout", "stderr", "log", "daemon"]
-
-
-class LogRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One line of one worker."""
-
-    unix_ns: int
-    flow: str
-    node: str
-    stream: Stream
-    level: str
-    line: str
-    fields: dict[str, Any] = {}
 
 
 class Logs:
     """The workers' lines. ``cut_lines`` counts lines that were longer than allowed, ``dropped_bytes`` what was printed
     too fast."""
 
-    def __init__(self, capacity: int = LOG_CAPACITY, budget: int = LOG_BUDGET) -> None:
+    def __init__(self, capacity: int = LOG_CAPACITY, budget: int = LOG_BUDGET, files: LogFiles | None = None) -> None:
+        """Every line also goes into ``files``, if they are given."""
+        self.files = files
         self.feed: Feed[LogRecord] = Feed(capacity, budget)
         self.cut_lines = 0
         self.dropped_bytes = 0
@@ -75,7 +66,20 @@ class Logs:
             )
         )
 
+    def older(self, flow: str | None, node: str | None) -> Iterator[LogRecord]:
+        """Lines of a flow or a node, or of all, that are in files and not in memory (any more)."""
+        if self.files is None:
+            return iter(())
+        run, first = self.files.run, self.feed.forgotten
+        return (
+            LogRecord(**{name: getattr(record, name) for name in LogRecord.__struct_fields__})
+            for record in self.files.read(flow, node)
+            if record.run != run or record.seq < first
+        )
+
     def _keep(self, record: LogRecord, size: int = 0) -> None:
+        if self.files is not None:
+            self.files.append(record, self.feed.appended)
         self.feed.append(record, len(record.line) + size)
 
     def logged(

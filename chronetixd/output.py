@@ -84,9 +84,9 @@ def _text(line: bytes | bytearray) -> str:
 class Output:
     """One pipe of one worker; owns its read end.
 
-    ``on_cut`` is called for every line that was too long; ``on_dropped``, once in TELL_NS and at the end, with the bytes
-    that are lost because it prints faster than anybody reads, and how many whole lines are known to be among them.
-    Without ``pump`` the loop reads itself.
+    ``on_cut`` is called for every line that was too long; ``on_dropped``, once in TELL_NS and at the end, with the
+    bytes that are lost because it prints faster than anybody reads, and how many whole lines are known to be among
+    them. Without ``pump`` the loop reads itself.
     """
 
     def __init__(

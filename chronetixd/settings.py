@@ -36,6 +36,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     state_dir: str = ""
     log_level: Literal["debug", "info", "warning", "error", "critical"] = "info"
     log_format: Literal["auto", "console", "json"] = "auto"
+    log_files: Annotated[int, Meta(ge=0, le=100)] = 4
+    """Files of what each node prints and logs that are kept in the state folder; 0 for none."""
+    log_file_bytes: Annotated[int, Meta(ge=4096, le=1 << 40)] = 4 * 1024 * 1024
+    """Size at which the next one is begun."""
     start_timeout: Seconds = 30.0
     """Seconds until every worker of a flow must be ready and started."""
     drain_timeout: Seconds = 10.0
@@ -92,7 +96,7 @@ NAMES = tuple(field.name for field in msgspec.structs.fields(Settings))
 LISTS = ("allow_read", "allow_operate", "allow_admin")
 """Settings that are lists; in the environment their members are separated by commas."""
 
-FIXED = ("socket", "socket_group", "state_dir", "max_frame", "log_format", "cgroup")
+FIXED = ("socket", "socket_group", "state_dir", "max_frame", "log_format", "log_files", "log_file_bytes", "cgroup")
 """Settings that need a restart; all others are taken over by a reload."""
 
 

@@ -7,10 +7,15 @@ means nothing.
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 from pathlib import Path
+from urllib.parse import quote
 
 from protocol.errors import error
+
+MAX_NAME = 200
+"""Bytes of a file's name; file systems take 255."""
 
 
 class StateDir:
@@ -51,3 +56,9 @@ class StateDir:
             os.ftruncate(self._fd, 0)
             os.close(self._fd)
             self._fd = -1
+
+
+def node_file_name(flow: str, node: str) -> str:
+    """A file name for ``node`` of ``flow``: readable, no other node's, and short enough to get an ending."""
+    name = f"{quote(flow, safe='')}+{quote(node, safe='')}"
+    return name if len(name) <= MAX_NAME else f"{name[:100]}-{hashlib.sha256(name.encode()).hexdigest()}"

@@ -12,7 +12,7 @@ import asyncio
 import platform
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -28,7 +28,8 @@ from chronetixd.events import Event, Events
 from chronetixd.feed import Feed
 from chronetixd.flowrun import FlowRun
 from chronetixd.flows import Flows, invalid, problem_maps, validate
-from chronetixd.logs import LogRecord, Logs
+from chronetixd.logrecord import LogRecord
+from chronetixd.logs import Logs
 from chronetixd.spares import Spares
 from chronetixd.stats import describe, flow_stats
 from protocol.errors import ChronetixError, error
@@ -117,12 +118,15 @@ class StopArgs(Args, frozen=True):
 
 
 class LogsArgs(Args, frozen=True):
-    """Lines of one flow or node, or of all; the last ``tail`` of those kept, then, with ``follow``, all that come."""
+    """Lines of one flow or node, or of all, from ``since_unix_ns`` on; the last ``tail`` of those kept, then, with
+    ``follow``, all that come. With ``mark`` an item {caught_up: true} stands between the two."""
 
     flow: str | None = None
     node: str | None = None
     follow: bool = False
     tail: int | None = None
+    since_unix_ns: int | None = None
+    mark: bool = False
 
 
 class EventsArgs(Args, frozen=True):
@@ -235,11 +239,14 @@ async def _stop(context: Context, args: StopArgs, emit: Emit) -> Any:
 
 async def _logs(context: Context, args: LogsArgs, emit: Emit) -> Any:
     def wanted(record: LogRecord) -> bool:
-        return args.flow in (None, record.flow) and args.node in (None, record.node)
+        named = args.flow in (None, record.flow) and args.node in (None, record.node)
+        return named and record.unix_ns >= since
 
+    since = args.since_unix_ns or 0
     if args.flow is not None:
         context.flows.find(args.flow)
-    return await _stream(context, context.logs.feed, wanted, args.tail, args.follow, emit)
+    older = context.logs.older(args.flow, args.node)
+    return await _stream(context, context.logs.feed, wanted, args.tail, args.follow, emit, older, args.mark)
 
 
 async def _events(context: Context, args: EventsArgs, emit: Emit) -> Any:
@@ -369,11 +376,36 @@ async def _wait(run: FlowRun, wanted: Callable[[FlowRun], bool], timeout_ns: int
         unwatch()
 
 
+async def _unhurried(
+    records: Iterable[Any], wanted: Callable[[Any], bool], tail: int | None, emit: Emit
+) -> AsyncIterator[Any]:
+    """Those that are ``wanted``, the last ``tail`` if given, at the reader's pace and with turns for others."""
+    if tail is not None:
+        last: deque[Any] = deque(maxlen=tail)
+        async for record in _unhurried(records, wanted, None, emit):
+            last.append(record)
+        records = last
+    for number, record in enumerate(records):
+        if number % TURN == 0:
+            await emit.room()
+            await asyncio.sleep(0)
+        if wanted(record):
+            yield record
+
+
 async def _stream(
-    context: Context, feed: Feed[Any], wanted: Callable[[Any], bool], tail: int | None, follow: bool, emit: Emit
+    context: Context,
+    feed: Feed[Any],
+    wanted: Callable[[Any], bool],
+    tail: int | None,
+    follow: bool,
+    emit: Emit,
+    older: Iterable[Any] = (),
+    mark: bool = False,
 ) -> dict[str, int]:
-    """Send what is kept, then, with ``follow``, what comes, until cancelled or the daemon ends. A client that reads too
-    slowly misses what comes, never what was kept; it is told how many as soon as it reads again."""
+    """Send what is kept (``older`` before what is in memory), then, with ``follow``, what comes, until cancelled or the
+    daemon ends. A client that reads too slowly misses what comes, never what was kept; it is told how many as soon as
+    it reads again."""
     dropped = 0
     kept: deque[Any] | None = None
 
@@ -397,15 +429,20 @@ async def _stream(
     if tail is not None and tail < 0:
         raise error("bad-argument", argument="tail", verb="logs or events", reason="must not be negative")
     kept = deque(feed.recent(wanted, tail))
+    missing = None if tail is None else tail - len(kept)
     kept = deque(kept, maxlen=max(MAX_REPLAY, len(kept)))
     unfollow = feed.follow(show) if follow else None
     try:
+        async for record in _unhurried(older if missing != 0 else (), wanted, missing, emit):
+            send(record)
         while kept:
             await emit.room()
             for _ in range(min(TURN, len(kept))):
                 send(kept.popleft())
             await asyncio.sleep(0)
         kept = None
+        if mark:
+            emit({"caught_up": True})
         if unfollow is not None:
             await context.ending.wait()
             raise error("daemon-stopping")

@@ -6,7 +6,9 @@ Rules: what is shown is let through at once, so that pipes see it; Ctrl-C takes 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
 from typing import Any
 
@@ -14,7 +16,7 @@ import click
 
 from chronetixd.cli import exits, output
 from chronetixd.cli.app import Session
-from chronetixd.cli.options import command, flow_argument
+from chronetixd.cli.options import MOMENT, PATTERN, command, flow_argument
 
 _LEVEL_COLOURS = {"debug": "bright_black", "warning": "yellow", "error": "red", "critical": "red"}
 _STREAM_COLOURS = {"stderr": "magenta", "daemon": "blue"}
@@ -25,6 +27,7 @@ _STREAM_COLOURS = {"stderr": "magenta", "daemon": "blue"}
 chronetixctl logs
 chronetixctl logs my-flow --tail 20
 chronetixctl logs my-flow --node reader -f
+chronetixctl logs my-flow --since 10m --grep 'timed? ?out'
 chronetixctl logs -f -o json | jq .line
 """
 )
@@ -33,15 +36,26 @@ chronetixctl logs -f -o json | jq .line
 @click.option("--node", metavar="NODE", help="Only this node.")
 @click.option("-f", "--follow", is_flag=True, help="Go on with what comes, until Ctrl-C.")
 @click.option("--tail", type=click.IntRange(min=0), metavar="N", help="Begin with the last N lines.")
+@click.option("--since", type=MOMENT, metavar="WHEN", help="From then on: 10m (ago), 12:30, 2026-05-01T12:30.")
+@click.option("--grep", type=PATTERN, metavar="REGEX", help="Only lines in which it is found; --tail counts these.")
 def logs(
-    session: Session, flow: str | None, flow_option: str | None, node: str | None, follow: bool, tail: int | None
+    session: Session,
+    flow: str | None,
+    flow_option: str | None,
+    node: str | None,
+    follow: bool,
+    tail: int | None,
+    since: int | None,
+    grep: re.Pattern[str] | None,
 ) -> int:
-    """Show what the nodes of FLOW (default: of all flows, and the daemon) printed and logged."""
+    """Show what the nodes of FLOW (default: of all flows, and the daemon) printed and logged, as far as it is kept."""
     if flow and flow_option and flow != flow_option:
         raise click.UsageError(f"two flows were named: {flow} and {flow_option}")
     chosen = flow or flow_option
-    arguments = {"flow": chosen, "node": node, "follow": follow or None, "tail": tail}
-    _stream(session, "logs", arguments, lambda item: log_line(item, with_flow=chosen is None))
+    arguments = {"flow": chosen, "node": node, "follow": follow or None, "tail": tail, "since_unix_ns": since}
+    if grep is not None:
+        arguments |= {"tail": None, "mark": True}
+    _stream(session, "logs", arguments, lambda item: log_line(item, with_flow=chosen is None), _Grep(grep, tail))
     return exits.OK
 
 
@@ -61,9 +75,40 @@ def events(session: Session, flow: str | None, follow: bool, tail: int | None) -
     return exits.OK
 
 
-def _stream(session: Session, verb: str, arguments: dict[str, Any], line: Any) -> None:
-    with session.connect() as client, closing(client.stream(verb, **arguments)) as items:
+class _Grep:
+    """Lets through the items in whose line a pattern is found; of those before the mark the last ``tail``. A regular
+    expression can be slow, so it is this process that uses it."""
+
+    def __init__(self, pattern: re.Pattern[str] | None = None, tail: int | None = None) -> None:
+        self._pattern = pattern
+        self._kept: deque[Mapping[str, Any]] | None = deque(maxlen=tail) if pattern and tail is not None else None
+
+    def __call__(self, items: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
         for item in items:
+            if "caught_up" in item:
+                yield from self._release()
+            elif self._pattern is None or "dropped" in item or self._pattern.search(_searched(item)):
+                if self._kept is None:
+                    yield item
+                else:
+                    self._kept.append(item)
+        yield from self._release()
+
+    def _release(self) -> Iterator[Mapping[str, Any]]:
+        kept, self._kept = self._kept or (), None
+        yield from kept
+
+
+def _searched(item: Mapping[str, Any]) -> str:
+    fields = item.get("fields") or {}
+    return " ".join([str(item.get("line") or ""), *(f"{name}={value}" for name, value in fields.items())])
+
+
+def _stream(
+    session: Session, verb: str, arguments: dict[str, Any], line: Any, chosen: Callable[..., Any] = iter
+) -> None:
+    with session.connect() as client, closing(client.stream(verb, **arguments)) as items:
+        for item in chosen(items):
             output.show_item(item, session.output, lambda item=item: line(item))  # type: ignore[misc]
 
 

@@ -7,7 +7,10 @@ flow's name asks the daemon, briefly, and offers nothing when it does not answer
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable
+from datetime import datetime
+from datetime import time as clock
 from functools import wraps
 from typing import Any, TypeVar
 
@@ -20,6 +23,7 @@ from chronetixd.cli.app import Session, adopt
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 _SPAN = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)?")
+_CLOCK = re.compile(r"\d{1,2}:\d{2}(:\d{2})?")
 _UNITS = {None: 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 COMPLETION_TIMEOUT_S = 0.5
@@ -41,6 +45,49 @@ class Span(click.ParamType[float]):
 
 
 SPAN = Span()
+
+
+class Moment(click.ParamType[int]):
+    """A point in time as Unix time in ns: a span before now, a time of this day, or a date, in local time without a
+    zone."""
+
+    name = "when"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        text = str(value)
+        match = _SPAN.fullmatch(text)
+        if match is not None:
+            return time.time_ns() - round(float(match.group(1)) * _UNITS[match.group(2)] * 1e9)
+        try:
+            if _CLOCK.fullmatch(text):
+                found = datetime.combine(datetime.now().date(), clock.fromisoformat(text.zfill(5)))
+            else:
+                found = datetime.fromisoformat(text)
+        except ValueError:
+            self.fail(f'"{value}" is no time; write 10m (ago), 12:30 or 2026-05-01T12:30', param, ctx)
+        return round(found.timestamp() * 1e9)
+
+
+MOMENT = Moment()
+
+
+class Pattern(click.ParamType["re.Pattern[str]"]):
+    """A regular expression."""
+
+    name = "regex"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> re.Pattern[str]:
+        if isinstance(value, re.Pattern):
+            return value
+        try:
+            return re.compile(str(value))
+        except re.error as reason:
+            self.fail(f'"{value}" is no regular expression: {reason}', param, ctx)
+
+
+PATTERN = Pattern()
 
 
 def command(examples: str, **settings: Any) -> Callable[[_Function], click.Command]:

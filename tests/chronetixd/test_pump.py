@@ -54,9 +54,7 @@ def listen(loop: Any, pump: Pump) -> Callable[[int], tuple[Output, Heard]]:
 FLOOD = "import sys; [sys.stdout.write('x' * 99 + chr(10)) for _ in range({count})]"
 
 
-def test_a_worker_that_floods_is_never_held_up_by_a_loop_that_does_not_turn(
-    listen: Any, until: Any, pump: Pump
-) -> None:
+def test_a_worker_that_floods_is_not_held_up_by_a_loop_that_stands(listen: Any, until: Any, pump: Pump) -> None:
     """The loop stands still until the worker, which writes 200 pipes full, has ended."""
     count = 500_000
     worker = subprocess.Popen([sys.executable, "-c", FLOOD.format(count=count)], stdout=subprocess.PIPE)
@@ -116,9 +114,10 @@ def test_a_flood_beside_it_costs_a_quiet_worker_nothing(listen: Any, until: Any)
 
 def test_all_together_have_a_limit_too(loop: Any, pump: Pump, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_TOTAL", 100_000)
-    streams = []
+    streams, reads = [], []
     for _ in range(4):
         read, write = os.pipe()
+        reads.append(read)
         os.set_blocking(read, False)
         streams.append(pump.add(read, lambda: None))
         with open(write, "wb") as end:
@@ -131,8 +130,9 @@ def test_all_together_have_a_limit_too(loop: Any, pump: Pump, monkeypatch: pytes
         pieces = stream.take()
         sizes = [piece if isinstance(piece, int) else len(piece) for piece in pieces if piece != "end"]
         assert sum(sizes) == 200_000
-    for stream in streams:
+    for stream, read in zip(streams, reads, strict=True):
         stream.give_back()
+        os.close(read)
 
 
 def test_pipes_come_and_go_while_the_thread_reads(listen: Any, until: Any) -> None:

@@ -89,6 +89,21 @@ def glutton(ctx):
     yield len(b"x" * (256 << 20)).to_bytes(8, "little")
 
 
+def talks(ctx):
+    """Source: prints ``lines`` lines and sends nothing."""
+    for n in range(ctx.params["lines"]):
+        print("line", n, flush=True)
+    yield from ()
+
+
+def floods(ctx):
+    """Source: prints as fast as it can."""
+    text = b"x" * 79 + b"\n"
+    while True:
+        os.write(1, text * 800)
+        yield b""
+
+
 class NeverReady:
     """Sink: its constructor waits for ever."""
 
