@@ -59,6 +59,7 @@ class FakeWorker:
         self.heard: list[Message] = []
         self.offer: Offer | None = None
         self.offered: list[int] = []
+        self.extended: list[tuple[Offer, list[int]]] = []
         self.segments: list[int] = []
         self.unmapped: dict[int, int] = {}
         self.open = True
@@ -73,9 +74,9 @@ class FakeWorker:
         return self._status
 
     def close(self) -> None:
-        for descriptor in self.offered:
+        for descriptor in [*self.offered, *(fd for _, carried in self.extended for fd in carried)]:
             os.close(descriptor)
-        self.offered = []
+        self.offered, self.extended = [], []
         self.link.close()
 
 
@@ -186,7 +187,9 @@ class FakeDaemon:
 
     def _heard(self, worker: FakeWorker, message: Message, descriptors: list[int]) -> None:
         worker.heard.append(message)
-        if isinstance(message, Offer):
+        if isinstance(message, Offer) and worker.offer is not None:
+            worker.extended.append((message, descriptors))
+        elif isinstance(message, Offer):
             worker.offer, worker.offered = message, descriptors
             worker.segments = list(message.segments)
         elif isinstance(message, Segment):
