@@ -7,7 +7,7 @@ C_CODE := $(shell find shm nodeworker -name '*.[ch]')
 JSON   ?=
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo test lint unit sanitize model bench-data bench-start bench-recover lock clean
+.PHONY: help demo test lint unit sanitize model soak bench-data bench-start bench-recover lock clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -34,6 +34,9 @@ model: ## the ring protocol in every interleaving, under weak memory (Rust; a mi
 	@command -v cargo >/dev/null || { echo "cargo is missing (Rust 1.78 or later, with rustfmt and clippy): https://rustup.rs, or apt-get install rustup && rustup default stable" >&2; exit 1; }
 	cd tests/model && cargo fmt --check && cargo clippy --quiet --locked --all-targets -- -D warnings
 	cd tests/model && cargo test --quiet --locked --release
+
+soak: .venv/dev ## kill the ends of routes at random for ten minutes (SECONDS=N)
+	CHRONETIX_SOAK_S=$(or $(SECONDS),600) $(BIN)/pytest -q tests/shm/test_crash.py -k random --timeout 0
 
 bench-data: .venv/bench ## data plane beside its rivals, in one run (JSON=FILE for one object a line)
 	$(BIN)/python -m bench.data --best-of 3 $(if $(JSON),--json $(JSON))

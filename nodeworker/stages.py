@@ -27,6 +27,7 @@ class Stages:
         self._on_emptied = on_emptied
         self._chains: dict[str, list[Consumer]] = {}
         self._order: list[Consumer] = []
+        self._empty: set[tuple[str, int]] = set()
         self._segments: dict[tuple[str, int], list[int]] = {}
         for port in ports:
             self._append(port)
@@ -38,7 +39,7 @@ class Stages:
         return {route: chain[-1] for route, chain in self._chains.items()}
 
     def all(self) -> list[Consumer]:
-        """Every end that is not empty, in the order in which they were asked for."""
+        """Every end that was not told to be empty, in the order in which they were asked for."""
         return list(self._order)
 
     def described(self, ends: Iterable[Consumer]) -> list[Stage]:
@@ -115,9 +116,17 @@ class Stages:
         return end
 
     def _emptied(self, route: str, epoch: int) -> None:
+        """Told oldest first: each stage that is left ends where the next one begins. Without a lock, because this may
+        be called within itself; who takes a stage out of the set tells of it."""
         chain = self._chains[route]
-        empty = next(end for end in chain if end.epoch == epoch)
-        chain.remove(empty)
-        self._order.remove(empty)
-        self._segments.pop((route, epoch), None)
-        self._on_emptied(route, epoch)
+        self._empty.add((route, epoch))
+        while True:
+            first = chain[0]
+            try:
+                self._empty.remove((route, first.epoch))
+            except KeyError:
+                return
+            chain.remove(first)
+            self._order.remove(first)
+            self._segments.pop((route, first.epoch), None)
+            self._on_emptied(route, first.epoch)

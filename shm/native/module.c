@@ -14,6 +14,10 @@ static PyMethodDef module_methods[] = {
     {"missing_features", native_missing_features, METH_NOARGS, "What this kernel lacks, by name."},
     {"remains", (PyCFunction)native_remains, METH_O,
      "(end, input_seq) of a dead producer's RING: behind its last position, and the highest of its last frames."},
+#ifdef CHX_FAILPOINTS
+    {"failpoints", native_failpoints, METH_NOARGS, "Places at which this test build can die."},
+    {"fail_at", native_fail_at, METH_VARARGS, "Die at a place, at the visit given (1: the next)."},
+#endif
     {NULL, NULL, 0, NULL},
 };
 

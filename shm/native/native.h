@@ -194,6 +194,12 @@ PyObject *native_check(PyObject *module, PyObject *const *args, Py_ssize_t nargs
 PyObject *native_missing_features(PyObject *module, PyObject *unused);
 PyObject *native_remains(PyObject *module, PyObject *arg);
 
+#ifdef CHX_FAILPOINTS
+/* ---- failpoints.c ---- */
+PyObject *native_failpoints(PyObject *module, PyObject *unused);
+PyObject *native_fail_at(PyObject *module, PyObject *args);
+#endif
+
 /* ---- module.c ---- */
 PyTypeObject *native_add_type(PyObject *module, PyType_Spec *spec);
 #define NATIVE_DEALLOC(self)                    \

@@ -21,7 +21,6 @@
     X(SKIP_MARKED)            \
     X(COMMIT_CHOSEN)          \
     X(COMMIT_DESCRIBED)       \
-    X(COMMIT_STAMPED)         \
     X(RUN_STAMPED)            \
     X(RUN_HIDDEN)             \
     X(RUN_SHOWN)              \

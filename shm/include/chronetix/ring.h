@@ -299,7 +299,6 @@ static inline int chx_producer_commit(struct chx_producer *p, const struct chx_e
     uint64_t first = p->position;
     struct chx_desc *desc = chx_producer_put(p, extent, 0, length, tags, time_ns);
     atomic_store_explicit(&desc->stamp, p->position, memory_order_release);
-    CHX_FAILPOINT(COMMIT_STAMPED);
     return chx_producer_announce(p, first, length);
 }
 
