@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Literal, Protocol
 
 import msgspec
 
 from nodeworker import codec
+from nodeworker.errors import RequestFailed
 from nodeworker.message import Message
 from nodeworker.outputs import Origin, Outputs
 from protocol.messages import Configure, Envelope, Port
@@ -24,8 +25,14 @@ Level = Literal["debug", "info", "warning", "error", "critical"]
 Outcome = Literal["passed", "dead-letter", "dropped"]
 
 
+Done = Callable[[Message | RequestFailed], Any]
+"""Gets the end of a request."""
+
+
 class Host(Protocol):
-    """Where a context's messages go."""
+    """Where a context's messages go. ``grace_s``: how much longer than asked to wait for its word that time is up."""
+
+    grace_s: float
 
     def publish(self, envelope: dict[str, Any], payload: bytes) -> None:
         """To every subscriber of the envelope's topic."""
@@ -38,6 +45,10 @@ class Host(Protocol):
 
     def request(self, envelope: dict[str, Any], payload: bytes, timeout_ns: int) -> Message:
         """Wait for the reply. Raises RequestFailed."""
+
+    def ask(self, envelope: dict[str, Any], payload: bytes, timeout_ns: int, done: Done) -> Callable[[], None]:
+        """As :meth:`request` without waiting: ``done`` gets the end, at most once, from any thread. What is returned
+        has to be called when the end is known or not wanted any more."""
 
     def log(self, level: Level, message: str, fields: dict[str, Any]) -> None:
         """One structured log record."""
@@ -102,6 +113,9 @@ class Step:
 
 class Context:
     """One node's view of the flow it runs in."""
+
+    awaited = False
+    """``send``, ``loan`` and ``request`` are awaited: the plugin is asynchronous."""
 
     __slots__ = (
         "_config",
@@ -179,7 +193,7 @@ class Context:
         step = self._step
         doing, step.doing = step.doing, None
         try:
-            origin, wait_ns = self._origin(doing), _nanoseconds(timeout) if step.interrupt is None else 0
+            origin, wait_ns = self._origin(doing), nanoseconds(timeout) if step.interrupt is None else 0
             self._outputs.sender(to)(data, wait_ns, origin)
             self._sent(origin)
         except WouldBlock:
@@ -197,7 +211,7 @@ class Context:
         step = self._step
         doing, step.doing = step.doing, None
         try:
-            origin, wait_ns = self._origin(doing), _nanoseconds(timeout) if step.interrupt is None else 0
+            origin, wait_ns = self._origin(doing), nanoseconds(timeout) if step.interrupt is None else 0
             loan = self._outputs.outlet(to).loan(nbytes, wait_ns, origin)
             self._sent(origin)
             return loan
@@ -244,16 +258,19 @@ class Context:
 
         Raises RequestFailed with reason ``timeout``, ``no-subscriber`` or ``peer-gone``.
         """
-        corr_id = f"{self.node}-{os.getpid()}-{next(self._corr_ids)}"
-        head, payload = self._message(topic, data, {**envelope, "corr_id": corr_id})
+        head, payload = self._asking(topic, data, envelope)
         step = self._step
         doing, step.doing = step.doing, None
         try:
             if step.interrupt is not None:
                 raise step.interrupt
-            return self._host.request(head, payload, _nanoseconds(timeout))
+            return self._host.request(head, payload, nanoseconds(timeout))
         finally:
             step.doing = doing
+
+    def _asking(self, topic: str, data: Any, extra: Mapping[str, Any]) -> tuple[dict[str, Any], bytes]:
+        corr_id = f"{self.node}-{os.getpid()}-{next(self._corr_ids)}"
+        return self._message(topic, data, {**extra, "corr_id": corr_id})
 
     def _message(self, topic: str, data: Any, extra: Mapping[str, Any]) -> tuple[dict[str, Any], bytes]:
         head = {"topic": topic, "src": self.node, "content_type": codec.JSON, **extra}
@@ -265,5 +282,6 @@ class Context:
         return head, codec.of(head["content_type"]).encode(data, topic)
 
 
-def _nanoseconds(seconds: float | None) -> int:
+def nanoseconds(seconds: float | None) -> int:
+    """A time-out as the layers below take it: -1 for none."""
     return -1 if seconds is None or seconds == float("inf") else max(0, int(seconds * 1e9))

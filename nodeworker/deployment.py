@@ -20,6 +20,7 @@ from nodeworker.localbus import LocalBus, NodeHost, OnLog, OnPublish
 from nodeworker.member import Aborted, FlowFailed, Member
 from nodeworker.node import Node
 from nodeworker.outputs import Origin, Outputs
+from nodeworker.plugin import is_asynchronous
 from nodeworker.wiring import Grow, build
 from protocol.messages import Configure, Deliver, Tick
 from shm import Consumer, Doorbell, Loan, Outlet, Producer, RouteView, WouldBlock
@@ -27,6 +28,7 @@ from shm import Consumer, Doorbell, Loan, Outlet, Producer, RouteView, WouldBloc
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
+    from nodeworker.air import Air, Flight
     from shm._native import RouteSnapshot
 
 T = TypeVar("T")
@@ -58,7 +60,8 @@ class Deployment:
         self.bell = Doorbell()
         """What the one thread sleeps on."""
         self._members: dict[str, Member] = {}
-        self._bus = LocalBus(on_publish, self._await_reply)
+        self._bus = LocalBus(on_publish, self._await_reply, self._mail_has_come)
+        self._air: Air | None = None
         self._alarms: list[Alarm] = []
         self._failure: FlowFailed | None = None
         self._draining = False
@@ -95,7 +98,7 @@ class Deployment:
         try:
             self._construct()
             for member in self._sinks_first:
-                member.begin()
+                self._begin(member)
             self._start_timers()
             self._loop(until_idle)
         except Aborted:
@@ -104,6 +107,8 @@ class Deployment:
 
     def close(self) -> None:
         """Give back all memory and descriptors."""
+        if self._air is not None:
+            self._air.close()
         for view in self._views.values():
             view.close()
         for member in self._members.values():
@@ -145,7 +150,26 @@ class Deployment:
         for member in self._members.values():
             member.guarded(partial(find, member))
         for name, member in self._members.items():
+            asynchronous = is_asynchronous(found[name])
+            if asynchronous:
+                outputs = member.node.outputs
+                member.node.rewire(Outputs(outputs.ports, outputs.producers, member.wiring.outlet))
             member.guarded(partial(member.node.construct, found[name]))
+            if asynchronous:
+                member.flight = self._into_the_air(member)
+
+    def _into_the_air(self, member: Member) -> Flight:
+        from nodeworker.air import Air  # what few flows need
+
+        self._air = self._air or Air(self.bell)
+        return self._air.add(member.node, member.mailbox, self._bus.reply)
+
+    def _begin(self, member: Member) -> None:
+        """Call its ``on_start``; meanwhile those it sends to go on, and they have begun before it."""
+        member.begin()
+        while member.flight is not None and not member.flight.begun:
+            if not member.serve() and not self.drive(member.node.outputs.producers):
+                self._sleep()
 
     def _start_timers(self) -> None:
         now = time.monotonic_ns()
@@ -182,6 +206,7 @@ class Deployment:
         while True:
             if self._draining:
                 self._drain_sources()
+            steps = self._air.steps if self._air is not None else 0
             worked = self._events()
             for member in members:
                 worked |= member.consume() > 0
@@ -189,16 +214,23 @@ class Deployment:
                     worked |= member.end_if_done()
             for member in sources:
                 worked |= member.produce()
-            if worked:
+            if worked or (self._air is not None and self._air.steps != steps):
                 continue
             for member in members:
                 worked |= member.end_if_done()
             if all(member.finished for member in members):
                 return
-            if not worked and until_idle:
+            if worked:
+                continue
+            self._refuse_deadlock()
+            if until_idle and (self._air is None or self._air.quiet):
                 self._draining = True
-            elif not worked:
+            else:
                 self._sleep()
+
+    def _consume(self) -> int:
+        """Every frame that somebody can take now. An asynchronous consumer that waits for credits does not do that."""
+        return sum(member.consume() for member in self._sinks_first)
 
     def _events(self) -> bool:
         """Due ticks and waiting messages of every member that may go on."""
@@ -207,7 +239,22 @@ class Deployment:
         worked = False
         for member in self._members.values():
             worked |= member.serve()
+        if self._air is not None:
+            self._bus.tell_of_ended()
         return worked
+
+    def _mail_has_come(self) -> None:
+        if self._air is not None:
+            self._air.notify()
+
+    def _refuse_deadlock(self) -> None:
+        """Nothing can be done now: if asynchronous nodes wait for credits, nobody will ever return one."""
+        if self._air is None or not self._air.stuck or self._alarms:
+            return
+        for member in self._members.values():
+            if member.flight is not None and member.flight.stuck:
+                producers = member.node.outputs.producers
+                member.guarded(partial(_raise, self._deadlock(producers)))
 
     def _ring_alarms(self) -> None:
         now = time.monotonic_ns()
@@ -225,7 +272,11 @@ class Deployment:
         dues = [alarm.due_ns for alarm in self._alarms if not alarm.member.finished]
         if until_ns is not None:
             dues.append(until_ns)
-        self.bell.wait(max(0, min(dues) - time.monotonic_ns()) if dues else -1)
+        wait_ns = max(0, min(dues) - time.monotonic_ns()) if dues else -1
+        if self._air is not None:
+            self._air.sleep(wait_ns / 1e9 if dues else None)
+        else:
+            self.bell.wait(wait_ns)
 
     def _drain_sources(self) -> None:
         for member in self._members.values():
@@ -249,16 +300,19 @@ class Deployment:
 
     def wait_for_credit(self, producers: Sequence[Producer], until_ns: int | None) -> None:
         """Something has to happen elsewhere before a send can succeed. Raises RuntimeError when nothing can."""
-        if self.drive(producers) or self._events():
+        if self.drive(producers) or self._events() or (self._air is not None and self._consume() > 0):
             return
-        if until_ns is None and not self._alarms:
-            full = next((p for p in producers if p.outstanding), producers[0])
-            holder = self._consumers[full.route][0].name
-            raise RuntimeError(
-                f"route {full.route}: all its credits are with node {holder}, which waits for more frames and returns "
-                "none; let it release frames earlier (copy what it keeps), or give the route a larger buffer"
-            )
+        if until_ns is None and not self._alarms and (self._air is None or self._air.quiet or self._air.stuck):
+            raise self._deadlock(producers)
         self._sleep(until_ns)
+
+    def _deadlock(self, producers: Sequence[Producer]) -> RuntimeError:
+        full = next((p for p in producers if p.outstanding), producers[0])
+        holder = self._consumers[full.route][0].name
+        return RuntimeError(
+            f"route {full.route}: all its credits are with node {holder}, which waits for more frames and returns "
+            "none; let it release frames earlier (copy what it keeps), or give the route a larger buffer"
+        )
 
     def _fail(self, failure: FlowFailed) -> None:
         if self._failure is None:
@@ -299,6 +353,10 @@ class _Outlet:
             except WouldBlock:
                 continue
         raise refused
+
+
+def _raise(reason: BaseException) -> None:
+    raise reason
 
 
 def _sinks_first(members: list[Member]) -> list[Member]:

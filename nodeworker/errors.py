@@ -19,6 +19,11 @@ class RequestFailed(Exception):
         return f"request on {self.topic!r} got no reply ({self.reason}): {self.message}"
 
 
+def late(topic: str, seconds: float) -> RequestFailed:
+    """Nobody has answered in time."""
+    return RequestFailed(topic, "timeout", f"nobody answered within {seconds:g} s")
+
+
 class Interrupted(BaseException):
     """The worker was told to stop at once while it waited. No plugin should catch it, hence no Exception."""
 

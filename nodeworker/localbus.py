@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from nodeworker.context import Level, Outcome
+from nodeworker.context import Done, Level, Outcome
 from nodeworker.errors import RequestFailed
 from nodeworker.member import Member
 from nodeworker.message import Message
@@ -27,13 +27,16 @@ NEVER_NS = 1 << 62
 
 
 class LocalBus:
-    """Who wants which topic. ``work(until_ns)`` is called while a request waits."""
+    """Who wants which topic. ``work(until_ns)`` is called while a request waits, ``on_mail`` when somebody has got
+    something."""
 
-    def __init__(self, on_publish: OnPublish, work: Callable[[int], None]) -> None:
+    def __init__(self, on_publish: OnPublish, work: Callable[[int], None], on_mail: Callable[[], None]) -> None:
         self._members: dict[str, Member] = {}
         self._subscribers: dict[str, list[Member]] = {}
         self._replies: dict[str, Reply | None] = {}
+        self._asked: dict[str, tuple[Member, str, Done]] = {}
         self._on_publish = on_publish
+        self._on_mail = on_mail
         self._work = work
 
     def add(self, member: Member) -> None:
@@ -58,6 +61,7 @@ class LocalBus:
         members = self._wanting(envelope["topic"])
         for member in members:
             member.mailbox.append(Deliver(envelope=envelope, payload=payload))
+        self._on_mail()
         return len(members)
 
     def request(self, envelope: dict[str, Any], payload: bytes, timeout_ns: int) -> Message:
@@ -75,10 +79,34 @@ class LocalBus:
         head = {"topic": topic, "corr_id": corr_id, "content_type": reply.content_type}
         return Message(head, reply.payload)
 
+    def ask(self, envelope: dict[str, Any], payload: bytes, done: Done) -> Callable[[], None]:
+        """As :meth:`request` without waiting; see :class:`nodeworker.context.Host`."""
+        topic, corr_id = envelope["topic"], envelope["corr_id"]
+        members = self._wanting(topic)
+        if members:
+            self._asked[corr_id] = members[0], topic, done
+            members[0].mailbox.append(Deliver(envelope=envelope, payload=payload))
+        else:
+            done(RequestFailed(topic, "no-subscriber", "no node of the flow has subscribed to it"))
+        return lambda: self._forget(corr_id)
+
+    def tell_of_ended(self) -> None:
+        """Requests to nodes that have ended meanwhile end."""
+        for member, topic, done in list(self._asked.values()):
+            if member.finished:
+                done(RequestFailed(topic, "peer-gone", f"node {member.name} has ended"))
+
+    def _forget(self, corr_id: str) -> None:
+        self._asked.pop(corr_id, None)
+
     def reply(self, corr_id: str, payload: bytes, content_type: str) -> None:
         """A subscriber answers. A reply that is not waited for any more is nobody's."""
+        if corr_id in self._asked:
+            _, topic, done = self._asked[corr_id]
+            done(Message({"topic": topic, "corr_id": corr_id, "content_type": content_type}, payload))
         if corr_id in self._replies:
             self._replies[corr_id] = Reply(corr_id=corr_id, payload=payload, content_type=content_type)
+        self._on_mail()
 
     def _wait(self, member: Member, topic: str, corr_id: str, timeout_ns: int) -> Reply:
         until = time.monotonic_ns() + (timeout_ns if timeout_ns >= 0 else NEVER_NS)
@@ -96,6 +124,8 @@ class LocalBus:
 
 class NodeHost:
     """The bus and the log as one node's context sees them; see :class:`nodeworker.context.Host`."""
+
+    grace_s = 0.0
 
     def __init__(self, bus: LocalBus, node: str, on_log: OnLog) -> None:
         self._bus = bus
@@ -117,6 +147,10 @@ class NodeHost:
     def request(self, envelope: dict[str, Any], payload: bytes, timeout_ns: int) -> Message:
         """Through the bus."""
         return self._bus.request(envelope, payload, timeout_ns)
+
+    def ask(self, envelope: dict[str, Any], payload: bytes, _timeout_ns: int, done: Done) -> Callable[[], None]:
+        """Through the bus; the asking context looks at its time itself."""
+        return self._bus.ask(envelope, payload, done)
 
     def log(self, level: Level, message: str, fields: dict[str, Any]) -> None:
         """To whoever runs the deployment."""

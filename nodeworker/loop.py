@@ -53,6 +53,14 @@ class Loop:
         self._emptied = emptied
         self.drained = False
 
+    def start(self) -> None:
+        """``on_start``."""
+        self._node.start()
+
+    def stop(self) -> Any:
+        """``on_stop`` and the end of the outputs; the node's result."""
+        return self._node.stop()
+
     def run(self) -> None:
         """Until the node has nothing more to do: inputs ended, source exhausted, drained, or every consumer gone.
 

@@ -9,13 +9,17 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from nodeworker.loop import Mailbox
 from nodeworker.message import Answer, Message
 from nodeworker.node import Node
 from nodeworker.wiring import Wiring
-from protocol.messages import Deliver, Tick
+from protocol.messages import Deliver, Drain, Tick
 from shm import RouteClosed
+
+if TYPE_CHECKING:
+    from nodeworker.air import Flight
 
 BURST, BURST_BYTES = 32, 1 << 18
 """Items, and bytes in frames, that a source may make before the others get their turn: enough to spread the cost of the
@@ -45,7 +49,7 @@ class Member:
     def __init__(self, node: Node, wiring: Wiring, fail: Callable[[FlowFailed], None], answer: Answer) -> None:
         self.node = node
         self.wiring = wiring
-        self.mailbox: deque[Tick | Deliver] = deque()
+        self.mailbox: Mailbox = deque()
         self.active = False
         self.finished = False
         self.is_source = not node.config.inputs
@@ -53,6 +57,9 @@ class Member:
         self.result: Any = None
         self.ending = False
         """It is to take and make nothing more; :meth:`end_if_done` finishes it."""
+        self.flight: Flight | None = None
+        """Its life in the event loop, if its plugin is asynchronous."""
+        self._told = False
         self._items: Iterator[Any] | None = None
         self._handled = 0
         self._fail = fail
@@ -83,24 +90,38 @@ class Member:
         return not self.ending
 
     def begin(self) -> None:
-        """``on_start``, and the source's iterator."""
-        self.guarded(self._begin)
+        """``on_start``, and the source's iterator. An asynchronous one has begun when its ``flight`` says so."""
+        if self.flight is not None:
+            self.flight.begin()
+        else:
+            self.guarded(self._begin)
 
     def drain(self) -> None:
         """A source produces no more."""
         self.node.ctx.stopping = True
-        if self.is_source:
+        if not self.is_source:
+            return
+        if self.flight is None:
             self.ending = True
+        elif not self._told:
+            self._told = True
+            self.mailbox.append(Drain())
 
     def produce(self) -> bool:
         """A few items of the source; whether there was something to do."""
+        if self.flight is not None:
+            return self._turn(self.flight)
         if self._items is None or self.active or self.ending or self.finished:
             return False
         self.guarded(self._produce)
         return True
 
     def consume(self, most: int = 1 << 30) -> int:
-        """Up to ``most`` frames that are there; how many were handled."""
+        """Up to ``most`` frames that are there (an asynchronous node takes what it likes); how many were handled."""
+        if self.flight is not None:
+            before = self.flight.taken
+            self._turn(self.flight)
+            return self.flight.taken - before
         if self.is_source or self.active or self.ending or self.finished:
             return 0
         self._handled = 0
@@ -109,6 +130,8 @@ class Member:
 
     def serve(self) -> bool:
         """The events in the mailbox; whether there were any."""
+        if self.flight is not None:
+            return self._turn(self.flight)
         if not self.mailbox or self.active or self.finished:
             return False
         self.guarded(self._serve)
@@ -116,6 +139,8 @@ class Member:
 
     def end_if_done(self) -> bool:
         """Finish the node if nothing more can come to it; whether it was finished now."""
+        if self.flight is not None:
+            return self._landed(self.flight)
         if self.finished or self.active or self.mailbox:
             return False
         exhausted = not self.is_source and self.node.inlet.ended and self._items is None
@@ -123,6 +148,26 @@ class Member:
             return False
         self.ending = True
         self.guarded(self._finish)
+        return True
+
+    def _turn(self, flight: Flight) -> bool:
+        """Let the event loop go on; whether something has come of it."""
+        worked = False
+
+        def turn() -> None:
+            nonlocal worked
+            worked = flight.turn()
+
+        if not self.active and not self.finished:
+            self.guarded(turn)
+        return worked
+
+    def _landed(self, flight: Flight) -> bool:
+        if self.finished or not flight.ended:
+            return False
+        self.ending = self.finished = True
+        self.result = flight.result
+        self.wiring.stages.close()
         return True
 
     def _begin(self) -> None:
@@ -173,7 +218,7 @@ class Member:
             event = self.mailbox.popleft()
             if isinstance(event, Tick):
                 self.node.tick(event)
-            else:
+            elif isinstance(event, Deliver):
                 self.node.message(Message(event.envelope, event.payload, self._answer))
 
     def _finish(self) -> None:

@@ -15,8 +15,8 @@ from nodeworker import codec
 from nodeworker.context import Context, Host, Step
 from nodeworker.message import Message
 from nodeworker.outputs import Origin, Outputs, Sender
-from nodeworker.plugin import Plugin, bind
-from nodeworker.retry import retrying
+from nodeworker.plugin import Plugin, bind, is_asynchronous
+from nodeworker.retry import retrying, retrying_awaited
 from protocol.messages import Configure, Tick
 from shm import Frame, Inlet
 
@@ -32,18 +32,28 @@ class Node:
         self.outputs = outputs
         self.step = Step()
         self.ctx = Context(config, outputs, host, self.step)
-        self.plugin = Plugin()
         self._host = host
+        self.plugin = Plugin()
         self.phase: Phase = "init"
         self.emit: Sender = self._emitter()
         self._produced: Any = None
 
+    def rewire(self, outputs: Outputs) -> None:
+        """Send by ``outputs``; before the plugin is constructed."""
+        self.outputs = outputs
+        self.emit = self._emitter()
+
     def construct(self, found: Any) -> None:
-        """Make the plugin of the loaded object."""
+        """Make the plugin of the loaded object; one with asynchronous callbacks gets a context that is awaited."""
         self.phase = "init"
+        if is_asynchronous(found):
+            from nodeworker.actx import AsyncContext  # what few plugins need, no worker should carry
+
+            self.ctx = AsyncContext(self.config, self.outputs, self._host, self.step)
         plugin = bind(found, self.config, self.ctx)
         if plugin.on_frame is not None:
-            on_frame = retrying(plugin.on_frame, self.config, self._host, self.step)
+            again = retrying_awaited if plugin.asynchronous else retrying
+            on_frame = again(plugin.on_frame, self.config, self._host, self.step)
             plugin = replace(plugin, on_frame=on_frame)
         self.plugin = plugin
 
@@ -84,7 +94,7 @@ class Node:
         if made is None:
             return iter(())
         try:
-            items = iter(self._remembering(made))
+            items = self.remembering(made)
         except TypeError:
             kind = type(made).__name__
             raise TypeError(f"a source must return an iterable or be a generator, this one returned {kind}") from None
@@ -97,11 +107,16 @@ class Node:
         result = None
         if self.plugin.on_stop is not None:
             result = self._call("stop", self.plugin.on_stop, self.ctx)
+        return self.end(result)
+
+    def end(self, result: Any = None) -> Any:
+        """Close the outputs; ``result``, or what the source returned, as it can travel. TypeError if it cannot."""
         self.outputs.close()
         self.phase = "stop"
         return codec.plain(self._produced if result is None else result)
 
-    def _remembering(self, made: Any) -> Iterator[Any]:
+    def remembering(self, made: Any) -> Iterator[Any]:
+        """What a source made, item by item; what a generator returns at its end is kept as the node's result."""
         self._produced = yield from made
 
     def _call(self, phase: Phase, function: Callable[..., Any], *arguments: Any) -> Any:

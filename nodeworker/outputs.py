@@ -67,6 +67,16 @@ class Outputs:
         """The one outlet for the routes that ``to`` names."""
         return self._outlet_of(self._matching(to))
 
+    def outlets(self, to: str | None = None) -> tuple[Any, ...]:
+        """All outlets by which a send to the routes that ``to`` names may go: what waits for it waits for all."""
+        members = self._matching(to)
+        if not members:
+            return ()
+        groups: dict[str, list[int]] = {}
+        for index in members:
+            groups.setdefault(codec.canonical(self.ports[index].content_type), []).append(index)
+        return tuple(dict.fromkeys(self._outlet_of(tuple(group)) for group in (*groups.values(), members)))
+
     @property
     def high(self) -> bool:
         """A route's frames in use have reached its watermark."""

@@ -3,8 +3,9 @@
 Rules: a class is instantiated (with the context, if its constructor takes it); a generator function of ``ctx`` is a
 source, of ``(frame, ctx)`` a map with any number of results; a plain function is called for frames and, at a node
 without data inputs, for messages and ticks. What a callback returns (not None) is sent to the node's outputs, or, at
-a node that has only control routes, published on them. A plugin that could never be called by its node is refused
-here.
+a node that has only control routes, published on them. A plugin with an ``async def`` among its callbacks is
+asynchronous: all of them run in an event loop, those that are coroutines are awaited, and its context's sends are too.
+A plugin that could never be called by its node is refused here.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from types import FunctionType, MethodType
 from typing import Any, Final
@@ -26,6 +27,9 @@ Callback = Callable[..., Any]
 CALLBACKS: Final = ("on_start", "on_frame", "on_tick", "on_message", "on_stop", "produce")
 """What a class may define."""
 
+ASYNCHRONOUS: Final = inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
+"""Code flags of what has to be awaited."""
+
 WANTED: Final = {"on_start": 1, "on_frame": 2, "on_tick": 2, "on_message": 2, "on_stop": 1, "produce": 1}
 """Arguments that each is called with; the last is the context and may be left out."""
 
@@ -33,7 +37,8 @@ WANTED: Final = {"on_start": 1, "on_frame": 2, "on_tick": 2, "on_message": 2, "o
 @dataclass(frozen=True, slots=True)
 class Plugin:
     """The callbacks of one plugin; None where it has none. ``on_frame``, ``on_tick`` and ``on_message`` take
-    ``(thing, ctx)``, the others ``(ctx,)``; ``produce`` returns an iterable."""
+    ``(thing, ctx)``, the others ``(ctx,)``; ``produce`` returns an iterable. Of an ``asynchronous`` plugin each may
+    return something to be awaited instead; ``ordered``: what comes of its frames leaves in the order of the frames."""
 
     on_start: Callback | None = None
     on_frame: Callback | None = None
@@ -41,6 +46,16 @@ class Plugin:
     on_message: Callback | None = None
     on_stop: Callback | None = None
     produce: Callback | None = None
+    asynchronous: bool = False
+    ordered: bool = True
+
+
+def is_asynchronous(found: Any) -> bool:
+    """One of its callbacks (the function itself, if it is one) is a coroutine function or an asynchronous generator."""
+    callbacks = [getattr(found, name, None) for name in CALLBACKS]
+    if not any(callbacks) and not inspect.isclass(found):
+        callbacks = [found]
+    return any(_flags(callback) & ASYNCHRONOUS for callback in callbacks if callback is not None)
 
 
 def bind(found: Any, config: Configure, ctx: Context) -> Plugin:
@@ -48,17 +63,19 @@ def bind(found: Any, config: Configure, ctx: Context) -> Plugin:
 
     Raises ChronetixError ``plugin-not-loadable`` when it does not fit the node, and whatever its constructor raises.
     """
+    asynchronous, ordered = is_asynchronous(found), bool(getattr(found, "ordered", True))
     if inspect.isclass(found):
         make: Callable[..., Any] = found
         found = make(ctx) if _wants_context(found) else make()
     if any(hasattr(found, name) for name in CALLBACKS):
-        plugin = Plugin(**{name: _callback(found, name, config, ctx) for name in CALLBACKS})
+        callbacks: dict[str, Any] = {name: _callback(found, name, config, ctx) for name in CALLBACKS}
+        plugin = Plugin(**callbacks)
     elif callable(found):
         plugin = _of_function(found, config, ctx)
     else:
         raise _unfit(config, f"{_name(found)} is no function and has none of {', '.join(CALLBACKS)}{_near(found)}")
     _check(plugin, config, found)
-    return plugin
+    return replace(plugin, asynchronous=asynchronous, ordered=ordered) if asynchronous else plugin
 
 
 def _callback(found: Any, name: str, config: Configure, ctx: Context) -> Callback | None:
@@ -80,15 +97,15 @@ def _adapt(function: Callback, wanted: int, config: Configure, ctx: Context) -> 
     """``function`` callable with ``wanted`` arguments, of which it may leave out the last, the context. A generator
     function of a thing and the context sends what it yields; others are left as they are, at no cost."""
     flags = _flags(function)
-    if flags & (inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR):
-        raise _unfit(config, f"{_name(function)} is async, but callbacks are called, not awaited: make it a plain def")
     required, takes = _positional(function)
     if required > wanted or takes < wanted - 1:
         called = "(thing, ctx)" if wanted == 2 else "(ctx)"
         hint = "" if config.inputs else "; the node has no data inputs"
         raise _unfit(config, f"{_name(function)} takes {required} arguments but is called with {called}{hint}")
     taking = _leaving_out_context(function, wanted) if takes < wanted else function
-    return _many(taking, ctx) if wanted == 2 and flags & inspect.CO_GENERATOR else taking
+    if wanted != 2 or not flags & (inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR):
+        return taking
+    return _many_awaited(taking) if flags & inspect.CO_ASYNC_GENERATOR else _many(taking, ctx)
 
 
 def _leaving_out_context(function: Callback, wanted: int) -> Callback:
@@ -99,11 +116,35 @@ def _leaving_out_context(function: Callback, wanted: int) -> Callback:
 
 def _many(function: Callback, ctx: Context) -> Callback:
     """A map with any number of results, each sent when it is yielded."""
+    if ctx.awaited:
+        return _many_sent(function)
 
     def send_each(thing: Any, context: Context) -> None:
         for result in function(thing, context):
             if result is not None:
                 ctx.send(result)
+
+    return send_each
+
+
+def _many_sent(function: Callback) -> Callback:
+    """The same in an asynchronous plugin, where a send is awaited."""
+
+    async def send_each(thing: Any, context: Any) -> None:
+        for result in function(thing, context):
+            if result is not None:
+                await context.send(result)
+
+    return send_each
+
+
+def _many_awaited(function: Callback) -> Callback:
+    """The same for an asynchronous generator."""
+
+    async def send_each(thing: Any, context: Any) -> None:
+        async for result in function(thing, context):
+            if result is not None:
+                await context.send(result)
 
     return send_each
 

@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import queue
 import time
+from collections.abc import Callable
 from typing import Any
 
-from nodeworker.context import Level, Outcome
-from nodeworker.errors import RequestFailed
+from nodeworker.context import Done, Level, Outcome
+from nodeworker.errors import RequestFailed, late
 from nodeworker.link import Link
 from nodeworker.message import Message
 from protocol.messages import FrameFailed, Log, Publish, Reply, Request, Subscribe, ToWorker, Unsubscribe
 from protocol.messages import RequestFailed as Refusal
+
+LONGEST_NS = 10**18
+"""The longest wait for a reply, for those who name none."""
 
 GRACE_S = 2.0
 """How much longer than asked to wait for the daemon's own word that the time is up."""
@@ -24,9 +28,11 @@ GRACE_S = 2.0
 class DaemonHost:
     """Speaks to the daemon for one node's context."""
 
+    grace_s = GRACE_S
+
     def __init__(self, link: Link[ToWorker]) -> None:
         self._link = link
-        self._waiting: dict[str, queue.SimpleQueue[Reply | Refusal]] = {}
+        self._waiting: dict[str, Callable[[Reply | Refusal], Any]] = {}
 
     def publish(self, envelope: dict[str, Any], payload: bytes) -> None:
         """See :class:`nodeworker.context.Host`."""
@@ -55,28 +61,49 @@ class DaemonHost:
 
     def request(self, envelope: dict[str, Any], payload: bytes, timeout_ns: int) -> Message:
         """See :class:`nodeworker.context.Host`."""
-        corr_id, topic = str(envelope["corr_id"]), str(envelope["topic"])
-        timeout_ns = timeout_ns if timeout_ns >= 0 else 2**62
-        answer = self._waiting[corr_id] = queue.SimpleQueue()
+        answer: queue.SimpleQueue[Message | RequestFailed] = queue.SimpleQueue()
+        forget = self.ask(envelope, payload, timeout_ns, answer.put)
+        seconds = timeout_ns / 1e9 if 0 <= timeout_ns < LONGEST_NS else LONGEST_NS / 1e9
         try:
-            self._link.send(Request(envelope=envelope, payload=payload, timeout_ns=timeout_ns))
-            end = answer.get(timeout=min(timeout_ns / 1e9 + GRACE_S, 1e9))
+            end = answer.get(timeout=seconds + GRACE_S)
         except queue.Empty:
-            raise RequestFailed(topic, "timeout", f"nobody answered within {timeout_ns / 1e9:g} s") from None
+            raise late(str(envelope["topic"]), seconds) from None
         finally:
-            del self._waiting[corr_id]
-        if isinstance(end, Refusal):
-            raise RequestFailed(topic, end.reason, end.message)
-        head = {"topic": topic, "corr_id": corr_id, "content_type": end.content_type}
-        return Message(head, end.payload)
+            forget()
+        if isinstance(end, RequestFailed):
+            raise end
+        return end
+
+    def ask(self, envelope: dict[str, Any], payload: bytes, timeout_ns: int, done: Done) -> Callable[[], None]:
+        """See :class:`nodeworker.context.Host`. ``done`` is called by the IO thread."""
+        corr_id, topic = str(envelope["corr_id"]), str(envelope["topic"])
+
+        def resolve(end: Reply | Refusal) -> None:
+            if isinstance(end, Refusal):
+                done(RequestFailed(topic, end.reason, end.message))
+            else:
+                head = {"topic": topic, "corr_id": corr_id, "content_type": end.content_type}
+                done(Message(head, end.payload))
+
+        def forget() -> None:
+            self._waiting.pop(corr_id, None)
+
+        self._waiting[corr_id] = resolve
+        try:
+            limit_ns = timeout_ns if timeout_ns >= 0 else 2**62
+            self._link.send(Request(envelope=envelope, payload=payload, timeout_ns=limit_ns))
+        except BaseException:
+            forget()
+            raise
+        return forget
 
     def resolve(self, end: Reply | Refusal) -> None:
         """What the daemon said about a request. One that is not waited for any more is late: it is nobody's."""
         waiting = self._waiting.get(end.corr_id)
         if waiting is not None:
-            waiting.put(end)
+            waiting(end)
 
     def abandon(self) -> None:
         """The daemon is gone: end every request that waits."""
         for corr_id, waiting in list(self._waiting.items()):
-            waiting.put(Refusal(corr_id=corr_id, reason="peer-gone", message="the daemon is gone"))
+            waiting(Refusal(corr_id=corr_id, reason="peer-gone", message="the daemon is gone"))

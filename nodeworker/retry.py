@@ -60,6 +60,37 @@ def retrying(on_frame: OnFrame, config: Configure, host: Host, step: Step) -> On
     return attempt
 
 
+def retrying_awaited(on_frame: OnFrame, config: Configure, host: Host, step: Step) -> OnFrame:
+    """As :func:`retrying` for a plugin whose ``on_frame`` may return something to be awaited."""
+    retries = config.qos.get("retry") or 0
+    if not retries:
+        return on_frame
+    letters = DeadLetters(config, host)
+
+    async def attempt(frame: Frame, ctx: Any) -> Any:
+        failed: Exception | None = None
+        for tried in range(retries + 1):
+            if failed is not None and step.interrupt is not None:
+                raise step.interrupt
+            try:
+                result = on_frame(frame, ctx)
+                if hasattr(result, "__await__"):
+                    result = await result
+            except NOT_THE_FRAMES_FAULT:
+                raise
+            except Exception as reason:
+                failed = reason
+                continue
+            if failed is not None:
+                host.frame_failed(frame.route, frame.seq, tried + 1, type(failed).__name__, said(failed), "passed")
+            return result
+        assert failed is not None
+        letters.take(frame, retries + 1, failed)
+        return None
+
+    return attempt
+
+
 class DeadLetters:
     """Where a node's frames go that failed for good."""
 

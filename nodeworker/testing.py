@@ -72,6 +72,7 @@ def run(
     replies: Mapping[str, Any] | None = None,
     publications: Sequence[str] = (),
     qos: Mapping[str, Any] | None = None,
+    max_inflight: int = 1,
 ) -> Run:
     """Run ``plugin`` (function, class or instance) from ``on_start`` to ``on_stop``. Raises what the plugin raises.
 
@@ -81,6 +82,7 @@ def run(
     * ``messages``, ``requests``: (topic, value) published to it, or asked of it; ``replies``: topic → value that its
       own requests get. All JSON.
     * ``publications``: what ``ctx.publish(None, …)`` publishes on.
+    * ``max_inflight``: how many frames an asynchronous plugin works on at once.
     """
     outcome = Run()
     found = {
@@ -102,6 +104,7 @@ def run(
         publications=list(publications),
         params=dict(params or {}),
         qos=dict(qos or {}),
+        max_inflight=max_inflight,
     )
     deployment = Deployment(
         [node, *_around(incoming, outgoing, topics, replies)],

@@ -15,7 +15,7 @@ import sys
 import traceback
 from collections import deque
 from types import FrameType
-from typing import Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol
 
 from nodeworker import _clone
 from nodeworker.comeback import Comeback
@@ -53,6 +53,9 @@ from protocol.messages import (
 from protocol.messages import Link as LinkMessage
 from shm import Doorbell
 
+if TYPE_CHECKING:
+    from nodeworker.arun import AsyncRun
+
 FD_VARIABLE = "CHRONETIX_FD"
 """Environment variable with the number of the inherited control socket."""
 
@@ -76,6 +79,19 @@ TRACEBACK_LIMIT = 64 * 1024
 """Characters of a traceback that are sent; the end, where the cause is, is kept."""
 
 
+class Runs(Protocol):
+    """What runs a node, in this thread: :class:`Loop`, or its asynchronous like."""
+
+    def start(self) -> None:
+        """``on_start``."""
+
+    def run(self) -> None:
+        """Until the node has nothing more to do."""
+
+    def stop(self) -> Any:
+        """``on_stop`` and the end of the outputs; the node's result."""
+
+
 class Worker:
     """One run of one node over ``sock``. ``found`` is the plugin of a program that brings its own; ``place`` what the
     process still has to become after its hello, by default nothing, ``SPARE`` if the daemon will say."""
@@ -91,6 +107,7 @@ class Worker:
         self._comeback: Comeback | None = None
         self._life: Life = "starting"
         self._signals = 0
+        self._air: AsyncRun | None = None
         self._interruptible = True
 
     def run(self) -> int:
@@ -132,24 +149,40 @@ class Worker:
     def _live(self) -> int:
         node = self._prepare(self._hello())
         self._await_start()
-        loop = Loop(node, self._mailbox, self._bell, self._host.reply, self._tell_emptied)
-        try:
-            node.start()
-            self._life = "started"
-            self._link.send(Started())
-            loop.run()
-        except Interrupted:
-            self._interruptible = False
-            node.stop()
-            raise
-        self._interruptible = False
-        result = node.stop()
+        arguments = (node, self._mailbox, self._bell, self._host.reply, self._tell_emptied)
+        result = self._run_async(arguments) if node.plugin.asynchronous else self._run(Loop(*arguments))
         self._life = "finished"
         self._link.send(Finished(result=result))
         if self._comeback is not None:
             self._interruptible = True
             self._comeback.settle()
         return OK
+
+    def _run(self, loop: Runs) -> Any:
+        """From ``on_start`` to ``on_stop``; the node's result."""
+        try:
+            loop.start()
+            self._life = "started"
+            self._link.send(Started())
+            loop.run()
+        except Interrupted:
+            self._interruptible = False
+            loop.stop()
+            raise
+        self._interruptible = False
+        return loop.stop()
+
+    def _run_async(self, arguments: tuple[Any, ...]) -> Any:
+        """In an event loop. Signals do not raise in it unless it hangs: it is told, and cancels what waits."""
+        from nodeworker.arun import AsyncRun  # what few plugins need, no worker should carry
+
+        self._air = air = AsyncRun(*arguments)
+        self._interruptible = False
+        try:
+            return self._run(air)
+        finally:
+            self._air = None
+            air.close()
 
     def _hello(self) -> Configure:
         hello = Hello(protocol=list(PROTOCOL_VERSIONS), role="worker", pid=os.getpid())
@@ -283,8 +316,12 @@ class Worker:
         self._on_drain()
         if self._node is not None:
             self._node.step.interrupt = reason
+        hangs = False
+        if self._air is not None:
+            self._air.interrupt(reason)
+            hangs = self._signals > 1
         waits = self._node is None or self._node.step.doing is None
-        if self._interruptible and (waits or self._signals > 1):
+        if hangs or (self._interruptible and (waits or self._signals > 1)):
             raise reason
 
     def _report(self, reason: BaseException) -> int:

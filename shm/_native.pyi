@@ -267,6 +267,12 @@ class Outlet:
     def wait(self, timeout_ns: int = -1) -> bool:
         """After WouldBlock: sleep until every blocking route has come down to credit_low, or, if room was short, until
         something was returned; False on time-out."""
+    def arm(self) -> bool:
+        """For a foreign event loop that polls the doorbell, after WouldBlock: ask for a ring when ``wait`` would
+        return, and begin to count the route's blocked time. False: it would return now, send again."""
+    def disarm(self) -> None:
+        """The wait that :meth:`arm` began is over: what was asked for, also by other outlets of the arena, is not
+        wanted any more. Those that still wait arm again."""
 
 @final
 class Frame:

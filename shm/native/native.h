@@ -140,6 +140,8 @@ int native_outlet_commit(Outlet *self, struct native_claim *claim, uint64_t leng
 void native_outlet_cancel(Outlet *self, struct native_claim *claim, int keep_extent);
 int native_outlet_wait(Outlet *self, int for_room, uint64_t deadline);
 int native_outlet_room(Outlet *self);
+int native_outlet_arm(Outlet *self);
+void native_outlet_disarm(Outlet *self);
 void native_outlet_linger(Outlet *self, uint64_t bytes);
 void native_outlet_copy(Outlet *self, void *to, const void *from, size_t length);
 PyObject *native_outlet_send_many(Outlet *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames);

@@ -199,7 +199,7 @@ static void outlet_count_would_block(Outlet *self, enum attempt why) {
 static void outlet_blocked_from(Outlet *self, enum attempt why, uint64_t now) {
     for (Py_ssize_t i = 0; i < self->count; i++) {
         struct chx_producer *end = &self->producers[i]->end;
-        if (outlet_holds_up(end, why))
+        if (outlet_holds_up(end, why) && !chx_read(&end->ring->stats.blocked_since))
             atomic_store_explicit(&end->ring->stats.blocked_since, now, memory_order_relaxed);
     }
 }
@@ -583,6 +583,21 @@ static PyObject *outlet_producers(Outlet *self, void *Py_UNUSED(closure)) {
     return tuple;
 }
 
+static PyObject *outlet_arm(Outlet *self, PyObject *Py_UNUSED(ignored)) {
+    if (native_foreign(self->arena->owner, "outlet")) return NULL;
+    int waits = native_outlet_arm(self);
+    if (waits) outlet_blocked_from(self, self->short_at ? NO_ROOM : NO_CREDIT, chx_now_ns());
+    return PyBool_FromLong(waits);
+}
+
+static PyObject *outlet_disarm(Outlet *self, PyObject *Py_UNUSED(ignored)) {
+    if (native_foreign(self->arena->owner, "outlet")) return NULL;
+    native_outlet_disarm(self);
+    outlet_blocked_until(self, chx_now_ns());
+    Py_RETURN_NONE;
+}
+
+
 static PyMethodDef outlet_methods[] = {
     {"send", (PyCFunction)(void (*)(void))outlet_send, METH_FASTCALL | METH_KEYWORDS,
      "Copy `data` into the arena and commit it to every route; its sequence number on the first."},
@@ -594,6 +609,9 @@ static PyMethodDef outlet_methods[] = {
      "Sleep until every blocking route has come down to credit_low; False on time-out."},
     {"add", (PyCFunction)outlet_add, METH_O, "A tap: it gets every frame from the next one on."},
     {"sweep", (PyCFunction)outlet_sweep_method, METH_NOARGS, "Let go of taps that have ended."},
+    {"arm", (PyCFunction)outlet_arm, METH_NOARGS,
+     "After WouldBlock: ask for the doorbell when a send may succeed. False: it may now."},
+    {"disarm", (PyCFunction)outlet_disarm, METH_NOARGS, "The wait is over: no ring is wanted any more."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -97,6 +97,22 @@ int native_outlet_wait(Outlet *self, int for_room, uint64_t deadline) {
     return waiting_sleep(self, for_room, deadline);
 }
 
+/* For an event loop that polls the bell itself. 1: a ring will tell when to try again, 0: try now. */
+int native_outlet_arm(Outlet *self) {
+    int for_room = self->short_at != 0;
+    int waits = waiting_look(self, for_room, 1);
+    atomic_thread_fence(memory_order_seq_cst); /* partners: chx_consumer_return, chx_consumer_nudge */
+    if (!waits || !waiting_look(self, for_room, 0)) {
+        self->short_at = 0; /* the next try says anew what it is short of */
+        return 0;
+    }
+    waiting_count(self, for_room);
+    return 1;
+}
+
+/* No ring is wanted any more, by any outlet of the arena. */
+void native_outlet_disarm(Outlet *self) { waiting_disarm(self); }
+
 /* Is there nothing to wait for? */
 int native_outlet_room(Outlet *self) {
     if (self->short_at) return !waiting_room(self, 0);

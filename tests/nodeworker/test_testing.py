@@ -118,13 +118,6 @@ class TestAPluginMayNotBe:
             run(plugin, inputs)
         assert says in caught.value.message
 
-    def test_asynchronous(self):
-        async def later(frame, ctx):
-            return 1
-
-        with pytest.raises(ChronetixError, match="is async"):
-            run(later, [1])
-
     def test_a_class_without_on_message_where_messages_come_in(self):
         with pytest.raises(ChronetixError, match="no on_message"):
             run(type("P", (), {"on_stop": lambda self: 0}), messages=[("t", 1)])

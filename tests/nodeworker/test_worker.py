@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 
@@ -427,3 +428,39 @@ class TestAProgramOfItsOwn:
         monkeypatch.delenv("CHRONETIX_FD", raising=False)
         with pytest.raises(RuntimeError, match="started by chronetixd"):
             nodeworker.serve(object())
+
+
+class TestManyInputs:
+    def test_a_frame_of_any_of_64_a_message_and_a_tick_wake_it_from_the_same_sleep(self, daemon, configure, plugin):
+        """Each is sent when what the one before caused is there: the worker sleeps by then, or is about to."""
+        source = plugin("""
+            class Source:
+                def on_message(self, message, ctx): ctx.send(b"1", to=message.value())
+        """)
+        sink = plugin("""
+            class Sink:
+                def on_frame(self, frame, ctx): ctx.publish("woken", frame.route)
+                def on_message(self, message, ctx): ctx.publish("woken", message.topic)
+                def on_tick(self, tick, ctx): ctx.publish("woken", tick.id)
+        """)
+        routes = [f"r{n}" for n in range(64)]
+        outputs, inputs = [f"{route}>b" for route in routes], [f"{route}<a" for route in routes]
+        timers = [Timer(id="clock", interval_ns=1)]
+        a = daemon.start(configure("a", source + ":Source", *outputs, credits=1, subscriptions=["to"]))
+        b = daemon.start(configure("b", sink + ":Sink", *inputs, credits=1, subscriptions=["news"], timers=timers))
+        daemon.wire()
+        daemon.begin()
+        expected = []
+        for n, route in enumerate(routes):
+            a.link.send(Deliver(envelope={"topic": "to"}, payload=b'"%s"' % route.encode()))
+            expected.append(route)
+            daemon.until(lambda: len(b.said(Publish)) == len(expected))
+            b.link.send(Deliver(envelope={"topic": "news"}, payload=b"1"))
+            expected.append("news")
+            daemon.until(lambda: len(b.said(Publish)) == len(expected))
+            b.link.send(Tick(id="clock", sequence=n + 1, due_ns=0))
+            expected.append("clock")
+            daemon.until(lambda: len(b.said(Publish)) == len(expected))
+        assert [json.loads(message.payload) for message in b.said(Publish)] == expected
+        daemon.drain("a")
+        daemon.finish()

@@ -447,3 +447,84 @@ def test_a_bell_is_not_closed_under_a_sleeper():
     bell.close()
     with pytest.raises(ValueError, match="closed"):
         bell.wait(0)
+
+
+class TestAnEventLoopOfOnesOwn:
+    """Outlet.arm and Inlet.arm: what polls the doorbell's descriptor itself is rung for what it has asked for."""
+
+    @staticmethod
+    def rung(bell: shm.Doorbell) -> bool:
+        return bell.clear()
+
+    def test_is_rung_when_the_route_has_come_down_to_credit_low(self, make_route):
+        route = make_route(credits=8, low=4)
+        for _ in range(8):
+            route.outlet.send(b"")
+        with pytest.raises(shm.WouldBlock):
+            route.outlet.send(b"", 0)
+        assert route.outlet.arm()
+        for left in (7, 6, 5, 4):
+            assert not self.rung(route.bell), f"with {left + 1} frames on their way"
+            route.take().release()
+        assert self.rung(route.bell)
+        assert not route.outlet.arm()
+        assert route.outlet.send(b"", 0) == 8
+
+    def test_is_not_rung_for_what_it_does_not_want_any_more(self, make_route):
+        route = make_route(credits=1)
+        route.outlet.send(b"")
+        assert route.outlet.arm()
+        route.outlet.disarm()
+        route.take().release()
+        assert not self.rung(route.bell)
+
+    def test_is_rung_when_there_is_room_again(self, make_route):
+        route = make_route(credits=8, limit=1 << 16, first=1 << 16)
+        route.outlet.send(bytes(60_000))
+        with pytest.raises(shm.WouldBlock, match="no room"):
+            route.outlet.send(bytes(60_000), 0)
+        assert route.outlet.arm()
+        assert not self.rung(route.bell)
+        route.take().release()
+        assert self.rung(route.bell)
+        assert not route.outlet.arm()
+        route.outlet.send(bytes(60_000), 0)
+
+    def test_is_rung_by_the_first_of_several_wishes(self, make_route):
+        """Two outlets share a route: one waits for credit_low, the other for any room."""
+        route = make_route(credits=4, low=0, limit=1 << 16, first=1 << 16)
+        other = shm.Outlet([route.producer], route.bell)
+        for _ in range(4):
+            route.outlet.send(bytes(15_000))
+        with pytest.raises(shm.WouldBlock):
+            route.outlet.send(b"", 0)
+        assert route.outlet.arm()
+        assert other.arm()
+        frames = [route.take() for _ in range(4)]
+        for frame in frames[:3]:
+            frame.release()
+        assert not self.rung(route.bell)
+        frames[3].release()
+        assert self.rung(route.bell)
+
+    def test_sees_the_time_that_it_waits_as_blocked_time(self, make_route):
+        route = make_route(credits=1)
+        route.outlet.send(b"")
+        assert route.outlet.arm()
+        waiting = route.view()["blocked_ns"]
+        assert route.outlet.arm()
+        assert route.view()["blocked_ns"] > waiting > 0
+        route.outlet.disarm()
+        over = route.view()["blocked_ns"]
+        assert over > waiting
+        assert route.view()["blocked_ns"] == over
+
+    def test_is_told_that_a_consumer_has_detached(self, make_route):
+        route = make_route(credits=1)
+        route.outlet.send(b"")
+        assert route.outlet.arm()
+        route.consumer.close()
+        assert self.rung(route.bell)
+        assert not route.outlet.arm()
+        with pytest.raises(shm.RouteClosed):
+            route.outlet.send(b"", 0)

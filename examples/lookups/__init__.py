@@ -1,0 +1,1 @@
+"""The asynchronous flow of docs/plugins.md."""
