@@ -121,6 +121,27 @@ class TestCallbacks:
         with pytest.raises(LookupError, match=callback):
             testing.run(plugin, ticks=callback == "on_tick", messages=[("t", 1)] * (callback == "on_message"))
 
+    def test_a_frame_that_fails_is_tried_again_and_then_set_aside(self):
+        class Fails:
+            tried = 0
+
+            async def on_frame(self, frame):
+                await asyncio.sleep(0)
+                if frame.value() == 1:
+                    self.tried += 1
+                    raise LookupError("never")
+                if frame.value() == 2 and self.tried == 3:
+                    self.tried += 1
+                    raise LookupError("once")
+                return frame.value()
+
+            async def on_stop(self):
+                return self.tried
+
+        run = testing.run(Fails, [0, 1, 2, 3], qos={"retry": 2, "dead_letter": "dead"})
+        assert (run.sent, run.result) == ([0, 2, 3], 4)
+        assert [letter.value for letter in run.published] == [1]
+
     def test_exit_with_0_ends_the_node_and_with_1_fails_it(self):
         async def leaves(frame, ctx):
             if frame.seq == 2:
