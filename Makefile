@@ -7,7 +7,7 @@ C_CODE := $(shell find shm nodeworker -name '*.[ch]')
 JSON   ?=
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo test lint unit sanitize model soak bench-data bench-start bench-recover lock clean
+.PHONY: help demo test lint unit sanitize test-systemd model soak bench-data bench-start bench-recover lock clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -29,6 +29,9 @@ unit: .venv/dev ## the tests alone
 
 sanitize: .venv/dev ## the data plane under ASan, UBSan and TSan, for long (a few minutes; the tests do it for a moment)
 	SANITIZE_SCALE=$(or $(SCALE),20) $(BIN)/pytest -n auto tests/shm/test_native.py tests/shm/test_sanitized_extension.py
+
+test-systemd: .venv/dev ## the service below a real systemd: boots a Debian in a container (root; the first time takes minutes)
+	$(BIN)/pytest tests/systemd/booted.py -p no:randomly
 
 model: ## the ring protocol in every interleaving, under weak memory (Rust; a minute or two)
 	@command -v cargo >/dev/null || { echo "cargo is missing (Rust 1.78 or later, with rustfmt and clippy): https://rustup.rs, or apt-get install rustup && rustup default stable" >&2; exit 1; }

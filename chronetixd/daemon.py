@@ -18,6 +18,7 @@ from functools import partial
 from importlib import metadata
 from pathlib import Path
 
+import msgspec
 import structlog
 import uvloop
 
@@ -306,7 +307,8 @@ class Daemon:
             "cgroup_missing": self._groups.missing,
             "audit_lost": self._audit.lost,
         }
-        return [finding.as_map() for finding in examine(Place(self.settings, facts), (Side.DAEMON,))]
+        settings = msgspec.structs.replace(self.settings, socket=str(self._server.path))
+        return [finding.as_map() for finding in examine(Place(settings, facts), (Side.DAEMON,))]
 
     # -- the launcher --------------------------------------------------------------------------------------
 

@@ -13,6 +13,9 @@ from pathlib import PurePosixPath
 
 from protocol.errors import error
 
+SYSTEM_SOCKET = "/run/chronetix/control.sock"
+"""Of the machine's daemon, which clients without one of their own turn to."""
+
 MAX_SOCKET_PATH = 107
 """Bytes that fit into sockaddr_un with the final zero."""
 

@@ -46,8 +46,13 @@ _Answer = Welcome | Failure | Item | Result
 
 
 def socket_path(path: str | os.PathLike[str] | None = None) -> str:
-    """The control socket's path: ``path``, else as this user's environment says."""
-    return str(paths.socket_path(os.environ, os.getuid(), None if path is None else os.fspath(path)))
+    """The control socket's path: ``path``, else as this user's environment says. Where neither names one and this user
+    has no daemon of its own, the one of the machine, if there is one."""
+    own = str(paths.socket_path(os.environ, os.getuid(), None if path is None else os.fspath(path)))
+    named = path is not None or os.environ.get("CHRONETIX_SOCKET")
+    if not named and not os.path.exists(own) and os.path.exists(paths.SYSTEM_SOCKET):
+        return paths.SYSTEM_SOCKET
+    return own
 
 
 class Client:

@@ -33,10 +33,11 @@ chronetixctl doctor -o json
 @click.option("--problems", is_flag=True, help="Only what is not as it should be.")
 def doctor(session: Session, problems: bool) -> int:
     """Check this machine, the installation, and the daemon if one runs. Exit code 1 when something FAILs."""
+    from chronetixd.cli.client import socket_path
     from chronetixd.doctor import Place, Side, examine
     from chronetixd.settings import configure
 
-    settings = configure({"socket": session.socket}, os.environ, os.geteuid()).settings
+    settings = configure({"socket": socket_path(session.socket)}, os.environ, os.geteuid()).settings
     daemon, findings, unreachable = _ask(session)
     facts = {"client_version": own_version()}
     sides = (Side.CLIENT,) if findings is not None else (Side.DAEMON, Side.CLIENT)

@@ -60,7 +60,8 @@ def clone3(_place: Place) -> Finding:
     libc.syscall(ctypes.c_long(_CLONE3), ctypes.c_void_p(None), ctypes.c_size_t(0))
     number = ctypes.get_errno()
     if number in (errno.ENOSYS, errno.EPERM):
-        return failure(f"clone3: {os.strerror(number)}", _SECCOMP)
+        cure = "in a unit RestrictNamespaces= takes it away: remove that; else " + _SECCOMP
+        return failure(f"clone3, by which workers are born: {os.strerror(number)}", cure)
     return passed("there")
 
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from chronetixd.cli.client import Client
+from chronetixd.cli.client import Client, socket_path
+from protocol import paths
 from protocol.errors import ChronetixError, RemoteError, error
 from protocol.framing import encode
 from protocol.messages import Item, Result, Welcome
@@ -161,3 +162,18 @@ def test_garbage_is_a_protocol_error() -> None:
         client.call("list")
 
     assert 1000 <= caught.value.code < 2000
+
+
+def test_a_user_without_a_daemon_turns_to_the_machine_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = tmp_path / "machine.sock"
+    monkeypatch.setattr(paths, "SYSTEM_SOCKET", str(machine))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    monkeypatch.delenv("CHRONETIX_SOCKET", raising=False)
+    own = tmp_path / "chronetix" / "control.sock"
+    assert socket_path() == str(own)
+    machine.touch()
+    assert socket_path() == str(machine)
+    assert socket_path("/named") == "/named"
+    own.parent.mkdir()
+    own.touch()
+    assert socket_path() == str(own)

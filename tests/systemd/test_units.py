@@ -11,8 +11,8 @@ import pytest
 
 FOLDER = Path(__file__).parents[2] / "systemd"
 SCOPES = {"system": FOLDER, "user": FOLDER / "user"}
-MOST_EXPOSED = 25
-"""Tenths of systemd's own measure, 0 to 100, that the system-wide service may reach; it was 22."""
+MOST_EXPOSED = 30
+"""Tenths of systemd's own measure, 0 to 100, that the system-wide service may reach; it was 29."""
 
 needs_systemd = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
 
@@ -53,7 +53,7 @@ def test_the_service_is_not_more_exposed_than_it_was(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("scope", SCOPES)
-def test_workers_outlive_the_daemon_and_wasm_can_be_compiled(scope: str) -> None:
+def test_workers_can_be_born_and_outlive_the_daemon_and_wasm_can_be_compiled(scope: str) -> None:
     told = directives(SCOPES[scope] / "chronetixd.service")
     wanted = {
         "Type": "notify",
@@ -65,7 +65,7 @@ def test_workers_outlive_the_daemon_and_wasm_can_be_compiled(scope: str) -> None
     assert {key: told.get(key) for key in wanted} == wanted
     assert int(told["FileDescriptorStoreMax"]) > 0
     assert int(told["WatchdogSec"]) > 0
-    assert not {"MemoryDenyWriteExecute", "ProtectControlGroups"} & told.keys()
+    assert not {"MemoryDenyWriteExecute", "ProtectControlGroups", "RestrictNamespaces"} & told.keys()
 
 
 @pytest.mark.parametrize("scope", SCOPES)

@@ -1,0 +1,157 @@
+"""The daemon as a service of a real systemd: `make test-systemd`. Not part of the unit tests: it boots a Debian."""
+
+from __future__ import annotations
+
+import json
+import select
+import signal
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.timeout(300)
+
+
+@pytest.fixture(autouse=True)
+def leaves_nothing_behind() -> None:
+    """Processes below us come and go here: they are the container's, which ends with all of them."""
+
+
+@pytest.fixture
+def flow(booted: Any) -> Any:
+    """A flow that runs until the end of the test."""
+    booted.ctl("submit", "/flows/ticking.yaml", "--wait", "running")
+    yield "ticking"
+    booted.ctl("stop", "ticking")
+
+
+def restarted(booted: Any, before: dict[str, str]) -> dict[str, str]:
+    """The service once it runs as another process than ``before``."""
+    while True:
+        found = booted.unit()
+        running = (found["ActiveState"], found["SubState"]) == ("active", "running")
+        if running and found["MainPID"] not in ("0", before["MainPID"]):
+            return dict(found)
+        select.select([], [], [], 0.05)
+
+
+def test_it_runs_as_its_own_user_and_everything_is_well(booted: Any) -> None:
+    found = booted.until(ActiveState="active", SubState="running")
+    assert found["StatusText"].startswith("0 flows running")
+    owner = booted.run("stat", "-c", "%U", f"/proc/{found['MainPID']}").stdout.strip()
+    assert owner == "chronetix"
+    told = json.loads(booted.ctl("doctor", "-o", "json").stdout)
+    assert told["daemon"]
+    assert [finding for finding in told["findings"] if finding["status"] == "FAIL"] == []
+    assert booted.ctl("service", "status").returncode == 0
+
+
+def test_installing_again_changes_nothing(booted: Any) -> None:
+    again = json.loads(booted.ctl("service", "install", "--system", "-o", "json").stdout)
+    assert {step["result"] for step in again["steps"] if step["action"] == "write"} == {"unchanged"}
+
+
+def test_a_flow_runs_in_its_sandbox_and_may_compile_code(booted: Any, flow: str) -> None:
+    assert booted.states() == {flow: "running"}
+    described = json.loads(booted.ctl("describe", flow, "-o", "json").stdout)
+    cgroup = booted.run("cat", f"/proc/{described['nodes'][0]['pid']}/cgroup").stdout
+    assert "/system.slice/chronetixd.service/" in cgroup
+
+
+def test_members_of_the_group_operate_and_others_are_told_how_to(booted: Any, flow: str) -> None:
+    booted.run("useradd", "--groups", "chronetix", "member")
+    booted.run("useradd", "stranger")
+    as_user = ("runuser", "-u")
+    assert booted.run(*as_user, "member", "--", "/opt/chronetix/bin/chronetixctl", "ls", "-q").stdout == "ticking\n"
+    audit = booted.run(*as_user, "member", "--", "/opt/chronetix/bin/chronetixctl", "audit", check=False)
+    assert (audit.returncode, "allow_admin" in audit.stderr) == (4, True)
+    refused = booted.run(*as_user, "stranger", "--", "/opt/chronetix/bin/chronetixctl", "ls", check=False)
+    assert (refused.returncode, "group of its control socket" in refused.stderr) == (4, True)
+    assert "member" in booted.ctl("audit", "--user", "member").stdout
+
+
+def test_a_reload_takes_the_configuration_over_and_restarts_nothing(booted: Any) -> None:
+    before = booted.until(ActiveState="active")
+    booted.run("sh", "-c", "mkdir -p /etc/chronetix && echo 'max_clients = 77' > /etc/chronetix/chronetixd.toml")
+    booted.run("systemctl", "reload", "chronetixd")
+    assert booted.until(ActiveState="active", SubState="running")["MainPID"] == before["MainPID"]
+    while "changed: max_clients" not in booted.ctl("events").stdout:
+        select.select([], [], [], 0.05)
+
+
+def test_a_daemon_that_is_killed_comes_back_with_its_flows_and_clients_wait_for_it(booted: Any, flow: str) -> None:
+    before = booted.until(ActiveState="active")
+    booted.run("kill", "-KILL", before["MainPID"])
+    assert flow in booted.states()
+    after = restarted(booted, before)
+    assert booted.states() == {flow: "running"}
+    assert int(after["NRestarts"]) > int(before["NRestarts"])
+
+
+def test_a_daemon_that_hangs_is_ended_by_the_watchdog_and_comes_back(booted: Any, flow: str) -> None:
+    folder = "/run/systemd/system/chronetixd.service.d"
+    booted.run("sh", "-c", f"mkdir -p {folder} && printf '[Service]\\nWatchdogSec=2\\n' > {folder}/short.conf")
+    booted.run("systemctl", "daemon-reload")
+    booted.run("systemctl", "restart", "chronetixd")
+    before = booted.until(ActiveState="active", SubState="running")
+    booted.run("sh", "-c", f"kill -{signal.SIGSTOP} {before['MainPID']}")
+    assert flow in booted.states()
+    restarted(booted, before)
+    assert booted.states() == {flow: "running"}
+    assert "Watchdog timeout" in booted.run("journalctl", "-u", "chronetixd", "--no-pager").stdout
+    booted.run("rm", "-r", folder)
+    booted.run("systemctl", "daemon-reload")
+
+
+def test_a_restart_keeps_the_flows_and_loses_no_client(booted: Any, flow: str) -> None:
+    before = booted.until(ActiveState="active")
+    booted.run("systemctl", "restart", "--no-block", "chronetixd")
+    restarted(booted, before)
+    assert booted.states() == {flow: "running"}
+
+
+def test_descriptors_in_the_store_come_back_after_a_crash(booted: Any) -> None:
+    script = (
+        "import os, select, sys\n"
+        "from chronetixd import fdstore, notify\n"
+        "from chronetixd.activation import receive\n"
+        "kept = receive(os.environ, os.getpid()).stored\n"
+        "notify.ready('up')\n"
+        "if not kept:\n"
+        "    fd = os.memfd_create('kept'); os.write(fd, b'precious')\n"
+        "    assert fdstore.push('worker-1', [fd])\n"
+        "    barrier = fdstore.barrier(); poll = select.poll(); poll.register(barrier, 0); poll.poll()\n"
+        "    os.kill(os.getpid(), 9)\n"
+        "(fd,) = kept['worker-1']\n"
+        "open('/run/came-back', 'wb').write(os.pread(fd, 100, 0))\n"
+    )
+    properties = ["Type=notify", "NotifyAccess=main", "Restart=on-failure", "RestartSec=0", "FileDescriptorStoreMax=10"]
+    options = [word for each in properties for word in ("-p", each)]
+    run = ("systemd-run", "--quiet", "--unit=storing", *options, "/opt/chronetix/bin/python", "-c", script)
+    booted.run(*run, check=False)
+    while booted.run("cat", "/run/came-back", check=False).stdout != "precious":
+        failed = booted.unit("storing.service")["ActiveState"] == "failed"
+        assert not failed, booted.run("journalctl", "--no-pager", "-u", "storing").stdout
+        select.select([], [], [], 0.05)
+
+
+def test_an_upgrade_of_the_package_is_taken_over_by_a_restart(booted: Any, flow: str) -> None:
+    assert booted.version()["daemon"] != "9.9.9"
+    booted.install("/wheels", "/wheels/later")
+    warned = json.loads(booted.ctl("doctor", "-o", "json").stdout)["findings"]
+    assert [found["status"] for found in warned if found["check"] == "versions"] == ["WARN"]
+    assert booted.ctl("service", "install", "--system").returncode == 0
+    before = booted.unit()
+    booted.run("systemctl", "restart", "chronetixd")
+    restarted(booted, before)
+    assert booted.version()["daemon"] == "9.9.9"
+    assert booted.states() == {flow: "running"}
+
+
+def test_uninstalling_leaves_the_state_and_nothing_that_runs(booted: Any) -> None:
+    before = booted.unit()
+    booted.ctl("service", "uninstall", "--system")
+    assert booted.run("cat", f"/proc/{before['MainPID']}/stat", check=False).returncode != 0
+    assert booted.run("pgrep", "-u", "chronetix", check=False).stdout == ""
+    assert booted.run("test", "-d", "/var/lib/chronetix").returncode == 0
+    assert booted.ctl("service", "status", check=False).returncode == 3
