@@ -7,7 +7,7 @@ C_CODE := $(shell find shm nodeworker -name '*.[ch]')
 JSON   ?=
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo test lint unit sanitize test-systemd model soak bench-data bench-start bench-recover lock clean
+.PHONY: help demo test lint unit sanitize test-systemd model soak bench-data bench-start bench-recover bench-idle bench-fan lock clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -46,6 +46,12 @@ bench-data: .venv/bench ## data plane beside its rivals, in one run (JSON=FILE f
 
 bench-start: .venv/dev ## 50 workers from submit to running, beside warm forks and cold interpreters
 	$(BIN)/python -m bench.start $(if $(JSON),--json $(JSON))
+
+bench-idle: .venv/dev ## wake-ups and processor time of 100 workers that do nothing, and that are held up
+	$(BIN)/python -m bench.quiet $(if $(JSON),--json $(JSON))
+
+bench-fan: .venv/dev ## one producer and 1 to 64 consumers, and the other way round, each a process
+	$(BIN)/python -m bench.fan $(if $(JSON),--json $(JSON))
 
 bench-recover: .venv/bench ## from kill -9 of a worker to its successor's first frame, beside supervisord and dora
 	$(BIN)/python -m bench.recover $(if $(JSON),--json $(JSON))

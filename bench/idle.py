@@ -1,7 +1,8 @@
-"""The plugin that the start-up benchmark runs in every worker: it does nothing, until it is stopped."""
+"""Plugins of the benchmarks whose flows do nothing, or cannot: idle nodes, and a stream that is held up at its end."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 
@@ -14,3 +15,20 @@ class Idle:
     def on_frame(self, frame: Any, _ctx: Any) -> Any:
         """The same bytes again."""
         return bytes(frame)
+
+
+def flood(_ctx: Any) -> Iterator[bytes]:
+    """A source that sends as fast as it may."""
+    while True:
+        yield bytes(64)
+
+
+class Hoard:
+    """A sink that keeps every frame, and with it every credit."""
+
+    def __init__(self) -> None:
+        self.kept: list[memoryview] = []
+
+    def on_frame(self, frame: Any, _ctx: Any) -> None:
+        """Never given back."""
+        self.kept.append(memoryview(frame))

@@ -158,6 +158,25 @@ def test_what_does_not_belong_together_is_refused(make_route):
         shm.Inlet([one.producer], one.bell)
 
 
+@pytest.mark.parametrize(("policy", "sent"), [("block", 4), ("drop_newest", 100), ("latest", 100)])
+def test_one_consumer_of_16_that_takes_nothing_stops_the_producer_only_if_its_route_blocks(make_route, policy, sent):
+    route = make_route(policies=(*["block"] * 15, policy), credits=4)
+    readers = shm.Inlet(route.consumers[:15], route.far_bell)
+    taken = [0] * 15
+    went = 0
+    for _ in range(100):
+        try:
+            route.outlet.send(b"x", 0)
+        except shm.WouldBlock:
+            break
+        went += 1
+        while (frame := readers.take(0)) is not None:
+            taken[frame.port] += 1
+            del frame
+    assert went == sent
+    assert taken == [sent] * 15
+
+
 def test_the_watermark_shows_before_the_credits_are_gone(make_route):
     route = make_route(credits=8)
     for i in range(6):
