@@ -21,7 +21,7 @@ from nodeworker.member import Aborted, FlowFailed, Member
 from nodeworker.node import Node
 from nodeworker.outputs import Origin, Outputs
 from nodeworker.plugin import is_asynchronous
-from nodeworker.wiring import Grow, build
+from nodeworker.wiring import Grow, OnGaveUp, build
 from protocol.messages import Configure, Deliver, Tick
 from shm import Consumer, Doorbell, Loan, Outlet, Producer, RouteView, WouldBlock
 
@@ -118,7 +118,7 @@ class Deployment:
     # -- setting up ---------------------------------------------------------------------------------------------
 
     def _add(self, config: Configure) -> None:
-        wiring = build(config, self._growing(config.node), self.bell)
+        wiring = build(config, self._growing(config.node), self.bell, on_gave_up=_telling(config.node, self._on_log))
         outputs = Outputs(config.outputs, list(wiring.producers.values()), partial(self._outlet, config.budget_ns))
         host = NodeHost(self._bus, config.node, self._on_log)
         member = Member(Node(config, wiring.inlet(), outputs, host), wiring, self._fail, self._bus.reply)
@@ -209,7 +209,7 @@ class Deployment:
             steps = self._air.steps if self._air is not None else 0
             worked = self._events()
             for member in members:
-                worked |= member.consume() > 0
+                worked |= member.consume(member.burst) > 0
                 if member.ending:
                     worked |= member.end_if_done()
             for member in sources:
@@ -302,6 +302,11 @@ class Deployment:
         """Something has to happen elsewhere before a send can succeed. Raises RuntimeError when nothing can."""
         if self.drive(producers) or self._events() or (self._air is not None and self._consume() > 0):
             return
+        limits = [producer.limit_ns for producer in producers if producer.limit_ns]
+        if limits:
+            given_up_ns = time.monotonic_ns() + min(limits)
+            self._sleep(given_up_ns if until_ns is None else min(until_ns, given_up_ns))
+            return
         if until_ns is None and not self._alarms and (self._air is None or self._air.quiet or self._air.stuck):
             raise self._deadlock(producers)
         self._sleep(until_ns)
@@ -319,6 +324,14 @@ class Deployment:
             self._failure = failure
 
 
+def _telling(node: str, on_log: OnLog) -> OnGaveUp:
+    def gave_up(route: str, waited_ns: int) -> None:
+        text = "a consumer kept this node waiting past the route's limit; nothing more is sent to it"
+        on_log(node, "warning", text, {"route": route, "waited_ms": waited_ns // 1_000_000})
+
+    return gave_up
+
+
 class _Outlet:
     """``shm.Outlet`` whose waiting is letting others work. A send that must not wait drives them too before it raises
     WouldBlock, because nobody else would before its caller tries again."""
@@ -328,6 +341,8 @@ class _Outlet:
         self._producers = producers
         self._send = outlet.send
         self._loan = outlet.loan
+        self.add = outlet.add
+        self.sweep = outlet.sweep
 
     def send(self, data: Buffer, timeout_ns: int = -1, origin: Origin = None) -> int:
         try:

@@ -54,6 +54,9 @@ class Member:
         self.finished = False
         self.is_source = not node.config.inputs
         """It has no data inputs: it ends by itself or when it is drained."""
+        self.burst = min([BURST, *(port.credits for port in node.config.outputs if port.policy != "block")])
+        """Items that it may make in one turn: routes that drop do so only when their consumers are slow, not when they
+        had no turn."""
         self.result: Any = None
         self.ending = False
         """It is to take and make nothing more; :meth:`end_if_done` finishes it."""
@@ -179,7 +182,7 @@ class Member:
         step, emit = node.step, node.emit
         assert self._items is not None
         node.phase = "source"
-        left = BURST
+        left = self.burst
         step.count += 1
         step.doing = self._items
         for item in self._items:

@@ -1,12 +1,14 @@
 """What a node sends: its data routes grouped by content type, so that a frame is encoded and copied once for each type.
 
 Rules: a send reaches every addressed route or none (``WouldBlock`` leaves nothing behind); bytes-like data goes to
-all of them through one outlet, with one copy; senders are made once and kept, because they are the hot path.
+all of them through one outlet, with one copy; senders are made once and kept, because they are the hot path. A tap
+joins the outlets of the route that it listens to, which costs a frame nothing but that route's share.
 """
 
 from __future__ import annotations
 
 import difflib
+import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Protocol
@@ -32,6 +34,12 @@ class OutletLike(Protocol):
     def loan(self, length: int, timeout_ns: int = -1, origin: Origin = None) -> Loan:
         """A writable extent for every route."""
 
+    def add(self, tap: Producer) -> None:
+        """Send every frame from the next one on to ``tap`` as well."""
+
+    def sweep(self) -> None:
+        """Let go of taps that have ended."""
+
 
 class Sender(Protocol):
     """Sends one value to a fixed set of routes."""
@@ -52,6 +60,29 @@ class Outputs:
         self._make_outlet = make_outlet
         self._outlets: dict[tuple[int, ...], OutletLike] = {}
         self._senders: dict[str | None, Sender] = {}
+        self._taps: list[tuple[int, Producer]] = []
+        self._lock = threading.Lock()
+        """Between the plugin's thread, which makes outlets, and another one that brings taps."""
+
+    def add_tap(self, route: str, tap: Producer) -> None:
+        """``tap`` gets what is sent to ``route`` from the next frame on. From any thread. Raises ValueError for a route
+        that is not there."""
+        index = next((i for i, port in enumerate(self.ports) if port.route == route), None)
+        if index is None:
+            raise ValueError(f"no output is called {route!r}, so there is nothing to listen to")
+        with self._lock:
+            self._taps.append((index, tap))
+            for members, outlet in self._outlets.items():
+                if index in members:
+                    outlet.add(tap)
+
+    def drop_tap(self, tap: Producer) -> None:
+        """Close ``tap`` and let go of it. From any thread."""
+        tap.close()
+        with self._lock:
+            self._taps = [(index, each) for index, each in self._taps if each is not tap]
+            for outlet in self._outlets.values():
+                outlet.sweep()
 
     def sender(self, to: str | None = None) -> Sender:
         """The sender for the routes that ``to`` names: a route, its topic or its peer; None for every output.
@@ -84,7 +115,7 @@ class Outputs:
 
     def close(self) -> None:
         """End of stream on every route. Idempotent."""
-        for producer in self.producers:
+        for producer in (*self.producers, *(tap for _, tap in self._taps)):
             producer.close()
 
     def _matching(self, to: str | None) -> tuple[int, ...]:
@@ -101,7 +132,12 @@ class Outputs:
     def _outlet_of(self, members: tuple[int, ...]) -> OutletLike:
         made = self._outlets.get(members)
         if made is None:
-            made = self._outlets[members] = self._make_outlet([self.producers[i] for i in members])
+            with self._lock:
+                made = self._make_outlet([self.producers[i] for i in members])
+                for index, tap in self._taps:
+                    if index in members:
+                        made.add(tap)
+                self._outlets[members] = made
         return made
 
     def _make(self, members: tuple[int, ...]) -> Sender:

@@ -33,6 +33,7 @@ from protocol.messages import (
     Pong,
     Reply,
     RequestFailed,
+    Retract,
     Segment,
     SegmentMapped,
     ToWorker,
@@ -117,6 +118,8 @@ class Reader:
             self._wiring.confirm(message)
         elif isinstance(message, Detach):
             self._wiring.detach(message)
+        elif isinstance(message, Retract):
+            self._wiring.retract(message)
         elif isinstance(message, Extend):
             self._link.send(*self._wiring.extend(message))
         elif isinstance(message, LinkMessage):

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from nodeworker.outputs import Outputs
 from nodeworker.stages import OnEmptied, Stages
 from protocol.errors import error
 from protocol.messages import (
@@ -21,6 +22,7 @@ from protocol.messages import (
     Link,
     Offer,
     Port,
+    Retract,
     Segment,
     SegmentMapped,
     Stage,
@@ -29,6 +31,9 @@ from shm import Arena, Consumer, Doorbell, Inlet, Outlet, Producer
 
 Grow = Callable[[int, int, int], None]
 """Announces a new segment: index, descriptor, bytes."""
+
+OnGaveUp = Callable[[str, int], None]
+"""Told of a route whose consumer has kept the node waiting for longer than the route allows, and for how many ns."""
 
 FIRST_SEGMENT = 1 << 18
 """Bytes of the first arena segment: enough for small frames, cheap to make; larger frames make it grow at once."""
@@ -54,6 +59,10 @@ class Wiring:
     stages: Stages
     budget_ns: int = 0
     unconfirmed: set[int] = field(default_factory=set)
+    outputs: Outputs | None = None
+    """Where taps join; set before the first can come."""
+    taps: dict[str, tuple[str, Producer]] = field(default_factory=dict)
+    """By name: the route that it listens to, and the end."""
 
     @property
     def consumers(self) -> dict[str, Consumer]:
@@ -62,6 +71,8 @@ class Wiring:
 
     def inventory(self) -> tuple[Inventory, list[int]]:
         """All of it, for a daemon that has none, and the descriptors that go with it."""
+        for route in tuple(self.taps):
+            self.retract(Retract(route=route))  # who listened did so by way of the daemon that is gone
         ends = self.stages.all()
         offer, descriptors = self._offered(ends)
         outputs = [Stage(route=route, epoch=producer.epoch) for route, producer in self.producers.items()]
@@ -75,11 +86,11 @@ class Wiring:
         """Make the ends of further routes and stages, as :meth:`offer`; whoever waits on a stage that ends is woken.
 
         Raises ValueError or PeerFault for a stage that cannot follow, OSError when there is no memory."""
-        if message.outputs:
-            raise ValueError(f"node {self.node!r} cannot be given a further output")
+        taps = [self._tap(port) for port in message.outputs]
         ends = [self.stages.extend(port) for port in message.inputs]
         self.bell.ring()
-        return Offer(credits=[end.route for end in ends]), [self.bell.fileno(), *(end.fd for end in ends)]
+        offer = Offer(rings=[tap.route for tap in taps], credits=[end.route for end in ends])
+        return offer, [self.bell.fileno(), *(tap.fd for tap in taps), *(end.fd for end in ends)]
 
     def link(self, message: Link, descriptors: Sequence[int]) -> list[str]:
         """Map what the peers offered, which for an output that is linked already is its consumer's successor's; the
@@ -91,6 +102,8 @@ class Wiring:
                 producer = self._producer(route)
                 attach = producer.relink if producer.linked else producer.link
                 attach(next(rest), next(rest))
+                if route in self.taps and self.outputs is not None:
+                    self.outputs.add_tap(self.taps[route][0], producer)
             for link in message.inputs:
                 self.stages.link(link, [next(rest) for _ in range(2 + len(link.segments) + link.predecessor)])
         finally:
@@ -126,6 +139,12 @@ class Wiring:
         self._producer(message.route).close()
         self.bell.ring()
 
+    def retract(self, message: Retract) -> None:
+        """A listener has gone; one that is gone already is no news."""
+        _, tap = self.taps.pop(message.route, ("", None))
+        if tap is not None and self.outputs is not None:
+            self.outputs.drop_tap(tap)
+
     def inlet(self) -> Inlet:
         """Takes from every input."""
         return self.stages.inlet
@@ -136,8 +155,9 @@ class Wiring:
 
     def close(self) -> None:
         """Give back every mapping and descriptor. Peers see the end of the stream, or a closed route."""
-        for producer in self.producers.values():
+        for producer in (*self.producers.values(), *(tap for _, tap in self.taps.values())):
             producer.close()
+        self.taps.clear()
         self.stages.close()
         if self.arena is not None:
             self.arena.close()
@@ -155,7 +175,19 @@ class Wiring:
         routes = [end.route for end in ends]
         return Offer(rings=list(self.producers), credits=routes, segments=[s[0] for s in segments]), descriptors
 
+    def _tap(self, port: Port) -> Producer:
+        """The end of an output that is added while the node runs."""
+        if self.arena is None or port.tap_of not in self.producers:
+            raise ValueError(f"node {self.node!r} has no output {port.tap_of!r} that could be listened to")
+        if port.route in self.producers or port.route in self.taps:
+            raise ValueError(f"node {self.node!r} has an output {port.route!r} already")
+        tap = Producer(self.arena, port.route, credits=port.credits, policy="latest", base_seq=port.base_seq, tap=True)
+        self.taps[port.route] = (port.tap_of, tap)
+        return tap
+
     def _producer(self, route: str) -> Producer:
+        if route in self.taps:
+            return self.taps[route][1]
         if route not in self.producers:
             raise error("route-unknown", route=route, node=self.node)
         return self.producers[route]
@@ -165,7 +197,13 @@ def _unheard(_route: str, _epoch: int) -> None:
     """Where producers live and die with their consumers, nobody waits for a stage to be empty."""
 
 
-def build(config: Configure, on_grow: Grow, bell: Doorbell | None = None, on_emptied: OnEmptied = _unheard) -> Wiring:
+def build(
+    config: Configure,
+    on_grow: Grow,
+    bell: Doorbell | None = None,
+    on_emptied: OnEmptied = _unheard,
+    on_gave_up: OnGaveUp | None = None,
+) -> Wiring:
     """Make the shared memory of the node of ``config``. Raises OSError when there is none."""
     bell = bell or Doorbell()
     arena = None
@@ -177,15 +215,15 @@ def build(config: Configure, on_grow: Grow, bell: Doorbell | None = None, on_emp
         node=config.node,
         bell=bell,
         arena=arena,
-        producers={port.route: _produce(port, arena, is_source) for port in config.outputs if arena is not None},
+        producers={
+            port.route: _produce(port, arena, is_source, on_gave_up) for port in config.outputs if arena is not None
+        },
         stages=Stages(config.node, config.inputs, bell, on_emptied),
         budget_ns=config.budget_ns,
     )
 
 
-def _produce(port: Port, arena: Arena, is_source: bool) -> Producer:
-    if port.policy == "latest":
-        raise ValueError(f"route {port.route!r}: policy 'latest' is not supported by this worker")
+def _produce(port: Port, arena: Arena, is_source: bool, on_gave_up: OnGaveUp | None) -> Producer:
     return Producer(
         arena,
         port.route,
@@ -196,4 +234,6 @@ def _produce(port: Port, arena: Arena, is_source: bool) -> Producer:
         epoch=port.epoch,
         base_seq=port.base_seq,
         resume=port.resume if is_source else 0,
+        limit_ns=port.limit_ns,
+        on_give_up=on_gave_up,
     )

@@ -40,6 +40,7 @@ from protocol.messages import (
     Failure,
     Fault,
     Finished,
+    GaveUp,
     Hello,
     Ping,
     Pong,
@@ -212,9 +213,9 @@ class Worker:
         """Everything up to ``Ready``; from then on the IO thread reads."""
         self._host = DaemonHost(self._link)
         self._bell = Doorbell()
-        self._wiring = wiring = build(config, self._grow, self._bell, self._on_emptied)
+        self._wiring = wiring = build(config, self._grow, self._bell, self._on_emptied, self._gave_up)
         _ring_on_signal(self._bell.fileno())
-        outputs = Outputs(config.outputs, list(wiring.producers.values()), wiring.outlet)
+        outputs = wiring.outputs = Outputs(config.outputs, list(wiring.producers.values()), wiring.outlet)
         self._node = node = Node(config, wiring.inlet(), outputs, self._host)
         node.phase = "load"
         found = load(config.uri, config.base_dir, config.kind) if self._found is None else self._found
@@ -292,6 +293,9 @@ class Worker:
         if self._wiring is not None:
             self._wiring.unconfirmed.add(index)
         self._link.send(Segment(index=index), [descriptor])
+
+    def _gave_up(self, route: str, waited_ns: int) -> None:
+        self._link.send(GaveUp(route=route, waited_ns=waited_ns))
 
     def _on_emptied(self, route: str, epoch: int) -> None:
         """In whichever thread, perhaps within a send: it is told by the plugin's thread, from the mailbox."""

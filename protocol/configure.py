@@ -92,5 +92,6 @@ def _port(flow: Flow, route: Route, peer: str) -> Port:
         watermark=route.watermark,
         credit_low=min(route.buffer // 2 if low is None else low, route.buffer - 1),
         policy=route.policy,
+        limit_ns=round((route.limit_ms or 0) * 1e6),
         qos=qos.qos,
     )

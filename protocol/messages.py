@@ -71,18 +71,24 @@ class Failure(Message, tag="error", frozen=True):
 
 
 class Call(Message, tag="call", frozen=True):
-    """A client asks for ``verb``; ends with exactly one :class:`Result` or :class:`Failure` of the same id."""
+    """A client asks for ``verb``; ends with exactly one :class:`Result` or :class:`Failure` of the same id.
+
+    ``descriptors``: how many travel with it; only for verbs that ask for some.
+    """
 
     id: Count
     verb: str
     args: dict[str, Any] = {}
+    descriptors: Count = 0
 
 
 class Item(Message, tag="item", frozen=True):
-    """One element of a streaming answer (logs, events), before the call's end."""
+    """One element of a streaming answer (logs, events), before the call's end. ``descriptors``: how many travel with
+    it."""
 
     id: Count
     value: Any
+    descriptors: Count = 0
 
 
 class Result(Message, tag="result", frozen=True):
@@ -105,9 +111,10 @@ class Port(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One end of one stage of a data route, as a worker needs to know it. ``route`` is unique within the flow.
 
     A stage is a route's time with one RING; ``epoch`` counts the rings. ``limit_ns`` (policy block): how long the
-    producer waits for credits before the consumer is detached, 0 for ever. ``resume`` (outputs): the highest input_seq
+    producer waits for a credit before it gives the route up, 0 for ever. ``resume`` (outputs): the highest input_seq
     that predecessors committed to this route; what a successor sends up to it may be a duplicate. ``qos``: the class in
-    which the consumer serves it.
+    which the consumer serves it. ``tap_of`` (outputs added to a running node, policy latest): it listens, and gets what
+    is sent to that route.
     """
 
     route: str
@@ -124,6 +131,7 @@ class Port(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     limit_ns: Count = 0
     resume: Count = 0
     qos: Literal["best-effort", "normal", "high", "realtime"] = "normal"
+    tap_of: str = ""
 
 
 class Timer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -333,6 +341,15 @@ class Detach(Message, tag="detach", frozen=True):
     """Daemon to producer: the consumer of ``route`` is gone for good. Sends to it fail, also one that waits."""
 
     route: str
+
+
+class GaveUp(Message, tag="gave-up", frozen=True):
+    """Worker to daemon: ``route`` (policy block with a limit) had no credit for ``waited_ns`` while a frame waited for
+    it. It is closed; what goes to the worker's other outputs from now on is counted as lost to this one.
+    """
+
+    route: str
+    waited_ns: Count
 
 
 class Retract(Message, tag="retract", frozen=True):
@@ -546,6 +563,7 @@ WorkerMessage = (
     | Offer
     | Linked
     | Drained
+    | GaveUp
     | Segment
     | SegmentMapped
     | Ready

@@ -141,6 +141,9 @@ class Producer:
     @property
     def route(self) -> str: ...
     @property
+    def limit_ns(self) -> int:
+        """As given; 0: it is never given up."""
+    @property
     def linked(self) -> bool: ...
     @property
     def credits(self) -> int:

@@ -20,7 +20,8 @@ from chronetixd.compile.tree import Node
 from protocol.nearest import did_you_mean
 
 ROUTE_FIELDS = (
-    "from", "to", "plane", "topic", "port", "content_type", "schema_ver", "buffer", "watermark", "policy"
+    "from", "to", "plane", "topic", "port", "content_type", "schema_ver", "buffer", "watermark", "policy",
+    "limit_ms",
 )  # fmt: skip
 EDGE_FIELDS = ("from", "to", "channel", "label", *ROUTE_FIELDS[3:])
 

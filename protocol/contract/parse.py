@@ -9,7 +9,7 @@ from protocol.contract.endpoints import resolve
 from protocol.contract.graph import name_routes, refuse_cycles
 from protocol.contract.manifests import read_manifest
 from protocol.contract.reading import Fields, Notes, kind_of
-from protocol.contract.routes import read_route, read_schema
+from protocol.contract.routes import read_route, read_schema, settle_policy
 from protocol.contract.supervision import check_strategy
 from protocol.contract.types import STRATEGIES, Flow, Manifest, Validation
 
@@ -49,6 +49,8 @@ def _read(fields: Fields, bindings: Mapping[str, str]) -> Flow | None:
     known = [route for route in routes if route.source in nodes and route.target in nodes]
     named = name_routes(known, nodes)
     refuse_cycles(named, notes)
+    classes = {manifest.node: manifest.qos.qos for manifest in settled}
+    named = tuple(settle_policy(route, classes[route.source]) for route in named)
     check_strategy(strategy, settled, named, notes)
     return Flow(name, settled, named, schemas, defaults, strategy, dead_letter, fields.raw)
 

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Final
+
 from protocol.contract.reading import Fields
 from protocol.contract.types import DEFAULT_BUFFER, MAX_BUFFER, PLANES, POLICIES, Route, SchemaDescriptor
 from protocol.contract.wording import read_content_type
+
+MAX_LIMIT_MS: Final = 86_400_000
+"""A day."""
 
 
 def read_route(fields: Fields) -> Route:
@@ -24,13 +30,24 @@ def read_route(fields: Fields) -> Route:
         buffer=credits,
         watermark=_watermark(fields, credits),
         policy=fields.choice("policy", POLICIES, "block"),
+        limit_ms=fields.number("limit_ms", 0, MAX_LIMIT_MS),
         raw=fields.raw,
     )
     if route.plane == "control" and fields.get("plane") == "control" and not route.topic:
         hint = f'for example "control/{route.source}/{route.target}"' if route.source and route.target else ""
         fields.notes.problem(fields.at("topic"), "a control route needs a topic", hint)
+    if route.limit_ms is not None and route.policy != "block":
+        message = f"{route.policy} never waits, so there is nothing to limit"
+        fields.notes.problem(fields.at("limit_ms"), message, "leave it out, or use policy block")
     fields.done()
     return route
+
+
+def settle_policy(route: Route, qos: str) -> Route:
+    """``qos``: of its source. Frames of a best-effort node need not arrive: they wait for nobody unless the route says
+    so."""
+    said = route.raw.get("policy") is not None or route.limit_ms is not None
+    return replace(route, policy="drop_newest") if qos == "best-effort" and not said else route
 
 
 def _watermark(fields: Fields, credits: int) -> int:

@@ -20,7 +20,7 @@ ALIGNMENTS: Final = ("second", "minute", "hour")
 DELIVERIES: Final = ("at_most_once", "at_least_once")
 CODECS: Final = ("json", "cbor")
 PLANES: Final = ("control", "data")
-POLICIES: Final = ("block", "drop_newest")
+POLICIES: Final = ("block", "drop_newest", "latest")
 RESTARTS: Final = ("permanent", "transient", "temporary")
 STRATEGIES: Final = ("one_for_one", "rest_for_one", "one_for_all")
 CONTENT_TYPES: Final = (
@@ -215,7 +215,8 @@ class Manifest:
 class Route:
     """One edge. ``id`` is unique in the flow; ``source`` and ``target`` are nodes of it.
 
-    ``buffer``: credits, in frames; ``watermark``: the high mark, 1 … buffer.
+    ``buffer``: credits, in frames; ``watermark``: the high mark, 1 … buffer. ``policy``: what becomes of a frame that
+    finds no credit; ``limit_ms`` (policy block): how long it waits before the route is given up, None for ever.
     """
 
     id: str
@@ -228,7 +229,8 @@ class Route:
     schema_ver: str
     buffer: int
     watermark: int
-    policy: Literal["block", "drop_newest"]
+    policy: Literal["block", "drop_newest", "latest"]
+    limit_ms: float | None
     raw: Mapping[str, Any]
 
 

@@ -204,6 +204,10 @@ static PyObject *producer_epoch(Producer *self, void *Py_UNUSED(closure)) {
     return PyLong_FromUnsignedLongLong(self->end.header.epoch);
 }
 
+static PyObject *producer_limit(Producer *self, void *Py_UNUSED(closure)) {
+    return PyLong_FromUnsignedLongLong(self->end.limit_ns);
+}
+
 static PyObject *producer_linked(Producer *self, void *Py_UNUSED(closure)) {
     return PyBool_FromLong(self->end.credit != NULL);
 }
@@ -237,6 +241,7 @@ static PyGetSetDef producer_getset[] = {
     {"fd", (getter)producer_fd, NULL, "The sealed RING memfd.", NULL},
     {"route", (getter)producer_route, NULL, "Name of the route.", NULL},
     {"epoch", (getter)producer_epoch, NULL, "Which incarnation of the producing node.", NULL},
+    {"limit_ns", (getter)producer_limit, NULL, "How long a frame waits for a credit before it is given up; 0: for ever.", NULL},
     {"linked", (getter)producer_linked, NULL, "Has link() succeeded?", NULL},
     {"credits", (getter)producer_credits, NULL, "Credits left, after a look at what has been returned.", NULL},
     {"outstanding", (getter)producer_outstanding, NULL, "Frames sent and not yet returned.", NULL},
