@@ -8,9 +8,10 @@ wrongly ends its own connection, after telling it why, and nothing else.
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import structlog
@@ -142,13 +143,13 @@ class Client:
         else:
             self.abort()
 
-    def _received(self, message: wire.Message, _descriptors: list[int]) -> None:
+    def _received(self, message: wire.Message, descriptors: list[int]) -> None:
         self._phase = handshake.advance(self._phase, message)
         match message:
             case wire.Hello():
                 self._hello(message)
             case wire.Call():
-                self._call(message)
+                self._call(message, descriptors)
             case wire.Cancel(id=number):
                 task = self._calls.get(number)
                 if task is not None:
@@ -164,7 +165,7 @@ class Client:
             self._phase = handshake.Phase.REFUSED
             self.close()
 
-    def _call(self, call: wire.Call) -> None:
+    def _call(self, call: wire.Call, descriptors: list[int]) -> None:
         if call.id in self._calls:
             raise error("malformed-message", type="call", reason=f"call {call.id} is already open")
         try:
@@ -174,7 +175,9 @@ class Client:
                 self._context.audit.refused(self.peer, call.verb, reason.name, call.args)
             self._send(reason.failure(call.id))
             return
-        self._calls[call.id] = self._loop.create_task(self._run(call, recorded))
+        brought = [*descriptors]
+        descriptors.clear()
+        self._calls[call.id] = self._loop.create_task(self._run(call, recorded, brought))
 
     def _check(self, call: wire.Call) -> bool:
         """Whether the call is one for the audit log. Raises ChronetixError when it must not begin."""
@@ -186,10 +189,13 @@ class Client:
         verb = verbs.find(call.verb)
         if self.right < verb.right:
             raise not_allowed(self.peer, verb.right, f"ask for {call.verb}")
+        if call.descriptors != verb.descriptors:
+            reason = f"{verb.descriptors} descriptors must come along, not {call.descriptors}"
+            raise error("bad-argument", argument="descriptors", verb=call.verb, reason=reason)
         return verb.right > Right.READ or self._context.audit.reads
 
-    async def _run(self, call: wire.Call, recorded: bool) -> None:
-        emit = _Items(self, call.id)
+    async def _run(self, call: wire.Call, recorded: bool, descriptors: list[int]) -> None:
+        emit = _Items(self, call.id, descriptors)
         audit, began_ns = self._context.audit, time.monotonic_ns()
         number = audit.begun(self.peer, call.verb, call.args) if recorded else 0
         try:
@@ -205,6 +211,8 @@ class Client:
             end = error("internal", what=call.verb, reason=repr(reason)).failure(call.id)
         finally:
             self._calls.pop(call.id, None)
+            for descriptor in descriptors:
+                os.close(descriptor)
         if recorded:
             outcome = end.name if isinstance(end, wire.Failure) else "ok"
             audit.ended(self.peer, call.verb, number, outcome, time.monotonic_ns() - began_ns)
@@ -237,12 +245,18 @@ class Client:
 class _Items:
     """Sends the items of one call; see :class:`chronetixd.verbs.Emit`."""
 
-    def __init__(self, client: Client, id: int) -> None:
+    def __init__(self, client: Client, id: int, descriptors: list[int]) -> None:
         self._client = client
         self._id = id
+        self.descriptors = descriptors
+        self.pid = client.peer.pid
 
     def __call__(self, value: Any) -> bool:
         return self._client._item(self._id, value)
+
+    def give(self, value: Any, descriptors: Sequence[int]) -> None:
+        item = wire.Item(id=self._id, value=value, descriptors=len(descriptors))
+        self._client._connection.send(item, descriptors, give=True)
 
     async def room(self) -> None:
         await self._client._room()

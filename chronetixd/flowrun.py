@@ -11,7 +11,7 @@ import os
 import random
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +38,7 @@ from chronetixd.plan import Plan
 from chronetixd.probes import Probes
 from chronetixd.revivals import Revivals
 from chronetixd.spares import Spares
+from chronetixd.taps import Source, Taps
 from chronetixd.wiring import ToNode, Wiring
 from chronetixd.workerproc import Callbacks, WorkerProcess
 from protocol import handshake
@@ -80,6 +81,7 @@ class FlowRun:
         self.machine = Flow(plan.name, nodes, edges, limits, plan.rules, plan.strategy)
         self.wiring = Wiring(nodes, plan.data_routes)
         self.workers: dict[str, WorkerProcess] = {}
+        self.taps = Taps(self._send_to, self._source)
         self.submitted_unix_ns = self.changed_unix_ns = time.time_ns()
         self.reason = ""
         self.failures = {node: FrameFailures() for node in nodes}
@@ -326,6 +328,7 @@ class FlowRun:
         elif self.machine.killed:
             self.reason = f"killed: {', '.join(self.machine.killed)}"
         self.revivals.close()
+        self.taps.end()
         self.wiring.close()
         memory.flow_ended()
 
@@ -374,6 +377,7 @@ class FlowRun:
         self._probes.stop(node)
         death = self.workers[node].death(ended, self.wiring.held(node))
         self._last_deaths[node] = death
+        self.taps.gone(node)
         self._services.deaths.add(death)
         self.dispatch(NodeEvent(node, life.Exited(ended)))
 
@@ -429,6 +433,12 @@ class FlowRun:
     def _heard(self, node: str, message: wire.Message, descriptors: list[int]) -> None:
         worker = self.workers[node]
         match message:
+            case wire.Offer() if self.taps.offers(message):
+                self.taps.offered(node, message, descriptors)
+            case wire.Linked(routes=routes) if routes and all(route.startswith("tap/") for route in routes):
+                self.taps.linked(node, routes)
+            case wire.GaveUp(route=route, waited_ns=waited_ns):
+                self._gave_up(node, route, waited_ns)
             case wire.Offer():
                 self._offered(node, message, descriptors)
             case wire.Linked():
@@ -450,6 +460,9 @@ class FlowRun:
                 self.dispatch(NodeEvent(node, life.Faulted(phase, f"{name}: {text}", consequence)))
             case wire.Segment():
                 self._send_wiring(self.wiring.grow(node, message, descriptors))
+                source = self._source(node)
+                if source is not None:
+                    self.taps.grew(node, message.index, source.segments[message.index])
             case wire.SegmentMapped():
                 self._send_wiring(self.wiring.mapped(node, message))
             case wire.Log(level=level, message=line, unix_ns=at, fields=fields):
@@ -480,6 +493,22 @@ class FlowRun:
                 outcome=failed.outcome,
                 set_aside=failures.set_aside,
             )
+
+    def _gave_up(self, node: str, route: str, waited_ns: int) -> None:
+        """A consumer was too slow for its route's limit: the route is closed, and everybody may know."""
+        if not any(each.id == route and each.source == node for each in self.wiring.routes):
+            raise error("malformed-message", type="gave-up", reason=f"{route!r} is not an output of node {node!r}")
+        text = f"route {route}: no credit came back for {waited_ns // 1_000_000} ms, nothing more is sent there"
+        self._services.events.emit(
+            "route-given-up", flow=self.name, node=node, message=text, route=route, waited_ns=waited_ns
+        )
+
+    def _source(self, node: str) -> Source | None:
+        offered = self.wiring.offered_by(node)
+        return None if offered is None else Source(*offered)
+
+    def _send_to(self, node: str, message: wire.Message, descriptors: Sequence[int]) -> None:
+        self.workers[node].send(message, descriptors, give=True)
 
     def _offered(self, node: str, offer: wire.Offer, descriptors: list[int]) -> None:
         """Its first memory, or that of an extension; either may be the last thing that somebody waits for."""

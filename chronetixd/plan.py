@@ -73,7 +73,7 @@ def make_plan(name: str, flow: Flow, base_dir: str) -> Plan:
         manifest.node: NodePlan(manifest, message, _argv(manifest, base_dir))
         for manifest, message in zip(flow.manifests, told, strict=True)
     }
-    routes = tuple(DataRoute(route.id, route.source, route.target) for route in flow.data_routes)
+    routes = tuple(DataRoute(route.id, route.source, route.target, route.policy) for route in flow.data_routes)
     return Plan(name, flow, base_dir, nodes, routes)
 
 

@@ -20,11 +20,12 @@ if TYPE_CHECKING:
 
 
 class DataRoute(NamedTuple):
-    """A data route: its id and the nodes at its ends."""
+    """A data route: its id, the nodes at its ends, and whether one waits for the other."""
 
     id: str
     source: str
     target: str
+    policy: str = "block"
 
 
 @dataclass(slots=True, eq=False)

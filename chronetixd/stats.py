@@ -69,7 +69,8 @@ def _routes_stats(run: FlowRun) -> list[dict[str, Any]]:
     found = []
     for route in run.wiring.routes:
         snapshot = run.wiring.snapshot(route)
-        found.append({"id": route.id, "from": route.source, "to": route.target, **(snapshot or {})})
+        taps = run.taps.of(route.id)
+        found.append({"id": route.id, "from": route.source, "to": route.target, "taps": taps, **(snapshot or {})})
     return found
 
 
@@ -177,5 +178,7 @@ def _describe_route(run: FlowRun, route: Route) -> dict[str, Any]:
         "buffer": route.buffer,
         "watermark": route.watermark,
         "policy": route.policy,
+        "limit_ms": route.limit_ms,
+        "taps": run.taps.of(route.id),
         "stats": run.wiring.snapshot(data) if data is not None else None,
     }

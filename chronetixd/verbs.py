@@ -12,7 +12,7 @@ import asyncio
 import platform
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -32,6 +32,7 @@ from chronetixd.logrecord import LogRecord
 from chronetixd.logs import Logs
 from chronetixd.spares import Spares
 from chronetixd.stats import describe, flow_stats
+from chronetixd.taps import find_route
 from protocol.errors import ChronetixError, error
 from protocol.messages import PROTOCOL_VERSIONS
 from protocol.nearest import nearest
@@ -48,6 +49,15 @@ class Emit(Protocol):
 
     def __call__(self, value: Any) -> bool:
         """Send one; False when the client's queue is full and the item was dropped."""
+
+    def give(self, value: Any, descriptors: Sequence[int]) -> None:
+        """Send one with descriptors, which are closed once they have gone; never dropped."""
+
+    descriptors: list[int]
+    """What came with the call; what is left in there is closed at its end."""
+
+    pid: int
+    """The client's process, as the kernel says."""
 
     async def room(self) -> None:
         """Wait until the client has read most of what was sent."""
@@ -150,6 +160,14 @@ class AuditArgs(Args, frozen=True):
     tail: int | None = None
     uid: int | None = None
     verb: str | None = None
+
+
+class TapArgs(Args, frozen=True):
+    """``route``: id, topic, or ``from->to``. ``credits``: of the CREDIT that comes along."""
+
+    flow: str
+    route: str
+    credits: int
 
 
 class PublishArgs(Args, frozen=True):
@@ -263,6 +281,20 @@ async def _stats(context: Context, args: StatsArgs, _emit: Emit) -> Any:
     return await flow_stats(runs)
 
 
+async def _tap(context: Context, args: TapArgs, emit: Emit) -> Any:
+    run = context.flows.find(args.flow)
+    if run.state is not FlowState.RUNNING:
+        raise error("flow-not-running", flow=run.name, state=str(run.state))
+    route = find_route(run.name, run.plan.flow.routes, args.route)
+    tap = run.taps.open(route, args.credits, emit.pid, emit.descriptors)
+    try:
+        while (update := await tap.next()) is not None:
+            emit.give(*update)
+        return {"reason": tap.end}
+    finally:
+        run.taps.close(tap)
+
+
 async def _publish(context: Context, args: PublishArgs, _emit: Emit) -> Any:
     envelope = {"topic": args.topic, "content_type": args.content_type}
     return {"subscribers": context.bus.publish(envelope, args.payload)}
@@ -286,6 +318,8 @@ class Verb:
     args: type[Args]
     right: Right
     run: Callable[[Context, Any, Emit], Awaitable[Any]]
+    descriptors: int = 0
+    """How many come with the call."""
 
 
 VERBS: dict[str, Verb] = {
@@ -300,6 +334,7 @@ VERBS: dict[str, Verb] = {
     "events": Verb(EventsArgs, Right.READ, _events),
     "stats": Verb(StatsArgs, Right.READ, _stats),
     "publish": Verb(PublishArgs, Right.OPERATE, _publish),
+    "tap": Verb(TapArgs, Right.OPERATE, _tap, descriptors=2),
     "doctor": Verb(NoArgs, Right.READ, _doctor),
     "audit": Verb(AuditArgs, Right.ADMIN, _audit),
 }

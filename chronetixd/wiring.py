@@ -216,6 +216,11 @@ class Wiring:
         """``node`` is told to start: from now on it may take and return frames."""
         self._places[node].started = True
 
+    def offered_by(self, node: str) -> tuple[int, dict[int, int]] | None:
+        """Doorbell and segments of the worker of ``node``, which stay ours; None when there is none, or no more."""
+        place = self._places[node]
+        return None if place.memory is None or place.gone else (place.memory.doorbell.fileno(), place.memory.segments)
+
     # -- growth --------------------------------------------------------------------------------------------
 
     def grow(self, node: str, message: Segment, descriptors: list[int]) -> list[ToNode]:
@@ -232,17 +237,17 @@ class Wiring:
         descriptors.clear()
         stages = [stage for stage in self._present(self._places[node].outputs) if stage.producer is memory]
         living = [stage for stage in stages if not self._places[stage.route.target].gone]
-        memory.unmapped[message.index] = set(living)
+        memory.unmapped[message.index] = {stage for stage in living if stage.route.policy == "block"}
         forwarded = []
         for stage in living:
             if stage.told_consumer:
                 stage.sent.add(message.index)
                 part = Segment(index=message.index, route=stage.route.id, epoch=stage.epoch)
                 forwarded.append(ToNode(stage.route.target, part, (fd,)))
-        if living:
+        if memory.unmapped[message.index]:
             return forwarded
         del memory.unmapped[message.index]
-        return [ToNode(node, SegmentMapped(index=message.index))]
+        return [*forwarded, ToNode(node, SegmentMapped(index=message.index))]
 
     def mapped(self, node: str, message: SegmentMapped) -> list[ToNode]:
         """``node`` can follow descriptors into a segment of one of its inputs. Raises ProtocolError."""
