@@ -234,11 +234,11 @@ class Taps:
 
 
 def find_route(flow: str, routes: Sequence[Route], name: str) -> Route:
-    """The data route that ``name`` means: its id, its topic, or its ends as ``from->to``.
+    """The data route that ``name`` means: its id, its topic, or its ends as ``from:to``.
 
     Raises ChronetixError ``bad-argument``, naming what there is."""
     routes = [route for route in routes if route.plane == "data"]
-    for meant in (lambda r: r.id, lambda r: f"{r.source}->{r.target}", lambda r: r.topic):
+    for meant in (lambda r: r.id, lambda r: f"{r.source}:{r.target}", lambda r: r.topic):
         found = [route for route in routes if meant(route) == name]
         if len(found) == 1:
             return found[0]

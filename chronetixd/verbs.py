@@ -163,7 +163,7 @@ class AuditArgs(Args, frozen=True):
 
 
 class TapArgs(Args, frozen=True):
-    """``route``: id, topic, or ``from->to``. ``credits``: of the CREDIT that comes along."""
+    """``route``: id, topic, or ``from:to``. ``credits``: of the CREDIT that comes along."""
 
     flow: str
     route: str

@@ -37,6 +37,8 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "ls": ("chronetixd.cli.listing:ls", "List flows and their states."),
         "describe": ("chronetixd.cli.describe:describe", "Show a flow's nodes, routes and last exits."),
         "top": ("chronetixd.cli.top:top", "Watch routes: rates, credits, latency, the bottleneck."),
+        "topic": ("chronetixd.cli.topic:topic", "Listen to what a data route carries."),
+        "route": ("chronetixd.cli.topic:route", "List data routes, listen to one."),
         "logs": ("chronetixd.cli.follow:logs", "Show what nodes printed and logged."),
         "events": ("chronetixd.cli.follow:events", "Show what happened: states, exits, restarts."),
     },

@@ -8,18 +8,19 @@ the daemon reports.
 
 from __future__ import annotations
 
+import array
 import contextlib
 import os
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable, Sequence
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 from protocol import paths
+from protocol.descriptors import MAX_PER_SENDMSG, Channel, pieces
 from protocol.errors import ChronetixError, error, from_failure
-from protocol.framing import Decoder, encode
 from protocol.handshake import concluded
 from protocol.messages import (
     PROTOCOL_VERSIONS,
@@ -42,7 +43,16 @@ CANCEL_TIMEOUT_S = 1.0
 
 _CHUNK = 256 * 1024
 
+_ANCILLARY = socket.CMSG_SPACE(MAX_PER_SENDMSG * array.array("i").itemsize)
+
 _Answer = Welcome | Failure | Item | Result
+
+
+class Carried(NamedTuple):
+    """An item that descriptors came with; they are the receiver's to close."""
+
+    value: Any
+    descriptors: list[int]
 
 
 def socket_path(path: str | os.PathLike[str] | None = None) -> str:
@@ -63,9 +73,9 @@ class Client:
         self.path = path
         self.welcome: Welcome | None = None
         self._sock = sock
-        self._decoder: Decoder[Any] = Decoder(ToClient)
+        self._channel: Channel[Any] = Channel(ToClient)
         self._last_id = 0
-        self._inbox: dict[int, deque[_Answer]] = {}
+        self._inbox: dict[int, deque[tuple[_Answer, list[int]]]] = {}
         self._lobby: deque[_Answer] = deque()
 
     @classmethod
@@ -98,8 +108,20 @@ class Client:
         return client
 
     def close(self) -> None:
-        """Close the connection; the daemon ends what was open. Idempotent."""
+        """Close the connection, and descriptors that nobody took; the daemon ends what was open. Idempotent."""
         self._sock.close()
+        self._channel.close()
+        for inbox in self._inbox.values():
+            _close_all(inbox)
+
+    def fileno(self) -> int:
+        """The socket's descriptor, to wait on beside others."""
+        return self._sock.fileno()
+
+    @property
+    def waiting(self) -> bool:
+        """Some call's next answer is here already: no need to wait for it."""
+        return any(self._inbox.values())
 
     def __enter__(self) -> Client:
         return self
@@ -132,12 +154,15 @@ class Client:
             if on_item is not None:
                 on_item(item)
 
-    def stream(self, verb: str, /, *, timeout: float | None = None, **args: Any) -> Generator[Any, None, Any]:
+    def stream(
+        self, verb: str, /, *, timeout: float | None = None, descriptors: Sequence[int] = (), **args: Any
+    ) -> Generator[Any, None, Any]:
         """Iterate over what ``verb`` streams until it ends. Closing the iterator cancels the call.
 
+        ``descriptors`` go along with the call and stay the caller's; an item that some come with is :class:`Carried`.
         Raises what :meth:`call` raises, while iterating.
         """
-        return self._exchange(verb, args, timeout)
+        return self._exchange(verb, args, timeout, descriptors)
 
     def _greet(self, deadline: float, software: str) -> None:
         hello = Hello(protocol=list(PROTOCOL_VERSIONS), role="client", software=software, pid=os.getpid())
@@ -146,7 +171,9 @@ class Client:
             self._receive(deadline, "a welcome")
         self.welcome = concluded(hello, self._lobby.popleft())
 
-    def _exchange(self, verb: str, args: dict[str, Any], timeout: float | None) -> Generator[Any, None, Any]:
+    def _exchange(
+        self, verb: str, args: dict[str, Any], timeout: float | None, descriptors: Sequence[int] = ()
+    ) -> Generator[Any, None, Any]:
         """Yields the items, returns the result's value."""
         self._last_id += 1
         id = self._last_id
@@ -154,11 +181,12 @@ class Client:
         deadline = None if timeout is None else time.monotonic() + timeout
         ended = False
         try:
-            self._send(Call(id=id, verb=verb, args={key: value for key, value in args.items() if value is not None}))
+            given = {key: value for key, value in args.items() if value is not None}
+            self._send(Call(id=id, verb=verb, args=given, descriptors=len(descriptors)), descriptors)
             while True:
-                answer = self._answer(id, deadline, verb)
+                answer, carried = self._answer(id, deadline, verb)
                 if isinstance(answer, Item):
-                    yield answer.value
+                    yield Carried(answer.value, carried) if carried else answer.value
                     continue
                 ended = True
                 if isinstance(answer, Failure):
@@ -172,9 +200,9 @@ class Client:
         finally:
             if not ended:
                 self._cancel(id)
-            self._inbox.pop(id, None)
+            _close_all(self._inbox.pop(id, ()))
 
-    def _answer(self, id: int, deadline: float | None, verb: str) -> _Answer:
+    def _answer(self, id: int, deadline: float | None, verb: str) -> tuple[_Answer, list[int]]:
         inbox = self._inbox[id]
         while not inbox:
             self._receive(deadline, f"the answer to {verb}")
@@ -185,17 +213,24 @@ class Client:
         try:
             self._send(Cancel(id=id))
             deadline = time.monotonic() + CANCEL_TIMEOUT_S
-            while isinstance(self._answer(id, deadline, "cancel"), Item):
-                pass
+            while True:
+                answer, carried = self._answer(id, deadline, "cancel")
+                for descriptor in carried:
+                    os.close(descriptor)
+                if not isinstance(answer, Item):
+                    return
         except (OSError, ChronetixError):
             self.close()
 
-    def _send(self, message: Message) -> None:
+    def _send(self, message: Message, descriptors: Sequence[int] = ()) -> None:
         limit = {} if self.welcome is None else {"max_frame": self.welcome.max_frame}
-        frame = encode(message, **limit)
+        parts = pieces(message, descriptors, **limit)
         self._sock.settimeout(None if self.welcome else CONNECT_TIMEOUT_S)
         try:
-            self._sock.sendall(frame, socket.MSG_NOSIGNAL)
+            for data, carried in parts:
+                flags = socket.MSG_NOSIGNAL
+                sent = socket.send_fds(self._sock, [data], list(carried), flags) if carried else 0
+                self._sock.sendall(memoryview(data)[sent:], flags)
         except (BrokenPipeError, ConnectionResetError) as cause:
             # A refusal may be waiting to be read; if there is none, reading says that the connection is lost.
             with contextlib.suppress(TimeoutError):
@@ -209,23 +244,43 @@ class Client:
             raise TimeoutError
         self._sock.settimeout(remaining)
         try:
-            chunk = self._sock.recv(_CHUNK)
+            chunk, descriptors = self._read()
         except ConnectionResetError:
-            chunk = b""
+            chunk, descriptors = b"", []
         if not chunk:
-            self._decoder.end()
+            self._channel.end()
             raise error("connection-lost", expected=expected)
-        for message in self._decoder.feed(chunk):
-            self._dispatch(message)
+        for message, carried in self._channel.feed(chunk, descriptors):
+            self._dispatch(message, carried)
 
-    def _dispatch(self, message: _Answer) -> None:
+    def _read(self) -> tuple[bytes, list[int]]:
+        chunk, ancillary, flags, _ = self._sock.recvmsg(_CHUNK, _ANCILLARY, socket.MSG_CMSG_CLOEXEC)
+        descriptors = array.array("i")
+        for level, kind, payload in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                descriptors.frombytes(payload[: len(payload) - len(payload) % descriptors.itemsize])
+        if flags & socket.MSG_CTRUNC:
+            for descriptor in descriptors:
+                os.close(descriptor)
+            raise error("missing-descriptors", type="any", expected="more", count=len(descriptors))
+        return chunk, descriptors.tolist()
+
+    def _dispatch(self, message: _Answer, carried: list[int]) -> None:
         if isinstance(message, Welcome):
             self._lobby.append(message)
         elif message.id is None:
             assert isinstance(message, Failure)
             raise from_failure(message)
         elif message.id in self._inbox:
-            self._inbox[message.id].append(message)
+            self._inbox[message.id].append((message, carried))
+        else:
+            _close_all([(message, carried)])
+
+
+def _close_all(answers: Iterable[tuple[_Answer, list[int]]]) -> None:
+    for _, carried in answers:
+        for descriptor in carried:
+            os.close(descriptor)
 
 
 def _reason(cause: OSError) -> str:

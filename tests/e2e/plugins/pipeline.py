@@ -142,3 +142,53 @@ class Collects:
 
     def on_message(self, message, ctx):
         ctx.log.info("got", topic=message.topic, value=message.value())
+
+
+def grows(ctx):
+    """Source: small frames until the file ``go`` is there, then 20 of 3 MB, and the end."""
+    n = 0
+    while not os.path.exists(ctx.params["go"]):
+        yield n.to_bytes(8, "little")
+        n += 1
+    for n in range(n, n + 20):  # noqa: B020
+        yield n.to_bytes(8, "little").ljust(3_000_000, b"\0")
+
+
+class Keeps:
+    """Sink: keeps every frame until it is stopped."""
+
+    def on_start(self, ctx):
+        self.frames = []
+
+    def on_frame(self, frame, ctx):
+        self.frames.append(memoryview(frame))
+
+    def on_stop(self, ctx):
+        kept = len(self.frames)
+        self.frames.clear()
+        return {"seen": kept}
+
+
+class Newest:
+    """Sink: how many frames came, and the last one."""
+
+    def on_start(self, ctx):
+        self.seen, self.last, self.wait = 0, -1, threading.Event().wait
+
+    def on_frame(self, frame, ctx):
+        n = int.from_bytes(bytes(frame)[:8], "little")
+        assert n > self.last
+        self.seen, self.last = self.seen + 1, n
+        if self.seen < 20:
+            self.wait(0.005)
+
+    def on_stop(self, ctx):
+        return {"seen": self.seen, "last": self.last}
+
+
+def words(ctx):
+    """Source: values in the route's format, for ever."""
+    n = 0
+    while True:
+        yield {"n": n, "word": "grün"}
+        n += 1
