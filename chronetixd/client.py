@@ -88,6 +88,8 @@ class Client:
             frame_s=frame_s,
         )
         self._connection.on_closed = self._disconnected
+        self._connection.on_partial = self._partial
+        self._held = 0
         self._flushed = asyncio.Event()
         self._connection.on_flushed = self._flushed.set
         self._deadline = loop.call_later(hello_s, self._silent)
@@ -122,6 +124,8 @@ class Client:
             return
         self._gone = True
         self._deadline.cancel()
+        if self._held:
+            self._partial(0)
         for task in self._calls.values():
             task.cancel()
         self._on_closed(self)
@@ -135,6 +139,13 @@ class Client:
         self._connection.drain_input()  # the daemon itself may have been stopped for a while
         if self._phase is handshake.Phase.HELLO and not self._gone:
             self.refuse(error("handshake-timeout", seconds=self._hello_s))
+
+    def _partial(self, waiting: int) -> None:
+        """``waiting`` bytes are here of a frame that has not ended. Raises ChronetixError ``quota-exceeded``."""
+        more, self._held = waiting - self._held, waiting
+        refusal = self._gate.hold(self.peer.uid, self.right, more) if more else None
+        if refusal is not None:
+            raise error("quota-exceeded", what=refusal.what, limit=refusal.limit)
 
     def _ended(self, fault: ChronetixError | None) -> None:
         if fault is not None:

@@ -75,6 +75,9 @@ class Connection:
         """Bytes that wait to be sent."""
         self.on_closed: Callable[[], None] | None = None
         """Called once when the socket is closed, whoever closed it."""
+        self.on_partial: Callable[[int], None] | None = None
+        """Called after a read, with ``frame_s`` only, with the bytes that wait for the rest of their frame; may raise
+        ChronetixError to end the connection."""
         self.on_flushed: Callable[[], None] | None = None
         """Called when nothing waits to be sent any more."""
 
@@ -167,6 +170,8 @@ class Connection:
 
     def _watch_frame(self) -> None:
         """Have an eye on a frame that has begun and not ended."""
+        if self.on_partial is not None:
+            self.on_partial(self._channel.pending)
         if self._frame_timer is None and self._reading and not self._channel.at_boundary:
             self._frame_timer = self._loop.call_later(self._frame_s or 0, self._frame_late, self._delivered)
 

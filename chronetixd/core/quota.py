@@ -14,6 +14,10 @@ from chronetixd.core.access import Right
 ADMIN_RESERVE = 8
 """Connections beyond ``clients`` that only admins get: there is always room to look and to stop things."""
 
+MAX_PARTIAL = 64 * 1024 * 1024
+"""Bytes of frames that have begun and not ended, of all connections of one user who is no admin: else who may only read
+could have the daemon hold a whole frame for each of them."""
+
 MAX_IDLE_USERS = 1024
 """Users without a connection whose buckets are remembered before full ones are looked for."""
 
@@ -66,10 +70,11 @@ class Bucket:
 
 
 class _User:
-    __slots__ = ("calls", "connections", "connects")
+    __slots__ = ("calls", "connections", "connects", "partial")
 
     def __init__(self, quota: Quota, now_ns: int) -> None:
         self.connections = 0
+        self.partial = 0
         self.connects = Bucket(quota.connects_per_s, max(1.0, 2 * quota.connects_per_s), now_ns)
         self.calls = Bucket(quota.calls_per_s, max(1.0, 2 * quota.calls_per_s), now_ns)
 
@@ -108,6 +113,15 @@ class Gate:
         user.connections -= 1
         self.connections -= 1
         self._forget(now_ns)
+
+    def hold(self, uid: int, right: Right, more: int) -> Refusal | None:
+        """``more`` bytes of user ``uid``, who is connected, wait for the rest of their frames; negative: fewer. They
+        are counted also when they are refused: the connection gives them back as it ends."""
+        user = self._users[uid]
+        user.partial += more
+        if right is Right.ADMIN or more <= 0 or user.partial <= MAX_PARTIAL:
+            return None
+        return Refusal(f"another byte of unfinished frames of user {uid}", MAX_PARTIAL)
 
     def call(self, uid: int, right: Right, now_ns: int) -> Refusal | None:
         """A call by user ``uid``, who is connected."""

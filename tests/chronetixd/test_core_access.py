@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chronetixd.core.access import Peer, Right, Rules, strongest
-from chronetixd.core.quota import ADMIN_RESERVE, MAX_IDLE_USERS, Bucket, Gate, Quota
+from chronetixd.core.quota import ADMIN_RESERVE, MAX_IDLE_USERS, MAX_PARTIAL, Bucket, Gate, Quota
 
 SECOND = 1_000_000_000
 RIGHTS = st.sampled_from(Right)
@@ -106,6 +106,16 @@ class TestGate:
         gate.admit(8, Right.READ, 0)
         assert [gate.call(8, Right.READ, 0) is None for _ in range(3)] == [True, True, False]
         assert all(gate.call(0, Right.ADMIN, 0) is None for _ in range(100))
+
+    def test_unfinished_frames_of_one_user_are_bounded_and_given_back(self) -> None:
+        gate = self.gate()
+        gate.admit(8, Right.READ, 0)
+        assert gate.hold(8, Right.READ, MAX_PARTIAL) is None
+        assert gate.hold(8, Right.READ, 1) is not None
+        assert gate.hold(8, Right.READ, -MAX_PARTIAL) is None
+        assert gate.hold(8, Right.READ, MAX_PARTIAL - 1) is None
+        gate.admit(0, Right.ADMIN, 0)
+        assert gate.hold(0, Right.ADMIN, 2 * MAX_PARTIAL) is None
 
     def test_users_that_have_gone_cost_nothing(self) -> None:
         gate = self.gate(connects=1)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+CTL = "/opt/chronetix/bin/chronetixctl"
 pytestmark = pytest.mark.timeout(300)
 
 
@@ -62,10 +63,10 @@ def test_members_of_the_group_operate_and_others_are_told_how_to(booted: Any, fl
     booted.run("useradd", "--groups", "chronetix", "member")
     booted.run("useradd", "stranger")
     as_user = ("runuser", "-u")
-    assert booted.run(*as_user, "member", "--", "/opt/chronetix/bin/chronetixctl", "ls", "-q").stdout == "ticking\n"
-    audit = booted.run(*as_user, "member", "--", "/opt/chronetix/bin/chronetixctl", "audit", check=False)
+    assert booted.run(*as_user, "member", "--", CTL, "ls", "-q").stdout == "ticking\n"
+    audit = booted.run(*as_user, "member", "--", CTL, "audit", check=False)
     assert (audit.returncode, "allow_admin" in audit.stderr) == (4, True)
-    refused = booted.run(*as_user, "stranger", "--", "/opt/chronetix/bin/chronetixctl", "ls", check=False)
+    refused = booted.run(*as_user, "stranger", "--", CTL, "ls", check=False)
     assert (refused.returncode, "group of its control socket" in refused.stderr) == (4, True)
     assert "member" in booted.ctl("audit", "--user", "member").stdout
 
@@ -155,3 +156,22 @@ def test_uninstalling_leaves_the_state_and_nothing_that_runs(booted: Any) -> Non
     assert booted.run("pgrep", "-u", "chronetix", check=False).stdout == ""
     assert booted.run("test", "-d", "/var/lib/chronetix").returncode == 0
     assert booted.ctl("service", "status", check=False).returncode == 3
+
+
+def test_a_user_has_a_service_of_his_own_without_being_logged_in(booted: Any) -> None:
+    booted.run("useradd", "--create-home", "--uid", "1500", "ann")
+    booted.run("loginctl", "enable-linger", "ann")
+    own = ("runuser", "-u", "ann", "--", "env", "XDG_RUNTIME_DIR=/run/user/1500", "HOME=/home/ann")
+    while booted.run("test", "-S", "/run/user/1500/systemd/private", check=False).returncode:
+        assert booted.unit("user@1500.service")["ActiveState"] != "failed"
+        select.select([], [], [], 0.05)
+    booted.run(*own, CTL, "service", "install", "--user", "--now")
+    assert booted.run(*own, CTL, "service", "status", "--user").returncode == 0
+    booted.run(*own, CTL, "submit", "/flows/ticking.yaml", "--wait", "running")
+    described = json.loads(booted.run(*own, CTL, "describe", "ticking", "-o", "json").stdout)
+    pid = described["nodes"][0]["pid"]
+    assert booted.run("stat", "-c", "%U", f"/proc/{pid}").stdout == "ann\n"
+    findings = json.loads(booted.run(*own, CTL, "doctor", "-o", "json").stdout)["findings"]
+    assert [finding for finding in findings if finding["status"] == "FAIL"] == []
+    booted.run(*own, CTL, "service", "uninstall", "--user")
+    assert booted.run("test", "-e", f"/proc/{pid}", check=False).returncode != 0

@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("systemd", "systemd-sysv", "dbus", "python3", "python3-venv", "procps")
+PACKAGES = ("systemd", "systemd-sysv", "libpam-systemd", "dbus", "dbus-user-session", "python3-venv", "procps")
 NEXT_VERSION = "9.9.9"
 CTL = "/opt/chronetix/bin/chronetixctl"
 CLEAN = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "LANG": "C.UTF-8", "NO_COLOR": "1"}
@@ -87,13 +87,14 @@ def debian() -> Path:
     if os.geteuid() != 0 or missing:
         pytest.fail(f"needs root and {', '.join(missing or needed)} (apt-get install debootstrap systemd-container)")
     place = Path(os.environ.get("CHRONETIX_SYSTEMD_ROOT") or Path.home() / ".cache/chronetix/systemd-root")
-    if not (place / "usr/lib/systemd/systemd").exists():
+    if not all((place / f"usr/share/doc/{package}").exists() for package in PACKAGES):
         fresh = place.with_name(f"{place.name}.new")
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.parent.mkdir(parents=True, exist_ok=True)
         include = f"--include={','.join(PACKAGES)}"
         print(f"making a Debian in {place}, once; this takes some minutes", file=sys.stderr)
         subprocess.run(["debootstrap", "--variant=minbase", include, "bookworm", str(fresh)], check=True)
+        shutil.rmtree(place, ignore_errors=True)
         fresh.rename(place)
     return place
 
