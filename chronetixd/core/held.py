@@ -15,7 +15,7 @@ LONGEST = 64
 
 
 class Held(NamedTuple):
-    """The oldest frame that ``node`` keeps of ``route``, and how many frames it keeps. ``age_ns``: since it was sent."""
+    """The oldest frame that ``node`` keeps of ``route``, and how many it keeps. ``age_ns``: since it was sent."""
 
     route: str
     node: str
