@@ -108,6 +108,7 @@ class Daemon:
             Deaths(Path(settings.state_dir) / "deaths", self._deaths_trouble, self._deaths_damage),
             self._name,
             settings.max_frame,
+            settings.held_warning,
         )
         self._journal = Journal(Path(settings.state_dir) / "journal", self._journal_trouble, loop.call_later)
         self._flows = Flows(services, settings.limits, self._journal)

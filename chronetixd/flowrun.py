@@ -25,12 +25,14 @@ from chronetixd.core import worker as life
 from chronetixd.core.death import Death
 from chronetixd.core.flow import Flow
 from chronetixd.core.flow_words import FlowEvent, FlowState, Instruction, NodeEvent, StopMode
+from chronetixd.core.held import Held
 from chronetixd.core.machine import IllegalEvent
 from chronetixd.core.reason import explain, reason
 from chronetixd.core.worker import Exit, WorkerState
 from chronetixd.deaths import Deaths
 from chronetixd.events import Events
 from chronetixd.failures import FrameFailures
+from chronetixd.heldframes import HeldFrames
 from chronetixd.launch import Launcher
 from chronetixd.logs import Logs
 from chronetixd.nursery import Nursery
@@ -68,6 +70,7 @@ class Services:
     deaths: Deaths
     daemon: str
     max_frame: int = wire.MAX_FRAME
+    held_warning_s: float = 30.0
 
 
 class FlowRun:
@@ -82,6 +85,7 @@ class FlowRun:
         self.wiring = Wiring(nodes, plan.data_routes)
         self.workers: dict[str, WorkerProcess] = {}
         self.taps = Taps(self._send_to, self._source)
+        self._held = HeldFrames(services.loop, services.held_warning_s, self._look_at_held, self._warn_of_held)
         self.submitted_unix_ns = self.changed_unix_ns = time.time_ns()
         self.reason = ""
         self.failures = {node: FrameFailures() for node in nodes}
@@ -305,6 +309,7 @@ class FlowRun:
     def _entered(self, state: FlowState) -> None:
         self.changed_unix_ns = time.time_ns()
         if state is FlowState.RUNNING:
+            self._held.start()
             for node, worker in self.workers.items():
                 timers = self.plan.nodes[node].configure.timers
                 if timers and worker.alive:
@@ -329,6 +334,7 @@ class FlowRun:
             self.reason = f"killed: {', '.join(self.machine.killed)}"
         self.revivals.close()
         self.taps.end()
+        self._held.stop()
         self.wiring.close()
         memory.flow_ended()
 
@@ -493,6 +499,32 @@ class FlowRun:
                 outcome=failed.outcome,
                 set_aside=failures.set_aside,
             )
+
+    def _look_at_held(self) -> tuple[list[Held], list[int]]:
+        kept: list[Held] = []
+        progress: list[int] = []
+        for route in self.wiring.routes:
+            snapshot = self.wiring.snapshot(route)
+            if snapshot is None:
+                continue
+            progress += (snapshot["committed"], snapshot["returned"])
+            held = self.wiring.kept(route) if snapshot["outstanding"] else None
+            if held is not None:
+                kept.append(Held(route.id, route.target, held[1], held[2], held[0]))
+        return kept, progress
+
+    def _warn_of_held(self, held: Held) -> None:
+        frames = f"and {held.kept - 1} more " if held.kept > 1 else ""
+        self._services.events.emit(
+            "frame-held",
+            flow=self.name,
+            node=held.node,
+            message=f"it keeps frame {held.seq} {frames}of route {held.route}; sent {held.age_ns / 1e9:.0f} s ago",
+            route=held.route,
+            seq=held.seq,
+            kept=held.kept,
+            age_ns=held.age_ns,
+        )
 
     def _gave_up(self, node: str, route: str, waited_ns: int) -> None:
         """A consumer was too slow for its route's limit: the route is closed, and everybody may know."""

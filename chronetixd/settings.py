@@ -50,6 +50,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Seconds between SIGTERM and SIGKILL."""
     hello_timeout: Seconds = 5.0
     """Seconds that a client may stay silent after connecting."""
+    held_warning: Seconds = 30.0
+    """Seconds after which a frame that its consumer keeps is worth a warning."""
     spares: Annotated[int, Meta(ge=0, le=256)] = 8
     """Workers that are forked ahead, so that as many nodes start without a fork; each takes some MiB."""
     cgroup: str = "auto"

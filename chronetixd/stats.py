@@ -12,6 +12,7 @@ import msgspec
 
 from chronetixd.core.worker import WorkerState
 from chronetixd.flowrun import FlowRun
+from chronetixd.stages import DataRoute
 from protocol import cbor
 from protocol.contract import Route
 
@@ -180,5 +181,12 @@ def _describe_route(run: FlowRun, route: Route) -> dict[str, Any]:
         "policy": route.policy,
         "limit_ms": route.limit_ms,
         "taps": run.taps.of(route.id),
+        "held": _held(run, data) if data is not None else None,
         "stats": run.wiring.snapshot(data) if data is not None else None,
     }
+
+
+def _held(run: FlowRun, route: DataRoute) -> dict[str, Any] | None:
+    """What the route's consumer keeps."""
+    kept = run.wiring.kept(route)
+    return None if kept is None else {"node": route.target, "count": kept[0], "seq": kept[1], "age_ns": kept[2]}

@@ -353,6 +353,13 @@ class Wiring:
             return self._last[route.id]
         return self._counters[route.id].total(stage.snapshot() for stage in self._chains[route.id])
 
+    def kept(self, route: DataRoute) -> tuple[int, int, int] | None:
+        """Frames of ``route`` that its consumer has taken and not returned: how many, the oldest one's sequence number
+        and ns since it was sent; None without one."""
+        views = (stage.open_view() for stage in self._chains[route.id])
+        found = [held for view in views if view is not None and (held := view.oldest_held()) is not None]
+        return (sum(count for count, _, _ in found), *found[0][1:]) if found else None
+
     def held(self, node: str) -> list[HeldFrames]:
         """Frames that ``node`` has taken and not returned, by route; for one that has just died."""
         found = []

@@ -499,6 +499,8 @@ class RouteView:
     def held(self) -> tuple[int, list[tuple[int, int, int]]]:
         """Frames that the consumer has taken and not returned: how many, and of 64 of them at most sequence number,
         bytes and trace. Exact for a consumer that is dead; one that lives goes on meanwhile."""
+    def oldest_held(self) -> tuple[int, int, int] | None:
+        """Of those frames: how many, the oldest one's sequence number, and ns since it was sent; None without one."""
     def close(self) -> None: ...
 
 def check(fd: int, kind: Literal["ring", "credit", "segment"]) -> int:

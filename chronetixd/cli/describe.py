@@ -80,6 +80,8 @@ def _sections(flow: Mapping[str, Any]) -> Iterator[str]:
     if flow["routes"]:
         yield ""
         yield output.table(_ROUTES, [_route(route) for route in flow["routes"]])
+        for route in flow["routes"]:
+            yield from (f"  {line}" for line in _notes(route))
     for heading in ("timers", "subscriptions"):
         if flow.get(heading):
             yield f"\n{click.style(heading.upper(), bold=True)}"
@@ -141,6 +143,32 @@ def _death(death: Mapping[str, Any]) -> tuple[Any, ...]:
         output.printable(", ".join(f"{held['route']}:{held['count']}" for held in death["held"])),
         output.first_line(last)[:MAX_WHY],
     )
+
+
+def _notes(route: Mapping[str, Any]) -> Iterator[str]:
+    """What is unusual about a route: frames that it lost, and why; frames that its consumer keeps; who listens."""
+    name, stats = output.printable(route["id"]), route.get("stats") or {}
+    lost = [f"{count} {_REASONS[reason]}" for reason, count in (stats.get("drops") or {}).items() if count]
+    if lost:
+        yield f"{name} lost {', '.join(lost)}"
+    if stats.get("gave_up_after_ns"):
+        yield f"{name} was given up after {output.duration(stats['gave_up_after_ns'])} without a credit"
+    held = route.get("held")
+    if held:
+        frames = "1 frame" if held["count"] == 1 else f"{held['count']} frames"
+        age = output.duration(held["age_ns"])
+        yield f"{name}: {output.printable(held['node'])} keeps {frames}, the oldest, {held['seq']}, since {age} ago"
+    for tap in route.get("taps") or ():
+        counts = f"{tap['taken']} frames, {tap['dropped']} lost" if "taken" in tap else "not linked yet"
+        yield f"{name} is listened to by process {tap['pid']}: {counts}"
+
+
+_REASONS = {
+    "no_credit": "for want of a credit",
+    "no_room": "for want of room",
+    "overwritten": "to newer ones",
+    "given_up": "after it was given up",
+}
 
 
 def _entry(entry: Any) -> str:

@@ -127,6 +127,16 @@ static PyObject *view_held(RouteView *self, PyObject *Py_UNUSED(ignored)) {
     return list ? Py_BuildValue("(kN)", (unsigned long)count, list) : NULL;
 }
 
+static PyObject *view_oldest(RouteView *self, PyObject *Py_UNUSED(ignored)) {
+    if (!self->view.ring) return PyErr_Format(PyExc_ValueError, "the view is closed");
+    struct chx_held held = {0};
+    uint32_t count = chx_view_oldest(&self->view, &held);
+    if (count == 0) Py_RETURN_NONE;
+    uint64_t now = chx_now_ns();
+    return Py_BuildValue("(IKK)", count, (unsigned long long)held.seq,
+                         (unsigned long long)(now > held.time_ns ? now - held.time_ns : 0));
+}
+
 static PyObject *view_close(RouteView *self, PyObject *Py_UNUSED(ignored)) {
     chx_view_destroy(&self->view);
     Py_RETURN_NONE;
@@ -134,6 +144,8 @@ static PyObject *view_close(RouteView *self, PyObject *Py_UNUSED(ignored)) {
 
 static PyMethodDef view_methods[] = {
     {"snapshot", (PyCFunction)view_snapshot, METH_NOARGS, "Counters of the route as both ends wrote them."},
+    {"oldest_held", (PyCFunction)view_oldest, METH_NOARGS,
+     "The oldest frame that was taken and not returned: (how many are, seq, ns since it was sent)."},
     {"held", (PyCFunction)view_held, METH_NOARGS, "Frames that were taken and not returned: (count, [(seq, bytes, trace)])."},
     {"close", (PyCFunction)view_close, METH_NOARGS, "Unmap. Idempotent."},
     {NULL, NULL, 0, NULL},

@@ -103,6 +103,34 @@ class TestPolicies:
         assert counts["drops"]["no_credit"] == counts["dropped"] == 1_992
 
 
+class TestHeldFrames:
+    @pytest.mark.settings(held_warning=0.2)
+    def test_a_frame_that_its_consumer_keeps_is_told_of(self, submit: Any, client: Any, daemon: Any):
+        nodes = [submit.node("endless", "pipeline:endless"), submit.node("keeps", "pipeline:Keeps")]
+        submit(nodes, [submit.edge("endless", "keeps", buffer=8)], name="held", wait="running")
+        with Client.connect(daemon.socket) as mine:
+            events = mine.stream("events", flow="held", follow=True)
+            event = next(event for event in events if event["kind"] == "frame-held")
+            events.close()
+        assert event["node"] == "keeps"
+        assert (event["data"]["route"], event["data"]["seq"]) == ("endless-keeps", 0)
+        assert event["data"]["age_ns"] >= 200_000_000
+        held = routes_of(client, "held")["keeps"]["held"]
+        assert (held["node"], held["count"], held["seq"]) == ("keeps", 8, 0)
+        assert "keeps 8 frames, the oldest, 0, since" in daemon.ctl("describe", "held").stdout
+
+    def test_a_frame_that_is_kept_costs_one_credit_over_many_laps(self, submit: Any, client: Any):
+        nodes = [
+            submit.node("numbers", "pipeline:numbers", params={"count": 3_000}),
+            submit.node("first", "pipeline:KeepsTheFirst"),
+        ]
+        submit(nodes, [submit.edge("numbers", "first", buffer=4)], name="one")
+        assert result_of(client, "one", "first") == {"seen": 3_000, "first": 0}
+        counts = routes_of(client, "one")["first"]["stats"]
+        assert counts["committed"] == 3_000
+        assert counts["skipped"] >= 300, "the ring has passed over the slot that was held, lap by lap"
+
+
 class TestTaps:
     def test_a_tap_sees_what_flows_by_and_the_flow_does_not_notice(self, submit: Any, client: Any, daemon: Any):
         nodes = [submit.node("endless", "pipeline:endless"), submit.node("check", "pipeline:Check")]

@@ -40,13 +40,14 @@ static inline void chx_view_destroy(struct chx_view *view) {
 
 /* A frame that the consumer has taken and not returned. */
 struct chx_held {
-    uint64_t seq, bytes, trace;
+    uint64_t seq, bytes, trace, time_ns;
 };
 
 /* Frames that are held, `room` of them at most into `out`; their number. For a consumer that is dead, or
  * is not looked at too closely: a living one goes on meanwhile. What a stamp in a wrong slot says is passed over. */
 static inline uint32_t chx_view_held(const struct chx_view *view, struct chx_held *out, uint32_t room) {
     uint32_t slots = 1u << view->header.slots_log2, held = 0;
+    if (view->header.policy == CHX_POLICY_LATEST) return 0; /* they are copies */
     uint64_t next = chx_read(&view->credit->stats.next);
     for (uint32_t i = 0; i < slots; i++) {
         uint32_t slot = (uint32_t)((next + i) & (slots - 1)); /* the oldest are behind the newest position */
@@ -55,10 +56,17 @@ static inline uint32_t chx_view_held(const struct chx_view *view, struct chx_hel
         if (stamp == 0 || stamp > next || ((stamp - 1) & (slots - 1)) != slot) continue;
         if (atomic_load_explicit(&view->credit->stamp[slot], memory_order_acquire) == stamp) continue;
         if (held < room)
-            out[held] = (struct chx_held){view->header.base_seq + stamp - 1, desc->length, desc->trace};
+            out[held] = (struct chx_held){view->header.base_seq + stamp - 1, desc->length, desc->trace, desc->time_ns};
         held++;
     }
     return held;
+}
+
+/* The oldest frame that is held, as chx_view_held: how many are. Nothing is looked at while nothing is outstanding. */
+static inline uint32_t chx_view_oldest(const struct chx_view *view, struct chx_held *out) {
+    uint64_t returned = chx_read(&view->credit->returned) + chx_read(&view->ring->stats.returned_before);
+    if (returned >= chx_read(&view->ring->stats.committed)) return 0;
+    return chx_view_held(view, out, 1);
 }
 
 /* Copy the histogram and return how many frames are in it. */

@@ -192,3 +192,20 @@ def words(ctx):
     while True:
         yield {"n": n, "word": "grün"}
         n += 1
+
+
+class KeepsTheFirst:
+    """Sink: keeps the first frame in place until it is stopped, and gives all others back."""
+
+    def on_start(self, ctx):
+        self.seen, self.first = 0, None
+
+    def on_frame(self, frame, ctx):
+        self.seen += 1
+        if self.first is None:
+            self.first = memoryview(frame)
+
+    def on_stop(self, ctx):
+        first = int.from_bytes(self.first[:8], "little")
+        self.first = None
+        return {"seen": self.seen, "first": first}
