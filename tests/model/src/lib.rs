@@ -11,6 +11,7 @@
 //! | [`producer::Producer`] | `ring.h`, one function of the same name each; sleeping: `shm/native/waiting.c` |
 //! | [`consumer::Consumer`], [`consumer::give_back`] | `credit.h`, likewise; sleeping: `shm/native/inlet.c` |
 //! | [`protocol::Mutant`] | a place in them that orders something; its comment names the function |
+//! | [`latest`] | policy latest: `latest.h`, `chx_producer_revoke` |
 //! | [`scenario`] | what two or three threads do with them |
 //! | [`verdict`] | what can go wrong |
 //!
@@ -35,6 +36,7 @@
 //!   the order itself, not at values.
 
 pub mod consumer;
+pub mod latest;
 pub mod memory;
 pub mod producer;
 pub mod protocol;

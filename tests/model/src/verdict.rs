@@ -12,6 +12,7 @@ pub const LOST_WAKE_UP: &str = "lost wake-up: every thread is asleep";
 pub const TORN_READ: &str = "torn read: a descriptor or payload is not there yet";
 pub const PAYLOAD_REUSE: &str = "payload reuse: written while its reader may still read";
 pub const LOST_END: &str = "lost end of stream: the end does not fit the frames";
+pub const MISCOUNT: &str = "miscount: frames taken and lost are not the frames sent";
 pub const FALSE_ACCUSATION: &str = "false accusation: an honest consumer's count does not fit";
 
 /// What checking a scenario came to.
@@ -23,7 +24,7 @@ pub struct Verdict {
 }
 
 fn name(message: &str) -> String {
-    let known = [TORN_READ, PAYLOAD_REUSE, LOST_END, FALSE_ACCUSATION];
+    let known = [TORN_READ, PAYLOAD_REUSE, LOST_END, FALSE_ACCUSATION, MISCOUNT];
     if message.contains("deadlock") {
         return LOST_WAKE_UP.to_owned();
     }
@@ -48,16 +49,22 @@ fn hush() {
 
 /// Run `scenario` through every execution within its bounds.
 pub fn check(scenario: &Scenario, protocol: Protocol) -> Verdict {
+    let run = scenario.run;
+    explore(scenario.preemptions, move || run(protocol))
+}
+
+/// Run `threads` through every execution with at most so many preemptions, None for all.
+pub fn explore(preemptions: Option<usize>, threads: impl Fn() + Sync + Send + 'static) -> Verdict {
     let mut model = loom::model::Builder::new();
-    model.preemption_bound = scenario.preemptions;
+    model.preemption_bound = preemptions;
     let executions = Arc::new(AtomicUsize::new(0));
-    let (run, counted) = (scenario.run, executions.clone());
+    let counted = executions.clone();
     hush();
     CHECKING.set(true);
     let checked = catch_unwind(AssertUnwindSafe(|| {
         model.check(move || {
             counted.fetch_add(1, Relaxed);
-            run(protocol);
+            threads();
         });
     }));
     CHECKING.set(false);
