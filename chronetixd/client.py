@@ -12,6 +12,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import structlog
@@ -20,9 +21,11 @@ from chronetixd import verbs
 from chronetixd.connection import Connection
 from chronetixd.core.access import Peer, Right
 from chronetixd.core.quota import Gate
+from chronetixd.homecoming import Visitor
 from protocol import handshake
 from protocol import messages as wire
 from protocol.errors import ChronetixError, error
+from protocol.framing import encode
 
 LINGER_S = 10.0
 """How long a client may take to read its last messages; who never reads must not keep them and its descriptor."""
@@ -75,13 +78,15 @@ class Client:
         self._max_frame = max_frame
         self._on_closed = on_closed
         self._phase = handshake.Phase.HELLO
+        self._worker: wire.Welcome | None = None
+        """Who has connected is a worker that comes back; what to greet it with."""
         self._calls: dict[int, asyncio.Task[None]] = {}
         self._gone = False
         self._closed = asyncio.Event()
         self._connection = Connection(
             loop,
             sock,
-            wire.ClientMessage,
+            wire.ConnectingMessage,
             on_message=self._received,
             on_end=self._ended,
             max_frame=max_frame,
@@ -159,7 +164,9 @@ class Client:
         match message:
             case wire.Hello():
                 self._hello(message)
-            case wire.Call():
+            case wire.Reattach() if self._worker is not None:
+                self._reattach(self._worker, message, descriptors)
+            case wire.Call() if self._worker is None:
                 self._call(message, descriptors)
             case wire.Cancel(id=number):
                 task = self._calls.get(number)
@@ -170,11 +177,30 @@ class Client:
 
     def _hello(self, hello: wire.Hello) -> None:
         self._deadline.cancel()
-        reply = handshake.answer(hello, daemon=self._daemon, roles=("client",), max_frame=self._max_frame)
+        returns = hello.role == "worker" and wire.REATTACH in hello.features
+        roles = ("worker",) if returns else ("client",)
+        reply = handshake.answer(hello, daemon=self._daemon, roles=roles, max_frame=self._max_frame)
+        if returns and isinstance(reply, wire.Welcome):
+            self._worker = reply  # goes out when it is known that the worker is one of ours
+            return
         self._connection.send(reply)
         if isinstance(reply, wire.Failure):
             self._phase = handshake.Phase.REFUSED
             self.close()
+
+    def _reattach(self, welcome: wire.Welcome, message: wire.Reattach, descriptors: list[int]) -> None:
+        """A worker that has outlived an earlier daemon: its connection is its flow's from now on."""
+        sock = self._connection.hand_over()
+        try:
+            self._context.flows.reattach(Visitor(message, descriptors, sock, self.peer.pid, welcome))
+        except (ChronetixError, OSError) as reason:
+            structlog.get_logger("chronetixd.client").warning("a worker is not taken back", reason=str(reason))
+            if not isinstance(reason, ChronetixError):
+                reason = error("reattach-refused", flow=message.flow, node=message.node, reason=str(reason))
+            with suppress(OSError):
+                sock.send(encode(reason.failure()))
+            sock.close()
+        self._leave()
 
     def _call(self, call: wire.Call, descriptors: list[int]) -> None:
         if call.id in self._calls:

@@ -117,6 +117,16 @@ class Connection:
         while self._fd >= 0 and self._reading and self._received <= enough and self._readable():
             pass
 
+    def hand_over(self) -> socket.socket:
+        """Let go of the socket, which is the caller's now. Nothing may wait to be sent."""
+        assert not self._out
+        self._stop_reading()
+        self._channel.close()
+        self._fd = -1
+        if self.on_closed is not None:
+            self.on_closed()
+        return self._sock
+
     def close_after_flush(self) -> None:
         """Take nothing more in, send what is queued, then close; ``on_end`` is not called."""
         if self.closed:

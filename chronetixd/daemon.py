@@ -34,8 +34,9 @@ from chronetixd.doctor import Place, Side, examine
 from chronetixd.events import Events
 from chronetixd.flowrun import FlowRun, Services
 from chronetixd.flows import Flows
-from chronetixd.journal import Journal
+from chronetixd.journal import Journal, Recovered
 from chronetixd.launch import Launcher
+from chronetixd.lives import lives_on
 from chronetixd.logfiles import LogFiles
 from chronetixd.logs import Logs
 from chronetixd.nursery import Nursery
@@ -97,6 +98,7 @@ class Daemon:
         )
         self._bus = Bus(loop, self._events)
         self._spares = Spares(loop, self._launcher, nursery, settings.spares, self._spares_full)
+        self._journal = Journal(Path(settings.state_dir) / "journal", self._journal_trouble, loop.call_later)
         services = Services(
             loop,
             self._launcher,
@@ -106,17 +108,20 @@ class Daemon:
             self._events,
             self._logs,
             Deaths(Path(settings.state_dir) / "deaths", self._deaths_trouble, self._deaths_damage),
+            self._journal,
+            lambda: str(self._server.path),
             self._name,
             settings.max_frame,
             settings.held_warning,
         )
-        self._journal = Journal(Path(settings.state_dir) / "journal", self._journal_trouble, loop.call_later)
         self._flows = Flows(services, settings.limits, self._journal)
         self._report = Report(loop, self._flows, self._spares, self._events)
         self._stop_requests = 0
         self._stopping = asyncio.Event()
         self._ready = False
         self._starting: set[FlowRun] = set()
+        self._left = Recovered((), (), ())
+        """What the journal had at the start, until it is restored."""
         self._failure: ChronetixError | None = None
         self._identity = identity = {
             "daemon": version(),
@@ -158,7 +163,8 @@ class Daemon:
             self._watchdog.start()
             self._report.starting()
             self._strays.start()
-            self._groups.open()
+            self._left = self._journal.recover()
+            self._groups.open(keep=(life.pid for life in self._left.lives if lives_on(life)))
             self._log.info(
                 "control groups",
                 group=str(self._groups.base or ""),
@@ -191,16 +197,18 @@ class Daemon:
 
     def _restore(self) -> None:
         """Run again what is wanted still; the daemon is ready when that has started, or failed to."""
-        left = self._journal.recover()
+        left, self._left = self._left, Recovered((), (), ())
         for row in left.rotten:
             self._log.error("a row of the journal is not what was written, and is left out", row=row)
-        self._starting = set(self._flows.restore(left.flows))
+        self._starting = set(self._flows.restore(left, {}))
         for run in tuple(self._starting):
-            self._log.info("a flow runs again", flow=run.name)
+            self._log.info("a flow goes on" if run.home is not None else "a flow runs again", flow=run.name)
             run.watch(partial(self._restored, run))
+            self._restored(run)
 
     def _restored(self, run: FlowRun) -> None:
-        if run.state not in (FlowState.VALIDATED, FlowState.STARTING) and run in self._starting:
+        waits = run.home is not None or run.state in (FlowState.VALIDATED, FlowState.STARTING)
+        if not waits and run in self._starting:
             self._starting.discard(run)
             self._ready_if_all_is()
 

@@ -11,14 +11,15 @@ import os
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import structlog
 
 import shm
-from chronetixd import memory
+from chronetixd import memory, rewiring
 from chronetixd.bus import Bus
 from chronetixd.core import flow_words as core
 from chronetixd.core import worker as life
@@ -33,7 +34,10 @@ from chronetixd.deaths import Deaths
 from chronetixd.events import Events
 from chronetixd.failures import FrameFailures
 from chronetixd.heldframes import HeldFrames
+from chronetixd.homecoming import Homecoming
+from chronetixd.journal import Journal, StoredLife
 from chronetixd.launch import Launcher
+from chronetixd.lives import Lives
 from chronetixd.logs import Logs
 from chronetixd.nursery import Nursery
 from chronetixd.plan import Plan
@@ -68,6 +72,9 @@ class Services:
     events: Events
     logs: Logs
     deaths: Deaths
+    journal: Journal
+    socket: Callable[[], str]
+    """Path of the control socket."""
     daemon: str
     max_frame: int = wire.MAX_FRAME
     held_warning_s: float = 30.0
@@ -99,6 +106,9 @@ class FlowRun:
         self.revivals = Revivals(services.loop, nodes, lambda node: self.dispatch(core.NodeDeadline(node)))
         self._silent: dict[str, asyncio.TimerHandle] = {}
         self._on_bus = False
+        self._lives = Lives(services.journal, plan.name)
+        self.home: Homecoming | None = None
+        """Its workers are on their way back from the death of a daemon."""
         self._watchers: dict[object, Callable[[], None]] = {}
 
     @property
@@ -126,10 +136,46 @@ class FlowRun:
         self.reason, self.changed_unix_ns = reason, changed_unix_ns
         self.wiring.close()
 
+    def resume(self, lives: Sequence[StoredLife], kept: Mapping[rewiring.Key, int]) -> None:
+        """It runs under workers that an earlier daemon has started, and whose last ``lives`` these are: go on with
+        them as they come back. ``kept`` is memory of theirs; the descriptors stay the caller's."""
+        self._lives = Lives(self._services.journal, self.name, lives)
+        self.home = Homecoming(self._services.loop, self, lives, kept)
+        for node in self.plan.nodes.values():
+            self.wiring.know(node.configure)
+        self.machine.resume({life.node: life.incarnation for life in lives}, self.home.over)
+        self.home.begin()
+
+    def came_home(
+        self,
+        told: list[ToNode],
+        lost: rewiring.LostMemory | None,
+        died: Mapping[str, Exit],
+        stop: core.StopRequested | None,
+    ) -> None:
+        """All workers are back, or dead: what has happened meanwhile happens now."""
+        self.home = None
+        self._on_bus = True
+        living = {node: worker for node, worker in self.workers.items() if worker.alive}
+        for node, worker in living.items():
+            self._services.bus.subscribe(worker, self.plan.nodes[node].configure.subscriptions)
+            self._begin_watching(node)
+        self._send_wiring(told)
+        message = f"{len(living)} workers have outlived the daemon, {len(died)} have died meanwhile"
+        self._services.events.emit("flow-resumed", flow=self.name, message=message, died=sorted(died))
+        if lost is not None:
+            self.dispatch(core.NoSuccession(lost.node, lost.what))
+        for node, ended in died.items():
+            self._worker_exited(node, ended)
+        if stop is not None:
+            self.dispatch(stop)
+        self._tell_watchers()
+
     def stop(self, mode: StopMode, drain_ns: int | None = None) -> None:
         """Ask it to end; nothing when it has ended."""
-        if not self.machine.ended:
-            self.dispatch(core.StopRequested(mode, drain_ns))
+        event = core.StopRequested(mode, drain_ns)
+        if not self.machine.ended and (self.home is None or self.home.stop(event)):
+            self.dispatch(event)
 
     def watch(self, watcher: Callable[[], None]) -> Callable[[], None]:
         """Call ``watcher`` after every change of the flow or of a worker, until the returned function is called."""
@@ -155,6 +201,9 @@ class FlowRun:
                 self._step(self._events.popleft())
         finally:
             self._busy = False
+        self._tell_watchers()
+
+    def _tell_watchers(self) -> None:
         for watcher in tuple(self._watchers.values()):
             watcher()
 
@@ -214,24 +263,27 @@ class FlowRun:
             case core.Enter(state):
                 self._entered(state)
 
-    def _spawn(self, nodes: tuple[str, ...]) -> None:
-        callbacks = Callbacks(
-            self._spawned, self._spawn_failed, self._received, self._connection_ended, self._worker_exited
-        )
+    def new_worker(self, node: str) -> WorkerProcess:
+        """What is to be the process of ``node`` from now on."""
         services = self._services
+        worker = self.workers[node] = WorkerProcess(
+            services.loop,
+            self.name,
+            node,
+            services.logs,
+            Callbacks(self._spawned, self._spawn_failed, self._received, self._connection_ended, self._worker_exited),
+            services.nursery,
+            self.plan.nodes[node].manifest.resource_claims,
+            services.max_frame,
+        )
+        return worker
+
+    def _spawn(self, nodes: tuple[str, ...]) -> None:
+        services = self._services
+        self._lives.intend({node: self.machine.workers[node].incarnation for node in nodes})
         for node in nodes:
-            worker = WorkerProcess(
-                services.loop,
-                self.name,
-                node,
-                services.logs,
-                callbacks,
-                services.nursery,
-                self.plan.nodes[node].manifest.resource_claims,
-                services.max_frame,
-            )
+            worker = self.new_worker(node)
             worker.incarnation = self.machine.workers[node].incarnation
-            self.workers[node] = worker
             env = {"CHRONETIX_FLOW": self.name, "CHRONETIX_NODE": node}
             argv = self.plan.nodes[node].argv
             spare = None if argv else services.spares.take()
@@ -246,7 +298,10 @@ class FlowRun:
                 self.dispatch(NodeEvent(node, life.SpawnFailed(str(refused))))
 
     def _configure(self, node: str) -> None:
-        self.workers[node].send(self.wiring.configure(node, self.plan.nodes[node].configure))
+        message = self.wiring.configure(node, self.plan.nodes[node].configure)
+        if message.on_daemon_loss == "survive":
+            message = msgspec.structs.replace(message, socket=self._services.socket(), token=self._lives.token(node))
+        self.workers[node].send(message)
 
     def _start(self, nodes: tuple[str, ...]) -> None:
         """All are ready: first put everyone on the bus, so that nothing published from now on is missed."""
@@ -284,10 +339,7 @@ class FlowRun:
 
     def _restarted(self, node: str) -> None:
         self.revivals.back(node)
-        self._probes.start(node)
-        timers = self.plan.nodes[node].configure.timers
-        if timers:
-            self._services.bus.start_timers(self.workers[node], timers)
+        self._begin_watching(node)
         worker, reason = self.workers[node], self.revivals[node].last_reason
         incarnation = self.machine.workers[node].incarnation
         self._services.events.emit(
@@ -311,16 +363,20 @@ class FlowRun:
         if state is FlowState.RUNNING:
             self._held.start()
             for node, worker in self.workers.items():
-                timers = self.plan.nodes[node].configure.timers
-                if timers and worker.alive:
-                    self._services.bus.start_timers(worker, timers)
                 if worker.alive:
-                    self._probes.start(node)
+                    self._begin_watching(node)
         if self.machine.ended:
             self._release()
         failure = self.machine.failure
         why = self.reason or (f"node {failure.node!r} {failure.message}" if failure else "")
         self._services.events.emit(f"flow-{state}", flow=self.name, message=why, nodes=len(self.plan.nodes))
+
+    def _begin_watching(self, node: str) -> None:
+        """Its worker runs: timers tick, and it is asked whether it lives."""
+        timers = self.plan.nodes[node].configure.timers
+        if timers:
+            self._services.bus.start_timers(self.workers[node], timers)
+        self._probes.start(node)
 
     def _release(self) -> None:
         """The last worker is gone: say why it ended, and give everything back."""
@@ -370,12 +426,16 @@ class FlowRun:
     # -- the processes -------------------------------------------------------------------------------------
 
     def _spawned(self, node: str, pid: int) -> None:
+        self._lives.born(node, pid)
         self.dispatch(NodeEvent(node, life.Spawned(pid)))
 
     def _spawn_failed(self, node: str, message: str) -> None:
         self.dispatch(NodeEvent(node, life.SpawnFailed(message)))
 
     def _worker_exited(self, node: str, ended: Exit) -> None:
+        if self.home is not None:
+            self.home.ended(node, ended)
+            return
         silent = self._silent.pop(node, None)
         if silent is not None:
             silent.cancel()
@@ -386,6 +446,7 @@ class FlowRun:
         self.taps.gone(node)
         self._services.deaths.add(death)
         self.dispatch(NodeEvent(node, life.Exited(ended)))
+        self._lives.gone(node, well=self.machine.workers[node].state is WorkerState.EXITED)
 
     def deaths(self, node: str) -> list[Death]:
         """The last exits of ``node``, of earlier runs of this flow too."""

@@ -6,21 +6,27 @@ with the next daemon; one that was stopped, or has come to its own end, is only 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import msgspec
 
+from chronetixd import rewiring
 from chronetixd.artifacts import artifact_problems
 from chronetixd.core.flow_words import FlowState, Limits, StopMode
 from chronetixd.flowrun import FlowRun, Services
-from chronetixd.journal import Journal, StoredFlow, Wanted
+from chronetixd.homecoming import Visitor
+from chronetixd.journal import Journal, Recovered, StoredFlow, StoredLife, Wanted
+from chronetixd.lives import end_leftovers, lives_on
 from chronetixd.plan import make_plan, unsupported
 from protocol import cbor
 from protocol.contract import Problem, Validation, parse_flow
 from protocol.contract.reading import unfit_name
 from protocol.errors import error
 from protocol.nearest import nearest
+
+LIVING = ("running", "draining")
+"""States in which workers may have done what cannot be done again."""
 
 MAX_ENDED = 100
 """Flows that have ended and are still listed."""
@@ -93,10 +99,14 @@ class Flows:
         self._store(run.name, wanted="stopped")
         run.stop(mode, drain_ns)
 
-    def restore(self, flows: Sequence[StoredFlow]) -> list[FlowRun]:
-        """List what the last daemon had; the flows that run again because they are wanted still."""
+    def restore(self, left: Recovered, kept: Mapping[rewiring.Key, int]) -> list[FlowRun]:
+        """List what the last daemon had; the flows that are wanted still, which run on with the workers that outlived
+        it, or else again from their beginning. ``kept`` is memory that the supervisor has; it stays the caller's."""
         again = []
-        for stored in flows:
+        lives: dict[str, list[StoredLife]] = {}
+        for life in left.lives:
+            lives.setdefault(life.flow, []).append(life)
+        for stored in left.flows:
             raw = cbor.loads(stored.contract)
             flow = parse_flow(raw, bindings=stored.bindings).flow
             if flow is None:
@@ -105,6 +115,14 @@ class Flows:
             run = FlowRun(make_plan(stored.name, flow, stored.base_dir), self._services, self.limits)
             run.submitted_unix_ns = stored.submitted_unix_ns
             self._list(run, stored)
+            mine = lives.get(stored.name, [])
+            if flow.on_daemon_loss == "survive" and stored.state in LIVING and any(map(lives_on, mine)):
+                again.append(run)
+                run.resume(mine, kept)
+                if stored.wanted == "stopped":
+                    run.stop(StopMode.DRAIN)
+                continue
+            end_leftovers(mine)
             if stored.wanted == "stopped":
                 run.rest(FlowState(stored.state), stored.reason, stored.changed_unix_ns)
             elif problems := validate(raw, stored.bindings, stored.base_dir).problems:
@@ -113,6 +131,15 @@ class Flows:
                 again.append(run)
                 run.launch()
         return again
+
+    def reattach(self, visitor: Visitor) -> None:
+        """A worker that has outlived an earlier daemon is back. Raises ChronetixError when it is nobody's, OSError
+        when descriptors have run out; the socket stays the caller's then."""
+        run = self._runs.get(visitor.message.flow)
+        if run is None or run.home is None:
+            reason = "no such flow waits for its workers"
+            raise error("reattach-refused", flow=visitor.message.flow, node=visitor.message.node, reason=reason)
+        run.home.returned(visitor)
 
     def _list(self, run: FlowRun, stored: StoredFlow) -> None:
         self._runs.pop(run.name, None)
@@ -131,7 +158,8 @@ class Flows:
         if stored.state != run.state:
             now = {"state": str(run.state), "reason": run.reason, "changed_unix_ns": run.changed_unix_ns}
             self._stored[run.name] = changed = msgspec.structs.replace(stored, **now)
-            self._journal.soon(changed)
+            survives = run.plan.flow.on_daemon_loss == "survive"
+            (self._journal.flow if survives else self._journal.soon)(changed)
 
     def _store(self, name: str, wanted: Wanted) -> None:
         stored = self._stored[name]

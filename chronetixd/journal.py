@@ -42,8 +42,7 @@ Phase = Literal["intended", "born", "gone"]
 _TABLES = """
 CREATE TABLE IF NOT EXISTS flow (name TEXT PRIMARY KEY, row BLOB NOT NULL, crc INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS life (
-    flow TEXT, node TEXT, incarnation INTEGER, row BLOB NOT NULL, crc INTEGER NOT NULL,
-    PRIMARY KEY (flow, node, incarnation)) WITHOUT ROWID;
+    flow TEXT, node TEXT, row BLOB NOT NULL, crc INTEGER NOT NULL, PRIMARY KEY (flow, node)) WITHOUT ROWID;
 """
 
 
@@ -63,8 +62,9 @@ class StoredFlow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StoredLife(msgspec.Struct, frozen=True, kw_only=True):
-    """One life of a node's worker. ``started_ticks`` is the start time of /proc/PID/stat: with the boot's id it tells
-    this process from a later one of the same pid. ``token`` is what it proves itself with when it comes back."""
+    """The last life of a node's worker. ``well``: it had finished, and ended with 0. ``started_ticks``: the start time
+    of /proc/PID/stat: with the boot's id it tells this process from a later one of the same pid. ``token`` is what it
+    proves itself with when it comes back."""
 
     flow: str
     node: str
@@ -74,6 +74,7 @@ class StoredLife(msgspec.Struct, frozen=True, kw_only=True):
     boot: str
     pid: int = 0
     started_ticks: int = 0
+    well: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,9 +124,7 @@ class Journal:
         """Everything that is in it, in the order of submission. Raises ChronetixError ``journal-unusable``."""
         try:
             flows = self._opened.execute("SELECT name, row, crc FROM flow").fetchall()
-            lives = self._opened.execute(
-                "SELECT flow || '/' || node || '#' || incarnation, row, crc FROM life"
-            ).fetchall()
+            lives = self._opened.execute("SELECT flow || '/' || node, row, crc FROM life").fetchall()
         except sqlite3.DatabaseError as reason:
             raise error("journal-unusable", path=str(self.path), reason=str(reason)) from None
         rotten: list[str] = []
@@ -270,7 +269,7 @@ def _put_flow(flow: StoredFlow) -> _Statement:
 
 def _put_life(life: StoredLife) -> _Statement:
     row, crc = _packed(life)
-    return "INSERT OR REPLACE INTO life VALUES (?, ?, ?, ?, ?)", (life.flow, life.node, life.incarnation, row, crc)
+    return "INSERT OR REPLACE INTO life VALUES (?, ?, ?, ?)", (life.flow, life.node, row, crc)
 
 
 def _packed(record: StoredFlow | StoredLife) -> tuple[bytes, int]:

@@ -1,17 +1,21 @@
 """Processes by pidfd: told of an exit by the event loop, reaped without a race, signalled with their whole group.
 
-Workers are our children, but made by clone with no exit signal, so waiting for them needs __WALL.
+Workers are our children, but made by clone with no exit signal, so waiting for them needs __WALL. Those of a daemon
+before us are nobody's; the kernel tells their exit through the pidfd.
 """
 
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import signal
+import struct
 from collections.abc import Callable
 from contextlib import suppress
 from typing import NamedTuple
 
+from chronetixd import proc
 from chronetixd.core.worker import Exit
 
 _WALL = 0x40000000
@@ -69,6 +73,8 @@ class Process:
             os.killpg(self.pid, signal.SIGKILL)
         try:
             pid, status, used = os.wait4(self.pid, os.WNOHANG | _WALL)
+        except ChildProcessError:
+            return _told_by(self.pid, self.pidfd)
         finally:
             os.close(self.pidfd)
             self.pidfd = -1
@@ -76,6 +82,26 @@ class Process:
             raise RuntimeError(f"process {self.pid} was said to have ended, but has no exit status")
         self.usage = Usage(used.ru_maxrss * 1024, round((used.ru_utime + used.ru_stime) * 1e9))
         return exit_of(status)
+
+
+_GET_INFO = 0xC040FF0B
+_INFO_EXIT = 1 << 3
+"""ioctl PIDFD_GET_INFO with struct pidfd_info's first version (64 bytes), and the bit of its mask for the exit."""
+
+
+def _told_by(pid: int, pidfd: int) -> Exit:
+    """The exit of a process that is not our child: as long as its parent has not reaped it, /proc has it, afterwards
+    the pidfd; unknown then before Linux 6.15, which does not keep it."""
+    seen = proc.stat(pid)
+    if seen is not None and seen.state == "Z":
+        return exit_of(seen.exit)
+    info = bytearray(struct.pack("=Q56x", _INFO_EXIT))
+    try:
+        fcntl.ioctl(pidfd, _GET_INFO, info)
+    except OSError:
+        return Exit()
+    mask, status = struct.unpack("=Q52xi", info)
+    return exit_of(status) if mask & _INFO_EXIT else Exit()
 
 
 def exit_of(status: int) -> Exit:

@@ -26,6 +26,8 @@ class Stat:
     session: int
     started: int
     """Clock ticks after boot."""
+    exit: int
+    """How it ended, as wait() tells it; for a zombie."""
 
     @property
     def key(self) -> tuple[int, int]:
@@ -50,7 +52,7 @@ def stat(pid: int) -> Stat | None:
     except OSError:
         return None
     fields = text.rpartition(b")")[2].split()
-    return Stat(pid, fields[0].decode(), *(int(fields[at]) for at in (1, 2, 3, 19)))
+    return Stat(pid, fields[0].decode(), *(int(fields[at]) for at in (1, 2, 3, 19, 49)))
 
 
 def children(pid: int) -> Iterator[int]:

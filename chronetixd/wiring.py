@@ -8,12 +8,13 @@ again: see ``stages``, and Succession in PROTOCOL.md. No message is sent here; w
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
 import shm
+from chronetixd import rewiring
 from chronetixd.core.death import HeldFrames
 from chronetixd.counters import Counters
 from chronetixd.stages import DataRoute, Ends, Memory, Place, Stage, checked
@@ -28,6 +29,7 @@ from protocol.messages import (
     Linked,
     Offer,
     Port,
+    Reattach,
     Segment,
     SegmentMapped,
 )
@@ -65,6 +67,51 @@ class Wiring:
             self._places[route.target].inputs.append(route)
             self._chains[route.id] = [Stage(route)]
             self._counters[route.id] = Counters()
+
+    # -- workers of an earlier daemon ----------------------------------------------------------------------
+
+    def know(self, message: Configure) -> None:
+        """What a worker was told by an earlier daemon."""
+        for port in message.inputs:
+            self._ports[message.node, port.route] = port
+
+    def shown(self, node: str, message: Reattach, descriptors: list[int]) -> rewiring.Shown:
+        """What ``node`` shows of itself, checked. Raises ProtocolError, and then nothing is kept."""
+        place = self._places[node]
+        return rewiring.shown(node, place.outputs, place.inputs, message, descriptors)
+
+    def take_over(self, had: Mapping[str, rewiring.Shown], dead: set[str], over: set[str]) -> list[ToNode]:
+        """Go on with the memory that the nodes have: ``dead`` ones are to have successors, those that are ``over`` had
+        come to their end. What has to be sent: segments that producers wait for.
+
+        Raises LostMemory when a successor would need what nobody has.
+        """
+        for node, place in self._places.items():
+            self._places[node] = rewiring.place(node, had.get(node), place.outputs, place.inputs)
+            self._places[node].gone = node in over
+        for route in self.routes:
+            self._chains[route.id] = rewiring.chain(route, had.get(route.source), had.get(route.target), dead)
+        for node, what in rewiring.missing(self._stages(self.routes), dead):
+            raise rewiring.LostMemory(node, what)
+        return [told for node in had if node not in dead for told in self._confirm(node, had[node].unconfirmed)]
+
+    def _confirm(self, node: str, unconfirmed: Iterable[int]) -> list[ToNode]:
+        """Segments that ``node`` may not use yet: to whoever does not map them, else its own go."""
+        told: list[ToNode] = []
+        place = self._places[node]
+        memory = place.memory
+        assert memory is not None
+        for index in unconfirmed:
+            lacking = [s for s in self._present(place.outputs) if s.told_consumer and index not in s.sent]
+            for stage in lacking:
+                stage.sent.add(index)
+                part = Segment(index=index, route=stage.route.id, epoch=stage.epoch)
+                told.append(ToNode(stage.route.target, part, (memory.segments[index],)))
+            if lacking:
+                memory.unmapped[index] = set(lacking)
+            else:
+                told.append(ToNode(node, SegmentMapped(index=index)))
+        return told
 
     # -- what a worker is told and offers ------------------------------------------------------------------
 

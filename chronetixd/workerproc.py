@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from chronetixd.spares import Spare, Streams, open_streams
 from chronetixd.tree import Tree, discard, marks_of
 from protocol.contract.types import ResourceClaims
 from protocol.errors import ChronetixError
-from protocol.messages import MAX_FRAME, Assign, Message, WorkerMessage
+from protocol.messages import MAX_FRAME, Assign, Message, Reattached, Welcome, WorkerMessage
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +124,23 @@ class WorkerProcess:
         if self._connection is not None:
             self._connection.drain_input()
 
+    def expect(self, pid: int, pidfd: int) -> None:
+        """It is ``pid``, which an earlier daemon has started, and will connect by itself; ``pidfd`` is ours now."""
+        self._leaf = self._nursery.groups.leaf_of(pid)
+        self._watch(Process(self._loop, pid, pidfd, self._exited), ())
+
+    def connect(self, sock: socket.socket, welcome: Welcome) -> None:
+        """It has connected with ``sock``, which is ours now, and gets new pipes. Raises OSError when descriptors have
+        run out; the socket stays the caller's then."""
+        out, out_theirs, err, err_theirs = _two_pipes()
+        self._connect(Streams(sock, out, err))
+        assert self._connection is not None
+        assert self._tree is not None
+        self._tree.marks.pipes |= {os.fstat(fd).st_ino for fd in (out, err)}
+        self._connection.send(welcome)
+        self._connection.send(Reattached(), [out_theirs, err_theirs], give=True)
+        self._connection.start()
+
     def _connect(self, streams: Streams) -> None:
         self._pipes = streams.stdout, streams.stderr
         self._stdout = self._output("stdout", streams.stdout)
@@ -174,16 +192,19 @@ class WorkerProcess:
         self._begin(Process(self._loop, pid, pidfd, self._exited))
 
     def _begin(self, process: Process) -> None:
+        self._watch(process, self._pipes)
+        self._callbacks.on_spawned(self.node, process.pid)
+        if self._connection is not None:
+            self._connection.start()
+
+    def _watch(self, process: Process, pipes: Sequence[int]) -> None:
         self.pid = process.pid
         self.started_unix_ns = time.time_ns()
         self._born = time.monotonic_ns()
         self._oom_before = self._nursery.oom_kills()
         self._process = process
-        marks = marks_of(self.flow, self.node, process.pid, *self._pipes)
+        marks = marks_of(self.flow, self.node, process.pid, *pipes)
         self._tree = Tree(self._loop, self._nursery.strays, process, self._leaf, marks)
-        self._callbacks.on_spawned(self.node, process.pid)
-        if self._connection is not None:
-            self._connection.start()
 
     def _spawn_failed(self, reason: str) -> None:
         self._close()
@@ -252,3 +273,14 @@ class WorkerProcess:
 
     def _cut(self) -> None:
         self._logs.cut_lines += 1
+
+
+def _two_pipes() -> tuple[int, int, int, int]:
+    """Raises OSError, and nothing is left open then."""
+    first = os.pipe()
+    try:
+        return *first, *os.pipe()
+    except OSError:
+        for fd in first:
+            os.close(fd)
+        raise

@@ -16,6 +16,9 @@ def settle(control: int, out: int, err: int, parent: int, name: str) -> int:
     ``name`` (the kernel keeps 15 bytes) for ps and top. Raises OSError.
     """
 
+def outlive_parent() -> None:
+    """The end of its parent does not end this process any more: undoes that part of :func:`settle`. Raises OSError."""
+
 def limit_data(more: int, from_now: bool = True) -> None:
     """This process may have ``more`` bytes of private writable memory beyond what it has now (RLIMIT_DATA, for good);
     not ``from_now``: in all, for a program that is about to be executed. Shared memory does not count. Raises OSError.

@@ -89,6 +89,15 @@ static PyObject *clone_settle(PyObject *self, PyObject *args)
     return PyLong_FromLong(3);
 }
 
+static PyObject *clone_outlive_parent(PyObject *self, PyObject *ignored)
+{
+    (void)self;
+    (void)ignored;
+    if (prctl(PR_SET_PDEATHSIG, 0ul, 0, 0, 0) != 0)
+        return PyErr_SetFromErrno(PyExc_OSError);
+    Py_RETURN_NONE;
+}
+
 /* Python's own handler only notes the signal; a thread that is about to sleep would sleep on. Ours also rings the eventfd
  * that it sleeps on, so that it comes back to the interpreter, which then calls the handler written in Python. */
 static volatile int ring_descriptor = -1;
@@ -172,6 +181,7 @@ static PyMethodDef methods[] = {
     {"fork", clone_fork, METH_VARARGS, "fork(as_sibling=True, cgroup=-1) -> (pid, pidfd) in the caller, (0, -1) in the new process."},
     {"settle", clone_settle, METH_VARARGS,
      "settle(control, out, err, parent, name) -> 3: what a new process does first; see _clone.pyi."},
+    {"outlive_parent", clone_outlive_parent, METH_NOARGS, "outlive_parent(): the parent's end is no end of this process."},
     {"limit_data", clone_limit_data, METH_VARARGS,
      "limit_data(more, from_now=True): bytes of private memory that this process may have beyond what it has now."},
     {"ring_on_signal", clone_ring_on_signal, METH_VARARGS,

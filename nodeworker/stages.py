@@ -46,7 +46,12 @@ class Stages:
         """Each of these ends, and which segments of its producer it maps."""
         segments = self._segments
         return [
-            Stage(route=end.route, epoch=end.epoch, segments=list(segments.get((end.route, end.epoch), ())))
+            Stage(
+                route=end.route,
+                epoch=end.epoch,
+                linked=end.linked,
+                segments=list(segments.get((end.route, end.epoch), ())),
+            )
             for end in ends
         ]
 

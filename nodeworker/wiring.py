@@ -63,6 +63,8 @@ class Wiring:
     """Where taps join; set before the first can come."""
     taps: dict[str, tuple[str, Producer]] = field(default_factory=dict)
     """By name: the route that it listens to, and the end."""
+    resumes: dict[str, int] = field(default_factory=dict)
+    """Of each output what its port said of predecessors."""
 
     @property
     def consumers(self) -> dict[str, Consumer]:
@@ -75,7 +77,10 @@ class Wiring:
             self.retract(Retract(route=route))  # who listened did so by way of the daemon that is gone
         ends = self.stages.all()
         offer, descriptors = self._offered(ends)
-        outputs = [Stage(route=route, epoch=producer.epoch) for route, producer in self.producers.items()]
+        outputs = [
+            Stage(route=route, epoch=producer.epoch, linked=producer.linked, resume=self.resumes.get(route, 0))
+            for route, producer in self.producers.items()
+        ]
         return Inventory(outputs, self.stages.described(ends), offer.segments, sorted(self.unconfirmed)), descriptors
 
     def offer(self) -> tuple[Offer, list[int]]:
@@ -220,6 +225,7 @@ def build(
         },
         stages=Stages(config.node, config.inputs, bell, on_emptied),
         budget_ns=config.budget_ns,
+        resumes={port.route: port.resume for port in config.outputs},
     )
 
 

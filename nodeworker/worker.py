@@ -225,6 +225,7 @@ class Worker:
         wiring.check_linked()
         node.construct(found)
         if config.on_daemon_loss == "survive":
+            _clone.outlive_parent()
             self._comeback = Comeback(config.socket, self._link, lambda: self._describe(config))
         self._link.send(Ready())
         self._reader = Reader(self._link, self._mailbox, wiring, self._host, node.step, self._on_drain, self._comeback)

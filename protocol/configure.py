@@ -66,6 +66,7 @@ def _node(flow: Flow, manifest: Manifest, name: str, base_dir: str) -> Configure
         batch_hints=dict(manifest.io.batch_hints),
         arena_limit=manifest.resource_claims.arena_bytes,
         base_dir=base_dir,
+        on_daemon_loss=flow.on_daemon_loss,
         budget_ns=manifest.qos.deadline_ns or 0,
         max_inflight=manifest.qos.max_inflight or 1,
     )

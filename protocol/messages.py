@@ -282,11 +282,14 @@ class SegmentMapped(Message, tag="segment-mapped", frozen=True):
 
 
 class Stage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One stage of a route that a worker has an end of. ``segments`` (inputs): those of the producer that it maps."""
+    """One stage of a route that a worker has an end of. ``linked``: it maps the other end. ``segments`` (inputs): those
+    of the producer that it maps; ``resume`` (outputs): as its :class:`Port` said."""
 
     route: str
     epoch: Count = 0
+    linked: bool = True
     segments: list[Count] = []
+    resume: Count = 0
 
 
 class Reattach(Message, tag="reattach", frozen=True):
@@ -550,6 +553,9 @@ class LauncherReady(Message, tag="launcher-ready", frozen=True):
 
     pid: Count
 
+
+REATTACH = "reattach"
+"""The feature in the hello of a worker that comes back: a :class:`Reattach` is next."""
 
 ClientMessage = Hello | Call | Cancel
 """What a client may send."""

@@ -24,7 +24,18 @@ from chronetixd.compile.yaml_text import read_yaml
 from protocol.contract import parse_flow
 from protocol.nearest import did_you_mean
 
-_TOP_FIELDS = ("nodes", "routes", "edges", "schemas", "defaults", "name", "manifests", "strategy", "dead_letter")
+_TOP_FIELDS = (
+    "nodes",
+    "routes",
+    "edges",
+    "schemas",
+    "defaults",
+    "name",
+    "manifests",
+    "strategy",
+    "dead_letter",
+    "on_daemon_loss",
+)
 _STEP = re.compile(r"([^.\[\]]+)|\[(\d+)\]")
 _RENAMED: dict[str, tuple[str, ...]] = {
     "timers": ("bindings", "timer"),

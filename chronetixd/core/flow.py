@@ -9,7 +9,7 @@ flow first ran there are none, and while it drains there are none any more.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from chronetixd.core import revival, worker
 from chronetixd.core.flow_words import (
@@ -114,6 +114,17 @@ class Flow:
     def ended(self) -> bool:
         """Stopped or failed: nothing of it is left."""
         return self.state in ENDED
+
+    def resume(self, incarnations: Mapping[str, int], over: Collection[str]) -> None:
+        """It runs already, under workers that an earlier daemon has started, in these incarnations; the nodes that are
+        ``over`` had come to their end."""
+        self.workers = {node: Worker(node) for node in self.peers}
+        for node, subject in self.workers.items():
+            subject.incarnation = incarnations.get(node, 0)
+            subject.came_back(WorkerState.EXITED if node in over else WorkerState.STARTED)
+            subject.finished = node in over
+        self.state = FlowState.RUNNING
+        self.history.add("Resumed", FlowState.RUNNING)
 
     def handle(self, event: FlowEvent, at: Moment) -> list[Instruction]:
         """What to do about ``event``. Raises IllegalEvent, and then nothing has changed."""

@@ -49,13 +49,15 @@ GONE = frozenset({WorkerState.EXITED, WorkerState.FAILED})
 
 
 class Exit(NamedTuple):
-    """How a process ended: an exit code or a signal's name, never both."""
+    """How a process ended: an exit code or a signal's name, never both; neither when nobody knows."""
 
     code: int | None = None
     signal: str | None = None
 
     def __str__(self) -> str:
-        return f"was killed by {self.signal}" if self.signal else f"exited with code {self.code}"
+        if self.signal:
+            return f"was killed by {self.signal}"
+        return "ended, nobody knows how" if self.code is None else f"exited with code {self.code}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,6 +263,12 @@ class Worker:
     def gone(self) -> bool:
         """It has no process (any more)."""
         return self.state in GONE
+
+    def came_back(self, state: WorkerState) -> None:
+        """It was started under an earlier daemon, and is in ``state``."""
+        self.state = state
+        self.finished = state is WorkerState.FINISHED
+        self.history.add("CameBack", state)
 
     def handle(self, event: WorkerEvent) -> WorkerState:
         """The state after ``event``. Raises IllegalEvent, and then nothing has changed."""

@@ -11,7 +11,7 @@ from protocol.contract.manifests import read_manifest
 from protocol.contract.reading import Fields, Notes, kind_of
 from protocol.contract.routes import read_route, read_schema, settle_policy
 from protocol.contract.supervision import check_strategy
-from protocol.contract.types import STRATEGIES, Flow, Manifest, Validation
+from protocol.contract.types import ON_DAEMON_LOSS, STRATEGIES, Flow, Manifest, Validation
 
 _NO_BINDINGS: Mapping[str, str] = {}
 
@@ -43,6 +43,7 @@ def _read(fields: Fields, bindings: Mapping[str, str]) -> Flow | None:
         "strategy", STRATEGIES, "one_for_one"
     )
     dead_letter = fields.text("dead_letter")
+    on_daemon_loss: Literal["stop", "survive"] = fields.choice("on_daemon_loss", ON_DAEMON_LOSS, "stop")
     fields.done()
     routes, paths = [route for route, _ in drafts], [path for _, path in drafts]
     settled, nodes = resolve(manifests, routes, paths, bindings, notes)
@@ -52,7 +53,7 @@ def _read(fields: Fields, bindings: Mapping[str, str]) -> Flow | None:
     classes = {manifest.node: manifest.qos.qos for manifest in settled}
     named = tuple(settle_policy(route, classes[route.source]) for route in named)
     check_strategy(strategy, settled, named, notes)
-    return Flow(name, settled, named, schemas, defaults, strategy, dead_letter, fields.raw)
+    return Flow(name, settled, named, schemas, defaults, strategy, dead_letter, on_daemon_loss, fields.raw)
 
 
 def _manifests(fields: Fields) -> list[Manifest]:

@@ -23,6 +23,7 @@ PLANES: Final = ("control", "data")
 POLICIES: Final = ("block", "drop_newest", "latest")
 RESTARTS: Final = ("permanent", "transient", "temporary")
 STRATEGIES: Final = ("one_for_one", "rest_for_one", "one_for_all")
+ON_DAEMON_LOSS: Final = ("stop", "survive")
 CONTENT_TYPES: Final = (
     "application/json",
     "application/cbor",
@@ -248,7 +249,8 @@ class Flow:
     """A flow without problems: every route's ends are there, data routes form no cycle. ``name`` may be empty.
 
     ``strategy``: who is restarted with a node that is. ``dead_letter``: the topic of frames that a node could not take
-    even when retried (``qos.retry``), empty when they are dropped.
+    even when retried (``qos.retry``), empty when they are dropped. ``on_daemon_loss``: whether its workers end when the
+    daemon dies, so that the next one runs the flow from its beginning, or go on and are taken over.
     """
 
     name: str
@@ -258,6 +260,7 @@ class Flow:
     defaults: Mapping[str, Any]
     strategy: Literal["one_for_one", "rest_for_one", "one_for_all"]
     dead_letter: str
+    on_daemon_loss: Literal["stop", "survive"]
     raw: Mapping[str, Any]
 
     @property

@@ -23,7 +23,7 @@ def marks(**more: Any) -> Marks:
 
 
 def process(pid: int = 200, group: int = 200, session: int = 200, started: int = 60) -> Stat:
-    return Stat(pid, "S", 1, group, session, started)
+    return Stat(pid, "S", 1, group, session, started, 0)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,6 +72,27 @@ def daemon(tmp_path: Path, settings: dict[str, str]) -> Iterator[Daemon]:
     if running.process.poll() is None:
         running.process.send_signal(signal.SIGTERM)
     assert running.process.wait() == 0, running.log.read_text()
+
+
+@pytest.fixture
+def start(tmp_path: Path, settings: dict[str, str]) -> Iterator[Callable[[], Daemon]]:
+    """Starts one daemon after the other in the same folder; what still runs at the end is told to stop."""
+    started: list[Daemon] = []
+
+    def next_one() -> Daemon:
+        started.append(start_daemon(tmp_path, settings))
+        return started[-1]
+
+    yield next_one
+    for daemon in started:
+        if daemon.process.poll() is None:
+            daemon.process.send_signal(signal.SIGTERM)
+        try:
+            daemon.process.wait(30)
+        except subprocess.TimeoutExpired:
+            daemon.process.kill()
+            daemon.process.wait()
+            raise
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """Plugins for restarts: numbered items, and a sink whose ledger outlives it."""
 
 import os
+import time
 
 
 def items(ctx):
@@ -9,6 +10,13 @@ def items(ctx):
     while True:
         n += 1
         yield n.to_bytes(8, "little")
+
+
+def paced(ctx):
+    """Source: as ``items``, some thousand a second."""
+    for item in items(ctx):
+        yield item
+        time.sleep(0.0002)
 
 
 def forgets(ctx):

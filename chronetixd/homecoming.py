@@ -1,0 +1,143 @@
+"""A flow that ran under an earlier daemon, until its workers are back: who is awaited, has shown what, or has died.
+
+The data goes on meanwhile; what happens to workers is settled once all of them are back, dead, or too late (and then
+killed), because only then it is known which memory there is. Whoever wants the flow to end waits as long, unless he
+wants it killed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import os
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from chronetixd import rewiring
+from chronetixd.core import flow_words as core
+from chronetixd.core.worker import Exit, WorkerState
+from chronetixd.journal import StoredLife
+from chronetixd.lives import lives_on
+from protocol import messages as wire
+from protocol.errors import error
+
+if TYPE_CHECKING:
+    from chronetixd.flowrun import FlowRun
+
+RETURN_S = 10.0
+"""How long a worker that lives may take to come back. It tries at least once a second."""
+
+STATES = {
+    "starting": WorkerState.STARTING,
+    "started": WorkerState.STARTED,
+    "draining": WorkerState.DRAINING,
+    "finished": WorkerState.FINISHED,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Visitor:
+    """Whoever has connected and says that it is a worker. ``descriptors`` are the caller's but for those taken out."""
+
+    message: wire.Reattach
+    descriptors: list[int]
+    sock: socket.socket
+    pid: int
+    welcome: wire.Welcome
+
+
+class Homecoming:
+    """Of the workers of ``run``, whose last ``lives`` an earlier daemon has written down. ``kept`` is memory of them
+    that outlived it; its descriptors stay the caller's."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        run: FlowRun,
+        lives: Sequence[StoredLife],
+        kept: Mapping[rewiring.Key, int],
+    ) -> None:
+        self._run = run
+        self._kept = {key: os.dup(fd) for key, fd in kept.items()}
+        self._shown: dict[str, rewiring.Shown] = {}
+        self._died: dict[str, Exit] = {}
+        self._stop: core.StopRequested | None = None
+        self._lives = {life.node: life for life in lives}
+        self.over = {life.node for life in lives if life.phase == "gone" and life.well}
+        self.away = {life.node for life in lives if lives_on(life)}
+        """Nodes whose worker lives and is not back yet."""
+        self._deadline = loop.call_later(RETURN_S, self._too_late)
+
+    def begin(self) -> None:
+        """Watch those who live. Those who died while nobody watched are dead already."""
+        for node in self._run.plan.nodes:
+            if node in self.over:
+                continue
+            worker = self._run.new_worker(node)
+            life = self._lives.get(node)
+            worker.incarnation = life.incarnation if life is not None else 0
+            if node in self.away:
+                assert life is not None
+                try:
+                    worker.expect(life.pid, os.pidfd_open(life.pid))
+                    continue
+                except ProcessLookupError:
+                    self.away.discard(node)
+            self._died[node] = Exit()
+        self._complete_if_all()
+
+    def returned(self, visitor: Visitor) -> None:
+        """A process says that it is the worker of a node, and shows its memory. Raises ChronetixError when it is not
+        that, or shows what it may not, OSError when descriptors have run out; the socket stays the caller's then."""
+        message = visitor.message
+        node = message.node
+        life = self._lives.get(node)
+        if node not in self.away or life is None or not self._proves(life, message, visitor.pid):
+            raise error("reattach-refused", flow=message.flow, node=node, reason="it is not the worker that is awaited")
+        self._shown[node] = self._run.wiring.shown(node, message, visitor.descriptors)
+        self._run.workers[node].connect(visitor.sock, visitor.welcome)
+        self._run.machine.workers[node].came_back(STATES[message.state])
+        self.away.discard(node)
+        self._complete_if_all()
+
+    @staticmethod
+    def _proves(life: StoredLife, message: wire.Reattach, pid: int) -> bool:
+        same = pid == life.pid and message.incarnation == life.incarnation
+        return same and hmac.compare_digest(message.token.encode(), life.token.encode())
+
+    def ended(self, node: str, ended: Exit) -> None:
+        """The process of ``node`` has ended meanwhile."""
+        self._died[node] = ended
+        self.away.discard(node)
+        self._complete_if_all()
+
+    def stop(self, event: core.StopRequested) -> bool:
+        """Someone wants the flow to end; True when that can be done at once."""
+        if event.mode is core.StopMode.KILL:
+            return True
+        self._stop = event
+        return False
+
+    def _too_late(self) -> None:
+        for node in tuple(self.away):
+            self._run.workers[node].signal(kill=True)
+
+    def _complete_if_all(self) -> None:
+        if self.away:
+            return
+        self._deadline.cancel()
+        dead = set(self._died)
+        for node in dead - set(self._shown):
+            found = rewiring.kept_of(node, self._kept, self._lives[node].incarnation if node in self._lives else 0)
+            if found is not None:
+                self._shown[node] = found
+        for fd in self._kept.values():
+            os.close(fd)
+        lost = None
+        try:
+            told = self._run.wiring.take_over(self._shown, dead, self.over)
+        except rewiring.LostMemory as reason:
+            lost, told = reason, []
+        self._run.came_home(told, lost, self._died, self._stop)
