@@ -6,8 +6,10 @@ itself. Without the pids controller the number of processes is not limited at al
 
 from __future__ import annotations
 
+import math
 import resource
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from chronetixd.cgroups import Groups, Leaf, count_in
@@ -15,6 +17,29 @@ from chronetixd.proc import private_data
 from chronetixd.pump import Pump
 from chronetixd.strays import Strays
 from protocol.contract.types import ResourceClaims
+
+BIRTH_S = 1.0
+"""How old a count may be that a worker is born with: those that are born together share one."""
+
+
+class KillCount:
+    """Processes of this machine that the kernel has ended for want of memory, ours or not. (Its log would tell more,
+    but is not ours to read.)"""
+
+    def __init__(self, vmstat: Path = Path("/proc/vmstat")) -> None:
+        self._vmstat = vmstat
+        self._seen: int | None = None
+        self._at = -math.inf
+
+    def now(self) -> int | None:
+        """None if the kernel does not tell."""
+        self._at = time.monotonic()
+        self._seen = count_in(self._vmstat, "oom_kill")
+        return self._seen
+
+    def at_birth(self) -> int | None:
+        """As it is, or was up to BIRTH_S ago."""
+        return self.now() if time.monotonic() - self._at > BIRTH_S else self._seen
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +49,7 @@ class Nursery:
     groups: Groups
     strays: Strays
     pump: Pump
+    oom_kills: KillCount = field(default_factory=KillCount)
 
     def crib(self, claims: ResourceClaims | None) -> tuple[Leaf | None, int]:
         """A leaf that is limited to ``claims`` (None: not yet), and a descriptor of it for the launcher; None and -1
@@ -53,9 +79,3 @@ class Nursery:
             wanted = private_data(pid) + more
             limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
             resource.prlimit(pid, resource.RLIMIT_DATA, (limit, limit))
-
-    @staticmethod
-    def oom_kills() -> int | None:
-        """Processes of this machine that the kernel has ended for want of memory, ours or not; None if it does not
-        tell. (Its log would tell more, but is not ours to read.)"""
-        return count_in(Path("/proc/vmstat"), "oom_kill")

@@ -201,7 +201,7 @@ class WorkerProcess:
         self.pid = process.pid
         self.started_unix_ns = time.time_ns()
         self._born = time.monotonic_ns()
-        self._oom_before = self._nursery.oom_kills()
+        self._oom_before = self._nursery.oom_kills.at_birth()
         self._process = process
         marks = marks_of(self.flow, self.node, process.pid, *pipes)
         self._tree = Tree(self._loop, self._nursery.strays, process, self._leaf, marks)
@@ -222,7 +222,7 @@ class WorkerProcess:
         self._process = None
         self._usage = process.usage
         self._out_of_memory = out_of_memory(
-            ended, self._killed_with, tree.oom_kills, self._oom_before, self._nursery.oom_kills()
+            ended, self._killed_with, tree.oom_kills, self._oom_before, self._nursery.oom_kills.now()
         )
         tree.end(partial(self._gone, ended))
 

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chronetixd import deaths as module
+from chronetixd import nursery
 from chronetixd.core.death import KEPT, MAX_STDERR, Death, HeldFrames, last_lines, out_of_memory
 from chronetixd.core.reason import explain
 from chronetixd.core.worker import Exit
@@ -155,6 +156,22 @@ def test_want_of_memory_is_told_from_other_kills(
     exit: Exit, sent: str, own: int | None, before: int | None, now: int | None, verdict: str
 ) -> None:
     assert out_of_memory(exit, sent, own, before, now) == verdict
+
+
+def test_workers_that_are_born_together_share_a_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(nursery.time, "monotonic", lambda: clock[0])
+    (tmp_path / "vmstat").write_text("oom_kill 1\n")
+    kills = nursery.KillCount(tmp_path / "vmstat")
+    assert kills.at_birth() == 1
+    (tmp_path / "vmstat").write_text("oom_kill 2\n")
+    clock[0] += nursery.BIRTH_S
+    assert kills.at_birth() == 1
+    clock[0] += nursery.BIRTH_S
+    assert kills.at_birth() == 2
+    (tmp_path / "vmstat").write_text("nothing\n")
+    assert kills.now() is None
+    assert kills.at_birth() is None
 
 
 def test_an_exit_is_explained_in_one_line() -> None:

@@ -19,6 +19,7 @@ from structlog.testing import capture_logs
 from chronetixd import fdstore, notify
 from chronetixd.activation import CONTROL, receive
 from chronetixd.watchdog import Watchdog, period_s
+from tests.chronetixd.conftest import end_what_is_left
 
 ROOT = Path(__file__).parents[2]
 
@@ -78,6 +79,7 @@ def launch(tmp_path: Path, supervisor: Supervisor) -> Iterator[Any]:
         if process.poll() is None:
             process.kill()
         process.wait()
+    end_what_is_left(tmp_path / "state")
 
 
 class TestALife:
