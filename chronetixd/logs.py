@@ -66,6 +66,11 @@ class Logs:
             )
         )
 
+    def losses(self) -> dict[str, int]:
+        """What was printed and is nowhere, or not in files, since the daemon's start."""
+        unwritten = self.files.unwritten if self.files is not None else 0
+        return {"cut_lines": self.cut_lines, "dropped_bytes": self.dropped_bytes, "lines_not_in_files": unwritten}
+
     def older(self, flow: str | None, node: str | None) -> Iterator[LogRecord]:
         """Lines of a flow or a node, or of all, that are in files and not in memory (any more)."""
         if self.files is None:

@@ -182,6 +182,7 @@ async def _version(context: Context, _args: NoArgs, _emit: Emit) -> Any:
     return {
         **context.identity,
         "spares": {"wanted": context.spares.size, "pids": context.spares.ready},
+        "output_lost": context.logs.losses(),
         "protocol": list(PROTOCOL_VERSIONS),
         "abi": shm.ABI_VERSION,
         "python": platform.python_version(),

@@ -71,6 +71,7 @@ def test_a_node_that_prints_without_end_costs_nobody_anything(submit: Any, clien
         described = other.call("describe", flow="flood")
         assert described["state"] == "running"
         other.call("stop", flow="flood")
+        assert other.call("version")["output_lost"]["dropped_bytes"] > 0
     files = list((daemon.state / "logs").glob("flood*"))
     assert {file.name for file in files} <= {"flood+flood.log", "flood+flood.log.1"}
     assert all(file.stat().st_size <= 65536 for file in files)
