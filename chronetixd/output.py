@@ -28,10 +28,13 @@ TAIL_LINES = 20
 MAX_TAIL_LINE = 1024
 """Characters of each of them."""
 
+TURN_LINES = 256
+"""Lines of one worker that are handled in one turn of the loop."""
+
 TELL_NS = 1_000_000_000
 """Between two reports of losses of a stream."""
 
-LINES_A_SECOND, LINES_AT_ONCE = 2_000, 4_000
+LINES_A_SECOND, LINES_AT_ONCE = 2_000, 10_000
 """Lines of one stream that are kept, on the long run and of a burst; what is more is left out and counted."""
 
 
@@ -109,6 +112,8 @@ class Output:
         self._allowance = Allowance(LINES_A_SECOND, LINES_AT_ONCE, time.monotonic_ns())
         self._lost_bytes = self._lost_lines = 0
         self._told = 0
+        self._rest = b""
+        """Read by the thread, and not looked at."""
         self._gap = False
         """The rest of a line whose beginning is lost is lost too."""
         self.tail: deque[str] = deque(maxlen=TAIL_LINES)
@@ -121,9 +126,7 @@ class Output:
 
         What comes meanwhile is not waited for: a process that left the worker's group may go on writing for ever.
         """
-        if self._stream is not None:
-            for piece in self._stream.give_back():
-                self._handle(piece)
+        self._take_all()
         left = waiting(self._fd) if self._fd >= 0 else 0
         while left > 0 and self._fd >= 0 and self._readable():
             left -= READ_SIZE
@@ -133,20 +136,37 @@ class Output:
         """Close without reading; idempotent."""
         if self._fd < 0:
             return
-        if self._stream is not None:
-            self._stream.give_back()
-        else:
+        if self._stream is None:
             self._loop.remove_reader(self._fd)
-        os.close(self._fd)
-        self._fd = -1
+        fd, self._fd = self._fd, -1
+        self._take_all()
+        os.close(fd)
         self._pass_on(self._cutter.end())
         self._tell_losses(0)
 
+    def _take_all(self) -> None:
+        """Everything that the thread has read, and the pipe out of its hands."""
+        if self._stream is not None:
+            self._stream.give_back()
+            while (piece := self._next()) is not None:
+                self._handle(piece)
+
     def _ready(self) -> None:
-        """The thread has read something."""
-        assert self._stream is not None
-        for piece in self._stream.take():
+        """The thread has read something: a part of it now, the rest after everyone else's turn."""
+        piece = self._next()
+        if piece is not None:
             self._handle(piece)
+            self._loop.call_soon(self._ready)
+
+    def _next(self) -> Piece | None:
+        """At most TURN_LINES lines of what has waited for longest."""
+        assert self._stream is not None
+        piece = self._rest or self._stream.take()
+        self._rest = b""
+        if isinstance(piece, bytes) and piece.count(b"\n") > TURN_LINES:
+            self._rest = piece.split(b"\n", TURN_LINES)[-1]
+            piece = piece[: len(piece) - len(self._rest)]
+        return piece
 
     def _readable(self) -> bool:
         """Read once; False when nothing (more) is there."""

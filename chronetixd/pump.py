@@ -25,9 +25,9 @@ from typing import Literal
 from chronetixd.core.allowance import Allowance
 
 READ_SIZE = 64 * 1024
-MAX_BUFFER = 256 * 1024
+MAX_BUFFER = 16 * 1024 * 1024
 MAX_TOTAL = 64 * 1024 * 1024
-RATE, BURST = 1024 * 1024, 4 * 1024 * 1024
+RATE, BURST = 1024 * 1024, 16 * 1024 * 1024
 """Bytes of a stream that are looked at, a second and at once."""
 
 PIPE_SIZE = 256 * 1024
@@ -40,7 +40,7 @@ Piece = bytes | int | Literal["end"]
 
 
 class Stream:
-    """One pipe in the thread's hands. ``on_ready`` is called in the loop when pieces wait."""
+    """One pipe in the thread's hands. ``on_ready`` is called in the loop when pieces wait, once until all are taken."""
 
     __slots__ = ("_allowance", "_pump", "_said", "buffered", "fd", "lock", "on_ready", "pieces")
 
@@ -54,22 +54,23 @@ class Stream:
         self.pieces: deque[Piece] = deque()
         self.buffered = 0
 
-    def take(self) -> list[Piece]:
-        """Everything that waits; from the loop."""
+    def take(self) -> Piece | None:
+        """What has waited for longest; from the loop. None: nothing waits, and ``on_ready`` will be called again."""
         with self.lock:
-            self._said = False
-            pieces = list(self.pieces)
-            self.pieces.clear()
-            self._pump.hold(-self.buffered)
-            self.buffered = 0
-        return pieces
+            if not self.pieces:
+                self._said = False
+                return None
+            piece = self.pieces.popleft()
+            if isinstance(piece, bytes):
+                self.buffered -= len(piece)
+                self._pump.hold(-len(piece))
+        return piece
 
-    def give_back(self) -> list[Piece]:
-        """Take the pipe out of the thread's hands; what waits. Idempotent."""
+    def give_back(self) -> None:
+        """Take the pipe out of the thread's hands; what waits can still be taken. Idempotent."""
         with self.lock:
             self._pump.forget(self.fd)
             self.fd = -1
-        return self.take()
 
     def pull(self) -> None:
         """Read once; from the thread."""

@@ -64,9 +64,11 @@ def test_a_worker_that_floods_is_not_held_up_by_a_loop_that_stands(listen: Any, 
     assert worker.wait() == 0
     assert pump.total <= MAX_BUFFER + module.READ_SIZE
     until(lambda: output._fd < 0)
-    assert 0 < len(heard.lines) <= LINES_AT_ONCE + 1
-    kept = sum(len(line) + 1 for line in heard.lines)
-    assert heard.lost_bytes + kept == pytest.approx(100 * count, abs=2)  # a cut line's end is not counted
+    assert LINES_AT_ONCE <= len(heard.lines) < count // 5
+    kept = sum(len(line) + (len(line) == 99) for line in heard.lines)  # what was cut has lost its end
+    assert heard.lost_bytes + kept == pytest.approx(
+        100 * count, abs=100
+    )  # of a line that is cut in two either end may count
     assert {line for line in heard.lines if len(line) == 99} == {"x" * 99}
 
 
@@ -127,7 +129,7 @@ def test_all_together_have_a_limit_too(loop: Any, pump: Pump, monkeypatch: pytes
             pass
     assert pump.total <= 100_000 + module.READ_SIZE
     for stream in streams:
-        pieces = stream.take()
+        pieces = list(iter(stream.take, None))
         sizes = [piece if isinstance(piece, int) else len(piece) for piece in pieces if piece != "end"]
         assert sum(sizes) == 200_000
     for stream, read in zip(streams, reads, strict=True):
