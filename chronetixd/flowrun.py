@@ -247,6 +247,7 @@ class FlowRun:
                     self.workers[node].signal(kill=kill)
             case core.WakePeers(node):
                 self._send_wiring(self.wiring.gone(node))
+                self._announce_relinked()
             case core.Succeed(node):
                 self._succeed(node)
             case core.Restarting():

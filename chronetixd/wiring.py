@@ -216,7 +216,8 @@ class Wiring:
     def relink(self, node: str) -> list[ToNode]:
         """The successor ``node`` is ready: links for the producers that had been linked to its predecessor."""
         place = self._places[node]
-        stages = [s for s in self._stages(place.inputs) if s.relink and not s.ended and s.consumer is place.memory]
+        mine = [stage for stage in self._stages(place.inputs) if stage.consumer is place.memory]
+        stages = [s for s in mine if s.relink and not s.ended and not self._places[s.route.source].gone]
         place.relinking = set(stages)
         place.asked_relink = True
         told = []
@@ -327,6 +328,8 @@ class Wiring:
         place = self._places[node]
         place.gone = True
         self._ring_peers(place)
+        for stage in self._present(place.outputs):
+            self._places[stage.route.target].relinking.discard(stage)
         told = [ToNode(route.source, Detach(route=route.id)) for route in place.inputs]
         for stage in self._stages(place.inputs):
             for index in sorted(stage.producer.unmapped) if stage.producer is not None else ():

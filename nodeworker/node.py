@@ -110,8 +110,10 @@ class Node:
         return self.end(result)
 
     def end(self, result: Any = None) -> Any:
-        """Close the outputs; ``result``, or what the source returned, as it can travel. TypeError if it cannot."""
-        self.outputs.close()
+        """Close the outputs, unless the node was interrupted: then its stream has not ended, a successor may go on with
+        it. ``result``, or what the source returned, as it can travel. TypeError if it cannot."""
+        if self.step.interrupt is None:
+            self.outputs.close()
         self.phase = "stop"
         return codec.plain(self._produced if result is None else result)
 

@@ -122,12 +122,13 @@ class Worker:
             return code
         finally:
             _current = None
-            self._close(orderly=code in (OK, TERMINATED))
+            self._close(orderly=code == OK)
             if before:
                 _put_back(before)
 
     def _close(self, orderly: bool) -> None:
-        """Who fails says nothing to the peers: whether there is a successor, the daemon decides."""
+        """Who fails, or is told to stop at once, says nothing to the peers: whether there is a successor, the daemon
+        decides."""
         if self._reader is not None:
             self._reader.end()
         if self._wiring is not None:

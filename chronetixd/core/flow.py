@@ -161,16 +161,19 @@ class Flow:
 
     # -- starting ------------------------------------------------------------------------------------------
 
-    def _node_starting(self, event: FlowEvent, _at: Moment) -> list[Instruction]:
+    def _node_starting(self, event: FlowEvent, at: Moment) -> list[Instruction]:
         assert isinstance(event, NodeEvent)
+        ran = revival.runs_early(self, event.node)
         state = self._apply(event)
+        if ran and state in (WorkerState.FAULTED, WorkerState.FAILED):
+            return revival.park(self, event)
         match state:
             case WorkerState.OFFERING:
                 return [Configure(event.node)]
             case WorkerState.READY if self.count(WorkerState.READY) == len(self.workers):
                 return self._start_wave(0)
             case WorkerState.STARTED:
-                return self._advance(event)
+                return self._advance(event, at)
             case _:
                 return self._after(event, state)
 
@@ -179,14 +182,15 @@ class Flow:
             self.workers[node].handle(worker.StartSent())
         return [Start(self.waves[wave])]
 
-    def _advance(self, event: NodeEvent) -> list[Instruction]:
+    def _advance(self, event: NodeEvent, at: Moment) -> list[Instruction]:
         """A worker has started: start the next wave if that was the last one of its own."""
         if self.count(WorkerState.STARTING):
             return []
         if self.count(WorkerState.READY):
             return self._start_wave(1)
-        running = [*self._enter(FlowState.RUNNING, event), *self._disarm()]
-        return running + self.drain(self.stop, event) if self.stop else running
+        stop, self.stop = self.stop, None
+        running = [*self._enter(FlowState.RUNNING, event), *self._disarm(), *revival.unpark(self, at)]
+        return running + self._stop_running(stop, at) if stop and self.state is FlowState.RUNNING else running
 
     def _stop_starting(self, event: FlowEvent, _at: Moment) -> list[Instruction]:
         """Before the first start nothing has happened yet: end it. After, a drain waits until all have started."""
@@ -194,7 +198,7 @@ class Flow:
         if event.mode is StopMode.DRAIN and self.count(*BEGUN):
             self.stop = event
             return []
-        return [*self._enter(FlowState.DRAINING, event), *self._signal(kill=event.mode is StopMode.KILL)]
+        return [*self._leave(event), *self._signal(kill=event.mode is StopMode.KILL)]
 
     def _late_start(self, event: FlowEvent, _at: Moment) -> list[Instruction]:
         """The start deadline: the worker that is furthest behind is the cause."""
@@ -215,7 +219,7 @@ class Flow:
         assert isinstance(event, NodeDeadline)
         if event.node not in self.workers:
             raise self._illegal(event)
-        return revival.on_deadline(self, event.node) if self.state is FlowState.RUNNING else []
+        return revival.on_deadline(self, event.node) if self.state is not FlowState.DRAINING else []
 
     def _no_succession(self, event: FlowEvent, _at: Moment) -> list[Instruction]:
         assert isinstance(event, NoSuccession)
@@ -257,7 +261,7 @@ class Flow:
         return self.limits.drain_ns if asked.drain_ns is None else asked.drain_ns
 
     def _leave(self, event: FlowEvent) -> list[Instruction]:
-        """From running to draining: nobody is restarted any more."""
+        """To draining: nobody is restarted any more."""
         return [*self._enter(FlowState.DRAINING, event), *revival.give_up(self)]
 
     def _tell_drain(self, nodes: frozenset[str]) -> list[Instruction]:
@@ -324,7 +328,7 @@ class Flow:
         """Note the cause, unless an earlier one is known that is not a mere consequence, and stop the others."""
         known, self.failure = self.failure, self._first_cause(failure)
         if known is None and self.state is FlowState.STARTING and not self.count(*BEGUN):
-            stopped = [*self._enter(FlowState.DRAINING, event), *self._signal(kill=False, spare=FINISHING)]
+            stopped = [*self._leave(event), *self._signal(kill=False, spare=FINISHING)]
         elif self.state is FlowState.DRAINING:
             stopped = self._stop_others()
         else:
@@ -394,7 +398,7 @@ TABLE: dict[FlowState, tuple[Handler | None, ...]] = {
     # Columns: Validated, Refused, Launch, NodeEvent, StopRequested, DeadlinePassed, NodeDeadline, NoSuccession
     _S.SUBMITTED: (_F._accept, _F._refuse, _, _, _F._stop_unlaunched, _, _, _),
     _S.VALIDATED: (_, _, _F._launch, _, _F._stop_unlaunched, _, _, _),
-    _S.STARTING: (_, _, _, _F._node_starting, _F._stop_starting, _F._late_start, _, _),
+    _S.STARTING: (_, _, _, _F._node_starting, _F._stop_starting, _F._late_start, _F._node_deadline, _),
     _S.RUNNING: (
         _, _, _, _F._node_running, _F._stop_running, _F._late_back, _F._node_deadline, _F._no_succession
     ),

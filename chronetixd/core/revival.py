@@ -17,6 +17,7 @@ from chronetixd.core.flow_words import (
     ArmNode,
     Configure,
     Failure,
+    FlowState,
     Instruction,
     Moment,
     NodeEvent,
@@ -56,13 +57,15 @@ class Group:
 class Revival:
     """What a flow remembers of its nodes' deaths."""
 
-    __slots__ = ("deaths", "groups", "rules", "strategy")
+    __slots__ = ("deaths", "groups", "parked", "rules", "strategy")
 
     def __init__(self, rules: Mapping[str, Rule], strategy: Strategy) -> None:
         self.rules = rules
         self.strategy = strategy
         self.deaths: dict[str, list[Death]] = {}
         self.groups: list[Group] = []
+        self.parked: list[NodeEvent] = []
+        """Deaths of nodes that ran already while the last sources were still starting."""
 
     def rule(self, node: str) -> Rule:
         """Its rule; ``temporary`` when it has none."""
@@ -100,6 +103,32 @@ def on_node(flow: Flow, event: NodeEvent, at: Moment) -> list[Instruction]:
             return _ended(flow, event, at)
         case _:
             return []
+
+
+def runs_early(flow: Flow, node: str) -> bool:
+    """It has started and may have got frames, though the flow is not running yet: sources are still starting; and its
+    rule is to be restarted. Whatever dies before that was never of use and fails the flow."""
+    subject = flow.workers.get(node)
+    begun = subject is not None and subject.state in (WorkerState.STARTED, WorkerState.FAULTED)
+    wanted = restart.RESTARTED[flow.revival.rule(node).policy][Ending.FAILED]
+    return begun and wanted and not flow.count(*(state for state in worker.PHASES if state is not WorkerState.STARTING))
+
+
+def park(flow: Flow, event: NodeEvent) -> list[Instruction]:
+    """It is restarted as soon as the flow runs."""
+    if flow.workers[event.node].state is WorkerState.FAULTED:
+        return [ArmNode(event.node, flow.limits.terminate_ns)]
+    flow.revival.parked.append(event)
+    return []
+
+
+def unpark(flow: Flow, at: Moment) -> list[Instruction]:
+    """The flow runs: now what died meanwhile is restarted."""
+    done: list[Instruction] = []
+    parked, flow.revival.parked = flow.revival.parked, []
+    for event in parked:
+        done += _ended(flow, event, at) if flow.state is FlowState.RUNNING else [WakePeers(event.node)]
+    return done
 
 
 def on_deadline(flow: Flow, node: str) -> list[Instruction]:
@@ -155,10 +184,11 @@ def drain_if_settled(flow: Flow, event: NodeEvent) -> list[Instruction]:
 def give_up(flow: Flow) -> list[Instruction]:
     """The flow ends: who waits to be started again never is."""
     flow.revival.groups.clear()
+    parked, flow.revival.parked = flow.revival.parked, []
     waiting = [subject for subject in flow.workers.values() if subject.state is WorkerState.RESTARTING]
     for subject in waiting:
         subject.handle(worker.GivenUp())
-    return [WakePeers(subject.node) for subject in waiting]
+    return [WakePeers(node) for node in (*(event.node for event in parked), *(each.node for each in waiting))]
 
 
 # -- ends ----------------------------------------------------------------------------------------------------

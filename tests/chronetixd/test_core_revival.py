@@ -22,6 +22,7 @@ NODES = ("source", "map", "sink")
 EDGES = (("source", "map"), ("map", "sink"))
 KILLED = life.Exited(Exit(signal="SIGKILL"))
 CLEAN = life.Exited(Exit(code=0))
+NOW = core.Moment(0, 0.5)
 COMING_UP = (life.Spawned(9), life.Greeted(), life.Offered(), life.LinkSent(), life.BecameReady(), life.Relinked())
 
 
@@ -225,6 +226,59 @@ def test_a_death_before_the_flow_ran_fails_it_at_once() -> None:
     for event in (core.Validated(), core.Launch(), NodeEvent("map", life.SpawnFailed("no"))):
         flow.handle(event, core.Moment(0, 0.5))
     assert flow.state is FlowState.DRAINING
+
+
+def starting(policy: Policy = Policy.TRANSIENT) -> Flow:
+    """All but the source have started, and it is about to."""
+    flow = Flow("f", NODES, EDGES, Limits(), dict.fromkeys(NODES, Rule(policy)))
+    flow.handle(core.Validated(), NOW)
+    flow.handle(core.Launch(), NOW)
+    for event in COMING_UP[:-1]:
+        for node in NODES:
+            flow.handle(NodeEvent(node, event), NOW)
+    for node in ("sink", "map"):
+        flow.handle(NodeEvent(node, life.HasStarted()), NOW)
+    assert flow.workers["source"].state is WorkerState.STARTING
+    return flow
+
+
+@pytest.mark.parametrize("faulted", [True, False])
+def test_a_node_that_dies_of_its_first_frames_is_restarted_as_soon_as_the_flow_runs(faulted: bool) -> None:
+    flow = starting()
+    if faulted:
+        assert flow.handle(NodeEvent("map", life.Faulted("frame", "x")), NOW) == [core.ArmNode("map", 2_000_000_000)]
+        assert flow.handle(core.NodeDeadline("map"), NOW) == [core.Signal(("map",), kill=True)]
+    assert flow.handle(NodeEvent("map", KILLED), NOW) == []
+    assert flow.state is FlowState.STARTING
+    done = flow.handle(NodeEvent("source", life.HasStarted()), NOW)
+    assert flow.state is FlowState.RUNNING
+    assert of(core.Spawn, done) == [core.Spawn(("map",))]
+
+
+def test_a_temporary_node_that_dies_of_its_first_frames_fails_the_flow() -> None:
+    flow = starting(Policy.TEMPORARY)
+    flow.handle(NodeEvent("map", KILLED), NOW)
+    assert flow.state is FlowState.DRAINING
+
+
+def test_when_the_start_fails_who_died_early_is_given_up() -> None:
+    flow = starting()
+    flow.handle(NodeEvent("map", KILLED), NOW)
+    done = flow.handle(NodeEvent("source", life.Faulted("start", "x")), NOW)
+    assert flow.state is FlowState.DRAINING
+    assert core.WakePeers("map") in done
+
+
+def test_a_drain_that_was_asked_for_while_starting_waits_for_who_died_early() -> None:
+    flow = starting()
+    flow.handle(NodeEvent("map", KILLED), NOW)
+    flow.handle(core.StopRequested(), NOW)
+    done = flow.handle(NodeEvent("source", life.HasStarted()), NOW)
+    assert of(core.Spawn, done) == [core.Spawn(("map",))]
+    assert flow.state is FlowState.RUNNING
+    for event in (*COMING_UP, life.HasStarted()):
+        done = flow.handle(NodeEvent("map", event), NOW)
+    assert of(core.Drain, done) == [core.Drain(("source",))]
 
 
 def test_a_producer_without_anyone_left_to_send_to_is_not_restarted() -> None:

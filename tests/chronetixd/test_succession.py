@@ -344,6 +344,21 @@ def test_a_successor_does_not_wait_for_a_producer_that_dies_too(play: Play) -> N
     assert play.wiring.relinked("sink")
 
 
+@pytest.mark.parametrize("before", [True, False])
+def test_a_successor_does_not_wait_for_a_producer_that_has_ended(before: bool, play: Play) -> None:
+    play.dies("sink")
+    if before:
+        play.wiring.gone("source")
+    play.born("sink")
+    play.offers("sink")
+    play.wiring.ready("sink")
+    play.wiring.relink("sink")
+    if not before:
+        assert not play.wiring.relinked("sink")
+        play.wiring.gone("source")
+    assert play.wiring.relinked("sink")
+
+
 def test_growth_waits_for_the_successor_of_a_consumer_that_died_before_it_had_mapped(play: Play) -> None:
     play.wiring.grow("source", Segment(index=1), [os.dup(play.lives["source"].arena.segments[0][1])])
     play.dies("sink")

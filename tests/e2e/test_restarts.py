@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,7 +43,9 @@ class Line:
         return next(each for each in self.client.call("describe", flow=self.name)["nodes"] if each["node"] == node)
 
     def kill(self, node: str) -> None:
-        os.kill(self.described(node)["pid"], signal.SIGKILL)
+        pid = self.described(node)["pid"]
+        assert pid
+        os.kill(pid, signal.SIGKILL)
 
     def events(self) -> Iterator[Map]:
         yield from self.client.stream("events", flow=self.name, follow=True)
@@ -72,14 +75,14 @@ class Line:
         described: Map = self.client.call("describe", flow=self.name)
         return described
 
-    def numbers(self) -> list[tuple[int, bool]]:
-        """What the sinks got, in order: number, redelivered."""
+    def numbers(self, route: str = "map-sink") -> list[tuple[int, bool]]:
+        """What the sink got by ``route``, in order: number, redelivered."""
         lines = [line.split() for line in self.ledger.read_text().splitlines()]
-        return [(int(number), marked == "1") for _, _, number, marked in lines]
+        return [(int(number), marked == "1") for _, came_by, number, marked in lines if came_by == route]
 
-    def check(self) -> None:
+    def check(self, route: str = "map-sink") -> None:
         """None lost, order kept, and what came twice is marked."""
-        got = self.numbers()
+        got = self.numbers(route)
         assert got
         fresh = [number for number, marked in got if not marked]
         assert fresh == sorted(set(fresh))
@@ -126,6 +129,46 @@ def test_all_nodes_killed_at_once_cost_no_frame(line: Line) -> None:
             line.restarted(node, times)
     line.stop()
     line.check()
+
+
+def diamond(line: Line, source: str, sink: str, buffers: list[int], **more: Any) -> None:
+    """source → left, right → sink."""
+    nodes = [
+        line.node("source", source, TRANSIENT),
+        *(line.node(name, "forward", TRANSIENT) for name in ("left", "right")),
+        line.node("sink", sink, TRANSIENT, params={"ledger": str(line.ledger)}),
+    ]
+    edges = [("source", "left"), ("source", "right"), ("left", "sink"), ("right", "sink")]
+    routes = [line.submit.edge(*edge, buffer=buffer) for edge, buffer in zip(edges, buffers, strict=True)]
+    flow = {"manifests": nodes, "routes": routes, "schemas": [], **more}
+    line.name = line.client.call("submit", flow=flow, base_dir=str(PLUGINS), wait="running")["flow"]
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_random_kills_in_a_diamond_whose_arenas_grow_cost_no_frame(seed: int, line: Line) -> None:
+    chance = random.Random(seed)
+    diamond(line, "growing", "Heads", chance.choices([2, 4, 32], k=4))
+    killed: dict[str, int] = {}
+    for _ in range(10):
+        for node in chance.sample(["source", "left", "right", "sink"], chance.choice([1, 1, 2, 3])):
+            line.kill(node)
+            killed[node] = killed.get(node, 0) + 1
+        for node, times in killed.items():
+            line.restarted(node, times)
+    line.stop()
+    line.check("left-sink")
+    line.check("right-sink")
+
+
+def test_a_consumer_that_is_ended_for_its_kin_detaches_from_nobody(line: Line) -> None:
+    diamond(line, "items", "Ledger", [8] * 4, strategy="rest_for_one")
+    for times, victim in enumerate(("left", "right") * 3, 1):
+        line.kill(victim)
+        line.restarted(victim, (times + 1) // 2)
+        line.restarted("sink", times)
+    line.stop()
+    line.check("left-sink")
+    line.check("right-sink")
 
 
 def test_a_source_that_begins_anew_sends_duplicates_and_they_are_marked(line: Line) -> None:

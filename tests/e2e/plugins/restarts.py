@@ -99,3 +99,19 @@ class Letters:
         head = message.envelope["headers"]
         self.heads.append([head["node"], head["error"], int.from_bytes(message.payload, "little")])
         ctx.log.info("letter", head=self.heads[-1])
+
+
+def growing(ctx):
+    """Source: numbers in frames of up to a megabyte, so that the arena grows while successors come and go."""
+    n = ctx.resume_after
+    while True:
+        n += 1
+        yield n.to_bytes(8, "little").ljust(8 + (n * 7919) % 1_000_000, b"\0")
+
+
+class Heads(Ledger):
+    """As Ledger, for frames whose first eight bytes are the number."""
+
+    def on_frame(self, frame, ctx):
+        number = int.from_bytes(frame.numpy()[:8].tobytes(), "little")
+        os.write(self.file, b"%d %s %d %d\n" % (self.incarnation, frame.route.encode(), number, frame.redelivered))
