@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -383,6 +384,34 @@ class TestLists:
             assert words in out
         assert "in frame: ValueError: bad" in out
         assert '"seen": 3' in out
+
+    def test_describe_tells_of_restarts_and_of_frames_that_were_set_aside(self, ctl: Any, daemon: Any) -> None:
+        node = {"plugin_id": "p", "role": "Sink", "kind": "Python", "uri": "python://m:f", "state": "started", "pid": 7}
+        calm = {"last_reason": "", "next_restart_unix_ns": 0}
+        back = {"last_reason": "was killed by SIGKILL", "next_restart_unix_ns": 0}
+        due = {"last_reason": "hung in on_frame for 5 s", "next_restart_unix_ns": time.time_ns() + 3600 * 10**9}
+        failed = {"retries": 8, "passed": 1, "dead_letters": 3, "dropped": 0}
+        daemon.answers["describe"] = {
+            "name": "pair",
+            "state": "running",
+            "nodes": [
+                node | {"node": "a", "incarnation": 0, "restart": calm, "failed_frames": dict.fromkeys(failed, 0)},
+                node | {"node": "b", "incarnation": 4, "restart": back, "failed_frames": failed},
+                node | {"node": "c", "incarnation": 2, "restart": due, "state": "restarting"},
+            ],
+            "routes": [],
+        }
+
+        out = ctl("describe", "pair").out
+
+        rows = {line.split()[0]: line.split() for line in out.splitlines()[2:6]}
+        assert rows["NODE"].index("RESTARTS") == 5
+        assert [rows[name][-3] for name in "abc"] == ["0", "4", "2"]
+        assert "b was restarted: it was killed by SIGKILL" in out
+        assert "c restarts in " in out
+        assert ": it hung in on_frame for 5 s" in out
+        assert "b frames that made it raise: retries=8  passed=1  dead_letters=3  dropped=0" in out
+        assert "a was restarted" not in out
 
 
 class TestStreams:
