@@ -272,6 +272,8 @@ class TestBeingStopped:
         os.kill(worker.pid, signal.SIGTERM)
         daemon.until(lambda: not worker.open)
         assert worker.wait() == 143
+        assert daemon.workers["b"].open  # whether somebody succeeds the producer is not for the producer to say
+        daemon.drain("b")
         daemon.until(lambda: not daemon.workers["b"].open)
 
     def test_by_the_end_of_the_daemon_exits_with_70(self, daemon, configure, plugin):
