@@ -533,6 +533,10 @@ class FlowRun:
                     self.taps.grew(node, message.index, source.segments[message.index])
             case wire.SegmentMapped():
                 self._send_wiring(self.wiring.mapped(node, message))
+            case wire.SegmentDropped(route=""):
+                self._send_wiring(self.wiring.drop(node, message, reuse=not self.taps.listen_to(node)))
+            case wire.SegmentDropped():
+                self._send_wiring(self.wiring.dropped(node, message))
             case wire.Log(level=level, message=line, unix_ns=at, fields=fields):
                 self._services.logs.logged(self.name, node, worker.pid, level, line, at, fields)
             case wire.FrameFailed():

@@ -36,6 +36,8 @@ class Memory:
     segments: dict[int, int] = field(default_factory=dict)
     unmapped: dict[int, set[Stage]] = field(default_factory=dict)
     """Segments that it may not use yet, and the stages whose consumer cannot follow descriptors into them."""
+    undropped: dict[int, set[Stage]] = field(default_factory=dict)
+    """Segments that it has given back, and the stages whose consumer maps them still."""
     stages: int = 0
     """Stages whose RING points into the arena."""
     dead: bool = False
@@ -85,6 +87,8 @@ class Stage:
     """Segments that came with the present consumer's link; mapped when it answers."""
     sent: set[int] = field(default_factory=set)
     """All segments that the present consumer was sent."""
+    dropping: set[int] = field(default_factory=set)
+    """Of those, what it was told to unmap and has not said to have unmapped."""
     ended: bool = False
     """Its producer is dead: nothing more comes."""
     view: shm.RouteView | None = None
@@ -115,6 +119,12 @@ class Stage:
             except (shm.PeerFault, ValueError):
                 return None
         return self.view
+
+    def told_to_drop(self, index: int) -> None:
+        """Its consumer is told that a segment is gone."""
+        self.sent.discard(index)
+        self.by_link.discard(index)
+        self.dropping.add(index)
 
     def close_view(self) -> None:
         """The ends have changed, or it is over."""

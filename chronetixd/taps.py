@@ -217,6 +217,11 @@ class Taps:
             if tap.route.source == node and tap.linked and not tap.end:
                 tap.updates.put_nowait(Update({"segment": index}, (os.dup(segment),)))
 
+    def listen_to(self, node: str) -> bool:
+        """Does a client map segments of the arena of ``node``? It is not told when one is given back: the memory is
+        its own until it ends, and the number must not be used again."""
+        return any(tap.route.source == node and tap.linked and not tap.end for tap in self._taps.values())
+
     # -- life ----------------------------------------------------------------------------------------------
 
     def gone(self, node: str) -> None:

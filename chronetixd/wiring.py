@@ -31,6 +31,7 @@ from protocol.messages import (
     Port,
     Reattach,
     Segment,
+    SegmentDropped,
     SegmentMapped,
 )
 
@@ -47,7 +48,7 @@ class ToNode(NamedTuple):
     """A message for ``node``, with descriptors that stay ours."""
 
     node: str
-    message: Detach | Extend | Link | Segment | SegmentMapped
+    message: Detach | Extend | Link | Segment | SegmentDropped | SegmentMapped
     descriptors: tuple[int, ...] = ()
 
 
@@ -320,6 +321,53 @@ class Wiring:
             return []
         return [ToNode(stage.route.source, SegmentMapped(index=index))]
 
+    # -- shrinking -----------------------------------------------------------------------------------------
+
+    def drop(self, node: str, message: SegmentDropped, *, reuse: bool = True) -> list[ToNode]:
+        """``node`` has given a segment of its arena back: who has to unmap it, or, if nobody has to, that its index is
+        free, which it never is without ``reuse``. Raises ProtocolError for a segment that it may not use."""
+        memory, index = self._places[node].memory, message.index
+        if memory is None or index not in memory.segments or index in memory.unmapped:
+            reason = f"segment {index} of node {node!r} is not in use"
+            raise error("malformed-message", type="segment-dropped", reason=reason)
+        os.close(memory.segments.pop(index))
+        stages = [s for s in self._present(self._places[node].outputs) if s.producer is memory and index in s.sent]
+        stages = [stage for stage in stages if not self._places[stage.route.target].gone]
+        forwarded = []
+        for stage in stages:
+            stage.told_to_drop(index)
+            part = SegmentDropped(index=index, route=stage.route.id, epoch=stage.epoch)
+            forwarded.append(ToNode(stage.route.target, part))
+        if reuse:
+            memory.undropped[index] = set(stages)
+        return forwarded + self._forget_if_dropped(node, memory, index)
+
+    def dropped(self, node: str, message: SegmentDropped) -> list[ToNode]:
+        """``node`` has unmapped a segment of an input, or had left that stage already. Raises ProtocolError."""
+        chain = [stage for stage in self._chains.get(message.route, ()) if stage.route.target == node]
+        if not chain:
+            reason = f"route {message.route!r} is no input of node {node!r}"
+            raise error("malformed-message", type="segment-dropped", reason=reason)
+        stage = next((each for each in chain if each.epoch == message.epoch), None)
+        return [] if stage is None else self._settle_drops(stage, message.index)
+
+    def _settle_drops(self, stage: Stage, *indices: int) -> list[ToNode]:
+        """Its consumer maps these no more."""
+        told = []
+        for index in indices:
+            stage.dropping.discard(index)
+            memory = stage.producer
+            if memory is not None and stage in memory.undropped.get(index, ()):
+                memory.undropped[index].discard(stage)
+                told += self._forget_if_dropped(stage.route.source, memory, index)
+        return told
+
+    def _forget_if_dropped(self, node: str, memory: Memory, index: int) -> list[ToNode]:
+        if memory.undropped.get(index) != set():
+            return []
+        del memory.undropped[index]
+        return [ToNode(node, SegmentDropped(index=index))]
+
     # -- life ----------------------------------------------------------------------------------------------
 
     def gone(self, node: str) -> list[ToNode]:
@@ -334,6 +382,7 @@ class Wiring:
         for stage in self._stages(place.inputs):
             for index in sorted(stage.producer.unmapped) if stage.producer is not None else ():
                 told += self._settle_segment(stage, index)
+            told += self._settle_drops(stage, *sorted(stage.dropping))
         return [message for message in told if self._reachable(message.node)]
 
     def succeeded(self, node: str) -> list[ToNode]:
@@ -343,7 +392,9 @@ class Wiring:
         """
         place = self._places[node]
         self._ring_peers(place)
+        freed = []
         for stage in self._stages(place.inputs):
+            freed += self._settle_drops(stage, *sorted(stage.dropping))
             stage.consumer_died(self._counters[stage.route.id], ran=place.started)
         begun: dict[str, list[Stage]] = {}
         for stage in self._present(place.outputs):
@@ -351,7 +402,7 @@ class Wiring:
             if stage.producer is place.memory and stage.ring is not None and self._end(stage):
                 begun.setdefault(stage.route.target, []).append(self._chains[stage.route.id][-1])
         place.reset()
-        told = []
+        told = [message for message in freed if self._reachable(message.node)]
         for target, stages in begun.items():
             consumer = self._places[target]
             if consumer.ready and not consumer.gone:

@@ -13,15 +13,17 @@ import weakref
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import count
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from nodeworker.giveback import GiveBack
 from nodeworker.load import load
 from nodeworker.localbus import LocalBus, NodeHost, OnLog, OnPublish
 from nodeworker.member import Aborted, FlowFailed, Member
 from nodeworker.node import Node
 from nodeworker.outputs import Origin, Outputs
 from nodeworker.plugin import is_asynchronous
-from nodeworker.wiring import Grow, OnGaveUp, build
+from nodeworker.wiring import Drop, Grow, OnGaveUp, build
 from protocol.messages import Configure, Deliver, Tick
 from shm import Consumer, Doorbell, Loan, Outlet, Producer, RouteView, WouldBlock
 
@@ -32,6 +34,9 @@ if TYPE_CHECKING:
     from shm._native import RouteSnapshot
 
 T = TypeVar("T")
+
+TURNS = 64
+"""Turns of the loop without a pause after which it looks whether memory can be given back."""
 
 
 @dataclass(slots=True)
@@ -69,6 +74,7 @@ class Deployment:
         self._on_log = on_log
         self._consumers: dict[str, tuple[Member, Consumer]] = {}
         self._views: dict[str, RouteView] = {}
+        self._giving: list[GiveBack] = []
         for config in configs:
             self._add(config)
         self._link()
@@ -118,7 +124,10 @@ class Deployment:
     # -- setting up ---------------------------------------------------------------------------------------------
 
     def _add(self, config: Configure) -> None:
-        wiring = build(config, self._growing(config.node), self.bell, on_gave_up=_telling(config.node, self._on_log))
+        grow, drop = self._growing(config.node), self._dropping(config.node)
+        wiring = build(config, grow, drop, self.bell, on_gave_up=_telling(config.node, self._on_log))
+        if wiring.arena is not None:
+            self._giving.append(GiveBack(wiring.arena))
         outputs = Outputs(config.outputs, list(wiring.producers.values()), partial(self._outlet, config.budget_ns))
         host = NodeHost(self._bus, config.node, self._on_log)
         member = Member(Node(config, wiring.inlet(), outputs, host), wiring, self._fail, self._bus.reply)
@@ -195,6 +204,24 @@ class Deployment:
         assert wiring.arena is not None
         wiring.arena.confirm(index)
 
+    def _dropping(self, node: str) -> Drop:
+        """As :meth:`_growing`, for segments that were given back."""
+        this = weakref.ref(self)
+
+        def drop(index: int) -> None:
+            deployment = this()
+            if deployment is not None:
+                deployment._drop(node, index)
+
+        return drop
+
+    def _drop(self, node: str, index: int) -> None:
+        wiring = self._members[node].wiring
+        for route in wiring.producers:
+            self._consumers[route][1].drop_segment(index)
+        assert wiring.arena is not None
+        wiring.arena.forget(index)
+
     def _outlet(self, budget_ns: int, producers: Sequence[Producer]) -> _Outlet:
         return _Outlet(self, producers, Outlet(producers, self.bell, budget_ns=budget_ns))
 
@@ -203,7 +230,9 @@ class Deployment:
     def _loop(self, until_idle: bool) -> None:
         members = self._sinks_first
         sources = [member for member in members if member.node.plugin.produce is not None]
-        while True:
+        for turn in count(1):
+            if turn % TURNS == 0:
+                self._give_back()
             if self._draining:
                 self._drain_sources()
             steps = self._air.steps if self._air is not None else 0
@@ -272,11 +301,23 @@ class Deployment:
         dues = [alarm.due_ns for alarm in self._alarms if not alarm.member.finished]
         if until_ns is not None:
             dues.append(until_ns)
+        left = self._give_back()
+        if left is not None:
+            dues.append(time.monotonic_ns() + int(left * 1e9))
         wait_ns = max(0, min(dues) - time.monotonic_ns()) if dues else -1
         if self._air is not None:
             self._air.sleep(wait_ns / 1e9 if dues else None)
         else:
             self.bell.wait(wait_ns)
+
+    def _give_back(self) -> float | None:
+        """Memory that bursts have left, where that is due; seconds until the next look, None if none is needed."""
+        now = time.monotonic()
+        for giving in self._giving:
+            if giving.left(now) == 0:
+                giving.look(now)
+        lefts = [left for giving in self._giving if (left := giving.left(now)) is not None]
+        return min(lefts, default=None)
 
     def _drain_sources(self) -> None:
         for member in self._members.values():

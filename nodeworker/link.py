@@ -10,6 +10,7 @@ those with descriptors are not (whoever comes back shows all of its memory), and
 from __future__ import annotations
 
 import os
+import select
 import socket
 import threading
 from array import array
@@ -79,6 +80,14 @@ class Link(Generic[M]):
             sent = socket.send_fds(self._sock, [data], list(carried)) if carried else self._sock.send(data)
             if sent < len(data):
                 self._sock.sendall(memoryview(data)[sent:])
+
+    def wait(self, timeout_s: float) -> bool:
+        """Sleep until there is something to receive, or an end; False when the time is up."""
+        if self._ready:
+            return True
+        poll = select.poll()
+        poll.register(self._sock, select.POLLIN)
+        return bool(poll.poll(timeout_s * 1000))
 
     def receive(self) -> tuple[M, list[int]]:
         """The next message and its descriptors, which are the caller's now. Raises EOFError when the peer has closed

@@ -3,7 +3,8 @@
 It answers pings, makes and maps ends of routes, ends requests; everything else goes into the mailbox, and the doorbell
 is rung so that the plugin's thread looks. It never runs plugin code, hence a hung plugin can be told from a busy one.
 When the link ends, or brings what must not come, the plugin's thread is told by a ``Lost`` event, and by SIGTERM in
-case it waits; unless the worker is to survive the daemon: then it waits here for the next one.
+case it waits; unless the worker is to survive the daemon: then it waits here for the next one. While the arena is
+larger than at first, it also looks from time to time whether memory can be given back.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 from nodeworker.comeback import Comeback
 from nodeworker.context import Step
 from nodeworker.errors import DaemonGone
+from nodeworker.giveback import GiveBack
 from nodeworker.intake import Intake
 from nodeworker.link import Link
 from nodeworker.loop import Lost, Mailbox
@@ -35,6 +37,7 @@ from protocol.messages import (
     RequestFailed,
     Retract,
     Segment,
+    SegmentDropped,
     SegmentMapped,
     ToWorker,
 )
@@ -63,6 +66,7 @@ class Reader:
         self._step = step
         self._on_drain = on_drain
         self._comeback = comeback
+        self._giving = GiveBack(wiring.arena) if wiring.arena is not None else None
         self._seen = (-1, 0)
         self._running = _thread.allocate_lock()
         self._ending = False
@@ -92,6 +96,7 @@ class Reader:
         """Until it ends; why."""
         try:
             while True:
+                self._await()
                 self._take(*self._link.receive())
         except EOFError:
             return DaemonGone("the daemon closed the control connection")
@@ -99,6 +104,15 @@ class Reader:
             return DaemonGone(f"the control connection broke: {reason}")
         except Exception as reason:
             return reason
+
+    def _await(self) -> None:
+        """Until there is something to receive, giving memory back when that is due."""
+        if self._giving is None:
+            return
+        while (left := self._giving.left(time.monotonic())) is not None:
+            if left > 0 and self._link.wait(left):
+                return
+            self._giving.look(time.monotonic())
 
     def end(self) -> None:
         """The worker is done: stop reading, quietly, and wait for the thread. From the plugin's thread."""
@@ -116,6 +130,8 @@ class Reader:
             self._link.send(self._wiring.map_segment(message, descriptors[0]))
         elif isinstance(message, SegmentMapped):
             self._wiring.confirm(message)
+        elif isinstance(message, SegmentDropped):
+            self._drop(message)
         elif isinstance(message, Detach):
             self._wiring.detach(message)
         elif isinstance(message, Retract):
@@ -130,6 +146,14 @@ class Reader:
             if isinstance(message, Drain):
                 self._on_drain()
             self._post(message)
+
+    def _drop(self, message: SegmentDropped) -> None:
+        if not message.route:
+            self._wiring.forget(message)
+            return
+        answer = self._wiring.drop_segment(message)
+        if answer is not None:
+            self._link.send(answer)
 
     def _post(self, message: ToWorker) -> None:
         """Into the mailbox, if there is room; whoever lost messages is told how many as soon as there is again."""

@@ -65,7 +65,7 @@ def _script() -> list[Message]:
 def _wire() -> None:
     """Make and give back the memory of a node with an input and an output, whose peers do not exist."""
     ports: dict[str, Any] = {"inputs": [_port("in")], "outputs": [_port("out")]}
-    wiring = build(msgspec.structs.replace(_script()[1], **ports), lambda *_: None)  # type: ignore[arg-type]
+    wiring = build(msgspec.structs.replace(_script()[1], **ports), lambda *_: None, lambda _: None)  # type: ignore[arg-type]
     wiring.offer()
     wiring.close()
     wiring.bell.close()

@@ -13,7 +13,7 @@ from functools import partial
 from nodeworker import codec
 from protocol.errors import error
 from protocol.messages import InputLink, Port, Stage
-from shm import Consumer, Doorbell, Inlet
+from shm import Consumer, Doorbell, Inlet, PeerFault
 
 OnEmptied = Callable[[str, int], None]
 """Told of a route and an epoch."""
@@ -80,6 +80,18 @@ class Stages:
         end = self._find(route, epoch)
         if end is not None:
             self._map(end, index, descriptor)
+
+    def drop_segment(self, route: str, epoch: int, index: int) -> bool:
+        """Follow a producer that gave a segment back; False if that is a lie, which has cost it the stage."""
+        end = self._find(route, epoch)
+        if end is None:
+            return True
+        try:
+            end.drop_segment(index)
+        except PeerFault:
+            return False
+        self._segments[route, epoch].remove(index)
+        return True
 
     def close(self) -> None:
         """Detach everywhere."""

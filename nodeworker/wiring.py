@@ -2,7 +2,8 @@
 
 Rules: a worker makes the RINGs of its outputs, the CREDITs of its inputs, one ARENA if it sends, one doorbell;
 descriptors that arrive are closed once they are mapped. Growth: a new arena segment is offered to the daemon, used
-only when confirmed. Everything but ``build`` may happen while the plugin's thread works or sleeps.
+only when confirmed. Shrinking: one that was dropped is announced, its index used again only when confirmed. Everything
+but ``build`` may happen while the plugin's thread works or sleeps.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from protocol.messages import (
     Port,
     Retract,
     Segment,
+    SegmentDropped,
     SegmentMapped,
     Stage,
 )
@@ -31,6 +33,9 @@ from shm import Arena, Consumer, Doorbell, Inlet, Outlet, Producer
 
 Grow = Callable[[int, int, int], None]
 """Announces a new segment: index, descriptor, bytes."""
+
+Drop = Callable[[int], None]
+"""Announces that a segment was given back: index."""
 
 OnGaveUp = Callable[[str, int], None]
 """Told of a route whose consumer has kept the node waiting for longer than the route allows, and for how many ns."""
@@ -139,6 +144,19 @@ class Wiring:
             self.arena.confirm(message.index)
         self.bell.ring()
 
+    def drop_segment(self, message: SegmentDropped) -> SegmentDropped | None:
+        """Follow a producer that gave a segment back. The answer for the daemon, None if the producer lies: then the
+        next take says so."""
+        dropped = self.stages.drop_segment(message.route, message.epoch, message.index)
+        if not dropped:
+            self.bell.ring()
+        return message if dropped else None
+
+    def forget(self, message: SegmentDropped) -> None:
+        """No consumer maps it any more: its index may be used again."""
+        if self.arena is not None:
+            self.arena.forget(message.index)
+
     def detach(self, message: Detach) -> None:
         """Nobody takes from this route any more: whoever waits for its credits is woken and gets RouteClosed."""
         self._producer(message.route).close()
@@ -205,6 +223,7 @@ def _unheard(_route: str, _epoch: int) -> None:
 def build(
     config: Configure,
     on_grow: Grow,
+    on_drop: Drop,
     bell: Doorbell | None = None,
     on_emptied: OnEmptied = _unheard,
     on_gave_up: OnGaveUp | None = None,
@@ -214,7 +233,7 @@ def build(
     arena = None
     if config.outputs:
         first = min(FIRST_SEGMENT, config.arena_limit)
-        arena = Arena(config.arena_limit, first=first, on_grow=on_grow)
+        arena = Arena(config.arena_limit, first=first, on_grow=on_grow, on_drop=on_drop)
     is_source = not config.inputs
     return Wiring(
         node=config.node,

@@ -47,6 +47,7 @@ from protocol.messages import (
     Ready,
     Reattach,
     Segment,
+    SegmentDropped,
     Start,
     Started,
     ToWorker,
@@ -214,7 +215,7 @@ class Worker:
         """Everything up to ``Ready``; from then on the IO thread reads."""
         self._host = DaemonHost(self._link)
         self._bell = Doorbell()
-        self._wiring = wiring = build(config, self._grow, self._bell, self._on_emptied, self._gave_up)
+        self._wiring = wiring = build(config, self._grow, self._drop, self._bell, self._on_emptied, self._gave_up)
         _ring_on_signal(self._bell.fileno())
         outputs = wiring.outputs = Outputs(config.outputs, list(wiring.producers.values()), wiring.outlet)
         self._node = node = Node(config, wiring.inlet(), outputs, self._host)
@@ -295,6 +296,9 @@ class Worker:
         if self._wiring is not None:
             self._wiring.unconfirmed.add(index)
         self._link.send(Segment(index=index), [descriptor])
+
+    def _drop(self, index: int) -> None:
+        self._link.send(SegmentDropped(index=index))
 
     def _gave_up(self, route: str, waited_ns: int) -> None:
         self._link.send(GaveUp(route=route, waited_ns=waited_ns))

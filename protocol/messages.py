@@ -278,6 +278,19 @@ class SegmentMapped(Message, tag="segment-mapped", frozen=True):
     epoch: Count = 0
 
 
+class SegmentDropped(Message, tag="segment-dropped", frozen=True):
+    """A segment of an arena was given back; what was in it has come back from every consumer.
+
+    Worker to daemon with ``route`` empty; daemon to each consumer that maps it, once for each route, with the ``epoch``
+    of the stage; consumer to daemon when it has unmapped it; daemon to producer (``route`` empty) when all have: from
+    now on the index may be used for another segment.
+    """
+
+    index: Count
+    route: str = ""
+    epoch: Count = 0
+
+
 # -- workers: the daemon's return --------------------------------------------------------------------------
 
 
@@ -572,6 +585,7 @@ WorkerMessage = (
     | GaveUp
     | Segment
     | SegmentMapped
+    | SegmentDropped
     | Ready
     | Started
     | Finished
@@ -600,6 +614,7 @@ ToWorker = (
     | Link
     | Segment
     | SegmentMapped
+    | SegmentDropped
     | Start
     | Detach
     | Retract

@@ -101,10 +101,13 @@ static int arena_announce(Arena *self, uint32_t index) {
 static int arena_tell_drops(Arena *self) {
     for (uint32_t i = 0; i < self->arena.segment_count; i++) {
         if (self->arena.segments[i].state != CHX_SEGMENT_DROPPED || self->arena.segments[i].announced) continue;
+        self->arena.segments[i].announced = 1; /* before another thread has its turn */
         PyObject *done = PyObject_CallFunction(self->on_drop, "I", i);
-        if (!done) return -1;
+        if (!done) {
+            self->arena.segments[i].announced = 0;
+            return -1;
+        }
         Py_DECREF(done);
-        self->arena.segments[i].announced = 1;
     }
     return 0;
 }

@@ -11,7 +11,7 @@ import pytest
 import shm
 from chronetixd.wiring import DataRoute, ToNode, Wiring
 from protocol.errors import ChronetixError
-from protocol.messages import Configure, Detach, Link, Offer, Port, Segment, SegmentMapped
+from protocol.messages import Configure, Detach, Link, Offer, Port, Segment, SegmentDropped, SegmentMapped
 
 ROUTES = (DataRoute("r1", "source", "left"), DataRoute("r2", "source", "right"))
 NODES = ("source", "left", "right")
@@ -217,6 +217,56 @@ def test_a_segment_is_offered_once(offered: Wiring, nodes: dict[str, Node]) -> N
 def test_only_what_was_sent_can_be_mapped(offered: Wiring) -> None:
     with pytest.raises(ChronetixError, match="not sent"):
         offered.mapped("left", SegmentMapped(index=9, route="r1"))
+
+
+def grown(offered: Wiring, nodes: dict[str, Node], index: int = 1) -> None:
+    offered.grow("source", Segment(index=index), nodes["source"].segment())
+    offered.mapped("left", SegmentMapped(index=index, route="r1"))
+    offered.mapped("right", SegmentMapped(index=index, route="r2"))
+
+
+def test_a_segment_that_was_given_back_is_forgotten_when_nobody_maps_it(
+    offered: Wiring, nodes: dict[str, Node]
+) -> None:
+    grown(offered, nodes)
+    forwarded = offered.drop("source", SegmentDropped(index=1))
+    assert sent(forwarded) == [
+        ("left", SegmentDropped(index=1, route="r1")),
+        ("right", SegmentDropped(index=1, route="r2")),
+    ]
+    assert offered.dropped("left", SegmentDropped(index=1, route="r1")) == []
+    free = offered.dropped("right", SegmentDropped(index=1, route="r2"))
+    assert sent(free) == [("source", SegmentDropped(index=1))]
+    grown(offered, nodes)
+
+
+def test_a_consumer_that_is_gone_or_dies_maps_nothing(offered: Wiring, nodes: dict[str, Node]) -> None:
+    grown(offered, nodes)
+    offered.drop("source", SegmentDropped(index=1))
+    offered.dropped("left", SegmentDropped(index=1, route="r1"))
+    assert ("source", SegmentDropped(index=1)) in sent(offered.gone("right"))
+    assert sent(offered.drop("source", SegmentDropped(index=0))) == [("left", SegmentDropped(index=0, route="r1"))]
+    assert ("source", SegmentDropped(index=0)) in sent(offered.succeeded("left"))
+
+
+def test_a_number_that_somebody_else_may_remember_is_never_free(offered: Wiring, nodes: dict[str, Node]) -> None:
+    assert len(offered.drop("source", SegmentDropped(index=0), reuse=False)) == 2
+    for node, route in (("left", "r1"), ("right", "r2")):
+        assert offered.dropped(node, SegmentDropped(index=0, route=route)) == []
+
+
+def test_only_a_segment_in_use_can_be_given_back_and_only_once(offered: Wiring, nodes: dict[str, Node]) -> None:
+    offered.grow("source", Segment(index=1), nodes["source"].segment())
+    for index in (1, 7):
+        with pytest.raises(ChronetixError, match="not in use"):
+            offered.drop("source", SegmentDropped(index=index))
+    offered.drop("source", SegmentDropped(index=0))
+    with pytest.raises(ChronetixError, match="not in use"):
+        offered.drop("source", SegmentDropped(index=0))
+    for node, route in (("left", "r2"), ("right", "r1"), ("left", "r9")):
+        with pytest.raises(ChronetixError, match="no input of node"):
+            offered.dropped(node, SegmentDropped(index=0, route=route))
+    assert offered.dropped("left", SegmentDropped(index=9, route="r1")) == []
 
 
 def test_peers_of_a_worker_that_is_gone_are_woken(offered: Wiring, nodes: dict[str, Node]) -> None:

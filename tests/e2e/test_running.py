@@ -44,6 +44,20 @@ def test_frames_larger_than_the_first_segment_make_the_arena_grow(submit: Any, c
     assert result_of(client, "big", "check") == {"seen": 40, "faults": []}
 
 
+def test_the_memory_of_a_burst_goes_back_to_the_machine_at_both_ends(submit: Any, client: Any) -> None:
+    nodes = [
+        submit.node("source", "bursts:Bursts"),
+        submit.node("left", "bursts:Sink"),
+        submit.node("right", "bursts:Sink"),
+    ]
+    edges = [submit.edge("source", name, buffer=8, watermark=6) for name in ("left", "right")]
+    assert submit(nodes, edges, name="burst")["state"] == "stopped"
+    assert [result_of(client, "burst", name) for name in ("left", "right")] == [[18, True], [18, True]]
+    large, small_again = result_of(client, "burst", "source")
+    assert min(large) > 4 << 20
+    assert small_again == [True] * 3
+
+
 def test_a_frame_that_can_never_fit_fails_the_flow_and_says_how_to_raise_the_limit(submit: Any, client: Any) -> None:
     claims = {"arena_bytes": 1_000_000}
     nodes = [

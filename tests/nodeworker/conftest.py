@@ -31,6 +31,7 @@ from protocol.messages import (
     Port,
     Ready,
     Segment,
+    SegmentDropped,
     SegmentMapped,
     Spawn,
     Spawned,
@@ -62,6 +63,7 @@ class FakeWorker:
         self.extended: list[tuple[Offer, list[int]]] = []
         self.segments: list[int] = []
         self.unmapped: dict[int, int] = {}
+        self.undropped: dict[int, int] = {}
         self.open = True
 
     def said(self, kind: type[Any]) -> list[Any]:
@@ -197,11 +199,15 @@ class FakeDaemon:
         elif isinstance(message, SegmentMapped):
             peer = next(port.peer for port in worker.config.inputs if port.route == message.route)
             self._mapped(self.workers[peer], message.index)
+        elif isinstance(message, SegmentDropped):
+            self._dropped(worker, message)
 
     def _grown(self, worker: FakeWorker, message: Segment, descriptor: int) -> None:
         worker.unmapped[message.index] = len(worker.config.outputs)
         for port in worker.config.outputs:
-            self.workers[port.peer].link.send(Segment(index=message.index, route=port.route), [descriptor])
+            # it may have found room elsewhere in the meantime, and all have finished
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                self.workers[port.peer].link.send(Segment(index=message.index, route=port.route), [descriptor])
         os.close(descriptor)
 
     def _mapped(self, producer: FakeWorker, index: int) -> None:
@@ -210,6 +216,18 @@ class FakeDaemon:
             # it may have found room elsewhere in the meantime, and finished
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                 producer.link.send(SegmentMapped(index=index))
+
+    def _dropped(self, worker: FakeWorker, message: SegmentDropped) -> None:
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            if message.route:
+                producer = self.workers[next(p.peer for p in worker.config.inputs if p.route == message.route)]
+                producer.undropped[message.index] -= 1
+                if not producer.undropped[message.index]:
+                    producer.link.send(SegmentDropped(index=message.index))
+                return
+            worker.undropped[message.index] = len(worker.config.outputs)
+            for port in worker.config.outputs:
+                self.workers[port.peer].link.send(SegmentDropped(index=message.index, route=port.route))
 
     def _link_for(self, worker: FakeWorker) -> tuple[LinkMessage, list[int]]:
         config, descriptors, inputs = worker.config, [], []

@@ -6,8 +6,10 @@ import threading
 
 import pytest
 
+from nodeworker import giveback
 from nodeworker.deployment import Deployment
 from nodeworker.member import FlowFailed
+from nodeworker.wiring import FIRST_SEGMENT
 from protocol.messages import Configure, Port, Timer
 
 OCTETS = "application/octet-stream"
@@ -305,3 +307,45 @@ class TestTimeAndMessages:
             node("c", sees="lm"),
         )
         assert deployment.results["c"] == [["p", "t", {"hello": 1}]] * 2
+
+
+def test_the_memory_of_a_burst_goes_back_while_the_flow_waits_for_a_timer(run, monkeypatch):
+    monkeypatch.setattr(giveback, "SPAN_S", 0.001)
+
+    class Burst:
+        ticks = 0
+
+        def on_tick(self, tick, ctx):
+            self.ticks += 1
+            if self.ticks == 1:
+                for _ in range(3):
+                    ctx.send(bytes(1 << 20))
+            elif arena().size == FIRST_SEGMENT:
+                deployment.drain()
+
+    class Forget:
+        frames = 0
+
+        def on_frame(self, frame):
+            self.frames += 1
+
+        def on_stop(self):
+            return self.frames
+
+    plugins = {"a": Burst, "b": Forget}
+    configs = [
+        node("a", feeds=["b"], type=OCTETS, timers=[Timer(id="t", interval_ns=2_000_000)]),
+        node("b", sees=["a"], type=OCTETS),
+    ]
+    deployment = Deployment(configs, find=lambda config: plugins[config.node])
+
+    def arena():
+        return deployment._members["a"].wiring.arena
+
+    try:
+        deployment.run()
+        assert deployment.results["b"] == 3
+        assert arena().size == FIRST_SEGMENT
+    finally:
+        deployment.close()
+        deployment = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -25,6 +26,9 @@ from protocol.messages import (
     Tick,
     Timer,
 )
+
+BURSTS = Path(__file__).parents[1] / "e2e" / "plugins" / "bursts.py"
+OCTETS = "application/octet-stream"
 
 NUMBERS = """
     def numbers(ctx):
@@ -53,6 +57,16 @@ class TestAFlowOfProcesses:
         assert [value["n"] for value, *_ in results["c"]] == [2 * i for i in range(500)]
         assert [(seq, input_seq) for _, seq, input_seq, _ in results["c"]] == [(i, i) for i in range(500)]
         assert {peer for *_, peer in results["c"]} == {"b"}
+
+    def test_gives_the_memory_of_a_burst_back(self, daemon, configure, plugin):
+        uri = f"python://{BURSTS}"
+        results = daemon.run(
+            configure("a", f"{uri}:Bursts", "ab>b", "ac>c", type=OCTETS, credits=8),
+            configure("b", f"{uri}:Sink", "ab<a", type=OCTETS, credits=8),
+            configure("c", f"{uri}:Sink", "ac<a", type=OCTETS, credits=8),
+        )
+        assert (results["b"], results["c"]) == ([18, True], [18, True])
+        assert results["a"][1] == [True] * 3
 
     def test_loses_nothing_when_frames_are_larger_than_the_first_segment(self, daemon, configure, plugin):
         source = plugin("""

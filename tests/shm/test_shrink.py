@@ -92,6 +92,13 @@ def test_as_much_stays_as_is_asked_for(pair):
     assert 4 * MIB <= pair.arena.size < whole
 
 
+def test_the_first_segment_is_the_last_to_go(pair):
+    for keep in (8 * MIB, 4 * MIB, 2 * MIB, 1 << 18):
+        pair.burst()
+        pair.arena.shrink(keep)
+    assert pair.sizes == {0: 1 << 18}
+
+
 def test_an_arena_that_cannot_tell_its_consumers_keeps_what_it_has():
     arena = shm.Arena(MIB, first=1 << 18)
     assert arena.shrink(0) == 0
@@ -112,16 +119,17 @@ def test_a_segment_goes_when_the_last_frame_of_it_is_back(pair):
 
 
 def test_of_a_leaving_segment_nothing_is_handed_out_while_another_has_room():
-    pair = Pair(first=4 * MIB)
-    pair.outlet.send(bytes(MIB))
-    held = pair.take()
-    pair.outlet.send(bytes(4 * MIB))
+    pair = Pair(first=2 * MIB)
+    pair.outlet.send(bytes(5 * MIB))
     large = pair.take()
-    assert pair.arena.shrink(4 * MIB) == 0
+    pair.outlet.send(bytes(100))
+    pair.take().release()
+    assert pair.arena.shrink(2 * MIB) == 0
+    pair.outlet.send(np.full(MIB, 3, np.uint8))
     large.release()
-    assert pair.arena.shrink(4 * MIB) == 4 * MIB
-    assert list(pair.sizes) == [0]
-    held.release()
+    assert pair.arena.shrink(2 * MIB) == 5 * MIB
+    assert pair.sizes == {0: 2 * MIB}
+    assert (pair.take().numpy() == 3).all()
     pair.__dict__.clear()
 
 

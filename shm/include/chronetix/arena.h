@@ -73,6 +73,7 @@ struct chx_segment {
 
 struct chx_arena {
     uint64_t limit, size, used;
+    uint64_t first; /* bytes of the first segment; further ones have at least as many */
     uint64_t peak;  /* most that was used since somebody last asked */
     uint64_t frees; /* counts what may make room: extents freed and segments confirmed */
     struct chx_segment *segments;

@@ -129,12 +129,13 @@ static inline uint64_t chx_arena_staying(const struct chx_arena *arena) {
     return bytes;
 }
 
-/* The largest segment in `state` of at most `most` bytes, the newest of those; CHX_NONE: there is none. */
-static inline uint32_t chx_segment_find(const struct chx_arena *arena, enum chx_segment_state state, uint64_t most) {
+/* The largest segment in `state` of `least` to `most` bytes, the newest of those; CHX_NONE: there is none. */
+static inline uint32_t chx_segment_find(const struct chx_arena *arena, enum chx_segment_state state, uint64_t least,
+                                        uint64_t most) {
     uint32_t found = CHX_NONE;
     for (uint32_t i = 0; i < arena->segment_count; i++) {
         const struct chx_segment *segment = &arena->segments[i];
-        if (segment->state != state || segment->map.size > most) continue;
+        if (segment->state != state || segment->map.size < least || segment->map.size > most) continue;
         if (found == CHX_NONE || segment->map.size >= arena->segments[found].map.size) found = i;
     }
     return found;
@@ -151,16 +152,17 @@ static inline int chx_arena_stay(struct chx_arena *arena) {
     return stayed;
 }
 
-/* Have segments leave, largest first, as long as `keep` bytes stay, and drop those that are empty. Bytes given back. */
+/* Have segments leave, largest first, as long as `keep` bytes stay, and drop those that are empty. Bytes given back. Those
+ * that are no larger than the first one was leave only if less than that is to stay: they are what it would end with. */
 static inline uint64_t chx_arena_shrink(struct chx_arena *arena, uint64_t keep) {
     if (!arena->drops) return 0;
-    uint64_t staying = chx_arena_staying(arena), before = arena->size;
+    uint64_t staying = chx_arena_staying(arena), before = arena->size, least = keep < arena->first ? 0 : arena->first + 1;
     uint32_t index;
-    while (staying < keep && (index = chx_segment_find(arena, CHX_SEGMENT_LEAVING, UINT64_MAX)) != CHX_NONE) {
+    while (staying < keep && (index = chx_segment_find(arena, CHX_SEGMENT_LEAVING, 0, UINT64_MAX)) != CHX_NONE) {
         staying += arena->segments[index].map.size;
         chx_segment_stay(arena, index);
     }
-    while (staying > keep && (index = chx_segment_find(arena, CHX_SEGMENT_USED, staying - keep)) != CHX_NONE) {
+    while (staying > keep && (index = chx_segment_find(arena, CHX_SEGMENT_USED, least, staying - keep)) != CHX_NONE) {
         staying -= arena->segments[index].map.size;
         chx_segment_leave(arena, index);
     }
@@ -214,7 +216,8 @@ static inline enum chx_status chx_arena_grow(struct chx_arena *arena, uint64_t l
     uint64_t need = length <= CHX_SMALL_MAX ? CHX_SLAB_PAGES * CHX_PAGE : chx_whole_pages(length);
     int fits = need <= chx_arena_largest(arena);
     if (need > arena->limit - arena->size && !fits) chx_arena_make_way(arena, need);
-    uint64_t left = arena->limit - arena->size, size = arena->size > need ? arena->size : need;
+    uint64_t left = arena->limit - arena->size, size = arena->size > arena->first ? arena->size : arena->first;
+    if (size < need) size = need;
     if (need > left) return fits || arena->drops ? CHX_EMPTY : CHX_TOO_LARGE;
     if (size > left) size = left;
     enum chx_status status = chx_segment_add(arena, size, index);
@@ -251,6 +254,7 @@ static inline enum chx_status chx_arena_init(struct chx_arena *arena, uint64_t l
     }
     first = chx_whole_pages(first);
     if (first > arena->limit) first = arena->limit;
+    arena->first = first;
     uint32_t index;
     enum chx_status status = chx_segment_add(arena, first, &index);
     if (status == CHX_OK) status = chx_arena_confirm(arena, index);

@@ -67,7 +67,7 @@ static uint64_t shrink(struct chx_arena *arena) {
     uint64_t before = arena->size, keep = next_random() % (8u << 20);
     uint64_t given = chx_arena_shrink(arena, keep);
     must(given == before - arena->size, "what was given back is gone");
-    must(chx_arena_staying(arena) >= keep || chx_segment_find(arena, CHX_SEGMENT_LEAVING, UINT64_MAX) == CHX_NONE,
+    must(chx_arena_staying(arena) >= keep || chx_segment_find(arena, CHX_SEGMENT_LEAVING, 0, UINT64_MAX) == CHX_NONE,
          "what is to stay stays");
     for (uint32_t i = 0; i < arena->segment_count; i++)
         if (next_random() % 2) chx_arena_forget(arena, i);
