@@ -12,7 +12,7 @@ setup(
         Extension(
             "shm._native",
             sources=sorted(glob("shm/native/*.c")),
-            depends=[*sorted(glob("shm/include/chronetix/*.h")), "shm/native/native.h"],
+            depends=[*sorted(glob("shm/include/chronetix/*.h")), *sorted(glob("shm/native/*.h"))],
             include_dirs=["shm/include"],
             extra_compile_args=FLAGS,
             define_macros=ABI3,

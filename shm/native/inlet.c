@@ -133,10 +133,25 @@ static inline void rank_took(struct rank *rank, uint32_t at, const struct take *
     rank->deadlines = TURN_PATIENCE;
 }
 
+/* Nothing new at the next position? A glance that believes nothing and checks nothing: for passing over those that have
+ * nothing while another one has. */
+static inline int consumer_still(const struct chx_consumer *end) {
+    if (end->state != CHX_CONSUMER_OPEN) return end->state == CHX_CONSUMER_UNLINKED;
+    uint32_t slot = (uint32_t)(end->position & end->mask);
+    uint64_t awaited = end->position + 1;
+    return atomic_load_explicit(&end->desc[slot].stamp, memory_order_relaxed) != awaited &&
+           atomic_load_explicit(&end->skip[slot], memory_order_relaxed) != awaited &&
+           !atomic_load_explicit(&end->ring->closed, memory_order_relaxed);
+}
+
 /* The next in turn that has something. */
 static __attribute__((noinline, flatten)) enum scan inlet_by_turn(Inlet *self, struct rank *rank, struct take *take) {
     enum scan result = ALL_ENDED;
     uint32_t at = rank->next;
+    for (uint32_t looks = rank->count < TURN_LAZY_FROM ? rank->count : 0; looks > 0; looks--) {
+        if (!consumer_still(&self->consumers[rank->ports[at]]->end)) break;
+        if (++at == rank->count) at = 0;
+    }
     for (uint32_t looks = rank->count; looks > 0; looks--) {
         enum scan found = inlet_try(self, rank->ports[at], take);
         if (found == FOUND || found == RAISED) {
