@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use loom::sync::atomic::AtomicU64;
 use loom::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 
 use crate::memory::Route;
@@ -39,6 +40,9 @@ pub struct Consumer {
 pub fn give_back(route: &Route, frame: Frame) {
     frame.read(route);
     let protocol = route.protocol;
+    if let Some(read) = route.reads.get(route.slot(frame.stamp - 1)) {
+        read.store(0, protocol.order(Mutant::ForgetReadRelaxed, Release));
+    }
     let order = protocol.order(Mutant::ReturnStampRelaxed, Release);
     route.stamp[route.slot(frame.stamp - 1)].store(frame.stamp, order);
     let order = protocol.order(Mutant::ReturnCountRelaxed, AcqRel);
@@ -58,7 +62,22 @@ pub fn give_back(route: &Route, frame: Frame) {
     }
 }
 
+/// `chx_consumer_drop`: take the memory away unless a frame of it is held, whatever its producer says. What is written
+/// stands for the unmapping.
+pub fn drop_memory(route: &Route, extent: u64) {
+    let order = route.protocol.order(Mutant::DropLooksRelaxed, Acquire);
+    let held = |read: &AtomicU64| read.load(order) == extent + 1;
+    if route.protocol.is(Mutant::DropLookMissing) || !route.reads.iter().any(held) {
+        route.arena[extent as usize].write(u64::MAX);
+    }
+}
+
 impl Frame {
+    /// The extent it lies in.
+    pub fn extent(&self) -> u64 {
+        self.extent
+    }
+
     /// Look at the payload: it is the frame's number.
     pub fn read(&self, route: &Route) {
         let payload = route.arena[self.extent as usize].read();
@@ -128,6 +147,9 @@ impl Consumer {
             extent,
             seq: self.taken - 1,
         };
+        if let Some(read) = self.route.reads.get(self.route.slot(frame.stamp - 1)) {
+            read.store(extent + 1, Relaxed);
+        }
         frame.read(&self.route);
         Scan::Found(frame)
     }

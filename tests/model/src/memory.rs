@@ -88,6 +88,9 @@ pub struct Route {
     pub returned: AtomicU64,
     pub stamp: Vec<AtomicU64>,
     pub arena: Vec<Plain>,
+    /// The consumer's own, shared by its threads: by slot, the extent + 1 of the frame held in it. Empty where nothing
+    /// is ever dropped: it would only be more to try.
+    pub reads: Vec<AtomicU64>,
     pub producer_bell: Bell,
     pub consumer_bell: Bell,
 }
@@ -118,9 +121,16 @@ impl Route {
             arena: (0..extents)
                 .map(|_| Plain::new(crate::verdict::PAYLOAD_REUSE))
                 .collect(),
+            reads: Vec::new(),
             producer_bell: Bell::default(),
             consumer_bell: Bell::default(),
         }
+    }
+
+    /// The same, where memory may be dropped.
+    pub fn dropping(mut self) -> Self {
+        self.reads = words(self.mask + 1);
+        self
     }
 
     /// The slot of a position.

@@ -99,30 +99,58 @@ impl Producer {
         }
     }
 
-    /// `chx_producer_commit` and the ring after it
-    fn commit(&mut self, extent: u64) {
-        let protocol = self.route.protocol;
-        let mut first = self.position;
+    /// `chx_producer_put`: all but the stamp, which it returns
+    fn put(&mut self, extent: u64) -> u64 {
         if self.holds(self.route.slot(self.position)) {
             self.reclaim();
             self.skip();
         }
-        if protocol.is(Mutant::SkipRingsOwnOnly) {
-            first = self.position;
-        }
         let stamp = self.position + 1;
-        let desc = &self.route.desc[self.route.slot(self.position)];
-        desc.extent.write(extent);
-        let order = protocol.order(Mutant::CommitStampRelaxed, Release);
-        desc.stamp.store(stamp, order);
+        self.route.desc[self.route.slot(self.position)].extent.write(extent);
         self.outstanding.push(Outstanding { stamp, extent });
         self.position = stamp;
         self.committed += 1;
-        protocol.fence(&[Mutant::CommitFenceMissing]);
+        stamp
+    }
+
+    fn show(&self, stamp: u64, mutant: Mutant) {
+        let order = self.route.protocol.order(mutant, Release);
+        self.route.desc[self.route.slot(stamp - 1)].stamp.store(stamp, order);
+    }
+
+    /// `chx_producer_announce` for the positions behind `first` up to `last`, and the ring after it
+    fn announce(&self, first: u64, last: u64) {
+        self.route.protocol.fence(&[Mutant::CommitFenceMissing]);
         let wait_for = self.route.wait_for.load(Relaxed);
-        if first < wait_for && wait_for <= stamp {
+        if first < wait_for && wait_for <= last {
             self.route.consumer_bell.ring();
         }
+    }
+
+    /// `chx_producer_commit`
+    fn commit(&mut self, extent: u64) {
+        let mut first = self.position;
+        let stamp = self.put(extent);
+        if self.route.protocol.is(Mutant::SkipRingsOwnOnly) {
+            first = stamp - 1;
+        }
+        self.show(stamp, Mutant::CommitStampRelaxed);
+        self.announce(first, stamp);
+    }
+
+    /// `chx_producer_commit_run` of two frames, with credits and room for both: the first stamp comes last.
+    pub fn send_run(&mut self) {
+        let first = self.position;
+        let extents = [self.free.pop().unwrap(), self.free.pop().unwrap()];
+        for (number, &extent) in (self.committed..).zip(&extents) {
+            self.route.arena[extent as usize].write(number);
+        }
+        let head = self.put(extents[0]);
+        let last = self.put(extents[1]);
+        self.show(last, Mutant::RunTailRelaxed);
+        self.show(head, Mutant::RunHeadRelaxed);
+        let to_head = self.route.protocol.is(Mutant::RunRingsToHeadOnly);
+        self.announce(first, if to_head { head } else { last });
     }
 
     /// `outlet_try` and `native_outlet_commit`: the frame's number is its payload. The error is what it lacks.
@@ -140,6 +168,11 @@ impl Producer {
         self.route.arena[extent as usize].write(self.committed);
         self.commit(extent);
         Ok(())
+    }
+
+    /// Find what has come back.
+    pub fn take_back(&mut self) {
+        self.reclaim();
     }
 
     /// Send the next frame if that is possible now.

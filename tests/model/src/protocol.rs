@@ -63,6 +63,18 @@ pub enum Mutant {
     DetachRelaxed,
     /// `chx_producer_detached` loads `closed` relaxed.
     DetachedRelaxed,
+    /// `chx_producer_commit_run` stores the run's first stamp, which comes last, relaxed.
+    RunHeadRelaxed,
+    /// `chx_producer_commit_run` stores the other stamps relaxed.
+    RunTailRelaxed,
+    /// `chx_producer_commit_run` rings only for positions up to the run's first.
+    RunRingsToHeadOnly,
+    /// `chx_consumer_stamp` forgets which segment the frame lies in with a relaxed store.
+    ForgetReadRelaxed,
+    /// `chx_consumer_drop` looks at what is read with relaxed loads.
+    DropLooksRelaxed,
+    /// `chx_consumer_drop` does not look at what is read.
+    DropLookMissing,
 }
 
 impl Mutant {
@@ -97,6 +109,12 @@ impl Mutant {
         Mutant::PeekSkipRelaxed,
         Mutant::DetachRelaxed,
         Mutant::DetachedRelaxed,
+        Mutant::RunHeadRelaxed,
+        Mutant::RunTailRelaxed,
+        Mutant::RunRingsToHeadOnly,
+        Mutant::ForgetReadRelaxed,
+        Mutant::DropLooksRelaxed,
+        Mutant::DropLookMissing,
     ];
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use loom::thread::spawn;
 
-use crate::consumer::{give_back, Consumer, Frame};
+use crate::consumer::{drop_memory, give_back, Consumer, Frame};
 use crate::memory::Route;
 use crate::producer::Producer;
 use crate::protocol::Protocol;
@@ -37,6 +37,9 @@ pub const SCENARIOS: &[Scenario] = &[
     bounded("the consumer arms in passing, then sleeps holding", 3, passing),
     bounded("a frame comes back while the consumer sleeps", 3, asleep),
     bounded("three frames with one credit", 2, stream),
+    every("a consumer sleeps for a run", run),
+    bounded("a run comes round a held frame", 3, run_with_skip),
+    every("memory is dropped while a frame of it comes back", dropped),
 ];
 
 const fn every(name: &'static str, run: fn(Protocol)) -> Scenario {
@@ -234,4 +237,58 @@ fn stream(protocol: Protocol) {
     }
     producer.close();
     taker.join().unwrap();
+}
+
+fn run(protocol: Protocol) {
+    let Ends {
+        mut producer,
+        mut consumer,
+        ..
+    } = Ends::new(protocol, 2, 0, 2);
+    let taker = spawn(move || {
+        for _ in 0..2 {
+            consumer.next_frame().expect(LOST_END);
+        }
+    });
+    producer.send_run();
+    taker.join().unwrap();
+}
+
+/// Four slots: one is held, and the run's second frame has to pass over it.
+fn run_with_skip(protocol: Protocol) {
+    let route = Arc::new(Route::new(protocol, 4, 3, 3));
+    let mut ends = Ends {
+        producer: Producer::new(&route, 0),
+        consumer: Consumer::new(&route),
+        route,
+    };
+    let held = ends.pass(1);
+    for frame in ends.pass(2) {
+        give_back(&ends.route, frame);
+    }
+    ends.producer.take_back();
+    let mut consumer = ends.consumer;
+    let taker = spawn(move || {
+        for _ in 0..2 {
+            consumer.next_frame().expect(LOST_END);
+        }
+    });
+    ends.producer.send_run();
+    taker.join().unwrap();
+    drop(held);
+}
+
+/// A producer that lies says that it has given the memory up.
+fn dropped(protocol: Protocol) {
+    let route = Arc::new(Route::new(protocol, 2, 1, 1).dropping());
+    let mut ends = Ends {
+        producer: Producer::new(&route, 0),
+        consumer: Consumer::new(&route),
+        route,
+    };
+    let frame = ends.pass(1).pop().unwrap();
+    let (route, extent) = (ends.route.clone(), frame.extent());
+    let returner = spawn(move || give_back(&route, frame));
+    drop_memory(&ends.route, extent);
+    returner.join().unwrap();
 }

@@ -76,6 +76,23 @@ const CAUGHT: &[(&[Mutant], &str, &str)] = &[
     (&[CloseRingMissing], "the stream ends", LOST_WAKE_UP),
     (&[CloseRelaxed, CommitFenceMissing], "the stream ends", LOST_END),
     (&[DetachRingMissing], "the consumer detaches", LOST_WAKE_UP),
+    (&[RunHeadRelaxed], "a consumer sleeps for a run", TORN_READ),
+    (&[CommitFenceMissing], "a consumer sleeps for a run", LOST_WAKE_UP),
+    (
+        &[ForgetReadRelaxed],
+        "memory is dropped while a frame of it comes back",
+        PAYLOAD_REUSE,
+    ),
+    (
+        &[DropLooksRelaxed],
+        "memory is dropped while a frame of it comes back",
+        PAYLOAD_REUSE,
+    ),
+    (
+        &[DropLookMissing],
+        "memory is dropped while a frame of it comes back",
+        PAYLOAD_REUSE,
+    ),
 ];
 
 fn harmless(protocol: Protocol) {
@@ -108,12 +125,30 @@ fn every_mutant_is_accounted_for() {
     }
 }
 
-/// Orders that nothing depends on: a mark and `CREDIT.closed` announce nothing but themselves.
-const SPARE: &[Mutant] = &[SkipMarkRelaxed, PeekSkipRelaxed, DetachRelaxed, DetachedRelaxed];
+/// Orders that nothing depends on: a mark and `CREDIT.closed` announce nothing but themselves; nobody looks at a run's
+/// other stamps before its first one, nor waits for what stands behind that.
+const SPARE: &[Mutant] = &[
+    SkipMarkRelaxed,
+    PeekSkipRelaxed,
+    DetachRelaxed,
+    DetachedRelaxed,
+    RunTailRelaxed,
+    RunRingsToHeadOnly,
+];
 
 #[test]
 fn the_order_of_skip_marks_is_spare() {
     harmless(Protocol(&[SkipMarkRelaxed, PeekSkipRelaxed]));
+}
+
+#[test]
+fn the_order_of_a_runs_other_stamps_is_spare() {
+    harmless(Protocol(&[RunTailRelaxed]));
+}
+
+#[test]
+fn ringing_for_a_runs_other_positions_is_spare() {
+    harmless(Protocol(&[RunRingsToHeadOnly]));
 }
 
 #[test]
