@@ -5,6 +5,7 @@ BIN    := .venv/bin
 LOCK   := requirements-dev.lock
 C_CODE := $(shell find shm nodeworker -name '*.[ch]')
 JSON   ?=
+CLANG  ?= clang
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .PHONY: help demo test lint unit sanitize test-systemd model soak bench-data bench-start bench-recover bench-idle bench-fan lock clean
@@ -28,7 +29,15 @@ unit: .venv/dev ## the tests alone
 	$(BIN)/pytest -n auto
 
 sanitize: .venv/dev ## the data plane under ASan, UBSan and TSan, for long (a few minutes; the tests do it for a moment)
-	SANITIZE_SCALE=$(or $(SCALE),20) $(BIN)/pytest -n auto tests/shm/test_native.py tests/shm/test_sanitized_extension.py
+	SANITIZE_SCALE=$(or $(SCALE),20) $(BIN)/pytest -n auto tests/shm/test_native.py tests/shm/test_sanitized_extension.py \
+		tests/shm/test_older_kernels.py
+
+fuzz: ## what a peer may have written, found by libFuzzer (clang; SECONDS=60)
+	@command -v $(CLANG) >/dev/null || { echo "clang is missing: apt-get install clang libclang-rt-14-dev, or make CLANG=clang-14 fuzz" >&2; exit 1; }
+	mkdir -p build/fuzz/corpus
+	$(CLANG) -std=c11 -D_GNU_SOURCE -O1 -g -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all -Ishm/include \
+		tests/shm/native/fuzz.c -o build/fuzz/fuzz
+	cd build/fuzz && ./fuzz -max_total_time=$(or $(SECONDS),60) -max_len=512 -print_final_stats=1 corpus
 
 test-systemd: .venv/dev ## the service below a real systemd: boots a Debian in a container (root; the first time takes minutes)
 	$(BIN)/pytest tests/systemd/booted.py -p no:randomly

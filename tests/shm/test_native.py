@@ -30,6 +30,12 @@ def test_whatever_a_mad_peer_writes_the_other_end_reports_it_and_lives(tmp_path,
 
 
 @pytest.mark.timeout(120 * SCALE)
+def test_random_memory_harms_no_reader(tmp_path):
+    """The targets of ``make fuzz``, for a moment and without its guidance."""
+    run(build("fuzz", "address", tmp_path, "-DALONE"), 5000 * SCALE, SCALE)
+
+
+@pytest.mark.timeout(120 * SCALE)
 @pytest.mark.parametrize("kind", ["plain", "address"])
 def test_extents_have_one_owner(tmp_path, kind):
     run(build("arena", kind, tmp_path))

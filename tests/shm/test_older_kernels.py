@@ -1,4 +1,6 @@
-"""The tests of this folder again, on a kernel from which a feature was taken away."""
+"""The tests of this folder again, on a kernel from which a feature was taken away: those of memory and of wiring, or all
+of them with ``make sanitize``.
+"""
 
 from __future__ import annotations
 
@@ -10,18 +12,25 @@ from pathlib import Path
 import pytest
 
 import shm
+from tests.shm.sanitize import SCALE
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 MEMORY = ["test_memory.py", "test_seals.py", "test_named.py", "test_arena.py"]
 NOT_AGAIN = ["test_native.py", "test_older_kernels.py", "test_sanitized_extension.py"]
 EVERYTHING = sorted(path.name for path in HERE.glob("test_*.py") if path.name not in NOT_AGAIN)
+WIRED = ["test_frames.py", "test_fan.py", "test_waiting.py", "test_hostile.py", "test_exhausted.py", "test_fork.py"]
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(300 * SCALE)
 @pytest.mark.parametrize(
     ("without", "tests"),
-    [("memfd", EVERYTHING), ("seals", MEMORY), ("future_write", MEMORY), ("noexec_seal", MEMORY)],
+    [
+        ("memfd", MEMORY + WIRED if SCALE == 1 else EVERYTHING),
+        ("seals", MEMORY),
+        ("future_write", MEMORY),
+        ("noexec_seal", MEMORY),
+    ],
 )
 def test_the_same_holds_without(without, tests):
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *(f"tests/shm/{t}" for t in tests)]

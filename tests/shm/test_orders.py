@@ -1,5 +1,5 @@
-"""Every fence and every ordered access of the C code stands in tests/model/ORDERS.md, with the mutant that shows what it is
-for; the table has nothing else; and every mutant that it names is one of the model's.
+"""Every fence and every ordered access of the C code stands in tests/model/ORDERS.md, with the mutant that shows what
+it is for; the table has nothing else; and every mutant that it names is one of the model's.
 """
 
 from __future__ import annotations
