@@ -152,6 +152,38 @@ def test_a_ring_of_policy_latest_after_some_losses_is_the_golden_one(make_route)
     assert dump(credit) == golden("latest-credit.hex")
 
 
+def without_times(memory: bytes, slots: int) -> bytes:
+    ring = bytearray(memory)
+    for slot in range(slots):
+        at = 512 + 64 * slot + 32
+        ring[at : at + 8] = bytes(8)
+    return bytes(ring)
+
+
+def test_runs_around_a_held_frame_a_second_segment_a_drop_and_a_detached_end_are_the_golden_ones(make_route):
+    route = make_route(credits=4, policies=("drop_newest",), first=1 << 16)
+    route.outlet.send(b"held", redelivered=True, schema=0xFFFFFFFF, trace=(1 << 64) - 1)
+    held = route.take()
+    for _ in range(2):
+        route.outlet.send_many(bytes(3 * 70), 70, input_seq=5)
+        route.inlet.take_many(3, 0).release()
+    assert route.outlet.send_many(b"x" * 140, 70, deadline_ns=6) == 2, "positions 7 and 9: 8 is passed over"
+    assert [frame.seq for frame in route.inlet.take_many(2, 0)] == [7, 9]
+    route.outlet.send(bytes(100_000))
+    route.outlet.send_many(bytes(3), 1)
+    assert route.view()["dropped"] == 1
+    route.consumer.close()
+    with pytest.raises(shm.RouteClosed):
+        route.outlet.send(b"too late")
+    assert bytes(held) == b"held"
+    ring = without_times(os.pread(route.producer.fd, 4096, 0), 8)
+    credit = bytearray(os.pread(route.consumer.fd, 8192, 0))
+    credit[288:304] = bytes(16)  # latencies
+    credit[512:5376] = bytes(4864)
+    assert dump(ring) == golden("detached-ring.hex")
+    assert dump(credit) == golden("detached-credit.hex")
+
+
 def test_a_forged_ring_works_like_a_real_one(forge):
     """What this file's reading of SPEC.md writes, the extension takes."""
     ring, segment = forge.ring(4), forge.memory(1 << 16)
