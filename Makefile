@@ -8,7 +8,7 @@ JSON   ?=
 CLANG  ?= clang
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo test lint unit sanitize test-systemd model soak bench-data bench-start bench-recover bench-idle bench-fan lock clean
+.PHONY: help demo test lint unit sanitize fuzz test-systemd model soak bench-data bench-start bench-recover bench-idle bench-fan lock clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets

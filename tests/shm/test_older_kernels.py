@@ -1,5 +1,5 @@
-"""The tests of this folder again, on a kernel from which a feature was taken away: those of memory and of wiring, or all
-of them with ``make sanitize``.
+"""The tests of this folder again, on a kernel from which a feature was taken away: those of memory and of wiring, or
+all of them with ``make sanitize``.
 """
 
 from __future__ import annotations
