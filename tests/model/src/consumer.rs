@@ -5,12 +5,13 @@ use std::sync::Arc;
 use loom::sync::atomic::AtomicU64;
 use loom::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 
-use crate::memory::Route;
+use crate::memory::{Credit, Route};
 use crate::protocol::Mutant;
-use crate::verdict::{LOST_END, TORN_READ};
+use crate::verdict::{LOST_END, LOST_FRAME, TORN_READ};
 
 /// `struct chx_taken`
 pub struct Frame {
+    credit: usize,
     stamp: u64,
     extent: u64,
     seq: u64,
@@ -32,25 +33,34 @@ enum Scan {
 /// `struct chx_consumer`
 pub struct Consumer {
     route: Arc<Route>,
+    credit: usize,
     position: u64,
+    passed: u64,
     taken: u64,
+    again: Vec<u64>,
+}
+
+/// `chx_consumer_stamp`: what a consumer has done of a return that dies before it has counted
+pub fn stamp(route: &Route, frame: &Frame) {
+    if let Some(read) = route.reads.get(route.slot(frame.stamp - 1)) {
+        read.store(0, route.protocol.order(Mutant::ForgetReadRelaxed, Release));
+    }
+    let order = route.protocol.order(Mutant::ReturnStampRelaxed, Release);
+    route.credit[frame.credit].stamp[route.slot(frame.stamp - 1)].store(frame.stamp, order);
 }
 
 /// `chx_consumer_return`, from any thread, after a last look at the payload
 pub fn give_back(route: &Route, frame: Frame) {
     frame.read(route);
     let protocol = route.protocol;
-    if let Some(read) = route.reads.get(route.slot(frame.stamp - 1)) {
-        read.store(0, protocol.order(Mutant::ForgetReadRelaxed, Release));
-    }
-    let order = protocol.order(Mutant::ReturnStampRelaxed, Release);
-    route.stamp[route.slot(frame.stamp - 1)].store(frame.stamp, order);
+    stamp(route, &frame);
+    let credit = &route.credit[frame.credit];
     let order = protocol.order(Mutant::ReturnCountRelaxed, AcqRel);
-    let returned = route.returned.fetch_add(1, order) + 1;
+    let returned = credit.returned.fetch_add(1, order) + 1;
     // In C the count and the two loads are seq_cst, of which loom knows only fences: one between the count and the
     // loads says the same here. A load that is not seq_cst may come before it.
     let wake_at = || route.wake_at.load(Acquire);
-    let wait_for = || route.wait_for.load(Acquire);
+    let wait_for = || credit.wait_for.load(Acquire);
     let wake_early = protocol.is(Mutant::ReturnWakeAtAcquire).then(wake_at);
     let wait_early = protocol.is(Mutant::ReturnWaitForAcquire).then(wait_for);
     protocol.fence(&[Mutant::ReturnCountAcqRel, Mutant::ReturnCountRelaxed]);
@@ -78,6 +88,11 @@ impl Frame {
         self.extent
     }
 
+    /// Its number.
+    pub fn number(&self) -> u64 {
+        self.seq
+    }
+
     /// Look at the payload: it is the frame's number.
     pub fn read(&self, route: &Route) {
         let payload = route.arena[self.extent as usize].read();
@@ -89,9 +104,40 @@ impl Consumer {
     pub fn new(route: &Arc<Route>) -> Self {
         Consumer {
             route: route.clone(),
+            credit: 0,
             position: 0,
+            passed: 0,
             taken: 0,
+            again: Vec::new(),
         }
+    }
+
+    fn credit(&self) -> &Credit {
+        &self.route.credit[self.credit]
+    }
+
+    /// `chx_consumer_inherit`: the successor of the consumer of the first CREDIT, which is dead
+    pub fn inherit(route: &Arc<Route>) -> Self {
+        let protocol = route.protocol;
+        let mut heir = Consumer::new(route);
+        heir.credit = 1;
+        let order = protocol.order(Mutant::InheritStampRelaxed, Acquire);
+        let dead: Vec<u64> = route.credit[0].stamp.iter().map(|stamp| stamp.load(order)).collect();
+        for (own, &stamp) in heir.credit().stamp.iter().zip(&dead) {
+            if !protocol.is(Mutant::InheritCopyMissing) {
+                own.store(stamp, Relaxed);
+            }
+        }
+        let last = dead.iter().copied().max().unwrap_or(0);
+        let order = protocol.order(Mutant::InheritDescRelaxed, Acquire);
+        let sent = route.desc.iter().map(|desc| desc.stamp.load(order));
+        let unreturned = sent
+            .zip(&dead)
+            .filter(|&(sent, &returned)| sent != returned && sent <= last);
+        heir.again = unreturned.map(|(sent, _)| sent).collect();
+        heir.again.sort_unstable_by(|a, b| b.cmp(a));
+        heir.position = last;
+        heir
     }
 
     /// `chx_consumer_peek`
@@ -108,6 +154,7 @@ impl Consumer {
                 return Status::Empty;
             }
             self.position += 1;
+            self.passed += 1;
         }
     }
 
@@ -130,6 +177,12 @@ impl Consumer {
 
     /// `chx_consumer_take`, `inlet_scan`
     fn take(&mut self) -> Scan {
+        if let Some(stamp) = self.again.pop() {
+            let order = self.route.protocol.order(Mutant::InheritDescRelaxed, Acquire);
+            let there = self.route.desc[self.route.slot(stamp - 1)].stamp.load(order);
+            assert!(there == stamp, "{LOST_FRAME}");
+            return Scan::Found(self.found(stamp));
+        }
         let mut status = self.peek();
         if let Status::Empty = status {
             status = self.end();
@@ -139,30 +192,36 @@ impl Consumer {
             Status::Ended => return Scan::Ended,
             Status::Ok => {}
         }
-        let extent = self.route.desc[self.route.slot(self.position)].extent.read();
         self.position += 1;
+        Scan::Found(self.found(self.position))
+    }
+
+    /// A frame that was looked at.
+    fn found(&mut self, stamp: u64) -> Frame {
         self.taken += 1;
+        let extent = self.route.desc[self.route.slot(stamp - 1)].extent.read();
         let frame = Frame {
-            stamp: self.position,
+            credit: self.credit,
+            stamp,
             extent,
-            seq: self.taken - 1,
+            seq: stamp - 1 - self.passed,
         };
         if let Some(read) = self.route.reads.get(self.route.slot(frame.stamp - 1)) {
             read.store(extent + 1, Relaxed);
         }
         frame.read(&self.route);
-        Scan::Found(frame)
+        frame
     }
 
     /// `inlet_arm`
     fn arm(&self) {
-        self.route.wait_for.store(self.position + 1, Relaxed);
+        self.credit().wait_for.store(self.position + 1, Relaxed);
         self.route.protocol.fence(&[Mutant::ArmFenceMissing]);
     }
 
     /// `inlet_disarm`
     fn disarm(&self) {
-        self.route.wait_for.store(0, Relaxed);
+        self.credit().wait_for.store(0, Relaxed);
     }
 
     /// `chx_consumer_nudge`
@@ -170,7 +229,7 @@ impl Consumer {
         if self.route.protocol.is(Mutant::NudgeMissing) {
             return;
         }
-        let returned = self.route.returned.load(Relaxed);
+        let returned = self.credit().returned.load(Relaxed);
         if self.route.wake_at.load(Relaxed) > returned && self.taken - returned < self.route.credits {
             self.route.producer_bell.ring();
         }
@@ -215,7 +274,7 @@ impl Consumer {
     pub fn detach(&mut self) {
         let protocol = self.route.protocol;
         let order = protocol.order(Mutant::DetachRelaxed, Release);
-        self.route.detached.store(1, order);
+        self.credit().detached.store(1, order);
         if !protocol.is(Mutant::DetachRingMissing) {
             self.route.producer_bell.ring();
         }

@@ -10,6 +10,8 @@
 //! | [`memory::Route`] | `struct chx_ring`, `struct chx_credit` (`abi.h`), the arena's bytes, both doorbells (`doorbell.h`) |
 //! | [`producer::Producer`] | `ring.h`, one function of the same name each; sleeping: `shm/native/waiting.c` |
 //! | [`consumer::Consumer`], [`consumer::give_back`] | `credit.h`, likewise; sleeping: `shm/native/inlet.c` |
+//! | [`consumer::Consumer::inherit`], [`producer::Producer::relink`] | `succession.h`; `producer_relink` in `shm/native/producer.c` |
+//! | [`producer::send_shared`] | `outlet_block` while another thread of the process relinks; the lock is the interpreter's |
 //! | [`protocol::Mutant`] | a place in them that orders something; its comment names the function |
 //! | [`latest`] | policy latest: `latest.h`, `chx_producer_revoke` |
 //! | [`scenario`] | what two or three threads do with them |
@@ -32,6 +34,8 @@
 //! - seq_cst accesses count as acq_rel. The only ones are in `chx_consumer_return`; see [`consumer::give_back`].
 //! - Its seq_cst fences order more than C's: everything before an earlier fence happens before everything after a later
 //!   one. So it could miss data that only a fence orders; here all data is ordered by a stamp or by `returned`.
+//! - A death and the handing over of a memory are a thread that has ended and program order: both order everything before
+//!   them, as the kernel does with a pidfd and a socket message. So the acquires of a succession are spare here.
 //! - A load never sees a store that is executed later (load buffering). Plain memory is not affected: there loom looks at
 //!   the order itself, not at values.
 

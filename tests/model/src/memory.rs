@@ -74,7 +74,27 @@ pub struct Desc {
     pub extent: Plain,
 }
 
-/// Everything the two ends of a route share: `struct chx_ring`, `struct chx_credit`, an arena, the doorbells.
+/// `struct chx_credit`
+pub struct Credit {
+    pub detached: AtomicU64,
+    pub wait_for: AtomicU64,
+    pub returned: AtomicU64,
+    pub stamp: Vec<AtomicU64>,
+}
+
+impl Credit {
+    fn new(slots: u64) -> Self {
+        Credit {
+            detached: AtomicU64::new(0),
+            wait_for: AtomicU64::new(0),
+            returned: AtomicU64::new(0),
+            stamp: words(slots),
+        }
+    }
+}
+
+/// Everything the two ends of a route share: `struct chx_ring`, an arena, the doorbells, and a `Credit` for the consumer
+/// and one for its successor.
 pub struct Route {
     pub protocol: Protocol,
     pub credits: u64,
@@ -83,10 +103,7 @@ pub struct Route {
     pub skip: Vec<AtomicU64>,
     pub closed: AtomicU64,
     pub wake_at: AtomicU64,
-    pub detached: AtomicU64,
-    pub wait_for: AtomicU64,
-    pub returned: AtomicU64,
-    pub stamp: Vec<AtomicU64>,
+    pub credit: [Credit; 2],
     pub arena: Vec<Plain>,
     /// The consumer's own, shared by its threads: by slot, the extent + 1 of the frame held in it. Empty where nothing
     /// is ever dropped: it would only be more to try.
@@ -114,10 +131,7 @@ impl Route {
             skip: words(slots),
             closed: AtomicU64::new(0),
             wake_at: AtomicU64::new(0),
-            detached: AtomicU64::new(0),
-            wait_for: AtomicU64::new(0),
-            returned: AtomicU64::new(0),
-            stamp: words(slots),
+            credit: [Credit::new(slots), Credit::new(slots)],
             arena: (0..extents)
                 .map(|_| Plain::new(crate::verdict::PAYLOAD_REUSE))
                 .collect(),

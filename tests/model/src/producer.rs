@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use loom::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use loom::sync::Mutex;
 
-use crate::memory::Route;
+use crate::memory::{Credit, Route};
 use crate::protocol::Mutant;
 use crate::verdict::FALSE_ACCUSATION;
 
@@ -20,6 +21,22 @@ enum Need {
     Room,
 }
 
+/// `outlet_block` where another thread of the process may relink: whoever sleeps holds no lock (the interpreter's).
+pub fn send_shared(producer: &Mutex<Producer>) {
+    loop {
+        let mut held = producer.lock().unwrap();
+        let Err(need) = held.attempt() else { return };
+        let sleeps = held.prepare(need);
+        let route = held.route.clone();
+        drop(held);
+        if sleeps {
+            route.producer_bell.sleep();
+        }
+        let _held = producer.lock().unwrap();
+        route.wake_at.store(0, Relaxed);
+    }
+}
+
 /// `struct chx_producer`
 pub struct Producer {
     route: Arc<Route>,
@@ -28,6 +45,8 @@ pub struct Producer {
     committed: u64,
     reclaimed: u64,
     seen: u64,
+    base: u64,
+    credit: usize,
     outstanding: Vec<Outstanding>,
     free: Vec<u64>,
 }
@@ -41,15 +60,21 @@ impl Producer {
             committed: 0,
             reclaimed: 0,
             seen: 0,
+            base: 0,
+            credit: 0,
             outstanding: Vec::new(),
             free: (0..route.arena.len() as u64).rev().collect(),
         }
     }
 
+    fn credit(&self) -> &Credit {
+        &self.route.credit[self.credit]
+    }
+
     /// `chx_producer_look`
     fn look(&mut self) -> u64 {
         let order = self.route.protocol.order(Mutant::LookReturnedRelaxed, Acquire);
-        self.seen = self.route.returned.load(order);
+        self.seen = self.base + self.credit().returned.load(order);
         assert!(self.seen <= self.committed, "{FALSE_ACCUSATION}");
         self.seen - self.reclaimed
     }
@@ -61,7 +86,7 @@ impl Producer {
         let mut at = 0;
         while due > 0 && at < self.outstanding.len() {
             let stamp = self.outstanding[at].stamp;
-            if self.route.stamp[self.route.slot(stamp - 1)].load(order) == stamp {
+            if self.credit().stamp[self.route.slot(stamp - 1)].load(order) == stamp {
                 self.free.push(self.outstanding.remove(at).extent);
                 self.reclaimed += 1;
                 due -= 1;
@@ -79,7 +104,7 @@ impl Producer {
     /// `chx_producer_detached`
     fn detached(&self) -> bool {
         let order = self.route.protocol.order(Mutant::DetachedRelaxed, Acquire);
-        self.route.detached.load(order) != 0
+        self.credit().detached.load(order) != 0
     }
 
     fn holds(&self, slot: usize) -> bool {
@@ -121,7 +146,7 @@ impl Producer {
     /// `chx_producer_announce` for the positions behind `first` up to `last`, and the ring after it
     fn announce(&self, first: u64, last: u64) {
         self.route.protocol.fence(&[Mutant::CommitFenceMissing]);
-        let wait_for = self.route.wait_for.load(Relaxed);
+        let wait_for = self.credit().wait_for.load(Relaxed);
         if first < wait_for && wait_for <= last {
             self.route.consumer_bell.ring();
         }
@@ -203,7 +228,7 @@ impl Producer {
     fn starves(&self) -> bool {
         !self.route.protocol.is(Mutant::StarvesMissing)
             && self.committed - self.seen < self.route.credits
-            && self.route.wait_for.load(Relaxed) == self.position + 1
+            && self.credit().wait_for.load(Relaxed) == self.position + 1
     }
 
     /// `chx_producer_ready`
@@ -217,7 +242,7 @@ impl Producer {
 
     /// `chx_producer_arm`
     fn arm(&self, goal: u64) {
-        self.route.wake_at.store(goal, Relaxed);
+        self.route.wake_at.store(goal - self.base, Relaxed);
     }
 
     /// `waiting_credits`: is there something to wait for?
@@ -251,18 +276,50 @@ impl Producer {
         }
     }
 
-    /// `native_outlet_wait`, `waiting_sleep`
-    fn wait(&mut self, need: Need) {
+    /// `native_outlet_wait`, `waiting_sleep` up to the sleep: is there reason to?
+    fn prepare(&mut self, need: Need) -> bool {
         if !self.waiting(need, false) {
-            return;
+            return false;
         }
         let protocol = self.route.protocol;
         self.waiting(need, true);
         protocol.fence(&[Mutant::WaitFenceMissing]);
-        if protocol.is(Mutant::WaitLookMissing) || self.waiting(need, false) {
+        protocol.is(Mutant::WaitLookMissing) || self.waiting(need, false)
+    }
+
+    /// `native_outlet_wait`, `waiting_sleep`
+    fn wait(&mut self, need: Need) {
+        if self.prepare(need) {
             self.route.producer_bell.sleep();
         }
         self.route.wake_at.store(0, Relaxed);
+    }
+
+    /// `chx_producer_relink`, `producer_relink`: in one step, by whichever thread of the process
+    pub fn relink(&mut self, credit: usize) {
+        let protocol = self.route.protocol;
+        self.credit = credit;
+        let order = protocol.order(Mutant::RelinkStampRelaxed, Acquire);
+        for frame in std::mem::take(&mut self.outstanding) {
+            let returned = self.credit().stamp[self.route.slot(frame.stamp - 1)].load(order) == frame.stamp;
+            if returned && !protocol.is(Mutant::RelinkReclaimMissing) {
+                self.free.push(frame.extent);
+                self.reclaimed += 1;
+            } else {
+                self.outstanding.push(frame);
+            }
+        }
+        if !protocol.is(Mutant::RelinkBaseMissing) {
+            self.base = self.reclaimed;
+        }
+        self.seen = self.base;
+        self.route.wake_at.store(0, Relaxed);
+        if !protocol.is(Mutant::RelinkRingMissing) {
+            self.route.consumer_bell.ring();
+        }
+        if !protocol.is(Mutant::RelinkStirMissing) {
+            self.route.producer_bell.ring();
+        }
     }
 
     /// `chx_producer_close`

@@ -75,6 +75,22 @@ pub enum Mutant {
     DropLooksRelaxed,
     /// `chx_consumer_drop` does not look at what is read.
     DropLookMissing,
+    /// `chx_inherit_stamps` loads the dead consumer's stamps relaxed.
+    InheritStampRelaxed,
+    /// `chx_inherit_stamps` does not store them in the successor's CREDIT.
+    InheritCopyMissing,
+    /// `chx_inherit_frames` and `chx_consumer_look_special` load the descriptors' stamps relaxed.
+    InheritDescRelaxed,
+    /// `chx_relink_reclaim` loads the successor's stamps relaxed.
+    RelinkStampRelaxed,
+    /// `chx_relink_reclaim` frees nothing.
+    RelinkReclaimMissing,
+    /// `chx_relink_reclaim` leaves `base` as it was.
+    RelinkBaseMissing,
+    /// `chx_producer_relink` does not ring the successor.
+    RelinkRingMissing,
+    /// `producer_relink` does not wake who sleeps in its own process.
+    RelinkStirMissing,
 }
 
 impl Mutant {
@@ -115,6 +131,14 @@ impl Mutant {
         Mutant::ForgetReadRelaxed,
         Mutant::DropLooksRelaxed,
         Mutant::DropLookMissing,
+        Mutant::InheritStampRelaxed,
+        Mutant::InheritCopyMissing,
+        Mutant::InheritDescRelaxed,
+        Mutant::RelinkStampRelaxed,
+        Mutant::RelinkReclaimMissing,
+        Mutant::RelinkBaseMissing,
+        Mutant::RelinkRingMissing,
+        Mutant::RelinkStirMissing,
     ];
 }
 

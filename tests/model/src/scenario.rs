@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
+use loom::sync::Mutex;
 use loom::thread::spawn;
 
-use crate::consumer::{drop_memory, give_back, Consumer, Frame};
+use crate::consumer::{drop_memory, give_back, stamp, Consumer, Frame};
 use crate::memory::Route;
-use crate::producer::Producer;
+use crate::producer::{send_shared, Producer};
 use crate::protocol::Protocol;
-use crate::verdict::LOST_END;
+use crate::verdict::{LOST_END, LOST_FRAME};
 
 /// A situation, and how many preemptions are tried in it (None: every interleaving).
 pub struct Scenario {
@@ -40,6 +41,14 @@ pub const SCENARIOS: &[Scenario] = &[
     every("a consumer sleeps for a run", run),
     bounded("a run comes round a held frame", 3, run_with_skip),
     every("memory is dropped while a frame of it comes back", dropped),
+    bounded("the consumer dies after a stamp, the producer sleeps", 2, dies_stamped),
+    bounded("the consumer dies holding, the producer sleeps", 2, dies_holding),
+    bounded(
+        "the consumer dies between two frames, the producer goes on",
+        1,
+        dies_between,
+    ),
+    bounded("a successor sleeps before the producer knows it", 2, heir_sleeps),
 ];
 
 const fn every(name: &'static str, run: fn(Protocol)) -> Scenario {
@@ -291,4 +300,64 @@ fn dropped(protocol: Protocol) {
     let returner = spawn(move || give_back(&route, frame));
     drop_memory(&ends.route, extent);
     returner.join().unwrap();
+}
+
+/// The consumer has done `last` with the frames that it took, and is dead, which the kernel has told: its thread has
+/// ended. A thread of the producer's process sends one more; another makes the successor, links it, and takes `expected`.
+fn succession(ends: Ends, last: fn(&Route, Vec<Frame>), frames: Vec<Frame>, expected: &'static [u64]) {
+    let route = ends.route.clone();
+    let producer = Arc::new(Mutex::new(ends.producer));
+    let shared = producer.clone();
+    let supervisor = spawn(move || {
+        let dying = route.clone();
+        spawn(move || last(&dying, frames)).join().unwrap();
+        let mut heir = Consumer::inherit(&route);
+        shared.lock().unwrap().relink(1);
+        for &number in expected {
+            let frame = heir.next_frame().expect(LOST_END);
+            assert!(frame.number() == number, "{LOST_FRAME}");
+            give_back(&route, frame);
+        }
+    });
+    send_shared(&producer);
+    supervisor.join().unwrap();
+}
+
+fn dies_stamped(protocol: Protocol) {
+    let mut ends = Ends::new(protocol, 1, 0, 1);
+    let frames = ends.pass(1);
+    let last = |route: &Route, mut frames: Vec<Frame>| {
+        let frame = frames.pop().unwrap();
+        frame.read(route);
+        stamp(route, &frame);
+    };
+    succession(ends, last, frames, &[1]);
+}
+
+fn dies_holding(protocol: Protocol) {
+    let mut ends = Ends::new(protocol, 1, 0, 1);
+    let frame = ends.pass(1).pop().unwrap();
+    give_back(&ends.route, frame);
+    let frames = ends.pass(1);
+    let last = |route: &Route, frames: Vec<Frame>| frames[0].read(route);
+    succession(ends, last, frames, &[1, 2]);
+}
+
+fn dies_between(protocol: Protocol) {
+    let mut ends = Ends::new(protocol, 2, 0, 2);
+    let frames = ends.pass(2);
+    let last = |route: &Route, mut frames: Vec<Frame>| give_back(route, frames.pop().unwrap());
+    succession(ends, last, frames, &[0, 2]);
+}
+
+fn heir_sleeps(protocol: Protocol) {
+    let ends = Ends::new(protocol, 2, 0, 2);
+    let (route, mut producer) = (ends.route, ends.producer);
+    let heir = route.clone();
+    let taker = spawn(move || {
+        Consumer::inherit(&heir).next_frame().expect(LOST_END);
+    });
+    assert!(producer.try_send());
+    producer.relink(1);
+    taker.join().unwrap();
 }

@@ -13,6 +13,7 @@ pub const TORN_READ: &str = "torn read: a descriptor or payload is not there yet
 pub const PAYLOAD_REUSE: &str = "payload reuse: written while its reader may still read";
 pub const LOST_END: &str = "lost end of stream: the end does not fit the frames";
 pub const MISCOUNT: &str = "miscount: frames taken and lost are not the frames sent";
+pub const LOST_FRAME: &str = "lost frame: what was not returned is not there for the successor";
 pub const FALSE_ACCUSATION: &str = "false accusation: an honest consumer's count does not fit";
 
 /// What checking a scenario came to.
@@ -24,7 +25,14 @@ pub struct Verdict {
 }
 
 fn name(message: &str) -> String {
-    let known = [TORN_READ, PAYLOAD_REUSE, LOST_END, FALSE_ACCUSATION, MISCOUNT];
+    let known = [
+        TORN_READ,
+        PAYLOAD_REUSE,
+        LOST_END,
+        LOST_FRAME,
+        FALSE_ACCUSATION,
+        MISCOUNT,
+    ];
     if message.contains("deadlock") {
         return LOST_WAKE_UP.to_owned();
     }

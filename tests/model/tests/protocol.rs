@@ -93,6 +93,36 @@ const CAUGHT: &[(&[Mutant], &str, &str)] = &[
         "memory is dropped while a frame of it comes back",
         PAYLOAD_REUSE,
     ),
+    (
+        &[RelinkStirMissing],
+        "the consumer dies after a stamp, the producer sleeps",
+        LOST_WAKE_UP,
+    ),
+    (
+        &[RelinkReclaimMissing],
+        "the consumer dies after a stamp, the producer sleeps",
+        LOST_WAKE_UP,
+    ),
+    (
+        &[InheritCopyMissing],
+        "the consumer dies after a stamp, the producer sleeps",
+        LOST_WAKE_UP,
+    ),
+    (
+        &[RelinkStirMissing],
+        "the consumer dies holding, the producer sleeps",
+        LOST_WAKE_UP,
+    ),
+    (
+        &[RelinkBaseMissing],
+        "the consumer dies between two frames, the producer goes on",
+        FALSE_ACCUSATION,
+    ),
+    (
+        &[RelinkRingMissing],
+        "a successor sleeps before the producer knows it",
+        LOST_WAKE_UP,
+    ),
 ];
 
 fn harmless(protocol: Protocol) {
@@ -126,7 +156,8 @@ fn every_mutant_is_accounted_for() {
 }
 
 /// Orders that nothing depends on: a mark and `CREDIT.closed` announce nothing but themselves; nobody looks at a run's
-/// other stamps before its first one, nor waits for what stands behind that.
+/// other stamps before its first one, nor waits for what stands behind that. In a succession the kernel, which tells of
+/// a death, and the messages by which memories are handed on order what was before them.
 const SPARE: &[Mutant] = &[
     SkipMarkRelaxed,
     PeekSkipRelaxed,
@@ -134,7 +165,15 @@ const SPARE: &[Mutant] = &[
     DetachedRelaxed,
     RunTailRelaxed,
     RunRingsToHeadOnly,
+    InheritStampRelaxed,
+    InheritDescRelaxed,
+    RelinkStampRelaxed,
 ];
+
+#[test]
+fn orders_that_death_and_messages_give_as_well_are_spare() {
+    harmless(Protocol(&[InheritStampRelaxed, InheritDescRelaxed, RelinkStampRelaxed]));
+}
 
 #[test]
 fn the_order_of_skip_marks_is_spare() {
