@@ -162,7 +162,8 @@ class Succession(RuleBasedStateMachine):
 
     @rule()
     def the_consumer_dies(self) -> None:
-        self.stages = [stage for stage in self.stages if not stage.drained]
+        while self.stages[0].drained:  # oldest first: each that is left ends where the next one begins
+            del self.stages[0]
         dead = [(stage.consumer, self.frames) for stage in self.stages]
         for stage in self.stages:
             before = stage.consumer
@@ -170,7 +171,7 @@ class Succession(RuleBasedStateMachine):
             stage.consumer.link(stage.producer.fd, self.bell.fileno(), predecessor=before.fd)
             stage.consumer.add_segment(0, stage.segment)
             stage.waiting = deque(sorted([*stage.waiting, *stage.held.values()], key=lambda sent: sent.position))
-            stage.held = {}
+            stage.held, stage.drained = {}, False
         for stage, after in zip(self.stages, self.stages[1:], strict=False):
             self.follow(stage, after)
         self.last.producer.relink(self.last.consumer.fd, self.far_bell.fileno())
