@@ -17,7 +17,6 @@ from hypothesis import HealthCheck, settings
 
 from shm.names import maker
 
-
 settings.register_profile("chronetix", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("chronetix")
 """How long an example takes says nothing on a machine that others use too."""
