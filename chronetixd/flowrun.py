@@ -160,6 +160,7 @@ class FlowRun:
         for node, worker in living.items():
             self._services.bus.subscribe(worker, self.plan.nodes[node].configure.subscriptions)
             self._begin_watching(node)
+        self._watch_held()
         self._send_wiring(told)
         message = f"{len(living)} workers have outlived the daemon, {len(died)} have died meanwhile"
         self._services.events.emit("flow-resumed", flow=self.name, message=message, died=sorted(died))
@@ -362,7 +363,7 @@ class FlowRun:
     def _entered(self, state: FlowState) -> None:
         self.changed_unix_ns = time.time_ns()
         if state is FlowState.RUNNING:
-            self._held.start()
+            self._watch_held()
             for node, worker in self.workers.items():
                 if worker.alive:
                     self._begin_watching(node)
@@ -565,6 +566,11 @@ class FlowRun:
                 outcome=failed.outcome,
                 set_aside=failures.set_aside,
             )
+
+    def _watch_held(self) -> None:
+        """A flow without data routes has nothing to look at, and no timer."""
+        if self.plan.data_routes:
+            self._held.start()
 
     def _look_at_held(self) -> tuple[list[Held], list[int]]:
         kept: list[Held] = []
