@@ -92,7 +92,7 @@ class FlowRun:
         self.wiring = Wiring(nodes, plan.data_routes)
         self.workers: dict[str, WorkerProcess] = {}
         self.taps = Taps(self._send_to, self._source)
-        self._held = HeldFrames(services.loop, services.held_warning_s, self._look_at_held, self._warn_of_held)
+        self.held_frames = HeldFrames(services.loop, services.held_warning_s, self._look_at_held, self._warn_of_held)
         self.submitted_unix_ns = self.changed_unix_ns = time.time_ns()
         self.reason = ""
         self.failures = {node: FrameFailures() for node in nodes}
@@ -392,7 +392,7 @@ class FlowRun:
             self.reason = f"killed: {', '.join(self.machine.killed)}"
         self.revivals.close()
         self.taps.end()
-        self._held.stop()
+        self.held_frames.stop()
         self.wiring.close()
         memory.flow_ended()
 
@@ -528,6 +528,7 @@ class FlowRun:
                 consequence = name == "RouteClosed"
                 self.dispatch(NodeEvent(node, life.Faulted(phase, f"{name}: {text}", consequence)))
             case wire.Segment():
+                self.held_frames.stir()
                 self._send_wiring(self.wiring.grow(node, message, descriptors))
                 source = self._source(node)
                 if source is not None:
@@ -539,6 +540,7 @@ class FlowRun:
             case wire.SegmentDropped():
                 self._send_wiring(self.wiring.dropped(node, message))
             case wire.Log(level=level, message=line, unix_ns=at, fields=fields):
+                self.held_frames.stir()
                 self._services.logs.logged(self.name, node, worker.pid, level, line, at, fields)
             case wire.FrameFailed():
                 self._frame_failed(node, message)
@@ -546,6 +548,7 @@ class FlowRun:
                 worker.progress = {"steps": steps, "busy_ns": busy_ns}
                 self._probes.answered(node, message)
             case wire.Publish() | wire.Subscribe() | wire.Unsubscribe() | wire.Request() | wire.Reply():
+                self.held_frames.stir()
                 self._services.bus.handle(worker, message)
             case _:
                 raise error("unexpected-message", type=type_of(message), when="after the hello")
@@ -570,7 +573,7 @@ class FlowRun:
     def _watch_held(self) -> None:
         """A flow without data routes has nothing to look at, and no timer."""
         if self.plan.data_routes:
-            self._held.start()
+            self.held_frames.start()
 
     def _look_at_held(self) -> tuple[list[Held], list[int]]:
         kept: list[Held] = []

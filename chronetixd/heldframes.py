@@ -1,4 +1,8 @@
-"""Looks at what consumers keep, from time to time, and warns; the daemon reads its own maps, no worker is woken."""
+"""Looks at what consumers keep, from time to time, and warns; the daemon reads its own maps, no worker is woken.
+
+Rules: no timer in a flow in which nothing happens. The first look comes soon after the flow runs; further ones as
+long as there is something to see, and again once a worker has said something, or somebody has asked about the flow.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,9 @@ import asyncio
 from collections.abc import Callable, Iterable
 
 from chronetixd.core.held import Held, Watch
+
+FIRST_S = 1.0
+"""From the flow's start to the first look, unless the threshold is shorter."""
 
 Look = Callable[[], tuple[list[Held], Iterable[int]]]
 """What is held, and how far every route is."""
@@ -18,18 +25,26 @@ class HeldFrames:
         self, loop: asyncio.AbstractEventLoop, threshold_s: float, look: Look, warn: Callable[[Held], None]
     ) -> None:
         self._loop = loop
+        self._threshold_s = threshold_s
         self._watch = Watch(round(threshold_s * 1e9))
+        self._running = False
         self._look = look
         self._warn = warn
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
         """The flow runs."""
-        self.stop()
-        self._timer = self._loop.call_later(self._watch.pause_ns / 1e9, self._due)
+        self._running = True
+        self._arm(min(FIRST_S, self._threshold_s))
+
+    def stir(self) -> None:
+        """Something happens in the flow, or somebody asks about it. Cheap: no look is taken now."""
+        if self._running and self._timer is None:
+            self._arm(self._threshold_s)
 
     def stop(self) -> None:
         """It does not any more. Idempotent."""
+        self._running = False
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -38,4 +53,10 @@ class HeldFrames:
         held, progress = self._look()
         for each in self._watch.look(held, list(progress)):
             self._warn(each)
-        self._timer = self._loop.call_later(self._watch.pause_ns / 1e9, self._due)
+        self._timer = None
+        if not self._watch.idle:
+            self._arm(self._threshold_s)
+
+    def _arm(self, after_s: float) -> None:
+        if self._timer is None:
+            self._timer = self._loop.call_later(after_s, self._due)

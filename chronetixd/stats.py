@@ -48,6 +48,7 @@ async def flow_stats(runs: list[FlowRun]) -> dict[str, Any]:
     """The ``stats`` verb's value. Gives way to others between workers: memory figures cost the kernel a walk each."""
     flows = []
     for run in runs:
+        run.held_frames.stir()
         nodes = []
         for name in run.plan.nodes:
             nodes.append(_node_stats(run, name))
@@ -77,6 +78,7 @@ def _routes_stats(run: FlowRun) -> list[dict[str, Any]]:
 
 def describe(run: FlowRun) -> dict[str, Any]:
     """The ``describe`` verb's value."""
+    run.held_frames.stir()
     flow = run.plan.flow
     return {
         "name": run.name,

@@ -1,11 +1,11 @@
-"""Frames that are kept for long: which are warned of, and how seldom an idle flow is looked at."""
+"""Frames that are kept for long: which are warned of, and when there is nothing more to look at."""
 
 from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chronetixd.core.held import LONGEST, Held, Watch
+from chronetixd.core.held import Held, Watch
 
 THRESHOLD = 1_000
 
@@ -35,36 +35,45 @@ def test_each_route_is_warned_of_by_itself():
     assert watch.look(both, [0]) == both
 
 
-def test_an_idle_flow_is_looked_at_ever_more_seldom_and_a_busy_one_again_at_once():
+def test_a_flow_in_which_nothing_happens_is_not_looked_at_again():
+    watch = Watch(THRESHOLD)
+    watch.look([], [0, 0])
+    assert watch.idle
+
+
+def test_a_flow_in_which_frames_move_is_until_they_stop():
     watch = Watch(THRESHOLD)
     watch.look([], [5])
-    pauses = []
-    for _ in range(10):
-        watch.look([], [5])
-        pauses.append(watch.pause_ns // THRESHOLD)
-    assert pauses == [2, 4, 8, 16, 32, 64, 64, 64, 64, 64]
+    assert not watch.idle
     watch.look([], [6])
-    assert watch.pause_ns == THRESHOLD
+    assert not watch.idle
+    watch.look([], [6])
+    assert watch.idle
+    watch.look([], [7])
+    assert not watch.idle
 
 
 def test_a_frame_that_is_kept_and_known_keeps_nobody_awake():
     watch = Watch(THRESHOLD)
-    for age in range(1_000, 100_000, 1_000):
-        watch.look([held(7, age)], [1])
-    assert watch.pause_ns == LONGEST * THRESHOLD
+    watch.look([held(7, 1_000)], [1])
+    watch.look([held(7, 2_000)], [1])
+    assert watch.idle
 
 
-def test_a_frame_that_is_not_old_yet_is_looked_at_in_time():
+def test_a_frame_that_is_not_old_yet_is_looked_at_again():
     watch = Watch(THRESHOLD)
     watch.look([], [1])
     watch.look([held(7, 10)], [1])
-    assert watch.pause_ns == THRESHOLD
+    assert not watch.idle
 
 
 @given(st.lists(st.tuples(st.lists(st.integers(0, 3_000), max_size=3), st.integers(0, 2)), max_size=30))
-def test_the_pause_is_always_within_its_bounds(looks: list[tuple[list[int], int]]):
+def test_only_what_is_old_is_warned_of_and_never_twice_in_a_row(looks: list[tuple[list[int], int]]):
     watch = Watch(THRESHOLD)
+    before: set[tuple[str, int]] = set()
     for ages, progress in looks:
         found = [held(at, age, f"r{at}") for at, age in enumerate(ages)]
-        assert all(each.age_ns >= THRESHOLD for each in watch.look(found, [progress]))
-        assert THRESHOLD <= watch.pause_ns <= LONGEST * THRESHOLD
+        new = {(each.route, each.seq) for each in watch.look(found, [progress])}
+        old = {(each.route, each.seq) for each in found if each.age_ns >= THRESHOLD}
+        assert new == old - before
+        before = old
