@@ -62,6 +62,10 @@ class AsyncContext(Context):
         air = self._started()
         return self._pending("send", air.send(to, data, timeout))
 
+    def send_many(self, data: Any, size: int, *, to: str | None = None, timeout: float | None = None) -> int:  # noqa: ARG002
+        """Not for asynchronous plugins, which would hold their loop up: TypeError."""
+        raise TypeError("send_many waits for credit; an asynchronous plugin sends one by one: await ctx.send(…)")
+
     def loan(  # type: ignore[override]
         self, nbytes: int, *, to: str | None = None, timeout: float | None = None
     ) -> Pending[Loan]:

@@ -19,7 +19,7 @@ from nodeworker.errors import RequestFailed
 from nodeworker.message import Message
 from nodeworker.outputs import Origin, Outputs
 from protocol.messages import Configure, Envelope, Port
-from shm import Frame, Loan, WouldBlock
+from shm import Batch, Frame, Loan, WouldBlock
 
 Level = Literal["debug", "info", "warning", "error", "critical"]
 Outcome = Literal["passed", "dead-letter", "dropped"]
@@ -203,6 +203,35 @@ class Context:
         finally:
             step.doing = doing
 
+    def send_many(self, data: Any, size: int, *, to: str | None = None, timeout: float | None = None) -> int:
+        """Send records of ``size`` bytes that lie one after another in ``data`` (bytes-like: a numpy array, say) as a
+        frame each, with one step for many of them; how many have gone.
+
+        They go to the outputs as they are, whatever their content type; of a source each counts as an item. Without
+        ``timeout`` all have gone; with one, as many as found credit in time. Raises ValueError for what is no whole
+        number of records, else as :meth:`send`, and with a ``timeout`` only when none has gone.
+        """
+        step = self._step
+        doing, step.doing = step.doing, None
+        try:
+            outlet, sent, rest = self._outputs.outlet(to), 0, data
+            while True:
+                origin, wait_ns = self._origin(doing), nanoseconds(timeout) if step.interrupt is None else 0
+                gone = outlet.send_many(rest, size, wait_ns, origin)
+                sent += gone
+                if isinstance(origin, int):
+                    step.item += gone
+                with memoryview(data) as view:
+                    if timeout is not None or sent * size >= view.nbytes:
+                        return sent
+                    rest = view.tobytes()[sent * size :]
+        except WouldBlock:
+            if step.interrupt is not None:
+                raise step.interrupt from None
+            raise
+        finally:
+            step.doing = doing
+
     def loan(self, nbytes: int, *, to: str | None = None, timeout: float | None = None) -> Loan:
         """``nbytes`` of shared memory to write the next frame in place: ``with ctx.loan(n) as room: …`` sends it.
 
@@ -224,7 +253,7 @@ class Context:
 
     def _origin(self, doing: Any) -> Origin:
         """What a frame that is sent now is made from."""
-        if isinstance(doing, Frame):
+        if isinstance(doing, Frame | Batch):
             return doing
         return self._step.item + 1 if doing is not None and doing is self._step.source else None
 

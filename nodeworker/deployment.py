@@ -23,7 +23,7 @@ from nodeworker.member import Aborted, FlowFailed, Member
 from nodeworker.node import Node
 from nodeworker.outputs import Origin, Outputs
 from nodeworker.plugin import is_asynchronous
-from nodeworker.wiring import Drop, Grow, OnGaveUp, build
+from nodeworker.wiring import NO_HUGEPAGES, Drop, Grow, OnGaveUp, build
 from protocol.messages import Configure, Deliver, Tick
 from shm import Consumer, Doorbell, Loan, Outlet, Producer, RouteView, WouldBlock
 
@@ -132,6 +132,8 @@ class Deployment:
         host = NodeHost(self._bus, config.node, self._on_log)
         member = Member(Node(config, wiring.inlet(), outputs, host), wiring, self._fail, self._bus.reply)
         self._members[config.node] = member
+        if wiring.lacks_hugepages(config):
+            member.node.ctx.log.warning(NO_HUGEPAGES)
         self._bus.add(member)
         for route, consumer in wiring.consumers.items():
             self._consumers[route] = (member, consumer)
@@ -382,6 +384,7 @@ class _Outlet:
         self._producers = producers
         self._send = outlet.send
         self._loan = outlet.loan
+        self._send_many = outlet.send_many
         self.add = outlet.add
         self.sweep = outlet.sweep
 
@@ -390,6 +393,12 @@ class _Outlet:
             return self._send(data, 0, origin)
         except WouldBlock as reason:
             return self._retrying(lambda: self._send(data, 0, origin), timeout_ns, reason)
+
+    def send_many(self, data: Buffer, size: int, timeout_ns: int = -1, origin: Origin = None) -> int:
+        try:
+            return self._send_many(data, size, 0, origin)
+        except WouldBlock as reason:
+            return self._retrying(lambda: self._send_many(data, size, 0, origin), timeout_ns, reason)
 
     def loan(self, length: int, timeout_ns: int = -1, origin: Origin = None) -> Loan:
         try:

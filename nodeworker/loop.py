@@ -83,7 +83,7 @@ class Loop:
     def _frames(self) -> None:
         node, mailbox, step = self._node, self._mailbox, self._node.step
         inlet, ctx, emit = node.inlet, node.ctx, node.emit
-        take, on_frame = inlet.take, node.plugin.on_frame
+        take, on_frame = node.take, node.plugin.on_frame
         assert on_frame is not None  # bind refuses inputs without it
         count = step.count
         node.phase = "frame"
@@ -147,7 +147,7 @@ class Loop:
 
     def _rest(self) -> None:
         """Every frame that is there now, without waiting."""
-        take, handle = self._node.inlet.take, self._node.frame
+        take, handle = self._node.take, self._node.frame
         while (frame := take(0)) is not None:
             handle(frame)
 

@@ -200,7 +200,7 @@ class Member:
 
     def _consume(self, most: int) -> None:
         node, ctx = self.node, self.node.ctx
-        step, take, emit, on_frame = node.step, node.inlet.take, node.emit, node.plugin.on_frame
+        step, take, emit, on_frame = node.step, node.take, node.emit, node.plugin.on_frame
         assert on_frame is not None  # bind refuses inputs without it
         node.phase = "frame"
         while self._handled < most:

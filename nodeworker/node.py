@@ -18,7 +18,13 @@ from nodeworker.outputs import Origin, Outputs, Sender
 from nodeworker.plugin import Plugin, bind, is_asynchronous
 from nodeworker.retry import retrying, retrying_awaited
 from protocol.messages import Configure, Tick
-from shm import Frame, Inlet
+from shm import Batch, Frame, Inlet
+
+Take = Callable[..., Frame | Batch | None]
+"""Called with the ns to wait, by default for ever."""
+
+BATCH = 256
+"""Most frames of a batch, unless ``io.batch_hints.preferred_rows`` says how many."""
 
 Phase = Literal["load", "init", "start", "frame", "tick", "message", "source", "stop", "wiring"]
 
@@ -34,6 +40,8 @@ class Node:
         self.ctx = Context(config, outputs, host, self.step)
         self._host = host
         self.plugin = Plugin()
+        self.take: Take = inlet.take
+        """What the plugin's ``on_frame`` is called with: the next frame, or batch of frames if it takes these."""
         self.phase: Phase = "init"
         self.emit: Sender = self._emitter()
         self._produced: Any = None
@@ -55,15 +63,22 @@ class Node:
             again = retrying_awaited if plugin.asynchronous else retrying
             on_frame = again(plugin.on_frame, self.config, self._host, self.step)
             plugin = replace(plugin, on_frame=on_frame)
+        if plugin.on_batch is not None:
+            self.take = self._batches(int(self.config.batch_hints.get("preferred_rows") or BATCH))
+            plugin = replace(plugin, on_frame=plugin.on_batch)
         self.plugin = plugin
+
+    def _batches(self, limit: int) -> Take:
+        take_many = self.inlet.take_many
+        return lambda timeout_ns=-1: take_many(limit, timeout_ns)
 
     def start(self) -> None:
         """Call ``on_start``."""
         if self.plugin.on_start is not None:
             self._call("start", self.plugin.on_start, self.ctx)
 
-    def frame(self, frame: Frame) -> None:
-        """One frame through the plugin; returned when its results are committed."""
+    def frame(self, frame: Frame | Batch) -> None:
+        """One frame, or batch, through the plugin; returned when its results are committed."""
         on_frame = self.plugin.on_frame
         assert on_frame is not None  # bind refuses inputs without it
         self.phase = "frame"

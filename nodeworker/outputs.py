@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from nodeworker import codec
 from protocol.messages import Port
-from shm import Frame, Loan, Producer
+from shm import Batch, Frame, Loan, Producer
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 
-Origin = Frame | int | None
-"""What a frame is made from: a frame, the number of a source's item, or nothing in particular."""
+Origin = Frame | Batch | int | None
+"""What a frame is made from: a frame or a batch, the number of a source's item, or nothing in particular."""
 
 
 class OutletLike(Protocol):
@@ -30,6 +30,9 @@ class OutletLike(Protocol):
 
     def send(self, data: Buffer, timeout_ns: int = -1, origin: Origin = None) -> int:
         """Copy ``data`` and commit it to every route."""
+
+    def send_many(self, data: Buffer, size: int, timeout_ns: int = -1, origin: Origin = None) -> int:
+        """Send ``data`` as consecutive frames of ``size`` bytes; how many have gone."""
 
     def loan(self, length: int, timeout_ns: int = -1, origin: Origin = None) -> Loan:
         """A writable extent for every route."""

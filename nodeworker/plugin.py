@@ -24,24 +24,26 @@ from protocol.messages import Configure
 
 Callback = Callable[..., Any]
 
-CALLBACKS: Final = ("on_start", "on_frame", "on_tick", "on_message", "on_stop", "produce")
+CALLBACKS: Final = ("on_start", "on_frame", "on_batch", "on_tick", "on_message", "on_stop", "produce")
 """What a class may define."""
 
 ASYNCHRONOUS: Final = inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
 """Code flags of what has to be awaited."""
 
-WANTED: Final = {"on_start": 1, "on_frame": 2, "on_tick": 2, "on_message": 2, "on_stop": 1, "produce": 1}
+WANTED: Final = {"on_start": 1, "on_frame": 2, "on_batch": 2, "on_tick": 2, "on_message": 2, "on_stop": 1, "produce": 1}
 """Arguments that each is called with; the last is the context and may be left out."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plugin:
-    """The callbacks of one plugin; None where it has none. ``on_frame``, ``on_tick`` and ``on_message`` take
-    ``(thing, ctx)``, the others ``(ctx,)``; ``produce`` returns an iterable. Of an ``asynchronous`` plugin each may
-    return something to be awaited instead; ``ordered``: what comes of its frames leaves in the order of the frames."""
+    """The callbacks of one plugin; None where it has none. ``on_frame``, ``on_batch`` (instead of it: frames of one
+    route that are there, as a ``shm.Batch``), ``on_tick`` and ``on_message`` take ``(thing, ctx)``, the others
+    ``(ctx,)``; ``produce`` returns an iterable. Of an ``asynchronous`` plugin each may return something to be awaited
+    instead; ``ordered``: what comes of its frames leaves in the order of the frames."""
 
     on_start: Callback | None = None
     on_frame: Callback | None = None
+    on_batch: Callback | None = None
     on_tick: Callback | None = None
     on_message: Callback | None = None
     on_stop: Callback | None = None
@@ -64,6 +66,8 @@ def bind(found: Any, config: Configure, ctx: Context) -> Plugin:
     Raises ChronetixError ``plugin-not-loadable`` when it does not fit the node, and whatever its constructor raises.
     """
     asynchronous, ordered = is_asynchronous(found), bool(getattr(found, "ordered", True))
+    if asynchronous and hasattr(found, "on_batch"):
+        raise _unfit(config, f"{_name(found)} is asynchronous, whose frames come one by one: on_frame, not on_batch")
     if inspect.isclass(found):
         make: Callable[..., Any] = found
         found = make(ctx) if _wants_context(found) else make()
@@ -192,7 +196,9 @@ def _flags(function: Callback) -> int:
 def _check(plugin: Plugin, config: Configure, found: Any) -> None:
     """Every way in that the flow gives the node must lead somewhere: nothing is thrown away unseen."""
     name = _name(found)
-    if config.inputs and plugin.on_frame is None:
+    if plugin.on_batch is not None:
+        _check_batches(plugin, config, name)
+    elif config.inputs and plugin.on_frame is None:
         raise _unfit(config, f"frames come in by {config.inputs[0].route}, but {name} has no on_frame{_near(found)}")
     if config.subscriptions and plugin.on_message is None:
         raise _unfit(
@@ -200,6 +206,14 @@ def _check(plugin: Plugin, config: Configure, found: Any) -> None:
         )
     if config.timers and plugin.on_tick is None:
         raise _unfit(config, f"timer {config.timers[0].id} ticks, but {name} has no on_tick{_near(found)}")
+
+
+def _check_batches(plugin: Plugin, config: Configure, name: str) -> None:
+    """Frames that are taken together are given back together: what treats them one by one does not fit."""
+    if plugin.on_frame is not None:
+        raise _unfit(config, f"{name} has on_frame and on_batch: a frame can come to only one of them")
+    if config.qos.get("retry"):
+        raise _unfit(config, f"qos.retry sets single frames aside, but {name} takes batches: leave one of them out")
 
 
 def _near(found: Any) -> str:

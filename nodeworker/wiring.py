@@ -53,6 +53,12 @@ class Inventory(NamedTuple):
     unconfirmed: list[int]
 
 
+NO_HUGEPAGES = (
+    "huge pages were asked for, but there are none: reserve some (sysctl vm.nr_hugepages), or have shared memory heed "
+    "advice (echo advise > /sys/kernel/mm/transparent_hugepage/shmem_enabled); the node runs with small ones"
+)
+
+
 @dataclass(slots=True)
 class Wiring:
     """The shared memory of one node, in the order of its ports."""
@@ -75,6 +81,10 @@ class Wiring:
     def consumers(self) -> dict[str, Consumer]:
         """By input route the last stage's end."""
         return self.stages.latest
+
+    def lacks_hugepages(self, config: Configure) -> bool:
+        """They were asked for, and its memory is not made of them."""
+        return config.hugepages and self.arena is not None and self.arena.pages == "small"
 
     def inventory(self) -> tuple[Inventory, list[int]]:
         """All of it, for a daemon that has none, and the descriptors that go with it."""
@@ -233,7 +243,7 @@ def build(
     arena = None
     if config.outputs:
         first = min(FIRST_SEGMENT, config.arena_limit)
-        arena = Arena(config.arena_limit, first=first, on_grow=on_grow, on_drop=on_drop)
+        arena = Arena(config.arena_limit, first=first, on_grow=on_grow, on_drop=on_drop, hugepages=config.hugepages)
     is_source = not config.inputs
     return Wiring(
         node=config.node,

@@ -27,7 +27,7 @@ from nodeworker.node import Node
 from nodeworker.outputs import Outputs
 from nodeworker.reader import Reader
 from nodeworker.remote import DaemonHost
-from nodeworker.wiring import Wiring, build
+from nodeworker.wiring import NO_HUGEPAGES, Wiring, build
 from protocol.errors import ChronetixError, error, from_failure
 from protocol.framing import type_of
 from protocol.handshake import concluded
@@ -219,6 +219,8 @@ class Worker:
         _ring_on_signal(self._bell.fileno())
         outputs = wiring.outputs = Outputs(config.outputs, list(wiring.producers.values()), wiring.outlet)
         self._node = node = Node(config, wiring.inlet(), outputs, self._host)
+        if wiring.lacks_hugepages(config):
+            node.ctx.log.warning(NO_HUGEPAGES)
         node.phase = "load"
         found = load(config.uri, config.base_dir, config.kind) if self._found is None else self._found
         node.phase = "wiring"

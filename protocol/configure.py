@@ -65,6 +65,7 @@ def _node(flow: Flow, manifest: Manifest, name: str, base_dir: str) -> Configure
         annotations=dict(manifest.annotations),
         batch_hints=dict(manifest.io.batch_hints),
         arena_limit=manifest.resource_claims.arena_bytes,
+        hugepages=manifest.resource_claims.hugepages,
         base_dir=base_dir,
         on_daemon_loss=flow.on_daemon_loss,
         budget_ns=manifest.qos.deadline_ns or 0,

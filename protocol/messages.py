@@ -176,6 +176,7 @@ class Configure(Message, tag="configure", frozen=True):
     annotations: dict[str, Any] = {}
     batch_hints: dict[str, Any] = {}
     arena_limit: Count = 1 << 30
+    hugepages: bool = False
     base_dir: str = ""
     incarnation: Count = 0
     on_daemon_loss: Literal["stop", "survive"] = "stop"

@@ -182,7 +182,7 @@ class Loan:
         self,
         length: int = -1,
         *,
-        origin: Frame | int | None = None,
+        origin: Frame | Batch | int | None = None,
         schema: int = 0,
         deadline_ns: int = 0,
         trace: int = 0,
@@ -212,7 +212,7 @@ class Outlet:
         self,
         data: Buffer,
         timeout_ns: int = -1,
-        origin: Frame | int | None = None,
+        origin: Frame | Batch | int | None = None,
         *,
         schema: int = 0,
         deadline_ns: int = 0,
@@ -232,7 +232,7 @@ class Outlet:
         data: Buffer,
         size: int,
         timeout_ns: int = -1,
-        origin: Frame | int | None = None,
+        origin: Frame | Batch | int | None = None,
         *,
         schema: int = 0,
         deadline_ns: int = 0,
@@ -240,8 +240,9 @@ class Outlet:
         input_seq: int = 0,
         redelivered: bool = False,
     ) -> int:
-        """Send ``data`` (any C-contiguous buffer) as consecutive frames of ``size`` bytes each, all with these tags,
-        waiting for credits and room as needed; how many have gone (sent, or dropped by routes that may drop).
+        """Send ``data`` (any C-contiguous buffer) as consecutive frames of ``size`` bytes each, all with these tags (a
+        number as ``origin`` is the first one's, the others count on from it), waiting for credits and room as needed;
+        how many have gone (sent, or dropped by routes that may drop).
 
         Fewer than there are only when the time is up or a route has ended meanwhile: send the rest again, and the call
         raises what ``send`` raises if that is still so. It is raised at once when no frame has gone. (Other exceptions,
@@ -254,7 +255,7 @@ class Outlet:
         self,
         length: int,
         timeout_ns: int = -1,
-        origin: Frame | int | None = None,
+        origin: Frame | Batch | int | None = None,
         *,
         schema: int = 0,
         deadline_ns: int = 0,

@@ -138,6 +138,7 @@ def _claims(fields: Fields) -> ResourceClaims:
         cpu_millis=fields.integer("cpu_millis", 0, _COUNT),
         memory_bytes=fields.integer("memory_bytes", 1, _BYTES),
         arena_bytes=DEFAULT_ARENA if arena is None else arena,
+        hugepages=fields.flag("hugepages"),
     )
     fields.done()
     return claims

@@ -153,6 +153,13 @@ class Fields:
             return None
         return value
 
+    def flag(self, name: str) -> bool:
+        """True or false; false if it is not there."""
+        value = self.get(name)
+        if value is not None and type(value) is not bool:
+            self._wrong(name, "true or false", value)
+        return value is True
+
     def number(self, name: str, low: float, high: float) -> float | None:
         """A finite number above ``low`` (exclusive) up to ``high``."""
         value = self.get(name)

@@ -131,11 +131,13 @@ class Liveness:
 
 @dataclass(frozen=True, slots=True)
 class ResourceClaims:
-    """What a node may use. ``arena_bytes`` limits the shared memory of its outputs."""
+    """What a node may use. ``arena_bytes`` limits the shared memory of its outputs, which is to be of huge pages with
+    ``hugepages``."""
 
     cpu_millis: int | None = None
     memory_bytes: int | None = None
     arena_bytes: int = DEFAULT_ARENA
+    hugepages: bool = False
 
 
 @dataclass(frozen=True, slots=True)

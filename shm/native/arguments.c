@@ -79,12 +79,13 @@ int native_i64(PyObject *value, const char *name, int64_t *out) {
     return 0;
 }
 
-/* What a frame is made from: a frame, the number of a source's item, or None. */
+/* What a frame is made from: a frame or a batch, the number of a source's item, or None. */
 static int argument_origin(PyObject *value, struct chx_tags *tags) {
     if (!value || value == Py_None) return 0;
-    if (PyLong_Check(value)) return native_u64(value, "origin", &tags->input_seq);
+    if (PyLong_Check(value)) return tags->step = 1, native_u64(value, "origin", &tags->input_seq);
     if (PyObject_TypeCheck(value, native_Frame)) return native_frame_origin(value, tags), 0;
-    PyErr_Format(PyExc_TypeError, "origin must be a shm.Frame, a number or None, not %R", value);
+    if (PyObject_TypeCheck(value, native_Batch)) return native_batch_origin(value, tags), 0;
+    PyErr_Format(PyExc_TypeError, "origin must be a shm.Frame, a shm.Batch, a number or None, not %R", value);
     return -1;
 }
 

@@ -60,6 +60,17 @@ PyObject *native_batch_new(Consumer *consumer, struct chx_taken *taken, void *co
     return (PyObject *)self;
 }
 
+/* Made from all of them: the last one's number, the earliest deadline, redelivered if one is. */
+void native_batch_origin(PyObject *batch, struct chx_tags *tags) {
+    const Batch *self = (const Batch *)batch;
+    tags->input_seq = self->taken[self->frames - 1].seq;
+    for (uint32_t i = 0; i < self->frames; i++) {
+        uint64_t due = self->taken[i].deadline_ns;
+        tags->flags |= self->taken[i].flags;
+        if (due && (!tags->deadline_ns || due < tags->deadline_ns)) tags->deadline_ns = due;
+    }
+}
+
 static void batch_return(Batch *self) {
     if (self->state == BATCH_RETURNED) return;
     self->state = BATCH_RETURNED;

@@ -179,6 +179,7 @@ static inline void native_consumer_returned(Consumer *self) {
     if (self->left) native_consumer_drained(self);
 }
 void native_frame_origin(PyObject *frame, struct chx_tags *tags);
+void native_batch_origin(PyObject *batch, struct chx_tags *tags);
 PyObject *native_frame_of_batch(Batch *batch, Consumer *consumer, const struct chx_taken *taken, uint32_t port);
 PyObject *native_batch_new(Consumer *consumer, struct chx_taken *taken, void *copy, uint32_t frames, uint32_t port);
 void native_batch_unpin(Batch *self);

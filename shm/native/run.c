@@ -49,11 +49,14 @@ static int run_is_told_later(uint64_t sent) {
 }
 
 static PyObject *run_send_all(Outlet *self, const uint8_t *from, uint64_t size, uint64_t count, int64_t timeout_ns,
-                              const struct chx_tags *tags) {
+                              struct chx_tags tags) {
     uint64_t deadline = timeout_ns > 0 ? native_deadline(timeout_ns) : 0, sent = 0;
     while (sent < count) {
-        int64_t frames = run_send(self, from + sent * size, size, count - sent, timeout_ns, tags);
-        if (frames >= 0) sent += (uint64_t)frames;
+        int64_t frames = run_send(self, from + sent * size, size, count - sent, timeout_ns, &tags);
+        if (frames >= 0) {
+            sent += (uint64_t)frames;
+            tags.input_seq += (uint64_t)frames * tags.step;
+        }
         if (frames < 0 && run_is_told_later(sent)) break;
         if (frames < 0 || PyErr_CheckSignals() != 0) return NULL;
         if (timeout_ns <= 0) continue;
@@ -80,7 +83,7 @@ PyObject *native_outlet_send_many(Outlet *self, PyObject *const *args, Py_ssize_
         PyErr_Format(PyExc_ValueError, "%zd bytes are no whole number of frames of %lld bytes", data.len,
                      (long long)size);
     else
-        sent = run_send_all(self, data.buf, (uint64_t)size, (uint64_t)(data.len / size), timeout_ns, &tags);
+        sent = run_send_all(self, data.buf, (uint64_t)size, (uint64_t)(data.len / size), timeout_ns, tags);
     PyBuffer_Release(&data);
     return sent;
 }

@@ -349,3 +349,21 @@ def test_the_memory_of_a_burst_goes_back_while_the_flow_waits_for_a_timer(run, m
     finally:
         deployment.close()
         deployment = None
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_huge_pages_that_are_not_there_are_told_once_and_the_flow_runs(wanted):
+    logs = []
+    configs = [node("a", feeds=["b"], type=OCTETS, hugepages=wanted), node("b", sees=["a"], type=OCTETS)]
+    plugins = {"a": lambda ctx: iter([b"x"]), "b": Collect}
+    deployment = Deployment(
+        configs, find=lambda config: plugins[config.node], on_log=lambda *record: logs.append(record)
+    )
+    try:
+        small = deployment._members["a"].wiring.arena.pages == "small"
+        deployment.run()
+    finally:
+        deployment.close()
+    told = [record for record in logs if "huge pages" in record[2]]
+    assert len(told) == (wanted and small)
+    assert all(record[:2] == ("a", "warning") and "vm.nr_hugepages" in record[2] for record in told)

@@ -187,6 +187,7 @@ class TestProblems:
             ({"io": {"inputs": [1]}}, "io.inputs[0]", "must be a map, not the number 1", ""),
             ({"io": {"batch_hints": {"preferred_rows": 0}}}, "io.batch_hints.preferred_rows", "out of range", ""),
             ({"resource_claims": {"arena_bytes": 1}}, "resource_claims.arena_bytes", "out of range", ""),
+            ({"resource_claims": {"hugepages": 1}}, "resource_claims.hugepages", "true or false", ""),
             ({"timers": [{"schedule": {"rate_hz": 1}}]}, "timers[0].id", "required", ""),
             ({"timers": [{"id": "t"}]}, "timers[0].schedule", "says not when", "interval_ms, rate_hz, cron"),
             ({"timers": [{"id": "t", "schedule": {"rate_hz": 0}}]}, "timers[0].schedule.rate_hz", "range", ""),

@@ -57,6 +57,7 @@ struct chx_tags {
     uint64_t deadline_ns, trace, input_seq;
     uint32_t schema;
     uint16_t flags; /* CHX_FLAG_REDELIVERED or 0 */
+    uint16_t step;  /* of input_seq from one frame of a run to the next */
 };
 
 static inline uint32_t chx_outstanding(const struct chx_producer *p) { return (uint32_t)(p->committed - p->reclaimed); }
@@ -312,11 +313,13 @@ static inline uint64_t chx_stride(uint64_t length) { return (length + CHX_LINE -
 static inline int chx_producer_commit_run(struct chx_producer *p, const struct chx_extent *extent, uint64_t length,
                                           uint32_t frames, const struct chx_tags *tags, uint64_t time_ns) {
     uint64_t first = p->position, inside = 0;
-    struct chx_desc *head = chx_producer_put(p, extent, inside, length, tags, time_ns);
+    struct chx_tags own = *tags;
+    struct chx_desc *head = chx_producer_put(p, extent, inside, length, &own, time_ns);
     uint64_t stamp = p->position;
     for (uint32_t i = 1; i < frames; i++) {
         inside += chx_stride(length);
-        struct chx_desc *desc = chx_producer_put(p, extent, inside, length, tags, time_ns);
+        own.input_seq += own.step;
+        struct chx_desc *desc = chx_producer_put(p, extent, inside, length, &own, time_ns);
         atomic_store_explicit(&desc->stamp, p->position, memory_order_release);
         CHX_FAILPOINT(RUN_STAMPED);
     }

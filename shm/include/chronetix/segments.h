@@ -254,9 +254,9 @@ static inline enum chx_status chx_arena_init(struct chx_arena *arena, uint64_t l
     }
     first = chx_whole_pages(first);
     if (first > arena->limit) first = arena->limit;
-    arena->first = first;
     uint32_t index;
     enum chx_status status = chx_segment_add(arena, first, &index);
+    arena->first = arena->size;
     if (status == CHX_OK) status = chx_arena_confirm(arena, index);
     if (status != CHX_OK) {
         int error = errno;
