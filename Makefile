@@ -8,7 +8,7 @@ JSON   ?=
 CLANG  ?= clang
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo test lint unit sanitize fuzz test-systemd model soak bench-data bench-start bench-recover bench-idle bench-fan lock clean
+.PHONY: help demo test lint unit sanitize fuzz test-systemd model soak bench-data bench-c bench-start bench-recover bench-idle bench-fan lock clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -52,6 +52,9 @@ soak: .venv/dev ## kill the ends of routes at random for ten minutes (SECONDS=N)
 
 bench-data: .venv/bench ## data plane beside its rivals, in one run (JSON=FILE for one object a line)
 	$(BIN)/python -m bench.data --best-of 3 $(if $(JSON),--json $(JSON))
+
+bench-c: .venv/dev ## C to C by iceoryx2's own method: two pinned threads, then two processes
+	$(BIN)/python -m bench.ctoc $(if $(JSON),--json $(JSON))
 
 bench-start: .venv/dev ## 50 workers from submit to running, beside warm forks and cold interpreters
 	$(BIN)/python -m bench.start $(if $(JSON),--json $(JSON))

@@ -1,0 +1,152 @@
+/* One frame there and one back, in C, by the method of iceoryx2's own publish-subscribe benchmark: two ends, each pinned to
+ * a processor, each asking without pause for the next frame; the time of one way is half of a round trip's mean.
+ *
+ * Everything that a frame costs is in it: reclaiming, an extent from the arena, the descriptor, both ends' statistics
+ * with their two looks at the clock, the return. With `touched` the sender writes every byte and the receiver reads every
+ * byte; without, nobody looks at the payload. `word` is the floor of this machine: one word that two threads change in
+ * turn. Arguments: threads|processes|word, bytes, touched (0|1), round trips, two processors. One line: nanoseconds of
+ * one way.
+ */
+#include <pthread.h>
+#include <sched.h>
+#include <sys/wait.h>
+
+#include <chronetix/chronetix.h>
+
+enum { CREDITS = 8 };
+
+struct end {
+    struct chx_arena arena;
+    struct chx_producer producer;
+    struct chx_consumer consumer;
+    int bell, processor, first;
+};
+
+static struct end ends[2];
+static uint64_t bytes, trips, warm_up;
+static int touched;
+
+static void must(int true, const char *what) {
+    if (true) return;
+    fprintf(stderr, "pingpong: %s: %s\n", what, strerror(errno));
+    exit(1);
+}
+
+static void make(struct end *end, int first, int processor) {
+    struct chx_header header = {.credits = CREDITS, .watermark = CREDITS, .policy = CHX_POLICY_BLOCK};
+    uint64_t room = CREDITS * (bytes + CHX_PAGE) + CHX_ARENA_MIN;
+    end->first = first;
+    end->processor = processor;
+    end->bell = chx_bell_create();
+    must(end->bell >= 0, "a doorbell");
+    must(chx_arena_init(&end->arena, room, room, 0) == CHX_OK, "an arena");
+    must(chx_producer_init(&end->producer, &end->arena, &header) == CHX_OK, "a ring");
+    header.watermark = header.policy = 0;
+    must(chx_consumer_init(&end->consumer, &header) == CHX_OK, "credits");
+}
+
+static void link_to(struct end *end, struct end *peer) {
+    must(chx_producer_link(&end->producer, peer->consumer.credit_map.fd, peer->bell) == CHX_OK, "linking a producer");
+    must(chx_consumer_link(&end->consumer, peer->producer.ring_map.fd, peer->bell) == CHX_OK, "linking a consumer");
+    must(chx_consumer_map(&end->consumer, 0, peer->arena.segments[0].map.fd) == CHX_OK, "mapping a segment");
+}
+
+static void pin(int processor) {
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    CPU_SET((unsigned)processor, &set);
+    must(sched_setaffinity(0, sizeof set, &set) == 0, "pinning");
+}
+
+static void put(struct end *end, uint64_t number) {
+    struct chx_producer *producer = &end->producer;
+    struct chx_tags tags = {0};
+    struct chx_extent extent = {0};
+    must(chx_producer_has_credit(producer), "a credit: at most two frames are on their way");
+    must(chx_arena_alloc(&end->arena, bytes, &extent) == CHX_OK, "room for a frame");
+    if (touched) memset(extent.data, (int)(number & 0xFF), bytes);
+    tags.input_seq = number;
+    if (chx_producer_commit(producer, &extent, bytes, &tags, chx_now_ns())) chx_bell_ring(producer->bell);
+    must(chx_producer_reclaim(producer, CHX_REUSE_LOOK) == CHX_OK, "the peer is honest"); /* while it is on its way */
+}
+
+static void get(struct end *end, uint64_t number) {
+    struct chx_taken taken;
+    enum chx_status status;
+    while ((status = chx_consumer_take(&end->consumer, &taken)) == CHX_EMPTY) continue;
+    must(status == CHX_OK && taken.length == bytes && taken.input_seq == number, "the frame that was sent");
+    if (touched) {
+        uint64_t wrong = 0;
+        for (uint64_t i = 0; i < bytes; i++) wrong += taken.data[i] != (number & 0xFF);
+        must(wrong == 0, "the bytes that were sent");
+    }
+    chx_consumer_return(&end->consumer, taken.stamp);
+}
+
+static void *play(void *argument) {
+    struct end *end = argument;
+    uint64_t start = 0;
+    pin(end->processor);
+    for (uint64_t i = 0; i < warm_up + trips; i++) {
+        if (i == warm_up) start = chx_now_ns();
+        if (end->first) put(end, i);
+        get(end, i);
+        if (!end->first) put(end, i);
+    }
+    if (end->first) printf("%.2f\n", (double)(chx_now_ns() - start) / (double)trips / 2);
+    return NULL;
+}
+
+static _Alignas(CHX_LINE) _Atomic uint64_t word;
+
+/* Odd values are written by the first end, even ones by the second. */
+static void *play_word(void *argument) {
+    struct end *end = argument;
+    uint64_t start = 0;
+    pin(end->processor);
+    for (uint64_t i = 0; i < 2 * (warm_up + trips); i += 2) {
+        if (i == 2 * warm_up) start = chx_now_ns();
+        uint64_t awaited = end->first ? i : i + 1;
+        while (atomic_load_explicit(&word, memory_order_acquire) != awaited) continue;
+        atomic_store_explicit(&word, awaited + 1, memory_order_release);
+    }
+    if (end->first) printf("%.2f\n", (double)(chx_now_ns() - start) / (double)trips / 2);
+    return NULL;
+}
+
+static int two_threads(void *(*run)(void *)) {
+    pthread_t other;
+    must(pthread_create(&other, NULL, run, &ends[1]) == 0, "a thread");
+    run(&ends[0]);
+    return pthread_join(other, NULL);
+}
+
+/* Both ends were made before the fork; each process uses its own from here on. */
+static int two_processes(void) {
+    int status;
+    pid_t other = fork();
+    must(other >= 0, "a process");
+    if (other == 0) {
+        play(&ends[1]);
+        _exit(0);
+    }
+    play(&ends[0]);
+    must(waitpid(other, &status, 0) == other, "the other process");
+    return status;
+}
+
+int main(int count, char **words) {
+    if (count != 7) {
+        fprintf(stderr, "usage: pingpong threads|processes|word BYTES 0|1 TRIPS PROCESSOR PROCESSOR\n");
+        return 2;
+    }
+    bytes = strtoull(words[2], NULL, 10);
+    touched = words[3][0] == '1';
+    trips = strtoull(words[4], NULL, 10);
+    warm_up = trips / 10;
+    for (int i = 0; i < 2; i++) make(&ends[i], i == 0, atoi(words[5 + i]));
+    link_to(&ends[0], &ends[1]);
+    link_to(&ends[1], &ends[0]);
+    if (strcmp(words[1], "processes") == 0) return two_processes();
+    return two_threads(strcmp(words[1], "word") == 0 ? play_word : play);
+}
