@@ -122,7 +122,7 @@ def produce(
     for batch in range(max(1, resume), batches + 1):
         frames = [payload(frame_number(batch, i)) for i in range(batch_frames(batch))]
         if len(frames) > 1:
-            assert outlet.send_many(b"".join(frames), len(frames[0]), -1, batch) == len(frames)
+            assert outlet.send_many(b"".join(frames), len(frames[0]), input_seq=batch) == len(frames)
         elif batch % 2:
             outlet.send(frames[0], -1, batch)
         else:
