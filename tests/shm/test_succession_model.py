@@ -119,9 +119,9 @@ class Succession(RuleBasedStateMachine):
         room = self.credits - self.last.used
         if not room:
             return
-        self.item += 1
-        assert self.outlet.send_many(b"x" * 64 * count, 64, 0, self.item) == min(count, room)
+        assert self.outlet.send_many(b"x" * 64 * count, 64, 0, self.item + 1) == min(count, room)
         for _ in range(min(count, room)):
+            self.item += 1
             self.last.commit(b"x" * 64, self.item, self.item <= self.resume)
 
     @rule()
