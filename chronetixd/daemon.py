@@ -32,7 +32,7 @@ from chronetixd.core.flow_words import FlowState, StopMode
 from chronetixd.deaths import Deaths
 from chronetixd.doctor import Place, Side, examine
 from chronetixd.events import Events
-from chronetixd.flowrun import FlowRun, Services
+from chronetixd.flowrun import FlowRun
 from chronetixd.flows import Flows
 from chronetixd.journal import Journal, Recovered
 from chronetixd.launch import Launcher
@@ -43,6 +43,7 @@ from chronetixd.nursery import Nursery
 from chronetixd.pump import Pump
 from chronetixd.report import Report
 from chronetixd.server import Server
+from chronetixd.services import Services
 from chronetixd.settings import Configured, Reread, Settings, keep_fixed
 from chronetixd.spares import Spares
 from chronetixd.state import StateDir

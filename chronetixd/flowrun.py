@@ -1,7 +1,7 @@
 """The shell of one flow: gives the core's machine its events and carries out its instructions.
 
-Everything a worker says comes in here; what breaks the rules becomes that worker's fault and ends its flow, nobody
-else's. Events that arise while instructions are carried out wait until those are done.
+What breaks the rules becomes a worker's fault and ends its flow, nobody else's. Events that arise while instructions
+are carried out wait until those are done. What workers say is in ``hearing``, what everybody is told in ``news``.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -20,64 +19,33 @@ import structlog
 
 import shm
 from chronetixd import memory, rewiring
-from chronetixd.bus import Bus
 from chronetixd.core import flow_words as core
 from chronetixd.core import worker as life
 from chronetixd.core.death import Death
 from chronetixd.core.flow import Flow
 from chronetixd.core.flow_words import FlowEvent, FlowState, Instruction, NodeEvent, StopMode
-from chronetixd.core.held import Held
 from chronetixd.core.machine import IllegalEvent
-from chronetixd.core.reason import explain, reason
+from chronetixd.core.reason import reason
 from chronetixd.core.worker import Exit, WorkerState
-from chronetixd.deaths import Deaths
-from chronetixd.events import Events
 from chronetixd.failures import FrameFailures
-from chronetixd.heldframes import HeldFrames
+from chronetixd.hearing import Hearing
+from chronetixd.heldframes import HeldFrames, look
 from chronetixd.homecoming import Homecoming
-from chronetixd.journal import Journal, StoredLife
-from chronetixd.launch import Launcher
+from chronetixd.journal import StoredLife
 from chronetixd.lives import Lives
-from chronetixd.logs import Logs
-from chronetixd.nursery import Nursery
+from chronetixd.news import News
 from chronetixd.plan import Plan
 from chronetixd.probes import Probes
 from chronetixd.revivals import Revivals
-from chronetixd.spares import Spares
+from chronetixd.services import Services
 from chronetixd.taps import Source, Taps
 from chronetixd.wiring import ToNode, Wiring
 from chronetixd.workerproc import Callbacks, WorkerProcess
-from protocol import handshake
 from protocol import messages as wire
-from protocol.errors import ChronetixError, error
-from protocol.framing import type_of
-
-MAX_FAULT_TEXT = 4 * 1024
-MAX_TRACEBACK = 64 * 1024
-"""Characters that are kept of a worker's fault: it goes into events, lists and descriptions."""
+from protocol.errors import ChronetixError
 
 SILENT_EXIT_S = 2.0
 """How long a worker may live on after it closed its control socket."""
-
-
-@dataclass(frozen=True, slots=True)
-class Services:
-    """What every flow shares."""
-
-    loop: asyncio.AbstractEventLoop
-    launcher: Launcher
-    spares: Spares
-    nursery: Nursery
-    bus: Bus
-    events: Events
-    logs: Logs
-    deaths: Deaths
-    journal: Journal
-    socket: Callable[[], str]
-    """Path of the control socket."""
-    daemon: str
-    max_frame: int = wire.MAX_FRAME
-    held_warning_s: float = 30.0
 
 
 class FlowRun:
@@ -91,12 +59,13 @@ class FlowRun:
         self.machine = Flow(plan.name, nodes, edges, limits, plan.rules, plan.strategy)
         self.wiring = Wiring(nodes, plan.data_routes)
         self.workers: dict[str, WorkerProcess] = {}
-        self.taps = Taps(self._send_to, self._source)
-        self.held_frames = HeldFrames(services.loop, services.held_warning_s, self._look_at_held, self._warn_of_held)
+        self.taps = Taps(self._send_to, self.source)
+        self.news = News(services.events, plan.name)
+        self.held_frames = HeldFrames(services.loop, services.held_warning_s, lambda: look(self.wiring), self.news.held)
         self.submitted_unix_ns = self.changed_unix_ns = time.time_ns()
         self.reason = ""
         self.failures = {node: FrameFailures() for node in nodes}
-        self._probes = Probes(services.loop, plan.probes, self._ping, self._dead)
+        self.probes = Probes(services.loop, plan.probes, self._ping, self._dead)
         self._services = services
         self._log = structlog.get_logger("chronetixd.flow").bind(flow=plan.name)
         self._events: deque[FlowEvent] = deque()
@@ -106,6 +75,7 @@ class FlowRun:
         self.revivals = Revivals(services.loop, nodes, lambda node: self.dispatch(core.NodeDeadline(node)))
         self._silent: dict[str, asyncio.TimerHandle] = {}
         self._on_bus = False
+        self._hearing = Hearing(self, services)
         self._lives = Lives(services.journal, plan.name)
         self.home: Homecoming | None = None
         """Its workers are on their way back from the death of a daemon."""
@@ -160,10 +130,9 @@ class FlowRun:
         for node, worker in living.items():
             self._services.bus.subscribe(worker, self.plan.nodes[node].configure.subscriptions)
             self._begin_watching(node)
-        self._watch_held()
-        self._send_wiring(told)
-        message = f"{len(living)} workers have outlived the daemon, {len(died)} have died meanwhile"
-        self._services.events.emit("flow-resumed", flow=self.name, message=message, died=sorted(died))
+        self.held_frames.start()
+        self.send_wiring(told)
+        self.news.resumed(len(living), list(died))
         if lost is not None:
             self.dispatch(core.NoSuccession(lost.node, lost.what))
         for node, ended in died.items():
@@ -217,14 +186,14 @@ class FlowRun:
             self._illegal(event, illegal)
             return
         if isinstance(event, NodeEvent):
-            self._announce_worker(event, before)
+            self._announce(event, before)
         for instruction in instructions:
             self._carry_out(instruction)
 
     def _illegal(self, event: FlowEvent, illegal: IllegalEvent) -> None:
         """A worker that says what it may not say now has broken the protocol. Anything else is our own defect."""
         if isinstance(event, NodeEvent) and isinstance(event.event, FROM_WORKER):
-            self._broke(event.node, f"sent {type(event.event).__name__!r} while {illegal.state}")
+            self.broke(event.node, f"sent {type(event.event).__name__!r} while {illegal.state}")
         else:
             self._log.error("an event was not legal and is ignored", event_name=str(event), why=str(illegal))
 
@@ -235,8 +204,8 @@ class FlowRun:
             case core.Configure(node):
                 self._configure(node)
             case core.Relink(node):
-                self._send_wiring(self.wiring.relink(node))
-                self._announce_relinked()
+                self.send_wiring(self.wiring.relink(node))
+                self.announce_relinked()
             case core.Start(nodes):
                 self._start(nodes)
             case core.Drain(nodes):
@@ -247,14 +216,19 @@ class FlowRun:
                 for node in nodes:
                     self.workers[node].signal(kill=kill)
             case core.WakePeers(node):
-                self._send_wiring(self.wiring.gone(node))
-                self._announce_relinked()
+                self.send_wiring(self.wiring.gone(node))
+                self.announce_relinked()
             case core.Succeed(node):
                 self._succeed(node)
-            case core.Restarting():
-                self._restarting(instruction)
+            case core.Restarting(node):
+                self.revivals.planned(node, instruction.kin, instruction.after_ns, instruction.reason)
+                self.news.restarting(instruction, self.machine.revival.rule(node))
             case core.Restarted(node):
-                self._restarted(node)
+                self.revivals.back(node)
+                self._begin_watching(node)
+                subject = self.machine.workers[node]
+                reason = self.revivals[node].last_reason
+                self.news.restarted(node, reason, subject.incarnation, self.workers[node].pid)
             case core.ArmNode(node, after_ns):
                 self.revivals.arm(node, after_ns)
             case core.Arm(_, after_ns):
@@ -273,7 +247,9 @@ class FlowRun:
             self.name,
             node,
             services.logs,
-            Callbacks(self._spawned, self._spawn_failed, self._received, self._connection_ended, self._worker_exited),
+            Callbacks(
+                self._spawned, self._spawn_failed, self._hearing.received, self._connection_ended, self._worker_exited
+            ),
             services.nursery,
             self.plan.nodes[node].manifest.resource_claims,
             services.max_frame,
@@ -319,42 +295,12 @@ class FlowRun:
     def _succeed(self, node: str) -> None:
         """Its routes wait for its successor, unless it left something that none can go on from."""
         try:
-            self._send_wiring(self.wiring.succeeded(node))
+            self.send_wiring(self.wiring.succeeded(node))
         except (shm.PeerFault, OSError) as fault:
             self.dispatch(core.NoSuccession(node, f"left a ring that no successor can go on from: {fault}"))
-        self._announce_relinked()
+        self.announce_relinked()
 
-    def _restarting(self, plan: core.Restarting) -> None:
-        self.revivals.planned(plan.node, plan.kin, plan.after_ns, plan.reason)
-        rule = self.machine.revival.rule(plan.node)
-        message = f"it {plan.reason}; restart {plan.attempt} of at most {rule.max} within {rule.window_ns / 1e9:g} s"
-        self._services.events.emit(
-            "node-restarting",
-            flow=self.name,
-            node=plan.node,
-            message=message,
-            reason=plan.reason,
-            attempt=plan.attempt,
-            after_ms=plan.after_ns / 1e6,
-            kin=list(plan.kin),
-        )
-
-    def _restarted(self, node: str) -> None:
-        self.revivals.back(node)
-        self._begin_watching(node)
-        worker, reason = self.workers[node], self.revivals[node].last_reason
-        incarnation = self.machine.workers[node].incarnation
-        self._services.events.emit(
-            "node-restarted",
-            flow=self.name,
-            node=node,
-            message=f"it runs again, in incarnation {incarnation}",
-            reason=reason,
-            incarnation=incarnation,
-            worker=worker.pid,
-        )
-
-    def _announce_relinked(self) -> None:
+    def announce_relinked(self) -> None:
         """Successors that no producer has to be linked to any more may start."""
         for node, subject in self.machine.workers.items():
             if subject.state is WorkerState.READY and subject.incarnation and self.wiring.relinked(node):
@@ -363,7 +309,7 @@ class FlowRun:
     def _entered(self, state: FlowState) -> None:
         self.changed_unix_ns = time.time_ns()
         if state is FlowState.RUNNING:
-            self._watch_held()
+            self.held_frames.start()
             for node, worker in self.workers.items():
                 if worker.alive:
                     self._begin_watching(node)
@@ -371,14 +317,14 @@ class FlowRun:
             self._release()
         failure = self.machine.failure
         why = self.reason or (f"node {failure.node!r} {failure.message}" if failure else "")
-        self._services.events.emit(f"flow-{state}", flow=self.name, message=why, nodes=len(self.plan.nodes))
+        self.news.entered(state, why, len(self.plan.nodes))
 
     def _begin_watching(self, node: str) -> None:
         """Its worker runs: timers tick, and it is asked whether it lives."""
         timers = self.plan.nodes[node].configure.timers
         if timers:
             self._services.bus.start_timers(self.workers[node], timers)
-        self._probes.start(node)
+        self.probes.start(node)
 
     def _release(self) -> None:
         """The last worker is gone: say why it ended, and give everything back."""
@@ -405,23 +351,18 @@ class FlowRun:
         self._deadline = None
         self.dispatch(core.DeadlinePassed())
 
-    def _announce_worker(self, event: NodeEvent, before: WorkerState) -> None:
-        """Starts, faults and ends of workers are events for everyone to see."""
-        emit = self._services.events.emit
+    def _announce(self, event: NodeEvent, before: WorkerState) -> None:
+        """Starts, faults and ends of workers are for everyone to see."""
+        node = event.node
         match event.event:
             case life.Spawned(pid):
-                emit("worker-spawned", flow=self.name, node=event.node, worker=pid)
-            case life.Faulted(phase, message):
-                emit("worker-faulted", flow=self.name, node=event.node, message=message, phase=phase)
+                self.news.spawned(node, pid)
             case life.SpawnFailed(message):
-                emit("worker-failed", flow=self.name, node=event.node, message=message)
-            case life.Exited(exit):
-                wanted = before is WorkerState.TERMINATING or (before is WorkerState.FINISHED and exit.code == 0)
-                kind = "worker-exited" if wanted else "worker-failed"
-                worker = self.workers[event.node]
-                death = self._last_deaths[event.node]
-                message = explain(exit, death)
-                emit(kind, flow=self.name, node=event.node, message=message, worker=worker.pid, **death.essence())
+                self.news.not_spawned(node, message)
+            case life.Faulted() as fault:
+                self.news.faulted(node, fault)
+            case life.Exited(ended):
+                self.news.exited(node, ended, self._last_deaths[node], before, self.workers[node].pid)
             case _:
                 pass
 
@@ -442,7 +383,7 @@ class FlowRun:
         if silent is not None:
             silent.cancel()
         self._services.bus.drop(self.workers[node])
-        self._probes.stop(node)
+        self.probes.stop(node)
         death = self.workers[node].death(ended, self.wiring.held(node))
         self._last_deaths[node] = death
         self.taps.gone(node)
@@ -457,15 +398,15 @@ class FlowRun:
     def _connection_ended(self, node: str, fault: ChronetixError | None) -> None:
         """Its control socket has ended. If it does not exit by itself now, it can never be told to."""
         if fault is not None:
-            self._broke(node, str(fault))
+            self.broke(node, str(fault))
         elif self.workers[node].alive:
             self._silent[node] = self._services.loop.call_later(SILENT_EXIT_S, self._went_silent, node)
 
     def _went_silent(self, node: str) -> None:
         del self._silent[node]
-        self._broke(node, "closed its control socket and lives on")
+        self.broke(node, "closed its control socket and lives on")
 
-    def _broke(self, node: str, what: str) -> None:
+    def broke(self, node: str, what: str) -> None:
         """The worker broke the rules of the wire: nothing it says can be trusted any more, so it is killed."""
         self.dispatch(NodeEvent(node, life.Faulted("protocol", f"the worker broke the protocol: {what}")))
         self.workers[node].signal(kill=True)
@@ -478,168 +419,19 @@ class FlowRun:
         self.dispatch(NodeEvent(node, life.Faulted("liveness", why)))
         self.workers[node].signal(kill=True)
 
-    # -- what workers say ----------------------------------------------------------------------------------
-
-    def _received(self, node: str, message: wire.Message, descriptors: list[int]) -> None:
-        if isinstance(message, wire.Hello):
-            self._hello(node, message)
-            return
-        state = self.machine.workers[node].state
-        if state in (WorkerState.SPAWNING, WorkerState.GREETING):
-            raise error("unexpected-message", type=type_of(message), when="before the hello")
-        self._heard(node, message, descriptors)
-
-    def _hello(self, node: str, hello: wire.Hello) -> None:
-        reply = handshake.answer(
-            hello, daemon=self._services.daemon, roles=("worker",), max_frame=self._services.max_frame
-        )
-        self.workers[node].send(reply)
-        if isinstance(reply, wire.Failure):
-            self._broke(node, reply.message)
-        else:
-            self.dispatch(NodeEvent(node, life.Greeted()))
-
-    def _heard(self, node: str, message: wire.Message, descriptors: list[int]) -> None:
-        worker = self.workers[node]
-        match message:
-            case wire.Offer() if self.taps.offers(message):
-                self.taps.offered(node, message, descriptors)
-            case wire.Linked(routes=routes) if routes and all(route.startswith("tap/") for route in routes):
-                self.taps.linked(node, routes)
-            case wire.GaveUp(route=route, waited_ns=waited_ns):
-                self._gave_up(node, route, waited_ns)
-            case wire.Offer():
-                self._offered(node, message, descriptors)
-            case wire.Linked():
-                self._send_wiring(self.wiring.linked(node, message))
-                self._announce_relinked()
-            case wire.Drained():
-                self.wiring.drained(node, message)
-            case wire.Ready():
-                self._send_wiring(self.wiring.ready(node))
-                self.dispatch(NodeEvent(node, life.BecameReady()))
-            case wire.Started():
-                self.dispatch(NodeEvent(node, life.HasStarted()))
-            case wire.Finished(result=result):
-                self.dispatch(NodeEvent(node, life.HasFinished(result)))
-            case wire.Fault(phase=phase, error=name, message=text, traceback=trace):
-                name, text, trace = name[:MAX_FAULT_TEXT], text[:MAX_FAULT_TEXT], trace[-MAX_TRACEBACK:]
-                worker.fault = {"phase": phase, "error": name, "message": text, "traceback": trace}
-                consequence = name == "RouteClosed"
-                self.dispatch(NodeEvent(node, life.Faulted(phase, f"{name}: {text}", consequence)))
-            case wire.Segment():
-                self.held_frames.stir()
-                self._send_wiring(self.wiring.grow(node, message, descriptors))
-                source = self._source(node)
-                if source is not None:
-                    self.taps.grew(node, message.index, source.segments[message.index])
-            case wire.SegmentMapped():
-                self._send_wiring(self.wiring.mapped(node, message))
-            case wire.SegmentDropped(route=""):
-                self._send_wiring(self.wiring.drop(node, message, reuse=not self.taps.listen_to(node)))
-            case wire.SegmentDropped():
-                self._send_wiring(self.wiring.dropped(node, message))
-            case wire.Log(level=level, message=line, unix_ns=at, fields=fields):
-                self.held_frames.stir()
-                self._services.logs.logged(self.name, node, worker.pid, level, line, at, fields)
-            case wire.FrameFailed():
-                self._frame_failed(node, message)
-            case wire.Pong(progress=steps, busy_ns=busy_ns):
-                worker.progress = {"steps": steps, "busy_ns": busy_ns}
-                self._probes.answered(node, message)
-            case wire.Publish() | wire.Subscribe() | wire.Unsubscribe() | wire.Request() | wire.Reply():
-                self.held_frames.stir()
-                self._services.bus.handle(worker, message)
-            case _:
-                raise error("unexpected-message", type=type_of(message), when="after the hello")
-
-    def _frame_failed(self, node: str, failed: wire.FrameFailed) -> None:
-        """Counted always; told when a frame was set aside, more seldom the more there are."""
-        failures = self.failures[node]
-        if failures.count(failed):
-            message = f"{failed.error[:MAX_FAULT_TEXT]}: {failed.message[:MAX_FAULT_TEXT]}"
-            self._services.events.emit(
-                "frame-failed",
-                flow=self.name,
-                node=node,
-                message=message,
-                route=failed.route,
-                seq=failed.seq,
-                attempts=failed.attempts,
-                outcome=failed.outcome,
-                set_aside=failures.set_aside,
-            )
-
-    def _watch_held(self) -> None:
-        """A flow without data routes has nothing to look at, and no timer."""
-        if self.plan.data_routes:
-            self.held_frames.start()
-
-    def _look_at_held(self) -> tuple[list[Held], list[int]]:
-        kept: list[Held] = []
-        progress: list[int] = []
-        for route in self.wiring.routes:
-            snapshot = self.wiring.snapshot(route)
-            if snapshot is None:
-                continue
-            progress += (snapshot["committed"], snapshot["returned"])
-            held = self.wiring.kept(route) if snapshot["outstanding"] else None
-            if held is not None:
-                kept.append(Held(route.id, route.target, held[1], held[2], held[0]))
-        return kept, progress
-
-    def _warn_of_held(self, held: Held) -> None:
-        frames = f"and {held.kept - 1} more " if held.kept > 1 else ""
-        self._services.events.emit(
-            "frame-held",
-            flow=self.name,
-            node=held.node,
-            message=f"it keeps frame {held.seq} {frames}of route {held.route}; sent {held.age_ns / 1e9:.0f} s ago",
-            route=held.route,
-            seq=held.seq,
-            kept=held.kept,
-            age_ns=held.age_ns,
-        )
-
-    def _gave_up(self, node: str, route: str, waited_ns: int) -> None:
-        """A consumer was too slow for its route's limit: the route is closed, and everybody may know."""
-        if not any(each.id == route and each.source == node for each in self.wiring.routes):
-            raise error("malformed-message", type="gave-up", reason=f"{route!r} is not an output of node {node!r}")
-        text = f"route {route}: no credit came back for {waited_ns // 1_000_000} ms, nothing more is sent there"
-        self._services.events.emit(
-            "route-given-up", flow=self.name, node=node, message=text, route=route, waited_ns=waited_ns
-        )
-
-    def _source(self, node: str) -> Source | None:
+    def source(self, node: str) -> Source | None:
+        """What a tap on a route of ``node`` needs of it; None when it has no memory, or no more."""
         offered = self.wiring.offered_by(node)
         return None if offered is None else Source(*offered)
 
     def _send_to(self, node: str, message: wire.Message, descriptors: Sequence[int]) -> None:
         self.workers[node].send(message, descriptors, give=True)
 
-    def _offered(self, node: str, offer: wire.Offer, descriptors: list[int]) -> None:
-        """Its first memory, or that of an extension; either may be the last thing that somebody waits for."""
-        state = self.machine.workers[node].state
-        if state is WorkerState.OFFERING or state in LINKED:
-            self.wiring.offer(node, offer, descriptors)
-        if state not in LINKED:
-            self.dispatch(NodeEvent(node, life.Offered()))
-        if state is WorkerState.OFFERING or state in LINKED:
-            for link in self.wiring.links(node):
-                if self.machine.workers[link.node].state is WorkerState.OFFERED:
-                    self.dispatch(NodeEvent(link.node, life.LinkSent()))
-                self._send_wiring([link])
-
-    def _send_wiring(self, messages: list[ToNode]) -> None:
+    def send_wiring(self, messages: list[ToNode]) -> None:
         """Copies of the descriptors travel: ours may be closed before a worker has read what is sent to it."""
         for node, message, descriptors in messages:
             self.workers[node].send(message, [os.dup(fd) for fd in descriptors], give=True)
 
-
-LINKED = frozenset(
-    {WorkerState.READY, WorkerState.STARTING, WorkerState.STARTED, WorkerState.DRAINING, WorkerState.FINISHED}
-)
-"""States in which a worker may be extended, and offers what it was asked for."""
 
 FROM_WORKER = (
     life.Greeted,

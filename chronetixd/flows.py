@@ -14,11 +14,12 @@ import msgspec
 from chronetixd import rewiring
 from chronetixd.artifacts import artifact_problems
 from chronetixd.core.flow_words import FlowState, Limits, StopMode
-from chronetixd.flowrun import FlowRun, Services
+from chronetixd.flowrun import FlowRun
 from chronetixd.homecoming import Visitor
 from chronetixd.journal import Journal, Recovered, StoredFlow, StoredLife, Wanted
 from chronetixd.lives import end_leftovers, lives_on
 from chronetixd.plan import make_plan, unsupported
+from chronetixd.services import Services
 from protocol import cbor
 from protocol.contract import Problem, Validation, parse_flow
 from protocol.contract.reading import unfit_name

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Callable, Iterable
 
 from chronetixd.core.held import Held, Watch
+from chronetixd.wiring import Wiring
 
 FIRST_S = 1.0
 """From the flow's start to the first look, unless the threshold is shorter."""
@@ -60,3 +61,18 @@ class HeldFrames:
     def _arm(self, after_s: float) -> None:
         if self._timer is None:
             self._timer = self._loop.call_later(after_s, self._due)
+
+
+def look(wiring: Wiring) -> tuple[list[Held], list[int]]:
+    """What consumers keep on any route, and counters that move as long as frames do."""
+    kept: list[Held] = []
+    progress: list[int] = []
+    for route in wiring.routes:
+        snapshot = wiring.snapshot(route)
+        if snapshot is None:
+            continue
+        progress += (snapshot["committed"], snapshot["returned"])
+        held = wiring.kept(route) if snapshot["outstanding"] else None
+        if held is not None:
+            kept.append(Held(route.id, route.target, held[1], held[2], held[0]))
+    return kept, progress

@@ -1,0 +1,140 @@
+"""What the workers of one flow say, each word to whom it concerns.
+
+Nobody's word is taken: what a worker may not say, or not now, is refused with a ProtocolError, which is that worker's
+fault and nobody else's.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from chronetixd.core import worker as life
+from chronetixd.core.flow_words import NodeEvent
+from chronetixd.core.worker import WorkerState
+from chronetixd.services import Services
+from protocol import handshake
+from protocol import messages as wire
+from protocol.errors import error
+from protocol.framing import type_of
+
+if TYPE_CHECKING:
+    from chronetixd.flowrun import FlowRun
+
+MAX_FAULT_TEXT = 4 * 1024
+MAX_TRACEBACK = 64 * 1024
+"""Characters that are kept of a worker's fault: it goes into events, lists and descriptions."""
+
+LINKED = frozenset(
+    {WorkerState.READY, WorkerState.STARTING, WorkerState.STARTED, WorkerState.DRAINING, WorkerState.FINISHED}
+)
+"""States in which a worker may be extended, and offers what it was asked for."""
+
+
+class Hearing:
+    """Listens for ``run``."""
+
+    def __init__(self, run: FlowRun, services: Services) -> None:
+        self._run = run
+        self._services = services
+
+    def received(self, node: str, message: wire.Message, descriptors: list[int]) -> None:
+        """``node`` said ``message``. Raises ProtocolError; descriptors that nobody took stay the caller's."""
+        if isinstance(message, wire.Hello):
+            self._hello(node, message)
+            return
+        state = self._run.machine.workers[node].state
+        if state in (WorkerState.SPAWNING, WorkerState.GREETING):
+            raise error("unexpected-message", type=type_of(message), when="before the hello")
+        self._heard(node, message, descriptors)
+
+    def _hello(self, node: str, hello: wire.Hello) -> None:
+        reply = handshake.answer(
+            hello, daemon=self._services.daemon, roles=("worker",), max_frame=self._services.max_frame
+        )
+        self._run.workers[node].send(reply)
+        if isinstance(reply, wire.Failure):
+            self._run.broke(node, reply.message)
+        else:
+            self._run.dispatch(NodeEvent(node, life.Greeted()))
+
+    def _heard(self, node: str, message: wire.Message, descriptors: list[int]) -> None:
+        run = self._run
+        worker = run.workers[node]
+        match message:
+            case wire.Offer() if run.taps.offers(message):
+                run.taps.offered(node, message, descriptors)
+            case wire.Linked(routes=routes) if routes and all(route.startswith("tap/") for route in routes):
+                run.taps.linked(node, routes)
+            case wire.GaveUp(route=route, waited_ns=waited_ns):
+                self._gave_up(node, route, waited_ns)
+            case wire.Offer():
+                self._offered(node, message, descriptors)
+            case wire.Linked():
+                run.send_wiring(run.wiring.linked(node, message))
+                run.announce_relinked()
+            case wire.Drained():
+                run.wiring.drained(node, message)
+            case wire.Ready():
+                run.send_wiring(run.wiring.ready(node))
+                run.dispatch(NodeEvent(node, life.BecameReady()))
+            case wire.Started():
+                run.dispatch(NodeEvent(node, life.HasStarted()))
+            case wire.Finished(result=result):
+                run.dispatch(NodeEvent(node, life.HasFinished(result)))
+            case wire.Fault(phase=phase, error=name, message=text, traceback=trace):
+                name, text, trace = name[:MAX_FAULT_TEXT], text[:MAX_FAULT_TEXT], trace[-MAX_TRACEBACK:]
+                worker.fault = {"phase": phase, "error": name, "message": text, "traceback": trace}
+                consequence = name == "RouteClosed"
+                run.dispatch(NodeEvent(node, life.Faulted(phase, f"{name}: {text}", consequence)))
+            case wire.Segment():
+                run.held_frames.stir()
+                run.send_wiring(run.wiring.grow(node, message, descriptors))
+                source = run.source(node)
+                if source is not None:
+                    run.taps.grew(node, message.index, source.segments[message.index])
+            case wire.SegmentMapped():
+                run.send_wiring(run.wiring.mapped(node, message))
+            case wire.SegmentDropped(route=""):
+                run.send_wiring(run.wiring.drop(node, message, reuse=not run.taps.listen_to(node)))
+            case wire.SegmentDropped():
+                run.send_wiring(run.wiring.dropped(node, message))
+            case wire.Log(level=level, message=line, unix_ns=at, fields=fields):
+                run.held_frames.stir()
+                self._services.logs.logged(run.name, node, worker.pid, level, line, at, fields)
+            case wire.FrameFailed():
+                self._frame_failed(node, message)
+            case wire.Pong(progress=steps, busy_ns=busy_ns):
+                worker.progress = {"steps": steps, "busy_ns": busy_ns}
+                run.probes.answered(node, message)
+            case wire.Publish() | wire.Subscribe() | wire.Unsubscribe() | wire.Request() | wire.Reply():
+                run.held_frames.stir()
+                self._services.bus.handle(worker, message)
+            case _:
+                raise error("unexpected-message", type=type_of(message), when="after the hello")
+
+    def _frame_failed(self, node: str, failed: wire.FrameFailed) -> None:
+        """Counted always; told when a frame was set aside, more seldom the more there are."""
+        failures = self._run.failures[node]
+        if failures.count(failed):
+            message = f"{failed.error[:MAX_FAULT_TEXT]}: {failed.message[:MAX_FAULT_TEXT]}"
+            self._run.news.frame_failed(node, failed, message, failures.set_aside)
+
+    def _gave_up(self, node: str, route: str, waited_ns: int) -> None:
+        """A consumer was too slow for its route's limit: the route is closed, and everybody may know."""
+        if not any(each.id == route and each.source == node for each in self._run.wiring.routes):
+            raise error("malformed-message", type="gave-up", reason=f"{route!r} is not an output of node {node!r}")
+        self._run.news.given_up(node, route, waited_ns)
+
+    def _offered(self, node: str, offer: wire.Offer, descriptors: list[int]) -> None:
+        """Its first memory, or that of an extension; either may be the last thing that somebody waits for."""
+        run = self._run
+        state = run.machine.workers[node].state
+        if state is WorkerState.OFFERING or state in LINKED:
+            run.wiring.offer(node, offer, descriptors)
+        if state not in LINKED:
+            run.dispatch(NodeEvent(node, life.Offered()))
+        if state is WorkerState.OFFERING or state in LINKED:
+            for link in run.wiring.links(node):
+                if run.machine.workers[link.node].state is WorkerState.OFFERED:
+                    run.dispatch(NodeEvent(link.node, life.LinkSent()))
+                run.send_wiring([link])

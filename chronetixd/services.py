@@ -1,0 +1,37 @@
+"""What every flow of the daemon shares."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from chronetixd.bus import Bus
+from chronetixd.deaths import Deaths
+from chronetixd.events import Events
+from chronetixd.journal import Journal
+from chronetixd.launch import Launcher
+from chronetixd.logs import Logs
+from chronetixd.nursery import Nursery
+from chronetixd.spares import Spares
+from protocol.messages import MAX_FRAME
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What a flow needs of the daemon around it."""
+
+    loop: asyncio.AbstractEventLoop
+    launcher: Launcher
+    spares: Spares
+    nursery: Nursery
+    bus: Bus
+    events: Events
+    logs: Logs
+    deaths: Deaths
+    journal: Journal
+    socket: Callable[[], str]
+    """Path of the control socket."""
+    daemon: str
+    max_frame: int = MAX_FRAME
+    held_warning_s: float = 30.0
