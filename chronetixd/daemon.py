@@ -141,6 +141,7 @@ class Daemon:
             self._spares,
             identity,
             self._examine,
+            lambda: self._configured.shown(),
             self._ending,
         )
         self._admission = Admission(loop, self._context, self._audit, settings, self._name)

@@ -109,6 +109,20 @@ class Configured:
     settings: Settings
     origins: dict[str, str]
 
+    def shown(self) -> list[dict[str, Any]]:
+        """Every setting in force as it travels: {name, value, origin, reload}; ``origin`` is "default" for what nobody
+        has set, ``reload`` says whether a reload takes a new value over."""
+        values = msgspec.to_builtins(self.settings)
+        return [
+            {
+                "name": name,
+                "value": values[name],
+                "origin": self.origins.get(name, "default"),
+                "reload": name not in FIXED,
+            }
+            for name in NAMES
+        ]
+
     def changed(self, new: Settings) -> tuple[list[str], list[str]]:
         """Names of settings that differ in ``new``: those that can be taken over now, and those that need a restart."""
         differ = [name for name in NAMES if getattr(self.settings, name) != getattr(new, name)]

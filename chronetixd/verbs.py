@@ -76,6 +76,8 @@ class Context:
     identity: dict[str, Any]
     examine: Callable[[], list[dict[str, str]]]
     """What ``doctor`` finds in this process."""
+    settings: Callable[[], list[dict[str, Any]]]
+    """Those in force, each with where it comes from."""
     ending: asyncio.Event
     """Set when the daemon is about to go: calls that would last for ever end."""
 
@@ -312,6 +314,10 @@ async def _doctor(context: Context, _args: NoArgs, _emit: Emit) -> Any:
     return {"findings": context.examine()}
 
 
+async def _config(context: Context, _args: NoArgs, _emit: Emit) -> Any:
+    return {"settings": context.settings()}
+
+
 @dataclass(frozen=True, slots=True)
 class Verb:
     """A verb's arguments, who may ask for it and what it does."""
@@ -337,6 +343,7 @@ VERBS: dict[str, Verb] = {
     "publish": Verb(PublishArgs, Right.OPERATE, _publish),
     "tap": Verb(TapArgs, Right.OPERATE, _tap, descriptors=2),
     "doctor": Verb(NoArgs, Right.READ, _doctor),
+    "config": Verb(NoArgs, Right.OPERATE, _config),
     "audit": Verb(AuditArgs, Right.ADMIN, _audit),
 }
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from chronetixd.settings import configure
+from chronetixd.settings import NAMES, configure
 from protocol.errors import ChronetixError
 
 ENV = {"HOME": "/home/nobody", "XDG_RUNTIME_DIR": "/run/user/7"}
@@ -34,6 +34,14 @@ def test_a_flag_wins_over_the_environment_and_that_over_the_file(config: str) ->
     assert configured.origins["socket"] == "flag --socket"
     assert configured.origins["log_level"] == "environment variable CHRONETIX_LOG_LEVEL"
     assert configured.origins["start_timeout"] == config
+
+
+def test_every_setting_is_shown_with_its_origin_and_what_changes_it(config: str) -> None:
+    shown = {each["name"]: each for each in configure({"cgroup": "off"}, ENV, 7, config).shown()}
+    assert set(shown) == set(NAMES)
+    assert shown["start_timeout"] == {"name": "start_timeout", "value": 7.0, "origin": config, "reload": True}
+    assert shown["cgroup"] == {"name": "cgroup", "value": "off", "origin": "flag --cgroup", "reload": False}
+    assert shown["spares"]["origin"] == "default"
 
 
 def test_numbers_in_the_environment_are_read_as_numbers() -> None:
