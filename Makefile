@@ -8,7 +8,7 @@ JSON   ?=
 CLANG  ?= clang
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo test lint unit sanitize fuzz test-systemd model soak bench-data bench-c bench-start bench-recover bench-idle bench-fan lock clean
+.PHONY: help demo test lint unit sanitize fuzz test-systemd model soak bench-data bench-c bench-start bench-recover bench-idle bench-fan diagrams lock clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -67,6 +67,9 @@ bench-fan: .venv/dev ## one producer and 1 to 64 consumers, and the other way ro
 
 bench-recover: .venv/bench ## from kill -9 of a worker to its successor's first frame, beside supervisord and dora
 	$(BIN)/python -m bench.recover $(if $(JSON),--json $(JSON))
+
+diagrams: .venv/dev ## draw the machines' tables in docs/lives.md anew
+	CHRONETIX_DRAW=1 $(BIN)/pytest -q tests/chronetixd/test_core_diagram.py
 
 lock: .venv/dev ## pin the development environment anew
 	$(BIN)/pip install --quiet 'uv>=0.4'

@@ -392,6 +392,18 @@ class Flow:
 
 _F = Flow
 _S = FlowState
+
+NEXT: dict[FlowState, tuple[FlowState, ...]] = {
+    _S.SUBMITTED: (_S.VALIDATED, _S.FAILED, _S.STOPPED),
+    _S.VALIDATED: (_S.STARTING, _S.STOPPED),
+    _S.STARTING: (_S.RUNNING, _S.DRAINING),
+    _S.RUNNING: (_S.DRAINING, _S.STOPPED),
+    _S.DRAINING: (_S.STOPPED, _S.FAILED),
+    _S.STOPPED: (),
+    _S.FAILED: (),
+}
+"""Where a flow can go from each state."""
+
 _: None = None
 # fmt: off
 TABLE: dict[FlowState, tuple[Handler | None, ...]] = {

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from chronetixd.core import flow_words as core
 from chronetixd.core import worker as life
-from chronetixd.core.flow import TABLE, Flow
+from chronetixd.core.flow import NEXT, TABLE, Flow
 from chronetixd.core.flow_words import EVENTS, Deadline, FlowState, NodeEvent, StopMode
 from chronetixd.core.levels import start_waves
 from chronetixd.core.machine import IllegalEvent
@@ -26,6 +26,13 @@ def of(kind: type, instructions: list[Any]) -> list[Any]:
     return [each for each in instructions if isinstance(each, kind)]
 
 
+def goes_as_drawn(state: FlowState, instructions: list[Any]) -> None:
+    """From ``state`` the flow has entered only what the table of its states names."""
+    for entered in of(core.Enter, instructions):
+        assert entered.state in NEXT[state], f"{state} to {entered.state}"
+        state = entered.state
+
+
 class Play:
     """A flow whose workers do what a test says; keeps all instructions."""
 
@@ -34,8 +41,10 @@ class Play:
         self.all: list[Any] = []
 
     def do(self, event: core.FlowEvent) -> list[Any]:
+        before = self.flow.state
         instructions = self.flow.handle(event, core.Moment(0, 0.5))
         self.all += instructions
+        goes_as_drawn(before, instructions)
         return instructions
 
     def node(self, node: str, event: life.WorkerEvent) -> list[Any]:

@@ -16,6 +16,7 @@ from chronetixd.core.machine import IllegalEvent
 from chronetixd.core.reason import reason
 from chronetixd.core.restart import Policy, Rule, Strategy
 from chronetixd.core.worker import Exit, WorkerState
+from tests.chronetixd.test_core_flow import goes_as_drawn
 
 MS = 1_000_000
 NODES = ("source", "map", "sink")
@@ -58,7 +59,9 @@ class World:
         self.all.clear()
 
     def do(self, event: core.FlowEvent) -> list[Any]:
+        before = self.flow.state
         done = self.flow.handle(event, core.Moment(self.now, 0.5))
+        goes_as_drawn(before, done)
         self.all += done
         for each in done:
             match each:

@@ -1,0 +1,48 @@
+"""The lives of flows and workers as diagrams (Mermaid), drawn from the tables that the machines run on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from chronetixd.core import flow, worker
+
+SHARED = 5
+"""What as many states have in common is a sentence below the diagram, not an arrow from each of them."""
+
+
+def flow_diagram() -> str:
+    """Every state of a flow, and where it can go from there."""
+    arrows = [(str(state), str(target), "") for state, targets in flow.NEXT.items() for target in targets]
+    ends = [state for state, targets in flow.NEXT.items() if not targets]
+    return _diagram(flow.FlowState.SUBMITTED, arrows, ends)
+
+
+def worker_diagram() -> str:
+    """Every state of a worker and the events that lead on."""
+    cells = [
+        (state, worker.EVENTS[column].__name__, target)
+        for state, row in worker.TABLE.items()
+        for column, target in enumerate(row)
+        if target is not None and target is not state
+    ]
+    ways: dict[tuple[str, str], list[str]] = {}
+    for state, event, target in cells:
+        ways.setdefault((event, str(target)), []).append(str(state))
+    labels: dict[tuple[str, str], list[str]] = {}
+    for (event, target), states in ways.items():
+        for state in states if len(states) < SHARED else ():
+            labels.setdefault((state, target), []).append(event)
+    arrows = [(state, target, ", ".join(events)) for (state, target), events in labels.items()]
+    shared = [
+        f"`{event}` leads to `{target}` from {', '.join(f'`{state}`' for state in states)}."
+        for (event, target), states in ways.items()
+        if len(states) >= SHARED
+    ]
+    return "\n\n".join([_diagram(worker.WorkerState.SPAWNING, arrows, ()), *shared])
+
+
+def _diagram(first: str, arrows: Iterable[tuple[str, str, str]], ends: Iterable[str]) -> str:
+    lines = [f"    [*] --> {first}"]
+    lines += [f"    {state} --> {target}{f': {label}' if label else ''}" for state, target, label in arrows]
+    lines += [f"    {state} --> [*]" for state in ends]
+    return "\n".join(["```mermaid", "stateDiagram-v2", *lines, "```"])
