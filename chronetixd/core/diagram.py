@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from chronetixd.core import flow, worker
+from chronetixd.core.flow_words import FlowState
 
 SHARED = 5
 """What as many states have in common is a sentence below the diagram, not an arrow from each of them."""
@@ -14,7 +15,7 @@ def flow_diagram() -> str:
     """Every state of a flow, and where it can go from there."""
     arrows = [(str(state), str(target), "") for state, targets in flow.NEXT.items() for target in targets]
     ends = [state for state, targets in flow.NEXT.items() if not targets]
-    return _diagram(flow.FlowState.SUBMITTED, arrows, ends)
+    return _diagram(FlowState.SUBMITTED, arrows, ends)
 
 
 def worker_diagram() -> str:
@@ -26,15 +27,15 @@ def worker_diagram() -> str:
         if target is not None and target is not state
     ]
     ways: dict[tuple[str, str], list[str]] = {}
-    for state, event, target in cells:
-        ways.setdefault((event, str(target)), []).append(str(state))
+    for state, event, to in cells:
+        ways.setdefault((event, str(to)), []).append(str(state))
     labels: dict[tuple[str, str], list[str]] = {}
     for (event, target), states in ways.items():
-        for state in states if len(states) < SHARED else ():
-            labels.setdefault((state, target), []).append(event)
-    arrows = [(state, target, ", ".join(events)) for (state, target), events in labels.items()]
+        for source in states if len(states) < SHARED else ():
+            labels.setdefault((source, target), []).append(event)
+    arrows = [(source, target, ", ".join(events)) for (source, target), events in labels.items()]
     shared = [
-        f"`{event}` leads to `{target}` from {', '.join(f'`{state}`' for state in states)}."
+        f"`{event}` leads to `{target}` from {', '.join(f'`{source}`' for source in states)}."
         for (event, target), states in ways.items()
         if len(states) >= SHARED
     ]
