@@ -48,13 +48,15 @@ def receive(env: MutableMapping[str, str], pid: int) -> Received:
     count = told.get("LISTEN_FDS", "")
     if told.get("LISTEN_PID") != str(pid) or not count.isdecimal():
         return Received()
-    descriptors = list(range(FIRST, FIRST + int(count)))
     names = told.get("LISTEN_FDNAMES", "").split(":")
-    names += ["unknown"] * (len(descriptors) - len(names))
     received = Received()
     sockets = []
-    for fd, name in zip(descriptors, names, strict=False):
-        os.set_inheritable(fd, False)
+    for at in range(int(count)):
+        fd, name = FIRST + at, names[at] if at < len(names) else "unknown"
+        try:
+            os.set_inheritable(fd, False)
+        except OSError:
+            break  # told of more than there are
         if name == CONTROL or name.endswith(FOREIGN):
             sockets.append(fd)
         else:

@@ -32,9 +32,11 @@ from chronetixd.core.flow_words import FlowState, StopMode
 from chronetixd.deaths import Deaths
 from chronetixd.doctor import Place, Side, examine
 from chronetixd.events import Events
+from chronetixd.fdstore import Store
 from chronetixd.flowrun import FlowRun
 from chronetixd.flows import Flows
 from chronetixd.journal import Journal, Recovered
+from chronetixd.keeping import Stored
 from chronetixd.launch import Launcher
 from chronetixd.lives import lives_on
 from chronetixd.logfiles import LogFiles
@@ -100,6 +102,7 @@ class Daemon:
         self._bus = Bus(loop, self._events)
         self._spares = Spares(loop, self._launcher, nursery, settings.spares, self._spares_full)
         self._journal = Journal(Path(settings.state_dir) / "journal", self._journal_trouble, loop.call_later)
+        self._store = Store(loop.call_later)
         services = Services(
             loop,
             self._launcher,
@@ -110,6 +113,7 @@ class Daemon:
             self._logs,
             Deaths(Path(settings.state_dir) / "deaths", self._deaths_trouble, self._deaths_damage),
             self._journal,
+            self._store,
             lambda: str(self._server.path),
             self._name,
             settings.max_frame,
@@ -183,6 +187,7 @@ class Daemon:
             self._server.close()
             self._bus.close()
             self._journal.close()
+            self._store.close()
             self._strays.close()
             self._pump.close()
             self._log_files.close()
@@ -202,7 +207,10 @@ class Daemon:
         left, self._left = self._left, Recovered((), (), ())
         for row in left.rotten:
             self._log.error("a row of the journal is not what was written, and is left out", row=row)
-        self._starting = set(self._flows.restore(left, {}))
+        kept = Stored(self._received.stored, self._store)
+        self._received.stored.clear()
+        self._starting = set(self._flows.restore(left, kept))
+        kept.close()
         for run in tuple(self._starting):
             self._log.info("a flow goes on" if run.home is not None else "a flow runs again", flow=run.name)
             run.watch(partial(self._restored, run))

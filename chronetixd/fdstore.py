@@ -7,15 +7,22 @@ back a descriptor of which it knows nothing but the name: check what it is befor
 
 from __future__ import annotations
 
+import errno
 import os
 import re
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Callable, Iterable
 
 from chronetixd.activation import CONTROL, FOREIGN
-from chronetixd.notify import notify
+from chronetixd.notify import notify, send, supervised
 
 MAX_AT_ONCE = 253
 """Descriptors that Linux takes with one message."""
+
+RETRY_S = 0.02
+"""A supervisor that has too much to read is tried again after this."""
+
+_BUSY = (errno.EAGAIN, errno.ENOBUFS, errno.ETOOMANYREFS)
 
 _NAME = re.compile(r"[!-9;-~]{1,255}")
 
@@ -26,19 +33,28 @@ def push(name: str, descriptors: Iterable[int]) -> bool:
     Whether all were sent; without a supervisor they are not. One that is kept already is not kept twice. They are not
     polled: a pidfd whose process ends stays. Raises ValueError for a name that cannot be one.
     """
-    if not _NAME.fullmatch(name) or name == CONTROL or name.endswith(FOREIGN):
-        raise ValueError(f"{name!r} is no name for kept descriptors: 1 to 255 printable characters, no colon, no blank")
     waiting = list(descriptors)
+    text = _push(name)
     sent = True
     while waiting:
         some, waiting = waiting[:MAX_AT_ONCE], waiting[MAX_AT_ONCE:]
-        sent = notify(f"FDSTORE=1\nFDNAME={name}\nFDPOLL=0", some) and sent
+        sent = notify(text, some) and sent
     return sent
 
 
 def forget(name: str) -> bool:
     """Have what is kept under ``name`` dropped; whether the supervisor was told."""
-    return notify(f"FDSTOREREMOVE=1\nFDNAME={name}")
+    return notify(_forget(name))
+
+
+def _push(name: str) -> str:
+    if not _NAME.fullmatch(name) or name == CONTROL or name.endswith(FOREIGN):
+        raise ValueError(f"{name!r} is no name for kept descriptors: 1 to 255 printable characters, no colon, no blank")
+    return f"FDSTORE=1\nFDNAME={name}\nFDPOLL=0"
+
+
+def _forget(name: str) -> str:
+    return f"FDSTOREREMOVE=1\nFDNAME={name}"
 
 
 def barrier() -> int:
@@ -50,3 +66,67 @@ def barrier() -> int:
     finally:
         os.close(write)
     return read
+
+
+class Store:
+    """Pushes and forgets in order, also when there is more of it than the supervisor has read: the rest is sent a
+    little later. One descriptor for each name. ``later`` calls a function after so many seconds."""
+
+    def __init__(self, later: Callable[[float, Callable[[], None]], object]) -> None:
+        self._later = later
+        self._waiting: deque[tuple[str, int]] = deque()
+        """Messages, each with a descriptor of ours or -1."""
+        self._closed = False
+
+    @property
+    def waiting(self) -> int:
+        """Changes that the supervisor was not told yet."""
+        return len(self._waiting)
+
+    def push(self, name: str, descriptor: int) -> bool:
+        """Have a duplicate of ``descriptor`` kept; False when there is nobody to keep it. Raises ValueError as
+        :func:`push`, OSError when descriptors have run out."""
+        return self._tell(_push(name), descriptor)
+
+    def forget(self, name: str) -> bool:
+        """Have it dropped; False when there is nobody."""
+        return self._tell(_forget(name), -1)
+
+    def close(self) -> None:
+        """Nothing more is sent; what waits is given up. Idempotent."""
+        self._closed = True
+        for _, fd in self._waiting:
+            if fd >= 0:
+                os.close(fd)
+        self._waiting.clear()
+
+    def _tell(self, text: str, fd: int) -> bool:
+        if self._closed or not supervised():
+            return False
+        if not self._waiting:
+            sent = _sent(text, fd)
+            if sent is not None:
+                return sent
+            self._later(RETRY_S, self._go_on)
+        self._waiting.append((text, os.dup(fd) if fd >= 0 else -1))
+        return True
+
+    def _go_on(self) -> None:
+        while self._waiting:
+            text, fd = self._waiting[0]
+            if _sent(text, fd) is None:
+                self._later(RETRY_S, self._go_on)
+                return
+            self._waiting.popleft()
+            if fd >= 0:
+                os.close(fd)
+
+
+def _sent(text: str, fd: int) -> bool | None:
+    """Whether it went; None when it may go later. What nobody reads is told once by :func:`notify`."""
+    descriptors = [fd] if fd >= 0 else []
+    try:
+        send(text, descriptors)
+    except OSError as reason:
+        return None if reason.errno in _BUSY else notify(text, descriptors)
+    return True

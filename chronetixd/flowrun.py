@@ -32,6 +32,8 @@ from chronetixd.hearing import Hearing
 from chronetixd.heldframes import HeldFrames, look
 from chronetixd.homecoming import Homecoming
 from chronetixd.journal import StoredLife
+from chronetixd.keeping import Keeping
+from chronetixd.kept import Kept, Key
 from chronetixd.lives import Lives
 from chronetixd.news import News
 from chronetixd.plan import Plan
@@ -77,6 +79,7 @@ class FlowRun:
         self._on_bus = False
         self._hearing = Hearing(self, services)
         self._lives = Lives(services.journal, plan.name)
+        self._keeping = Keeping(services.store, plan.name)
         self.home: Homecoming | None = None
         """Its workers are on their way back from the death of a daemon."""
         self._watchers: dict[object, Callable[[], None]] = {}
@@ -106,11 +109,12 @@ class FlowRun:
         self.reason, self.changed_unix_ns = reason, changed_unix_ns
         self.wiring.close()
 
-    def resume(self, lives: Sequence[StoredLife], kept: Mapping[rewiring.Key, int]) -> None:
+    def resume(self, lives: Sequence[StoredLife], kept: Mapping[Key, int]) -> None:
         """It runs under workers that an earlier daemon has started, and whose last ``lives`` these are: go on with
-        them as they come back. ``kept`` is memory of theirs; the descriptors stay the caller's."""
+        them as they come back. ``kept`` is what the supervisor had kept of them; the descriptors are ours now."""
         self._lives = Lives(self._services.journal, self.name, lives)
-        self.home = Homecoming(self._services.loop, self, lives, kept)
+        self._keeping = Keeping(self._services.store, self.name, kept)
+        self.home = Homecoming(self._services.loop, self, lives, Kept(kept))
         for node in self.plan.nodes.values():
             self.wiring.know(node.configure)
         self.machine.resume({life.node: life.incarnation for life in lives}, self.home.over)
@@ -131,6 +135,7 @@ class FlowRun:
             self._services.bus.subscribe(worker, self.plan.nodes[node].configure.subscriptions)
             self._begin_watching(node)
         self.held_frames.start()
+        self.keep()
         self.send_wiring(told)
         self.news.resumed(len(living), list(died))
         if lost is not None:
@@ -140,6 +145,18 @@ class FlowRun:
         if stop is not None:
             self.dispatch(stop)
         self._tell_watchers()
+
+    def keep(self) -> None:
+        """Have the supervisor keep what a later daemon would need of this one's memory: before anybody is told of what
+        is new. Before the flow runs it is not worth it, as then it is begun anew."""
+        survives = self.plan.flow.on_daemon_loss == "survive"
+        if survives and self.home is None and self.state in (FlowState.RUNNING, FlowState.DRAINING):
+            pidfds = {
+                Key(node, "pidfd", worker.incarnation): worker.pidfd
+                for node, worker in self.workers.items()
+                if worker.alive
+            }
+            self._keeping.follow(self.wiring.memories() | pidfds)
 
     def stop(self, mode: StopMode, drain_ns: int | None = None) -> None:
         """Ask it to end; nothing when it has ended."""
@@ -288,6 +305,8 @@ class FlowRun:
         self._on_bus = True
         for node in nodes:
             self.wiring.started(node)
+        self.keep()
+        for node in nodes:
             self.workers[node].send(wire.Start())
 
     # -- restarts ------------------------------------------------------------------------------------------
@@ -296,6 +315,9 @@ class FlowRun:
         """Its routes wait for its successor, unless it left something that none can go on from."""
         try:
             self.send_wiring(self.wiring.succeeded(node))
+            self.keep()
+        except rewiring.LostMemory as lost:
+            self.dispatch(core.NoSuccession(lost.node, lost.what))
         except (shm.PeerFault, OSError) as fault:
             self.dispatch(core.NoSuccession(node, f"left a ring that no successor can go on from: {fault}"))
         self.announce_relinked()
@@ -309,6 +331,7 @@ class FlowRun:
     def _entered(self, state: FlowState) -> None:
         self.changed_unix_ns = time.time_ns()
         if state is FlowState.RUNNING:
+            self.keep()
             self.held_frames.start()
             for node, worker in self.workers.items():
                 if worker.alive:
@@ -339,6 +362,7 @@ class FlowRun:
         self.revivals.close()
         self.taps.end()
         self.held_frames.stop()
+        self._keeping.close()
         self.wiring.close()
         memory.flow_ended()
 
@@ -370,6 +394,7 @@ class FlowRun:
 
     def _spawned(self, node: str, pid: int) -> None:
         self._lives.born(node, pid)
+        self.keep()
         self.dispatch(NodeEvent(node, life.Spawned(pid)))
 
     def _spawn_failed(self, node: str, message: str) -> None:

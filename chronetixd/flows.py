@@ -11,12 +11,12 @@ from typing import Any
 
 import msgspec
 
-from chronetixd import rewiring
 from chronetixd.artifacts import artifact_problems
 from chronetixd.core.flow_words import FlowState, Limits, StopMode
 from chronetixd.flowrun import FlowRun
 from chronetixd.homecoming import Visitor
 from chronetixd.journal import Journal, Recovered, StoredFlow, StoredLife, Wanted
+from chronetixd.keeping import Stored
 from chronetixd.lives import end_leftovers, lives_on
 from chronetixd.plan import make_plan, unsupported
 from chronetixd.services import Services
@@ -100,9 +100,9 @@ class Flows:
         self._store(run.name, wanted="stopped")
         run.stop(mode, drain_ns)
 
-    def restore(self, left: Recovered, kept: Mapping[rewiring.Key, int]) -> list[FlowRun]:
-        """List what the last daemon had; the flows that are wanted still, which run on with the workers that outlived
-        it, or else again from their beginning. ``kept`` is memory that the supervisor has; it stays the caller's."""
+    def restore(self, left: Recovered, kept: Stored) -> list[FlowRun]:
+        """List what the last daemon had; the flows that are wanted still, which run on with what outlived it, or else
+        again from their beginning. ``kept`` is what the supervisor has, from which each takes its own."""
         again = []
         lives: dict[str, list[StoredLife]] = {}
         for life in left.lives:
@@ -117,9 +117,10 @@ class Flows:
             run.submitted_unix_ns = stored.submitted_unix_ns
             self._list(run, stored)
             mine = lives.get(stored.name, [])
-            if flow.on_daemon_loss == "survive" and stored.state in LIVING and any(map(lives_on, mine)):
+            survives = flow.on_daemon_loss == "survive" and stored.state in LIVING
+            if survives and (any(map(lives_on, mine)) or kept.has(stored.name)):
                 again.append(run)
-                run.resume(mine, kept)
+                run.resume(mine, kept.take(run.name, run.plan.nodes, (route.id for route in run.plan.data_routes)))
                 if stored.wanted == "stopped":
                     run.stop(StopMode.DRAIN)
                 continue

@@ -74,6 +74,7 @@ class Hearing:
                 run.announce_relinked()
             case wire.Drained():
                 run.wiring.drained(node, message)
+                run.keep()
             case wire.Ready():
                 run.send_wiring(run.wiring.ready(node))
                 run.dispatch(NodeEvent(node, life.BecameReady()))
@@ -88,7 +89,9 @@ class Hearing:
                 run.dispatch(NodeEvent(node, life.Faulted(phase, f"{name}: {text}", consequence)))
             case wire.Segment():
                 run.held_frames.stir()
-                run.send_wiring(run.wiring.grow(node, message, descriptors))
+                told = run.wiring.grow(node, message, descriptors)
+                run.keep()
+                run.send_wiring(told)
                 source = run.source(node)
                 if source is not None:
                     run.taps.grew(node, message.index, source.segments[message.index])
@@ -96,6 +99,7 @@ class Hearing:
                 run.send_wiring(run.wiring.mapped(node, message))
             case wire.SegmentDropped(route=""):
                 run.send_wiring(run.wiring.drop(node, message, reuse=not run.taps.listen_to(node)))
+                run.keep()
             case wire.SegmentDropped():
                 run.send_wiring(run.wiring.dropped(node, message))
             case wire.Log(level=level, message=line, unix_ns=at, fields=fields):
@@ -131,6 +135,7 @@ class Hearing:
         state = run.machine.workers[node].state
         if state is WorkerState.OFFERING or state in LINKED:
             run.wiring.offer(node, offer, descriptors)
+            run.keep()
         if state not in LINKED:
             run.dispatch(NodeEvent(node, life.Offered()))
         if state is WorkerState.OFFERING or state in LINKED:

@@ -11,7 +11,7 @@ import asyncio
 import hmac
 import os
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,7 @@ from chronetixd import rewiring
 from chronetixd.core import flow_words as core
 from chronetixd.core.worker import Exit, WorkerState
 from chronetixd.journal import StoredLife
+from chronetixd.kept import Kept
 from chronetixd.lives import lives_on
 from protocol import messages as wire
 from protocol.errors import error
@@ -49,18 +50,18 @@ class Visitor:
 
 
 class Homecoming:
-    """Of the workers of ``run``, whose last ``lives`` an earlier daemon has written down. ``kept`` is memory of them
-    that outlived it; its descriptors stay the caller's."""
+    """Of the workers of ``run``, whose last ``lives`` an earlier daemon has written down. ``kept`` is what outlived
+    them; closed at the end."""
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
         run: FlowRun,
         lives: Sequence[StoredLife],
-        kept: Mapping[rewiring.Key, int],
+        kept: Kept,
     ) -> None:
         self._run = run
-        self._kept = {key: os.dup(fd) for key, fd in kept.items()}
+        self._kept = kept
         self._shown: dict[str, rewiring.Shown] = {}
         self._died: dict[str, Exit] = {}
         self._stop: core.StopRequested | None = None
@@ -85,7 +86,7 @@ class Homecoming:
                     continue
                 except ProcessLookupError:
                     self.away.discard(node)
-            self._died[node] = Exit()
+            self._died[node] = Exit() if life is None else self._kept.exit(node, life.incarnation, life.pid)
         self._complete_if_all()
 
     def returned(self, visitor: Visitor) -> None:
@@ -128,16 +129,11 @@ class Homecoming:
         if self.away:
             return
         self._deadline.cancel()
-        dead = set(self._died)
-        for node in dead - set(self._shown):
-            found = rewiring.kept_of(node, self._kept, self._lives[node].incarnation if node in self._lives else 0)
-            if found is not None:
-                self._shown[node] = found
-        for fd in self._kept.values():
-            os.close(fd)
+        dead = {node: self._lives[node].incarnation if node in self._lives else 0 for node in self._died}
         lost = None
         try:
-            told = self._run.wiring.take_over(self._shown, dead, self.over)
+            told = self._run.wiring.take_over(self._shown, dead, self.over, self._kept)
         except rewiring.LostMemory as reason:
             lost, told = reason, []
+        self._kept.close()
         self._run.came_home(told, lost, self._died, self._stop)

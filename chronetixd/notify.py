@@ -25,23 +25,28 @@ def supervised() -> bool:
 def notify(message: str, descriptors: Sequence[int] = ()) -> bool:
     """Send ``message`` (such as ``READY=1``, several lines at once if need be); whether it was sent."""
     global _broken
-    address = os.environ.get("NOTIFY_SOCKET", "")
-    if not address:
+    if not supervised():
         return False
-    if address.startswith("@"):
-        address = "\0" + address[1:]
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sock:
-        try:
-            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
-            sock.sendmsg([message.encode()], rights, 0, address)
-        except OSError as reason:
-            if not _broken:
-                log = structlog.get_logger("chronetixd")
-                log.warning("the supervisor could not be told", text=message, why=str(reason))
-            _broken = True
-            return False
+    try:
+        send(message, descriptors)
+    except OSError as reason:
+        if not _broken:
+            log = structlog.get_logger("chronetixd")
+            log.warning("the supervisor could not be told", text=message, why=str(reason))
+        _broken = True
+        return False
     _broken = False
     return True
+
+
+def send(message: str, descriptors: Sequence[int] = ()) -> None:
+    """As :func:`notify`, to a supervisor that is there. Raises OSError: EAGAIN when it has too much to read."""
+    address = os.environ["NOTIFY_SOCKET"]
+    if address.startswith("@"):
+        address = "\0" + address[1:]
+    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sock:
+        sock.sendmsg([message.encode()], rights, 0, address)
 
 
 def ready(status: str) -> None:

@@ -13,6 +13,7 @@ import signal
 import struct
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import NamedTuple
 
 from chronetixd import proc
@@ -74,7 +75,7 @@ class Process:
         try:
             pid, status, used = os.wait4(self.pid, os.WNOHANG | _WALL)
         except ChildProcessError:
-            return _told_by(self.pid, self.pidfd)
+            return told_by(self.pid, self.pidfd)
         finally:
             os.close(self.pidfd)
             self.pidfd = -1
@@ -89,7 +90,7 @@ _INFO_EXIT = 1 << 3
 """ioctl PIDFD_GET_INFO with struct pidfd_info's first version (64 bytes), and the bit of its mask for the exit."""
 
 
-def _told_by(pid: int, pidfd: int) -> Exit:
+def told_by(pid: int, pidfd: int) -> Exit:
     """The exit of a process that is not our child: as long as its parent has not reaped it, /proc has it, afterwards
     the pidfd; unknown then before Linux 6.15, which does not keep it."""
     seen = proc.stat(pid)
@@ -102,6 +103,14 @@ def _told_by(pid: int, pidfd: int) -> Exit:
         return Exit()
     mask, status = struct.unpack("=Q52xi", info)
     return exit_of(status) if mask & _INFO_EXIT else Exit()
+
+
+def is_pidfd(fd: int) -> bool:
+    """Whatever else it may be, it is asked nothing."""
+    try:
+        return "Pid:" in Path(f"/proc/self/fdinfo/{fd}").read_text()
+    except OSError:
+        return False
 
 
 def exit_of(status: int) -> Exit:

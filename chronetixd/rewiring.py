@@ -1,19 +1,20 @@
 """The shared memory of a flow put together again from what its workers show: for a daemon that has outlived none of it.
 
 Each worker that comes back shows all of its own memory; checked like any offer. What belonged to one that is dead was
-kept by nobody but its peers' mappings, unless the supervisor kept it (``kept``). Rules: a stage is what its two ends
-agree on; where the end of a dead node is missing that a successor would need, the flow cannot go on, and that is told.
+kept by nobody but its peers' mappings, unless the supervisor kept it (``kept``, which :func:`memories` asks it to).
+Rules: a stage is what its two ends agree on; what a living worker shows is newer than what was kept; where the end of a
+dead node is missing that a successor would need, the flow cannot go on, and that is told.
 """
 
 from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
 
 import shm
+from chronetixd.kept import Kept, Key, Kind
 from chronetixd.stages import DataRoute, Memory, Place, Stage, checked
 from protocol.errors import error
 from protocol.messages import Reattach
@@ -27,15 +28,6 @@ class LostMemory(Exception):
         super().__init__(node, what)
         self.node = node
         self.what = what
-
-
-class Key(NamedTuple):
-    """Whose memory it is. ``number`` is the epoch of a ring or credit, or the index of a segment."""
-
-    node: str
-    kind: Literal["ring", "credit", "segment"]
-    route: str
-    number: int
 
 
 @dataclass(slots=True)
@@ -94,59 +86,59 @@ def _check_routes(node: str, what: str, told: list[ShownStage], known: set[str])
         raise error("malformed-message", type="reattach", reason=reason)
 
 
-def kept_of(node: str, kept: Mapping[Key, int], incarnation: int) -> Shown | None:
-    """The memory of ``node``, which is dead, from what the supervisor kept; None when that is nothing.
-
-    Descriptors that do not hold what they should are passed over: they stay the caller's, as do those of other nodes.
-    """
-    mine = {key: fd for key, fd in kept.items() if key.node == node}
-    if not mine:
-        return None
-    bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)  # nobody listens any more
-    found = Shown(Memory(shm.Doorbell(bell)), incarnation=incarnation)
-    os.close(bell)
-    for key, fd in mine.items():
-        try:
-            own = os.dup(checked(fd, key.kind, f"what was kept of {key}"))
-        except Exception:
-            continue
-        if key.kind == "segment":
-            found.memory.segments[key.number] = own
-        else:
-            ends = found.rings if key.kind == "ring" else found.credits
-            ends[key.route, key.number] = own, ShownStage(route=key.route, epoch=key.number)
-    return found
-
-
-def chain(route: DataRoute, producer: Shown | None, consumer: Shown | None, dead: set[str]) -> list[Stage]:
-    """The stages of ``route``, oldest first, from what its two nodes have. ``dead`` nodes are to have successors."""
-    rings = producer.rings if producer is not None else {}
-    credits = consumer.credits if consumer is not None else {}
-    epochs = sorted({epoch for name, epoch in (*rings, *credits) if name == route.id})
-    stages = [_stage(route, epoch, producer, consumer, dead) for epoch in epochs or [0]]
+def chain(
+    route: DataRoute, producer: Shown | None, consumer: Shown | None, kept: Kept, dead: Container[str]
+) -> list[Stage]:
+    """The stages of ``route``, oldest first, from what its two nodes have, or what was kept of it. ``dead`` nodes are
+    to have successors."""
+    rings = {epoch for name, epoch in producer.rings if name == route.id} if producer is not None else set()
+    credits = {epoch for name, epoch in consumer.credits if name == route.id} if consumer is not None else set()
+    known = kept.epochs(route.id)
+    if credits:
+        known = {epoch for epoch in known if epoch >= min(credits)}  # the others it has drained
+    epochs = sorted(rings | credits | known)
+    stages = [_stage(route, epoch, producer, consumer, kept, dead) for epoch in epochs or [0]]
     for earlier in stages[:-1]:
         earlier.ended = True
     return stages
 
 
-def _stage(route: DataRoute, epoch: int, producer: Shown | None, consumer: Shown | None, dead: set[str]) -> Stage:
+def _stage(
+    route: DataRoute, epoch: int, producer: Shown | None, consumer: Shown | None, kept: Kept, dead: Container[str]
+) -> Stage:
     stage = Stage(route, epoch)
+    if consumer is not None and (route.id, epoch) in consumer.credits:
+        stage.credit, told = consumer.credits[route.id, epoch]
+        stage.consumer = consumer.memory
+        stage.told_consumer = told.linked
+        stage.sent = set(told.segments)
+    elif route.target in dead and (end := kept.credit(route.id, epoch)) is not None:
+        stage.credit, stage.consumer, stage.told_consumer = end[1], kept.memory(route.target), True
     if producer is not None and (route.id, epoch) in producer.rings:
         stage.ring, told = producer.rings[route.id, epoch]
         stage.producer = producer.memory
-        producer.memory.stages += 1
         stage.resume = told.resume
         stage.told_producer = told.linked
-        stage.base_seq = _base_seq(stage.ring)
-    if consumer is not None and (route.id, epoch) in consumer.credits:
-        fd, told = consumer.credits[route.id, epoch]
-        stage.base_seq = _base_seq(fd)
-        stage.credit, stage.consumer = fd, consumer.memory
-        stage.told_consumer = told.linked
-        stage.sent = set(told.segments)
-    if route.source in dead and stage.told_consumer:
-        stage.told_producer = True
+    elif (ring := kept.ring(route.id, epoch)) is not None:
+        key, stage.ring, stage.producer = ring
+        stage.resume = key.resume
+        stage.told_producer = stage.told_consumer or _has_frames(stage.ring)
+    elif route.source in dead:
+        stage.told_producer = stage.told_consumer
+    if stage.producer is not None:
+        stage.producer.stages += 1
+    for fd in (stage.ring, stage.credit):
+        if fd is not None:
+            stage.base_seq = _base_seq(fd)
     return stage
+
+
+def _has_frames(ring: int) -> bool:
+    """Something was sent by its maker, who is dead."""
+    try:
+        return shm.remains(ring)[0] > 0
+    except shm.PeerFault:
+        return True  # whoever goes on from it will be told
 
 
 def _base_seq(fd: int) -> int:
@@ -155,14 +147,27 @@ def _base_seq(fd: int) -> int:
     return int(value)
 
 
-def missing(stages: Iterable[Stage], dead: set[str]) -> Iterator[tuple[str, str]]:
+def missing(stages: Iterable[Stage], dead: Container[str], kept: Kept) -> Iterator[tuple[str, str]]:
     """What the successor of a dead node would need and nobody has: (node, the rest of a sentence about it)."""
     for stage in stages:
-        name = stage.route.id
+        name, epoch = stage.route.id, stage.epoch
         if stage.route.source in dead and not stage.ended and stage.told_consumer and stage.ring is None:
             yield stage.route.source, f"died while no daemon was there, and where its route {name!r} ended is lost"
-        if stage.route.target in dead and stage.told_producer and stage.credit is None:
+        if stage.route.target not in dead:
+            continue
+        if stage.told_producer and stage.credit is None and not kept.untouched(name, epoch):
             yield stage.route.target, f"died while no daemon was there, and what it had returned on {name!r} is lost"
+        if stage.told_consumer and stage.ring is None and stage.ended:
+            yield stage.route.target, f"died while no daemon was there, and what it had to drain of {name!r} is lost"
+
+
+def check_drainable(stages: Iterable[Stage]) -> None:
+    """Raises LostMemory when the consumer of these stages has died, and a successor of it has to drain what is there no
+    more: its own mapping of it was the last."""
+    for stage in stages:
+        if stage.ended and stage.told_consumer and stage.ring is None:
+            what = f"died, and what it had to drain of {stage.route.id!r} died with it: no daemon had kept that"
+            raise LostMemory(stage.route.target, what)
 
 
 def place(node: str, had: Shown | None, outputs: list[DataRoute], inputs: list[DataRoute]) -> Place:
@@ -170,6 +175,35 @@ def place(node: str, had: Shown | None, outputs: list[DataRoute], inputs: list[D
     found = Place(node, list(outputs), list(inputs))
     if had is not None:
         found.memory = had.memory
-        found.incarnation = had.incarnation
+        found.memory.incarnation = found.incarnation = had.incarnation
         found.configured = found.linked = found.ready = found.started = True
+    return found
+
+
+def bury(place: Place, kept: Kept, incarnation: int) -> None:
+    """Its worker is dead: what there is of it was kept."""
+    place.memory = kept.memory(place.node)
+    place.incarnation = incarnation
+    place.configured = place.linked = place.ready = place.started = True
+
+
+def memories(stages: Iterable[Stage], places: Mapping[str, Place]) -> dict[Key, int]:
+    """What has to outlive the daemon and the workers of these stages: every RING with its arena; of each stage the
+    CREDIT of the last consumer that ran, and of one that has not yet."""
+    found: dict[Key, int] = {}
+    for stage in stages:
+        route, epoch = stage.route, stage.epoch
+        if stage.ring is not None and stage.producer is not None:
+            incarnation = stage.producer.incarnation
+            found[Key(route.source, "ring", incarnation, route.id, epoch, stage.resume)] = stage.ring
+            for index, fd in stage.producer.segments.items():
+                found[Key(route.source, "segment", incarnation, "", index)] = fd
+        if stage.credit is not None and stage.consumer is not None:
+            ran = stage.told_consumer and places[route.target].started
+            kind: Kind = "credit" if ran else "offered"
+            found[Key(route.target, kind, stage.consumer.incarnation, route.id, epoch)] = stage.credit
+            if ran:
+                continue
+        if stage.predecessor is not None:
+            found[Key(route.target, "credit", stage.predecessor_incarnation, route.id, epoch)] = stage.predecessor
     return found

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from chronetixd.bus import Bus
 from chronetixd.deaths import Deaths
 from chronetixd.events import Events
+from chronetixd.fdstore import Store
 from chronetixd.journal import Journal
 from chronetixd.launch import Launcher
 from chronetixd.logs import Logs
@@ -30,6 +31,7 @@ class Services:
     logs: Logs
     deaths: Deaths
     journal: Journal
+    store: Store
     socket: Callable[[], str]
     """Path of the control socket."""
     daemon: str

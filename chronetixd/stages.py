@@ -40,6 +40,8 @@ class Memory:
     """Segments that it has given back, and the stages whose consumer maps them still."""
     stages: int = 0
     """Stages whose RING points into the arena."""
+    incarnation: int = 0
+    """Of its node, when it made this."""
     dead: bool = False
 
     def settle(self, stage: Stage, index: int) -> bool:
@@ -77,6 +79,7 @@ class Stage:
     consumer: Memory | None = None
     predecessor: int | None = None
     """CREDIT of the last consumer that ran on this stage and died."""
+    predecessor_incarnation: int = 0
     told_producer: bool = False
     """The producer was linked."""
     relink: bool = False
@@ -138,6 +141,7 @@ class Stage:
             counters.keep_consumer(self.snapshot())
             _close(self.predecessor)
             self.predecessor, self.credit = self.credit, None
+            self.predecessor_incarnation = self.consumer.incarnation if self.consumer is not None else 0
         self.close_view()
         _close(self.credit)
         self.credit = None

@@ -17,6 +17,7 @@ import shm
 from chronetixd import rewiring
 from chronetixd.core.death import HeldFrames
 from chronetixd.counters import Counters
+from chronetixd.kept import Kept, Key
 from chronetixd.stages import DataRoute, Ends, Memory, Place, Stage, checked
 from protocol.errors import error
 from protocol.messages import (
@@ -81,38 +82,37 @@ class Wiring:
         place = self._places[node]
         return rewiring.shown(node, place.outputs, place.inputs, message, descriptors)
 
-    def take_over(self, had: Mapping[str, rewiring.Shown], dead: set[str], over: set[str]) -> list[ToNode]:
-        """Go on with the memory that the nodes have: ``dead`` ones are to have successors, those that are ``over`` had
-        come to their end. What has to be sent: segments that producers wait for.
+    def take_over(
+        self, had: Mapping[str, rewiring.Shown], dead: Mapping[str, int], over: set[str], kept: Kept
+    ) -> list[ToNode]:
+        """Go on with the memory that the nodes have, and that was ``kept`` for those without: ``dead`` ones, with the
+        incarnation that died, are to have successors, those that are ``over`` had come to their end. What has to be
+        sent: segments that producers wait for.
 
         Raises LostMemory when a successor would need what nobody has.
         """
         for node, place in self._places.items():
-            self._places[node] = rewiring.place(node, had.get(node), place.outputs, place.inputs)
-            self._places[node].gone = node in over
+            made = rewiring.place(node, had.get(node), place.outputs, place.inputs)
+            if node in dead:
+                rewiring.bury(made, kept, dead[node])
+            made.gone = node in over
+            self._places[node] = made
         for route in self.routes:
-            self._chains[route.id] = rewiring.chain(route, had.get(route.source), had.get(route.target), dead)
-        for node, what in rewiring.missing(self._stages(self.routes), dead):
+            ends = had.get(route.source), had.get(route.target)
+            self._chains[route.id] = rewiring.chain(route, *ends, kept, dead)
+        for node, what in rewiring.missing(self._stages(self.routes), dead, kept):
             raise rewiring.LostMemory(node, what)
-        return [told for node in had if node not in dead for told in self._confirm(node, had[node].unconfirmed)]
+        return [told for node in had for told in self._confirm(node, had[node].unconfirmed)]
 
     def _confirm(self, node: str, unconfirmed: Iterable[int]) -> list[ToNode]:
         """Segments that ``node`` may not use yet: to whoever does not map them, else its own go."""
-        told: list[ToNode] = []
-        place = self._places[node]
-        memory = place.memory
+        memory = self._places[node].memory
         assert memory is not None
-        for index in unconfirmed:
-            lacking = [s for s in self._present(place.outputs) if s.told_consumer and index not in s.sent]
-            for stage in lacking:
-                stage.sent.add(index)
-                part = Segment(index=index, route=stage.route.id, epoch=stage.epoch)
-                told.append(ToNode(stage.route.target, part, (memory.segments[index],)))
-            if lacking:
-                memory.unmapped[index] = set(lacking)
-            else:
-                told.append(ToNode(node, SegmentMapped(index=index)))
-        return told
+        return [told for index in unconfirmed for told in self._spread(node, memory, index)]
+
+    def memories(self) -> dict[Key, int]:
+        """All that a daemon without any needs to go on from what the dead have left; the descriptors stay ours."""
+        return rewiring.memories(self._stages(self.routes), self._places)
 
     # -- what a worker is told and offers ------------------------------------------------------------------
 
@@ -153,7 +153,7 @@ class Wiring:
             bell = shm.Doorbell(next(fds))
         except (OSError, ValueError, shm.PeerFault) as reason:
             raise error("descriptor-refused", what=f"the doorbell of node {node!r}", reason=str(reason)) from None
-        memory = place.memory or Memory(bell)
+        memory = place.memory or Memory(bell, incarnation=place.incarnation)
         try:
             rings = [checked(next(fds), "ring", f"the ring of route {stage.route.id!r}") for stage in ends.rings]
             credits = [checked(next(fds), "credit", f"the credits of route {s.route.id!r}") for s in ends.credits]
@@ -282,21 +282,25 @@ class Wiring:
         if memory is None:
             raise error("unexpected-message", type="segment", when="before the offer")
         _check_segment(memory, node, message.index, descriptors[0])
-        fd = memory.segments[message.index] = descriptors[0]
+        memory.segments[message.index] = descriptors[0]
         descriptors.clear()
+        return self._spread(node, memory, message.index)
+
+    def _spread(self, node: str, memory: Memory, index: int) -> list[ToNode]:
+        """A segment that ``node`` may not use yet: to every consumer that lacks it."""
         stages = [stage for stage in self._present(self._places[node].outputs) if stage.producer is memory]
-        living = [stage for stage in stages if not self._places[stage.route.target].gone]
-        memory.unmapped[message.index] = {stage for stage in living if stage.route.policy == "block"}
+        lacking = [s for s in stages if not self._places[s.route.target].gone and index not in s.sent]
+        waited_for = {stage for stage in lacking if stage.route.policy == "block"}
         forwarded = []
-        for stage in living:
+        for stage in lacking:
             if stage.told_consumer:
-                stage.sent.add(message.index)
-                part = Segment(index=message.index, route=stage.route.id, epoch=stage.epoch)
-                forwarded.append(ToNode(stage.route.target, part, (fd,)))
-        if memory.unmapped[message.index]:
+                stage.sent.add(index)
+                part = Segment(index=index, route=stage.route.id, epoch=stage.epoch)
+                forwarded.append(ToNode(stage.route.target, part, (memory.segments[index],)))
+        if waited_for:
+            memory.unmapped[index] = waited_for
             return forwarded
-        del memory.unmapped[message.index]
-        return [*forwarded, ToNode(node, SegmentMapped(index=message.index))]
+        return [*forwarded, ToNode(node, SegmentMapped(index=index))]
 
     def mapped(self, node: str, message: SegmentMapped) -> list[ToNode]:
         """``node`` can follow descriptors into a segment of one of its inputs. Raises ProtocolError."""
@@ -388,9 +392,11 @@ class Wiring:
     def succeeded(self, node: str) -> list[ToNode]:
         """``node`` has exited and will be born again: its routes wait for it, its outputs begin their next stage.
 
-        Raises PeerFault when it left a RING that makes no sense, so that its successor cannot go on.
+        Raises PeerFault when it left a RING that makes no sense, LostMemory when it had to drain one that nobody has:
+        its successor cannot go on.
         """
         place = self._places[node]
+        rewiring.check_drainable(self._stages(place.inputs))
         self._ring_peers(place)
         freed = []
         for stage in self._stages(place.inputs):

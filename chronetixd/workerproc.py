@@ -165,6 +165,12 @@ class WorkerProcess:
         return self._process is not None
 
     @property
+    def pidfd(self) -> int:
+        """Of its process, which must be alive; stays ours."""
+        assert self._process is not None
+        return self._process.pidfd
+
+    @property
     def stderr_tail(self) -> list[str]:
         """The last lines of its stderr."""
         return list(self._stderr.tail) if self._stderr else []

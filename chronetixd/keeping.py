@@ -1,0 +1,122 @@
+"""Which descriptors of which flow are in the supervisor's store, and under which names.
+
+A name says all that is to be known of a descriptor (:class:`chronetixd.kept.Key`), part by part, so that the store
+alone is enough. Rules: a name stands for one descriptor; the store follows what the flow has, the new before the old
+goes; a name that is nobody's, or that has come with several descriptors, is forgotten.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Mapping
+from typing import get_args
+from urllib.parse import quote
+
+import structlog
+
+from chronetixd.fdstore import Store
+from chronetixd.kept import Key, Kind
+
+LONGEST = 60
+"""Characters of a flow's, node's or route's name; of a longer one there is a digest. A name may have 255 in all."""
+
+_KINDS = {"c": "credit", "o": "offered", "p": "pidfd", "r": "ring", "s": "segment"}
+_LETTERS = {kind: letter for letter, kind in _KINDS.items()}
+assert set(_LETTERS) == set(get_args(Kind))
+
+
+def name_of(flow: str, key: Key) -> str:
+    """What the descriptor of ``key`` is called."""
+    numbers = (key.incarnation, key.number, key.resume)
+    return "/".join((*map(_part, (flow, key.node, key.route)), _LETTERS[key.kind], *map(str, numbers)))
+
+
+def _part(text: str) -> str:
+    quoted = quote(text, safe="")
+    return quoted if len(quoted) <= LONGEST else f"={hashlib.sha256(text.encode()).hexdigest()[: LONGEST - 1]}"
+
+
+class Stored:
+    """What the supervisor has handed over: descriptors by name. Owns them until :meth:`close`."""
+
+    def __init__(self, received: Mapping[str, list[int]], store: Store) -> None:
+        self._left = dict(received)
+        self._store = store
+
+    def has(self, flow: str) -> bool:
+        """There is something of it."""
+        first = f"{_part(flow)}/"
+        return any(name.startswith(first) for name in self._left)
+
+    def take(self, flow: str, nodes: Iterable[str], routes: Iterable[str]) -> dict[Key, int]:
+        """All that is of ``flow``; the caller's now."""
+        known_nodes = {_part(node): node for node in nodes}
+        known_routes = {_part(route): route for route in ("", *routes)}
+        found: dict[Key, int] = {}
+        for name in [name for name in self._left if name.startswith(f"{_part(flow)}/")]:
+            key = _parsed(name, known_nodes, known_routes)
+            if key is not None and len(self._left[name]) == 1:
+                (found[key],) = self._left.pop(name)
+        return found
+
+    def close(self) -> None:
+        """Close what nobody took, and have it forgotten. Idempotent."""
+        if self._left:
+            structlog.get_logger("chronetixd").info(
+                "the supervisor kept descriptors that are nobody's; they are given up", names=len(self._left)
+            )
+        for name, descriptors in self._left.items():
+            for fd in descriptors:
+                os.close(fd)
+            self._store.forget(name)
+        self._left.clear()
+
+
+def _parsed(name: str, nodes: Mapping[str, str], routes: Mapping[str, str]) -> Key | None:
+    """What ``name`` says, if it is one of ours, of these nodes and routes."""
+    parts = name.split("/")
+    if len(parts) != 7 or parts[1] not in nodes or parts[2] not in routes or parts[3] not in _KINDS:
+        return None
+    if not all(part.isdecimal() and part.isascii() and len(part) < 20 for part in parts[4:]):
+        return None
+    numbers = [int(part) for part in parts[4:]]
+    kind: Kind = _KINDS[parts[3]]  # type: ignore[assignment]
+    return Key(nodes[parts[1]], kind, numbers[0], routes[parts[2]], *numbers[1:])
+
+
+class Keeping:
+    """Has the store follow ``flow``. ``found`` is what is in it already."""
+
+    def __init__(self, store: Store, flow: str, found: Mapping[Key, int] | None = None) -> None:
+        self._store = store
+        self._flow = flow
+        self._unsure = {key: _identity(fd) for key, fd in (found or {}).items()}
+        """What came back from the store, until it is compared with what the flow has."""
+        self._kept: set[Key] = set()
+
+    def follow(self, wanted: Mapping[Key, int]) -> None:
+        """``wanted`` is what is to be kept from now on; the descriptors stay the caller's."""
+        unsure, self._unsure = self._unsure, {}
+        for key, identity in unsure.items():
+            if key in wanted and _identity(wanted[key]) == identity:
+                self._kept.add(key)
+            else:
+                self._store.forget(name_of(self._flow, key))
+        gone = self._kept - wanted.keys()
+        for key in wanted.keys() - self._kept:
+            if self._store.push(name_of(self._flow, key), wanted[key]):
+                self._kept.add(key)
+        for key in gone:
+            self._store.forget(name_of(self._flow, key))
+        self._kept -= gone
+
+    def close(self) -> None:
+        """Nothing of it is kept any more. Idempotent."""
+        self.follow({})
+
+
+def _identity(fd: int) -> tuple[int, int]:
+    """The same for two descriptors of one memory or process."""
+    found = os.fstat(fd)
+    return found.st_dev, found.st_ino

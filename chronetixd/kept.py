@@ -1,0 +1,120 @@
+"""What outlived the workers of one flow, and the daemon that had it, because the supervisor kept it.
+
+A :class:`Key` says what a descriptor is: whose, of which incarnation, of which stage. It is what somebody wrote on it,
+and is believed as far as the memory itself agrees. The ring or the credits of a stage are asked for once; whoever asks
+owns them, and what nobody asked for is closed.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterator, Mapping
+from typing import Literal, NamedTuple
+
+import shm
+from chronetixd.core.worker import Exit
+from chronetixd.pidfd import is_pidfd, told_by
+from chronetixd.stages import Memory, checked
+from protocol.errors import ChronetixError
+
+Kind = Literal["ring", "credit", "offered", "segment", "pidfd"]
+"""``credit``: of a consumer that ran, and may have given frames back; ``offered``: of one that has not yet."""
+
+
+class Key(NamedTuple):
+    """What one descriptor is. ``number`` is the epoch of a ring or credit, or the index of a segment; ``resume`` that
+    of a ring's stage."""
+
+    node: str
+    kind: Kind
+    incarnation: int
+    route: str = ""
+    number: int = 0
+    resume: int = 0
+
+
+class Kept:
+    """Owns the descriptors of ``found`` until :meth:`close`."""
+
+    def __init__(self, found: Mapping[Key, int]) -> None:
+        self._found = dict(found)
+        self._memories: dict[tuple[str, int], Memory] = {}
+        self._last: dict[str, Memory | None] = {}
+        for key, fd in found.items():
+            if not _is(key, fd):
+                os.close(self._found.pop(key))
+
+    def __iter__(self) -> Iterator[Key]:
+        return iter(self._found)
+
+    def epochs(self, route: str) -> set[int]:
+        """Stages of ``route`` of which there is something."""
+        return {key.number for key in self._found if key.route == route}
+
+    def memory(self, node: str) -> Memory | None:
+        """The arena of the last incarnation of ``node`` of which there is a ring; a new one without anything when there
+        is none but something else; None when there is nothing. The caller's to close, as every one of a ring is."""
+        if node not in self._last:
+            mine = [key for key in self._found if key.node == node and key.kind != "pidfd"]
+            last = max((key.incarnation for key in mine if key.kind == "ring"), default=-1)
+            self._last[node] = self._memory(node, last) if mine else None
+        return self._last[node]
+
+    def ring(self, route: str, epoch: int) -> tuple[Key, int, Memory] | None:
+        """The RING of a stage, and the arena it points into."""
+        key = self._newest("ring", route, epoch)
+        if key is None:
+            return None
+        memory = self._memory(key.node, key.incarnation)
+        return key, self._found.pop(key), memory
+
+    def credit(self, route: str, epoch: int) -> tuple[Key, int] | None:
+        """The CREDIT of the last consumer that ran on a stage."""
+        key = self._newest("credit", route, epoch)
+        return None if key is None else (key, self._found.pop(key))
+
+    def untouched(self, route: str, epoch: int) -> bool:
+        """No consumer has run on this stage yet: there were only some that never came to it."""
+        return self._newest("offered", route, epoch) is not None and self._newest("credit", route, epoch) is None
+
+    def exit(self, node: str, incarnation: int, pid: int) -> Exit:
+        """How the process of ``node`` has ended; unknown where the kernel does not tell."""
+        pidfd = self._found.get(Key(node, "pidfd", incarnation), -1)
+        return told_by(pid, pidfd) if pidfd >= 0 else Exit()
+
+    def close(self) -> None:
+        """Close what nobody has asked for. Idempotent."""
+        for fd in self._found.values():
+            os.close(fd)
+        self._found.clear()
+
+    def _newest(self, kind: Kind, route: str, epoch: int) -> Key | None:
+        found = [key for key in self._found if key[1] == kind and key.route == route and key.number == epoch]
+        return max(found, key=lambda key: key.incarnation, default=None)
+
+    def _memory(self, node: str, incarnation: int) -> Memory:
+        """Dead, as whoever made it."""
+        made = self._memories.get((node, incarnation))
+        if made is None:
+            bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)  # nobody listens any more
+            made = self._memories[node, incarnation] = Memory(shm.Doorbell(bell), incarnation=incarnation, dead=True)
+            os.close(bell)
+            mine = [key for key in self._found if key[:3] == (node, "segment", incarnation)]
+            made.segments |= {key.number: self._found.pop(key) for key in mine}
+        return made
+
+
+def _is(key: Key, fd: int) -> bool:
+    """The descriptor holds what is written on it."""
+    if key.kind == "pidfd":
+        return is_pidfd(fd)
+    kind = "credit" if key.kind == "offered" else key.kind
+    try:
+        checked(fd, kind, str(key))
+        if kind == "segment":
+            return True
+        (epoch,) = struct.unpack("<Q", os.pread(fd, 8, 16))
+    except (ChronetixError, OSError, struct.error):
+        return False
+    return bool(epoch == key.number)

@@ -1,0 +1,222 @@
+"""What the supervisor keeps of a flow: names that say all, a store that follows, and whatever may come out of it."""
+
+from __future__ import annotations
+
+import os
+import socket
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import shm
+from chronetixd.core.worker import Exit
+from chronetixd.fdstore import Store
+from chronetixd.keeping import Keeping, Stored, name_of
+from chronetixd.kept import Kept, Key
+
+KINDS = ("ring", "credit", "offered", "segment", "pidfd")
+TEXTS = st.text(st.characters(codec="utf-8"), min_size=1, max_size=300)
+NUMBERS = st.integers(0, 2**63 - 1)
+KEYS = st.builds(Key, TEXTS, st.sampled_from(KINDS), NUMBERS, st.one_of(st.just(""), TEXTS), NUMBERS, NUMBERS)
+
+
+class Heard:
+    """A supervisor's socket, and what it was told."""
+
+    def __init__(self, path: Path) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.sock.bind(str(path))
+        self.sock.setblocking(False)
+
+    def all(self) -> list[str]:
+        """Each message so far: + or -, and a name. What came with it is closed."""
+        told = []
+        while True:
+            try:
+                data, descriptors, _, _ = socket.recv_fds(self.sock, 4096, 10)
+            except BlockingIOError:
+                return told
+            fields = dict(line.split("=", 1) for line in data.decode().splitlines())
+            told.append(("+" if "FDSTORE" in fields else "-") + fields["FDNAME"])
+            assert len(descriptors) == ("FDSTORE" in fields)
+            for fd in descriptors:
+                os.close(fd)
+
+
+@pytest.fixture
+def heard(monkeypatch: pytest.MonkeyPatch) -> Iterator[Heard]:
+    with tempfile.TemporaryDirectory() as folder:
+        listening = Heard(Path(folder) / "notify")
+        monkeypatch.setenv("NOTIFY_SOCKET", str(Path(folder) / "notify"))
+        yield listening
+        listening.sock.close()
+
+
+class Later:
+    """Calls that are due whenever the test says so."""
+
+    def __init__(self) -> None:
+        self.due: list[Callable[[], None]] = []
+
+    def __call__(self, seconds: float, call: Callable[[], None]) -> None:
+        self.due.append(call)
+
+    def pass_by(self) -> None:
+        due, self.due = self.due, []
+        for call in due:
+            call()
+
+
+@pytest.fixture
+def later() -> Later:
+    return Later()
+
+
+@pytest.fixture
+def descriptor() -> Iterator[int]:
+    fd = os.memfd_create("anything")
+    yield fd
+    os.close(fd)
+
+
+class TestNames:
+    @given(flow=TEXTS, key=KEYS)
+    def test_a_name_is_one_for_the_store_and_says_what_it_was_made_of(self, flow: str, key: Key) -> None:
+        name = name_of(flow, key)
+        assert len(name) <= 255
+        assert all("!" <= character <= "~" and character != ":" for character in name)
+        fd = os.memfd_create("kept")
+        stored = Stored({name: [fd]}, Store(lambda *_: None))
+        assert stored.has(flow)
+        assert stored.take(flow, [key.node, "another"], [key.route] if key.route else []) == {key: fd}
+        os.close(fd)
+
+    @given(name=st.one_of(st.text(), st.from_regex(r"f/(a|b)/(r|)/[corsp]/[0-9x-]*/[0-9]*/[0-9]*", fullmatch=True)))
+    def test_any_other_name_is_nobodys_or_means_something_of_the_flow(self, name: str) -> None:
+        fd = os.memfd_create("kept")
+        stored = Stored({name: [fd]}, Store(lambda *_: None))
+        for key, taken in stored.take("f", ["a"], ["r"]).items():
+            assert name_of("f", key).split("/")[:4] == name.split("/")[:4]
+            os.close(taken)
+        stored.close()
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(fd)
+
+    def test_two_descriptors_of_one_name_are_none(self, heard: Heard, later: Later) -> None:
+        name = name_of("f", Key("a", "ring", 0, "r"))
+        stored = Stored({name: [os.memfd_create("1"), os.memfd_create("2")]}, Store(later))
+        assert stored.take("f", ["a"], ["r"]) == {}
+        stored.close()
+        assert heard.all() == [f"-{name}"]
+
+
+class TestAFlowsPart:
+    def test_the_store_follows_the_new_before_the_old_goes(self, heard: Heard, later: Later, descriptor: int) -> None:
+        keeping = Keeping(Store(later), "f")
+        old, new = Key("b", "credit", 0, "r"), Key("b", "credit", 1, "r")
+        keeping.follow({old: descriptor})
+        keeping.follow({old: descriptor})
+        keeping.follow({new: descriptor})
+        keeping.close()
+        names = [name_of("f", key) for key in (old, new)]
+        assert heard.all() == [f"+{names[0]}", f"+{names[1]}", f"-{names[0]}", f"-{names[1]}"]
+
+    def test_what_has_come_back_is_kept_on_if_it_is_the_same(self, heard: Heard, later: Later, descriptor: int) -> None:
+        same, other = Key("a", "segment", 0), Key("a", "segment", 0, "", 1)
+        foreign = os.memfd_create("foreign")
+        keeping = Keeping(Store(later), "f", {same: descriptor, other: foreign})
+        os.close(foreign)
+        keeping.follow({same: descriptor, other: descriptor})
+        name = name_of("f", other)
+        assert heard.all() == [f"-{name}", f"+{name}"]
+
+    def test_without_a_supervisor_nothing_is_kept_and_nothing_fails(
+        self, monkeypatch: pytest.MonkeyPatch, later: Later, descriptor: int
+    ) -> None:
+        monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
+        store = Store(later)
+        keeping = Keeping(store, "f")
+        keeping.follow({Key("a", "segment", 0): descriptor})
+        keeping.close()
+        assert (store.waiting, later.due) == (0, [])
+
+
+class TestASupervisorThatIsBusy:
+    def test_it_is_told_everything_in_order_once_it_reads(self, heard: Heard, later: Later, descriptor: int) -> None:
+        store = Store(later)
+        wanted = [f"name-{number}" for number in range(2000)]
+        told: list[str] = []
+        for name in wanted:
+            assert store.push(name, descriptor)
+        store.forget("name-0")
+        assert store.waiting, "more than its socket takes"
+        while store.waiting:
+            told += heard.all()
+            later.pass_by()
+        told += heard.all()
+        assert told == [*(f"+{name}" for name in wanted), "-name-0"]
+
+    def test_at_the_end_what_it_was_not_told_is_given_up(self, heard: Heard, later: Later, descriptor: int) -> None:
+        store = Store(later)
+        for number in range(2000):
+            store.push(f"name-{number}", descriptor)
+        store.close()
+        later.pass_by()
+        assert not store.push("name", descriptor)
+        heard.all()
+
+
+class TestWhatComesOut:
+    def test_what_is_not_what_its_name_says_is_closed(self) -> None:
+        ring = shm.Consumer("r", credits=4, epoch=3)
+        found = {
+            Key("a", "ring", 0, "r", 3): os.dup(ring.fd),
+            Key("b", "credit", 0, "r", 2): os.dup(ring.fd),
+            Key("b", "credit", 0, "r", 3): os.dup(ring.fd),
+            Key("a", "segment", 0): os.open("/dev/null", os.O_RDONLY),
+            Key("a", "pidfd", 0): os.memfd_create("no process"),
+        }
+        kept = Kept(found)
+        assert list(kept) == [Key("b", "credit", 0, "r", 3)]
+        kept.close()
+        ring.close()
+
+    def test_of_several_consumers_the_last_that_ran_counts(self, make_credit: Any) -> None:
+        ran = Key("b", "credit", 1, "r"), Key("b", "credit", 4, "r")
+        kept = Kept({key: make_credit() for key in (*ran, Key("b", "offered", 5, "r"))})
+        assert not kept.untouched("r", 0)
+        found = kept.credit("r", 0)
+        assert found is not None
+        assert found[0] == ran[1]
+        os.close(found[1])
+        kept.close()
+
+    def test_a_stage_on_which_none_ran_is_told_from_one_that_nobody_kept(self, make_credit: Any) -> None:
+        kept = Kept({Key("b", "offered", 5, "r"): make_credit()})
+        assert kept.untouched("r", 0)
+        assert not kept.untouched("r", 1)
+        assert not kept.untouched("other", 0)
+        kept.close()
+
+    def test_of_an_exit_that_was_not_kept_nothing_is_known(self) -> None:
+        kept = Kept({})
+        assert kept.exit("a", 0, 1) == Exit()
+        assert kept.memory("a") is None
+        kept.close()
+
+
+@pytest.fixture
+def make_credit() -> Iterator[Callable[[], int]]:
+    made: list[shm.Consumer] = []
+
+    def make() -> int:
+        made.append(shm.Consumer("r", credits=4))
+        return os.dup(made[-1].fd)
+
+    yield make
+    made.clear()

@@ -1,0 +1,102 @@
+"""A supervisor for tests: it keeps descriptors as systemd does, and starts the daemon again with all of them."""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+from tests.e2e.conftest import ROOT, Daemon
+
+START = """
+import fcntl, os, sys
+count = int(sys.argv[1])
+high = [fcntl.fcntl(int(number), fcntl.F_DUPFD, 1000) for number in sys.argv[2 : 2 + count]]
+for at, fd in enumerate(high, 3):
+    os.dup2(fd, at)
+    os.close(fd)
+os.closerange(3 + count, 1000)
+os.environ["LISTEN_PID"] = str(os.getpid())
+os.execv(sys.executable, [sys.executable, "-m", "chronetixd", *sys.argv[2 + count :]])
+"""
+"""A daemon whose descriptors 3, 4, … are those told; with pid and numbers put right, as systemd does."""
+
+
+class Supervisor:
+    """Of one daemon at a time, in ``folder``. ``store`` has the kept descriptors by name; ``limit`` as
+    FileDescriptorStoreMax."""
+
+    def __init__(self, folder: Path, settings: dict[str, str], limit: int = 8192) -> None:
+        self.folder = folder
+        self.limit = limit
+        self.store: dict[str, list[int]] = {}
+        self.started: list[Daemon] = []
+        self._settings = settings
+        self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._sock.bind(str(folder / "notify.sock"))
+        self._ready = threading.Event()
+        self._over, self._end = os.pipe()
+        self._thread = threading.Thread(target=self._listen)
+        self._thread.start()
+
+    def start(self) -> Daemon:
+        """The next daemon, once it is ready."""
+        files = self.folder / "control.sock", self.folder / "state", self.folder / "daemon.log"
+        self._ready.clear()
+        names = [name for name, kept in self.store.items() for _ in kept]
+        descriptors = [fd for kept in self.store.values() for fd in kept]
+        environment = (
+            os.environ
+            | self._settings
+            | {
+                "NOTIFY_SOCKET": str(self.folder / "notify.sock"),
+                "PYTHONPATH": str(ROOT),
+                "LISTEN_FDS": str(len(descriptors)),
+                "LISTEN_FDNAMES": ":".join(names),
+            }
+        )
+        numbers = [str(len(descriptors)), *map(str, descriptors)]
+        place = ["--socket", str(files[0]), "--state-dir", str(files[1])]
+        command = [sys.executable, "-c", START, *numbers, *place]
+        with files[2].open("ab") as log:
+            process = subprocess.Popen(command, env=environment, pass_fds=descriptors, stdout=log, stderr=log)
+        self.started.append(Daemon(process, *files))
+        pidfd = os.pidfd_open(process.pid)
+        while not self._ready.wait(0.05):
+            assert not select.select([pidfd], [], [], 0)[0], files[2].read_text()
+        os.close(pidfd)
+        return self.started[-1]
+
+    def close(self) -> None:
+        """Drop everything that is kept."""
+        os.write(self._end, b"x")
+        self._thread.join()
+        for name in list(self.store):
+            self._forget(name)
+        for fd in (self._over, self._end):
+            os.close(fd)
+        self._sock.close()
+        (self.folder / "notify.sock").unlink()
+
+    def _listen(self) -> None:
+        while self._over not in select.select([self._over, self._sock], [], [])[0]:
+            data, descriptors, _, _ = socket.recv_fds(self._sock, 65_536, 253)
+            fields = dict(line.split("=", 1) for line in data.decode().splitlines())
+            name = fields.get("FDNAME", "stored")
+            if "FDSTOREREMOVE" in fields:
+                self._forget(name)
+            elif "FDSTORE" in fields:
+                while descriptors and sum(map(len, self.store.values())) < self.limit:
+                    self.store.setdefault(name, []).append(descriptors.pop(0))
+            for fd in descriptors:
+                os.close(fd)
+            if "READY" in fields:
+                self._ready.set()
+
+    def _forget(self, name: str) -> None:
+        for fd in self.store.pop(name, []):
+            os.close(fd)
