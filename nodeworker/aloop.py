@@ -22,7 +22,7 @@ from nodeworker.node import Phase
 from nodeworker.outputs import Origin
 from nodeworker.sends import Sends
 from nodeworker.waits import Waits
-from protocol.messages import Deliver, Drain, Tick
+from protocol.messages import Deliver, Drain, Leave, Tick
 from shm import Frame, Loan, RouteClosed
 
 T = TypeVar("T")
@@ -176,7 +176,7 @@ class AsyncLoop(Loop):
 
     async def _taking(self) -> None:
         inlet, flying, waits = self._node.inlet, self._flying, self._waits
-        stretch = 0
+        stretch, left = 0, self._node.room
         while True:
             stretch += 1
             if self._mailbox or stretch >= STRETCH:
@@ -186,8 +186,11 @@ class AsyncLoop(Loop):
             if len(flying) >= self._limit:
                 await waits.rest()
                 continue
+            if self._node.leaves and left <= 0:
+                break
             frame = inlet.take(0)
             if frame is not None:
+                left -= self._node.leaves
                 await self._launch(frame)
             elif inlet.ended or self.drained:
                 break
@@ -299,7 +302,7 @@ class AsyncLoop(Loop):
                 result = await self._call("message", plugin.on_message, message, ctx)
         else:
             self._event(event)
-            if isinstance(event, Drain) and self._source_waits and self._source_task is not None:
+            if isinstance(event, Drain | Leave) and self._source_waits and self._source_task is not None:
                 self._source_task.cancel()
             self._waits.wake()
         if result is not None:

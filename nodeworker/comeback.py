@@ -15,7 +15,17 @@ from collections.abc import Callable, Sequence
 from nodeworker.errors import DaemonGone
 from nodeworker.link import Link
 from protocol.errors import ChronetixError
-from protocol.messages import PROTOCOL_VERSIONS, REATTACH, Failure, Hello, Reattach, Reattached, ToWorker, Welcome
+from protocol.messages import (
+    HANDOVER,
+    PROTOCOL_VERSIONS,
+    REATTACH,
+    Failure,
+    Hello,
+    Reattach,
+    Reattached,
+    ToWorker,
+    Welcome,
+)
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.01, 1.0
 
@@ -125,7 +135,7 @@ class Comeback:
     def _introduce(self) -> None:
         """Raises DaemonGone when refused; OSError, EOFError or ProtocolError when this daemon is no good, or gone."""
         reattach, descriptors = self._describe()
-        hello = Hello(protocol=list(PROTOCOL_VERSIONS), role="worker", features=[REATTACH], pid=os.getpid())
+        hello = Hello(protocol=list(PROTOCOL_VERSIONS), role="worker", features=[REATTACH, HANDOVER], pid=os.getpid())
         self._link.send_first(hello)
         self._link.send_first(reattach, descriptors)
         self._expect(Welcome)

@@ -126,6 +126,7 @@ class Context:
         "annotations",
         "features",
         "flow",
+        "handover",
         "incarnation",
         "log",
         "node",
@@ -143,7 +144,9 @@ class Context:
         self.flow = config.flow
         self.node = config.node
         self.incarnation = config.incarnation
-        """How often the node was restarted: 0 in its first life."""
+        """How often the node was restarted or replaced: 0 in its first life."""
+        self.handover: Any = None
+        """From ``on_start`` on: the result of the worker that left its place to this one, None if there was none."""
         self.params: Mapping[str, Any] = MappingProxyType(config.params)
         self.qos: Mapping[str, Any] = MappingProxyType(config.qos)
         self.features: Mapping[str, Any] = MappingProxyType(config.features)
@@ -151,6 +154,11 @@ class Context:
         self.log = Log(host)
         self.stopping = False
         """The node was told to end: a long step should come to its end."""
+
+    def told(self, config: Configure) -> None:
+        """The worker was told anew what its routes are."""
+        self._config = config
+        self.incarnation = config.incarnation
 
     @property
     def inputs(self) -> tuple[Port, ...]:
@@ -164,7 +172,7 @@ class Context:
 
     @property
     def resume_after(self) -> int:
-        """For a source that was restarted: the number of the last item that all outputs have got, 0 in the first life.
+        """For a source that was restarted or replaced: the number of the last item that all outputs have got, else 0.
 
         Items are numbered from 1. A source that reads this goes on behind that item, and the numbering does so too; one
         that does not begins anew with item 1, and what it repeats is marked ``redelivered``.

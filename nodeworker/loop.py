@@ -3,7 +3,8 @@ ends.
 
 Rules: it sleeps in one place, on the doorbell; the IO thread puts events into the mailbox and rings. Events are served
 before the next frame is taken, so a busy stream cannot starve them. The frame loop is the hot path: nothing in it but
-what a frame needs. A drained node consumes what was committed to it, then ends; a drained source ends at once.
+what a frame needs. A drained node consumes what was committed to it, then ends; a drained source ends at once. One that
+leaves does so too, but consumes no more than was there, for a successor goes on with what comes.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from nodeworker.message import Answer, Message
 from nodeworker.node import Node
 from protocol.errors import error, from_failure
 from protocol.framing import type_of
-from protocol.messages import Deliver, Drain, Failure, Tick, ToWorker
-from shm import Doorbell, RouteClosed
+from protocol.messages import Deliver, Drain, Failure, Leave, Tick, ToWorker
+from shm import Batch, Doorbell, RouteClosed
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +86,8 @@ class Loop:
         inlet, ctx, emit = node.inlet, node.ctx, node.emit
         take, on_frame = node.take, node.plugin.on_frame
         assert on_frame is not None  # bind refuses inputs without it
+        if node.leaves:
+            return self._rest()
         count = step.count
         node.phase = "frame"
         while True:
@@ -146,9 +149,10 @@ class Loop:
             self._serve()
 
     def _rest(self) -> None:
-        """Every frame that is there now, without waiting."""
-        take, handle = self._node.take, self._node.frame
-        while (frame := take(0)) is not None:
+        """Every frame that is there now, without waiting; who leaves takes no more than can have been there."""
+        take, handle, left = self._node.take, self._node.frame, self._node.room
+        while (left > 0 or not self._node.leaves) and (frame := take(0)) is not None:
+            left -= len(frame) if isinstance(frame, Batch) else 1
             handle(frame)
 
     def _serve(self) -> None:
@@ -161,9 +165,10 @@ class Loop:
             self._node.tick(event)
         elif isinstance(event, Deliver):
             self._node.message(Message(event.envelope, event.payload, self._answer))
-        elif isinstance(event, Drain):
+        elif isinstance(event, Drain | Leave):
             self.drained = True
             self._node.ctx.stopping = True
+            self._node.leaves = isinstance(event, Leave)
         elif isinstance(event, Emptied):
             self._emptied(event)
         elif isinstance(event, Lost):

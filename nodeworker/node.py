@@ -32,19 +32,33 @@ Phase = Literal["load", "init", "start", "frame", "tick", "message", "source", "
 class Node:
     """A plugin in its place. Made before the plugin is constructed; :meth:`construct` does that."""
 
-    def __init__(self, config: Configure, inlet: Inlet, outputs: Outputs, host: Host) -> None:
+    inlet: Inlet
+    take: Take
+    """What the plugin's ``on_frame`` is called with: the next frame, or batch of frames if it takes these."""
+    emit: Sender
+
+    def __init__(self, config: Configure, inlet: Inlet | None, outputs: Outputs, host: Host) -> None:
+        """Without ``inlet`` it stands by, until :meth:`connect`."""
         self.config = config
-        self.inlet = inlet
         self.outputs = outputs
         self.step = Step()
         self.ctx = Context(config, outputs, host, self.step)
         self._host = host
         self.plugin = Plugin()
-        self.take: Take = inlet.take
-        """What the plugin's ``on_frame`` is called with: the next frame, or batch of frames if it takes these."""
         self.phase: Phase = "init"
-        self.emit: Sender = self._emitter()
+        self.leaves = False
+        """A successor goes on with its routes."""
         self._produced: Any = None
+        if inlet is not None:
+            self.connect(config, inlet)
+
+    def connect(self, config: Configure, inlet: Inlet) -> None:
+        """Its ends of the routes are there; ``config`` is what it was told last."""
+        self.config = config
+        self.ctx.told(config)
+        self.inlet = inlet
+        self.take = self._taker()
+        self.emit = self._emitter()
 
     def rewire(self, outputs: Outputs) -> None:
         """Send by ``outputs``; before the plugin is constructed."""
@@ -64,13 +78,21 @@ class Node:
             on_frame = again(plugin.on_frame, self.config, self._host, self.step)
             plugin = replace(plugin, on_frame=on_frame)
         if plugin.on_batch is not None:
-            self.take = self._batches(int(self.config.batch_hints.get("preferred_rows") or BATCH))
             plugin = replace(plugin, on_frame=plugin.on_batch)
         self.plugin = plugin
+        if hasattr(self, "inlet"):
+            self.take = self._taker()
 
-    def _batches(self, limit: int) -> Take:
-        take_many = self.inlet.take_many
+    def _taker(self) -> Take:
+        if self.plugin.on_batch is None:
+            return self.inlet.take
+        take_many, limit = self.inlet.take_many, int(self.config.batch_hints.get("preferred_rows") or BATCH)
         return lambda timeout_ns=-1: take_many(limit, timeout_ns)
+
+    @property
+    def room(self) -> int:
+        """Frames that can be there for it at one time, at most."""
+        return sum(port.credits for port in self.config.inputs)
 
     def start(self) -> None:
         """Call ``on_start``."""
@@ -125,9 +147,9 @@ class Node:
         return self.end(result)
 
     def end(self, result: Any = None) -> Any:
-        """Close the outputs, unless the node was interrupted: then its stream has not ended, a successor may go on with
-        it. ``result``, or what the source returned, as it can travel. TypeError if it cannot."""
-        if self.step.interrupt is None:
+        """Close the outputs, unless the node was interrupted or leaves: then its stream has not ended, a successor may
+        go on with it. ``result``, or what the source returned, as it can travel. TypeError if it cannot."""
+        if self.step.interrupt is None and not self.leaves:
             self.outputs.close()
         self.phase = "stop"
         return codec.plain(self._produced if result is None else result)

@@ -67,6 +67,10 @@ class Outputs:
         self._lock = threading.Lock()
         """Between the plugin's thread, which makes outlets, and another one that brings taps."""
 
+    def connect(self, ports: Sequence[Port], producers: Sequence[Producer]) -> None:
+        """The ends of its routes are there. Until then nothing can be sent."""
+        self.ports, self.producers = tuple(ports), tuple(producers)
+
     def add_tap(self, route: str, tap: Producer) -> None:
         """``tap`` gets what is sent to ``route`` from the next frame on. From any thread. Raises ValueError for a route
         that is not there."""
@@ -135,6 +139,8 @@ class Outputs:
     def _outlet_of(self, members: tuple[int, ...]) -> OutletLike:
         made = self._outlets.get(members)
         if made is None:
+            if not self.producers:
+                raise RuntimeError("nothing can be sent before on_start")
             with self._lock:
                 made = self._make_outlet([self.producers[i] for i in members])
                 for index, tap in self._taps:

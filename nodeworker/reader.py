@@ -30,6 +30,7 @@ from protocol.messages import (
     Detach,
     Drain,
     Extend,
+    Leave,
     Linked,
     Ping,
     Pong,
@@ -143,7 +144,7 @@ class Reader:
         elif isinstance(message, Reply | RequestFailed):
             self._host.resolve(message)
         else:
-            if isinstance(message, Drain):
+            if isinstance(message, Drain | Leave):
                 self._on_drain()
             self._post(message)
 

@@ -15,7 +15,7 @@ import sys
 import traceback
 from collections import deque
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol, TypeVar
 
 from nodeworker import _clone
 from nodeworker.comeback import Comeback
@@ -32,6 +32,7 @@ from protocol.errors import ChronetixError, error, from_failure
 from protocol.framing import type_of
 from protocol.handshake import concluded
 from protocol.messages import (
+    HANDOVER,
     PROTOCOL_VERSIONS,
     Assign,
     Configure,
@@ -57,6 +58,8 @@ from shm import Doorbell
 
 if TYPE_CHECKING:
     from nodeworker.arun import AsyncRun
+
+M = TypeVar("M", LinkMessage, Configure)
 
 FD_VARIABLE = "CHRONETIX_FD"
 """Environment variable with the number of the inherited control socket."""
@@ -128,13 +131,14 @@ class Worker:
                 _put_back(before)
 
     def _close(self, orderly: bool) -> None:
-        """Who fails, or is told to stop at once, says nothing to the peers: whether there is a successor, the daemon
-        decides."""
+        """Who fails, leaves, or is told to stop at once, says nothing to the peers: whether there is a successor, the
+        daemon decides."""
         if self._reader is not None:
             self._reader.end()
         if self._wiring is not None:
             _ring_on_signal(-1)
-            (self._wiring.close if orderly else self._wiring.abandon)()
+            stays = orderly and self._node is not None and not self._node.leaves
+            (self._wiring.close if stays else self._wiring.abandon)()
             self._wiring.bell.close()
         self._link.close()
 
@@ -188,7 +192,7 @@ class Worker:
             air.close()
 
     def _hello(self) -> Configure:
-        hello = Hello(protocol=list(PROTOCOL_VERSIONS), role="worker", pid=os.getpid())
+        hello = Hello(protocol=list(PROTOCOL_VERSIONS), role="worker", features=[HANDOVER], pid=os.getpid())
         self._link.send(hello)
         if self._place is SPARE:
             self._place = self._await_assignment()
@@ -215,19 +219,20 @@ class Worker:
         """Everything up to ``Ready``; from then on the IO thread reads."""
         self._host = DaemonHost(self._link)
         self._bell = Doorbell()
-        self._wiring = wiring = build(config, self._grow, self._drop, self._bell, self._on_emptied, self._gave_up)
-        _ring_on_signal(self._bell.fileno())
-        outputs = wiring.outputs = Outputs(config.outputs, list(wiring.producers.values()), wiring.outlet)
-        self._node = node = Node(config, wiring.inlet(), outputs, self._host)
-        if wiring.lacks_hugepages(config):
-            node.ctx.log.warning(NO_HUGEPAGES)
-        node.phase = "load"
-        found = load(config.uri, config.base_dir, config.kind) if self._found is None else self._found
-        node.phase = "wiring"
-        self._link.send(*wiring.offer())
-        wiring.link(*self._receive_link())
-        wiring.check_linked()
-        node.construct(found)
+        outputs = Outputs(config.outputs, (), lambda producers: self._wired.outlet(producers))
+        self._node = node = Node(config, None, outputs, self._host)
+        if config.standby:
+            node.construct(self._load(config))
+            self._link.send(Ready())
+            config = self._receive_configure()
+            self._wire(config)
+            self._link_up()
+        else:
+            self._wire(config)
+            found = self._load(config)
+            self._link_up()
+            node.construct(found)
+        wiring = self._wired
         if config.on_daemon_loss == "survive":
             _clone.outlive_parent()
             self._comeback = Comeback(config.socket, self._link, lambda: self._describe(config))
@@ -235,6 +240,36 @@ class Worker:
         self._reader = Reader(self._link, self._mailbox, wiring, self._host, node.step, self._on_drain, self._comeback)
         self._reader.start()
         return node
+
+    def _wire(self, config: Configure) -> None:
+        """Make its ends of the routes."""
+        assert self._node is not None
+        node, outputs = self._node, self._node.outputs
+        self._wiring = wiring = build(config, self._grow, self._drop, self._bell, self._on_emptied, self._gave_up)
+        _ring_on_signal(self._bell.fileno())
+        wiring.outputs = outputs
+        outputs.connect(config.outputs, list(wiring.producers.values()))
+        node.connect(config, wiring.inlet())
+        if wiring.lacks_hugepages(config):
+            node.ctx.log.warning(NO_HUGEPAGES)
+
+    def _load(self, config: Configure) -> Any:
+        assert self._node is not None
+        self._node.phase = "load"
+        return load(config.uri, config.base_dir, config.kind) if self._found is None else self._found
+
+    def _link_up(self) -> None:
+        """Show its ends, and map those of the peers."""
+        assert self._node is not None
+        self._node.phase = "wiring"
+        self._link.send(*self._wired.offer())
+        self._wired.link(*self._receive_link())
+        self._wired.check_linked()
+
+    @property
+    def _wired(self) -> Wiring:
+        assert self._wiring is not None, "its ends of the routes were not made yet"
+        return self._wiring
 
     def _describe(self, config: Configure) -> tuple[Reattach, list[int]]:
         """Who this is, how far it is, and all its memory: for a daemon that does not know it yet."""
@@ -255,10 +290,18 @@ class Worker:
         return message, descriptors
 
     def _receive_link(self) -> tuple[LinkMessage, list[int]]:
-        """Wait for the other ends; messages of the bus that come before are kept for later."""
+        """Wait for the other ends."""
+        return self._await(LinkMessage)
+
+    def _receive_configure(self) -> Configure:
+        """Stand by until it is its turn, perhaps for ever."""
+        return self._await(Configure)[0]
+
+    def _await(self, kind: type[M]) -> tuple[M, list[int]]:
+        """The next message of ``kind``; messages of the bus that come before are kept for later."""
         while True:
             message, descriptors = self._receive()
-            if isinstance(message, LinkMessage):
+            if isinstance(message, kind):
                 return message, descriptors
             if isinstance(message, Drain):
                 raise Interrupted("drained before it was linked")
@@ -284,6 +327,8 @@ class Worker:
                 event = self._mailbox.popleft()
                 if isinstance(event, Start):
                     self._mailbox.extendleft(reversed(early))
+                    assert self._node is not None
+                    self._node.ctx.handover = event.handover
                     return
                 if isinstance(event, Lost):
                     raise event.reason

@@ -157,6 +157,8 @@ class Configure(Message, tag="configure", frozen=True):
     ends, and comes back to ``socket`` with ``token`` (:class:`Reattach`).
     ``budget_ns``: its frames are due that long after their commit, 0 for whenever. ``max_inflight``: frames that an
     asynchronous plugin works on at once.
+    With ``standby`` another worker of the node runs still: load and construct the plugin, make no memory, say
+    :class:`Ready`, and wait for the configure that is meant. Only for workers with the feature ``handover``.
     """
 
     flow: str
@@ -184,6 +186,7 @@ class Configure(Message, tag="configure", frozen=True):
     token: str = ""
     budget_ns: Count = 0
     max_inflight: Count = 1
+    standby: bool = False
 
 
 class Extend(Message, tag="extend", frozen=True):
@@ -343,11 +346,16 @@ class Reattached(Message, tag="reattached", frozen=True):
 
 
 class Ready(Message, tag="ready", frozen=True):
-    """Worker to daemon: plugin loaded, every route linked."""
+    """Worker to daemon: plugin loaded, every route linked. After a configure with ``standby``: plugin constructed."""
 
 
 class Start(Message, tag="start", frozen=True):
-    """Daemon to worker: call ``on_start`` and begin. Sinks get it first, sources last."""
+    """Daemon to worker: call ``on_start`` and begin. Sinks get it first, sources last.
+
+    ``handover``: what the worker that left its place to this one has finished with.
+    """
+
+    handover: Any = None
 
 
 class Started(Message, tag="started", frozen=True):
@@ -379,8 +387,17 @@ class Drain(Message, tag="drain", frozen=True):
     """Daemon to worker: a source stops producing and closes its routes; others end when their inputs have."""
 
 
+class Leave(Message, tag="leave", frozen=True):
+    """Daemon to worker: its successor is ready. Work on what is there now and on nothing that comes later, call
+    ``on_stop`` and finish, but close no route: the successor goes on with them. Only for workers with the feature
+    ``handover``.
+    """
+
+
 class Finished(Message, tag="finished", frozen=True):
-    """Worker to daemon: all inputs were consumed, outputs are closed, ``on_stop`` is done; it exits with 0 next."""
+    """Worker to daemon: all inputs were consumed, outputs are closed, ``on_stop`` is done; it exits with 0 next. After
+    a leave: it has given everything back, and its routes are its successor's.
+    """
 
     result: Any = None
 
@@ -568,6 +585,9 @@ class LauncherReady(Message, tag="launcher-ready", frozen=True):
     pid: Count
 
 
+HANDOVER = "handover"
+"""The feature in the hello of a worker that may stand by, and leave its place to another one."""
+
 REATTACH = "reattach"
 """The feature in the hello of a worker that comes back: a :class:`Reattach` is next."""
 
@@ -620,6 +640,7 @@ ToWorker = (
     | Detach
     | Retract
     | Drain
+    | Leave
     | Ping
     | Deliver
     | Reply
