@@ -298,7 +298,7 @@ class Daemon:
     async def _wind_up(self) -> None:
         await self._spares.stop()
         for run in self._flows.living:
-            await _ended(self._loop, run)
+            await run.until(lambda run=run: run.machine.ended)  # type: ignore[misc]
         self._server.close()
         self._ending.set()
         farewells = [self._loop.create_task(client.farewell()) for client in self._admission.clients]
@@ -352,19 +352,6 @@ class Daemon:
         if not was_ready and not self._ready:
             self._failure = error("launcher-lost", reason=reason)
             self.request_stop()
-
-
-async def _ended(loop: asyncio.AbstractEventLoop, run: FlowRun) -> None:
-    done = loop.create_future()
-
-    def look() -> None:
-        if run.machine.ended and not done.done():
-            done.set_result(None)
-
-    unwatch = run.watch(look)
-    look()
-    await done
-    unwatch()
 
 
 def _raise_descriptor_limit() -> None:

@@ -170,6 +170,21 @@ class FlowRun:
         self._watchers[key] = watcher
         return lambda: (self._watchers.pop(key, None), None)[1]
 
+    async def until(self, reached: Callable[[], bool]) -> None:
+        """Return once ``reached``: looked at now, and after every change of the flow or of a worker."""
+        done = self._services.loop.create_future()
+
+        def look() -> None:
+            if not done.done() and reached():
+                done.set_result(None)
+
+        unwatch = self.watch(look)
+        try:
+            look()
+            await done
+        finally:
+            unwatch()
+
     def progress(self) -> dict[str, Any]:
         """How far it has come: state, workers that have started, workers."""
         ready = len(self.workers) - self.machine.count(*life.PHASES)

@@ -24,6 +24,7 @@ from chronetixd.bus import Bus
 from chronetixd.core.access import Right
 from chronetixd.core.change import compare, described
 from chronetixd.core.flow_words import FlowState, StopMode
+from chronetixd.core.worker import GONE, WorkerState
 from chronetixd.events import Event, Events
 from chronetixd.feed import Feed
 from chronetixd.flowrun import FlowRun
@@ -284,16 +285,26 @@ async def _stats(context: Context, args: StatsArgs, _emit: Emit) -> Any:
     return await flow_stats(runs)
 
 
+COMING = frozenset(WorkerState) - GONE - {WorkerState.STARTED, WorkerState.DRAINING, WorkerState.FINISHED}
+"""States of a worker that may send again, or whose successor may; but not now."""
+
+
 async def _tap(context: Context, args: TapArgs, emit: Emit) -> Any:
     run = context.flows.find(args.flow)
     if run.state is not FlowState.RUNNING:
         raise error("flow-not-running", flow=run.name, state=str(run.state))
     route = find_route(run.name, run.plan.flow.routes, args.route)
+
+    def settled() -> bool:
+        return run.machine.ended or run.machine.workers[route.source].state not in COMING
+
+    await run.until(settled)
     tap = run.taps.open(route, args.credits, emit.pid, emit.descriptors)
     try:
         while (update := await tap.next()) is not None:
             emit.give(*update)
-        return {"reason": tap.end}
+        again = run.state is FlowState.RUNNING and run.machine.workers[route.source].state in COMING
+        return {"reason": tap.end, "again": again}
     finally:
         run.taps.close(tap)
 
@@ -394,29 +405,22 @@ def _runs(run: FlowRun) -> bool:
 
 async def _wait(run: FlowRun, wanted: Callable[[FlowRun], bool], timeout_ns: int | None, what: str, emit: Emit) -> None:
     """Until ``wanted``, showing progress. Raises ChronetixError ``timed-out``."""
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[None] = loop.create_future()
     shown: dict[str, Any] = {}
 
-    def changed() -> None:
+    def reached() -> bool:
         nonlocal shown
         now = run.progress()
         if now != shown:
             shown = now
             emit(now)
-        if wanted(run) and not done.done():
-            done.set_result(None)
+        return wanted(run)
 
-    unwatch = run.watch(changed)
+    seconds = None if timeout_ns is None else timeout_ns / 1e9
     try:
-        changed()
-        seconds = None if timeout_ns is None else timeout_ns / 1e9
         async with asyncio.timeout(seconds):
-            await done
+            await run.until(reached)
     except TimeoutError:
         raise error("timed-out", what=what, seconds=seconds) from None
-    finally:
-        unwatch()
 
 
 async def _unhurried(

@@ -26,7 +26,8 @@ class Tap:
     """Listens to ``route`` of ``flow``. A context manager."""
 
     def __init__(self, client: Client, flow: str, route: str, buffer: int = DEFAULT_BUFFER) -> None:
-        """Raises what ``client.stream`` does, ChronetixError ``descriptor-refused`` for a ring that cannot be."""
+        """Raises what ``client.stream`` does, ChronetixError ``descriptor-refused`` for a ring that cannot be. One that
+        is over before it began has its reason, and nothing ``about`` it."""
         self._client = client
         self._bell = shm.Doorbell()
         self._consumer = shm.Consumer("tap", credits=buffer)
@@ -39,11 +40,12 @@ class Tap:
         )
         self.reason = ""
         """Why it is over, once it is."""
+        self.again = False
+        """The producer is to have a successor, which can be listened to in the same way."""
+        self.about: Mapping[str, Any] = {}
+        """Its ``route``, ``topic``, ``content_type``, and the nodes it comes ``from`` and goes ``to``."""
         try:
-            self.about: Mapping[str, Any] = self._begin(next(self._updates))
-        except StopIteration as end:
-            self.close()
-            raise error("route-detached", route=route, reason=str((end.value or {}).get("reason"))) from None
+            self._begin()
         except BaseException:
             self.close()
             raise
@@ -68,7 +70,7 @@ class Tap:
 
     def __iter__(self) -> Iterator[shm.Frame]:
         """Every frame from now on, until the stream, the producer or the flow has ended. Raises PeerFault."""
-        while True:
+        while self.about:
             frame = self._inlet.take(0)
             if frame is not None:
                 yield frame
@@ -88,14 +90,23 @@ class Tap:
             self._update()
 
     def _update(self) -> None:
-        try:
-            carried = next(self._updates)
-        except StopIteration as end:
-            self.reason = str((end.value or {}).get("reason") or "closed")
-            return
-        self._map([carried.value["segment"]], carried.descriptors)
+        carried = self._next()
+        if carried is not None:
+            self._map([carried.value["segment"]], carried.descriptors)
 
-    def _begin(self, first: Carried) -> Mapping[str, Any]:
+    def _next(self) -> Carried | None:
+        try:
+            carried: Carried = next(self._updates)
+        except StopIteration as end:
+            result = end.value or {}
+            self.reason, self.again = str(result.get("reason") or "closed"), bool(result.get("again"))
+            return None
+        return carried
+
+    def _begin(self) -> None:
+        first = self._next()
+        if first is None:
+            return
         ring, bell, *segments = first.descriptors
         try:
             self._consumer.link(ring, bell)
@@ -105,7 +116,7 @@ class Tap:
             os.close(ring)
             os.close(bell)
         self._map(first.value["segments"], segments)
-        return dict(first.value)
+        self.about = dict(first.value)
 
     def _map(self, indices: list[int], descriptors: list[int]) -> None:
         try:

@@ -117,14 +117,26 @@ def echo(session: Session, flow: str, route: str, count: int | None, raw: bool, 
 
     JSON and CBOR are shown decoded, of Arrow streams the schema and the number of rows, other bytes as hex.
     """
-    with session.connect() as client, Tap(client, flow, route, buffer) as tap:
-        try:
-            _show(session, tap, count, raw)
-        except shm.PeerFault as fault:
-            raise error("route-detached", route=route, reason=str(fault.args[0])) from None
-        finally:
-            if tap.lost:
-                output.say(f"{tap.lost} frames were lost: they were overwritten before they were read here")
+    shown = 0
+    with session.connect() as client:
+        while True:
+            with Tap(client, flow, route, buffer) as tap:
+                try:
+                    for frame in tap:
+                        _show(session, frame, str(tap.about["content_type"]), raw)
+                        shown += 1
+                        if shown == count:
+                            return exits.OK
+                except shm.PeerFault as fault:
+                    raise error("route-detached", route=route, reason=str(fault.args[0])) from None
+                finally:
+                    if tap.lost:
+                        output.say(f"{tap.lost} frames were lost: they were overwritten before they were read here")
+            if not tap.again:
+                break
+            output.say(f"{output.printable(tap.reason)}; going on with the first frames of its successor that come")
+    if not tap.about and not shown:
+        raise error("route-detached", route=route, reason=tap.reason)
     if tap.reason and not raw:
         output.say(f"ended: {output.printable(tap.reason)}")
     return exits.OK
@@ -135,17 +147,13 @@ route.add_command(ls, "ls")
 route.add_command(echo, "tap")
 
 
-def _show(session: Session, tap: Tap, count: int | None, raw: bool) -> None:
-    content_type = str(tap.about["content_type"])
-    for number, frame in enumerate(tap, start=1):
-        if raw:
-            sys.stdout.buffer.write(memoryview(frame))
-            sys.stdout.buffer.flush()
-        else:
-            item = described(frame, content_type)
-            output.show_item(item, session.output, lambda item=item: "\n".join(_lines(item)))  # type: ignore[misc]
-        if number == count:
-            return
+def _show(session: Session, frame: shm.Frame, content_type: str, raw: bool) -> None:
+    if raw:
+        sys.stdout.buffer.write(memoryview(frame))
+        sys.stdout.buffer.flush()
+    else:
+        item = described(frame, content_type)
+        output.show_item(item, session.output, lambda: "\n".join(_lines(item)))
 
 
 def described(frame: shm.Frame, content_type: str) -> dict[str, Any]:

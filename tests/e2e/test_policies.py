@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -178,7 +179,7 @@ class TestTaps:
             os.kill(reader.pid, signal.SIGCONT)
             client.call("stop", flow="stopped")
             shown, said = reader.communicate()
-            assert reader.returncode == 0
+            assert reader.returncode == 0, said
             lost = int(said.decode().split(" frames were lost")[0].splitlines()[-1])
             seqs = [json.loads(line)["seq"] for line in shown.splitlines()]
             assert seqs[-1] + 1 == 1 + len(seqs) + lost, "the first one was read before"
@@ -266,3 +267,24 @@ class TestEcho:
             reader.communicate()
             assert reader.returncode == 130
         until(client, "interrupt", "check", lambda route: route["taps"] == [])
+
+    def test_it_goes_on_with_the_successor_of_a_producer_that_dies(self, submit: Any, client: Any, daemon: Any):
+        restart = {"policy": "transient", "backoff_ms": 1}
+        nodes = [
+            submit.node("endless", "pipeline:endless"),
+            submit.node("forward", "pipeline:forward", restart=restart),
+        ]
+        nodes.append(submit.node("check", "pipeline:Check"))
+        edges = [submit.edge("endless", "forward"), submit.edge("forward", "check")]
+        submit(nodes, edges, name="dying", wait="running")
+        with listening(daemon, "dying", "forward:check", "-o", "json") as reader:
+            described = client.call("describe", flow="dying")["nodes"]
+            os.kill(next(node["pid"] for node in described if node["node"] == "forward"), signal.SIGKILL)
+            said = b""
+            while b"going on" not in said:
+                for pipe in select.select([reader.stdout, reader.stderr], [], [])[0]:
+                    data = pipe.read(65_536)
+                    said += data if pipe is reader.stderr else b""
+            assert client.call("stop", flow="dying")["state"] == "stopped"
+            _, said = reader.communicate()
+            assert reader.returncode == 0, said
