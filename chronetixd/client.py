@@ -13,6 +13,7 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import structlog
@@ -214,7 +215,10 @@ class Client:
             return
         brought = [*descriptors]
         descriptors.clear()
-        self._calls[call.id] = self._loop.create_task(self._run(call, recorded, brought))
+        number = self._context.audit.begun(self.peer, call.verb, call.args) if recorded else 0
+        task = self._loop.create_task(self._run(call, brought))
+        self._calls[call.id] = task
+        task.add_done_callback(partial(self._done, call, brought, number, time.monotonic_ns()))
 
     def _check(self, call: wire.Call) -> bool:
         """Whether the call is one for the audit log. Raises ChronetixError when it must not begin."""
@@ -231,28 +235,28 @@ class Client:
             raise error("bad-argument", argument="descriptors", verb=call.verb, reason=reason)
         return verb.right > Right.READ or self._context.audit.reads
 
-    async def _run(self, call: wire.Call, recorded: bool, descriptors: list[int]) -> None:
-        emit = _Items(self, call.id, descriptors)
-        audit, began_ns = self._context.audit, time.monotonic_ns()
-        number = audit.begun(self.peer, call.verb, call.args) if recorded else 0
+    async def _run(self, call: wire.Call, descriptors: list[int]) -> wire.Result | wire.Failure:
         try:
-            end: wire.Result | wire.Failure
-            value = await verbs.call(self._context, call.verb, call.args, emit)
-            end = wire.Result(id=call.id, value=value)
-        except asyncio.CancelledError:
-            end = error("cancelled", what=call.verb).failure(call.id)
+            value = await verbs.call(self._context, call.verb, call.args, _Items(self, call.id, descriptors))
+            return wire.Result(id=call.id, value=value)
         except ChronetixError as reason:
-            end = reason.failure(call.id)
+            return reason.failure(call.id)
         except Exception as reason:
             structlog.get_logger("chronetixd.client").exception("a call failed", verb=call.verb)
-            end = error("internal", what=call.verb, reason=repr(reason)).failure(call.id)
-        finally:
-            self._calls.pop(call.id, None)
-            for descriptor in descriptors:
-                os.close(descriptor)
-        if recorded:
+            return error("internal", what=call.verb, reason=repr(reason)).failure(call.id)
+
+    def _done(
+        self, call: wire.Call, descriptors: list[int], number: int, began_ns: int, task: asyncio.Task[Any]
+    ) -> None:
+        """A call has ended; one that was cancelled may never have begun, so what has to happen in any case does here.
+        ``number`` is that of its record in the audit log, 0 for none."""
+        del self._calls[call.id]
+        for descriptor in descriptors:
+            os.close(descriptor)
+        end = error("cancelled", what=call.verb).failure(call.id) if task.cancelled() else task.result()
+        if number:
             outcome = end.name if isinstance(end, wire.Failure) else "ok"
-            audit.ended(self.peer, call.verb, number, outcome, time.monotonic_ns() - began_ns)
+            self._context.audit.ended(self.peer, call.verb, number, outcome, time.monotonic_ns() - began_ns)
         self._send(end)
 
     def _item(self, id: int, value: Any) -> bool:

@@ -89,6 +89,9 @@ def test_an_unknown_verb_gets_the_nearest_name(peer: Any) -> None:
         ("stop", {"flow": "f", "mod": "now"}, "mod", "did you mean mode"),
         ("stop", {"flow": "f", "mode": "gently"}, "mode", "gently"),
         ("logs", {"tail": "many"}, "tail", "int"),
+        ("logs", {"tail": -1}, "tail", ">= 0"),
+        ("events", {"tail": 1 << 63}, "tail", "<="),
+        ("stop", {"flow": "f", "timeout_ns": -1}, "timeout_ns", ">= 0"),
         ("submit", {"flow": []}, "flow", "object"),
         ("list", {"all": True}, "all", "no such argument"),
     ],
@@ -110,6 +113,28 @@ def test_calls_of_one_client_run_side_by_side(peer: Any) -> None:
     assert peer.call("list") == {"flows": []}
     peer.send(wire.Cancel(id=following))
     assert peer.end(following).name == "cancelled"
+
+
+def test_a_call_that_is_cancelled_before_it_begins_ends_all_the_same(peer: Any) -> None:
+    for id in range(1, 2 * 64):
+        peer.sock.sendall(encode(wire.Call(id=id, verb="events", args={"follow": True})) + encode(wire.Cancel(id=id)))
+        assert peer.end(id).name == "cancelled"
+
+
+def test_descriptors_of_a_call_that_never_begins_are_closed(daemon: Any) -> None:
+    """Whoever sends a call, and nonsense behind it, is cut off before the call's first step."""
+    held = f"/proc/{daemon.process.pid}/fd"
+    with daemon.connect() as client:
+        before = len(os.listdir(held))
+        call = encode(wire.Call(id=1, verb="tap", args={"flow": "f", "route": "r", "credits": 1}, descriptors=2))
+        first, second = os.pipe()
+        socket.send_fds(client.sock, [call + b"\0\0\0\2\xff\xff"], [first, second])
+        os.close(first)
+        os.close(second)
+        while client.receive() is not None:
+            pass
+    with daemon.connect():
+        assert len(os.listdir(held)) == before
 
 
 def test_an_id_in_use_ends_the_connection(daemon: Any) -> None:
