@@ -208,14 +208,13 @@ def _ended(flow: Flow, event: NodeEvent, at: Moment) -> list[Instruction]:
         flow.workers[node].handle(worker.RestartPlanned())
         return [Succeed(node), *_arm_if_complete(flow, group)]
     ending = _ending(flow, node)
-    earlier = flow.revival.deaths.setdefault(node, [])
     rule = flow.revival.rule(node)
+    earlier = restart.within(flow.revival.deaths.get(node, ()), rule.window_ns, at.now_ns)
     verdict = restart.decide(rule, ending, earlier, at.now_ns, at.chance)
     if ending is Ending.FAILED:
         what = flow.cause(event).told
-        recent = restart.within(earlier, rule.window_ns, at.now_ns)
-        flow.revival.deaths[node] = [*recent, Death(at.now_ns, what)]
-        return _failed(flow, event, verdict, recent)
+        flow.revival.deaths[node] = [*earlier, Death(at.now_ns, what)]
+        return _failed(flow, event, verdict, earlier)
     if isinstance(verdict, restart.Again):
         flow.revival.deaths[node] = [*earlier, Death(at.now_ns, "finished")]
         return _restart(flow, event, verdict, "it finished")

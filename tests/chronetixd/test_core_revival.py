@@ -509,3 +509,18 @@ def settle(world: World) -> None:
         if not moved:
             return
     raise AssertionError("it never comes to rest")
+
+
+@pytest.mark.parametrize("finishes", [True, False])
+def test_of_deaths_only_those_within_the_window_are_remembered(finishes: bool) -> None:
+    world = World(Policy.PERMANENT, nodes=("alone",), edges=(), max=3, window_ns=100 * MS)
+    for _ in range(50):
+        world.now += 60 * MS
+        if finishes:
+            world.node("alone", life.HasFinished())
+        world.node("alone", CLEAN if finishes else KILLED)
+        if world.state("alone") is WorkerState.RESTARTING:
+            world.pass_timer("alone")
+        world.back("alone")
+    assert world.flow.state is FlowState.RUNNING
+    assert len(world.flow.revival.deaths["alone"]) <= 2
