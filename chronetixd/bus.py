@@ -35,6 +35,12 @@ from protocol.messages import Timer as TimerSpec
 MAX_BACKLOG = 8 * 1024 * 1024
 """Bytes that may wait for one subscriber before messages for it are dropped."""
 
+MAX_OPEN = 4096
+"""Topics that one worker may subscribe to by itself, and requests of it that may be open: each is kept here."""
+
+MAX_NAME = 1024
+"""Characters of what is kept: topics, and the askers' own ids of requests."""
+
 BusMessage = Publish | Subscribe | Unsubscribe | Request | Reply
 
 
@@ -83,11 +89,14 @@ class Bus:
         self._ticks.rearm()
 
     def handle(self, peer: Subscriber, message: BusMessage) -> None:
-        """What ``peer`` said. Raises ProtocolError for a malformed envelope or a request id used twice."""
+        """What ``peer`` said. Raises ChronetixError for a malformed envelope, a request id used twice, or too much."""
         match message:
             case Publish():
                 self.publish(message.envelope, message.payload, peer.node)
             case Subscribe(topic=topic):
+                _bounded("subscribe", "topic", topic)
+                if self.router.subscriptions_of(peer) >= MAX_OPEN:
+                    raise error("quota-exceeded", what="another subscription of this node", limit=MAX_OPEN)
                 self.router.subscribe(peer, topic)
             case Unsubscribe(topic=topic):
                 self.router.unsubscribe(peer, topic)
@@ -126,6 +135,10 @@ class Bus:
         head = _read(message.envelope, "request")
         if not head.corr_id:
             raise error("malformed-message", type="request", reason="its envelope has no corr_id")
+        _bounded("request", "topic", head.topic)
+        _bounded("request", "corr_id", head.corr_id)
+        if self.router.requests_of(peer) >= MAX_OPEN:
+            raise error("quota-exceeded", what="another open request of this node", limit=MAX_OPEN)
         envelope = message.envelope if head.src else {**message.envelope, "src": peer.node}
         now = time.monotonic_ns()
         try:
@@ -167,6 +180,12 @@ class Bus:
             text = f"it does not read its messages: {peer.backlog} bytes wait, further ones are dropped"
             self._events.emit("bus-dropping", flow=peer.flow, node=peer.node, message=text)
         return False
+
+
+def _bounded(kind: str, what: str, text: str) -> None:
+    if len(text) > MAX_NAME:
+        reason = f"its {what} has {len(text)} characters; at most {MAX_NAME} are kept"
+        raise error("malformed-message", type=kind, reason=reason)
 
 
 def _read(envelope: dict[str, Any], kind: str) -> Envelope:

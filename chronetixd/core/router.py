@@ -15,6 +15,9 @@ from typing import Any, Literal
 Peer = Hashable
 """Whoever subscribes or asks; the shell's connection."""
 
+FEW = 64
+"""Deadlines of requests that have ended which are not worth looking for."""
+
 End = Literal["timeout", "no-subscriber", "peer-gone"]
 
 
@@ -63,12 +66,14 @@ class _Pending:
 class Router:
     """All subscriptions and open requests. ``late_replies`` counts replies that no request waited for any more."""
 
-    __slots__ = ("_asked", "_deadlines", "_pending", "_serial", "_topics", "_turn", "late_replies")
+    __slots__ = ("_asked", "_deadlines", "_pending", "_serial", "_subscribed", "_topics", "_turn", "late_replies")
 
     def __init__(self) -> None:
         self._topics: dict[str, dict[Peer, None]] = {}
+        self._subscribed: dict[Peer, set[str]] = {}
         self._pending: dict[str, _Pending] = {}
-        self._asked: dict[tuple[Peer, str], str] = {}
+        self._asked: dict[Peer, dict[str, str]] = {}
+        """By asker, its own ids of what it has asked and ours."""
         self._deadlines: list[tuple[int, str]] = []
         self._serial = 0
         self._turn: dict[str, int] = {}
@@ -82,13 +87,17 @@ class Router:
     def subscribe(self, peer: Peer, topic: str) -> None:
         """From now on ``peer`` gets what is published on ``topic``. Idempotent."""
         self._topics.setdefault(topic, {})[peer] = None
+        self._subscribed.setdefault(peer, set()).add(topic)
 
     def unsubscribe(self, peer: Peer, topic: str) -> None:
         """The end of that. Idempotent."""
-        peers = self._topics.get(topic)
-        if peers is None:
+        mine, peers = self._subscribed.get(peer), self._topics.get(topic)
+        if mine is None or peers is None or topic not in mine:
             return
-        peers.pop(peer, None)
+        mine.remove(topic)
+        if not mine:
+            del self._subscribed[peer]
+        del peers[peer]
         if not peers:
             del self._topics[topic]
             self._turn.pop(topic, None)
@@ -96,6 +105,14 @@ class Router:
     def subscribers(self, topic: str) -> int:
         """How many subscribe to exactly this topic."""
         return len(self._topics.get(topic, ()))
+
+    def subscriptions_of(self, peer: Peer) -> int:
+        """To how many topics ``peer`` subscribes."""
+        return len(self._subscribed.get(peer, ()))
+
+    def requests_of(self, peer: Peer) -> int:
+        """How many requests of ``peer`` have not ended."""
+        return len(self._asked.get(peer, ()))
 
     def publish(self, topic: str, envelope: dict[str, Any], payload: bytes) -> list[Delivery]:
         """One delivery for each subscriber, in the order in which they subscribed."""
@@ -109,7 +126,7 @@ class Router:
         Raises DuplicateRequest when ``envelope["corr_id"]`` is already under way from this asker.
         """
         corr_id = str(envelope.get("corr_id", ""))
-        if (asker, corr_id) in self._asked:
+        if corr_id in self._asked.get(asker, ()):
             raise DuplicateRequest(f"request {corr_id!r} is already under way")
         responder = self._next_responder(asker, topic)
         if responder is None:
@@ -117,7 +134,7 @@ class Router:
         self._serial += 1
         key = f"r{self._serial}"
         self._pending[key] = _Pending(asker, corr_id, responder, topic, timeout_ns)
-        self._asked[asker, corr_id] = key
+        self._asked.setdefault(asker, {})[corr_id] = key
         heapq.heappush(self._deadlines, (now_ns + timeout_ns, key))
         return Delivery(responder, {**envelope, "corr_id": key}, payload)
 
@@ -150,7 +167,7 @@ class Router:
 
     def drop(self, peer: Peer) -> list[Ended]:
         """``peer`` is gone: its subscriptions and own requests vanish; requests it was to answer end as peer-gone."""
-        for topic in [topic for topic, peers in self._topics.items() if peer in peers]:
+        for topic in tuple(self._subscribed.get(peer, ())):
             self.unsubscribe(peer, topic)
         ended: list[Ended] = []
         for key, pending in list(self._pending.items()):
@@ -172,9 +189,16 @@ class Router:
 
     def _end(self, key: str) -> None:
         pending = self._pending.pop(key)
-        del self._asked[pending.asker, pending.corr_id]
+        mine = self._asked[pending.asker]
+        del mine[pending.corr_id]
+        if not mine:
+            del self._asked[pending.asker]
         self._forget_ended()
 
     def _forget_ended(self) -> None:
+        """The deadlines of requests that have ended: those that come first, and all once they are most of the heap."""
         while self._deadlines and self._deadlines[0][1] not in self._pending:
             heapq.heappop(self._deadlines)
+        if len(self._deadlines) > 2 * len(self._pending) + FEW:
+            self._deadlines = [each for each in self._deadlines if each[1] in self._pending]
+            heapq.heapify(self._deadlines)

@@ -12,6 +12,10 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 
 
+FEW = 64
+"""Timers that were dropped which are not worth looking for."""
+
+
 @dataclass(frozen=True, slots=True)
 class Due:
     """Tick ``sequence`` (from 1) of ``timer`` was due at ``due_ns``; ``missed`` before it were not delivered."""
@@ -65,6 +69,9 @@ class Timers:
         for timer in self._by_owner.pop(owner, {}).values():
             timer.live = False
         self._forget_dead()
+        if len(self._heap) > 2 * len(self) + FEW:
+            self._heap = [each for each in self._heap if each[2].live]
+            heapq.heapify(self._heap)
 
     def next_ns(self) -> int | None:
         """When the next tick is due; None without timers."""

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from importlib import resources
 from typing import Any
 
 import pytest
 
-from chronetixd.bus import Bus
+from chronetixd.bus import MAX_NAME, MAX_OPEN, Bus
 from chronetixd.events import Events
 from protocol.errors import ChronetixError
-from protocol.messages import Deliver, Publish, Reply, Request, RequestFailed, Tick, Timer
+from protocol.messages import Deliver, Publish, Reply, Request, RequestFailed, Subscribe, Tick, Timer, Unsubscribe
 
 
 class Subscriber:
@@ -121,3 +122,39 @@ def test_ticks_that_a_full_queue_did_not_take_count_as_missed(bus: Bus, a: Subsc
     until(lambda: a.got)
     assert a.got[0].missed >= 2
     assert a.got[0].sequence == a.got[0].missed + 1
+
+
+class TestWhatAWorkerMayHaveKept:
+    def test_topics_without_end_are_refused(self, bus: Bus, a: Subscriber) -> None:
+        for number in range(MAX_OPEN):
+            bus.handle(a, Subscribe(topic=f"t{number}"))
+        with pytest.raises(
+            ChronetixError, match=f"another subscription of this node would pass the limit of {MAX_OPEN}"
+        ):
+            bus.handle(a, Subscribe(topic="more"))
+        bus.handle(a, Unsubscribe(topic="t0"))
+        bus.handle(a, Subscribe(topic="more"))
+        bus.drop(a)
+        assert bus.router.subscriptions_of(a) == bus.router.subscribers("more") == 0
+
+    def test_requests_without_end_are_refused(self, bus: Bus, a: Subscriber, b: Subscriber) -> None:
+        bus.subscribe(b, ["t"])
+        for number in range(MAX_OPEN):
+            bus.handle(a, Request(envelope={"topic": "t", "corr_id": f"{number}"}, payload=b""))
+        with pytest.raises(ChronetixError, match="another open request"):
+            bus.handle(a, Request(envelope={"topic": "t", "corr_id": "more"}, payload=b""))
+        bus.handle(b, Reply(corr_id=b.got[0].envelope["corr_id"], payload=b"", content_type="text/plain"))
+        bus.handle(a, Request(envelope={"topic": "t", "corr_id": "more"}, payload=b""))
+
+    def test_names_without_end_are_refused(self, bus: Bus, a: Subscriber, b: Subscriber) -> None:
+        long = "x" * (MAX_NAME + 1)
+        with pytest.raises(ChronetixError, match="its topic has 1025 characters"):
+            bus.handle(a, Subscribe(topic=long))
+        bus.subscribe(b, ["t"])
+        with pytest.raises(ChronetixError, match="its corr_id has 1025 characters"):
+            bus.handle(a, Request(envelope={"topic": "t", "corr_id": long}, payload=b""))
+
+    def test_the_specification_tells_how_much(self) -> None:
+        text = resources.files("protocol").joinpath("PROTOCOL.md").read_text("utf-8")
+        assert f"| subscriptions of a worker, requests of it that are open | {MAX_OPEN} each |" in text
+        assert f"`corr_id` | {MAX_NAME} |" in text

@@ -9,7 +9,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from chronetixd.core.router import Answer, Delivery, DuplicateRequest, Ended, Router
+from chronetixd.core.router import FEW, Answer, Delivery, DuplicateRequest, Ended, Router
 
 ENVELOPE: dict[str, Any] = {"topic": "t", "x_unknown": 1}
 PEERS = ("a", "b", "c")
@@ -54,6 +54,16 @@ def test_a_reply_finds_its_asker_under_the_askers_own_id(router: Router) -> None
     assert first.envelope["corr_id"] != second.envelope["corr_id"]
     got = router.reply(second.to, second.envelope["corr_id"], b"!", "text/plain")
     assert got == Answer("d", "mine", b"!", "text/plain")
+
+
+def test_requests_that_were_answered_are_not_kept_until_their_time_is_up(router: Router) -> None:
+    first = ask(router, "c", "waits", timeout_ns=1 << 40)
+    for number in range(1_000):
+        asked = ask(router, "c", str(number), timeout_ns=1 << 60)
+        router.reply(asked.to, asked.envelope["corr_id"], b"!", "text/plain")
+    assert len(router._deadlines) <= FEW + 2
+    assert [ended.corr_id for ended in router.expire(1 << 40)] == ["waits"]
+    assert router.reply(first.to, first.envelope["corr_id"], b"!", "text/plain") is None
 
 
 def test_only_the_one_who_was_asked_may_answer_and_only_once(router: Router) -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chronetixd.core.timers import Due, Timers
+from chronetixd.core.timers import FEW, Due, Timers
 
 
 def test_ticks_are_due_at_whole_intervals_however_late_they_are_looked_at() -> None:
@@ -86,3 +86,13 @@ def test_every_tick_is_delivered_or_counted_and_none_comes_early(
         following = timers.next_ns()
         assert following is not None
         assert following > now
+
+
+def test_timers_that_were_dropped_before_they_were_due_are_not_kept() -> None:
+    timers = Timers()
+    timers.add("stays", "t", 10, 0)
+    for number in range(1_000):
+        timers.add(number, "t", 1 << 60, 0)
+        timers.drop(number)
+    assert len(timers._heap) <= FEW + 2
+    assert [due.owner for due in timers.due(10)] == ["stays"]
