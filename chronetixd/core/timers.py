@@ -11,7 +11,6 @@ import heapq
 from collections.abc import Hashable
 from dataclasses import dataclass
 
-
 FEW = 64
 """Timers that were dropped which are not worth looking for."""
 

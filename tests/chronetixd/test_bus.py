@@ -129,7 +129,7 @@ class TestWhatAWorkerMayHaveKept:
         for number in range(MAX_OPEN):
             bus.handle(a, Subscribe(topic=f"t{number}"))
         with pytest.raises(
-            ChronetixError, match=f"another subscription of this node would pass the limit of {MAX_OPEN}"
+            ChronetixError, match="another subscription of this node"
         ):
             bus.handle(a, Subscribe(topic="more"))
         bus.handle(a, Unsubscribe(topic="t0"))
