@@ -117,7 +117,7 @@ class Daemon:
             lambda: str(self._server.path),
             self._name,
             settings.max_frame,
-            settings.held_warning,
+            lambda: self.settings.held_warning,
         )
         self._flows = Flows(services, settings.limits, self._journal)
         self._report = Report(loop, self._flows, self._spares, self._events)

@@ -36,4 +36,5 @@ class Services:
     """Path of the control socket."""
     daemon: str
     max_frame: int = MAX_FRAME
-    held_warning_s: float = 30.0
+    held_warning_s: Callable[[], float] = lambda: 30.0
+    """Of flows that are submitted from now on."""

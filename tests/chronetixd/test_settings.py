@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
-from chronetixd.settings import NAMES, configure
+from chronetixd.settings import FIXED, NAMES, configure
 from protocol.errors import ChronetixError
 
 ENV = {"HOME": "/home/nobody", "XDG_RUNTIME_DIR": "/run/user/7"}
@@ -88,3 +89,9 @@ def test_a_socket_path_that_is_too_long_is_refused() -> None:
     with pytest.raises(ChronetixError) as refused:
         configure({"socket": "/" + "x" * 120}, ENV, 7)
     assert refused.value.name == "socket-unusable"
+
+
+def test_the_documentation_names_what_a_reload_does_not_take_over() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "operations.md").read_text().replace("\n", " ")
+    named = re.findall(r"`(\w+)`", text.partition("settings but ")[2].partition("none if")[0])
+    assert sorted(named) == sorted(FIXED)

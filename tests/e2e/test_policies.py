@@ -120,6 +120,25 @@ class TestHeldFrames:
         assert (held["node"], held["count"], held["seq"]) == ("keeps", 8, 0)
         assert "keeps 8 frames, the oldest, 0, since" in daemon.ctl("describe", "held").stdout
 
+    @pytest.fixture
+    def config(self, tmp_path: Path) -> Path:
+        path = tmp_path / "chronetixd.toml"
+        path.write_text("held_warning = 3600\n")
+        return path
+
+    @pytest.mark.settings(config="chronetixd.toml")
+    def test_after_a_reload_flows_are_warned_of_as_it_says(self, config: Path, submit: Any, daemon: Any):
+        config.write_text("held_warning = 0.2\n")
+        with Client.connect(daemon.socket) as mine:
+            events = mine.stream("events", follow=True)
+            daemon.process.send_signal(signal.SIGHUP)
+            reloaded = next(event for event in events if event["kind"] == "reloaded")
+            assert reloaded["data"]["changed"] == ["held_warning"]
+            nodes = [submit.node("endless", "pipeline:endless"), submit.node("keeps", "pipeline:Keeps")]
+            submit(nodes, [submit.edge("endless", "keeps", buffer=8)], name="held", wait="running")
+            assert next(event for event in events if event["kind"] == "frame-held")["flow"] == "held"
+            events.close()
+
     def test_a_frame_that_is_kept_costs_one_credit_over_many_laps(self, submit: Any, client: Any):
         nodes = [
             submit.node("numbers", "pipeline:numbers", params={"count": 3_000}),
