@@ -63,7 +63,8 @@ class FlowRun:
         self.workers: dict[str, WorkerProcess] = {}
         self.taps = Taps(self._send_to, self.source)
         self.news = News(services.events, plan.name)
-        self.held_frames = HeldFrames(services.loop, services.held_warning_s(), lambda: look(self.wiring), self.news.held)
+        warn_after_s = services.held_warning_s()
+        self.held_frames = HeldFrames(services.loop, warn_after_s, lambda: look(self.wiring), self.news.held)
         self.submitted_unix_ns = self.changed_unix_ns = time.time_ns()
         self.reason = ""
         self.failures = {node: FrameFailures() for node in nodes}
