@@ -12,6 +12,7 @@ import array
 import contextlib
 import os
 import socket
+import struct
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
@@ -90,8 +91,7 @@ class Client:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         client = cls(sock, where)
         try:
-            sock.settimeout(timeout)
-            sock.connect(where)
+            _connect(sock, where, timeout)
             client._greet(time.monotonic() + timeout, software)
         except PermissionError as cause:
             sock.close()
@@ -275,6 +275,20 @@ class Client:
             self._inbox[message.id].append((message, carried))
         else:
             _close_all([(message, carried)])
+
+
+def _connect(sock: socket.socket, where: str, timeout: float) -> None:
+    """Wait for a place in the daemon's queue of connections, as a non-blocking connect to a Unix socket would not.
+    Raises OSError, of which TimeoutError after ``timeout`` seconds."""
+    seconds, rest = divmod(max(timeout, 1e-6), 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", int(seconds), int(rest * 1e6)))
+    sock.settimeout(None)
+    try:
+        sock.connect(where)
+        sock.getpeername()  # a signal makes Python believe that a connect which was interrupted goes on
+    except BlockingIOError:
+        raise TimeoutError from None
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", 0, 0))
 
 
 def _close_all(answers: Iterable[tuple[_Answer, list[int]]]) -> None:

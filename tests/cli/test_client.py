@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,30 @@ def test_a_call_gives_its_result(daemon: Any) -> None:
         assert client.welcome.daemon == "fake"
 
     assert daemon.calls == [("list", {})]
+
+
+def _queue_is_full(path: Path) -> list[socket.socket]:
+    """Clients that nobody accepts, until no further one fits."""
+    waiting: list[socket.socket] = []
+    while True:
+        waiting.append(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+        waiting[-1].setblocking(False)
+        try:
+            waiting[-1].connect(str(path))
+        except BlockingIOError:
+            return waiting
+
+
+def test_a_client_waits_for_a_place_in_the_queue_of_a_daemon_that_has_no_time(tmp_path: Path) -> None:
+    path = tmp_path / "busy.sock"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as busy, ExitStack() as stack:
+        busy.bind(str(path))
+        busy.listen(0)
+        for sock in _queue_is_full(path):
+            stack.enter_context(sock)
+        with pytest.raises(ChronetixError, match=r"no answer within 0.05 s") as caught:
+            Client.connect(path, timeout=0.05)
+        assert caught.value.name == "daemon-unreachable"
 
 
 def test_arguments_that_are_none_are_left_out(daemon: Any) -> None:
