@@ -156,7 +156,7 @@ class Connection:
             data, ancillary, flags, _ = self._sock.recvmsg(READ_SIZE, _ANCILLARY, socket.MSG_CMSG_CLOEXEC)
         except (BlockingIOError, InterruptedError):
             return False
-        except OSError:
+        except (OSError, MemoryError):
             data, ancillary, flags = b"", [], 0
         self._received += len(data)
         descriptors = _descriptors(ancillary)
@@ -175,6 +175,8 @@ class Connection:
             self._channel.end()
         except ChronetixError as reason:
             fault = reason
+        except MemoryError:
+            fault = error("internal", what="reading what was sent", reason="there is no memory for it")
         self._end(fault)
         return False
 

@@ -76,7 +76,7 @@ class Deaths:
         file = self._file(flow, node)
         try:
             with open(file, "rb") as opened:
-                data = opened.read(MAX_FILE)
+                data = opened.read(min(MAX_FILE, os.fstat(opened.fileno()).st_size))
         except OSError as reason:
             if not isinstance(reason, FileNotFoundError):
                 self._on_damage(f"{file} cannot be read: {reason.strerror}")

@@ -107,7 +107,7 @@ class Stage:
         return self.told_producer or self.told_consumer or self.predecessor is not None
 
     def snapshot(self) -> RouteSnapshot | None:
-        """Its counters; None before both ends were there or when one has spoilt its header."""
+        """Its counters; None before both ends were there, when one has spoilt its header, or for want of memory."""
         view = self.open_view()
         return view.snapshot() if view is not None else None
 
@@ -119,7 +119,7 @@ class Stage:
                 return None
             try:
                 self.view = shm.RouteView(self.ring, credit)
-            except (shm.PeerFault, ValueError):
+            except (shm.PeerFault, ValueError, MemoryError):
                 return None
         return self.view
 

@@ -45,6 +45,9 @@ void native_raise_status(enum chx_status status, PyObject *route, const struct c
             native_raise(native_peer_fault, route, "route %U: %s", route, why->text);
         else
             native_raise(native_peer_fault, NULL, "%s", why->text);
+    } else if (status == CHX_NO_MEMORY && bytes == 0) {
+        PyErr_SetString(PyExc_MemoryError, "cannot map a peer's shared memory: free some memory, or raise the limit of this "
+                                           "process's group or address space");
     } else if (status == CHX_NO_MEMORY) {
         PyErr_Format(PyExc_MemoryError,
                      "cannot reserve %llu bytes of shared memory: free some, or raise the memory limit of this process's "

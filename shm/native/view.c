@@ -173,23 +173,52 @@ static enum chx_status view_check_header(int fd, enum chx_kind kind, uint64_t si
     return chx_header_check(&header, kind, size, why);
 }
 
-/* Where a dead producer's ring ends. */
+/* A copy of `size` bytes of a peer's memory, to be freed; NULL with errno. */
+static void *view_copy(int fd, uint64_t size) {
+    char *copy = aligned_alloc(CHX_PAGE, size);
+    uint64_t got = 0;
+    while (copy && got < size) {
+        ssize_t some = pread(fd, copy + got, size - got, (off_t)got);
+        if (some < 0 && errno == EINTR) continue;
+        if (some <= 0) {
+            if (some == 0) errno = ENODATA;
+            free(copy);
+            return NULL;
+        }
+        got += (uint64_t)some;
+    }
+    return copy;
+}
+
+/* Where a dead producer's ring ends. It is read and not mapped: whoever has no address space left can go on, and what
+ * some child of the producer still writes changes nothing under us. */
 PyObject *native_remains(PyObject *Py_UNUSED(module), PyObject *arg) {
     long fd = PyLong_AsLong(arg);
     if (fd == -1 && PyErr_Occurred()) return NULL;
     struct chx_why why = {""};
     struct chx_header header;
     struct chx_remains remains;
-    struct chx_map map;
-    enum chx_status status = chx_memory_attach((int)fd, CHX_KIND_RING, &map, &header, &why);
+    uint64_t size = 0;
+    enum chx_status status = chx_memory_check((int)fd, &size, &why);
+    if (status == CHX_OK) status = view_check_header((int)fd, CHX_KIND_RING, size, &why);
     if (status == CHX_OK) {
-        status = chx_ring_remains((const struct chx_ring *)(const void *)map.base, &header, &remains, &why);
-        if (status == CHX_OK && chx_map_cut(&map)) status = CHX_REFUSE(&why, "the ring that was left was cut short");
-        chx_unmap(&map);
+        struct chx_ring *ring = view_copy((int)fd, size);
+        if (!ring) {
+            status = errno == ENOMEM ? CHX_NO_MEMORY
+                     : errno == ENODATA ? CHX_REFUSE(&why, "the ring that was left was cut short")
+                                        : CHX_SYSTEM;
+        } else {
+            memcpy(&header, ring, sizeof header);
+            status = chx_header_check(&header, CHX_KIND_RING, size, &why);
+            if (status == CHX_OK) status = chx_ring_remains(ring, &header, &remains, &why);
+        }
+        int error = errno;
+        free(ring);
+        errno = error;
     }
     if (status == CHX_OK)
         return Py_BuildValue("(KK)", (unsigned long long)remains.end, (unsigned long long)remains.input_seq);
-    native_raise_status(status, NULL, &why, 0);
+    native_raise_status(status, NULL, &why, size);
     return NULL;
 }
 

@@ -228,3 +228,15 @@ def test_draining_reads_all_that_is_there_although_descriptors_cut_it_into_piece
     ends.connection.drain_input()
     assert [message.index for message in ends.got] == list(range(10))
     assert ends.ended == [None]
+
+
+def test_a_frame_that_there_is_no_memory_for_ends_its_connection(ends: Ends, until: Any, monkeypatch: Any) -> None:
+    def feed(data: bytes, descriptors: list[int]) -> Any:
+        raise MemoryError
+
+    monkeypatch.setattr(ends.connection._channel, "feed", feed)
+    ends.peer.send(encode(Ready()))
+    until(lambda: ends.ended)
+    (fault,) = ends.ended
+    assert fault is not None
+    assert "there is no memory for it" in fault.message

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -188,3 +189,15 @@ def test_last_words_are_the_last_and_bounded(lines: list[str]) -> None:
     assert sum(map(len, kept)) <= MAX_STDERR
     assert all(line.startswith(short) for line, short in zip(lines[len(lines) - len(kept) :], kept, strict=True))
     assert not lines or kept
+
+
+def test_reading_takes_no_more_memory_than_there_is_to_read(deaths: Deaths, tmp_path: Path, told: list[str]) -> None:
+    deaths.add(death(1))
+    later = again(tmp_path, told)
+    tracemalloc.start()
+    try:
+        assert later.of("f", "n") == [death(1)]
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < module.MAX_FILE // 4

@@ -42,3 +42,30 @@ def test_a_process_that_is_short_of_something_is_told_of_what(what, complaint):
     said = dict(line.split(": ", 1) for line in ended.stdout.splitlines())
     assert list(said) == ["arena", "producer", "consumer", "growth"]
     assert {name: text for name, text in said.items() if not text.startswith(complaint)} == {}
+
+
+ENDLESS = """
+import resource, shm
+arena = shm.Arena(1 << 20)
+bell, producer, consumer = shm.Doorbell(), shm.Producer(arena, "r", credits=4), shm.Consumer("r", credits=4)
+producer.link(consumer.fd, bell.fileno())
+outlet = shm.Outlet([producer], bell)
+outlet.send(b"one", 0)
+kept = bytearray(1 << 16)
+del kept
+size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (size, resource.getrlimit(resource.RLIMIT_AS)[1]))
+print(shm.remains(producer.fd))
+try:
+    shm.RouteView(producer.fd, consumer.fd)
+except MemoryError as reason:
+    print(reason)
+"""
+
+
+def test_where_a_ring_ends_is_told_without_room_to_map_it(tmp_path):
+    ended = subprocess.run([sys.executable, "-c", ENDLESS], cwd=ROOT, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    remains, complaint = ended.stdout.splitlines()
+    assert remains == "(1, 0)"
+    assert complaint.startswith("cannot map a peer's shared memory: free some memory, or raise the limit")
