@@ -334,7 +334,7 @@ class FlowRun:
             self.keep()
         except rewiring.LostMemory as lost:
             self.dispatch(core.NoSuccession(lost.node, lost.what))
-        except (shm.PeerFault, OSError) as fault:
+        except (shm.PeerFault, OSError, MemoryError) as fault:
             self.dispatch(core.NoSuccession(node, f"left a ring that no successor can go on from: {fault}"))
         self.announce_relinked()
 
@@ -469,9 +469,20 @@ class FlowRun:
         self.workers[node].send(message, descriptors, give=True)
 
     def send_wiring(self, messages: list[ToNode]) -> None:
-        """Copies of the descriptors travel: ours may be closed before a worker has read what is sent to it."""
+        """Copies of the descriptors travel: ours may be closed before a worker has read what is sent to it. Whoever cannot
+        be told for want of descriptors would wait for ever, and is killed."""
         for node, message, descriptors in messages:
-            self.workers[node].send(message, [os.dup(fd) for fd in descriptors], give=True)
+            copies: list[int] = []
+            try:
+                for fd in descriptors:
+                    copies.append(os.dup(fd))
+            except OSError as reason:
+                for fd in copies:
+                    os.close(fd)
+                self.dispatch(NodeEvent(node, life.Faulted("wiring", f"no memory could be sent to it: {reason}")))
+                self.workers[node].signal(kill=True)
+            else:
+                self.workers[node].send(message, copies, give=True)
 
 
 FROM_WORKER = (

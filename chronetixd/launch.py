@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -161,32 +162,39 @@ class Launcher:
     # -- one launcher --------------------------------------------------------------------------------------
 
     def _launch(self) -> None:
+        """Start one; what it cannot be given now (descriptors, a process) it is given later."""
         self._retry = None
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        read_end, write_end = os.pipe()
-        try:
-            popen = subprocess.Popen(
-                [sys.executable, "-m", "nodeworker.launcher"],
-                stdin=subprocess.DEVNULL,
-                stdout=write_end,
-                stderr=write_end,
-                env=_environment(theirs.fileno()),
-                pass_fds=(theirs.fileno(),),
-                start_new_session=True,
-            )
-        except OSError as reason:
-            ours.close()
-            os.close(read_end)
-            self._failed_to_launch(str(reason))
-            return
-        finally:
-            theirs.close()
-            os.close(write_end)
-        self._adopt(popen, ours, read_end)
+        with ExitStack() as opened:
+            try:
+                ours, theirs = (opened.enter_context(sock) for sock in socket.socketpair(socket.AF_UNIX))
+                read_end, write_end = os.pipe()
+                opened.callback(os.close, write_end)
+                opened.callback(os.close, read_end)
+                popen = subprocess.Popen(
+                    [sys.executable, "-m", "nodeworker.launcher"],
+                    stdin=subprocess.DEVNULL,
+                    stdout=write_end,
+                    stderr=write_end,
+                    env=_environment(theirs.fileno()),
+                    pass_fds=(theirs.fileno(),),
+                    start_new_session=True,
+                )
+                opened.callback(popen.wait)
+                opened.callback(popen.kill)
+                pidfd = os.pidfd_open(popen.pid)
+            except OSError as reason:
+                failed = str(reason)
+            else:
+                opened.pop_all()
+                theirs.close()
+                os.close(write_end)
+                self._adopt(popen, pidfd, ours, read_end)
+                return
+        self._failed_to_launch(failed)
 
-    def _adopt(self, popen: subprocess.Popen[bytes], ours: socket.socket, read_end: int) -> None:
+    def _adopt(self, popen: subprocess.Popen[bytes], pidfd: int, ours: socket.socket, read_end: int) -> None:
         popen.returncode = 0  # its exit status is taken through its pidfd, not by subprocess
-        process = Process(self._loop, popen.pid, os.pidfd_open(popen.pid), self._exited)
+        process = Process(self._loop, popen.pid, pidfd, self._exited)
         connection = Connection(
             self._loop, ours, FromLauncher, on_message=self._message, on_end=partial(self._broken, process)
         )

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 import shm
+from chronetixd.flowrun import FlowRun
+from chronetixd.stages import Stage
 from chronetixd.wiring import DataRoute, ToNode, Wiring
 from protocol.errors import ChronetixError
-from protocol.messages import Configure, Detach, Link, Offer, Port, Segment, SegmentDropped, SegmentMapped
+from protocol.messages import Configure, Detach, Link, Offer, Port, Segment, SegmentDropped, SegmentMapped, Start
 
 ROUTES = (DataRoute("r1", "source", "left"), DataRoute("r2", "source", "right"))
 NODES = ("source", "left", "right")
@@ -273,3 +276,45 @@ def test_peers_of_a_worker_that_is_gone_are_woken(offered: Wiring, nodes: dict[s
     offered.gone("left")
     assert nodes["source"].bell.clear() is True
     assert nodes["right"].bell.clear() is False
+
+
+def test_a_route_that_there_is_no_memory_to_look_at_has_no_counters(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(ring: int, credit: int) -> Any:
+        raise MemoryError("by the test")
+
+    monkeypatch.setattr("chronetixd.stages.shm.RouteView", refused)
+    stage = Stage(DataRoute("r", "a", "b"), ring=0, credit=0, told_consumer=True)
+    assert stage.snapshot() is None
+
+
+def test_a_node_that_cannot_be_told_of_its_memory_is_killed_and_the_others_are_told() -> None:
+    events: list[Any] = []
+    workers = {name: Told() for name in "ab"}
+    run = SimpleNamespace(workers=workers, dispatch=events.append)
+    with open(os.devnull, "rb") as there:
+        none = 1 << 20
+        before = len(os.listdir("/proc/self/fd"))
+        messages = [("a", Start(), [there.fileno(), none]), ("b", Start(), [there.fileno()])]
+        FlowRun.send_wiring(run, messages)  # type: ignore[arg-type]
+        assert len(os.listdir("/proc/self/fd")) == before
+    (failed,) = events
+    assert (failed.node, failed.event.phase) == ("a", "wiring")
+    assert "Bad file descriptor" in failed.event.message
+    assert (workers["a"].killed, workers["a"].messages) == (True, [])
+    assert (workers["b"].killed, workers["b"].messages) == (False, [Start()])
+
+
+class Told:
+    """A worker that hears."""
+
+    def __init__(self) -> None:
+        self.killed = False
+        self.messages: list[Any] = []
+
+    def signal(self, *, kill: bool) -> None:
+        self.killed = kill
+
+    def send(self, message: Any, descriptors: list[int], *, give: bool) -> None:
+        self.messages.append(message)
+        for fd in descriptors:
+            os.close(fd)
