@@ -103,6 +103,10 @@ class Logs:
         getattr(self._log, level)(line, flow=flow, node=node, pid=pid, **({"fields": fields} if fields else {}))
 
 
+_TRACEBACKS = structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False))
+"""Without the values of variables: they hold payloads and tokens."""
+
+
 def configure(level: str, fmt: Literal["auto", "console", "json"], stream: TextIO | None = None) -> None:
     """Set up the daemon's own log on ``stream`` (stderr). ``auto``: console on a terminal, else JSON."""
     out = stream or sys.stderr
@@ -117,7 +121,7 @@ def configure(level: str, fmt: Literal["auto", "console", "json"], stream: TextI
             _with_pid,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            *([] if console else [structlog.processors.dict_tracebacks]),
+            *([] if console else [_TRACEBACKS]),
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level.upper())),

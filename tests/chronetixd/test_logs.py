@@ -57,3 +57,15 @@ def test_a_log_that_nobody_takes_is_lost_quietly() -> None:
 
     configure("info", "json", Gone())
     Logs().logged("f", "n", 1, "error", "said", 0, {})
+
+
+def test_a_traceback_has_no_values_of_variables() -> None:
+    out = io.StringIO()
+    configure("debug", "json", out)
+    token = "a worker's token"
+    try:
+        raise ValueError("wrong")
+    except ValueError:
+        structlog.get_logger().exception("it failed")
+    assert "ValueError" in out.getvalue()
+    assert token not in out.getvalue()
