@@ -17,6 +17,7 @@ import time
 from functools import partial
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import structlog
@@ -53,6 +54,9 @@ from chronetixd.strays import Strays
 from chronetixd.verbs import Context
 from chronetixd.watchdog import of_environment
 from protocol.errors import ChronetixError, error
+
+EXIT_BROKEN = 70
+"""Exit code (sysexits.h: EX_SOFTWARE) of a daemon that does not know any more what it was doing."""
 
 FAREWELL_S = 1.0
 """How long clients may take to read their last answers when the daemon ends."""
@@ -365,9 +369,25 @@ def run(configured: Configured, received: Received, reread: Reread) -> None:
     _raise_descriptor_limit()
 
     async def main() -> None:
+        asyncio.get_running_loop().set_exception_handler(_unexpected)
         await Daemon(configured, received, reread, asyncio.get_running_loop()).run()
 
     try:
         uvloop.run(main())
     finally:
         received.close()
+
+
+def _unexpected(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """A callback of the loop has raised what nobody had thought of (want of memory, a defect): what it left half done is
+    not known, and a flow of which the daemon has lost track would stand still for ever. So it ends as by a crash, which
+    the next daemon knows how to go on from."""
+    log = structlog.get_logger("chronetixd")
+    reason = context.get("exception")
+    if "handle" not in context:
+        log.error(context["message"], exc_info=reason)
+        return
+    try:
+        log.critical("ending: an internal failure, and what was half done is not known", exc_info=reason)
+    finally:
+        os._exit(EXIT_BROKEN)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import select
 import signal
 import subprocess
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from chronetixd.daemon import EXIT_BROKEN
 
 ROOT = Path(__file__).parents[2]
 
@@ -241,3 +244,53 @@ def epoll_timeout(pid: int) -> str | None:
     """The time-out of the epoll call that a process sleeps in; None while it runs or does something else."""
     fields = Path(f"/proc/{pid}/syscall").read_text().split()
     return fields[4] if fields[0] in ("232", "281", "22") else None
+
+
+BREAKS = """
+import asyncio, sys
+from chronetixd import daemon
+from chronetixd.activation import receive
+from chronetixd.settings import configure
+
+def fail():
+    raise MemoryError("by the test")
+
+running = daemon.Daemon.run
+
+async def run(self):
+    asyncio.get_running_loop().call_later(0.1, fail)
+    await running(self)
+
+daemon.Daemon.run = run
+read = lambda: configure({"state_dir": sys.argv[1], "socket": sys.argv[2]}, {}, 0)
+daemon.run(read(), receive({}, 0), read)
+"""
+
+
+def test_a_daemon_that_does_not_know_any_more_what_it_was_doing_ends(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", BREAKS, str(tmp_path / "state"), str(tmp_path / "socket")]
+    ended = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    assert ended.returncode == EXIT_BROKEN
+    assert "an internal failure" in ended.stdout + ended.stderr
+    assert "MemoryError" in ended.stdout + ended.stderr
+
+
+def test_a_launcher_that_dies_while_there_are_no_descriptors_is_replaced_later(daemon: Any, peer: Any) -> None:
+    (launcher,) = [pid for pid in children(daemon.process.pid) if os.getsid(pid) == pid]
+    following = peer.begin("events", follow=True)
+    limits = resource.prlimit(daemon.process.pid, resource.RLIMIT_NOFILE)
+    highest = max(map(int, os.listdir(f"/proc/{daemon.process.pid}/fd")))
+    resource.prlimit(daemon.process.pid, resource.RLIMIT_NOFILE, (highest - 8, limits[1]))
+    os.kill(launcher, signal.SIGKILL)
+
+    def until(kind: str, words: str) -> None:
+        while True:
+            event = peer.receive().value
+            if event["kind"] == kind and words in event.get("message", ""):
+                return
+
+    until("launcher-lost", "Too many open files")
+    resource.prlimit(daemon.process.pid, resource.RLIMIT_NOFILE, limits)
+    until("launcher-ready", "")
+    peer.send(peer.cancel(following))
+    assert peer.call("list") == {"flows": []}

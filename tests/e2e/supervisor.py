@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
 import select
 import socket
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 from tests.e2e.conftest import ROOT, Daemon
@@ -43,8 +45,8 @@ class Supervisor:
         self._thread = threading.Thread(target=self._listen)
         self._thread.start()
 
-    def start(self) -> Daemon:
-        """The next daemon, once it is ready."""
+    def start(self, patience_s: float = math.inf) -> Daemon:
+        """The next daemon, once it is ready. AssertionError when it ends, or is not ready in time."""
         files = self.folder / "control.sock", self.folder / "state", self.folder / "daemon.log"
         self._ready.clear()
         names = [name for name, kept in self.store.items() for _ in kept]
@@ -66,21 +68,27 @@ class Supervisor:
             process = subprocess.Popen(command, env=environment, pass_fds=descriptors, stdout=log, stderr=log)
         self.started.append(Daemon(process, *files))
         pidfd = os.pidfd_open(process.pid)
+        give_up = time.monotonic() + patience_s
         while not self._ready.wait(0.05):
             assert not select.select([pidfd], [], [], 0)[0], files[2].read_text()
+            assert time.monotonic() < give_up, f"not ready after {patience_s:g} s: {files[2].read_text()}"
         os.close(pidfd)
         return self.started[-1]
 
     def close(self) -> None:
-        """Drop everything that is kept."""
+        """Keep nothing, hear nothing more."""
         os.write(self._end, b"x")
         self._thread.join()
-        for name in list(self.store):
-            self._forget(name)
+        self.forget_all()
         for fd in (self._over, self._end):
             os.close(fd)
         self._sock.close()
         (self.folder / "notify.sock").unlink()
+
+    def forget_all(self) -> None:
+        """Drop everything that is kept."""
+        for name in list(self.store):
+            self._forget(name)
 
     def _listen(self) -> None:
         while self._over not in select.select([self._over, self._sock], [], [])[0]:
