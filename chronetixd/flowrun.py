@@ -469,8 +469,8 @@ class FlowRun:
         self.workers[node].send(message, descriptors, give=True)
 
     def send_wiring(self, messages: list[ToNode]) -> None:
-        """Copies of the descriptors travel: ours may be closed before a worker has read what is sent to it. Whoever cannot
-        be told for want of descriptors would wait for ever, and is killed."""
+        """Copies of the descriptors travel: ours may be closed before a worker has read what is sent to it. Whoever
+        cannot be told for want of descriptors would wait for ever, and is killed."""
         for node, message, descriptors in messages:
             copies: list[int] = []
             try:
