@@ -19,11 +19,13 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import structlog
 
 from chronetixd.core.limits import CONTROLLERS, group_files
+from chronetixd.want import AGAIN_S, wanting
 from protocol.contract.types import ResourceClaims
 
 LEFTOVER_S = 5.0
@@ -125,8 +127,12 @@ class Leaf:
 
     def kill(self) -> None:
         """SIGKILL for everything in it and below, also for who becomes another user or is being forked."""
-        with suppress(FileNotFoundError):
+        try:
             (self.path / "cgroup.kill").write_text("1")
+        except FileNotFoundError:
+            return
+        except OSError as reason:
+            self._groups.again(reason, self.kill)
 
     def oom_kills(self) -> int | None:
         """How many of its processes were killed for want of memory; None when nothing counts them here."""
@@ -138,7 +144,10 @@ class Leaf:
 
     def remove(self) -> None:
         """Give the folder back, with groups that its processes made below it. It must be empty."""
-        _remove(self.path)
+        try:
+            _remove(self.path)
+        except OSError as reason:
+            self._groups.again(reason, self.remove)
 
 
 def count_in(file: Path, name: str) -> int | None:
@@ -249,6 +258,9 @@ class Groups:
         except FileNotFoundError:
             then()
             return
+        except OSError as reason:
+            self.again(reason, partial(self.watch, path, then))
+            return
         if not _populated(fd) or self._epoll is None:
             os.close(fd)
             then()
@@ -256,6 +268,12 @@ class Groups:
         # What changed since that read is told at once: the kernel compares with what we have read.
         self._watched[fd] = path, then
         self._epoll.register(fd, select.EPOLLPRI)
+
+    def again(self, reason: OSError, what: Callable[[], None]) -> None:
+        """Do ``what`` a little later if it failed for want of something; else raise ``reason``."""
+        if not wanting(reason):
+            raise reason
+        self._loop.call_later(AGAIN_S, what)
 
     def _changed(self) -> None:
         assert self._epoll is not None
@@ -355,6 +373,9 @@ def _wait_empty(path: Path, deadline: float) -> bool:
 def _remove(path: Path) -> None:
     """The group and all below it, deepest first. Raises OSError when something lives there."""
     with suppress(FileNotFoundError):
+        with suppress(OSError):
+            path.rmdir()  # takes no descriptor, as looking for more does
+            return
         for below in path.iterdir():
             if below.is_dir():
                 _remove(below)

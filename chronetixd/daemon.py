@@ -380,8 +380,8 @@ def run(configured: Configured, received: Received, reread: Reread) -> None:
 
 def _unexpected(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     """A callback of the loop has raised what nobody had thought of (want of memory, a defect). What it left half done
-    is not known, and a flow of which the daemon has lost track would stand still for ever; so it ends as by a crash, which
-    the next daemon knows how to go on from."""
+    is not known, and a flow of which the daemon has lost track would stand still for ever; so it ends as by a crash,
+    which the next daemon knows how to go on from."""
     log = structlog.get_logger("chronetixd")
     reason = context.get("exception")
     if "handle" not in context:

@@ -25,7 +25,8 @@ from chronetixd.connection import Connection
 from chronetixd.core.worker import Exit
 from chronetixd.output import Output
 from chronetixd.pidfd import Process
-from chronetixd.proc import children, stat
+from chronetixd.proc import children, seen
+from chronetixd.want import AGAIN_S, wanting
 from protocol.errors import ChronetixError, error
 from protocol.messages import LauncherReady, Message, Spawn, Spawned, SpawnFailed
 
@@ -251,7 +252,7 @@ class Launcher:
             self._stopped_if_empty()
             return
         if running.asked:
-            self._kill_strays()
+            self._kill_strays(int(self._asked_since * os.sysconf("SC_CLK_TCK")))
         self._lost(running, ended)
 
     def _lost(self, running: _Running, ended: Exit) -> None:
@@ -277,15 +278,26 @@ class Launcher:
 
     # -- strays --------------------------------------------------------------------------------------------
 
-    def _kill_strays(self) -> None:
+    def _kill_strays(self, asked: int) -> None:
         """Workers that the dead launcher had forked but not told of are our children and nobody's: end them. They are
-        younger than the request; what is older has another story."""
-        asked = int(self._asked_since * os.sysconf("SC_CLK_TCK"))
+        younger than the request of ``asked``; what is older has another story."""
         known = self._known() | self.pids
-        for pid in children(os.getpid()):
-            found = stat(pid)
-            if pid not in known and found is not None and found.started >= asked:
-                self._kill_stray(pid)
+        try:
+            for pid in children(os.getpid()):
+                found = None if pid in known else seen(pid)
+                if found is not None and found.started >= asked:
+                    self._kill_stray(pid)
+        except OSError as reason:
+            if not wanting(reason):
+                raise
+            self._loop.call_later(AGAIN_S, self._kill_strays_later, asked)
+
+    def _kill_strays_later(self, asked: int) -> None:
+        """As soon as nothing that the present launcher has forked can be mistaken for one."""
+        if self.announced:
+            self._kill_strays(asked)
+        else:
+            self._loop.call_later(AGAIN_S, self._kill_strays_later, asked)
 
     def _kill_stray(self, pid: int) -> None:
         try:

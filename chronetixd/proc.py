@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _PROC = Path("/proc")
+_GONE = (FileNotFoundError, ProcessLookupError, PermissionError)
+"""It is no more, or not for us to look at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,17 +48,24 @@ class Holdings:
 
 
 def stat(pid: int) -> Stat | None:
-    """None for a process that is gone."""
+    """None for a process that is gone, or where that cannot be seen now."""
+    with suppress(OSError):
+        return seen(pid)
+    return None
+
+
+def seen(pid: int) -> Stat | None:
+    """None for a process that is gone. Raises OSError for want of descriptors."""
     try:
         text = (_PROC / str(pid) / "stat").read_bytes()
-    except OSError:
+    except _GONE:
         return None
     fields = text.rpartition(b")")[2].split()
     return Stat(pid, fields[0].decode(), *(int(fields[at]) for at in (1, 2, 3, 19, 49)))
 
 
 def children(pid: int) -> Iterator[int]:
-    """Processes whose parent ``pid`` is, zombies included."""
+    """Processes whose parent ``pid`` is, zombies included. Raises OSError for want of descriptors."""
     try:
         for task in os.scandir(_PROC / str(pid) / "task"):
             with suppress(ProcessLookupError):
@@ -68,12 +77,12 @@ def children(pid: int) -> Iterator[int]:
 
 
 def descendants(pid: int) -> list[Stat]:
-    """All processes below ``pid``, parents before children."""
+    """All processes below ``pid``, parents before children. Raises OSError for want of descriptors."""
     found: list[Stat] = []
     queue = [pid]
     while queue:
         for child in children(queue.pop()):
-            process = stat(child)
+            process = seen(child)
             if process is not None:
                 found.append(process)
                 queue.append(child)
@@ -81,7 +90,7 @@ def descendants(pid: int) -> list[Stat]:
 
 
 def holdings(pid: int) -> Holdings:
-    """Empty where we may not look: then it is another user's, or gone."""
+    """Empty where we may not look: then it is another user's, or gone. Raises OSError for want of descriptors."""
     variables = _variables(pid)
     return Holdings(
         _pipes(pid), _memory(pid), variables.get(b"CHRONETIX_FLOW", ""), variables.get(b"CHRONETIX_NODE", "")
@@ -90,9 +99,9 @@ def holdings(pid: int) -> Holdings:
 
 def _pipes(pid: int) -> frozenset[int]:
     found = set()
-    with suppress(OSError):
+    with suppress(*_GONE):
         for entry in os.scandir(_PROC / str(pid) / "fd"):
-            with suppress(OSError):
+            with suppress(*_GONE):
                 kind, _, inode = os.readlink(entry.path).partition(":")
                 if kind == "pipe":
                     found.add(int(inode.strip("[]")))
@@ -100,13 +109,13 @@ def _pipes(pid: int) -> frozenset[int]:
 
 
 def _memory(pid: int) -> frozenset[int]:
-    with suppress(OSError), open(_PROC / str(pid) / "maps", "rb") as maps:
+    with suppress(*_GONE), open(_PROC / str(pid) / "maps", "rb") as maps:
         return frozenset(int(line.split()[4]) for line in maps if b" /memfd:" in line)
     return frozenset()
 
 
 def _variables(pid: int) -> dict[bytes, str]:
-    with suppress(OSError):
+    with suppress(*_GONE):
         pairs = (pair.partition(b"=") for pair in (_PROC / str(pid) / "environ").read_bytes().split(b"\0"))
         return {name: value.decode("utf-8", "replace") for name, _, value in pairs}
     return {}
@@ -119,13 +128,14 @@ def private_data(pid: int) -> int:
 
 
 def kill_exactly(process: Stat) -> bool:
-    """SIGKILL to that process and to no later one of its pid; False when we may not."""
+    """SIGKILL to that process and to no later one of its pid; False when we may not. Raises OSError for want of
+    descriptors."""
     try:
         pidfd = os.pidfd_open(process.pid)
-    except OSError:
+    except ProcessLookupError:
         return True
     try:
-        now = stat(process.pid)
+        now = seen(process.pid)
         if now is not None and now.key == process.key:
             signal.pidfd_send_signal(pidfd, signal.SIGKILL)
     except ProcessLookupError:

@@ -20,11 +20,10 @@ from pathlib import Path
 
 import structlog
 
+from chronetixd.want import AGAIN_S, wanting
 from protocol.errors import ChronetixError, error
 
 BACKLOG = 128
-ACCEPT_PAUSE_S = 0.2
-"""Pause in accepting when descriptors have run out."""
 
 OnClient = Callable[[socket.socket], None]
 
@@ -105,11 +104,11 @@ class Server:
         except (BlockingIOError, ConnectionAbortedError):
             return
         except OSError as reason:
-            if reason.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+            if not wanting(reason):
                 raise
             structlog.get_logger("chronetixd.server").error("no more clients can be accepted now", reason=str(reason))
             self._loop.remove_reader(self._sock.fileno())
-            self._pause = self._loop.call_later(ACCEPT_PAUSE_S, self._resume)
+            self._pause = self._loop.call_later(AGAIN_S, self._resume)
             return
         client.setblocking(False)
         self._on_client(client)

@@ -23,7 +23,8 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from chronetixd.proc import Holdings, Stat, children, descendants, holdings, kill_exactly, stat
+from chronetixd.proc import Holdings, Stat, children, descendants, holdings, kill_exactly, seen, stat
+from chronetixd.want import AGAIN_S, wanting
 
 _PR_SET_CHILD_SUBREAPER = 36
 _WALL = 0x40000000
@@ -138,27 +139,40 @@ class Strays:
             self._loop.call_soon(self.look)
 
     def look(self) -> None:
-        """Reap who has died, kill who is of nobody that lives, tell those who wait."""
+        """Reap who has died, kill who is of nobody that lives, tell who waits; without descriptors for it, later."""
         self._due = False
+        gone: list[_End] = []
+        try:
+            restless, dying = self._look(gone)
+        except OSError as reason:
+            if not wanting(reason):
+                raise
+            self._loop.call_later(AGAIN_S, self.look_soon)
+            restless, dying = False, True
+        for end in gone:
+            end.then()
+        if restless and (self._waiting or self._stopped is not None):
+            self.look_soon()
+        elif self._stopped is not None and not dying:
+            self._stopped.set()
+
+    def _look(self, gone: list[_End]) -> tuple[bool, bool]:
+        """Who waits no more goes from ``_waiting`` into ``gone``. Whether somebody died meanwhile, and whether some are
+        dying. Raises OSError for want of descriptors."""
         present, restless = self._present()
-        waiting, self._waiting = self._waiting, []
-        for end in waiting:
+        for end in tuple(self._waiting):
             mine = [process for process, held in present if end.marks.match(process, held)]
             present = [each for each in present if each[0] not in mine]
             end.looks += 1
-            if self._kill(mine, end.marks) or (restless and end.looks < MAX_LOOKS):
-                self._waiting.append(end)
-            else:
-                end.then()
+            if not self._kill(mine, end.marks) and (not restless or end.looks >= MAX_LOOKS):
+                self._waiting.remove(end)
+                gone.append(end)
         dying = False
         if present and self._announced():
             dying = self._kill([process for process, held in present if self._is_nobodys(process, held)], None)
         if len(self._killed) + len(self._out_of_reach) > MAX_REMEMBERED:
             self._forget_gone()
-        if restless and (self._waiting or self._stopped is not None):
-            self.look_soon()
-        elif self._stopped is not None and not dying:
-            self._stopped.set()
+        return restless, dying
 
     def _forget_gone(self) -> None:
         """Keys of processes that somebody else has reaped."""
@@ -169,7 +183,7 @@ class Strays:
         """Strays that live, and whether one died meanwhile: then it may have had a child that was not seen. The dead
         are reaped, unless they might be a worker that is not announced."""
         known = self._known() | self._inherited
-        unknown = [found for pid in children(os.getpid()) if pid not in known and (found := stat(pid)) is not None]
+        unknown = [found for pid in children(os.getpid()) if pid not in known and (found := seen(pid)) is not None]
         living: _Found = []
         restless = False
         for process in unknown:
@@ -177,7 +191,7 @@ class Strays:
                 restless = (self._announced() and self._reap(process)) or restless
             elif process.key not in self._out_of_reach:
                 living.append((process, holdings(process.pid)))
-                after = stat(process.pid)
+                after = seen(process.pid)
                 restless = restless or after is None or after.state == "Z"
         return living, restless
 
