@@ -1,8 +1,9 @@
 """Which descriptors of which flow are in the supervisor's store, and under which names.
 
 A name says all that is to be known of a descriptor (:class:`chronetixd.kept.Key`), part by part, so that the store
-alone is enough. Rules: a name stands for one descriptor; the store follows what the flow has, the new before the old
-goes; a name that is nobody's, or that has come with several descriptors, is forgotten.
+alone is enough. Rules: a name stands for one descriptor, and a descriptor keeps its name (systemd takes none that it
+has under another); the store follows what the flow has, the new before the old goes; a name that is nobody's, or that
+has come with several descriptors, is forgotten.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from chronetixd.kept import Key, Kind
 LONGEST = 60
 """Characters of a flow's, node's or route's name; of a longer one there is a digest. A name may have 255 in all."""
 
-_KINDS = {"c": "credit", "o": "offered", "p": "pidfd", "r": "ring", "s": "segment"}
+_KINDS = {"c": "credit", "p": "pidfd", "r": "ring", "s": "segment"}
 _LETTERS = {kind: letter for letter, kind in _KINDS.items()}
 assert set(_LETTERS) == set(get_args(Kind))
 

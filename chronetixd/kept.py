@@ -18,8 +18,10 @@ from chronetixd.pidfd import is_pidfd, told_by
 from chronetixd.stages import Memory, checked
 from protocol.errors import ChronetixError
 
-Kind = Literal["ring", "credit", "offered", "segment", "pidfd"]
-"""``credit``: of a consumer that ran, and may have given frames back; ``offered``: of one that has not yet."""
+Kind = Literal["ring", "credit", "segment", "pidfd"]
+
+_STAMPS, _NEXT = 5376, 264
+"""Where in a CREDIT the stamps begin, and its ``next`` is (SPEC §4)."""
 
 
 class Key(NamedTuple):
@@ -63,20 +65,23 @@ class Kept:
 
     def ring(self, route: str, epoch: int) -> tuple[Key, int, Memory] | None:
         """The RING of a stage, and the arena it points into."""
-        key = self._newest("ring", route, epoch)
+        key = max(self._all("ring", route, epoch), key=lambda key: key.incarnation, default=None)
         if key is None:
             return None
         memory = self._memory(key.node, key.incarnation)
         return key, self._found.pop(key), memory
 
     def credit(self, route: str, epoch: int) -> tuple[Key, int] | None:
-        """The CREDIT of the last consumer that ran on a stage."""
-        key = self._newest("credit", route, epoch)
-        return None if key is None else (key, self._found.pop(key))
-
-    def untouched(self, route: str, epoch: int) -> bool:
-        """No consumer has run on this stage yet: there were only some that never came to it."""
-        return self._newest("offered", route, epoch) is not None and self._newest("credit", route, epoch) is None
+        """The CREDIT of the last consumer of a stage that has inherited all that the one before it had given back: one
+        that died before was never a consumer of it."""
+        found = sorted(self._all("credit", route, epoch), key=lambda key: key.incarnation)
+        if not found:
+            return None
+        last = found[0]
+        for key in found[1:]:
+            if _inherited(self._found[key], self._found[last]):
+                last = key
+        return last, self._found.pop(last)
 
     def exit(self, node: str, incarnation: int, pid: int) -> Exit:
         """How the process of ``node`` has ended; unknown where the kernel does not tell."""
@@ -89,9 +94,8 @@ class Kept:
             os.close(fd)
         self._found.clear()
 
-    def _newest(self, kind: Kind, route: str, epoch: int) -> Key | None:
-        found = [key for key in self._found if key[1] == kind and key.route == route and key.number == epoch]
-        return max(found, key=lambda key: key.incarnation, default=None)
+    def _all(self, kind: Kind, route: str, epoch: int) -> list[Key]:
+        return [key for key in self._found if key.kind == kind and key.route == route and key.number == epoch]
 
     def _memory(self, node: str, incarnation: int) -> Memory:
         """Dead, as whoever made it."""
@@ -109,12 +113,25 @@ def _is(key: Key, fd: int) -> bool:
     """The descriptor holds what is written on it."""
     if key.kind == "pidfd":
         return is_pidfd(fd)
-    kind = "credit" if key.kind == "offered" else key.kind
     try:
-        checked(fd, kind, str(key))
-        if kind == "segment":
+        checked(fd, key.kind, str(key))
+        if key.kind == "segment":
             return True
         (epoch,) = struct.unpack("<Q", os.pread(fd, 8, 16))
     except (ChronetixError, OSError, struct.error):
         return False
     return bool(epoch == key.number)
+
+
+def _inherited(credit: int, before: int) -> bool:
+    """Everything that is said in the CREDIT ``before`` is in this one too, or more (SPEC §10.2): its consumer had
+    finished with the predecessor."""
+    here, there = _said(credit), _said(before)
+    return len(here) == len(there) and all(mine >= other for mine, other in zip(here, there, strict=True))
+
+
+def _said(credit: int) -> tuple[int, ...]:
+    """``next``, and the stamp of each slot. The header was checked."""
+    (slots_log2,) = struct.unpack("<I", os.pread(credit, 4, 32))
+    words = os.pread(credit, 8 << slots_log2, _STAMPS)
+    return struct.unpack(f"<Q{1 << slots_log2}Q", os.pread(credit, 8, _NEXT) + words)

@@ -14,7 +14,7 @@ from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import shm
-from chronetixd.kept import Kept, Key, Kind
+from chronetixd.kept import Kept, Key
 from chronetixd.stages import DataRoute, Memory, Place, Stage, checked
 from protocol.errors import error
 from protocol.messages import Reattach
@@ -147,15 +147,15 @@ def _base_seq(fd: int) -> int:
     return int(value)
 
 
-def missing(stages: Iterable[Stage], dead: Container[str], kept: Kept) -> Iterator[tuple[str, str]]:
+def missing(stages: Iterable[Stage], dead: Container[str]) -> Iterator[tuple[str, str]]:
     """What the successor of a dead node would need and nobody has: (node, the rest of a sentence about it)."""
     for stage in stages:
-        name, epoch = stage.route.id, stage.epoch
+        name = stage.route.id
         if stage.route.source in dead and not stage.ended and stage.told_consumer and stage.ring is None:
             yield stage.route.source, f"died while no daemon was there, and where its route {name!r} ended is lost"
         if stage.route.target not in dead:
             continue
-        if stage.told_producer and stage.credit is None and not kept.untouched(name, epoch):
+        if stage.told_producer and stage.credit is None:
             yield stage.route.target, f"died while no daemon was there, and what it had returned on {name!r} is lost"
         if stage.told_consumer and stage.ring is None and stage.ended:
             yield stage.route.target, f"died while no daemon was there, and what it had to drain of {name!r} is lost"
@@ -189,7 +189,7 @@ def bury(place: Place, kept: Kept, incarnation: int) -> None:
 
 def memories(stages: Iterable[Stage], places: Mapping[str, Place]) -> dict[Key, int]:
     """What has to outlive the daemon and the workers of these stages: every RING with its arena; of each stage the
-    CREDIT of the last consumer that ran, and of one that has not yet."""
+    CREDIT of its consumer, and the predecessor's until that one has started."""
     found: dict[Key, int] = {}
     for stage in stages:
         route, epoch = stage.route, stage.epoch
@@ -199,11 +199,8 @@ def memories(stages: Iterable[Stage], places: Mapping[str, Place]) -> dict[Key, 
             for index, fd in stage.producer.segments.items():
                 found[Key(route.source, "segment", incarnation, "", index)] = fd
         if stage.credit is not None and stage.consumer is not None:
-            ran = stage.told_consumer and places[route.target].started
-            kind: Kind = "credit" if ran else "offered"
-            found[Key(route.target, kind, stage.consumer.incarnation, route.id, epoch)] = stage.credit
-            if ran:
-                continue
-        if stage.predecessor is not None:
+            found[Key(route.target, "credit", stage.consumer.incarnation, route.id, epoch)] = stage.credit
+        ran = stage.told_consumer and places[route.target].started
+        if stage.predecessor is not None and not ran:
             found[Key(route.target, "credit", stage.predecessor_incarnation, route.id, epoch)] = stage.predecessor
     return found

@@ -100,7 +100,7 @@ class Wiring:
         for route in self.routes:
             ends = had.get(route.source), had.get(route.target)
             self._chains[route.id] = rewiring.chain(route, *ends, kept, dead)
-        for node, what in rewiring.missing(self._stages(self.routes), dead, kept):
+        for node, what in rewiring.missing(self._stages(self.routes), dead):
             raise rewiring.LostMemory(node, what)
         return [told for node in had for told in self._confirm(node, had[node].unconfirmed)]
 

@@ -98,12 +98,22 @@ class Supervisor:
             if "FDSTOREREMOVE" in fields:
                 self._forget(name)
             elif "FDSTORE" in fields:
-                while descriptors and sum(map(len, self.store.values())) < self.limit:
-                    self.store.setdefault(name, []).append(descriptors.pop(0))
+                descriptors = self._keep(name, descriptors)
             for fd in descriptors:
                 os.close(fd)
             if "READY" in fields:
                 self._ready.set()
+
+    def _keep(self, name: str, descriptors: list[int]) -> list[int]:
+        """Those that are not kept: too many, or there already, be it under another name."""
+        left = []
+        for fd in descriptors:
+            kept = [other for each in self.store.values() for other in each]
+            if len(kept) < self.limit and not any(os.path.sameopenfile(fd, other) for other in kept):
+                self.store.setdefault(name, []).append(fd)
+            else:
+                left.append(fd)
+        return left
 
     def _forget(self, name: str) -> None:
         for fd in self.store.pop(name, []):

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+LEDGER = "/var/lib/chronetix/ledger"
 CTL = "/opt/chronetix/bin/chronetixctl"
 pytestmark = pytest.mark.timeout(300)
 
@@ -133,6 +134,50 @@ def test_descriptors_in_the_store_come_back_after_a_crash(booted: Any) -> None:
     while booted.run("cat", "/run/came-back", check=False).stdout != "precious":
         failed = booted.unit("storing.service")["ActiveState"] == "failed"
         assert not failed, booted.run("journalctl", "--no-pager", "-u", "storing").stdout
+        select.select([], [], [], 0.05)
+
+
+def test_a_worker_that_dies_with_the_daemon_costs_no_frame(booted: Any) -> None:
+    """Also one of the two that are at the ends, and each more than once."""
+    booted.ctl("submit", "/flows/surviving.yaml", "--wait", "running")
+    nodes = ("numbers", "forward", "ledger")
+    for victim in (*nodes, *nodes):
+        before = booted.until(ActiveState="active", SubState="running")
+        workers = {each["node"]: each["pid"] for each in described(booted)["nodes"]}
+        while int(booted.unit()["NFileDescriptorStore"]) < 3 + 2 * 2 + 2:
+            select.select([], [], [], 0.05)
+        grows(booted)
+        booted.run("sh", "-c", f"kill -KILL {before['MainPID']} {workers[victim]}")
+        restarted(booted, before)
+        grows(booted)
+        while any(each["state"] != "started" for each in described(booted)["nodes"]):
+            select.select([], [], [], 0.05)
+        after = {each["node"]: each["pid"] for each in described(booted)["nodes"]}
+        assert {node for node in nodes if after[node] != workers[node]} == {victim}
+    booted.ctl("stop", "surviving")
+    while int(booted.unit()["NFileDescriptorStore"]):
+        select.select([], [], [], 0.05)
+    seen = 0
+    for line in booted.run("cat", LEDGER).stdout.splitlines():
+        number, marked = map(int, line.split())
+        assert number <= seen + 1, f"{number} follows {seen}: lost"
+        assert marked or number == seen + 1, f"{number} came again unmarked"
+        seen = max(seen, number)
+    assert seen
+
+
+def described(booted: Any) -> Any:
+    return json.loads(booted.ctl("describe", "surviving", "-o", "json").stdout)
+
+
+def grows(booted: Any) -> None:
+    """Wait until the ledger does."""
+
+    def size() -> int:
+        return int(booted.run("stat", "-c", "%s", LEDGER, check=False).stdout or 0)
+
+    before = size()
+    while size() <= before:
         select.select([], [], [], 0.05)
 
 
