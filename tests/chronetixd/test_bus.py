@@ -128,9 +128,7 @@ class TestWhatAWorkerMayHaveKept:
     def test_topics_without_end_are_refused(self, bus: Bus, a: Subscriber) -> None:
         for number in range(MAX_OPEN):
             bus.handle(a, Subscribe(topic=f"t{number}"))
-        with pytest.raises(
-            ChronetixError, match="another subscription of this node"
-        ):
+        with pytest.raises(ChronetixError, match="another subscription of this node"):
             bus.handle(a, Subscribe(topic="more"))
         bus.handle(a, Unsubscribe(topic="t0"))
         bus.handle(a, Subscribe(topic="more"))
