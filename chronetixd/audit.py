@@ -200,7 +200,12 @@ class Audit:
         if self._sync is not None and not self._sync.done():
             self._sync_soon()  # a slow disk is not asked twice at once
             return
-        self._sync = self._loop.run_in_executor(None, _sync_and_close, os.dup(self._fd))
+        try:
+            fd = os.dup(self._fd)
+        except OSError:
+            self._sync_soon()  # when there are descriptors again
+            return
+        self._sync = self._loop.run_in_executor(None, _sync_and_close, fd)
 
 
 def _sync_and_close(fd: int) -> None:

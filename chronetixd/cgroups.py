@@ -24,6 +24,7 @@ from pathlib import Path
 
 import structlog
 
+from chronetixd import reserve
 from chronetixd.core.limits import CONTROLLERS, group_files
 from chronetixd.want import AGAIN_S, wanting
 from protocol.contract.types import ResourceClaims
@@ -128,7 +129,8 @@ class Leaf:
     def kill(self) -> None:
         """SIGKILL for everything in it and below, also for who becomes another user or is being forked."""
         try:
-            (self.path / "cgroup.kill").write_text("1")
+            with reserve.everything():
+                (self.path / "cgroup.kill").write_text("1")
         except FileNotFoundError:
             return
         except OSError as reason:
@@ -145,7 +147,8 @@ class Leaf:
     def remove(self) -> None:
         """Give the folder back, with groups that its processes made below it. It must be empty."""
         try:
-            _remove(self.path)
+            with reserve.everything():
+                _remove(self.path)
         except OSError as reason:
             self._groups.again(reason, self.remove)
 
@@ -254,7 +257,8 @@ class Groups:
     def watch(self, path: Path, then: Callable[[], None]) -> None:
         """Call ``then`` when the group ``path`` has no living process, or is gone."""
         try:
-            fd = os.open(path / "cgroup.events", os.O_RDONLY | os.O_CLOEXEC)
+            with reserve.everything():
+                fd = os.open(path / "cgroup.events", os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             then()
             return

@@ -81,7 +81,7 @@ class Client:
         self._phase = handshake.Phase.HELLO
         self._worker: wire.Welcome | None = None
         """Who has connected is a worker that comes back; what to greet it with."""
-        self._calls: dict[int, asyncio.Task[None]] = {}
+        self._calls: dict[int, asyncio.Task[wire.Result | wire.Failure]] = {}
         self._gone = False
         self._closed = asyncio.Event()
         self._connection = Connection(

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import resource
 import signal
 import socket
 import time
@@ -23,7 +22,7 @@ import msgspec
 import structlog
 import uvloop
 
-from chronetixd import logs, memory, notify
+from chronetixd import logs, memory, notify, reserve
 from chronetixd.activation import Received
 from chronetixd.admission import Admission, rules_of, socket_group
 from chronetixd.audit import Audit
@@ -293,6 +292,7 @@ class Daemon:
     def request_stop(self) -> None:
         """First: drain everything and end. Again: kill what is left."""
         self._stop_requests += 1
+        reserve.lift()
         mode = StopMode.DRAIN if self._stop_requests == 1 else StopMode.KILL
         self._log.info("stopping", how=str(mode), flows=len(self._flows.living))
         self._report.stopping()
@@ -358,15 +358,9 @@ class Daemon:
             self.request_stop()
 
 
-def _raise_descriptor_limit() -> None:
-    """A flow of n nodes needs some 10 n descriptors here: take as many as the hard limit gives."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
 def run(configured: Configured, received: Received, reread: Reread) -> None:
     """Run a daemon in this thread until it is stopped. Raises ChronetixError when it cannot start."""
-    _raise_descriptor_limit()
+    reserve.keep()
 
     async def main() -> None:
         asyncio.get_running_loop().set_exception_handler(_unexpected)

@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 
 import structlog
 
+from chronetixd import reserve
 from chronetixd.proc import Holdings, Stat, children, descendants, holdings, kill_exactly, seen, stat
 from chronetixd.want import AGAIN_S, wanting
 
@@ -143,7 +144,8 @@ class Strays:
         self._due = False
         gone: list[_End] = []
         try:
-            restless, dying = self._look(gone)
+            with reserve.everything():
+                restless, dying = self._look(gone)
         except OSError as reason:
             if not wanting(reason):
                 raise

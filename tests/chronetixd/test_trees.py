@@ -6,6 +6,7 @@ A flow that has stopped has nothing left, so these tests look once, and wait for
 from __future__ import annotations
 
 import os
+import resource
 import select
 import signal
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from chronetixd import reserve
 from chronetixd.cgroups import base_name, find_place
 from chronetixd.proc import children, stat
 
@@ -194,3 +196,21 @@ def test_a_claim_on_memory_holds(start: Any, cgroup: str, tmp_path: Path) -> Non
             answer = peer.call("submit", flow=flow, wait="stopped")
         assert wanted in answer.get("reason", answer["state"])
         assert daemon.stop() == 0
+
+
+def test_nobody_is_left_behind_when_descriptors_have_run_out(scripted: Flow, daemon: Any) -> None:
+    """All but those that the daemon keeps back are in use while a tree ends, and also while it ends itself."""
+    with daemon.connect() as peer:
+        peer.call("submit", flow=scripted("daemonises"), name="f", wait="running")
+        pids = descendants_of(peer, "f")
+        (node,) = peer.call("describe", flow="f")["nodes"]
+        following = peer.begin("events", flow="f", follow=True)
+        used = max(map(int, os.listdir(f"/proc/{daemon.process.pid}/fd"))) + 1
+        resource.prlimit(daemon.process.pid, resource.RLIMIT_NOFILE, (1, used + reserve.KEPT))
+        os.kill(node["pid"], signal.SIGKILL)
+        while peer.receive().value["kind"] != "flow-failed":
+            pass
+        assert [pid for pid in pids if not gone(pid)] == []
+        peer.send(type(peer).cancel(following))
+        peer.end(following)
+    assert strays_of(daemon) == []
