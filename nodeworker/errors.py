@@ -24,6 +24,19 @@ def late(topic: str, seconds: float) -> RequestFailed:
     return RequestFailed(topic, "timeout", f"nobody answered within {seconds:g} s")
 
 
+def sendable(text: str) -> str:
+    """``text`` as UTF-8 can hold it: names of files may have bytes in them that are no text."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def said(reason: BaseException) -> str:
+    """Its text, to be sent; an exception of a plugin may fail to tell."""
+    try:
+        return sendable(str(reason))
+    except Exception as defect:
+        return f"(its text cannot be shown: str() raised {type(defect).__name__})"
+
+
 class Interrupted(BaseException):
     """The worker was told to stop at once while it waited. No plugin should catch it, hence no Exception."""
 

@@ -12,14 +12,18 @@ from collections.abc import Callable
 from typing import Any
 
 from nodeworker.context import Done, Level, Outcome
-from nodeworker.errors import RequestFailed, late
+from nodeworker.errors import RequestFailed, late, sendable
 from nodeworker.link import Link
 from nodeworker.message import Message
+from protocol.errors import LocalError
 from protocol.messages import FrameFailed, Log, Publish, Reply, Request, Subscribe, ToWorker, Unsubscribe
 from protocol.messages import RequestFailed as Refusal
 
 LONGEST_NS = 10**18
 """The longest wait for a reply, for those who name none."""
+
+MAX_LOG = 16 * 1024
+"""Characters of a log record, and of its fields, that could not be sent as they were; the daemon keeps no more."""
 
 GRACE_S = 2.0
 """How much longer than asked to wait for the daemon's own word that the time is up."""
@@ -48,7 +52,12 @@ class DaemonHost:
 
     def log(self, level: Level, message: str, fields: dict[str, Any]) -> None:
         """See :class:`nodeworker.context.Host`."""
-        self._link.send(Log(level=level, message=message, unix_ns=time.time_ns(), fields=fields))
+        at = time.time_ns()
+        try:
+            self._link.send(Log(level=level, message=message, unix_ns=at, fields=fields))
+        except LocalError:  # what no message can carry is shown as far as it can be: a log call must not raise
+            shown = {"fields": sendable(repr(fields))[:MAX_LOG]} if fields else {}
+            self._link.send(Log(level=level, message=sendable(message)[:MAX_LOG], unix_ns=at, fields=shown))
 
     def frame_failed(self, route: str, seq: int, attempts: int, error: str, message: str, outcome: Outcome) -> None:
         """See :class:`nodeworker.context.Host`."""

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from nodeworker.context import Host, Outcome, Step
+from nodeworker.errors import said
 from protocol.errors import ChronetixError
 from protocol.messages import Configure
 from shm import Frame, PeerFault, RouteClosed
@@ -52,7 +53,7 @@ def retrying(on_frame: OnFrame, config: Configure, host: Host, step: Step) -> On
             except Exception as reason:
                 failed = reason
             else:
-                host.frame_failed(frame.route, frame.seq, tried + 1, type(failed).__name__, said(failed), "passed")
+                host.frame_failed(frame.route, frame.seq, tried + 1, type(failed).__name__, _told(failed), "passed")
                 return result
         letters.take(frame, retries + 1, failed)
         return None
@@ -82,7 +83,7 @@ def retrying_awaited(on_frame: OnFrame, config: Configure, host: Host, step: Ste
                 failed = reason
                 continue
             if failed is not None:
-                host.frame_failed(frame.route, frame.seq, tried + 1, type(failed).__name__, said(failed), "passed")
+                host.frame_failed(frame.route, frame.seq, tried + 1, type(failed).__name__, _told(failed), "passed")
             return result
         assert failed is not None
         letters.take(frame, retries + 1, failed)
@@ -102,7 +103,7 @@ class DeadLetters:
 
     def take(self, frame: Frame, attempts: int, reason: Exception) -> None:
         """Publish it with its story, or drop it, and tell the daemon which."""
-        error, message = type(reason).__name__, said(reason)
+        error, message = type(reason).__name__, _told(reason)
         outcome: Outcome = "dropped"
         if self._topic:
             whole = len(frame) <= MAX_LETTER
@@ -127,11 +128,6 @@ class DeadLetters:
         self._host.frame_failed(frame.route, frame.seq, attempts, error, message, outcome)
 
 
-def said(reason: BaseException) -> str:
-    """Its text; an exception of a plugin may fail to tell."""
-    if isinstance(reason, ChronetixError):
-        return reason.message[:MESSAGE_LIMIT]
-    try:
-        return str(reason)[:MESSAGE_LIMIT]
-    except Exception as defect:
-        return f"(its text cannot be shown: str() raised {type(defect).__name__})"
+def _told(reason: Exception) -> str:
+    text = reason.message if isinstance(reason, ChronetixError) else said(reason)
+    return text[:MESSAGE_LIMIT]

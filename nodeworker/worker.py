@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol, TypeVar
 
 from nodeworker import _clone
 from nodeworker.comeback import Comeback
-from nodeworker.errors import DaemonGone, Interrupted
+from nodeworker.errors import DaemonGone, Interrupted, said, sendable
 from nodeworker.link import Link
 from nodeworker.load import load
 from nodeworker.loop import Emptied, Event, Loop, Lost, Mailbox
@@ -391,8 +391,8 @@ class Worker:
         elif isinstance(reason, ChronetixError):
             name, message = reason.name, f"{reason.message}. {reason.hint}"
         else:
-            name, message = type(reason).__name__, _said(reason)
-        text = "".join(traceback.format_exception(reason))[-TRACEBACK_LIMIT:]
+            name, message = type(reason).__name__, said(reason)
+        text = sendable("".join(traceback.format_exception(reason)))[-TRACEBACK_LIMIT:]
         print(text, end="", file=sys.stderr)
         try:
             self._link.send(Fault(phase=phase, error=name, message=message[:MESSAGE_LIMIT], traceback=text))
@@ -430,14 +430,6 @@ def _dispatch(number: int, _frame: FrameType | None) -> None:
         _current.on_signal(number)
     elif number == signal.SIGTERM:
         raise SystemExit(TERMINATED)
-
-
-def _said(reason: BaseException) -> str:
-    """Its text; an exception of a plugin may fail to tell."""
-    try:
-        return str(reason)
-    except Exception as defect:
-        return f"(its text cannot be shown: str() raised {type(defect).__name__})"
 
 
 def _rename(name: str) -> None:

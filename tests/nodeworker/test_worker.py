@@ -212,6 +212,14 @@ class TestAFault:
         assert (fault.phase, fault.error) == (phase, "KeyError")
         daemon.until(lambda: not daemon.workers["a"].open)
 
+    def test_with_text_that_utf_8_cannot_hold_is_told_all_the_same(self, daemon, configure, plugin):
+        worker = daemon.start(configure("a", plugin("def P(ctx):\n    raise ValueError('no \\udcff')\n    yield") + ":P"))
+        daemon.wire()
+        worker.link.send(Start())
+        fault = daemon.fault(worker)
+        assert (fault.error, fault.message) == ("ValueError", "no \\udcff")
+        assert worker.wait() == 1
+
     def test_of_a_missing_object_suggests_the_nearest(self, daemon, configure, plugin):
         fault = daemon.fault(daemon.start(configure("a", plugin(NUMBERS) + ":number")))
         assert (fault.phase, fault.error) == ("load", "plugin-not-loadable")
@@ -331,6 +339,23 @@ class TestTheEventBus:
             "priority": 6,
         }
         assert (second.envelope["topic"], second.payload) == ("ticks", b'["beat",7,2]')
+
+    def test_a_log_record_that_no_message_can_carry_is_shown_as_far_as_it_can_be(self, daemon, configure, plugin):
+        logging = plugin("""
+            def log(ctx):
+                ctx.log.info("name \\udcff", size=1)
+                ctx.log.info("number", big=2 ** 70)
+                ctx.log.info("x" * (1 << 25))
+                yield None
+        """)
+        worker = daemon.start(configure("a", logging + ":log"))
+        daemon.wire()
+        worker.link.send(Start())
+        daemon.finish()
+        name, number, long = worker.said(Log)
+        assert (name.message, name.fields) == ("name \\udcff", {"fields": "{'size': 1}"})
+        assert (number.message, number.fields) == ("number", {"fields": f"{{'big': {2**70}}}"})
+        assert set(long.message) == {"x"}
 
     def test_requests_end_with_a_reply_or_a_refusal(self, daemon, configure, plugin):
         asking = plugin("""
