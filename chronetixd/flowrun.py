@@ -68,7 +68,7 @@ class FlowRun:
         self.submitted_unix_ns = self.changed_unix_ns = time.time_ns()
         self.reason = ""
         self.failures = {node: FrameFailures() for node in nodes}
-        self.probes = Probes(services.loop, plan.probes, self._ping, self._dead)
+        self.probes = Probes(services.loop, plan.probes, self._ping, self._hear, self._dead)
         self._services = services
         self._log = structlog.get_logger("chronetixd.flow").bind(flow=plan.name)
         self._events: deque[FlowEvent] = deque()
@@ -454,6 +454,9 @@ class FlowRun:
 
     def _ping(self, node: str, ping: wire.Ping) -> None:
         self.workers[node].send(ping)
+
+    def _hear(self, node: str) -> None:
+        self.workers[node].hear()
 
     def _dead(self, node: str, why: str) -> None:
         """It failed its liveness probe: nothing can be expected of it, so it is killed."""

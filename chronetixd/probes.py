@@ -11,18 +11,21 @@ from protocol.messages import Ping, Pong
 
 
 class Probes:
-    """``send`` a ping to a node; ``on_dead`` is called, once, with a node that failed and why."""
+    """``send`` a ping to a node; ``hear`` what it has said and nobody has read, because the daemon itself stood still
+    for a while; ``on_dead`` is called, once, with a node that failed and why."""
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
         probes: Mapping[str, Probe],
         send: Callable[[str, Ping], None],
+        hear: Callable[[str], None],
         on_dead: Callable[[str, str], None],
     ) -> None:
         self._loop = loop
         self._probes = probes
         self._send = send
+        self._hear = hear
         self._on_dead = on_dead
         self._living: dict[str, Liveness] = {}
         self._timers: dict[str, asyncio.TimerHandle] = {}
@@ -50,7 +53,12 @@ class Probes:
             liveness.answered(pong.id, pong.busy_ns, pong.doing)
 
     def _due(self, node: str) -> None:
-        match self._living[node].due(time.monotonic_ns()):
+        liveness = self._living[node]
+        if liveness.waits:
+            self._hear(node)
+            if self._living.get(node) is not liveness:
+                return  # its last words
+        match liveness.due(time.monotonic_ns()):
             case Dead(why):
                 self.stop(node)
                 self._on_dead(node, why)

@@ -121,8 +121,7 @@ class WorkerProcess:
         self.send(Assign(name=self.node, env=dict(env), cwd=cwd))
         spare.process.on_exit = self._exited
         self._begin(spare.process)
-        if self._connection is not None:
-            self._connection.drain_input()
+        self.hear()
 
     def expect(self, pid: int, pidfd: int) -> None:
         """It is ``pid``, which an earlier daemon has started, and will connect by itself; ``pidfd`` is ours now."""
@@ -183,6 +182,11 @@ class WorkerProcess:
             for fd in descriptors:
                 os.close(fd)
 
+    def hear(self) -> None:
+        """Hand on everything that it has said by now."""
+        if self._connection is not None:
+            self._connection.drain_input()
+
     def signal(self, *, kill: bool) -> None:
         """SIGTERM to its process group, or SIGKILL to its whole tree if ``kill``; nothing before it was spawned."""
         if self._tree is not None:
@@ -222,8 +226,7 @@ class WorkerProcess:
         process, tree = self._process, self._tree
         assert process is not None
         assert tree is not None
-        if self._connection is not None:
-            self._connection.drain_input()
+        self.hear()
         ended = process.reap()
         self._process = None
         self._usage = process.usage

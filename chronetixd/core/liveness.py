@@ -47,6 +47,11 @@ class Liveness:
         self._failed = 0
         self._why = ""
 
+    @property
+    def waits(self) -> bool:
+        """A ping is out that was not answered."""
+        return self._asked_ns > 0
+
     def due(self, now_ns: int) -> Ask | Dead | None:
         """A period has passed. None while an answer is awaited and still may come."""
         if self._asked_ns:

@@ -213,7 +213,8 @@ class TestAFault:
         daemon.until(lambda: not daemon.workers["a"].open)
 
     def test_with_text_that_utf_8_cannot_hold_is_told_all_the_same(self, daemon, configure, plugin):
-        worker = daemon.start(configure("a", plugin("def P(ctx):\n    raise ValueError('no \\udcff')\n    yield") + ":P"))
+        raising = plugin("def P(ctx):\n    raise ValueError('no \\udcff')\n    yield")
+        worker = daemon.start(configure("a", raising + ":P"))
         daemon.wire()
         worker.link.send(Start())
         fault = daemon.fault(worker)
