@@ -12,7 +12,7 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import structlog
@@ -45,6 +45,8 @@ from chronetixd.wiring import ToNode, Wiring
 from chronetixd.workerproc import Callbacks, WorkerProcess
 from protocol import messages as wire
 from protocol.errors import ChronetixError
+
+T = TypeVar("T")
 
 SILENT_EXIT_S = 2.0
 """How long a worker may live on after it closed its control socket."""
@@ -202,9 +204,34 @@ class FlowRun:
         try:
             while self._events:
                 self._step(self._events.popleft())
+        except Exception as defect:
+            self._collapse(defect)
         finally:
             self._busy = False
         self._tell_watchers()
+
+    def _contained(self, callback: Callable[[str, T], None]) -> Callable[[str, T], None]:
+        def call(node: str, value: T) -> None:
+            try:
+                callback(node, value)
+            except Exception as defect:
+                self._collapse(defect)
+                self._tell_watchers()
+
+        return call
+
+    def _collapse(self, defect: Exception) -> None:
+        """Something failed here that nobody had thought of (want of memory, a defect); what it left half done is not
+        known. It is this flow's end and no other's; if that fails too, it is the daemon's."""
+        self._log.critical("an internal failure: the flow's workers are killed", exc_info=defect)
+        self._events.clear()
+        if self.home is not None:
+            self.home.abandon()
+            self.home = None
+        living = [node for node, worker in self.workers.items() if worker.to_come]
+        text = f"the daemon failed inside while it worked on this flow ({type(defect).__name__}: {defect}); see its log"
+        for instruction in self.machine.collapse(text, living):
+            self._carry_out(instruction)
 
     def _tell_watchers(self) -> None:
         for watcher in tuple(self._watchers.values()):
@@ -281,7 +308,11 @@ class FlowRun:
             node,
             services.logs,
             Callbacks(
-                self._spawned, self._spawn_failed, self._hearing.received, self._connection_ended, self._worker_exited
+                self._contained(self._spawned),
+                self._spawn_failed,
+                self._hearing.received,
+                self._connection_ended,
+                self._contained(self._worker_exited),
             ),
             services.nursery,
             self.plan.nodes[node].manifest.resource_claims,

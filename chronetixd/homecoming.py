@@ -121,6 +121,11 @@ class Homecoming:
         self._stop = event
         return False
 
+    def abandon(self) -> None:
+        """Nobody is awaited any more."""
+        self._deadline.cancel()
+        self._kept.close()
+
     def _too_late(self) -> None:
         for node in tuple(self.away):
             self._run.workers[node].signal(kill=True)

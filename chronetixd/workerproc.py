@@ -70,6 +70,8 @@ class WorkerProcess:
         self._callbacks = callbacks
         self._nursery = nursery
         self._claims = claims
+        self.to_come = False
+        """Its end, or that it could not begin, is still to be told."""
         self._process: Process | None = None
         self._leaf: Leaf | None = None
         self._tree: Tree | None = None
@@ -96,6 +98,7 @@ class WorkerProcess:
                 os.close(fd)
             raise
         self._connect(streams)
+        self.to_come = True
         launcher.spawn(
             Request(
                 name=self.node,
@@ -209,6 +212,7 @@ class WorkerProcess:
 
     def _watch(self, process: Process, pipes: Sequence[int]) -> None:
         self.pid = process.pid
+        self.to_come = True
         self.started_unix_ns = time.time_ns()
         self._born = time.monotonic_ns()
         self._oom_before = self._nursery.oom_kills.at_birth()
@@ -217,6 +221,7 @@ class WorkerProcess:
         self._tree = Tree(self._loop, self._nursery.strays, process, self._leaf, marks)
 
     def _spawn_failed(self, reason: str) -> None:
+        self.to_come = False
         self._close()
         discard(self._leaf)
         self._callbacks.on_spawn_failed(self.node, reason)
@@ -257,6 +262,7 @@ class WorkerProcess:
         )
 
     def _gone(self, ended: Exit) -> None:
+        self.to_come = False
         self._close()
         self._callbacks.on_exit(self.node, ended)
 

@@ -16,6 +16,7 @@ from chronetixd.core.flow_words import (
     ENDED,
     EVENTS,
     Arm,
+    Collapsed,
     Configure,
     Deadline,
     Disarm,
@@ -132,6 +133,19 @@ class Flow:
         if handler is None:
             raise self._illegal(event)
         return handler(self, event, at)
+
+    def collapse(self, message: str, living: Collection[str]) -> list[Instruction]:
+        """Whoever carries its instructions out has failed in the middle of one: nothing is known any more but which
+        workers are ``living``. They are killed, and with the last of them the flow has failed."""
+        event = Collapsed()
+        self.failure = self._first_cause(Failure("internal", "", "", message))
+        self.revival = revival.Revival({}, self.revival.strategy)
+        self.stop = None
+        for node in self.peers:
+            subject = self.workers.setdefault(node, Worker(node))
+            subject.came_back(WorkerState.TERMINATING if node in living else WorkerState.FAILED)
+        done = [*self._disarm(), *self._enter(FlowState.DRAINING, event)]
+        return [*done, Signal(tuple(living), kill=True), *self.end_if_empty(event)]
 
     def count(self, *states: WorkerState) -> int:
         """How many workers are in one of ``states``."""
@@ -362,7 +376,7 @@ class Flow:
             return [*self._disarm(), Signal(left, kill=True)]
         return [self._arm(Deadline.TERMINATE, self.limits.terminate_ns), Signal(left, kill=False)]
 
-    def end_if_empty(self, event: FlowEvent) -> list[Instruction]:
+    def end_if_empty(self, event: FlowEvent | Collapsed) -> list[Instruction]:
         """The end of the flow with that of its last worker."""
         if self.ended or not all(w.gone for w in self.workers.values()):
             return []
@@ -381,7 +395,7 @@ class Flow:
         self.deadline = None
         return [Disarm()]
 
-    def _enter(self, state: FlowState, event: FlowEvent) -> list[Instruction]:
+    def _enter(self, state: FlowState, event: FlowEvent | Collapsed) -> list[Instruction]:
         self.state = state
         self.history.add(type(event).__name__, state)
         return [Enter(state)]

@@ -55,7 +55,8 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why a flow failed. ``kind`` is one of refused, spawn, start-timeout, fault, exit, drain-timeout, restarts.
+    """Why a flow failed. ``kind`` is one of refused, spawn, start-timeout, fault, exit, drain-timeout,
+    restarts, internal.
 
     ``consequence``: a worker only saw its peer go away; a later cause that is none replaces it.
     """
@@ -137,6 +138,11 @@ class NoSuccession:
 
     node: str
     message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Collapsed:
+    """In the place of an event: whoever carries instructions out has failed in the middle of one."""
 
 
 FlowEvent = Validated | Refused | Launch | NodeEvent | StopRequested | DeadlinePassed | NodeDeadline | NoSuccession

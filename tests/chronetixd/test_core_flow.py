@@ -328,6 +328,25 @@ def test_whatever_happens_the_rules_hold(data: st.DataObject) -> None:
     finish(play)
 
 
+@given(st.data())
+def test_whenever_its_feeder_fails_its_workers_are_killed_and_it_has_failed(data: st.DataObject) -> None:
+    play = Play()
+    for _ in range(data.draw(st.integers(0, 30))):
+        fair = fair_events(play.flow)
+        if play.flow.ended or not fair:
+            break
+        play.do(data.draw(st.sampled_from(fair)))
+    if play.flow.ended:
+        return
+    living = [node for node, worker in play.flow.workers.items() if not worker.gone and data.draw(st.booleans())]
+    done = play.flow.collapse("lost", living)
+    assert of(core.Signal, done) == [core.Signal(tuple(living), kill=True)]
+    for node in living:
+        assert play.flow.state is FlowState.DRAINING
+        play.node(node, life.Exited(Exit(signal="SIGKILL")))
+    assert play.flow.state is FlowState.FAILED
+
+
 def check(play: Play) -> None:
     """What holds after every event."""
     flow = play.flow

@@ -275,6 +275,50 @@ def test_a_daemon_that_does_not_know_any_more_what_it_was_doing_ends(tmp_path: P
     assert "MemoryError" in ended.stdout + ended.stderr
 
 
+FAILS = """
+import sys
+if any("chronetixd" in word for word in sys.orig_argv):
+    from chronetixd.deaths import Deaths
+    from chronetixd.flowrun import FlowRun
+    start, add = FlowRun._start, Deaths.add
+
+    def fail_to_start(self, nodes):
+        if self.name == "starting":
+            raise MemoryError("by the test")
+        start(self, nodes)
+
+    def fail_to_add(self, death):
+        if death.flow == "ending":
+            raise KeyError("by the test")
+        add(self, death)
+
+    FlowRun._start, Deaths.add = fail_to_start, fail_to_add
+"""
+
+
+def test_an_internal_failure_is_the_end_of_its_flow_and_of_no_other(start: Any, scripted: Any, tmp_path: Path) -> None:
+    patched = tmp_path / "patched"
+    patched.mkdir()
+    (patched / "sitecustomize.py").write_text(FAILS)
+    running = start(PYTHONPATH=f"{patched}:{ROOT}")
+    with running.connect() as peer:
+        peer.call("submit", flow=scripted("good"), name="well", wait="running")
+        pid = peer.call("describe", flow="well")["nodes"][0]["pid"]
+        peer.call("submit", flow=scripted("good", "good"), name="ending", wait="running")
+        victim = peer.call("describe", flow="ending")["nodes"][0]["pid"]
+        os.kill(victim, signal.SIGKILL)
+        peer.end(peer.begin("submit", flow=scripted("good", "good"), name="starting", wait="stopped"))
+        listed = {flow["name"]: flow for flow in peer.call("list")["flows"]}
+        while listed["ending"]["state"] != "failed":
+            listed = {flow["name"]: flow for flow in peer.call("list")["flows"]}
+        for name, defect in (("starting", "MemoryError"), ("ending", "KeyError")):
+            assert "the daemon failed inside" in listed[name]["reason"]
+            assert defect in listed[name]["reason"]
+        assert (listed["well"]["state"], peer.call("describe", flow="well")["nodes"][0]["pid"]) == ("running", pid)
+        assert peer.call("stop", flow="well")["state"] == "stopped"
+    assert running.stop() == 0
+
+
 def test_a_launcher_that_dies_while_there_are_no_descriptors_is_replaced_later(daemon: Any, peer: Any) -> None:
     (launcher,) = [pid for pid in children(daemon.process.pid) if os.getsid(pid) == pid]
     following = peer.begin("events", follow=True)
