@@ -7,7 +7,7 @@ either of its ends is replaced. Everything that is the same is not touched.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -59,9 +59,10 @@ class Change:
         return frozenset(each.name for each in self.nodes if each.kind == kind)
 
 
-def compare(old: Flow, new: Flow) -> Change:
-    """The change from ``old`` to ``new``."""
-    nodes = tuple(_nodes(old, new))
+def compare(old: Flow, new: Flow, folders: tuple[str, str] = ("", ""), replaced: Collection[str] = ()) -> Change:
+    """The change from ``old`` to ``new``, whose paths start from these ``folders``. Nodes that are to be ``replaced``
+    change in any case."""
+    nodes = tuple(_nodes(old, new, folders, replaced))
     routes = tuple(_routes(old, new))
     touched = {each.name for each in nodes}
     notes = [
@@ -95,20 +96,22 @@ def _plain(change: FieldChange) -> dict[str, Any]:
     return {"path": change.path, "old": change.old, "new": change.new}
 
 
-def _nodes(old: Flow, new: Flow) -> Iterator[Difference]:
-    before, after = _told(old), _told(new)
+def _nodes(old: Flow, new: Flow, folders: tuple[str, str], replaced: Collection[str]) -> Iterator[Difference]:
+    before, after = _told(old, folders[0]), _told(new, folders[1])
     for manifest in new.manifests:
         name = manifest.node
         if name not in before:
             yield Difference(name, "added")
         elif before[name] != after[name]:
             yield Difference(name, "changed", _manifest_fields(old.manifest(name), manifest, before[name], after[name]))
+        elif name in replaced:
+            yield Difference(name, "changed")
     yield from (Difference(name, "removed") for name in before if name not in after)
 
 
-def _told(flow: Flow) -> dict[str, Configure]:
+def _told(flow: Flow, folder: str) -> dict[str, Configure]:
     """What each worker is told, without its routes and the flow's name."""
-    return {each.node: msgspec.structs.replace(each, inputs=[], outputs=[]) for each in configure(flow, "", "")}
+    return {each.node: msgspec.structs.replace(each, inputs=[], outputs=[]) for each in configure(flow, "", folder)}
 
 
 def _manifest_fields(old: Manifest, new: Manifest, before: Configure, after: Configure) -> tuple[FieldChange, ...]:

@@ -26,6 +26,7 @@ from chronetixd.core.flow_words import (
     FlowEvent,
     FlowState,
     Instruction,
+    LeaveRequested,
     Limits,
     Moment,
     NodeDeadline,
@@ -37,6 +38,7 @@ from chronetixd.core.flow_words import (
     Start,
     StopMode,
     StopRequested,
+    TakeOver,
     WakePeers,
 )
 from chronetixd.core.levels import sources, start_waves
@@ -68,6 +70,7 @@ class Flow:
         "failure",
         "history",
         "killed",
+        "leaving",
         "limits",
         "name",
         "peers",
@@ -106,6 +109,8 @@ class Flow:
         self.workers: dict[str, Worker] = {}
         self.failure: Failure | None = None
         self.killed: list[str] = []
+        self.leaving: set[str] = set()
+        """Nodes whose worker was told to leave its place to another one, and has not yet."""
         self.deadline: Deadline | None = None
         self.history = History()
         self.stop: StopRequested | None = None
@@ -140,6 +145,7 @@ class Flow:
         event = Collapsed()
         self.failure = self._first_cause(Failure("internal", "", "", message))
         self.revival = revival.Revival({}, self.revival.strategy)
+        self.leaving.clear()
         self.stop = None
         for node in self.peers:
             subject = self.workers.setdefault(node, Worker(node))
@@ -240,6 +246,24 @@ class Flow:
         if self.state is not FlowState.RUNNING:
             return []
         return self.fail(Failure("restarts", event.node, "", event.message), event)
+
+    def _leave_requested(self, event: FlowEvent, _at: Moment) -> list[Instruction]:
+        assert isinstance(event, LeaveRequested)
+        subject = self.workers.get(event.node)
+        if subject is None or subject.state is not WorkerState.STARTED:
+            raise self._illegal(event)
+        return revival.leave(self, event.node)
+
+    def _take_over(self, event: FlowEvent, _at: Moment) -> list[Instruction]:
+        assert isinstance(event, TakeOver)
+        subject = self.workers.get(event.node)
+        if subject is None or subject.state is not WorkerState.RESTARTING or self.revival.group_of(event.node):
+            raise self._illegal(event)
+        return revival.take_over(self, event.node, event.pid)
+
+    def revise(self, rules: Mapping[str, Rule], strategy: Strategy) -> None:
+        """From now on other rules say when nodes are restarted."""
+        self.revival.rules, self.revival.strategy = rules, strategy
 
     def _stop_running(self, event: FlowEvent, _at: Moment) -> list[Instruction]:
         """A drain waits until nodes that are being restarted are back, but not for their back-off."""
@@ -421,17 +445,19 @@ NEXT: dict[FlowState, tuple[FlowState, ...]] = {
 _: None = None
 # fmt: off
 TABLE: dict[FlowState, tuple[Handler | None, ...]] = {
-    # Columns: Validated, Refused, Launch, NodeEvent, StopRequested, DeadlinePassed, NodeDeadline, NoSuccession
-    _S.SUBMITTED: (_F._accept, _F._refuse, _, _, _F._stop_unlaunched, _, _, _),
-    _S.VALIDATED: (_, _, _F._launch, _, _F._stop_unlaunched, _, _, _),
-    _S.STARTING: (_, _, _, _F._node_starting, _F._stop_starting, _F._late_start, _F._node_deadline, _),
+    # Columns: Validated, Refused, Launch, NodeEvent, StopRequested, DeadlinePassed, NodeDeadline, NoSuccession,
+    # LeaveRequested, TakeOver
+    _S.SUBMITTED: (_F._accept, _F._refuse, _, _, _F._stop_unlaunched, _, _, _, _, _),
+    _S.VALIDATED: (_, _, _F._launch, _, _F._stop_unlaunched, _, _, _, _, _),
+    _S.STARTING: (_, _, _, _F._node_starting, _F._stop_starting, _F._late_start, _F._node_deadline, _, _, _),
     _S.RUNNING: (
-        _, _, _, _F._node_running, _F._stop_running, _F._late_back, _F._node_deadline, _F._no_succession
+        _, _, _, _F._node_running, _F._stop_running, _F._late_back, _F._node_deadline, _F._no_succession,
+        _F._leave_requested, _F._take_over
     ),
     _S.DRAINING: (
-        _, _, _, _F._node_draining, _F._stop_draining, _F._late_end, _F._node_deadline, _F._no_succession
+        _, _, _, _F._node_draining, _F._stop_draining, _F._late_end, _F._node_deadline, _F._no_succession, _, _
     ),
-    _S.STOPPED: (_, _, _, _, _, _, _, _),
-    _S.FAILED: (_, _, _, _, _, _, _, _),
+    _S.STOPPED: (_, _, _, _, _, _, _, _, _, _),
+    _S.FAILED: (_, _, _, _, _, _, _, _, _, _),
 }
 # fmt: on

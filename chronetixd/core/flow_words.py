@@ -145,7 +145,33 @@ class Collapsed:
     """In the place of an event: whoever carries instructions out has failed in the middle of one."""
 
 
-FlowEvent = Validated | Refused | Launch | NodeEvent | StopRequested | DeadlinePassed | NodeDeadline | NoSuccession
+@dataclass(frozen=True, slots=True)
+class LeaveRequested:
+    """``node`` is to leave its place to another worker, which stands by."""
+
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class TakeOver:
+    """The next worker of ``node``, which has left: process ``pid``, which stands by; 0 for one that has to be made."""
+
+    node: str
+    pid: int = 0
+
+
+FlowEvent = (
+    Validated
+    | Refused
+    | Launch
+    | NodeEvent
+    | StopRequested
+    | DeadlinePassed
+    | NodeDeadline
+    | NoSuccession
+    | LeaveRequested
+    | TakeOver
+)
 
 EVENTS: tuple[type, ...] = (
     Validated,
@@ -156,6 +182,8 @@ EVENTS: tuple[type, ...] = (
     DeadlinePassed,
     NodeDeadline,
     NoSuccession,
+    LeaveRequested,
+    TakeOver,
 )
 
 # -- instructions ------------------------------------------------------------------------------------------
@@ -194,6 +222,20 @@ class Drain:
     """Tell these workers to drain."""
 
     nodes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """Tell this worker to leave its place to its successor."""
+
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """This worker has left, and its routes are ready for its successor, which is given in a TakeOver."""
+
+    node: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,6 +313,8 @@ Instruction = (
     | Relink
     | Start
     | Drain
+    | Leave
+    | Left
     | Signal
     | WakePeers
     | Succeed

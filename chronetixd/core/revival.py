@@ -3,7 +3,8 @@
 Rules: a node that failed is restarted with its kin (see ``restart``), and nobody of a group is started again before
 the last of it is gone; groups that overlap become one. One timer belongs to each node, and its state says what for:
 back-off of the group that it leads, start deadline, or time to end by itself. A drain that was asked for meanwhile
-waits for them, and hurries them. What cannot be restarted fails the flow, as ever.
+waits for them, and hurries them. What cannot be restarted fails the flow, as ever. A worker that was told to leave its
+place is succeeded however it ends, by the one that is then given.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from chronetixd.core.flow_words import (
     Failure,
     FlowState,
     Instruction,
+    Leave,
+    Left,
     Moment,
     NodeEvent,
     Relink,
@@ -134,6 +137,9 @@ def unpark(flow: Flow, at: Moment) -> list[Instruction]:
 def on_deadline(flow: Flow, node: str) -> list[Instruction]:
     """The timer of a node of a running flow."""
     subject = flow.workers[node]
+    if node in flow.leaving and subject.state in (WorkerState.DRAINING, WorkerState.FINISHED):
+        subject.handle(worker.SignalSent())
+        return [Signal((node,), kill=False), ArmNode(node, flow.limits.terminate_ns)]
     if subject.state is WorkerState.RESTARTING:
         group = flow.revival.group_of(node)
         due = group is not None and group.nodes[0] == node and _complete(flow, group)
@@ -159,6 +165,24 @@ def respawn(flow: Flow, group: Group) -> list[Instruction]:
     return [*(_arm_start(flow, node) for node in group.nodes), Spawn(group.nodes)]
 
 
+def leave(flow: Flow, node: str) -> list[Instruction]:
+    """It has as long for what is there as a drain may take."""
+    flow.leaving.add(node)
+    flow.workers[node].handle(worker.DrainSent())
+    return [Leave(node), ArmNode(node, flow.limits.drain_ns)]
+
+
+def take_over(flow: Flow, node: str, pid: int) -> list[Instruction]:
+    """The next worker of a node whose last one has left; one that stands by has been born and has said hello."""
+    subject = flow.workers[node]
+    subject.handle(worker.RespawnSent())
+    if not pid:
+        return [_arm_start(flow, node), Spawn((node,))]
+    subject.handle(worker.Spawned(pid))
+    subject.handle(worker.Greeted())
+    return [_arm_start(flow, node), Configure(node)]
+
+
 def hurry(flow: Flow) -> list[Instruction]:
     """Somebody waits for the flow to end: no more back-off."""
     done: list[Instruction] = []
@@ -171,7 +195,7 @@ def hurry(flow: Flow) -> list[Instruction]:
 
 def unsettled(flow: Flow) -> bool:
     """A node is on its way out or in again."""
-    return any(subject.state not in AT_WORK for subject in flow.workers.values())
+    return bool(flow.leaving) or any(subject.state not in AT_WORK for subject in flow.workers.values())
 
 
 def drain_if_settled(flow: Flow, event: NodeEvent) -> list[Instruction]:
@@ -182,8 +206,9 @@ def drain_if_settled(flow: Flow, event: NodeEvent) -> list[Instruction]:
 
 
 def give_up(flow: Flow) -> list[Instruction]:
-    """The flow ends: who waits to be started again never is."""
+    """The flow ends: who waits to be started again never is, and nobody leaves for another one."""
     flow.revival.groups.clear()
+    flow.leaving.clear()
     parked, flow.revival.parked = flow.revival.parked, []
     waiting = [subject for subject in flow.workers.values() if subject.state is WorkerState.RESTARTING]
     for subject in waiting:
@@ -196,7 +221,8 @@ def give_up(flow: Flow) -> list[Instruction]:
 
 def _faulted(flow: Flow, event: NodeEvent) -> list[Instruction]:
     """It exits by itself, or is killed if that takes too long; what follows is settled when it is gone."""
-    if not restart.RESTARTED[flow.revival.rule(event.node).policy][Ending.FAILED]:
+    restarted = restart.RESTARTED[flow.revival.rule(event.node).policy][Ending.FAILED]
+    if not restarted and event.node not in flow.leaving:
         return flow.fail(flow.cause(event), event)
     return [ArmNode(event.node, flow.limits.terminate_ns)]
 
@@ -204,9 +230,14 @@ def _faulted(flow: Flow, event: NodeEvent) -> list[Instruction]:
 def _ended(flow: Flow, event: NodeEvent, at: Moment) -> list[Instruction]:
     node = event.node
     group = flow.revival.group_of(node)
+    leaves = node in flow.leaving
+    flow.leaving.discard(node)
     if group is not None:
         flow.workers[node].handle(worker.RestartPlanned())
         return [Succeed(node), *_arm_if_complete(flow, group)]
+    if leaves:
+        flow.workers[node].handle(worker.RestartPlanned())
+        return [Succeed(node), Left(node)]
     ending = _ending(flow, node)
     rule = flow.revival.rule(node)
     earlier = restart.within(flow.revival.deaths.get(node, ()), rule.window_ns, at.now_ns)

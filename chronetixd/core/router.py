@@ -102,6 +102,10 @@ class Router:
             del self._topics[topic]
             self._turn.pop(topic, None)
 
+    def topics(self, peer: Peer) -> list[str]:
+        """What ``peer`` subscribes to."""
+        return [topic for topic, peers in self._topics.items() if peer in peers]
+
     def subscribers(self, topic: str) -> int:
         """How many subscribe to exactly this topic."""
         return len(self._topics.get(topic, ()))

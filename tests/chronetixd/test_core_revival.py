@@ -27,6 +27,9 @@ NOW = core.Moment(0, 0.5)
 COMING_UP = (life.Spawned(9), life.Greeted(), life.Offered(), life.LinkSent(), life.BecameReady(), life.Relinked())
 
 
+LEFT = (life.HasFinished({"seen": 7}), life.Exited(Exit(code=0)))
+
+
 def of(kind: type, instructions: list[Any]) -> list[Any]:
     return [each for each in instructions if isinstance(each, kind)]
 
@@ -524,3 +527,92 @@ def test_of_deaths_only_those_within_the_window_are_remembered(finishes: bool) -
         world.back("alone")
     assert world.flow.state is FlowState.RUNNING
     assert len(world.flow.revival.deaths["alone"]) <= 2
+
+
+class TestLeaving:
+    """A worker that leaves its place to another one, in a flow whose nodes are never restarted."""
+
+    @pytest.fixture
+    def world(self) -> World:
+        return World(Policy.TEMPORARY)
+
+    def test_it_is_told_and_has_as_long_as_a_drain(self, world: World) -> None:
+        assert world.do(core.LeaveRequested("map")) == [core.Leave("map"), core.ArmNode("map", Limits().drain_ns)]
+        assert world.flow.workers["map"].state is WorkerState.DRAINING
+
+    def test_when_it_has_left_its_routes_wait_and_one_that_stands_by_takes_over(self, world: World) -> None:
+        world.do(core.LeaveRequested("map"))
+        assert world.node("map", LEFT[0]) == []
+        assert world.node("map", LEFT[1]) == [core.Succeed("map"), core.Left("map")]
+        assert world.flow.workers["map"].result == {"seen": 7}
+        done = world.do(core.TakeOver("map", 9))
+        assert done == [core.ArmNode("map", Limits().start_ns), core.Configure("map")]
+        assert world.flow.workers["map"].incarnation == 1
+        for event in COMING_UP[2:]:
+            world.node("map", event)
+        assert world.node("map", life.HasStarted()) == [core.Restarted("map")]
+        assert world.flow.state is FlowState.RUNNING
+
+    def test_or_one_is_made(self, world: World) -> None:
+        world.do(core.LeaveRequested("map"))
+        for event in LEFT:
+            world.node("map", event)
+        assert core.Spawn(("map",)) in world.do(core.TakeOver("map"))
+
+    @pytest.mark.parametrize("end", [KILLED, life.Exited(Exit(code=1))])
+    def test_however_it_ends_it_is_succeeded(self, end: life.Exited, world: World) -> None:
+        world.do(core.LeaveRequested("map"))
+        world.node("map", life.Faulted("stop", "ValueError: no"))
+        assert world.node("map", end) == [core.Succeed("map"), core.Left("map")]
+        assert world.flow.failure is None
+
+    def test_one_that_does_not_leave_in_time_is_ended_by_force_at_last(self, world: World) -> None:
+        world.do(core.LeaveRequested("map"))
+        assert world.pass_timer("map")[0] == core.Signal(("map",), kill=False)
+        assert world.pass_timer("map") == [core.Signal(("map",), kill=True)]
+        assert world.node("map", KILLED) == [core.Succeed("map"), core.Left("map")]
+
+    def test_a_drain_waits_until_its_successor_is_at_work(self, world: World) -> None:
+        world.do(core.LeaveRequested("map"))
+        world.do(core.StopRequested())
+        assert world.flow.state is FlowState.RUNNING
+        for event in LEFT:
+            world.node("map", event)
+        world.do(core.TakeOver("map", 9))
+        for event in COMING_UP[2:]:
+            world.node("map", event)
+        done = world.node("map", life.HasStarted())
+        assert core.Drain(("source",)) in done
+        assert world.flow.state is FlowState.DRAINING
+
+    def test_a_stop_at_once_does_not_wait(self, world: World) -> None:
+        world.do(core.LeaveRequested("map"))
+        for event in LEFT:
+            world.node("map", event)
+        world.do(core.StopRequested(StopMode.NOW))
+        with pytest.raises(IllegalEvent):
+            world.do(core.TakeOver("map", 9))
+        for node in ("source", "sink"):
+            world.node(node, CLEAN)
+        assert world.flow.ended
+
+    @pytest.mark.parametrize(
+        "event", [core.TakeOver("map", 9), core.TakeOver("nobody", 9), core.LeaveRequested("nobody")]
+    )
+    def test_nobody_takes_over_from_one_that_works_and_nobody_unknown_leaves(
+        self, event: core.FlowEvent, world: World
+    ) -> None:
+        with pytest.raises(IllegalEvent):
+            world.do(event)
+        assert world.flow.workers["map"].state is WorkerState.STARTED
+
+    def test_kin_that_leaves_is_restarted_with_the_others(self) -> None:
+        world = World(Policy.TRANSIENT, Strategy.ONE_FOR_ALL)
+        world.do(core.LeaveRequested("map"))
+        world.node("source", KILLED)
+        for node in ("map", "sink"):
+            done = world.node(node, CLEAN)
+        assert [each for each in done if isinstance(each, core.Spawn)]
+        assert world.flow.leaving == set()
+        with pytest.raises(IllegalEvent):
+            world.do(core.TakeOver("map", 9))

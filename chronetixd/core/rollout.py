@@ -1,0 +1,359 @@
+"""A roll-out: nodes of a running flow get other workers. Its steps as a pure machine, beside that of the flow.
+
+ preparing ─ all stand by ─▶ settling ─ nobody is on its way ─▶ leaving ─ the last has left ─▶ taking-over ─▶ done
+     └────────── not ready in time, or failed ─────────┴──▶ rolled-back: nothing was touched
+
+Rules: until ``Commit`` nothing that runs is touched. After it there is no way back, only on: what dies from then on is
+born again as what the new flow says. Nodes leave one at a time, each after those that send to it, so that what an old
+worker has sent to an old one is worked on by that; then all successors take over at once, sinks first. It looks at what
+is and not at what has happened: whoever feeds it says ``Looked`` after every change. The table is total.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from chronetixd.core.machine import History, IllegalEvent
+from chronetixd.core.worker import GONE, WorkerState
+
+
+class Step(StrEnum):
+    """How far it is."""
+
+    PLANNED = "planned"
+    PREPARING = "preparing"
+    SETTLING = "settling"
+    LEAVING = "leaving"
+    TAKING_OVER = "taking-over"
+    DONE = "done"
+    ROLLED_BACK = "rolled-back"
+    ENDED = "ended"
+    """The flow has ended before it was done."""
+
+
+OVER = frozenset({Step.DONE, Step.ROLLED_BACK, Step.ENDED})
+
+COMMITTED = frozenset({Step.LEAVING, Step.TAKING_OVER})
+"""Steps in which there is no way back, and it is not done yet."""
+
+AT_WORK = frozenset({WorkerState.STARTED, WorkerState.FINISHED}) | GONE
+"""States of a node that nobody has to wait for."""
+
+ENDED_WELL = GONE | {WorkerState.FINISHED}
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A node as it is now: ``grouped`` if it waits to be restarted with others."""
+
+    state: WorkerState
+    incarnation: int
+    grouped: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """The flow as it is now: every node of it; whether it runs."""
+
+    nodes: Mapping[str, Seen]
+    runs: bool = True
+
+
+# -- events ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """Begin."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoodBy:
+    """The successor of ``node`` is ready."""
+
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class Fell:
+    """The successor of ``node`` is gone; ``why`` is the rest of a sentence about it."""
+
+    node: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """Something may have changed."""
+
+    view: View
+
+
+@dataclass(frozen=True, slots=True)
+class Late:
+    """The deadline has passed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Called:
+    """Somebody wants it back; ``why`` says who."""
+
+    why: str
+
+
+Event = Begun | StoodBy | Fell | Looked | Late | Called
+EVENTS: tuple[type, ...] = (Begun, StoodBy, Fell, Looked, Late, Called)
+
+# -- instructions ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class StandBy:
+    """Start successors of these nodes, and let them stand by."""
+
+    nodes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """Say Late after this time."""
+
+    after_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Disarm:
+    """There is no deadline any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """From now on the flow is the new one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """This node's worker is to leave."""
+
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class TakeOver:
+    """This node has no worker: its successor takes over, or, with ``fresh``, one that has to be made."""
+
+    node: str
+    fresh: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Dismiss:
+    """The successor of this node is not needed."""
+
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """It is over, as its step says; ``why`` it is not done."""
+
+    why: str = ""
+
+
+Instruction = StandBy | Arm | Disarm | Commit | Leave | TakeOver | Dismiss | Finish
+
+
+class Rollout:
+    """Replace ``nodes``, which come in an order in which each stands behind those that send to it. ``told`` is who was
+    told to leave, ``skipped`` who need not be replaced any more: it has ended, or was born again meanwhile."""
+
+    __slots__ = (
+        "began",
+        "history",
+        "nodes",
+        "ready_ns",
+        "skipped",
+        "standing",
+        "step",
+        "told",
+        "took",
+        "waiting",
+        "why",
+    )
+
+    def __init__(self, nodes: tuple[str, ...], ready_ns: int) -> None:
+        self.nodes = nodes
+        self.ready_ns = ready_ns
+        self.step = Step.PLANNED
+        self.waiting = set(nodes)
+        self.standing: set[str] = set()
+        self.began: dict[str, int] = {}
+        """Incarnations when it was committed."""
+        self.told: list[str] = []
+        self.skipped: set[str] = set()
+        self.took: set[str] = set()
+        self.why = ""
+        self.history = History()
+
+    @property
+    def over(self) -> bool:
+        """Nothing more comes of it."""
+        return self.step in OVER
+
+    @property
+    def waits_for(self) -> list[str]:
+        """The nodes that hold it up."""
+        if self.step is Step.PREPARING:
+            return [node for node in self.nodes if node in self.waiting]
+        if self.step is Step.LEAVING:
+            return self.told[-1:]
+        return [node for node in self.nodes if node in self.took] if self.step is Step.TAKING_OVER else []
+
+    def handle(self, event: Event) -> list[Instruction]:
+        """What to do about ``event``. Raises IllegalEvent, and then nothing has changed."""
+        handler = TABLE[self.step][EVENTS.index(type(event))]
+        if handler is None:
+            raise IllegalEvent("roll-out", self.step, type(event).__name__, self.history.entries())
+        before = self.step
+        done = handler(self, event)
+        if self.step is not before:
+            self.history.add(type(event).__name__, self.step)
+        return done
+
+    # -- before anything is touched ------------------------------------------------------------------------
+
+    def _begin(self, _event: Event) -> list[Instruction]:
+        self.step = Step.PREPARING if self.nodes else Step.SETTLING
+        return [StandBy(self.nodes), Arm(self.ready_ns)] if self.nodes else [Arm(self.ready_ns)]
+
+    def _stood_by(self, event: Event) -> list[Instruction]:
+        assert isinstance(event, StoodBy)
+        self.waiting.discard(event.node)
+        self.standing.add(event.node)
+        if not self.waiting:
+            self.step = Step.SETTLING
+        return []
+
+    def _fell_early(self, event: Event) -> list[Instruction]:
+        assert isinstance(event, Fell)
+        self.waiting.discard(event.node)
+        self.standing.discard(event.node)
+        return self._roll_back(f"the new worker of node {event.node!r} {event.why}")
+
+    def _late(self, _event: Event) -> list[Instruction]:
+        if self.step is Step.SETTLING:
+            return self._roll_back(f"nodes were restarted all the time for {self.ready_ns / 1e9:g} s")
+        late = ", ".join(repr(node) for node in self.waits_for)
+        return self._roll_back(f"the new worker of node {late} was not ready within {self.ready_ns / 1e9:g} s")
+
+    def _called(self, event: Event) -> list[Instruction]:
+        assert isinstance(event, Called)
+        return self._roll_back(event.why)
+
+    def _roll_back(self, why: str) -> list[Instruction]:
+        self.step, self.why = Step.ROLLED_BACK, why
+        return [Disarm(), *self._dismiss_all(), Finish(why)]
+
+    def _look_early(self, event: Event) -> list[Instruction]:
+        assert isinstance(event, Looked)
+        return [] if event.view.runs else self._end()
+
+    def _settle(self, event: Event) -> list[Instruction]:
+        assert isinstance(event, Looked)
+        if not event.view.runs:
+            return self._end()
+        if any(seen.state not in AT_WORK for seen in event.view.nodes.values()):
+            return []
+        self.step = Step.LEAVING
+        self.began = {node: event.view.nodes[node].incarnation for node in self.nodes}
+        return [Disarm(), Commit(), *self._go_on(event)]
+
+    # -- no way back ---------------------------------------------------------------------------------------
+
+    def _fell(self, event: Event) -> list[Instruction]:
+        """Another one is made when it is its turn."""
+        assert isinstance(event, Fell)
+        self.standing.discard(event.node)
+        return []
+
+    def _go_on(self, event: Event) -> list[Instruction]:
+        """The next one leaves when the one before has."""
+        assert isinstance(event, Looked)
+        if not event.view.runs:
+            return self._end()
+        done: list[Instruction] = []
+        for node in self.nodes:
+            seen = event.view.nodes[node]
+            if node in self.skipped:
+                continue
+            if seen.incarnation > self.began[node] or seen.grouped or seen.state in ENDED_WELL - self._to_come(node):
+                self.skipped.add(node)
+                done += self._dismiss(node)
+            elif node in self.told:
+                if seen.state is not WorkerState.RESTARTING:
+                    return done
+            else:
+                if seen.state is WorkerState.STARTED:
+                    self.told.append(node)
+                    done.append(Leave(node))
+                return done
+        return done + self._take_over()
+
+    def _to_come(self, node: str) -> frozenset[WorkerState]:
+        """States that one which was told to leave passes through."""
+        return ENDED_WELL if node in self.told else frozenset()
+
+    def _take_over(self) -> list[Instruction]:
+        self.step = Step.TAKING_OVER
+        self.took = {node for node in self.told if node not in self.skipped}
+        return [TakeOver(node, node not in self.standing) for node in reversed(self.nodes) if node in self.took]
+
+    def _arrive(self, event: Event) -> list[Instruction]:
+        assert isinstance(event, Looked)
+        if not event.view.runs:
+            return self._end()
+        nodes = event.view.nodes
+        self.took -= {
+            node for node in self.took if nodes[node].state in AT_WORK and nodes[node].incarnation > self.began[node]
+        }
+        if self.took:
+            return []
+        self.step = Step.DONE
+        return [Finish()]
+
+    def _end(self) -> list[Instruction]:
+        committed = self.step in COMMITTED
+        self.step, self.why = Step.ENDED, "the flow has ended before"
+        return [*([] if committed else [Disarm()]), *self._dismiss_all(), Finish(self.why)]
+
+    def _dismiss(self, node: str) -> list[Instruction]:
+        known = node in self.standing or node in self.waiting
+        self.standing.discard(node)
+        self.waiting.discard(node)
+        return [Dismiss(node)] if known else []
+
+    def _dismiss_all(self) -> list[Instruction]:
+        return [each for node in self.nodes if node not in self.took for each in self._dismiss(node)]
+
+    def _ignore(self, _event: Event) -> list[Instruction]:
+        return []
+
+
+Handler = Callable[[Rollout, Event], list[Instruction]]
+_R = Rollout
+_: None = None
+# fmt: off
+TABLE: dict[Step, tuple[Handler | None, ...]] = {
+    #                   Begun      StoodBy       Fell            Looked          Late       Called
+    Step.PLANNED:      (_R._begin, _,            _,              _R._ignore,     _,         _),
+    Step.PREPARING:    (_,         _R._stood_by, _R._fell_early, _R._look_early, _R._late,  _R._called),
+    Step.SETTLING:     (_,         _,            _R._fell_early, _R._settle,     _R._late,  _R._called),
+    Step.LEAVING:      (_,         _,            _R._fell,       _R._go_on,      _,         _),
+    Step.TAKING_OVER:  (_,         _,            _R._fell,       _R._arrive,     _,         _),
+    Step.DONE:         (_,         _,            _R._ignore,     _R._ignore,     _,         _),
+    Step.ROLLED_BACK:  (_,         _,            _R._ignore,     _R._ignore,     _,         _),
+    Step.ENDED:        (_,         _,            _R._ignore,     _R._ignore,     _,         _),
+}
+# fmt: on

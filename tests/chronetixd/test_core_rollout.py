@@ -1,0 +1,248 @@
+"""The steps of a roll-out: its whole table, by hand, and at random against a flow that does what it likes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from chronetixd.core.machine import IllegalEvent
+from chronetixd.core.rollout import (
+    EVENTS,
+    OVER,
+    TABLE,
+    Arm,
+    Begun,
+    Called,
+    Commit,
+    Disarm,
+    Dismiss,
+    Event,
+    Fell,
+    Finish,
+    Late,
+    Leave,
+    Looked,
+    Rollout,
+    Seen,
+    StandBy,
+    Step,
+    StoodBy,
+    TakeOver,
+    View,
+)
+from chronetixd.core.worker import WorkerState
+
+S = WorkerState
+NODES = ("source", "map", "sink")
+
+
+class Play:
+    """A roll-out of ``nodes``, and the flow that it sees."""
+
+    def __init__(self, *nodes: str) -> None:
+        self.rollout = Rollout(nodes, 5_000_000_000)
+        self.nodes = {node: Seen(S.STARTED, 0) for node in NODES}
+        self.runs = True
+        self.all: list[Any] = []
+
+    def do(self, event: Event) -> list[Any]:
+        done = self.rollout.handle(event)
+        self.all += done
+        return done
+
+    def look(self, **changes: Seen) -> list[Any]:
+        self.nodes |= changes
+        return self.do(Looked(View(dict(self.nodes), self.runs)))
+
+    def leaving(self) -> Play:
+        """All stand by, and it was committed."""
+        self.do(Begun())
+        for node in self.rollout.nodes:
+            self.do(StoodBy(node))
+        assert self.look()[:2] == [Disarm(), Commit()]
+        return self
+
+    def all_left(self) -> list[Any]:
+        """They leave one after the other; what is said when the last has."""
+        said: list[Any] = []
+        for node in self.rollout.nodes:
+            self.look(**{node: Seen(S.DRAINING, 0)})
+            assert self.look(**{node: Seen(S.FINISHED, 0)}) == []
+            said = self.look(**{node: Seen(S.RESTARTING, 0)})
+        return said
+
+
+def test_the_table_has_a_cell_for_every_step_and_event() -> None:
+    assert set(TABLE) == set(Step)
+    assert {len(row) for row in TABLE.values()} == {len(EVENTS)}
+
+
+EXAMPLES: dict[type, Event] = {
+    Begun: Begun(),
+    StoodBy: StoodBy("map"),
+    Fell: Fell("map", "is gone"),
+    Looked: Looked(View({node: Seen(S.STARTED, 0) for node in NODES})),
+    Late: Late(),
+    Called: Called("somebody did"),
+}
+
+
+def at(step: Step) -> Play:
+    """A roll-out of the map that is at this step."""
+    play = Play("map")
+    ways: dict[Step, Callable[[], Any]] = {
+        Step.PLANNED: lambda: None,
+        Step.PREPARING: lambda: play.do(Begun()),
+        Step.SETTLING: lambda: (play.do(Begun()), play.do(StoodBy("map"))),
+        Step.LEAVING: lambda: play.leaving(),
+        Step.TAKING_OVER: lambda: (play.leaving(), play.all_left()),
+        Step.DONE: lambda: (play.leaving(), play.all_left(), play.look(map=Seen(S.STARTED, 1))),
+        Step.ROLLED_BACK: lambda: (play.do(Begun()), play.do(Late())),
+        Step.ENDED: lambda: (play.do(Begun()), setattr(play, "runs", False), play.look()),
+    }
+    ways[step]()
+    assert play.rollout.step is step
+    return play
+
+
+@pytest.mark.parametrize("step", Step)
+@pytest.mark.parametrize("kind", EVENTS)
+def test_every_cell_is_taken_or_refused_and_a_refusal_changes_nothing(step: Step, kind: type) -> None:
+    play = at(step)
+    if TABLE[step][EVENTS.index(kind)] is None:
+        before = (play.rollout.step, set(play.rollout.waiting), set(play.rollout.standing), list(play.rollout.told))
+        with pytest.raises(IllegalEvent):
+            play.do(EXAMPLES[kind])
+        rollout = play.rollout
+        assert (rollout.step, rollout.waiting, rollout.standing, rollout.told) == before
+    else:
+        play.do(EXAMPLES[kind])
+
+
+class TestBeforeAnythingIsTouched:
+    def test_all_new_workers_are_asked_for_at_once_and_have_so_long(self) -> None:
+        play = Play("source", "sink")
+        assert play.do(Begun()) == [StandBy(("source", "sink")), Arm(5_000_000_000)]
+        assert play.rollout.waits_for == ["source", "sink"]
+
+    def test_one_that_is_late_is_named_and_all_are_dismissed(self) -> None:
+        play = Play("source", "sink")
+        play.do(Begun())
+        play.do(StoodBy("source"))
+        why = "the new worker of node 'sink' was not ready within 5 s"
+        assert play.do(Late()) == [Disarm(), Dismiss("source"), Dismiss("sink"), Finish(why)]
+        assert play.rollout.step is Step.ROLLED_BACK
+
+    def test_one_that_fails_rolls_it_back_also_while_it_settles(self) -> None:
+        play = Play("source", "sink")
+        play.do(Begun())
+        play.do(StoodBy("source"))
+        play.do(StoodBy("sink"))
+        why = "the new worker of node 'sink' was killed by SIGKILL"
+        assert play.do(Fell("sink", "was killed by SIGKILL")) == [Disarm(), Dismiss("source"), Finish(why)]
+
+    def test_it_waits_until_nobody_is_being_restarted(self) -> None:
+        play = at(Step.SETTLING)
+        assert play.look(sink=Seen(S.RESTARTING, 0)) == []
+        assert play.look(sink=Seen(S.OFFERED, 1)) == []
+        assert play.look(sink=Seen(S.STARTED, 1)) == [Disarm(), Commit(), Leave("map")]
+
+    def test_but_not_longer_than_for_new_workers(self) -> None:
+        play = at(Step.SETTLING)
+        play.look(sink=Seen(S.RESTARTING, 0))
+        assert play.do(Late())[-1] == Finish("nodes were restarted all the time for 5 s")
+
+    def test_without_a_node_to_replace_it_is_committed_and_done(self) -> None:
+        play = Play()
+        assert play.do(Begun()) == [Arm(5_000_000_000)]
+        assert play.look() == [Disarm(), Commit()]
+        assert play.look() == [Finish()]
+
+
+class TestWithoutAWayBack:
+    def test_nodes_leave_one_by_one_from_the_sources_on_and_successors_come_sinks_first(self) -> None:
+        play = Play(*NODES).leaving()
+        said = play.all_left()
+        assert [each for each in play.all if isinstance(each, Leave)] == [Leave(node) for node in NODES]
+        assert said == [TakeOver(node) for node in reversed(NODES)]
+        for node in NODES[:-1]:
+            assert play.look(**{node: Seen(S.STARTED, 1)}) == []
+        assert play.look(sink=Seen(S.STARTED, 1)) == [Finish()]
+        assert play.rollout.step is Step.DONE
+
+    def test_one_whose_successor_is_gone_gets_another_one(self) -> None:
+        play = at(Step.LEAVING)
+        assert play.do(Fell("map", "is gone")) == []
+        assert play.all_left() == [TakeOver("map", fresh=True)]
+
+    @pytest.mark.parametrize("seen", [Seen(S.EXITED, 0), Seen(S.FINISHED, 0), Seen(S.STARTED, 1), Seen(S.OFFERED, 1)])
+    def test_one_that_has_ended_or_was_born_again_meanwhile_is_not_replaced(self, seen: Seen) -> None:
+        play = Play("source", "map").leaving()
+        said = play.look(source=Seen(S.RESTARTING, 0), map=seen)
+        assert said == [Dismiss("map"), TakeOver("source")]
+
+    def test_one_that_waits_to_be_restarted_with_others_is_left_to_that(self) -> None:
+        play = at(Step.LEAVING)
+        assert play.look(map=Seen(S.RESTARTING, 0, grouped=True)) == [Dismiss("map")]
+        assert play.look(map=Seen(S.STARTED, 1)) == [Finish()]
+
+    def test_one_that_is_on_its_way_out_is_waited_for(self) -> None:
+        play = Play("source", "map").leaving()
+        assert play.look(source=Seen(S.RESTARTING, 0), map=Seen(S.FAULTED, 0)) == []
+        assert play.rollout.step is Step.LEAVING
+
+    def test_it_ends_with_the_flow_and_those_that_stood_by_go(self) -> None:
+        play = at(Step.LEAVING)
+        play.runs = False
+        assert play.look() == [Dismiss("map"), Finish("the flow has ended before")]
+
+
+STATES = st.builds(Seen, st.sampled_from(list(WorkerState)), st.integers(0, 2), st.booleans())
+STEPS = st.one_of(
+    st.builds(StoodBy, st.sampled_from(NODES)),
+    st.builds(Fell, st.sampled_from(NODES), st.just("is gone")),
+    st.builds(
+        lambda nodes, runs: Looked(View(nodes, runs)),
+        st.fixed_dictionaries(dict.fromkeys(NODES, STATES)),
+        st.booleans(),
+    ),
+    st.just(Late()),
+    st.just(Called("somebody did")),
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(STEPS, max_size=40), st.sets(st.sampled_from(NODES)))
+def test_whatever_happens_it_leaves_nobody_behind_and_touches_nothing_before_its_time(
+    events: list[Event], chosen: set[str]
+) -> None:
+    play = Play(*(node for node in NODES if node in chosen))
+    play.do(Begun())
+    for event in events:
+        before = play.rollout.step
+        try:
+            play.do(event)
+        except IllegalEvent:
+            assert play.rollout.step is before
+    kinds = [type(each) for each in play.all]
+    assert kinds.count(Commit) <= 1
+    assert kinds.count(Finish) == (play.rollout.step in OVER)
+    touched = [at for at, kind in enumerate(kinds) if kind in (Leave, TakeOver)]
+    assert not touched or (Commit in kinds and min(touched) > kinds.index(Commit))
+    left = [each.node for each in play.all if isinstance(each, Leave)]
+    assert len(set(left)) == len(left)
+    took = [each.node for each in play.all if isinstance(each, TakeOver)]
+    assert len(set(took)) == len(took)
+    assert set(took) <= set(left)
+    dismissed = [each.node for each in play.all if isinstance(each, Dismiss)]
+    assert len(set(dismissed)) == len(dismissed)
+    assert not set(dismissed) & set(took)
+    if play.rollout.step is Step.ROLLED_BACK:
+        assert Commit not in kinds
+    if play.rollout.over:
+        fallen = {event.node for event in events if isinstance(event, Fell)}
+        assert chosen <= set(dismissed) | set(took) | fallen
