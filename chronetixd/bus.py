@@ -76,6 +76,15 @@ class Bus:
         for topic in topics:
             self.router.subscribe(peer, topic)
 
+    def hand_over(self, peer: Subscriber, successor: Subscriber | None, topics: Sequence[str]) -> None:
+        """Nothing is delivered to ``peer`` any more; what is published on ``topics`` from now on goes to its successor.
+        What it has asked for, and was asked, still ends as ever."""
+        for topic in self.router.topics(peer):
+            self.router.unsubscribe(peer, topic)
+        self.stop_timers(peer)
+        if successor is not None:
+            self.subscribe(successor, topics)
+
     def start_timers(self, peer: Subscriber, timers: Sequence[TimerSpec]) -> None:
         """Tick ``peer`` from now on."""
         now = time.monotonic_ns()

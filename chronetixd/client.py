@@ -80,6 +80,7 @@ class Client:
         self._on_closed = on_closed
         self._phase = handshake.Phase.HELLO
         self._worker: wire.Welcome | None = None
+        self._features: tuple[str, ...] = ()
         """Who has connected is a worker that comes back; what to greet it with."""
         self._calls: dict[int, asyncio.Task[wire.Result | wire.Failure]] = {}
         self._gone = False
@@ -183,6 +184,7 @@ class Client:
         reply = handshake.answer(hello, daemon=self._daemon, roles=roles, max_frame=self._max_frame)
         if returns and isinstance(reply, wire.Welcome):
             self._worker = reply  # goes out when it is known that the worker is one of ours
+            self._features = tuple(hello.features)
             return
         self._connection.send(reply)
         if isinstance(reply, wire.Failure):
@@ -193,7 +195,7 @@ class Client:
         """A worker that has outlived an earlier daemon: its connection is its flow's from now on."""
         sock = self._connection.hand_over()
         try:
-            self._context.flows.reattach(Visitor(message, descriptors, sock, self.peer.pid, welcome))
+            self._context.flows.reattach(Visitor(message, descriptors, sock, self.peer.pid, welcome, self._features))
         except (ChronetixError, OSError) as reason:
             structlog.get_logger("chronetixd.client").warning("a worker is not taken back", reason=str(reason))
             if not isinstance(reason, ChronetixError):

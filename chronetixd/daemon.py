@@ -44,6 +44,7 @@ from chronetixd.logs import Logs
 from chronetixd.nursery import Nursery
 from chronetixd.pump import Pump
 from chronetixd.report import Report
+from chronetixd.rollouts import Rollouts
 from chronetixd.server import Server
 from chronetixd.services import Services
 from chronetixd.settings import Configured, Reread, Settings, keep_fixed
@@ -141,6 +142,7 @@ class Daemon:
         self._ending = asyncio.Event()
         self._context = Context(
             self._flows,
+            Rollouts(self._flows, services),
             self._bus,
             self._events,
             self._logs,

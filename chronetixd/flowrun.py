@@ -39,8 +39,10 @@ from chronetixd.news import News
 from chronetixd.plan import Plan
 from chronetixd.probes import Probes
 from chronetixd.revivals import Revivals
+from chronetixd.rollout import Rollout
 from chronetixd.services import Services
 from chronetixd.taps import Source, Taps
+from chronetixd.watchers import Watchers
 from chronetixd.wiring import ToNode, Wiring
 from chronetixd.workerproc import Callbacks, WorkerProcess
 from protocol import messages as wire
@@ -79,13 +81,17 @@ class FlowRun:
         self._last_deaths: dict[str, Death] = {}
         self.revivals = Revivals(services.loop, nodes, lambda node: self.dispatch(core.NodeDeadline(node)))
         self._silent: dict[str, asyncio.TimerHandle] = {}
+        self._handovers: dict[str, Any] = {}
+        """Results of workers that have left, for those that take over."""
+        self.rollout: Rollout | None = None
+        """The last one, which may be under way."""
         self._on_bus = False
         self._hearing = Hearing(self, services)
         self._lives = Lives(services.journal, plan.name)
         self._keeping = Keeping(services.store, plan.name)
         self.home: Homecoming | None = None
         """Its workers are on their way back from the death of a daemon."""
-        self._watchers: dict[object, Callable[[], None]] = {}
+        self._watchers = Watchers(services.loop)
 
     @property
     def state(self) -> FlowState:
@@ -95,7 +101,8 @@ class FlowRun:
     @property
     def pids(self) -> set[int]:
         """Processes of its workers that were not reaped."""
-        return {worker.pid for worker in self.workers.values() if worker.alive}
+        standing = self.rollout.pids if self.rollout is not None else set()
+        return {worker.pid for worker in self.workers.values() if worker.alive} | standing
 
     def launch(self) -> None:
         """Validated already; start it."""
@@ -147,7 +154,7 @@ class FlowRun:
             self._worker_exited(node, ended)
         if stop is not None:
             self.dispatch(stop)
-        self._tell_watchers()
+        self._watchers.tell()
 
     def keep(self) -> None:
         """Have the supervisor keep what a later daemon would need of this one's memory: before anybody is told of what
@@ -169,24 +176,11 @@ class FlowRun:
 
     def watch(self, watcher: Callable[[], None]) -> Callable[[], None]:
         """Call ``watcher`` after every change of the flow or of a worker, until the returned function is called."""
-        key = object()
-        self._watchers[key] = watcher
-        return lambda: (self._watchers.pop(key, None), None)[1]
+        return self._watchers.watch(watcher)
 
     async def until(self, reached: Callable[[], bool]) -> None:
         """Return once ``reached``: looked at now, and after every change of the flow or of a worker."""
-        done = self._services.loop.create_future()
-
-        def look() -> None:
-            if not done.done() and reached():
-                done.set_result(None)
-
-        unwatch = self.watch(look)
-        try:
-            look()
-            await done
-        finally:
-            unwatch()
+        await self._watchers.until(reached)
 
     def progress(self) -> dict[str, Any]:
         """How far it has come: state, workers that have started, workers."""
@@ -208,17 +202,23 @@ class FlowRun:
             self._collapse(defect)
         finally:
             self._busy = False
-        self._tell_watchers()
+        self._watchers.tell()
 
     def _contained(self, callback: Callable[[str, T], None]) -> Callable[[str, T], None]:
         def call(node: str, value: T) -> None:
             try:
                 callback(node, value)
             except Exception as defect:
-                self._collapse(defect)
-                self._tell_watchers()
+                self.broken(defect)
 
         return call
+
+    def broken(self, defect: Exception) -> None:
+        """Something outside of :meth:`dispatch` that belongs to this flow has failed; raised again if it has ended."""
+        if self.machine.ended:
+            raise defect
+        self._collapse(defect)
+        self._watchers.tell()
 
     def _collapse(self, defect: Exception) -> None:
         """Something failed here that nobody had thought of (want of memory, a defect); what it left half done is not
@@ -232,10 +232,6 @@ class FlowRun:
         text = f"the daemon failed inside while it worked on this flow ({type(defect).__name__}: {defect}); see its log"
         for instruction in self.machine.collapse(text, living):
             self._carry_out(instruction)
-
-    def _tell_watchers(self) -> None:
-        for watcher in tuple(self._watchers.values()):
-            watcher()
 
     def _step(self, event: FlowEvent) -> None:
         subject = self.machine.workers.get(event.node) if isinstance(event, NodeEvent) else None
@@ -272,6 +268,10 @@ class FlowRun:
                 for node in nodes:
                     self._services.bus.stop_timers(self.workers[node])
                     self.workers[node].send(wire.Drain())
+            case core.Leave(node):
+                self._leave(node)
+            case core.Left(node):
+                self._handovers[node] = self.machine.workers[node].result
             case core.Signal(nodes, kill):
                 for node in nodes:
                     self.workers[node].signal(kill=kill)
@@ -299,6 +299,16 @@ class FlowRun:
             case core.Enter(state):
                 self._entered(state)
 
+    @property
+    def _callbacks(self) -> Callbacks:
+        return Callbacks(
+            self._contained(self._spawned),
+            self._spawn_failed,
+            self._hearing.received,
+            self._connection_ended,
+            self._contained(self._worker_exited),
+        )
+
     def new_worker(self, node: str) -> WorkerProcess:
         """What is to be the process of ``node`` from now on."""
         services = self._services
@@ -307,13 +317,7 @@ class FlowRun:
             self.name,
             node,
             services.logs,
-            Callbacks(
-                self._contained(self._spawned),
-                self._spawn_failed,
-                self._hearing.received,
-                self._connection_ended,
-                self._contained(self._worker_exited),
-            ),
+            self._callbacks,
             services.nursery,
             self.plan.nodes[node].manifest.resource_claims,
             services.max_frame,
@@ -354,7 +358,43 @@ class FlowRun:
             self.wiring.started(node)
         self.keep()
         for node in nodes:
-            self.workers[node].send(wire.Start())
+            self.workers[node].send(wire.Start(handover=self._handovers.pop(node, None)))
+
+    # -- roll-outs -----------------------------------------------------------------------------------------
+
+    def roll_out(self, rollout: Rollout) -> None:
+        """Begin; the one before is over."""
+        self.rollout = rollout
+        rollout.begin()
+
+    def revise(self, plan: Plan) -> None:
+        """From now on it is the flow of ``plan``: for who is born, and for who asks."""
+        self.plan = plan
+        self.machine.revise(plan.rules, plan.strategy)
+        self.probes.revise(plan.probes)
+        for node in plan.nodes.values():
+            self.wiring.know(node.configure)
+
+    def take_over(self, node: str, worker: WorkerProcess | None) -> None:
+        """``node`` has no worker: ``worker``, which has stood by, is its next one; without one it gets a new one."""
+        self.revivals.planned(node, (), 0, "was replaced by a roll-out")
+        if worker is None:
+            self.dispatch(core.TakeOver(node))
+            return
+        worker.incarnation = self.machine.workers[node].incarnation + 1
+        self.workers[node] = worker
+        worker.change_hands(self._callbacks)
+        self._lives.intend({node: worker.incarnation})
+        self._lives.born(node, worker.pid)
+        self.keep()
+        self.dispatch(core.TakeOver(node, worker.pid))
+
+    def _leave(self, node: str) -> None:
+        """What comes for it on the bus from now on is for its successor."""
+        successor = self.rollout.standing(node) if self.rollout is not None else None
+        self._services.bus.hand_over(self.workers[node], successor, self.plan.nodes[node].configure.subscriptions)
+        self.probes.stop(node)
+        self.workers[node].send(wire.Leave())
 
     # -- restarts ------------------------------------------------------------------------------------------
 

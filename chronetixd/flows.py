@@ -15,10 +15,11 @@ from chronetixd.artifacts import artifact_problems
 from chronetixd.core.flow_words import FlowState, Limits, StopMode
 from chronetixd.flowrun import FlowRun
 from chronetixd.homecoming import Visitor
-from chronetixd.journal import Journal, Recovered, StoredFlow, StoredLife, Wanted
+from chronetixd.journal import Journal, Recovered, StoredFlow, StoredLife, StoredRevision, Wanted
 from chronetixd.keeping import Stored
 from chronetixd.lives import end_leftovers, lives_on
 from chronetixd.plan import make_plan, unsupported
+from chronetixd.revisions import Revisions
 from chronetixd.services import Services
 from protocol import cbor
 from protocol.contract import Problem, Validation, parse_flow
@@ -43,6 +44,7 @@ class Flows:
         self._journal = journal
         self._runs: dict[str, FlowRun] = {}
         self._stored: dict[str, StoredFlow] = {}
+        self._revisions: dict[str, Revisions] = {}
         self._serial = 0
         self.stopping = False
 
@@ -55,6 +57,18 @@ class Flows:
         if run is None:
             raise error("flow-not-found", flow=name, nearest=nearest(name, self._runs))
         return run
+
+    def revisions(self, name: str) -> Revisions:
+        """What the flow ``name`` was and is."""
+        return self._revisions[name]
+
+    def stored(self, name: str) -> StoredFlow:
+        """The flow ``name`` as the journal has it."""
+        return self._stored[name]
+
+    def revised(self, stored: StoredFlow) -> None:
+        """A flow is another one from now on; the journal has that already."""
+        self._stored[stored.name] = stored
 
     @property
     def living(self) -> list[FlowRun]:
@@ -107,6 +121,9 @@ class Flows:
         lives: dict[str, list[StoredLife]] = {}
         for life in left.lives:
             lives.setdefault(life.flow, []).append(life)
+        was: dict[str, list[StoredRevision]] = {}
+        for revision in left.revisions:
+            was.setdefault(revision.flow, []).append(revision)
         for stored in left.flows:
             raw = cbor.loads(stored.contract)
             flow = parse_flow(raw, bindings=stored.bindings).flow
@@ -115,9 +132,11 @@ class Flows:
                 continue
             run = FlowRun(make_plan(stored.name, flow, stored.base_dir), self._services, self.limits)
             run.submitted_unix_ns = stored.submitted_unix_ns
-            self._list(run, stored)
+            revisions = Revisions(self._journal, was.get(stored.name, ()))
+            self._list(run, stored, revisions)
             mine = lives.get(stored.name, [])
-            survives = flow.on_daemon_loss == "survive" and stored.state in LIVING
+            whole = not revisions.interrupted()
+            survives = flow.on_daemon_loss == "survive" and stored.state in LIVING and whole
             if survives and (any(map(lives_on, mine)) or kept.has(stored.name)):
                 again.append(run)
                 run.resume(mine, kept.take(run.name, run.plan.nodes, (route.id for route in run.plan.data_routes)))
@@ -143,10 +162,11 @@ class Flows:
             raise error("reattach-refused", flow=visitor.message.flow, node=visitor.message.node, reason=reason)
         run.home.returned(visitor)
 
-    def _list(self, run: FlowRun, stored: StoredFlow) -> None:
+    def _list(self, run: FlowRun, stored: StoredFlow, revisions: Revisions | None = None) -> None:
         self._runs.pop(run.name, None)
         self._runs[run.name] = run
         self._stored[run.name] = stored
+        self._revisions[run.name] = revisions or Revisions(self._journal)
         run.watch(lambda: self._changed(run))
         self._forget_old()
 
@@ -188,7 +208,7 @@ class Flows:
             self._services.deaths.forget(name, nodes)
             if self._services.logs.files is not None:
                 self._services.logs.files.forget(name, nodes)
-            del self._runs[name], self._stored[name]
+            del self._runs[name], self._stored[name], self._revisions[name]
             self._journal.forgotten(name)
 
 

@@ -51,6 +51,7 @@ class Hearing:
         reply = handshake.answer(
             hello, daemon=self._services.daemon, roles=("worker",), max_frame=self._services.max_frame
         )
+        self._run.workers[node].features = tuple(hello.features)
         self._run.workers[node].send(reply)
         if isinstance(reply, wire.Failure):
             self._run.broke(node, reply.message)

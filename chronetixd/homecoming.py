@@ -47,6 +47,7 @@ class Visitor:
     sock: socket.socket
     pid: int
     welcome: wire.Welcome
+    features: tuple[str, ...] = ()
 
 
 class Homecoming:
@@ -99,6 +100,7 @@ class Homecoming:
             raise error("reattach-refused", flow=message.flow, node=node, reason="it is not the worker that is awaited")
         self._shown[node] = self._run.wiring.shown(node, message, visitor.descriptors)
         self._run.workers[node].connect(visitor.sock, visitor.welcome)
+        self._run.workers[node].features = visitor.features
         self._run.machine.workers[node].came_back(STATES[message.state])
         self.away.discard(node)
         self._complete_if_all()

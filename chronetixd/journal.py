@@ -38,11 +38,14 @@ FLUSH_S, RETRY_S = 0.1, 5.0
 Later = Callable[[float, Callable[[], None]], object]
 Wanted = Literal["running", "stopped"]
 Phase = Literal["intended", "born", "gone"]
+Outcome = Literal["submitted", "preparing", "committed", "done", "rolled-back", "ended", "interrupted"]
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS flow (name TEXT PRIMARY KEY, row BLOB NOT NULL, crc INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS life (
     flow TEXT, node TEXT, row BLOB NOT NULL, crc INTEGER NOT NULL, PRIMARY KEY (flow, node)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS revision (
+    flow TEXT, number INTEGER, row BLOB NOT NULL, crc INTEGER NOT NULL, PRIMARY KEY (flow, number)) WITHOUT ROWID;
 """
 
 
@@ -77,6 +80,23 @@ class StoredLife(msgspec.Struct, frozen=True, kw_only=True):
     well: bool = False
 
 
+class StoredRevision(msgspec.Struct, frozen=True, kw_only=True):
+    """What a flow was, or was to become: as it was submitted, number 1, and then one for each roll-out. ``current``: it
+    was the flow from then on. ``change`` is what differed from the one before, ``why`` it is not done."""
+
+    flow: str
+    number: int
+    unix_ns: int
+    contract: bytes
+    bindings: dict[str, str]
+    base_dir: str
+    outcome: Outcome
+    current: bool
+    change: dict[str, Any] = {}
+    why: str = ""
+    ended_unix_ns: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class Recovered:
     """What the last daemon left. ``rotten`` names the rows that are not what was written."""
@@ -84,10 +104,11 @@ class Recovered:
     flows: tuple[StoredFlow, ...]
     lives: tuple[StoredLife, ...]
     rotten: tuple[str, ...]
+    revisions: tuple[StoredRevision, ...] = ()
 
 
 _Statement = tuple[str, tuple[Any, ...]]
-_Row = TypeVar("_Row", StoredFlow, StoredLife)
+_Row = TypeVar("_Row", StoredFlow, StoredLife, StoredRevision)
 
 
 class Journal:
@@ -125,20 +146,26 @@ class Journal:
         try:
             flows = self._opened.execute("SELECT name, row, crc FROM flow").fetchall()
             lives = self._opened.execute("SELECT flow || '/' || node, row, crc FROM life").fetchall()
+            revisions = self._opened.execute(
+                "SELECT flow || ' ' || number, row, crc FROM revision ORDER BY flow, number"
+            ).fetchall()
         except sqlite3.DatabaseError as reason:
             raise error("journal-unusable", path=str(self.path), reason=str(reason)) from None
         rotten: list[str] = []
         found_flows = sorted(_sound(StoredFlow, flows, rotten), key=lambda flow: flow.submitted_unix_ns)
-        return Recovered(tuple(found_flows), tuple(_sound(StoredLife, lives, rotten)), tuple(rotten))
+        found_lives, found_revisions = _sound(StoredLife, lives, rotten), _sound(StoredRevision, revisions, rotten)
+        return Recovered(tuple(found_flows), tuple(found_lives), tuple(rotten), tuple(found_revisions))
 
     # -- what is written -----------------------------------------------------------------------------------
 
     def submitted(self, flow: StoredFlow) -> None:
         """``flow`` is about to run; an earlier one of its name is forgotten. Raises ChronetixError ``journal-unusable``
         when that could not be written, and then nothing of it is kept."""
-        forget = ("DELETE FROM life WHERE flow = ?", (flow.name,))
+        self._or_refuse([*_forget_past(flow.name), _put_flow(flow)])
+
+    def _or_refuse(self, statements: list[_Statement]) -> None:
         try:
-            self._commit([*self._owed, forget, _put_flow(flow)])
+            self._commit([*self._owed, *statements])
         except sqlite3.Error as reason:
             self._failed(reason)
             raise error("journal-unusable", path=str(self.path), reason=str(reason)) from None
@@ -148,9 +175,20 @@ class Journal:
         """What is wanted of it has changed, or it has ended; on the disk when this returns."""
         self._write([_put_flow(flow)])
 
+    def planned(self, revisions: Iterable[StoredRevision], forget: Iterable[int] = ()) -> None:
+        """A flow is about to become another one; ``forget`` are numbers of old ones. Raises ChronetixError
+        ``journal-unusable``, and then nothing of it is kept."""
+        revisions = tuple(revisions)
+        old = [("DELETE FROM revision WHERE flow = ? AND number = ?", (revisions[0].flow, number)) for number in forget]
+        self._or_refuse([*old, *(_put_revision(each) for each in revisions)])
+
+    def revised(self, revision: StoredRevision, flow: StoredFlow | None = None) -> None:
+        """What came of it; with ``flow`` it is the flow from now on. On the disk when this returns."""
+        self._write([_put_revision(revision), *([_put_flow(flow)] if flow is not None else [])])
+
     def forgotten(self, name: str) -> None:
         """It is no longer listed."""
-        self._write([("DELETE FROM life WHERE flow = ?", (name,)), ("DELETE FROM flow WHERE name = ?", (name,))])
+        self._write([*_forget_past(name), ("DELETE FROM flow WHERE name = ?", (name,))])
 
     def lives(self, lives: Iterable[StoredLife]) -> None:
         """These workers are about to be asked for, or have changed; on the disk when this returns."""
@@ -272,7 +310,16 @@ def _put_life(life: StoredLife) -> _Statement:
     return "INSERT OR REPLACE INTO life VALUES (?, ?, ?, ?)", (life.flow, life.node, row, crc)
 
 
-def _packed(record: StoredFlow | StoredLife) -> tuple[bytes, int]:
+def _put_revision(revision: StoredRevision) -> _Statement:
+    row, crc = _packed(revision)
+    return "INSERT OR REPLACE INTO revision VALUES (?, ?, ?, ?)", (revision.flow, revision.number, row, crc)
+
+
+def _forget_past(flow: str) -> list[_Statement]:
+    return [(f"DELETE FROM {table} WHERE flow = ?", (flow,)) for table in ("life", "revision")]
+
+
+def _packed(record: StoredFlow | StoredLife | StoredRevision) -> tuple[bytes, int]:
     row = cbor.dumps(msgspec.to_builtins(record, builtin_types=(bytes,)))
     return row, zlib.crc32(row)
 

@@ -78,6 +78,10 @@ class News:
             worker=pid,
         )
 
+    def rollout(self, what: str, number: int, message: str = "") -> None:
+        """How far a roll-out is: started, committed, or its outcome."""
+        self._events.emit(f"rollout-{what}", flow=self._flow, message=message, number=number)
+
     # -- frames --------------------------------------------------------------------------------------------
 
     def frame_failed(self, node: str, failed: wire.FrameFailed, message: str, set_aside: int) -> None:

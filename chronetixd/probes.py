@@ -30,6 +30,17 @@ class Probes:
         self._living: dict[str, Liveness] = {}
         self._timers: dict[str, asyncio.TimerHandle] = {}
 
+    def revise(self, probes: Mapping[str, Probe]) -> None:
+        """Nodes have other probes, or none, from now on."""
+        changed = [node for node in self._living if probes.get(node) != self._probes[node]]
+        begun = [node for node in probes if node not in self._probes]
+        self._probes = probes
+        for node in changed:
+            self.stop(node)
+            self.start(node)
+        for node in begun:
+            self.start(node)
+
     def start(self, node: str) -> None:
         """Its worker has started. Nothing for a node without a probe."""
         probe = self._probes.get(node)

@@ -25,6 +25,7 @@ from chronetixd.bus import Bus
 from chronetixd.core.access import Right
 from chronetixd.core.change import compare, described
 from chronetixd.core.flow_words import FlowState, StopMode
+from chronetixd.core.rollout import Step
 from chronetixd.core.worker import GONE, WorkerState
 from chronetixd.events import Event, Events
 from chronetixd.feed import Feed
@@ -32,6 +33,7 @@ from chronetixd.flowrun import FlowRun
 from chronetixd.flows import Flows, invalid, problem_maps, validate
 from chronetixd.logrecord import LogRecord
 from chronetixd.logs import Logs
+from chronetixd.rollouts import CALLED_BACK, Applied, Rollouts
 from chronetixd.spares import Spares
 from chronetixd.stats import describe, flow_stats
 from chronetixd.taps import find_route
@@ -70,6 +72,7 @@ class Context:
     """What verbs work on."""
 
     flows: Flows
+    rollouts: Rollouts
     bus: Bus
     events: Events
     logs: Logs
@@ -120,6 +123,25 @@ class DiffArgs(ValidateArgs, frozen=True):
     """``flow`` beside the one of its own name, or of ``name``."""
 
     name: str | None = None
+
+
+class ApplyArgs(DiffArgs, frozen=True):
+    """``flow`` is what the one of its own name, or of ``name``, is to become; nodes in ``replace`` get a new worker in
+    any case. ``ready_ns``: how long new workers may take to be ready, by default as when a flow starts. With ``wait``
+    the end is awaited."""
+
+    replace: list[str] = []
+    ready_ns: int | None = None
+    wait: bool = True
+
+
+class UndoArgs(Args, frozen=True):
+    """Back to revision ``to``, by default the one before; else as for apply."""
+
+    flow: str
+    to: int | None = None
+    ready_ns: int | None = None
+    wait: bool = True
 
 
 class FlowArgs(Args, frozen=True):
@@ -229,7 +251,54 @@ async def _diff(context: Context, args: DiffArgs, _emit: Emit) -> Any:
     if not shown:
         raise error("bad-argument", argument="name", verb="diff", reason="neither it nor the flow says which flow")
     run = context.flows.find(shown)
-    return {"flow": run.name, "state": str(run.state), **described(compare(run.plan.flow, checked.flow))}
+    folders = (run.plan.base_dir, args.base_dir) if args.base_dir else ("", "")
+    return {"flow": run.name, "state": str(run.state), **described(compare(run.plan.flow, checked.flow, folders))}
+
+
+async def _apply(context: Context, args: ApplyArgs, emit: Emit) -> Any:
+    _check_ready("apply", args.ready_ns)
+    name, base_dir = args.name or None, args.base_dir
+    applied = context.rollouts.apply(args.flow, name, args.bindings, base_dir, args.replace, args.ready_ns)
+    return await _rolled_out(applied, args.wait, emit)
+
+
+async def _undo(context: Context, args: UndoArgs, emit: Emit) -> Any:
+    _check_ready("undo", args.ready_ns)
+    return await _rolled_out(context.rollouts.undo(args.flow, args.to, args.ready_ns), args.wait, emit)
+
+
+def _check_ready(verb: str, ready_ns: int | None) -> None:
+    if ready_ns is not None and ready_ns <= 0:
+        raise error("bad-argument", argument="ready_ns", verb=verb, reason="must be more than 0")
+
+
+async def _rolled_out(applied: Applied, wait: bool, emit: Emit) -> Any:
+    """The end of a roll-out, or its beginning. Raises ChronetixError ``rolled-back``, ``flow-failed``."""
+    run, rollout = applied.run, applied.rollout
+    answer = {"flow": run.name, "change": described(applied.change), "warnings": problem_maps(applied.warnings)}
+    if rollout is None:
+        return {**answer, "number": None, "step": "same"}
+    if wait:
+        await rollout.until(_showing(rollout.progress, emit, lambda: rollout.over))
+    step, why = rollout.machine.step, rollout.machine.why
+    if step is Step.ROLLED_BACK and why != CALLED_BACK:
+        raise error("rolled-back", flow=run.name, number=rollout.number, reason=why)
+    if step is Step.ENDED:
+        raise error("flow-failed", flow=run.name, reason=run.reason or why)
+    return {**answer, "number": rollout.number, "step": str(step), "why": why, "cut_ns": rollout.cut_ns}
+
+
+async def _rollouts(context: Context, args: FlowArgs, _emit: Emit) -> Any:
+    run = context.flows.find(args.flow)
+    revisions = context.flows.revisions(run.name)
+    progress = run.rollout.progress() if run.rollout is not None else None
+    return {
+        "flow": run.name,
+        "state": str(run.state),
+        "current": revisions.current,
+        "revisions": revisions.described(),
+        "rollout": progress,
+    }
 
 
 async def _list(context: Context, _args: NoArgs, _emit: Emit) -> Any:
@@ -349,6 +418,9 @@ VERBS: dict[str, Verb] = {
     "submit": Verb(SubmitArgs, Right.OPERATE, _submit),
     "validate": Verb(ValidateArgs, Right.OPERATE, _validate),
     "diff": Verb(DiffArgs, Right.OPERATE, _diff),
+    "apply": Verb(ApplyArgs, Right.OPERATE, _apply),
+    "undo": Verb(UndoArgs, Right.OPERATE, _undo),
+    "rollouts": Verb(FlowArgs, Right.READ, _rollouts),
     "list": Verb(NoArgs, Right.READ, _list),
     "describe": Verb(FlowArgs, Right.READ, _describe),
     "stop": Verb(StopArgs, Right.OPERATE, _stop),
@@ -409,22 +481,27 @@ def _runs(run: FlowRun) -> bool:
 
 async def _wait(run: FlowRun, wanted: Callable[[FlowRun], bool], timeout_ns: int | None, what: str, emit: Emit) -> None:
     """Until ``wanted``, showing progress. Raises ChronetixError ``timed-out``."""
-    shown: dict[str, Any] = {}
-
-    def reached() -> bool:
-        nonlocal shown
-        now = run.progress()
-        if now != shown:
-            shown = now
-            emit(now)
-        return wanted(run)
-
     seconds = None if timeout_ns is None else timeout_ns / 1e9
     try:
         async with asyncio.timeout(seconds):
-            await run.until(reached)
+            await run.until(_showing(run.progress, emit, lambda: wanted(run)))
     except TimeoutError:
         raise error("timed-out", what=what, seconds=seconds) from None
+
+
+def _showing(progress: Callable[[], Any], emit: Emit, reached: Callable[[], bool]) -> Callable[[], bool]:
+    """``reached``, which shows progress whenever it is asked."""
+    shown: Any = None
+
+    def look() -> bool:
+        nonlocal shown
+        now = progress()
+        if now != shown:
+            shown = now
+            emit(now)
+        return reached()
+
+    return look
 
 
 async def _unhurried(

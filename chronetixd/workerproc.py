@@ -63,6 +63,8 @@ class WorkerProcess:
         self.started_unix_ns = 0
         self.incarnation = 0
         """How many lives of its node came before this one."""
+        self.features: tuple[str, ...] = ()
+        """What its hello said that it can do."""
         self.fault: dict[str, Any] | None = None
         self.progress: dict[str, int] | None = None
         self._loop = loop
@@ -152,9 +154,13 @@ class WorkerProcess:
             streams.control,
             WorkerMessage,
             on_message=self._said,
-            on_end=partial(self._callbacks.on_end, self.node),
+            on_end=self._ended,
             max_frame=self._max_frame,
         )
+
+    def change_hands(self, callbacks: Callbacks) -> None:
+        """From now on somebody else is told."""
+        self._callbacks = callbacks
 
     @property
     def backlog(self) -> int:
@@ -200,6 +206,9 @@ class WorkerProcess:
         if descriptors and self._tree is not None:
             self._tree.marks.memory.update(os.fstat(fd).st_ino for fd in descriptors)
         self._callbacks.on_message(self.node, message, descriptors)
+
+    def _ended(self, fault: ChronetixError | None) -> None:
+        self._callbacks.on_end(self.node, fault)
 
     def _spawned(self, pid: int, pidfd: int) -> None:
         self._begin(Process(self._loop, pid, pidfd, self._exited))

@@ -30,6 +30,8 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "validate": ("chronetixd.cli.validate:validate", "Check a flow without running it; needs no daemon."),
         "compile": ("chronetixd.cli.validate:compile_", "Compile a flow's DSL and print the result."),
         "diff": ("chronetixd.cli.diff:diff", "Compare a flow that runs with a file."),
+        "apply": ("chronetixd.cli.apply:apply", "Make a flow that runs the one in a file, while it runs."),
+        "rollout": ("chronetixd.cli.rollout:rollout", "Follow what apply has begun; go back."),
         "run": ("chronetixd.cli.run:run", "Run a whole flow in this one process, without a daemon."),
         "stop": ("chronetixd.cli.stop:stop", "Stop a flow, letting it finish what is under way."),
     },

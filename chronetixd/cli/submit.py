@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import click
@@ -11,6 +10,7 @@ from chronetixd.cli import exits, output
 from chronetixd.cli.app import Session, problem_line, report, say_failed
 from chronetixd.cli.flowfile import FlowFile, load_flow
 from chronetixd.cli.options import SPAN, bind_option, command, file_argument
+from chronetixd.cli.progress import Progress
 from protocol.errors import ChronetixError
 
 _SLACK_S = 5.0
@@ -45,7 +45,7 @@ def submit(
     or nothing: of an invalid flow nothing is started, and every problem is listed.
     """
     flow = load_flow(file)
-    progress = _Progress()
+    progress = Progress(_text)
     with session.connect() as client:
         try:
             result = client.call(
@@ -101,30 +101,6 @@ def _goes_on(flow: str) -> None:
         output.say("interrupted before the daemon had answered; `chronetixctl ls` shows whether the flow was accepted")
 
 
-class _Progress:
-    """One line on a terminal's stderr that follows a flow's start; nothing when stderr is no terminal. ``flow`` is its
-    name, once the daemon has told it."""
-
-    def __init__(self) -> None:
-        self._stream = sys.stderr
-        self.flow = ""
-        self._shown = False
-        self._wanted = self._stream.isatty()
-
-    def show(self, item: Any) -> None:
-        """Show one progress item."""
-        if isinstance(item, dict):
-            self.flow = str(item.get("flow") or "")
-        if not self._wanted or not isinstance(item, dict):
-            return
-        of = f" {item['ready']}/{item['total']} ready" if item.get("total") else ""
-        self._stream.write(f"\r\x1b[K{output.printable(item.get('state', ''))}{of}")
-        self._stream.flush()
-        self._shown = True
-
-    def end(self) -> None:
-        """Take the line away. Idempotent."""
-        if self._shown:
-            self._stream.write("\r\x1b[K")
-            self._stream.flush()
-            self._shown = False
+def _text(item: dict[str, Any]) -> str:
+    of = f" {item['ready']}/{item['total']} ready" if item.get("total") else ""
+    return f"{item.get('state', '')}{of}"

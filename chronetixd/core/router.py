@@ -104,7 +104,7 @@ class Router:
 
     def topics(self, peer: Peer) -> list[str]:
         """What ``peer`` subscribes to."""
-        return [topic for topic, peers in self._topics.items() if peer in peers]
+        return list(self._subscribed.get(peer, ()))
 
     def subscribers(self, topic: str) -> int:
         """How many subscribe to exactly this topic."""

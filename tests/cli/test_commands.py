@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import yaml
@@ -182,6 +182,92 @@ class TestDiff:
         same = ctl("diff", str(flow_file), "--exit-code")
         assert (same.code, same.out) == (0, "")
         assert "nothing that runs differs in pair" in same.err
+
+
+ROLLED_OUT = {
+    "flow": "pair",
+    "number": 2,
+    "step": "done",
+    "why": "",
+    "cut_ns": 12_400_000,
+    "change": TestDiff.FOUND,
+    "warnings": [],
+}
+
+
+class TestApply:
+    def test_shows_what_was_changed_and_how_long_that_took(self, ctl: Any, daemon: Any, flow_file: Path) -> None:
+        step = {"flow": "pair", "number": 2, "step": "preparing", "waits_for": ["a"], "why": ""}
+        daemon.answers["apply"] = [step, ROLLED_OUT]
+        ended = ctl("apply", str(flow_file), "--name", "pair", "--replace", "b", "--ready-timeout", "3s")
+        assert ended.code == 0
+        assert ended.out.splitlines()[0] == "~ node a"
+        assert ended.out.splitlines()[-1] == "pair roll-out 2 done, 12 ms from the first worker that left"
+        ((_, args),) = daemon.calls
+        assert (args["name"], args["replace"], args["ready_ns"], args["wait"]) == ("pair", ["b"], 3_000_000_000, True)
+
+    def test_says_that_nothing_differs(self, ctl: Any, daemon: Any, flow_file: Path) -> None:
+        daemon.answers["apply"] = {**ROLLED_OUT, "number": None, "step": "same"}
+        ended = ctl("apply", str(flow_file))
+        assert (ended.code, ended.out) == (0, "pair is that already: nothing differs\n")
+
+    def test_one_that_was_rolled_back_ends_with_1_and_says_why(self, ctl: Any, daemon: Any, flow_file: Path) -> None:
+        daemon.answers["apply"] = error("rolled-back", flow="pair", number=2, reason="node a was late")
+        ended = ctl("apply", str(flow_file))
+        assert ended.code == 1
+        assert "nothing was touched: node a was late" in ended.err
+        assert ended.out == ""
+
+
+class TestRollout:
+    REVISIONS = (
+        {"number": 1, "unix_ns": 1, "outcome": "submitted", "current": True, "why": "", "change": {}},
+        {
+            "number": 2,
+            "unix_ns": 2,
+            "outcome": "preparing",
+            "current": False,
+            "why": "",
+            "change": TestDiff.FOUND,
+        },
+    )
+    NOW: ClassVar = {"flow": "pair", "number": 2, "step": "preparing", "waits_for": ["a"], "why": ""}
+
+    def test_status_tells_how_far_it_is_and_what_it_changes(self, ctl: Any, daemon: Any) -> None:
+        found = {"flow": "pair", "state": "running", "current": 1, "revisions": [*self.REVISIONS], "rollout": self.NOW}
+        daemon.answers["rollouts"] = found
+        ended = ctl("rollout", "status", "pair")
+        assert ended.out.splitlines()[:3] == ["pair roll-out 2 preparing", "  waits for a", "  ~ node a"]
+
+    def test_status_of_a_flow_that_was_never_changed(self, ctl: Any, daemon: Any) -> None:
+        daemon.answers["rollouts"] = {
+            "flow": "pair",
+            "state": "running",
+            "current": 1,
+            "revisions": [],
+            "rollout": None,
+        }
+        assert ctl("rollout", "status", "pair").out == "pair is as it was submitted\n"
+
+    def test_history_lists_every_revision_and_marks_the_present_one(self, ctl: Any, daemon: Any) -> None:
+        found = {"flow": "pair", "state": "running", "current": 1, "revisions": [*self.REVISIONS], "rollout": self.NOW}
+        daemon.answers["rollouts"] = found
+        rows = [line.split() for line in ctl("rollout", "history", "pair").out.splitlines()]
+        assert rows[1][0] == "1*"
+        assert rows[1][-2:] == ["submitted", "-"]
+        assert " ".join(rows[2][3:]) == "preparing changed node a, added node c, removed route r"
+
+    def test_undo_goes_back_as_far_as_it_is_told(self, ctl: Any, daemon: Any) -> None:
+        daemon.answers["undo"] = ROLLED_OUT
+        assert ctl("rollout", "undo", "pair", "--to", "1", "--no-wait").code == 0
+        ((_, args),) = daemon.calls
+        assert (args["flow"], args["to"], args["wait"]) == ("pair", 1, False)
+
+    def test_undo_says_when_there_is_nothing_to_go_back_to(self, ctl: Any, daemon: Any) -> None:
+        daemon.answers["undo"] = error("revision-not-found", flow="pair", number=7)
+        ended = ctl("rollout", "undo", "pair")
+        assert ended.code == 1
+        assert "no revision 7" in ended.err
 
 
 class TestSubmit:

@@ -1,0 +1,149 @@
+"""Applying a flow to the one that runs under its name: what is refused, what is begun, and the way back.
+
+Refused is by name and before anything is touched: what a running flow cannot become, and what a worker does not know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from chronetixd.core import rollout as core
+from chronetixd.core.change import Change, compare, described
+from chronetixd.core.flow_words import FlowState
+from chronetixd.flowrun import FlowRun
+from chronetixd.flows import Flows, invalid, validate
+from chronetixd.plan import Plan, make_plan
+from chronetixd.rollout import Rollout
+from chronetixd.services import Services
+from protocol import cbor
+from protocol.contract import Flow, Problem
+from protocol.errors import error
+from protocol.messages import HANDOVER
+from protocol.nearest import nearest
+
+CALLED_BACK = "it was called back"
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """``rollout`` is None when nothing differs."""
+
+    run: FlowRun
+    change: Change
+    rollout: Rollout | None
+    warnings: list[Problem]
+
+
+class Rollouts:
+    """Of all flows."""
+
+    def __init__(self, flows: Flows, services: Services) -> None:
+        self._flows = flows
+        self._services = services
+
+    def apply(
+        self,
+        raw: Mapping[str, Any],
+        name: str | None,
+        bindings: Mapping[str, str],
+        base_dir: str,
+        replace: Collection[str] = (),
+        ready_ns: int | None = None,
+    ) -> Applied:
+        """Begin to make the flow that runs under ``name`` the one that ``raw`` is. Raises ChronetixError
+        ``flow-invalid``, ``flow-not-found``, ``flow-not-running``, ``rollout-under-way``, ``change-refused``,
+        ``node-not-found``, ``bad-argument``, ``journal-unusable``, ``daemon-stopping``; nothing has changed then."""
+        if self._flows.stopping:
+            raise error("daemon-stopping")
+        checked = validate(raw, bindings, base_dir)
+        shown = name or str(raw.get("name") or "")
+        if checked.flow is None:
+            raise invalid(shown or "without a name", checked.problems)
+        if not shown:
+            raise error("bad-argument", argument="name", verb="apply", reason="neither it nor the flow says which flow")
+        run = self._flows.find(shown)
+        if run.state is not FlowState.RUNNING or run.home is not None:
+            raise error("flow-not-running", flow=run.name, state=str(run.state))
+        if run.rollout is not None and not run.rollout.over:
+            raise error("rollout-under-way", flow=run.name, step=str(run.rollout.machine.step))
+        for node in replace:
+            if node not in run.plan.nodes:
+                raise error("node-not-found", flow=run.name, node=node, nearest=nearest(node, run.plan.nodes))
+        plan = make_plan(run.name, checked.flow, base_dir)
+        change = compare(run.plan.flow, checked.flow, (run.plan.base_dir, base_dir), replace)
+        refused = next(refusals(run, change), None)
+        if refused is not None:
+            raise error("change-refused", flow=run.name, reason=refused)
+        if not (change or change.notes or flow_options(run.plan.flow) != flow_options(checked.flow)):
+            return Applied(run, change, None, checked.warnings)
+        rollout = self._begin(run, plan, change, raw, bindings, base_dir, ready_ns)
+        return Applied(run, change, rollout, checked.warnings)
+
+    def _begin(
+        self,
+        run: FlowRun,
+        plan: Plan,
+        change: Change,
+        raw: Mapping[str, Any],
+        bindings: Mapping[str, str],
+        base_dir: str,
+        ready_ns: int | None,
+    ) -> Rollout:
+        revisions = self._flows.revisions(run.name)
+        stored = revisions.plan(self._flows.stored(run.name), raw, bindings, base_dir, described(change))
+        number = stored.number
+
+        def commit() -> None:
+            self._flows.revised(revisions.committed(number, self._flows.stored(run.name)))
+
+        def end(step: core.Step, why: str) -> None:
+            revisions.ended(number, OUTCOMES[step], why)
+
+        ready = self._flows.limits.start_ns if ready_ns is None else ready_ns
+        rollout = Rollout(run, self._services, plan, change, number, ready, commit, end)
+        run.roll_out(rollout)
+        return rollout
+
+    def undo(self, name: str, to: int | None, ready_ns: int | None) -> Applied:
+        """Call a roll-out back that has touched nothing yet, or else begin to go back to the revision ``to``, by
+        default the one before the present. Raises ChronetixError ``revision-not-found``, else as :meth:`apply`."""
+        run = self._flows.find(name)
+        rollout = run.rollout
+        if to is None and rollout is not None and not rollout.over and rollout.call_back(CALLED_BACK):
+            return Applied(run, rollout.change, rollout, [])
+        back = self._flows.revisions(run.name).before(to)
+        if back is None:
+            raise error("revision-not-found", flow=run.name, number=to or "before the present one")
+        raw = cbor.loads(back.contract)
+        return self.apply(raw, run.name, back.bindings, back.base_dir, ready_ns=ready_ns)
+
+
+OUTCOMES: dict[core.Step, Any] = {
+    core.Step.DONE: "done",
+    core.Step.ROLLED_BACK: "rolled-back",
+    core.Step.ENDED: "ended",
+}
+
+
+def flow_options(flow: Flow) -> dict[str, Any]:
+    """What of a flow is neither a node nor a route."""
+    return {name: value for name, value in flow.raw.items() if name not in ("manifests", "routes", "name")}
+
+
+def refusals(run: FlowRun, change: Change) -> Iterator[str]:
+    """What a running flow cannot become, in words."""
+    for each in change.nodes:
+        if each.kind != "changed":
+            yield f"node {each.name!r} would be {each.kind}"
+    for each in change.routes:
+        yield f"route {each.name!r} would be {each.kind}"
+    yield from _unable(run, (each.name for each in change.nodes if each.kind == "changed"))
+
+
+def _unable(run: FlowRun, nodes: Iterable[str]) -> Iterator[str]:
+    for node in nodes:
+        worker = run.workers.get(node)
+        if worker is not None and worker.alive and HANDOVER not in worker.features:
+            yield f"the worker of node {node!r} cannot leave its place to another one: it does not know 'handover'"
