@@ -191,15 +191,15 @@ class TestWhatComesOut:
         """Each has copied all of its predecessor's stamps, or died while it did."""
         length = 16
         said, last = [0] * length, 0
-        found = {}
+        lives = []
         for incarnation in range(data.draw(st.integers(1, 5))):
             copied = data.draw(st.integers(0, length)) if incarnation else length
             own = said[:copied] + [0] * (length - copied)
             if own == said:
                 own = [mine + data.draw(st.integers(0, 3)) * 16 for mine in own]
                 said, last = own, incarnation
-            found[Key("b", "credit", incarnation, "r")] = credit(own)
-        kept = Kept(found)
+            lives.append(own)
+        kept = Kept({Key("b", "credit", incarnation, "r"): credit(own) for incarnation, own in enumerate(lives)})
         chosen = kept.credit("r", 0)
         assert chosen is not None
         assert chosen[0].incarnation == last or credit_words(chosen[1]) == said
