@@ -114,6 +114,9 @@ class Worker:
         self._signals = 0
         self._air: AsyncRun | None = None
         self._interruptible = True
+        self._ended_by: BaseException | None = None
+        """Kept until the inputs are abandoned: with it go the frames that were worked on, and with these their credits,
+        as if they had been done with."""
 
     def run(self) -> int:
         """The exit code, after everything was sent. Raises nothing that a plugin or the daemon may cause."""
@@ -127,6 +130,7 @@ class Worker:
         finally:
             _current = None
             self._close(orderly=code == OK)
+            self._ended_by = None
             if before:
                 _put_back(before)
 
@@ -146,11 +150,14 @@ class Worker:
         try:
             return self._live()
         except DaemonGone as reason:
+            self._ended_by = reason
             print(f"chronetix worker: {reason}; stopping", file=sys.stderr)
             return DAEMON_GONE
-        except Interrupted:
+        except Interrupted as reason:
+            self._ended_by = reason
             return TERMINATED
         except BaseException as reason:
+            self._ended_by = reason
             return self._report(reason)
 
     def _live(self) -> int:

@@ -422,8 +422,8 @@ class Consumer:
     def close(self) -> None:
         """Detach: the producer gets RouteClosed. Held frames stay readable. Idempotent."""
     def abandon(self) -> None:
-        """From now on dropping it does not detach: it leaves what a death leaves, and the producer waits for a
-        successor."""
+        """Leave it as a death would, from now on: dropping it does not detach, dropping a frame returns nothing, the
+        producer waits for a successor, and that one gets what was not returned."""
 
 @final
 class Inlet:

@@ -74,7 +74,7 @@ void native_batch_origin(PyObject *batch, struct chx_tags *tags) {
 static void batch_return(Batch *self) {
     if (self->state == BATCH_RETURNED) return;
     self->state = BATCH_RETURNED;
-    if (self->copy || self->consumer->owner != native_process()) return;
+    if (self->copy || !native_consumer_returns(self->consumer)) return;
     chx_consumer_return_run(&self->consumer->end, self->taken, self->frames);
     native_consumer_returned(self->consumer);
 }

@@ -236,7 +236,8 @@ static PyMethodDef consumer_methods[] = {
     {"close", (PyCFunction)consumer_close, METH_NOARGS,
      "Detach: the producer gets RouteClosed. Held frames stay readable. Idempotent."},
     {"abandon", (PyCFunction)consumer_abandon, METH_NOARGS,
-     "Dropping it does not detach from now on: the producer waits for a successor."},
+     "Leave it as a death would, from now on: dropping it does not detach, dropping a frame returns nothing; a successor "
+     "gets what was not returned."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -61,7 +61,7 @@ static void frame_return(Frame *self) {
     self->state = FRAME_RETURNED;
     if (self->batch) {
         native_batch_unpin(self->batch);
-    } else if (!self->copy && self->consumer->owner == native_process()) {
+    } else if (!self->copy && native_consumer_returns(self->consumer)) {
         chx_consumer_return(&self->consumer->end, self->taken.stamp);
         native_consumer_returned(self->consumer);
     }

@@ -174,6 +174,10 @@ PyObject *native_frame_new(Consumer *consumer, const struct chx_taken *taken, ui
 PyObject *native_frame_copied(Consumer *consumer, const struct chx_taken *taken, uint32_t port, void *copy);
 int native_consumer_ended(Consumer *self);
 void native_consumer_drained(Consumer *self);
+/* May frames be given back by this process? What is abandoned stays as it is, for a successor. */
+static inline int native_consumer_returns(const Consumer *self) {
+    return self->owner == native_process() && !self->abandoned;
+}
 /* Frames were given back. */
 static inline void native_consumer_returned(Consumer *self) {
     if (self->left) native_consumer_drained(self);

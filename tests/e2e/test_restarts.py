@@ -199,6 +199,14 @@ def test_a_plugin_that_raises_is_restarted_and_the_frame_comes_again(line: Line)
     line.check()
 
 
+@pytest.mark.parametrize("entry", ["CannotSend", "CannotSendAsync"])
+def test_a_frame_whose_result_could_not_be_sent_comes_again(entry: str, line: Line) -> None:
+    line.start(map=entry, map_fields={"params": {"lives": 2}, "qos": {"max_inflight": 4}})
+    line.restarted("map", 2)
+    line.stop()
+    line.check()
+
+
 def test_a_node_that_fails_too_often_fails_the_flow_and_says_how_often_and_why(line: Line) -> None:
     line.start(map="FailsAtFirst", restart={"policy": "transient", "max": 2, "backoff_ms": 1}, wait="accepted")
     events = line.until("flow-failed")

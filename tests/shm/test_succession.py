@@ -440,3 +440,15 @@ def test_a_ring_that_cannot_have_been_left_is_refused(forge: Forge, slot: int, w
             shm.remains(ring.fd)
     with pytest.raises(shm.PeerFault, match="not a ring"):
         shm.remains(forge.credit(4).fd)
+
+
+@pytest.mark.parametrize("batch", [False, True])
+def test_what_is_dropped_after_an_end_was_abandoned_is_not_given_back(batch: bool, route, heir):
+    """A worker that fails lets go of what it had in hand, and its successor has to get it."""
+    for i in range(3):
+        route.outlet.send(b"%d" % i)
+    held = route.inlet.take_many(2) if batch else [route.take(), route.take()]
+    route.consumer.abandon()
+    del held
+    _, inlet = heir(route)
+    assert drain(inlet) == [(0, b"0", True), (1, b"1", True), (2, b"2", False)]

@@ -61,6 +61,25 @@ class FailsAtFirst:
         return bytes(frame)
 
 
+class CannotSend:
+    """Map: in its first ``lives`` incarnations, what it makes of its third frame is nothing that can be sent."""
+
+    def __init__(self, ctx):
+        self.seen = 0
+        self.fails = ctx.incarnation < ctx.params["lives"]
+
+    def on_frame(self, frame, ctx):
+        self.seen += 1
+        return object() if self.seen == 3 and self.fails else bytes(frame)
+
+
+class CannotSendAsync(CannotSend):
+    """The same, with several frames in hand at once."""
+
+    async def on_frame(self, frame, ctx):
+        return super().on_frame(frame, ctx)
+
+
 class Hangs:
     """Map: in its first life, one frame never ends; the others are worked on for a while each."""
 
