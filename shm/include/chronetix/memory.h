@@ -109,7 +109,7 @@ static inline enum chx_status chx_memory_create(const char *name, uint64_t size,
     char path[CHX_NAME_MAX];
     int sealed = chx_sealed();
     *map = (struct chx_map){.size = size, .fd = sealed ? chx_memfd(name) : chx_named_create(path)};
-    if (map->fd < 0) return CHX_SYSTEM;
+    if (map->fd < 0) return errno == ENOSPC || errno == ENOMEM ? CHX_NO_MEMORY : CHX_SYSTEM;
     int error = chx_memory_fill(map, populate, sealed ? NULL : path);
     if (!error) return CHX_OK;
     if (!sealed && !map->guard) unlink(path);
