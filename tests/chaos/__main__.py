@@ -1,0 +1,163 @@
+"""``python -m tests.chaos``: a storm over a real daemon and flows whose every frame is accounted for.
+
+A seed gives the plan, step by step; after each step the same invariants are looked at (invariants.py). A step that
+breaks one ends the storm: seed, step and the plan so far are shown, and the folder with all logs and ledgers is kept.
+``--seed N --step K`` plays that step alone, ``--seed N --steps K+1`` all up to it. What is replayed is what the storm
+does; when exactly the machine does its part is not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from protocol.errors import ChronetixError
+from tests.chaos import invariants, plan
+from tests.chaos.caller import Caller
+from tests.chaos.flows import FLOWS
+from tests.chaos.scenarios import ALL
+from tests.chaos.world import Violation, World
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """0 after a storm that changed nothing, 1 after a violation."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.chaos", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seed", type=int, help="of the plan (default: a new one)")
+    parser.add_argument("--seconds", type=float, default=60.0, help="begin no step after so many (default 60)")
+    parser.add_argument("--steps", type=int, help="so many steps, instead of --seconds")
+    parser.add_argument("--step", type=int, help="this step of the seed's plan alone")
+    parser.add_argument("--only", action="append", choices=sorted(ALL), help="only steps of this scenario, repeatable")
+    parser.add_argument("--plan", action="store_true", help="show the plan of --steps, and do nothing")
+    parser.add_argument("--keep", action="store_true", help="keep the folder in any case")
+    options = parser.parse_args(argv)
+    seed = random.randrange(2**32) if options.seed is None else options.seed
+    if options.plan:
+        for number in range(options.steps or len(ALL)):
+            print(plan.step(seed, number, ALL, list(FLOWS)).line())
+        return 0
+    folder = Path(tempfile.mkdtemp(prefix="chronetix-storm-"))
+    print(f"seed {seed}, pid {os.getpid()}, folder {folder}", flush=True)
+    storm = Storm(World(folder), seed, options.only or list(ALL))
+    violation = storm.run(numbers(options), options.seconds if options.steps is None else None)
+    storm.report()
+    if violation:
+        print(f"\nVIOLATED: {violation}", file=sys.stderr)
+        print(
+            f"seed {seed}, step {storm.played[-1].number if storm.played else '-'}; the plan so far:", file=sys.stderr
+        )
+        print("\n".join(step.line() for step in storm.played), file=sys.stderr)
+        print(f"again: python -m tests.chaos --seed {seed} --step K, or --steps K+1; kept: {folder}", file=sys.stderr)
+    elif not options.keep:
+        shutil.rmtree(folder)
+    return 1 if violation else 0
+
+
+def numbers(options: argparse.Namespace) -> Iterator[int]:
+    """Of the steps to play."""
+    if options.step is not None:
+        yield options.step
+        return
+    number = 0
+    while options.steps is None or number < options.steps:
+        yield number
+        number += 1
+
+
+class Storm:
+    """Plays steps of the plan of ``seed`` over ``world``; those of ``scenarios`` only."""
+
+    def __init__(self, world: World, seed: int, scenarios: Sequence[str]) -> None:
+        self.world = world
+        self.seed = seed
+        self.played: list[plan.Step] = []
+        self.skipped: dict[str, str] = {}
+        self._scenarios = scenarios
+        self._caller: Caller | None = None
+        self._seconds: dict[str, list[float]] = {}
+        self._frames: Counter[str] = Counter()
+
+    def run(self, numbers: Iterator[int], seconds: float | None) -> str:
+        """Play; what was violated, or nothing."""
+        world = self.world
+        try:
+            world.begin()
+            self._caller = Caller(world.socket, list(FLOWS))
+            base = invariants.baseline(world)
+            give_up = None if seconds is None else time.monotonic() + seconds
+            for number in numbers:
+                if give_up is not None and time.monotonic() > give_up:
+                    break
+                self._play(plan.step(self.seed, number, ALL, list(FLOWS)), base)
+            self._caller.close()
+            world.end()
+            left = [str(pid) for pid in invariants.processes.of_token(world.token) if pid != os.getpid()]
+            if left:
+                return f"processes {left} outlived the daemon's orderly end"
+        except (Violation, ChronetixError, OSError) as reason:
+            return f"{type(reason).__name__}: {reason}"
+        finally:
+            if self._caller is not None:
+                self._caller.close()
+            world.close()
+        return ""
+
+    def _play(self, step: plan.Step, base: invariants.Baseline) -> None:
+        scenario = ALL[step.scenario]
+        if step.scenario not in self._scenarios or step.scenario in self.skipped:
+            return
+        if why := scenario.impossible(self.world):
+            self.skipped[step.scenario] = why
+            return
+        assert self._caller is not None
+        self.played.append(step)
+        with (self.world.folder / "plan.jsonl").open("a") as file:
+            file.write(step.line() + "\n")
+        begun = time.monotonic()
+        scenario.act(self.world, step.args)
+        acted = time.monotonic()
+        self.world.settle(scenario.may_fail, scenario.measured, scenario.may_break)
+        settled = time.monotonic()
+        invariants.check(self.world, self._caller, base)
+        self.world.renew(step.renew)
+        if step.renew:
+            self.world.settle()
+        took = time.monotonic() - begun
+        self._seconds.setdefault(step.scenario, []).append(took)
+        parts = f"acted {acted - begun:.2f} settled {settled - acted:.2f} checked {took + begun - settled:.2f}"
+        print(f"step {step.number} {step.scenario}: {took:.2f} s ({parts}) {json.dumps(step.args)}", flush=True)
+
+    def report(self) -> None:
+        """What it was."""
+        world, caller = self.world, self._caller
+        print(f"\n{len(self.played)} steps; {world.renewed} flows drained and submitted anew")
+        if world.broken:
+            print(f"  the daemon gave up {world.broken} times, as it may, and was started again")
+        for name, seconds in sorted(self._seconds.items()):
+            print(f"  {name}: {len(seconds)} times, {statistics.median(seconds):.2f} s in the median")
+        for name, why in self.skipped.items():
+            print(f"  {name}: skipped, {why}")
+        for text in world.failed:
+            print(f"  failed as it may: {text}")
+        for name, ms in sorted(world.recoveries.items()):
+            middle, most = statistics.median(ms), max(ms)
+            print(
+                f"  {name} killed {len(ms)} times: first frame after {middle:.1f} ms in the median, {most:.1f} at most"
+            )
+        if caller is not None:
+            print(f"  calls: {caller.ended} ended, {caller.failed} of them failed, {caller.cut} with their connection")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

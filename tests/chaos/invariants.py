@@ -1,0 +1,204 @@
+"""What holds after every scenario, however it was: each check looks once and says what is not so.
+
+What may still be on its way (a process that is just dying, a spare that is being forked) is looked at again until it is
+right or LONGEST_S have passed; what was lost or repeated is so at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from chronetixd.cgroups import base_name, find_place
+from shm.names import abandoned
+from tests.chaos import processes
+from tests.chaos.caller import Caller
+from tests.chaos.world import LONGEST_S, ROOT, Violation, World
+
+SLACK_BYTES = 32 << 20
+"""By which the daemon's memory may differ from the baseline: allocators keep some, rings of records fill up."""
+
+ROOM = {"chronetix-arena": 8, "chronetix-credit": 11}
+"""More descriptors than at the baseline: memory of a node breathes, and is given back after some seconds."""
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """How it was before the storm."""
+
+    daemon: Counter[str]
+    workers: dict[tuple[str, str], Counter[str]]
+    rss_bytes: int
+    names: frozenset[str]
+
+
+def baseline(world: World) -> Baseline:
+    """As it is now, once it stands still."""
+    before: list[Counter[str]] = []
+
+    def still() -> bool:
+        now = [processes.descriptors(pid) for pid in (world.pid, *world.pids().values())]
+        same = now == before
+        before[:] = now
+        return same and not processes_of(world)
+
+    if not world.wait(still):
+        raise Violation(f"it does not come to rest: {processes_of(world)}")
+    workers = {key: processes.descriptors(pid) for key, pid in world.pids().items()}
+    rss = processes.memory(world.pid)
+    return Baseline(processes.descriptors(world.pid), workers, rss, frozenset(abandoned()))
+
+
+def check(world: World, caller: Caller, base: Baseline) -> None:
+    """All of them. Raises Violation with everything that does not hold."""
+    wrong: list[str] = []
+    for look in (arrived, ended(caller), credits, listed):
+        wrong += look(world)
+    later: list[Callable[[World], list[str]]] = [processes_of, descriptors(base), memory(base), leftovers(base)]
+    for again in later:
+        last: list[str] = []
+
+        def right(look: Callable[[World], list[str]] = again, last: list[str] = last) -> bool:
+            processes.reap(world.pid)
+            last[:] = look(world)
+            return not last
+
+        world.wait(right, LONGEST_S / 2)
+        wrong += last
+    if wrong:
+        raise Violation("; ".join(wrong))
+
+
+def arrived(world: World) -> list[str]:
+    """No committed frame is lost, none came again without a mark, all came in order; requests ended once."""
+    for watch in world.watches.values():
+        watch.read()
+    return [text for watch in world.watches.values() for text in watch.complaints]
+
+
+def ended(caller: Caller) -> Callable[[World], list[str]]:
+    """Every call ended once."""
+    return lambda _world: list(caller.complaints)
+
+
+def credits(world: World) -> list[str]:
+    """No route has more frames under way than credits, nor fewer than none; nothing is counted as lost on ``block``."""
+    wrong = []
+    with world.client() as client:
+        for flow in world.watches:
+            for route in client.call("describe", flow=flow)["routes"]:
+                stats = route["stats"]
+                if stats is None:
+                    wrong.append(f"{flow}: route {route['id']} has no counters")
+                    continue
+                lost = {why: count for why, count in stats["drops"].items() if count}
+                if not 0 <= stats["outstanding"] <= route["buffer"] and route["policy"] != "latest":
+                    wrong.append(f"{flow}: route {route['id']}: {stats['outstanding']} of {route['buffer']} under way")
+                if route["policy"] == "block" and lost:
+                    wrong.append(f"{flow}: route {route['id']} lost {lost}")
+    return wrong
+
+
+def listed(world: World) -> list[str]:
+    """``chronetixctl ls`` answers, and knows all flows."""
+    command = [sys.executable, "-m", "chronetixd.cli", "--socket", str(world.socket), "ls", "-o", "json"]
+    told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=LONGEST_S)
+    if told.returncode != 0:
+        return [f"chronetixctl ls ended with {told.returncode}: {told.stderr}"]
+    names = {flow["name"]: flow["state"] for flow in json.loads(told.stdout)["flows"]}
+    return [f"chronetixctl ls does not show that {name} runs" for name in world.watches if names.get(name) != "running"]
+
+
+def processes_of(world: World) -> list[str]:
+    """Daemon, launcher, workers, spares, and nobody else; no zombies; a control group for each worker and no other."""
+    wrong = []
+    with world.client() as client:
+        workers = {node["pid"]: key for key, node in world.workers(client).items()}
+        told = client.call("version")["spares"]
+    spares, launcher = set(told["pids"]), world.launcher()
+    if len(spares) != told["wanted"]:
+        wrong.append(f"{len(spares)} of {told['wanted']} spares")
+    if not launcher:
+        wrong.append("no launcher")
+    expected = {world.pid, launcher, *workers, *spares}
+    there = processes.of_token(world.token)
+    wrong += [f"stray process {_named(pid)}" for pid in sorted(there - expected - {os.getpid()})]
+    wrong += [f"process {pid} {workers.get(pid, '')} is gone" for pid in sorted(expected - there - {0})]
+    parents = {world.pid, os.getpid(), launcher} - {0}
+    wrong += [f"zombie {pid}" for pid in sorted(processes.zombies(parents) & _still(world))]
+    return wrong + _groups(world, set(workers) | spares)
+
+
+def _still(world: World) -> set[int]:
+    """Zombies that we are not about to reap ourselves."""
+    processes.reap(world.pid)
+    return processes.zombies({world.pid, os.getpid()})
+
+
+def _named(pid: int) -> str:
+    try:
+        return f"{pid} ({Path(f'/proc/{pid}/cmdline').read_bytes().replace(bytes(1), b' ').decode()[:80]})"
+    except OSError:
+        return f"{pid} (gone)"
+
+
+def _groups(world: World, pids: set[int]) -> list[str]:
+    """Leaves without a process that we know."""
+    place = find_place("auto").group
+    base = None if place is None else place / base_name(str(world.state))
+    if base is None or not base.is_dir():
+        return []
+    wrong = []
+    for leaf in base.iterdir():
+        if leaf.is_dir() and leaf.name != "daemon":
+            inside = {int(pid) for pid in (leaf / "cgroup.procs").read_text().split()}
+            if not inside & pids:
+                wrong.append(f"control group {leaf.name} is left, with {sorted(inside) or 'nothing'} in it")
+    return wrong
+
+
+def descriptors(base: Baseline) -> Callable[[World], list[str]]:
+    """As many descriptors of each kind as before, in the daemon and in every worker."""
+
+    def look(world: World) -> list[str]:
+        wrong = compared("the daemon", base.daemon, processes.descriptors(world.pid))
+        for key, pid in world.pids().items():
+            wrong += compared("/".join(key), base.workers[key], processes.descriptors(pid))
+        return wrong
+
+    return look
+
+
+def compared(who: str, before: Counter[str], now: Counter[str]) -> list[str]:
+    wrong = []
+    for kind in sorted(set(before) | set(now)):
+        if now[kind] > before[kind] + ROOM.get(kind, 0):
+            wrong.append(f"{who} has {now[kind]} descriptors of {kind}, it had {before[kind]}")
+    return wrong
+
+
+def memory(base: Baseline) -> Callable[[World], list[str]]:
+    """The daemon is about as large as before."""
+
+    def look(world: World) -> list[str]:
+        rss = processes.memory(world.pid)
+        grown = rss - base.rss_bytes > SLACK_BYTES
+        return [f"the daemon has {rss >> 20} MiB, it had {base.rss_bytes >> 20}"] if grown else []
+
+    return look
+
+
+def leftovers(base: Baseline) -> Callable[[World], list[str]]:
+    """No named segment of a dead maker, no damaged file."""
+
+    def look(world: World) -> list[str]:
+        wrong = [f"segment {name} is left in /dev/shm" for name in set(abandoned()) - base.names]
+        return wrong + [f"{path.name} in the state folder" for path in world.state.glob("*damaged*")]
+
+    return look

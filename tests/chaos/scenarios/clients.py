@@ -1,0 +1,160 @@
+"""Clients that do what no client should: garbage, half frames, descriptors, silence, and ten thousand at once."""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import resource
+import socket
+import struct
+import time
+from collections import deque
+from contextlib import ExitStack, suppress
+
+from protocol import messages as wire
+from protocol.framing import encode
+from tests.chaos import processes
+from tests.chaos.flows import FLOWS
+from tests.chaos.plan import Args
+from tests.chaos.scenarios.scenario import Scenario
+from tests.chaos.world import Violation, World
+
+HELLO = encode(wire.Hello(protocol=[1], role="client", pid=1))
+GARBAGE = ("random", "flipped", "oversized", "cut", "descriptors", "nested", "worker", "half-closed")
+
+
+def _connected(world: World) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX)
+    sock.settimeout(10)
+    sock.connect(str(world.socket))
+    return sock
+
+
+def _garbage(world: World, args: Args) -> None:
+    """Each of its own kind; whatever is answered is read to its end."""
+    chance = random.Random(args["seed"])
+    with ExitStack() as stack:
+        socks = []
+        for kind in args["kinds"]:
+            sock = stack.enter_context(_connected(world))
+            with suppress(BrokenPipeError, ConnectionResetError, TimeoutError):
+                _throw(sock, kind, chance)
+            socks.append(sock)
+        for sock in socks:
+            with suppress(OSError):
+                sock.shutdown(socket.SHUT_WR)
+                while sock.recv(65536):
+                    pass
+
+
+def _throw(sock: socket.socket, kind: str, chance: random.Random) -> None:
+    call = encode(wire.Call(id=1, verb="describe", args={"flow": chance.choice(sorted(FLOWS))}))
+    match kind:
+        case "random":
+            sock.sendall(chance.randbytes(chance.randint(1, 20_000)))
+        case "flipped":
+            sock.sendall(_flipped(HELLO + call * 20, chance))
+        case "oversized":
+            sock.sendall(HELLO + struct.pack(">I", chance.choice([2**32 - 1, 2**31, wire.MAX_FRAME + 1])) + b"x" * 100)
+        case "cut":
+            sock.sendall((HELLO + call)[: chance.randint(1, len(HELLO + call) - 1)])
+        case "descriptors":
+            with open(os.devnull, "rb") as file:
+                socket.send_fds(sock, [HELLO + call], [file.fileno()] * chance.randint(1, 200))
+        case "nested":
+            body = b"\x81" * chance.randint(10, 100_000)
+            sock.sendall(HELLO + struct.pack(">I", len(body)) + body)
+        case "worker":
+            hello = wire.Hello(protocol=[1], role="worker", features=[wire.REATTACH], pid=os.getpid())
+            sock.sendall(encode(hello) + _flipped(call, chance))
+        case "half-closed":
+            sock.sendall(HELLO + call * 5)
+            sock.shutdown(socket.SHUT_WR)
+
+
+def _flipped(data: bytes, chance: random.Random) -> bytes:
+    changed = bytearray(data)
+    for _ in range(chance.randint(1, 8)):
+        changed[chance.randrange(len(changed))] ^= 1 << chance.randrange(8)
+    return bytes(changed)
+
+
+def _slow(world: World, args: Args) -> None:
+    """Some send a byte now and then, some ask for everything and read nothing, some say nothing at all."""
+    call = encode(wire.Call(id=1, verb="logs", args={"follow": True}))
+    greedy = b"".join(encode(wire.Call(id=n, verb="describe", args={"flow": "diamond"})) for n in range(1, 60))
+    with ExitStack() as stack:
+        trickling = [stack.enter_context(_connected(world)) for _ in range(args["trickling"])]
+        deaf = [stack.enter_context(_connected(world)) for _ in range(args["deaf"])]
+        for _ in range(args["silent"]):
+            stack.enter_context(_connected(world))
+        for sock in deaf:
+            sock.setblocking(False)
+            with suppress(OSError):
+                sock.sendall(HELLO + call.replace(b"\x01", b"\x01") + greedy)
+        for byte in HELLO[: args["bytes"]]:
+            for sock in tuple(trickling):
+                try:
+                    sock.send(bytes([byte]))
+                except OSError:
+                    trickling.remove(sock)
+            time.sleep(0.01)
+
+
+def _many(world: World, args: Args) -> None:
+    """Ten thousand connections, as many at once as we can have; the daemon has few descriptors. Who is refused is told
+    or cut off, and who asks on a connection that was there before gets his answer."""
+    before = resource.prlimit(world.pid, resource.RLIMIT_NOFILE)
+    limit = sum(processes.descriptors(world.pid).values()) + args["room"]
+    held: deque[socket.socket] = deque()
+    made = refused = 0
+    try:
+        with world.client() as old:
+            resource.prlimit(world.pid, resource.RLIMIT_NOFILE, (limit, before[1]))
+            while made + refused < args["connects"]:
+                sock = socket.socket(socket.AF_UNIX)
+                sock.setblocking(False)
+                try:
+                    sock.connect(str(world.socket))
+                    made += 1
+                    held.append(sock)
+                except OSError as reason:
+                    sock.close()
+                    if reason.errno != errno.EAGAIN:
+                        raise Violation(f"connecting failed with {reason}") from None
+                    refused += 1
+                    if held:
+                        held.popleft().close()
+                if len(held) > args["abreast"]:
+                    held.popleft().close()
+                if (made + refused) % 1000 == 0:
+                    old.call("list", timeout=30)
+    finally:
+        for sock in held:
+            sock.close()
+        resource.prlimit(world.pid, resource.RLIMIT_NOFILE, before)
+
+
+SCENARIOS = (
+    Scenario(
+        "garbage",
+        lambda chance: {"kinds": chance.choices(GARBAGE, k=chance.randint(5, 40)), "seed": chance.randrange(2**32)},
+        _garbage,
+    ),
+    Scenario(
+        "slow-clients",
+        lambda chance: {
+            "trickling": chance.randint(1, 20),
+            "deaf": chance.randint(1, 10),
+            "silent": chance.randint(1, 20),
+            "bytes": chance.randint(10, 40),
+        },
+        _slow,
+    ),
+    Scenario(
+        "ten-thousand-connects",
+        lambda chance: {"connects": 10_000, "abreast": chance.choice([50, 300]), "room": chance.choice([2, 20, 100])},
+        _many,
+    ),
+)

@@ -1,0 +1,385 @@
+"""The world that storms pass over: one real daemon on a small file system of its own, and flows that run for ever.
+
+Everything in it carries a token in its environment, so that whoever is there can be told from everybody else. Orphans
+come to this process, as they would to init.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from chronetixd.cli.client import Client
+from chronetixd.daemon import EXIT_BROKEN
+from protocol.errors import ChronetixError
+from tests.chaos import processes
+from tests.chaos.flows import FLOWS, PLUGINS, FlowKind
+from tests.chaos.ledgers import Arrival, Arrivals, Ledger, Requests, arrival
+from tests.chaos.weather import Weather
+from tests.e2e.supervisor import Supervisor
+
+ROOT = Path(__file__).parents[2]
+Map = dict[str, Any]
+DISK = "16m"
+"""Size of the file system with the state folder."""
+LONGEST_S = 60.0
+"""For anything that is to happen: a watchdog, not a measure."""
+SETTINGS = {"spares": "4", "connect_rate": "100000", "frame_timeout": "0.5", "hello_timeout": "0.5"}
+
+
+class Violation(Exception):
+    """An invariant does not hold."""
+
+
+@dataclass
+class Watch:
+    """A flow that runs, with what its ledgers have told so far."""
+
+    kind: FlowKind
+    ledgers: list[Ledger]
+    arrivals: dict[str, Arrivals]
+    requests: Requests
+    last: dict[str, Arrival] = field(default_factory=dict)
+
+    def read(self) -> list[Arrival]:
+        """Take the news in; the frames among them."""
+        frames = []
+        for ledger in self.ledgers:
+            for words in ledger.news():
+                if words[0] == "F":
+                    frame = arrival(words)
+                    self.arrivals[frame.route].arrive(frame)
+                    self.last[frame.route] = frame
+                    frames.append(frame)
+                elif words[0] == "B":
+                    for arrivals in self.arrivals.values():
+                        if arrivals.promise.node == ledger.path.name.split(".")[1]:
+                            arrivals.begin()
+                else:
+                    self.requests.line(words)
+        return frames
+
+    @property
+    def complaints(self) -> list[str]:
+        """What is not as it was promised."""
+        found = [text for arrivals in self.arrivals.values() for text in arrivals.complaints]
+        return [f"{self.kind.name}: {text}" for text in [*found, *self.requests.complaints]]
+
+
+@dataclass(frozen=True)
+class Kill:
+    """A worker that was killed: its recovery is measured."""
+
+    flow: str
+    node: str
+    life: int
+    at_ns: int
+
+
+class World:
+    """Use as a context: a private mount namespace if we may, the daemon, all flows."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.token = secrets.token_hex(8)
+        self.socket = folder / "control.sock"
+        self.state = folder / "state"
+        self.log = folder / "daemon.log"
+        self.weather = Weather(folder)
+        self.no_disk = ""
+        """Why there is no small file system of our own."""
+        self.supervisor: Supervisor | None = None
+        self.daemon: subprocess.Popen[bytes] | None = None
+        self.watches: dict[str, Watch] = {}
+        self.kills: list[Kill] = []
+        self.recoveries: dict[str, list[float]] = {}
+        """Milliseconds from kill to the first frame, by what was killed."""
+        self.renewed = self.broken = 0
+        self.failed: list[str] = []
+        """Flows that failed as their scenario may make them fail."""
+
+    # -- begin and end ---------------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Mount, start, submit."""
+        processes.become_reaper()
+        self._mount()
+        settings = {f"CHRONETIX_{name.upper()}": value for name, value in SETTINGS.items()}
+        self.supervisor = Supervisor(self.folder, settings | self.weather.environment | {processes.TOKEN: self.token})
+        self.start_daemon()
+        with self.client() as client:
+            for kind in FLOWS.values():
+                self.submit(client, kind)
+        self.settle()
+
+    def end(self) -> None:
+        """Drain everything and let the daemon go in good order. Raises Violation."""
+        with self.client() as client:
+            for name in list(self.watches):
+                self.drain(client, name)
+        assert self.daemon is not None
+        self.daemon.send_signal(signal.SIGTERM)
+        try:
+            code = self.daemon.wait(LONGEST_S)
+        except subprocess.TimeoutExpired:
+            raise Violation("the daemon does not end on SIGTERM") from None
+        if code != 0:
+            raise Violation(f"the daemon ended with {code} on SIGTERM")
+        self.daemon = None
+
+    def close(self) -> None:
+        """Whatever happened: nothing of ours is left. Idempotent."""
+        self.weather.refuse_memory(0)
+        if self.daemon is not None:
+            self.daemon.kill()
+            self.daemon.wait()
+            self.daemon = None
+        while left := processes.of_token(self.token) - {os.getpid()}:
+            for pid in left:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            processes.reap(0)
+            time.sleep(0.01)
+        processes.reap(0)
+        self.weather.close()
+        if self.supervisor is not None:
+            self.supervisor.close()
+            self.supervisor = None
+        if not self.no_disk and self.state.exists():
+            shutil.copytree(self.state, self.folder / "left", ignore=shutil.ignore_patterns("filler"))
+            subprocess.run(["umount", str(self.state)], check=True, capture_output=True)
+            self.no_disk = "it is over"
+
+    def _mount(self) -> None:
+        """A small disk that nobody else sees, gone with this process."""
+        self.state.mkdir(mode=0o700)
+        try:
+            libc = ctypes.CDLL(None, use_errno=True)
+            if libc.unshare(0x00020000) != 0:
+                raise OSError(ctypes.get_errno(), "unshare(CLONE_NEWNS)")
+            subprocess.run(["mount", "--make-rprivate", "/"], check=True, capture_output=True)
+            command = ["mount", "-t", "tmpfs", "-o", f"size={DISK},mode=700", "chronetix-storm", str(self.state)]
+            subprocess.run(command, check=True, capture_output=True)
+        except (OSError, subprocess.CalledProcessError) as reason:
+            self.no_disk = f"no file system can be mounted here: {reason}"
+
+    # -- the daemon --------------------------------------------------------------------------------------------
+
+    @property
+    def pid(self) -> int:
+        """The daemon's."""
+        assert self.daemon is not None
+        return self.daemon.pid
+
+    def start_daemon(self) -> None:
+        """As systemd would: with everything that it keeps. Raises Violation when it does not get ready."""
+        assert self.supervisor is not None
+        try:
+            self.daemon = self.supervisor.start(LONGEST_S).process
+        except AssertionError as reason:
+            raise Violation(f"the daemon did not start: {str(reason)[-2000:]}") from None
+
+    def kill_daemon(self) -> None:
+        """As if it had crashed."""
+        assert self.daemon is not None
+        self.daemon.kill()
+        self.daemon.wait()
+
+    def forget_kept(self) -> None:
+        """As after a restart by hand of a service that keeps nothing."""
+        assert self.supervisor is not None
+        self.supervisor.forget_all()
+
+    @contextmanager
+    def client(self) -> Iterator[Client]:
+        """Connected anew. Raises Violation when nobody answers."""
+        try:
+            connected = Client.connect(self.socket, timeout=LONGEST_S)
+        except ChronetixError as reason:
+            raise Violation(f"the daemon does not answer: {reason}; {self._how_it_is()}") from None
+        with connected:
+            yield connected
+
+    def _how_it_is(self) -> str:
+        assert self.daemon is not None
+        code = self.daemon.poll()
+        return "it lives" if code is None else f"it ended with {code}"
+
+    # -- flows -------------------------------------------------------------------------------------------------
+
+    def submit(self, client: Client, kind: FlowKind) -> None:
+        """Have ``kind`` run, with new ledgers."""
+        for old in self.folder.glob(f"{kind.name}.*.ledger"):
+            old.unlink()
+        contract = kind.contract(self.folder)
+        client.call("submit", flow=contract, name=kind.name, base_dir=str(PLUGINS), wait="running", timeout=LONGEST_S)
+        ledgers = [Ledger(kind.ledger(self.folder, node)) for node in kind.nodes]
+        arrivals = {each.route: Arrivals(each, not kind.survives) for each in kind.promises}
+        self.watches[kind.name] = Watch(kind, ledgers, arrivals, Requests())
+
+    def drain(self, client: Client, name: str) -> None:
+        """Stop a flow in good order; everything that was sent has arrived then. Raises Violation."""
+        answer = client.call("stop", flow=name, timeout=LONGEST_S)
+        if answer["state"] != "stopped" or answer.get("reason"):
+            raise Violation(f"{name} did not stop in good order: {answer}")
+        watch = self.watches[name]
+        watch.read()
+        described = client.call("describe", flow=name)
+        for route in described["routes"]:
+            stats = route["stats"]
+            lost = sum(stats["drops"].values()) if stats else 0
+            if stats is None or stats["outstanding"] or (route["policy"] == "block" and lost):
+                raise Violation(f"{name} is drained, but route {route['id']} says {stats}")
+            if route["policy"] == "block" and stats["committed"] != stats["returned"]:
+                raise Violation(f"{name} is drained, but route {route['id']} says {stats}")
+        if watch.complaints:
+            raise Violation("; ".join(watch.complaints))
+        del self.watches[name]
+
+    def renew(self, names: tuple[str, ...]) -> None:
+        """Drain them and submit them anew."""
+        with self.client() as client:
+            for name in names:
+                self.drain(client, name)
+                self.submit(client, FLOWS[name])
+                self.renewed += 1
+
+    def workers(self, client: Client) -> dict[tuple[str, str], Map]:
+        """The description of each node, by flow and node."""
+        return {
+            (flow, node["node"]): node
+            for flow in self.watches
+            for node in client.call("describe", flow=flow, timeout=LONGEST_S)["nodes"]
+        }
+
+    def pids(self) -> dict[tuple[str, str], int]:
+        """The workers that live now."""
+        with self.client() as client:
+            return {key: node["pid"] for key, node in self.workers(client).items() if node["state"] == "started"}
+
+    def known(self) -> dict[tuple[str, str], Map]:
+        """The nodes as they are now, for when the daemon cannot be asked."""
+        with self.client() as client:
+            return self.workers(client)
+
+    def kill_workers(self, victims: list[tuple[str, str]], known: dict[tuple[str, str], Map] | None = None) -> None:
+        """kill -9, all at once."""
+        known = self.known() if known is None else known
+        for victim in victims:
+            node = known[victim]
+            if node["state"] == "started":
+                self.kills.append(Kill(*victim, node["incarnation"], time.monotonic_ns()))
+                with suppress(ProcessLookupError):
+                    os.kill(node["pid"], signal.SIGKILL)
+
+    def launcher(self) -> int:
+        """Its pid; 0 when there is none now."""
+        with self.client() as client:
+            known = {node["pid"] for node in self.workers(client).values()}
+            known |= set(client.call("version")["spares"]["pids"])
+        command = f"{sys.executable}\0-m\0nodeworker.launcher\0".encode()
+        for pid in sorted(set(processes.children(self.pid)) - known):
+            with suppress(OSError):
+                if Path(f"/proc/{pid}/cmdline").read_bytes() == command and os.getsid(pid) == pid:
+                    return pid
+        return 0
+
+    # -- after a storm -----------------------------------------------------------------------------------------
+
+    def settle(self, may_fail: tuple[str, ...] = (), measured: bool = False, may_break: bool = False) -> None:
+        """Wait until all flows run and frames arrive everywhere. Raises Violation.
+
+        ``may_fail`` are parts of reasons for which a flow may have failed: it is submitted anew. ``measured``: the
+        recovery of those who were killed counts. ``may_break``: the daemon may have ended by itself, saying so.
+        """
+        assert self.daemon is not None
+        if may_break and self.daemon.poll() == EXIT_BROKEN:
+            self.broken += 1
+            self.start_daemon()
+        if not measured:
+            self.kills.clear()
+        begun = time.monotonic_ns()
+        state: list[str] = []
+
+        def settled() -> bool:
+            processes.reap(self.pid)
+            self._measure()
+            state[:] = self._unsettled(begun, may_fail)
+            return not state
+
+        if not self.wait(settled):
+            raise Violation(f"after {LONGEST_S:.0f} s: {'; '.join(state)}")
+        self.kills.clear()
+
+    def _unsettled(self, begun: int, may_fail: tuple[str, ...]) -> list[str]:
+        waits = []
+        with self.client() as client:
+            listed = {flow["name"]: flow for flow in client.call("list", timeout=LONGEST_S)["flows"]}
+            for name, watch in list(self.watches.items()):
+                flow = listed.get(name)
+                if flow is None or flow["state"] in ("failed", "stopped"):
+                    self._ended(client, name, flow, may_fail)
+                    waits.append(f"{name} was submitted anew")
+                    continue
+                if flow["state"] != "running":
+                    waits.append(f"{name} is {flow['state']}")
+                    continue
+                nodes = client.call("describe", flow=name, timeout=LONGEST_S)["nodes"]
+                waits += [f"{name}/{each['node']} is {each['state']}" for each in nodes if each["state"] != "started"]
+                for route in watch.arrivals:
+                    if route not in watch.last or watch.last[route].monotonic_ns < begun:
+                        waits.append(f"{name}: nothing arrives by {route}")
+        return waits
+
+    def _ended(self, client: Client, name: str, flow: Map | None, may_fail: tuple[str, ...]) -> None:
+        reason = "it is not listed" if flow is None else f"{flow['state']}: {flow['reason']}"
+        if flow is None or not any(allowed in reason for allowed in may_fail):
+            raise Violation(f"flow {name} has ended, which it may not: {reason}")
+        self.failed.append(f"{name}: {reason}")
+        watch = self.watches[name]
+        watch.read()
+        if watch.complaints:
+            raise Violation("; ".join(watch.complaints))
+        self.submit(client, FLOWS[name])
+
+    def _measure(self) -> None:
+        """Read the ledgers; of workers that were killed note when the first frame came through their successor."""
+        for name, watch in self.watches.items():
+            for frame in watch.read():
+                for kill in tuple(self.kills):
+                    if kill.flow == name and frame.monotonic_ns > kill.at_ns and self._through(watch, frame, kill):
+                        self.kills.remove(kill)
+                        part = "sink" if any(kill.node == each.node for each in watch.kind.promises) else kill.node
+                        ms = (frame.monotonic_ns - kill.at_ns) / 1e6
+                        self.recoveries.setdefault("map" if part in ("left", "right") else part, []).append(ms)
+
+    @staticmethod
+    def _through(watch: Watch, frame: Arrival, kill: Kill) -> bool:
+        """``frame`` went through a later life of the node that was killed."""
+        source, mapped, sink = frame.lives
+        if kill.node == "source":
+            return source > kill.life
+        if any(each.node == kill.node and each.route == frame.route for each in watch.kind.promises):
+            return sink > kill.life
+        return frame.route.startswith(f"{kill.node}-") and mapped > kill.life
+
+    @staticmethod
+    def wait(condition: Callable[[], bool], seconds: float = LONGEST_S) -> bool:
+        """Until ``condition``; False when that takes too long."""
+        give_up = time.monotonic() + seconds
+        while not condition():
+            if time.monotonic() > give_up:
+                return False
+            time.sleep(0.02)
+        return True
