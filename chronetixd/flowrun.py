@@ -500,8 +500,9 @@ class FlowRun:
         self._last_deaths[node] = death
         self.taps.gone(node)
         self._services.deaths.add(death)
+        incarnation = self.workers[node].incarnation
         self.dispatch(NodeEvent(node, life.Exited(ended)))
-        self._lives.gone(node, well=self.machine.workers[node].state is WorkerState.EXITED)
+        self._lives.gone(node, incarnation, well=self.machine.workers[node].state is WorkerState.EXITED)
 
     def deaths(self, node: str) -> list[Death]:
         """The last exits of ``node``, of earlier runs of this flow too."""

@@ -94,9 +94,10 @@ class Lives:
         found = proc.stat(pid)
         self._change(node, phase="born", pid=pid, started_ticks=found.started if found else 0)
 
-    def gone(self, node: str, *, well: bool) -> None:
-        """It has ended; ``well`` when it had nothing left to do."""
-        self._change(node, phase="gone", well=well)
+    def gone(self, node: str, incarnation: int, *, well: bool) -> None:
+        """That life of it has ended; ``well`` when it had nothing left to do. A successor may have been born before."""
+        if node in self._now and self._now[node].incarnation == incarnation:
+            self._change(node, phase="gone", well=well)
 
     def token(self, node: str) -> str:
         """What the worker proves itself with when it comes back."""

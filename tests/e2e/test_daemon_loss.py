@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from chronetixd.cli.client import Client
-from tests.e2e.surviving import NODES, Flow, end, events, kill, lives, pids
+from tests.e2e.surviving import NODES, PLUGINS, Flow, end, events, kill, lives, pids
 
 
 @pytest.fixture
@@ -68,6 +68,29 @@ def test_a_worker_that_dies_after_the_return_is_succeeded(victim: str, start: St
             assert event["kind"] != "flow-failed", event
             if event["kind"] == "node-restarted":
                 break
+        flow.grows(client)
+        assert client.call("stop", flow="f")["state"] == "stopped"
+    flow.check()
+
+
+@pytest.mark.parametrize("victim", NODES)
+def test_a_successor_outlives_the_daemon_too(victim: str, start: Start, flow: Flow, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    other = Flow(tmp_path / "other").raw()
+    first = start()
+    with Client.connect(first.socket) as client:
+        before = flow.submit(client)
+        os.kill(before[victim], signal.SIGKILL)
+        for event in client.stream("events", flow="f", follow=True):
+            if event["kind"] == "node-restarted":
+                break
+        after = pids(client)
+        client.call("submit", flow=other, name="g", base_dir=str(PLUGINS), wait="running")
+        assert client.call("stop", flow="g")["state"] == "stopped"  # all that the journal was owed has been written
+    kill(first)
+    second = start()
+    with Client.connect(second.socket) as client:
+        assert pids(client) == after
         flow.grows(client)
         assert client.call("stop", flow="f")["state"] == "stopped"
     flow.check()
