@@ -71,6 +71,16 @@ class Admission:
             if client.right is Right.NONE:
                 client.refuse(self._stranger(client.peer))
 
+    async def part(self, reason: ChronetixError, timeout_s: float) -> None:
+        """End every call and every connection with ``reason``, within ``timeout_s``."""
+        parting = [self._loop.create_task(client.part(reason)) for client in tuple(self.clients)]
+        if parting:
+            await asyncio.wait(parting, timeout=timeout_s)
+        for client in tuple(self.clients):
+            client.abort()
+        for task in parting:
+            task.cancel()
+
     def connected(self, sock: socket.socket) -> None:
         """Somebody has connected ``sock``, which is ours from now on."""
         try:

@@ -46,6 +46,16 @@ class Alarm:
         self.rearm()
 
 
+def due_ns(loop: asyncio.AbstractEventLoop, timer: asyncio.TimerHandle) -> int:
+    """When ``timer``, which is armed, is due (CLOCK_MONOTONIC)."""
+    return time.monotonic_ns() + round(max(0.0, timer.when() - loop.time()) * 1e9)
+
+
+def left_s(due_ns: int) -> float:
+    """Seconds until then, 0 for the past."""
+    return max(0, due_ns - time.monotonic_ns()) / 1e9
+
+
 def _delay_s(ns: int) -> float:
     """Seconds, rounded up to the loop's resolution of 1 ms: waking early would only mean to wait again."""
     return max(0, -(-ns // 1_000_000)) / 1000

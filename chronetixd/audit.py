@@ -23,6 +23,7 @@ from chronetixd.core.access import Peer
 from chronetixd.core.quota import Bucket
 from chronetixd.events import Events
 from chronetixd.feed import Feed
+from chronetixd.upgrade.packed import PackedAudit
 from protocol.errors import error
 
 FILE = "audit.log"
@@ -97,6 +98,26 @@ class Audit:
             self._open()
         except OSError as reason:
             raise error("config-invalid", source=str(self._path), path="state_dir", reason=str(reason)) from None
+
+    def packed(self) -> PackedAudit:
+        """All of it but the file."""
+        return PackedAudit(
+            feed=self.feed.packed(), calls=self._call, lost=self.lost, owed=self._owed, failing=self._failing
+        )
+
+    def unpack(self, packed: PackedAudit) -> None:
+        """The inverse. Raises ValueError."""
+        self.feed.unpack(packed.feed, Record)
+        self._call, self.lost, self._owed, self._failing = packed.calls, packed.lost, packed.owed, packed.failing
+
+    def go_on(self) -> None:
+        """Write on after :meth:`unpack`, instead of :meth:`open`."""
+        try:
+            self._open()
+        except OSError as reason:
+            self._not_written(reason)
+            return
+        self._sync_soon()
 
     def close(self) -> None:
         """Sync what is written and end. Idempotent."""

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Protocol
 
 import msgspec
 
 from chronetixd.alarm import Alarm
+from chronetixd.core.packed import Key
 from chronetixd.core.router import Answer, Delivery, DuplicateRequest, Ended, Router
 from chronetixd.core.timers import Timers
 from chronetixd.events import Events
+from chronetixd.upgrade.packed import PackedBus
 from protocol.errors import error
 from protocol.messages import (
     Deliver,
@@ -134,6 +136,28 @@ class Bus:
         for ended in self.router.drop(peer):
             self._send(ended)
         self._timeouts.rearm()
+
+    def packed(self) -> PackedBus:
+        """All of it. Workers are all that is on the bus."""
+
+        def key(peer: Any) -> Key:
+            return peer.flow, peer.node
+
+        return PackedBus(
+            router=self.router.packed(key),
+            timers=self.timers.packed(key),
+            dropped=self.dropped,
+            slow=[key(peer) for peer in self._slow],
+        )
+
+    def unpack(self, packed: PackedBus, peer: Callable[[Key], Subscriber]) -> None:
+        """The inverse; ``peer`` finds a worker by flow and node, or raises KeyError."""
+        self.router.unpack(packed.router, peer)
+        self.timers.unpack(packed.timers, peer)
+        self.dropped = packed.dropped
+        self._slow = {peer(key) for key in packed.slow}
+        self._timeouts.rearm()
+        self._ticks.rearm()
 
     def close(self) -> None:
         """Nothing is armed any more."""

@@ -26,6 +26,7 @@ import structlog
 
 from chronetixd import reserve
 from chronetixd.core.limits import CONTROLLERS, group_files
+from chronetixd.upgrade.packed import PackedGroups
 from chronetixd.want import AGAIN_S, wanting
 from protocol.contract.types import ResourceClaims
 
@@ -234,6 +235,24 @@ class Groups:
         """That of a worker which an earlier daemon has started; None when it is in none of ours."""
         found = own_group(Path(f"/proc/{pid}"))
         return Leaf(self, found[0]) if found is not None and found[0].parent == self._base else None
+
+    def leaf_at(self, path: str | None) -> Leaf | None:
+        """That of a worker which an earlier image of this daemon has made at ``path``."""
+        return None if path is None else Leaf(self, Path(path))
+
+    @property
+    def settled(self) -> bool:
+        """Nobody waits for a group to become empty."""
+        return not self._watched
+
+    def packed(self) -> PackedGroups:
+        """Where they are, or why there are none. (Once we live in one of them ourselves, that cannot be found out.)"""
+        return PackedGroups(group=None if self._place.group is None else str(self._place.group), reason=self.reason)
+
+    def unpack(self, packed: PackedGroups) -> None:
+        """The inverse, before :meth:`open`."""
+        self._place = Place(None if packed.group is None else Path(packed.group), packed.reason)
+        self.reason = packed.reason
 
     def close(self) -> None:
         """Remove what is ours, if nothing lives in it. Idempotent."""

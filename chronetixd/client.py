@@ -16,6 +16,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
+import msgspec
 import structlog
 
 from chronetixd import verbs
@@ -84,6 +85,8 @@ class Client:
         """Who has connected is a worker that comes back; what to greet it with."""
         self._calls: dict[int, asyncio.Task[wire.Result | wire.Failure]] = {}
         self._gone = False
+        self._parting: ChronetixError | None = None
+        """Why all of its calls end."""
         self._closed = asyncio.Event()
         self._connection = Connection(
             loop,
@@ -120,6 +123,17 @@ class Client:
             await asyncio.wait(tuple(self._calls.values()))
         self.close()
         await self._closed.wait()
+
+    async def part(self, reason: ChronetixError) -> None:
+        """End its calls with ``reason``, or tell it that by itself, send what is queued, close."""
+        self._parting = reason
+        if self._calls:
+            for task in self._calls.values():
+                task.cancel()
+            await self.farewell()
+        else:
+            self.refuse(reason)
+            await self._closed.wait()
 
     def abort(self) -> None:
         """Close now."""
@@ -218,9 +232,10 @@ class Client:
         brought = [*descriptors]
         descriptors.clear()
         number = self._context.audit.begun(self.peer, call.verb, call.args) if recorded else 0
-        task = self._loop.create_task(self._run(call, brought))
+        emit = _Items(self, call.id, brought)
+        task = self._loop.create_task(self._run(call, emit))
         self._calls[call.id] = task
-        task.add_done_callback(partial(self._done, call, brought, number, time.monotonic_ns()))
+        task.add_done_callback(partial(self._done, call, emit, number, time.monotonic_ns()))
 
     def _check(self, call: wire.Call) -> bool:
         """Whether the call is one for the audit log. Raises ChronetixError when it must not begin."""
@@ -237,9 +252,9 @@ class Client:
             raise error("bad-argument", argument="descriptors", verb=call.verb, reason=reason)
         return verb.right > Right.READ or self._context.audit.reads
 
-    async def _run(self, call: wire.Call, descriptors: list[int]) -> wire.Result | wire.Failure:
+    async def _run(self, call: wire.Call, emit: _Items) -> wire.Result | wire.Failure:
         try:
-            value = await verbs.call(self._context, call.verb, call.args, _Items(self, call.id, descriptors))
+            value = await verbs.call(self._context, call.verb, call.args, emit)
             return wire.Result(id=call.id, value=value)
         except ChronetixError as reason:
             return reason.failure(call.id)
@@ -247,19 +262,23 @@ class Client:
             structlog.get_logger("chronetixd.client").exception("a call failed", verb=call.verb)
             return error("internal", what=call.verb, reason=repr(reason)).failure(call.id)
 
-    def _done(
-        self, call: wire.Call, descriptors: list[int], number: int, began_ns: int, task: asyncio.Task[Any]
-    ) -> None:
+    def _done(self, call: wire.Call, emit: _Items, number: int, began_ns: int, task: asyncio.Task[Any]) -> None:
         """A call has ended; one that was cancelled may never have begun, so what has to happen in any case does here.
         ``number`` is that of its record in the audit log, 0 for none."""
         del self._calls[call.id]
-        for descriptor in descriptors:
+        for descriptor in emit.descriptors:
             os.close(descriptor)
-        end = error("cancelled", what=call.verb).failure(call.id) if task.cancelled() else task.result()
+        end = self._cut_off(call, emit) if task.cancelled() else task.result()
         if number:
             outcome = end.name if isinstance(end, wire.Failure) else "ok"
             self._context.audit.ended(self.peer, call.verb, number, outcome, time.monotonic_ns() - began_ns)
         self._send(end)
+
+    def _cut_off(self, call: wire.Call, emit: _Items) -> wire.Failure:
+        if self._parting is None:
+            return error("cancelled", what=call.verb).failure(call.id)
+        end = self._parting.failure(call.id)
+        return msgspec.structs.replace(end, details={**end.details, **emit.goes_on})
 
     def _item(self, id: int, value: Any) -> bool:
         if self._connection.backlog > MAX_STREAM_BACKLOG:
@@ -288,11 +307,14 @@ class Client:
 class _Items:
     """Sends the items of one call; see :class:`chronetixd.verbs.Emit`."""
 
+    goes_on: dict[str, Any]
+
     def __init__(self, client: Client, id: int, descriptors: list[int]) -> None:
         self._client = client
         self._id = id
         self.descriptors = descriptors
         self.pid = client.peer.pid
+        self.goes_on = {}
 
     def __call__(self, value: Any) -> bool:
         return self._client._item(self._id, value)

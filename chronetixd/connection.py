@@ -19,6 +19,8 @@ from typing import Any
 import structlog
 
 from chronetixd.output import waiting
+from chronetixd.upgrade.bag import Bag, Unbag
+from chronetixd.upgrade.packed import PackedConnection
 from protocol.descriptors import MAX_PER_SENDMSG, Channel, pieces
 from protocol.errors import ChronetixError, error
 from protocol.messages import MAX_FRAME, Message
@@ -86,6 +88,33 @@ class Connection:
         """Nothing comes or goes any more."""
         return self._fd < 0
 
+    def packed(self, bag: Bag) -> PackedConnection:
+        """All of its state; descriptors go into ``bag``."""
+        unread, arrived = self._channel.rest
+        return PackedConnection(
+            fd=bag.put(self._fd),
+            reading=self._reading,
+            unwritable=self._unwritable,
+            unread=unread,
+            arrived=[bag.put(fd) for fd in arrived],
+            unsent=[(bytes(data), [bag.put(fd) for fd in fds]) for data, fds, _ in self._out],
+        )
+
+    def unpack(self, packed: PackedConnection, bag: Unbag) -> None:
+        """Go on where ``packed`` stopped; its socket is ours already, and nothing was done with it. Raises OSError,
+        ValueError."""
+        self._unwritable = packed.unwritable
+        self._channel.feed(packed.unread, [bag.take(fd) for fd in packed.arrived])
+        for data, fds in packed.unsent:
+            self._out.append((data, tuple(bag.take(fd) for fd in fds), True))
+            self.backlog += len(data)
+        if packed.reading:
+            self.start()
+            self._pause_if_unread()
+        if self._out:
+            self._flushing = True
+            self._loop.call_soon(self._flush_soon)
+
     def start(self) -> None:
         """Begin to read. What comes before is left in the socket."""
         self._reading = True
@@ -103,12 +132,15 @@ class Connection:
         for data, fds in pieces(message, descriptors):
             self._out.append((data, tuple(fds), give))
             self.backlog += len(data)
-        if self._reading and not self._paused and self.backlog > MAX_UNREAD:
-            self._paused = True
-            self._loop.remove_reader(self._fd)
+        self._pause_if_unread()
         if not self._flushing and not self._writing:
             self._flushing = True
             self._loop.call_soon(self._flush_soon)
+
+    def _pause_if_unread(self) -> None:
+        if self._reading and not self._paused and self.backlog > MAX_UNREAD:
+            self._paused = True
+            self._loop.remove_reader(self._fd)
 
     def drain_input(self) -> None:
         """Hand on everything that has arrived. For when the peer is known to be dead; a process that inherited its

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from chronetixd.upgrade.packed import PackedCounters
+
 if TYPE_CHECKING:
     from shm._native import RouteSnapshot
 
@@ -46,6 +48,24 @@ class Counters:
         self._greatest: dict[str, int] = dict.fromkeys(GREATEST, 0)
         self._returned = 0
         self._last: RouteSnapshot | None = None
+
+    def packed(self) -> PackedCounters:
+        """All of it."""
+        return PackedCounters(
+            past=dict(self._past),
+            drops=dict(self._drops),
+            greatest=dict(self._greatest),
+            returned=self._returned,
+            last=None if self._last is None else dict(self._last),
+        )
+
+    def unpack(self, packed: PackedCounters) -> None:
+        """The inverse. A figure that the other image did not have begins at 0."""
+        self._past |= packed.past
+        self._drops |= packed.drops
+        self._greatest |= packed.greatest
+        self._returned = packed.returned
+        self._last = packed.last  # type: ignore[assignment]
 
     def keep(self, stage: RouteSnapshot | None) -> None:
         """This stage is over."""

@@ -9,12 +9,12 @@ configuration again.
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import socket
 import time
 from functools import partial
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from chronetixd.cgroups import Groups, find_place
 from chronetixd.core.flow_words import FlowState, StopMode
 from chronetixd.deaths import Deaths
 from chronetixd.doctor import Place, Side, examine
-from chronetixd.events import Events
+from chronetixd.events import Event, Events
 from chronetixd.fdstore import Store
 from chronetixd.flowrun import FlowRun
 from chronetixd.flows import Flows
@@ -47,10 +47,16 @@ from chronetixd.report import Report
 from chronetixd.rollouts import Rollouts
 from chronetixd.server import Server
 from chronetixd.services import Services
-from chronetixd.settings import Configured, Reread, Settings, keep_fixed
+from chronetixd.settings import Configured, Settings, Source, keep_fixed
 from chronetixd.spares import Spares
 from chronetixd.state import StateDir
 from chronetixd.strays import Strays
+from chronetixd.upgrade import rehearsal
+from chronetixd.upgrade.arrival import Arrival, configured_by
+from chronetixd.upgrade.bag import Bag, Unbag
+from chronetixd.upgrade.packed import Upgraded
+from chronetixd.upgrade.sequence import Upgrade
+from chronetixd.upgrade.snapshot import Snapshot
 from chronetixd.verbs import Context
 from chronetixd.watchdog import of_environment
 from protocol.errors import ChronetixError, error
@@ -61,9 +67,14 @@ EXIT_BROKEN = 70
 FAREWELL_S = 1.0
 """How long clients may take to read their last answers when the daemon ends."""
 
+PARTING_S = 0.05
+"""The same when the next image takes over, and everybody waits for that."""
+
 
 def version() -> str:
-    """The installed version, ``0+source`` when run from a tree that is not installed."""
+    """The installed version, ``0+source`` when run from a tree that is not installed. (Slow to find out.)"""
+    from importlib import metadata
+
     try:
         return metadata.version("chronetix")
     except metadata.PackageNotFoundError:
@@ -71,18 +82,23 @@ def version() -> str:
 
 
 class Daemon:
-    """One run of the daemon. ``received`` is what the supervisor handed over; ``reread`` reads the configuration."""
+    """One run of the daemon. ``received`` is what the supervisor handed over; ``source`` reads the configuration."""
 
     def __init__(
-        self, configured: Configured, received: Received, reread: Reread, loop: asyncio.AbstractEventLoop
+        self,
+        configured: Configured,
+        received: Received,
+        source: Source,
+        loop: asyncio.AbstractEventLoop,
+        version: str,
     ) -> None:
         settings = configured.settings
         self._configured = configured
         self._received = received
-        self._reread = reread
+        self._source = source
         self._loop = loop
         self._log = structlog.get_logger("chronetixd")
-        self._name = f"chronetixd {version()}"
+        self._name = f"chronetixd {version}"
         self._events = Events()
         self._log_files = LogFiles(
             Path(settings.state_dir) / "logs",
@@ -107,6 +123,7 @@ class Daemon:
         self._spares = Spares(loop, self._launcher, nursery, settings.spares, self._spares_full)
         self._journal = Journal(Path(settings.state_dir) / "journal", self._journal_trouble, loop.call_later)
         self._store = Store(loop.call_later)
+        self._deaths = Deaths(Path(settings.state_dir) / "deaths", self._deaths_trouble, self._deaths_damage)
         services = Services(
             loop,
             self._launcher,
@@ -115,7 +132,7 @@ class Daemon:
             self._bus,
             self._events,
             self._logs,
-            Deaths(Path(settings.state_dir) / "deaths", self._deaths_trouble, self._deaths_damage),
+            self._deaths,
             self._journal,
             self._store,
             lambda: str(self._server.path),
@@ -132,14 +149,16 @@ class Daemon:
         self._left = Recovered((), (), ())
         """What the journal had at the start, until it is restored."""
         self._failure: ChronetixError | None = None
-        self._identity = identity = {
-            "daemon": version(),
+        self._identity: dict[str, Any] = {
+            "daemon": version,
             "pid": os.getpid(),
             "started_unix_ns": time.time_ns(),
             "state_dir": settings.state_dir,
             "socket": settings.socket,
+            "upgraded": None,
         }
         self._ending = asyncio.Event()
+        self._upgrade = Upgrade(loop, self, version)
         self._context = Context(
             self._flows,
             Rollouts(self._flows, services),
@@ -148,9 +167,10 @@ class Daemon:
             self._logs,
             self._audit,
             self._spares,
-            identity,
+            self._identity,
             self._examine,
             lambda: self._configured.shown(),
+            self._upgrade,
             self._ending,
         )
         self._admission = Admission(loop, self._context, self._audit, settings, self._name)
@@ -160,32 +180,16 @@ class Daemon:
         """Those in force."""
         return self._configured.settings
 
-    async def run(self) -> None:
-        """Until stopped. Raises ChronetixError when it cannot start."""
-        self._state.claim()
+    async def run(self, arrival: Arrival | None = None) -> None:
+        """Until stopped; with ``arrival`` where the image before this one has stopped. Raises ChronetixError when it
+        cannot start."""
+        if arrival is None:
+            self._state.claim()
+        else:
+            with arrival:
+                self.unpack(arrival.snapshot, arrival.bag)
         try:
-            memory.begin()
-            self._journal.open()
-            self._audit.open()
-            self._listen()
-            for number in (signal.SIGTERM, signal.SIGINT):
-                self._loop.add_signal_handler(number, self.request_stop)
-            self._loop.add_signal_handler(signal.SIGHUP, self.reload)
-            self._watchdog.start()
-            self._report.starting()
-            self._strays.start()
-            self._left = self._journal.recover()
-            self._groups.open(keep=(life.pid for life in self._left.lives if lives_on(life)))
-            self._log.info(
-                "control groups",
-                group=str(self._groups.base or ""),
-                enabled=self._groups.enabled,
-                missing=self._groups.missing,
-                reason=self._groups.reason,
-            )
-            self._launcher.start(self._known_pids)
-            self._log.info("listening", socket=str(self._server.path), state_dir=self.settings.state_dir)
-            self._restore()
+            self._begin() if arrival is None else self._go_on(arrival)
             await self._stopping.wait()
             await self._wind_up()
         finally:
@@ -206,6 +210,162 @@ class Daemon:
         if self._failure is not None:
             raise self._failure
         self._log.info("stopped")
+
+    def _begin(self) -> None:
+        """As the first image of this process."""
+        memory.begin()
+        self._journal.open()
+        self._audit.open()
+        self._listen()
+        self._handle_signals()
+        self._watchdog.start()
+        self._report.starting()
+        self._strays.start()
+        self._left = self._journal.recover()
+        self._groups.open(keep=(life.pid for life in self._left.lives if lives_on(life)))
+        self._log.info(
+            "control groups",
+            group=str(self._groups.base or ""),
+            enabled=self._groups.enabled,
+            missing=self._groups.missing,
+            reason=self._groups.reason,
+        )
+        self._launcher.start(self._known_pids)
+        self._log.info("listening", socket=str(self._server.path), state_dir=self.settings.state_dir)
+        self._restore()
+
+    def _handle_signals(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._loop.add_signal_handler(number, self.request_stop)
+        self._loop.add_signal_handler(signal.SIGHUP, self.reload)
+
+    # -- from one image to the next ------------------------------------------------------------------------
+
+    def in_the_way(self) -> list[str]:
+        """What keeps this daemon from being handed over now, as sentences."""
+        ways = self._flows.in_the_way
+        if not self._ready:
+            ways.append("the daemon is starting")
+        if self._stopping.is_set():
+            ways.append("the daemon is stopping")
+        if not self._strays.settled or not self._groups.settled:
+            ways.append("what a worker had started is being ended")
+        return ways
+
+    async def hold(self) -> None:
+        """New workers wait from now on; those that were asked for are there, and no spare ones are."""
+        await self._spares.stop()
+        await self._launcher.hold()
+
+    async def part(self) -> None:
+        """Nobody is served any more: clients are sent away, and who connects waits."""
+        notify.reloading()
+        self._server.hold()
+        await self._admission.part(error("daemon-upgrading"), PARTING_S)
+
+    def freeze(self) -> None:
+        """No thread reads or writes any more; what can be written is."""
+        self._pump.halt()
+        self._log_files.halt(PARTING_S)
+        self._journal.flush()
+        self._deaths.flush()
+
+    def release(self, failed: Upgraded) -> None:
+        """Go on after all. Undoes ``hold``, ``part`` and ``freeze`` as far as they were done."""
+        self._tell_upgraded(failed)
+        self._pump.go_on()
+        self._log_files.go_on()
+        self._server.go_on()
+        self._launcher.release()
+        self._spares.release()
+        self._report.ready()
+
+    def packed(self, bag: Bag, upgrade: Upgraded, since_ns: int) -> Snapshot:
+        """Everything that the next image has to know. Nothing may be ``in_the_way``."""
+        parts: dict[str, Any] = {
+            "lock": bag.put(self._state.lock),
+            "server": self._server.packed(bag),
+            "groups": self._groups.packed(),
+            "strays": self._strays.packed(),
+            "flows": self._flows.packed(bag),
+            "bus": self._bus.packed(),
+            "events": self._events.feed.packed(),
+            "logs": self._logs.packed(),
+            "audit": self._audit.packed(),
+            "deaths": self._deaths.packed(),
+            "owed": self._journal.packed(),
+            "store": self._store.packed(bag),
+        }
+        return Snapshot(
+            upgrade=upgrade,
+            since_ns=since_ns,
+            descriptors=bag.descriptors,
+            config=self._source.config,
+            flags=self._source.flags,
+            settings=self.settings,
+            started_unix_ns=self._identity["started_unix_ns"],
+            **parts,
+        )
+
+    def unpack(self, snapshot: Snapshot, bag: Unbag, *, rehearsal: bool = False) -> None:
+        """Be the daemon that ``snapshot`` was, up to the last step before anything acts. Raises ChronetixError,
+        ValueError, OSError."""
+        rules_of(self.settings, None)
+        self._pump.halt()
+        self._state.unpack(bag.take(snapshot.lock))
+        self._server.unpack(snapshot.server, bag)
+        self._groups.unpack(snapshot.groups)
+        self._strays.unpack(snapshot.strays)
+        self._events.feed.unpack(snapshot.events, Event)
+        self._logs.unpack(snapshot.logs)
+        self._audit.unpack(snapshot.audit)
+        self._deaths.unpack(snapshot.deaths)
+        self._flows.unpack(snapshot.flows, bag)
+        self._bus.unpack(snapshot.bus, self._flows.worker)
+        self._store.unpack(snapshot.store, bag)
+        self._identity["started_unix_ns"] = snapshot.started_unix_ns
+        self._identity["socket"] = str(self._server.path)
+        if rehearsal:
+            self._journal.examine()
+        else:
+            self._journal.open()
+
+    def _go_on(self, arrival: Arrival) -> None:
+        """Everything is rebuilt: from here on this image acts."""
+        snapshot = arrival.snapshot
+        self._handle_signals()
+        self._strays.start(again=True)
+        arrival.complete()
+        self._groups.open(keep=self._flows.worker_pids())
+        self._journal.owe(snapshot.owed)
+        self._audit.go_on()
+        self._take_over(self.settings)
+        self._pump.go_on()
+        self._log_files.go_on()
+        self._watchdog.start()
+        self._ready = True
+        self._loop.call_soon(self._arrived, snapshot, arrival.failed)
+
+    def _arrived(self, snapshot: Snapshot, failed: str) -> None:
+        """The first turn of the loop: what was held goes on."""
+        pause_ns = time.monotonic_ns() - snapshot.since_ns
+        self._tell_upgraded(msgspec.structs.replace(snapshot.upgrade, pause_ns=pause_ns, failed=failed))
+        gc.freeze()
+        gc.enable()
+        self._launcher.start(self._known_pids)
+        self._flows.go_on(snapshot.flows)
+        self._strays.look_soon()
+        self._server.go_on()
+        self._report.ready()
+
+    def _tell_upgraded(self, upgraded: Upgraded) -> None:
+        self._identity["upgraded"] = told = msgspec.to_builtins(upgraded)
+        ms = upgraded.pause_ns / 1e6
+        text = f"{upgraded.before} → {upgraded.after}; the control plane stood still for {ms:.0f} ms"
+        if upgraded.failed:
+            text = f"{upgraded.after} has not taken over, {upgraded.before} goes on: {upgraded.failed}"
+        self._events.emit("upgrade-failed" if upgraded.failed else "upgraded", message=text, **told)
+        (self._log.error if upgraded.failed else self._log.info)(text)
 
     def _restore(self) -> None:
         """Run again what is wanted still; the daemon is ready when that has started, or failed to."""
@@ -247,7 +407,7 @@ class Daemon:
             return
         notify.reloading()
         try:
-            configured = self._reread()
+            configured = self._source()
             changed, fixed = self._configured.changed(configured.settings)
             settings = keep_fixed(self.settings, configured.settings)
             self._take_over(settings)
@@ -319,7 +479,7 @@ class Daemon:
 
     def _known_pids(self) -> set[int]:
         """Children of ours that are somebody's."""
-        return self._flows.worker_pids() | self._spares.pids | self._launcher.pids
+        return self._flows.worker_pids() | self._spares.pids | self._launcher.pids | self._upgrade.rehearsal.pids
 
     # -- clients -------------------------------------------------------------------------------------------
 
@@ -360,13 +520,28 @@ class Daemon:
             self.request_stop()
 
 
-def run(configured: Configured, received: Received, reread: Reread) -> None:
-    """Run a daemon in this thread until it is stopped. Raises ChronetixError when it cannot start."""
+def rehearse(state: int) -> None:
+    """Rebuild a daemon from the snapshot in descriptor ``state`` without acting, and say so. Ends this process. Raises
+    ChronetixError, ValueError, OSError."""
+
+    def rebuild(snapshot: Snapshot) -> tuple[str, int]:
+        source, configured = configured_by(snapshot)
+        made = Daemon(configured, Received(), source, uvloop.new_event_loop(), version())
+        made.unpack(snapshot, Unbag(snapshot.descriptors), rehearsal=True)
+        return version(), len(made._flows.worker_pids())
+
+    rehearsal.rehearse(state, rebuild)
+
+
+def run(configured: Configured, received: Received, source: Source, arrival: Arrival | None = None) -> None:
+    """Run a daemon in this thread until it is stopped; with ``arrival`` one that goes on where the image before has
+    stopped. Raises ChronetixError when it cannot start."""
     reserve.keep()
 
     async def main() -> None:
         asyncio.get_running_loop().set_exception_handler(_unexpected)
-        await Daemon(configured, received, reread, asyncio.get_running_loop()).run()
+        known = version() if arrival is None else arrival.version
+        await Daemon(configured, received, source, asyncio.get_running_loop(), known).run(arrival)
 
     try:
         uvloop.run(main())

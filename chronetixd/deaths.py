@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -67,6 +67,15 @@ class Deaths:
             self._tell(f"{self._folder} cannot be written: {reason.strerror}")
         else:
             self._tell("")
+
+    def packed(self) -> list[Death]:
+        """Those that are owed to the disk."""
+        return [death for deaths in self._owed.values() for death in deaths]
+
+    def unpack(self, packed: Iterable[Death]) -> None:
+        """The inverse: they are written with the next one."""
+        for death in packed:
+            self._owed.setdefault((death.flow, death.node), []).append(death)
 
     def of(self, flow: str, node: str) -> list[Death]:
         """The last deaths of ``node``, oldest first."""

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable
 
 from chronetixd.activation import CONTROL, FOREIGN
 from chronetixd.notify import notify, send, supervised
+from chronetixd.upgrade.bag import Bag, Unbag
 
 MAX_AT_ONCE = 253
 """Descriptors that Linux takes with one message."""
@@ -91,6 +92,16 @@ class Store:
     def forget(self, name: str) -> bool:
         """Have it dropped; False when there is nobody."""
         return self._tell(_forget(name), -1)
+
+    def packed(self, bag: Bag) -> list[tuple[str, int]]:
+        """What waits."""
+        return [(text, bag.put(fd) if fd >= 0 else -1) for text, fd in self._waiting]
+
+    def unpack(self, packed: Iterable[tuple[str, int]], bag: Unbag) -> None:
+        """The inverse."""
+        self._waiting.extend((text, bag.take(fd) if fd >= 0 else -1) for text, fd in packed)
+        if self._waiting:
+            self._later(RETRY_S, self._go_on)
 
     def close(self) -> None:
         """Nothing more is sent; what waits is given up. Idempotent."""

@@ -8,7 +8,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
+
+import msgspec
+
+from chronetixd.upgrade.packed import PackedFeed
+from protocol import cbor
 
 T = TypeVar("T")
 
@@ -41,11 +46,32 @@ class Feed(Generic[T]):
         for follower in tuple(self._followers.values()):
             follower(record)
 
+    def packed(self) -> PackedFeed:
+        """All of it but the followers."""
+        return PackedFeed(
+            records=[_packed(record) for record, _ in self._records],
+            sizes=[size for _, size in self._records],
+            appended=self.appended,
+        )
+
+    def unpack(self, packed: PackedFeed, kind: type[T]) -> None:
+        """The inverse, of an empty one; ``kind`` is the records' type. Raises ValueError."""
+        records = [_unpacked(each, kind) for each in packed.records]
+        self._records = deque(zip(records, packed.sizes, strict=True))
+        self._size, self.appended = sum(packed.sizes), packed.appended
+
     def recent(self, wanted: Callable[[T], bool], limit: int | None = None) -> list[T]:
         """Those that are ``wanted``, oldest first; the last ``limit`` of them if given."""
+        return [record for _, record in self.numbered(wanted, limit)]
+
+    def numbered(self, wanted: Callable[[T], bool], limit: int | None = None, after: int = 0) -> list[tuple[int, T]]:
+        """As :meth:`recent`, each with its number: the first that was ever appended has 1. Only those beyond ``after``
+        count."""
         if limit == 0:
             return []
-        found: deque[T] = deque((record for record, _ in self._records if wanted(record)), maxlen=limit)
+        first = self.forgotten + 1
+        numbered = enumerate((record for record, _ in self._records), start=first)
+        found = deque(((at, record) for at, record in numbered if at > after and wanted(record)), maxlen=limit)
         return list(found)
 
     def follow(self, follower: Callable[[T], None]) -> Callable[[], None]:
@@ -53,3 +79,20 @@ class Feed(Generic[T]):
         key = object()
         self._followers[key] = follower
         return lambda: (self._followers.pop(key, None), None)[1]
+
+
+_MSGPACK, _CBOR = b"m", b"c"
+
+
+def _packed(record: Any) -> bytes:
+    """In CBOR only what has an integer of more than 64 bits: workers may log such."""
+    try:
+        return _MSGPACK + msgspec.msgpack.encode(record)
+    except OverflowError:
+        return _CBOR + cbor.dumps(msgspec.to_builtins(record, builtin_types=(bytes,)))
+
+
+def _unpacked(packed: bytes, kind: type[T]) -> T:
+    if packed[:1] == _MSGPACK:
+        return msgspec.msgpack.decode(memoryview(packed)[1:], type=kind)
+    return msgspec.convert(cbor.loads(packed[1:]), kind)

@@ -11,7 +11,7 @@ import os
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -19,6 +19,7 @@ import structlog
 
 import shm
 from chronetixd import memory, rewiring
+from chronetixd.alarm import due_ns, left_s
 from chronetixd.core import flow_words as core
 from chronetixd.core import worker as life
 from chronetixd.core.death import Death
@@ -42,6 +43,8 @@ from chronetixd.revivals import Revivals
 from chronetixd.rollout import Rollout
 from chronetixd.services import Services
 from chronetixd.taps import Source, Taps
+from chronetixd.upgrade.bag import Bag, Unbag
+from chronetixd.upgrade.packed import PackedRun
 from chronetixd.watchers import Watchers
 from chronetixd.wiring import ToNode, Wiring
 from chronetixd.workerproc import Callbacks, WorkerProcess
@@ -167,6 +170,73 @@ class FlowRun:
                 if worker.alive
             }
             self._keeping.follow(self.wiring.memories() | pidfds)
+
+    # -- handed over to the next image of the daemon -------------------------------------------------------
+
+    @property
+    def in_the_way(self) -> str:
+        """What keeps it from being handed over now: the rest of a sentence about it; nothing when it can be."""
+        if self.home is not None:
+            return "waits for its workers to come back from the death of a daemon"
+        if self.rollout is not None and not self.rollout.settled:
+            return f"is in the middle of roll-out {self.rollout.number}"
+        ending = [node for node, worker in self.workers.items() if worker.ending]
+        return f"waits for the end of what node {ending[0]!r} has started" if ending else ""
+
+    def packed(self, bag: Bag) -> PackedRun:
+        """All of it; descriptors go into ``bag``. Nothing may be ``in_the_way``, and its taps are not part of it."""
+        return PackedRun(
+            machine=self.machine.packed(),
+            wiring=self.wiring.packed(bag),
+            workers={node: worker.packed(bag) for node, worker in self.workers.items()},
+            submitted_unix_ns=self.submitted_unix_ns,
+            changed_unix_ns=self.changed_unix_ns,
+            reason=self.reason,
+            failures=self.failures,
+            deadline_ns=due_ns(self._services.loop, self._deadline) if self._deadline is not None else None,
+            last_deaths=self._last_deaths,
+            revivals=self.revivals.packed(),
+            silent=list(self._silent),
+            on_bus=self._on_bus,
+            lives=self._lives.packed(),
+            warned=self.held_frames.packed(),
+            taps=self.taps.next,
+            kept=self._keeping.packed(),
+        )
+
+    def unpack(self, packed: PackedRun, bag: Unbag) -> None:
+        """Be the flow that ``packed`` was. Raises ValueError, OSError."""
+        self.machine.unpack(packed.machine)
+        self.wiring.unpack(packed.wiring, bag)
+        for node, worker in packed.workers.items():
+            self.new_worker(node).unpack(worker, bag)
+        self.submitted_unix_ns, self.changed_unix_ns = packed.submitted_unix_ns, packed.changed_unix_ns
+        self.reason = packed.reason
+        self.failures |= packed.failures
+        self._last_deaths = dict(packed.last_deaths)
+        self._on_bus = packed.on_bus
+        self._lives = Lives(self._services.journal, self.name, packed.lives)
+        self.held_frames.unpack(packed.warned)
+        self.taps.next = packed.taps
+        self._keeping.unpack(packed.kept)
+        self.revivals.unpack(packed.revivals)
+        if packed.deadline_ns is not None:
+            self._deadline = self._services.loop.call_later(left_s(packed.deadline_ns), self._deadline_passed)
+        for node in packed.silent:
+            self._silent[node] = self._services.loop.call_later(SILENT_EXIT_S, self._went_silent, node)
+
+    def go_on(self, asked: Collection[str]) -> None:
+        """It is unpacked. ``asked`` are nodes whose process was asked for and not born."""
+        if self.state is FlowState.RUNNING:
+            self.held_frames.start()
+        for node, subject in self.machine.workers.items():
+            if subject.state in (WorkerState.STARTED, WorkerState.DRAINING) and self.workers[node].alive:
+                self.probes.start(node)
+        again = tuple(node for node in asked if self.machine.workers[node].state is WorkerState.SPAWNING)
+        if again:
+            self._spawn(again)
+        for node in set(asked) - set(again):
+            self._spawn_failed(node, "the daemon was upgraded before it was born")
 
     def stop(self, mode: StopMode, drain_ns: int | None = None) -> None:
         """Ask it to end; nothing when it has ended."""

@@ -13,6 +13,7 @@ import msgspec
 
 from chronetixd.artifacts import artifact_problems
 from chronetixd.core.flow_words import FlowState, Limits, StopMode
+from chronetixd.core.packed import Key
 from chronetixd.flowrun import FlowRun
 from chronetixd.homecoming import Visitor
 from chronetixd.journal import Journal, Recovered, StoredFlow, StoredLife, StoredRevision, Wanted
@@ -21,6 +22,9 @@ from chronetixd.lives import end_leftovers, lives_on
 from chronetixd.plan import make_plan, unsupported
 from chronetixd.revisions import Revisions
 from chronetixd.services import Services
+from chronetixd.upgrade.bag import Bag, Unbag
+from chronetixd.upgrade.packed import PackedFlows, PackedListed
+from chronetixd.workerproc import WorkerProcess
 from protocol import cbor
 from protocol.contract import Problem, Validation, parse_flow
 from protocol.contract.reading import unfit_name
@@ -152,6 +156,50 @@ class Flows:
                 again.append(run)
                 run.launch()
         return again
+
+    @property
+    def in_the_way(self) -> list[str]:
+        """What keeps flows from being handed over to the next image now, as sentences."""
+        return [f"flow {run.name} {what}" for run in self if (what := run.in_the_way)]
+
+    def packed(self, bag: Bag) -> PackedFlows:
+        """All of them; descriptors go into ``bag``. Nothing may be ``in_the_way``."""
+        flows = [
+            PackedListed(stored=self._stored[run.name], run=run.packed(bag), revisions=list(self._revisions[run.name]))
+            for run in self
+        ]
+        return PackedFlows(flows=flows, serial=self._serial)
+
+    def unpack(self, packed: PackedFlows, bag: Unbag) -> None:
+        """List what was listed. Raises ValueError when this release cannot read a flow, OSError."""
+        self._serial = packed.serial
+        for listed in packed.flows:
+            stored = listed.stored
+            flow = parse_flow(cbor.loads(stored.contract), bindings=stored.bindings).flow
+            if flow is None:
+                raise ValueError(f"this release cannot read the contract of flow {stored.name!r}")
+            run = FlowRun(make_plan(stored.name, flow, stored.base_dir), self._services, listed.run.machine.limits)
+            try:
+                run.unpack(listed.run, bag)
+            except ValueError as reason:
+                raise ValueError(f"flow {stored.name!r}: {reason}") from reason
+            self._list(run, stored, Revisions(self._journal, listed.revisions))
+
+    def go_on(self, packed: PackedFlows) -> None:
+        """All of them are unpacked."""
+        for listed in packed.flows:
+            run = self._runs.get(listed.stored.name)
+            if run is not None:
+                run.go_on([node for node, worker in listed.run.workers.items() if worker.asked])
+
+    def worker(self, key: Key) -> WorkerProcess:
+        """The worker of a flow and a node. Raises ValueError when there is none."""
+        flow, node = key
+        run = self._runs.get(flow)
+        worker = None if run is None else run.workers.get(node)
+        if worker is None:
+            raise ValueError(f"flow {flow!r} has no worker {node!r}")
+        return worker
 
     def reattach(self, visitor: Visitor) -> None:
         """A worker that has outlived an earlier daemon is back. Raises ChronetixError when it is nobody's, OSError

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Callable, Iterable
 
 from chronetixd.core.held import Held, Watch
+from chronetixd.core.packed import PackedWatch
 from chronetixd.wiring import Wiring
 
 FIRST_S = 1.0
@@ -37,6 +38,14 @@ class HeldFrames:
         """The flow runs."""
         self._running = True
         self._arm(min(FIRST_S, self._threshold_s))
+
+    def packed(self) -> PackedWatch:
+        """What was warned of."""
+        return self._watch.packed()
+
+    def unpack(self, packed: PackedWatch) -> None:
+        """The inverse; :meth:`start` is called as ever."""
+        self._watch.unpack(packed)
 
     def stir(self) -> None:
         """Something happens in the flow, or somebody asks about it. Cheap: no look is taken now."""

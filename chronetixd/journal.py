@@ -15,11 +15,12 @@ from __future__ import annotations
 import sqlite3
 import time
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
+from urllib.parse import quote
 
 import msgspec
 
@@ -203,6 +204,27 @@ class Journal:
         if self._owed and self._base is not None:
             self._write([])
 
+    def packed(self) -> list[tuple[str, list[Any]]]:
+        """What is owed, for a journal that goes on with it (:meth:`owe`)."""
+        return [(text, list(values)) for text, values in self._owed]
+
+    def owe(self, packed: Iterable[tuple[str, Sequence[Any]]]) -> None:
+        """What another image owed is ours to write."""
+        statements = [(text, tuple(values)) for text, values in packed]
+        if statements:
+            self._owe(statements)
+
+    def examine(self) -> None:
+        """Look whether it could be opened; changes nothing. Raises ChronetixError ``journal-unusable``."""
+        try:
+            base = sqlite3.connect(f"file:{quote(str(self.path))}?mode=ro", uri=True)
+            try:
+                _check_format(base, self.path)
+            finally:
+                base.close()
+        except sqlite3.Error as reason:
+            raise error("journal-unusable", path=str(self.path), reason=str(reason)) from None
+
     @property
     def owed(self) -> int:
         """Writes that are not on the disk yet."""
@@ -286,11 +308,7 @@ def _open(path: Path) -> sqlite3.Connection:
     try:
         base.execute("PRAGMA journal_mode = WAL")
         base.execute("PRAGMA synchronous = FULL")
-        (version,) = base.execute("PRAGMA user_version").fetchone()
-        if version > FORMAT:
-            raise error(
-                "journal-unusable", path=str(path), reason=f"it has format {version}, this daemon knows {FORMAT}"
-            )
+        _check_format(base, path)
         base.executescript(_TABLES)
         base.execute(f"PRAGMA user_version = {FORMAT}")
         path.chmod(0o600)
@@ -298,6 +316,12 @@ def _open(path: Path) -> sqlite3.Connection:
         base.close()
         raise
     return base
+
+
+def _check_format(base: sqlite3.Connection, path: Path) -> None:
+    (version,) = base.execute("PRAGMA user_version").fetchone()
+    if version > FORMAT:
+        raise error("journal-unusable", path=str(path), reason=f"it has format {version}, this daemon knows {FORMAT}")
 
 
 def _put_flow(flow: StoredFlow) -> _Statement:

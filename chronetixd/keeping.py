@@ -96,6 +96,14 @@ class Keeping:
         """What came back from the store, until it is compared with what the flow has."""
         self._kept: set[Key] = set()
 
+    def packed(self) -> list[tuple[str, str, int, str, int, int]]:
+        """What is in the store."""
+        return [(*key,) for key in sorted(self._kept)]
+
+    def unpack(self, packed: Iterable[tuple[str, str, int, str, int, int]]) -> None:
+        """The inverse."""
+        self._kept = {Key(*each) for each in packed}  # type: ignore[arg-type]
+
     def follow(self, wanted: Mapping[Key, int]) -> None:
         """``wanted`` is what is to be kept from now on; the descriptors stay the caller's."""
         unsure, self._unsure = self._unsure, {}

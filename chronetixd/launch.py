@@ -96,6 +96,8 @@ class Launcher:
         self._strays: set[Process] = set()
         self._known: Callable[[], set[int]] = set
         self._stopped: asyncio.Event | None = None
+        self._held: asyncio.Event | None = None
+        """Set once everything is answered; what is asked for meanwhile waits."""
         self._asked_since = 0.0
         """Seconds after boot of the oldest request that is not answered, or of an earlier one."""
 
@@ -126,7 +128,7 @@ class Launcher:
 
     def spawn(self, request: Request) -> None:
         """Have a worker started; ends in one of the request's two calls."""
-        if self._running is None:
+        if self._running is None or self._held is not None:
             self._waiting.append(request)
             return
         self._serial += 1
@@ -146,6 +148,21 @@ class Launcher:
         descriptors = (request.control, request.stdout, request.stderr, request.group)
         self._running.connection.send(message, descriptors[: 3 + message.cgroup], give=True)
 
+    async def hold(self) -> None:
+        """Wait until everything is answered that was asked for, then end the launcher. What is asked for from now on
+        waits until :meth:`release`."""
+        self._held = asyncio.Event()
+        if not self.announced:
+            await self._held.wait()
+        await self._end()
+
+    def release(self) -> None:
+        """Have a launcher again after :meth:`hold`. Idempotent."""
+        if self._held is not None:
+            self._held = self._stopped = None
+            if self._running is None:
+                self._launch()
+
     async def stop(self) -> None:
         """End the launcher and wait for it. Workers are not touched."""
         if self._retry is not None:
@@ -154,6 +171,11 @@ class Launcher:
             _close_all(request.control, request.stdout, request.stderr, request.group)
         self._refuse(self._waiting, "the daemon is stopping")
         self._waiting = []
+        await self._end()
+
+    async def _end(self) -> None:
+        if self._retry is not None:
+            self._retry.cancel()
         self._stopped = asyncio.Event()
         if self._running is not None:
             self._running.connection.close()
@@ -229,6 +251,8 @@ class Launcher:
     def _answered(self) -> None:
         if self.announced:
             self._on_announced()
+            if self._held is not None:
+                self._held.set()
 
     def _printed(self, pid: int, line: str) -> None:
         self._log.warning(line, launcher=pid)
@@ -259,6 +283,8 @@ class Launcher:
         last = f"; its last line: {running.output.tail[-1]}" if running.output.tail else ""
         reason = f"the launcher (pid {running.process.pid}) {ended}{last}"
         self._refuse(running.asked.values(), reason)
+        if self._held is not None:
+            self._held.set()
         if running.ready:
             self._on_lost(reason, True)
             self._launch()

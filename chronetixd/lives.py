@@ -99,6 +99,10 @@ class Lives:
         if node in self._now and self._now[node].incarnation == incarnation:
             self._change(node, phase="gone", well=well)
 
+    def packed(self) -> list[StoredLife]:
+        """The last life of each node: what is ``earlier`` for the next image."""
+        return list(self._now.values())
+
     def token(self, node: str) -> str:
         """What the worker proves itself with when it comes back."""
         return self._now[node].token

@@ -57,7 +57,9 @@ class LogFiles:
         self._change = threading.Condition()
         self._queue: deque[tuple[Key, bytes]] = deque()
         self._queued = 0
-        self._busy = False
+        self._writing = 0
+        """Lines that the thread is about to write."""
+        self._halted = False
         self._closing = False
         self._thread: threading.Thread | None = None
         self._encoder = msgspec.json.Encoder()
@@ -83,14 +85,47 @@ class LogFiles:
             self._queue.append(((record.flow, record.node), line))
             self._queued += len(line)
             self._change.notify_all()
+        if not self._halted:
+            self._begin()
+
+    def _begin(self) -> None:
         if self._thread is None:
             self._thread = threading.Thread(target=self._write_all, name="chronetix-logs", daemon=True)
             self._thread.start()
 
+    def halt(self, timeout_s: float) -> None:
+        """Write nothing more until :meth:`go_on`, once what the thread is about is done; if that takes longer, whoever
+        goes on elsewhere counts it as not written."""
+        with self._change:
+            self._halted = True
+            self._change.notify_all()
+            self._change.wait_for(lambda: not self._writing, timeout_s)
+
+    def go_on(self) -> None:
+        """After :meth:`halt`, or begin with what waits."""
+        with self._change:
+            self._halted = False
+            self._change.notify_all()
+            waits = bool(self._queue)
+        if waits:
+            self._begin()
+
+    def packed(self) -> tuple[int, list[tuple[Key, bytes]]]:
+        """Lines that are in no file, and those that wait for one."""
+        with self._change:
+            return self.unwritten + self._writing, list(self._queue)
+
+    def unpack(self, run: int, unwritten: int, waiting: Iterable[tuple[Key, bytes]]) -> None:
+        """The inverse; nothing is written before :meth:`go_on`."""
+        self._halted = True
+        self.run, self.unwritten = run, unwritten
+        self._queue.extend(waiting)
+        self._queued = sum(len(line) for _, line in self._queue)
+
     def settle(self, timeout_s: float) -> bool:
         """Wait until all that was appended is written or given up; False when that takes too long."""
         with self._change:
-            return self._change.wait_for(lambda: not self._queue and not self._busy, timeout_s)
+            return self._change.wait_for(lambda: not self._queue and not self._writing, timeout_s)
 
     def close(self) -> None:
         """Write what waits and end the thread. Idempotent."""
@@ -139,13 +174,13 @@ class LogFiles:
     def _write_all(self) -> None:
         while True:
             with self._change:
-                self._busy = False
+                self._writing = 0
                 self._change.notify_all()
-                self._change.wait_for(lambda: self._queue or self._closing)
+                self._change.wait_for(lambda: (self._queue and not self._halted) or self._closing)
                 if not self._queue:
                     return
-                self._busy = True
                 batch, self._queue = self._queue, deque()
+                self._writing = len(batch)
                 self._queued = 0
             by_node: dict[Key, list[bytes]] = {}
             for key, line in batch:

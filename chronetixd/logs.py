@@ -21,6 +21,7 @@ from chronetixd.feed import Feed
 from chronetixd.logfiles import LogFiles
 from chronetixd.logrecord import LogRecord
 from chronetixd.output import LINES_A_SECOND, MAX_LINE
+from chronetixd.upgrade.packed import PackedLogs
 
 LOG_CAPACITY = 10_000
 """Lines kept of all workers together."""
@@ -70,6 +71,26 @@ class Logs:
         """What was printed and is nowhere, or not in files, since the daemon's start."""
         unwritten = self.files.unwritten if self.files is not None else 0
         return {"cut_lines": self.cut_lines, "dropped_bytes": self.dropped_bytes, "lines_not_in_files": unwritten}
+
+    def packed(self) -> PackedLogs:
+        """All of it."""
+        assert self.files is not None
+        unwritten, waiting = self.files.packed()
+        return PackedLogs(
+            feed=self.feed.packed(),
+            cut_lines=self.cut_lines,
+            dropped_bytes=self.dropped_bytes,
+            run=self.files.run,
+            unwritten=unwritten,
+            waiting=waiting,
+        )
+
+    def unpack(self, packed: PackedLogs) -> None:
+        """The inverse. Raises ValueError."""
+        self.feed.unpack(packed.feed, LogRecord)
+        self.cut_lines, self.dropped_bytes = packed.cut_lines, packed.dropped_bytes
+        if self.files is not None:
+            self.files.unpack(packed.run, packed.unwritten, packed.waiting)
 
     def older(self, flow: str | None, node: str | None) -> Iterator[LogRecord]:
         """Lines of a flow or a node, or of all, that are in files and not in memory (any more)."""

@@ -18,6 +18,8 @@ from collections.abc import Callable
 
 from chronetixd.core.allowance import Allowance
 from chronetixd.pump import READ_SIZE, Piece, Pump
+from chronetixd.upgrade.bag import Bag
+from chronetixd.upgrade.packed import PackedOutput
 
 MAX_LINE = 16 * 1024
 """Bytes of a line that are kept."""
@@ -52,6 +54,14 @@ class LineCutter:
         self._part = bytearray()
         self._dropping = False
         self.cut = 0
+
+    def packed(self) -> tuple[bytes, bool]:
+        """The line that has begun, and whether the rest of it is dropped."""
+        return bytes(self._part), self._dropping
+
+    def unpack(self, part: bytes, dropping: bool) -> None:
+        """The inverse."""
+        self._part[:], self._dropping = part, dropping
 
     def feed(self, data: bytes) -> list[str]:
         """The lines that ``data`` completes, without their ends."""
@@ -102,7 +112,9 @@ class Output:
         pump: Pump | None = None,
         on_dropped: Callable[[int, int], None] = lambda _bytes, _lines: None,
     ) -> None:
-        os.set_blocking(fd, False)
+        """``fd`` is -1 for a pipe that has ended already."""
+        if fd >= 0:
+            os.set_blocking(fd, False)
         self._loop = loop
         self._fd = fd
         self._on_line = on_line
@@ -117,9 +129,38 @@ class Output:
         self._gap = False
         """The rest of a line whose beginning is lost is lost too."""
         self.tail: deque[str] = deque(maxlen=TAIL_LINES)
-        self._stream = pump.add(fd, self._ready) if pump is not None else None
-        if pump is None:
+        self._stream = pump.add(fd, self._ready) if pump is not None and fd >= 0 else None
+        if pump is None and fd >= 0:
             loop.add_reader(fd, self._readable)
+
+    def packed(self, bag: Bag) -> PackedOutput:
+        """All of its state; the thread must not read meanwhile, if that is to be the last word."""
+        pieces, bytes_left = self._stream.packed() if self._stream is not None else ([], None)
+        part, dropping = self._cutter.packed()
+        return PackedOutput(
+            fd=bag.put(self._fd) if self._fd >= 0 else None,
+            part=part,
+            dropping=dropping,
+            lines_left=self._allowance.packed(),
+            bytes_left=bytes_left,
+            lost_bytes=self._lost_bytes,
+            lost_lines=self._lost_lines,
+            told_ns=self._told,
+            gap=self._gap,
+            rest=self._rest,
+            pieces=pieces,
+            tail=list(self.tail),
+        )
+
+    def unpack(self, packed: PackedOutput) -> None:
+        """Go on where ``packed`` stopped, with its pipe, from which nothing was read here."""
+        self._cutter.unpack(packed.part, packed.dropping)
+        self._allowance.unpack(packed.lines_left)
+        self._lost_bytes, self._lost_lines, self._told = packed.lost_bytes, packed.lost_lines, packed.told_ns
+        self._gap, self._rest = packed.gap, packed.rest
+        self.tail.extend(packed.tail)
+        if self._stream is not None:
+            self._stream.unpack(packed.pieces, packed.bytes_left)
 
     def finish(self) -> None:
         """Read what is there now, then close. For when the worker has gone; idempotent.

@@ -18,7 +18,7 @@ import select
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Literal
 
@@ -65,6 +65,23 @@ class Stream:
                 self.buffered -= len(piece)
                 self._pump.hold(-len(piece))
         return piece
+
+    def packed(self) -> tuple[list[bytes | int | None], tuple[float, int]]:
+        """What waits to be taken (None for the end), and what may still come."""
+        with self.lock:
+            return [None if piece == "end" else piece for piece in self.pieces], self._allowance.packed()
+
+    def unpack(self, pieces: Sequence[bytes | int | None], allowance: tuple[float, int] | None) -> None:
+        """The inverse; the thread has not begun to read."""
+        with self.lock:
+            if allowance is not None:
+                self._allowance.unpack(allowance)
+            for piece in pieces:
+                self._add("end" if piece is None else piece)
+            self._said = True
+            if self.pieces and self.pieces[-1] == "end":
+                self._pump.forget(self.fd)
+        self._pump.tell(self.on_ready)
 
     def give_back(self) -> None:
         """Take the pipe out of the thread's hands; what waits can still be taken. Idempotent."""
@@ -117,6 +134,7 @@ class Pump:
         self._epoll.register(self._wake, select.EPOLLIN)
         self.nowhere = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
         self._thread: threading.Thread | None = None
+        self._halted = False
         self._counting = threading.Lock()
         self.total = 0
         """Bytes of all streams that wait for the loop."""
@@ -133,10 +151,28 @@ class Pump:
         stream = Stream(self, fd, on_ready)
         self._streams[fd] = stream
         self._epoll.register(fd, select.EPOLLIN)
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="chronetix-output", daemon=True)
-            self._thread.start()
+        if self._thread is None and not self._halted:
+            self._begin()
         return stream
+
+    def _begin(self) -> None:
+        self._thread = threading.Thread(target=self._run, name="chronetix-output", daemon=True)
+        self._thread.start()
+
+    def halt(self) -> None:
+        """Read nothing more until :meth:`go_on`. Idempotent."""
+        self._halted = True
+        if self._thread is not None:
+            os.eventfd_write(self._wake, 1)
+            self._thread.join()
+            self._thread = None
+            os.eventfd_read(self._wake)
+
+    def go_on(self) -> None:
+        """After :meth:`halt`. Idempotent."""
+        self._halted = False
+        if self._thread is None and self._streams:
+            self._begin()
 
     def forget(self, fd: int) -> None:
         """Under the stream's lock."""
@@ -153,9 +189,7 @@ class Pump:
         """End the thread. Streams must have been given back. Idempotent."""
         if self._wake < 0:
             return
-        os.eventfd_write(self._wake, 1)
-        if self._thread is not None:
-            self._thread.join()
+        self.halt()
         self._epoll.close()
         os.close(self._wake)
         os.close(self.nowhere)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+
+from chronetixd.alarm import due_ns
+from chronetixd.upgrade.packed import PackedRevival
 
 
 @dataclass(slots=True)
@@ -36,6 +39,24 @@ class Revivals:
         self._nodes[node] = Revival(reason, due)
         for each in kin:
             self._nodes[each] = Revival(f"restarted with node {node!r}", due)
+
+    def packed(self) -> dict[str, PackedRevival]:
+        """All of it."""
+        return {
+            node: PackedRevival(
+                last_reason=each.last_reason,
+                next_restart_unix_ns=each.next_restart_unix_ns,
+                due_ns=due_ns(self._loop, self._timers[node]) if node in self._timers else None,
+            )
+            for node, each in self._nodes.items()
+        }
+
+    def unpack(self, packed: Mapping[str, PackedRevival]) -> None:
+        """The inverse: timers are armed for what is left."""
+        for node, each in packed.items():
+            self._nodes[node] = Revival(each.last_reason, each.next_restart_unix_ns)
+            if each.due_ns is not None:
+                self.arm(node, max(0, each.due_ns - time.monotonic_ns()))
 
     def back(self, node: str) -> None:
         """It has started again."""

@@ -65,6 +65,11 @@ class Rollout:
         return self.machine.over
 
     @property
+    def settled(self) -> bool:
+        """It is over, and nobody stands by any more."""
+        return self.over and not any(each.worker.to_come for each in self._standing.values())
+
+    @property
     def pids(self) -> set[int]:
         """Processes that stand by."""
         return {each.worker.pid for each in self._standing.values() if each.worker.alive}

@@ -20,6 +20,8 @@ from pathlib import Path
 
 import structlog
 
+from chronetixd.upgrade.bag import Bag, Unbag
+from chronetixd.upgrade.packed import PackedServer
 from chronetixd.want import AGAIN_S, wanting
 from protocol.errors import ChronetixError, error
 
@@ -58,6 +60,28 @@ class Server:
                 raise _unusable(self._path, reason.strerror or str(reason)) from None
             self._inode = os.stat(self._path).st_ino
         self._loop.add_reader(self._sock.fileno(), self._accept)
+
+    def packed(self, bag: Bag) -> PackedServer:
+        """The socket that is listened on."""
+        assert self._sock is not None
+        return PackedServer(fd=bag.put(self._sock.fileno()), path=str(self._path), inode=self._inode)
+
+    def unpack(self, packed: PackedServer, bag: Unbag) -> None:
+        """The inverse; nobody is accepted before :meth:`go_on`. Raises OSError, ValueError."""
+        self._sock = socket.socket(fileno=bag.take(packed.fd))
+        self._path, self._inode = Path(packed.path), packed.inode
+
+    def hold(self) -> None:
+        """Accept nobody until :meth:`go_on`: who connects waits."""
+        if self._pause is not None:
+            self._pause.cancel()
+            self._pause = None
+        if self._sock is not None:
+            self._loop.remove_reader(self._sock.fileno())
+
+    def go_on(self) -> None:
+        """Accept who waits, and who comes."""
+        self._resume()
 
     @property
     def path(self) -> Path:

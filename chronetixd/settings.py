@@ -7,11 +7,12 @@ $CHRONETIX_CONFIG the files are the user's ($XDG_CONFIG_HOME/chronetix/chronetix
 
 from __future__ import annotations
 
+import os
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 from msgspec import Meta
@@ -129,8 +130,15 @@ class Configured:
         return [name for name in differ if name not in FIXED], [name for name in differ if name in FIXED]
 
 
-Reread = Callable[[], Configured]
-"""Reads the configuration again: same flags, same environment, the files as they are now. Raises ChronetixError."""
+class Source(NamedTuple):
+    """What the daemon was started with. Called, it reads the configuration again: same flags, same environment, the
+    files as they are now; raises ChronetixError."""
+
+    flags: dict[str, Any]
+    config: str | None
+
+    def __call__(self) -> Configured:
+        return configure(self.flags, os.environ, os.geteuid(), self.config)
 
 
 def keep_fixed(old: Settings, new: Settings) -> Settings:

@@ -143,6 +143,11 @@ class Spares:
         self._stopped_if_empty()
         await self._stopped.wait()
 
+    def release(self) -> None:
+        """Fill up again after :meth:`stop`."""
+        self._stopped = None
+        self.refill()
+
     # -- one spare -----------------------------------------------------------------------------------------
 
     def _fork(self) -> None:

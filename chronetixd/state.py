@@ -50,6 +50,15 @@ class StateDir:
     def _unusable(self, reason: OSError) -> Exception:
         return error("config-invalid", source=str(self.path), path="state_dir", reason=str(reason))
 
+    @property
+    def lock(self) -> int:
+        """The descriptor that has the lock."""
+        return self._fd
+
+    def unpack(self, lock: int) -> None:
+        """The folder is ours already, by ``lock``, which is ours from now on."""
+        self._fd = lock
+
     def release(self) -> None:
         """Let go; the file stays, empty. Idempotent."""
         if self._fd >= 0:

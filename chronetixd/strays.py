@@ -25,6 +25,7 @@ import structlog
 
 from chronetixd import reserve
 from chronetixd.proc import Holdings, Stat, children, descendants, holdings, kill_exactly, seen, stat
+from chronetixd.upgrade.packed import PackedMarks, PackedStrays
 from chronetixd.want import AGAIN_S, wanting
 
 _PR_SET_CHILD_SUBREAPER = 36
@@ -48,6 +49,22 @@ class Marks:
     """Inode numbers of memfds that it offered."""
     doomed: set[tuple[int, int]] = field(default_factory=set)
     """Keys of descendants that were killed."""
+
+    def packed(self) -> PackedMarks:
+        """All of it but the names of flow and node."""
+        return PackedMarks(
+            pid=self.pid,
+            started=self.started,
+            pipes=sorted(self.pipes),
+            memory=sorted(self.memory),
+            doomed=sorted(self.doomed),
+        )
+
+    @staticmethod
+    def of(flow: str, node: str, packed: PackedMarks) -> Marks:
+        """The inverse."""
+        pipes, memory, doomed = frozenset(packed.pipes), set(packed.memory), set(packed.doomed)
+        return Marks(flow, node, packed.pid, packed.started, pipes, memory, doomed)
 
     def match(self, process: Stat, held: Holdings) -> bool:
         """``process``, which holds ``held``, comes from this worker."""
@@ -101,9 +118,32 @@ class Strays:
         self.reaped = 0
         """Strays that have died, of whatever cause."""
 
-    def start(self) -> None:
-        """Become the subreaper. Whoever is our child already is not ours to kill. Raises OSError."""
-        self._inherited = frozenset(children(os.getpid()))
+    @property
+    def settled(self) -> bool:
+        """Nobody waits for the end of a worker's tree."""
+        return not self._waiting
+
+    def packed(self) -> PackedStrays:
+        """What is known of strays; marks of workers go with the workers."""
+        return PackedStrays(
+            inherited=sorted(self._inherited),
+            killed=sorted(self._killed),
+            out_of_reach=sorted(self._out_of_reach),
+            ended=self.ended,
+            reaped=self.reaped,
+        )
+
+    def unpack(self, packed: PackedStrays) -> None:
+        """The inverse, before :meth:`start`."""
+        self._inherited = frozenset(packed.inherited)
+        self._killed, self._out_of_reach = set(packed.killed), set(packed.out_of_reach)
+        self.ended, self.reaped = packed.ended, packed.reaped
+
+    def start(self, *, again: bool = False) -> None:
+        """Become the subreaper. Whoever is our child already is not ours to kill, unless we are so ``again``, after an
+        exec. Raises OSError."""
+        if not again:
+            self._inherited = frozenset(children(os.getpid()))
         libc = ctypes.CDLL(None, use_errno=True)
         if libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
             raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")

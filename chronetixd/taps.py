@@ -8,7 +8,6 @@ its client, with its producer's worker, or with its flow, whichever is first.
 from __future__ import annotations
 
 import asyncio
-import itertools
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -103,7 +102,8 @@ class Taps:
         self._send = send
         self._source = source
         self._taps: dict[str, Tap] = {}
-        self._numbers = itertools.count(1)
+        self.next = 1
+        """Number of the next one. What workers say of one that is gone is recognised by it: none is used twice."""
 
     def __iter__(self) -> Iterator[Tap]:
         return iter(tuple(self._taps.values()))
@@ -131,9 +131,10 @@ class Taps:
             bell = shm.Doorbell(descriptors[1])
         except (OSError, ValueError, shm.PeerFault) as reason:
             raise error("descriptor-refused", what=f"a tap of route {route.id!r}", reason=str(reason.args[0])) from None
-        tap = Tap(f"tap/{next(self._numbers)}", route, credits, pid, descriptors[0], bell)
+        tap = Tap(f"tap/{self.next}", route, credits, pid, descriptors[0], bell)
         os.close(descriptors[1])
         descriptors.clear()
+        self.next += 1
         self._taps[tap.id] = tap
         port = Port(
             route=tap.id,

@@ -63,6 +63,9 @@ class Emit(Protocol):
     pid: int
     """The client's process, as the kernel says."""
 
+    goes_on: dict[str, Any]
+    """What the call, should it be cut off, can be asked with again to go on where it was."""
+
     async def room(self) -> None:
         """Wait until the client has read most of what was sent."""
 
@@ -83,6 +86,7 @@ class Context:
     """What ``doctor`` finds in this process."""
     settings: Callable[[], list[dict[str, Any]]]
     """Those in force, each with where it comes from."""
+    upgrade: Callable[[UpgradeArgs, Emit], Awaitable[dict[str, Any]]]
     ending: asyncio.Event
     """Set when the daemon is about to go: calls that would last for ever end."""
 
@@ -160,7 +164,8 @@ class StopArgs(Args, frozen=True):
 
 class LogsArgs(Args, frozen=True):
     """Lines of one flow or node, or of all, from ``since_unix_ns`` on; the last ``tail`` of those kept, then, with
-    ``follow``, all that come. With ``mark`` an item {caught_up: true} stands between the two."""
+    ``follow``, all that come. With ``mark`` an item {caught_up: true} stands between the two. With ``after``
+    only what came after the record of that number: where an earlier call was cut off."""
 
     flow: str | None = None
     node: str | None = None
@@ -168,14 +173,16 @@ class LogsArgs(Args, frozen=True):
     tail: Count | None = None
     since_unix_ns: int | None = None
     mark: bool = False
+    after: Count | None = None
 
 
 class EventsArgs(Args, frozen=True):
-    """Events of one flow or all."""
+    """Events of one flow or all; ``after``: as for logs."""
 
     flow: str | None = None
     follow: bool = False
     tail: Count | None = None
+    after: Count | None = None
 
 
 class StatsArgs(Args, frozen=True):
@@ -191,6 +198,17 @@ class AuditArgs(Args, frozen=True):
     tail: Count | None = None
     uid: int | None = None
     verb: str | None = None
+    after: Count | None = None
+
+
+class UpgradeArgs(Args, frozen=True):
+    """``image``: the other release's chronetixd, by default what this one was started as. ``id`` is the caller's, and
+    comes back in what ``version`` says of the last upgrade. ``timeout_ns``: how long it may take to begin."""
+
+    id: str = ""
+    image: str | None = None
+    dry_run: bool = False
+    timeout_ns: Count = 30_000_000_000
 
 
 class TapArgs(Args, frozen=True):
@@ -340,8 +358,8 @@ async def _logs(context: Context, args: LogsArgs, emit: Emit) -> Any:
     since = args.since_unix_ns or 0
     if args.flow is not None:
         context.flows.find(args.flow)
-    older = context.logs.older(args.flow, args.node)
-    return await _stream(context, context.logs.feed, wanted, args.tail, args.follow, emit, older, args.mark)
+    older = context.logs.older(args.flow, args.node) if args.after is None else ()
+    return await _stream(context, context.logs.feed, wanted, args, emit, older, args.mark)
 
 
 async def _events(context: Context, args: EventsArgs, emit: Emit) -> Any:
@@ -350,7 +368,7 @@ async def _events(context: Context, args: EventsArgs, emit: Emit) -> Any:
 
     if args.flow is not None:
         context.flows.find(args.flow)
-    return await _stream(context, context.events.feed, wanted, args.tail, args.follow, emit)
+    return await _stream(context, context.events.feed, wanted, args, emit)
 
 
 async def _stats(context: Context, args: StatsArgs, _emit: Emit) -> Any:
@@ -391,7 +409,11 @@ async def _audit(context: Context, args: AuditArgs, emit: Emit) -> Any:
     def wanted(record: Record) -> bool:
         return args.uid in (None, record.uid) and args.verb in (None, record.verb)
 
-    return await _stream(context, context.audit.feed, wanted, args.tail, args.follow, emit)
+    return await _stream(context, context.audit.feed, wanted, args, emit)
+
+
+async def _upgrade(context: Context, args: UpgradeArgs, emit: Emit) -> Any:
+    return await context.upgrade(args, emit)
 
 
 async def _doctor(context: Context, _args: NoArgs, _emit: Emit) -> Any:
@@ -432,6 +454,7 @@ VERBS: dict[str, Verb] = {
     "doctor": Verb(NoArgs, Right.READ, _doctor),
     "config": Verb(NoArgs, Right.OPERATE, _config),
     "audit": Verb(AuditArgs, Right.ADMIN, _audit),
+    "upgrade": Verb(UpgradeArgs, Right.ADMIN, _upgrade),
 }
 
 
@@ -525,8 +548,7 @@ async def _stream(
     context: Context,
     feed: Feed[Any],
     wanted: Callable[[Any], bool],
-    tail: int | None,
-    follow: bool,
+    args: LogsArgs | EventsArgs | AuditArgs,
     emit: Emit,
     older: Iterable[Any] = (),
     mark: bool = False,
@@ -535,7 +557,7 @@ async def _stream(
     daemon ends. A client that reads too slowly misses what comes, never what was kept; it is told how many as soon as
     it reads again."""
     dropped = 0
-    kept: deque[Any] | None = None
+    kept: deque[tuple[int, Any]] | None = None
 
     def show(record: Any) -> None:
         nonlocal dropped
@@ -543,28 +565,33 @@ async def _stream(
             return
         if kept is not None:
             dropped += len(kept) == kept.maxlen
-            kept.append(record)
+            kept.append((feed.appended, record))
             return
-        send(record)
+        send(feed.appended, record)
 
-    def send(record: Any) -> None:
+    def send(number: int | None, record: Any) -> None:
         nonlocal dropped
+        if number is not None:
+            emit.goes_on["after"] = number
         if dropped and emit({"dropped": dropped, "unix_ns": time.time_ns()}):
             dropped = 0
         if not emit(msgspec.to_builtins(record, builtin_types=(bytes,))):
             dropped += 1
 
-    kept = deque(feed.recent(wanted, tail))
+    tail = args.tail
+    kept = deque(feed.numbered(wanted, tail, args.after or 0))
+    before = kept[0][0] - 1 if kept else feed.appended
     missing = None if tail is None else tail - len(kept)
     kept = deque(kept, maxlen=max(MAX_REPLAY, len(kept)))
-    unfollow = feed.follow(show) if follow else None
+    unfollow = feed.follow(show) if args.follow else None
     try:
         async for record in _unhurried(older if missing != 0 else (), wanted, missing, emit):
-            send(record)
+            send(None, record)
+        emit.goes_on["after"] = before
         while kept:
             await emit.room()
             for _ in range(min(TURN, len(kept))):
-                send(kept.popleft())
+                send(*kept.popleft())
             await asyncio.sleep(0)
         kept = None
         if mark:

@@ -19,6 +19,9 @@ from chronetixd.core.death import HeldFrames
 from chronetixd.counters import Counters
 from chronetixd.kept import Kept, Key
 from chronetixd.stages import DataRoute, Ends, Memory, Place, Stage, checked
+from chronetixd.upgrade.bag import Bag, Unbag
+from chronetixd.upgrade.packed import PackedWiring
+from chronetixd.upgrade.wiring import Packer, Unpacker
 from protocol.errors import error
 from protocol.messages import (
     Configure,
@@ -113,6 +116,37 @@ class Wiring:
     def memories(self) -> dict[Key, int]:
         """All that a daemon without any needs to go on from what the dead have left; the descriptors stay ours."""
         return rewiring.memories(self._stages(self.routes), self._places)
+
+    # -- handed over to the next image of the daemon -------------------------------------------------------
+
+    def packed(self, bag: Bag) -> PackedWiring:
+        """All of it; descriptors go into ``bag``."""
+        packer = Packer(bag)
+        chains = {route: packer.stages(chain) for route, chain in self._chains.items()}
+        places = {node: packer.place(place) for node, place in self._places.items()}
+        stages, memories = packer.all()
+        return PackedWiring(
+            memories=memories,
+            stages=stages,
+            chains=chains,
+            places=places,
+            counters={route: counters.packed() for route, counters in self._counters.items()},
+            ports=[(node, route, port) for (node, route), port in self._ports.items()],
+            last={route: None if last is None else dict(last) for route, last in self._last.items()},
+        )
+
+    def unpack(self, packed: PackedWiring, bag: Unbag) -> None:
+        """Be the wiring that ``packed`` was. Raises ValueError when that is of another flow, OSError."""
+        if packed.chains.keys() != self._chains.keys() or packed.places.keys() != self._places.keys():
+            raise ValueError("it has other nodes or routes than its contract")
+        unpacker = Unpacker(packed.stages, packed.memories, self.routes, bag)
+        self._chains = {route: unpacker.stages(chain) for route, chain in packed.chains.items()}
+        for node, place in packed.places.items():
+            unpacker.place(self._places[node], place)
+        for route, counters in packed.counters.items():
+            self._counters[route].unpack(counters)
+        self._ports = {(node, route): port for node, route, port in packed.ports}
+        self._last = dict(packed.last)  # type: ignore[arg-type]
 
     # -- what a worker is told and offers ------------------------------------------------------------------
 

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import msgspec
+
 from chronetixd.cgroups import Leaf
 from chronetixd.connection import Connection
 from chronetixd.core.death import Death, HeldFrames, OutOfMemory, last_lines, out_of_memory
@@ -25,7 +27,10 @@ from chronetixd.nursery import Nursery
 from chronetixd.output import Output
 from chronetixd.pidfd import Process, Usage
 from chronetixd.spares import Spare, Streams, open_streams
+from chronetixd.strays import Marks
 from chronetixd.tree import Tree, discard, marks_of
+from chronetixd.upgrade.bag import Bag, Unbag
+from chronetixd.upgrade.packed import PackedOutput, PackedProcess
 from protocol.contract.types import ResourceClaims
 from protocol.errors import ChronetixError
 from protocol.messages import MAX_FRAME, Assign, Message, Reattached, Welcome, WorkerMessage
@@ -128,6 +133,72 @@ class WorkerProcess:
         self._begin(spare.process)
         self.hear()
 
+    @property
+    def asked(self) -> bool:
+        """The launcher is to make it, and has not."""
+        return self.to_come and self._tree is None
+
+    @property
+    def ending(self) -> bool:
+        """Its process is gone, and what that has started is not yet."""
+        return self.to_come and self._tree is not None and self._process is None
+
+    def packed(self, bag: Bag) -> PackedProcess:
+        """All of its state; descriptors go into ``bag``. It must not be ``ending``. One that is only ``asked`` for
+        leaves nothing: it is to be asked for again."""
+        told = PackedProcess(
+            pid=self.pid,
+            asked=self.asked,
+            incarnation=self.incarnation,
+            started_unix_ns=self.started_unix_ns,
+            born_ns=self._born,
+            features=self.features,
+            fault=self.fault,
+            progress=self.progress,
+            oom_before=self._oom_before,
+            killed_with=self._killed_with,
+        )
+        if self.asked:
+            return told
+        outputs = {
+            name: output.packed(bag)
+            for name, output in (("stdout", self._stdout), ("stderr", self._stderr))
+            if output is not None
+        }
+        if self._process is None or self._tree is None:
+            return msgspec.structs.replace(told, **outputs)
+        return msgspec.structs.replace(
+            told,
+            pidfd=bag.put(self._process.pidfd),
+            leaf=None if self._leaf is None else str(self._leaf.path),
+            marks=self._tree.marks.packed(),
+            connection=self._connection.packed(bag) if self._connection and not self._connection.closed else None,
+            **outputs,
+        )
+
+    def unpack(self, packed: PackedProcess, bag: Unbag) -> None:
+        """Be what ``packed`` was. Raises OSError, ValueError."""
+        self.pid, self.incarnation, self.started_unix_ns = packed.pid, packed.incarnation, packed.started_unix_ns
+        self.features, self.fault, self.progress = packed.features, packed.fault, packed.progress
+        if packed.connection is not None:
+            self._connection = self._connection_on(socket.socket(fileno=bag.take(packed.connection.fd)))
+            self._connection.unpack(packed.connection, bag)
+        self._stdout = self._unpacked("stdout", packed.stdout, bag)
+        self._stderr = self._unpacked("stderr", packed.stderr, bag)
+        self.to_come = packed.pidfd is not None
+        if packed.pidfd is not None and packed.marks is not None:
+            self._leaf = self._nursery.groups.leaf_at(packed.leaf)
+            marks = Marks.of(self.flow, self.node, packed.marks)
+            self._follow(Process(self._loop, packed.pid, bag.take(packed.pidfd), self._exited), marks)
+            self._born, self._oom_before, self._killed_with = packed.born_ns, packed.oom_before, packed.killed_with
+
+    def _unpacked(self, stream: str, packed: PackedOutput | None, bag: Unbag) -> Output | None:
+        if packed is None:
+            return None
+        output = self._output(stream, -1 if packed.fd is None else bag.take(packed.fd))
+        output.unpack(packed)
+        return output
+
     def expect(self, pid: int, pidfd: int) -> None:
         """It is ``pid``, which an earlier daemon has started, and will connect by itself; ``pidfd`` is ours now."""
         self._leaf = self._nursery.groups.leaf_of(pid)
@@ -149,9 +220,12 @@ class WorkerProcess:
         self._pipes = streams.stdout, streams.stderr
         self._stdout = self._output("stdout", streams.stdout)
         self._stderr = self._output("stderr", streams.stderr)
-        self._connection = Connection(
+        self._connection = self._connection_on(streams.control)
+
+    def _connection_on(self, control: socket.socket) -> Connection:
+        return Connection(
             self._loop,
-            streams.control,
+            control,
             WorkerMessage,
             on_message=self._said,
             on_end=self._ended,
@@ -225,8 +299,10 @@ class WorkerProcess:
         self.started_unix_ns = time.time_ns()
         self._born = time.monotonic_ns()
         self._oom_before = self._nursery.oom_kills.at_birth()
+        self._follow(process, marks_of(self.flow, self.node, process.pid, *pipes))
+
+    def _follow(self, process: Process, marks: Marks) -> None:
         self._process = process
-        marks = marks_of(self.flow, self.node, process.pid, *pipes)
         self._tree = Tree(self._loop, self._nursery.strays, process, self._leaf, marks)
 
     def _spawn_failed(self, reason: str) -> None:

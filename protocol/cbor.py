@@ -13,7 +13,6 @@ Whatever breaks one of them is a :class:`CborError`; nothing else is ever raised
 
 from __future__ import annotations
 
-from importlib.metadata import version
 from io import BytesIO
 from typing import Any, Final, NoReturn
 
@@ -164,6 +163,8 @@ def _refuse_unfit_decoder() -> None:
         loads(b"\x00\x00")
     except CborError:
         return
+    from importlib.metadata import version
+
     raise ImportError(f"cbor2 {version('cbor2')} reads ahead without putting back; install cbor2 6.3 or newer")
 
 

@@ -94,6 +94,12 @@ class Channel(Generic[M]):
         """Bytes of the frame that has begun."""
         return self._decoder.pending
 
+    @property
+    def rest(self) -> tuple[bytes, list[int]]:
+        """What has arrived of the frame that has begun, bytes and descriptors, which stay here: to be fed to a channel
+        that goes on in another process."""
+        return self._decoder.rest, list(self._waiting)
+
     def feed(
         self, data: bytes | bytearray | memoryview, descriptors: Iterable[int] = ()
     ) -> Iterator[tuple[M, list[int]]]:

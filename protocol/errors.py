@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from functools import partial
-from importlib import resources
+from pathlib import Path
 from typing import Any, Final, Literal
 
 import msgspec
@@ -32,7 +32,7 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def _read_catalogue() -> dict[str, Entry]:
-    text = resources.files("protocol").joinpath("errors.json").read_bytes()
+    text = Path(__file__).with_name("errors.json").read_bytes()
     return {entry.name: entry for entry in msgspec.json.decode(text, type=list[Entry])}
 
 

@@ -80,6 +80,11 @@ class Decoder(Generic[M]):
         """Bytes of the frame that has begun."""
         return len(self._buffer) - self._read
 
+    @property
+    def rest(self) -> bytes:
+        """The bytes of the frame that has begun: for a decoder that goes on in another process."""
+        return bytes(self._buffer[self._read :])
+
     def feed(self, data: bytes | bytearray | memoryview) -> Iterator[M]:
         """Take ``data`` and iterate over the messages that are complete now.
 

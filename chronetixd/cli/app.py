@@ -47,6 +47,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
     "Operating": {
         "service": ("chronetixd.cli.service:service", "Install, remove or show the systemd service."),
         "config": ("chronetixd.cli.config:config", "Show the daemon's settings and where each comes from."),
+        "upgrade": ("chronetixd.cli.upgrade:upgrade", "Replace the daemon by another release; flows run on."),
         "audit": ("chronetixd.cli.audit:audit", "Show who asked the daemon for what."),
         "doctor": ("chronetixd.cli.doctor:doctor", "Check this machine and the daemon on it."),
     },

@@ -15,7 +15,7 @@ from typing import Any
 import click
 import msgspec
 
-from chronetixd.cli import exits, output
+from chronetixd.cli import again, exits, output
 from chronetixd.cli.app import Session
 from chronetixd.cli.options import command
 
@@ -44,7 +44,7 @@ def audit(
         _from_disk(session, Path(file), tail, uid, verb)
         return exits.OK
     arguments = {"follow": follow or None, "tail": tail, "uid": uid, "verb": verb}
-    with session.connect() as client, closing(client.stream("audit", **arguments)) as items:
+    with closing(again.follow(session, "audit", arguments)) as items:
         for item in items:
             output.show_item(item, session.output, lambda item=item: line(item))  # type: ignore[misc]
     return exits.OK

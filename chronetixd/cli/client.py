@@ -85,14 +85,25 @@ class Client:
     ) -> Client:
         """Connect to the daemon at ``path`` (default: as the environment says) and greet it.
 
-        Raises ChronetixError ``daemon-unreachable`` or ``not-allowed``, RemoteError when the daemon refuses.
+        One that is just being upgraded is asked again. Raises ChronetixError ``daemon-unreachable`` or
+        ``not-allowed``, RemoteError when the daemon refuses.
         """
+        deadline = time.monotonic() + timeout
+        while True:
+            try:
+                return cls._connect(path, deadline, timeout, software)
+            except ChronetixError as reason:
+                if reason.name != "daemon-upgrading" or time.monotonic() >= deadline:
+                    raise
+
+    @classmethod
+    def _connect(cls, path: str | os.PathLike[str] | None, deadline: float, timeout: float, software: str) -> Client:
         where = socket_path(path)
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         client = cls(sock, where)
         try:
-            _connect(sock, where, timeout)
-            client._greet(time.monotonic() + timeout, software)
+            _connect(sock, where, max(0.0, deadline - time.monotonic()))
+            client._greet(deadline, software)
         except PermissionError as cause:
             sock.close()
             raise error("not-allowed", uid=os.getuid(), what=f"connect to {where}") from cause

@@ -32,6 +32,7 @@ _BY_NAME: Final[dict[str, int]] = {
     "connection-lost": UNREACHABLE,
     "connection-cut": UNREACHABLE,
     "daemon-stopping": UNREACHABLE,
+    "daemon-upgrading": UNREACHABLE,
     "timed-out": TIMEOUT,
     "cancelled": INTERRUPTED,
 }

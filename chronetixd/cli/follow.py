@@ -15,6 +15,7 @@ from typing import Any
 import click
 
 from chronetixd.cli import exits, output
+from chronetixd.cli.again import follow
 from chronetixd.cli.app import Session
 from chronetixd.cli.options import MOMENT, PATTERN, command, flow_argument
 
@@ -107,7 +108,7 @@ def _searched(item: Mapping[str, Any]) -> str:
 def _stream(
     session: Session, verb: str, arguments: dict[str, Any], line: Any, chosen: Callable[..., Any] = iter
 ) -> None:
-    with session.connect() as client, closing(client.stream(verb, **arguments)) as items:
+    with closing(follow(session, verb, arguments)) as items:
         for item in chosen(items):
             output.show_item(item, session.output, lambda item=item: line(item))  # type: ignore[misc]
 

@@ -13,13 +13,17 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import shm
-from protocol.errors import error
+from chronetixd.cli.again import UPGRADING
+from protocol.errors import ChronetixError, error
 
 if TYPE_CHECKING:
     from chronetixd.cli.client import Carried, Client
 
 DEFAULT_BUFFER = 16
 """Frames that the ring keeps for a reader that is slow for a moment."""
+
+WORD_S = 1.0
+"""How long to wait, when the frames have ended, for the word why."""
 
 
 class Tap:
@@ -41,7 +45,10 @@ class Tap:
         self.reason = ""
         """Why it is over, once it is."""
         self.again = False
-        """The producer is to have a successor, which can be listened to in the same way."""
+        """There is, or will be, somebody who can be listened to in the same way: the successor of the producer, or the
+        daemon that replaces this one."""
+        self.upgrading = False
+        """The latter."""
         self.about: Mapping[str, Any] = {}
         """Its ``route``, ``topic``, ``content_type``, and the nodes it comes ``from`` and goes ``to``."""
         try:
@@ -75,6 +82,7 @@ class Tap:
             if frame is not None:
                 yield frame
             elif self._inlet.ended or (self.reason and self._inlet.arm()):
+                self._learn_why()
                 return
             elif not self.reason and self._inlet.arm():
                 self._wait()
@@ -89,6 +97,13 @@ class Tap:
         if self._client.waiting or self._client.fileno() in ready:
             self._update()
 
+    def _learn_why(self) -> None:
+        """The stream has ended. Usually the daemon says why in the same moment: that is worth a moment."""
+        poll = select.poll()
+        poll.register(self._client.fileno(), select.POLLIN)
+        while not self.reason and (self._client.waiting or poll.poll(1000 * WORD_S)):
+            self._update()
+
     def _update(self) -> None:
         carried = self._next()
         if carried is not None:
@@ -100,6 +115,11 @@ class Tap:
         except StopIteration as end:
             result = end.value or {}
             self.reason, self.again = str(result.get("reason") or "closed"), bool(result.get("again"))
+            return None
+        except ChronetixError as reason:
+            if reason.name != UPGRADING:
+                raise
+            self.reason, self.again, self.upgrading = reason.message, True, True
             return None
         return carried
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from chronetixd.cli import exits, output
+from chronetixd.cli.again import Asking
 from chronetixd.cli.app import Session
 from chronetixd.cli.options import SPAN, command, flow_argument
 from chronetixd.cli.output import Column
@@ -63,7 +64,7 @@ def top(session: Session, flow: str | None, once: bool, interval: float) -> int:
     A route is marked BOTTLENECK when it stands at its watermark and its consumer is not held up by a route of
     its own: that consumer is what the flow waits for.
     """
-    with session.connect() as client:
+    with Asking(session) as client:
         before = client.call("stats", flow=flow)
         if not once and session.output == "table" and sys.stdout.isatty():
             _live(client, flow, before, interval)
@@ -127,7 +128,7 @@ def _node_row(rate: NodeRate) -> tuple[Any, ...]:
     )
 
 
-def _live(client: Any, flow: str | None, before: dict[str, Any], interval: float) -> None:
+def _live(client: Asking, flow: str | None, before: dict[str, Any], interval: float) -> None:
     """Redraw until Ctrl-C, which is how one leaves it."""
     from rich.console import Console
     from rich.live import Live

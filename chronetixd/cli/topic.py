@@ -18,6 +18,7 @@ import click
 
 import shm
 from chronetixd.cli import exits, output
+from chronetixd.cli.again import Asking
 from chronetixd.cli.app import Session
 from chronetixd.cli.options import command, flow_argument
 from chronetixd.cli.output import Column
@@ -118,9 +119,9 @@ def echo(session: Session, flow: str, route: str, count: int | None, raw: bool, 
     JSON and CBOR are shown decoded, of Arrow streams the schema and the number of rows, other bytes as hex.
     """
     shown = 0
-    with session.connect() as client:
+    with Asking(session) as asking:
         while True:
-            with Tap(client, flow, route, buffer) as tap:
+            with Tap(asking.client, flow, route, buffer) as tap:
                 try:
                     for frame in tap:
                         _show(session, frame, str(tap.about["content_type"]), raw)
@@ -134,6 +135,9 @@ def echo(session: Session, flow: str, route: str, count: int | None, raw: bool, 
                         output.say(f"{tap.lost} frames were lost: they were overwritten before they were read here")
             if not tap.again:
                 break
+            if tap.upgrading:
+                asking.again()
+                continue
             output.say(f"{output.printable(tap.reason)}; going on with the first frames of its successor that come")
     if not tap.about and not shown:
         raise error("route-detached", route=route, reason=tap.reason)

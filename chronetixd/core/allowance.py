@@ -14,6 +14,14 @@ class Allowance:
         self._left = float(burst)
         self._at = now
 
+    def packed(self) -> tuple[float, int]:
+        """What is left, and when that was."""
+        return self._left, self._at
+
+    def unpack(self, packed: tuple[float, int]) -> None:
+        """The inverse."""
+        self._left, self._at = packed
+
     def left(self, now: int) -> int:
         """What may be taken now; never less than 0. Time that goes backwards gives nothing."""
         if now > self._at:

@@ -43,8 +43,10 @@ from chronetixd.core.flow_words import (
 )
 from chronetixd.core.levels import sources, start_waves
 from chronetixd.core.machine import History, IllegalEvent
+from chronetixd.core.packed import PackedFlow, PackedWorker
 from chronetixd.core.restart import Rule, Strategy
 from chronetixd.core.worker import GONE, Worker, WorkerState
+from protocol import cbor
 
 BEGUN = (
     WorkerState.STARTING,
@@ -131,6 +133,30 @@ class Flow:
             subject.finished = node in over
         self.state = FlowState.RUNNING
         self.history.add("Resumed", FlowState.RUNNING)
+
+    def packed(self) -> PackedFlow:
+        """All of its state."""
+        return PackedFlow(
+            state=self.state,
+            history=list(self.history.entries()),
+            limits=self.limits,
+            workers={node: _packed(subject) for node, subject in self.workers.items()},
+            failure=self.failure,
+            killed=list(self.killed),
+            deadline=self.deadline,
+            stop=self.stop,
+            **self.revival.packed(),
+        )
+
+    def unpack(self, packed: PackedFlow) -> None:
+        """Be the flow that ``packed`` was. Raises ValueError when that has other nodes."""
+        if packed.workers and packed.workers.keys() != self.peers.keys():
+            raise ValueError(f"flow {self.name!r} has nodes {sorted(self.peers)}, not {sorted(packed.workers)}")
+        self.state, self.history, self.limits = packed.state, History(packed.history), packed.limits
+        self.workers = {node: _unpacked(node, each) for node, each in packed.workers.items()}
+        self.failure, self.killed = packed.failure, list(packed.killed)
+        self.deadline, self.stop = packed.deadline, packed.stop
+        self.revival.unpack(packed)
 
     def handle(self, event: FlowEvent, at: Moment) -> list[Instruction]:
         """What to do about ``event``. Raises IllegalEvent, and then nothing has changed."""
@@ -426,6 +452,28 @@ class Flow:
 
     def _illegal(self, event: FlowEvent) -> IllegalEvent:
         return IllegalEvent(f"flow {self.name!r}", self.state, type(event).__name__, self.history.entries())
+
+
+def _packed(subject: Worker) -> PackedWorker:
+    return PackedWorker(
+        state=subject.state,
+        history=list(subject.history.entries()),
+        incarnation=subject.incarnation,
+        pid=subject.pid,
+        exit=subject.exit,
+        fault=subject.fault,
+        finished=subject.finished,
+        result=cbor.dumps(subject.result),
+    )
+
+
+def _unpacked(node: str, packed: PackedWorker) -> Worker:
+    subject = Worker(node)
+    subject.state, subject.history = packed.state, History(packed.history)
+    subject.incarnation, subject.pid = packed.incarnation, packed.pid
+    subject.exit, subject.fault = packed.exit, packed.fault
+    subject.finished, subject.result = packed.finished, cbor.loads(packed.result)
+    return subject
 
 
 _F = Flow

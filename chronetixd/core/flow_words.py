@@ -5,9 +5,10 @@ Plain data. ``flow.py`` is the machine; whoever feeds it and carries out its ord
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
+
+from msgspec import Struct
 
 from chronetixd.core.worker import WorkerEvent
 
@@ -43,8 +44,7 @@ class Deadline(StrEnum):
     TERMINATE = "terminate"
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(Struct, frozen=True):
     """How long a flow may take over its steps, in ns."""
 
     start_ns: int = 30_000_000_000
@@ -53,8 +53,7 @@ class Limits:
     terminate_ns: int = 2_000_000_000
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
+class Failure(Struct, frozen=True):
     """Why a flow failed. ``kind`` is one of refused, spawn, start-timeout, fault, exit, drain-timeout,
     restarts, internal.
 
@@ -87,73 +86,62 @@ class Moment(NamedTuple):
 # -- events ------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Validated:
+class Validated(Struct, frozen=True):
     """The contract and the artifacts are sound."""
 
 
-@dataclass(frozen=True, slots=True)
-class Refused:
+class Refused(Struct, frozen=True):
     """They are not; nothing was started."""
 
     message: str
 
 
-@dataclass(frozen=True, slots=True)
-class Launch:
+class Launch(Struct, frozen=True):
     """Start it."""
 
 
-@dataclass(frozen=True, slots=True)
-class NodeEvent:
+class NodeEvent(Struct, frozen=True):
     """Something happened to the worker of ``node``."""
 
     node: str
     event: WorkerEvent
 
 
-@dataclass(frozen=True, slots=True)
-class StopRequested:
+class StopRequested(Struct, frozen=True):
     """Someone wants it to end. A drain may take ``drain_ns``, by default the flow's limit."""
 
     mode: StopMode = StopMode.DRAIN
     drain_ns: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class DeadlinePassed:
+class DeadlinePassed(Struct, frozen=True):
     """The armed deadline has passed."""
 
 
-@dataclass(frozen=True, slots=True)
-class NodeDeadline:
+class NodeDeadline(Struct, frozen=True):
     """The timer of ``node`` has passed."""
 
     node: str
 
 
-@dataclass(frozen=True, slots=True)
-class NoSuccession:
+class NoSuccession(Struct, frozen=True):
     """What ``node`` has left is of no use to a successor; ``message`` is the rest of a sentence about it."""
 
     node: str
     message: str
 
 
-@dataclass(frozen=True, slots=True)
-class Collapsed:
+class Collapsed(Struct, frozen=True):
     """In the place of an event: whoever carries instructions out has failed in the middle of one."""
 
 
-@dataclass(frozen=True, slots=True)
-class LeaveRequested:
+class LeaveRequested(Struct, frozen=True):
     """``node`` is to leave its place to another worker, which stands by."""
 
     node: str
 
 
-@dataclass(frozen=True, slots=True)
-class TakeOver:
+class TakeOver(Struct, frozen=True):
     """The next worker of ``node``, which has left: process ``pid``, which stands by; 0 for one that has to be made."""
 
     node: str
@@ -189,79 +177,68 @@ EVENTS: tuple[type, ...] = (
 # -- instructions ------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Spawn:
+class Spawn(Struct, frozen=True):
     """Ask the launcher for these workers."""
 
     nodes: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Configure:
+class Configure(Struct, frozen=True):
     """Tell this worker which node it is."""
 
     node: str
 
 
-@dataclass(frozen=True, slots=True)
-class Relink:
+class Relink(Struct, frozen=True):
     """This successor is ready: link the producers that had its predecessor to it, and say Relinked when all are."""
 
     node: str
 
 
-@dataclass(frozen=True, slots=True)
-class Start:
+class Start(Struct, frozen=True):
     """Tell these workers to start."""
 
     nodes: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Drain:
+class Drain(Struct, frozen=True):
     """Tell these workers to drain."""
 
     nodes: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Leave:
+class Leave(Struct, frozen=True):
     """Tell this worker to leave its place to its successor."""
 
     node: str
 
 
-@dataclass(frozen=True, slots=True)
-class Left:
+class Left(Struct, frozen=True):
     """This worker has left, and its routes are ready for its successor, which is given in a TakeOver."""
 
     node: str
 
 
-@dataclass(frozen=True, slots=True)
-class Signal:
+class Signal(Struct, frozen=True):
     """Signal the process groups of these workers, SIGKILL if ``kill``, else SIGTERM."""
 
     nodes: tuple[str, ...]
     kill: bool
 
 
-@dataclass(frozen=True, slots=True)
-class WakePeers:
+class WakePeers(Struct, frozen=True):
     """This worker is gone for good: ring the doorbells of everyone it shares a route with, detach its producers."""
 
     node: str
 
 
-@dataclass(frozen=True, slots=True)
-class Succeed:
+class Succeed(Struct, frozen=True):
     """This worker is gone and will have a successor: its routes get ready for it, nobody is detached."""
 
     node: str
 
 
-@dataclass(frozen=True, slots=True)
-class Restarting:
+class Restarting(Struct, frozen=True):
     """``node`` failed (``reason`` is the rest of a sentence about it) and is restarted with its ``kin``, ``after_ns``
     after the last of them is gone; for the ``attempt``-th time within its window."""
 
@@ -272,36 +249,31 @@ class Restarting:
     kin: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Restarted:
+class Restarted(Struct, frozen=True):
     """The successor of this node's worker has started. Its timer is not needed any more."""
 
     node: str
 
 
-@dataclass(frozen=True, slots=True)
-class ArmNode:
+class ArmNode(Struct, frozen=True):
     """Send NodeDeadline of ``node`` after this time; replaces the one that was armed."""
 
     node: str
     after_ns: int
 
 
-@dataclass(frozen=True, slots=True)
-class Arm:
+class Arm(Struct, frozen=True):
     """Send DeadlinePassed after this time; replaces the deadline that was armed."""
 
     deadline: Deadline
     after_ns: int
 
 
-@dataclass(frozen=True, slots=True)
-class Disarm:
+class Disarm(Struct, frozen=True):
     """No deadline any more."""
 
 
-@dataclass(frozen=True, slots=True)
-class Enter:
+class Enter(Struct, frozen=True):
     """The flow is in a new state."""
 
     state: FlowState

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
+from chronetixd.core.packed import PackedWatch
+
 
 class Held(NamedTuple):
     """The oldest frame that ``node`` keeps of ``route``, and how many it keeps. ``age_ns``: since it was sent."""
@@ -29,6 +31,14 @@ class Watch:
         self._progress: Sequence[int] | None = None
         self.idle = False
         """The last look has found nothing that a next one could tell more about."""
+
+    def packed(self) -> PackedWatch:
+        """What the next image must not warn of again."""
+        return PackedWatch(warned=dict(self._warned))
+
+    def unpack(self, packed: PackedWatch) -> None:
+        """The inverse."""
+        self._warned = dict(packed.warned)
 
     def look(self, held: Collection[Held], progress: Sequence[int]) -> list[Held]:
         """What was found; ``progress`` is anything that changes when a frame is sent or returned. Those to warn of."""

@@ -7,11 +7,10 @@ is stopped, or native code does not give the interpreter away. One ping is out a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 
-@dataclass(frozen=True, slots=True)
-class Probe:
+class Probe(Struct, frozen=True):
     """How a node is probed, in ns: see the contract's Liveness."""
 
     limit_ns: int
@@ -20,15 +19,13 @@ class Probe:
     failures: int = 1
 
 
-@dataclass(frozen=True, slots=True)
-class Ask:
+class Ask(Struct, frozen=True):
     """Send a ping with this id."""
 
     id: int
 
 
-@dataclass(frozen=True, slots=True)
-class Dead:
+class Dead(Struct, frozen=True):
     """It has failed often enough; ``why`` is the rest of a sentence about it."""
 
     why: str

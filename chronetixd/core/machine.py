@@ -7,6 +7,7 @@ the object's history, so that a report says how it got there.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 
 HISTORY_LENGTH = 32
 """Transitions remembered of one object: enough to see a whole life, small enough for thousands of objects."""
@@ -28,8 +29,8 @@ class History:
 
     __slots__ = ("_entries",)
 
-    def __init__(self) -> None:
-        self._entries: deque[str] = deque(maxlen=HISTORY_LENGTH)
+    def __init__(self, entries: Iterable[str] = ()) -> None:
+        self._entries: deque[str] = deque(entries, maxlen=HISTORY_LENGTH)
 
     def add(self, event: str, state: str) -> None:
         """Note that ``event`` led to ``state``."""

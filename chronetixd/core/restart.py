@@ -8,9 +8,10 @@ default: a restarted plugin has lost what it kept in memory, so that restarting 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
+
+from msgspec import Struct
 
 from chronetixd.core.levels import successors
 
@@ -55,8 +56,7 @@ RESTARTED: dict[Policy, dict[Ending, bool]] = {
 """Whether a restart follows. Total."""
 
 
-@dataclass(frozen=True, slots=True)
-class Rule:
+class Rule(Struct, frozen=True):
     """A node's part: at most ``max`` restarts within ``window_ns``. The first restart in a window comes at once, the
     next after ``backoff_ns``, which doubles up to ``backoff_max_ns``; ``jitter_pct`` of it, by chance, is left out."""
 
@@ -75,16 +75,14 @@ class Death(NamedTuple):
     what: str
 
 
-@dataclass(frozen=True, slots=True)
-class Again:
+class Again(Struct, frozen=True):
     """Restart it ``after_ns`` from now; the ``attempt``-th within its window."""
 
     after_ns: int
     attempt: int
 
 
-@dataclass(frozen=True, slots=True)
-class GiveUp:
+class GiveUp(Struct, frozen=True):
     """No restart. ``exhausted``: the policy wants one, but the window is full."""
 
     exhausted: bool = False

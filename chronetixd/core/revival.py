@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from chronetixd.core import restart, worker
 from chronetixd.core.flow_words import (
@@ -33,6 +33,7 @@ from chronetixd.core.flow_words import (
     Succeed,
     WakePeers,
 )
+from chronetixd.core.packed import PackedFlow, PackedGroup
 from chronetixd.core.restart import Death, Ending, Rule, Strategy
 from chronetixd.core.worker import GONE, WorkerState
 
@@ -68,7 +69,7 @@ class Revival:
         self.deaths: dict[str, list[Death]] = {}
         self.groups: list[Group] = []
         self.parked: list[NodeEvent] = []
-        """Deaths of nodes that ran already while the last sources were still starting."""
+        """Exits of nodes that ran already while the last sources were still starting."""
 
     def rule(self, node: str) -> Rule:
         """Its rule; ``temporary`` when it has none."""
@@ -77,6 +78,20 @@ class Revival:
     def group_of(self, node: str) -> Group | None:
         """The group that it waits in."""
         return next((group for group in self.groups if node in group.nodes), None)
+
+    def packed(self) -> dict[str, Any]:
+        """What :class:`PackedFlow` has of it."""
+        return {
+            "deaths": {node: list(deaths) for node, deaths in self.deaths.items()},
+            "groups": [PackedGroup(nodes=group.nodes, after_ns=group.after_ns) for group in self.groups],
+            "parked": [(each.node, each.event.exit) for each in self.parked if isinstance(each.event, worker.Exited)],
+        }
+
+    def unpack(self, packed: PackedFlow) -> None:
+        """The inverse."""
+        self.deaths = {node: list(deaths) for node, deaths in packed.deaths.items()}
+        self.groups = [Group(group.nodes, group.after_ns) for group in packed.groups]
+        self.parked = [NodeEvent(node, worker.Exited(ended)) for node, ended in packed.parked]
 
 
 _NEVER = Rule()

@@ -12,8 +12,9 @@ is and not at what has happened: whoever feeds it says ``Looked`` after every ch
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from enum import StrEnum
+
+from msgspec import Struct
 
 from chronetixd.core.machine import History, IllegalEvent
 from chronetixd.core.worker import GONE, WorkerState
@@ -44,8 +45,7 @@ AT_WORK = frozenset({WorkerState.STARTED, WorkerState.FINISHED}) | GONE
 ENDED_WELL = GONE | {WorkerState.FINISHED}
 
 
-@dataclass(frozen=True, slots=True)
-class Seen:
+class Seen(Struct, frozen=True):
     """A node as it is now: ``grouped`` if it waits to be restarted with others."""
 
     state: WorkerState
@@ -53,8 +53,7 @@ class Seen:
     grouped: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class View:
+class View(Struct, frozen=True):
     """The flow as it is now: every node of it; whether it runs."""
 
     nodes: Mapping[str, Seen]
@@ -64,40 +63,34 @@ class View:
 # -- events ------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Begun:
+class Begun(Struct, frozen=True):
     """Begin."""
 
 
-@dataclass(frozen=True, slots=True)
-class StoodBy:
+class StoodBy(Struct, frozen=True):
     """The successor of ``node`` is ready."""
 
     node: str
 
 
-@dataclass(frozen=True, slots=True)
-class Fell:
+class Fell(Struct, frozen=True):
     """The successor of ``node`` is gone; ``why`` is the rest of a sentence about it."""
 
     node: str
     why: str
 
 
-@dataclass(frozen=True, slots=True)
-class Looked:
+class Looked(Struct, frozen=True):
     """Something may have changed."""
 
     view: View
 
 
-@dataclass(frozen=True, slots=True)
-class Late:
+class Late(Struct, frozen=True):
     """The deadline has passed."""
 
 
-@dataclass(frozen=True, slots=True)
-class Called:
+class Called(Struct, frozen=True):
     """Somebody wants it back; ``why`` says who."""
 
     why: str
@@ -109,54 +102,46 @@ EVENTS: tuple[type, ...] = (Begun, StoodBy, Fell, Looked, Late, Called)
 # -- instructions ------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class StandBy:
+class StandBy(Struct, frozen=True):
     """Start successors of these nodes, and let them stand by."""
 
     nodes: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Arm:
+class Arm(Struct, frozen=True):
     """Say Late after this time."""
 
     after_ns: int
 
 
-@dataclass(frozen=True, slots=True)
-class Disarm:
+class Disarm(Struct, frozen=True):
     """There is no deadline any more."""
 
 
-@dataclass(frozen=True, slots=True)
-class Commit:
+class Commit(Struct, frozen=True):
     """From now on the flow is the new one."""
 
 
-@dataclass(frozen=True, slots=True)
-class Leave:
+class Leave(Struct, frozen=True):
     """This node's worker is to leave."""
 
     node: str
 
 
-@dataclass(frozen=True, slots=True)
-class TakeOver:
+class TakeOver(Struct, frozen=True):
     """This node has no worker: its successor takes over, or, with ``fresh``, one that has to be made."""
 
     node: str
     fresh: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Dismiss:
+class Dismiss(Struct, frozen=True):
     """The successor of this node is not needed."""
 
     node: str
 
 
-@dataclass(frozen=True, slots=True)
-class Finish:
+class Finish(Struct, frozen=True):
     """It is over, as its step says; ``why`` it is not done."""
 
     why: str = ""

@@ -8,9 +8,13 @@ answer what he was not asked. Payloads are never looked at.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any, Literal
+
+from msgspec import Struct
+
+from chronetixd.core.packed import Key, PackedRequest, PackedRouter
 
 Peer = Hashable
 """Whoever subscribes or asks; the shell's connection."""
@@ -21,8 +25,7 @@ FEW = 64
 End = Literal["timeout", "no-subscriber", "peer-gone"]
 
 
-@dataclass(frozen=True, slots=True)
-class Delivery:
+class Delivery(Struct, frozen=True):
     """Send ``payload`` to ``to`` under ``envelope``; with ``corr_id`` in it a request."""
 
     to: Peer
@@ -30,8 +33,7 @@ class Delivery:
     payload: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(Struct, frozen=True):
     """The reply to ``to``'s request ``corr_id`` (its own id)."""
 
     to: Peer
@@ -40,8 +42,7 @@ class Answer:
     content_type: str
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
+class Ended(Struct, frozen=True):
     """``to``'s request ``corr_id`` ended without a reply."""
 
     to: Peer
@@ -182,6 +183,40 @@ class Router:
                 text = f"the subscriber that was to answer on topic {pending.topic!r} has gone"
                 ended.append(Ended(pending.asker, pending.corr_id, "peer-gone", text))
         return ended
+
+    def packed(self, key: Callable[[Peer], Key]) -> PackedRouter:
+        """All of its state; ``key`` names a peer."""
+        return PackedRouter(
+            topics=[(topic, [key(peer) for peer in peers]) for topic, peers in self._topics.items()],
+            requests=[
+                PackedRequest(
+                    key=name,
+                    asker=key(each.asker),
+                    corr_id=each.corr_id,
+                    responder=key(each.responder),
+                    topic=each.topic,
+                    timeout_ns=each.timeout_ns,
+                )
+                for name, each in self._pending.items()
+            ],
+            deadlines=list(self._deadlines),
+            serial=self._serial,
+            turns=dict(self._turn),
+            late_replies=self.late_replies,
+        )
+
+    def unpack(self, packed: PackedRouter, peer: Callable[[Key], Peer]) -> None:
+        """The inverse; ``peer`` finds the one that a key names."""
+        for topic, keys in packed.topics:
+            for key in keys:
+                self.subscribe(peer(key), topic)
+        for each in packed.requests:
+            asker = peer(each.asker)
+            self._pending[each.key] = _Pending(asker, each.corr_id, peer(each.responder), each.topic, each.timeout_ns)
+            self._asked.setdefault(asker, {})[each.corr_id] = each.key
+        self._deadlines = list(packed.deadlines)
+        heapq.heapify(self._deadlines)
+        self._serial, self._turn, self.late_replies = packed.serial, dict(packed.turns), packed.late_replies
 
     def _next_responder(self, asker: Peer, topic: str) -> Peer | None:
         peers = [peer for peer in self._topics.get(topic, ()) if peer != asker]

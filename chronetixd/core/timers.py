@@ -8,15 +8,18 @@ ticks that the owner could not be given.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
+
+from msgspec import Struct
+
+from chronetixd.core.packed import Key, PackedTimer, PackedTimers
 
 FEW = 64
 """Timers that were dropped which are not worth looking for."""
 
 
-@dataclass(frozen=True, slots=True)
-class Due:
+class Due(Struct, frozen=True):
     """Tick ``sequence`` (from 1) of ``timer`` was due at ``due_ns``; ``missed`` before it were not delivered."""
 
     owner: Hashable
@@ -98,6 +101,31 @@ class Timers:
         if timer is not None:
             timer.withheld += tick.missed + 1
             self.missed += 1
+
+    def packed(self, key: Callable[[Hashable], Key]) -> PackedTimers:
+        """All of its state; ``key`` names an owner."""
+        timers = [
+            PackedTimer(
+                owner=key(each.owner),
+                id=each.id,
+                start_ns=each.start_ns,
+                interval_ns=each.interval_ns,
+                delivered=each.delivered,
+                withheld=each.withheld,
+            )
+            for _, _, each in sorted(self._heap, key=lambda entry: entry[:2])
+            if each.live
+        ]
+        return PackedTimers(timers=timers, missed=self.missed)
+
+    def unpack(self, packed: PackedTimers, owner: Callable[[Key], Hashable]) -> None:
+        """The inverse; ``owner`` finds the one that a key names."""
+        self.missed = packed.missed
+        for each in packed.timers:
+            mine = self._by_owner.setdefault(owner(each.owner), {})
+            timer = _Timer(owner(each.owner), each.id, each.start_ns, each.interval_ns, each.delivered, each.withheld)
+            mine[each.id] = timer
+            self._push(timer)
 
     def _push(self, timer: _Timer) -> None:
         self._order += 1

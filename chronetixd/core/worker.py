@@ -8,9 +8,10 @@ again, as the next incarnation, by way of ``restarting``.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, NamedTuple
+
+from msgspec import Struct
 
 from chronetixd.core.machine import History, IllegalEvent
 
@@ -60,69 +61,57 @@ class Exit(NamedTuple):
         return "ended, nobody knows how" if self.code is None else f"exited with code {self.code}"
 
 
-@dataclass(frozen=True, slots=True)
-class Spawned:
+class Spawned(Struct, frozen=True):
     """The launcher started it as ``pid``."""
 
     pid: int
 
 
-@dataclass(frozen=True, slots=True)
-class SpawnFailed:
+class SpawnFailed(Struct, frozen=True):
     """The launcher could not start it; there is no process."""
 
     message: str
 
 
-@dataclass(frozen=True, slots=True)
-class Greeted:
+class Greeted(Struct, frozen=True):
     """It said hello and was accepted."""
 
 
-@dataclass(frozen=True, slots=True)
-class Offered:
+class Offered(Struct, frozen=True):
     """It offered its memory, and every descriptor held what the ABI demands."""
 
 
-@dataclass(frozen=True, slots=True)
-class LinkSent:
+class LinkSent(Struct, frozen=True):
     """We sent it its peers' memory."""
 
 
-@dataclass(frozen=True, slots=True)
-class BecameReady:
+class BecameReady(Struct, frozen=True):
     """It said ready."""
 
 
-@dataclass(frozen=True, slots=True)
-class Relinked:
+class Relinked(Struct, frozen=True):
     """Every producer that had been linked to its predecessor is linked to it."""
 
 
-@dataclass(frozen=True, slots=True)
-class StartSent:
+class StartSent(Struct, frozen=True):
     """We told it to start."""
 
 
-@dataclass(frozen=True, slots=True)
-class HasStarted:
+class HasStarted(Struct, frozen=True):
     """It said started."""
 
 
-@dataclass(frozen=True, slots=True)
-class DrainSent:
+class DrainSent(Struct, frozen=True):
     """We told it to drain."""
 
 
-@dataclass(frozen=True, slots=True)
-class HasFinished:
+class HasFinished(Struct, frozen=True):
     """It said finished; ``result`` is what its ``on_stop`` returned."""
 
     result: Any = None
 
 
-@dataclass(frozen=True, slots=True)
-class Faulted:
+class Faulted(Struct, frozen=True):
     """It cannot go on. ``phase`` is one of messages.Fault's, or ``protocol`` when it broke the rules of the wire.
 
     ``consequence``: it only reports that a peer went away, so the cause is another worker.
@@ -133,30 +122,25 @@ class Faulted:
     consequence: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class SignalSent:
+class SignalSent(Struct, frozen=True):
     """We sent it SIGTERM or SIGKILL."""
 
 
-@dataclass(frozen=True, slots=True)
-class Exited:
+class Exited(Struct, frozen=True):
     """The kernel reported its exit, and everything it wrote before was read."""
 
     exit: Exit
 
 
-@dataclass(frozen=True, slots=True)
-class RestartPlanned:
+class RestartPlanned(Struct, frozen=True):
     """It will be started again."""
 
 
-@dataclass(frozen=True, slots=True)
-class RespawnSent:
+class RespawnSent(Struct, frozen=True):
     """The launcher was asked for its next process."""
 
 
-@dataclass(frozen=True, slots=True)
-class GivenUp:
+class GivenUp(Struct, frozen=True):
     """It will not be started again after all."""
 
 

@@ -257,7 +257,7 @@ def fail():
 
 running = daemon.Daemon.run
 
-async def run(self):
+async def run(self, arrival=None):
     asyncio.get_running_loop().call_later(0.1, fail)
     await running(self)
 

@@ -7,9 +7,12 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
 import pytest
 
 import shm
+from chronetixd.upgrade.bag import Bag, Unbag
+from chronetixd.upgrade.packed import PackedWiring
 from chronetixd.wiring import DataRoute, ToNode, Wiring
 from protocol.errors import ChronetixError
 from protocol.messages import Configure, Drained, Extend, Link, Linked, Offer, Port, Segment, SegmentMapped
@@ -114,11 +117,32 @@ class Life:
         self.__dict__.clear()
 
 
+class HandedOver:
+    """A wiring that another one goes on with before each step, from what is packed of it. The earlier ones keep their
+    descriptors until the end, as the daemon's old image does."""
+
+    def __init__(self, wiring: Wiring) -> None:
+        self._all = [wiring]
+
+    def __getattr__(self, name: str) -> Any:
+        bag = Bag()
+        packed = msgspec.msgpack.encode(self._all[-1].packed(bag))
+        following = Wiring(("source", "sink"), (ROUTE,))
+        following.unpack(msgspec.msgpack.decode(packed, type=PackedWiring), Unbag(bag.descriptors))
+        self._all.append(following)
+        return getattr(following, name)
+
+    def close(self) -> None:
+        for wiring in self._all:
+            wiring.close()
+
+
 class Play:
     """A flow source → sink whose wiring's messages are carried out at once."""
 
-    def __init__(self) -> None:
-        self.wiring = Wiring(("source", "sink"), (ROUTE,))
+    def __init__(self, handed_over: bool = False) -> None:
+        wiring = Wiring(("source", "sink"), (ROUTE,))
+        self.wiring: Any = HandedOver(wiring) if handed_over else wiring
         self.lives: dict[str, Life] = {}
         self.dead: list[Life] = []
         self.sent: list[tuple[str, Any]] = []
@@ -190,9 +214,9 @@ class Play:
             life.close()
 
 
-@pytest.fixture
-def play() -> Iterator[Play]:
-    made = Play()
+@pytest.fixture(params=[False, True], ids=["", "handed over"])
+def play(request: pytest.FixtureRequest) -> Iterator[Play]:
+    made = Play(request.param)
     yield made
     made.close()
 

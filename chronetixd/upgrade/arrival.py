@@ -1,0 +1,81 @@
+"""The new image, from its first line to where it has everything that the one before it had.
+
+Until then nothing acts: the loop does not turn, and what is rebuilt only takes duplicates of descriptors. Whatever is
+raised on the way, or takes too long, leads back to the old image.
+"""
+
+from __future__ import annotations
+
+import os
+import traceback
+from contextlib import suppress
+from types import TracebackType
+
+from chronetixd.activation import Received
+from chronetixd.settings import Configured, Source, keep_fixed
+from chronetixd.upgrade import passage
+from chronetixd.upgrade.bag import Unbag
+from chronetixd.upgrade.snapshot import Snapshot, read
+
+
+class Arrival:
+    """What was handed over to this image. In its context everything is rebuilt, or the old image executed."""
+
+    def __init__(self, told: passage.Passage, snapshot: Snapshot) -> None:
+        self._told = told
+        self.snapshot = snapshot
+        self.bag = Unbag(snapshot.descriptors)
+
+    @property
+    def failed(self) -> str:
+        """Why the image that this one has sent failed; empty when this is the one that was sent."""
+        return self._told.failed
+
+    @property
+    def version(self) -> str:
+        """Of this image, as it said in its rehearsal."""
+        return self.snapshot.upgrade.before if self.failed else self.snapshot.upgrade.after
+
+    def __enter__(self) -> Arrival:
+        return self
+
+    def __exit__(self, _kind: object, reason: BaseException | None, trace: TracebackType | None) -> None:
+        if reason is not None:
+            back(self._told, reason)
+
+    def complete(self) -> None:
+        """Everything is rebuilt, and signals have handlers: there is no way back any more."""
+        self.bag.close()
+        os.close(self._told.state)
+        passage.arrived()
+
+
+def back(told: passage.Passage, reason: BaseException) -> None:
+    """Execute the image before; returns when this one is that already, to end with ``reason``."""
+    with suppress(OSError):
+        traceback.print_exception(reason)
+    passage.fall_back(told, f"{type(reason).__name__}: {reason}")
+
+
+def configured_by(snapshot: Snapshot) -> tuple[Source, Configured]:
+    """The configuration as it is now, with the settings that only a restart changes as they were. Raises
+    ChronetixError ``config-invalid``."""
+    source = Source(snapshot.flags, snapshot.config)
+    found = source()
+    return source, Configured(keep_fixed(snapshot.settings, found.settings), found.origins)
+
+
+def arrive(told: passage.Passage) -> None:
+    """Run a daemon that goes on where the one before it stopped."""
+    passage.guard(told)
+    try:
+        from chronetixd import daemon, logs
+
+        snapshot = read(told.state)
+        source, configured = configured_by(snapshot)
+        logs.configure(configured.settings.log_level, configured.settings.log_format)
+        arrival = Arrival(told, snapshot)
+    except BaseException as reason:
+        back(told, reason)
+        raise
+    daemon.run(configured, Received(), source, arrival)

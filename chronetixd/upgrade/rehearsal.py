@@ -1,0 +1,131 @@
+"""The rehearsal: the other release, as a child, rebuilds everything from a real snapshot and says what it is.
+
+It gets duplicates of all descriptors and must leave no trace: it reads no socket, sends nothing, writes nothing. What
+is not exit code 0 with exactly the answer that is expected, in time, means no.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Annotated
+
+import msgspec
+
+from chronetixd.core.worker import Exit
+from chronetixd.launch import NOT_INHERITED
+from chronetixd.pidfd import Process
+from chronetixd.upgrade import passage
+from chronetixd.upgrade.packed import Packed
+from chronetixd.upgrade.snapshot import FORMATS, Snapshot, read
+from protocol.errors import ChronetixError, error
+
+OPTION = "--check-upgrade"
+MAX_OUTPUT = 64 * 1024
+"""Bytes of an answer that are read."""
+
+LAST_LINES = 5
+
+
+class Answer(Packed, frozen=True):
+    """What the other release says of itself, and how much of ours it has found."""
+
+    version: Annotated[str, msgspec.Meta(min_length=1, max_length=100)]
+    formats: list[int]
+    flows: int
+    workers: int
+
+
+class Rehearsal:
+    """One child at a time. ``pids`` is what must not be taken for a stray."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self.pids: set[int] = set()
+        self._ended = Exit()
+
+    async def __call__(self, image: passage.Image, state: int, descriptors: Sequence[int], timeout_s: float) -> Answer:
+        """Have ``image`` rehearse with the snapshot ``state``. Raises ChronetixError ``upgrade-refused``."""
+        out, err = (os.memfd_create(name, os.MFD_CLOEXEC) for name in ("rehearsal-out", "rehearsal-err"))
+        try:
+            ended = await self._run(image, state, descriptors, timeout_s, out, err)
+            said, last = os.pread(out, MAX_OUTPUT, 0), _last_lines(err)
+        finally:
+            os.close(out)
+            os.close(err)
+        if ended is None:
+            raise _refused(f"{image.argv[0]} did not finish its rehearsal within {timeout_s:g} s", last)
+        if ended != Exit(code=0):
+            raise _refused(f"{image.argv[0]}, which was to rehearse, {ended}", last)
+        try:
+            return msgspec.json.decode(said, type=Answer)
+        except msgspec.DecodeError as reason:
+            raise _refused(f"{image.argv[0]} gave no answer of a chronetixd ({reason})", last) from None
+
+    async def _run(
+        self, image: passage.Image, state: int, descriptors: Sequence[int], timeout_s: float, out: int, err: int
+    ) -> Exit | None:
+        """How it ended; None when that took too long."""
+        gone = self._loop.create_future()
+        try:
+            child = subprocess.Popen(
+                [*image.argv, OPTION, str(state)],
+                executable=image.program,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                env={name: value for name, value in os.environ.items() if name not in NOT_INHERITED},
+                pass_fds=(state, *descriptors),
+                start_new_session=True,
+            )
+        except OSError as reason:
+            raise _refused(f"{image.program} cannot be executed: {reason.strerror}", "") from None
+        child.returncode = 0  # its exit status is taken through its pidfd, not by subprocess
+        self.pids.add(child.pid)
+        process = Process(self._loop, child.pid, os.pidfd_open(child.pid), lambda: gone.set_result(None))
+        late = self._loop.call_later(timeout_s, process.signal, signal.SIGKILL)
+        try:
+            await asyncio.shield(gone)
+        except asyncio.CancelledError:
+            process.on_exit = partial(self._reap, process)
+            process.signal(signal.SIGKILL)
+            raise
+        finally:
+            in_time = self._loop.time() < late.when()
+            late.cancel()
+        self._reap(process)
+        return self._ended if in_time or self._ended.signal != "SIGKILL" else None
+
+    def _reap(self, process: Process) -> None:
+        self.pids.discard(process.pid)
+        self._ended = process.reap()
+
+
+def _last_lines(fd: int) -> str:
+    size = os.fstat(fd).st_size
+    text = os.pread(fd, MAX_OUTPUT, max(0, size - MAX_OUTPUT)).decode("utf-8", "backslashreplace")
+    return "\n".join(text.splitlines()[-LAST_LINES:])
+
+
+def _refused(reason: str, last: str) -> ChronetixError:
+    return error("upgrade-refused", reason=f"{reason}{': ' if last else ''}{last}", stderr_tail=last)
+
+
+def rehearse(state: int, rebuild: Callable[[Snapshot], tuple[str, int]]) -> None:
+    """In the child: ``rebuild`` everything, which gives our version and the number of workers, and answer. Ends the
+    process: what was rebuilt is not to be taken apart. Raises ChronetixError."""
+    snapshot = read(state)
+    version, workers = rebuild(snapshot)
+    launcher = subprocess.run([sys.executable, "-c", "import nodeworker.launcher"], stdin=subprocess.DEVNULL)
+    if launcher.returncode != 0:
+        raise error("snapshot-unreadable", reason="this release's launcher of workers does not start, see above")
+    answer = Answer(version=version, formats=list(FORMATS), flows=len(snapshot.flows.flows), workers=workers)
+    sys.stdout.buffer.write(msgspec.json.encode(answer))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)

@@ -1,0 +1,146 @@
+"""The upgrade as the old image carries it out: rehearse, wait until everything can be handed over, hold, execute.
+
+Rules: nothing is touched before the rehearsal has succeeded. From then on new workers wait; from ``part`` on everything
+does, for as short a time as possible. Whatever fails up to the exec is undone, and everything goes on as before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import time
+from typing import TYPE_CHECKING, Any, Protocol
+
+import msgspec
+
+from chronetixd.upgrade import passage
+from chronetixd.upgrade.bag import Bag
+from chronetixd.upgrade.packed import Upgraded
+from chronetixd.upgrade.rehearsal import Rehearsal
+from chronetixd.upgrade.snapshot import Snapshot, write
+from protocol.errors import error
+
+if TYPE_CHECKING:
+    from chronetixd.verbs import Emit, UpgradeArgs
+
+LOOK_S = 0.01
+"""How often it is looked whether something is still in the way."""
+
+
+class Ship(Protocol):
+    """The daemon, as far as it is handed over."""
+
+    def in_the_way(self) -> list[str]:
+        """What keeps it from being handed over now, as sentences."""
+
+    async def hold(self) -> None:
+        """New workers wait from now on."""
+
+    async def part(self) -> None:
+        """Nobody is served any more: clients are sent away, others wait."""
+
+    def freeze(self) -> None:
+        """No thread reads or writes any more, and what can be written is."""
+
+    def packed(self, bag: Bag, upgrade: Upgraded, since_ns: int) -> Snapshot:
+        """Everything; descriptors go into ``bag``."""
+
+    def release(self, failed: Upgraded) -> None:
+        """Undo ``hold``, ``part`` and ``freeze``, as far as they were done, and tell of it."""
+
+
+class Upgrade:
+    """One at a time. ``version`` is the running one."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, ship: Ship, version: str) -> None:
+        self._loop = loop
+        self._ship = ship
+        self._version = version
+        self.rehearsal = Rehearsal(loop)
+        self._under_way: asyncio.Task[None] | None = None
+        self._begun = False
+
+    async def __call__(self, args: UpgradeArgs, emit: Emit) -> dict[str, Any]:
+        """The verb. Returns after a dry run only; the call of any other ends as all calls do, because of it. Raises
+        ChronetixError ``upgrade-refused``."""
+        if self._begun:
+            raise error("upgrade-refused", reason="another one is under way")
+        self._begun = True
+        try:
+            deadline = self._loop.time() + args.timeout_ns / 1e9
+            image = target(args.image)
+            answer = await self._rehearse(image, args.timeout_ns / 1e9)
+            told = {"before": self._version, "after": answer.version, "flows": answer.flows, "workers": answer.workers}
+            if args.dry_run:
+                return {**told, "formats": answer.formats, "in_the_way": self._ship.in_the_way()}
+            emit({"rehearsed": True, **told})
+            upgrade = Upgraded(id=args.id, **told)
+            self._under_way = self._loop.create_task(self._go(image, upgrade, deadline))
+            await asyncio.shield(self._under_way)
+        finally:
+            if self._under_way is None or self._under_way.done():
+                self._begun = False
+        raise AssertionError("an upgrade that was not refused has replaced this image")
+
+    async def _rehearse(self, image: passage.Image, timeout_s: float) -> Any:
+        bag = Bag()
+        ways = self._ship.in_the_way()
+        if ways:
+            await self._clear(self._loop.time() + timeout_s)
+        snapshot = self._ship.packed(bag, Upgraded(id="", before=self._version), 0)
+        state = write(snapshot)
+        try:
+            return await self.rehearsal(image, state, snapshot.descriptors, timeout_s)
+        finally:
+            os.close(state)
+
+    async def _clear(self, deadline: float) -> None:
+        """Wait until nothing is in the way. Raises ChronetixError ``upgrade-refused``."""
+        while ways := self._ship.in_the_way():
+            if self._loop.time() >= deadline:
+                raise error("upgrade-refused", reason="; ".join(ways))
+            await asyncio.sleep(LOOK_S)
+
+    async def _go(self, image: passage.Image, upgrade: Upgraded, deadline: float) -> None:
+        """Returns only by raising ChronetixError; everything goes on then."""
+        try:
+            await self._clear(deadline)
+            async with asyncio.timeout_at(deadline):
+                await self._ship.hold()
+            await self._clear(deadline)
+            since_ns = time.monotonic_ns()
+            await self._ship.part()
+            await self._clear(deadline)
+            self._ship.freeze()
+            self._leave(image, upgrade, since_ns)
+        except BaseException as reason:
+            late = isinstance(reason, TimeoutError)
+            text = "workers that were asked for do not come" if late else str(reason)
+            self._begun = False
+            self._ship.release(msgspec.structs.replace(upgrade, failed=text))
+            if late:
+                raise error("upgrade-refused", reason=text) from None
+            raise
+
+    def _leave(self, image: passage.Image, upgrade: Upgraded, since_ns: int) -> None:
+        snapshot = self._ship.packed(Bag(), upgrade, since_ns)
+        state = write(snapshot)
+        try:
+            passage.leave(image, passage.Passage(state, passage.own_image()), snapshot.descriptors)
+        except OSError as reason:
+            raise error("upgrade-failed", reason=f"{image.program} cannot be executed: {reason.strerror}") from None
+        finally:
+            os.close(state)
+
+
+def target(image: str | None) -> passage.Image:
+    """What is to be executed: ``image`` with the arguments that we were started with, or once more what we were started
+    as. Raises ChronetixError ``upgrade-refused``."""
+    if image is None:
+        return passage.own_image()
+    if not os.path.isabs(image):
+        raise error("bad-argument", argument="image", verb="upgrade", reason="must be an absolute path")
+    if not os.access(image, os.X_OK) or os.path.isdir(image):
+        raise error("upgrade-refused", reason=f"{image} is no program that can be executed")
+    return passage.Image(image, [image, *sys.argv[1:]])

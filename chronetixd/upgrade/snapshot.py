@@ -1,0 +1,117 @@
+"""The snapshot: everything that a daemon knows, in a sealed memfd, for its next image.
+
+Layout: MAGIC, u32 format, u32 CRC-32 of the body, u64 length of the body (little-endian), then the body, a
+:class:`Snapshot` as MessagePack. Not CBOR as on the wire: this is read by ourselves alone, typed in one step, and while
+everybody waits. Rules:
+
+* a format that is not in FORMATS is refused, as is a field that is not known: what is in it may matter;
+* nothing in it is trusted to be there: a descriptor that was not handed over, or is not what it should be, is an error.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import struct
+import zlib
+from typing import Any
+
+import msgspec
+
+from chronetixd.core.death import Death
+from chronetixd.settings import Settings
+from chronetixd.upgrade.packed import (
+    Packed,
+    PackedAudit,
+    PackedBus,
+    PackedFeed,
+    PackedFlows,
+    PackedGroups,
+    PackedLogs,
+    PackedServer,
+    PackedStrays,
+    Upgraded,
+)
+from protocol.errors import error
+
+FORMAT = 1
+FORMATS = (1,)
+"""Those that can be read."""
+
+MAGIC = b"CTXHAND\n"
+_HEAD = struct.Struct("<8sIIQ")
+_SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK
+
+MAX_BODY = 1 << 30
+"""Bytes. The largest part, what workers have printed lately, is bounded far below."""
+
+
+class Snapshot(Packed, frozen=True):
+    """One daemon. ``flags`` and ``config`` are what it was started with, ``since_ns`` when it stopped to serve
+    (CLOCK_MONOTONIC), ``owed`` what the journal lacks, ``store`` what the supervisor is still to be told to keep or
+    to forget."""
+
+    upgrade: Upgraded
+    since_ns: int
+    descriptors: list[int]
+    config: str | None
+    flags: dict[str, Any]
+    settings: Settings
+    started_unix_ns: int
+    lock: int
+    server: PackedServer
+    groups: PackedGroups
+    strays: PackedStrays
+    flows: PackedFlows
+    bus: PackedBus
+    events: PackedFeed
+    logs: PackedLogs
+    audit: PackedAudit
+    deaths: list[Death]
+    owed: list[tuple[str, list[Any]]]
+    store: list[tuple[str, int]]
+
+
+def write(snapshot: Snapshot) -> int:
+    """A sealed memfd that holds ``snapshot``; the caller closes it. Raises OSError."""
+    body = msgspec.msgpack.encode(snapshot)
+    fd = os.memfd_create("chronetix-upgrade", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        for part in (_HEAD.pack(MAGIC, FORMAT, zlib.crc32(body), len(body)), body):
+            rest = memoryview(part)
+            while rest:
+                rest = rest[os.write(fd, rest) :]
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS | fcntl.F_SEAL_SEAL)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def read(fd: int) -> Snapshot:
+    """What the memfd ``fd``, which stays the caller's, holds. Raises ChronetixError ``snapshot-unreadable``."""
+    try:
+        sealed = fcntl.fcntl(fd, fcntl.F_GET_SEALS) & _SEALS == _SEALS
+        head = os.pread(fd, _HEAD.size, 0)
+    except OSError as reason:
+        raise _unreadable(f"descriptor {fd} is no memfd ({reason.strerror})") from None
+    if not sealed:
+        raise _unreadable("it is not sealed")
+    if len(head) < _HEAD.size or not head.startswith(MAGIC):
+        raise _unreadable("it is no snapshot of a daemon")
+    _, version, crc, length = _HEAD.unpack(head)
+    if version not in FORMATS:
+        raise _unreadable(f"it has format {version}, this release reads {', '.join(map(str, FORMATS))}")
+    if length > MAX_BODY or length != os.fstat(fd).st_size - _HEAD.size:
+        raise _unreadable("its length is not what its head says")
+    body = os.pread(fd, length, _HEAD.size)
+    if zlib.crc32(body) != crc:
+        raise _unreadable("its checksum is wrong")
+    try:
+        return msgspec.msgpack.decode(body, type=Snapshot)
+    except (msgspec.DecodeError, ValueError) as reason:
+        raise _unreadable(str(reason)) from None
+
+
+def _unreadable(reason: str) -> Exception:
+    return error("snapshot-unreadable", reason=reason)

@@ -1,0 +1,170 @@
+"""A flow's wiring as plain data, and back. Stages and memories refer to each other: each is packed once, by number."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TypeVar
+
+import shm
+from chronetixd.stages import DataRoute, Ends, Memory, Place, Stage
+from chronetixd.upgrade.bag import Bag, Unbag
+from chronetixd.upgrade.packed import PackedMemory, PackedPlace, PackedStage
+
+Pairs = list[tuple[list[int], list[int]]]
+_T = TypeVar("_T")
+
+
+class Packer:
+    """Numbers stages and memories as they are met."""
+
+    def __init__(self, bag: Bag) -> None:
+        self._bag = bag
+        self._stages: dict[Stage, int] = {}
+        self._memories: dict[Memory, int] = {}
+
+    def stages(self, stages: Iterable[Stage]) -> list[int]:
+        """Their numbers."""
+        return [self._stages.setdefault(stage, len(self._stages)) for stage in stages]
+
+    def _memory(self, memory: Memory | None) -> int | None:
+        return None if memory is None else self._memories.setdefault(memory, len(self._memories))
+
+    def place(self, place: Place) -> PackedPlace:
+        """A node."""
+        return PackedPlace(
+            memory=self._memory(place.memory),
+            incarnation=place.incarnation,
+            configured=place.configured,
+            linked=place.linked,
+            ready=place.ready,
+            started=place.started,
+            gone=place.gone,
+            due=self._pairs(place.due),
+            later=self.stages(place.later),
+            answers=self._pairs(place.answers),
+            relinking=sorted(self.stages(place.relinking)),
+            asked_relink=place.asked_relink,
+        )
+
+    def _pairs(self, ends: Iterable[Ends]) -> Pairs:
+        return [(self.stages(each.rings), self.stages(each.credits)) for each in ends]
+
+    def all(self) -> tuple[list[PackedStage], list[PackedMemory]]:
+        """Everything that was met, and what can be reached from there."""
+        packed_stages: list[PackedStage] = []
+        packed_memories: list[PackedMemory] = []
+        while len(packed_stages) < len(self._stages) or len(packed_memories) < len(self._memories):
+            for stage in list(self._stages)[len(packed_stages) :]:
+                packed_stages.append(self._stage(stage))
+            for memory in list(self._memories)[len(packed_memories) :]:
+                packed_memories.append(self._packed(memory))
+        return packed_stages, packed_memories
+
+    def _stage(self, stage: Stage) -> PackedStage:
+        put = self._bag.put_if
+        return PackedStage(
+            route=stage.route.id,
+            epoch=stage.epoch,
+            base_seq=stage.base_seq,
+            resume=stage.resume,
+            ring=put(stage.ring),
+            producer=self._memory(stage.producer),
+            credit=put(stage.credit),
+            consumer=self._memory(stage.consumer),
+            predecessor=put(stage.predecessor),
+            predecessor_incarnation=stage.predecessor_incarnation,
+            told_producer=stage.told_producer,
+            relink=stage.relink,
+            told_consumer=stage.told_consumer,
+            by_link=sorted(stage.by_link),
+            sent=sorted(stage.sent),
+            dropping=sorted(stage.dropping),
+            ended=stage.ended,
+        )
+
+    def _packed(self, memory: Memory) -> PackedMemory:
+        return PackedMemory(
+            doorbell=self._bag.put(memory.doorbell.fileno()),
+            segments={index: self._bag.put(fd) for index, fd in memory.segments.items()},
+            unmapped={index: sorted(self.stages(waiting)) for index, waiting in memory.unmapped.items()},
+            undropped={index: sorted(self.stages(waiting)) for index, waiting in memory.undropped.items()},
+            stages=memory.stages,
+            incarnation=memory.incarnation,
+            dead=memory.dead,
+        )
+
+
+class Unpacker:
+    """Stages and memories by number. Raises ValueError for what nothing of the flow is, OSError for a descriptor."""
+
+    def __init__(
+        self,
+        stages: list[PackedStage],
+        memories: list[PackedMemory],
+        routes: Iterable[DataRoute],
+        bag: Unbag,
+    ) -> None:
+        self._bag = bag
+        known = {route.id: route for route in routes}
+        self._memories = [self._memory(each) for each in memories]
+        self._stages = [self._stage(known, each) for each in stages]
+        for memory, packed in zip(self._memories, memories, strict=True):
+            memory.unmapped = {index: set(self.stages(waiting)) for index, waiting in packed.unmapped.items()}
+            memory.undropped = {index: set(self.stages(waiting)) for index, waiting in packed.undropped.items()}
+
+    def stages(self, numbers: Iterable[int]) -> list[Stage]:
+        """Those that these numbers mean."""
+        return [_at(self._stages, number, "stage") for number in numbers]
+
+    def place(self, place: Place, packed: PackedPlace) -> None:
+        """Make ``place``, which is new, what ``packed`` was."""
+        place.memory = self._of(packed.memory)
+        place.incarnation = packed.incarnation
+        place.configured, place.linked = packed.configured, packed.linked
+        place.ready, place.started, place.gone = packed.ready, packed.started, packed.gone
+        place.due.extend(self._ends(packed.due))
+        place.later = self.stages(packed.later)
+        place.answers.extend(self._ends(packed.answers))
+        place.relinking = set(self.stages(packed.relinking))
+        place.asked_relink = packed.asked_relink
+
+    def _ends(self, pairs: Pairs) -> list[Ends]:
+        return [Ends(self.stages(rings), self.stages(credits)) for rings, credits in pairs]
+
+    def _of(self, number: int | None) -> Memory | None:
+        return None if number is None else _at(self._memories, number, "memory")
+
+    def _memory(self, packed: PackedMemory) -> Memory:
+        bell = shm.Doorbell(self._bag.look(packed.doorbell))  # which duplicates it
+        segments = {index: self._bag.take(fd) for index, fd in packed.segments.items()}
+        return Memory(bell, segments, stages=packed.stages, incarnation=packed.incarnation, dead=packed.dead)
+
+    def _stage(self, routes: dict[str, DataRoute], packed: PackedStage) -> Stage:
+        if packed.route not in routes:
+            raise ValueError(f"there is no data route {packed.route!r}")
+        take = self._bag.take_if
+        return Stage(
+            routes[packed.route],
+            packed.epoch,
+            packed.base_seq,
+            packed.resume,
+            ring=take(packed.ring),
+            producer=self._of(packed.producer),
+            credit=take(packed.credit),
+            consumer=self._of(packed.consumer),
+            predecessor=take(packed.predecessor),
+            predecessor_incarnation=packed.predecessor_incarnation,
+            told_producer=packed.told_producer,
+            relink=packed.relink,
+            told_consumer=packed.told_consumer,
+            by_link=set(packed.by_link),
+            sent=set(packed.sent),
+            dropping=set(packed.dropping),
+            ended=packed.ended,
+        )
+
+
+def _at(found: list[_T], number: int, what: str) -> _T:
+    if not 0 <= number < len(found):
+        raise ValueError(f"there is no {what} {number} among {len(found)}")
+    return found[number]

@@ -1,0 +1,434 @@
+"""The daemon is replaced in place while everything runs: no frame lost or repeated, no worker restarted."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chronetixd.cli.client import Client
+from protocol.errors import ChronetixError
+from tests.e2e.surviving import Flow, events, kill, lives, pids
+
+Map = dict[str, Any]
+Start = Callable[[], Any]
+
+
+@pytest.fixture
+def flow(tmp_path: Path) -> Flow:
+    return Flow(tmp_path)
+
+
+Image = Callable[..., Path]
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Image:
+    """Makes a program that stands for another release: Python code before ``chronetixd`` begins, or a shell's."""
+
+    def made(code: str, shell: bool = False) -> Path:
+        program = tmp_path / "other"
+        begin = f"#!{sys.executable}\nimport os, sys\n"
+        end = "\nfrom chronetixd.main import main\nmain(prog_name='chronetixd')\n"
+        program.write_text(f"#!/bin/sh\n{code}\n" if shell else begin + code + end)
+        program.chmod(0o755)
+        return program
+
+    return made
+
+
+def upgrade(daemon: Any, *options: str) -> Map:
+    """By the command; what it says when it succeeds."""
+    ended = daemon.ctl("upgrade", "-o", "json", *options)
+    assert ended.returncode == 0, ended.stderr
+    told = json.loads(ended.stdout)
+    assert isinstance(told, dict)
+    return told
+
+
+def descriptors(daemon: Any) -> int:
+    return len(os.listdir(f"/proc/{daemon.process.pid}/fd"))
+
+
+def follow(client: Client, kind: str, **of: Any) -> Map:
+    """The next event of this kind, or the one that was."""
+    for event in client.stream("events", follow=True):
+        if event["kind"] == kind and all(event["data"].get(key) == value for key, value in of.items()):
+            assert isinstance(event, dict)
+            return event
+    raise AssertionError
+
+
+def exists(path: Path) -> None:
+    """Wait until it is there."""
+    while not path.exists():
+        time.sleep(0.005)
+
+
+class TestUnderLoad:
+    @pytest.mark.parametrize("loss", ["stop", "survive"])
+    def test_no_frame_is_lost_or_repeated_and_no_worker_restarted(self, loss: str, daemon: Any, flow: Flow) -> None:
+        with Client.connect(daemon.socket) as client:
+            before = flow.submit(client, loss=loss)
+        told = upgrade(daemon)
+        assert (told["flows"], told["workers"], told["failed"]) == (1, 3, "")
+        assert told["pause_ns"] > 0
+        with Client.connect(daemon.socket) as client:
+            assert daemon.process.poll() is None
+            assert client.call("version")["pid"] == daemon.process.pid
+            assert client.call("version")["upgraded"] == told
+            assert pids(client) == before
+            flow.grows(client)
+            described = client.call("describe", flow="f")
+            assert [node["incarnation"] for node in described["nodes"]] == [0, 0, 0]
+            assert client.call("stop", flow="f") == {"flow": "f", "state": "stopped"}
+        flow.check()
+        assert not [number for number, marked in flow.numbers() if marked]
+        assert not [pid for pid in before.values() if lives(pid)]
+
+    def test_what_was_counted_and_what_has_happened_is_known_still(self, daemon: Any, flow: Flow) -> None:
+        with Client.connect(daemon.socket) as client:
+            flow.submit(client)
+            (before,) = client.call("list")["flows"]
+            happened = events(client)
+        upgrade(daemon)
+        with Client.connect(daemon.socket) as client:
+            assert client.call("list")["flows"] == [before]
+            now = events(client)
+            assert now[: len(happened)] == happened
+            assert [event["sequence"] for event in now] == [event["sequence"] for event in happened]
+            everything = list(client.stream("events"))
+            assert [event["sequence"] for event in everything] == list(range(1, len(everything) + 1))
+            assert client.call("stop", flow="f")["state"] == "stopped"
+        flow.check()
+
+    @pytest.mark.settings(spares=0)
+    def test_again_and_again_without_a_descriptor_more(self, daemon: Any, flow: Flow) -> None:
+        counts = []
+        with Client.connect(daemon.socket) as client:
+            before = flow.submit(client)
+        for _ in range(4):
+            upgrade(daemon)
+            with Client.connect(daemon.socket) as client:
+                last = follow(client, "upgraded")["sequence"]
+                while not any(e["kind"] == "launcher-ready" for e in client.stream("events", after=last)):
+                    pass
+                assert pids(client) == before
+                flow.grows(client)
+                counts.append(descriptors(daemon))
+        assert len(set(counts)) == 1, counts
+        with Client.connect(daemon.socket) as client:
+            assert client.call("stop", flow="f")["state"] == "stopped"
+        flow.check()
+        assert not [number for number, marked in flow.numbers() if marked]
+
+    def test_while_an_arena_grows_and_shrinks(self, daemon: Any, submit: Any) -> None:
+        nodes = [submit.node("source", "upgrades:grows"), submit.node("sink", "upgrades:Numbers")]
+        submit(nodes, [submit.edge("source", "sink", buffer=4)], name="g", wait="running")
+        for _ in range(2):
+            upgrade(daemon)
+        with Client.connect(daemon.socket) as client:
+            ended(client, "g", "stopped")
+            (result,) = [n["result"] for n in client.call("describe", flow="g")["nodes"] if n["node"] == "sink"]
+        assert result == 19_999
+
+
+def ended(client: Client, flow: str, state: str) -> None:
+    """Wait for its end."""
+    for event in client.stream("events", flow=flow, follow=True):
+        if event["kind"] in ("flow-stopped", "flow-failed"):
+            break
+    (listed,) = [each for each in client.call("list")["flows"] if each["name"] == flow]
+    assert listed["state"] == state, listed
+
+
+class TestRefused:
+    @pytest.mark.parametrize(
+        ("code", "shell", "reason"),
+        [
+            ("echo 'this machine is too old' >&2; exit 1", True, "this machine is too old"),
+            ("echo 'chronetixd 7'", True, "gave no answer of a chronetixd"),
+            ("kill -9 $$", True, "was killed by SIGKILL"),
+            ("import chronetixd.upgrade.snapshot as s; s.FORMATS = (99,)", False, "format 1, this release reads 99"),
+            ("import chronetixd.flows as f; f.make_plan = None", False, "TypeError"),
+        ],
+        ids=["exits", "garbage", "killed", "format", "defect"],
+    )
+    def test_a_release_that_fails_its_rehearsal_changes_nothing(
+        self, code: str, shell: bool, reason: str, daemon: Any, flow: Flow, image: Image
+    ) -> None:
+        with Client.connect(daemon.socket) as client:
+            before = flow.submit(client)
+            happened = events(client)
+            with pytest.raises(ChronetixError, match="upgrade-refused") as refusal:
+                client.call("upgrade", image=str(image(code, shell)))
+            assert reason in refusal.value.message
+            flow.grows(client)
+            assert pids(client) == before
+            assert client.call("version")["upgraded"] is None
+            assert events(client) == happened
+            assert client.call("stop", flow="f")["state"] == "stopped"
+        flow.check()
+
+    def test_one_that_hangs_is_given_up(self, daemon: Any, image: Image) -> None:
+        with Client.connect(daemon.socket) as client, pytest.raises(ChronetixError, match="did not finish"):
+            client.call("upgrade", image=str(image("exec sleep 1000", shell=True)), timeout_ns=300_000_000)
+
+    def test_a_dry_run_only_tells(self, daemon: Any, flow: Flow) -> None:
+        with Client.connect(daemon.socket) as client:
+            before = flow.submit(client)
+            told = upgrade(daemon, "--dry-run")
+            assert (told["workers"], told["in_the_way"], told["formats"]) == (3, [], [1])
+            assert pids(client) == before, "and the connection is still the same"
+            assert client.call("stop", flow="f")["state"] == "stopped"
+
+    @pytest.mark.parametrize("path", ["/nowhere/chronetixd", "/tmp"])
+    def test_what_is_no_program_is_refused(self, path: str, daemon: Any) -> None:
+        with Client.connect(daemon.socket) as client, pytest.raises(ChronetixError, match="no program"):
+            client.call("upgrade", image=path)
+
+    def test_two_at_once_are_one_too_many(self, daemon: Any, image: Image, tmp_path: Path) -> None:
+        rehearses = image(f"touch {tmp_path}/begun; exec sleep 1000", shell=True)
+        command = [sys.executable, "-m", "chronetixd.cli", "upgrade", "--image", str(rehearses)]
+        with subprocess.Popen(command, env=daemon.environment, stderr=subprocess.DEVNULL) as first:
+            exists(tmp_path / "begun")
+            with Client.connect(daemon.socket) as client, pytest.raises(ChronetixError, match="another one"):
+                client.call("upgrade")
+            first.send_signal(signal.SIGINT)
+        assert upgrade(daemon)["failed"] == "", "whoever gives up leaves nothing behind"
+
+
+class TestTheOldOneTakesOverAgain:
+    DEFECT = """
+if "CHRONETIX_UPGRADE" in os.environ:
+    from chronetixd import daemon
+    def unpack(*_, **__):
+        raise RuntimeError("a defect of the new release")
+    daemon.Daemon.unpack = unpack
+"""
+
+    @pytest.mark.parametrize(("code", "reason"), [(DEFECT, "a defect of the new release")])
+    def test_when_the_new_one_fails_after_all(
+        self, code: str, reason: str, daemon: Any, flow: Flow, image: Image
+    ) -> None:
+        with Client.connect(daemon.socket) as client:
+            before = flow.submit(client)
+        failed = daemon.ctl("upgrade", "--image", str(image(code)))
+        assert failed.returncode == 1
+        assert reason in failed.stderr
+        with Client.connect(daemon.socket) as client:
+            assert client.call("version")["pid"] == daemon.process.pid
+            assert reason in follow(client, "upgrade-failed")["message"]
+            assert pids(client) == before
+            flow.grows(client)
+        assert upgrade(daemon)["failed"] == ""
+        with Client.connect(daemon.socket) as client:
+            assert pids(client) == before
+            assert client.call("stop", flow="f")["state"] == "stopped"
+        flow.check()
+        assert not [number for number, marked in flow.numbers() if marked]
+
+    def test_a_signal_that_comes_meanwhile_is_not_lost(self, daemon: Any, flow: Flow, image: Image) -> None:
+        with Client.connect(daemon.socket) as client:
+            before = flow.submit(client)
+        stops = "import signal\nif 'CHRONETIX_UPGRADE' in os.environ: os.kill(os.getpid(), signal.SIGTERM)"
+        daemon.ctl("upgrade", "--image", str(image(stops)))
+        assert daemon.process.wait(60) == 0
+        flow.check()
+        assert not [pid for pid in before.values() if lives(pid)]
+
+
+class TestInTheMiddle:
+    def test_of_a_back_off(self, daemon: Any, submit: Any, tmp_path: Path) -> None:
+        rule = {"policy": "permanent", "max": 5, "backoff_ms": 5000, "backoff_max_ms": 5000, "jitter_pct": 0}
+        nodes = [
+            submit.node("source", "restarts:paced", restart=rule),
+            submit.node("map", "restarts:FailsAtFirst", params={"lives": 2}, restart=rule),
+            submit.node("sink", "restarts:Ledger", params={"ledger": str(tmp_path / "ledger")}, restart=rule),
+        ]
+        routes = [submit.edge("source", "map"), submit.edge("map", "sink")]
+        submit(nodes, routes, name="f", wait="running")
+        with Client.connect(daemon.socket) as client:
+            follow(client, "node-restarting", attempt=2)
+        upgrade(daemon)
+        with Client.connect(daemon.socket) as client:
+            (node,) = [each for each in client.call("describe", flow="f")["nodes"] if each["node"] == "map"]
+            assert (node["state"], node["incarnation"]) == ("restarting", 1)
+            assert node["restart"]["next_restart_unix_ns"] > 0
+            follow(client, "node-restarted", incarnation=2)
+            assert client.call("stop", flow="f")["state"] == "stopped"
+
+    def test_of_a_line(self, daemon: Any, submit: Any, tmp_path: Path) -> None:
+        files = {"begun": str(tmp_path / "begun"), "end": str(tmp_path / "end")}
+        nodes = [submit.node("source", "upgrades:halves", params=files), submit.node("sink", "upgrades:Takes")]
+        submit(nodes, [submit.edge("source", "sink")], name="f", wait="running")
+        exists(tmp_path / "begun")
+        upgrade(daemon)
+        (tmp_path / "end").touch()
+        with Client.connect(daemon.socket) as client:
+            ended(client, "f", "stopped")
+            lines = [item["line"] for item in client.stream("logs", flow="f", node="source")]
+        assert lines == ["the first half, the second half"]
+
+    def test_of_a_request(self, daemon: Any, submit: Any) -> None:
+        submit([submit.node("answers", "upgrades:AnswersLate")], [], name="answers", wait="running")
+        submit([submit.node("asks", "upgrades:Asks")], [], name="asks", wait="accepted")
+        with Client.connect(daemon.socket) as client:
+            said(client, "asked")
+        upgrade(daemon)
+        with Client.connect(daemon.socket) as client:
+            assert client.call("publish", topic="now", payload=b"{}")["subscribers"] == 1
+            said(client, "the answer: {'late': True}")
+            for name in ("asks", "answers"):
+                assert client.call("stop", flow=name)["state"] == "stopped"
+
+    def test_of_a_start(self, daemon: Any, submit: Any, tmp_path: Path) -> None:
+        files = {"begun": str(tmp_path / "begun"), "go": str(tmp_path / "go")}
+        submit([submit.node("slow", "upgrades:Slow", params=files)], [], name="f", wait="accepted")
+        exists(tmp_path / "begun")
+        upgrade(daemon)
+        with Client.connect(daemon.socket) as client:
+            assert client.call("list")["flows"][0]["state"] == "starting"
+            (tmp_path / "go").touch()
+            follow(client, "flow-running")
+            assert client.call("stop", flow="f")["state"] == "stopped"
+
+    @pytest.mark.settings(drain_timeout=60)
+    def test_of_a_drain(self, daemon: Any, submit: Any, tmp_path: Path) -> None:
+        files = {"begun": str(tmp_path / "begun"), "go": str(tmp_path / "go")}
+        nodes = [submit.node("source", "restarts:paced"), submit.node("sink", "upgrades:Lingers", params=files)]
+        submit(nodes, [submit.edge("source", "sink")], name="f", wait="running")
+        stop = subprocess.Popen(
+            [sys.executable, "-m", "chronetixd.cli", "stop", "f"], env=daemon.environment, stderr=subprocess.PIPE
+        )
+        exists(tmp_path / "begun")
+        upgrade(daemon)
+        _, told = stop.communicate()
+        assert b"daemon-upgrading" in told
+        with Client.connect(daemon.socket) as client:
+            assert client.call("list")["flows"][0]["state"] == "draining"
+            (tmp_path / "go").touch()
+            ended(client, "f", "stopped")
+            (result,) = [n["result"] for n in client.call("describe", flow="f")["nodes"] if n["node"] == "sink"]
+            assert result == "lingered"
+
+    def test_of_timers_without_a_tick_lost(self, daemon: Any, submit: Any) -> None:
+        timer = {"id": "t", "schedule": {"interval_ms": 20}}
+        submit([submit.node("ticks", "upgrades:ticks", timers=[timer])], [], name="f", wait="running")
+        with Client.connect(daemon.socket) as client:
+            said(client, "tick 5 0")
+        upgrade(daemon)
+        with Client.connect(daemon.socket) as client:
+            last = follow(client, "upgraded")["unix_ns"]
+            for item in client.stream("logs", flow="f", follow=True):
+                if item["unix_ns"] > last + 200_000_000:
+                    break
+            lines = [item["line"].split() for item in client.stream("logs", flow="f", node="ticks")]
+            assert client.call("stop", flow="f")["state"] == "stopped"
+        ticked = [(int(number), int(missed)) for word, number, missed in lines if word == "tick"]
+        assert all(now - missed == before + 1 for (before, _), (now, missed) in pairwise(ticked))
+
+
+def said(client: Client, line: str) -> None:
+    """Wait until a worker has."""
+    for item in client.stream("logs", follow=True):
+        if item["line"] == line:
+            return
+
+
+class TestClients:
+    def test_who_follows_events_goes_on_where_it_was(self, daemon: Any, flow: Flow) -> None:
+        command = [sys.executable, "-m", "chronetixd.cli", "events", "-f", "-o", "json"]
+        with subprocess.Popen(command, env=daemon.environment, stdout=subprocess.PIPE, text=True) as following:
+            assert following.stdout is not None
+            with Client.connect(daemon.socket) as client:
+                flow.submit(client)
+            upgrade(daemon)
+            with Client.connect(daemon.socket) as client:
+                assert client.call("stop", flow="f")["state"] == "stopped"
+            seen = []
+            for line in following.stdout:
+                seen.append(json.loads(line))
+                if seen[-1]["kind"] == "flow-stopped":
+                    break
+            following.send_signal(signal.SIGINT)
+        assert [event["sequence"] for event in seen] == list(range(1, len(seen) + 1))
+        assert "upgraded" in [event["kind"] for event in seen]
+
+    def test_who_listens_to_a_route_listens_on(self, daemon: Any, flow: Flow) -> None:
+        command = [sys.executable, "-m", "chronetixd.cli", "topic", "echo", "f", "map:sink", "-o", "json"]
+        with Client.connect(daemon.socket) as client:
+            flow.submit(client)
+        with subprocess.Popen(command, env=daemon.environment, stdout=subprocess.PIPE, text=True) as listening:
+            assert listening.stdout is not None
+            assert json.loads(listening.stdout.readline())["seq"] >= 0
+            upgrade(daemon)
+            with Client.connect(daemon.socket) as client:
+                upgraded = follow(client, "upgraded")["unix_ns"]
+            assert next(item for item in map(json.loads, listening.stdout) if item["unix_ns"] > upgraded)
+            listening.send_signal(signal.SIGINT)
+            listening.stdout.read()
+        with Client.connect(daemon.socket) as client:
+            assert client.call("stop", flow="f")["state"] == "stopped"
+        flow.check()
+
+    def test_only_an_admin_may(self, daemon: Any) -> None:
+        from chronetixd.core.access import Right
+        from chronetixd.verbs import VERBS
+
+        assert VERBS["upgrade"].right is Right.ADMIN
+        with Client.connect(daemon.socket) as client:
+            client.call("upgrade", dry_run=True)
+            records = list(client.stream("audit", verb="upgrade"))
+        assert [record["outcome"] for record in records] == ["begun", "ok"]
+
+
+class TestBesideTheDaemonsDeath:
+    def test_flows_come_home_after_an_upgrade(self, start: Start, flow: Flow) -> None:
+        first = start()
+        with Client.connect(first.socket) as client:
+            before = flow.submit(client)
+        upgrade(first)
+        kill(first)
+        second = start()
+        with Client.connect(second.socket) as client:
+            assert pids(client) == before
+            flow.grows(client)
+            assert client.call("stop", flow="f")["state"] == "stopped"
+        flow.check()
+
+    def test_and_are_handed_over_when_they_are_home(self, start: Start, flow: Flow) -> None:
+        first = start()
+        with Client.connect(first.socket) as client:
+            before = flow.submit(client)
+        kill(first)
+        second = start()
+        assert upgrade(second)["workers"] == 3
+        with Client.connect(second.socket) as client:
+            assert pids(client) == before
+            flow.grows(client)
+            assert client.call("stop", flow="f")["state"] == "stopped"
+        flow.check()
+
+    @pytest.mark.parametrize("victim", ["source", "map", "sink"])
+    def test_a_worker_that_dies_afterwards_is_succeeded(self, victim: str, daemon: Any, flow: Flow) -> None:
+        with Client.connect(daemon.socket) as client:
+            before = flow.submit(client)
+        upgrade(daemon)
+        os.kill(before[victim], signal.SIGKILL)
+        with Client.connect(daemon.socket) as client:
+            follow(client, "node-restarted")
+            flow.grows(client)
+            (node,) = [each for each in client.call("describe", flow="f")["nodes"] if each["node"] == victim]
+            assert node["deaths"][-1]["signal"] == "SIGKILL"
+            assert client.call("stop", flow="f")["state"] == "stopped"
+        flow.check()
