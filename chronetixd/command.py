@@ -14,6 +14,7 @@ import click
 
 from chronetixd import daemon, logs
 from chronetixd.activation import receive
+from chronetixd.admission import rules_of
 from chronetixd.doctor import Place, Side, Status, examine
 from chronetixd.settings import Configured, Source
 from protocol.errors import ChronetixError
@@ -50,6 +51,7 @@ def command(config: str | None, check: bool, check_upgrade: int | None, **flags:
         source = Source(flags, config)
         configured = source()
         if check:
+            rules_of(configured.settings)
             sys.exit(_report(configured))
         logs.configure(configured.settings.log_level, configured.settings.log_format)
         daemon.run(configured, receive(os.environ, os.getpid()), source)

@@ -7,6 +7,7 @@ ends the command quietly.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -180,6 +181,8 @@ def adopt(ctx: click.Context, socket: str | None, output: str | None, no_color: 
 
 def run(args: Sequence[str] | None = None) -> int:
     """Run chronetixctl with ``args`` (default: this process's) and return its exit code."""
+    if sys.stdout is None:  # closed by whoever runs this; its number must not become a socket's
+        sys.stdout = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # what the locale cannot show must not end a command
     try:
@@ -209,6 +212,10 @@ def _ending(reason: BaseException) -> int:
         case BrokenPipeError():
             _forget_stdout()
             return exits.OK
+        case OSError(errno=errno.ENOSPC | errno.EDQUOT | errno.EFBIG | errno.EIO) if reason.filename is None:
+            _forget_stdout()
+            output.say(f"{click.style('error:', fg='red', bold=True)} the output cannot be written: {reason.strerror}")
+            return exits.FAILED
         case SystemExit():
             return reason.code if isinstance(reason.code, int) else exits.FAILED
         case _:

@@ -17,7 +17,7 @@ import msgspec
 
 from chronetixd.cli import again, exits, output
 from chronetixd.cli.app import Session
-from chronetixd.cli.options import command
+from chronetixd.cli.options import COUNT, command
 
 
 @command(
@@ -29,7 +29,7 @@ chronetixctl audit --file /var/lib/chronetix/audit.log
 """
 )
 @click.option("-f", "--follow", is_flag=True, help="Go on with what comes, until Ctrl-C.")
-@click.option("--tail", type=click.IntRange(min=0), metavar="N", help="Begin with the last N records.")
+@click.option("--tail", type=COUNT, metavar="N", help="Begin with the last N records.")
 @click.option("--user", metavar="USER", help="Only this user's, by name or number.")
 @click.option("--verb", metavar="VERB", help="Only calls of this verb.")
 @click.option("--file", type=click.Path(exists=True, dir_okay=False), help="Read this log instead of asking.")

@@ -17,6 +17,7 @@ from chronetixd.cli import exits, output
 from chronetixd.compile import Compiled, CompileError, Problem, compile_text
 from protocol import cbor
 from protocol.errors import error
+from protocol.messages import MAX_FRAME
 
 _CBOR_MAPS = range(0xA0, 0xC0)
 
@@ -47,9 +48,11 @@ def read_flow(file: str) -> FlowFile:
     no CBOR.
     """
     if file == "-":
-        data, source, base_dir = sys.stdin.buffer.read(), "<stdin>", Path.cwd()
+        data, source, base_dir = sys.stdin.buffer.read(MAX_FRAME + 1), "<stdin>", Path.cwd()
     else:
         data, source, base_dir = _bytes_of(file), file, Path(file).resolve().parent
+    if len(data) > MAX_FRAME:
+        raise error("flow-unreadable", source=source, reason=f"it has more than the {MAX_FRAME >> 20} MiB of a message")
     if data[:1] and data[0] in _CBOR_MAPS:
         return _from_cbor(data, source, str(base_dir))
     try:
@@ -64,7 +67,8 @@ def read_flow(file: str) -> FlowFile:
 
 def _bytes_of(file: str) -> bytes:
     try:
-        return Path(file).read_bytes()
+        with open(file, "rb") as opened:
+            return opened.read(MAX_FRAME + 1)
     except OSError as cause:
         raise error("flow-unreadable", source=file, reason=cause.strerror or str(cause)) from cause
 

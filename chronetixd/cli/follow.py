@@ -17,7 +17,7 @@ import click
 from chronetixd.cli import exits, output
 from chronetixd.cli.again import follow
 from chronetixd.cli.app import Session
-from chronetixd.cli.options import MOMENT, PATTERN, command, flow_argument
+from chronetixd.cli.options import COUNT, MOMENT, PATTERN, command, flow_argument
 
 _LEVEL_COLOURS = {"debug": "bright_black", "warning": "yellow", "error": "red", "critical": "red"}
 _STREAM_COLOURS = {"stderr": "magenta", "daemon": "blue"}
@@ -36,7 +36,7 @@ chronetixctl logs -f -o json | jq .line
 @click.option("--flow", "flow_option", metavar="FLOW", help="The same as the argument.")
 @click.option("--node", metavar="NODE", help="Only this node.")
 @click.option("-f", "--follow", is_flag=True, help="Go on with what comes, until Ctrl-C.")
-@click.option("--tail", type=click.IntRange(min=0), metavar="N", help="Begin with the last N lines.")
+@click.option("--tail", type=COUNT, metavar="N", help="Begin with the last N lines.")
 @click.option("--since", type=MOMENT, metavar="WHEN", help="From then on: 10m (ago), 12:30, 2026-05-01T12:30.")
 @click.option("--grep", type=PATTERN, metavar="REGEX", help="Only lines in which it is found; --tail counts these.")
 def logs(
@@ -69,7 +69,7 @@ chronetixctl events -f -o json | jq 'select(.kind == "worker-exited")'
 )
 @flow_argument(required=False)
 @click.option("-f", "--follow", is_flag=True, help="Go on with what comes, until Ctrl-C.")
-@click.option("--tail", type=click.IntRange(min=0), metavar="N", help="Begin with the last N events.")
+@click.option("--tail", type=COUNT, metavar="N", help="Begin with the last N events.")
 def events(session: Session, flow: str | None, follow: bool, tail: int | None) -> int:
     """Show what happened to FLOW (default: to all): changes of state, exits and their reasons."""
     _stream(session, "events", {"flow": flow, "follow": follow or None, "tail": tail}, event_line)

@@ -10,7 +10,9 @@ from chronetixd.cli import exits, output
 from chronetixd.cli.app import Session
 from chronetixd.cli.options import command
 from chronetixd.cli.output import Column
+from chronetixd.core.flow_words import FlowState
 
+_STATE = click.Choice([str(state) for state in FlowState])
 _COLUMNS = (
     Column("FLOW"),
     Column("STATE"),
@@ -30,7 +32,7 @@ chronetixctl ls -o json
 """
 )
 @click.option("-q", "--quiet", is_flag=True, help="Names only.")
-@click.option("--state", "states", multiple=True, metavar="STATE", help="Only flows in this state. Repeatable.")
+@click.option("--state", "states", multiple=True, type=_STATE, help="Only flows in this state. Repeatable.")
 def ls(session: Session, quiet: bool, states: tuple[str, ...]) -> int:
     """List the flows of the daemon: those that run, and the last that stopped or failed."""
     with session.connect() as client:

@@ -59,7 +59,7 @@ class Moment(click.ParamType[int]):
         text = str(value)
         match = _SPAN.fullmatch(text)
         if match is not None:
-            return time.time_ns() - round(float(match.group(1)) * _UNITS[match.group(2)] * 1e9)
+            return max(0, time.time_ns() - round(float(match.group(1)) * _UNITS[match.group(2)] * 1e9))
         try:
             if _CLOCK.fullmatch(text):
                 found = datetime.combine(datetime.now().date(), clock.fromisoformat(text.zfill(5)))
@@ -88,6 +88,9 @@ class Pattern(click.ParamType["re.Pattern[str]"]):
 
 
 PATTERN = Pattern()
+
+COUNT = click.IntRange(0, 1 << 53)
+"""How many of something; more than anybody keeps."""
 
 
 def command(examples: str, **settings: Any) -> Callable[[_Function], click.Command]:

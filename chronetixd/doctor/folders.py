@@ -26,9 +26,9 @@ def socket_place(place: Place) -> Finding:
     """It can be made, or is there."""
     path = Path(place.settings.socket)
     cure = f"remove {path}, or choose another path with --socket"
-    if path.exists() and not stat.S_ISSOCK(path.lstat().st_mode):
+    if _there(path) and not stat.S_ISSOCK(path.lstat().st_mode):
         return failure(f"{path}: there is something that is no socket", cure)
-    problem = "" if path.exists() else _problem(path.parent)
+    problem = "" if _there(path) else _problem(path.parent)
     if problem:
         return failure(f"{path}: {problem}", f"make {path.parent} a folder of user {os.geteuid()}, or use --socket")
     return passed(str(path))
@@ -54,8 +54,16 @@ def audit(place: Place) -> Finding:
     return passed("nothing was lost" if "audit_lost" in place.facts else "no daemon writes one")
 
 
+def _there(path: Path) -> bool:
+    """Whether something is at ``path`` that this user may see."""
+    try:
+        return path.exists()
+    except PermissionError:
+        return False
+
+
 def _nearest(path: Path) -> Path:
-    while not path.exists():
+    while not _there(path):
         path = path.parent
     return path
 
@@ -64,6 +72,6 @@ def _problem(path: Path) -> str:
     nearest = _nearest(path)
     if not nearest.is_dir():
         return f"{nearest} is no folder"
-    if not os.access(nearest, os.W_OK | os.X_OK):
+    if not os.access(nearest, os.W_OK | os.X_OK, effective_ids=True):
         return f"{nearest} is not writable for user {os.geteuid()}"
     return ""

@@ -263,3 +263,22 @@ def test_a_daemon_tells_what_it_finds_of_itself(peer: Any) -> None:
     findings = peer.call("doctor")["findings"]
     assert {finding["check"] for finding in findings} >= {"open files", "delegation", "audit log"}
     assert "FAIL" not in {finding["status"] for finding in findings}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user")
+def test_folders_that_may_not_be_seen_are_named_and_are_no_defect(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.mkdir(mode=0o700)
+    place = Place(Settings(state_dir=str(secret / "a" / "state"), socket=str(secret / "c.sock")), {})
+    examine(place, Side)
+    for folder in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
+        folder.chmod(0o755)
+    os.seteuid(65534)
+    try:
+        found = {finding.name: finding for finding in examine(place, Side)}
+    finally:
+        os.seteuid(0)
+    for name in ("state folder", "control socket"):
+        assert found[name].status is Status.FAIL
+        assert "is not writable for user 65534" in found[name].detail
+    assert [finding for finding in found.values() if "defect" in finding.cure] == []

@@ -204,6 +204,18 @@ def test_check_names_what_is_wrong(tmp_path: Path) -> None:
     assert [line[:4] for line in done.stdout.splitlines()[:2]] == ["FAIL", "FAIL"]
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [('allow_operate = ["nobody-there"]', "no user nobody-there"), ('allow_admin = ["*"]', "everyone")],
+)
+def test_check_finds_rights_that_no_daemon_can_give(text: str, words: str, tmp_path: Path) -> None:
+    config = tmp_path / "c.toml"
+    config.write_text(text)
+    done = chronetixd("--check", "--config", str(config), "--state-dir", str(tmp_path / "state"))
+    assert done.returncode == 1
+    assert words in done.stderr
+
+
 def test_a_bad_configuration_is_refused_with_its_place(tmp_path: Path) -> None:
     config = tmp_path / "bad.toml"
     config.write_text("drain_timout = 5\n")

@@ -44,6 +44,31 @@ def test_a_short_answer_into_a_closed_pipe_is_quiet_too(spawn: Any, daemon: Any)
     assert process.stderr.read() == ""
 
 
+def test_an_output_that_takes_no_more_is_named(spawn: Any, daemon: Any) -> None:
+    daemon.answers["list"] = {"flows": []}
+    with open("/dev/full", "w") as full:
+        process = spawn("ls", "-o", "json", stdout=full)
+
+    assert process.wait() == 1
+    assert process.stderr.read() == "error: the output cannot be written: No space left on device\n"
+
+
+def test_without_any_stdout_it_does_what_it_was_asked_for(spawn: Any, daemon: Any) -> None:
+    daemon.answers["list"] = {"flows": []}
+
+    process = spawn("ls", "-o", "json", stdout=None, preexec_fn=lambda: os.close(1))
+
+    assert process.wait() == 0
+    assert process.stderr.read() == ""
+
+
+def test_a_file_without_end_is_no_flow(spawn: Any) -> None:
+    with open("/dev/zero") as zeros:
+        for process in (spawn("validate", "/dev/zero"), spawn("validate", "-", stdin=zeros)):
+            assert process.wait() == 1
+            assert "more than the 16 MiB of a message [flow-unreadable]" in process.stderr.read()
+
+
 def test_ctrl_c_while_following_ends_with_130_and_takes_the_call_back(
     spawn: Any, daemon: Any, stays_open: object
 ) -> None:
