@@ -18,7 +18,9 @@ from structlog.testing import capture_logs
 
 from chronetixd import fdstore, notify
 from chronetixd.activation import CONTROL, receive
+from chronetixd.cli.client import Client
 from chronetixd.watchdog import Watchdog, period_s
+from protocol.errors import ChronetixError
 from tests.chronetixd.conftest import end_what_is_left
 
 ROOT = Path(__file__).parents[2]
@@ -98,8 +100,6 @@ class TestALife:
     def test_the_status_follows_the_flows(
         self, launch: Any, supervisor: Supervisor, scripted: Any, tmp_path: Path
     ) -> None:
-        from chronetixd.cli.client import Client
-
         launch()
         supervisor.until("READY")
         with Client.connect(tmp_path / "c.sock") as client:
@@ -116,6 +116,20 @@ class TestALife:
         daemon.terminate()
         supervisor.until("STOPPING")
         assert int(supervisor.until("EXTEND_TIMEOUT_USEC")["EXTEND_TIMEOUT_USEC"]) >= 10_000_000
+        assert daemon.wait() == 0
+
+    def test_an_upgrade_is_a_reload_of_the_same_process(
+        self, launch: Any, supervisor: Supervisor, tmp_path: Path
+    ) -> None:
+        daemon = launch(WATCHDOG_USEC="300000")
+        supervisor.until("READY")
+        with Client.connect(tmp_path / "c.sock") as client, pytest.raises(ChronetixError, match="daemon-upgrading"):
+            client.call("upgrade")
+        assert supervisor.until("RELOADING")["RELOADING"] == "1"
+        assert supervisor.until("READY")["MAINPID"] == str(daemon.pid)
+        assert supervisor.until("WATCHDOG")["WATCHDOG"] == "1"
+        daemon.terminate()
+        assert supervisor.until("STOPPING")["STOPPING"] == "1"
         assert daemon.wait() == 0
 
 
@@ -315,8 +329,6 @@ class TestReload:
         return path
 
     def last_event(self, tmp_path: Path, kind: str) -> dict[str, Any]:
-        from chronetixd.cli.client import Client
-
         with Client.connect(tmp_path / "c.sock") as client:
             return next(item for item in reversed(list(client.stream("events"))) if item["kind"] == kind)
 

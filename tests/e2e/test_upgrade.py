@@ -13,13 +13,16 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from chronetixd.cli.client import Client
 from protocol.errors import ChronetixError
-from tests.e2e.surviving import Flow, events, kill, lives, pids
+from tests.e2e.surviving import PLUGINS, Flow, events, kill, lives, pids
+from tests.e2e.test_rollouts import Line
 
 Map = dict[str, Any]
+CTL = (sys.executable, "-m", "chronetixd.cli")
 Start = Callable[[], Any]
 
 
@@ -198,7 +201,7 @@ class TestRefused:
 
     def test_two_at_once_are_one_too_many(self, daemon: Any, image: Image, tmp_path: Path) -> None:
         rehearses = image(f"touch {tmp_path}/begun; exec sleep 1000", shell=True)
-        command = [sys.executable, "-m", "chronetixd.cli", "upgrade", "--image", str(rehearses)]
+        command = [*CTL, "upgrade", "--image", str(rehearses)]
         with subprocess.Popen(command, env=daemon.environment, stderr=subprocess.DEVNULL) as first:
             exists(tmp_path / "begun")
             with Client.connect(daemon.socket) as client, pytest.raises(ChronetixError, match="another one"):
@@ -307,9 +310,7 @@ class TestInTheMiddle:
         files = {"begun": str(tmp_path / "begun"), "go": str(tmp_path / "go")}
         nodes = [submit.node("source", "restarts:paced"), submit.node("sink", "upgrades:Lingers", params=files)]
         submit(nodes, [submit.edge("source", "sink")], name="f", wait="running")
-        stop = subprocess.Popen(
-            [sys.executable, "-m", "chronetixd.cli", "stop", "f"], env=daemon.environment, stderr=subprocess.PIPE
-        )
+        stop = subprocess.Popen([*CTL, "stop", "f"], env=daemon.environment, stderr=subprocess.PIPE)
         exists(tmp_path / "begun")
         upgrade(daemon)
         _, told = stop.communicate()
@@ -345,9 +346,93 @@ def said(client: Client, line: str) -> None:
             return
 
 
+class TestDeaths:
+    @pytest.mark.settings(spares=0)
+    def test_nodes_that_keep_dying_keep_nobody_from_it_and_are_not_forgotten(self, daemon: Any, submit: Any) -> None:
+        rule = {"policy": "permanent", "max": 1000, "backoff_ms": 1, "backoff_max_ms": 20}
+        nodes = [
+            submit.node("source", "restarts:paced", restart=rule),
+            submit.node("map", "restarts:FailsAtFirst", restart=rule),
+            submit.node("sink", "upgrades:Takes", restart=rule),
+        ]
+        routes = [submit.edge("source", "map"), submit.edge("map", "sink")]
+        submit(nodes, routes, name="f", wait="running")
+        for _ in range(4):
+            assert upgrade(daemon)["failed"] == ""
+            with Client.connect(daemon.socket) as client:
+                last = follow(client, "upgraded")["sequence"]
+                wanted = {"launcher-ready", "node-restarted"}
+                for event in client.stream("events", after=last, follow=True):
+                    wanted.discard(event["kind"])
+                    if not wanted:
+                        break
+        with Client.connect(daemon.socket) as client:
+            assert client.call("stop", flow="f", mode="now")["state"] == "stopped"
+            assert len(psutil.Process(daemon.process.pid).children(recursive=True)) == 1, "the launcher"
+
+    def test_a_worker_that_dies_while_nobody_looks_is_found_dead(
+        self, daemon: Any, flow: Flow, image: Image, tmp_path: Path
+    ) -> None:
+        with Client.connect(daemon.socket) as client:
+            before = flow.submit(client)
+        code = f"""
+if "CHRONETIX_UPGRADE" in os.environ:
+    import select, signal
+    pidfd = os.pidfd_open({before["map"]})
+    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    select.select([pidfd], [], [])
+    os.close(pidfd)
+"""
+        told = upgrade(daemon, "--image", str(image(code)))
+        assert told["workers"] == 3
+        with Client.connect(daemon.socket) as client:
+            follow(client, "node-restarted")
+            flow.grows(client)
+            (node,) = [each for each in client.call("describe", flow="f")["nodes"] if each["node"] == "map"]
+            assert node["deaths"][-1]["signal"] == "SIGKILL", "its exit status was kept"
+            assert client.call("stop", flow="f")["state"] == "stopped"
+        flow.check()
+
+
+class TestRollouts:
+    def test_what_a_roll_out_has_made_of_a_flow_is_handed_over(self, daemon: Any, submit: Any, tmp_path: Path) -> None:
+        with Client.connect(daemon.socket) as client:
+            line = Line(submit, client, tmp_path).start()
+            line.apply(line.become(map={"params": {"by": 1}}))
+            before, history = line.pids(), line.history()
+        upgrade(daemon)
+        with Client.connect(daemon.socket) as client:
+            line.client = client
+            assert line.pids() == before
+            assert line.history() == history
+            line.apply(line.become(map={"params": {"by": 2}}))
+            assert line.pids()["source"] == before["source"]
+            assert len(line.history()) == len(history) + 1
+            line.check()
+
+    def test_one_that_is_under_way_is_waited_for(self, daemon: Any, submit: Any, tmp_path: Path) -> None:
+        with Client.connect(daemon.socket) as client:
+            line = Line(submit, client, tmp_path).start()
+            files = {"begun": str(tmp_path / "begun"), "go": str(tmp_path / "go")}
+            slow = {"kind": "Python", "uri": "python://upgrades.py:SlowMap"}
+            changed = line.become(map={"artifact": slow, "params": files})
+            client.call("apply", flow=changed, name=line.name, base_dir=str(PLUGINS), wait=False)
+            exists(tmp_path / "begun")
+            with pytest.raises(ChronetixError, match="is in the middle of roll-out 2"):
+                client.call("upgrade", timeout_ns=100_000_000)
+            with subprocess.Popen([*CTL, "upgrade"], env=daemon.environment, stdout=subprocess.DEVNULL) as waiting:
+                (tmp_path / "go").touch()
+                assert waiting.wait() == 0
+        with Client.connect(daemon.socket) as client:
+            line.client = client
+            assert line.history() == [(1, "submitted", False), (2, "done", True)]
+            line.further()
+            line.stop()
+
+
 class TestClients:
     def test_who_follows_events_goes_on_where_it_was(self, daemon: Any, flow: Flow) -> None:
-        command = [sys.executable, "-m", "chronetixd.cli", "events", "-f", "-o", "json"]
+        command = [*CTL, "events", "-f", "-o", "json"]
         with subprocess.Popen(command, env=daemon.environment, stdout=subprocess.PIPE, text=True) as following:
             assert following.stdout is not None
             with Client.connect(daemon.socket) as client:
@@ -365,7 +450,7 @@ class TestClients:
         assert "upgraded" in [event["kind"] for event in seen]
 
     def test_who_listens_to_a_route_listens_on(self, daemon: Any, flow: Flow) -> None:
-        command = [sys.executable, "-m", "chronetixd.cli", "topic", "echo", "f", "map:sink", "-o", "json"]
+        command = [*CTL, "topic", "echo", "f", "map:sink", "-o", "json"]
         with Client.connect(daemon.socket) as client:
             flow.submit(client)
         with subprocess.Popen(command, env=daemon.environment, stdout=subprocess.PIPE, text=True) as listening:

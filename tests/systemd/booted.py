@@ -112,6 +112,26 @@ def test_a_restart_keeps_the_flows_and_loses_no_client(booted: Any, flow: str) -
     assert booted.states() == {flow: "running"}
 
 
+def test_an_upgrade_in_place_is_no_restart(booted: Any) -> None:
+    booted.ctl("submit", "/flows/surviving.yaml", "--wait", "running")
+    grows(booted)
+    before = booted.until(ActiveState="active", SubState="running")
+    workers = {each["node"]: each["pid"] for each in described(booted)["nodes"]}
+    told = json.loads(booted.ctl("upgrade", "-o", "json").stdout)
+    assert (told["workers"], told["failed"]) == (3, "")
+    grows(booted)
+    after = booted.until(ActiveState="active", SubState="running")
+    for same in ("MainPID", "NRestarts", "NFileDescriptorStore"):
+        assert after[same] == before[same], same
+    assert {each["node"]: each["pid"] for each in described(booted)["nodes"]} == workers
+    booted.run("kill", "-KILL", after["MainPID"])
+    restarted(booted, after)
+    grows(booted)
+    assert {each["node"]: each["pid"] for each in described(booted)["nodes"]} == workers
+    booted.ctl("stop", "surviving")
+    booted.run("rm", LEDGER)
+
+
 def test_descriptors_in_the_store_come_back_after_a_crash(booted: Any) -> None:
     script = (
         "import os, select, sys\n"

@@ -51,6 +51,13 @@ class Slow:
         pass
 
 
+class SlowMap(Slow):
+    """Map, in the same way: the same bytes."""
+
+    def on_frame(self, frame, ctx):
+        return bytes(frame)
+
+
 class Takes:
     """Sink: for whatever comes."""
 
