@@ -117,8 +117,12 @@ def test_an_upgrade_in_place_is_no_restart(booted: Any) -> None:
     grows(booted)
     before = booted.until(ActiveState="active", SubState="running")
     workers = {each["node"]: each["pid"] for each in described(booted)["nodes"]}
-    told = json.loads(booted.ctl("upgrade", "-o", "json").stdout)
-    assert (told["workers"], told["failed"]) == (3, "")
+    booted.run("python3", "-m", "venv", "/opt/chronetix-2")
+    pip = ("/opt/chronetix-2/bin/pip", "install", "--quiet", "--no-index")
+    booted.run(*pip, "--find-links=/wheels", "--find-links=/wheels/later", "chronetix")
+    told = json.loads(booted.ctl("upgrade", "--image", "/opt/chronetix-2/bin/chronetixd", "-o", "json").stdout)
+    assert (told["after"], told["workers"], told["failed"]) == ("9.9.9", 3, "")
+    assert booted.version()["daemon"] == "9.9.9"
     grows(booted)
     after = booted.until(ActiveState="active", SubState="running")
     for same in ("MainPID", "NRestarts", "NFileDescriptorStore"):
@@ -126,6 +130,7 @@ def test_an_upgrade_in_place_is_no_restart(booted: Any) -> None:
     assert {each["node"]: each["pid"] for each in described(booted)["nodes"]} == workers
     booted.run("kill", "-KILL", after["MainPID"])
     restarted(booted, after)
+    assert booted.version()["daemon"] != "9.9.9", "the unit names the one before still"
     grows(booted)
     assert {each["node"]: each["pid"] for each in described(booted)["nodes"]} == workers
     booted.ctl("stop", "surviving")
