@@ -196,6 +196,19 @@ class World:
         self.daemon.kill()
         self.daemon.wait()
 
+    def upgrade(self) -> None:
+        """The same release takes over in place. Raises Violation."""
+        with self.client() as client:
+            try:
+                client.call("upgrade", timeout=LONGEST_S)
+            except ChronetixError as reason:
+                if reason.name not in ("daemon-upgrading", "connection-lost"):
+                    raise Violation(f"the daemon is not replaced: {reason}") from None
+        with self.client() as client:
+            told = client.call("version", timeout=LONGEST_S)
+        if told["pid"] != self.pid or told["upgraded"] is None or told["upgraded"]["failed"]:
+            raise Violation(f"it was not replaced in place: {told}")
+
     def forget_kept(self) -> None:
         """As after a restart by hand of a service that keeps nothing."""
         assert self.supervisor is not None
