@@ -162,6 +162,8 @@ class Launcher:
             self._held = self._stopped = None
             if self._running is None:
                 self._launch()
+            else:
+                self._ask_waiting()
 
     async def stop(self) -> None:
         """End the launcher and wait for it. Workers are not touched."""
@@ -224,6 +226,9 @@ class Launcher:
         output = Output(self._loop, read_end, partial(self._printed, popen.pid), lambda: None)
         self._running = _Running(process, connection, output)
         connection.start()
+        self._ask_waiting()
+
+    def _ask_waiting(self) -> None:
         waiting, self._waiting = self._waiting, []
         for request in waiting:
             self.spawn(request)

@@ -394,6 +394,28 @@ if "CHRONETIX_UPGRADE" in os.environ:
         flow.check()
 
 
+class TestUndone:
+    @pytest.mark.settings(spares=0, start_timeout=100)
+    def test_what_cannot_be_held_goes_on_as_before(self, daemon: Any, submit: Any) -> None:
+        with Client.connect(daemon.socket) as client:
+            launcher = follow(client, "launcher-ready")["data"]["launcher"]
+            os.kill(launcher, signal.SIGSTOP)
+            submit(
+                [submit.node("a", "upgrades:Takes"), submit.node("b", "restarts:paced")],
+                [submit.edge("b", "a")],
+                name="f",
+                wait="accepted",
+            )
+            with pytest.raises(ChronetixError, match="workers that were asked for do not come"):
+                client.call("upgrade", timeout_ns=4_000_000_000)
+            assert client.call("version")["upgraded"]["failed"]
+            os.kill(launcher, signal.SIGCONT)
+            follow(client, "flow-running")
+        assert upgrade(daemon)["failed"] == ""
+        with Client.connect(daemon.socket) as client:
+            assert client.call("stop", flow="f")["state"] == "stopped"
+
+
 class TestRollouts:
     def test_what_a_roll_out_has_made_of_a_flow_is_handed_over(self, daemon: Any, submit: Any, tmp_path: Path) -> None:
         with Client.connect(daemon.socket) as client:
