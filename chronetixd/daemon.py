@@ -31,7 +31,7 @@ from chronetixd.cgroups import Groups, find_place
 from chronetixd.core.flow_words import FlowState, StopMode
 from chronetixd.deaths import Deaths
 from chronetixd.doctor import Place, Side, examine
-from chronetixd.events import Event, Events
+from chronetixd.events import Events
 from chronetixd.fdstore import Store
 from chronetixd.flowrun import FlowRun
 from chronetixd.flows import Flows
@@ -55,6 +55,7 @@ from chronetixd.upgrade import rehearsal
 from chronetixd.upgrade.arrival import Arrival, configured_by
 from chronetixd.upgrade.bag import Bag, Unbag
 from chronetixd.upgrade.packed import Upgraded
+from chronetixd.upgrade.parts import Parts
 from chronetixd.upgrade.sequence import Upgrade
 from chronetixd.upgrade.snapshot import Snapshot
 from chronetixd.verbs import Context
@@ -158,6 +159,22 @@ class Daemon:
             "upgraded": None,
         }
         self._ending = asyncio.Event()
+        self._parts = Parts(
+            self._state,
+            self._server,
+            self._groups,
+            self._strays,
+            self._flows,
+            self._bus,
+            self._events,
+            self._logs,
+            self._log_files,
+            self._audit,
+            self._deaths,
+            self._journal,
+            self._store,
+            self._pump,
+        )
         self._upgrade = Upgrade(loop, self, version)
         self._context = Context(
             self._flows,
@@ -243,13 +260,11 @@ class Daemon:
 
     def in_the_way(self) -> list[str]:
         """What keeps this daemon from being handed over now, as sentences."""
-        ways = self._flows.in_the_way
+        ways = self._parts.in_the_way()
         if not self._ready:
             ways.append("the daemon is starting")
         if self._stopping.is_set():
             ways.append("the daemon is stopping")
-        if not self._strays.settled or not self._groups.settled:
-            ways.append("what a worker had started is being ended")
         return ways
 
     async def hold(self) -> None:
@@ -265,16 +280,12 @@ class Daemon:
 
     def freeze(self) -> None:
         """No thread reads or writes any more; what can be written is."""
-        self._pump.halt()
-        self._log_files.halt(PARTING_S)
-        self._journal.flush()
-        self._deaths.flush()
+        self._parts.freeze(PARTING_S)
 
     def release(self, failed: Upgraded) -> None:
         """Go on after all. Undoes ``hold``, ``part`` and ``freeze`` as far as they were done."""
         self._tell_upgraded(failed)
-        self._pump.go_on()
-        self._log_files.go_on()
+        self._parts.thaw()
         self._server.go_on()
         self._launcher.release()
         self._spares.release()
@@ -282,20 +293,7 @@ class Daemon:
 
     def packed(self, bag: Bag, upgrade: Upgraded, since_ns: int) -> Snapshot:
         """Everything that the next image has to know. Nothing may be ``in_the_way``."""
-        parts: dict[str, Any] = {
-            "lock": bag.put(self._state.lock),
-            "server": self._server.packed(bag),
-            "groups": self._groups.packed(),
-            "strays": self._strays.packed(),
-            "flows": self._flows.packed(bag),
-            "bus": self._bus.packed(),
-            "events": self._events.feed.packed(),
-            "logs": self._logs.packed(),
-            "audit": self._audit.packed(),
-            "deaths": self._deaths.packed(),
-            "owed": self._journal.packed(),
-            "store": self._store.packed(bag),
-        }
+        parts = self._parts.packed(bag)
         return Snapshot(
             upgrade=upgrade,
             since_ns=since_ns,
@@ -311,18 +309,7 @@ class Daemon:
         """Be the daemon that ``snapshot`` was, up to the last step before anything acts. Raises ChronetixError,
         ValueError, OSError."""
         rules_of(self.settings, None)
-        self._pump.halt()
-        self._state.unpack(bag.take(snapshot.lock))
-        self._server.unpack(snapshot.server, bag)
-        self._groups.unpack(snapshot.groups)
-        self._strays.unpack(snapshot.strays)
-        self._events.feed.unpack(snapshot.events, Event)
-        self._logs.unpack(snapshot.logs)
-        self._audit.unpack(snapshot.audit)
-        self._deaths.unpack(snapshot.deaths)
-        self._flows.unpack(snapshot.flows, bag)
-        self._bus.unpack(snapshot.bus, self._flows.worker)
-        self._store.unpack(snapshot.store, bag)
+        self._parts.unpack(snapshot, bag)
         self._identity["started_unix_ns"] = snapshot.started_unix_ns
         self._identity["socket"] = str(self._server.path)
         if rehearsal:
@@ -340,8 +327,7 @@ class Daemon:
         self._journal.owe(snapshot.owed)
         self._audit.go_on()
         self._take_over(self.settings)
-        self._pump.go_on()
-        self._log_files.go_on()
+        self._parts.thaw()
         self._watchdog.start()
         self._ready = True
         self._loop.call_soon(self._arrived, snapshot, arrival.failed)

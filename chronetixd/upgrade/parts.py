@@ -1,0 +1,96 @@
+"""The parts of a daemon that have state, together: what of each is handed over, and in which order it is rebuilt."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from chronetixd.events import Event
+
+if TYPE_CHECKING:
+    from chronetixd.audit import Audit
+    from chronetixd.bus import Bus
+    from chronetixd.cgroups import Groups
+    from chronetixd.deaths import Deaths
+    from chronetixd.events import Events
+    from chronetixd.fdstore import Store
+    from chronetixd.flows import Flows
+    from chronetixd.journal import Journal
+    from chronetixd.logfiles import LogFiles
+    from chronetixd.logs import Logs
+    from chronetixd.pump import Pump
+    from chronetixd.server import Server
+    from chronetixd.state import StateDir
+    from chronetixd.strays import Strays
+    from chronetixd.upgrade.bag import Bag, Unbag
+    from chronetixd.upgrade.snapshot import Snapshot
+
+
+class Parts(NamedTuple):
+    """All of one daemon but its settings. Launcher, spares and clients are not handed over."""
+
+    state: StateDir
+    server: Server
+    groups: Groups
+    strays: Strays
+    flows: Flows
+    bus: Bus
+    events: Events
+    logs: Logs
+    log_files: LogFiles
+    audit: Audit
+    deaths: Deaths
+    journal: Journal
+    store: Store
+    pump: Pump
+
+    def in_the_way(self) -> list[str]:
+        """What keeps them from being handed over now, as sentences."""
+        ways = self.flows.in_the_way
+        if not self.strays.settled or not self.groups.settled:
+            ways.append("what a worker had started is being ended")
+        return ways
+
+    def freeze(self, wait_s: float) -> None:
+        """No thread reads or writes any more, once what it is about is done, but after ``wait_s`` in any case; what can
+        be written is."""
+        self.pump.halt()
+        self.log_files.halt(wait_s)
+        self.journal.flush()
+        self.deaths.flush()
+
+    def thaw(self) -> None:
+        """Threads go on. Idempotent."""
+        self.pump.go_on()
+        self.log_files.go_on()
+
+    def packed(self, bag: Bag) -> dict[str, Any]:
+        """What a snapshot has of them; descriptors go into ``bag``. Nothing may be in the way."""
+        return {
+            "lock": bag.put(self.state.lock),
+            "server": self.server.packed(bag),
+            "groups": self.groups.packed(),
+            "strays": self.strays.packed(),
+            "flows": self.flows.packed(bag),
+            "bus": self.bus.packed(),
+            "events": self.events.feed.packed(),
+            "logs": self.logs.packed(),
+            "audit": self.audit.packed(),
+            "deaths": self.deaths.packed(),
+            "owed": self.journal.packed(),
+            "store": self.store.packed(bag),
+        }
+
+    def unpack(self, snapshot: Snapshot, bag: Unbag) -> None:
+        """Be what they were, frozen. Raises ValueError, OSError."""
+        self.pump.halt()
+        self.state.unpack(bag.take(snapshot.lock))
+        self.server.unpack(snapshot.server, bag)
+        self.groups.unpack(snapshot.groups)
+        self.strays.unpack(snapshot.strays)
+        self.events.feed.unpack(snapshot.events, Event)
+        self.logs.unpack(snapshot.logs)
+        self.audit.unpack(snapshot.audit)
+        self.deaths.unpack(snapshot.deaths)
+        self.flows.unpack(snapshot.flows, bag)
+        self.bus.unpack(snapshot.bus, self.flows.worker)
+        self.store.unpack(snapshot.store, bag)
