@@ -88,8 +88,11 @@ class Upgrade:
         ways = self._ship.in_the_way()
         if ways:
             await self._clear(self._loop.time() + timeout_s)
-        snapshot = self._ship.packed(bag, Upgraded(id="", before=self._version), 0)
-        state = write(snapshot)
+        try:
+            snapshot = self._ship.packed(bag, Upgraded(id="", before=self._version), 0)
+            state = write(snapshot)
+        except OSError as reason:
+            raise error("upgrade-refused", reason=f"no snapshot can be made: {reason.strerror}") from None
         try:
             return await self.rehearsal(image, state, snapshot.descriptors, timeout_s)
         finally:

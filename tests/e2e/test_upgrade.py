@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -198,6 +199,24 @@ class TestRefused:
     def test_what_is_no_program_is_refused(self, path: str, daemon: Any) -> None:
         with Client.connect(daemon.socket) as client, pytest.raises(ChronetixError, match="no program"):
             client.call("upgrade", image=path)
+
+    @pytest.mark.settings(spares=0)
+    def test_without_descriptors_for_two_of_each_it_is_refused(self, daemon: Any, flow: Flow) -> None:
+        with Client.connect(daemon.socket) as client:
+            before = flow.submit(client)
+            most = descriptors(daemon) + 10
+            limits = resource.prlimit(daemon.process.pid, resource.RLIMIT_NOFILE)
+            resource.prlimit(daemon.process.pid, resource.RLIMIT_NOFILE, (most, limits[1]))
+            with pytest.raises(ChronetixError, match="upgrade-refused") as refusal:
+                client.call("upgrade")
+            assert "Too many open files" in refusal.value.message
+            flow.grows(client)
+            assert pids(client) == before
+            resource.prlimit(daemon.process.pid, resource.RLIMIT_NOFILE, limits)
+        assert upgrade(daemon)["workers"] == 3
+        with Client.connect(daemon.socket) as client:
+            assert client.call("stop", flow="f")["state"] == "stopped"
+        flow.check()
 
     def test_two_at_once_are_one_too_many(self, daemon: Any, image: Image, tmp_path: Path) -> None:
         rehearses = image(f"touch {tmp_path}/begun; exec sleep 1000", shell=True)
