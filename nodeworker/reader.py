@@ -73,9 +73,14 @@ class Reader:
         self._ending = False
 
     def start(self) -> None:
-        """Begin to read, in a thread of its own. Without ``threading.Thread``, which waits until its thread runs."""
+        """Begin to read, in a thread of its own. Without ``threading.Thread``, which waits until its thread runs. Raises
+        RuntimeError when there may be no more threads."""
         self._running.acquire()
-        _thread.start_new_thread(self._run, ())
+        try:
+            _thread.start_new_thread(self._run, ())
+        except RuntimeError:
+            self._running.release()
+            raise
 
     def _run(self) -> None:
         try:

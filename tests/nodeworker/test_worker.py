@@ -212,6 +212,20 @@ class TestAFault:
         assert (fault.phase, fault.error) == (phase, "KeyError")
         daemon.until(lambda: not daemon.workers["a"].open)
 
+    def test_for_want_of_a_thread_is_told_and_the_worker_ends(self, daemon, configure, plugin):
+        source = """
+            import _thread
+            def refuse(*_): raise RuntimeError("can't start new thread")
+            _thread.start_new_thread = refuse
+            class P:
+                def on_start(self, ctx): pass
+        """
+        worker = daemon.start(configure("a", plugin(source) + ":P"))
+        daemon.until(lambda: worker.offer)
+        worker.link.send(*daemon._link_for(worker))
+        assert "can't start new thread" in daemon.fault(worker).message
+        assert worker.wait() == 1
+
     def test_with_text_that_utf_8_cannot_hold_is_told_all_the_same(self, daemon, configure, plugin):
         raising = plugin("def P(ctx):\n    raise ValueError('no \\udcff')\n    yield")
         worker = daemon.start(configure("a", raising + ":P"))
