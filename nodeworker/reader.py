@@ -73,8 +73,8 @@ class Reader:
         self._ending = False
 
     def start(self) -> None:
-        """Begin to read, in a thread of its own. Without ``threading.Thread``, which waits until its thread runs. Raises
-        RuntimeError when there may be no more threads."""
+        """Begin to read, in a thread of its own. Without ``threading.Thread``, which waits until its thread runs.
+        Raises RuntimeError when there may be no more threads."""
         self._running.acquire()
         try:
             _thread.start_new_thread(self._run, ())
