@@ -227,9 +227,9 @@ def status(session: Session, system: bool | None, root: str | None) -> int:
     if scope.root == Path("/") and BOOTED.exists():
         shown = _run([*scope.systemctl, "show", UNITS[1], "--property", ",".join(SHOWN)])
         value["service"] = dict(line.split("=", 1) for line in shown.splitlines() if "=" in line)
-    lines = [f"{path}  {state}" for path, state in files.items()]
-    lines += [f"{name:<21} {output.printable(text)}" for name, text in value.get("service", {}).items() if text]
-    output.show(value, session.output, lambda: "\n".join(lines))
+    told = [(name, output.printable(text)) for name, text in value.get("service", {}).items() if text]
+    rows = [*files.items(), *told]
+    output.show(value, session.output, lambda: output.table((Column("WHAT"), Column("FOUND")), rows))
     return exits.OK if value.get("service", {}).get("ActiveState") == "active" else exits.NOT_RUNNING
 
 

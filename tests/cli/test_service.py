@@ -118,7 +118,10 @@ def test_the_status_tells_what_is_installed_and_what_it_does(ctl: Any, booted: P
     assert set(told["files"].values()) == {"installed"}
     assert told["service"]["StatusText"] == "1 flow running"
     (tmp_path / "shown").write_text("ActiveState=inactive\n")
-    assert ctl("service", "status", "--user").code == 3
+    ended = ctl("service", "status", "--user")
+    assert ended.code == 3
+    head, *rows = ended.out.splitlines()
+    assert [row[head.index("FOUND") :] for row in rows] == ["installed", "installed", "inactive"]
 
 
 def test_a_machine_without_systemd_is_told_before_anything_is_written(
