@@ -7,6 +7,7 @@ is not exit code 0 with exactly the answer that is expected, in time, means no.
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import os
 import signal
 import subprocess
@@ -30,6 +31,7 @@ MAX_OUTPUT = 64 * 1024
 """Bytes of an answer that are read."""
 
 LAST_LINES = 5
+_PR_SET_PDEATHSIG = 1
 
 
 class Answer(Packed, frozen=True):
@@ -106,6 +108,11 @@ class Rehearsal:
         self._ended = process.reap()
 
 
+def _end_with_parent() -> None:
+    """The daemon's sockets and its lock are open here, too: should it be killed, the next one must not find them so."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
 def _last_lines(fd: int) -> str:
     size = os.fstat(fd).st_size
     text = os.pread(fd, MAX_OUTPUT, max(0, size - MAX_OUTPUT)).decode("utf-8", "backslashreplace")
@@ -119,6 +126,7 @@ def _refused(reason: str, last: str) -> ChronetixError:
 def rehearse(state: int, rebuild: Callable[[Snapshot], tuple[str, int]]) -> None:
     """In the child: ``rebuild`` everything, which gives our version and the number of workers, and answer. Ends the
     process: what was rebuilt is not to be taken apart. Raises ChronetixError."""
+    _end_with_parent()
     snapshot = read(state)
     version, workers = rebuild(snapshot)
     launcher = subprocess.run([sys.executable, "-c", "import nodeworker.launcher"], stdin=subprocess.DEVNULL)
