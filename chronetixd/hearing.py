@@ -103,9 +103,9 @@ class Hearing:
                 run.keep()
             case wire.SegmentDropped():
                 run.send_wiring(run.wiring.dropped(node, message))
-            case wire.Log(level=level, message=line, unix_ns=at, fields=fields):
+            case wire.Log():
                 run.held_frames.stir()
-                self._services.logs.logged(run.name, node, worker.pid, level, line, at, fields)
+                worker.logged(message)
             case wire.FrameFailed():
                 self._frame_failed(node, message)
             case wire.Pong(progress=steps, busy_ns=busy_ns):

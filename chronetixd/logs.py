@@ -54,7 +54,7 @@ class Logs:
     def dropped(self, flow: str, node: str, stream: str, size: int, lines: int) -> None:
         """``size`` bytes of ``stream`` are lost, ``lines`` whole lines among them: it was printed too fast."""
         self.dropped_bytes += size
-        text = f"{size} bytes of {stream} are left out here: it is printed faster than {LINES_A_SECOND} lines a second"
+        text = f"{size} bytes of {stream} are left out here: they came faster than {LINES_A_SECOND} lines a second"
         self._keep(
             LogRecord(
                 unix_ns=time.time_ns(),

@@ -107,8 +107,8 @@ class Standby:
                 self._on_ready(node)
             case wire.Fault(phase=phase, error=name, message=text):
                 self._why = f"failed in phase {phase!r}: {name}: {text}"[:4096]
-            case wire.Log(level=level, message=line, unix_ns=at, fields=fields):
-                self._services.logs.logged(self.worker.flow, node, self.worker.pid, level, line, at, fields)
+            case wire.Log():
+                self.worker.logged(message)
             case wire.Publish() | wire.Subscribe() | wire.Unsubscribe() | wire.Request() | wire.Reply():
                 self._services.bus.handle(self.worker, message)
             case wire.Pong():

@@ -19,12 +19,13 @@ import msgspec
 
 from chronetixd.cgroups import Leaf
 from chronetixd.connection import Connection
+from chronetixd.core.allowance import Allowance
 from chronetixd.core.death import Death, HeldFrames, OutOfMemory, last_lines, out_of_memory
 from chronetixd.core.worker import Exit
 from chronetixd.launch import Launcher, Request
 from chronetixd.logs import Logs
 from chronetixd.nursery import Nursery
-from chronetixd.output import Output
+from chronetixd.output import LINES_A_SECOND, LINES_AT_ONCE, TELL_NS, Output
 from chronetixd.pidfd import Process, Usage
 from chronetixd.spares import Spare, Streams, open_streams
 from chronetixd.strays import Marks
@@ -33,7 +34,7 @@ from chronetixd.upgrade.bag import Bag, Unbag
 from chronetixd.upgrade.packed import PackedOutput, PackedProcess
 from protocol.contract.types import ResourceClaims
 from protocol.errors import ChronetixError
-from protocol.messages import MAX_FRAME, Assign, Message, Reattached, Welcome, WorkerMessage
+from protocol.messages import MAX_FRAME, Assign, Log, Message, Reattached, Welcome, WorkerMessage
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +93,10 @@ class WorkerProcess:
         self._stdout: Output | None = None
         self._stderr: Output | None = None
         self._max_frame = max_frame
+        self._pace = Allowance(LINES_A_SECOND, LINES_AT_ONCE, time.monotonic_ns())
+        self._unlogged = (0, 0)
+        """Characters and records that it has logged too fast, and that nobody was told of."""
+        self._unlogged_told = 0
 
     def spawn(self, launcher: Launcher, argv: Sequence[str], env: Mapping[str, str], cwd: str) -> None:
         """Ask ``launcher`` for it. Raises OSError when descriptors or control groups have run out, or the kernel
@@ -157,6 +162,7 @@ class WorkerProcess:
             progress=self.progress,
             oom_before=self._oom_before,
             killed_with=self._killed_with,
+            unlogged=self._unlogged,
         )
         if self.asked:
             return told
@@ -180,6 +186,7 @@ class WorkerProcess:
         """Be what ``packed`` was. Raises OSError, ValueError."""
         self.pid, self.incarnation, self.started_unix_ns = packed.pid, packed.incarnation, packed.started_unix_ns
         self.features, self.fault, self.progress = packed.features, packed.fault, packed.progress
+        self._unlogged = packed.unlogged
         if packed.connection is not None:
             self._connection = self._connection_on(socket.socket(fileno=bag.take(packed.connection.fd)))
             self._connection.unpack(packed.connection, bag)
@@ -264,6 +271,24 @@ class WorkerProcess:
         elif give:
             for fd in descriptors:
                 os.close(fd)
+
+    def logged(self, record: Log) -> None:
+        """Its plugin logs ``record``, as fast as it may print: what is more is left out, counted and told."""
+        now = time.monotonic_ns()
+        if not self._pace.left(now):
+            size, count = self._unlogged
+            self._unlogged = size + len(record.message), count + 1
+            return
+        self._pace.take(1)
+        if now - self._unlogged_told >= TELL_NS:
+            self._unlogged_told = now
+            self._tell_unlogged()
+        self._logs.logged(self.flow, self.node, self.pid, record.level, record.message, record.unix_ns, record.fields)
+
+    def _tell_unlogged(self) -> None:
+        (size, count), self._unlogged = self._unlogged, (0, 0)
+        if count:
+            self._logs.dropped(self.flow, self.node, "log", size, count)
 
     def hear(self) -> None:
         """Hand on everything that it has said by now."""
@@ -352,6 +377,7 @@ class WorkerProcess:
         self._callbacks.on_exit(self.node, ended)
 
     def _close(self) -> None:
+        self._tell_unlogged()
         for output in (self._stdout, self._stderr):
             if output is not None:
                 output.finish()

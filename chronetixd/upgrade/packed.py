@@ -156,6 +156,7 @@ class PackedProcess(Packed, frozen=True):
     marks: PackedMarks | None = None
     oom_before: int | None = None
     killed_with: str = ""
+    unlogged: tuple[int, int] = (0, 0)
     connection: PackedConnection | None = None
     stdout: PackedOutput | None = None
     stderr: PackedOutput | None = None

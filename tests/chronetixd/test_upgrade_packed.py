@@ -210,11 +210,11 @@ STATE: dict[type, tuple[set[str], set[str]]] = {
     workerproc.WorkerProcess: (
         {
             "_born", "_connection", "_killed_with", "_leaf", "_oom_before", "_process", "_stderr", "_stdout", "_tree",
-            "fault", "features", "incarnation", "pid", "progress", "started_unix_ns", "to_come",
+            "_unlogged", "fault", "features", "incarnation", "pid", "progress", "started_unix_ns", "to_come",
         },
         {
-            "_callbacks", "_claims", "_logs", "_loop", "_max_frame", "_nursery", "_out_of_memory", "_pipes", "_usage",
-            "flow", "node",
+            "_callbacks", "_claims", "_logs", "_loop", "_max_frame", "_nursery", "_out_of_memory", "_pace",
+            "_pipes", "_unlogged_told", "_usage", "flow", "node",
         },
     ),
     connection.Connection: (

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from chronetixd.cli.client import Client
+from chronetixd.output import LINES_A_SECOND, LINES_AT_ONCE
 from tests.e2e.conftest import start_daemon
 
 
@@ -79,3 +80,16 @@ def test_a_node_that_prints_without_end_costs_nobody_anything(submit: Any, clien
         rss = next(int(line.split()[1]) for line in status if line.startswith("VmRSS"))
     assert rss < 400 * 1024, f"{rss} KiB"
     assert os.path.exists(f"/proc/{daemon.process.pid}")
+
+
+def test_a_node_that_logs_without_measure_loses_what_is_too_much_and_all_of_it_is_counted(
+    submit: Any, client: Client
+) -> None:
+    began = time.monotonic()
+    submit([submit.node("much", "pipeline:logs_much", params={"count": 30_000})], [], name="much")
+    most = LINES_AT_ONCE + LINES_A_SECOND * (time.monotonic() - began)
+    items = list(client.stream("logs", flow="much"))
+    kept = sum(item["stream"] == "log" for item in items)
+    lost = sum(item["fields"]["lost_lines"] for item in items if item["stream"] == "daemon")
+    assert kept + lost == 30_000
+    assert kept <= most

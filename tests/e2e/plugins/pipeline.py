@@ -209,3 +209,11 @@ class KeepsTheFirst:
         first = int.from_bytes(self.first[:8], "little")
         self.first = None
         return {"seen": self.seen, "first": first}
+
+
+def logs_much(ctx):
+    """Source: logs ``count`` records as fast as it can."""
+    for n in range(ctx.params["count"]):
+        ctx.log.info("record", n=n)
+    return
+    yield
