@@ -151,6 +151,8 @@ def test_one_that_is_not_announced_is_neither_reaped_nor_ended(loop: Any, run: A
 def test_a_stray_of_a_living_worker_is_left_and_so_is_one_that_may_be(
     loop: Any, holder: subprocess.Popen[bytes]
 ) -> None:
+    assert holder.stdout is not None
+    holder.stdout.readline()  # before, the kernel may not have put its environment in place yet
     known = set(children(os.getpid())) - {holder.pid}
     found = stat(holder.pid)
     assert found is not None
