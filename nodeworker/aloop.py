@@ -288,6 +288,7 @@ class AsyncLoop(Loop):
         while not self._ending:
             while self._mailbox:
                 await self._serve_beside(self._mailbox.popleft())
+            self._keep_put_off()
             await self._waits.rest()
 
     async def _serve_beside(self, event: Event) -> None:
@@ -362,15 +363,19 @@ class AsyncLoop(Loop):
     async def send(self, to: str | None, data: Any, timeout: float | None = None) -> None:
         """As :meth:`nodeworker.context.Context.send`."""
         await self._turn()
-        sender, doing = self._node.outputs.sender(to), DOING.get()
-        await self._sends.through(to, lambda: self._made(doing, partial(sender, data, 0)), timeout)
+        outputs, doing = self._node.outputs, DOING.get()
+        outputs.sender(to)
+        await self._sends.through(to, lambda: self._made(doing, partial(outputs.sender(to), data, 0)), timeout)
         self._notify()
 
     async def loan(self, to: str | None, nbytes: int, timeout: float | None = None) -> Loan:
         """As :meth:`nodeworker.context.Context.loan`."""
         await self._turn()
-        outlet, doing = self._node.outputs.outlet(to), DOING.get()
-        return await self._sends.through(to, lambda: self._made(doing, partial(outlet.loan, nbytes, 0)), timeout)
+        outputs, doing = self._node.outputs, DOING.get()
+        outputs.outlet(to)
+        return await self._sends.through(
+            to, lambda: self._made(doing, partial(outputs.outlet(to).loan, nbytes, 0)), timeout
+        )
 
     def _made(self, doing: Flying | Sourcing | None, attempt: Callable[[Origin], T]) -> T:
         """Tried with what it is made from: the present frame, or the source's next item, which counts if it goes."""

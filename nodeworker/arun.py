@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from typing import Any
 
 import uvloop
 
 from nodeworker.aloop import AsyncLoop
-from nodeworker.loop import Emptied, Mailbox
+from nodeworker.loop import Mailbox, Rewire
 from nodeworker.message import Answer
 from nodeworker.node import Node
 from nodeworker.waits import Waits
@@ -19,13 +18,11 @@ from shm import Doorbell
 class AsyncRun:
     """The blocking face of :class:`AsyncLoop`, as :class:`nodeworker.loop.Loop` has it."""
 
-    def __init__(
-        self, node: Node, mailbox: Mailbox, bell: Doorbell, answer: Answer, emptied: Callable[[Emptied], None]
-    ) -> None:
+    def __init__(self, node: Node, mailbox: Mailbox, bell: Doorbell, answer: Answer, rewire: Rewire) -> None:
         self._loop = uvloop.new_event_loop()
         asyncio.set_event_loop(self._loop)
         self._waits = Waits(self._loop, bell)
-        self._air = AsyncLoop(self._waits, _unheard, node, mailbox, bell, answer, emptied)
+        self._air = AsyncLoop(self._waits, _unheard, node, mailbox, bell, answer, rewire)
 
     def start(self) -> None:
         """``on_start``."""

@@ -18,7 +18,7 @@ from nodeworker.message import Answer, Message
 from nodeworker.node import Node
 from protocol.errors import error, from_failure
 from protocol.framing import type_of
-from protocol.messages import Deliver, Drain, Failure, Leave, Tick, ToWorker
+from protocol.messages import Deliver, Drain, Extend, Failure, Leave, Tick, ToWorker
 from shm import Batch, Doorbell, RouteClosed
 
 
@@ -39,19 +39,20 @@ class Emptied:
 
 Event = ToWorker | Lost | Emptied
 Mailbox = deque[Event]
+Rewire = Callable[[Emptied | Extend], bool]
+"""Told of a stage that is empty, and of outputs that change; False if that cannot be between these two frames yet."""
 
 
 class Loop:
-    """Runs ``node`` once it has started. ``answer`` sends replies to requests, ``emptied`` is told of stages."""
+    """Runs ``node`` once it has started. ``answer`` sends replies to requests, ``rewire`` is told of its routes."""
 
-    def __init__(
-        self, node: Node, mailbox: Mailbox, bell: Doorbell, answer: Answer, emptied: Callable[[Emptied], None]
-    ) -> None:
+    def __init__(self, node: Node, mailbox: Mailbox, bell: Doorbell, answer: Answer, rewire: Rewire) -> None:
         self._node = node
         self._mailbox = mailbox
         self._bell = bell
         self._answer = answer
-        self._emptied = emptied
+        self._rewire = rewire
+        self._put_off: list[Event] = []
         self.drained = False
 
     def start(self) -> None:
@@ -98,6 +99,7 @@ class Loop:
                 if self.drained:
                     return self._rest()
                 node.phase = "frame"
+                emit = node.emit
             frame = take()
             if frame is None:
                 if inlet.ended:
@@ -136,6 +138,7 @@ class Loop:
                 step.doing = None
                 return
             self._serve()
+            emit = node.emit
             if has_inputs:
                 self._rest()
         close: Callable[[], None] | None = getattr(items, "close", None)
@@ -144,7 +147,7 @@ class Loop:
 
     def _events(self) -> None:
         while not self.drained:
-            if not self._mailbox:
+            if all(isinstance(event, Extend) for event in self._mailbox):  # put off, if there is any
                 self._bell.wait()
             self._serve()
 
@@ -159,6 +162,12 @@ class Loop:
         mailbox = self._mailbox
         while mailbox:
             self._event(mailbox.popleft())
+        self._keep_put_off()
+
+    def _keep_put_off(self) -> None:
+        """Between the next two frames."""
+        self._mailbox.extend(self._put_off)
+        self._put_off.clear()
 
     def _event(self, event: Event) -> None:
         if isinstance(event, Tick):
@@ -169,8 +178,9 @@ class Loop:
             self.drained = True
             self._node.ctx.stopping = True
             self._node.leaves = isinstance(event, Leave)
-        elif isinstance(event, Emptied):
-            self._emptied(event)
+        elif isinstance(event, Emptied | Extend):
+            if not self._rewire(event):
+                self._put_off.append(event)
         elif isinstance(event, Lost):
             raise event.reason
         elif isinstance(event, Failure):

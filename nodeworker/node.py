@@ -7,9 +7,12 @@ runs, so that a fault can say where it happened; whatever a plugin raises passes
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Literal
+
+from msgspec.structs import replace as replace_fields
 
 from nodeworker import codec
 from nodeworker.context import Context, Host, Step
@@ -17,8 +20,8 @@ from nodeworker.message import Message
 from nodeworker.outputs import Origin, Outputs, Sender
 from nodeworker.plugin import Plugin, bind, is_asynchronous
 from nodeworker.retry import retrying, retrying_awaited
-from protocol.messages import Configure, Tick
-from shm import Batch, Frame, Inlet
+from protocol.messages import Configure, Port, Tick
+from shm import Batch, Frame, Inlet, Producer
 
 Take = Callable[..., Frame | Batch | None]
 """Called with the ns to wait, by default for ever."""
@@ -46,6 +49,7 @@ class Node:
         self._host = host
         self.plugin = Plugin()
         self.phase: Phase = "init"
+        self._telling = threading.Lock()
         self.leaves = False
         """A successor goes on with its routes."""
         self._produced: Any = None
@@ -54,8 +58,7 @@ class Node:
 
     def connect(self, config: Configure, inlet: Inlet) -> None:
         """Its ends of the routes are there; ``config`` is what it was told last."""
-        self.config = config
-        self.ctx.told(config)
+        self._told(config)
         self.inlet = inlet
         self.take = self._taker()
         self.emit = self._emitter()
@@ -88,6 +91,30 @@ class Node:
             return self.inlet.take
         take_many, limit = self.inlet.take_many, int(self.config.batch_hints.get("preferred_rows") or BATCH)
         return lambda timeout_ns=-1: take_many(limit, timeout_ns)
+
+    def extended(self, ports: Sequence[Port]) -> None:
+        """These are stages of inputs that it gets while it runs; from any thread."""
+        with self._telling:
+            known = {port.route for port in self.config.inputs}
+            added = [port for port in ports if port.route not in known]
+            self._told(replace_fields(self.config, inputs=[*self.config.inputs, *added]))
+
+    def concluded(self, route: str) -> None:
+        """An input is over; from any thread."""
+        with self._telling:
+            left = [port for port in self.config.inputs if port.route != route]
+            self._told(replace_fields(self.config, inputs=left))
+
+    def rerouted(self, ports: Sequence[Port], producers: Sequence[Producer]) -> None:
+        """Its outputs are others from the next frame on; from the plugin's thread."""
+        with self._telling:
+            self._told(replace_fields(self.config, outputs=list(ports)))
+        self.outputs.connect(ports, producers)
+        self.emit = self._emitter()
+
+    def _told(self, config: Configure) -> None:
+        self.config = config
+        self.ctx.told(config)
 
     @property
     def room(self) -> int:

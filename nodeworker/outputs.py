@@ -68,8 +68,15 @@ class Outputs:
         """Between the plugin's thread, which makes outlets, and another one that brings taps."""
 
     def connect(self, ports: Sequence[Port], producers: Sequence[Producer]) -> None:
-        """The ends of its routes are there. Until then nothing can be sent."""
-        self.ports, self.producers = tuple(ports), tuple(producers)
+        """These are the ends of its routes from now on; before the first nothing can be sent. Senders that were made
+        before are old news. From the plugin's thread."""
+        with self._lock:
+            taps = [(self.ports[index].route, tap) for index, tap in self._taps]
+            self.ports, self.producers = tuple(ports), tuple(producers)
+            places = {port.route: index for index, port in enumerate(ports)}
+            self._taps = [(places[route], tap) for route, tap in taps if route in places]
+            self._outlets.clear()
+            self._senders.clear()
 
     def add_tap(self, route: str, tap: Producer) -> None:
         """``tap`` gets what is sent to ``route`` from the next frame on. From any thread. Raises ValueError for a route

@@ -27,13 +27,16 @@ from nodeworker.loop import Lost, Mailbox
 from nodeworker.remote import DaemonHost
 from nodeworker.wiring import Wiring
 from protocol.messages import (
+    Conclude,
     Detach,
     Drain,
+    Drained,
     Extend,
     Leave,
     Linked,
     Ping,
     Pong,
+    Port,
     Reply,
     RequestFailed,
     Retract,
@@ -47,7 +50,8 @@ from shm import Frame
 
 
 class Reader:
-    """Reads ``link`` until it ends. ``on_drain`` is called from its thread as soon as the order is there."""
+    """Reads ``link`` until it ends. ``on_drain`` and ``on_inputs`` are called from its thread as soon as the word is
+    there."""
 
     def __init__(
         self,
@@ -57,6 +61,7 @@ class Reader:
         host: DaemonHost,
         step: Step,
         on_drain: Callable[[], None],
+        on_inputs: Callable[[list[Port]], None],
         comeback: Comeback | None = None,
     ) -> None:
         self._link = link
@@ -66,6 +71,7 @@ class Reader:
         self._host = host
         self._step = step
         self._on_drain = on_drain
+        self._on_inputs = on_inputs
         self._comeback = comeback
         self._giving = GiveBack(wiring.arena) if wiring.arena is not None else None
         self._seen = (-1, 0)
@@ -143,7 +149,11 @@ class Reader:
         elif isinstance(message, Retract):
             self._wiring.retract(message)
         elif isinstance(message, Extend):
-            self._link.send(*self._wiring.extend(message))
+            self._extend(message)
+        elif isinstance(message, Drained):
+            self._wiring.drained(message)
+        elif isinstance(message, Conclude):
+            self._wiring.conclude(message)
         elif isinstance(message, LinkMessage):
             self._link.send(Linked(routes=self._wiring.link(message, descriptors)))
         elif isinstance(message, Reply | RequestFailed):
@@ -152,6 +162,14 @@ class Reader:
             if isinstance(message, Drain | Leave):
                 self._on_drain()
             self._post(message)
+
+    def _extend(self, message: Extend) -> None:
+        """Inputs and taps at once; other outputs are the plugin's thread's, between two frames."""
+        if message.leave or any(not port.tap_of for port in message.outputs):
+            self._post(message)
+            return
+        self._on_inputs(message.inputs)
+        self._link.send(*self._wiring.extend(message))
 
     def _drop(self, message: SegmentDropped) -> None:
         if not message.route:

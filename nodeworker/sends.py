@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from nodeworker.context import Step
 from nodeworker.outputs import Outputs
@@ -55,9 +55,10 @@ class Sends:
             self._waiting(-1)
 
     async def _until_sent(self, to: str | None, attempt: Callable[[], T]) -> T:
-        outlets = self._outputs.outlets(to)
+        outlets: tuple[Any, ...] = ()
         try:
             while True:
+                outlets = self._outputs.outlets(to)
                 armed = [outlet.arm() for outlet in outlets]
                 if any(armed):
                     await self._waits.rest()

@@ -29,6 +29,9 @@ class Stages:
         self._order: list[Consumer] = []
         self._empty: set[tuple[str, int]] = set()
         self._segments: dict[tuple[str, int], list[int]] = {}
+        self._over: dict[str, Consumer] = {}
+        """What follows the last stage of a route that was concluded: an end that has ended."""
+        self._forgotten: set[str] = set()
         for port in ports:
             self._append(port)
         self.inlet = Inlet([chain[0] for chain in self._chains.values()], bell)
@@ -36,7 +39,7 @@ class Stages:
     @property
     def latest(self) -> dict[str, Consumer]:
         """By route the last stage, whose producer lives."""
-        return {route: chain[-1] for route, chain in self._chains.items()}
+        return {route: chain[-1] for route, chain in self._chains.items() if chain}
 
     def all(self) -> list[Consumer]:
         """Every end that was not told to be empty, in the order in which they were asked for."""
@@ -63,6 +66,26 @@ class Stages:
         if not known:
             self.inlet.add(end)
         return end
+
+    def conclude(self, route: str, seq: int) -> None:
+        """The last stage of ``route`` ends at sequence number ``seq``, and nothing follows. Raises ChronetixError for a
+        route that is not ours, ValueError or PeerFault for an end that does not fit."""
+        if route not in self._chains:
+            raise error("route-unknown", route=route, node=self._node)
+        last = self._chains[route][-1]
+        self._over[route] = nothing = Consumer(route, credits=1, epoch=last.epoch + 1, base_seq=seq)
+        nothing.close()
+        last.succeed(nothing, partial(self._emptied, route, last.epoch))
+
+    def forget(self, route: str) -> bool:
+        """Of a route that was concluded, and all of whose stages are empty, nothing is left; False for any other. From
+        the thread that takes."""
+        if route not in self._over or self._chains[route]:
+            return False
+        self.inlet.remove(self._over.pop(route))
+        del self._chains[route]
+        self._forgotten.add(route)
+        return True
 
     def link(self, message: InputLink, descriptors: Sequence[int]) -> None:
         """Map RING, doorbell, segments and perhaps a predecessor's CREDIT; they stay the caller's. Raises PeerFault or
@@ -105,6 +128,8 @@ class Stages:
 
     def _find(self, route: str, epoch: int) -> Consumer | None:
         """The stage, None if it is empty. Raises ChronetixError for a route that is not ours."""
+        if route in self._forgotten:
+            return None
         if route not in self._chains:
             raise error("route-unknown", route=route, node=self._node)
         return next((end for end in self._chains[route] if end.epoch == epoch), None)
@@ -123,6 +148,7 @@ class Stages:
             decode=codec.decoder(port.content_type, port.route),
             qos=port.qos,
         )
+        self._forgotten.discard(port.route)
         chain = self._chains.setdefault(port.route, [])
         if chain:
             before = chain[-1]
@@ -137,7 +163,7 @@ class Stages:
         be called within itself; who takes a stage out of the set tells of it."""
         chain = self._chains[route]
         self._empty.add((route, epoch))
-        while True:
+        while chain:
             first = chain[0]
             try:
                 self._empty.remove((route, first.epoch))

@@ -13,12 +13,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+import msgspec
+
 from nodeworker.outputs import Outputs
 from nodeworker.stages import OnEmptied, Stages
 from protocol.errors import error
 from protocol.messages import (
+    Conclude,
     Configure,
     Detach,
+    Drained,
     Extend,
     Link,
     Offer,
@@ -76,6 +80,9 @@ class Wiring:
     """By name: the route that it listens to, and the end."""
     resumes: dict[str, int] = field(default_factory=dict)
     """Of each output what its port said of predecessors."""
+    done: dict[tuple[str, int], Producer] = field(default_factory=dict)
+    """Stages that were left: kept until every frame has come back."""
+    on_gave_up: OnGaveUp | None = None
 
     @property
     def consumers(self) -> dict[str, Consumer]:
@@ -96,6 +103,10 @@ class Wiring:
             Stage(route=route, epoch=producer.epoch, linked=producer.linked, resume=self.resumes.get(route, 0))
             for route, producer in self.producers.items()
         ]
+        left = {key: end for key, end in self.done.items() if key[0] in self.producers}
+        outputs += [Stage(route=route, epoch=epoch, linked=end.linked) for (route, epoch), end in left.items()]
+        at = 1 + len(offer.rings)
+        descriptors[at:at] = [end.fd for end in left.values()]
         return Inventory(outputs, self.stages.described(ends), offer.segments, sorted(self.unconfirmed)), descriptors
 
     def offer(self) -> tuple[Offer, list[int]]:
@@ -103,7 +114,8 @@ class Wiring:
         return self._offered(self.stages.all())
 
     def extend(self, message: Extend) -> tuple[Offer, list[int]]:
-        """Make the ends of further routes and stages, as :meth:`offer`; whoever waits on a stage that ends is woken.
+        """Make the ends of further inputs, of their next stages and of taps, as :meth:`offer`; whoever waits on a stage
+        that ends is woken. What else there is of outputs is for :meth:`reroute`.
 
         Raises ValueError or PeerFault for a stage that cannot follow, OSError when there is no memory."""
         taps = [self._tap(port) for port in message.outputs]
@@ -112,16 +124,62 @@ class Wiring:
         offer = Offer(rings=[tap.route for tap in taps], credits=[end.route for end in ends])
         return offer, [self.bell.fileno(), *(tap.fd for tap in taps), *(end.fd for end in ends)]
 
+    def busy(self, message: Extend) -> bool:
+        """A frame is being filled that goes to an output which the message ends: it has to be committed before."""
+        ended = {*message.leave, *(port.route for port in message.outputs)}
+        return any(self.producers[route].loans for route in ended if route in self.producers)
+
+    def reroute(self, message: Extend, ports: Sequence[Port]) -> tuple[list[Port], Offer, list[int]]:
+        """Between two frames: outputs that are added, that go on with their next stage, and that are left. ``ports``
+        are those of the node's outputs; what they are now, and the offer. From the plugin's thread. Raises ValueError
+        for what does not fit, OSError when there is no memory."""
+        if self.arena is None:
+            raise ValueError(f"node {self.node!r} had no outputs and cannot get some while it runs")
+        for route in message.leave:
+            self._done(route).close()
+        after = {port.route: port for port in ports if port.route not in message.leave}
+        for port in message.outputs:
+            base = port.base_seq
+            if port.route in after:
+                earlier = self._done(port.route)
+                if port.epoch <= earlier.epoch:
+                    raise ValueError(f"epoch {port.epoch} of output {port.route!r} is not behind {earlier.epoch}")
+                base = earlier.position
+            after[port.route] = made = msgspec.structs.replace(port, base_seq=base)
+            self.producers[port.route] = _produce(made, self.arena, False, self.on_gave_up, later=True)
+        rings = [port.route for port in message.outputs]
+        return list(after.values()), Offer(rings=rings), [self.bell.fileno(), *(self.producers[r].fd for r in rings)]
+
+    def _done(self, route: str) -> Producer:
+        producer = self.producers.pop(route, None)
+        if producer is None:
+            raise ValueError(f"node {self.node!r} has no output {route!r} that it could leave")
+        self.done[route, producer.epoch] = producer
+        return producer
+
+    def drained(self, message: Drained) -> None:
+        """A stage that was left is over: what is in it will not come back."""
+        self.done.pop((message.route, message.epoch), None)
+        self.bell.ring()
+
+    def conclude(self, message: Conclude) -> None:
+        """An input ends for good. Raises PeerFault when more than that was taken."""
+        self.stages.conclude(message.route, message.seq)
+        self.bell.ring()
+
     def link(self, message: Link, descriptors: Sequence[int]) -> list[str]:
         """Map what the peers offered, which for an output that is linked already is its consumer's successor's; the
         routes. Raises PeerFault or ValueError for what does not fit, ChronetixError for a route that is not ours. The
         descriptors are closed in any case."""
         try:
             rest = iter(descriptors)
-            for route in message.outputs:
-                producer = self._producer(route)
+            for at, route in enumerate(message.outputs):
+                producer = self._meant(route, message.epochs[at]) if message.epochs else self._producer(route)
+                credit, bell = next(rest), next(rest)
+                if producer is None:
+                    continue
                 attach = producer.relink if producer.linked else producer.link
-                attach(next(rest), next(rest))
+                attach(credit, bell)
                 if route in self.taps and self.outputs is not None:
                     self.outputs.add_tap(self.taps[route][0], producer)
             for link in message.inputs:
@@ -169,11 +227,16 @@ class Wiring:
 
     def detach(self, message: Detach) -> None:
         """Nobody takes from this route any more: whoever waits for its credits is woken and gets RouteClosed."""
-        self._producer(message.route).close()
+        if message.route in self.producers or not any(route == message.route for route, _ in self.done):
+            self._producer(message.route).close()
         self.bell.ring()
 
     def retract(self, message: Retract) -> None:
-        """A listener has gone; one that is gone already is no news."""
+        """A listener has gone, or nobody takes any more from an output that is about to be left; one that is gone
+        already is no news."""
+        if message.route in self.producers:
+            self.producers[message.route].leave()
+            self.bell.ring()
         _, tap = self.taps.pop(message.route, ("", None))
         if tap is not None and self.outputs is not None:
             self.outputs.drop_tap(tap)
@@ -218,6 +281,11 @@ class Wiring:
         self.taps[port.route] = (port.tap_of, tap)
         return tap
 
+    def _meant(self, route: str, epoch: int) -> Producer | None:
+        """The end of that stage of an output; None for one that is over."""
+        present = self.producers.get(route)
+        return present if present is not None and present.epoch == epoch else self.done.get((route, epoch))
+
     def _producer(self, route: str) -> Producer:
         if route in self.taps:
             return self.taps[route][1]
@@ -254,11 +322,14 @@ def build(
         },
         stages=Stages(config.node, config.inputs, bell, on_emptied),
         budget_ns=config.budget_ns,
+        on_gave_up=on_gave_up,
         resumes={port.route: port.resume for port in config.outputs},
     )
 
 
-def _produce(port: Port, arena: Arena, is_source: bool, on_gave_up: OnGaveUp | None) -> Producer:
+def _produce(
+    port: Port, arena: Arena, is_source: bool, on_gave_up: OnGaveUp | None, *, later: bool = False
+) -> Producer:
     return Producer(
         arena,
         port.route,
@@ -271,4 +342,5 @@ def _produce(port: Port, arena: Arena, is_source: bool, on_gave_up: OnGaveUp | N
         resume=port.resume if is_source else 0,
         limit_ns=port.limit_ns,
         on_give_up=on_gave_up,
+        later=later,
     )

@@ -38,6 +38,7 @@ from protocol.messages import (
     Configure,
     Drain,
     Drained,
+    Extend,
     Failure,
     Fault,
     Finished,
@@ -163,7 +164,7 @@ class Worker:
     def _live(self) -> int:
         node = self._prepare(self._hello())
         self._await_start()
-        arguments = (node, self._mailbox, self._bell, self._host.reply, self._tell_emptied)
+        arguments = (node, self._mailbox, self._bell, self._host.reply, self._rewire)
         result = self._run_async(arguments) if node.plugin.asynchronous else self._run(Loop(*arguments))
         self._life = "finished"
         self._link.send(Finished(result=result))
@@ -244,7 +245,9 @@ class Worker:
             _clone.outlive_parent()
             self._comeback = Comeback(config.socket, self._link, lambda: self._describe(config))
         self._link.send(Ready())
-        self._reader = Reader(self._link, self._mailbox, wiring, self._host, node.step, self._on_drain, self._comeback)
+        self._reader = Reader(
+            self._link, self._mailbox, wiring, self._host, node.step, self._on_drain, node.extended, self._comeback
+        )
         self._reader.start()
         return node
 
@@ -362,8 +365,21 @@ class Worker:
         self._mailbox.append(Emptied(route, epoch))
         self._bell.ring()
 
-    def _tell_emptied(self, event: Emptied) -> None:
-        self._link.send(Drained(route=event.route, epoch=event.epoch))
+    def _rewire(self, event: Emptied | Extend) -> bool:
+        """In the plugin's thread, between two frames."""
+        assert self._node is not None
+        node, wiring = self._node, self._wired
+        if isinstance(event, Emptied):
+            if wiring.stages.forget(event.route):
+                node.concluded(event.route)
+            self._link.send(Drained(route=event.route, epoch=event.epoch))
+            return True
+        if wiring.busy(event):
+            return False
+        ports, offer, descriptors = wiring.reroute(event, node.config.outputs)
+        node.rerouted(ports, [wiring.producers[port.route] for port in ports])
+        self._link.send(offer, descriptors)
+        return True
 
     def _on_drain(self) -> None:
         if self._node is not None:

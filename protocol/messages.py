@@ -192,12 +192,17 @@ class Configure(Message, tag="configure", frozen=True):
 class Extend(Message, tag="extend", frozen=True):
     """Daemon to worker, any time after its ready: further routes, or next stages of routes that it has.
 
-    A higher epoch of an input that is there means that the producer of the stage before is dead and that the stage ends
-    at sequence number ``base_seq`` of this one. Answered by one :class:`Offer` for exactly these ports.
+    A higher epoch of an input that is there means that the producer of the stage before has done with it and that the
+    stage ends at sequence number ``base_seq`` of this one. Answered by one :class:`Offer` for exactly these ports.
+
+    Outputs that are no taps, and ``leave``, take effect between two frames, all at once: a higher epoch of an output
+    that is there takes its place, and begins where that one ends; outputs in ``leave`` are closed. Frames for what is
+    not linked yet wait. Only for workers with the feature ``handover``.
     """
 
     inputs: list[Port] = []
     outputs: list[Port] = []
+    leave: list[str] = []
 
 
 class Offer(Message, tag="offer", frozen=True):
@@ -233,11 +238,13 @@ class Link(Message, tag="link", frozen=True):
     CREDIT of the end before.
 
     The first one is answered by :class:`Ready`. It comes again after an extend, and for an output whose consumer has a
-    successor; then :class:`Linked` is the answer.
+    successor; then :class:`Linked` is the answer. ``epochs``, if given, says which stage of each output is meant;
+    without, the present one.
     """
 
     outputs: list[str] = []
     inputs: list[InputLink] = []
+    epochs: list[Count] = []
 
     @property
     def descriptors(self) -> int:
@@ -252,10 +259,22 @@ class Linked(Message, tag="linked", frozen=True):
 
 
 class Drained(Message, tag="drained", frozen=True):
-    """Worker to daemon: this stage of an input, whose producer is dead, is empty, returned and unmapped."""
+    """Worker to daemon: this stage of an input, with which its producer has done, is empty, returned and unmapped.
+
+    Daemon to a producer that lives: so it is; what it has of that stage can be given up.
+    """
 
     route: str
     epoch: Count
+
+
+class Conclude(Message, tag="conclude", frozen=True):
+    """Daemon to consumer: input ``route`` ends for good at sequence number ``seq``. When all before it is taken and
+    returned the stage is :class:`Drained`, and the route forgotten. Only for workers with the feature ``handover``.
+    """
+
+    route: str
+    seq: Count
 
 
 class Segment(Message, tag="segment", frozen=True):
@@ -633,6 +652,8 @@ ToWorker = (
     | Reattached
     | Extend
     | Link
+    | Drained
+    | Conclude
     | Segment
     | SegmentMapped
     | SegmentDropped

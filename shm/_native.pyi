@@ -121,6 +121,7 @@ class Producer:
         limit_ns: int = 0,
         on_give_up: Callable[[str, int], None] | None = None,
         tap: bool = False,
+        later: bool = False,
     ) -> None:
         """``credits``: 1 to 65536. ``watermark`` and ``credit_low``: -1 for three quarters and half of them.
 
@@ -133,7 +134,7 @@ class Producer:
         does its own end end anything. See :meth:`Outlet.add`.
 
         ``resume``: the highest ``input_seq`` that predecessors committed to this route; frames up to it go out as
-        redelivered.
+        redelivered. ``later``: it is linked while its outlets are used; until then frames wait, whatever its policy.
         """
     @property
     def fd(self) -> int:
@@ -151,6 +152,9 @@ class Producer:
     @property
     def outstanding(self) -> int: ...
     @property
+    def loans(self) -> int:
+        """Frames that are being filled."""
+    @property
     def high(self) -> bool:
         """Used credits (frames on their way and open loans) have reached the watermark."""
     @property
@@ -166,6 +170,8 @@ class Producer:
         and returns nothing before this call. What its predecessor had returned is free now; a thread that waits for
         credits is woken. May be called from any thread at any time. Errors as in ``link``, with nothing changed;
         ValueError if it never was linked."""
+    def leave(self) -> None:
+        """As :meth:`close`, and outlets that have other routes go on without it: no RouteClosed tells of it."""
     def close(self) -> None:
         """End of stream: the consumer drains what is there. Idempotent."""
 
@@ -440,6 +446,8 @@ class Inlet:
         """The present stage of each route."""
     def add(self, consumer: Consumer) -> None:
         """One more route, from any thread."""
+    def remove(self, consumer: Consumer) -> None:
+        """Forget a route that has ended, between two takes. ValueError for any other."""
     @property
     def ended(self) -> bool:
         """Every route has ended (True for an inlet without routes)."""

@@ -91,6 +91,7 @@ static enum chx_status inlet_take_from(Consumer *consumer, uint32_t port, struct
 static Consumer *inlet_advance(Inlet *self, Py_ssize_t port) {
     Consumer *old = self->consumers[port];
     self->consumers[port] = (Consumer *)Py_NewRef((PyObject *)old->next);
+    if (old->class != old->next->class) self->unranked = 1;
     old->left = 1;
     native_consumer_drained(old);
     Py_DECREF((PyObject *)old);
@@ -471,6 +472,21 @@ static PyObject *inlet_add(Inlet *self, PyObject *consumer) {
     Py_RETURN_NONE;
 }
 
+/* A route that has ended is forgotten. Not within a take: whoever takes next ranks the others anew. */
+static PyObject *inlet_remove(Inlet *self, PyObject *consumer) {
+    for (Py_ssize_t i = 0; i < self->count && !self->scanning; i++) {
+        if ((PyObject *)self->consumers[i] != consumer) continue;
+        if (!native_consumer_ended(self->consumers[i])) break;
+        memmove(&self->consumers[i], &self->consumers[i + 1], (size_t)(self->count - i - 1) * sizeof *self->consumers);
+        self->count--;
+        self->unranked = 1;
+        Py_DECREF(consumer);
+        Py_RETURN_NONE;
+    }
+    PyErr_SetString(PyExc_ValueError, "only a route of the inlet that has ended can be removed, and not within a take");
+    return NULL;
+}
+
 static PyObject *inlet_ended(Inlet *self, void *Py_UNUSED(closure)) {
     for (Py_ssize_t i = 0; i < self->count; i++) {
         if (!native_consumer_ended(self->consumers[i])) Py_RETURN_FALSE;
@@ -484,6 +500,7 @@ static PyMethodDef inlet_methods[] = {
     {"take_many", (PyCFunction)(void (*)(void))inlet_take_many, METH_FASTCALL | METH_KEYWORDS,
      "Up to `limit` frames of one route that are there, as a Batch; None as take."},
     {"add", (PyCFunction)inlet_add, METH_O, "One more route, from now on."},
+    {"remove", (PyCFunction)inlet_remove, METH_O, "Forget a route that has ended."},
     {"arm", (PyCFunction)inlet_arm_method, METH_NOARGS,
      "Ask for the doorbell at the next frame. False: something is there already, take it first."},
     {NULL, NULL, 0, NULL},

@@ -97,10 +97,13 @@ struct Producer {
     uint32_t owner;
     uint8_t told; /* its end was reported to a caller */
     uint8_t tap;  /* neither keeps its outlets going nor ends them */
+    uint8_t later; /* its link is to come: until then it has no credit */
 };
 
 extern PyTypeObject *native_Producer;
 int native_producer_init(PyObject *module);
+/* Frames for it wait until it is linked. */
+static inline int native_producer_awaits(const Producer *self) { return self->later && self->end.state == CHX_UNLINKED; }
 extern Producer *native_told; /* whose end native_producer_raise told just now, for the first time; or NULL */
 void native_producer_raise(Producer *self);
 int native_producer_give_up(Producer *self, uint64_t now);

@@ -45,7 +45,7 @@ static Py_ssize_t outlet_alive(Outlet *self) {
         Producer *producer = self->producers[i];
         if (producer->tap) {
             chx_producer_check(&producer->end);
-        } else if (chx_producer_check(&producer->end) == CHX_OK) {
+        } else if (chx_producer_check(&producer->end) == CHX_OK || native_producer_awaits(producer)) {
             alive++;
         } else if (!producer->told || producer->end.state == CHX_UNLINKED) {
             native_producer_raise(producer);
@@ -119,6 +119,7 @@ static enum attempt outlet_credits(Outlet *self, struct native_claim *claim, int
     claim_clear(claim, self->count);
     for (Py_ssize_t i = 0; i < claim->routes; i++) {
         struct chx_producer *end = &self->producers[i]->end;
+        if (native_producer_awaits(self->producers[i])) result = NO_CREDIT;
         if (end->state != CHX_OPEN) continue;
         enum chx_status status = CHX_OK;
         if (chx_producer_left(end) < claim->frames)
@@ -224,6 +225,11 @@ static void outlet_raise_would_block(const Outlet *self, enum attempt why, uint6
     }
     for (Py_ssize_t i = 0; i < self->count; i++) {
         const struct chx_producer *end = &self->producers[i]->end;
+        if (native_producer_awaits(self->producers[i])) {
+            native_raise(native_would_block, self->producers[i]->route, "route %U: its consumer is not linked yet",
+                         self->producers[i]->route);
+            return;
+        }
         if (end->state != CHX_OPEN || chx_producer_has_credit(end)) continue;
         native_raise(native_would_block, self->producers[i]->route, "route %U: all %u credits are in use",
                      self->producers[i]->route, end->credits);

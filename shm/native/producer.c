@@ -49,16 +49,16 @@ static int producer_patience(const struct chx_header *header, PyObject *on_give_
 
 static PyObject *producer_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
     static char *names[] = {"arena",  "route",    "credits", "watermark",  "credit_low", "policy", "epoch", "base_seq",
-                            "resume", "limit_ns", "on_give_up", "tap", NULL};
+                            "resume", "limit_ns", "on_give_up", "tap", "later", NULL};
     Arena *arena;
     PyObject *route, *policy = NULL, *on_give_up = Py_None;
     long long credits = 64, watermark = -1, credit_low = -1, limit_ns = 0;
-    int tap = 0;
+    int tap = 0, later = 0;
     unsigned long long epoch = 0, base_seq = 0, resume = 0;
     struct chx_header header = {.policy = CHX_POLICY_BLOCK};
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!U|$LLLOKKKLOp:Producer", names, native_Arena, &arena, &route,
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!U|$LLLOKKKLOpp:Producer", names, native_Arena, &arena, &route,
                                      &credits, &watermark, &credit_low, &policy, &epoch, &base_seq, &resume, &limit_ns,
-                                     &on_give_up, &tap) ||
+                                     &on_give_up, &tap, &later) ||
         native_foreign(arena->owner, "arena") || producer_policy(policy, &header.policy) ||
         producer_patience(&header, on_give_up, tap) || producer_marks(&header, credits, watermark, credit_low))
         return NULL;
@@ -76,6 +76,7 @@ static PyObject *producer_new(PyTypeObject *type, PyObject *args, PyObject *kwar
     self->end.limit_ns = (uint64_t)limit_ns;
     self->on_give_up = on_give_up == Py_None ? NULL : Py_NewRef(on_give_up);
     self->tap = (uint8_t)tap;
+    self->later = (uint8_t)later;
     if (status != CHX_OK) {
         native_raise_status(status, NULL, NULL, chx_ring_size(chx_slots_log2(header.credits)));
         Py_DECREF(self);
@@ -160,6 +161,7 @@ static PyObject *producer_link(Producer *self, PyObject *args, PyObject *kwargs)
         native_raise_status(status, self->route, &self->end.why, 0);
         return NULL;
     }
+    if (self->later && self->arena->bell) native_bell_stir(self->arena->bell);
     Py_RETURN_NONE;
 }
 
@@ -184,6 +186,11 @@ static PyObject *producer_relink(Producer *self, PyObject *args, PyObject *kwarg
 static PyObject *producer_close(Producer *self, PyObject *Py_UNUSED(ignored)) {
     if (self->owner == native_process()) chx_producer_close(&self->end);
     Py_RETURN_NONE;
+}
+
+static PyObject *producer_leave(Producer *self, PyObject *Py_UNUSED(ignored)) {
+    self->told = 1;
+    return producer_close(self, NULL);
 }
 
 /* Frames on their way or promised to loans, by the latest count of the consumer. */
@@ -220,6 +227,10 @@ static PyObject *producer_outstanding(Producer *self, void *Py_UNUSED(closure)) 
     return PyLong_FromUnsignedLongLong(producer_used(self) - self->end.reserved);
 }
 
+static PyObject *producer_loans(Producer *self, void *Py_UNUSED(closure)) {
+    return PyLong_FromUnsignedLong(self->end.reserved);
+}
+
 static PyObject *producer_high(Producer *self, void *Py_UNUSED(closure)) {
     return PyBool_FromLong(producer_used(self) >= self->end.header.watermark);
 }
@@ -234,6 +245,8 @@ static PyMethodDef producer_methods[] = {
     {"relink", (PyCFunction)(void (*)(void))producer_relink, METH_VARARGS | METH_KEYWORDS,
      "Go on with the CREDIT and doorbell of the consumer's successor."},
     {"close", (PyCFunction)producer_close, METH_NOARGS, "End of stream: the consumer drains what is there. Idempotent."},
+    {"leave", (PyCFunction)producer_leave, METH_NOARGS,
+     "As close, and its outlets go on without it and without a word, while they have others."},
     {NULL, NULL, 0, NULL},
 };
 
@@ -245,6 +258,7 @@ static PyGetSetDef producer_getset[] = {
     {"linked", (getter)producer_linked, NULL, "Has link() succeeded?", NULL},
     {"credits", (getter)producer_credits, NULL, "Credits left, after a look at what has been returned.", NULL},
     {"outstanding", (getter)producer_outstanding, NULL, "Frames sent and not yet returned.", NULL},
+    {"loans", (getter)producer_loans, NULL, "Frames that are being filled.", NULL},
     {"high", (getter)producer_high, NULL, "Used credits have reached the watermark.", NULL},
     {"position", (getter)producer_position, NULL, "Sequence number that the next frame gets, unless its slot is held.", NULL},
     {NULL, NULL, NULL, NULL, NULL},

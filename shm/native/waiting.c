@@ -14,6 +14,7 @@ static int waiting_credits(const Outlet *self, int arm) {
     int waits = 0;
     for (Py_ssize_t i = 0; i < self->count; i++) {
         struct chx_producer *end = &self->producers[i]->end;
+        if (native_producer_awaits(self->producers[i])) waits = 1; /* its link rings */
         if (!waiting_blocks(end)) continue;
         uint64_t goal = chx_producer_goal(end);
         uint32_t used = chx_outstanding(end) + end->reserved;
