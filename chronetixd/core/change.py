@@ -1,6 +1,7 @@
 """What differs between a flow that runs and the one that is to run in its place. Pure.
 
-A node is replaced when anything differs that its worker is told, but for its routes: those come and go while it runs.
+A node is replaced when anything differs that its worker is told, but for its routes: those come and go while it runs,
+as long as it keeps one of a kind.
 A route is switched (a new stage of it, at a frame boundary) when its ring would be another one, or when the node at
 either of its ends is replaced. Everything that is the same is not touched.
 """
@@ -49,6 +50,8 @@ class Change:
     routes: tuple[Difference, ...] = ()
     notes: tuple[FieldChange, ...] = field(default=())
     """Fields that no worker is told of: they are kept, and change nothing that runs."""
+    ends: frozenset[str] = frozenset()
+    """Nodes at the ends of routes that differ."""
 
     def __bool__(self) -> bool:
         """Something that runs has to change."""
@@ -71,7 +74,9 @@ def compare(old: Flow, new: Flow, folders: tuple[str, str] = ("", ""), replaced:
         if manifest.node not in touched and _has(old, manifest.node)
         for each in fields(old.manifest(manifest.node).raw, manifest.raw)
     ]
-    return Change(nodes, routes, tuple(notes))
+    differing = {each.name for each in routes}
+    ends = {node for flow in (old, new) for r in flow.data_routes if r.id in differing for node in (r.source, r.target)}
+    return Change(nodes, routes, tuple(notes), frozenset(ends))
 
 
 def described(change: Change) -> dict[str, Any]:
@@ -104,9 +109,19 @@ def _nodes(old: Flow, new: Flow, folders: tuple[str, str], replaced: Collection[
             yield Difference(name, "added")
         elif before[name] != after[name]:
             yield Difference(name, "changed", _manifest_fields(old.manifest(name), manifest, before[name], after[name]))
+        elif turned := tuple(_turned(old, new, name)):
+            yield Difference(name, "changed", turned)
         elif name in replaced:
             yield Difference(name, "changed")
     yield from (Difference(name, "removed") for name in before if name not in after)
+
+
+def _turned(old: Flow, new: Flow, node: str) -> Iterator[FieldChange]:
+    """What its plugin is depends on whether it has inputs, and outputs: a source, a map, a sink."""
+    for what, end in (("inputs", "target"), ("outputs", "source")):
+        before, after = (sum(getattr(route, end) == node for route in flow.data_routes) for flow in (old, new))
+        if bool(before) != bool(after):
+            yield FieldChange(what, before, after)
 
 
 def _told(flow: Flow, folder: str) -> dict[str, Configure]:

@@ -33,6 +33,7 @@ from chronetixd.core.flow_words import (
     NodeEvent,
     NoSuccession,
     Refused,
+    Retire,
     Signal,
     Spawn,
     Start,
@@ -76,6 +77,7 @@ class Flow:
         "limits",
         "name",
         "peers",
+        "retiring",
         "revival",
         "sources",
         "state",
@@ -113,6 +115,8 @@ class Flow:
         self.killed: list[str] = []
         self.leaving: set[str] = set()
         """Nodes whose worker was told to leave its place to another one, and has not yet."""
+        self.retiring: set[str] = set()
+        """Nodes that the flow has no more, and whose worker is not gone yet."""
         self.deadline: Deadline | None = None
         self.history = History()
         self.stop: StopRequested | None = None
@@ -172,6 +176,7 @@ class Flow:
         self.failure = self._first_cause(Failure("internal", "", "", message))
         self.revival = revival.Revival({}, self.revival.strategy)
         self.leaving.clear()
+        self.retiring.clear()
         self.stop = None
         for node in self.peers:
             subject = self.workers.setdefault(node, Worker(node))
@@ -287,9 +292,42 @@ class Flow:
             raise self._illegal(event)
         return revival.take_over(self, event.node, event.pid)
 
-    def revise(self, rules: Mapping[str, Rule], strategy: Strategy) -> None:
-        """From now on other rules say when nodes are restarted."""
+    def revise(
+        self,
+        nodes: tuple[str, ...],
+        edges: tuple[tuple[str, str], ...],
+        rules: Mapping[str, Rule],
+        strategy: Strategy,
+    ) -> None:
+        """From now on these are the nodes, the data routes, and the rules that say when nodes are restarted. Added
+        nodes wait for a TakeOver, removed ones end and then are gone without a trace."""
         self.revival.rules, self.revival.strategy = rules, strategy
+        self.retiring = {node for node in self.peers if node not in nodes}
+        self.edges = edges
+        self.waves = start_waves(nodes, edges)
+        self.sources = sources(nodes, edges)
+        for node in nodes:
+            if node not in self.workers:
+                self.workers[node] = Worker(node)
+                self.workers[node].awaited()
+        self.peers = {node: set() for node in (*nodes, *self.retiring)}
+        for source, target in edges:
+            self.peers[source].add(target)
+            self.peers[target].add(source)
+        for node in tuple(self.retiring):
+            if self.workers[node].gone:
+                self.forget(node)
+
+    def forget(self, node: str) -> None:
+        """A node that was removed is gone."""
+        self.retiring.discard(node)
+        del self.workers[node], self.peers[node]
+
+    def _retire(self, event: FlowEvent, _at: Moment) -> list[Instruction]:
+        assert isinstance(event, Retire)
+        if event.node not in self.retiring or self.workers[event.node].state is not WorkerState.STARTED:
+            raise self._illegal(event)
+        return revival.retire(self, event.node)
 
     def _stop_running(self, event: FlowEvent, _at: Moment) -> list[Instruction]:
         """A drain waits until nodes that are being restarted are back, but not for their back-off."""
@@ -494,18 +532,18 @@ _: None = None
 # fmt: off
 TABLE: dict[FlowState, tuple[Handler | None, ...]] = {
     # Columns: Validated, Refused, Launch, NodeEvent, StopRequested, DeadlinePassed, NodeDeadline, NoSuccession,
-    # LeaveRequested, TakeOver
-    _S.SUBMITTED: (_F._accept, _F._refuse, _, _, _F._stop_unlaunched, _, _, _, _, _),
-    _S.VALIDATED: (_, _, _F._launch, _, _F._stop_unlaunched, _, _, _, _, _),
-    _S.STARTING: (_, _, _, _F._node_starting, _F._stop_starting, _F._late_start, _F._node_deadline, _, _, _),
+    # LeaveRequested, TakeOver, Retire
+    _S.SUBMITTED: (_F._accept, _F._refuse, _, _, _F._stop_unlaunched, _, _, _, _, _, _),
+    _S.VALIDATED: (_, _, _F._launch, _, _F._stop_unlaunched, _, _, _, _, _, _),
+    _S.STARTING: (_, _, _, _F._node_starting, _F._stop_starting, _F._late_start, _F._node_deadline, _, _, _, _),
     _S.RUNNING: (
         _, _, _, _F._node_running, _F._stop_running, _F._late_back, _F._node_deadline, _F._no_succession,
-        _F._leave_requested, _F._take_over
+        _F._leave_requested, _F._take_over, _F._retire
     ),
     _S.DRAINING: (
-        _, _, _, _F._node_draining, _F._stop_draining, _F._late_end, _F._node_deadline, _F._no_succession, _, _
+        _, _, _, _F._node_draining, _F._stop_draining, _F._late_end, _F._node_deadline, _F._no_succession, _, _, _
     ),
-    _S.STOPPED: (_, _, _, _, _, _, _, _, _, _),
-    _S.FAILED: (_, _, _, _, _, _, _, _, _, _),
+    _S.STOPPED: (_, _, _, _, _, _, _, _, _, _, _),
+    _S.FAILED: (_, _, _, _, _, _, _, _, _, _, _),
 }
 # fmt: on

@@ -141,6 +141,12 @@ class LeaveRequested(Struct, frozen=True):
     node: str
 
 
+class Retire(Struct, frozen=True):
+    """``node``, which the flow has no more, is to end: nothing comes for it that is not there."""
+
+    node: str
+
+
 class TakeOver(Struct, frozen=True):
     """The next worker of ``node``, which has left: process ``pid``, which stands by; 0 for one that has to be made."""
 
@@ -159,6 +165,7 @@ FlowEvent = (
     | NoSuccession
     | LeaveRequested
     | TakeOver
+    | Retire
 )
 
 EVENTS: tuple[type, ...] = (
@@ -172,6 +179,7 @@ EVENTS: tuple[type, ...] = (
     NoSuccession,
     LeaveRequested,
     TakeOver,
+    Retire,
 )
 
 # -- instructions ------------------------------------------------------------------------------------------
@@ -215,6 +223,12 @@ class Leave(Struct, frozen=True):
 
 class Left(Struct, frozen=True):
     """This worker has left, and its routes are ready for its successor, which is given in a TakeOver."""
+
+    node: str
+
+
+class Removed(Struct, frozen=True):
+    """The worker of a node that the flow has no more is gone."""
 
     node: str
 
@@ -287,6 +301,7 @@ Instruction = (
     | Drain
     | Leave
     | Left
+    | Removed
     | Signal
     | WakePeers
     | Succeed

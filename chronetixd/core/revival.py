@@ -17,6 +17,7 @@ from chronetixd.core import restart, worker
 from chronetixd.core.flow_words import (
     ArmNode,
     Configure,
+    Drain,
     Failure,
     FlowState,
     Instruction,
@@ -25,6 +26,7 @@ from chronetixd.core.flow_words import (
     Moment,
     NodeEvent,
     Relink,
+    Removed,
     Restarted,
     Restarting,
     Signal,
@@ -152,7 +154,8 @@ def unpark(flow: Flow, at: Moment) -> list[Instruction]:
 def on_deadline(flow: Flow, node: str) -> list[Instruction]:
     """The timer of a node of a running flow."""
     subject = flow.workers[node]
-    if node in flow.leaving and subject.state in (WorkerState.DRAINING, WorkerState.FINISHED):
+    goes = node in flow.leaving or node in flow.retiring
+    if goes and subject.state in (WorkerState.DRAINING, WorkerState.FINISHED):
         subject.handle(worker.SignalSent())
         return [Signal((node,), kill=False), ArmNode(node, flow.limits.terminate_ns)]
     if subject.state is WorkerState.RESTARTING:
@@ -187,6 +190,23 @@ def leave(flow: Flow, node: str) -> list[Instruction]:
     return [Leave(node), ArmNode(node, flow.limits.drain_ns)]
 
 
+def retire(flow: Flow, node: str) -> list[Instruction]:
+    """A node that was removed: it works on what is there, and ends."""
+    flow.workers[node].handle(worker.DrainSent())
+    return [Drain((node,)), ArmNode(node, flow.limits.drain_ns)]
+
+
+def _removed(flow: Flow, node: str) -> list[Instruction]:
+    """However it has ended."""
+    groups = [group for group in flow.revival.groups if node in group.nodes]
+    for group in groups:
+        group.nodes = tuple(each for each in group.nodes if each != node)
+    flow.revival.groups = [group for group in flow.revival.groups if group.nodes]
+    flow.forget(node)
+    done: list[Instruction] = [WakePeers(node), Removed(node)]
+    return done + [each for group in groups if group.nodes for each in _arm_if_complete(flow, group)]
+
+
 def take_over(flow: Flow, node: str, pid: int) -> list[Instruction]:
     """The next worker of a node whose last one has left; one that stands by has been born and has said hello."""
     subject = flow.workers[node]
@@ -210,7 +230,7 @@ def hurry(flow: Flow) -> list[Instruction]:
 
 def unsettled(flow: Flow) -> bool:
     """A node is on its way out or in again."""
-    return bool(flow.leaving) or any(subject.state not in AT_WORK for subject in flow.workers.values())
+    return bool(flow.leaving or flow.retiring) or any(subject.state not in AT_WORK for subject in flow.workers.values())
 
 
 def drain_if_settled(flow: Flow, event: NodeEvent) -> list[Instruction]:
@@ -224,6 +244,7 @@ def give_up(flow: Flow) -> list[Instruction]:
     """The flow ends: who waits to be started again never is, and nobody leaves for another one."""
     flow.revival.groups.clear()
     flow.leaving.clear()
+    flow.retiring.clear()
     parked, flow.revival.parked = flow.revival.parked, []
     waiting = [subject for subject in flow.workers.values() if subject.state is WorkerState.RESTARTING]
     for subject in waiting:
@@ -237,7 +258,7 @@ def give_up(flow: Flow) -> list[Instruction]:
 def _faulted(flow: Flow, event: NodeEvent) -> list[Instruction]:
     """It exits by itself, or is killed if that takes too long; what follows is settled when it is gone."""
     restarted = restart.RESTARTED[flow.revival.rule(event.node).policy][Ending.FAILED]
-    if not restarted and event.node not in flow.leaving:
+    if not restarted and event.node not in flow.leaving | flow.retiring:
         return flow.fail(flow.cause(event), event)
     return [ArmNode(event.node, flow.limits.terminate_ns)]
 
@@ -245,6 +266,8 @@ def _faulted(flow: Flow, event: NodeEvent) -> list[Instruction]:
 def _ended(flow: Flow, event: NodeEvent, at: Moment) -> list[Instruction]:
     node = event.node
     group = flow.revival.group_of(node)
+    if node in flow.retiring:
+        return [*_removed(flow, node), *flow.end_if_empty(event), *drain_if_settled(flow, event)]
     leaves = node in flow.leaving
     flow.leaving.discard(node)
     if group is not None:
@@ -302,6 +325,7 @@ def _not_restartable(flow: Flow, node: str) -> str:
 def _living_kin(flow: Flow, node: str) -> set[str]:
     """Who has to come back with it. What has ended in good order stays so."""
     kin = restart.kin(flow.revival.strategy, node, flow.peers, flow.edges)
+    kin -= flow.retiring
     return {each for each in kin if each == node or flow.workers[each].state not in ENDED_WELL}
 
 

@@ -1,10 +1,12 @@
 """A roll-out: nodes of a running flow get other workers. Its steps as a pure machine, beside that of the flow.
 
- preparing ─ all stand by ─▶ settling ─ nobody is on its way ─▶ leaving ─ the last has left ─▶ taking-over ─▶ done
-     └────────── not ready in time, or failed ─────────┴──▶ rolled-back: nothing was touched
+ preparing ─ all stand by ─▶ settling ─ nobody is on its way ─▶ switching ─ routes are others ─▶ leaving
+     └──── not ready in time, or failed ────┴──▶ rolled-back: nothing was touched                    │
+                                                          done ◀─ taking-over ◀─ the last has left ──┘
 
 Rules: until ``Commit`` nothing that runs is touched. After it there is no way back, only on: what dies from then on is
-born again as what the new flow says. Nodes leave one at a time, each after those that send to it, so that what an old
+born again as what the new flow says. First nodes that were added begin, and those that stay send by other routes.
+Then nodes leave, or end if they were removed, one at a time, each after those that send to it, so that what an old
 worker has sent to an old one is worked on by that; then all successors take over at once, sinks first. It looks at what
 is and not at what has happened: whoever feeds it says ``Looked`` after every change. The table is total.
 """
@@ -26,6 +28,7 @@ class Step(StrEnum):
     PLANNED = "planned"
     PREPARING = "preparing"
     SETTLING = "settling"
+    SWITCHING = "switching"
     LEAVING = "leaving"
     TAKING_OVER = "taking-over"
     DONE = "done"
@@ -36,7 +39,7 @@ class Step(StrEnum):
 
 OVER = frozenset({Step.DONE, Step.ROLLED_BACK, Step.ENDED})
 
-COMMITTED = frozenset({Step.LEAVING, Step.TAKING_OVER})
+COMMITTED = frozenset({Step.SWITCHING, Step.LEAVING, Step.TAKING_OVER})
 """Steps in which there is no way back, and it is not done yet."""
 
 AT_WORK = frozenset({WorkerState.STARTED, WorkerState.FINISHED}) | GONE
@@ -54,10 +57,14 @@ class Seen(Struct, frozen=True):
 
 
 class View(Struct, frozen=True):
-    """The flow as it is now: every node of it; whether it runs."""
+    """The flow as it is now: every node that has a worker or will have one; whether it runs; why it cannot become the
+    other one; who has not changed its outputs yet; whether routes that were removed are drained."""
 
     nodes: Mapping[str, Seen]
     runs: bool = True
+    obstacle: str = ""
+    rerouting: tuple[str, ...] = ()
+    clean: bool = True
 
 
 # -- events ------------------------------------------------------------------------------------------------
@@ -128,6 +135,12 @@ class Leave(Struct, frozen=True):
     node: str
 
 
+class Retire(Struct, frozen=True):
+    """This node was removed, and is to end."""
+
+    node: str
+
+
 class TakeOver(Struct, frozen=True):
     """This node has no worker: its successor takes over, or, with ``fresh``, one that has to be made."""
 
@@ -147,18 +160,22 @@ class Finish(Struct, frozen=True):
     why: str = ""
 
 
-Instruction = StandBy | Arm | Disarm | Commit | Leave | TakeOver | Dismiss | Finish
+Instruction = StandBy | Arm | Disarm | Commit | Leave | Retire | TakeOver | Dismiss | Finish
 
 
 class Rollout:
-    """Replace ``nodes``, which come in an order in which each stands behind those that send to it. ``told`` is who was
-    told to leave, ``skipped`` who need not be replaced any more: it has ended, or was born again meanwhile."""
+    """Replace ``nodes``, or end those of them that are ``removed``; they come in an order in which each stands behind
+    those that send to it. ``added`` nodes begin. ``told`` is who was told to leave, ``skipped`` who need not be
+    replaced any more: it has ended, or was born again meanwhile."""
 
     __slots__ = (
+        "added",
         "began",
         "history",
         "nodes",
         "ready_ns",
+        "removed",
+        "rerouting",
         "skipped",
         "standing",
         "step",
@@ -168,11 +185,20 @@ class Rollout:
         "why",
     )
 
-    def __init__(self, nodes: tuple[str, ...], ready_ns: int) -> None:
+    def __init__(
+        self,
+        nodes: tuple[str, ...],
+        ready_ns: int,
+        added: tuple[str, ...] = (),
+        removed: frozenset[str] = frozenset(),
+    ) -> None:
         self.nodes = nodes
+        self.added = added
+        self.removed = removed
         self.ready_ns = ready_ns
         self.step = Step.PLANNED
-        self.waiting = set(nodes)
+        self.waiting = {*nodes, *added} - removed
+        self.rerouting: list[str] = []
         self.standing: set[str] = set()
         self.began: dict[str, int] = {}
         """Incarnations when it was committed."""
@@ -191,10 +217,14 @@ class Rollout:
     def waits_for(self) -> list[str]:
         """The nodes that hold it up."""
         if self.step is Step.PREPARING:
-            return [node for node in self.nodes if node in self.waiting]
+            return [node for node in (*self.nodes, *self.added) if node in self.waiting]
+        if self.step is Step.SWITCHING:
+            return self.rerouting
         if self.step is Step.LEAVING:
             return self.told[-1:]
-        return [node for node in self.nodes if node in self.took] if self.step is Step.TAKING_OVER else []
+        return (
+            [node for node in (*self.nodes, *self.added) if node in self.took] if self.step is Step.TAKING_OVER else []
+        )
 
     def handle(self, event: Event) -> list[Instruction]:
         """What to do about ``event``. Raises IllegalEvent, and then nothing has changed."""
@@ -210,8 +240,9 @@ class Rollout:
     # -- before anything is touched ------------------------------------------------------------------------
 
     def _begin(self, _event: Event) -> list[Instruction]:
-        self.step = Step.PREPARING if self.nodes else Step.SETTLING
-        return [StandBy(self.nodes), Arm(self.ready_ns)] if self.nodes else [Arm(self.ready_ns)]
+        new = tuple(node for node in (*self.nodes, *self.added) if node not in self.removed)
+        self.step = Step.PREPARING if new else Step.SETTLING
+        return [StandBy(new), Arm(self.ready_ns)] if new else [Arm(self.ready_ns)]
 
     def _stood_by(self, event: Event) -> list[Instruction]:
         assert isinstance(event, StoodBy)
@@ -251,9 +282,13 @@ class Rollout:
             return self._end()
         if any(seen.state not in AT_WORK for seen in event.view.nodes.values()):
             return []
-        self.step = Step.LEAVING
-        self.began = {node: event.view.nodes[node].incarnation for node in self.nodes}
-        return [Disarm(), Commit(), *self._go_on(event)]
+        if event.view.obstacle:
+            return self._roll_back(event.view.obstacle)
+        self.step = Step.SWITCHING
+        self.began = {node: event.view.nodes[node].incarnation for node in self.nodes if node in event.view.nodes}
+        self.began |= dict.fromkeys(self.added, -1)
+        self.took = set(self.added)
+        return [Disarm(), Commit(), *(TakeOver(node, node not in self.standing) for node in self.added)]
 
     # -- no way back ---------------------------------------------------------------------------------------
 
@@ -263,6 +298,17 @@ class Rollout:
         self.standing.discard(event.node)
         return []
 
+    def _switch(self, event: Event) -> list[Instruction]:
+        """Whoever stays sends by the new routes, so that nothing more comes by the old ones."""
+        assert isinstance(event, Looked)
+        self.rerouting = list(event.view.rerouting)
+        if not event.view.runs:
+            return self._end()
+        if self.rerouting:
+            return []
+        self.step = Step.LEAVING
+        return self._go_on(event)
+
     def _go_on(self, event: Event) -> list[Instruction]:
         """The next one leaves when the one before has."""
         assert isinstance(event, Looked)
@@ -270,9 +316,11 @@ class Rollout:
             return self._end()
         done: list[Instruction] = []
         for node in self.nodes:
-            seen = event.view.nodes[node]
-            if node in self.skipped:
+            seen = event.view.nodes.get(node)
+            if node in self.skipped or seen is None:
                 continue
+            if node in self.removed:
+                return done + self._retire(node, seen)
             if seen.incarnation > self.began[node] or seen.grouped or seen.state in ENDED_WELL - self._to_come(node):
                 self.skipped.add(node)
                 done += self._dismiss(node)
@@ -286,14 +334,21 @@ class Rollout:
                 return done
         return done + self._take_over()
 
+    def _retire(self, node: str, seen: Seen) -> list[Instruction]:
+        if node in self.told or seen.state is not WorkerState.STARTED:
+            return []
+        self.told.append(node)
+        return [Retire(node)]
+
     def _to_come(self, node: str) -> frozenset[WorkerState]:
         """States that one which was told to leave passes through."""
         return ENDED_WELL if node in self.told else frozenset()
 
     def _take_over(self) -> list[Instruction]:
         self.step = Step.TAKING_OVER
-        self.took = {node for node in self.told if node not in self.skipped}
-        return [TakeOver(node, node not in self.standing) for node in reversed(self.nodes) if node in self.took]
+        left = {node for node in self.told if node not in self.skipped | self.removed}
+        self.took |= left
+        return [TakeOver(node, node not in self.standing) for node in reversed(self.nodes) if node in left]
 
     def _arrive(self, event: Event) -> list[Instruction]:
         assert isinstance(event, Looked)
@@ -303,7 +358,7 @@ class Rollout:
         self.took -= {
             node for node in self.took if nodes[node].state in AT_WORK and nodes[node].incarnation > self.began[node]
         }
-        if self.took:
+        if self.took or not event.view.clean:
             return []
         self.step = Step.DONE
         return [Finish()]
@@ -320,7 +375,7 @@ class Rollout:
         return [Dismiss(node)] if known else []
 
     def _dismiss_all(self) -> list[Instruction]:
-        return [each for node in self.nodes if node not in self.took for each in self._dismiss(node)]
+        return [each for node in (*self.nodes, *self.added) if node not in self.took for each in self._dismiss(node)]
 
     def _ignore(self, _event: Event) -> list[Instruction]:
         return []
@@ -335,6 +390,7 @@ TABLE: dict[Step, tuple[Handler | None, ...]] = {
     Step.PLANNED:      (_R._begin, _,            _,              _R._ignore,     _,         _),
     Step.PREPARING:    (_,         _R._stood_by, _R._fell_early, _R._look_early, _R._late,  _R._called),
     Step.SETTLING:     (_,         _,            _R._fell_early, _R._settle,     _R._late,  _R._called),
+    Step.SWITCHING:    (_,         _,            _R._fell,       _R._switch,     _,         _),
     Step.LEAVING:      (_,         _,            _R._fell,       _R._go_on,      _,         _),
     Step.TAKING_OVER:  (_,         _,            _R._fell,       _R._arrive,     _,         _),
     Step.DONE:         (_,         _,            _R._ignore,     _R._ignore,     _,         _),

@@ -254,6 +254,12 @@ class Worker:
         self.finished = state is WorkerState.FINISHED
         self.history.add("CameBack", state)
 
+    def awaited(self) -> None:
+        """Its node was added to a flow that runs: its first process is due."""
+        self.state = WorkerState.RESTARTING
+        self.incarnation = -1
+        self.history.add("Awaited", self.state)
+
     def handle(self, event: WorkerEvent) -> WorkerState:
         """The state after ``event``. Raises IllegalEvent, and then nothing has changed."""
         target = TABLE[self.state][EVENTS.index(type(event))]

@@ -616,3 +616,59 @@ class TestLeaving:
         assert world.flow.leaving == set()
         with pytest.raises(IllegalEvent):
             world.do(core.TakeOver("map", 9))
+
+
+class TestOtherNodes:
+    """A flow that runs gets and loses nodes."""
+
+    @pytest.fixture
+    def world(self) -> World:
+        return World(Policy.PERMANENT)
+
+    def test_one_that_is_added_waits_for_its_worker_and_then_is_like_any_other(self, world: World) -> None:
+        nodes = (*NODES, "extra")
+        world.flow.revise(nodes, (*EDGES, ("map", "extra")), {}, Strategy.ONE_FOR_ONE)
+        world.do(core.StopRequested())
+        assert world.flow.state is FlowState.RUNNING, "a drain waits for it"
+        assert core.Configure("extra") in world.do(core.TakeOver("extra", 9))
+        assert world.flow.workers["extra"].incarnation == 0
+        for event in COMING_UP[2:]:
+            world.node("extra", event)
+        assert core.Drain(("source",)) in world.node("extra", life.HasStarted())
+
+    @pytest.mark.parametrize("end", [CLEAN, KILLED, life.Exited(Exit(code=1))])
+    def test_one_that_is_removed_ends_and_is_forgotten_whatever_its_rule_says(
+        self, end: life.Exited, world: World
+    ) -> None:
+        world.flow.revise(("source", "sink"), (("source", "sink"),), {}, Strategy.ONE_FOR_ONE)
+        assert world.do(core.Retire("map")) == [core.Drain(("map",)), core.ArmNode("map", Limits().drain_ns)]
+        if end is CLEAN:
+            world.node("map", life.HasFinished())
+        assert world.node("map", end) == [core.WakePeers("map"), core.Removed("map")]
+        assert set(world.flow.workers) == set(world.flow.peers) == {"source", "sink"}
+        assert world.flow.state is FlowState.RUNNING
+
+    def test_one_that_dies_before_it_was_told_is_forgotten_too(self, world: World) -> None:
+        world.flow.revise(("source", "sink"), (("source", "sink"),), {}, Strategy.ONE_FOR_ALL)
+        assert world.node("map", KILLED) == [core.WakePeers("map"), core.Removed("map")]
+        with pytest.raises(IllegalEvent):
+            world.do(core.Retire("map"))
+
+    def test_one_that_does_not_end_in_time_is_ended(self, world: World) -> None:
+        world.flow.revise(("source", "sink"), (("source", "sink"),), {}, Strategy.ONE_FOR_ONE)
+        world.do(core.Retire("map"))
+        assert world.pass_timer("map")[0] == core.Signal(("map",), kill=False)
+        assert world.pass_timer("map") == [core.Signal(("map",), kill=True)]
+
+    def test_one_that_had_ended_already_is_gone_at_once(self) -> None:
+        world = World(Policy.TRANSIENT)
+        world.node("map", life.HasFinished())
+        world.node("map", CLEAN)
+        world.flow.revise(("source", "sink"), (("source", "sink"),), {}, Strategy.ONE_FOR_ONE)
+        assert set(world.flow.workers) == {"source", "sink"}
+
+    def test_it_is_no_kin_of_those_that_stay(self, world: World) -> None:
+        rules = dict.fromkeys(("source", "sink"), Rule(Policy.TRANSIENT))
+        world.flow.revise(("source", "sink"), (("source", "sink"),), rules, Strategy.ONE_FOR_ALL)
+        done = world.node("source", KILLED)
+        assert [each.nodes for each in done if isinstance(each, core.Signal)] == [("sink",)]

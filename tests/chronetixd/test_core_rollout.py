@@ -26,6 +26,7 @@ from chronetixd.core.rollout import (
     Late,
     Leave,
     Looked,
+    Retire,
     Rollout,
     Seen,
     StandBy,
@@ -43,10 +44,13 @@ NODES = ("source", "map", "sink")
 class Play:
     """A roll-out of ``nodes``, and the flow that it sees."""
 
-    def __init__(self, *nodes: str) -> None:
-        self.rollout = Rollout(nodes, 5_000_000_000)
+    def __init__(self, *nodes: str, added: tuple[str, ...] = (), removed: frozenset[str] = frozenset()) -> None:
+        self.rollout = Rollout(nodes, 5_000_000_000, added, removed)
         self.nodes = {node: Seen(S.STARTED, 0) for node in NODES}
         self.runs = True
+        self.obstacle = ""
+        self.rerouting: tuple[str, ...] = ()
+        self.clean = True
         self.all: list[Any] = []
 
     def do(self, event: Event) -> list[Any]:
@@ -56,14 +60,17 @@ class Play:
 
     def look(self, **changes: Seen) -> list[Any]:
         self.nodes |= changes
-        return self.do(Looked(View(dict(self.nodes), self.runs)))
+        return self.do(Looked(View(dict(self.nodes), self.runs, self.obstacle, self.rerouting, self.clean)))
 
     def leaving(self) -> Play:
         """All stand by, and it was committed."""
         self.do(Begun())
-        for node in self.rollout.nodes:
-            self.do(StoodBy(node))
+        for node in (*self.rollout.nodes, *self.rollout.added):
+            if node not in self.rollout.removed:
+                self.do(StoodBy(node))
         assert self.look()[:2] == [Disarm(), Commit()]
+        self.nodes |= {node: Seen(S.OFFERING, 0) for node in self.rollout.added}
+        self.look()
         return self
 
     def all_left(self) -> list[Any]:
@@ -98,6 +105,7 @@ def at(step: Step) -> Play:
         Step.PLANNED: lambda: None,
         Step.PREPARING: lambda: play.do(Begun()),
         Step.SETTLING: lambda: (play.do(Begun()), play.do(StoodBy("map"))),
+        Step.SWITCHING: lambda: (play.do(Begun()), play.do(StoodBy("map")), play.look()),
         Step.LEAVING: lambda: play.leaving(),
         Step.TAKING_OVER: lambda: (play.leaving(), play.all_left()),
         Step.DONE: lambda: (play.leaving(), play.all_left(), play.look(map=Seen(S.STARTED, 1))),
@@ -149,7 +157,7 @@ class TestBeforeAnythingIsTouched:
         play = at(Step.SETTLING)
         assert play.look(sink=Seen(S.RESTARTING, 0)) == []
         assert play.look(sink=Seen(S.OFFERED, 1)) == []
-        assert play.look(sink=Seen(S.STARTED, 1)) == [Disarm(), Commit(), Leave("map")]
+        assert play.look(sink=Seen(S.STARTED, 1)) == [Disarm(), Commit()]
 
     def test_but_not_longer_than_for_new_workers(self) -> None:
         play = at(Step.SETTLING)
@@ -160,6 +168,7 @@ class TestBeforeAnythingIsTouched:
         play = Play()
         assert play.do(Begun()) == [Arm(5_000_000_000)]
         assert play.look() == [Disarm(), Commit()]
+        assert play.look() == []
         assert play.look() == [Finish()]
 
 
@@ -201,27 +210,92 @@ class TestWithoutAWayBack:
         assert play.look() == [Dismiss("map"), Finish("the flow has ended before")]
 
 
+class TestOtherRoutes:
+    def test_one_that_is_added_begins_at_once_and_is_awaited_at_the_end(self) -> None:
+        play = Play(added=("extra",))
+        assert play.do(Begun())[0] == StandBy(("extra",))
+        play.do(StoodBy("extra"))
+        assert play.look() == [Disarm(), Commit(), TakeOver("extra")]
+        play.look(extra=Seen(S.OFFERING, 0))
+        assert play.rollout.step is Step.TAKING_OVER
+        assert play.rollout.waits_for == ["extra"]
+        assert play.look(extra=Seen(S.STARTED, 0)) == [Finish()]
+
+    def test_nobody_leaves_before_all_send_by_other_routes(self) -> None:
+        play = Play("map")
+        play.do(Begun())
+        play.do(StoodBy("map"))
+        play.look()
+        play.rerouting = ("source",)
+        assert play.look() == []
+        assert play.rollout.waits_for == ["source"]
+        play.rerouting = ()
+        assert play.look() == [Leave("map")]
+
+    def test_one_that_was_removed_is_not_replaced_but_ends_when_it_is_its_turn(self) -> None:
+        play = Play("source", "map", removed=frozenset({"map"}))
+        assert play.do(Begun())[0] == StandBy(("source",))
+        play.do(StoodBy("source"))
+        play.look()
+        assert play.look() == [Leave("source")]
+        assert play.look(source=Seen(S.RESTARTING, 0)) == [Retire("map")]
+        assert play.look(map=Seen(S.DRAINING, 0)) == []
+        del play.nodes["map"]
+        assert play.look() == [TakeOver("source")]
+
+    def test_it_is_done_when_routes_that_were_removed_are_drained(self) -> None:
+        play = Play("map", removed=frozenset({"map"}))
+        play.do(Begun())
+        play.look()
+        assert play.look() == [Retire("map")]
+        del play.nodes["map"]
+        play.clean = False
+        play.look()
+        assert play.look() == []
+        play.clean = True
+        assert play.look() == [Finish()]
+
+    def test_what_is_in_the_way_rolls_it_back(self) -> None:
+        play = Play(added=("extra",))
+        play.do(Begun())
+        play.do(StoodBy("extra"))
+        play.obstacle = "node 'source', whose routes change, is finished"
+        assert play.look() == [Disarm(), Dismiss("extra"), Finish(play.obstacle)]
+
+
 STATES = st.builds(Seen, st.sampled_from(list(WorkerState)), st.integers(0, 2), st.booleans())
-STEPS = st.one_of(
-    st.builds(StoodBy, st.sampled_from(NODES)),
-    st.builds(Fell, st.sampled_from(NODES), st.just("is gone")),
-    st.builds(
-        lambda nodes, runs: Looked(View(nodes, runs)),
-        st.fixed_dictionaries(dict.fromkeys(NODES, STATES)),
+
+
+def steps(removed: frozenset[str]) -> st.SearchStrategy[Event]:
+    """What may happen to a flow whose removed nodes may be gone at any time."""
+    there = dict.fromkeys((*(node for node in NODES if node not in removed), "extra"), STATES)
+    views = st.builds(
+        View,
+        st.fixed_dictionaries(there, optional=dict.fromkeys(removed, STATES)),
         st.booleans(),
-    ),
-    st.just(Late()),
-    st.just(Called("somebody did")),
-)
+        st.sampled_from(["", "", "something is in the way"]),
+        st.sampled_from([(), (), ("source",)]),
+        st.booleans(),
+    )
+    return st.one_of(
+        st.builds(StoodBy, st.sampled_from((*NODES, "extra"))),
+        st.builds(Fell, st.sampled_from((*NODES, "extra")), st.just("is gone")),
+        st.builds(Looked, views),
+        st.just(Late()),
+        st.just(Called("somebody did")),
+    )
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.lists(STEPS, max_size=40), st.sets(st.sampled_from(NODES)))
+@given(st.data(), st.sets(st.sampled_from(NODES)), st.booleans())
 def test_whatever_happens_it_leaves_nobody_behind_and_touches_nothing_before_its_time(
-    events: list[Event], chosen: set[str]
+    data: st.DataObject, chosen: set[str], adds: bool
 ) -> None:
-    play = Play(*(node for node in NODES if node in chosen))
+    removed = frozenset(data.draw(st.sets(st.sampled_from(sorted(chosen))))) if chosen else frozenset[str]()
+    added = ("extra",) if adds else ()
+    play = Play(*(node for node in NODES if node in chosen), added=added, removed=removed)
     play.do(Begun())
+    events = data.draw(st.lists(steps(removed), max_size=40))
     for event in events:
         before = play.rollout.step
         try:
@@ -231,13 +305,16 @@ def test_whatever_happens_it_leaves_nobody_behind_and_touches_nothing_before_its
     kinds = [type(each) for each in play.all]
     assert kinds.count(Commit) <= 1
     assert kinds.count(Finish) == (play.rollout.step in OVER)
-    touched = [at for at, kind in enumerate(kinds) if kind in (Leave, TakeOver)]
+    touched = [at for at, kind in enumerate(kinds) if kind in (Leave, Retire, TakeOver)]
     assert not touched or (Commit in kinds and min(touched) > kinds.index(Commit))
     left = [each.node for each in play.all if isinstance(each, Leave)]
-    assert len(set(left)) == len(left)
+    retired = [each.node for each in play.all if isinstance(each, Retire)]
+    assert len({*left, *retired}) == len(left) + len(retired)
+    assert set(retired) <= removed
+    assert not set(left) & removed
     took = [each.node for each in play.all if isinstance(each, TakeOver)]
     assert len(set(took)) == len(took)
-    assert set(took) <= set(left)
+    assert set(took) <= {*left, *added}
     dismissed = [each.node for each in play.all if isinstance(each, Dismiss)]
     assert len(set(dismissed)) == len(dismissed)
     assert not set(dismissed) & set(took)
@@ -245,4 +322,4 @@ def test_whatever_happens_it_leaves_nobody_behind_and_touches_nothing_before_its
         assert Commit not in kinds
     if play.rollout.over:
         fallen = {event.node for event in events if isinstance(event, Fell)}
-        assert chosen <= set(dismissed) | set(took) | fallen
+        assert (chosen - removed) | set(added) <= set(dismissed) | set(took) | fallen
