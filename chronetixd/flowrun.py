@@ -22,6 +22,7 @@ from chronetixd import memory, rewiring
 from chronetixd.alarm import due_ns, left_s
 from chronetixd.core import flow_words as core
 from chronetixd.core import worker as life
+from chronetixd.core.change import Change
 from chronetixd.core.death import Death
 from chronetixd.core.flow import Flow
 from chronetixd.core.flow_words import FlowEvent, FlowState, Instruction, NodeEvent, StopMode
@@ -248,6 +249,10 @@ class FlowRun:
         """Call ``watcher`` after every change of the flow or of a worker, until the returned function is called."""
         return self._watchers.watch(watcher)
 
+    def tell(self) -> None:
+        """Something about its routes has changed."""
+        self._watchers.tell()
+
     async def until(self, reached: Callable[[], bool]) -> None:
         """Return once ``reached``: looked at now, and after every change of the flow or of a worker."""
         await self._watchers.until(reached)
@@ -342,6 +347,8 @@ class FlowRun:
                 self._leave(node)
             case core.Left(node):
                 self._handovers[node] = self.machine.workers[node].result
+            case core.Removed(node):
+                self._removed(node)
             case core.Signal(nodes, kill):
                 for node in nodes:
                     self.workers[node].signal(kill=kill)
@@ -437,13 +444,20 @@ class FlowRun:
         self.rollout = rollout
         rollout.begin()
 
-    def revise(self, plan: Plan) -> None:
-        """From now on it is the flow of ``plan``: for who is born, and for who asks."""
+    def revise(self, plan: Plan, change: Change) -> None:
+        """From now on it is the flow of ``plan``, which differs by ``change``: for who is born, and for who asks."""
         self.plan = plan
-        self.machine.revise(plan.rules, plan.strategy)
+        edges = tuple((route.source, route.target) for route in plan.data_routes)
+        self.machine.revise(tuple(plan.nodes), edges, plan.rules, plan.strategy)
         self.probes.revise(plan.probes)
-        for node in plan.nodes.values():
-            self.wiring.know(node.configure)
+        for node in change.named("added"):
+            self.failures[node] = FrameFailures()
+            self.revivals.add(node)
+        told = {node: each.configure for node, each in plan.nodes.items()}
+        untold = change.named("added") | change.named("changed") | change.named("removed")
+        switched = frozenset(each.name for each in change.routes if each.kind == "changed")
+        self.taps.removed({each.name for each in change.routes if each.kind == "removed"})
+        self.send_wiring(self.wiring.revise(plan.data_routes, told, untold, switched))
 
     def take_over(self, node: str, worker: WorkerProcess | None) -> None:
         """``node`` has no worker: ``worker``, which has stood by, is its next one; without one it gets a new one."""
@@ -457,7 +471,13 @@ class FlowRun:
         self._lives.intend({node: worker.incarnation})
         self._lives.born(node, worker.pid)
         self.keep()
+        self.news.spawned(node, worker.pid)
         self.dispatch(core.TakeOver(node, worker.pid))
+
+    def _removed(self, node: str) -> None:
+        del self.workers[node]
+        self.failures.pop(node, None)
+        self.revivals.forget(node)
 
     def _leave(self, node: str) -> None:
         """What comes for it on the bus from now on is for its successor."""
@@ -481,8 +501,10 @@ class FlowRun:
 
     def announce_relinked(self) -> None:
         """Successors that no producer has to be linked to any more may start."""
-        for node, subject in self.machine.workers.items():
-            if subject.state is WorkerState.READY and subject.incarnation and self.wiring.relinked(node):
+        if self.state is not FlowState.RUNNING:
+            return
+        for node, subject in tuple(self.machine.workers.items()):
+            if subject.state is WorkerState.READY and self.wiring.relinked(node):
                 self.dispatch(NodeEvent(node, life.Relinked()))
 
     def _entered(self, state: FlowState) -> None:
@@ -572,7 +594,8 @@ class FlowRun:
         self._services.deaths.add(death)
         incarnation = self.workers[node].incarnation
         self.dispatch(NodeEvent(node, life.Exited(ended)))
-        self._lives.gone(node, incarnation, well=self.machine.workers[node].state is WorkerState.EXITED)
+        subject = self.machine.workers.get(node)
+        self._lives.gone(node, incarnation, well=subject is None or subject.state is WorkerState.EXITED)
 
     def deaths(self, node: str) -> list[Death]:
         """The last exits of ``node``, of earlier runs of this flow too."""

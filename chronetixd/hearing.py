@@ -74,8 +74,10 @@ class Hearing:
                 run.send_wiring(run.wiring.linked(node, message))
                 run.announce_relinked()
             case wire.Drained():
-                run.wiring.drained(node, message)
+                told = run.wiring.drained(node, message)
                 run.keep()
+                run.send_wiring(told)
+                run.tell()
             case wire.Ready():
                 run.send_wiring(run.wiring.ready(node))
                 run.dispatch(NodeEvent(node, life.BecameReady()))
@@ -126,7 +128,7 @@ class Hearing:
 
     def _gave_up(self, node: str, route: str, waited_ns: int) -> None:
         """A consumer was too slow for its route's limit: the route is closed, and everybody may know."""
-        if not any(each.id == route and each.source == node for each in self._run.wiring.routes):
+        if not self._run.wiring.has_output(node, route):
             raise error("malformed-message", type="gave-up", reason=f"{route!r} is not an output of node {node!r}")
         self._run.news.given_up(node, route, waited_ns)
 
@@ -135,8 +137,9 @@ class Hearing:
         run = self._run
         state = run.machine.workers[node].state
         if state is WorkerState.OFFERING or state in LINKED:
-            run.wiring.offer(node, offer, descriptors)
+            told = run.wiring.offer(node, offer, descriptors)
             run.keep()
+            run.send_wiring(told)
         if state not in LINKED:
             run.dispatch(NodeEvent(node, life.Offered()))
         if state is WorkerState.OFFERING or state in LINKED:
@@ -144,3 +147,4 @@ class Hearing:
                 if run.machine.workers[link.node].state is WorkerState.OFFERED:
                     run.dispatch(NodeEvent(link.node, life.LinkSent()))
                 run.send_wiring([link])
+            run.tell()

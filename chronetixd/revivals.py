@@ -33,6 +33,15 @@ class Revivals:
     def __getitem__(self, node: str) -> Revival:
         return self._nodes[node]
 
+    def add(self, node: str) -> None:
+        """The flow has a further node."""
+        self._nodes[node] = Revival()
+
+    def forget(self, node: str) -> None:
+        """The flow has it no more."""
+        self.disarm(node)
+        self._nodes.pop(node, None)
+
     def planned(self, node: str, kin: Iterable[str], after_ns: int, reason: str) -> None:
         """``node`` failed and is restarted with its ``kin``."""
         due = time.time_ns() + after_ns

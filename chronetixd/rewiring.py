@@ -129,7 +129,7 @@ def _stage(
         stage.producer.stages += 1
     for fd in (stage.ring, stage.credit):
         if fd is not None:
-            stage.base_seq = _base_seq(fd)
+            stage.base_seq = base_seq(fd)
     return stage
 
 
@@ -141,8 +141,8 @@ def _has_frames(ring: int) -> bool:
         return True  # whoever goes on from it will be told
 
 
-def _base_seq(fd: int) -> int:
-    """From the header of a RING or CREDIT, which was checked."""
+def base_seq(fd: int) -> int:
+    """Where a stage begins: from the header of a RING or CREDIT, which was checked."""
     (value,) = struct.unpack_from("<Q", os.pread(fd, 64, 0), 24)
     return int(value)
 

@@ -49,8 +49,10 @@ class Rollout:
         self._plan = plan
         self._on_commit = on_commit
         self._on_end = on_end
-        changed = change.named("changed")
-        self.machine = core.Rollout(tuple(node for node in downstream(plan) if node in changed), ready_ns)
+        gone, added = change.named("removed"), change.named("added")
+        leaving = change.named("changed") | gone
+        nodes = tuple(node for node in downstream(run.plan) if node in leaving)
+        self.machine = core.Rollout(nodes, ready_ns, tuple(node for node in downstream(plan) if node in added), gone)
         self._standing: dict[str, Standby] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._looking = False
@@ -82,9 +84,8 @@ class Rollout:
     def begin(self) -> None:
         """Begin."""
         self._unwatch = self._run.watch(self._changed)
-        self._run.news.rollout(
-            "started", self.number, f"replaces {', '.join(self.machine.nodes) or 'nothing that runs'}"
-        )
+        differs = [f"{each.kind} {each.name}" for each in (*self.change.nodes, *self.change.routes)]
+        self._run.news.rollout("started", self.number, ", ".join(differs) or "nothing that runs")
         self._handle(core.Begun())
         self._changed()
 
@@ -134,7 +135,17 @@ class Rollout:
             node: core.Seen(subject.state, subject.incarnation, machine.revival.group_of(node) is not None)
             for node, subject in machine.workers.items()
         }
-        return core.View(nodes, machine.state is FlowState.RUNNING)
+        wiring = self._run.wiring
+        runs = machine.state is FlowState.RUNNING
+        return core.View(nodes, runs, self._obstacle(), tuple(wiring.rerouting), wiring.clean)
+
+    def _obstacle(self) -> str:
+        """Routes can be changed between nodes that run, or begin, and no others."""
+        workers = self._run.machine.workers
+        for node in self.change.ends:
+            if node in workers and workers[node].state is not WorkerState.STARTED:
+                return f"node {node!r}, whose routes change, is {workers[node].state}"
+        return ""
 
     # -- events in, instructions out -----------------------------------------------------------------------
 
@@ -163,6 +174,8 @@ class Rollout:
                 self._commit()
             case core.Leave(node):
                 self._run.dispatch(flow_words.LeaveRequested(node))
+            case core.Retire(node):
+                self._run.dispatch(flow_words.Retire(node))
             case core.TakeOver(node, fresh):
                 self._take_over(node, fresh)
             case core.Dismiss(node):
@@ -171,7 +184,8 @@ class Rollout:
                 self._finish(why)
 
     def _stand_by(self, node: str) -> None:
-        incarnation = self._run.machine.workers[node].incarnation + 1
+        subject = self._run.machine.workers.get(node)
+        incarnation = subject.incarnation + 1 if subject is not None else 0
         plan = self._plan
         made = self._standing[node] = Standby(
             self._services, self._run.name, plan.nodes[node], plan.base_dir, incarnation, self._stood_by, self._fell
@@ -197,7 +211,7 @@ class Rollout:
 
     def _commit(self) -> None:
         self._on_commit()
-        self._run.revise(self._plan)
+        self._run.revise(self._plan, self.change)
         self._run.news.rollout("committed", self.number)
 
     def _take_over(self, node: str, fresh: bool) -> None:
@@ -217,6 +231,10 @@ class Rollout:
         self._unwatch()
         for standby in self._standing.values():
             standby.dismiss()
+        for route, frames in self._run.wiring.lost.items():
+            text = f"{frames} frames of route {route} are lost: who had to work on them was killed"
+            self._run.news.rollout("lost-frames", self.number, text)
+        self._run.wiring.lost.clear()
         self._run.news.rollout(str(self.machine.step), self.number, why)
         self._on_end(self.machine.step, why)
 

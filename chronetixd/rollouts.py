@@ -134,12 +134,10 @@ def flow_options(flow: Flow) -> dict[str, Any]:
 
 def refusals(run: FlowRun, change: Change) -> Iterator[str]:
     """What a running flow cannot become, in words."""
-    for each in change.nodes:
-        if each.kind != "changed":
-            yield f"node {each.name!r} would be {each.kind}"
     for each in change.routes:
-        yield f"route {each.name!r} would be {each.kind}"
-    yield from _unable(run, (each.name for each in change.nodes if each.kind == "changed"))
+        if {"source", "target"} & {field.path for field in each.fields}:
+            yield f"route {each.name!r} would join other nodes: give it another id"
+    yield from _unable(run, sorted(change.ends | change.named("changed")))
 
 
 def _unable(run: FlowRun, nodes: Iterable[str]) -> Iterator[str]:

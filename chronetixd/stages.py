@@ -16,6 +16,7 @@ from chronetixd.counters import Counters
 from protocol.errors import error
 
 if TYPE_CHECKING:
+    from protocol.messages import Port
     from shm._native import RouteSnapshot
 
 
@@ -95,6 +96,10 @@ class Stage:
     ended: bool = False
     """Its producer is dead: nothing more comes."""
     view: shm.RouteView | None = None
+    port: Port | None = None
+    """As its consumer was told of it, where the route is another one by now."""
+    held: bool = False
+    """Its consumer is linked when what it loses is drained, so that order is kept."""
 
     @property
     def complete(self) -> bool:
@@ -155,7 +160,7 @@ class Stage:
         """Its maker died before anybody was linked to it: the next one makes this stage's ring."""
         self.close_view()
         _close(self.ring)
-        self.ring = None
+        self.ring = self.port = None
         self._leave_producer()
 
     def close(self, counters: Counters) -> None:
@@ -175,10 +180,13 @@ class Stage:
 
 
 class Ends(NamedTuple):
-    """What a node has to offer: RINGs of these stages, CREDITs of those."""
+    """What a node has to offer: RINGs of these stages, CREDITs of those. ``leave``: outputs that it closes by then."""
 
     rings: list[Stage]
     credits: list[Stage]
+    leave: tuple[str, ...] = ()
+    changes: bool = False
+    """Its routes become others: outputs only when all inputs have, or one that loses its last input would end."""
 
 
 @dataclass(slots=True, eq=False)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -231,6 +231,13 @@ class Taps:
             if tap.route.source == node:
                 tap.bell.ring()
                 tap.over(f"the worker of node {node!r} has ended")
+
+    def removed(self, routes: Collection[str]) -> None:
+        """The flow has these routes no more."""
+        for tap in tuple(self._taps.values()):
+            if tap.route.id in routes:
+                tap.bell.ring()
+                tap.over("the route was removed")
 
     def end(self) -> None:
         """The flow has ended."""

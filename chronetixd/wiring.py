@@ -8,7 +8,7 @@ again: see ``stages``, and Succession in PROTOCOL.md. No message is sent here; w
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
@@ -24,6 +24,7 @@ from chronetixd.upgrade.packed import PackedWiring
 from chronetixd.upgrade.wiring import Packer, Unpacker
 from protocol.errors import error
 from protocol.messages import (
+    Conclude,
     Configure,
     Detach,
     Drained,
@@ -34,6 +35,7 @@ from protocol.messages import (
     Offer,
     Port,
     Reattach,
+    Retract,
     Segment,
     SegmentDropped,
     SegmentMapped,
@@ -52,7 +54,7 @@ class ToNode(NamedTuple):
     """A message for ``node``, with descriptors that stay ours."""
 
     node: str
-    message: Detach | Extend | Link | Segment | SegmentDropped | SegmentMapped
+    message: Conclude | Detach | Drained | Extend | Link | Retract | Segment | SegmentDropped | SegmentMapped
     descriptors: tuple[int, ...] = ()
 
 
@@ -67,6 +69,16 @@ class Wiring:
         self._counters: dict[str, Counters] = {}
         self._ports: dict[tuple[str, str], Port] = {}
         self._last: dict[str, RouteSnapshot | None] = {}
+        self._removed: dict[str, DataRoute] = {}
+        """Routes that the flow has no more, until they are drained."""
+        self._nodes = frozenset(self._places)
+        """Those that the flow has."""
+        self.lost: dict[str, int] = {}
+        """Frames of routes that were removed, which nobody has worked on: their consumer was killed."""
+        self._outputs_next: Callable[[], list[ToNode]] | None = None
+        """What producers are told once all consumers know of their further inputs."""
+        self._untold: frozenset[str] = frozenset()
+        """Nodes that learn of other routes by being replaced, or never."""
         for route in routes:
             self._places[route.source].outputs.append(route)
             self._places[route.target].inputs.append(route)
@@ -168,20 +180,21 @@ class Wiring:
 
     def _output_port(self, port: Port) -> Port:
         stage = self._chains[port.route][-1]
-        return msgspec.structs.replace(_at(port, stage), resume=stage.resume)
+        return msgspec.structs.replace(port, epoch=stage.epoch, base_seq=stage.base_seq, resume=stage.resume)
 
     def _has_consumer(self, route: str) -> bool:
         return not self._places[self._chains[route][-1].route.target].gone
 
-    def offer(self, node: str, message: Offer, descriptors: list[int]) -> None:
-        """Check and keep what ``node`` offers; takes ``descriptors`` over (empties the list).
+    def offer(self, node: str, message: Offer, descriptors: list[int]) -> list[ToNode]:
+        """Check and keep what ``node`` offers; takes ``descriptors`` over (empties the list). What consumers have to be
+        told of stages that it has left; links are due after that.
 
         Raises ProtocolError ``descriptor-refused`` or ``malformed-message``, and then has kept nothing.
         """
         place = self._places[node]
         if not place.due:
             raise error("unexpected-message", type="offer", when="without having been asked")
-        ends = _in_order(place, message)
+        due, ends = _in_order(place, message)
         fds = iter(descriptors)
         try:
             bell = shm.Doorbell(next(fds))
@@ -194,6 +207,8 @@ class Wiring:
             segments = {index: next(fds) for index in message.segments}
             for index, fd in segments.items():
                 _check_segment(memory, node, index, fd)
+            for stage, fd in zip(ends.rings, rings, strict=True):
+                self._check_continues(stage, fd)
         except BaseException:
             bell.close()
             raise
@@ -204,7 +219,191 @@ class Wiring:
         os.close(descriptors[0])
         descriptors.clear()
         _keep(memory, ends, rings, credits)
-        place.due.popleft()
+        place.due.remove(due)
+        told = [each for stage in ends.rings if stage not in self._chains[stage.route.id] for each in self._next(stage)]
+        told += [each for name in due.leave if name in self._removed for each in self._conclude(name)]
+        return told + self._change_outputs()
+
+    # -- other routes while it runs ------------------------------------------------------------------------
+
+    def revise(
+        self,
+        routes: tuple[DataRoute, ...],
+        told: Mapping[str, Configure],
+        untold: Iterable[str],
+        switched: Collection[str],
+    ) -> list[ToNode]:
+        """From now on these are the routes; ``told`` is what each node's worker would be told, ``switched`` are those
+        whose ring is to be another one. Workers of nodes in ``untold`` are replaced, or end: what the others have to be
+        told. Routes that are there no more go once they are drained."""
+        before, after = {route.id: route for route in self.routes}, {route.id: route for route in routes}
+        self._untold = frozenset(untold)
+        self._removed |= {name: route for name, route in before.items() if name not in after}
+        for name in switched:
+            for stage in self._chains[name]:
+                stage.port = self._ports.get((before[name].target, name))
+        for node, message in told.items():
+            self._places.setdefault(node, Place(node))
+            self.know(message)
+        self._nodes = frozenset(told)
+        for name, route in after.items():
+            source, target = self._places[route.source], self._places[route.target]
+            if name not in before:
+                self._chains[name], self._counters[name] = [Stage(route)], Counters()
+            for ends in (source.outputs, target.inputs):
+                ends[:] = [each for each in ends if each.id != name]
+                ends.append(route)
+        self.routes = routes
+        added = after.keys() - before.keys()
+
+        def living() -> list[Place]:
+            return [self._places[node] for node in told if node not in self._untold and self._reachable(node)]
+
+        def outputs() -> list[ToNode]:
+            return [each for place in living() for each in self._reroute(place, told, added, switched)]
+
+        self._outputs_next = outputs
+        fed = {route.target for route in before.values()}  # who leaves must not come to its end before
+        consumers = [self._places[node] for node in told if node in fed and self._reachable(node)]
+        return [each for place in consumers for each in self._extend_inputs(place, added)] + self._change_outputs()
+
+    def _change_outputs(self) -> list[ToNode]:
+        """Now, if nobody has still to learn of an input: only then is nobody without any when others are closed."""
+        then = self._outputs_next
+        if then is None or any(ends.changes for place in self._places.values() for ends in place.due):
+            return []
+        self._outputs_next = None
+        return then()
+
+    def _extend_inputs(self, place: Place, added: Collection[str]) -> list[ToNode]:
+        stages = [stage for stage in self._present(place.inputs) if stage.route.id in added]
+        for stage in stages:
+            stage.held = any(route.target == place.node for route in self._removed.values())
+        return [self._extend(place, stages, changes=True)] if stages else []
+
+    def _reroute(
+        self, place: Place, told: Mapping[str, Configure], added: Collection[str], switched: Collection[str]
+    ) -> list[ToNode]:
+        leave = tuple(name for name, route in self._removed.items() if route.source == place.node)
+        stages = []
+        for route in place.outputs:
+            present = self._chains[route.id][-1]
+            if route.id in switched:
+                stages.append(Stage(route, present.epoch + 1))
+            elif route.id in added:
+                stages.append(present)
+        if not stages and not leave:
+            return []
+        ports = {port.route: port for port in told[place.node].outputs}
+        outputs = [msgspec.structs.replace(ports[stage.route.id], epoch=stage.epoch) for stage in stages]
+        place.due.append(Ends(stages, [], leave, changes=True))
+        return [ToNode(place.node, Extend(outputs=outputs, leave=list(leave)))]
+
+    @property
+    def rerouting(self) -> list[str]:
+        """Nodes whose routes have not changed yet as they were told."""
+        return [node for node, place in self._places.items() if any(ends.changes for ends in place.due)]
+
+    @property
+    def clean(self) -> bool:
+        """Of routes that were removed nothing is left."""
+        return not self._removed
+
+    def _check_continues(self, stage: Stage, ring: int) -> None:
+        """Does a next stage that a living producer has begun begin where the one before ends? Raises ProtocolError."""
+        before = self._chains[stage.route.id][-1]
+        if stage is before or stage in self._chains[stage.route.id]:
+            return
+        if before.ring is not None:
+            try:
+                end, input_seq = self._remains(before.ring)
+            except shm.PeerFault as fault:
+                what = f"the ring of route {stage.route.id!r}"
+                raise error("descriptor-refused", what=what, reason=str(fault.args[0])) from None
+            stage.base_seq, stage.resume = before.base_seq + end, max(before.resume, input_seq)
+        if rewiring.base_seq(ring) != stage.base_seq:
+            reason = f"it begins at {rewiring.base_seq(ring)}, the one before ends at {stage.base_seq}"
+            raise error("descriptor-refused", what=f"the ring of route {stage.route.id!r}", reason=reason)
+
+    def _next(self, stage: Stage) -> list[ToNode]:
+        """Its producer, which lives, has gone on to this stage."""
+        self._chains[stage.route.id][-1].ended = True
+        self._chains[stage.route.id].append(stage)
+        return self._tell_begun(stage.route.target, [stage])
+
+    def _tell_begun(self, node: str, stages: list[Stage]) -> list[ToNode]:
+        """Next stages of inputs of ``node``: now, or when it is ready; one that is yet to be born is told at birth."""
+        consumer = self._places[node]
+        if consumer.ready and not consumer.gone:
+            return [self._extend(consumer, stages)]
+        if consumer.configured:
+            consumer.later += stages
+        return []
+
+    def _conclude(self, name: str) -> list[ToNode]:
+        """The producer of a route that was removed has done with it."""
+        route, stage = self._removed[name], self._chains[name][-1]
+        outputs = self._places[route.source].outputs
+        outputs[:] = [each for each in outputs if each.id != name]
+        if stage.ended:
+            return []
+        end = self._remains(stage.ring)[0] if stage.ring is not None else 0
+        stage.ended = True
+        if route.target in self._untold or not self._reachable(route.target):
+            return []
+        return [ToNode(route.target, Conclude(route=name, seq=stage.base_seq + end))]
+
+    def _forget_inputs(self, node: str) -> list[ToNode]:
+        """Whoever took from these routes that were removed is gone: nobody ever will."""
+        names = [name for name, route in self._removed.items() if route.target == node]
+        return [each for name in names for each in self._forget_route(name)]
+
+    def _forget_route(self, name: str) -> list[ToNode]:
+        """A route that was removed is drained, or nobody is there to do it. What waited for that goes on."""
+        told = []
+        for stage in tuple(self._chains[name]):
+            found = stage.snapshot() if stage.route.policy == "block" else None
+            if found is not None and found["outstanding"]:
+                self.lost[name] = self.lost.get(name, 0) + found["outstanding"]
+            told += self._give_up(stage)
+        route = self._removed.pop(name)
+        del self._chains[name], self._counters[name]
+        self._ports.pop((route.target, name), None)
+        for ends in (self._places[route.source].outputs, self._places[route.target].inputs):
+            ends[:] = [each for each in ends if each.id != name]
+        told += self._release_held(route.target)
+        for node in (route.source, route.target):
+            self._discard(node)
+        return told
+
+    def _discard(self, node: str) -> None:
+        """Of a node that the flow has no more, and that is gone, nothing is left."""
+        place = self._places.get(node)
+        ends = {end for route in self._removed.values() for end in (route.source, route.target)}
+        if place is not None and place.gone and node not in self._nodes | ends:
+            place.reset()
+            del self._places[node]
+
+    def _release_held(self, node: str) -> list[ToNode]:
+        if any(route.target == node for route in self._removed.values()):
+            return []
+        place = self._places[node]
+        for stage in self._stages(place.inputs):
+            stage.held = False
+        link = self._link(place)
+        return [link] if link is not None else []
+
+    def _give_up(self, stage: Stage) -> list[ToNode]:
+        """Nothing of this stage will be taken or returned any more. A producer that lives is told."""
+        told = [each for index in sorted(stage.dropping) for each in self._settle_drops(stage, index)]
+        memory, source = stage.producer, stage.route.source
+        if memory is not None:
+            told += [each for index in sorted(memory.unmapped) for each in self._settle_segment(stage, index)]
+        if memory is not None and memory is self._places[source].memory and self._reachable(source) and stage.ended:
+            told.append(ToNode(source, Drained(route=stage.route.id, epoch=stage.epoch)))
+        self._chains[stage.route.id].remove(stage)
+        stage.close(self._counters[stage.route.id])
+        return told
 
     # -- links ---------------------------------------------------------------------------------------------
 
@@ -223,7 +422,7 @@ class Wiring:
         outputs = [s for s in self._present(place.outputs) if s.producer is place.memory and s.complete]
         outputs = [stage for stage in outputs if not stage.told_producer]
         inputs = [s for s in self._stages(place.inputs) if s.consumer is place.memory and s.complete]
-        inputs = [stage for stage in inputs if not stage.told_consumer]
+        inputs = [stage for stage in inputs if not stage.told_consumer and not stage.held]
         if not outputs and not inputs:
             return None
         place.answers.append(Ends(outputs, inputs))
@@ -285,24 +484,35 @@ class Wiring:
                 self._places[stage.route.target].relinking.discard(stage)
         return self._settle(stage for stage in ends.credits if stage.told_consumer)
 
-    def drained(self, node: str, message: Drained) -> None:
-        """``node`` has emptied and returned a stage whose producer is dead: it is given up. Raises ProtocolError."""
+    def drained(self, node: str, message: Drained) -> list[ToNode]:
+        """``node`` has emptied and returned a stage with which its producer has done: it is given up. Who has to know.
+        Raises ProtocolError."""
         chain = self._chains.get(message.route)
         stage = chain[0] if chain and chain[0].route.target == node else None
-        if chain is None or stage is None or stage.epoch != message.epoch or not stage.ended or not stage.told_consumer:
+        if chain is None or stage is None or stage.epoch != message.epoch or not stage.ended:
             reason = f"epoch {message.epoch} of route {message.route!r} is no stage that node {node!r} has to drain"
             raise error("malformed-message", type="drained", reason=reason)
-        del chain[0]
-        stage.close(self._counters[message.route])
+        if len(chain) > 1:
+            return self._give_up(stage)
+        return self._forget_route(message.route) if message.route in self._removed else []
 
     def started(self, node: str) -> None:
         """``node`` is told to start: from now on it may take and return frames."""
         self._places[node].started = True
 
+    def has_output(self, node: str, route: str) -> bool:
+        """Does ``node`` send to ``route``, or did it until shortly?"""
+        known = {each.id: each.source for each in self.routes} | {name: r.source for name, r in self._removed.items()}
+        return known.get(route) == node
+
     def offered_by(self, node: str) -> tuple[int, dict[int, int]] | None:
         """Doorbell and segments of the worker of ``node``, which stay ours; None when there is none, or no more."""
-        place = self._places[node]
-        return None if place.memory is None or place.gone else (place.memory.doorbell.fileno(), place.memory.segments)
+        place = self._places.get(node)
+        return (
+            None
+            if place is None or place.memory is None or place.gone
+            else (place.memory.doorbell.fileno(), place.memory.segments)
+        )
 
     # -- growth --------------------------------------------------------------------------------------------
 
@@ -340,6 +550,8 @@ class Wiring:
         """``node`` can follow descriptors into a segment of one of its inputs. Raises ProtocolError."""
         chain = [stage for stage in self._chains.get(message.route, ()) if stage.route.target == node]
         stage = next((each for each in chain if each.epoch == message.epoch), None)
+        if stage is None and (message.route not in self._chains or (chain and message.epoch < chain[0].epoch)):
+            return []  # it was drained meanwhile
         if stage is None or message.index not in stage.sent:
             reason = f"segment {message.index} of route {message.route!r} was not sent to node {node!r}"
             raise error("malformed-message", type="segment-mapped", reason=reason)
@@ -416,12 +628,35 @@ class Wiring:
         self._ring_peers(place)
         for stage in self._present(place.outputs):
             self._places[stage.route.target].relinking.discard(stage)
-        told = [ToNode(route.source, Detach(route=route.id)) for route in place.inputs]
+        told = [
+            ToNode(route.source, (Retract if route.id in self._removed else Detach)(route=route.id))
+            for route in place.inputs
+        ]
         for stage in self._stages(place.inputs):
             for index in sorted(stage.producer.unmapped) if stage.producer is not None else ():
                 told += self._settle_segment(stage, index)
             told += self._settle_drops(stage, *sorted(stage.dropping))
+        told += [*self._done_with(place), *self._never_made(place)]
+        place.due.clear()
+        told += self._change_outputs()
+        self._discard(node)
         return [message for message in told if self._reachable(message.node)]
+
+    def _done_with(self, place: Place) -> list[ToNode]:
+        """Its worker is gone: it takes nothing more from routes that were removed, and sends nothing more to them, nor
+        to those that it has never made."""
+        removed = [route.id for route in place.outputs if route.id in self._removed]
+        told = [each for name in removed for each in self._conclude(name)]
+        return told + self._forget_inputs(place.node)
+
+    def _never_made(self, place: Place) -> list[ToNode]:
+        """Outputs that were added, and that its worker has not made before its end: nothing will come there."""
+        told = []
+        for stage in self._present(place.outputs):
+            if stage.ring is None and not stage.ended and self._places[stage.route.target].ready:
+                stage.ended = True
+                told.append(ToNode(stage.route.target, Conclude(route=stage.route.id, seq=stage.base_seq)))
+        return told
 
     def succeeded(self, node: str) -> list[ToNode]:
         """``node`` has exited and will be born again: its routes wait for it, its outputs begin their next stage.
@@ -436,6 +671,7 @@ class Wiring:
         for stage in self._stages(place.inputs):
             freed += self._settle_drops(stage, *sorted(stage.dropping))
             stage.consumer_died(self._counters[stage.route.id], ran=place.started)
+        freed += self._done_with(place)
         begun: dict[str, list[Stage]] = {}
         for stage in self._present(place.outputs):
             self._places[stage.route.target].relinking.discard(stage)
@@ -443,13 +679,8 @@ class Wiring:
                 begun.setdefault(stage.route.target, []).append(self._chains[stage.route.id][-1])
         place.reset()
         told = [message for message in freed if self._reachable(message.node)]
-        for target, stages in begun.items():
-            consumer = self._places[target]
-            if consumer.ready and not consumer.gone:
-                told.append(self._extend(consumer, stages))
-            elif consumer.configured:
-                consumer.later += stages
-        return told
+        told += [each for target, stages in begun.items() for each in self._tell_begun(target, stages)]
+        return told + self._change_outputs()
 
     def _end(self, stage: Stage) -> bool:
         """Its producer is dead; a next stage has begun, unless nobody ever saw this one."""
@@ -459,12 +690,13 @@ class Wiring:
         assert stage.ring is not None
         end, input_seq = self._remains(stage.ring)
         stage.ended = True
-        following = Stage(stage.route, stage.epoch + 1, stage.base_seq + end, max(stage.resume, input_seq))
+        route = next((each for each in self.routes if each.id == stage.route.id), stage.route)
+        following = Stage(route, stage.epoch + 1, stage.base_seq + end, max(stage.resume, input_seq))
         self._chains[stage.route.id].append(following)
         return True
 
-    def _extend(self, place: Place, stages: list[Stage]) -> ToNode:
-        place.due.append(Ends([], list(stages)))
+    def _extend(self, place: Place, stages: list[Stage], *, changes: bool = False) -> ToNode:
+        place.due.append(Ends([], list(stages), changes=changes))
         inputs = [_at(self._ports[place.node, stage.route.id], stage) for stage in stages]
         return ToNode(place.node, Extend(inputs=inputs))
 
@@ -476,7 +708,8 @@ class Wiring:
                 memory.doorbell.ring()
 
     def _reachable(self, node: str) -> bool:
-        return self._places[node].memory is not None and not self._places[node].gone
+        place = self._places.get(node)
+        return place is not None and place.memory is not None and not place.gone
 
     def _stages(self, routes: Iterable[DataRoute]) -> Iterator[Stage]:
         for route in routes:
@@ -520,20 +753,33 @@ class Wiring:
         for route in self.routes:
             if route.id not in self._last:
                 self._last[route.id] = self.snapshot(route)
-            for stage in self._chains[route.id]:
-                stage.close(self._counters[route.id])
-            self._chains[route.id].clear()
+        for name, chain in self._chains.items():
+            for stage in chain:
+                stage.close(self._counters[name])
+            chain.clear()
         for place in self._places.values():
             place.reset()
 
 
 def _at(port: Port, stage: Stage) -> Port:
-    return msgspec.structs.replace(port, epoch=stage.epoch, base_seq=stage.base_seq)
+    return msgspec.structs.replace(stage.port or port, epoch=stage.epoch, base_seq=stage.base_seq)
 
 
-def _in_order(place: Place, message: Offer) -> Ends:
-    """The stages that the names of an offer mean. Raises ProtocolError when they are not those that were asked for."""
-    due = place.due[0]
+def _meant(place: Place, message: Offer) -> Ends:
+    """What was asked for that this answers: inputs are offered at once, outputs between two frames."""
+    names = sorted(message.rings), sorted(message.credits)
+    fits = (due for due in place.due if (_names(due.rings), _names(due.credits)) == names)
+    return next(fits, place.due[0])
+
+
+def _names(stages: Iterable[Stage]) -> list[str]:
+    return sorted(stage.route.id for stage in stages)
+
+
+def _in_order(place: Place, message: Offer) -> tuple[Ends, Ends]:
+    """What was asked for, and the stages that the names of an offer mean. Raises ProtocolError when they are not those
+    that were asked for."""
+    due = _meant(place, message)
     for what, offered, stages in (("rings", message.rings, due.rings), ("credits", message.credits, due.credits)):
         wanted = sorted(stage.route.id for stage in stages)
         if sorted(offered) != wanted:
@@ -541,7 +787,7 @@ def _in_order(place: Place, message: Offer) -> Ends:
             raise error("malformed-message", type="offer", reason=reason)
     if len(set(message.segments)) != len(message.segments):
         raise error("malformed-message", type="offer", reason=f"segments {message.segments} repeat an index")
-    return Ends(_named(message.rings, due.rings), _named(message.credits, due.credits))
+    return due, Ends(_named(message.rings, due.rings), _named(message.credits, due.credits))
 
 
 def _named(names: Iterable[str], stages: Iterable[Stage]) -> list[Stage]:
@@ -588,5 +834,6 @@ def _linked(place: Place, outputs: list[Stage], inputs: list[Stage]) -> ToNode:
         links.append(InputLink(route=stage.route.id, segments=list(segments), epoch=stage.epoch, predecessor=succeeds))
         stage.told_consumer = True
         stage.by_link, stage.sent = set(segments), set(segments)
-    message = Link(outputs=[stage.route.id for stage in outputs], inputs=links)
+    epochs = [stage.epoch for stage in outputs] if place.ready else []
+    message = Link(outputs=[stage.route.id for stage in outputs], inputs=links, epochs=epochs)
     return ToNode(place.node, message, tuple(fds))

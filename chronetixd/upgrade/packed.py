@@ -56,6 +56,7 @@ class PackedStage(Packed, frozen=True):
     sent: list[int] = []
     dropping: list[int] = []
     ended: bool = False
+    port: Port | None = None
 
 
 class PackedPlace(Packed, frozen=True):

@@ -80,6 +80,7 @@ class Packer:
             sent=sorted(stage.sent),
             dropping=sorted(stage.dropping),
             ended=stage.ended,
+            port=stage.port,
         )
 
     def _packed(self, memory: Memory) -> PackedMemory:
@@ -161,6 +162,7 @@ class Unpacker:
             sent=set(packed.sent),
             dropping=set(packed.dropping),
             ended=packed.ended,
+            port=packed.port,
         )
 
 
