@@ -538,6 +538,9 @@ class FlowRun:
             self.reason = reason(failure, ended, tail, self._last_deaths.get(failure.node))
         elif self.machine.killed:
             self.reason = f"killed: {', '.join(self.machine.killed)}"
+        for node in tuple(self.workers):
+            if node not in self.plan.nodes:
+                self._removed(node)
         self.revivals.close()
         self.taps.end()
         self.held_frames.stop()

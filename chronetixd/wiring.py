@@ -759,6 +759,10 @@ class Wiring:
             chain.clear()
         for place in self._places.values():
             place.reset()
+        for name in self._removed:
+            del self._chains[name], self._counters[name]
+        self._removed.clear()
+        self._places = {node: place for node, place in self._places.items() if node in self._nodes}
 
 
 def _at(port: Port, stage: Stage) -> Port:

@@ -176,7 +176,6 @@ class Flow:
         self.failure = self._first_cause(Failure("internal", "", "", message))
         self.revival = revival.Revival({}, self.revival.strategy)
         self.leaving.clear()
-        self.retiring.clear()
         self.stop = None
         for node in self.peers:
             subject = self.workers.setdefault(node, Worker(node))
@@ -470,6 +469,8 @@ class Flow:
             return []
         if self.state is FlowState.STARTING:
             return []
+        for node in tuple(self.retiring):
+            self.forget(node)
         final = FlowState.STOPPED if self.failure is None else FlowState.FAILED
         return [*self._disarm(), *self._enter(final, event)]
 

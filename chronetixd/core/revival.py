@@ -244,7 +244,6 @@ def give_up(flow: Flow) -> list[Instruction]:
     """The flow ends: who waits to be started again never is, and nobody leaves for another one."""
     flow.revival.groups.clear()
     flow.leaving.clear()
-    flow.retiring.clear()
     parked, flow.revival.parked = flow.revival.parked, []
     waiting = [subject for subject in flow.workers.values() if subject.state is WorkerState.RESTARTING]
     for subject in waiting:

@@ -233,7 +233,10 @@ STATE: dict[type, tuple[set[str], set[str]]] = {
     output.LineCutter: ({"_dropping", "_part"}, {"cut"}),
     pump.Stream: ({"_allowance", "buffered", "fd", "pieces"}, {"_pump", "_said", "lock", "on_ready"}),
     allowance.Allowance: ({"_at", "_left"}, {"burst", "rate"}),
-    wiring.Wiring: ({"_chains", "_counters", "_last", "_places", "_ports"}, {"_remains", "routes"}),
+    wiring.Wiring: (
+        {"_chains", "_counters", "_last", "_places", "_ports"},
+        {"_nodes", "_outputs_next", "_remains", "_removed", "_untold", "lost", "routes"},  # not within a roll-out
+    ),
     revival.Revival: ({"deaths", "groups", "parked"}, {"rules", "strategy"}),
     router.Router: (
         {"_asked", "_deadlines", "_pending", "_serial", "_subscribed", "_topics", "_turn", "late_replies"}, set(),

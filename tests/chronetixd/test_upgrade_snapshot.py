@@ -208,7 +208,7 @@ class TestEverythingIsInIt:
     @pytest.mark.parametrize(
         ("kind", "struct", "elsewhere"),
         [
-            (Stage, PackedStage, {"view"}),
+            (Stage, PackedStage, {"held", "view"}),
             (Memory, PackedMemory, set()),
             (Place, PackedPlace, {"node", "outputs", "inputs"}),
         ],
@@ -220,7 +220,7 @@ class TestEverythingIsInIt:
     @pytest.mark.parametrize(
         ("kind", "struct", "elsewhere"),
         [
-            (Flow, PackedFlow, {"name", "edges", "leaving", "peers", "revival", "sources", "waves"}),
+            (Flow, PackedFlow, {"name", "edges", "leaving", "peers", "retiring", "revival", "sources", "waves"}),
             (Worker, PackedWorker, {"node"}),
         ],
         ids=["flow", "worker"],

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from chronetixd.cli.client import Client
 from protocol.errors import ChronetixError
 from tests.e2e.test_rollouts import BY_ONE, PLUGINS, Line, Map
 
@@ -218,4 +219,37 @@ def test_after_it_a_replaced_neighbour_finds_its_routes(line: Line) -> None:
     line.apply(with_routes(line, line.edge("source", "map", buffer=5), line.edge("map", "sink", buffer=6)))
     for node in ("map", "sink", "source"):
         line.apply(line.become(**{node: BY_ONE}))
+    line.check()
+
+
+def test_a_flow_that_is_stopped_in_the_middle_of_it_ends_and_can_be_looked_at(line: Line) -> None:
+    for round in range(3):
+        line.start()
+        extra = line.node("extra", "Mark", params={"by": 7})
+        flow = with_routes(
+            line, line.edge("source", "extra"), line.edge("extra", "sink"), without=("map",), nodes=(extra,)
+        )
+        line.client.call("apply", flow=flow, name=line.name, base_dir=str(PLUGINS), wait=False)
+        answer = line.client.call("stop", flow=line.name, mode="now" if round else "drain")
+        assert answer["state"] == "stopped", answer
+        line.described()
+        assert line.history()[-1][1] in ("done", "ended")
+        line.ledger.unlink()
+
+
+def test_the_daemon_is_upgraded_after_it(line: Line, daemon: Any) -> None:
+    before = line.start().pids()
+    line.apply(with_routes(line, line.edge("source", "map", buffer=5), line.edge("map", "sink", buffer=6)))
+    plain = line.flow
+    line.apply(with_routes(line, line.edge("source", "sink"), without=("map",)))
+    upgraded = daemon.ctl("upgrade")
+    assert upgraded.returncode == 0, upgraded.stderr
+    with Client.connect(daemon.socket) as again:
+        line.client = again
+        check_after_an_upgrade(line, plain, before)
+
+
+def check_after_an_upgrade(line: Line, plain: Map, before: dict[str, int]) -> None:
+    assert line.pids() == {node: pid for node, pid in before.items() if node != "map"}
+    line.apply(plain)
     line.check()
