@@ -183,7 +183,7 @@ def test_a_node_that_loses_its_last_input_is_replaced_for_its_plugin_is_another_
     line.check()
 
 
-def test_a_removed_node_that_is_killed_meanwhile_has_lost_what_it_held_and_that_is_told(line: Line) -> None:
+def test_a_removed_node_that_is_killed_meanwhile_holds_nothing_up(line: Line) -> None:
     second = line.node("second", "Stubborn", params={"ledger": str(line.ledger) + "2"})
     plain = line.start().flow
     line.apply(with_routes(line, line.edge("map", "second"), nodes=(second,)))
