@@ -32,7 +32,7 @@ from chronetixd.core.flow_words import FlowState, StopMode
 from chronetixd.deaths import Deaths
 from chronetixd.doctor import Place, Side, examine
 from chronetixd.events import Events
-from chronetixd.fdstore import Store
+from chronetixd.fdstore import Store, limit_of
 from chronetixd.flowrun import FlowRun
 from chronetixd.flows import Flows
 from chronetixd.journal import Journal, Recovered
@@ -123,7 +123,7 @@ class Daemon:
         self._bus = Bus(loop, self._events)
         self._spares = Spares(loop, self._launcher, nursery, settings.spares, self._spares_full)
         self._journal = Journal(Path(settings.state_dir) / "journal", self._journal_trouble, loop.call_later)
-        self._store = Store(loop.call_later)
+        self._store = Store(loop.call_later, limit_of(os.environ))
         self._deaths = Deaths(Path(settings.state_dir) / "deaths", self._deaths_trouble, self._deaths_damage)
         services = Services(
             loop,

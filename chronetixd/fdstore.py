@@ -11,7 +11,7 @@ import errno
 import os
 import re
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from chronetixd.activation import CONTROL, FOREIGN
 from chronetixd.notify import notify, send, supervised
@@ -19,6 +19,9 @@ from chronetixd.upgrade.bag import Bag, Unbag
 
 MAX_AT_ONCE = 253
 """Descriptors that Linux takes with one message."""
+
+UNLIMITED = 1 << 30
+"""Of a supervisor that does not say how many it keeps."""
 
 RETRY_S = 0.02
 """A supervisor that has too much to read is tried again after this."""
@@ -71,10 +74,13 @@ def barrier() -> int:
 
 class Store:
     """Pushes and forgets in order, also when there is more of it than the supervisor has read: the rest is sent a
-    little later. One descriptor for each name. ``later`` calls a function after so many seconds."""
+    little later. One descriptor for each name. ``later`` calls a function after so many seconds; ``limit`` is how many
+    the supervisor keeps, as systemd tells in $FDSTORE."""
 
-    def __init__(self, later: Callable[[float, Callable[[], None]], object]) -> None:
+    def __init__(self, later: Callable[[float, Callable[[], None]], object], limit: int = UNLIMITED) -> None:
         self._later = later
+        self.room = limit
+        """How many more it takes."""
         self._waiting: deque[tuple[str, int]] = deque()
         """Messages, each with a descriptor of ours or -1."""
         self._closed = False
@@ -87,11 +93,19 @@ class Store:
     def push(self, name: str, descriptor: int) -> bool:
         """Have a duplicate of ``descriptor`` kept; False when there is nobody to keep it. Raises ValueError as
         :func:`push`, OSError when descriptors have run out."""
-        return self._tell(_push(name), descriptor)
+        sent = self._tell(_push(name), descriptor)
+        self.room -= sent
+        return sent
+
+    def take_over(self, count: int) -> None:
+        """There are as many in it already."""
+        self.room -= count
 
     def forget(self, name: str) -> bool:
         """Have it dropped; False when there is nobody."""
-        return self._tell(_forget(name), -1)
+        sent = self._tell(_forget(name), -1)
+        self.room += sent
+        return sent
 
     def packed(self, bag: Bag) -> list[tuple[str, int]]:
         """What waits."""
@@ -141,3 +155,9 @@ def _sent(text: str, fd: int) -> bool | None:
     except OSError as reason:
         return None if reason.errno in _BUSY else notify(text, descriptors)
     return True
+
+
+def limit_of(env: Mapping[str, str]) -> int:
+    """How many descriptors the supervisor says that it keeps."""
+    told = env.get("FDSTORE", "")
+    return int(told) if told.isascii() and told.isdecimal() and len(told) < 10 else UNLIMITED

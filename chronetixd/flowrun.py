@@ -93,6 +93,7 @@ class FlowRun:
         self._hearing = Hearing(self, services)
         self._lives = Lives(services.journal, plan.name)
         self._keeping = Keeping(services.store, plan.name)
+        self._kept = True
         self.home: Homecoming | None = None
         """Its workers are on their way back from the death of a daemon."""
         self._watchers = Watchers(services.loop)
@@ -123,12 +124,13 @@ class FlowRun:
         self.reason, self.changed_unix_ns = reason, changed_unix_ns
         self.wiring.close()
 
-    def resume(self, lives: Sequence[StoredLife], kept: Mapping[Key, int]) -> None:
+    def resume(self, lives: Sequence[StoredLife], kept: Mapping[Key, int], *, whole: bool) -> None:
         """It runs under workers that an earlier daemon has started, and whose last ``lives`` these are: go on with
-        them as they come back. ``kept`` is what the supervisor had kept of them; the descriptors are ours now."""
+        them as they come back. ``kept`` is what the supervisor had kept of them, ``whole`` or not; the descriptors are
+        ours now."""
         self._lives = Lives(self._services.journal, self.name, lives)
         self._keeping = Keeping(self._services.store, self.name, kept)
-        self.home = Homecoming(self._services.loop, self, lives, Kept(kept))
+        self.home = Homecoming(self._services.loop, self, lives, Kept(kept, whole=whole))
         for node in self.plan.nodes.values():
             self.wiring.know(node.configure)
         self.machine.resume({life.node: life.incarnation for life in lives}, self.home.over)
@@ -138,15 +140,15 @@ class FlowRun:
         self,
         told: list[ToNode],
         lost: rewiring.LostMemory | None,
+        held: Sequence[tuple[str, wire.Message, list[int]]],
         died: Mapping[str, Exit],
         stop: core.StopRequested | None,
     ) -> None:
         """All workers are back, or dead: what has happened meanwhile happens now."""
         self.home = None
         self._on_bus = True
-        living = {node: worker for node, worker in self.workers.items() if worker.alive}
-        for node, worker in living.items():
-            self._services.bus.subscribe(worker, self.plan.nodes[node].configure.subscriptions)
+        living = [node for node, worker in self.workers.items() if worker.alive]
+        for node in living:
             self._begin_watching(node)
         self.held_frames.start()
         self.keep()
@@ -154,11 +156,19 @@ class FlowRun:
         self.news.resumed(len(living), list(died))
         if lost is not None:
             self.dispatch(core.NoSuccession(lost.node, lost.what))
+        for node, message, descriptors in held:
+            self._hearing.late(node, message, descriptors)
         for node, ended in died.items():
             self._worker_exited(node, ended)
+        if not living and not died:
+            stop = core.StopRequested(StopMode.NOW)  # all had come to their end, and only the flow's own was missing
         if stop is not None:
             self.dispatch(stop)
         self._watchers.tell()
+
+    def back_on_bus(self, node: str) -> None:
+        """It gets again what its manifest says; to what else, it says itself."""
+        self._services.bus.subscribe(self.workers[node], self.plan.nodes[node].configure.subscriptions)
 
     def keep(self) -> None:
         """Have the supervisor keep what a later daemon would need of this one's memory: before anybody is told of what
@@ -170,7 +180,10 @@ class FlowRun:
                 for node, worker in self.workers.items()
                 if worker.alive
             }
-            self._keeping.follow(self.wiring.memories() | pidfds)
+            kept = self._keeping.follow(self.wiring.memories() | pidfds)
+            if self._kept and not kept:
+                self.news.not_kept()
+            self._kept = kept
 
     # -- handed over to the next image of the daemon -------------------------------------------------------
 
@@ -433,6 +446,8 @@ class FlowRun:
         self._on_bus = True
         for node in nodes:
             self.wiring.started(node)
+        if self.plan.flow.on_daemon_loss == "survive":
+            self._services.journal.flush()  # from now on they may outlive us: that they were born has to be known
         self.keep()
         for node in nodes:
             self.workers[node].send(wire.Start(handover=self._handovers.pop(node, None)))

@@ -34,6 +34,8 @@ from protocol.nearest import nearest
 LIVING = ("running", "draining")
 """States in which workers may have done what cannot be done again."""
 
+ENDED = (FlowState.STOPPED, FlowState.FAILED)
+
 MAX_ENDED = 100
 """Flows that have ended and are still listed."""
 
@@ -143,17 +145,19 @@ class Flows:
             survives = flow.on_daemon_loss == "survive" and stored.state in LIVING and whole
             if survives and (any(map(lives_on, mine)) or kept.has(stored.name)):
                 again.append(run)
-                run.resume(mine, kept.take(run.name, run.plan.nodes, (route.id for route in run.plan.data_routes)))
-                if stored.wanted == "stopped":
+                found = kept.take(run.name, run.plan.nodes, (route.id for route in run.plan.data_routes))
+                run.resume(mine, found, whole=not kept.has(run.name))
+                if stored.wanted == "stopped" or stored.again:
                     run.stop(StopMode.DRAIN)
                 continue
             end_leftovers(mine)
             if stored.wanted == "stopped":
-                run.rest(FlowState(stored.state), stored.reason, stored.changed_unix_ns)
+                self._rest(run, stored)
             elif problems := validate(raw, stored.bindings, stored.base_dir).problems:
                 run.refuse(f"it cannot run again: {problems[0]}")
             else:
                 again.append(run)
+                self._stored[run.name] = msgspec.structs.replace(stored, again=False)
                 run.launch()
         return again
 
@@ -201,6 +205,15 @@ class Flows:
             raise ValueError(f"flow {flow!r} has no worker {node!r}")
         return worker
 
+    def _rest(self, run: FlowRun, stored: StoredFlow) -> None:
+        """It is not wanted any more; one that was about to end when the daemon died has ended with it."""
+        state = FlowState(stored.state)
+        if state in ENDED:
+            run.rest(state, stored.reason, stored.changed_unix_ns)
+        else:
+            run.rest(FlowState.STOPPED, "the daemon died while it was about to end", stored.changed_unix_ns)
+            self._changed(run)
+
     def reattach(self, visitor: Visitor) -> None:
         """A worker that has outlived an earlier daemon is back. Raises ChronetixError when it is nobody's, OSError
         when descriptors have run out; the socket stays the caller's then."""
@@ -223,6 +236,9 @@ class Flows:
         if self._runs.get(run.name) is not run:
             return
         if run.machine.ended and not self.stopping:
+            if self._stored[run.name].again and self._stored[run.name].wanted == "running":
+                self._services.loop.call_soon(self._run_again, run)
+                return
             self._store(run.name, wanted="stopped")
         stored = self._stored[run.name]
         if stored.state != run.state:
@@ -238,10 +254,25 @@ class Flows:
             self._journal.flow(changed)
 
     def stop_all(self, mode: StopMode) -> None:
-        """Ask every flow to end and take no new ones."""
+        """Ask every flow to end, until the next daemon, and take no new ones."""
         self.stopping = True
+        wanted = [run.name for run in self.living if self._stored[run.name].wanted == "running"]
+        self._stored |= {name: msgspec.structs.replace(self._stored[name], again=True) for name in wanted}
+        self._journal.flow(*(self._stored[name] for name in wanted))
         for run in self.living:
             run.stop(mode)
+
+    def _run_again(self, ended: FlowRun) -> None:
+        """It has drained, because the last daemon was about to stop when it died, and is wanted still."""
+        earlier = self._stored[ended.name]
+        if self._runs.get(ended.name) is not ended or self.stopping:
+            return
+        run = FlowRun(ended.plan, self._services, self.limits)
+        run.submitted_unix_ns = earlier.submitted_unix_ns
+        stored = msgspec.structs.replace(earlier, again=False, state="submitted", reason="")
+        self._journal.flow(stored)
+        self._list(run, stored, self._revisions[run.name])
+        run.launch()
 
     def _free_name(self) -> str:
         while True:

@@ -6,6 +6,7 @@ fault and nobody else's.
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from chronetixd.core import worker as life
@@ -14,7 +15,7 @@ from chronetixd.core.worker import WorkerState
 from chronetixd.services import Services
 from protocol import handshake
 from protocol import messages as wire
-from protocol.errors import error
+from protocol.errors import ChronetixError, error
 from protocol.framing import type_of
 
 if TYPE_CHECKING:
@@ -45,7 +46,19 @@ class Hearing:
         state = self._run.machine.workers[node].state
         if state in (WorkerState.SPAWNING, WorkerState.GREETING):
             raise error("unexpected-message", type=type_of(message), when="before the hello")
-        self._heard(node, message, descriptors)
+        if self._run.home is None or not self._run.home.holds(node, message, descriptors):
+            self._heard(node, message, descriptors)
+
+    def late(self, node: str, message: wire.Message, descriptors: list[int]) -> None:
+        """What had to wait until all workers were back; whatever is wrong with it is that worker's fault. Closes the
+        descriptors that nobody takes."""
+        try:
+            self._heard(node, message, descriptors)
+        except ChronetixError as fault:
+            self._run.broke(node, str(fault))
+        finally:
+            for fd in descriptors:
+                os.close(fd)
 
     def _hello(self, node: str, hello: wire.Hello) -> None:
         reply = handshake.answer(

@@ -23,6 +23,7 @@ from chronetixd.kept import Kept
 from chronetixd.lives import lives_on
 from protocol import messages as wire
 from protocol.errors import error
+from protocol.framing import type_of
 
 if TYPE_CHECKING:
     from chronetixd.flowrun import FlowRun
@@ -34,8 +35,23 @@ STATES = {
     "starting": WorkerState.STARTING,
     "started": WorkerState.STARTED,
     "draining": WorkerState.DRAINING,
-    "finished": WorkerState.FINISHED,
 }
+
+MAX_HELD = 1000
+"""Messages of one worker that may wait until all are back: it has little to say of what it has just shown."""
+
+WAITS = (
+    wire.Drained,
+    wire.Finished,
+    wire.GaveUp,
+    wire.Linked,
+    wire.Offer,
+    wire.Segment,
+    wire.SegmentDropped,
+    wire.SegmentMapped,
+    wire.Started,
+)
+"""What is about routes and lives means nothing before it is known how they stand."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +83,17 @@ class Homecoming:
         self._died: dict[str, Exit] = {}
         self._stop: core.StopRequested | None = None
         self._lives = {life.node: life for life in lives}
-        self.over = {life.node for life in lives if life.phase == "gone" and life.well}
+        self._held: list[tuple[str, wire.Message, list[int]]] = []
         self.away = {life.node for life in lives if lives_on(life)}
         """Nodes whose worker lives and is not back yet."""
+        self._exits = {
+            life.node: kept.exit(life.node, life.incarnation, life.pid)
+            for life in lives
+            if life.phase == "born" and life.node not in self.away
+        }
+        self.over = {life.node for life in lives if life.phase == "gone" and life.well}
+        """Nodes that have come to their end, as their memory shows where nobody was told."""
+        self.over |= {node for node, ended in self._exits.items() if ended == Exit(code=0) and kept.closed(node)}
         self._deadline = loop.call_later(RETURN_S, self._too_late)
 
     def begin(self) -> None:
@@ -87,7 +111,7 @@ class Homecoming:
                     continue
                 except ProcessLookupError:
                     self.away.discard(node)
-            self._died[node] = Exit() if life is None else self._kept.exit(node, life.incarnation, life.pid)
+            self._died[node] = self._exits.get(node, Exit())
         self._complete_if_all()
 
     def returned(self, visitor: Visitor) -> None:
@@ -101,9 +125,21 @@ class Homecoming:
         self._shown[node] = self._run.wiring.shown(node, message, visitor.descriptors)
         self._run.workers[node].connect(visitor.sock, visitor.welcome)
         self._run.workers[node].features = visitor.features
+        self._run.back_on_bus(node)
         self._run.machine.workers[node].came_back(STATES[message.state])
         self.away.discard(node)
         self._complete_if_all()
+
+    def holds(self, node: str, message: wire.Message, descriptors: list[int]) -> bool:
+        """``message`` is to be heard later, when all are back; takes ``descriptors`` over then. Raises ProtocolError
+        for a worker that says too much."""
+        if not isinstance(message, WAITS):
+            return False
+        if sum(each == node for each, _, _ in self._held) >= MAX_HELD:
+            raise error("unexpected-message", type=type_of(message), when="so often, before all workers are back")
+        self._held.append((node, message, list(descriptors)))
+        descriptors.clear()
+        return True
 
     @staticmethod
     def _proves(life: StoredLife, message: wire.Reattach, pid: int) -> bool:
@@ -143,4 +179,4 @@ class Homecoming:
         except rewiring.LostMemory as reason:
             lost, told = reason, []
         self._kept.close()
-        self._run.came_home(told, lost, self._died, self._stop)
+        self._run.came_home(told, lost, self._held, self._died, self._stop)

@@ -52,7 +52,8 @@ CREATE TABLE IF NOT EXISTS revision (
 
 class StoredFlow(msgspec.Struct, frozen=True, kw_only=True):
     """A flow as it was submitted, and what became of it. ``contract`` is the CompileOutput in CBOR, unknown fields
-    included: encoded once, as the row is written at each change."""
+    included: encoded once, as the row is written at each change. ``again``: it ends because the daemon does, and is to
+    run anew."""
 
     name: str
     submitted_unix_ns: int
@@ -63,6 +64,7 @@ class StoredFlow(msgspec.Struct, frozen=True, kw_only=True):
     state: str = "submitted"
     reason: str = ""
     changed_unix_ns: int = 0
+    again: bool = False
 
 
 class StoredLife(msgspec.Struct, frozen=True, kw_only=True):
@@ -172,9 +174,9 @@ class Journal:
             raise error("journal-unusable", path=str(self.path), reason=str(reason)) from None
         self._settled()
 
-    def flow(self, flow: StoredFlow) -> None:
-        """What is wanted of it has changed, or it has ended; on the disk when this returns."""
-        self._write([_put_flow(flow)])
+    def flow(self, *flows: StoredFlow) -> None:
+        """What is wanted of them has changed, or they have ended; on the disk when this returns."""
+        self._write([_put_flow(flow) for flow in flows])
 
     def planned(self, revisions: Iterable[StoredRevision], forget: Iterable[int] = ()) -> None:
         """A flow is about to become another one; ``forget`` are numbers of old ones. Raises ChronetixError

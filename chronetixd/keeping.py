@@ -1,9 +1,10 @@
 """Which descriptors of which flow are in the supervisor's store, and under which names.
 
 A name says all that is to be known of a descriptor (:class:`chronetixd.kept.Key`), part by part, so that the store
-alone is enough. Rules: a name stands for one descriptor, and a descriptor keeps its name (systemd takes none that it
-has under another); the store follows what the flow has, the new before the old goes; a name that is nobody's, or that
-has come with several descriptors, is forgotten.
+alone is enough. Rules: of a flow all is kept or nothing, so that what is not there was never there; a name stands for
+one descriptor, and a descriptor keeps its name (systemd takes none that it has under another); the store follows what
+the flow has, the new before the old goes; a name that is nobody's, or that has come with several descriptors, is
+forgotten.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ class Stored:
     def __init__(self, received: Mapping[str, list[int]], store: Store) -> None:
         self._left = dict(received)
         self._store = store
+        store.take_over(sum(map(len, received.values())))
 
     def has(self, flow: str) -> bool:
         """There is something of it."""
@@ -71,6 +73,7 @@ class Stored:
             for fd in descriptors:
                 os.close(fd)
             self._store.forget(name)
+            self._store.take_over(1 - len(descriptors))
         self._left.clear()
 
 
@@ -103,15 +106,20 @@ class Keeping:
     def unpack(self, packed: Iterable[tuple[str, str, int, str, int, int]]) -> None:
         """The inverse."""
         self._kept = {Key(*each) for each in packed}  # type: ignore[arg-type]
+        self._store.take_over(len(self._kept))
 
-    def follow(self, wanted: Mapping[Key, int]) -> None:
-        """``wanted`` is what is to be kept from now on; the descriptors stay the caller's."""
+    def follow(self, wanted: Mapping[Key, int]) -> bool:
+        """``wanted`` is what is to be kept from now on; the descriptors stay the caller's. False when the store has no
+        room for all of it, and now has nothing."""
         unsure, self._unsure = self._unsure, {}
         for key, identity in unsure.items():
             if key in wanted and _identity(wanted[key]) == identity:
                 self._kept.add(key)
             else:
                 self._store.forget(name_of(self._flow, key))
+        fits = len(wanted.keys() - self._kept) <= self._store.room
+        if not fits:
+            wanted = {}
         gone = self._kept - wanted.keys()
         for key in wanted.keys() - self._kept:
             if self._store.push(name_of(self._flow, key), wanted[key]):
@@ -119,6 +127,7 @@ class Keeping:
         for key in gone:
             self._store.forget(name_of(self._flow, key))
         self._kept -= gone
+        return fits
 
     def close(self) -> None:
         """Nothing of it is kept any more. Idempotent."""

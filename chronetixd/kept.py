@@ -20,8 +20,8 @@ from protocol.errors import ChronetixError
 
 Kind = Literal["ring", "credit", "segment", "pidfd"]
 
-_STAMPS, _NEXT = 5376, 264
-"""Where in a CREDIT the stamps begin, and its ``next`` is (SPEC §4)."""
+_CLOSED, _NEXT, _STAMPS = 64, 264, 5376
+"""Where in a RING or CREDIT ``closed`` is, in a CREDIT ``next``, and the stamps begin (SPEC §3, §4)."""
 
 
 class Key(NamedTuple):
@@ -37,15 +37,17 @@ class Key(NamedTuple):
 
 
 class Kept:
-    """Owns the descriptors of ``found`` until :meth:`close`."""
+    """Owns the descriptors of ``found`` until :meth:`close`. ``whole``: nothing of the flow was missing or left out."""
 
-    def __init__(self, found: Mapping[Key, int]) -> None:
+    def __init__(self, found: Mapping[Key, int], *, whole: bool = True) -> None:
         self._found = dict(found)
         self._memories: dict[tuple[str, int], Memory] = {}
         self._last: dict[str, Memory | None] = {}
         for key, fd in found.items():
             if not _is(key, fd):
                 os.close(self._found.pop(key))
+        self.whole = whole and len(self._found) == len(found) > 0
+        """What is not there was never there."""
 
     def __iter__(self) -> Iterator[Key]:
         return iter(self._found)
@@ -82,6 +84,12 @@ class Kept:
             if _inherited(self._found[key], self._found[last]):
                 last = key
         return last, self._found.pop(last)
+
+    def closed(self, node: str) -> bool:
+        """Whoever was ``node`` last has closed all of its ends: the streams, and what it took from."""
+        ends = [key for key in self._found if key.node == node and key.kind in ("ring", "credit")]
+        last = {key.route: key for key in sorted(ends, key=lambda key: (key.number, key.incarnation))}
+        return bool(last) and all(any(os.pread(self._found[key], 8, _CLOSED)) for key in last.values())
 
     def exit(self, node: str, incarnation: int, pid: int) -> Exit:
         """How the process of ``node`` has ended; unknown where the kernel does not tell."""

@@ -30,6 +30,11 @@ class News:
         message = f"{living} workers have outlived the daemon, {len(died)} have died meanwhile"
         self._events.emit("flow-resumed", flow=self._flow, message=message, died=sorted(died))
 
+    def not_kept(self) -> None:
+        """The supervisor has no room for all of its memory: a worker that dies while no daemon is there ends it."""
+        message = "the supervisor's store has no room for its memory; FileDescriptorStoreMax= is too low"
+        self._events.emit("flow-not-kept", flow=self._flow, message=message)
+
     # -- workers -------------------------------------------------------------------------------------------
 
     def spawned(self, node: str, pid: int) -> None:

@@ -38,6 +38,7 @@ class Shown:
     rings: dict[tuple[str, int], tuple[int, ShownStage]] = field(default_factory=dict)
     credits: dict[tuple[str, int], tuple[int, ShownStage]] = field(default_factory=dict)
     unconfirmed: tuple[int, ...] = ()
+    dropped: tuple[int, ...] = ()
     incarnation: int = 0
 
 
@@ -50,17 +51,22 @@ def shown(
     """
     _check_routes(node, "outputs", message.outputs, {route.id for route in outputs})
     _check_routes(node, "inputs", message.inputs, {route.id for route in inputs})
-    if len(set(message.segments)) != len(message.segments) or not set(message.unconfirmed) <= set(message.segments):
-        reason = (
-            f"segments {message.segments}, unconfirmed {message.unconfirmed}: each once, and the second of the first"
-        )
+    if not _fit(message):
+        told = f"segments {message.segments}, unconfirmed {message.unconfirmed}, dropped {message.dropped}"
+        reason = f"{told}: each once, the second of the first, and the third not"
         raise error("malformed-message", type="reattach", reason=reason)
     fds = iter(descriptors)
     try:
         bell = shm.Doorbell(next(fds))
     except (OSError, ValueError, shm.PeerFault) as reason:
         raise error("descriptor-refused", what=f"the doorbell of node {node!r}", reason=str(reason)) from None
-    found = Shown(Memory(bell), unconfirmed=tuple(message.unconfirmed), incarnation=message.incarnation)
+    memory = Memory(bell, shown_so={*message.unconfirmed, *message.dropped})
+    found = Shown(
+        memory,
+        unconfirmed=tuple(message.unconfirmed),
+        dropped=tuple(message.dropped),
+        incarnation=message.incarnation,
+    )
     try:
         for stage in message.outputs:
             fd = checked(next(fds), "ring", f"the ring of route {stage.route!r}")
@@ -76,6 +82,13 @@ def shown(
     os.close(descriptors[0])
     descriptors.clear()
     return found
+
+
+def _fit(message: Reattach) -> bool:
+    """What it says of its segments can be."""
+    there, dropped = set(message.segments), set(message.dropped)
+    once = len(there) == len(message.segments) and len(dropped) == len(message.dropped)
+    return once and set(message.unconfirmed) <= there and not dropped & there
 
 
 def _check_routes(node: str, what: str, told: list[ShownStage], known: set[str]) -> None:
@@ -107,23 +120,25 @@ def _stage(
     route: DataRoute, epoch: int, producer: Shown | None, consumer: Shown | None, kept: Kept, dead: Container[str]
 ) -> Stage:
     stage = Stage(route, epoch)
-    if consumer is not None and (route.id, epoch) in consumer.credits:
-        stage.credit, told = consumer.credits[route.id, epoch]
-        stage.consumer = consumer.memory
-        stage.told_consumer = told.linked
-        stage.sent = set(told.segments)
-    elif route.target in dead and (end := kept.credit(route.id, epoch)) is not None:
-        stage.credit, stage.consumer, stage.told_consumer = end[1], kept.memory(route.target), True
-    if producer is not None and (route.id, epoch) in producer.rings:
-        stage.ring, told = producer.rings[route.id, epoch]
-        stage.producer = producer.memory
-        stage.resume = told.resume
-        stage.told_producer = told.linked
-    elif (ring := kept.ring(route.id, epoch)) is not None:
-        key, stage.ring, stage.producer = ring
+    shown_ring = producer.rings.get((route.id, epoch)) if producer is not None else None
+    shown_credit = consumer.credits.get((route.id, epoch)) if consumer is not None else None
+    kept_ring = kept.ring(route.id, epoch) if shown_ring is None else None
+    kept_credit = kept.credit(route.id, epoch) if consumer is None and route.target in dead else None
+    if shown_ring is not None and producer is not None:
+        stage.ring, told = shown_ring
+        stage.producer, stage.resume, stage.told_producer = producer.memory, told.resume, told.linked
+    elif kept_ring is not None:
+        key, stage.ring, stage.producer = kept_ring
         stage.resume = key.resume
-        stage.told_producer = stage.told_consumer or _has_frames(stage.ring)
-    elif route.source in dead:
+    if shown_credit is not None and consumer is not None:
+        stage.credit, told = shown_credit
+        stage.consumer, stage.told_consumer, stage.sent = consumer.memory, told.linked, set(told.segments)
+    elif kept_credit is not None:
+        stage.credit, stage.consumer = kept_credit[1], kept.memory(route.target)
+        stage.told_consumer = stage.ring is not None  # each was kept before anybody was told of the other
+    if kept_ring is not None:
+        stage.told_producer = stage.told_consumer or _has_frames(kept_ring[1])
+    elif stage.ring is None and route.source in dead:
         stage.told_producer = stage.told_consumer
     if stage.producer is not None:
         stage.producer.stages += 1
@@ -147,7 +162,7 @@ def base_seq(fd: int) -> int:
     return int(value)
 
 
-def missing(stages: Iterable[Stage], dead: Container[str]) -> Iterator[tuple[str, str]]:
+def missing(stages: Iterable[Stage], dead: Container[str], kept: Kept) -> Iterator[tuple[str, str]]:
     """What the successor of a dead node would need and nobody has: (node, the rest of a sentence about it)."""
     for stage in stages:
         name = stage.route.id
@@ -155,7 +170,7 @@ def missing(stages: Iterable[Stage], dead: Container[str]) -> Iterator[tuple[str
             yield stage.route.source, f"died while no daemon was there, and where its route {name!r} ended is lost"
         if stage.route.target not in dead:
             continue
-        if stage.told_producer and stage.credit is None:
+        if stage.told_producer and stage.credit is None and not kept.whole:
             yield stage.route.target, f"died while no daemon was there, and what it had returned on {name!r} is lost"
         if stage.told_consumer and stage.ring is None and stage.ended:
             yield stage.route.target, f"died while no daemon was there, and what it had to drain of {name!r} is lost"
@@ -176,7 +191,7 @@ def place(node: str, had: Shown | None, outputs: list[DataRoute], inputs: list[D
     if had is not None:
         found.memory = had.memory
         found.memory.incarnation = found.incarnation = had.incarnation
-        found.configured = found.linked = found.ready = found.started = True
+        found.configured = found.linked = found.ready = found.started = found.came_back = True
     return found
 
 

@@ -43,6 +43,8 @@ class Memory:
     """Stages whose RING points into the arena."""
     incarnation: int = 0
     """Of its node, when it made this."""
+    shown_so: set[int] = field(default_factory=set)
+    """Segments that were new or given back when a worker came back: what it said of them may come still."""
     dead: bool = False
 
     def settle(self, stage: Stage, index: int) -> bool:
@@ -204,6 +206,8 @@ class Place:
     started: bool = False
     gone: bool = False
     """For good."""
+    came_back: bool = False
+    """It was started by an earlier daemon: what it said to that one may come still."""
     due: deque[Ends] = field(default_factory=deque)
     """What it was asked for and has not offered yet."""
     later: list[Stage] = field(default_factory=list)
@@ -217,7 +221,7 @@ class Place:
 
     def reset(self) -> None:
         """It is dead; its successor is told everything anew."""
-        self.configured = self.linked = self.ready = self.started = self.asked_relink = False
+        self.configured = self.linked = self.ready = self.started = self.asked_relink = self.came_back = False
         self.due.clear()
         self.later.clear()
         self.answers.clear()

@@ -108,22 +108,32 @@ class Wiring:
         """
         for node, place in self._places.items():
             made = rewiring.place(node, had.get(node), place.outputs, place.inputs)
-            if node in dead:
+            if node in dead and node not in had:
                 rewiring.bury(made, kept, dead[node])
             made.gone = node in over
             self._places[node] = made
         for route in self.routes:
             ends = had.get(route.source), had.get(route.target)
             self._chains[route.id] = rewiring.chain(route, *ends, kept, dead)
-        for node, what in rewiring.missing(self._stages(self.routes), dead):
+        for node, what in rewiring.missing(self._stages(self.routes), dead, kept):
             raise rewiring.LostMemory(node, what)
-        return [told for node in had for told in self._confirm(node, had[node].unconfirmed)]
+        living = {node: shown for node, shown in had.items() if node not in dead}
+        return [told for node, shown in living.items() for told in self._even_out(node, shown)]
 
-    def _confirm(self, node: str, unconfirmed: Iterable[int]) -> list[ToNode]:
-        """Segments that ``node`` may not use yet: to whoever does not map them, else its own go."""
-        memory = self._places[node].memory
-        assert memory is not None
-        return [told for index in unconfirmed for told in self._spread(node, memory, index)]
+    def _even_out(self, node: str, shown: rewiring.Shown) -> list[ToNode]:
+        """What was under way about the segments of ``node`` when the daemon died is begun again."""
+        memory = shown.memory
+        told = []
+        for index in memory.segments:
+            told += self._spread(node, memory, index, confirmed=index not in shown.unconfirmed)
+        for index in {*shown.dropped, *self._mapped_in_vain(node, memory)}:
+            told += self._take_back(node, memory, index, reuse=index in shown.dropped)
+        return told
+
+    def _mapped_in_vain(self, node: str, memory: Memory) -> set[int]:
+        """Segments that consumers map, and that ``node`` has given back."""
+        stages = [stage for stage in self._present(self._places[node].outputs) if stage.producer is memory]
+        return {index for stage in stages for index in stage.sent} - memory.segments.keys()
 
     def memories(self) -> dict[Key, int]:
         """All that a daemon without any needs to go on from what the dead have left; the descriptors stay ours."""
@@ -489,6 +499,8 @@ class Wiring:
         Raises ProtocolError."""
         chain = self._chains.get(message.route)
         stage = chain[0] if chain and chain[0].route.target == node else None
+        if stage is not None and message.epoch < stage.epoch and self._places[node].came_back:
+            return []
         if chain is None or stage is None or stage.epoch != message.epoch or not stage.ended:
             reason = f"epoch {message.epoch} of route {message.route!r} is no stage that node {node!r} has to drain"
             raise error("malformed-message", type="drained", reason=reason)
@@ -525,13 +537,16 @@ class Wiring:
         memory = self._places[node].memory
         if memory is None:
             raise error("unexpected-message", type="segment", when="before the offer")
+        if message.index in memory.segments and message.index in memory.shown_so:
+            memory.shown_so.discard(message.index)
+            return []
         _check_segment(memory, node, message.index, descriptors[0])
         memory.segments[message.index] = descriptors[0]
         descriptors.clear()
         return self._spread(node, memory, message.index)
 
-    def _spread(self, node: str, memory: Memory, index: int) -> list[ToNode]:
-        """A segment that ``node`` may not use yet: to every consumer that lacks it."""
+    def _spread(self, node: str, memory: Memory, index: int, *, confirmed: bool = False) -> list[ToNode]:
+        """A segment to every consumer that lacks it; unless ``confirmed``, ``node`` may not use it yet."""
         stages = [stage for stage in self._present(self._places[node].outputs) if stage.producer is memory]
         lacking = [s for s in stages if not self._places[s.route.target].gone and index not in s.sent]
         waited_for = {stage for stage in lacking if stage.route.policy == "block"}
@@ -541,6 +556,8 @@ class Wiring:
                 stage.sent.add(index)
                 part = Segment(index=index, route=stage.route.id, epoch=stage.epoch)
                 forwarded.append(ToNode(stage.route.target, part, (memory.segments[index],)))
+        if confirmed:
+            return forwarded
         if waited_for:
             memory.unmapped[index] = waited_for
             return forwarded
@@ -577,10 +594,17 @@ class Wiring:
         """``node`` has given a segment of its arena back: who has to unmap it, or, if nobody has to, that its index is
         free, which it never is without ``reuse``. Raises ProtocolError for a segment that it may not use."""
         memory, index = self._places[node].memory, message.index
+        if memory is not None and index not in memory.segments and index in memory.shown_so:
+            memory.shown_so.discard(index)
+            return []
         if memory is None or index not in memory.segments or index in memory.unmapped:
             reason = f"segment {index} of node {node!r} is not in use"
             raise error("malformed-message", type="segment-dropped", reason=reason)
         os.close(memory.segments.pop(index))
+        return self._take_back(node, memory, index, reuse=reuse)
+
+    def _take_back(self, node: str, memory: Memory, index: int, *, reuse: bool) -> list[ToNode]:
+        """A segment that is there no more, from every consumer that maps it."""
         stages = [s for s in self._present(self._places[node].outputs) if s.producer is memory and index in s.sent]
         stages = [stage for stage in stages if not self._places[stage.route.target].gone]
         forwarded = []

@@ -21,6 +21,7 @@ from protocol.messages import (
     REATTACH,
     Failure,
     Hello,
+    Message,
     Reattach,
     Reattached,
     ToWorker,
@@ -32,7 +33,7 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.01, 1.0
 ANSWER_S = 10.0
 """How long a daemon that was reached may take for its answer, before it is left and tried again."""
 
-Describe = Callable[[], tuple[Reattach, Sequence[int]]]
+Describe = Callable[[], tuple[Reattach, Sequence[int], Sequence[Message]]]
 
 
 class Streams:
@@ -69,8 +70,8 @@ def _pipes() -> list[int]:
 
 
 class Comeback:
-    """The way back of a worker to ``path``. ``describe`` tells who it is and how far, with the descriptors of its
-    memory."""
+    """The way back of a worker to ``path``, once it was started. ``describe`` tells who it is and how far, with the
+    descriptors of its memory, and what is to be told when it was taken back; it has the link renewed."""
 
     def __init__(self, path: str, link: Link[ToWorker], describe: Describe) -> None:
         self._path = path
@@ -81,7 +82,15 @@ class Comeback:
         self._over = threading.Event()
         self._present = threading.Event()
         self._present.set()
-        link.survives = True
+
+    @property
+    def armed(self) -> bool:
+        """It may come back."""
+        return self._link.survives
+
+    def arm(self) -> None:
+        """It was told to start. Before that it has done nothing that a later daemon would have to know of."""
+        self._link.survives = True
 
     def settle(self) -> None:
         """Wait until a daemon is there and has what was sent last, or none will be. Not from the IO thread."""
@@ -134,7 +143,7 @@ class Comeback:
 
     def _introduce(self) -> None:
         """Raises DaemonGone when refused; OSError, EOFError or ProtocolError when this daemon is no good, or gone."""
-        reattach, descriptors = self._describe()
+        reattach, descriptors, further = self._describe()
         hello = Hello(protocol=list(PROTOCOL_VERSIONS), role="worker", features=[REATTACH, HANDOVER], pid=os.getpid())
         self._link.send_first(hello)
         self._link.send_first(reattach, descriptors)
@@ -143,6 +152,8 @@ class Comeback:
         for number, descriptor in zip((1, 2), streams, strict=True):
             os.dup2(descriptor, number)
             os.close(descriptor)
+        for message in further:
+            self._link.send_first(message)
 
     def _expect(self, kind: type[Welcome | Reattached]) -> list[int]:
         answer, carried = self._link.receive()

@@ -3,8 +3,9 @@
 Rules: any thread may send, a message is written whole before the next begins; one thread at a time receives. Sending
 blocks when the daemon is slow to read, which is the back pressure of the control plane. A closed peer is ``EOFError``.
 
-A link that :meth:`survives` may lose its socket and get another one: meanwhile messages are kept, up to MAX_KEPT bytes,
-those with descriptors are not (whoever comes back shows all of its memory), and what found no room is counted.
+A link that ``survives`` may lose its socket and get another one: meanwhile messages are kept, up to MAX_KEPT bytes, and
+what found no room is counted. Not kept is what tells of a state (TOLD_ANEW): whoever comes back tells the next daemon
+how everything stands, and from :meth:`renew` on what changes after that.
 """
 
 from __future__ import annotations
@@ -16,11 +17,25 @@ import threading
 from array import array
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from protocol.descriptors import MAX_PER_SENDMSG, Channel, Piece, pieces
 from protocol.errors import error
-from protocol.messages import Message
+from protocol.messages import (
+    Drained,
+    Finished,
+    Linked,
+    Message,
+    Offer,
+    Pong,
+    Segment,
+    SegmentDropped,
+    SegmentMapped,
+    Started,
+    Subscribe,
+    Unsubscribe,
+)
 
 M = TypeVar("M", bound=Message)
 
@@ -30,7 +45,39 @@ CHUNK = 64 * 1024
 MAX_KEPT = 4 * 1024 * 1024
 """Bytes that wait for a daemon that is away; beyond them messages are dropped, and counted."""
 
+TOLD_ANEW = (
+    Started,
+    Finished,
+    Linked,
+    Drained,
+    Offer,
+    Segment,
+    SegmentMapped,
+    SegmentDropped,
+    Subscribe,
+    Unsubscribe,
+    Pong,
+)
+"""What the next daemon learns from how things stand."""
+
 _ANCILLARY = socket.CMSG_SPACE(MAX_PER_SENDMSG * array("i").itemsize)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Kept:
+    """A message that waits; its descriptors are ours."""
+
+    parts: Sequence[Piece]
+    state: bool
+
+    @property
+    def size(self) -> int:
+        return sum(len(part.data) for part in self.parts)
+
+    def close(self) -> None:
+        for part in self.parts:
+            for fd in part.descriptors:
+                os.close(fd)
 
 
 class Link(Generic[M]):
@@ -44,7 +91,8 @@ class Link(Generic[M]):
         self._channel: Channel[M] = Channel(union)
         self.survives = False
         self._away = False
-        self._kept: deque[bytes] = deque()
+        self._renewed = False
+        self._kept: deque[_Kept] = deque()
         self._kept_bytes = 0
         self.dropped = 0
         """Messages that found no room while the daemon was away."""
@@ -65,7 +113,7 @@ class Link(Generic[M]):
         parts = pieces(message, descriptors)
         with self._lock:
             if self._away:
-                self._keep(parts)
+                self._keep(message, parts)
                 return
             try:
                 self._write(parts)
@@ -73,7 +121,7 @@ class Link(Generic[M]):
                 if not self.survives:
                     raise
                 self._away = True
-                self._keep(parts)
+                self._keep(message, parts)
 
     def _write(self, parts: Sequence[Piece]) -> None:
         for data, carried in parts:
@@ -127,6 +175,14 @@ class Link(Generic[M]):
         with self._lock:
             self._away = True
             self._forget()
+            self._drop_states()
+            self._renewed = False
+
+    def renew(self) -> None:
+        """The next daemon is about to be told how everything stands: from now on what changes is kept too."""
+        with self._lock:
+            self._drop_states()
+            self._renewed = True
 
     def attach(self, sock: socket.socket) -> None:
         """Go on over ``sock``: :meth:`receive` reads from it, :meth:`send_first` writes; what others send is kept until
@@ -148,21 +204,34 @@ class Link(Generic[M]):
             self._sock.settimeout(None)
             try:
                 while self._kept:
-                    self._sock.sendall(self._kept[0])
-                    self._kept_bytes -= len(self._kept.popleft())
+                    self._write(self._kept[0].parts)
+                    self._drop(self._kept.popleft())
             except OSError:
                 return
-            self._away = False
+            self._away = self._renewed = False
 
-    def _keep(self, parts: Sequence[Piece]) -> None:
-        data = b"".join(part.data for part in parts)
+    def _keep(self, message: Message, parts: Sequence[Piece]) -> None:
+        state = isinstance(message, TOLD_ANEW)
+        if state and not self._renewed:
+            return
         if any(part.descriptors for part in parts):
-            return
-        if self._kept_bytes + len(data) > MAX_KEPT:
+            parts = [Piece(part.data, [os.dup(fd) for fd in part.descriptors]) for part in parts]
+        kept = _Kept(parts, state)
+        if self._kept_bytes + kept.size > MAX_KEPT:
             self.dropped += 1
+            kept.close()
             return
-        self._kept.append(data)
-        self._kept_bytes += len(data)
+        self._kept.append(kept)
+        self._kept_bytes += kept.size
+
+    def _drop_states(self) -> None:
+        for kept in [each for each in self._kept if each.state]:
+            self._kept.remove(kept)
+            self._drop(kept)
+
+    def _drop(self, kept: _Kept) -> None:
+        self._kept_bytes -= kept.size
+        kept.close()
 
     def _forget(self) -> None:
         while self._ready:
@@ -174,6 +243,8 @@ class Link(Generic[M]):
     def close(self) -> None:
         """Close the socket and every descriptor that nobody took. Idempotent."""
         self._forget()
+        while self._kept:
+            self._drop(self._kept.popleft())
 
     def shutdown(self) -> None:
         """Wake whoever receives: it gets EOFError. Idempotent."""

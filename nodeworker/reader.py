@@ -43,6 +43,7 @@ from protocol.messages import (
     Segment,
     SegmentDropped,
     SegmentMapped,
+    Start,
     ToWorker,
 )
 from protocol.messages import Link as LinkMessage
@@ -91,10 +92,10 @@ class Reader:
     def _run(self) -> None:
         try:
             reason = self._read()
-            while self._comeback is not None and isinstance(reason, DaemonGone) and not self._ending:
+            while self._survives() and isinstance(reason, DaemonGone) and not self._ending:
                 self._host.abandon()
                 try:
-                    if not self._comeback.wait():
+                    if self._comeback is None or not self._comeback.wait():
                         return
                 except DaemonGone as refused:
                     reason = refused
@@ -103,6 +104,9 @@ class Reader:
             self._lost(reason)
         finally:
             self._running.release()
+
+    def _survives(self) -> bool:
+        return self._comeback is not None and self._comeback.armed
 
     def _read(self) -> BaseException:
         """Until it ends; why."""
@@ -161,6 +165,8 @@ class Reader:
         else:
             if isinstance(message, Drain | Leave):
                 self._on_drain()
+            elif isinstance(message, Start) and self._comeback is not None:
+                self._comeback.arm()
             self._post(message)
 
     def _extend(self, message: Extend) -> None:

@@ -37,6 +37,8 @@ class DaemonHost:
     def __init__(self, link: Link[ToWorker]) -> None:
         self._link = link
         self._waiting: dict[str, Callable[[Reply | Refusal], Any]] = {}
+        self._topics: dict[str, bool] = {}
+        """What was last asked for at run time: to get this topic, or not any more."""
 
     def publish(self, envelope: dict[str, Any], payload: bytes) -> None:
         """See :class:`nodeworker.context.Host`."""
@@ -44,11 +46,18 @@ class DaemonHost:
 
     def subscribe(self, topic: str) -> None:
         """See :class:`nodeworker.context.Host`."""
+        self._topics[topic] = True
         self._link.send(Subscribe(topic=topic))
 
     def unsubscribe(self, topic: str) -> None:
         """See :class:`nodeworker.context.Host`."""
+        self._topics[topic] = False
         self._link.send(Unsubscribe(topic=topic))
+
+    def subscriptions(self) -> list[Subscribe | Unsubscribe]:
+        """What a daemon has to be told that knows only what the node's manifest says."""
+        asked = self._topics.copy()
+        return [Subscribe(topic=topic) if wanted else Unsubscribe(topic=topic) for topic, wanted in asked.items()]
 
     def log(self, level: Level, message: str, fields: dict[str, Any]) -> None:
         """See :class:`nodeworker.context.Host`."""

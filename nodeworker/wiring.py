@@ -55,6 +55,7 @@ class Inventory(NamedTuple):
     inputs: list[Stage]
     segments: list[int]
     unconfirmed: list[int]
+    dropped: list[int]
 
 
 NO_HUGEPAGES = (
@@ -73,7 +74,6 @@ class Wiring:
     producers: dict[str, Producer]
     stages: Stages
     budget_ns: int = 0
-    unconfirmed: set[int] = field(default_factory=set)
     outputs: Outputs | None = None
     """Where taps join; set before the first can come."""
     taps: dict[str, tuple[str, Producer]] = field(default_factory=dict)
@@ -98,7 +98,8 @@ class Wiring:
         for route in tuple(self.taps):
             self.retract(Retract(route=route))  # who listened did so by way of the daemon that is gone
         ends = self.stages.all()
-        offer, descriptors = self._offered(ends)
+        segments, unconfirmed, dropped = self.arena.inventory if self.arena is not None else ((), [], [])
+        offer, descriptors = self._offered(ends, segments)
         outputs = [
             Stage(route=route, epoch=producer.epoch, linked=producer.linked, resume=self.resumes.get(route, 0))
             for route, producer in self.producers.items()
@@ -107,11 +108,12 @@ class Wiring:
         outputs += [Stage(route=route, epoch=epoch, linked=end.linked) for (route, epoch), end in left.items()]
         at = 1 + len(offer.rings)
         descriptors[at:at] = [end.fd for end in left.values()]
-        return Inventory(outputs, self.stages.described(ends), offer.segments, sorted(self.unconfirmed)), descriptors
+        inputs = self.stages.described(ends)
+        return Inventory(outputs, inputs, offer.segments, unconfirmed, dropped), descriptors
 
     def offer(self) -> tuple[Offer, list[int]]:
         """What the daemon hands to the peers, and the descriptors that go with it."""
-        return self._offered(self.stages.all())
+        return self._offered(self.stages.all(), self.arena.segments if self.arena is not None else ())
 
     def extend(self, message: Extend) -> tuple[Offer, list[int]]:
         """Make the ends of further inputs, of their next stages and of taps, as :meth:`offer`; whoever waits on a stage
@@ -208,7 +210,6 @@ class Wiring:
     def confirm(self, message: SegmentMapped) -> None:
         """Every consumer follows: the arena may use the segment, and whoever waits for room is woken."""
         if self.arena is not None:
-            self.unconfirmed.discard(message.index)
             self.arena.confirm(message.index)
         self.bell.ring()
 
@@ -264,8 +265,7 @@ class Wiring:
         if self.arena is not None:
             self.arena.close()
 
-    def _offered(self, ends: Sequence[Consumer]) -> tuple[Offer, list[int]]:
-        segments = self.arena.segments if self.arena else ()
+    def _offered(self, ends: Sequence[Consumer], segments: Sequence[tuple[int, int, int]]) -> tuple[Offer, list[int]]:
         rings = self.producers.values()
         descriptors = [self.bell.fileno(), *(p.fd for p in rings), *(c.fd for c in ends), *(s[1] for s in segments)]
         routes = [end.route for end in ends]

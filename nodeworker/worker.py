@@ -12,6 +12,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 import traceback
 from collections import deque
 from types import FrameType
@@ -44,6 +45,7 @@ from protocol.messages import (
     Finished,
     GaveUp,
     Hello,
+    Message,
     Ping,
     Pong,
     Ready,
@@ -70,7 +72,7 @@ STOPPING = (signal.SIGTERM, signal.SIGINT)
 
 OK, FAILED, DAEMON_GONE, TERMINATED = 0, 1, 70, 143
 
-Life = Literal["starting", "started", "draining", "finished"]
+Life = Literal["starting", "started"]
 
 AS_IT_IS = Assign(name="")
 """The place of a program that was executed where it belongs."""
@@ -112,6 +114,9 @@ class Worker:
         self._reader: Reader | None = None
         self._comeback: Comeback | None = None
         self._life: Life = "starting"
+        self._finished: Finished | None = None
+        self._telling = threading.Lock()
+        """Held while its life goes on: what it says of itself and what it says then are of one moment."""
         self._signals = 0
         self._air: AsyncRun | None = None
         self._interruptible = True
@@ -166,8 +171,9 @@ class Worker:
         self._await_start()
         arguments = (node, self._mailbox, self._bell, self._host.reply, self._rewire)
         result = self._run_async(arguments) if node.plugin.asynchronous else self._run(Loop(*arguments))
-        self._life = "finished"
-        self._link.send(Finished(result=result))
+        with self._telling:
+            self._finished = Finished(result=result)
+            self._link.send(self._finished)
         if self._comeback is not None:
             self._interruptible = True
             self._comeback.settle()
@@ -177,8 +183,9 @@ class Worker:
         """From ``on_start`` to ``on_stop``; the node's result."""
         try:
             loop.start()
-            self._life = "started"
-            self._link.send(Started())
+            with self._telling:
+                self._life = "started"
+                self._link.send(Started())
             loop.run()
         except Interrupted:
             self._interruptible = False
@@ -281,23 +288,27 @@ class Worker:
         assert self._wiring is not None, "its ends of the routes were not made yet"
         return self._wiring
 
-    def _describe(self, config: Configure) -> tuple[Reattach, list[int]]:
-        """Who this is, how far it is, and all its memory: for a daemon that does not know it yet."""
-        assert self._wiring is not None
-        memory, descriptors = self._wiring.inventory()
-        draining = self._life == "started" and self._node is not None and self._node.ctx.stopping
+    def _describe(self, config: Configure) -> tuple[Reattach, list[int], list[Message]]:
+        """Who this is, how far it is, and all its memory: for a daemon that does not know it yet; and what it would
+        know from before."""
+        with self._telling:
+            self._link.renew()
+            life, finished = self._life, self._finished
+        memory, descriptors = self._wired.inventory()
+        draining = life == "started" and self._node is not None and self._node.ctx.stopping
         message = Reattach(
             flow=config.flow,
             node=config.node,
             incarnation=config.incarnation,
             token=config.token,
-            state="draining" if draining else self._life,
+            state="draining" if draining else life,
             outputs=memory.outputs,
             inputs=memory.inputs,
             segments=memory.segments,
             unconfirmed=memory.unconfirmed,
+            dropped=memory.dropped,
         )
-        return message, descriptors
+        return message, descriptors, [*self._host.subscriptions(), *([finished] if finished is not None else ())]
 
     def _receive_link(self) -> tuple[LinkMessage, list[int]]:
         """Wait for the other ends."""
@@ -350,8 +361,6 @@ class Worker:
             self._bell.wait()
 
     def _grow(self, index: int, descriptor: int, _size: int) -> None:
-        if self._wiring is not None:
-            self._wiring.unconfirmed.add(index)
         self._link.send(Segment(index=index), [descriptor])
 
     def _drop(self, index: int) -> None:

@@ -333,19 +333,21 @@ class Reattach(Message, tag="reattach", frozen=True):
     and all its memory. Descriptors: its doorbell, one RING for each of ``outputs``, one CREDIT for each of ``inputs``,
     one ARENA segment for each index of ``segments``.
 
-    ``unconfirmed`` are those of ``segments`` that it may not use yet. Answered by :class:`Reattached`, or a
-    :class:`Failure`, after which the worker ends.
+    ``unconfirmed`` are those of ``segments`` that it may not use yet, ``dropped`` others that it has given back and
+    whose numbers it may not use again yet. Answered by :class:`Reattached`, or a :class:`Failure`, after which the
+    worker ends. Once taken back it says what it has subscribed to at run time, and ``finished`` (again) if it has.
     """
 
     flow: str
     node: str
     token: str
-    state: Literal["starting", "started", "draining", "finished"]
+    state: Literal["starting", "started", "draining"]
     incarnation: Count = 0
     outputs: list[Stage] = []
     inputs: list[Stage] = []
     segments: list[Count] = []
     unconfirmed: list[Count] = []
+    dropped: list[Count] = []
 
     @property
     def descriptors(self) -> int:

@@ -76,6 +76,10 @@ class Arena:
     def segments(self) -> tuple[tuple[int, int, int], ...]:
         """(index, descriptor, bytes) of each that was not given back."""
     @property
+    def inventory(self) -> tuple[tuple[tuple[int, int, int], ...], list[int], list[int]]:
+        """``segments``, which of them are not confirmed, and the numbers of those that were given back and are not
+        forgotten, as they are at one moment."""
+    @property
     def limit(self) -> int: ...
     @property
     def size(self) -> int:

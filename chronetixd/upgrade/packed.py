@@ -33,6 +33,7 @@ class PackedMemory(Packed, frozen=True):
     undropped: dict[int, list[int]] = {}
     stages: int = 0
     incarnation: int = 0
+    shown_so: list[int] = []
     dead: bool = False
 
 
@@ -74,6 +75,7 @@ class PackedPlace(Packed, frozen=True):
     answers: list[tuple[list[int], list[int]]] = []
     relinking: list[int] = []
     asked_relink: bool = False
+    came_back: bool = False
 
 
 class PackedCounters(Packed, frozen=True):

@@ -44,6 +44,7 @@ class Packer:
             answers=self._pairs(place.answers),
             relinking=sorted(self.stages(place.relinking)),
             asked_relink=place.asked_relink,
+            came_back=place.came_back,
         )
 
     def _pairs(self, ends: Iterable[Ends]) -> Pairs:
@@ -91,6 +92,7 @@ class Packer:
             undropped={index: sorted(self.stages(waiting)) for index, waiting in memory.undropped.items()},
             stages=memory.stages,
             incarnation=memory.incarnation,
+            shown_so=sorted(memory.shown_so),
             dead=memory.dead,
         )
 
@@ -128,6 +130,7 @@ class Unpacker:
         place.answers.extend(self._ends(packed.answers))
         place.relinking = set(self.stages(packed.relinking))
         place.asked_relink = packed.asked_relink
+        place.came_back = packed.came_back
 
     def _ends(self, pairs: Pairs) -> list[Ends]:
         return [Ends(self.stages(rings), self.stages(credits)) for rings, credits in pairs]
@@ -138,7 +141,14 @@ class Unpacker:
     def _memory(self, packed: PackedMemory) -> Memory:
         bell = shm.Doorbell(self._bag.look(packed.doorbell))  # which duplicates it
         segments = {index: self._bag.take(fd) for index, fd in packed.segments.items()}
-        return Memory(bell, segments, stages=packed.stages, incarnation=packed.incarnation, dead=packed.dead)
+        return Memory(
+            bell,
+            segments,
+            stages=packed.stages,
+            incarnation=packed.incarnation,
+            shown_so=set(packed.shown_so),
+            dead=packed.dead,
+        )
 
     def _stage(self, routes: dict[str, DataRoute], packed: PackedStage) -> Stage:
         if packed.route not in routes:

@@ -218,6 +218,24 @@ static PyObject *arena_segments(Arena *self, void *Py_UNUSED(closure)) {
     return segments;
 }
 
+/* All in one call, so that no other thread changes anything in between. */
+static PyObject *arena_inventory(Arena *self, void *closure) {
+    PyObject *segments = arena_segments(self, closure);
+    PyObject *made = PyList_New(0), *dropped = PyList_New(0);
+    for (uint32_t i = 0; segments && made && dropped && i < self->arena.segment_count; i++) {
+        PyObject *list = self->arena.segments[i].state == CHX_SEGMENT_MADE ? made : dropped;
+        if (list == dropped && self->arena.segments[i].state != CHX_SEGMENT_DROPPED) continue;
+        PyObject *index = PyLong_FromUnsignedLong(i);
+        if (!index || PyList_Append(list, index) != 0) Py_CLEAR(segments);
+        Py_XDECREF(index);
+    }
+    PyObject *all = segments && made && dropped ? PyTuple_Pack(3, segments, made, dropped) : NULL;
+    Py_XDECREF(segments);
+    Py_XDECREF(made);
+    Py_XDECREF(dropped);
+    return all;
+}
+
 static PyObject *arena_limit(Arena *self, void *Py_UNUSED(closure)) {
     return PyLong_FromUnsignedLongLong(self->arena.limit);
 }
@@ -248,6 +266,7 @@ static PyMethodDef arena_methods[] = {
 
 static PyGetSetDef arena_getset[] = {
     {"segments", (getter)arena_segments, NULL, "(index, descriptor, bytes) of each.", NULL},
+    {"inventory", (getter)arena_inventory, NULL, "segments, indices not confirmed, indices given back and not forgotten.", NULL},
     {"limit", (getter)arena_limit, NULL, "Bytes it may grow to.", NULL},
     {"size", (getter)arena_size, NULL, "Bytes of all segments.", NULL},
     {"used", (getter)arena_used, NULL, "Bytes in extents not yet returned.", NULL},

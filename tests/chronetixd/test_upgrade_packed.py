@@ -203,8 +203,8 @@ STATE: dict[type, tuple[set[str], set[str]]] = {
             "held_frames", "machine", "reason", "revivals", "submitted_unix_ns", "taps", "wiring", "workers",
         },
         {
-            "_busy", "_events", "_handovers", "_hearing", "_log", "_services", "_watchers", "home", "name", "news",
-            "plan", "probes", "rollout",
+            "_busy", "_events", "_handovers", "_hearing", "_kept", "_log", "_services", "_watchers", "home", "name",
+            "news", "plan", "probes", "rollout",
         },
     ),
     workerproc.WorkerProcess: (
@@ -271,7 +271,7 @@ STATE: dict[type, tuple[set[str], set[str]]] = {
         {"_owed"}, {"_awaited", "_base", "_later", "_on_trouble", "_trouble", "given_up", "path"},
     ),
     keeping.Keeping: ({"_kept"}, {"_flow", "_store", "_unsure"}),
-    fdstore.Store: ({"_waiting"}, {"_closed", "_later"}),
+    fdstore.Store: ({"_waiting"}, {"_closed", "_later", "room"}),  # counted again
     taps.Taps: ({"next"}, {"_send", "_source", "_taps"}),
     revivals.Revivals: ({"_nodes", "_timers"}, {"_loop", "_on_deadline"}),
     flows.Flows: (

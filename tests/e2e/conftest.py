@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from chronetixd.cli.client import Client
+from protocol.errors import ChronetixError
 
 ROOT = Path(__file__).parents[2]
 PLUGINS = ROOT / "tests" / "e2e" / "plugins"
@@ -120,6 +121,22 @@ def start_daemon(folder: Path, settings: dict[str, str]) -> Daemon:
             os.close(alive)
     (folder / "notify.sock").unlink()
     return Daemon(process, *files)
+
+
+def launch_daemon(folder: Path, settings: dict[str, str]) -> Daemon:
+    """Start a daemon in ``folder`` that may not become ready, and wait until it answers."""
+    files = folder / "control.sock", folder / "state", folder / "daemon.log"
+    command = [sys.executable, "-m", "chronetixd", "--socket", str(files[0]), "--state-dir", str(files[1])]
+    with files[2].open("ab") as log:
+        process = subprocess.Popen(
+            command, env=os.environ | settings | {"PYTHONPATH": str(ROOT)}, stdout=log, stderr=log, cwd=folder
+        )
+    while True:
+        try:
+            Client.connect(files[0]).close()
+            return Daemon(process, *files)
+        except (OSError, ChronetixError):
+            assert process.poll() is None, files[2].read_text()
 
 
 @dataclass(frozen=True)

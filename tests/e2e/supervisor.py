@@ -57,6 +57,7 @@ class Supervisor:
             | {
                 "NOTIFY_SOCKET": str(self.folder / "notify.sock"),
                 "PYTHONPATH": str(ROOT),
+                "FDSTORE": str(self.limit),
                 "LISTEN_FDS": str(len(descriptors)),
                 "LISTEN_FDNAMES": ":".join(names),
             }

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from typing import Any
 import pytest
 
 from chronetixd.cli.client import Client
+from tests.e2e.conftest import launch_daemon
 from tests.e2e.surviving import NODES, PLUGINS, Flow, end, events, kill, lives, pids
 
 
@@ -139,3 +142,76 @@ def test_a_flow_that_is_not_to_survive_ends_with_its_daemon_and_runs_anew(start:
         assert not set(after.values()) & set(before.values())
         assert client.call("stop", flow="f")["state"] == "stopped"
     assert not [pid for pid in before.values() if lives(pid)]
+
+
+def test_one_that_is_killed_while_it_stops_has_the_next_one_end_the_drain_and_run_the_flow_again(
+    start: Start, flow: Flow
+) -> None:
+    first = start()
+    with Client.connect(first.socket) as client:
+        before = flow.submit(client)
+        os.kill(before["sink"], signal.SIGSTOP)
+        first.process.send_signal(signal.SIGTERM)
+        while client.call("list")["flows"][0]["state"] != "draining":
+            pass
+    kill(first)
+    os.kill(before["sink"], signal.SIGCONT)
+    second = start()
+    with Client.connect(second.socket) as client:
+        while client.call("list")["flows"][0]["state"] != "running" or set(pids(client).values()) & set(
+            before.values()
+        ):
+            pass
+        flow.grows(client)
+        assert client.call("stop", flow="f")["state"] == "stopped"
+    numbers = flow.numbers()
+    again = numbers.index((1, False), 1)
+    for part in (numbers[:again], numbers[again:]):
+        assert [number for number, _ in part] == list(range(1, len(part) + 1)), "each run is whole"
+    assert not [pid for pid in before.values() if lives(pid)]
+
+
+def test_a_stop_that_somebody_asked_for_is_not_forgotten_when_the_daemon_dies_over_it(start: Start, flow: Flow) -> None:
+    first = start()
+    with Client.connect(first.socket) as client:
+        before = flow.submit(client)
+        os.kill(before["sink"], signal.SIGSTOP)
+        asking = subprocess.Popen(
+            [sys.executable, "-m", "chronetixd.cli", "stop", "f"], env=first.environment, stderr=subprocess.DEVNULL
+        )
+        while client.call("list")["flows"][0]["state"] != "draining":
+            pass
+    kill(first)
+    asking.kill()
+    asking.wait()
+    os.kill(before["sink"], signal.SIGCONT)
+    second = start()
+    with Client.connect(second.socket) as client:
+        while client.call("list")["flows"][0]["state"] != "stopped":
+            pass
+    flow.check()
+    assert not [pid for pid in before.values() if lives(pid)]
+
+
+def test_daemons_that_die_while_workers_are_coming_home_change_nothing(
+    start: Start, flow: Flow, tmp_path: Path, settings: dict[str, str]
+) -> None:
+    first = start()
+    with Client.connect(first.socket) as client:
+        before = flow.submit(client)
+    kill(first)
+    os.kill(before["map"], signal.SIGSTOP)
+    for patience in (1, 30, 300):
+        hasty = launch_daemon(tmp_path, settings)
+        with Client.connect(hasty.socket) as client:
+            for _ in range(patience):
+                assert client.call("list")["flows"][0]["state"] == "running"
+        kill(hasty)
+    os.kill(before["map"], signal.SIGCONT)
+    last = start()
+    with Client.connect(last.socket) as client:
+        assert pids(client) == before
+        flow.grows(client)
+        assert client.call("stop", flow="f")["state"] == "stopped"
+    flow.check()
+    assert not [number for number, marked in flow.numbers() if marked], "none was repeated"

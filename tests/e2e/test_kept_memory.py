@@ -187,13 +187,13 @@ class TestAStoreThatHoldsSomethingElse:
             assert "what it had returned on" in listed["reason"]
         assert not [pid for pid in before.values() if lives(pid)]
 
-    def test_one_that_is_full_costs_a_flow_only_when_what_it_lacks_is_needed(
-        self, supervisor: Supervisor, flow: Flow
-    ) -> None:
-        supervisor.limit = 4
+    def test_one_that_has_no_room_for_all_of_a_flow_has_nothing_of_it(self, supervisor: Supervisor, flow: Flow) -> None:
+        supervisor.limit = 8
         with Client.connect(supervisor.start().socket) as client:
             before = flow.submit(client)
+            assert "flow-not-kept" in [event["kind"] for event in events(client)]
         kill(supervisor.started[-1])
+        assert not supervisor.store
         with Client.connect(supervisor.start().socket) as client:
             assert pids(client) == before
         goes_on(supervisor, flow, ())

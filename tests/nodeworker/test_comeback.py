@@ -16,6 +16,8 @@ from nodeworker.link import MAX_KEPT, Link
 from protocol.errors import error
 from protocol.messages import (
     Drain,
+    Drained,
+    Finished,
     Hello,
     Log,
     Pong,
@@ -23,10 +25,13 @@ from protocol.messages import (
     Reattach,
     Reattached,
     Request,
+    Segment,
     SegmentMapped,
     Start,
     Started,
+    Subscribe,
     ToWorker,
+    Unsubscribe,
     Welcome,
     WorkerMessage,
 )
@@ -271,6 +276,78 @@ class TestWhatItSays:
         os.close(reading)
 
 
+class TestHowItStands:
+    def test_before_it_was_told_to_start_it_ends_with_the_daemon(self, daemon, surviving, plugin) -> None:
+        worker = daemon.start(surviving("a", plugin(ECHO) + ":Echo"))
+        daemon.wire()
+        lose(daemon)
+        assert worker.wait() == 70
+
+    def test_what_it_subscribed_to_as_it_ran_is_told_again(self, daemon, surviving, plugin, place) -> None:
+        topics = plugin("""
+            class Topics:
+                def on_start(self, ctx):
+                    for topic in ("one", "two", "three"):
+                        ctx.subscribe(topic)
+                    ctx.unsubscribe("two")
+                    ctx.unsubscribe("of the manifest")
+                def on_message(self, message, ctx): ctx.publish("heard", message.topic)
+        """)
+        worker = daemon.start(surviving("a", topics + ":Topics", subscriptions=["of the manifest"]))
+        daemon.wire()
+        daemon.begin()
+        for _ in range(2):
+            worker.heard.clear()
+            lose(daemon)
+            _, reading = take_back(daemon, place)
+            daemon.until(lambda: len(worker.said(Unsubscribe)) == 2)
+            assert [each.topic for each in worker.said(Subscribe)] == ["one", "three"]
+            assert [each.topic for each in worker.said(Unsubscribe)] == ["two", "of the manifest"]
+            os.close(reading)
+        worker.link.send(Drain())
+        daemon.finish()
+
+    def test_that_it_has_finished_is_told_again_with_its_result(self, daemon, surviving, plugin, place) -> None:
+        worker = daemon.start(surviving("a", plugin(ECHO) + ":Echo"))
+        daemon.wire()
+        daemon.begin()
+        lose(daemon)
+        link, reattach, (bell,) = meet(place)
+        os.close(bell)
+        assert reattach.state == "started"
+        link.send(Welcome(protocol=1, daemon="next"))
+        link.send(Drain())  # no answer that it waits for: this daemon is no good either
+        link.close()
+        _, reading = take_back(daemon, place)
+        worker.link.send(Drain())
+        assert daemon.finish() == {"a": "done"}
+        os.close(reading)
+
+    def test_finished_while_no_daemon_was_there(self, daemon, surviving, plugin, place) -> None:
+        fifo = daemon.folder / "gate"
+        os.mkfifo(fifo)
+        source = plugin(f"""
+            def ends(ctx):
+                ctx.publish("go", 0)
+                open({str(fifo)!r}).read()
+                yield None
+        """)
+        worker = daemon.start(surviving("a", source + ":ends"))
+        daemon.wire()
+        worker.link.send(Start())
+        daemon.until(lambda: worker.said(Publish))
+        lose(daemon)
+        link, _, (bell,) = meet(place)
+        os.close(bell)
+        fifo.open("w").close()
+        link.close()
+        reattach, reading = take_back(daemon, place)
+        assert reattach.state in ("started", "draining")
+        assert daemon.finish() == {"a": None}
+        assert len(worker.said(Finished)) == 1
+        os.close(reading)
+
+
 class TestALinkThatSurvives:
     @pytest.fixture
     def link(self) -> Iterator[tuple[Link[Any], socket.socket]]:
@@ -307,19 +384,40 @@ class TestALinkThatSurvives:
         surviving.send(Log(level="info", message="a small one fits"))
         assert surviving.dropped == 3
 
-    def test_does_not_keep_descriptors(self, link) -> None:
-        from protocol.messages import Segment
-
+    def test_does_not_keep_what_the_next_daemon_is_told_anyway_but_what_changes_after_that(self, link) -> None:
         surviving, _ = link
         surviving.detach()
         with open(os.devnull, "rb") as some:
             surviving.send(Segment(index=1), [some.fileno()])
-        surviving.send(SegmentMapped(index=1, route="r"))
+            surviving.send(SegmentMapped(index=1, route="r"))
+            surviving.send(Subscribe(topic="t"))
+            surviving.send(Log(level="info", message="kept"))
+            surviving.renew()
+            surviving.send(Segment(index=2), [some.fileno()])
+        surviving.send(Drained(route="r", epoch=3))
         ours, theirs = socket.socketpair()
         surviving.attach(ours)
         surviving.resume()
         daemon: Link[Any] = Link(theirs, WorkerMessage)
-        assert isinstance(daemon.receive()[0], SegmentMapped)
+        (log, _), (segment, (fd,)), (drained, _) = (daemon.receive() for _ in range(3))
+        assert (log.message, segment.index, drained.epoch) == ("kept", 2, 3)
+        assert os.readlink(f"/proc/self/fd/{fd}") == os.devnull
+        os.close(fd)
+        daemon.close()
+
+    def test_a_daemon_that_dies_while_it_is_told_changes_nothing_for_the_next(self, link) -> None:
+        surviving, _ = link
+        surviving.detach()
+        surviving.renew()
+        with open(os.devnull, "rb") as some:
+            surviving.send(Segment(index=2), [some.fileno()])
+        surviving.send(Log(level="info", message="kept"))
+        surviving.detach()
+        ours, theirs = socket.socketpair()
+        surviving.attach(ours)
+        surviving.resume()
+        daemon: Link[Any] = Link(theirs, WorkerMessage)
+        assert daemon.receive()[0].message == "kept"
         daemon.close()
 
     def test_one_that_does_not_survive_raises(self) -> None:
