@@ -133,9 +133,11 @@ def _stage(
     if shown_credit is not None and consumer is not None:
         stage.credit, told = shown_credit
         stage.consumer, stage.told_consumer, stage.sent = consumer.memory, told.linked, set(told.segments)
+        stage.resume = max(stage.resume, told.resume)
     elif kept_credit is not None:
         stage.credit, stage.consumer = kept_credit[1], kept.memory(route.target)
         stage.told_consumer = stage.ring is not None  # each was kept before anybody was told of the other
+        stage.resume = max(stage.resume, kept_credit[0].resume)
     if kept_ring is not None:
         stage.told_producer = stage.told_consumer or _has_frames(kept_ring[1])
     elif stage.ring is None and route.source in dead:
@@ -170,6 +172,8 @@ def missing(stages: Iterable[Stage], dead: Container[str], kept: Kept) -> Iterat
             yield stage.route.source, f"died while no daemon was there, and where its route {name!r} ended is lost"
         if stage.route.target not in dead:
             continue
+        if stage.route.source in dead and stage.ring is None and stage.credit is None and not kept.whole:
+            yield stage.route.source, f"died while no daemon was there, and what it had sent on {name!r} is lost"
         if stage.told_producer and stage.credit is None and not kept.whole:
             yield stage.route.target, f"died while no daemon was there, and what it had returned on {name!r} is lost"
         if stage.told_consumer and stage.ring is None and stage.ended:
@@ -214,8 +218,10 @@ def memories(stages: Iterable[Stage], places: Mapping[str, Place]) -> dict[Key, 
             for index, fd in stage.producer.segments.items():
                 found[Key(route.source, "segment", incarnation, "", index)] = fd
         if stage.credit is not None and stage.consumer is not None:
-            found[Key(route.target, "credit", stage.consumer.incarnation, route.id, epoch)] = stage.credit
+            incarnation = stage.consumer.incarnation
+            found[Key(route.target, "credit", incarnation, route.id, epoch, stage.resume)] = stage.credit
         ran = stage.told_consumer and places[route.target].started
         if stage.predecessor is not None and not ran:
-            found[Key(route.target, "credit", stage.predecessor_incarnation, route.id, epoch)] = stage.predecessor
+            incarnation = stage.predecessor_incarnation
+            found[Key(route.target, "credit", incarnation, route.id, epoch, stage.resume)] = stage.predecessor
     return found

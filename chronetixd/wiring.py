@@ -790,7 +790,7 @@ class Wiring:
 
 
 def _at(port: Port, stage: Stage) -> Port:
-    return msgspec.structs.replace(stage.port or port, epoch=stage.epoch, base_seq=stage.base_seq)
+    return msgspec.structs.replace(stage.port or port, epoch=stage.epoch, base_seq=stage.base_seq, resume=stage.resume)
 
 
 def _meant(place: Place, message: Offer) -> Ends:

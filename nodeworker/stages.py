@@ -29,6 +29,8 @@ class Stages:
         self._order: list[Consumer] = []
         self._empty: set[tuple[str, int]] = set()
         self._segments: dict[tuple[str, int], list[int]] = {}
+        self._resumes: dict[tuple[str, int], int] = {}
+        """What a daemon must know that finds this end and no producer."""
         self._over: dict[str, Consumer] = {}
         """What follows the last stage of a route that was concluded: an end that has ended."""
         self._forgotten: set[str] = set()
@@ -47,13 +49,14 @@ class Stages:
 
     def described(self, ends: Iterable[Consumer]) -> list[Stage]:
         """Each of these ends, and which segments of its producer it maps."""
-        segments = self._segments
+        segments, resumes = self._segments, self._resumes
         return [
             Stage(
                 route=end.route,
                 epoch=end.epoch,
                 linked=end.linked,
                 segments=list(segments.get((end.route, end.epoch), ())),
+                resume=resumes.get((end.route, end.epoch), 0),
             )
             for end in ends
         ]
@@ -156,6 +159,7 @@ class Stages:
         chain.append(end)
         self._order.append(end)
         self._segments[port.route, port.epoch] = []
+        self._resumes[port.route, port.epoch] = port.resume
         return end
 
     def _emptied(self, route: str, epoch: int) -> None:
@@ -172,4 +176,5 @@ class Stages:
             chain.remove(first)
             self._order.remove(first)
             self._segments.pop((route, first.epoch), None)
+            self._resumes.pop((route, first.epoch), None)
             self._on_emptied(route, first.epoch)

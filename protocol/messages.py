@@ -111,10 +111,10 @@ class Port(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One end of one stage of a data route, as a worker needs to know it. ``route`` is unique within the flow.
 
     A stage is a route's time with one RING; ``epoch`` counts the rings. ``limit_ns`` (policy block): how long the
-    producer waits for a credit before it gives the route up, 0 for ever. ``resume`` (outputs): the highest input_seq
-    that predecessors committed to this route; what a successor sends up to it may be a duplicate. ``qos``: the class in
-    which the consumer serves it. ``tap_of`` (outputs added to a running node, policy latest): it listens, and gets what
-    is sent to that route.
+    producer waits for a credit before it gives the route up, 0 for ever. ``resume``: the highest input_seq that
+    predecessors of the producer committed to this route; what a successor sends up to it may be a duplicate. ``qos``:
+    the class in which the consumer serves it. ``tap_of`` (outputs added to a running node, policy latest): it listens,
+    and gets what is sent to that route.
     """
 
     route: str
@@ -319,7 +319,7 @@ class SegmentDropped(Message, tag="segment-dropped", frozen=True):
 
 class Stage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One stage of a route that a worker has an end of. ``linked``: it maps the other end. ``segments`` (inputs): those
-    of the producer that it maps; ``resume`` (outputs): as its :class:`Port` said."""
+    of the producer that it maps; ``resume``: as its :class:`Port` said."""
 
     route: str
     epoch: Count = 0

@@ -245,7 +245,7 @@ def test_a_producers_successor_goes_on_in_a_ring_of_its_own_and_the_old_one_is_g
     sink = play.lives["sink"]
     assert sink.take() == (1, 0, False)
     play.dies("source")
-    assert ("sink", Extend(inputs=[Port(route="r", peer="source", epoch=1, base_seq=3)])) in play.sent
+    assert ("sink", Extend(inputs=[Port(route="r", peer="source", epoch=1, base_seq=3, resume=3)])) in play.sent
     source = play.comes_back("source")
     assert source.config.outputs == [Port(route="r", peer="sink", epoch=1, base_seq=3, resume=3)]
     source.send(4, 5)

@@ -78,6 +78,53 @@ class Flow:
         assert seen
 
 
+SLOW_TO_COME = """
+import os, time
+
+while os.path.exists({hold!r}):
+    time.sleep(0.005)
+
+from restarts import Ledger, paced
+"""
+
+
+class Pair(Flow):
+    """source → sink, whose workers do not get to making memory while :attr:`hold` is there."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.hold = folder / "hold"
+        self.folder = folder
+        (folder / "restarts.py").write_text((PLUGINS / "restarts.py").read_text())
+        (folder / "slow.py").write_text(SLOW_TO_COME.format(hold=str(self.hold)))
+
+    def raw(self, restart: Any = TRANSIENT, loss: str = "survive") -> Map:
+        flow = super().raw(restart, loss)
+        source, _, sink = flow["manifests"]
+        for manifest in (source, sink):
+            manifest["artifact"]["uri"] = manifest["artifact"]["uri"].replace("restarts.py", "slow.py")
+        route = flow["routes"][0] | {"to": "sink", "topic": "source/sink"}
+        return flow | {"manifests": [source, sink], "routes": [route]}
+
+    def submit(self, client: Client, **more: Any) -> dict[str, int]:
+        client.call("submit", flow=self.raw(**more), name="f", base_dir=str(self.folder), wait="running")
+        self.grows(client)
+        return pids(client)
+
+    def orphan(self, client: Client) -> int:
+        """Kill the source when it has a successor that has not made its memory, and all that it sent is drained: the
+        successor's pid."""
+        before = pids(client)["source"]
+        self.hold.touch()
+        os.kill(before, signal.SIGKILL)
+        while (successor := pids(client)["source"]) in (0, before):
+            pass
+        while True:
+            (route,) = client.call("describe", flow="f")["routes"]
+            if route["stats"] is None or route["stats"]["committed"] == route["stats"]["returned"]:
+                return successor
+
+
 def pids(client: Client) -> dict[str, int]:
     return {node["node"]: node["pid"] for node in client.call("describe", flow="f")["nodes"]}
 

@@ -14,7 +14,7 @@ import pytest
 
 from chronetixd.cli.client import Client
 from tests.e2e.conftest import launch_daemon
-from tests.e2e.surviving import NODES, PLUGINS, Flow, end, events, kill, lives, pids
+from tests.e2e.surviving import NODES, PLUGINS, Flow, Pair, end, events, kill, lives, pids
 
 
 @pytest.fixture
@@ -97,6 +97,45 @@ def test_a_successor_outlives_the_daemon_too(victim: str, start: Start, flow: Fl
         flow.grows(client)
         assert client.call("stop", flow="f")["state"] == "stopped"
     flow.check()
+
+
+def test_a_source_that_had_no_memory_yet_goes_on_where_its_predecessor_was(start: Start, tmp_path: Path) -> None:
+    flow = Pair(tmp_path)
+    first = start()
+    with Client.connect(first.socket) as client:
+        flow.submit(client)
+        source = flow.orphan(client)
+    kill(first)
+    end(source)
+    flow.hold.unlink()
+    second = start()
+    with Client.connect(second.socket) as client:
+        flow.grows(client)
+        assert client.call("stop", flow="f")["state"] == "stopped"
+    flow.check()
+
+
+def test_a_flow_of_which_both_ends_of_a_route_died_meanwhile_fails_and_says_so(start: Start, tmp_path: Path) -> None:
+    flow = Pair(tmp_path)
+    first = start()
+    with Client.connect(first.socket) as client:
+        before = flow.submit(client)
+        raw = flow.raw()
+        third = raw["manifests"][1] | {"node_id": "alone", "plugin_id": "alone"}
+        third["artifact"] = third["artifact"] | {"uri": "python://slow.py:paced"}
+        assert client.call("stop", flow="f")["state"] == "stopped"
+        raw["manifests"].append(third)
+        client.call("submit", flow=raw, name="f", base_dir=str(flow.folder), wait="running")
+        before = pids(client)
+    kill(first)
+    for node in ("source", "sink"):
+        end(before[node])
+    second = start()
+    with Client.connect(second.socket) as client:
+        for event in client.stream("events", flow="f", follow=True):
+            if event["kind"] == "flow-failed":
+                break
+        assert "what it had sent on 'source-sink' is lost" in client.call("describe", flow="f")["reason"]
 
 
 def test_a_stop_during_the_return_is_kept(start: Start, flow: Flow) -> None:
