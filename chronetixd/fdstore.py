@@ -7,14 +7,13 @@ back a descriptor of which it knows nothing but the name: check what it is befor
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 
 from chronetixd.activation import CONTROL, FOREIGN
-from chronetixd.notify import notify, send, supervised
+from chronetixd.notify import RETRY_S, attempt, notify, supervised
 from chronetixd.upgrade.bag import Bag, Unbag
 
 MAX_AT_ONCE = 253
@@ -22,11 +21,6 @@ MAX_AT_ONCE = 253
 
 UNLIMITED = 1 << 30
 """Of a supervisor that does not say how many it keeps."""
-
-RETRY_S = 0.02
-"""A supervisor that has too much to read is tried again after this."""
-
-_BUSY = (errno.EAGAIN, errno.ENOBUFS, errno.ETOOMANYREFS)
 
 _NAME = re.compile(r"[!-9;-~]{1,255}")
 
@@ -148,13 +142,8 @@ class Store:
 
 
 def _sent(text: str, fd: int) -> bool | None:
-    """Whether it went; None when it may go later. What nobody reads is told once by :func:`notify`."""
-    descriptors = [fd] if fd >= 0 else []
-    try:
-        send(text, descriptors)
-    except OSError as reason:
-        return None if reason.errno in _BUSY else notify(text, descriptors)
-    return True
+    """Whether it went; None when it may go later."""
+    return attempt(text, [fd] if fd >= 0 else [])
 
 
 def limit_of(env: Mapping[str, str]) -> int:

@@ -1,18 +1,25 @@
 """What a supervisor that set $NOTIFY_SOCKET is told (systemd's sd_notify protocol): ready, stopping, status.
 
 Rules: nothing is sent without a supervisor; a message never waits, and one that cannot be sent is logged once until one
-goes through again. The watchdog is fed by :mod:`chronetixd.watchdog` alone.
+goes through again. Its queue is short (net.unix.max_dgram_qlen), and full for a moment while it is sent descriptors.
+The watchdog is fed by :mod:`chronetixd.watchdog` alone.
 """
 
 from __future__ import annotations
 
 import array
+import errno
 import os
 import socket
 import time
 from collections.abc import Sequence
 
 import structlog
+
+RETRY_S = 0.02
+"""A supervisor that has too much to read is tried again after this."""
+
+_BUSY = (errno.EAGAIN, errno.ENOBUFS, errno.ETOOMANYREFS)
 
 _broken = False
 
@@ -39,6 +46,17 @@ def notify(message: str, descriptors: Sequence[int] = ()) -> bool:
     return True
 
 
+def attempt(message: str, descriptors: Sequence[int] = ()) -> bool | None:
+    """As :func:`notify`; None when the supervisor has too much to read now, and it can be told RETRY_S later."""
+    if not supervised():
+        return False
+    try:
+        send(message, descriptors)
+    except OSError as reason:
+        return None if reason.errno in _BUSY else notify(message, descriptors)
+    return True
+
+
 def send(message: str, descriptors: Sequence[int] = ()) -> None:
     """As :func:`notify`, to a supervisor that is there. Raises OSError: EAGAIN when it has too much to read."""
     address = os.environ["NOTIFY_SOCKET"]
@@ -49,9 +67,9 @@ def send(message: str, descriptors: Sequence[int] = ()) -> None:
         sock.sendmsg([message.encode()], rights, 0, address)
 
 
-def ready(status: str) -> None:
-    """The daemon is up, or a reload has ended."""
-    notify(f"READY=1\nSTATUS={_line(status)}\nMAINPID={os.getpid()}")
+def ready(status: str) -> bool | None:
+    """The daemon is up, or a reload has ended: as :func:`attempt`, for nothing may come of it unless this is heard."""
+    return attempt(f"READY=1\nSTATUS={_line(status)}\nMAINPID={os.getpid()}")
 
 
 def reloading() -> None:

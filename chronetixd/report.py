@@ -30,6 +30,8 @@ class Report:
         self._events = events
         self._said = ""
         self._timer: asyncio.TimerHandle | None = None
+        self._unheard: asyncio.TimerHandle | None = None
+        """That the daemon is ready is said again, because the supervisor's queue was full."""
         self._unfollow: Callable[[], None] = lambda: None
 
     def line(self) -> str:
@@ -47,9 +49,14 @@ class Report:
         """Say that the daemon is up, or has taken over its new configuration, and go on saying what it does."""
         self._cancel()
         self._said = self.line()
-        notify.ready(self._said)
+        self._say_ready()
         if notify.supervised():
             self._unfollow = self._events.feed.follow(self._happened)
+
+    def _say_ready(self) -> None:
+        self._unheard = None
+        if notify.ready(self._said) is None:
+            self._unheard = self._loop.call_later(notify.RETRY_S, self._say_ready)
 
     def starting(self) -> None:
         """Ask for time until :meth:`ready`: stored flows take as long as they take to start."""
@@ -69,9 +76,10 @@ class Report:
 
     def _cancel(self) -> None:
         self._unfollow()
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        for timer in (self._timer, self._unheard):
+            if timer is not None:
+                timer.cancel()
+        self._timer = self._unheard = None
 
     def _happened(self, _event: Event) -> None:
         if self._timer is None:

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +96,20 @@ class TestALife:
         daemon.terminate()
         assert supervisor.until("STOPPING")["STOPPING"] == "1"
         assert daemon.wait() == 0
+
+    def test_a_supervisor_that_has_much_to_read_is_told_later_that_it_is_ready(
+        self, launch: Any, supervisor: Supervisor, tmp_path: Path
+    ) -> None:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as talker:
+            with suppress(BlockingIOError):
+                while True:
+                    talker.sendto(b"STATUS=of another", str(supervisor.path))
+            daemon = launch()
+            while '"event": "ready"' not in (tmp_path / "log").read_text():
+                assert daemon.poll() is None
+            with Client.connect(tmp_path / "c.sock") as client:
+                assert client.call("list") == {"flows": []}
+            assert supervisor.until("READY")["READY"] == "1"
 
     def test_the_status_follows_the_flows(
         self, launch: Any, supervisor: Supervisor, scripted: Any, tmp_path: Path
