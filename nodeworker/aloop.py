@@ -264,6 +264,8 @@ class AsyncLoop(Loop):
                 stretch = 0
                 self._waits.wake()
                 await asyncio.sleep(0)
+        while self._node.ctx.stopping and not self.drained and not self._node.config.inputs:
+            await self._waits.rest()
         close = getattr(made, "aclose", None)
         if close is not None:
             await self._call("source", close)

@@ -136,6 +136,8 @@ class Loop:
                 step.doing = items
             else:
                 step.doing = None
+                while node.ctx.stopping and not self.drained:
+                    self._events_once()  # it ended because it is to stop: whether it leaves, it is about to be told
                 return
             self._serve()
             emit = node.emit
@@ -147,9 +149,12 @@ class Loop:
 
     def _events(self) -> None:
         while not self.drained:
-            if all(isinstance(event, Extend) for event in self._mailbox):  # put off, if there is any
-                self._bell.wait()
-            self._serve()
+            self._events_once()
+
+    def _events_once(self) -> None:
+        if all(isinstance(event, Extend) for event in self._mailbox):  # put off, if there is any
+            self._bell.wait()
+        self._serve()
 
     def _rest(self) -> None:
         """Every frame that is there now, without waiting; who leaves takes no more than can have been there."""

@@ -161,7 +161,7 @@ def test_a_map_with_another_param_is_replaced_and_the_others_run_on(entry: str, 
     ]
 
 
-@pytest.mark.parametrize("entry", ["items", "aitems"])
+@pytest.mark.parametrize("entry", ["items", "aitems", "obedient", "aobedient"])
 def test_a_source_is_replaced_between_two_items(entry: str, line: Line) -> None:
     before = line.start(source=entry).pids()
     line.apply(line.become(source=BY_ONE))

@@ -12,6 +12,23 @@ def items(ctx):
         yield b"%d s%d" % (n, ctx.params.get("by", 0))
 
 
+def obedient(ctx):
+    """The same, and it ends by itself when it is to stop."""
+    for item in items(ctx):
+        if ctx.stopping:
+            return
+        yield item
+        time.sleep(0.001)
+
+
+async def aobedient(ctx):
+    """The same, asynchronous."""
+    for item in items(ctx):
+        if ctx.stopping:
+            return
+        yield item
+
+
 async def aitems(ctx):
     """The same, asynchronous."""
     n = ctx.resume_after
