@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from tests.chaos.scenarios import clients, clocks, kills, stops, upgrades, wants
+from tests.chaos.scenarios import clients, clocks, kills, stops, updates, upgrades, wants
 from tests.chaos.scenarios.scenario import Scenario
 
-ALL: dict[str, Scenario] = {
-    scenario.name: scenario
-    for family in (kills, stops, upgrades, clients, wants, clocks)
-    for scenario in family.SCENARIOS
-}
+FAMILIES = (kills, stops, clients, wants, clocks, updates, upgrades)
+ALL: dict[str, Scenario] = {scenario.name: scenario for family in FAMILIES for scenario in family.SCENARIOS}
