@@ -26,7 +26,7 @@ _CLOSED, _NEXT, _STAMPS = 64, 264, 5376
 
 class Key(NamedTuple):
     """What one descriptor is. ``number`` is the epoch of a ring or credit, or the index of a segment; ``resume`` that
-    of a ring's stage."""
+    of a ring's or credit's stage."""
 
     node: str
     kind: Kind

@@ -12,7 +12,7 @@ import pytest
 
 from chronetixd.cli.client import Client
 from tests.e2e.supervisor import Supervisor
-from tests.e2e.surviving import NODES, Flow, end, events, kill, lives, pids
+from tests.e2e.surviving import NODES, Flow, Pair, end, events, kill, lives, pids
 
 
 @pytest.fixture
@@ -68,6 +68,25 @@ def test_nothing_is_kept_of_a_flow_that_has_ended(supervisor: Supervisor, flow: 
         assert client.call("stop", flow="f")["state"] == "stopped"
         while supervisor.store:
             client.call("list")
+
+
+def test_also_where_a_source_had_no_memory_yet(supervisor: Supervisor, tmp_path: Path) -> None:
+    flow = Pair(tmp_path)
+    with Client.connect(supervisor.start().socket) as client:
+        sink = flow.submit(client)["sink"]
+        source = flow.orphan(client)
+    kill(supervisor.started[-1])
+    for pid in (source, sink):
+        end(pid)
+    flow.hold.unlink()
+    with Client.connect(supervisor.start().socket) as client:
+        for event in client.stream("events", flow="f", follow=True):
+            assert event["kind"] != "flow-failed", event
+            if event["kind"] == "node-restarted" and event["node"] == "sink":
+                break
+        flow.grows(client)
+        assert client.call("stop", flow="f")["state"] == "stopped"
+    flow.check()
 
 
 def test_it_is_so_again_and_again(supervisor: Supervisor, flow: Flow) -> None:
