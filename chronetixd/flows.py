@@ -151,13 +151,13 @@ class Flows:
                     run.stop(StopMode.DRAIN)
                 continue
             end_leftovers(mine)
+            self._stored[run.name] = msgspec.structs.replace(stored, again=False)
             if stored.wanted == "stopped":
                 self._rest(run, stored)
             elif problems := validate(raw, stored.bindings, stored.base_dir).problems:
                 run.refuse(f"it cannot run again: {problems[0]}")
             else:
                 again.append(run)
-                self._stored[run.name] = msgspec.structs.replace(stored, again=False)
                 run.launch()
         return again
 
