@@ -72,8 +72,9 @@ class Counters:
         self._add(stage, self._past, self._drops)
 
     def keep_consumer(self, stage: RouteSnapshot | None) -> None:
-        """This stage's consuming end is replaced."""
+        """This stage's consuming end is replaced. What it had not seen yet is its successor's to count."""
         self._add(stage, OF_CONSUMER, DROPS_OF_CONSUMER)
+        self._drops["overwritten"] -= stage["unseen"] if stage is not None else 0
 
     def _add(self, stage: RouteSnapshot | None, names: Iterable[str], drops: Iterable[str]) -> None:
         if stage is None:
@@ -100,6 +101,7 @@ class Counters:
             name: past + sum(stage["drops"][name] for stage in known) for name, past in self._drops.items()
         }
         figures["dropped"] = sum(figures["drops"].values())
+        del figures["next"], figures["unseen"]
         for name, past in self._greatest.items():
             figures[name] = max(past, *(stage[name] for stage in known), 0)
         figures["outstanding"] = sum(stage["outstanding"] for stage in known)

@@ -100,6 +100,8 @@ class Stage:
     view: shm.RouteView | None = None
     port: Port | None = None
     """As its consumer was told of it, where the route is another one by now."""
+    passed: int = 0
+    """Positions below it a consumer before the present one has passed; what was overwritten there is counted."""
     held: bool = False
     """Its consumer is linked when what it loses is drained, so that order is kept."""
 
@@ -114,14 +116,30 @@ class Stage:
         return self.told_producer or self.told_consumer or self.predecessor is not None
 
     def snapshot(self) -> RouteSnapshot | None:
-        """Its counters; None before both ends were there, when one has spoilt its header, or for want of memory."""
+        """Its counters, the consuming end's since its predecessor's were kept; None before both ends were there, when
+        one has spoilt its header, or for want of memory."""
         view = self.open_view()
-        return view.snapshot() if view is not None else None
+        return self._of_present(view.snapshot()) if view is not None else None
+
+    def _of_present(self, seen: RouteSnapshot) -> RouteSnapshot:
+        drops = seen["drops"]
+        found = drops["overwritten"] - seen["unseen"]
+        if not self._has_consumer:
+            seen["taken"] = seen["again"] = seen["consumer_sleeps"] = seen["consumer_wakes"] = found = 0
+        unseen = max(0, seen["unseen"] - max(0, self.passed - seen["next"]))
+        seen["dropped"] += found + unseen - drops["overwritten"]
+        drops["overwritten"], seen["unseen"] = found + unseen, unseen
+        return seen
+
+    @property
+    def _has_consumer(self) -> bool:
+        """Its present consumer was told of it, or there was none before."""
+        return self.told_consumer or self.predecessor is None
 
     def open_view(self) -> shm.RouteView | None:
         """What it looks like, with the last consumer that may have done something; None as for ``snapshot``."""
         if self.view is None:
-            credit = self.credit if self.told_consumer or self.predecessor is None else self.predecessor
+            credit = self.credit if self._has_consumer else self.predecessor
             if self.ring is None or credit is None:
                 return None
             try:
@@ -145,7 +163,9 @@ class Stage:
     def consumer_died(self, counters: Counters, *, ran: bool) -> None:
         """What a successor may need of the end that ``ran`` is kept; one that never did changes nothing."""
         if ran and self.told_consumer:
-            counters.keep_consumer(self.snapshot())
+            seen = self.snapshot()
+            counters.keep_consumer(seen)
+            self.passed = max(self.passed, seen["next"] if seen is not None else 0)
             _close(self.predecessor)
             self.predecessor, self.credit = self.credit, None
             self.predecessor_incarnation = self.consumer.incarnation if self.consumer is not None else 0

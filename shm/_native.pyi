@@ -494,6 +494,10 @@ class RouteSnapshot(TypedDict):
     consumer_wakes: int
     dropped: int
     drops: Drops
+    next: int
+    """Positions below it the consumer has passed."""
+    unseen: int
+    """Of those overwritten: what the consumer has not come to yet."""
     gave_up_after_ns: int
     skipped: int
     closed: bool

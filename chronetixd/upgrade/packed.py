@@ -58,6 +58,7 @@ class PackedStage(Packed, frozen=True):
     dropping: list[int] = []
     ended: bool = False
     port: Port | None = None
+    passed: int = 0
 
 
 class PackedPlace(Packed, frozen=True):

@@ -82,6 +82,7 @@ class Packer:
             dropping=sorted(stage.dropping),
             ended=stage.ended,
             port=stage.port,
+            passed=stage.passed,
         )
 
     def _packed(self, memory: Memory) -> PackedMemory:
@@ -173,6 +174,7 @@ class Unpacker:
             dropping=set(packed.dropping),
             ended=packed.ended,
             port=packed.port,
+            passed=packed.passed,
         )
 
 

@@ -48,24 +48,27 @@ static uint64_t view_blocked_ns(const struct chx_producer_stats *stats) {
     return chx_read(&stats->blocked_ns) + (since && since < now ? now - since : 0);
 }
 
-/* Policy latest: frames that the consumer has found overwritten, and those that it will. `oldest` first: both ends move,
+/* Policy latest: frames that are overwritten and that the consumer has not found so yet. `oldest` first: both ends move,
  * and too small a number is corrected by the next look. */
-static uint64_t view_overwritten(const struct chx_view *view) {
-    if (view->header.policy != CHX_POLICY_LATEST) return 0;
-    uint64_t oldest = atomic_load_explicit(&view->ring->oldest, memory_order_acquire);
-    uint64_t lost = chx_read(&view->credit->stats.lost), next = chx_read(&view->credit->stats.next);
-    return oldest > next ? lost + oldest - next : lost;
+static uint64_t view_unseen(const struct chx_view *view, uint64_t *next) {
+    uint64_t oldest = 0;
+    if (view->header.policy == CHX_POLICY_LATEST)
+        oldest = atomic_load_explicit(&view->ring->oldest, memory_order_acquire);
+    *next = chx_read(&view->credit->stats.next);
+    return oldest > *next ? oldest - *next : 0;
 }
 
 /* Frames that were meant for the route and that its consumer does not get, by reason, and their sum. */
 static int view_put_drops(PyObject *into, const struct chx_view *view) {
     const struct chx_ring *ring = view->ring;
-    uint64_t overwritten = view_overwritten(view), no_credit = chx_read(&ring->stats.dropped);
+    uint64_t next, unseen = view_unseen(view, &next);
+    uint64_t overwritten = chx_read(&view->credit->stats.lost) + unseen, no_credit = chx_read(&ring->stats.dropped);
     uint64_t no_room = chx_read(&ring->losses.no_room), given_up = chx_read(&ring->losses.given_up);
     PyObject *drops = PyDict_New();
     int failed = !drops || view_put(drops, "no_credit", no_credit) || view_put(drops, "no_room", no_room) ||
                  view_put(drops, "overwritten", overwritten) || view_put(drops, "given_up", given_up) ||
-                 PyDict_SetItemString(into, "drops", drops) ||
+                 PyDict_SetItemString(into, "drops", drops) || view_put(into, "next", next) ||
+                 view_put(into, "unseen", unseen) ||
                  view_put(into, "dropped", no_credit + no_room + overwritten + given_up) ||
                  view_put(into, "gave_up_after_ns", chx_read(&ring->losses.gave_up_after_ns));
     Py_XDECREF(drops);

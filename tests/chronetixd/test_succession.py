@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import shm
 from chronetixd.upgrade.bag import Bag, Unbag
@@ -16,6 +18,9 @@ from chronetixd.upgrade.packed import PackedWiring
 from chronetixd.wiring import DataRoute, ToNode, Wiring
 from protocol.errors import ChronetixError
 from protocol.messages import Configure, Drained, Extend, Link, Linked, Offer, Port, Segment, SegmentMapped
+
+if TYPE_CHECKING:
+    from shm._native import Policy
 
 ROUTE = DataRoute("r", "source", "sink")
 CREDITS = 8
@@ -38,7 +43,13 @@ class Life:
         ports = extend or self.config
         for port in ports.outputs:
             self.producers[port.route] = shm.Producer(
-                self.arena, port.route, credits=CREDITS, epoch=port.epoch, base_seq=port.base_seq, resume=port.resume
+                self.arena,
+                port.route,
+                credits=CREDITS,
+                policy=port.policy,
+                epoch=port.epoch,
+                base_seq=port.base_seq,
+                resume=port.resume,
             )
         for port in ports.inputs:
             self._consume(port)
@@ -127,7 +138,7 @@ class HandedOver:
     def __getattr__(self, name: str) -> Any:
         bag = Bag()
         packed = msgspec.msgpack.encode(self._all[-1].packed(bag))
-        following = Wiring(("source", "sink"), (ROUTE,))
+        following = Wiring(("source", "sink"), self._all[-1].routes)
         following.unpack(msgspec.msgpack.decode(packed, type=PackedWiring), Unbag(bag.descriptors))
         self._all.append(following)
         return getattr(following, name)
@@ -140,8 +151,9 @@ class HandedOver:
 class Play:
     """A flow source → sink whose wiring's messages are carried out at once."""
 
-    def __init__(self, handed_over: bool = False) -> None:
-        wiring = Wiring(("source", "sink"), (ROUTE,))
+    def __init__(self, handed_over: bool = False, policy: Policy = "block") -> None:
+        self.policy: Policy = policy
+        wiring = Wiring(("source", "sink"), (ROUTE._replace(policy=policy),))
         self.wiring: Any = HandedOver(wiring) if handed_over else wiring
         self.lives: dict[str, Life] = {}
         self.dead: list[Life] = []
@@ -153,8 +165,8 @@ class Play:
             self.starts(node)
 
     def born(self, node: str) -> Life:
-        inputs = [Port(route="r", peer="source")] if node == "sink" else []
-        outputs = [Port(route="r", peer="sink")] if node == "source" else []
+        inputs = [Port(route="r", peer="source", policy=self.policy)] if node == "sink" else []
+        outputs = [Port(route="r", peer="sink", policy=self.policy)] if node == "source" else []
         told = Configure(
             flow="f", node=node, plugin_id=node, version="1", kind="Python", uri="x", inputs=inputs, outputs=outputs
         )
@@ -219,6 +231,49 @@ def play(request: pytest.FixtureRequest) -> Iterator[Play]:
     made = Play(request.param)
     yield made
     made.close()
+
+
+@given(data=st.data())
+def test_of_the_latest_frames_each_is_counted_once_whoever_dies_in_between(data: st.DataObject) -> None:
+    """Taken, overwritten, or there still: at every moment, also while nobody is there to take."""
+    played = data.draw(
+        st.lists(st.one_of(st.integers(0, 20), st.sampled_from(("take", "die", "late death"))), max_size=12)
+    )
+    handed_over = data.draw(st.booleans())
+    play = Play(handed_over, "latest")
+    try:
+        sent, got = 0, list[int]()
+
+        def account(*, there: int | None = None) -> None:
+            figures = play.wiring.snapshot(ROUTE._replace(policy="latest"))
+            assert (figures["committed"], figures["taken"]) == (sent, len(got))
+            left = sent - len(got) - figures["drops"]["overwritten"]
+            assert 0 <= left <= CREDITS
+            assert there is None or left == there
+
+        for step in [*played, "take"]:
+            if isinstance(step, int):
+                play.lives["source"].send(*range(sent + 1, sent + step + 1))
+                sent += step
+            elif step == "take":
+                got += [number for number, _, _ in play.lives["sink"].take_all()]
+                account(there=0)
+            else:
+                play.dies("sink")
+                account()
+                play.born("sink")
+                play.offers("sink")
+                account()
+                if step == "late death":
+                    play.dies("sink")
+                    account()
+                    play.born("sink")
+                    play.offers("sink")
+                play.starts("sink")
+            account()
+        assert got == sorted(set(got))
+    finally:
+        play.close()
 
 
 def plain(*numbers: int) -> list[tuple[int, int, bool]]:
