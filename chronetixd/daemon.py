@@ -22,7 +22,7 @@ import msgspec
 import structlog
 import uvloop
 
-from chronetixd import logs, memory, notify, reserve
+from chronetixd import logs, memory, reserve
 from chronetixd.activation import Received
 from chronetixd.admission import Admission, rules_of, socket_group
 from chronetixd.audit import Audit
@@ -41,6 +41,7 @@ from chronetixd.launch import Launcher
 from chronetixd.lives import lives_on
 from chronetixd.logfiles import LogFiles
 from chronetixd.logs import Logs
+from chronetixd.notify import Supervisor
 from chronetixd.nursery import Nursery
 from chronetixd.pump import Pump
 from chronetixd.report import Report
@@ -123,7 +124,8 @@ class Daemon:
         self._bus = Bus(loop, self._events)
         self._spares = Spares(loop, self._launcher, nursery, settings.spares, self._spares_full)
         self._journal = Journal(Path(settings.state_dir) / "journal", self._journal_trouble, loop.call_later)
-        self._store = Store(loop.call_later, limit_of(os.environ))
+        self._supervisor = Supervisor(loop.call_later)
+        self._store = Store(self._supervisor, limit_of(os.environ))
         self._deaths = Deaths(Path(settings.state_dir) / "deaths", self._deaths_trouble, self._deaths_damage)
         services = Services(
             loop,
@@ -142,7 +144,7 @@ class Daemon:
             lambda: self.settings.held_warning,
         )
         self._flows = Flows(services, settings.limits, self._journal)
-        self._report = Report(loop, self._flows, self._spares, self._events)
+        self._report = Report(loop, self._supervisor, self._flows, self._spares, self._events)
         self._stop_requests = 0
         self._stopping = asyncio.Event()
         self._ready = False
@@ -172,7 +174,7 @@ class Daemon:
             self._audit,
             self._deaths,
             self._journal,
-            self._store,
+            self._supervisor,
             self._pump,
         )
         self._upgrade = Upgrade(loop, self, version)
@@ -213,7 +215,7 @@ class Daemon:
             self._server.close()
             self._bus.close()
             self._journal.close()
-            self._store.close()
+            self._supervisor.close()
             self._strays.close()
             self._pump.close()
             self._log_files.close()
@@ -274,7 +276,7 @@ class Daemon:
 
     async def part(self) -> None:
         """Nobody is served any more: clients are sent away, and who connects waits."""
-        notify.reloading()
+        self._supervisor.reloading()
         self._server.hold()
         await self._admission.part(error("daemon-upgrading"), PARTING_S)
 
@@ -391,7 +393,7 @@ class Daemon:
         """Read the configuration again and take over what can be; all of it is as before when any of it is wrong."""
         if not self._ready or self._stopping.is_set():
             return
-        notify.reloading()
+        self._supervisor.reloading()
         try:
             configured = self._source()
             changed, fixed = self._configured.changed(configured.settings)

@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from chronetixd import notify
 from chronetixd.core.flow_words import FlowState
 from chronetixd.events import Event, Events
 from chronetixd.flows import Flows
+from chronetixd.notify import Supervisor, supervised
 from chronetixd.spares import Spares
 
 EVERY_S = 1.0
@@ -23,15 +23,21 @@ EXTENSION_S = 3 * EXTEND_EVERY_S
 class Report:
     """Follows the daemon's events from :meth:`ready` on."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, flows: Flows, spares: Spares, events: Events) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        supervisor: Supervisor,
+        flows: Flows,
+        spares: Spares,
+        events: Events,
+    ) -> None:
         self._loop = loop
+        self._supervisor = supervisor
         self._flows = flows
         self._spares = spares
         self._events = events
         self._said = ""
         self._timer: asyncio.TimerHandle | None = None
-        self._unheard: asyncio.TimerHandle | None = None
-        """That the daemon is ready is said again, because the supervisor's queue was full."""
         self._unfollow: Callable[[], None] = lambda: None
 
     def line(self) -> str:
@@ -49,25 +55,20 @@ class Report:
         """Say that the daemon is up, or has taken over its new configuration, and go on saying what it does."""
         self._cancel()
         self._said = self.line()
-        self._say_ready()
-        if notify.supervised():
+        self._supervisor.ready(self._said)
+        if supervised():
             self._unfollow = self._events.feed.follow(self._happened)
-
-    def _say_ready(self) -> None:
-        self._unheard = None
-        if notify.ready(self._said) is None:
-            self._unheard = self._loop.call_later(notify.RETRY_S, self._say_ready)
 
     def starting(self) -> None:
         """Ask for time until :meth:`ready`: stored flows take as long as they take to start."""
-        if notify.supervised():
+        if supervised():
             self._extend()
 
     def stopping(self) -> None:
         """Say that the end has begun, and ask for time until :meth:`stop`."""
         self._cancel()
-        notify.stopping(self.line())
-        if notify.supervised():
+        self._supervisor.stopping(self.line())
+        if supervised():
             self._extend()
 
     def stop(self) -> None:
@@ -76,10 +77,9 @@ class Report:
 
     def _cancel(self) -> None:
         self._unfollow()
-        for timer in (self._timer, self._unheard):
-            if timer is not None:
-                timer.cancel()
-        self._timer = self._unheard = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def _happened(self, _event: Event) -> None:
         if self._timer is None:
@@ -90,8 +90,8 @@ class Report:
         line = self.line()
         if line != self._said:
             self._said = line
-            notify.status(line)
+            self._supervisor.status(line)
 
     def _extend(self) -> None:
-        notify.extend_timeout(EXTENSION_S, self.line())
+        self._supervisor.extend_timeout(EXTENSION_S, self.line())
         self._timer = self._loop.call_later(EXTEND_EVERY_S, self._extend)

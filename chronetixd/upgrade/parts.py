@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     from chronetixd.cgroups import Groups
     from chronetixd.deaths import Deaths
     from chronetixd.events import Events
-    from chronetixd.fdstore import Store
     from chronetixd.flows import Flows
     from chronetixd.journal import Journal
     from chronetixd.logfiles import LogFiles
     from chronetixd.logs import Logs
+    from chronetixd.notify import Supervisor
     from chronetixd.pump import Pump
     from chronetixd.server import Server
     from chronetixd.state import StateDir
@@ -40,7 +40,7 @@ class Parts(NamedTuple):
     audit: Audit
     deaths: Deaths
     journal: Journal
-    store: Store
+    supervisor: Supervisor
     pump: Pump
 
     def in_the_way(self) -> list[str]:
@@ -77,7 +77,7 @@ class Parts(NamedTuple):
             "audit": self.audit.packed(),
             "deaths": self.deaths.packed(),
             "owed": self.journal.packed(),
-            "store": self.store.packed(bag),
+            "unsent": self.supervisor.packed(bag),
         }
 
     def unpack(self, snapshot: Snapshot, bag: Unbag) -> None:
@@ -93,4 +93,4 @@ class Parts(NamedTuple):
         self.deaths.unpack(snapshot.deaths)
         self.flows.unpack(snapshot.flows, bag)
         self.bus.unpack(snapshot.bus, self.flows.worker)
-        self.store.unpack(snapshot.store, bag)
+        self.supervisor.unpack(snapshot.unsent, bag)

@@ -69,7 +69,8 @@ class Snapshot(Packed, frozen=True):
     audit: PackedAudit
     deaths: list[Death]
     owed: list[tuple[str, list[Any]]]
-    store: list[tuple[str, int]]
+    unsent: list[tuple[str, int]]
+    """What the supervisor is still to be told, with descriptors or -1."""
 
 
 def write(snapshot: Snapshot) -> int:

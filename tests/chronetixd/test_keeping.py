@@ -18,6 +18,7 @@ from chronetixd.core.worker import Exit
 from chronetixd.fdstore import Store
 from chronetixd.keeping import Keeping, Stored, name_of
 from chronetixd.kept import Kept, Key
+from chronetixd.notify import Supervisor
 
 KINDS = ("ring", "credit", "segment", "pidfd")
 TEXTS = st.text(st.characters(codec="utf-8"), min_size=1, max_size=300)
@@ -91,7 +92,7 @@ class TestNames:
         assert len(name) <= 255
         assert all("!" <= character <= "~" and character != ":" for character in name)
         fd = os.memfd_create("kept")
-        stored = Stored({name: [fd]}, Store(lambda *_: None))
+        stored = Stored({name: [fd]}, Store(Supervisor(lambda *_: None)))
         assert stored.has(flow)
         assert stored.take(flow, [key.node, "another"], [key.route] if key.route else []) == {key: fd}
         os.close(fd)
@@ -99,7 +100,7 @@ class TestNames:
     @given(name=st.one_of(st.text(), st.from_regex(r"f/(a|b)/(r|)/[crspx]/[0-9x-]*/[0-9]*/[0-9]*", fullmatch=True)))
     def test_any_other_name_is_nobodys_or_means_something_of_the_flow(self, name: str) -> None:
         fd = os.memfd_create("kept")
-        stored = Stored({name: [fd]}, Store(lambda *_: None))
+        stored = Stored({name: [fd]}, Store(Supervisor(lambda *_: None)))
         for key, taken in stored.take("f", ["a"], ["r"]).items():
             assert name_of("f", key).split("/")[:4] == name.split("/")[:4]
             os.close(taken)
@@ -109,7 +110,7 @@ class TestNames:
 
     def test_two_descriptors_of_one_name_are_none(self, heard: Heard, later: Later) -> None:
         name = name_of("f", Key("a", "ring", 0, "r"))
-        stored = Stored({name: [os.memfd_create("1"), os.memfd_create("2")]}, Store(later))
+        stored = Stored({name: [os.memfd_create("1"), os.memfd_create("2")]}, Store(Supervisor(later)))
         assert stored.take("f", ["a"], ["r"]) == {}
         stored.close()
         assert heard.all() == [f"-{name}"]
@@ -117,7 +118,7 @@ class TestNames:
 
 class TestAFlowsPart:
     def test_the_store_follows_the_new_before_the_old_goes(self, heard: Heard, later: Later, descriptor: int) -> None:
-        keeping = Keeping(Store(later), "f")
+        keeping = Keeping(Store(Supervisor(later)), "f")
         old, new = Key("b", "credit", 0, "r"), Key("b", "credit", 1, "r")
         keeping.follow({old: descriptor})
         keeping.follow({old: descriptor})
@@ -129,7 +130,7 @@ class TestAFlowsPart:
     def test_what_has_come_back_is_kept_on_if_it_is_the_same(self, heard: Heard, later: Later, descriptor: int) -> None:
         same, other = Key("a", "segment", 0), Key("a", "segment", 0, "", 1)
         foreign = os.memfd_create("foreign")
-        keeping = Keeping(Store(later), "f", {same: descriptor, other: foreign})
+        keeping = Keeping(Store(Supervisor(later)), "f", {same: descriptor, other: foreign})
         os.close(foreign)
         keeping.follow({same: descriptor, other: descriptor})
         name = name_of("f", other)
@@ -139,33 +140,36 @@ class TestAFlowsPart:
         self, monkeypatch: pytest.MonkeyPatch, later: Later, descriptor: int
     ) -> None:
         monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
-        store = Store(later)
+        supervisor = Supervisor(later)
+        store = Store(supervisor)
         keeping = Keeping(store, "f")
         keeping.follow({Key("a", "segment", 0): descriptor})
         keeping.close()
-        assert (store.waiting, later.due) == (0, [])
+        assert (supervisor.waiting, later.due) == (0, [])
 
 
 class TestASupervisorThatIsBusy:
     def test_it_is_told_everything_in_order_once_it_reads(self, heard: Heard, later: Later, descriptor: int) -> None:
-        store = Store(later)
+        supervisor = Supervisor(later)
+        store = Store(supervisor)
         wanted = [f"name-{number}" for number in range(2000)]
         told: list[str] = []
         for name in wanted:
             assert store.push(name, descriptor)
         store.forget("name-0")
-        assert store.waiting, "more than its socket takes"
-        while store.waiting:
+        assert supervisor.waiting, "more than its socket takes"
+        while supervisor.waiting:
             told += heard.all()
             later.pass_by()
         told += heard.all()
         assert told == [*(f"+{name}" for name in wanted), "-name-0"]
 
     def test_at_the_end_what_it_was_not_told_is_given_up(self, heard: Heard, later: Later, descriptor: int) -> None:
-        store = Store(later)
+        supervisor = Supervisor(later)
+        store = Store(supervisor)
         for number in range(2000):
             store.push(f"name-{number}", descriptor)
-        store.close()
+        supervisor.close()
         later.pass_by()
         assert not store.push("name", descriptor)
         heard.all()

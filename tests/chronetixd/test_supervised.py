@@ -16,9 +16,10 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from chronetixd import fdstore, notify
+from chronetixd import notify
 from chronetixd.activation import CONTROL, receive
 from chronetixd.cli.client import Client
+from chronetixd.fdstore import Store
 from chronetixd.watchdog import Watchdog, period_s
 from protocol.errors import ChronetixError
 from tests.chronetixd.conftest import end_what_is_left
@@ -272,10 +273,15 @@ class TestActivation:
         assert receive({"LISTEN_FDS": count, "LISTEN_PID": "2"}, 2).stored == {}
 
 
+def store() -> Store:
+    """One that has nothing to wait for."""
+    return Store(notify.Supervisor(lambda *_: None))
+
+
 class TestStore:
-    def test_descriptors_are_pushed_under_a_name_and_not_polled(self, supervisor: Supervisor) -> None:
+    def test_a_descriptor_is_pushed_under_a_name_and_not_polled(self, supervisor: Supervisor) -> None:
         read, write = os.pipe()
-        assert fdstore.push("worker-1", [write])
+        assert store().push("worker-1", write)
         fields, (kept,) = supervisor.hear()
         assert fields == {"FDSTORE": "1", "FDNAME": "worker-1", "FDPOLL": "0"}
         os.write(kept, b"here")
@@ -283,43 +289,18 @@ class TestStore:
         for fd in (read, write, kept):
             os.close(fd)
 
-    def test_more_than_one_message_takes_go_in_several(self, supervisor: Supervisor) -> None:
-        read, write = os.pipe()
-        assert fdstore.push("many", [write] * 300)
-        counts = []
-        for _ in range(2):
-            _, kept = supervisor.hear()
-            counts.append(len(kept))
-            for fd in kept:
-                os.close(fd)
-        assert counts == [253, 47]
-        os.close(read)
-        os.close(write)
-
     def test_what_is_forgotten_is_told(self, supervisor: Supervisor) -> None:
-        assert fdstore.forget("worker-1")
+        assert store().forget("worker-1")
         assert supervisor.hear()[0] == {"FDSTOREREMOVE": "1", "FDNAME": "worker-1"}
 
     @pytest.mark.parametrize("name", ["", "a:b", "a b", "ä", "x" * 256, CONTROL, "chronetixd.socket"])
     def test_a_name_that_could_not_come_back_is_refused(self, name: str) -> None:
         with pytest.raises(ValueError, match="no name for kept descriptors"):
-            fdstore.push(name, [])
+            store().push(name, 0)
 
     def test_without_a_supervisor_nothing_is_kept(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
-        assert not fdstore.push("worker-1", [0])
-        fd = fdstore.barrier()
-        assert select.select([fd], [], [], 60)[0] == [fd]
-        os.close(fd)
-
-    def test_a_barrier_holds_until_the_supervisor_has_come_to_it(self, supervisor: Supervisor) -> None:
-        fd = fdstore.barrier()
-        assert select.select([fd], [], [], 0)[0] == []
-        fields, (theirs,) = supervisor.hear()
-        assert fields == {"BARRIER": "1"}
-        os.close(theirs)
-        assert select.select([fd], [], [], 60)[0] == [fd]
-        os.close(fd)
+        assert not store().push("worker-1", 0)
 
     def test_what_was_kept_comes_back_by_its_name(self) -> None:
         """In a process of its own, as its descriptors must be 3 and 4."""

@@ -29,6 +29,7 @@ from chronetixd import (
     keeping,
     logfiles,
     logs,
+    notify,
     output,
     pump,
     revivals,
@@ -271,7 +272,8 @@ STATE: dict[type, tuple[set[str], set[str]]] = {
         {"_owed"}, {"_awaited", "_base", "_later", "_on_trouble", "_trouble", "given_up", "path"},
     ),
     keeping.Keeping: ({"_kept"}, {"_flow", "_store", "_unsure"}),
-    fdstore.Store: ({"_waiting"}, {"_closed", "_later", "room"}),  # counted again
+    fdstore.Store: (set(), {"_supervisor", "room"}),  # counted again
+    notify.Supervisor: ({"_waiting"}, {"_closed", "_later"}),
     taps.Taps: ({"next"}, {"_send", "_source", "_taps"}),
     revivals.Revivals: ({"_nodes", "_timers"}, {"_loop", "_on_deadline"}),
     flows.Flows: (

@@ -137,31 +137,6 @@ def test_an_upgrade_in_place_is_no_restart(booted: Any) -> None:
     booted.run("rm", LEDGER)
 
 
-def test_descriptors_in_the_store_come_back_after_a_crash(booted: Any) -> None:
-    script = (
-        "import os, select, sys\n"
-        "from chronetixd import fdstore, notify\n"
-        "from chronetixd.activation import receive\n"
-        "kept = receive(os.environ, os.getpid()).stored\n"
-        "notify.ready('up')\n"
-        "if not kept:\n"
-        "    fd = os.memfd_create('kept'); os.write(fd, b'precious')\n"
-        "    assert fdstore.push('worker-1', [fd])\n"
-        "    barrier = fdstore.barrier(); poll = select.poll(); poll.register(barrier, 0); poll.poll()\n"
-        "    os.kill(os.getpid(), 9)\n"
-        "(fd,) = kept['worker-1']\n"
-        "open('/run/came-back', 'wb').write(os.pread(fd, 100, 0))\n"
-    )
-    properties = ["Type=notify", "NotifyAccess=main", "Restart=on-failure", "RestartSec=0", "FileDescriptorStoreMax=10"]
-    options = [word for each in properties for word in ("-p", each)]
-    run = ("systemd-run", "--quiet", "--unit=storing", *options, "/opt/chronetix/bin/python", "-c", script)
-    booted.run(*run, check=False)
-    while booted.run("cat", "/run/came-back", check=False).stdout != "precious":
-        failed = booted.unit("storing.service")["ActiveState"] == "failed"
-        assert not failed, booted.run("journalctl", "--no-pager", "-u", "storing").stdout
-        select.select([], [], [], 0.05)
-
-
 def test_a_worker_that_dies_with_the_daemon_costs_no_frame(booted: Any) -> None:
     """Also one of the two that are at the ends, and each more than once."""
     booted.ctl("submit", "/flows/surviving.yaml", "--wait", "running")
