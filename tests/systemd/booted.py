@@ -187,11 +187,12 @@ def test_an_upgrade_of_the_package_is_taken_over_by_a_restart(booted: Any, flow:
     warned = json.loads(booted.ctl("doctor", "-o", "json").stdout)["findings"]
     assert [found["status"] for found in warned if found["check"] == "versions"] == ["WARN"]
     assert booted.ctl("service", "install", "--system").returncode == 0
-    before = booted.unit()
+    before, states = booted.unit(), booted.states()
+    assert states[flow] == "running"
     booted.run("systemctl", "restart", "chronetixd")
     restarted(booted, before)
     assert booted.version()["daemon"] == "9.9.9"
-    assert booted.states() == {flow: "running"}
+    assert booted.states() == states
 
 
 def test_uninstalling_leaves_the_state_and_nothing_that_runs(booted: Any) -> None:
