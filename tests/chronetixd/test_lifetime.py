@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from chronetixd.daemon import EXIT_BROKEN
+from tests.chronetixd.conftest import end_what_is_left
 
 ROOT = Path(__file__).parents[2]
 
@@ -282,6 +283,7 @@ daemon.run(read(), receive({}, 0), read)
 def test_a_daemon_that_does_not_know_any_more_what_it_was_doing_ends(tmp_path: Path) -> None:
     command = [sys.executable, "-c", BREAKS, str(tmp_path / "state"), str(tmp_path / "socket")]
     ended = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    end_what_is_left(tmp_path / "state")
     assert ended.returncode == EXIT_BROKEN
     assert "an internal failure" in ended.stdout + ended.stderr
     assert "MemoryError" in ended.stdout + ended.stderr
