@@ -47,7 +47,7 @@ class Counters:
         self._drops: dict[str, int] = dict.fromkeys((*DROPS_OF_PRODUCER, *DROPS_OF_CONSUMER), 0)
         self._greatest: dict[str, int] = dict.fromkeys(GREATEST, 0)
         self._returned = 0
-        self._last: RouteSnapshot | None = None
+        self._last: Mapping[str, Any] | None = None
 
     def packed(self) -> PackedCounters:
         """All of it."""
@@ -65,7 +65,7 @@ class Counters:
         self._drops |= packed.drops
         self._greatest |= packed.greatest
         self._returned = packed.returned
-        self._last = packed.last  # type: ignore[assignment]
+        self._last = packed.last
 
     def keep(self, stage: RouteSnapshot | None) -> None:
         """This stage is over."""

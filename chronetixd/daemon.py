@@ -392,6 +392,7 @@ class Daemon:
     def reload(self) -> None:
         """Read the configuration again and take over what can be; all of it is as before when any of it is wrong."""
         if not self._ready or self._stopping.is_set():
+            self._log.warning("the configuration is not read again while the daemon starts or stops")
             return
         self._supervisor.reloading()
         try:
@@ -452,7 +453,7 @@ class Daemon:
     async def _wind_up(self) -> None:
         await self._spares.stop()
         for run in self._flows.living:
-            await run.until(lambda run=run: run.machine.ended)  # type: ignore[misc]
+            await run.until(run.has_ended)
         self._server.close()
         self._ending.set()
         farewells = [self._loop.create_task(client.farewell()) for client in self._admission.clients]

@@ -35,7 +35,8 @@ from chronetixd.heldframes import HeldFrames, look
 from chronetixd.homecoming import Homecoming
 from chronetixd.journal import StoredLife
 from chronetixd.keeping import Keeping
-from chronetixd.kept import Kept, Key
+from chronetixd.kept import Kept
+from chronetixd.keys import Key
 from chronetixd.lives import Lives
 from chronetixd.news import News
 from chronetixd.plan import Plan
@@ -269,6 +270,10 @@ class FlowRun:
     async def until(self, reached: Callable[[], bool]) -> None:
         """Return once ``reached``: looked at now, and after every change of the flow or of a worker."""
         await self._watchers.until(reached)
+
+    def has_ended(self) -> bool:
+        """It has stopped or failed."""
+        return self.machine.ended
 
     def progress(self) -> dict[str, Any]:
         """How far it has come: state, workers that have started, workers."""

@@ -18,12 +18,12 @@ from urllib.parse import quote
 import structlog
 
 from chronetixd.fdstore import Store
-from chronetixd.kept import Key, Kind
+from chronetixd.keys import Key, Kind
 
 LONGEST = 60
 """Characters of a flow's, node's or route's name; of a longer one there is a digest. A name may have 255 in all."""
 
-_KINDS = {"c": "credit", "p": "pidfd", "r": "ring", "s": "segment"}
+_KINDS: dict[str, Kind] = {"c": "credit", "p": "pidfd", "r": "ring", "s": "segment"}
 _LETTERS = {kind: letter for letter, kind in _KINDS.items()}
 assert set(_LETTERS) == set(get_args(Kind))
 
@@ -85,8 +85,7 @@ def _parsed(name: str, nodes: Mapping[str, str], routes: Mapping[str, str]) -> K
     if not all(part.isdecimal() and part.isascii() and len(part) < 20 for part in parts[4:]):
         return None
     numbers = [int(part) for part in parts[4:]]
-    kind: Kind = _KINDS[parts[3]]  # type: ignore[assignment]
-    return Key(nodes[parts[1]], kind, numbers[0], routes[parts[2]], *numbers[1:])
+    return Key(nodes[parts[1]], _KINDS[parts[3]], numbers[0], routes[parts[2]], *numbers[1:])
 
 
 class Keeping:
@@ -99,13 +98,13 @@ class Keeping:
         """What came back from the store, until it is compared with what the flow has."""
         self._kept: set[Key] = set()
 
-    def packed(self) -> list[tuple[str, str, int, str, int, int]]:
+    def packed(self) -> list[Key]:
         """What is in the store."""
-        return [(*key,) for key in sorted(self._kept)]
+        return sorted(self._kept)
 
-    def unpack(self, packed: Iterable[tuple[str, str, int, str, int, int]]) -> None:
+    def unpack(self, packed: Iterable[Key]) -> None:
         """The inverse."""
-        self._kept = {Key(*each) for each in packed}  # type: ignore[arg-type]
+        self._kept = set(packed)
         self._store.take_over(len(self._kept))
 
     def follow(self, wanted: Mapping[Key, int]) -> bool:

@@ -10,30 +10,16 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Iterator, Mapping
-from typing import Literal, NamedTuple
 
 import shm
 from chronetixd.core.worker import Exit
+from chronetixd.keys import Key, Kind
 from chronetixd.pidfd import is_pidfd, told_by
 from chronetixd.stages import Memory, checked
 from protocol.errors import ChronetixError
 
-Kind = Literal["ring", "credit", "segment", "pidfd"]
-
 _CLOSED, _NEXT, _STAMPS = 64, 264, 5376
 """Where in a RING or CREDIT ``closed`` is, in a CREDIT ``next``, and the stamps begin (SPEC §3, §4)."""
-
-
-class Key(NamedTuple):
-    """What one descriptor is. ``number`` is the epoch of a ring or credit, or the index of a segment; ``resume`` that
-    of a ring's or credit's stage."""
-
-    node: str
-    kind: Kind
-    incarnation: int
-    route: str = ""
-    number: int = 0
-    resume: int = 0
 
 
 class Kept:

@@ -14,7 +14,8 @@ from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import shm
-from chronetixd.kept import Kept, Key
+from chronetixd.kept import Kept
+from chronetixd.keys import Key
 from chronetixd.stages import DataRoute, Memory, Place, Stage, checked
 from protocol.errors import error
 from protocol.messages import Reattach

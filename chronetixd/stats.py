@@ -28,13 +28,13 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 def process_figures(pid: int) -> dict[str, float]:
     """cpu_s, rss_bytes and unique_bytes (private to the process) of ``pid``; zeros for one that is gone or that
-    has made itself unreadable (setuid)."""
+    cannot be read: it has made itself so (setuid), or descriptors have run out."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             fields = file.read().rpartition(b")")[2].split()
         with open(f"/proc/{pid}/smaps_rollup", "rb") as file:
             rollup = dict(line.split(None, 1) for line in file if line.endswith(b"kB\n"))
-    except (FileNotFoundError, ProcessLookupError, PermissionError):
+    except OSError:
         return {"cpu_s": 0.0, "rss_bytes": 0, "unique_bytes": 0}
     private = sum(int(rollup.get(key, b"0 kB").split()[0]) for key in (b"Private_Clean:", b"Private_Dirty:"))
     return {

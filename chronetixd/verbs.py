@@ -241,7 +241,7 @@ async def _version(context: Context, _args: NoArgs, _emit: Emit) -> Any:
 async def _submit(context: Context, args: SubmitArgs, emit: Emit) -> Any:
     run, warnings = context.flows.submit(args.flow, args.name or None, args.bindings, args.base_dir)
     if args.wait != "accepted":
-        wanted = _runs if args.wait == "running" else _ended
+        wanted = _runs if args.wait == "running" else FlowRun.has_ended
         await _wait(run, wanted, args.timeout_ns, f"flow {run.name} {args.wait}", emit)
     if args.wait == "running" and run.state is FlowState.FAILED:
         raise error("flow-failed", flow=run.name, reason=run.reason)
@@ -345,7 +345,7 @@ async def _stop(context: Context, args: StopArgs, emit: Emit) -> Any:
     if run.machine.ended:
         raise error("flow-not-running", flow=run.name, state=str(run.state))
     context.flows.stop(run, StopMode(args.mode), args.timeout_ns)
-    await _wait(run, _ended, None, f"flow {run.name} stopped", emit)
+    await _wait(run, FlowRun.has_ended, None, f"flow {run.name} stopped", emit)
     answer = {"flow": run.name, "state": str(run.state)}
     return {**answer, "reason": run.reason} if run.reason else answer
 
@@ -490,10 +490,6 @@ def _bad_argument(name: str, verb: Verb, raw: dict[str, Any], reason: str) -> Ch
 
 
 # -- waiting and streaming ---------------------------------------------------------------------------------
-
-
-def _ended(run: FlowRun) -> bool:
-    return run.machine.ended
 
 
 def _runs(run: FlowRun) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import msgspec
 
@@ -17,7 +17,8 @@ import shm
 from chronetixd import rewiring
 from chronetixd.core.death import HeldFrames
 from chronetixd.counters import Counters
-from chronetixd.kept import Kept, Key
+from chronetixd.kept import Kept
+from chronetixd.keys import Key
 from chronetixd.stages import DataRoute, Ends, Memory, Place, Stage, checked
 from chronetixd.upgrade.bag import Bag, Unbag
 from chronetixd.upgrade.packed import PackedWiring
@@ -168,7 +169,7 @@ class Wiring:
         for route, counters in packed.counters.items():
             self._counters[route].unpack(counters)
         self._ports = {(node, route): port for node, route, port in packed.ports}
-        self._last = dict(packed.last)  # type: ignore[arg-type]
+        self._last = cast("dict[str, RouteSnapshot | None]", packed.last)
 
     # -- what a worker is told and offers ------------------------------------------------------------------
 

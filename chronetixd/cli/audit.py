@@ -57,6 +57,8 @@ def _from_disk(session: Session, path: Path, tail: int | None, uid: int | None, 
     for name in files(path):
         with name.open("rb") as lines:
             records += [r for r in read(lines) if uid in (None, r.uid) and verb in (None, r.verb)]
+    if not records and uid is None and verb is None and path.stat().st_size:
+        raise click.ClickException(f"{path} is no audit log: there is no record in it")
     for record in records if tail is None else records[len(records) - min(tail, len(records)) :]:
         item = msgspec.to_builtins(record)
         output.show_item(item, session.output, lambda item=item: line(item))  # type: ignore[misc]

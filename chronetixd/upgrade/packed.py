@@ -14,6 +14,7 @@ from chronetixd.core.death import Death
 from chronetixd.core.packed import PackedFlow, PackedRouter, PackedTimers, PackedWatch
 from chronetixd.failures import FrameFailures
 from chronetixd.journal import StoredFlow, StoredLife, StoredRevision
+from chronetixd.keys import Key
 from protocol.messages import Port
 
 
@@ -253,8 +254,8 @@ class PackedRun(Packed, frozen=True):
     lives: list[StoredLife]
     warned: PackedWatch
     taps: int
-    kept: list[tuple[str, str, int, str, int, int]] = []
-    """Keys of what the supervisor keeps of it."""
+    kept: list[Key] = []
+    """What the supervisor keeps of it."""
 
 
 class PackedListed(Packed, frozen=True):

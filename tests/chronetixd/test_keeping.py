@@ -17,7 +17,8 @@ import shm
 from chronetixd.core.worker import Exit
 from chronetixd.fdstore import Store
 from chronetixd.keeping import Keeping, Stored, name_of
-from chronetixd.kept import Kept, Key
+from chronetixd.kept import Kept
+from chronetixd.keys import Key
 from chronetixd.notify import Supervisor
 
 KINDS = ("ring", "credit", "segment", "pidfd")

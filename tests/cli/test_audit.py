@@ -35,3 +35,9 @@ def test_a_user_that_nobody_is_and_a_file_that_is_followed_are_wrong_usage(ctl: 
     (tmp_path / "audit.log").touch()
     assert ctl("audit", "--user", "no-such-user").code == 2
     assert ctl("audit", "--file", str(tmp_path / "audit.log"), "-f").code == 2
+
+
+def test_a_file_without_any_record_is_no_audit_log(ctl: Any, tmp_path: Path) -> None:
+    (tmp_path / "notes").write_text("nothing\nof the kind\n")
+    ended = ctl("audit", "--file", str(tmp_path / "notes"))
+    assert (ended.code != 0, "is no audit log" in ended.err) == (True, True)
