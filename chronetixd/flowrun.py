@@ -371,10 +371,9 @@ class FlowRun:
                 for node in nodes:
                     self.workers[node].signal(kill=kill)
             case core.WakePeers(node):
-                self.send_wiring(self.wiring.gone(node))
-                self.announce_relinked()
+                self._after_death(node, self.wiring.gone)
             case core.Succeed(node):
-                self._succeed(node)
+                self._after_death(node, self.wiring.succeeded)
             case core.Restarting(node):
                 self.revivals.planned(node, instruction.kin, instruction.after_ns, instruction.reason)
                 self.news.restarting(instruction, self.machine.revival.rule(node))
@@ -508,15 +507,15 @@ class FlowRun:
 
     # -- restarts ------------------------------------------------------------------------------------------
 
-    def _succeed(self, node: str) -> None:
-        """Its routes wait for its successor, unless it left something that none can go on from."""
+    def _after_death(self, node: str, settle: Callable[[str], list[ToNode]]) -> None:
+        """Its routes go on without it, or wait for its successor, unless it left something that none can go on from."""
         try:
-            self.send_wiring(self.wiring.succeeded(node))
+            self.send_wiring(settle(node))
             self.keep()
         except rewiring.LostMemory as lost:
             self.dispatch(core.NoSuccession(lost.node, lost.what))
         except (shm.PeerFault, OSError, MemoryError) as fault:
-            self.dispatch(core.NoSuccession(node, f"left a ring that no successor can go on from: {fault}"))
+            self.dispatch(core.NoSuccession(node, f"left a ring that nobody can go on from: {fault}"))
         self.announce_relinked()
 
     def announce_relinked(self) -> None:

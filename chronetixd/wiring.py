@@ -220,6 +220,10 @@ class Wiring:
                 _check_segment(memory, node, index, fd)
             for stage, fd in zip(ends.rings, rings, strict=True):
                 self._check_continues(stage, fd)
+            self._check_ends(due.leave)
+        except shm.PeerFault as fault:
+            bell.close()
+            raise error("descriptor-refused", what=f"a ring of node {node!r}", reason=str(fault.args[0])) from None
         except BaseException:
             bell.close()
             raise
@@ -321,20 +325,24 @@ class Wiring:
         return not self._removed
 
     def _check_continues(self, stage: Stage, ring: int) -> None:
-        """Does a next stage that a living producer has begun begin where the one before ends? Raises ProtocolError."""
+        """Does a next stage that a living producer has begun begin where the one before ends? Raises ProtocolError,
+        and PeerFault for one before that makes no sense."""
         before = self._chains[stage.route.id][-1]
         if stage is before or stage in self._chains[stage.route.id]:
             return
         if before.ring is not None:
-            try:
-                end, input_seq = self._remains(before.ring)
-            except shm.PeerFault as fault:
-                what = f"the ring of route {stage.route.id!r}"
-                raise error("descriptor-refused", what=what, reason=str(fault.args[0])) from None
+            end, input_seq = self._remains(before.ring)
             stage.base_seq, stage.resume = before.base_seq + end, max(before.resume, input_seq)
         if rewiring.base_seq(ring) != stage.base_seq:
             reason = f"it begins at {rewiring.base_seq(ring)}, the one before ends at {stage.base_seq}"
             raise error("descriptor-refused", what=f"the ring of route {stage.route.id!r}", reason=reason)
+
+    def _check_ends(self, removed: Iterable[str]) -> None:
+        """Do the rings of these routes, which their producer leaves, make sense? Raises PeerFault."""
+        for name in removed:
+            stage = self._chains[name][-1] if name in self._removed else None
+            if stage is not None and stage.ring is not None and not stage.ended:
+                self._remains(stage.ring)
 
     def _next(self, stage: Stage) -> list[ToNode]:
         """Its producer, which lives, has gone on to this stage."""
@@ -647,7 +655,8 @@ class Wiring:
 
     def gone(self, node: str) -> list[ToNode]:
         """``node`` has exited for good: wake everyone who may wait for it, detach its producers, let growth go on
-        without it."""
+        without it. Raises PeerFault when it left a RING that makes no sense, and somebody would have to know its
+        end."""
         place = self._places[node]
         place.gone = True
         self._ring_peers(place)

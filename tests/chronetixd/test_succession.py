@@ -488,6 +488,30 @@ def test_a_ring_that_makes_no_sense_is_told_to_the_caller() -> None:
         play.close()
 
 
+@pytest.mark.parametrize("dies", [False, True])
+def test_a_route_that_is_removed_and_whose_ring_makes_no_sense_is_its_producers_fault(dies: bool) -> None:
+    def nonsense(_fd: int) -> tuple[int, int]:
+        raise shm.PeerFault("stamp 9 in slot 3", None)
+
+    play = Play()
+    try:
+        told = {node: msgspec.structs.replace(life.config, inputs=[], outputs=[]) for node, life in play.lives.items()}
+        (asked,) = play.wiring.revise((), told, (), ())
+        assert (asked.node, asked.message) == ("source", Extend(leave=["r"]))
+        play.wiring._remains = nonsense
+        if dies:
+            with pytest.raises(shm.PeerFault, match="stamp 9"):
+                play.wiring.gone("source")
+        else:
+            descriptors = [os.dup(play.lives["source"].bell.fileno())]
+            with pytest.raises(ChronetixError, match="stamp 9"):
+                play.wiring.offer("source", Offer(), descriptors)
+            assert play.wiring.rerouting == ["source"], "nothing of it was taken"
+            os.close(*descriptors)
+    finally:
+        play.close()
+
+
 def test_what_an_earlier_life_had_taken_stays_marked_over_several_deaths(play: Play) -> None:
     play.lives["source"].send(1, 2, 3)
     sink = play.lives["sink"]
