@@ -133,7 +133,7 @@ class FlowRun:
         self._keeping = Keeping(self._services.store, self.name, kept)
         self.home = Homecoming(self._services.loop, self, lives, Kept(kept, whole=whole))
         for node in self.plan.nodes.values():
-            self.wiring.know(node.configure)
+            self.wiring.rerouting.know(node.configure)
         self.machine.resume({life.node: life.incarnation for life in lives}, self.home.over)
         self.home.begin()
 
@@ -353,7 +353,7 @@ class FlowRun:
             case core.Configure(node):
                 self._configure(node)
             case core.Relink(node):
-                self.send_wiring(self.wiring.relink(node))
+                self.send_wiring(self.wiring.links.relink(node))
                 self.announce_relinked()
             case core.Start(nodes):
                 self._start(nodes)
@@ -476,7 +476,7 @@ class FlowRun:
         untold = change.named("added") | change.named("changed") | change.named("removed")
         switched = frozenset(each.name for each in change.routes if each.kind == "changed")
         self.taps.removed({each.name for each in change.routes if each.kind == "removed"})
-        self.send_wiring(self.wiring.revise(plan.data_routes, told, untold, switched))
+        self.send_wiring(self.wiring.rerouting.revise(plan.data_routes, told, untold, switched))
 
     def take_over(self, node: str, worker: WorkerProcess | None) -> None:
         """``node`` has no worker: ``worker``, which has stood by, is its next one; without one it gets a new one."""
@@ -523,7 +523,7 @@ class FlowRun:
         if self.state is not FlowState.RUNNING:
             return
         for node, subject in tuple(self.machine.workers.items()):
-            if subject.state is WorkerState.READY and self.wiring.relinked(node):
+            if subject.state is WorkerState.READY and self.wiring.links.relinked(node):
                 self.dispatch(NodeEvent(node, life.Relinked()))
 
     def _entered(self, state: FlowState) -> None:

@@ -4,6 +4,7 @@ of everything that has state, with what becomes of it."""
 from __future__ import annotations
 
 import ast
+import dataclasses
 import inspect
 import os
 import socket
@@ -27,12 +28,16 @@ from chronetixd import (
     flows,
     journal,
     keeping,
+    links,
     logfiles,
     logs,
+    net,
     notify,
     output,
     pump,
+    rerouting,
     revivals,
+    segments,
     server,
     state,
     strays,
@@ -234,9 +239,12 @@ STATE: dict[type, tuple[set[str], set[str]]] = {
     output.LineCutter: ({"_dropping", "_part"}, {"cut"}),
     pump.Stream: ({"_allowance", "buffered", "fd", "pieces"}, {"_pump", "_said", "lock", "on_ready"}),
     allowance.Allowance: ({"_at", "_left"}, {"burst", "rate"}),
-    wiring.Wiring: (
-        {"_chains", "_counters", "_last", "_places", "_ports"},
-        {"_nodes", "_outputs_next", "_remains", "_removed", "_untold", "lost", "routes"},  # not within a roll-out
+    wiring.Wiring: ({"_last", "net"}, {"links", "rerouting", "segments"}),
+    net.Net: ({"chains", "counters", "places", "ports"}, {"remains", "removed", "routes"}),  # not within a roll-out
+    segments.Segments: (set(), {"_net"}),
+    links.Links: (set(), {"_net", "_segments"}),
+    rerouting.Rerouting: (
+        set(), {"_links", "_net", "_outputs_next", "_segments", "_untold", "lost", "nodes"},  # not within a roll-out
     ),
     revival.Revival: ({"deaths", "groups", "parked"}, {"rules", "strategy"}),
     router.Router: (
@@ -293,7 +301,9 @@ def test_whoever_adds_state_says_what_becomes_of_it_in_an_upgrade(kind: type) ->
 
 
 def attributes(kind: type) -> set[str]:
-    """What ``__init__`` sets."""
+    """What ``__init__`` sets, or a dataclass has."""
+    if dataclasses.is_dataclass(kind):
+        return {field.name for field in dataclasses.fields(kind)}
     (tree,) = ast.parse(inspect.cleandoc("\n" + inspect.getsource(kind))).body
     assert isinstance(tree, ast.ClassDef)
     (init,) = [each for each in tree.body if isinstance(each, ast.FunctionDef) and each.name == "__init__"]

@@ -87,7 +87,7 @@ def linked(wiring: Wiring, nodes: dict[str, Node]) -> dict[str, ToNode]:
     found: dict[str, ToNode] = {}
     for name, node in nodes.items():
         wiring.offer(name, *node.offer())
-        found |= {link.node: link for link in wiring.links(name)}
+        found |= {link.node: link for link in wiring.links.due(name)}
     return found
 
 
@@ -119,12 +119,12 @@ def test_a_link_names_the_other_ends_with_a_descriptor_for_each_thing(linked: di
 
 def test_a_node_is_linked_once_when_it_and_all_its_peers_have_offered(wiring: Wiring, nodes: dict[str, Node]) -> None:
     wiring.offer("left", *nodes["left"].offer())
-    assert wiring.links("left") == []
+    assert wiring.links.due("left") == []
     wiring.offer("source", *nodes["source"].offer())
-    assert [link.node for link in wiring.links("source")] == ["left"]
+    assert [link.node for link in wiring.links.due("source")] == ["left"]
     wiring.offer("right", *nodes["right"].offer())
-    assert sorted(link.node for link in wiring.links("right")) == ["right", "source"]
-    assert wiring.links("left") == []
+    assert sorted(link.node for link in wiring.links.due("right")) == ["right", "source"]
+    assert wiring.links.due("left") == []
 
 
 def test_linked_ends_carry_frames_and_the_view_counts_them(
@@ -176,10 +176,10 @@ def test_an_unsealed_file_is_refused(wiring: Wiring, nodes: dict[str, Node]) -> 
 
 
 def test_growth_is_confirmed_when_every_consumer_has_mapped_it(offered: Wiring, nodes: dict[str, Node]) -> None:
-    forwarded = offered.grow("source", Segment(index=1), nodes["source"].segment())
+    forwarded = offered.segments.grow("source", Segment(index=1), nodes["source"].segment())
     assert sent(forwarded) == [("left", Segment(index=1, route="r1")), ("right", Segment(index=1, route="r2"))]
-    assert offered.mapped("left", SegmentMapped(index=1, route="r1")) == []
-    confirmed = offered.mapped("right", SegmentMapped(index=1, route="r2"))
+    assert offered.segments.mapped("left", SegmentMapped(index=1, route="r1")) == []
+    confirmed = offered.segments.mapped("right", SegmentMapped(index=1, route="r2"))
     assert sent(confirmed) == [("source", SegmentMapped(index=1))]
 
 
@@ -188,24 +188,24 @@ def test_a_consumer_that_is_not_linked_yet_gets_the_segment_with_its_link(
 ) -> None:
     for name in ("source", "left"):
         wiring.offer(name, *nodes[name].offer())
-    (link,) = wiring.links("left")
+    (link,) = wiring.links.due("left")
     assert link.node == "left"
-    forwarded = wiring.grow("source", Segment(index=1), nodes["source"].segment())
+    forwarded = wiring.segments.grow("source", Segment(index=1), nodes["source"].segment())
     assert [message.node for message in forwarded] == ["left"]
     wiring.offer("right", *nodes["right"].offer())
-    told = {each.node: each.message for each in wiring.links("right")}["right"]
+    told = {each.node: each.message for each in wiring.links.due("right")}["right"]
     assert isinstance(told, Link)
     assert told.inputs[0].segments == [0, 1]
-    assert wiring.ready("left") == []
-    assert wiring.mapped("left", SegmentMapped(index=1, route="r1")) == []
-    assert sent(wiring.ready("right")) == [("source", SegmentMapped(index=1))]
+    assert wiring.links.ready("left") == []
+    assert wiring.segments.mapped("left", SegmentMapped(index=1, route="r1")) == []
+    assert sent(wiring.links.ready("right")) == [("source", SegmentMapped(index=1))]
 
 
 def test_a_consumer_that_is_gone_is_detached_and_holds_no_growth_up(offered: Wiring, nodes: dict[str, Node]) -> None:
-    offered.grow("source", Segment(index=1), nodes["source"].segment())
-    offered.mapped("left", SegmentMapped(index=1, route="r1"))
+    offered.segments.grow("source", Segment(index=1), nodes["source"].segment())
+    offered.segments.mapped("left", SegmentMapped(index=1, route="r1"))
     assert sent(offered.gone("right")) == [("source", Detach(route="r2")), ("source", SegmentMapped(index=1))]
-    assert sent(offered.grow("source", Segment(index=2), nodes["source"].segment())) == [
+    assert sent(offered.segments.grow("source", Segment(index=2), nodes["source"].segment())) == [
         ("left", Segment(index=2, route="r1"))
     ]
 
@@ -213,63 +213,65 @@ def test_a_consumer_that_is_gone_is_detached_and_holds_no_growth_up(offered: Wir
 def test_a_segment_is_offered_once(offered: Wiring, nodes: dict[str, Node]) -> None:
     descriptors = nodes["source"].segment()
     with pytest.raises(ChronetixError, match="already"):
-        offered.grow("source", Segment(index=0), descriptors)
+        offered.segments.grow("source", Segment(index=0), descriptors)
     close_all(descriptors)
 
 
 def test_only_what_was_sent_can_be_mapped(offered: Wiring) -> None:
     with pytest.raises(ChronetixError, match="not sent"):
-        offered.mapped("left", SegmentMapped(index=9, route="r1"))
+        offered.segments.mapped("left", SegmentMapped(index=9, route="r1"))
 
 
 def grown(offered: Wiring, nodes: dict[str, Node], index: int = 1) -> None:
-    offered.grow("source", Segment(index=index), nodes["source"].segment())
-    offered.mapped("left", SegmentMapped(index=index, route="r1"))
-    offered.mapped("right", SegmentMapped(index=index, route="r2"))
+    offered.segments.grow("source", Segment(index=index), nodes["source"].segment())
+    offered.segments.mapped("left", SegmentMapped(index=index, route="r1"))
+    offered.segments.mapped("right", SegmentMapped(index=index, route="r2"))
 
 
 def test_a_segment_that_was_given_back_is_forgotten_when_nobody_maps_it(
     offered: Wiring, nodes: dict[str, Node]
 ) -> None:
     grown(offered, nodes)
-    forwarded = offered.drop("source", SegmentDropped(index=1))
+    forwarded = offered.segments.drop("source", SegmentDropped(index=1))
     assert sent(forwarded) == [
         ("left", SegmentDropped(index=1, route="r1")),
         ("right", SegmentDropped(index=1, route="r2")),
     ]
-    assert offered.dropped("left", SegmentDropped(index=1, route="r1")) == []
-    free = offered.dropped("right", SegmentDropped(index=1, route="r2"))
+    assert offered.segments.dropped("left", SegmentDropped(index=1, route="r1")) == []
+    free = offered.segments.dropped("right", SegmentDropped(index=1, route="r2"))
     assert sent(free) == [("source", SegmentDropped(index=1))]
     grown(offered, nodes)
 
 
 def test_a_consumer_that_is_gone_or_dies_maps_nothing(offered: Wiring, nodes: dict[str, Node]) -> None:
     grown(offered, nodes)
-    offered.drop("source", SegmentDropped(index=1))
-    offered.dropped("left", SegmentDropped(index=1, route="r1"))
+    offered.segments.drop("source", SegmentDropped(index=1))
+    offered.segments.dropped("left", SegmentDropped(index=1, route="r1"))
     assert ("source", SegmentDropped(index=1)) in sent(offered.gone("right"))
-    assert sent(offered.drop("source", SegmentDropped(index=0))) == [("left", SegmentDropped(index=0, route="r1"))]
+    assert sent(offered.segments.drop("source", SegmentDropped(index=0))) == [
+        ("left", SegmentDropped(index=0, route="r1"))
+    ]
     assert ("source", SegmentDropped(index=0)) in sent(offered.succeeded("left"))
 
 
 def test_a_number_that_somebody_else_may_remember_is_never_free(offered: Wiring, nodes: dict[str, Node]) -> None:
-    assert len(offered.drop("source", SegmentDropped(index=0), reuse=False)) == 2
+    assert len(offered.segments.drop("source", SegmentDropped(index=0), reuse=False)) == 2
     for node, route in (("left", "r1"), ("right", "r2")):
-        assert offered.dropped(node, SegmentDropped(index=0, route=route)) == []
+        assert offered.segments.dropped(node, SegmentDropped(index=0, route=route)) == []
 
 
 def test_only_a_segment_in_use_can_be_given_back_and_only_once(offered: Wiring, nodes: dict[str, Node]) -> None:
-    offered.grow("source", Segment(index=1), nodes["source"].segment())
+    offered.segments.grow("source", Segment(index=1), nodes["source"].segment())
     for index in (1, 7):
         with pytest.raises(ChronetixError, match="not in use"):
-            offered.drop("source", SegmentDropped(index=index))
-    offered.drop("source", SegmentDropped(index=0))
+            offered.segments.drop("source", SegmentDropped(index=index))
+    offered.segments.drop("source", SegmentDropped(index=0))
     with pytest.raises(ChronetixError, match="not in use"):
-        offered.drop("source", SegmentDropped(index=0))
+        offered.segments.drop("source", SegmentDropped(index=0))
     for node, route in (("left", "r2"), ("right", "r1"), ("left", "r9")):
         with pytest.raises(ChronetixError, match="no input of node"):
-            offered.dropped(node, SegmentDropped(index=0, route=route))
-    assert offered.dropped("left", SegmentDropped(index=9, route="r1")) == []
+            offered.segments.dropped(node, SegmentDropped(index=0, route=route))
+    assert offered.segments.dropped("left", SegmentDropped(index=9, route="r1")) == []
 
 
 def test_peers_of_a_worker_that_is_gone_are_woken(offered: Wiring, nodes: dict[str, Node]) -> None:

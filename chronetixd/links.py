@@ -1,0 +1,143 @@
+"""Both ends of a stage are told of each other once each has offered its own: links, the first and the later ones."""
+
+from __future__ import annotations
+
+import msgspec
+
+from chronetixd.net import Net, ToNode
+from chronetixd.segments import Segments
+from chronetixd.stages import Ends, Place, Stage
+from protocol.errors import error
+from protocol.messages import Extend, InputLink, Link, Linked, Port
+
+
+class Links:
+    """Of all nodes of one flow."""
+
+    def __init__(self, net: Net, segments: Segments) -> None:
+        self._net = net
+        self._segments = segments
+
+    def due(self, node: str) -> list[ToNode]:
+        """The links that are due now that ``node`` has offered: its own, and those of its peers."""
+        place = self._net.places[node]
+        near = [*(route.source for route in place.inputs), *(route.target for route in place.outputs)]
+        found = [self.link(self._net.places[each]) for each in dict.fromkeys((node, *near))]
+        return [link for link in found if link is not None]
+
+    def link(self, place: Place) -> ToNode | None:
+        """What ``place`` can be linked to now and was not told of."""
+        if place.gone or place.memory is None:
+            return None
+        if not place.linked:
+            return self._first_link(place)
+        outputs = [s for s in self._net.present(place.outputs) if s.producer is place.memory and s.complete]
+        outputs = [stage for stage in outputs if not stage.told_producer]
+        inputs = [s for s in self._net.stages(place.inputs) if s.consumer is place.memory and s.complete]
+        inputs = [stage for stage in inputs if not stage.told_consumer and not stage.held]
+        if not outputs and not inputs:
+            return None
+        place.answers.append(Ends(outputs, inputs))
+        return _linked(place, outputs, inputs)
+
+    def _first_link(self, place: Place) -> ToNode | None:
+        """All ends at once, when the last peer has offered."""
+        outputs = [stage for stage in self._net.present(place.outputs) if stage.producer is place.memory]
+        inputs = [stage for stage in self._net.stages(place.inputs) if stage.consumer is place.memory]
+        if not all(stage.complete for stage in (*outputs, *inputs)):
+            return None
+        place.linked = True
+        return _linked(place, outputs, inputs)
+
+    def ready(self, node: str) -> list[ToNode]:
+        """``node`` is ready: it has mapped all that came with its link, and can be told of stages begun meanwhile."""
+        place = self._net.places[node]
+        place.ready = True
+        told = self._segments.settle(stage for stage in self._net.stages(place.inputs) if stage.told_consumer)
+        if place.later:
+            told.append(self.extend(place, place.later))
+            place.later = []
+        return told
+
+    def relink(self, node: str) -> list[ToNode]:
+        """The successor ``node`` is ready: links for the producers that had been linked to its predecessor."""
+        place = self._net.places[node]
+        mine = [stage for stage in self._net.stages(place.inputs) if stage.consumer is place.memory]
+        stages = [s for s in mine if s.relink and not s.ended and not self._net.places[s.route.source].gone]
+        place.relinking = set(stages)
+        place.asked_relink = True
+        told = []
+        for source in dict.fromkeys(stage.route.source for stage in stages):
+            producer = self._net.places[source]
+            outputs = [stage for stage in stages if stage.route.source == source]
+            producer.answers.append(Ends(outputs, []))
+            told.append(_linked(producer, outputs, []))
+        return told
+
+    def relinked(self, node: str) -> bool:
+        """No producer has to be linked to the successor ``node`` any more: it may start. Said once."""
+        place = self._net.places[node]
+        done = place.asked_relink and not place.relinking
+        place.asked_relink = place.asked_relink and not done
+        return done
+
+    def linked(self, node: str, message: Linked) -> list[ToNode]:
+        """``node`` has mapped what a link after its first brought. Raises ProtocolError when none is unanswered."""
+        place = self._net.places[node]
+        if not place.answers:
+            raise error("unexpected-message", type="linked", when="where no link is to be answered")
+        ends = place.answers.popleft()
+        wanted = [stage.route.id for stage in (*ends.rings, *ends.credits)]
+        if message.routes != wanted:
+            reason = f"routes are {message.routes}, but the link was of {wanted}"
+            raise error("malformed-message", type="linked", reason=reason)
+        for stage in ends.rings:
+            if all(stage not in later.rings for later in place.answers):
+                self._net.places[stage.route.target].relinking.discard(stage)
+        return self._segments.settle(stage for stage in ends.credits if stage.told_consumer)
+
+    def tell_begun(self, node: str, stages: list[Stage]) -> list[ToNode]:
+        """Next stages of inputs of ``node``: now, or when it is ready; one that is yet to be born is told at birth."""
+        consumer = self._net.places[node]
+        if consumer.ready and not consumer.gone:
+            return [self.extend(consumer, stages)]
+        if consumer.configured:
+            consumer.later += stages
+        return []
+
+    def extend(self, place: Place, stages: list[Stage], *, changes: bool = False) -> ToNode:
+        """``place`` has these as further stages of its inputs; ``changes``: see Ends."""
+        place.due.append(Ends([], list(stages), changes=changes))
+        inputs = [at(self._net.ports[place.node, stage.route.id], stage) for stage in stages]
+        return ToNode(place.node, Extend(inputs=inputs))
+
+
+def at(port: Port, stage: Stage) -> Port:
+    """``port`` as it is told of ``stage``."""
+    return msgspec.structs.replace(stage.port or port, epoch=stage.epoch, base_seq=stage.base_seq, resume=stage.resume)
+
+
+def _linked(place: Place, outputs: list[Stage], inputs: list[Stage]) -> ToNode:
+    """The link that brings these ends; they count as told."""
+    fds: list[int] = []
+    for stage in outputs:
+        assert stage.credit is not None
+        assert stage.consumer is not None
+        fds += (stage.credit, stage.consumer.doorbell.fileno())
+        stage.told_producer, stage.relink = True, False
+    links = []
+    for stage in inputs:
+        assert stage.ring is not None
+        assert stage.producer is not None
+        segments = stage.producer.segments
+        fds += (stage.ring, stage.producer.doorbell.fileno(), *segments.values())
+        succeeds = stage.predecessor is not None
+        if stage.predecessor is not None:
+            fds.append(stage.predecessor)
+            stage.close_view()
+        links.append(InputLink(route=stage.route.id, segments=list(segments), epoch=stage.epoch, predecessor=succeeds))
+        stage.told_consumer = True
+        stage.by_link, stage.sent = set(segments), set(segments)
+    epochs = [stage.epoch for stage in outputs] if place.ready else []
+    message = Link(outputs=[stage.route.id for stage in outputs], inputs=links, epochs=epochs)
+    return ToNode(place.node, message, tuple(fds))
