@@ -26,6 +26,7 @@ from chronetixd.core.worker import Exit
 from chronetixd.output import Output
 from chronetixd.pidfd import Process
 from chronetixd.proc import children, seen
+from chronetixd.startpath import SAFE
 from chronetixd.want import AGAIN_S, wanting
 from protocol.errors import ChronetixError, error
 from protocol.messages import LauncherReady, Message, Spawn, Spawned, SpawnFailed
@@ -196,7 +197,7 @@ class Launcher:
                 opened.callback(os.close, write_end)
                 opened.callback(os.close, read_end)
                 popen = subprocess.Popen(
-                    [sys.executable, "-m", "nodeworker.launcher"],
+                    [sys.executable, SAFE, "-m", "nodeworker.launcher"],
                     stdin=subprocess.DEVNULL,
                     stdout=write_end,
                     stderr=write_end,

@@ -1,6 +1,6 @@
 """The launcher: a small process that has everything imported and forks workers from it.
 
-The daemon starts it first (``python -m nodeworker.launcher``, control socket's number in CHRONETIX_FD) and asks it for
+The daemon starts it first (``python -P -m nodeworker.launcher``, control socket in CHRONETIX_FD) and asks it for
 workers with ``Spawn``. A worker becomes the daemon's own child; the launcher hands over its pidfd and forgets it.
 Rules:
 

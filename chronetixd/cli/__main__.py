@@ -1,5 +1,9 @@
 """``python -m chronetixd.cli`` is chronetixctl."""
 
-from chronetixd.cli import main
+from chronetixd.startpath import forget_start_folder
 
-main()
+if __name__ == "__main__":
+    forget_start_folder()
+    from chronetixd.cli import main
+
+    main()

@@ -15,6 +15,7 @@ import click
 from chronetixd.cli.app import Session
 from chronetixd.cli.flowfile import load_flow
 from chronetixd.cli.options import bind_option, command, file_argument
+from chronetixd.startpath import SAFE
 from protocol import cbor
 
 
@@ -51,4 +52,4 @@ def _become_runner(document: bytes, options: list[str]) -> NoReturn:
     os.close(memory)
     sys.stdout.flush()
     sys.stderr.flush()
-    os.execv(sys.executable, [sys.executable, "-m", "nodeworker.inproc", *options, "-"])
+    os.execv(sys.executable, [sys.executable, SAFE, "-m", "nodeworker.inproc", *options, "-"])

@@ -21,6 +21,7 @@ import msgspec
 from chronetixd.core.worker import Exit
 from chronetixd.launch import NOT_INHERITED
 from chronetixd.pidfd import Process
+from chronetixd.startpath import SAFE
 from chronetixd.upgrade import passage
 from chronetixd.upgrade.packed import Packed
 from chronetixd.upgrade.snapshot import FORMATS, Snapshot, read
@@ -129,7 +130,7 @@ def rehearse(state: int, rebuild: Callable[[Snapshot], tuple[str, int]]) -> None
     _end_with_parent()
     snapshot = read(state)
     version, workers = rebuild(snapshot)
-    launcher = subprocess.run([sys.executable, "-c", "import nodeworker.launcher"], stdin=subprocess.DEVNULL)
+    launcher = subprocess.run([sys.executable, SAFE, "-c", "import nodeworker.launcher"], stdin=subprocess.DEVNULL)
     if launcher.returncode != 0:
         raise error("snapshot-unreadable", reason="this release's launcher of workers does not start, see above")
     answer = Answer(version=version, formats=list(FORMATS), flows=len(snapshot.flows.flows), workers=workers)
