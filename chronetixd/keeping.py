@@ -2,15 +2,17 @@
 
 A name says all that is to be known of a descriptor (:class:`chronetixd.kept.Key`), part by part, so that the store
 alone is enough. Rules: of a flow all is kept or nothing, so that what is not there was never there; a name stands for
-one descriptor, and a descriptor keeps its name (systemd takes none that it has under another); the store follows what
-the flow has, the new before the old goes; a name that is nobody's, or that has come with several descriptors, is
-forgotten.
+one descriptor, and a descriptor keeps its name (systemd takes none that it has under another); every key has a name,
+and that name is read as this key and no other; the store follows what the flow has, the new before the old goes. A name
+of a flow that does not need it any more, or that has come with several descriptors, is forgotten; one that is no name
+of ours stays in the store. Either is told.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Iterable, Mapping
 from typing import get_args
 from urllib.parse import quote
@@ -18,7 +20,7 @@ from urllib.parse import quote
 import structlog
 
 from chronetixd.fdstore import Store
-from chronetixd.keys import Key, Kind
+from chronetixd.keys import HIGHEST, Key, Kind
 
 LONGEST = 60
 """Characters of a flow's, node's or route's name; of a longer one there is a digest. A name may have 255 in all."""
@@ -28,9 +30,16 @@ _LETTERS = {kind: letter for letter, kind in _KINDS.items()}
 assert set(_LETTERS) == set(get_args(Kind))
 
 
+SHOWN = 10
+"""Names that a record of the log tells."""
+
+
 def name_of(flow: str, key: Key) -> str:
-    """What the descriptor of ``key`` is called."""
+    """What the descriptor of ``key`` is called. Raises ValueError for numbers that no key has: under another name the
+    next daemon would not find it again."""
     numbers = (key.incarnation, key.number, key.resume)
+    if not all(0 <= number <= HIGHEST for number in numbers):
+        raise ValueError(f"{key} has a number that is not in 0 to {HIGHEST}")
     return "/".join((*map(_part, (flow, key.node, key.route)), _LETTERS[key.kind], *map(str, numbers)))
 
 
@@ -64,28 +73,43 @@ class Stored:
         return found
 
     def close(self) -> None:
-        """Close what nobody took, and have it forgotten. Idempotent."""
-        if self._left:
-            structlog.get_logger("chronetixd").info(
-                "the supervisor kept descriptors that are nobody's; they are given up", names=len(self._left)
-            )
+        """Close what nobody took, and have it forgotten: it is of flows that have ended. What is no name of ours stays
+        where it is: it is another program's, or of a release that knows it. Idempotent."""
+        strange = {name for name in self._left if not _MADE.fullmatch(name)}
         for name, descriptors in self._left.items():
             for fd in descriptors:
                 os.close(fd)
-            self._store.forget(name)
-            self._store.take_over(1 - len(descriptors))
+            if name not in strange:
+                self._store.forget(name)
+                self._store.take_over(1 - len(descriptors))
+        _tell(
+            "the supervisor keeps descriptors whose names this release cannot read; they stay with it, and take room "
+            "until the service is stopped",
+            strange,
+        )
+        _tell("the supervisor kept descriptors that no flow goes on with; they are given up", {*self._left} - strange)
         self._left.clear()
 
 
+def _tell(what: str, names: set[str]) -> None:
+    if names:
+        structlog.get_logger("chronetixd").warning(what, count=len(names), names=sorted(names)[:SHOWN])
+
+
+_MADE = re.compile(rf"[^/]+/[^/]+/[^/]*/[{''.join(_KINDS)}](/(0|[1-9][0-9]{{0,18}})){{3}}", re.ASCII)
+"""What :func:`name_of` makes."""
+
+
 def _parsed(name: str, nodes: Mapping[str, str], routes: Mapping[str, str]) -> Key | None:
-    """What ``name`` says, if it is one of ours, of these nodes and routes."""
-    parts = name.split("/")
-    if len(parts) != 7 or parts[1] not in nodes or parts[2] not in routes or parts[3] not in _KINDS:
+    """What ``name`` says, if it is one of ours, of these nodes and routes: the inverse of :func:`name_of`."""
+    if not _MADE.fullmatch(name):
         return None
-    if not all(part.isdecimal() and part.isascii() and len(part) < 20 for part in parts[4:]):
+    _, node, route, kind, *told = name.split("/")
+    if node not in nodes or route not in routes:
         return None
-    numbers = [int(part) for part in parts[4:]]
-    return Key(nodes[parts[1]], _KINDS[parts[3]], numbers[0], routes[parts[2]], *numbers[1:])
+    incarnation, number, resume = map(int, told)
+    key = Key(nodes[node], _KINDS[kind], incarnation, routes[route], number, resume)
+    return key if max(incarnation, number, resume) <= HIGHEST else None
 
 
 class Keeping:

@@ -43,12 +43,13 @@ class Kept:
         return {key.number for key in self._found if key.route == route}
 
     def memory(self, node: str) -> Memory | None:
-        """The arena of the last incarnation of ``node`` of which there is a ring; a new one without anything when there
-        is none but something else; None when there is nothing. The caller's to close, as every one of a ring is."""
+        """The arena of the last incarnation of ``node`` of which there is a ring; one without anything, of its last
+        incarnation, when there is none but something else; None when there is nothing. The caller's to close, as every
+        one of a ring is."""
         if node not in self._last:
             mine = [key for key in self._found if key.node == node and key.kind != "pidfd"]
-            last = max((key.incarnation for key in mine if key.kind == "ring"), default=-1)
-            self._last[node] = self._memory(node, last) if mine else None
+            made = [key.incarnation for key in mine if key.kind == "ring"] or [key.incarnation for key in mine]
+            self._last[node] = self._memory(node, max(made)) if made else None
         return self._last[node]
 
     def ring(self, route: str, epoch: int) -> tuple[Key, int, Memory] | None:

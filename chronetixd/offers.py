@@ -48,4 +48,4 @@ def keep(memory: Memory, ends: Ends, rings: Iterable[int], credits: Iterable[int
         stage.ring, stage.producer = fd, memory
         memory.stages += 1
     for stage, fd in zip(ends.credits, credits, strict=True):
-        stage.credit, stage.consumer = fd, memory
+        stage.credit, stage.consumer, stage.consumer_incarnation = fd, memory, memory.incarnation

@@ -134,9 +134,11 @@ def _stage(
     if shown_credit is not None and consumer is not None:
         stage.credit, told = shown_credit
         stage.consumer, stage.told_consumer, stage.sent = consumer.memory, told.linked, set(told.segments)
+        stage.consumer_incarnation = consumer.incarnation
         stage.resume = max(stage.resume, told.resume)
     elif kept_credit is not None:
         stage.credit, stage.consumer = kept_credit[1], kept.memory(route.target)
+        stage.consumer_incarnation = kept_credit[0].incarnation
         stage.told_consumer = stage.ring is not None  # each was kept before anybody was told of the other
         stage.resume = max(stage.resume, kept_credit[0].resume)
     if kept_ring is not None:
@@ -218,8 +220,8 @@ def memories(stages: Iterable[Stage], places: Mapping[str, Place]) -> dict[Key, 
             found[Key(route.source, "ring", incarnation, route.id, epoch, stage.resume)] = stage.ring
             for index, fd in stage.producer.segments.items():
                 found[Key(route.source, "segment", incarnation, "", index)] = fd
-        if stage.credit is not None and stage.consumer is not None:
-            incarnation = stage.consumer.incarnation
+        if stage.credit is not None:
+            incarnation = stage.consumer_incarnation
             found[Key(route.target, "credit", incarnation, route.id, epoch, stage.resume)] = stage.credit
         ran = stage.told_consumer and places[route.target].started
         if stage.predecessor is not None and not ran:

@@ -80,6 +80,8 @@ class Stage:
     """Of the RING's maker, which may be dead."""
     credit: int | None = None
     consumer: Memory | None = None
+    consumer_incarnation: int = 0
+    """Of its node, when the CREDIT was made: the name under which a supervisor keeps it."""
     predecessor: int | None = None
     """CREDIT of the last consumer that ran on this stage and died."""
     predecessor_incarnation: int = 0
@@ -168,7 +170,7 @@ class Stage:
             self.passed = max(self.passed, seen["next"] if seen is not None else 0)
             _close(self.predecessor)
             self.predecessor, self.credit = self.credit, None
-            self.predecessor_incarnation = self.consumer.incarnation if self.consumer is not None else 0
+            self.predecessor_incarnation = self.consumer_incarnation
         self.close_view()
         _close(self.credit)
         self.credit = None

@@ -49,6 +49,8 @@ class PackedStage(Packed, frozen=True):
     producer: int | None = None
     credit: int | None = None
     consumer: int | None = None
+    consumer_incarnation: int | None = None
+    """None in what an older release has packed: that of ``consumer``."""
     predecessor: int | None = None
     predecessor_incarnation: int = 0
     told_producer: bool = False

@@ -72,6 +72,7 @@ class Packer:
             producer=self._memory(stage.producer),
             credit=put(stage.credit),
             consumer=self._memory(stage.consumer),
+            consumer_incarnation=stage.consumer_incarnation,
             predecessor=put(stage.predecessor),
             predecessor_incarnation=stage.predecessor_incarnation,
             told_producer=stage.told_producer,
@@ -155,6 +156,9 @@ class Unpacker:
         if packed.route not in routes:
             raise ValueError(f"there is no data route {packed.route!r}")
         take = self._bag.take_if
+        consumer, incarnation = self._of(packed.consumer), packed.consumer_incarnation
+        if incarnation is None:
+            incarnation = consumer.incarnation if consumer is not None else 0
         return Stage(
             routes[packed.route],
             packed.epoch,
@@ -163,7 +167,8 @@ class Unpacker:
             ring=take(packed.ring),
             producer=self._of(packed.producer),
             credit=take(packed.credit),
-            consumer=self._of(packed.consumer),
+            consumer=consumer,
+            consumer_incarnation=incarnation,
             predecessor=take(packed.predecessor),
             predecessor_incarnation=packed.predecessor_incarnation,
             told_producer=packed.told_producer,

@@ -18,13 +18,15 @@ from chronetixd.core.worker import Exit
 from chronetixd.fdstore import Store
 from chronetixd.keeping import Keeping, Stored, name_of
 from chronetixd.kept import Kept
-from chronetixd.keys import Key
+from chronetixd.keys import HIGHEST, Key
 from chronetixd.notify import Supervisor
+from chronetixd.wiring import DataRoute, Wiring
 
 KINDS = ("ring", "credit", "segment", "pidfd")
 TEXTS = st.text(st.characters(codec="utf-8"), min_size=1, max_size=300)
-NUMBERS = st.integers(0, 2**63 - 1)
+NUMBERS = st.integers(0, HIGHEST)
 KEYS = st.builds(Key, TEXTS, st.sampled_from(KINDS), NUMBERS, st.one_of(st.just(""), TEXTS), NUMBERS, NUMBERS)
+NAMES = st.from_regex(r"f/(a|b)/(r|)/[crspx]/(-|)(0|00|1)/[0-9]*/(0|9{17,21})", fullmatch=True)
 
 
 class Heard:
@@ -98,16 +100,38 @@ class TestNames:
         assert stored.take(flow, [key.node, "another"], [key.route] if key.route else []) == {key: fd}
         os.close(fd)
 
-    @given(name=st.one_of(st.text(), st.from_regex(r"f/(a|b)/(r|)/[crspx]/[0-9x-]*/[0-9]*/[0-9]*", fullmatch=True)))
+    @given(
+        name=st.one_of(
+            st.text(), st.from_regex(r"f/(a|b)/(r|)/[crspx]/(-|)(0|00|1)/[0-9]*/(0|9{17,21})", fullmatch=True)
+        )
+    )
     def test_any_other_name_is_nobodys_or_means_something_of_the_flow(self, name: str) -> None:
         fd = os.memfd_create("kept")
         stored = Stored({name: [fd]}, Store(Supervisor(lambda *_: None)))
         for key, taken in stored.take("f", ["a"], ["r"]).items():
-            assert name_of("f", key).split("/")[:4] == name.split("/")[:4]
+            assert name_of("f", key) == name
             os.close(taken)
         stored.close()
         with pytest.raises(OSError, match="Bad file descriptor"):
             os.fstat(fd)
+
+    @pytest.mark.parametrize("number", [-1, HIGHEST + 1])
+    def test_a_key_that_the_next_daemon_would_not_read_gets_no_name(self, number: int) -> None:
+        for field in ("incarnation", "number", "resume"):
+            with pytest.raises(ValueError, match="has a number that is not in 0 to"):
+                name_of("f", Key("a", "credit", 0, "r")._replace(**{field: number}))
+
+    def test_what_is_no_name_of_ours_is_told_and_stays_with_the_supervisor(
+        self, heard: Heard, later: Later, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        store = Store(Supervisor(later), limit=10)
+        over = name_of("over", Key("a", "ring", 0, "r"))
+        stored = Stored({name: [os.memfd_create("kept")] for name in ("of-another-program", over)}, store)
+        stored.close()
+        assert heard.all() == [f"-{over}"]
+        assert store.room == 9
+        told = capsys.readouterr().out
+        assert all(name in told for name in ("of-another-program", over))
 
     def test_two_descriptors_of_one_name_are_none(self, heard: Heard, later: Later) -> None:
         name = name_of("f", Key("a", "ring", 0, "r"))
@@ -210,6 +234,23 @@ class TestWhatComesOut:
         assert chosen[0].incarnation == last or credit_words(chosen[1]) == said
         os.close(chosen[1])
         kept.close()
+
+    @given(source=st.integers(0, 3), sink=st.integers(0, 3), later=st.integers(0, 2))
+    def test_a_daemon_keeps_it_under_the_names_that_it_has(self, source: int, sink: int, later: int) -> None:
+        """Both nodes are dead; the sink may have died once more since it made its credits."""
+        arena = shm.Arena(1 << 20, first=1 << 16, on_grow=lambda *_: None)
+        ring, credits = shm.Producer(arena, "r", credits=4), shm.Consumer("r", credits=4)
+        found = {
+            Key("a", "ring", source, "r"): os.dup(ring.fd),
+            Key("b", "credit", sink, "r"): os.dup(credits.fd),
+            **{Key("a", "segment", source, "", index): os.dup(fd) for index, fd, _ in arena.segments},
+        }
+        wiring = Wiring(("a", "b"), [DataRoute("r", "a", "b")])
+        wiring.take_over({}, {"a": source, "b": sink + later}, set(), Kept(found))
+        assert wiring.memories() == found
+        wiring.close()
+        for end in (ring, credits, arena):
+            end.close()
 
     def test_of_an_exit_that_was_not_kept_nothing_is_known(self) -> None:
         kept = Kept({})

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from queue import SimpleQueue
 
 from tests.e2e.conftest import ROOT, Daemon
 
@@ -30,7 +31,7 @@ os.execv(sys.executable, [sys.executable, "-m", "chronetixd", *sys.argv[2 + coun
 
 class Supervisor:
     """Of one daemon at a time, in ``folder``. ``store`` has the kept descriptors by name; ``limit`` as
-    FileDescriptorStoreMax."""
+    FileDescriptorStoreMax; ``told`` counts what the present daemon has said."""
 
     def __init__(self, folder: Path, settings: dict[str, str], limit: int = 8192) -> None:
         self.folder = folder
@@ -41,14 +42,44 @@ class Supervisor:
         self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._sock.bind(str(folder / "notify.sock"))
         self._ready = threading.Event()
+        self._heard = threading.Event()
+        self._process: SimpleQueue[subprocess.Popen[bytes]] = SimpleQueue()
+        self._last = 0
+        self.told = 0
         self._over, self._end = os.pipe()
         self._thread = threading.Thread(target=self._listen)
         self._thread.start()
 
     def start(self, patience_s: float = math.inf) -> Daemon:
         """The next daemon, once it is ready. AssertionError when it ends, or is not ready in time."""
+        daemon = self.begin()
+        give_up = time.monotonic() + patience_s
+        while not self._is_ready_or_ended(daemon):
+            assert time.monotonic() < give_up, f"not ready after {patience_s:g} s: {daemon.log.read_text()}"
+        assert self._ready.is_set(), daemon.log.read_text()
+        return daemon
+
+    def cut_short(self, last: int) -> None:
+        """The next daemon, killed when it has told ``last`` things, or is ready: whatever comes first."""
+        daemon = self.begin(last)
+        while not self._is_ready_or_ended(daemon):
+            pass
+        daemon.process.kill()
+        daemon.process.wait()
+
+    def _is_ready_or_ended(self, daemon: Daemon) -> bool:
+        """Waits a moment for it. Its exit status is left."""
+        pidfd = os.pidfd_open(daemon.process.pid)
+        ended = bool(select.select([pidfd], [], [], 0)[0])
+        os.close(pidfd)
+        return self._ready.wait(0.05) or ended
+
+    def begin(self, last: int = 0) -> Daemon:
+        """The next daemon, which is killed when it has told ``last`` things (0: it is not)."""
+        self._hear_out()
         files = self.folder / "control.sock", self.folder / "state", self.folder / "daemon.log"
         self._ready.clear()
+        self.told, self._last, self._process = 0, last, SimpleQueue()
         names = [name for name, kept in self.store.items() for _ in kept]
         descriptors = [fd for kept in self.store.values() for fd in kept]
         environment = (
@@ -68,13 +99,16 @@ class Supervisor:
         with files[2].open("ab") as log:
             process = subprocess.Popen(command, env=environment, pass_fds=descriptors, stdout=log, stderr=log)
         self.started.append(Daemon(process, *files))
-        pidfd = os.pidfd_open(process.pid)
-        give_up = time.monotonic() + patience_s
-        while not self._ready.wait(0.05):
-            assert not select.select([pidfd], [], [], 0)[0], files[2].read_text()
-            assert time.monotonic() < give_up, f"not ready after {patience_s:g} s: {files[2].read_text()}"
-        os.close(pidfd)
+        if last:
+            self._process.put(process)
         return self.started[-1]
+
+    def _hear_out(self) -> None:
+        """Wait until everything is heard that was said, also by a daemon that is dead."""
+        self._heard.clear()
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as end:
+            end.sendto(b"BARRIER=1", str(self.folder / "notify.sock"))
+        self._heard.wait()
 
     def close(self) -> None:
         """Keep nothing, hear nothing more."""
@@ -102,6 +136,12 @@ class Supervisor:
                 descriptors = self._keep(name, descriptors)
             for fd in descriptors:
                 os.close(fd)
+            if "BARRIER" in fields:
+                self._heard.set()
+                continue
+            self.told += 1
+            if self.told == self._last:
+                self._process.get().kill()
             if "READY" in fields:
                 self._ready.set()
 

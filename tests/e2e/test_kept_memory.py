@@ -102,6 +102,42 @@ def test_it_is_so_again_and_again(supervisor: Supervisor, flow: Flow) -> None:
     goes_on(supervisor, flow, ())
 
 
+@pytest.mark.parametrize("victims", [("sink",), ("source", "map"), NODES], ids="+".join)
+def test_daemons_that_are_killed_one_after_the_other_on_their_way_back_cost_no_frame(
+    victims: tuple[str, ...], supervisor: Supervisor, flow: Flow
+) -> None:
+    """Each at its next step: after the first thing that it tells the supervisor, after the second, …"""
+    with Client.connect(supervisor.start().socket) as client:
+        before = flow.submit(client)
+    kill(supervisor.started[-1])
+    for victim in victims:
+        end(before[victim])
+    for step in range(1, 9):
+        supervisor.cut_short(step)
+    with Client.connect(supervisor.start().socket) as client:
+        (listed,) = client.call("list")["flows"]
+        assert listed["state"] == "running", listed
+        flow.grows(client)
+        assert client.call("stop", flow="f")["state"] == "stopped"
+    flow.check()
+
+
+def test_a_daemon_that_is_killed_on_its_way_back_leaves_all_names_as_they_were(
+    supervisor: Supervisor, flow: Flow
+) -> None:
+    with Client.connect(supervisor.start().socket) as client:
+        before = flow.submit(client)
+        while len(supervisor.store) < 3 + 2 * 2 + 2:
+            client.call("list")
+        kept = {name for name in supervisor.store if "/p/" not in name}
+    kill(supervisor.started[-1])
+    end(before["sink"])
+    supervisor.cut_short(1)
+    assert kept <= supervisor.store.keys()
+    supervisor.start()
+    goes_on(supervisor, flow, ())
+
+
 def test_it_is_told_how_a_worker_ended_that_nobody_watched(supervisor: Supervisor, flow: Flow) -> None:
     with Client.connect(supervisor.start().socket) as client:
         before = flow.submit(client)
@@ -177,8 +213,10 @@ class TestAStoreThatHoldsSomethingElse:
         goes_on(supervisor, flow, ())
 
     def test_names_of_nobody_and_too_many_descriptors(self, supervisor: Supervisor, flow: Flow) -> None:
+        strange = {"f/map//s/0/x/0", "stored", "f///////"}
+
         def swap(store: dict[str, list[int]]) -> None:
-            for name in ("f/map//r/0/0/0", "f/nobody//s/0/0/0", "f/map//s/0/x/0", "g/a//p/0/0/0", "stored", "f///////"):
+            for name in ("f/map//r/0/0/0", "f/nobody//s/0/0/0", "g/a//p/0/0/0", *strange):
                 store[name] = [os.open("/dev/null", os.O_RDONLY)]
             for name in [name for name in store if "/s/" in name]:
                 store[name] += [os.dup(store[name][0]) for _ in range(30)]
@@ -186,8 +224,9 @@ class TestAStoreThatHoldsSomethingElse:
         before = self.swapped(supervisor, flow, swap)
         with Client.connect(supervisor.start().socket) as client:
             assert pids(client) == before
-            while any(len(kept) > 1 for kept in supervisor.store.values()) or len(supervisor.store) != 9:
+            while any(len(kept) > 1 for kept in supervisor.store.values()) or len(supervisor.store) != 9 + len(strange):
                 client.call("list")
+        assert supervisor.store.keys() > strange, "what is no name of ours is not ours to drop"
         goes_on(supervisor, flow, ())
 
     def test_a_dead_workers_memory_that_is_not_there_is_missed_and_not_invented(
