@@ -4,9 +4,11 @@ old stays until its consumer has drained it. When that happens is for others to 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import suppress
 
 import msgspec
 
+import shm
 from chronetixd import rewiring
 from chronetixd.counters import Counters
 from chronetixd.links import Links
@@ -129,6 +131,8 @@ class Rerouting:
             return
         if before.ring is not None:
             end, input_seq = self._net.remains(before.ring)
+            if not self._net.places[stage.route.source].source:
+                input_seq = 0  # of a frame that came in, no item's number
             stage.base_seq, stage.resume = before.base_seq + end, max(before.resume, input_seq)
         if rewiring.base_seq(ring) != stage.base_seq:
             reason = f"it begins at {rewiring.base_seq(ring)}, the one before ends at {stage.base_seq}"
@@ -140,6 +144,20 @@ class Rerouting:
             stage = self._net.chains[name][-1] if name in self._net.removed else None
             if stage is not None and stage.ring is not None and not stage.ended:
                 self._net.remains(stage.ring)
+
+    def note_sent(self, place: Place) -> None:
+        """How far has a source come? Raises PeerFault for a ring of it that makes no sense."""
+        for stage in self._net.stages(place.outputs) if place.source else ():
+            items = self._net.remains(stage.ring)[1] if stage.ring is not None else 0
+            place.sent = max(place.sent, stage.resume, items)
+
+    @staticmethod
+    def begin_after_sent(stages: Iterable[Stage], place: Place) -> None:
+        """Of these stages those that are the first of a route that was added. Items that its source had sent before go
+        by other routes; if they come again all the same, they are marked."""
+        for stage in stages:
+            if stage.epoch == 0:
+                stage.resume = max(stage.resume, place.sent)
 
     def next(self, stage: Stage) -> list[ToNode]:
         """Its producer, which lives, has gone on to this stage."""
@@ -168,6 +186,8 @@ class Rerouting:
     def _forget_route(self, name: str) -> list[ToNode]:
         """A route that was removed is drained, or nobody is there to do it. What waited for that goes on."""
         told = []
+        with suppress(shm.PeerFault):  # its producer will be told when it offers, or has died
+            self.note_sent(self._net.places[self._net.removed[name].source])
         for stage in tuple(self._net.chains[name]):
             found = stage.snapshot() if stage.route.policy == "block" else None
             if found is not None and found["outstanding"]:

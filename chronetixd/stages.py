@@ -240,6 +240,10 @@ class Place:
     """Stages of its inputs whose producer has to be linked to it before it may start."""
     asked_relink: bool = False
     """It is ready, and nobody was told yet that they all are."""
+    source: bool = False
+    """Its present incarnation has no inputs: its frames carry the numbers of their items."""
+    sent: int = 0
+    """The last item of a source that is known to have gone out on any of its outputs."""
 
     def reset(self) -> None:
         """It is dead; its successor is told everything anew."""

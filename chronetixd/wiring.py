@@ -79,6 +79,7 @@ class Wiring:
             if node in dead and node not in had:
                 rewiring.bury(made, kept, dead[node])
             made.gone = node in over
+            made.source = not made.inputs
             self.net.places[node] = made
         for route in self.net.routes:
             ends = had.get(route.source), had.get(route.target)
@@ -133,7 +134,7 @@ class Wiring:
         outputs = [self._output_port(port) for port in message.outputs if self._has_consumer(port.route)]
         rings = [self.net.chains[port.route][-1] for port in outputs]
         credits = [stage for route in message.inputs for stage in self.net.chains[route.route]]
-        place.configured = True
+        place.configured, place.source = True, not message.inputs
         place.due.append(Ends(rings, credits))
         return msgspec.structs.replace(message, inputs=inputs, outputs=outputs, incarnation=place.incarnation)
 
@@ -173,6 +174,8 @@ class Wiring:
             for stage, fd in zip(ends.rings, rings, strict=True):
                 self.rerouting.check_continues(stage, fd)
             self.rerouting.check_ends(due.leave)
+            if due.changes:
+                self.rerouting.note_sent(place)
         except shm.PeerFault as fault:
             bell.close()
             raise error("descriptor-refused", what=f"a ring of node {node!r}", reason=str(fault.args[0])) from None
@@ -187,6 +190,8 @@ class Wiring:
         descriptors.clear()
         keep(memory, ends, rings, credits)
         place.due.remove(due)
+        if due.changes:
+            self.rerouting.begin_after_sent(ends.rings, place)
         told = [
             each
             for stage in ends.rings
@@ -242,6 +247,7 @@ class Wiring:
         """
         place = self.net.places[node]
         rewiring.check_drainable(self.net.stages(place.inputs))
+        self.rerouting.note_sent(place)
         self._ring_peers(place)
         freed = []
         for stage in self.net.stages(place.inputs):
@@ -249,6 +255,7 @@ class Wiring:
             stage.consumer_died(self.net.counters[stage.route.id], ran=place.started)
         freed += self.rerouting.done_with(place)
         begun: dict[str, list[Stage]] = {}
+        self.rerouting.begin_after_sent((s for s in self.net.present(place.outputs) if s.ring is None), place)
         for stage in self.net.present(place.outputs):
             self.net.places[stage.route.target].relinking.discard(stage)
             if stage.producer is place.memory and stage.ring is not None and self._end(stage):
@@ -265,6 +272,8 @@ class Wiring:
             return False
         assert stage.ring is not None
         end, input_seq = self.net.remains(stage.ring)
+        if not self.net.places[stage.route.source].source:
+            input_seq = 0  # of a frame that came in, no item's number
         stage.ended = True
         route = next((each for each in self.net.routes if each.id == stage.route.id), stage.route)
         following = Stage(route, stage.epoch + 1, stage.base_seq + end, max(stage.resume, input_seq))

@@ -122,6 +122,7 @@ class Context:
         "_corr_ids",
         "_host",
         "_outputs",
+        "_resume",
         "_step",
         "annotations",
         "features",
@@ -154,11 +155,17 @@ class Context:
         self.log = Log(host)
         self.stopping = False
         """The node was told to end: a long step should come to its end."""
+        self._resume = _resume(config)
 
     def told(self, config: Configure) -> None:
         """The worker was told anew what its routes are."""
         self._config = config
+
+    def connected(self, config: Configure) -> None:
+        """Its life begins with these routes: it does not matter to ``resume_after`` which ones it gets later."""
+        self._config = config
         self.incarnation = config.incarnation
+        self._resume = _resume(config)
 
     @property
     def inputs(self) -> tuple[Port, ...]:
@@ -177,9 +184,8 @@ class Context:
         Items are numbered from 1. A source that reads this goes on behind that item, and the numbering does so too; one
         that does not begins anew with item 1, and what it repeats is marked ``redelivered``.
         """
-        resume = min((port.resume for port in self._config.outputs), default=0)
-        self._step.item = max(self._step.item, resume)
-        return resume
+        self._step.item = max(self._step.item, self._resume)
+        return self._resume
 
     @property
     def publications(self) -> tuple[str, ...]:
@@ -317,6 +323,11 @@ class Context:
         except msgspec.ValidationError as reason:
             raise ValueError(f"the envelope for {topic!r} is not valid: {reason}") from None
         return head, codec.of(head["content_type"]).encode(data, topic)
+
+
+def _resume(config: Configure) -> int:
+    """The last item that all outputs had got when a worker was told of them."""
+    return min((port.resume for port in config.outputs), default=0)
 
 
 def nanoseconds(seconds: float | None) -> int:

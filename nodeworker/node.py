@@ -58,7 +58,8 @@ class Node:
 
     def connect(self, config: Configure, inlet: Inlet) -> None:
         """Its ends of the routes are there; ``config`` is what it was told last."""
-        self._told(config)
+        self.config = config
+        self.ctx.connected(config)
         self.inlet = inlet
         self.take = self._taker()
         self.emit = self._emitter()

@@ -79,7 +79,9 @@ class Wiring:
     taps: dict[str, tuple[str, Producer]] = field(default_factory=dict)
     """By name: the route that it listens to, and the end."""
     resumes: dict[str, int] = field(default_factory=dict)
-    """Of each output what its port said of predecessors."""
+    """Of each output the last item that had gone before its present stage began: see ``Port.resume``."""
+    is_source: bool = False
+    """Its frames carry the numbers of their items."""
     done: dict[tuple[str, int], Producer] = field(default_factory=dict)
     """Stages that were left: kept until every frame has come back."""
     on_gave_up: OnGaveUp | None = None
@@ -131,14 +133,16 @@ class Wiring:
         ended = {*message.leave, *(port.route for port in message.outputs)}
         return any(self.producers[route].loans for route in ended if route in self.producers)
 
-    def reroute(self, message: Extend, ports: Sequence[Port]) -> tuple[list[Port], Offer, list[int]]:
+    def reroute(self, message: Extend, ports: Sequence[Port], item: int) -> tuple[list[Port], Offer, list[int]]:
         """Between two frames: outputs that are added, that go on with their next stage, and that are left. ``ports``
-        are those of the node's outputs; what they are now, and the offer. From the plugin's thread. Raises ValueError
-        for what does not fit, OSError when there is no memory."""
+        are those of the node's outputs, ``item`` the number of a source's last item; what the ports are now, and the
+        offer. From the plugin's thread. Raises ValueError for what does not fit, OSError when there is no memory."""
         if self.arena is None:
             raise ValueError(f"node {self.node!r} had no outputs and cannot get some while it runs")
+        sent = max(item, *self.resumes.values()) if self.is_source and self.resumes else 0
         for route in message.leave:
             self._done(route).close()
+            self.resumes.pop(route, None)
         after = {port.route: port for port in ports if port.route not in message.leave}
         for port in message.outputs:
             base = port.base_seq
@@ -147,8 +151,10 @@ class Wiring:
                 if port.epoch <= earlier.epoch:
                     raise ValueError(f"epoch {port.epoch} of output {port.route!r} is not behind {earlier.epoch}")
                 base = earlier.position
-            after[port.route] = made = msgspec.structs.replace(port, base_seq=base)
-            self.producers[port.route] = _produce(made, self.arena, False, self.on_gave_up, later=True)
+            resume = max(item, self.resumes[port.route]) if self.is_source and port.route in after else sent
+            after[port.route] = made = msgspec.structs.replace(port, base_seq=base, resume=resume)
+            self.resumes[port.route] = resume
+            self.producers[port.route] = _produce(made, self.arena, self.is_source, self.on_gave_up, later=True)
         rings = [port.route for port in message.outputs]
         return list(after.values()), Offer(rings=rings), [self.bell.fileno(), *(self.producers[r].fd for r in rings)]
 
@@ -324,6 +330,7 @@ def build(
         budget_ns=config.budget_ns,
         on_gave_up=on_gave_up,
         resumes={port.route: port.resume for port in config.outputs},
+        is_source=is_source,
     )
 
 

@@ -385,7 +385,7 @@ class Worker:
             return True
         if wiring.busy(event):
             return False
-        ports, offer, descriptors = wiring.reroute(event, node.config.outputs)
+        ports, offer, descriptors = wiring.reroute(event, node.config.outputs, node.step.item)
         node.rerouted(ports, [wiring.producers[port.route] for port in ports])
         self._link.send(offer, descriptors)
         return True

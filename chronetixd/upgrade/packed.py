@@ -80,6 +80,8 @@ class PackedPlace(Packed, frozen=True):
     relinking: list[int] = []
     asked_relink: bool = False
     came_back: bool = False
+    source: bool | None = None
+    sent: int = 0
 
 
 class PackedCounters(Packed, frozen=True):

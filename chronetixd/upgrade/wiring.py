@@ -45,6 +45,8 @@ class Packer:
             relinking=sorted(self.stages(place.relinking)),
             asked_relink=place.asked_relink,
             came_back=place.came_back,
+            source=place.source,
+            sent=place.sent,
         )
 
     def _pairs(self, ends: Iterable[Ends]) -> Pairs:
@@ -133,6 +135,8 @@ class Unpacker:
         place.relinking = set(self.stages(packed.relinking))
         place.asked_relink = packed.asked_relink
         place.came_back = packed.came_back
+        place.source = not place.inputs if packed.source is None else packed.source
+        place.sent = packed.sent
 
     def _ends(self, pairs: Pairs) -> list[Ends]:
         return [Ends(self.stages(rings), self.stages(credits)) for rings, credits in pairs]

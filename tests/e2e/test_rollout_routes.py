@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import signal
 from pathlib import Path
@@ -212,6 +213,51 @@ def test_a_node_that_dies_in_the_middle_of_it_is_restarted_and_no_frame_is_lost(
     fresh = [each.number for each in got if not each.marked]
     assert fresh == sorted(set(fresh))
     assert sorted({each.number for each in got}) == list(range(1, max(each.number for each in got) + 1))
+
+
+TRANSIENT: Map = {"restart": {"policy": "transient", "max": 100, "backoff_ms": 1}}
+
+
+def check_marks(line: Line) -> None:
+    """Nothing is lost, and whatever is not marked is new."""
+    got = line.stop()
+    fresh = [each.number for each in got if not each.marked]
+    assert fresh == list(range(1, len(fresh) + 1)), "what is not marked is new, and in order"
+    assert {each.number for each in got if each.marked} <= set(fresh)
+
+
+@pytest.mark.parametrize("source", ["items", "aitems", "afresh"])
+@pytest.mark.parametrize("then", ["killed", "replaced", "replaced with it", "killed before"])
+def test_a_source_that_gets_another_output_goes_on_behind_what_it_has_sent(source: str, then: str, line: Line) -> None:
+    line.start(source=source, fields={"source": TRANSIENT})
+    extra = line.node("extra", "Mark", params={"by": 7})
+    flow = with_routes(line, line.edge("source", "extra"), line.edge("extra", "sink"), without=("map",), nodes=(extra,))
+    newer = copy.deepcopy(flow)
+    newer["manifests"][0]["params"] = {"by": 1}
+    if then == "killed before":
+        os.kill(line.pids()["source"], signal.SIGKILL)
+    line.apply(newer if then == "replaced with it" else flow)
+    if then == "killed":
+        os.kill(line.pids()["source"], signal.SIGKILL)
+        line.until("node-restarted", node="source")
+    elif then == "replaced":
+        line.apply(newer)
+    line.further(20_000 if source == "afresh" else 500)
+    check_marks(line)
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_what_a_source_repeats_is_marked_also_when_its_route_goes_on_with_another_ring(again: bool, line: Line) -> None:
+    line.start(source="afresh", fields={"source": TRANSIENT})
+    line.further(3000)
+    os.kill(line.pids()["source"], signal.SIGKILL)
+    line.until("node-restarted", node="source")
+    line.apply(with_routes(line, line.edge("source", "map", buffer=3)))
+    if again:
+        os.kill(line.pids()["source"], signal.SIGKILL)
+        line.until("node-restarted", node="source", times=2)
+    line.further(20_000)
+    check_marks(line)
 
 
 def test_after_it_a_replaced_neighbour_finds_its_routes(line: Line) -> None:

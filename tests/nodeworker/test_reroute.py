@@ -58,17 +58,24 @@ PLUGINS = """
             ctx.send_many(b"".join(b'{"n":%6d}' % (n + i) for i in range(10)), 12)
             yield None
 
+    def reads_late(ctx):
+        for n in range(1, 1_000_000):
+            yield {"n": n}
+            if n % 50 == 0:
+                ctx.publish("resume", ctx.resume_after)
+
     class Book:
         def __init__(self):
-            self.seen = []
+            self.seen, self.fresh = [], 0
 
         def on_frame(self, frame, ctx):
             self.seen.append(frame.value()["n"])
+            self.fresh += not frame.redelivered
             if len(self.seen) % 50 == 0:
                 ctx.publish("there", len(self.seen))
 
         def on_stop(self, ctx):
-            return {"seen": self.seen, "inputs": [port.route for port in ctx.inputs]}
+            return {"seen": self.seen, "fresh": self.fresh, "inputs": [port.route for port in ctx.inputs]}
 """
 
 
@@ -177,6 +184,33 @@ def test_an_output_is_left_for_another_one_between_two_frames(
         seen = results[name]["seen"]
         assert seen == list(range(1, len(seen) + 1))
     assert results["sink"]["seen"] == results["other"]["seen"]
+
+
+@pytest.mark.parametrize(("entry", "resume"), [("plain", 1_000_000), ("later", 1_000_000), ("reads_late", 0)])
+def test_what_a_source_repeats_stays_marked_and_no_output_begins_before_what_was_sent(
+    entry: str, resume: int, daemon: FakeDaemon, rerouted: Rerouted, configure: Any, plugin: Callable[[str], str]
+) -> None:
+    file = plugin(PLUGINS)
+    begun = configure("source", f"{file}:{entry}", "a>sink", credits=8)
+    begun = msgspec.structs.replace(begun, outputs=[msgspec.structs.replace(begun.outputs[0], resume=resume)])
+    going(daemon, rerouted, begun, configure("sink", f"{file}:Book", "a<source", credits=8))
+    source, sink = daemon.workers["source"], daemon.workers["sink"]
+    ports = [Port(route=route, peer="sink", credits=4, watermark=4, credit_low=2) for route in ("a", "b")]
+    ports[0] = msgspec.structs.replace(ports[0], epoch=1)
+    _, carried = rerouted.offer(source, Extend(outputs=ports))
+    base = base_of(carried[1])
+    ends = [msgspec.structs.replace(port, peer="source") for port in ports]
+    ends[0] = msgspec.structs.replace(ends[0], base_seq=base)
+    _, credits = rerouted.offer(sink, Extend(inputs=ends))
+    rerouted.connect(source, carried[1], sink, credits[1], "a", 1)
+    rerouted.connect(source, carried[2], sink, credits[2], "b", 0)
+    rerouted.further(sink)
+    daemon.drain("source")
+    results = daemon.finish()
+    assert len(results["sink"]["seen"]) > base
+    assert (results["sink"]["fresh"] == 0) is bool(resume)
+    told = {each.payload for each in source.said(Publish)}
+    assert told <= {b"0"}, "where its life began does not change with its outputs"
 
 
 def test_what_does_not_fit_is_the_nodes_fault(

@@ -1,5 +1,6 @@
 """Plugins for roll-outs: numbered items, maps that say which version they are, and a sink with a ledger."""
 
+import itertools
 import os
 import time
 
@@ -19,6 +20,14 @@ def obedient(ctx):
             return
         yield item
         time.sleep(0.001)
+
+
+def afresh(ctx):
+    """Source: the numbers from 1, whatever a predecessor has sent."""
+    for n in itertools.count(1):
+        yield b"%d s%d" % (n, ctx.params.get("by", 0))
+        if n % 20 == 0:
+            time.sleep(0.001)
 
 
 async def aobedient(ctx):
