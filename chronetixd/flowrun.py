@@ -520,7 +520,7 @@ class FlowRun:
 
     def announce_relinked(self) -> None:
         """Successors that no producer has to be linked to any more may start."""
-        if self.state is not FlowState.RUNNING:
+        if not self.machine.restarts:
             return
         for node, subject in tuple(self.machine.workers.items()):
             if subject.state is WorkerState.READY and self.wiring.links.relinked(node):

@@ -4,7 +4,8 @@ The table is total: every state has a handler for every kind of event, an empty 
 flow that fails while it has workers passes through draining with its failure noted, so that ``stopped`` and ``failed``
 always mean that nothing of it is left. Sinks start first and sources stop first; the rest ends as its inputs end.
 One deadline is armed at a time; which one it is follows from the flow's state. Restarts are in ``revival``; before a
-flow first ran there are none, and while it drains there are none any more.
+flow first ran there are none. A flow that drains in good order restarts what fails, so that no frame is lost; one that
+drains because it failed, or that was told to end at once, restarts nothing any more.
 """
 
 from __future__ import annotations
@@ -126,6 +127,16 @@ class Flow:
     def ended(self) -> bool:
         """Stopped or failed: nothing of it is left."""
         return self.state in ENDED
+
+    @property
+    def drains_well(self) -> bool:
+        """It was told to drain, nothing has failed for good, and there is time left: what dies is restarted."""
+        return self.state is FlowState.DRAINING and self.failure is None and self.deadline is Deadline.DRAIN
+
+    @property
+    def restarts(self) -> bool:
+        """What dies is restarted, as its rule says."""
+        return self.state is FlowState.RUNNING or self.drains_well
 
     def resume(self, incarnations: Mapping[str, int], over: Collection[str]) -> None:
         """It runs already, under workers that an earlier daemon has started, in these incarnations; the nodes that are
@@ -269,11 +280,12 @@ class Flow:
         assert isinstance(event, NodeDeadline)
         if event.node not in self.workers:
             raise self._illegal(event)
-        return revival.on_deadline(self, event.node) if self.state is not FlowState.DRAINING else []
+        ends = self.state is FlowState.DRAINING and not self.drains_well
+        return [] if ends else revival.on_deadline(self, event.node)
 
     def _no_succession(self, event: FlowEvent, _at: Moment) -> list[Instruction]:
         assert isinstance(event, NoSuccession)
-        if self.state is not FlowState.RUNNING:
+        if not self.restarts:
             return []
         return self.fail(Failure("restarts", event.node, "", event.message), event)
 
@@ -362,8 +374,12 @@ class Flow:
         return self.limits.drain_ns if asked.drain_ns is None else asked.drain_ns
 
     def _leave(self, event: FlowEvent) -> list[Instruction]:
-        """To draining: nobody is restarted any more."""
+        """To draining: whoever waited to be started again does not any more."""
         return [*self._enter(FlowState.DRAINING, event), *revival.give_up(self)]
+
+    def drain_successor(self, node: str) -> list[Instruction]:
+        """A node that was restarted while the flow drains has started: a source is to end again."""
+        return self._tell_drain(self.sources & {node}) if self.drains_well else []
 
     def _tell_drain(self, nodes: frozenset[str]) -> list[Instruction]:
         """Drain those of ``nodes`` that run and were not told yet."""
@@ -375,8 +391,10 @@ class Flow:
 
     # -- draining ------------------------------------------------------------------------------------------
 
-    def _node_draining(self, event: FlowEvent, _at: Moment) -> list[Instruction]:
+    def _node_draining(self, event: FlowEvent, at: Moment) -> list[Instruction]:
         assert isinstance(event, NodeEvent)
+        if self.drains_well:
+            return revival.on_node(self, event, at)
         state = self._apply(event)
         if state is WorkerState.TERMINATING and isinstance(event.event, worker.Spawned):
             return [Signal((event.node,), kill=True)]
@@ -387,9 +405,10 @@ class Flow:
         assert isinstance(event, StopRequested)
         if event.mode is StopMode.DRAIN or (event.mode is StopMode.NOW and self.deadline is not Deadline.DRAIN):
             return []
-        return self._signal(kill=event.mode is StopMode.KILL)
+        done = [*revival.give_up(self), *self._signal(kill=event.mode is StopMode.KILL)]
+        return done + self.end_if_empty(event)
 
-    def _late_end(self, _event: FlowEvent, _at: Moment) -> list[Instruction]:
+    def _late_end(self, event: FlowEvent, _at: Moment) -> list[Instruction]:
         """The drain took too long: SIGTERM; SIGTERM did not help: SIGKILL."""
         if self.deadline is not Deadline.DRAIN:
             return self._signal(kill=True)
@@ -397,7 +416,8 @@ class Flow:
             late = next(w for w in self.workers.values() if not w.gone)
             text = "did not drain in time and was ended; frames it had not taken are lost"
             self.failure = Failure("drain-timeout", late.node, "drain", text)
-        return self._signal(kill=False)
+        done = [*revival.give_up(self), *self._signal(kill=False)]
+        return done + self.end_if_empty(event)
 
     # -- what they share -----------------------------------------------------------------------------------
 
@@ -431,7 +451,7 @@ class Flow:
         if known is None and self.state is FlowState.STARTING and not self.count(*BEGUN):
             stopped = [*self._leave(event), *self._signal(kill=False, spare=FINISHING)]
         elif self.state is FlowState.DRAINING:
-            stopped = self._stop_others()
+            stopped = [*revival.give_up(self), *self._stop_others()]
         else:
             stopped = [*self._leave(event), *self._stop_others()]
         return stopped + self.end_if_empty(event)

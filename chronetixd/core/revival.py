@@ -114,7 +114,7 @@ def on_node(flow: Flow, event: NodeEvent, at: Moment) -> list[Instruction]:
             flow.workers[node].handle(worker.StartSent())
             return [_arm_start(flow, node), Start((node,))]
         case worker.HasStarted(), WorkerState.STARTED:
-            return [Restarted(node), *drain_if_settled(flow, event)]
+            return [Restarted(node), *flow.drain_successor(node), *drain_if_settled(flow, event)]
         case worker.Spawned(), WorkerState.TERMINATING:
             return [Signal((node,), kill=True)]
         case worker.Faulted(), WorkerState.FAULTED:
@@ -235,7 +235,7 @@ def unsettled(flow: Flow) -> bool:
 
 def drain_if_settled(flow: Flow, event: NodeEvent) -> list[Instruction]:
     """The drain that waited until every node was back."""
-    if flow.stop is None or flow.ended or unsettled(flow):
+    if flow.stop is None or flow.state is not FlowState.RUNNING or unsettled(flow):
         return []
     return flow.drain(flow.stop, event)
 
@@ -283,7 +283,7 @@ def _ended(flow: Flow, event: NodeEvent, at: Moment) -> list[Instruction]:
         what = flow.cause(event).told
         flow.revival.deaths[node] = [*earlier, Death(at.now_ns, what)]
         return _failed(flow, event, verdict, earlier)
-    if isinstance(verdict, restart.Again):
+    if isinstance(verdict, restart.Again) and flow.state is FlowState.RUNNING:
         flow.revival.deaths[node] = [*earlier, Death(at.now_ns, "finished")]
         return _restart(flow, event, verdict, "it finished")
     return [WakePeers(node), *flow.end_if_empty(event), *drain_if_settled(flow, event)]
@@ -331,7 +331,8 @@ def _living_kin(flow: Flow, node: str) -> set[str]:
 def _restart(flow: Flow, event: NodeEvent, verdict: restart.Again, why: str) -> list[Instruction]:
     node = event.node
     flow.workers[node].handle(worker.RestartPlanned())
-    group = _gather(flow, node, 0 if flow.stop else verdict.after_ns)
+    hurried = flow.stop is not None or flow.drains_well
+    group = _gather(flow, node, 0 if hurried else verdict.after_ns)
     living = tuple(each for each in group.nodes if _has_process(flow, each))
     for each in living:
         flow.workers[each].handle(worker.SignalSent())

@@ -402,6 +402,98 @@ def test_a_harder_stop_gives_restarts_up(mode: StopMode) -> None:
     assert world.flow.state is FlowState.STOPPED
 
 
+def draining(policy: Policy = Policy.TRANSIENT, **more: Any) -> World:
+    world = World(policy, **more)
+    world.do(core.StopRequested())
+    assert world.flow.drains_well
+    world.all.clear()
+    return world
+
+
+def ends_well(world: World, *nodes: str) -> None:
+    for node in nodes:
+        world.node(node, life.HasFinished())
+        world.node(node, CLEAN)
+    assert world.flow.state is FlowState.STOPPED
+    assert world.flow.failure is None
+
+
+def test_a_node_that_dies_while_the_flow_drains_is_restarted_at_once_and_the_drain_goes_on() -> None:
+    world = draining(backoff_ns=100 * MS)
+    for node in ("map", "map", "sink"):
+        assert core.Spawn((node,)) in world.node(node, KILLED)
+        assert world.flow.state is FlowState.DRAINING
+        world.back(node)
+    assert of(core.Drain, world.all) == [], "who has inputs ends with them"
+    ends_well(world, "source", "map", "sink")
+
+
+def test_a_source_that_dies_while_it_drains_is_restarted_and_told_to_drain() -> None:
+    world = draining()
+    assert core.Spawn(("source",)) in world.node("source", KILLED)
+    world.back("source")
+    assert of(core.Drain, world.all) == [core.Drain(("source",))]
+    assert world.state("source") is WorkerState.DRAINING
+    ends_well(world, "source", "map", "sink")
+
+
+@pytest.mark.parametrize("strategy", [Strategy.REST_FOR_ONE, Strategy.ONE_FOR_ALL])
+def test_kin_comes_back_in_a_drain_but_for_who_has_ended(strategy: Strategy) -> None:
+    world = draining(strategy=strategy)
+    world.node("source", life.HasFinished())
+    world.node("source", CLEAN)
+    assert of(core.Signal, world.node("map", KILLED)) == [core.Signal(("sink",), kill=False)]
+    assert core.Spawn(("map", "sink")) in world.node("sink", KILLED)
+    world.back("map", "sink")
+    ends_well(world, "map", "sink")
+
+
+def test_what_its_rule_does_not_restart_fails_the_drain_with_its_reason() -> None:
+    world = draining(Policy.TEMPORARY)
+    world.node("map", KILLED)
+    assert world.flow.failure is not None
+    assert reason(world.flow.failure, Exit(signal="SIGKILL"), []) == "node 'map' was killed by SIGKILL"
+
+
+def test_an_end_in_good_order_is_an_end_while_the_flow_drains() -> None:
+    world = draining(Policy.PERMANENT, nodes=("alone", "beside"), edges=())
+    world.node("alone", life.HasFinished())
+    assert of(core.Spawn, world.node("alone", CLEAN)) == []
+    ends_well(world, "beside")
+
+
+@pytest.mark.parametrize("event", [core.DeadlinePassed(), core.StopRequested(StopMode.NOW)])
+@pytest.mark.parametrize("steps", range(len(COMING_UP) + 1))
+def test_a_drain_that_is_cut_short_waits_for_no_restart(event: core.FlowEvent, steps: int) -> None:
+    world = draining(strategy=Strategy.REST_FOR_ONE)
+    world.node("map", KILLED)
+    if steps:
+        world.node("sink", KILLED)
+    for each in COMING_UP[: steps - 1 if steps else 0]:
+        world.node("map", each)
+    world.do(event)
+    assert not world.flow.restarts
+    for _ in range(2):
+        for node in NODES:
+            if world.state(node) not in life.GONE:
+                world.node(node, life.Spawned(9) if world.flow.workers[node].pid == 0 else KILLED)
+    for node in NODES:
+        if world.state(node) not in life.GONE:
+            world.node(node, KILLED)
+    assert world.flow.ended
+    failed = isinstance(event, core.DeadlinePassed)
+    assert (world.flow.failure is not None) is failed
+
+
+def test_a_failure_for_good_ends_a_drain_and_the_restarts_in_it() -> None:
+    world = draining(strategy=Strategy.REST_FOR_ONE)
+    world.node("map", KILLED)
+    world.do(core.NoSuccession("map", "left a ring that makes no sense"))
+    assert world.flow.failure is not None
+    assert world.state("map") is WorkerState.FAILED
+    assert of(core.Spawn, world.node("sink", KILLED)) == []
+
+
 def test_what_no_successor_can_go_on_from_fails_the_flow() -> None:
     world = World()
     world.node("map", KILLED)
@@ -477,7 +569,7 @@ def check(world: World) -> None:
     assert len(grouped) == len(set(grouped))
     waiting = {node for node in flow.peers if world.state(node) is WorkerState.RESTARTING}
     assert waiting <= set(grouped)
-    if flow.state is not FlowState.RUNNING:
+    if not flow.restarts:
         assert not grouped
     for group in flow.revival.groups:
         if set(group.nodes) <= waiting:
@@ -502,10 +594,13 @@ def settle(world: World) -> None:
                 world.node(node, event)
                 moved = True
         for node in sorted(world.timers):
-            if world.flow.state is FlowState.RUNNING and world.state(node) is WorkerState.RESTARTING:
+            if world.flow.restarts and world.state(node) is WorkerState.RESTARTING:
                 world.pass_timer(node)
                 moved = True
-        if world.flow.state is FlowState.DRAINING:
+        if world.flow.drains_well and not moved:  # what the sources have left is worked on
+            started = [node for node in sorted(world.flow.peers) if world.state(node) is WorkerState.STARTED]
+            moved = [world.node(node, life.HasFinished()) for node in started] != []
+        if world.flow.state is FlowState.DRAINING and not moved:
             world.do(core.StopRequested(StopMode.KILL))
             moved = True
         check(world)

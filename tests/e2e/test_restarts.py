@@ -6,10 +6,13 @@ import os
 import random
 import signal
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from chronetixd.cli.client import Client
 
 Map = dict[str, Any]
 TRANSIENT = {"policy": "transient", "max": 100, "backoff_ms": 1}
@@ -68,6 +71,12 @@ class Line:
             back += event["kind"] == "node-restarted" and event["node"] == node
             if back == times:
                 return
+
+    def further(self, frames: int = 100) -> None:
+        """Some more frames come to the sink."""
+        before = len(self.numbers()) if self.ledger.exists() else 0
+        while not self.ledger.exists() or len(self.numbers()) < before + frames:
+            self.client.call("version")
 
     def stop(self) -> Map:
         """Drain it; its description."""
@@ -129,6 +138,29 @@ def test_all_nodes_killed_at_once_cost_no_frame(line: Line) -> None:
             line.restarted(node, times)
     line.stop()
     line.check()
+
+
+@pytest.mark.parametrize("victims", [("source",), ("map",), ("sink",), ("map", "sink"), ("source", "map", "sink")])
+def test_what_is_killed_while_the_flow_drains_comes_back_and_the_drain_loses_nothing(
+    victims: tuple[str, ...], line: Line, daemon: Any
+) -> None:
+    line.start()
+    line.further()
+    pids = [line.described(node)["pid"] for node in victims]
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    with ThreadPoolExecutor(1) as asking, Client.connect(daemon.socket) as client:
+        stopped = asking.submit(client.call, "stop", flow=line.name)
+        line.until("flow-draining")
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+        assert stopped.result()["state"] == "stopped"
+    described = line.client.call("describe", flow=line.name)
+    assert described["reason"] == ""
+    assert sum(node["incarnation"] for node in described["nodes"]) == len(victims)
+    line.check()
+    for route in described["routes"]:
+        assert route["stats"]["committed"] == route["stats"]["returned"]
 
 
 def diamond(line: Line, source: str, sink: str, buffers: list[int], **more: Any) -> None:
