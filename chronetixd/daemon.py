@@ -119,7 +119,11 @@ class Daemon:
         self._pump = Pump(loop)
         nursery = Nursery(self._groups, self._strays, self._pump)
         self._launcher = Launcher(
-            loop, on_ready=self._launcher_ready, on_lost=self._launcher_lost, on_announced=self._strays.look_soon
+            loop,
+            on_ready=self._launcher_ready,
+            on_lost=self._launcher_lost,
+            on_hopeless=self._launcher_hopeless,
+            on_announced=self._strays.look_soon,
         )
         self._bus = Bus(loop, self._events)
         self._spares = Spares(loop, self._launcher, nursery, settings.spares, self._spares_full)
@@ -151,7 +155,6 @@ class Daemon:
         self._starting: set[FlowRun] = set()
         self._left = Recovered((), (), ())
         """What the journal had at the start, until it is restored."""
-        self._failure: ChronetixError | None = None
         self._identity: dict[str, Any] = {
             "daemon": version,
             "pid": os.getpid(),
@@ -226,8 +229,6 @@ class Daemon:
             self._state.release()
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
                 self._loop.remove_signal_handler(number)
-        if self._failure is not None:
-            raise self._failure
         self._log.info("stopped")
 
     def _begin(self) -> None:
@@ -492,7 +493,7 @@ class Daemon:
         self._ready_if_all_is()
 
     def _ready_if_all_is(self) -> None:
-        if self._ready or not self._launcher.ready or self._starting:
+        if self._ready or self._starting or not (self._launcher.ready or self._launcher.hopeless):
             return
         self._ready = True
         self._log.info("ready", launcher=self._launcher.pid)
@@ -501,12 +502,17 @@ class Daemon:
     def _spares_full(self, count: int) -> None:
         self._events.emit("spares-ready", spares=count)
 
-    def _launcher_lost(self, reason: str, was_ready: bool) -> None:
-        """A launcher that never worked is a broken installation: end. One that did is replaced; nothing else stops."""
+    def _launcher_lost(self, reason: str) -> None:
+        """It is replaced, and nothing else stops."""
         self._events.emit("launcher-lost", message=reason)
-        if not was_ready and not self._ready:
-            self._failure = error("launcher-lost", reason=reason)
-            self.request_stop()
+        for run in self._flows.living:
+            run.tell()
+
+    def _launcher_hopeless(self, reason: str) -> None:
+        """None gets ready: starts are refused meanwhile. The daemon serves, and what survived it goes on."""
+        self._log.error("no worker can be started", reason=reason)
+        self._events.emit("launcher-hopeless", message=reason)
+        self._loop.call_soon(self._ready_if_all_is)
 
 
 def rehearse(state: int) -> None:

@@ -83,6 +83,8 @@ class FlowRun:
         self._events: deque[FlowEvent] = deque()
         self._busy = False
         self._deadline: asyncio.TimerHandle | None = None
+        self._delayed_by = ""
+        """What its workers waited for when a deadline passed."""
         self._last_deaths: dict[str, Death] = {}
         self.revivals = Revivals(services.loop, nodes, lambda node: self.dispatch(core.NodeDeadline(node)))
         self._silent: dict[str, asyncio.TimerHandle] = {}
@@ -278,7 +280,14 @@ class FlowRun:
     def progress(self) -> dict[str, Any]:
         """How far it has come: state, workers that have started, workers."""
         ready = len(self.workers) - self.machine.count(*life.PHASES)
-        return {"flow": self.name, "state": str(self.state), "ready": ready, "total": len(self.plan.nodes)}
+        told = {"flow": self.name, "state": str(self.state), "ready": ready, "total": len(self.plan.nodes)}
+        return told | ({"waits_for": self._waits_for} if self._waits_for else {})
+
+    @property
+    def _waits_for(self) -> str:
+        """What keeps workers from being born that were asked for."""
+        asked = any(worker.asked for worker in self.workers.values())
+        return self._services.launcher.trouble if asked else ""
 
     # -- events in, instructions out -----------------------------------------------------------------------
 
@@ -555,6 +564,7 @@ class FlowRun:
             subject = self.machine.workers.get(failure.node)
             ended, tail = subject.exit if subject else None, worker.stderr_tail if worker else []
             self.reason = reason(failure, ended, tail, self._last_deaths.get(failure.node))
+            self.reason += f"; {self._delayed_by}" if self._delayed_by else ""
         elif self.machine.killed:
             self.reason = f"killed: {', '.join(self.machine.killed)}"
         for node in tuple(self.workers):
@@ -574,6 +584,7 @@ class FlowRun:
 
     def _deadline_passed(self) -> None:
         self._deadline = None
+        self._delayed_by = self._waits_for
         self.dispatch(core.DeadlinePassed())
 
     def _announce(self, event: NodeEvent, before: WorkerState) -> None:
@@ -582,7 +593,7 @@ class FlowRun:
         match event.event:
             case life.Spawned(pid):
                 self.news.spawned(node, pid)
-            case life.SpawnFailed(message):
+            case life.SpawnFailed(message) if before is not WorkerState.TERMINATING:
                 self.news.not_spawned(node, message)
             case life.Faulted() as fault:
                 self.news.faulted(node, fault)

@@ -5,7 +5,8 @@ A spare has everything that a worker has: control socket, pipes, pidfd, control 
 
 * refilled one at a time, and only after QUIET_S in which nobody asked for a worker; once it is full nothing runs here;
 * a spare is a child of the daemon and outlives the launcher; one that dies is reaped and replaced, after a growing
-  pause if it died before it was of use;
+  pause if it died before it was of use; one that is stopped when it is to be taken, or says no hello within GREET_S, is
+  killed and replaced;
 * at the end all are killed and reaped.
 """
 
@@ -26,10 +27,14 @@ from chronetixd.cgroups import Leaf
 from chronetixd.launch import FIRST_PAUSE_S, LONGEST_PAUSE_S, Launcher, Request
 from chronetixd.nursery import Nursery
 from chronetixd.pidfd import Process
+from chronetixd.proc import stat
 from chronetixd.tree import discard
 
 QUIET_S = 0.25
 """After the last worker that was asked for: starting a flow comes before being prepared for the next."""
+
+GREET_S = 30.0
+"""How long one that was forked may take to rehearse and say hello: one that is stopped would keep all others away."""
 
 NAME = "chronetix-spare"
 
@@ -98,6 +103,7 @@ class Spares:
         """The control group of the one that was asked for and is not there."""
         self._dying: set[Process] = set()
         self._timer: asyncio.TimerHandle | None = None
+        self._late: asyncio.TimerHandle | None = None
         self._pause_s = FIRST_PAUSE_S
         self._stopped: asyncio.Event | None = None
 
@@ -115,9 +121,14 @@ class Spares:
         """One that lives, if there is one. In any case the refilling waits for a quiet moment."""
         taken = None
         for pid in self.ready:
-            if not _ended(self._idle[pid].process):
-                taken = self._idle.pop(pid)
+            if _ended(self._idle[pid].process):
+                continue  # the loop is about to tell us
+            taken = self._idle.pop(pid)
+            if not _stands_still(pid):
                 break
+            self._log.warning("a spare worker was stopped by somebody, and is replaced", worker=pid)
+            self.give_back(taken)
+            taken = None
         self.refill(QUIET_S)
         return taken
 
@@ -168,7 +179,8 @@ class Spares:
             self._not_forked(str(reason))
             return
         self._coming = streams
-        self._launcher.spawn(Request(NAME, (), {}, "", *theirs, self._forked, self._refused, spare=True, group=group))
+        calls = self._forked, self._refused, self._refused
+        self._launcher.spawn(Request(NAME, (), {}, "", *theirs, *calls, spare=True, group=group))
 
     def _forget_crib(self) -> None:
         discard(self._crib)
@@ -185,6 +197,7 @@ class Spares:
             self._discard(spare)
             return
         self._loop.add_reader(streams.control.fileno(), self._greeted, streams)
+        self._late = self._loop.call_later(GREET_S, spare.process.signal, signal.SIGKILL)
 
     def _greeted(self, streams: Streams) -> None:
         """Its hello is in the socket, and stays there for whoever takes it."""
@@ -198,6 +211,9 @@ class Spares:
     def _arrived(self, streams: Streams) -> None:
         self._loop.remove_reader(streams.control.fileno())
         self._coming = None
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
 
     def _exited(self, pid: int) -> None:
         """It died by itself, before anybody took it."""
@@ -265,6 +281,12 @@ def _ended(process: Process) -> bool:
     poll = select.poll()
     poll.register(process.pidfd, select.POLLIN)
     return bool(poll.poll(0))
+
+
+def _stands_still(pid: int) -> bool:
+    """SIGSTOP has reached it: it would take its name and do nothing."""
+    found = stat(pid)
+    return found is not None and found.state == "T"
 
 
 def _last_words(stderr: int) -> str:

@@ -94,7 +94,8 @@ class Standby:
 
     def _spawn_failed(self, node: str, why: str) -> None:
         self._failed = True
-        self._services.loop.call_soon(self._on_fell, node, f"could not be spawned: {why}")
+        if not self._dismissed:
+            self._services.loop.call_soon(self._on_fell, node, f"could not be spawned: {why}")
 
     def _received(self, node: str, message: wire.Message, _descriptors: list[int]) -> None:
         match message:

@@ -36,6 +36,11 @@ from protocol.contract.types import ResourceClaims
 from protocol.errors import ChronetixError
 from protocol.messages import MAX_FRAME, Assign, Log, Message, Reattached, Welcome, WorkerMessage
 
+LOSSES = 3
+"""Launchers that may die while they are asked for one worker, before it is held to be the cause."""
+
+UNWANTED = "it is not wanted any more"
+
 
 @dataclass(frozen=True, slots=True)
 class Callbacks:
@@ -80,6 +85,13 @@ class WorkerProcess:
         self._claims = claims
         self.to_come = False
         """Its end, or that it could not begin, is still to be told."""
+        self._asked_for: tuple[Launcher, Request] | None = None
+        self._again: Callable[[], None] = lambda: None
+        """Ask for it once more."""
+        self._losses = 0
+        """Launchers that died while they were asked for it."""
+        self._unwanted = False
+        """It is to end before it has begun."""
         self._process: Process | None = None
         self._leaf: Leaf | None = None
         self._tree: Tree | None = None
@@ -111,21 +123,23 @@ class WorkerProcess:
             raise
         self._connect(streams)
         self.to_come = True
-        launcher.spawn(
-            Request(
-                name=self.node,
-                argv=argv,
-                env=env,
-                cwd=cwd,
-                control=control,
-                stdout=stdout,
-                stderr=stderr,
-                on_spawned=self._spawned,
-                on_failed=self._spawn_failed,
-                group=group,
-                data_limit=self._nursery.data_limit(self._claims),
-            )
+        self._again = partial(self.spawn, launcher, argv, env, cwd)
+        request = Request(
+            name=self.node,
+            argv=argv,
+            env=env,
+            cwd=cwd,
+            control=control,
+            stdout=stdout,
+            stderr=stderr,
+            on_spawned=self._spawned,
+            on_failed=self._spawn_failed,
+            on_lost=self._launcher_lost,
+            group=group,
+            data_limit=self._nursery.data_limit(self._claims),
         )
+        self._asked_for = launcher, request
+        launcher.spawn(request)
 
     def adopt(self, spare: Spare, env: Mapping[str, str], cwd: str) -> None:
         """Make ``spare`` this worker. It has said hello already, so what answers that goes with the same send. Raises
@@ -296,10 +310,16 @@ class WorkerProcess:
             self._connection.drain_input()
 
     def signal(self, *, kill: bool) -> None:
-        """SIGTERM to its process group, or SIGKILL to its whole tree if ``kill``; nothing before it was spawned."""
+        """SIGTERM to its process group, or SIGKILL to its whole tree if ``kill``. One that is asked for and not born
+        will not be asked for again, and ends now if no launcher has it under way."""
         if self._tree is not None:
             self._killed_with = "SIGKILL" if kill else "SIGTERM"
             self._tree.signal(kill=kill)
+        elif self._asked_for is not None:
+            self._unwanted = True
+            launcher, request = self._asked_for
+            if launcher.withdraw(request):
+                self._spawn_failed(UNWANTED)
 
     def _said(self, message: Message, descriptors: list[int]) -> None:
         if descriptors and self._tree is not None:
@@ -308,6 +328,21 @@ class WorkerProcess:
 
     def _ended(self, fault: ChronetixError | None) -> None:
         self._callbacks.on_end(self.node, fault)
+
+    def _launcher_lost(self, reason: str) -> None:
+        """It may have been forked, and is ended then. Its sockets and its control group are renewed: what a dead one
+        has said or left there is not its successor's."""
+        self._losses += 1
+        if self._unwanted or self._losses >= LOSSES:
+            self._spawn_failed(UNWANTED if self._unwanted else f"{LOSSES} launchers died of it, the last so: {reason}")
+            return
+        self._close()
+        discard(self._leaf)
+        self._leaf = None
+        try:
+            self._again()
+        except OSError as refused:
+            self._spawn_failed(str(refused))
 
     def _spawned(self, pid: int, pidfd: int) -> None:
         self._begin(Process(self._loop, pid, pidfd, self._exited))
@@ -332,6 +367,7 @@ class WorkerProcess:
 
     def _spawn_failed(self, reason: str) -> None:
         self.to_come = False
+        self._asked_for = None
         self._close()
         discard(self._leaf)
         self._callbacks.on_spawn_failed(self.node, reason)

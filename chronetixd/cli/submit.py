@@ -103,4 +103,5 @@ def _goes_on(flow: str) -> None:
 
 def _text(item: dict[str, Any]) -> str:
     of = f" {item['ready']}/{item['total']} ready" if item.get("total") else ""
-    return f"{item.get('state', '')}{of}"
+    waits = f", waits: {item['waits_for']}" if item.get("waits_for") else ""
+    return f"{item.get('state', '')}{of}{waits}"

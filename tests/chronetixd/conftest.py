@@ -152,15 +152,17 @@ class RunningDaemon:
 
 
 Starter = Callable[..., RunningDaemon]
+Meanwhile = Callable[[int], None]
 
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Starter]:
-    """Start daemons that have said READY; those that still run at the end are killed."""
+    """Start daemons that have said READY, ``meanwhile`` is called with the pid before; those that still run at the end
+    are killed."""
     running: list[subprocess.Popen[bytes]] = []
 
-    def start_one(*arguments: str, **env: str) -> RunningDaemon:
-        daemon = spawn_daemon(tmp_path, *arguments, **env)
+    def start_one(*arguments: str, meanwhile: Meanwhile = lambda _pid: None, **env: str) -> RunningDaemon:
+        daemon = spawn_daemon(tmp_path, *arguments, meanwhile=meanwhile, **env)
         running.append(daemon.process)
         return daemon
 
@@ -219,7 +221,7 @@ def end_what_is_left(state: Path) -> None:
         loop.close()
 
 
-def spawn_daemon(folder: Path, *arguments: str, **env: str) -> RunningDaemon:
+def spawn_daemon(folder: Path, *arguments: str, meanwhile: Meanwhile = lambda _pid: None, **env: str) -> RunningDaemon:
     """Start chronetixd in ``folder`` and wait until it says that it is ready."""
     paths = folder / "c.sock", folder / "state", folder / "log"
     notify_path = folder / "notify"
@@ -232,6 +234,7 @@ def spawn_daemon(folder: Path, *arguments: str, **env: str) -> RunningDaemon:
         process = subprocess.Popen([*command, *arguments], env=environment, stdout=log, stderr=log)
         pidfd = os.pidfd_open(process.pid)
         try:
+            meanwhile(process.pid)
             while notify in select.select([notify, pidfd], [], [])[0]:
                 if b"READY=1" in notify.recv(4096):
                     break

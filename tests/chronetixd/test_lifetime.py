@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -235,15 +236,79 @@ def test_help_shows_examples_and_version_a_version() -> None:
     assert chronetixd("--version").stdout.startswith("chronetixd, version ")
 
 
-def test_a_launcher_that_cannot_start_ends_the_daemon_with_its_reason(tmp_path: Path) -> None:
+def test_where_no_launcher_can_start_the_daemon_serves_and_says_why_it_starts_nothing(
+    start: Any, scripted: Any, tmp_path: Path
+) -> None:
     package = tmp_path / "broken" / "nodeworker"
     package.mkdir(parents=True)
     (package / "__init__.py").write_text("raise ImportError('this installation is broken')")
-    done = chronetixd(
-        "--state-dir", str(tmp_path / "s"), "--socket", str(tmp_path / "c"), PYTHONPATH=f"{package.parent}:{ROOT}"
-    )
-    assert done.returncode == 1
-    assert "this installation is broken" in done.stderr
+    daemon = start(PYTHONPATH=f"{package.parent}:{ROOT}")
+    with daemon.connect() as peer:
+        failed = peer.call("submit", flow=scripted("good"), name="f", wait="stopped")
+        assert failed["state"] == "failed"
+        assert "launchers in a row ended before they were ready" in failed["reason"]
+        assert "this installation is broken" in failed["reason"]
+        shutil.rmtree(package)
+        peer.begin("events", follow=True)
+        while peer.receive().value["kind"] != "launcher-ready":
+            pass
+    with daemon.connect() as peer:
+        assert peer.call("submit", flow=scripted("good"), name="f", wait="running")["state"] == "running"
+    assert daemon.stop() == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_launcher_that_is_ended_before_it_is_ready_costs_no_stored_flow(
+    number: signal.Signals, start: Any, scripted: Any
+) -> None:
+    """Stored flows wait for the next one."""
+    first = start()
+    with first.connect() as peer:
+        for name in ("f", "g"):
+            peer.call("submit", flow=scripted("good"), name=name, wait="running")
+    first.process.kill()
+    first.process.wait()
+
+    def end_the_first(pid: int) -> None:
+        while not (found := children(pid)):
+            pass
+        os.kill(found[0], number)
+
+    second = start(meanwhile=end_the_first)
+    with second.connect() as peer:
+        assert [flow["state"] for flow in peer.call("list")["flows"]] == ["running", "running"]
+    assert second.stop() == 0
+
+
+def test_a_flow_that_waits_for_a_launcher_which_is_stopped_can_be_killed(start: Any, scripted: Any) -> None:
+    daemon = start(CHRONETIX_START_TIMEOUT="600")
+    (launcher,) = children(daemon.process.pid)
+    with daemon.connect() as peer, daemon.connect() as other:
+        os.kill(launcher, signal.SIGSTOP)
+        submitting = peer.begin("submit", flow=scripted("good"), name="f", wait="running")
+        while [flow["state"] for flow in other.call("list")["flows"]] != ["starting"]:
+            pass
+        assert other.call("stop", flow="f", mode="now")["state"] == "stopped"
+        peer.end(submitting)
+    assert not os.path.exists(f"/proc/{launcher}"), "it was replaced"
+    assert daemon.stop() == 0
+
+
+def test_a_daemon_whose_launcher_is_stopped_ends(start: Any) -> None:
+    daemon = start()
+    (launcher,) = children(daemon.process.pid)
+    os.kill(launcher, signal.SIGSTOP)
+    assert daemon.stop() == 0
+
+
+def test_a_worker_that_is_stopped_is_ended_by_a_stop_at_once(start: Any, scripted: Any) -> None:
+    daemon = start()
+    with daemon.connect() as peer:
+        peer.call("submit", flow=scripted("good"), name="f", wait="running")
+        (node,) = peer.call("describe", flow="f")["nodes"]
+        os.kill(node["pid"], signal.SIGSTOP)
+        assert peer.call("stop", flow="f", mode="now")["state"] == "stopped"
+    assert daemon.stop() == 0
 
 
 def test_an_idle_daemon_sleeps_without_a_timer(daemon: Any, peer: Any, scripted: Any) -> None:

@@ -1,0 +1,77 @@
+"""A launcher that does what a plan says: it lies where the real one is looked for. Each takes the first word of the
+plan, which is in the folder above, and is the real one when there is none left."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+
+FOLDER = Path(__file__).parents[1]
+
+
+def next_word() -> str:
+    plan = FOLDER / "plan"
+    word, *rest = plan.read_text().split() or ["good"]
+    plan.write_text(" ".join(rest))
+    return word
+
+
+def become_real() -> None:
+    """From here on ``nodeworker`` is the real one."""
+    sys.path.remove(str(FOLDER))
+    for name in [name for name in sys.modules if name.split(".")[0] == "nodeworker"]:
+        del sys.modules[name]
+
+
+def wait_for_a_request() -> socket.socket:
+    from protocol.framing import encode
+    from protocol.messages import LauncherReady
+
+    sock = socket.socket(fileno=int(os.environ["CHRONETIX_FD"]))
+    sock.sendall(encode(LauncherReady(pid=os.getpid())))
+    sock.recv(1, socket.MSG_PEEK)
+    return sock
+
+
+def serve(word: str) -> None:
+    match word:
+        case "dies":
+            sys.exit("not today")
+        case "stops":
+            os.kill(os.getpid(), signal.SIGSTOP)
+        case "dies-when-asked":
+            wait_for_a_request()
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "stops-when-asked":
+            wait_for_a_request()
+            os.kill(os.getpid(), signal.SIGSTOP)
+        case "answers-garbage":
+            wait_for_a_request().sendall(b"\xff" * 1000)
+            signal.pause()
+        case "closes-when-asked":
+            wait_for_a_request().close()
+            signal.pause()
+        case "forks-and-dies":
+            become_real()
+            link = importlib.import_module("nodeworker.link")
+            real = importlib.import_module("nodeworker.launcher")
+            send = link.Link.send
+
+            def send_but_spawned(self: object, message: object, *descriptors: object) -> None:
+                if type(message).__name__ == "Spawned":
+                    os.kill(os.getpid(), signal.SIGKILL)
+                send(self, message, *descriptors)
+
+            link.Link.send = send_but_spawned
+            real.main()
+        case _:
+            become_real()
+            importlib.import_module("nodeworker.launcher").main()
+
+
+if __name__ == "__main__":
+    serve(next_word())
