@@ -195,11 +195,14 @@ def test_what_waits_can_be_withdrawn_and_what_is_under_way_cannot(
 
 
 def test_it_can_be_held_while_it_is_stopped(plan: Callable[[str], str], asked: Asked, until: Until, run: Run) -> None:
-    """What it had not answered is lost, and waits for the one after."""
+    """What it had not answered is lost, and waits for the one after; also when nobody waits for that any more."""
     plan("stops-when-asked")
     begin(asked)
     until(lambda: asked.launcher.ready)
     asked.ask()
+    with pytest.raises(TimeoutError):
+        run(asyncio.wait_for(asked.launcher.hold(), 0.1))
+    asked.launcher.release()
     run(asked.launcher.hold())
     assert asked.told == ["lost"]
     asked.launcher.release()

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -414,9 +413,11 @@ if "CHRONETIX_UPGRADE" in os.environ:
         flow.check()
 
 
-class TestUndone:
+class TestALauncherThatIsStopped:
     @pytest.mark.settings(spares=0, start_timeout=100)
-    def test_what_cannot_be_held_goes_on_as_before(self, daemon: Any, submit: Any) -> None:
+    def test_holds_no_upgrade_up_and_what_was_asked_of_it_is_born_under_the_next_image(
+        self, daemon: Any, submit: Any
+    ) -> None:
         with Client.connect(daemon.socket) as client:
             launcher = follow(client, "launcher-ready")["data"]["launcher"]
             os.kill(launcher, signal.SIGSTOP)
@@ -426,14 +427,9 @@ class TestUndone:
                 name="f",
                 wait="accepted",
             )
-            with pytest.raises(ChronetixError, match="workers that were asked for do not come"):
-                client.call("upgrade", timeout_ns=1_000_000_000)
-            assert client.call("version")["upgraded"]["failed"]
-            with suppress(ProcessLookupError):  # it did not answer, and was replaced
-                os.kill(launcher, signal.SIGCONT)
-            follow(client, "flow-running")
         assert upgrade(daemon)["failed"] == ""
         with Client.connect(daemon.socket) as client:
+            follow(client, "flow-running")
             assert client.call("stop", flow="f")["state"] == "stopped"
 
 

@@ -27,11 +27,16 @@ def become_real() -> None:
         del sys.modules[name]
 
 
+SOCKET: list[socket.socket] = []
+"""Open until we end."""
+
+
 def wait_for_a_request() -> socket.socket:
     from protocol.framing import encode
     from protocol.messages import LauncherReady
 
     sock = socket.socket(fileno=int(os.environ["CHRONETIX_FD"]))
+    SOCKET.append(sock)
     sock.sendall(encode(LauncherReady(pid=os.getpid())))
     sock.recv(1, socket.MSG_PEEK)
     return sock
