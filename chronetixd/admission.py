@@ -20,6 +20,7 @@ from chronetixd.audit import Audit
 from chronetixd.client import Client, not_allowed
 from chronetixd.core.access import Peer, Right, Rules
 from chronetixd.core.quota import Gate, Quota, Refusal
+from chronetixd.inspection import MAX_ENDING, Inspection
 from chronetixd.peer import group_id, look_up_rules, peer_of
 from chronetixd.settings import Settings
 from chronetixd.verbs import Context
@@ -50,13 +51,20 @@ class Admission:
     """Makes a :class:`Client` of each connection that is let in."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, context: Context, audit: Audit, settings: Settings, daemon: str
+        self,
+        loop: asyncio.AbstractEventLoop,
+        context: Context,
+        audit: Audit,
+        settings: Settings,
+        daemon: str,
+        inspection: Inspection,
     ) -> None:
         self._loop = loop
         self._context = context
         self._audit = audit
         self._settings = settings
         self._daemon = daemon
+        self._inspection = inspection
         self._gate = Gate(quota_of(settings))
         self._rules = Rules(os.geteuid())
         self.clients: set[Client] = set()
@@ -87,10 +95,10 @@ class Admission:
             peer = peer_of(sock)
         except OSError as reason:
             structlog.get_logger("chronetixd.client").warning("a client could not be identified", reason=str(reason))
-            sock.close()
+            self._inspection.close(-1, sock)
             return
         right = self._rules.right_of(peer)
-        refusal = self._stranger(peer) if right is Right.NONE else self._one_too_many(peer, right)
+        refusal = self._refusal(peer, right)
         client = Client(
             self._loop,
             sock,
@@ -103,12 +111,21 @@ class Admission:
             frame_s=self._settings.frame_timeout,
             max_frame=self._settings.max_frame,
             on_closed=self._closed if refusal is None else _forget,
+            inspection=self._inspection,
         )
         if refusal is None:
             self.clients.add(client)
         else:
             self._audit.refused(peer, "connect", refusal.name)
             client.refuse(refusal)
+
+    def _refusal(self, peer: Peer, right: Right) -> ChronetixError | None:
+        if right is Right.NONE:
+            return self._stranger(peer)
+        if self._inspection.refuses(peer.uid):
+            what = f"another client of user {peer.uid}, who has sent descriptors that cannot be closed yet"
+            return error("quota-exceeded", what=what, limit=MAX_ENDING)
+        return self._one_too_many(peer, right)
 
     @staticmethod
     def _stranger(peer: Peer) -> ChronetixError:

@@ -24,6 +24,7 @@ from chronetixd.connection import Connection
 from chronetixd.core.access import Peer, Right
 from chronetixd.core.quota import Gate
 from chronetixd.homecoming import Visitor
+from chronetixd.inspection import Inspection
 from protocol import handshake
 from protocol import messages as wire
 from protocol.errors import ChronetixError, error
@@ -68,9 +69,11 @@ class Client:
         frame_s: float,
         max_frame: int,
         on_closed: Callable[[Client], None],
+        inspection: Inspection,
     ) -> None:
         self._loop = loop
         self._context = context
+        self._inspection = inspection
         self.peer = peer
         self.right = right
         """What it may do; set anew when the rules change."""
@@ -80,9 +83,9 @@ class Client:
         self._max_frame = max_frame
         self._on_closed = on_closed
         self._phase = handshake.Phase.HELLO
-        self._worker: wire.Welcome | None = None
+        self._returns = False
         self._features: tuple[str, ...] = ()
-        """Who has connected is a worker that comes back; what to greet it with."""
+        """Of a worker that comes back (``_returns``): what its hello said that it can do."""
         self._calls: dict[int, asyncio.Task[wire.Result | wire.Failure]] = {}
         self._gone = False
         self._parting: ChronetixError | None = None
@@ -96,6 +99,8 @@ class Client:
             on_end=self._ended,
             max_frame=max_frame,
             frame_s=frame_s,
+            inspection=inspection,
+            owner=peer.uid,
         )
         self._connection.on_closed = self._disconnected
         self._connection.on_partial = self._partial
@@ -180,9 +185,9 @@ class Client:
         match message:
             case wire.Hello():
                 self._hello(message)
-            case wire.Reattach() if self._worker is not None:
-                self._reattach(self._worker, message, descriptors)
-            case wire.Call() if self._worker is None:
+            case wire.Reattach() if self._returns:
+                self._reattach(message, descriptors)
+            case wire.Call() if not self._returns:
                 self._call(message, descriptors)
             case wire.Cancel(id=number):
                 task = self._calls.get(number)
@@ -196,27 +201,28 @@ class Client:
         returns = hello.role == "worker" and wire.REATTACH in hello.features
         roles = ("worker",) if returns else ("client",)
         reply = handshake.answer(hello, daemon=self._daemon, roles=roles, max_frame=self._max_frame)
-        if returns and isinstance(reply, wire.Welcome):
-            self._worker = reply  # goes out when it is known that the worker is one of ours
-            self._features = tuple(hello.features)
-            return
+        if isinstance(reply, wire.Welcome):
+            self._connection.pass_rights()
         self._connection.send(reply)
         if isinstance(reply, wire.Failure):
             self._phase = handshake.Phase.REFUSED
             self.close()
+        elif returns:
+            self._returns = True
+            self._features = tuple(hello.features)
 
-    def _reattach(self, welcome: wire.Welcome, message: wire.Reattach, descriptors: list[int]) -> None:
+    def _reattach(self, message: wire.Reattach, descriptors: list[int]) -> None:
         """A worker that has outlived an earlier daemon: its connection is its flow's from now on."""
         sock = self._connection.hand_over()
         try:
-            self._context.flows.reattach(Visitor(message, descriptors, sock, self.peer.pid, welcome, self._features))
+            self._context.flows.reattach(Visitor(message, descriptors, sock, self.peer.pid, self._features))
         except (ChronetixError, OSError) as reason:
             structlog.get_logger("chronetixd.client").warning("a worker is not taken back", reason=str(reason))
             if not isinstance(reason, ChronetixError):
                 reason = error("reattach-refused", flow=message.flow, node=message.node, reason=str(reason))
             with suppress(OSError):
                 sock.send(encode(reason.failure()))
-            sock.close()
+            self._inspection.close(self.peer.uid, sock)
         self._leave()
 
     def _call(self, call: wire.Call, descriptors: list[int]) -> None:

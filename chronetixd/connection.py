@@ -3,7 +3,8 @@
 Rules: a queue of what is to be sent, flushed once a loop turn, so that messages of one turn share system calls;
 everything received goes to ``on_message`` in order; a fault of the peer, or of a handler, ends this connection only.
 Descriptors that a handler leaves in its list are closed. A peer that cannot be written to is still read to its end:
-its last words matter.
+its last words matter. A stranger's descriptors are not received here but by an inspector, and its socket is closed
+where nobody waits for what comes out of it.
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ import os
 import socket
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import structlog
 
+from chronetixd.inspection import Inspection, pass_rights
 from chronetixd.output import waiting
 from chronetixd.upgrade.bag import Bag, Unbag
 from chronetixd.upgrade.packed import PackedConnection
@@ -33,6 +36,9 @@ GATHER = 256 * 1024
 
 MAX_UNREAD = 4 * 1024 * 1024
 """Bytes that may wait for a peer before it is not listened to: who reads no answers asks nothing more."""
+
+_seen = bytearray(READ_SIZE)
+"""Where bytes go that were looked at before."""
 
 _ANCILLARY = socket.CMSG_SPACE(MAX_PER_SENDMSG * array.array("i").itemsize)
 
@@ -53,7 +59,11 @@ class Connection:
         on_end: OnEnd,
         max_frame: int = MAX_FRAME,
         frame_s: float | None = None,
+        inspection: Inspection | None = None,
+        owner: int = -1,
     ) -> None:
+        """With ``inspection`` the peer is a stranger: what it sends along is taken in and closed at the cost of
+        ``owner``."""
         sock.setblocking(False)
         self._loop = loop
         self._sock = sock
@@ -67,6 +77,10 @@ class Connection:
         self._reading = False
         self._paused = False
         self._received = 0
+        self._inspection = inspection
+        self._owner = owner
+        self._taking = False
+        """What was sent is being taken in; nothing is read until it is."""
         self._frame_s = frame_s
         """Seconds that the peer has to complete a frame that it has begun; None: for ever, it is trusted that far."""
         self._frame_timer: asyncio.TimerHandle | None = None
@@ -146,7 +160,7 @@ class Connection:
         """Hand on everything that has arrived. For when the peer is known to be dead; a process that inherited its
         socket may go on sending, which is not waited for."""
         enough = self._received + waiting(self._fd) if self._fd >= 0 else 0
-        while self._fd >= 0 and self._reading and self._received <= enough and self._readable():
+        while self._fd >= 0 and self._reading and self._received <= enough and not self._taking and self._readable():
             pass
 
     def hand_over(self) -> socket.socket:
@@ -158,6 +172,10 @@ class Connection:
         if self.on_closed is not None:
             self.on_closed()
         return self._sock
+
+    def pass_rights(self) -> None:
+        """From now on the peer may send descriptors along."""
+        pass_rights(self._sock, True)
 
     def close_after_flush(self) -> None:
         """Take nothing more in, send what is queued, then close; ``on_end`` is not called."""
@@ -176,7 +194,10 @@ class Connection:
         self._forget_output()
         self._channel.close()
         self._fd = -1
-        self._sock.close()
+        if self._inspection is None:
+            self._sock.close()
+        else:
+            self._inspection.close(self._owner, self._sock)
         if self.on_closed is not None:
             self.on_closed()
 
@@ -185,20 +206,65 @@ class Connection:
     def _readable(self) -> bool:
         """Read once and hand on what is complete; False when nothing (more) is there."""
         try:
-            data, ancillary, flags, _ = self._sock.recvmsg(READ_SIZE, _ANCILLARY, socket.MSG_CMSG_CLOEXEC)
+            data, ancillary, flags = self._read()
         except (BlockingIOError, InterruptedError):
             return False
         except (OSError, MemoryError):
             data, ancillary, flags = b"", [], 0
+        if flags & socket.MSG_CTRUNC and self._inspection is not None:
+            self._take_in(self._inspection, data)
+            return False
+        return self._arrived(data, _descriptors(ancillary), truncated=bool(flags & socket.MSG_CTRUNC))
+
+    def _read(self) -> tuple[bytes, Sequence[tuple[int, int, bytes]], int]:
+        """What is there. Of a stranger it is looked at first, and left there when descriptors come with it, which
+        MSG_CTRUNC tells."""
+        if self._inspection is None:
+            return self._sock.recvmsg(READ_SIZE, _ANCILLARY, socket.MSG_CMSG_CLOEXEC)[:3]
+        data, _, flags, _ = self._sock.recvmsg(READ_SIZE, 0, socket.MSG_PEEK)
+        if data and not flags & socket.MSG_CTRUNC:
+            self._sock.recv_into(_seen, len(data))
+        return data, [], flags
+
+    def _take_in(self, inspection: Inspection, data: bytes) -> None:
+        self._taking = True
+        self._loop.remove_reader(self._fd)
+        inspection.take_in(self._owner, self._sock, len(data), partial(self._taken, data))
+
+    def _taken(self, data: bytes, descriptors: list[int] | None) -> None:
+        """``data`` was received, with ``descriptors``; None: they were refused."""
+        self._taking = False
+        if not self._reading:
+            _close_all(descriptors or ())
+        elif descriptors is None:
+            self._end(self._refused(data))
+        else:
+            if not self._paused:
+                self._loop.add_reader(self._fd, self._readable)
+            self._arrived(data, descriptors)
+
+    def _refused(self, data: bytes) -> ChronetixError:
+        """Why the peer is not listened to any more, who has sent what it must not along with ``data``."""
+        try:
+            for _ in self._channel.feed(data):
+                pass
+        except ChronetixError as reason:
+            if reason.name != "missing-descriptors":
+                return reason
+            text = "it is neither shared memory nor a doorbell"
+            return error("descriptor-refused", what="what was sent along", reason=text)
+        return error("unexpected-descriptors", count="some")
+
+    def _arrived(self, data: bytes, descriptors: list[int], *, truncated: bool = False) -> bool:
+        """Hand on what is complete now; no data: the end. False when nothing (more) is to be read."""
         self._received += len(data)
-        descriptors = _descriptors(ancillary)
         fault: ChronetixError | None = None
         try:
             for message, owned in self._channel.feed(data, descriptors):
                 self._deliver(message, owned)
                 if not self._reading:
                     return False
-            if flags & socket.MSG_CTRUNC:
+            if truncated:
                 raise error("missing-descriptors", type="unknown", expected="more", count=len(descriptors))
             if data:
                 if self._frame_s is not None:
@@ -254,7 +320,7 @@ class Connection:
         """After a pause, when enough of the output is gone."""
         if self._paused and self.backlog <= MAX_UNREAD // 2:
             self._paused = False
-            if self._reading:
+            if self._reading and not self._taking:
                 self._loop.add_reader(self._fd, self._readable)
 
     def _stop_reading(self) -> None:

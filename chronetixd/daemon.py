@@ -35,6 +35,7 @@ from chronetixd.events import Events
 from chronetixd.fdstore import Store, limit_of
 from chronetixd.flowrun import FlowRun
 from chronetixd.flows import Flows
+from chronetixd.inspection import Inspection
 from chronetixd.journal import Journal, Recovered
 from chronetixd.keeping import Stored
 from chronetixd.launch import Launcher
@@ -117,6 +118,7 @@ class Daemon:
         self._groups = Groups(loop, find_place(settings.cgroup), settings.state_dir)
         self._strays = Strays(loop, self._known_pids, lambda: self._launcher.announced)
         self._pump = Pump(loop)
+        self._inspection = Inspection(loop)
         nursery = Nursery(self._groups, self._strays, self._pump)
         self._launcher = Launcher(
             loop,
@@ -195,7 +197,7 @@ class Daemon:
             self._upgrade,
             self._ending,
         )
-        self._admission = Admission(loop, self._context, self._audit, settings, self._name)
+        self._admission = Admission(loop, self._context, self._audit, settings, self._name, self._inspection)
 
     @property
     def settings(self) -> Settings:
@@ -280,6 +282,7 @@ class Daemon:
         self._supervisor.reloading()
         self._server.hold()
         await self._admission.part(error("daemon-upgrading"), PARTING_S)
+        await self._inspection.stop(PARTING_S)
 
     def freeze(self) -> None:
         """No thread reads or writes any more; what can be written is."""
@@ -466,10 +469,12 @@ class Daemon:
             await asyncio.wait(farewells)
         await self._launcher.stop()
         await self._strays.stop()
+        await self._inspection.stop(FAREWELL_S)
 
     def _known_pids(self) -> set[int]:
         """Children of ours that are somebody's."""
-        return self._flows.worker_pids() | self._spares.pids | self._launcher.pids | self._upgrade.rehearsal.pids
+        others = self._launcher.pids | self._upgrade.rehearsal.pids | self._inspection.pids
+        return self._flows.worker_pids() | self._spares.pids | others
 
     # -- clients -------------------------------------------------------------------------------------------
 

@@ -62,7 +62,6 @@ class Visitor:
     descriptors: list[int]
     sock: socket.socket
     pid: int
-    welcome: wire.Welcome
     features: tuple[str, ...] = ()
 
 
@@ -123,7 +122,7 @@ class Homecoming:
         if node not in self.away or life is None or not self._proves(life, message, visitor.pid):
             raise error("reattach-refused", flow=message.flow, node=node, reason="it is not the worker that is awaited")
         self._shown[node] = self._run.wiring.shown(node, message, visitor.descriptors)
-        self._run.workers[node].connect(visitor.sock, visitor.welcome)
+        self._run.workers[node].connect(visitor.sock)
         self._run.workers[node].features = visitor.features
         self._run.back_on_bus(node)
         self._run.machine.workers[node].came_back(STATES[message.state])

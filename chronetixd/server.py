@@ -2,8 +2,8 @@
 
 A socket file that nobody listens on is a dead daemon's and is replaced; a live one, or anything that is no socket, is
 left alone and refused. The file is removed at the end if it is still ours; a socket that was handed over stays, and
-with it the clients that wait in its queue for the next daemon. Its mode is 0660, or 0666 where others than its group
-have rights: who may do what is decided by credentials, not by the mode.
+with it the clients that wait in its queue for the next daemon. Who has just connected cannot send descriptors along.
+The file's mode is 0660, or 0666 where others than its group have rights: who may do what is decided by credentials.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from pathlib import Path
 
 import structlog
 
+from chronetixd.inspection import pass_rights
 from chronetixd.upgrade.bag import Bag, Unbag
 from chronetixd.upgrade.packed import PackedServer
 from chronetixd.want import AGAIN_S, wanting
@@ -59,6 +60,7 @@ class Server:
                 self._drop()
                 raise _unusable(self._path, reason.strerror or str(reason)) from None
             self._inode = os.stat(self._path).st_ino
+        pass_rights(self._sock, False)
         self._loop.add_reader(self._sock.fileno(), self._accept)
 
     def packed(self, bag: Bag) -> PackedServer:

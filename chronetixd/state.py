@@ -6,9 +6,11 @@ means nothing.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
+import stat
 from pathlib import Path
 from urllib.parse import quote
 
@@ -30,7 +32,8 @@ class StateDir:
         the one that has it, ``config-invalid`` when the folder cannot be made or written."""
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            fd = os.open(self.path / "daemon.pid", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            _check_owner(self.path)
+            fd = os.open(self.path / "daemon.pid", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
         except OSError as reason:
             raise self._unusable(reason) from None
         try:
@@ -65,6 +68,15 @@ class StateDir:
             os.ftruncate(self._fd, 0)
             os.close(self._fd)
             self._fd = -1
+
+
+def _check_owner(folder: Path) -> None:
+    """Everything in it is believed, so nobody else may write there. Raises PermissionError."""
+    found = folder.stat()
+    if found.st_uid not in (0, os.geteuid()):
+        raise PermissionError(errno.EPERM, f"it belongs to user {found.st_uid}, and what is in it is believed")
+    if found.st_mode & stat.S_IWOTH:
+        raise PermissionError(errno.EPERM, "everyone may write to it, and what is in it is believed (chmod o-w)")
 
 
 def node_file_name(flow: str, node: str) -> str:

@@ -34,7 +34,7 @@ from chronetixd.upgrade.bag import Bag, Unbag
 from chronetixd.upgrade.packed import PackedOutput, PackedProcess
 from protocol.contract.types import ResourceClaims
 from protocol.errors import ChronetixError
-from protocol.messages import MAX_FRAME, Assign, Log, Message, Reattached, Welcome, WorkerMessage
+from protocol.messages import MAX_FRAME, Assign, Log, Message, Reattached, WorkerMessage
 
 LOSSES = 3
 """Launchers that may die while they are asked for one worker, before it is held to be the cause."""
@@ -225,7 +225,7 @@ class WorkerProcess:
         self._leaf = self._nursery.groups.leaf_of(pid)
         self._watch(Process(self._loop, pid, pidfd, self._exited), ())
 
-    def connect(self, sock: socket.socket, welcome: Welcome) -> None:
+    def connect(self, sock: socket.socket) -> None:
         """It has connected with ``sock``, which is ours now, and gets new pipes. Raises OSError when descriptors have
         run out; the socket stays the caller's then."""
         out, out_theirs, err, err_theirs = _two_pipes()
@@ -233,7 +233,6 @@ class WorkerProcess:
         assert self._connection is not None
         assert self._tree is not None
         self._tree.marks.pipes |= {os.fstat(fd).st_ino for fd in (out, err)}
-        self._connection.send(welcome)
         self._connection.send(Reattached(), [out_theirs, err_theirs], give=True)
         self._connection.start()
 

@@ -1,7 +1,8 @@
 """How a worker comes back after its daemon has died: it waits for the next one, says who it is and shows its memory.
 
 The data plane needs no daemon and runs on meanwhile. What the worker has to say is kept by the link, bounded. Only the
-IO thread calls this. The pauses between attempts grow to a second: an absent daemon costs next to nothing.
+IO thread calls this. The pauses between attempts grow to a second: an absent daemon costs next to nothing. Whoever
+listens where the daemon did as another user than that, or root, is told and shown nothing.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from protocol.messages import (
     ToWorker,
     Welcome,
 )
+from protocol.trust import listener
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.01, 1.0
 
@@ -76,6 +78,7 @@ class Comeback:
     def __init__(self, path: str, link: Link[ToWorker], describe: Describe) -> None:
         self._path = path
         self._link = link
+        self._daemon_user = link.peer_user
         self._describe = describe
         self._streams = Streams()
         self._streams.hold()
@@ -129,7 +132,10 @@ class Comeback:
         sock.settimeout(ANSWER_S)
         try:
             sock.connect(self._path)
+            known = listener(sock) in (0, self._daemon_user)
         except OSError:
+            known = False
+        if not known:
             sock.close()
             return False
         try:
@@ -143,11 +149,11 @@ class Comeback:
 
     def _introduce(self) -> None:
         """Raises DaemonGone when refused; OSError, EOFError or ProtocolError when this daemon is no good, or gone."""
-        reattach, descriptors, further = self._describe()
         hello = Hello(protocol=list(PROTOCOL_VERSIONS), role="worker", features=[REATTACH, HANDOVER], pid=os.getpid())
         self._link.send_first(hello)
-        self._link.send_first(reattach, descriptors)
         self._expect(Welcome)
+        reattach, descriptors, further = self._describe()
+        self._link.send_first(reattach, descriptors)
         streams = self._expect(Reattached)
         for number, descriptor in zip((1, 2), streams, strict=True):
             os.dup2(descriptor, number)

@@ -36,6 +36,7 @@ from protocol.messages import (
     Subscribe,
     Unsubscribe,
 )
+from protocol.trust import listener
 
 M = TypeVar("M", bound=Message)
 
@@ -101,6 +102,11 @@ class Link(Generic[M]):
     def fileno(self) -> int:
         """The socket's descriptor."""
         return self._sock.fileno()
+
+    @property
+    def peer_user(self) -> int:
+        """The user at the other end when the socket was made, or listened on. Raises OSError."""
+        return listener(self._sock)
 
     @property
     def buffered(self) -> bool:

@@ -19,7 +19,7 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from types import TracebackType
 from typing import Any, NamedTuple
 
-from protocol import paths
+from protocol import paths, trust
 from protocol.descriptors import MAX_PER_SENDMSG, Channel, pieces
 from protocol.errors import ChronetixError, error, from_failure
 from protocol.handshake import concluded
@@ -85,7 +85,8 @@ class Client:
     ) -> Client:
         """Connect to the daemon at ``path`` (default: as the environment says) and greet it.
 
-        One that is just being upgraded is asked again. Raises ChronetixError ``daemon-unreachable`` or
+        One that is just being upgraded is asked again; one that listens as another user than this one or root is told
+        nothing (:mod:`protocol.trust`). Raises ChronetixError ``daemon-unreachable``, ``server-not-trusted`` or
         ``not-allowed``, RemoteError when the daemon refuses.
         """
         deadline = time.monotonic() + timeout
@@ -103,6 +104,7 @@ class Client:
         client = cls(sock, where)
         try:
             _connect(sock, where, max(0.0, deadline - time.monotonic()))
+            trust.check(sock, where, os.environ.get("CHRONETIX_DAEMON_USER"))
             client._greet(deadline, software)
         except PermissionError as cause:
             sock.close()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import stat
 import sys
 import time
 from typing import TYPE_CHECKING, Any, Protocol
@@ -146,4 +147,9 @@ def target(image: str | None) -> passage.Image:
         raise error("bad-argument", argument="image", verb="upgrade", reason="must be an absolute path")
     if not os.access(image, os.X_OK) or os.path.isdir(image):
         raise error("upgrade-refused", reason=f"{image} is no program that can be executed")
+    found = os.stat(image)
+    if found.st_uid not in (0, os.geteuid()) or found.st_mode & stat.S_IWOTH:
+        whose = f"belongs to user {found.st_uid} and has mode {stat.S_IMODE(found.st_mode):04o}"
+        reason = f"{image} {whose}: somebody else could change what is executed"
+        raise error("upgrade-refused", reason=reason)
     return passage.Image(image, [image, *sys.argv[1:]])

@@ -97,6 +97,7 @@ def meet(place: socket.socket) -> tuple[Link[Any], Reattach, list[int]]:
     hello, _ = link.receive()
     assert isinstance(hello, Hello)
     assert hello.role == "worker"
+    link.send(Welcome(protocol=1, daemon="next"))
     reattach, descriptors = link.receive()
     return link, reattach, descriptors
 
@@ -107,7 +108,6 @@ def take_back(daemon: Any, place: socket.socket) -> tuple[Reattach, int]:
     for descriptor in descriptors:
         os.close(descriptor)
     reading, writing = os.pipe()
-    link.send(Welcome(protocol=1, daemon="next"))
     link.send(Reattached(), [writing, writing])
     os.close(writing)
     worker = daemon.workers[reattach.node]
@@ -315,7 +315,6 @@ class TestHowItStands:
         link, reattach, (bell,) = meet(place)
         os.close(bell)
         assert reattach.state == "started"
-        link.send(Welcome(protocol=1, daemon="next"))
         link.send(Drain())  # no answer that it waits for: this daemon is no good either
         link.close()
         _, reading = take_back(daemon, place)

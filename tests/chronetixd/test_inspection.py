@@ -1,0 +1,283 @@
+"""What strangers send along is never the daemon's to close, and costs its sender."""
+
+from __future__ import annotations
+
+import array
+import asyncio
+import os
+import socket
+import struct
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+import uvloop
+
+import shm
+from chronetixd import inspection
+from chronetixd.connection import Connection
+from chronetixd.inspection import MAX_ENDING, Inspection
+from protocol.errors import ChronetixError
+from protocol.framing import encode
+from protocol.messages import Call, Hello, Message
+
+UNION = Hello | Call
+HELLO = encode(Hello(protocol=[1], role="client"))
+CALL = encode(Call(id=1, verb="tap", args={}, descriptors=2))
+
+
+def lingering(opened: ExitStack, seconds: int = 60) -> socket.socket:
+    """A TCP socket whose last close waits for ``seconds``: its peer reads nothing."""
+    listener = opened.enter_context(socket.socket())
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    listener.bind(("127.0.0.1", 0))
+    listener.listen()
+    sock = socket.create_connection(listener.getsockname())
+    opened.enter_context(listener.accept()[0])
+    sock.setblocking(False)
+    try:
+        while True:
+            sock.send(bytes(65536))
+    except BlockingIOError:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, seconds))
+    return sock
+
+
+class Peers:
+    """Connections of strangers to one inspection, in a loop that is run for as long as something is awaited."""
+
+    def __init__(self, opened: ExitStack) -> None:
+        self.loop = uvloop.new_event_loop()
+        self.inspection = Inspection(self.loop)
+        self.opened = opened
+        self.changed = asyncio.Event()
+
+    def until(self, condition: object) -> None:
+        async def wait() -> None:
+            while not condition():  # type: ignore[operator]
+                await self.changed.wait()
+                self.changed.clear()
+
+        self.loop.run_until_complete(asyncio.wait_for(wait(), 60))
+
+    def connect(self, owner: int = 1) -> Peer:
+        return Peer(self, owner)
+
+    def close(self) -> None:
+        self.loop.run_until_complete(self.inspection.stop(60))
+        self.loop.close()
+
+
+class Peer:
+    """A stranger's socket, and the daemon's connection to it."""
+
+    def __init__(self, peers: Peers, owner: int) -> None:
+        self.peers = peers
+        self.sock, ours = socket.socketpair()
+        peers.opened.enter_context(self.sock)
+        self.heard: list[Message] = []
+        self.taken: list[int] = []
+        self.ends: list[ChronetixError | None] = []
+        self.connection = Connection(
+            peers.loop,
+            ours,
+            UNION,
+            on_message=self._hear,
+            on_end=self._end,
+            inspection=peers.inspection,
+            owner=owner,
+        )
+        self.connection.start()
+        peers.opened.callback(self.connection.close)
+
+    def _hear(self, message: Message, descriptors: list[int]) -> None:
+        self.heard.append(message)
+        self.taken += descriptors
+        descriptors.clear()
+        self.peers.changed.set()
+
+    def _end(self, fault: ChronetixError | None) -> None:
+        self.ends.append(fault)
+        self.peers.changed.set()
+
+    def send(self, data: bytes, *descriptors: int) -> None:
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
+        self.sock.sendmsg([data], rights)
+
+
+@pytest.fixture
+def opened() -> Iterator[ExitStack]:
+    with ExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture
+def peers(opened: ExitStack) -> Iterator[Peers]:
+    made = Peers(opened)
+    yield made
+    opened.close()
+    made.close()
+
+
+def offered(opened: ExitStack) -> tuple[int, int]:
+    """What a tap's client sends: a ring's credits and a doorbell."""
+    bell, memory = os.eventfd(0, os.EFD_NONBLOCK), os.memfd_create("credits", os.MFD_ALLOW_SEALING)
+    opened.callback(os.close, bell)
+    opened.callback(os.close, memory)
+    return memory, bell
+
+
+class TestWhatIsHarmless:
+    def test_memory_and_doorbells_come_with_their_message_in_order(self, peers: Peers, opened: ExitStack) -> None:
+        peer, sent = peers.connect(), offered(opened)
+        peer.send(HELLO)
+        peer.send(CALL, *sent)
+        peer.send(HELLO)
+        peers.until(lambda: len(peer.heard) == 3)
+        assert [type(message) for message in peer.heard] == [Hello, Call, Hello]
+        inodes = [os.fstat(fd).st_ino for fd in peer.taken]
+        for fd in peer.taken:
+            assert not os.get_inheritable(fd)
+            os.close(fd)
+        assert inodes == [os.fstat(fd).st_ino for fd in sent]
+
+    def test_they_may_come_with_one_byte_of_a_frame(self, peers: Peers, opened: ExitStack) -> None:
+        peer, sent = peers.connect(), offered(opened)
+        peer.send(HELLO + CALL[:1], *sent)
+        peers.until(lambda: peer.heard)
+        peer.send(CALL[1:])
+        peers.until(lambda: len(peer.heard) == 2)
+        assert len(peer.taken) == 2
+        for fd in peer.taken:
+            os.close(fd)
+
+    def test_what_no_message_asks_for_is_closed(self, peers: Peers, opened: ExitStack) -> None:
+        peer = peers.connect()
+        before = len(os.listdir("/proc/self/fd"))
+        peer.send(HELLO, *offered(opened))
+        peers.until(lambda: peer.ends)
+        (fault,) = peer.ends
+        assert fault is not None
+        assert fault.name == "unexpected-descriptors"
+        peer.connection.close()
+        assert len(os.listdir("/proc/self/fd")) <= before + 2 + 2  # the two offered, the inspector's socket and pidfd
+
+    def test_one_who_leaves_while_it_is_taken_in_leaves_nothing(self, peers: Peers, opened: ExitStack) -> None:
+        peer, other = peers.connect(), peers.connect()
+        peer.send(CALL, *offered(opened))
+        peer.connection.drain_input()  # asks the inspector
+        peer.connection.close()
+        other.send(CALL, *offered(opened))
+        peers.until(lambda: other.heard)
+        assert peer.heard == []
+        for fd in other.taken:
+            os.close(fd)
+
+    def test_an_upgrade_waits_for_what_is_being_taken_in(self, peers: Peers, opened: ExitStack) -> None:
+        peer = peers.connect()
+        peer.send(CALL, *offered(opened))
+        peer.connection.drain_input()
+        assert peers.inspection.busy
+        peers.inspection.settle(60)
+        assert not peers.inspection.busy
+        assert [type(message) for message in peer.heard] == [Call]
+        for fd in peer.taken:
+            os.close(fd)
+
+
+def pipe(opened: ExitStack) -> int:
+    read, write = os.pipe()
+    opened.callback(os.close, read)
+    opened.callback(os.close, write)
+    return read
+
+
+def file(opened: ExitStack) -> int:
+    return opened.enter_context(tempfile.TemporaryFile(dir="/work" if os.path.isdir("/work") else None)).fileno()
+
+
+def unix(opened: ExitStack) -> int:
+    ours, theirs = socket.socketpair()
+    opened.enter_context(ours)
+    return opened.enter_context(theirs).fileno()
+
+
+class TestWhatIsNot:
+    @pytest.mark.parametrize("kind", [pipe, file, unix])
+    def test_it_ends_the_connection_and_not_a_neighbour(self, kind: object, peers: Peers, opened: ExitStack) -> None:
+        peer, neighbour = peers.connect(), peers.connect()
+        peer.send(CALL, *offered(opened)[:1], kind(opened))  # type: ignore[operator]
+        peers.until(lambda: peer.ends)
+        (fault,) = peer.ends
+        assert fault is not None
+        assert (fault.name, peer.heard) == ("descriptor-refused", [])
+        neighbour.send(CALL, *offered(opened))
+        peers.until(lambda: neighbour.heard)
+        for fd in neighbour.taken:
+            os.close(fd)
+
+    def test_a_socket_that_lingers_keeps_nobody(self, peers: Peers, opened: ExitStack) -> None:
+        for _ in range(3):
+            peer = peers.connect()
+            with lingering(opened) as sock:
+                peer.send(HELLO, sock.fileno())
+            peers.until(lambda peer=peer: peer.ends)
+
+    def test_nor_does_one_that_nobody_has_read(self, peers: Peers, opened: ExitStack) -> None:
+        peer = peers.connect()
+        with lingering(opened) as sock:
+            peer.send(HELLO, sock.fileno())
+        peer.connection.close()
+        assert peers.inspection.pids
+        neighbour = peers.connect(owner=2)
+        neighbour.send(CALL, *offered(opened))
+        peers.until(lambda: neighbour.heard)
+        for fd in neighbour.taken:
+            os.close(fd)
+
+    def test_a_connection_without_unread_bytes_costs_no_process(self, peers: Peers) -> None:
+        peer = peers.connect()
+        peer.send(HELLO)
+        peers.until(lambda: peer.heard)
+        peer.connection.close()
+        assert peers.inspection.pids == set()
+
+
+class TestAnInspectorThatIsKept:
+    def test_one_that_does_not_answer_is_ended_and_the_next_one_serves(
+        self, peers: Peers, opened: ExitStack, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(inspection, "LIMIT_S", 0.2)
+        gone = peers.connect()
+        with lingering(opened) as sock:
+            gone.send(HELLO, sock.fileno())
+        gone.connection.close()  # its inspector waits for the socket
+        (stuck,) = peers.inspection.pids
+        monkeypatch.setattr(inspection, "LIMIT_S", 60)
+        peer = peers.connect()
+        peer.send(CALL, *offered(opened))
+        peers.until(lambda: peer.ends)  # was behind it, of the same owner
+        again = peers.connect()
+        again.send(CALL, *offered(opened))
+        peers.until(lambda: again.heard)
+        assert stuck not in {inspector.process.pid for inspector in peers.inspection._at_work.values()}
+        for fd in again.taken:
+            os.close(fd)
+
+    def test_an_owner_of_too_many_is_refused_and_nobody_else(self, peers: Peers) -> None:
+        ending = {object() for _ in range(MAX_ENDING)}
+        peers.inspection._ending[1] = ending  # type: ignore[assignment]
+        try:
+            assert peers.inspection.refuses(1)
+            assert not peers.inspection.refuses(2)
+        finally:
+            del peers.inspection._ending[1]
+
+
+def test_a_ring_that_was_taken_in_is_one() -> None:
+    consumer = shm.Consumer("route", credits=4)
+    from chronetixd.inspector import harmless
+
+    assert harmless(consumer.fd)
+    consumer.close()
