@@ -27,6 +27,7 @@ from chronetixd.homecoming import Visitor
 from chronetixd.inspection import Inspection
 from protocol import handshake
 from protocol import messages as wire
+from protocol.descriptors import MAX_WAITING
 from protocol.errors import ChronetixError, error
 from protocol.framing import encode
 
@@ -42,6 +43,9 @@ MAX_STREAM_BACKLOG = 4 * 1024 * 1024
 MAX_BACKLOG = 64 * 1024 * 1024
 """Bytes of unread answers above which the client is disconnected."""
 
+
+MAX_DESCRIPTORS = 2
+"""What comes with a client's message at most: a tap's CREDIT and doorbell."""
 
 AUDITED = ("not-allowed", "quota-exceeded")
 """Refusals before a call that go into the audit log."""
@@ -202,7 +206,7 @@ class Client:
         roles = ("worker",) if returns else ("client",)
         reply = handshake.answer(hello, daemon=self._daemon, roles=roles, max_frame=self._max_frame)
         if isinstance(reply, wire.Welcome):
-            self._connection.pass_rights()
+            self._connection.pass_rights(MAX_WAITING if returns else MAX_DESCRIPTORS)
         self._connection.send(reply)
         if isinstance(reply, wire.Failure):
             self._phase = handshake.Phase.REFUSED

@@ -37,6 +37,9 @@ GATHER = 256 * 1024
 MAX_UNREAD = 4 * 1024 * 1024
 """Bytes that may wait for a peer before it is not listened to: who reads no answers asks nothing more."""
 
+MAX_UNSENT = 256
+"""Descriptors that may wait for a client to read; one that reads none must not have us keep more."""
+
 _seen = bytearray(READ_SIZE)
 """Where bytes go that were looked at before."""
 
@@ -89,6 +92,8 @@ class Connection:
         self._closing = False
         self.backlog = 0
         """Bytes that wait to be sent."""
+        self._unsent = 0
+        """Descriptors that do."""
         self.on_closed: Callable[[], None] | None = None
         """Called once when the socket is closed, whoever closed it."""
         self.on_partial: Callable[[int], None] | None = None
@@ -122,6 +127,7 @@ class Connection:
         for data, fds in packed.unsent:
             self._out.append((data, tuple(bag.take(fd) for fd in fds), True))
             self.backlog += len(data)
+            self._unsent += len(fds)
         if packed.reading:
             self.start()
             self._pause_if_unread()
@@ -146,6 +152,13 @@ class Connection:
         for data, fds in pieces(message, descriptors):
             self._out.append((data, tuple(fds), give))
             self.backlog += len(data)
+            self._unsent += len(fds)
+        if self._unsent > MAX_UNSENT and self._inspection is not None:
+            self._forget_output()
+            self._loop.call_soon(
+                self._end, error("slow-reader", bytes=f"{MAX_UNSENT} descriptors with their", peer="this client")
+            )
+            return
         self._pause_if_unread()
         if not self._flushing and not self._writing:
             self._flushing = True
@@ -173,8 +186,9 @@ class Connection:
             self.on_closed()
         return self._sock
 
-    def pass_rights(self) -> None:
-        """From now on the peer may send descriptors along."""
+    def pass_rights(self, most: int) -> None:
+        """From now on the peer may send descriptors along, at most ``most`` with one message."""
+        self._channel.max_waiting = most
         pass_rights(self._sock, True)
 
     def close_after_flush(self) -> None:
@@ -363,6 +377,7 @@ class Connection:
             sent = self._sock.sendmsg([data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))])
             if give:
                 _close_all(descriptors)
+            self._unsent -= len(descriptors)
             self._out[0] = (data, (), False)
         else:
             sent = self._sock.sendmsg(self._gathered())
@@ -400,7 +415,7 @@ class Connection:
             if give:
                 _close_all(descriptors)
         self._out.clear()
-        self.backlog = 0
+        self.backlog = self._unsent = 0
 
 
 def _descriptors(ancillary: Sequence[tuple[int, int, bytes]]) -> list[int]:

@@ -40,6 +40,9 @@ STATES = {
 MAX_HELD = 1000
 """Messages of one worker that may wait until all are back: it has little to say of what it has just shown."""
 
+MAX_HELD_DESCRIPTORS = 256
+"""What may have come with them."""
+
 WAITS = (
     wire.Drained,
     wire.Finished,
@@ -134,7 +137,8 @@ class Homecoming:
         for a worker that says too much."""
         if not isinstance(message, WAITS):
             return False
-        if sum(each == node for each, _, _ in self._held) >= MAX_HELD:
+        held = [len(brought) for each, _, brought in self._held if each == node]
+        if len(held) >= MAX_HELD or sum(held) + len(descriptors) > MAX_HELD_DESCRIPTORS:
             raise error("unexpected-message", type=type_of(message), when="so often, before all workers are back")
         self._held.append((node, message, list(descriptors)))
         descriptors.clear()

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import shm
 from chronetixd.kept import Kept
 from chronetixd.keys import Key
-from chronetixd.stages import DataRoute, Memory, Place, Stage, checked
+from chronetixd.stages import DataRoute, Memory, Place, Stage, check_count, checked
 from protocol.errors import error
 from protocol.messages import Reattach
 from protocol.messages import Stage as ShownStage
@@ -56,6 +56,7 @@ def shown(
         told = f"segments {message.segments}, unconfirmed {message.unconfirmed}, dropped {message.dropped}"
         reason = f"{told}: each once, the second of the first, and the third not"
         raise error("malformed-message", type="reattach", reason=reason)
+    check_count(node, len(message.segments))
     fds = iter(descriptors)
     try:
         bell = shm.Doorbell(next(fds))

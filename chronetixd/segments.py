@@ -4,20 +4,38 @@ its number again when nobody does any more."""
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+import resource
+from collections.abc import Callable, Iterable
 
 from chronetixd.net import Net, ToNode
 from chronetixd.rewiring import Shown
-from chronetixd.stages import Memory, Stage, checked
+from chronetixd.stages import MAX_SEGMENTS, Memory, Stage, check_count, checked
 from protocol.errors import error
 from protocol.messages import Segment, SegmentDropped, SegmentMapped
 
+SHARE = 8
+"""A flow's arenas may grow by one in so many of the descriptors that the daemon may have open."""
+
+
+def most_of_flow() -> int:
+    """Segments that all arenas of one flow may have together."""
+    return max(MAX_SEGMENTS, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // SHARE)
+
 
 class Segments:
-    """Of all arenas of one flow."""
+    """Of all arenas of one flow. ``most`` is how many they may have together."""
 
-    def __init__(self, net: Net) -> None:
+    def __init__(self, net: Net, most: Callable[[], int] = most_of_flow) -> None:
         self._net = net
+        self._most = most
+
+    @property
+    def held(self) -> int:
+        """Segments of all arenas, those of the dead that are drained included."""
+        stages = self._net.stages(self._net.routes)
+        memories = {id(stage.producer): stage.producer for stage in stages if stage.producer is not None}
+        memories |= {id(place.memory): place.memory for place in self._net.places.values() if place.memory is not None}
+        return sum(len(memory.segments) for memory in memories.values())
 
     def grow(self, node: str, message: Segment, descriptors: list[int]) -> list[ToNode]:
         """``node``'s arena has a further segment: what its consumers have to get, or, if nobody has to, its own go.
@@ -31,10 +49,18 @@ class Segments:
         if message.index in memory.segments and message.index in memory.shown_so:
             memory.shown_so.discard(message.index)
             return []
+        self.check_share(node, memory, 1)
         check_segment(memory, node, message.index, descriptors[0])
         memory.segments[message.index] = descriptors[0]
         descriptors.clear()
         return self.spread(node, memory, message.index)
+
+    def check_share(self, node: str, memory: Memory, more: int) -> None:
+        """Raises ProtocolError ``quota-exceeded`` when ``node`` may not have ``more`` further segments."""
+        check_count(node, len(memory.segments) + more)
+        most = self._most()
+        if self.held + more > most:
+            raise error("quota-exceeded", what=f"another segment of node {node!r} and of its flow", limit=most)
 
     def spread(self, node: str, memory: Memory, index: int, *, confirmed: bool = False) -> list[ToNode]:
         """A segment to every consumer that lacks it; unless ``confirmed``, ``node`` may not use it yet."""

@@ -29,6 +29,11 @@ class DataRoute(NamedTuple):
     policy: str = "block"
 
 
+MAX_SEGMENTS = 64
+"""Of one arena. It doubles by segments, so that one that is as large as can be has fewer than twenty; each is a
+descriptor of the daemon's, and of every consumer's."""
+
+
 @dataclass(slots=True, eq=False)
 class Memory:
     """What one process offered beside its ends of routes: its doorbell, and the arena that its RINGs point into."""
@@ -258,6 +263,12 @@ class Place:
             self.memory.close_if_unused()
             self.memory = None
         self.incarnation += 1
+
+
+def check_count(node: str, count: int) -> None:
+    """Raises ProtocolError ``quota-exceeded`` when an arena of ``node`` may not have ``count`` segments."""
+    if count > MAX_SEGMENTS:
+        raise error("quota-exceeded", what=f"another segment of node {node!r}", limit=MAX_SEGMENTS)
 
 
 def checked(fd: int, kind: str, what: str) -> int:

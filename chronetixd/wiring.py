@@ -166,6 +166,8 @@ class Wiring:
             raise error("descriptor-refused", what=f"the doorbell of node {node!r}", reason=str(reason)) from None
         memory = place.memory or Memory(bell, incarnation=place.incarnation)
         try:
+            if len(message.segments) > 1:
+                self.segments.check_share(node, memory, len(message.segments))
             rings = [checked(next(fds), "ring", f"the ring of route {stage.route.id!r}") for stage in ends.rings]
             credits = [checked(next(fds), "credit", f"the credits of route {s.route.id!r}") for s in ends.credits]
             segments = {index: next(fds) for index in message.segments}

@@ -78,10 +78,13 @@ class Channel(Generic[M]):
         max_frame: int = MAX_FRAME,
         *,
         close_descriptor: Callable[[int], None] = os.close,
+        max_waiting: int = MAX_WAITING,
     ) -> None:
         self._decoder: Decoder[M] = Decoder(union, max_frame)
         self._waiting: deque[int] = deque()
         self._close_descriptor = close_descriptor
+        self.max_waiting = max_waiting
+        """Descriptors that may wait for the end of their message's frame."""
         self._broken: ChronetixError | None = None
 
     @property
@@ -111,8 +114,8 @@ class Channel(Generic[M]):
         self._waiting.extend(descriptors)
         if self._broken is not None:
             self.close()
-        elif len(self._waiting) > MAX_WAITING:
-            self._break(error("too-many-descriptors", limit=MAX_WAITING))
+        elif len(self._waiting) > self.max_waiting:
+            self._break(error("too-many-descriptors", limit=self.max_waiting))
         return self._messages(self._decoder.feed(data))
 
     def end(self) -> None:

@@ -16,11 +16,11 @@ import uvloop
 
 import shm
 from chronetixd import inspection
-from chronetixd.connection import Connection
+from chronetixd.connection import MAX_UNSENT, Connection
 from chronetixd.inspection import MAX_ENDING, Inspection
 from protocol.errors import ChronetixError
 from protocol.framing import encode
-from protocol.messages import Call, Hello, Message
+from protocol.messages import Call, Hello, Item, Message
 
 UNION = Hello | Call
 HELLO = encode(Hello(protocol=[1], role="client"))
@@ -42,6 +42,11 @@ def lingering(opened: ExitStack, seconds: int = 60) -> socket.socket:
     except BlockingIOError:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, seconds))
     return sock
+
+
+def at_once(sock: socket.socket) -> None:
+    """It lingers no more: nobody but us has it."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
 class Peers:
@@ -273,6 +278,31 @@ class TestAnInspectorThatIsKept:
             assert not peers.inspection.refuses(2)
         finally:
             del peers.inspection._ending[1]
+
+
+class TestHowManyMayWait:
+    def test_a_client_cannot_have_more_kept_than_a_message_needs(self, peers: Peers, opened: ExitStack) -> None:
+        peer = peers.connect()
+        peer.connection.pass_rights(2)
+        peer.send(CALL[:1], *offered(opened))
+        peer.send(CALL[1:2], *offered(opened))
+        peers.until(lambda: peer.ends)
+        (fault,) = peer.ends
+        assert fault is not None
+        assert (fault.name, fault.details["limit"]) == ("too-many-descriptors", 2)
+
+    def test_one_that_reads_none_is_disconnected_and_all_are_closed(self, peers: Peers, opened: ExitStack) -> None:
+        peer = peers.connect()
+        memory, _ = offered(opened)
+        before = len(os.listdir("/proc/self/fd"))
+        item = Item(id=1, value=bytes(60_000), descriptors=1)
+        for _ in range(MAX_UNSENT + 1):
+            peer.connection.send(item, [os.dup(memory)], give=True)
+        peers.until(lambda: peer.ends)
+        (fault,) = peer.ends
+        assert fault is not None
+        assert fault.name == "slow-reader"
+        assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_a_ring_that_was_taken_in_is_one() -> None:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import resource
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 
 import shm
 from chronetixd.flowrun import FlowRun
-from chronetixd.stages import Stage
+from chronetixd.segments import Segments, most_of_flow
+from chronetixd.stages import MAX_SEGMENTS, Stage
 from chronetixd.wiring import DataRoute, ToNode, Wiring
 from protocol.errors import ChronetixError
 from protocol.messages import Configure, Detach, Link, Offer, Port, Segment, SegmentDropped, SegmentMapped, Start
@@ -320,3 +323,44 @@ class Told:
         self.messages.append(message)
         for fd in descriptors:
             os.close(fd)
+
+
+class TestShares:
+    """What one node, and one flow, may have the daemon hold."""
+
+    def test_an_arena_of_too_many_segments_is_refused_and_no_other(
+        self, offered: Wiring, nodes: dict[str, Node]
+    ) -> None:
+        grown(offered, nodes)
+        for index in range(2, MAX_SEGMENTS):
+            offered.segments.grow("source", Segment(index=index), nodes["source"].segment())
+        descriptors = nodes["source"].segment()
+        with pytest.raises(ChronetixError, match=f"another segment of node 'source' .*{MAX_SEGMENTS}") as refused:
+            offered.segments.grow("source", Segment(index=MAX_SEGMENTS), descriptors)
+        assert refused.value.name == "quota-exceeded"
+        close_all(descriptors)
+        offered.segments.drop("source", SegmentDropped(index=1))
+        offered.segments.grow("source", Segment(index=MAX_SEGMENTS), nodes["source"].segment())
+
+    def test_a_flow_has_its_share(self, offered: Wiring, nodes: dict[str, Node]) -> None:
+        share = Segments(offered.net, lambda: offered.segments.held + 1)
+        share.grow("source", Segment(index=1), nodes["source"].segment())
+        full = Segments(offered.net, lambda: offered.segments.held)
+        descriptors = nodes["source"].segment()
+        with pytest.raises(ChronetixError, match="and of its flow would pass the limit"):
+            full.grow("source", Segment(index=2), descriptors)
+        close_all(descriptors)
+
+    def test_the_share_is_one_eighth_of_what_may_be_open(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(resource, "getrlimit", lambda _: (8000, 8000))
+        assert most_of_flow() == 1000
+        monkeypatch.setattr(resource, "getrlimit", lambda _: (128, 128))
+        assert most_of_flow() == MAX_SEGMENTS
+
+    def test_an_offer_of_too_many_keeps_nothing(self, wiring: Wiring, nodes: dict[str, Node]) -> None:
+        message, descriptors = nodes["source"].offer()
+        more = [*message.segments, *range(100, 100 + MAX_SEGMENTS)]
+        with pytest.raises(ChronetixError, match="another segment of node 'source'"):
+            wiring.offer("source", msgspec.structs.replace(message, segments=more), descriptors)
+        close_all(descriptors)
+        wiring.offer("source", *nodes["source"].offer())
