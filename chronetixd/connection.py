@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import array
 import asyncio
-import os
 import socket
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -20,6 +19,7 @@ from typing import Any
 
 import structlog
 
+from chronetixd.closing import close, close_all, close_socket
 from chronetixd.inspection import Inspection, pass_rights
 from chronetixd.output import waiting
 from chronetixd.upgrade.bag import Bag, Unbag
@@ -71,7 +71,7 @@ class Connection:
         self._loop = loop
         self._sock = sock
         self._fd = sock.fileno()
-        self._channel: Channel[Message] = Channel(union, max_frame)
+        self._channel: Channel[Message] = Channel(union, max_frame, close_descriptor=close)
         self._on_message = on_message
         self._on_end = on_end
         self._out: deque[tuple[bytes | memoryview, Sequence[int], bool]] = deque()
@@ -147,7 +147,7 @@ class Connection:
         """
         if self.closed or self._unwritable or self._closing:
             if give:
-                _close_all(descriptors)
+                close_all(descriptors)
             return
         for data, fds in pieces(message, descriptors):
             self._out.append((data, tuple(fds), give))
@@ -209,7 +209,7 @@ class Connection:
         self._channel.close()
         self._fd = -1
         if self._inspection is None:
-            self._sock.close()
+            close_socket(self._sock)
         else:
             self._inspection.close(self._owner, self._sock)
         if self.on_closed is not None:
@@ -249,7 +249,7 @@ class Connection:
         """``data`` was received, with ``descriptors``; None: they were refused."""
         self._taking = False
         if not self._reading:
-            _close_all(descriptors or ())
+            close_all(descriptors or ())
         elif descriptors is None:
             self._end(self._refused(data))
         else:
@@ -323,7 +323,7 @@ class Connection:
             structlog.get_logger("chronetixd").exception("a message could not be handled", type=type(message).__name__)
             raise error("internal", what=f"handling {type(message).__name__}", reason=repr(reason)) from reason
         finally:
-            _close_all(owned)
+            close_all(owned)
 
     def _end(self, fault: ChronetixError | None) -> None:
         if self._reading:
@@ -376,7 +376,7 @@ class Connection:
         if descriptors:
             sent = self._sock.sendmsg([data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))])
             if give:
-                _close_all(descriptors)
+                close_all(descriptors)
             self._unsent -= len(descriptors)
             self._out[0] = (data, (), False)
         else:
@@ -413,7 +413,7 @@ class Connection:
             self._stop_writing()
         for _, descriptors, give in self._out:
             if give:
-                _close_all(descriptors)
+                close_all(descriptors)
         self._out.clear()
         self.backlog = self._unsent = 0
 
@@ -424,8 +424,3 @@ def _descriptors(ancillary: Sequence[tuple[int, int, bytes]]) -> list[int]:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
             found.frombytes(data[: len(data) - len(data) % found.itemsize])
     return found.tolist()
-
-
-def _close_all(descriptors: Sequence[int]) -> None:
-    for fd in descriptors:
-        os.close(fd)

@@ -6,9 +6,9 @@ fault and nobody else's.
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
+from chronetixd.closing import close_all
 from chronetixd.core import worker as life
 from chronetixd.core.flow_words import NodeEvent
 from chronetixd.core.worker import WorkerState
@@ -57,8 +57,7 @@ class Hearing:
         except ChronetixError as fault:
             self._run.broke(node, str(fault))
         finally:
-            for fd in descriptors:
-                os.close(fd)
+            close_all(descriptors)
 
     def _hello(self, node: str, hello: wire.Hello) -> None:
         reply = handshake.answer(

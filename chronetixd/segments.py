@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import resource
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from chronetixd.net import Net, ToNode
 from chronetixd.rewiring import Shown
@@ -23,11 +23,10 @@ def most_of_flow() -> int:
 
 
 class Segments:
-    """Of all arenas of one flow. ``most`` is how many they may have together."""
+    """Of all arenas of one flow."""
 
-    def __init__(self, net: Net, most: Callable[[], int] = most_of_flow) -> None:
+    def __init__(self, net: Net) -> None:
         self._net = net
-        self._most = most
 
     @property
     def held(self) -> int:
@@ -58,7 +57,7 @@ class Segments:
     def check_share(self, node: str, memory: Memory, more: int) -> None:
         """Raises ProtocolError ``quota-exceeded`` when ``node`` may not have ``more`` further segments."""
         check_count(node, len(memory.segments) + more)
-        most = self._most()
+        most = most_of_flow()
         if self.held + more > most:
             raise error("quota-exceeded", what=f"another segment of node {node!r} and of its flow", limit=most)
 

@@ -22,6 +22,7 @@ from chronetixd.connection import Connection
 from chronetixd.core.allowance import Allowance
 from chronetixd.core.death import Death, HeldFrames, OutOfMemory, last_lines, out_of_memory
 from chronetixd.core.worker import Exit
+from chronetixd.inspector import harmless
 from chronetixd.launch import Launcher, Request
 from chronetixd.logs import Logs
 from chronetixd.nursery import Nursery
@@ -322,7 +323,7 @@ class WorkerProcess:
 
     def _said(self, message: Message, descriptors: list[int]) -> None:
         if descriptors and self._tree is not None:
-            self._tree.marks.memory.update(os.fstat(fd).st_ino for fd in descriptors)
+            self._tree.marks.memory.update(os.fstat(fd).st_ino for fd in descriptors if harmless(fd))
         self._callbacks.on_message(self.node, message, descriptors)
 
     def _ended(self, fault: ChronetixError | None) -> None:

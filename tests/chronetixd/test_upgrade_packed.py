@@ -224,10 +224,11 @@ STATE: dict[type, tuple[set[str], set[str]]] = {
         },
     ),
     connection.Connection: (
-        {"_channel", "_fd", "_out", "_reading", "_sock", "_unwritable", "backlog"},
+        {"_channel", "_fd", "_out", "_reading", "_sock", "_unsent", "_unwritable", "backlog"},
         {
-            "_closing", "_delivered", "_flushing", "_frame_s", "_frame_timer", "_loop", "_on_end", "_on_message",
-            "_paused", "_received", "_writing", "on_closed", "on_flushed", "on_partial",
+            "_closing", "_delivered", "_flushing", "_frame_s", "_frame_timer", "_inspection", "_loop", "_on_end",
+            "_on_message", "_owner", "_paused", "_received", "_taking", "_writing", "on_closed", "on_flushed",
+            "on_partial",
         },
     ),
     output.Output: (

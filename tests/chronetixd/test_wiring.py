@@ -12,8 +12,9 @@ import msgspec
 import pytest
 
 import shm
+from chronetixd import segments
 from chronetixd.flowrun import FlowRun
-from chronetixd.segments import Segments, most_of_flow
+from chronetixd.segments import most_of_flow
 from chronetixd.stages import MAX_SEGMENTS, Stage
 from chronetixd.wiring import DataRoute, ToNode, Wiring
 from protocol.errors import ChronetixError
@@ -342,13 +343,15 @@ class TestShares:
         offered.segments.drop("source", SegmentDropped(index=1))
         offered.segments.grow("source", Segment(index=MAX_SEGMENTS), nodes["source"].segment())
 
-    def test_a_flow_has_its_share(self, offered: Wiring, nodes: dict[str, Node]) -> None:
-        share = Segments(offered.net, lambda: offered.segments.held + 1)
-        share.grow("source", Segment(index=1), nodes["source"].segment())
-        full = Segments(offered.net, lambda: offered.segments.held)
+    def test_a_flow_has_its_share(
+        self, offered: Wiring, nodes: dict[str, Node], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        most = offered.segments.held + 1
+        monkeypatch.setattr(segments, "most_of_flow", lambda: most)
+        offered.segments.grow("source", Segment(index=1), nodes["source"].segment())
         descriptors = nodes["source"].segment()
         with pytest.raises(ChronetixError, match="and of its flow would pass the limit"):
-            full.grow("source", Segment(index=2), descriptors)
+            offered.segments.grow("source", Segment(index=2), descriptors)
         close_all(descriptors)
 
     def test_the_share_is_one_eighth_of_what_may_be_open(self, monkeypatch: pytest.MonkeyPatch) -> None:
