@@ -10,6 +10,7 @@ import struct
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 import uvloop
@@ -21,6 +22,7 @@ from chronetixd.inspection import MAX_ENDING, Inspection
 from protocol.errors import ChronetixError
 from protocol.framing import encode
 from protocol.messages import Call, Hello, Item, Message
+from tests.chronetixd.fuse import file_that_waits, sent_by_a_child
 
 UNION = Hello | Call
 HELLO = encode(Hello(protocol=[1], role="client"))
@@ -269,6 +271,26 @@ class TestAnInspectorThatIsKept:
         assert stuck not in {inspector.process.pid for inspector in peers.inspection._at_work.values()}
         for fd in again.taken:
             os.close(fd)
+
+    @pytest.mark.skipif(os.geteuid() != 0 or not os.path.exists("/dev/fuse"), reason="needs root and /dev/fuse")
+    def test_what_cannot_even_be_killed_costs_its_sender_alone(self, peers: Peers, tmp_path: Path) -> None:
+        with ExitStack() as opened, file_that_waits(tmp_path / "slow") as (path, server):
+            children = []
+            for _ in range(MAX_ENDING):
+                peer = peers.connect(owner=1)
+                children.append(sent_by_a_child(path, peer.sock, CALL, 2))
+                peers.until(lambda peer=peer: peer.ends)
+            assert server.asked.wait(60)
+            assert peers.inspection.refuses(1)
+            neighbour = peers.connect(owner=2)
+            neighbour.send(CALL, *offered(opened))
+            peers.until(lambda: neighbour.heard)
+            for fd in neighbour.taken:
+                os.close(fd)
+            peers.loop.run_until_complete(peers.inspection.stop(0.05))  # does not wait for them
+            assert len(peers.inspection.pids) == MAX_ENDING
+        for child in children:
+            os.waitpid(child, 0)
 
     def test_an_owner_of_too_many_is_refused_and_nobody_else(self, peers: Peers) -> None:
         ending = {object() for _ in range(MAX_ENDING)}

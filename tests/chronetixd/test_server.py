@@ -111,6 +111,31 @@ def test_a_state_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
         StateDir(tmp_path / "file" / "state").claim()
 
 
+class TestAStateFolderThatOthersHaveASayIn:
+    def test_one_that_everyone_may_write_to_is_refused(self, tmp_path: Path) -> None:
+        folder = tmp_path / "state"
+        folder.mkdir()
+        folder.chmod(0o777)
+        with pytest.raises(ChronetixError, match="everyone may write to it"):
+            StateDir(folder).claim()
+
+    @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
+    def test_so_is_another_users(self, tmp_path: Path) -> None:
+        folder = tmp_path / "state"
+        folder.mkdir()
+        os.chown(folder, 7001, 7001)
+        with pytest.raises(ChronetixError, match="it belongs to user 7001"):
+            StateDir(folder).claim()
+
+    def test_a_lock_that_is_a_link_is_not_followed(self, tmp_path: Path) -> None:
+        precious = tmp_path / "precious"
+        precious.write_text("all of it")
+        (tmp_path / "daemon.pid").symlink_to(precious)
+        with pytest.raises(ChronetixError, match="state_dir"):
+            StateDir(tmp_path).claim()
+        assert precious.read_text() == "all of it"
+
+
 def test_a_state_folder_that_cannot_be_written_is_told_and_not_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

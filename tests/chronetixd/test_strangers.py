@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -12,6 +13,7 @@ import pytest
 
 from protocol import messages as wire
 from protocol.framing import encode
+from tests.chronetixd.fuse import file_that_waits, sent_by_a_child
 from tests.chronetixd.test_access import READER, STRANGER, As, connect_as, needs_root, tmp_path
 from tests.chronetixd.test_inspection import at_once, lingering
 
@@ -34,6 +36,12 @@ def inspectors(daemon: Any) -> list[str]:
     children = Path(f"/proc/{daemon.process.pid}/task/{daemon.process.pid}/children").read_text().split()
     lines = [Path(f"/proc/{pid}/cmdline").read_text() for pid in children]
     return [line for line in lines if "inspector.py" in line]
+
+
+@pytest.fixture
+def needs_fuse(tmp_path: Path) -> None:
+    if os.geteuid() != 0 or not os.path.exists("/dev/fuse"):
+        pytest.skip("only root can mount, and /dev/fuse has to be there")
 
 
 @needs_root
@@ -92,6 +100,21 @@ class TestWhoMayRead:
             assert reader.receive() is not None
             daemon.process.terminate()
             assert daemon.process.wait() == 0
+
+    def test_nor_with_a_file_whose_server_never_answers_its_flush(
+        self, start: Any, tmp_path: Path, needs_fuse: None
+    ) -> None:
+        daemon = start()
+        with file_that_waits(tmp_path / "slow") as (path, server):
+            with daemon.connect() as other:
+                with daemon.connect() as reader:
+                    child = sent_by_a_child(path, reader.sock, TAP, 2)
+                    assert reader.receive().name in ("descriptor-refused", "unexpected-message")
+                assert server.asked.wait(60)
+                assert other.call("version")["pid"] == daemon.process.pid
+            daemon.process.terminate()
+            assert daemon.process.wait() == 0
+        os.waitpid(child, 0)
 
     def test_no_process_is_started_for_calls_that_bring_nothing(self, start: Any) -> None:
         daemon = start()

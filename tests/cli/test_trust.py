@@ -11,12 +11,16 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
 from chronetixd.cli.client import Client
+from nodeworker.comeback import Comeback
+from nodeworker.link import Link
 from protocol import trust
 from protocol.errors import ChronetixError
+from protocol.messages import ToWorker
 from tests.cli.conftest import ROOT
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become other users")
@@ -96,6 +100,27 @@ class TestAnotherUsersSocket:
             sock.connect(str(path))
             with pytest.raises(ChronetixError, match="names no-such-user, and there is no such user"):
                 trust.check(sock, str(path), "no-such-user")
+
+
+@needs_root
+def test_a_worker_that_comes_back_shows_another_user_nothing(folder: Path) -> None:
+    path = folder / "control.sock"
+    ours, theirs = socket.socketpair()
+    link: Link[object] = Link(ours, ToWorker)
+
+    def describe() -> NoReturn:
+        pytest.fail("nobody is there who may see it")
+
+    comeback = Comeback(str(path), link, describe)  # type: ignore[arg-type]
+    with theirs, listening(path, ATTACKER) as impostor:
+        assert impostor.stdin is not None
+        assert impostor.stdout is not None
+        impostor.stdin.write("\n")
+        impostor.stdin.flush()
+        assert not comeback._attempt()
+        assert impostor.stdout.readline() == "0\n"
+    comeback.give_up()
+    link.close()
 
 
 class TestRootsAndOnesOwn:

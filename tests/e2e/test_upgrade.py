@@ -200,6 +200,12 @@ class TestRefused:
         with Client.connect(daemon.socket) as client, pytest.raises(ChronetixError, match="no program"):
             client.call("upgrade", image=path)
 
+    def test_a_program_that_somebody_else_could_change_is_refused(self, daemon: Any, image: Image) -> None:
+        program = image("")
+        program.chmod(0o777)
+        with Client.connect(daemon.socket) as client, pytest.raises(ChronetixError, match="could change what is exec"):
+            client.call("upgrade", image=str(program))
+
     @pytest.mark.settings(spares=0)
     def test_without_descriptors_for_two_of_each_it_is_refused(self, daemon: Any, flow: Flow) -> None:
         with Client.connect(daemon.socket) as client:

@@ -61,7 +61,12 @@ def _throw(sock: socket.socket, kind: str, chance: random.Random) -> None:
             sock.sendall((HELLO + call)[: chance.randint(1, len(HELLO + call) - 1)])
         case "descriptors":
             with open(os.devnull, "rb") as file:
-                socket.send_fds(sock, [HELLO + call], [file.fileno()] * chance.randint(1, 200))
+                if chance.random() < 0.5:  # before it is known who sends them they may be refused at once
+                    with suppress(PermissionError):
+                        socket.send_fds(sock, [HELLO + call], [file.fileno()] * chance.randint(1, 200))
+                sock.sendall(HELLO)
+                sock.recv(65536)
+                socket.send_fds(sock, [call], [file.fileno()] * chance.randint(1, 200))
         case "nested":
             body = b"\x81" * chance.randint(10, 100_000)
             sock.sendall(HELLO + struct.pack(">I", len(body)) + body)
@@ -100,6 +105,42 @@ def _slow(world: World, args: Args) -> None:
                 except OSError:
                     trickling.remove(sock)
             time.sleep(0.01)
+
+
+def _lingering(opened: ExitStack, seconds: int) -> socket.socket:
+    """A TCP socket whose last close waits for ``seconds``."""
+    listener = opened.enter_context(socket.socket())
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    listener.bind(("127.0.0.1", 0))
+    listener.listen()
+    sock = opened.enter_context(socket.create_connection(listener.getsockname()))
+    opened.enter_context(listener.accept()[0])
+    sock.setblocking(False)
+    with suppress(BlockingIOError):
+        while True:
+            sock.send(bytes(65536))
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, seconds))
+    return sock
+
+
+def _keepsakes(world: World, args: Args) -> None:
+    """Descriptors whose close waits, with calls, with half of one, and left unread. Who asks is answered meanwhile."""
+    tap = encode(wire.Call(id=1, verb="tap", args={"flow": "diamond", "route": "r"}, descriptors=2))
+    with world.client() as other, ExitStack() as opened:
+        sent = []
+        for how in args["how"]:
+            sock = opened.enter_context(_connected(world))
+            sock.sendall(HELLO)
+            sock.recv(65536)
+            kept = _lingering(opened, args["seconds"])
+            sent.append(kept)
+            with suppress(BrokenPipeError, ConnectionResetError):
+                socket.send_fds(sock, [tap[:3] if how == "half" else tap], [kept.fileno()] * 2)
+                if how == "unread":
+                    socket.send_fds(sock, [tap], [kept.fileno()] * 2)
+            other.call("version", timeout=args["seconds"] / 2)
+        for kept in sent:
+            kept.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # or our own close waits
 
 
 def _many(world: World, args: Args) -> None:
@@ -151,6 +192,14 @@ SCENARIOS = (
             "bytes": chance.randint(10, 40),
         },
         _slow,
+    ),
+    Scenario(
+        "descriptors-that-linger",
+        lambda chance: {
+            "how": chance.choices(["whole", "half", "unread"], k=chance.randint(1, 12)),
+            "seconds": chance.choice([20, 40]),
+        },
+        _keepsakes,
     ),
     Scenario(
         "ten-thousand-connects",
