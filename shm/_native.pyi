@@ -3,7 +3,7 @@
 All classes may be used from several threads (the interpreter lock protects their private state); sleeping and copies
 over 64 KiB release it. Every ``timeout_ns``: -1 waits for ever, 0 never waits. Objects belong to the process that made
 them: after ``fork()`` a child may read frames it inherited; anything else raises RuntimeError, and what it drops it
-does not return.
+does not return. A child that writes through a view of a loan it inherited ends by SIGSEGV.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -459,8 +459,8 @@ class Inlet:
         """The next frame, or None when the time is up, the doorbell was rung for something else, or all have ended.
         Raises PeerFault; the route is then detached and the next call serves the others."""
     def take_many(self, limit: int, timeout_ns: int = -1) -> Batch | None:
-        """The frames that are there, at least one and at most ``limit`` of one route; the routes take turns. It waits
-        for the first only. None, and exceptions, as ``take``."""
+        """The frames that are there, at least one and at most ``limit`` of one route, and of no more bytes than its
+        producer has memory; the routes take turns. It waits for the first only. None, and exceptions, as ``take``."""
     def arm(self) -> bool:
         """For a foreign event loop that polls the doorbell: ask for a ring at the next frame. False: something is
         there already, take it first."""

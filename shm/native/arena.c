@@ -91,6 +91,7 @@ static int arena_announce(Arena *self, uint32_t index) {
     self->growing = 0;
     if (!done) return -1;
     Py_DECREF(done);
+    if (native_foreign(self->owner, "arena")) return -1;
     self->arena.segments[index].announced = 1;
     if (arena_waits_for_consumers(self) || chx_arena_confirm(&self->arena, index) == CHX_OK) return 0;
     PyErr_NoMemory();
@@ -108,6 +109,7 @@ static int arena_tell_drops(Arena *self) {
             return -1;
         }
         Py_DECREF(done);
+        if (native_foreign(self->owner, "arena")) return -1;
     }
     return 0;
 }
@@ -208,7 +210,7 @@ static PyObject *arena_segments(Arena *self, void *Py_UNUSED(closure)) {
     PyObject *list = PyList_New(0);
     for (uint32_t i = 0; list && i < self->arena.segment_count; i++) {
         const struct chx_segment *segment = &self->arena.segments[i];
-        if (segment->state == CHX_SEGMENT_NONE || segment->state == CHX_SEGMENT_DROPPED) continue;
+        if (segment->map.fd < 0) continue; /* given back, or the arena is closed */
         PyObject *entry = Py_BuildValue("(IiK)", i, segment->map.fd, (unsigned long long)segment->pages * CHX_PAGE);
         if (!entry || PyList_Append(list, entry) != 0) Py_CLEAR(list);
         Py_XDECREF(entry);

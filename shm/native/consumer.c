@@ -33,14 +33,14 @@ static PyObject *consumer_new(PyTypeObject *type, PyObject *args, PyObject *kwar
     struct chx_header header = {.credits = (uint32_t)credits, .epoch = epoch, .base_seq = base_seq};
     Consumer *self = (Consumer *)PyType_GenericAlloc(type, 0);
     if (!self) return NULL;
-    enum chx_status status = chx_consumer_init(&self->end, &header);
     self->owner = native_process_claim();
     self->class = (uint8_t)class;
     self->route = Py_NewRef(route);
     self->peer = peer ? Py_NewRef(peer) : PyUnicode_FromString("");
     self->decode = decode && decode != Py_None ? Py_NewRef(decode) : NULL;
-    if (status != CHX_OK) {
-        native_raise_status(status, NULL, NULL, chx_credit_size(chx_slots_log2(header.credits)));
+    enum chx_status status = chx_consumer_init(&self->end, &header);
+    if (status != CHX_OK || !self->peer) {
+        if (status != CHX_OK) native_raise_status(status, NULL, NULL, chx_credit_size(chx_slots_log2(header.credits)));
         Py_DECREF(self);
         return NULL;
     }
@@ -130,10 +130,10 @@ static PyObject *consumer_close(Consumer *self, PyObject *Py_UNUSED(ignored)) {
     Py_RETURN_NONE;
 }
 
-/* The inlet has gone on: unmap when the last frame has come back, and tell. A frame may come back anywhere, also while an
- * exception is on its way. */
+/* The inlet has gone on: unmap when the last frame has come back and the last copy is made, and tell. A frame may come back
+ * anywhere, also while an exception is on its way. */
 void native_consumer_drained(Consumer *self) {
-    if (!self->end.credit || chx_consumer_held(&self->end)) return;
+    if (!self->end.credit || chx_consumer_busy(&self->end)) return;
     int fd = self->end.credit_map.fd; /* somebody may be about to send it */
     self->end.credit_map.fd = -1;
     chx_consumer_destroy(&self->end);
@@ -217,7 +217,7 @@ int native_consumer_ended(Consumer *self) {
 }
 
 static PyObject *consumer_lost(Consumer *self, void *Py_UNUSED(closure)) {
-    return PyLong_FromUnsignedLongLong(chx_read(&self->end.credit->stats.lost));
+    return PyLong_FromUnsignedLongLong(chx_consumer_lost(&self->end));
 }
 
 static PyObject *consumer_ended(Consumer *self, void *Py_UNUSED(closure)) {

@@ -51,6 +51,11 @@ static void bell_relay(const Doorbell *bell) {
 }
 
 void native_bell_leave(Doorbell *bell, struct native_sleeper *sleeper) {
+    if (bell->owner != native_process()) { /* forked meanwhile: the others sleep in the parent */
+        if (sleeper->fd >= 0) close(sleeper->fd);
+        bell->sleepers = NULL;
+        return;
+    }
     struct native_sleeper **link = &bell->sleepers;
     while (*link != sleeper) link = &(*link)->next;
     *link = sleeper->next;
@@ -58,6 +63,11 @@ void native_bell_leave(Doorbell *bell, struct native_sleeper *sleeper) {
         close(sleeper->fd);
     else
         bell_relay(bell);
+}
+
+/* Run signal handlers. -1 when one has raised, and in a child that one has forked. */
+static int bell_signals(const Doorbell *bell) {
+    return PyErr_CheckSignals() != 0 ? -1 : native_foreign(bell->owner, "doorbell");
 }
 
 /* 1: rung (or told to look again), 0: the deadline has passed, -1: a signal handler raised. */
@@ -77,7 +87,7 @@ int native_bell_sleep(Doorbell *bell, struct native_sleeper *sleeper, uint64_t d
         if (got > 0) {
             chx_bell_clear(fd);
             if (leads) bell_relay(bell);
-            return PyErr_CheckSignals() != 0 ? -1 : 1; /* a signal handler may be who rang */
+            return bell_signals(bell) != 0 ? -1 : 1; /* a signal handler may be who rang */
         }
         if (got == 0) return 0;
         if (error != EINTR) {
@@ -85,7 +95,7 @@ int native_bell_sleep(Doorbell *bell, struct native_sleeper *sleeper, uint64_t d
             PyErr_SetFromErrno(PyExc_OSError);
             return -1;
         }
-        if (PyErr_CheckSignals() != 0) return -1;
+        if (bell_signals(bell) != 0) return -1;
     }
 }
 
@@ -134,7 +144,7 @@ static PyObject *doorbell_fileno(Doorbell *self, PyObject *Py_UNUSED(ignored)) {
 }
 
 static PyObject *doorbell_ring(Doorbell *self, PyObject *Py_UNUSED(ignored)) {
-    if (!doorbell_open(self)) return NULL;
+    if (!doorbell_open(self) || native_foreign(self->owner, "doorbell")) return NULL;
     int error = chx_bell_ring(self->fd);
     if (error) {
         errno = error;
@@ -144,7 +154,8 @@ static PyObject *doorbell_ring(Doorbell *self, PyObject *Py_UNUSED(ignored)) {
 }
 
 static PyObject *doorbell_clear(Doorbell *self, PyObject *Py_UNUSED(ignored)) {
-    return doorbell_open(self) ? PyBool_FromLong(chx_bell_clear(self->fd)) : NULL;
+    if (!doorbell_open(self) || native_foreign(self->owner, "doorbell")) return NULL;
+    return PyBool_FromLong(chx_bell_clear(self->fd));
 }
 
 static PyObject *doorbell_wait(Doorbell *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
@@ -162,7 +173,7 @@ static PyObject *doorbell_wait(Doorbell *self, PyObject *const *args, Py_ssize_t
 }
 
 static PyObject *doorbell_close(Doorbell *self, PyObject *Py_UNUSED(ignored)) {
-    if (self->sleepers) {
+    if (self->sleepers && self->owner == native_process()) {
         PyErr_SetString(PyExc_RuntimeError, "a thread sleeps on this doorbell: ring it and let the thread leave first");
         return NULL;
     }

@@ -30,7 +30,8 @@ struct take {
     uint64_t time_ns, deadline_ns; /* of the first frame: when it was committed, when it is due (0: whenever) */
 };
 
-/* The frames of this route that are there, as many as wanted. A run is appended to the last one until one comes short. */
+/* The frames of this route that are there, as many as wanted, and of no more bytes than its producer has memory. A run is
+ * appended to the last one until one comes short. */
 static enum chx_status inlet_take_run(Consumer *consumer, uint32_t port, struct take *take) {
     uint32_t room = take->limit < TAKE_STEP ? take->limit : TAKE_STEP, frames, more;
     struct chx_taken first;
@@ -38,17 +39,18 @@ static enum chx_status inlet_take_run(Consumer *consumer, uint32_t port, struct 
     if (status != CHX_OK) return status;
     struct chx_taken *taken = PyMem_Malloc(room * sizeof *taken);
     if (!taken) return PyErr_NoMemory(), CHX_NO_MEMORY;
-    status = chx_consumer_take_run(&consumer->end, taken, room, &frames);
+    uint64_t bytes = consumer->end.mapped;
+    status = chx_consumer_take_within(&consumer->end, taken, room, &bytes, &frames);
     if (status != CHX_OK) { /* a peer that takes back what it has shown */
         PyMem_Free(taken);
         return status;
     }
-    while (frames == room && room < take->limit) {
+    while (frames == room && room < take->limit && bytes) {
         room = take->limit - room < room ? take->limit : 2 * room;
         struct chx_taken *larger = PyMem_Realloc(taken, room * sizeof *taken);
         if (!larger) break; /* what there is will do */
         taken = larger;
-        if (chx_consumer_take_run(&consumer->end, taken + frames, room - frames, &more) != CHX_OK) break;
+        if (chx_consumer_take_within(&consumer->end, taken + frames, room - frames, &bytes, &more) != CHX_OK) break;
         frames += more;
     }
     take->time_ns = taken->time_ns;
@@ -87,25 +89,21 @@ static enum chx_status inlet_take_from(Consumer *consumer, uint32_t port, struct
     return CHX_OK;
 }
 
-/* This stage is empty: go on with the next one, which may not be linked yet. */
-static Consumer *inlet_advance(Inlet *self, Py_ssize_t port) {
-    Consumer *old = self->consumers[port];
+/* The stage `old` is empty: go on with the next one, which may not be linked yet. Another thread may have done so while this
+ * one copied. */
+static void inlet_advance(Inlet *self, Py_ssize_t port, Consumer *old) {
+    if (self->consumers[port] != old) return;
     self->consumers[port] = (Consumer *)Py_NewRef((PyObject *)old->next);
     if (old->class != old->next->class) self->unranked = 1;
     old->left = 1;
     native_consumer_drained(old);
     Py_DECREF((PyObject *)old);
-    return self->consumers[port];
 }
 
-/* What this route has. One found faulty is detached and raised once; after that it is like one that has ended. */
-static inline __attribute__((always_inline)) enum scan inlet_try(Inlet *self, uint32_t port, struct take *take) {
-    Consumer *consumer = self->consumers[port];
-    enum chx_status status = inlet_take_from(consumer, port, take);
-    while (status == CHX_ENDED && consumer->next) {
-        consumer = inlet_advance(self, port);
-        status = inlet_take_from(consumer, port, take);
-    }
+/* What a look at this stage comes to. One found faulty is detached and raised once; after that it is like one that has
+ * ended. */
+static inline __attribute__((always_inline)) enum scan inlet_found(Consumer *consumer, enum chx_status status,
+                                                                   const struct take *take) {
     switch (status) {
         case CHX_OK:
             return take->found ? FOUND : RAISED;
@@ -121,6 +119,35 @@ static inline __attribute__((always_inline)) enum scan inlet_try(Inlet *self, ui
         default:
             return ALL_ENDED;
     }
+}
+
+/* inlet_try where other code may run meanwhile: other threads during a copy of policy latest, or what is called when a stage
+ * is left. Its route stays in its place, and its stage alive. */
+static __attribute__((noinline)) enum scan inlet_try_long(Inlet *self, uint32_t port, struct take *take) {
+    enum scan found = RAISED;
+    self->scanning++;
+    for (int more = 1; more;) {
+        Consumer *consumer = (Consumer *)Py_NewRef((PyObject *)self->consumers[port]);
+        enum chx_status status = inlet_take_from(consumer, port, take);
+        more = status == CHX_ENDED && consumer->next;
+        if (more)
+            inlet_advance(self, port, consumer);
+        else
+            found = inlet_found(consumer, status, take);
+        if (more && native_foreign(consumer->owner, "inlet")) more = 0; /* what was called has forked: this is the child */
+        Py_DECREF((PyObject *)consumer);
+    }
+    self->scanning--;
+    return found;
+}
+
+/* What this route has. */
+static inline __attribute__((always_inline)) enum scan inlet_try(Inlet *self, uint32_t port, struct take *take) {
+    Consumer *consumer = self->consumers[port];
+    if (consumer->end.latest) return inlet_try_long(self, port, take);
+    enum chx_status status = inlet_take_from(consumer, port, take);
+    if (status == CHX_ENDED && consumer->next) return inlet_try_long(self, port, take);
+    return inlet_found(consumer, status, take);
 }
 
 static __attribute__((noinline, flatten)) enum scan inlet_try_one(Inlet *self, uint32_t port, struct take *take) {

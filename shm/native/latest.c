@@ -12,7 +12,8 @@ void *native_copy_room(uint64_t bytes) {
     return NULL;
 }
 
-/* Copy the frame that was found and begun. Long copies let other threads run, which may take from this consumer too. */
+/* Copy the frame that was found and begun. Long copies let other threads run, which may take from this consumer too, and go
+ * on to the next stage: what is copied stays mapped until the last of them is done, and that one gives it up. */
 static int latest_copy(Consumer *consumer, const struct chx_taken *taken, void *to) {
     if (taken->length <= NATIVE_NO_GIL_BYTES) {
         memcpy(to, taken->data, taken->length);
@@ -21,14 +22,26 @@ static int latest_copy(Consumer *consumer, const struct chx_taken *taken, void *
         memcpy(to, taken->data, taken->length);
         Py_END_ALLOW_THREADS
     }
-    return chx_latest_keep(&consumer->end, taken);
+    int whole = chx_latest_keep(&consumer->end, taken);
+    native_consumer_returned(consumer);
+    return whole;
+}
+
+/* One call copies no more bytes than the producer has memory, torn ones counted: an extent that many descriptors name is
+ * copied again only by a further call. The first frame always fits. */
+static int latest_within(const struct chx_taken *taken, uint64_t *room, int first) {
+    if (!first && taken->length > *room) return 0;
+    *room -= taken->length < *room ? taken->length : *room;
+    return 1;
 }
 
 /* The next frame, copied. As chx_consumer_take; WOULD_BLOCK: torn again and again, come back; NO_MEMORY: an exception. */
 enum chx_status native_latest_take(Consumer *consumer, struct chx_taken *taken, void **copy) {
+    uint64_t room = consumer->end.mapped;
     for (uint32_t torn = 0; torn < LATEST_TORN; torn++) {
         enum chx_status status = chx_consumer_look(&consumer->end, taken);
         if (status != CHX_OK) return status;
+        if (!latest_within(taken, &room, torn == 0)) break;
         *copy = native_copy_room(taken->length);
         if (!*copy) return CHX_NO_MEMORY;
         chx_latest_begin(&consumer->end, taken);
@@ -46,7 +59,8 @@ struct latest_run {
     struct chx_taken *taken;
     uint8_t *copy;
     uint64_t used, room;
-    uint32_t frames, places;
+    uint64_t left; /* bytes that this call may still copy */
+    uint32_t frames, places, copies;
 };
 
 static int latest_grow(struct latest_run *run, uint64_t bytes) {
@@ -68,11 +82,13 @@ static int latest_grow(struct latest_run *run, uint64_t bytes) {
     return 0;
 }
 
-/* One more frame. As chx_consumer_look; EMPTY also when it was torn, NO_MEMORY with an exception. */
+/* One more frame. As chx_consumer_look; WOULD_BLOCK when it was torn or is more than one call copies, NO_MEMORY with an
+ * exception. */
 static enum chx_status latest_append(Consumer *consumer, struct latest_run *run) {
     struct chx_taken taken;
     enum chx_status status = chx_consumer_look(&consumer->end, &taken);
     if (status != CHX_OK) return status;
+    if (!latest_within(&taken, &run->left, run->copies++ == 0)) return CHX_WOULD_BLOCK;
     if (latest_grow(run, chx_stride(taken.length)) != 0) return CHX_NO_MEMORY;
     uint8_t *to = run->copy + run->used;
     chx_latest_begin(&consumer->end, &taken);
@@ -85,7 +101,7 @@ static enum chx_status latest_append(Consumer *consumer, struct latest_run *run)
 /* Up to `limit` frames that are there; statuses as native_latest_take. */
 enum chx_status native_latest_take_run(Consumer *consumer, uint32_t limit, uint32_t port, struct chx_taken *first,
                                        PyObject **found) {
-    struct latest_run run = {NULL};
+    struct latest_run run = {.left = consumer->end.mapped};
     enum chx_status status = CHX_OK;
     for (uint32_t torn = 0; run.frames < limit && torn < LATEST_TORN;) {
         status = latest_append(consumer, &run);

@@ -116,7 +116,7 @@ static Py_ssize_t loan_length(Loan *self) { return (Py_ssize_t)self->claim.lengt
 static int loan_getbuffer(Loan *self, Py_buffer *view, int flags) {
     static uint8_t nowhere[1];
     view->obj = NULL;
-    if (!loan_open(self)) return -1;
+    if (!loan_open(self) || native_foreign(self->outlet->arena->owner, "loan")) return -1;
     if (self->claim.extent.handle == CHX_NO_EXTENT && self->claim.length) {
         PyErr_SetString(PyExc_BufferError, "the frame was dropped by its routes: there is nothing to fill");
         return -1;

@@ -2,7 +2,8 @@
  *
  * Private state is protected by the interpreter lock; it is released only to sleep and to copy more than 64 KiB.
  * Everything belongs to the process that made it: `owner` is compared with native_process() before shared memory is
- * written, so destructors that run in a forked child touch nothing of the parent's.
+ * written, so destructors that run in a forked child touch nothing of the parent's. It is compared again after anything that
+ * may run Python code, which may have forked. What is missed ends the child, not its parent: see forked.h.
  */
 #ifndef CHRONETIX_NATIVE_H
 #define CHRONETIX_NATIVE_H
@@ -64,7 +65,10 @@ int native_bell_enter(Doorbell *bell, struct native_sleeper *sleeper);
 int native_bell_sleep(Doorbell *bell, struct native_sleeper *sleeper, uint64_t deadline);
 void native_bell_leave(Doorbell *bell, struct native_sleeper *sleeper);
 void native_bell_stir(const Doorbell *bell);
-static inline int native_bell_alone(const Doorbell *bell) { return bell->sleepers && !bell->sleepers->next; }
+/* Not in a child that was forked by what was called during the sleep: it has nothing to disarm. */
+static inline int native_bell_alone(const Doorbell *bell) {
+    return bell->sleepers && !bell->sleepers->next && bell->owner == native_process();
+}
 uint64_t native_deadline(int64_t timeout_ns);
 
 /* ---- arena.c ---- */
@@ -117,6 +121,7 @@ typedef struct {
     Doorbell *bell;
     struct chx_spin spin;
     uint64_t budget_ns; /* its frames are due that long after their commit, or earlier; 0: no deadline of its own */
+    uint32_t claiming; /* a claim is being made: places must not change, whatever is called meanwhile */
     uint64_t short_at; /* arena.frees + 1 when it last ran out of room; 0: it did not */
     uint8_t linger_skip, linger_doubt; /* large frames before it waits again; how many more after another miss */
 } Outlet;

@@ -155,7 +155,7 @@ static int outlet_must_deliver(const Outlet *self, const struct native_claim *cl
     return 0;
 }
 
-static enum attempt outlet_try(Outlet *self, uint32_t frames, struct native_claim *claim) {
+static enum attempt outlet_attempt(Outlet *self, uint32_t frames, struct native_claim *claim) {
     if (self->arena->closed) {
         PyErr_SetString(PyExc_ValueError, "the arena is closed");
         return RAISED;
@@ -183,6 +183,14 @@ static enum attempt outlet_try(Outlet *self, uint32_t frames, struct native_clai
     return CLAIMED;
 }
 
+/* One attempt. Routes stay in their places meanwhile, whatever on_grow, on_drop or on_give_up do, or other threads. */
+static enum attempt outlet_try(Outlet *self, uint32_t frames, struct native_claim *claim) {
+    self->claiming++;
+    enum attempt result = outlet_attempt(self, frames, claim);
+    self->claiming--;
+    return result;
+}
+
 /* Does this route hold a frame up, for this reason? */
 static int outlet_holds_up(const struct chx_producer *end, enum attempt why) {
     if (end->state != CHX_OPEN || end->header.policy != CHX_POLICY_BLOCK) return 0;
@@ -205,8 +213,9 @@ static void outlet_blocked_from(Outlet *self, enum attempt why, uint64_t now) {
     }
 }
 
-/* It is over, whatever has ended it. */
+/* It is over, whatever has ended it: for this process, not for a child that was forked meanwhile. */
 static void outlet_blocked_until(Outlet *self, uint64_t now) {
+    if (self->arena->owner != native_process()) return;
     for (Py_ssize_t i = 0; i < self->count; i++) {
         struct chx_producer_stats *stats = &self->producers[i]->end.ring->stats;
         uint64_t since = chx_read(&stats->blocked_since);
@@ -549,9 +558,11 @@ static PyObject *outlet_wait(Outlet *self, PyObject *const *args, Py_ssize_t nar
     Py_RETURN_TRUE;
 }
 
-/* Taps that have ended go, unless a frame is on its way: then places must not change, and the next call does it. */
+/* Taps that have ended go, unless a frame is on its way: then places must not change, and the next call does it. The last
+ * route stays: its end is what a sender is told. */
 static void outlet_sweep(Outlet *self) {
     Py_ssize_t kept = 0, count = self->count;
+    if (self->claiming) return;
     for (Py_ssize_t i = 0; i < count; i++)
         if (self->producers[i]->end.reserved) return;
     PyObject **gone = PyMem_Calloc((size_t)count, sizeof *gone);
@@ -559,7 +570,7 @@ static void outlet_sweep(Outlet *self) {
     for (Py_ssize_t i = 0; i < count; i++) {
         Producer *producer = self->producers[i];
         int ended = producer->end.state != CHX_OPEN && producer->end.state != CHX_UNLINKED;
-        if (producer->tap && ended)
+        if (producer->tap && ended && (kept || i + 1 < count))
             gone[i] = (PyObject *)producer;
         else
             self->producers[kept++] = producer;

@@ -107,7 +107,10 @@ static void producer_dealloc(Producer *self) {
         *self->link = self->next;
         if (self->next) self->next->link = self->link;
     }
-    if (self->arena) chx_producer_destroy(&self->end); /* no close: only a producer that says so has sent everything */
+    if (self->arena && self->owner == native_process())
+        chx_producer_destroy(&self->end); /* no close: only a producer that says so has sent everything */
+    else if (self->arena)
+        chx_producer_forget(&self->end);
     Py_CLEAR(self->on_give_up);
     Py_CLEAR(self->arena);
     Py_CLEAR(self->route);
@@ -146,7 +149,7 @@ int native_producer_give_up(Producer *self, uint64_t now) {
     uint64_t after = chx_read(&self->end.ring->losses.gave_up_after_ns);
     PyObject *done = PyObject_CallFunction(self->on_give_up, "OK", self->route, (unsigned long long)after);
     Py_XDECREF(done);
-    return done ? 0 : -1;
+    return done ? native_foreign(self->owner, "producer") : -1;
 }
 
 static PyObject *producer_link(Producer *self, PyObject *args, PyObject *kwargs) {

@@ -4,7 +4,20 @@
 typedef struct {
     PyObject_HEAD
     struct chx_view view;
+    uint32_t uses; /* calls that look at the mappings: making objects of what they see may run other code */
+    uint8_t closed;
 } RouteView;
+
+static int view_use(RouteView *self) {
+    if (self->closed) return PyErr_Format(PyExc_ValueError, "the view is closed"), -1;
+    self->uses++;
+    return 0;
+}
+
+/* The last one that looks unmaps. */
+static void view_leave(RouteView *self) {
+    if (--self->uses == 0 && self->closed) chx_view_destroy(&self->view);
+}
 
 static PyObject *view_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
     static char *names[] = {"ring_fd", "credit_fd", NULL};
@@ -23,6 +36,7 @@ static PyObject *view_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) 
         return NULL;
     }
     self->view = view;
+    self->uses = self->closed = 0;
     return (PyObject *)self;
 }
 
@@ -102,7 +116,7 @@ static int view_put_ends(PyObject *into, const struct chx_view *view) {
 }
 
 static PyObject *view_snapshot(RouteView *self, PyObject *Py_UNUSED(ignored)) {
-    if (!self->view.ring) return PyErr_Format(PyExc_ValueError, "the view is closed");
+    if (view_use(self)) return NULL;
     uint64_t counts[CHX_BUCKETS];
     uint64_t total = chx_view_latency(&self->view, counts);
     PyObject *snapshot = PyDict_New();
@@ -111,13 +125,14 @@ static PyObject *view_snapshot(RouteView *self, PyObject *Py_UNUSED(ignored)) {
                      view_put(snapshot, "p99_ns", chx_quantile(counts, total, 990)) ||
                      view_put(snapshot, "max_ns", chx_read(&self->view.credit->stats.latency_max_ns))))
         Py_CLEAR(snapshot);
+    view_leave(self);
     return snapshot;
 }
 
 #define VIEW_HELD 64 /* of those that are held, what is worth telling */
 
 static PyObject *view_held(RouteView *self, PyObject *Py_UNUSED(ignored)) {
-    if (!self->view.ring) return PyErr_Format(PyExc_ValueError, "the view is closed");
+    if (self->closed) return PyErr_Format(PyExc_ValueError, "the view is closed");
     struct chx_held held[VIEW_HELD];
     uint32_t count = chx_view_held(&self->view, held, VIEW_HELD);
     PyObject *list = PyList_New(0);
@@ -131,7 +146,7 @@ static PyObject *view_held(RouteView *self, PyObject *Py_UNUSED(ignored)) {
 }
 
 static PyObject *view_oldest(RouteView *self, PyObject *Py_UNUSED(ignored)) {
-    if (!self->view.ring) return PyErr_Format(PyExc_ValueError, "the view is closed");
+    if (self->closed) return PyErr_Format(PyExc_ValueError, "the view is closed");
     struct chx_held held = {0};
     uint32_t count = chx_view_oldest(&self->view, &held);
     if (count == 0) Py_RETURN_NONE;
@@ -141,7 +156,8 @@ static PyObject *view_oldest(RouteView *self, PyObject *Py_UNUSED(ignored)) {
 }
 
 static PyObject *view_close(RouteView *self, PyObject *Py_UNUSED(ignored)) {
-    chx_view_destroy(&self->view);
+    self->closed = 1;
+    if (!self->uses) chx_view_destroy(&self->view);
     Py_RETURN_NONE;
 }
 

@@ -19,8 +19,8 @@ import shm
 def receive(forge):
     """A consumer on a forged ring, with 64 KiB of forged payload memory as segment 0."""
 
-    def make(credits: int = 4):
-        ring, segment = forge.ring(credits), forge.memory(1 << 16)
+    def make(credits: int = 4, **changes: int):
+        ring, segment = forge.ring(credits, **changes), forge.memory(1 << 16)
         bell, consumer = shm.Doorbell(), shm.Consumer("evil", credits=credits)
         consumer.link(ring.fd, bell.fileno())
         consumer.add_segment(0, segment.fd)
@@ -140,6 +140,46 @@ def test_a_frame_in_the_slot_of_one_that_is_held_is_a_fault(receive, forge):
     with pytest.raises(shm.PeerFault, match="segment 1 was dropped while a frame of it is held"):
         consumer.drop_segment(1)
     assert bytes(held) == bytes(64)
+
+
+@pytest.mark.parametrize(("first", "second"), [(64, 0), (0, 64)], ids=["hidden-by-an-empty-one", "behind-an-empty-one"])
+def test_a_frame_without_bytes_holds_its_slot_like_any_other(receive, forge, first, second):
+    """Whichever of two in one slot is empty: giving it back is not taken for giving back the other one, whose segment
+    would be taken away under its reader."""
+    ring, consumer, inlet = receive()
+    consumer.add_segment(1, forge.memory(4096).fd)
+    ring.describe(0, length=first, segment=1)
+    held = inlet.take(0)
+    for position in range(1, 8):
+        ring.describe(position, length=64)
+        inlet.take(0).release()
+    ring.describe(8, length=second, segment=1)
+    with pytest.raises(shm.PeerFault, match="frame at 8: its slot has a frame that is still held"):
+        inlet.take(0)
+    assert bytes(held) == bytes(first)
+
+
+@pytest.mark.parametrize("policy", [0, 2], ids=["block", "latest"])
+def test_one_call_hands_out_no_more_bytes_than_the_producer_has_memory(receive, policy):
+    """Each of its frames is all of its memory: to copy one costs it a descriptor, and its reader 64 KiB."""
+    ring, _, inlet = receive(512, policy=policy)
+    for position in range(512):
+        ring.describe(position, length=1 << 16)
+    frames = 0
+    while (batch := inlet.take_many(512, 0)) is not None:
+        assert batch.nbytes <= 1 << 16
+        frames += len(batch)
+        batch.numpy()
+    assert frames == 512, "all of them come, in as many calls"
+
+
+@pytest.mark.parametrize("policy", [0, 2], ids=["block", "latest"])
+def test_a_batch_of_honest_frames_is_as_long_as_it_was(receive, policy):
+    """Frames that do not overlap fill the memory, and come with one call: 64 at first, more as it is found worth it."""
+    ring, _, inlet = receive(512, policy=policy)
+    for position in range(512):
+        ring.describe(position, length=128, offset=128 * position)
+    assert len(inlet.take_many(512, 0)) == 512
 
 
 @pytest.mark.parametrize(("claimed", "complaint"), [(3, "3 frames returned of 2 sent"), ((1 << 64) - 1, "of 2 sent")])

@@ -11,7 +11,7 @@ import pytest
 from tests.shm.sanitize import ROOT, SCALE, build_package, sanitized_environment
 
 HERE = ROOT / "tests" / "shm"
-SHORT = ["test_hostile.py", "test_memory.py", "test_frames.py", "test_batches.py"]
+SHORT = ["test_hostile.py", "test_memory.py", "test_frames.py", "test_batches.py", "test_threads.py", "test_fork.py"]
 NOT_AGAIN = ["test_native.py", "test_older_kernels.py", "test_sanitized_extension.py"]
 LONG = sorted(path.name for path in HERE.glob("test_*.py") if path.name not in NOT_AGAIN)
 

@@ -38,7 +38,8 @@ struct chx_consumer {
     const chx_word *skip;
     struct chx_reader_segment *segments;
     uint32_t segment_count;
-    _Atomic uint16_t *reads; /* by slot: segment + 1 that the frame held in it lies in, 0 for none */
+    uint64_t mapped;         /* bytes of all segments */
+    _Atomic uint32_t *reads; /* by slot: 0, or chx_reads() of the frame that is held in it */
     uint32_t mask, slots, credits;
     uint64_t position; /* of the next frame */
     uint64_t taken;
@@ -48,6 +49,7 @@ struct chx_consumer {
     uint32_t again_next, again_count;
     uint8_t special;   /* one of the four above matters: see succession.h */
     uint32_t torn, copying; /* policy latest: frames overwritten while copied, in a row; copies under way */
+    uint64_t lost;          /* of a stage that is drained: see chx_consumer_lost */
     uint8_t latest;
     enum chx_consumer_state state;
     int bell; /* the producer's */
@@ -64,6 +66,10 @@ struct chx_taken {
     uint32_t schema;
     uint16_t flags, segment; /* segment + 1; 0: it lies in none */
 };
+
+/* What is noted of a slot while its frame is held, or copied: that it is, and in which segment it lies. */
+static inline uint32_t chx_reads(const struct chx_taken *taken) { return taken->segment + 1u; }
+static inline uint32_t chx_reads_segment(uint32_t index) { return index + 2u; }
 
 /* Make the CREDIT and seal it. `header` carries epoch, base_seq and credits. */
 static inline enum chx_status chx_consumer_init(struct chx_consumer *c, const struct chx_header *header) {
@@ -107,8 +113,9 @@ static inline enum chx_status chx_consumer_link(struct chx_consumer *c, int ring
     return CHX_OK;
 }
 
-/* Map segment `index` of the producer's arena. Mapping the same index twice is a fault. */
+/* Map segment `index` of the producer's arena. Mapping the same index twice is a fault. A stage that is drained needs none. */
 static inline enum chx_status chx_consumer_map(struct chx_consumer *c, uint32_t index, int fd) {
+    if (!c->credit) return CHX_OK;
     if (index >= CHX_SEGMENTS_MAX) return CHX_REFUSE(&c->why, "segment %u: at most %u", index, CHX_SEGMENTS_MAX);
     if (index < c->segment_count && c->segments[index].base)
         return CHX_REFUSE(&c->why, "segment %u is mapped already", index);
@@ -121,8 +128,10 @@ static inline enum chx_status chx_consumer_map(struct chx_consumer *c, uint32_t 
     }
     struct chx_map map;
     enum chx_status status = chx_memory_open(fd, &map, &c->why);
-    if (status == CHX_OK) c->segments[index] = (struct chx_reader_segment){map.base, map.size, map.guard};
-    return status;
+    if (status != CHX_OK) return status;
+    c->segments[index] = (struct chx_reader_segment){map.base, map.size, map.guard};
+    c->mapped += map.size;
+    return CHX_OK;
 }
 
 /* Of latest.h: what differs when the producer may overwrite what it has sent. */
@@ -140,12 +149,13 @@ static inline enum chx_status chx_consumer_fault(struct chx_consumer *c) {
  * route is lost rather than the memory under whoever reads it.
  * reads: acquire; partner: the release in chx_consumer_stamp, before the stamp that the producer has seen. */
 static inline enum chx_status chx_consumer_drop(struct chx_consumer *c, uint32_t index) {
+    if (!c->credit) return CHX_OK; /* drained: nothing is mapped any more */
     if (index >= c->segment_count || !c->segments[index].base) {
         CHX_SAY(&c->why, "segment %u was dropped, but is not mapped", index);
         return chx_consumer_fault(c);
     }
     for (uint32_t slot = 0; slot < c->slots; slot++) {
-        if (atomic_load_explicit(&c->reads[slot], memory_order_acquire) != index + 1) continue;
+        if (atomic_load_explicit(&c->reads[slot], memory_order_acquire) != chx_reads_segment(index)) continue;
         if (c->latest) return CHX_WOULD_BLOCK; /* just now copied, though it was overwritten: shortly */
         CHX_SAY(&c->why, "segment %u was dropped while a frame of it is held", index);
         return chx_consumer_fault(c);
@@ -153,6 +163,7 @@ static inline enum chx_status chx_consumer_drop(struct chx_consumer *c, uint32_t
     struct chx_reader_segment *segment = &c->segments[index];
     if (segment->guard) chx_guard_drop(segment->guard);
     munmap((void *)(uintptr_t)segment->base, segment->size);
+    c->mapped -= segment->size;
     *segment = (struct chx_reader_segment){0};
     return CHX_OK;
 }
@@ -179,6 +190,10 @@ static inline enum chx_status chx_desc_check(struct chx_consumer *c, uint64_t po
     atomic_signal_fence(memory_order_seq_cst); /* the copies above are the ones that are checked below */
     unsigned long long at = (unsigned long long)position;
     if (flags & ~CHX_FLAG_REDELIVERED) return CHX_REFUSE(&c->why, "frame at %llu: unknown flags 0x%x", at, flags);
+    /* An honest producer passes over such a slot. Ordered by its stamp, which it stores after it has seen ours. */
+    if (atomic_load_explicit(&c->reads[position & c->mask], memory_order_relaxed))
+        return c->latest ? CHX_WOULD_BLOCK /* another thread still copies that one, which was overwritten */
+                         : CHX_REFUSE(&c->why, "frame at %llu: its slot has a frame that is still held", at);
     out->flags = (uint16_t)flags;
     out->length = length;
     out->segment = 0;
@@ -192,10 +207,6 @@ static inline enum chx_status chx_desc_check(struct chx_consumer *c, uint64_t po
         return CHX_REFUSE(&c->why, "frame at %llu: %llu bytes at offset %llu of segment %u, which has %llu", at,
                           (unsigned long long)length, (unsigned long long)offset, segment,
                           (unsigned long long)memory->size);
-    /* An honest producer passes over such a slot. Ordered by its stamp, which it stores after it has seen ours. */
-    if (atomic_load_explicit(&c->reads[position & c->mask], memory_order_relaxed))
-        return c->latest ? CHX_WOULD_BLOCK /* another thread still copies that one, which was overwritten */
-                         : CHX_REFUSE(&c->why, "frame at %llu: its slot has a frame that is still held", at);
     out->data = memory->base + offset;
     out->segment = (uint16_t)(segment + 1);
     return CHX_OK;
@@ -313,7 +324,7 @@ static inline void chx_consumer_step_special(struct chx_consumer *c, struct chx_
 }
 
 static inline void chx_consumer_hold(struct chx_consumer *c, const struct chx_taken *out) {
-    atomic_store_explicit(&c->reads[(out->stamp - 1) & c->mask], out->segment, memory_order_relaxed);
+    atomic_store_explicit(&c->reads[(out->stamp - 1) & c->mask], chx_reads(out), memory_order_relaxed);
 }
 
 /* The frame that was looked at is taken. */
@@ -370,29 +381,44 @@ static inline void chx_latency_run(struct chx_consumer *c, const struct chx_take
 }
 
 /* Up to `limit` (at least 1) frames that are there, in order, with one look at the clock; as chx_consumer_take. What is
- * wrong after the first of them is found by the next call. After a succession they come one by one. */
-static inline enum chx_status chx_consumer_take_run(struct chx_consumer *c, struct chx_taken *out, uint32_t limit,
-                                                    uint32_t *frames) {
+ * wrong after the first of them is found by the next call. After a succession they come one by one.
+ *
+ * They have no more bytes than `room`, off which theirs are taken; EMPTY when the first has more. Frames that are out at the
+ * same time do not overlap, so all of them together fit into what is mapped (c->mapped): who takes no more than that at once
+ * can be made to copy an extent once, and not as often as there are descriptors that name it. */
+static inline enum chx_status chx_consumer_take_within(struct chx_consumer *c, struct chx_taken *out, uint32_t limit,
+                                                       uint64_t *room, uint32_t *frames) {
     uint32_t count = 0;
+    uint64_t left = *room;
     *frames = 0;
     enum chx_status status = chx_consumer_look(c, out);
     if (status != CHX_OK) return status;
+    if (out->length > left) return CHX_EMPTY;
     if (c->special) {
+        left -= out->length;
         chx_consumer_step(c, &out[count++]);
     } else {
         do {
+            left -= out[count].length;
             out[count].seq = c->header.base_seq + c->position;
             out[count].stamp = ++c->position;
             chx_consumer_hold(c, &out[count]);
             count++;
         } while (count < limit && chx_consumer_peek(c) == CHX_OK &&
-                 chx_desc_check(c, c->position, &out[count]) == CHX_OK);
+                 chx_desc_check(c, c->position, &out[count]) == CHX_OK && out[count].length <= left);
         c->taken += count;
     }
+    *room = left;
     chx_consumer_note(c);
     chx_latency_run(c, out, count);
     *frames = count;
     return CHX_OK;
+}
+
+static inline enum chx_status chx_consumer_take_run(struct chx_consumer *c, struct chx_taken *out, uint32_t limit,
+                                                    uint32_t *frames) {
+    uint64_t room = c->mapped;
+    return chx_consumer_take_within(c, out, limit, &room, frames);
 }
 
 /* ---- return ----------------------------------------------------------------------------------------------------- */
@@ -437,6 +463,11 @@ static inline uint64_t chx_consumer_held(const struct chx_consumer *c) {
     return c->latest ? 0 : c->taken - chx_read(&c->credit->returned);
 }
 
+/* Policy latest: frames that were overwritten before they were read. */
+static inline uint64_t chx_consumer_lost(const struct chx_consumer *c) {
+    return c->credit ? chx_read(&c->credit->stats.lost) : c->lost;
+}
+
 /* ---- waiting for frames ----------------------------------------------------------------------------------------- */
 
 /* Ask for the bell at the next frame. The caller then issues one seq_cst fence for all its routes and looks once more
@@ -448,6 +479,7 @@ static inline void chx_consumer_arm(struct chx_consumer *c) {
 }
 
 static inline void chx_consumer_disarm(struct chx_consumer *c) {
+    if (!c->credit) return; /* drained meanwhile */
     atomic_store_explicit(&c->credit->wait_for, 0, memory_order_relaxed);
 }
 
@@ -474,11 +506,15 @@ static inline void chx_consumer_close(struct chx_consumer *c) {
     if (c->bell >= 0) chx_bell_ring(c->bell);
 }
 
-/* Give up the mappings; no frame may be held any more. */
+/* Does anybody still use the mappings: is a frame held, or just now copied? */
+static inline int chx_consumer_busy(const struct chx_consumer *c) { return c->copying || chx_consumer_held(c); }
+
+/* Give up the mappings; nobody may use them any more (chx_consumer_busy). What it was like can still be asked. */
 static inline void chx_consumer_destroy(struct chx_consumer *c) {
+    if (c->credit) c->lost = chx_read(&c->credit->stats.lost);
     for (uint32_t i = 0; i < c->segment_count; i++) {
         struct chx_reader_segment *segment = &c->segments[i];
-        struct chx_map map = {(uint8_t *)(uintptr_t)segment->base, segment->size, -1, segment->guard};
+        struct chx_map map = {.base = (uint8_t *)(uintptr_t)segment->base, .size = segment->size, .fd = -1, .guard = segment->guard};
         chx_unmap(&map);
     }
     free(c->segments);
@@ -489,6 +525,7 @@ static inline void chx_consumer_destroy(struct chx_consumer *c) {
     c->again = NULL;
     c->again_next = c->again_count = 0;
     c->segment_count = 0;
+    c->mapped = 0;
     if (c->bell >= 0) close(c->bell);
     c->bell = -1;
     chx_unmap(&c->ring_map);

@@ -3,7 +3,9 @@
  * could have been shown anyway, and is marked as cut, which its route finds when it next looks (CHX_FAULT).
  *
  * One list a process (a shared object, to be exact), which the signal handler walks: entries are never freed, a free one
- * is used again. A SIGBUS anywhere else goes to whoever had the signal before.
+ * is used again. A SIGBUS anywhere else goes to whoever had the signal before. The handler may run in any thread while
+ * another one guards and drops: it acts on a range only if the entry has meant that range from beginning to end of its look
+ * (`turn`). Whoever reads a mapping keeps it from being unmapped, so the range that it has hit stays what it is.
  */
 #ifndef CHRONETIX_GUARD_H
 #define CHRONETIX_GUARD_H
@@ -30,6 +32,7 @@ struct chx_guard {
     _Atomic uintptr_t base; /* 0: free */
     _Atomic uint64_t size;
     _Atomic int protection;
+    _Atomic uint32_t turn; /* counts the mappings that it has been used for */
     _Atomic int cut;
     pid_t owner;             /* who takes the name away */
     char path[CHX_NAME_MAX]; /* of memory made here; "" for a peer's */
@@ -45,39 +48,51 @@ struct chx_guards {
 /* One for all translation units that are linked together. */
 __attribute__((weak, visibility("hidden"))) struct chx_guards chx_guards;
 
-static inline void chx_guard_pass_on(int number, siginfo_t *info, void *context) {
+/* `sent`: by a process, and not by an instruction. */
+static inline void chx_guard_pass_on(int number, siginfo_t *info, void *context, int sent) {
     const struct sigaction *before = &chx_guards.before;
-    if (before->sa_flags & SA_SIGINFO)
+    if (before->sa_flags & SA_SIGINFO) {
         before->sa_sigaction(number, info, context);
-    else if (before->sa_handler == SIG_DFL || before->sa_handler == SIG_IGN)
+    } else if (before->sa_handler == SIG_DFL || before->sa_handler == SIG_IGN) {
+        if (sent && before->sa_handler == SIG_IGN) return;
         signal(number, SIG_DFL); /* the instruction is tried again, and ends the process as it would have */
-    else
+        if (sent) raise(number);
+    } else {
         before->sa_handler(number);
+    }
 }
 
-static inline struct chx_guard *chx_guard_of(uintptr_t address) {
+struct chx_guarded {
+    void *base;
+    uint64_t size;
+    int protection;
+};
+
+/* What `address` lies in, and its entry; NULL if that is nothing of ours. */
+static inline struct chx_guard *chx_guard_of(uintptr_t address, struct chx_guarded *range) {
     struct chx_guard *guard = atomic_load_explicit(&chx_guards.first, memory_order_acquire);
     for (; guard; guard = guard->next) {
-        uintptr_t base = atomic_load_explicit(&guard->base, memory_order_acquire);
-        if (base > CHX_GUARD_CLAIMED && address - base < atomic_load_explicit(&guard->size, memory_order_relaxed))
-            return guard;
+        uint32_t turn = atomic_load(&guard->turn);
+        uintptr_t base = atomic_load(&guard->base);
+        *range = (struct chx_guarded){(void *)base, atomic_load(&guard->size), atomic_load(&guard->protection)};
+        if (base > CHX_GUARD_CLAIMED && address - base < range->size && atomic_load(&guard->turn) == turn) return guard;
     }
     return NULL;
 }
 
 static inline void chx_guard_signal(int number, siginfo_t *info, void *context) {
     int error = errno;
-    struct chx_guard *guard = info->si_code > 0 ? chx_guard_of((uintptr_t)info->si_addr) : NULL;
+    int sent = info->si_code <= 0;
+    struct chx_guarded range;
+    struct chx_guard *guard = sent ? NULL : chx_guard_of((uintptr_t)info->si_addr, &range);
     if (guard) {
-        void *base = (void *)atomic_load_explicit(&guard->base, memory_order_relaxed);
         if (!atomic_exchange_explicit(&guard->cut, 1, memory_order_relaxed))
             atomic_fetch_add_explicit(&chx_guards.cuts, 1, memory_order_release);
-        if (mmap(base, atomic_load_explicit(&guard->size, memory_order_relaxed),
-                 atomic_load_explicit(&guard->protection, memory_order_relaxed),
-                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) == MAP_FAILED)
+        if (mmap(range.base, range.size, range.protection, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) ==
+            MAP_FAILED)
             guard = NULL;
     }
-    if (!guard) chx_guard_pass_on(number, info, context);
+    if (!guard) chx_guard_pass_on(number, info, context, sent);
     errno = error;
 }
 
@@ -90,7 +105,8 @@ static inline int chx_guard_install(void) {
     }
     struct sigaction action = {.sa_sigaction = chx_guard_signal, .sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER};
     sigemptyset(&action.sa_mask);
-    int failed = sigaction(SIGBUS, &action, &chx_guards.before);
+    int failed = sigaction(SIGBUS, NULL, &chx_guards.before); /* before the handler can need it */
+    if (!failed) failed = sigaction(SIGBUS, &action, NULL);
     atomic_store(&chx_guards.installed, failed ? 0 : 2);
     return failed;
 }
@@ -117,10 +133,11 @@ static inline struct chx_guard *chx_guard_add(const void *base, uint64_t size, i
     guard->owner = getpid();
     guard->path[0] = 0;
     if (path) memcpy(guard->path, path, strlen(path) + 1);
-    atomic_store_explicit(&guard->size, size, memory_order_relaxed);
-    atomic_store_explicit(&guard->protection, protection, memory_order_relaxed);
+    atomic_fetch_add(&guard->turn, 1); /* between claiming and `base` nobody takes it for what it was */
+    atomic_store(&guard->size, size);
+    atomic_store(&guard->protection, protection);
     atomic_store_explicit(&guard->cut, 0, memory_order_relaxed);
-    atomic_store_explicit(&guard->base, (uintptr_t)base, memory_order_release);
+    atomic_store(&guard->base, (uintptr_t)base);
     return guard;
 }
 

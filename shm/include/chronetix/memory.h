@@ -13,6 +13,7 @@
 #include <sys/vfs.h>
 
 #include "features.h"
+#include "forked.h"
 #include "header.h"
 #include "named.h"
 
@@ -26,12 +27,14 @@ struct chx_map {
     uint64_t size;
     int fd;
     struct chx_guard *guard; /* of memory without seals, else NULL */
+    uint8_t own;             /* it was made here: this process writes it */
 };
 
 static inline int chx_sealed(void) { return (chx_features() & CHX_HAS_SEALS) != 0; }
 
 static inline void chx_unmap(struct chx_map *map) {
     if (map->guard) chx_guard_drop(map->guard);
+    if (map->own) chx_own_drop(map->base);
     if (map->base) munmap(map->base, map->size);
     if (map->fd >= 0) close(map->fd);
     *map = (struct chx_map){.fd = -1};
@@ -62,8 +65,11 @@ static inline int chx_memory_read_only(struct chx_map *map) {
     return 0;
 }
 
-/* The memory is mapped and its header written: nobody is to change it from here on, but through that mapping. */
+/* The memory is mapped and its header written: nobody is to change it from here on, but through that mapping, and no child
+ * of this process. */
 static inline int chx_memory_seal(struct chx_map *map) {
+    if (chx_own_add(map->base, map->size) != 0) return -1;
+    map->own = 1;
     if (chx_sealed() && fcntl(map->fd, F_ADD_SEALS, chx_seals_known()) != 0) return -1;
     return chx_features() & CHX_HAS_FUTURE_WRITE ? 0 : chx_memory_read_only(map);
 }

@@ -400,9 +400,9 @@ static inline void chx_producer_give_up(struct chx_producer *p, uint64_t now) {
     atomic_store_explicit(&p->ring->losses.gave_up_after_ns, after ? after : 1, memory_order_relaxed);
 }
 
-/* Give up the mappings and the extents that were never returned. */
-static inline void chx_producer_destroy(struct chx_producer *p) {
-    while (p->head != CHX_NONE && p->latest) chx_producer_revoke(p);
+/* Give up the mappings and the extents that were never returned, and write nothing that is shared: what a forked child does
+ * with a producer of its parent's. */
+static inline void chx_producer_forget(struct chx_producer *p) {
     while (p->head != CHX_NONE) chx_slot_free(p, p->head);
     free(p->slots);
     p->slots = NULL;
@@ -412,6 +412,12 @@ static inline void chx_producer_destroy(struct chx_producer *p) {
     chx_unmap(&p->credit_map);
     p->ring = NULL;
     p->credit = NULL;
+}
+
+/* The same in the process that has made it. */
+static inline void chx_producer_destroy(struct chx_producer *p) {
+    while (p->head != CHX_NONE && p->latest) chx_producer_revoke(p);
+    chx_producer_forget(p);
 }
 
 #endif

@@ -62,7 +62,7 @@ static void read_ring(struct input *input, int succeed) {
     c.segments = calloc(1, sizeof *c.segments);
     if (!segment || !c.segments) abort();
     c.segments[0].base = segment;
-    c.segments[0].size = SEGMENT;
+    c.segments[0].size = c.mapped = SEGMENT;
     c.segment_count = 1;
     c.ring = ring;
     c.desc = ring->desc;
@@ -89,6 +89,9 @@ static void read_ring(struct input *input, int succeed) {
             frames = chx_consumer_take(&c, taken) == CHX_OK;
         } else {
             chx_consumer_take_run(&c, taken, 3, &frames);
+            uint64_t bytes = 0;
+            for (uint32_t f = 0; f < frames; f++) bytes += taken[f].length;
+            if (bytes > SEGMENT) abort();
         }
         for (uint32_t f = 0; f < frames; f++) read_frame(&c, &taken[f]);
         if (frames && ops[i] & 2) chx_consumer_return_run(&c, taken, frames);

@@ -411,7 +411,7 @@ static int round_for_a_successor(void) {
         if (next_random(&seed) & 1) status = chx_consumer_end_at(&c, a_number(&seed));
         consume(&c, &state);
     }
-    if (chx_ring_remains(p.ring, &header, &remains, &why) == CHX_OK)
+    if (chx_ring_remains(p.ring, &p.header, &remains, &why) == CHX_OK)
         must(remains.end <= CHX_POSITION_MAX, "an end that can be");
     else
         must(why.text[0], "or it is said why there is none");
