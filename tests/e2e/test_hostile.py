@@ -50,3 +50,21 @@ def test_lines_that_were_kept_are_all_shown_however_many(follow: bool, submit: A
     numbers = [int(next(stream)["line"].split()[0]) for _ in range(8000)]
     assert numbers == list(range(8000))
     stream.close()
+
+
+class TestWhatItHasTheDaemonHold:
+    @staticmethod
+    def flow(submit: Any, source: str, **more: Any) -> Any:
+        nodes = [submit.node("source", f"hostile:{source}"), submit.node("sink", "hostile:nothing")]
+        return submit(nodes, [submit.edge("source", "sink")], **more)
+
+    def test_segments_without_end_fail_its_flow_and_no_other(self, submit: Any) -> None:
+        answer = self.flow(submit, "grows_without_end")
+        assert answer["state"] == "failed"
+        assert "another segment of node 'source' would pass the limit of 64" in answer["reason"]
+
+    def test_a_descriptor_whose_close_waits_keeps_nobody(self, submit: Any, client: Any) -> None:
+        answer = self.flow(submit, "sends_a_socket_that_lingers")
+        assert answer["state"] == "failed"
+        assert "descriptor" in answer["reason"]
+        assert client.call("version", timeout=20)

@@ -1,6 +1,7 @@
 """Plugins that do what a plugin should not."""
 
 import subprocess
+import threading
 
 
 def leaves_a_writer_behind(ctx):
@@ -49,3 +50,43 @@ def prints_much(ctx):
         print(f"{n} ".ljust(1000, "."))
     return
     yield
+
+
+def grows_without_end(ctx):
+    """Source: says again and again that its arena has a further segment."""
+    import shm
+    from protocol.messages import Segment
+
+    arena = shm.Arena(1 << 20, first=1 << 16)
+    for index in range(100, 10_000):
+        ctx._host._link.send(Segment(index=index), [arena.segments[0][1]])
+    yield b"never"
+
+
+def sends_a_socket_that_lingers(ctx):
+    """Source: says that a TCP socket whose close waits for a minute is a segment."""
+    import socket
+    import struct
+
+    from protocol.messages import Segment
+
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    listener.bind(("127.0.0.1", 0))
+    listener.listen()
+    sock = socket.create_connection(listener.getsockname())
+    peer, _ = listener.accept()
+    sock.setblocking(False)
+    try:
+        while True:
+            sock.send(bytes(65536))
+    except BlockingIOError:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 60))
+    ctx._host._link.send(Segment(index=100), [sock.fileno()])
+    threading.Event().wait()  # as long as we live, with the other end
+    peer.close()
+    yield b"never"
+
+
+def nothing(frame, ctx):
+    """Sink."""
