@@ -8,7 +8,7 @@ JSON   ?=
 CLANG  ?= clang
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo test lint unit sanitize fuzz test-systemd model soak chaos bench-data bench-c bench-start bench-recover bench-upgrade bench-idle bench-fan diagrams lock clean
+.PHONY: help demo test lint unit sanitize fuzz test-systemd model soak chaos bench-data bench-c bench-start bench-recover bench-upgrade bench-idle bench-fan bench-loop diagrams lock clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -70,6 +70,9 @@ bench-fan: .venv/dev ## one producer and 1 to 64 consumers, and the other way ro
 
 bench-recover: .venv/bench ## from kill -9 of a worker to its successor's first frame, beside supervisord and dora
 	$(BIN)/python -m bench.recover $(if $(JSON),--json $(JSON))
+
+bench-loop: .venv/dev ## what a neighbour's version takes while others start, die, are described, wait for a disk
+	$(BIN)/python -m bench.loop $(if $(JSON),--json $(JSON))
 
 diagrams: .venv/dev ## draw the machines' tables in docs/lives.md anew
 	CHRONETIX_DRAW=1 $(BIN)/pytest -q tests/chronetixd/test_core_diagram.py

@@ -13,12 +13,14 @@ import asyncio
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import structlog
 
+from chronetixd.aside import Aside
 from chronetixd.core.access import Peer
 from chronetixd.core.quota import Bucket
 from chronetixd.events import Events
@@ -87,7 +89,8 @@ class Audit:
         self._failing = False
         self._refusals: dict[int, tuple[Bucket, int]] = {}
         self._encode = msgspec.json.Encoder().encode
-        self._sync: asyncio.Future[None] | None = None
+        self._aside = Aside(loop, "chronetix-audit")
+        self._syncing = False
         self._sync_timer: asyncio.TimerHandle | None = None
 
     def open(self) -> None:
@@ -120,12 +123,13 @@ class Audit:
         self._sync_soon()
 
     def close(self) -> None:
-        """Sync what is written and end. Idempotent."""
-        if self._fd < 0:
-            return
+        """Sync what is written and end; gives a disk that does not answer up after a while. Idempotent."""
         if self._sync_timer is not None:
             self._sync_timer.cancel()
-        self._close()
+        if self._fd >= 0:
+            fd, self._fd = self._fd, -1
+            self._aside.do(partial(_sync_and_close, fd))
+        self._aside.close()
 
     # -- what happens --------------------------------------------------------------------------------------
 
@@ -198,17 +202,14 @@ class Audit:
             self._size += os.write(self._fd, b"\n")  # a line that a crash tore: what follows must not join it
 
     def _rotate(self) -> None:
-        self._close()
+        fd, self._fd = self._fd, -1
+        self._aside.do(partial(_sync_and_close, fd))
         for number in range(FILES - 1, 0, -1):
             older = self._path.with_name(f"{FILE}.{number}")
             newer = self._path.with_name(f"{FILE}.{number - 1}") if number > 1 else self._path
             if newer.exists():
                 newer.rename(older)
         self._open()
-
-    def _close(self) -> None:
-        fd, self._fd = self._fd, -1
-        _sync_and_close(fd)
 
     def _sync_soon(self) -> None:
         if self._sync_timer is None:
@@ -218,7 +219,7 @@ class Audit:
         self._sync_timer = None
         if self._fd < 0:
             return
-        if self._sync is not None and not self._sync.done():
+        if self._syncing:
             self._sync_soon()  # a slow disk is not asked twice at once
             return
         try:
@@ -226,7 +227,16 @@ class Audit:
         except OSError:
             self._sync_soon()  # when there are descriptors again
             return
-        self._sync = self._loop.run_in_executor(None, _sync_and_close, fd)
+        self._syncing = True
+        self._aside.do(partial(self._synced_by, fd))
+
+    def _synced_by(self, fd: int) -> None:
+        """In the thread."""
+        _sync_and_close(fd)
+        self._aside.post(self._synced)
+
+    def _synced(self) -> None:
+        self._syncing = False
 
 
 def _sync_and_close(fd: int) -> None:

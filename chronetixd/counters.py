@@ -40,13 +40,15 @@ GREATEST = ("max_outstanding", "max_ns", "gave_up_after_ns")
 class Counters:
     """What the past stages and ends of one route have counted."""
 
-    __slots__ = ("_drops", "_greatest", "_last", "_past", "_returned")
+    __slots__ = ("_drops", "_fresh", "_greatest", "_last", "_past", "_returned")
 
     def __init__(self) -> None:
         self._past: dict[str, int] = dict.fromkeys((*OF_PRODUCER, *OF_CONSUMER), 0)
         self._drops: dict[str, int] = dict.fromkeys((*DROPS_OF_PRODUCER, *DROPS_OF_CONSUMER), 0)
         self._greatest: dict[str, int] = dict.fromkeys(GREATEST, 0)
         self._returned = 0
+        self._fresh = True
+        """Nothing was kept yet."""
         self._last: Mapping[str, Any] | None = None
 
     def packed(self) -> PackedCounters:
@@ -61,11 +63,19 @@ class Counters:
 
     def unpack(self, packed: PackedCounters) -> None:
         """The inverse. A figure that the other image did not have begins at 0."""
+        self._fresh = False
         self._past |= packed.past
         self._drops |= packed.drops
         self._greatest |= packed.greatest
         self._returned = packed.returned
         self._last = packed.last
+
+    def _of_one(self, figures: dict[str, Any]) -> RouteSnapshot:
+        """Of a route that has had one stage with its first ends, as most have: nothing is added up."""
+        del figures["next"], figures["unseen"]
+        self._returned = max(self._returned, figures["committed"] - figures["outstanding"])
+        figures["returned"] = self._returned
+        return figures  # type: ignore[return-value]
 
     def keep(self, stage: RouteSnapshot | None) -> None:
         """This stage is over."""
@@ -79,6 +89,7 @@ class Counters:
     def _add(self, stage: RouteSnapshot | None, names: Iterable[str], drops: Iterable[str]) -> None:
         if stage is None:
             return
+        self._fresh = False
         figures: Mapping[str, Any] = stage
         for name in names:
             self._past[name] += figures[name]
@@ -95,6 +106,8 @@ class Counters:
         if latest is None:
             return None
         figures = dict(latest)
+        if self._fresh and len(known) == 1:
+            return self._of_one(figures)
         for name, past in self._past.items():
             figures[name] = past + sum(stage[name] for stage in known)
         figures["drops"] = {

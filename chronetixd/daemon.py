@@ -13,6 +13,7 @@ import gc
 import os
 import signal
 import socket
+import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -25,6 +26,7 @@ import uvloop
 from chronetixd import logs, memory, reserve
 from chronetixd.activation import Received
 from chronetixd.admission import Admission, rules_of, socket_group
+from chronetixd.aside import Aside
 from chronetixd.audit import Audit
 from chronetixd.bus import Bus
 from chronetixd.cgroups import Groups, find_place
@@ -52,7 +54,9 @@ from chronetixd.services import Services
 from chronetixd.settings import Configured, Settings, Source, keep_fixed
 from chronetixd.spares import Spares
 from chronetixd.state import StateDir
+from chronetixd.stats import Figures
 from chronetixd.strays import Strays
+from chronetixd.turns import Turns
 from chronetixd.upgrade import rehearsal
 from chronetixd.upgrade.arrival import Arrival, configured_by
 from chronetixd.upgrade.bag import Bag, Unbag
@@ -69,6 +73,12 @@ EXIT_BROKEN = 70
 
 FAREWELL_S = 1.0
 """How long clients may take to read their last answers when the daemon ends."""
+
+CHECKS, READS = 4, 4
+"""Flows that are checked at once, and logs that are read at once, before others have to wait for the files of these."""
+
+SWITCH_S = 0.0005
+"""How long the loop waits for a thread of ours that computes; there are several such waits in one answer."""
 
 PARTING_S = 0.05
 """The same when the next image takes over, and everybody waits for that."""
@@ -116,10 +126,11 @@ class Daemon:
         self._server = Server(loop, Path(settings.socket), self._client)
         self._watchdog = of_environment(loop)
         self._groups = Groups(loop, find_place(settings.cgroup), settings.state_dir)
-        self._strays = Strays(loop, self._known_pids, lambda: self._launcher.announced)
+        self._turns = Turns(loop)
+        self._strays = Strays(loop, self._known_pids, lambda: self._launcher.announced, self._turns)
         self._pump = Pump(loop)
         self._inspection = Inspection(loop)
-        nursery = Nursery(self._groups, self._strays, self._pump)
+        nursery = Nursery(self._groups, self._strays, self._pump, self._turns)
         self._launcher = Launcher(
             loop,
             on_ready=self._launcher_ready,
@@ -129,10 +140,27 @@ class Daemon:
         )
         self._bus = Bus(loop, self._events)
         self._spares = Spares(loop, self._launcher, nursery, settings.spares, self._spares_full)
-        self._journal = Journal(Path(settings.state_dir) / "journal", self._journal_trouble, loop.call_later)
+        self._scribe = scribe = Aside(loop, "chronetix-journal")
+        self._journal = Journal(
+            Path(settings.state_dir) / "journal",
+            self._journal_trouble,
+            loop.call_later,
+            scribe.do,
+            scribe.post,
+            scribe.settle,
+        )
         self._supervisor = Supervisor(loop.call_later)
         self._store = Store(self._supervisor, limit_of(os.environ))
-        self._deaths = Deaths(Path(settings.state_dir) / "deaths", self._deaths_trouble, self._deaths_damage)
+        self._disk = Aside(loop, "chronetix-disk")
+        self._looks, self._figures = Aside(loop, "chronetix-looks"), Figures()
+        self._reads = Aside(loop, "chronetix-reads", threads=READS)
+        self._checks = Aside(loop, "chronetix-checks", threads=CHECKS)
+        self._deaths = Deaths(
+            Path(settings.state_dir) / "deaths",
+            lambda trouble: self._disk.post(partial(self._deaths_trouble, trouble)),
+            lambda damage: self._disk.post(partial(self._deaths_damage, damage)),
+            self._disk.do,
+        )
         services = Services(
             loop,
             self._launcher,
@@ -142,6 +170,8 @@ class Daemon:
             self._events,
             self._logs,
             self._deaths,
+            self._disk,
+            self._checks,
             self._journal,
             self._store,
             lambda: str(self._server.path),
@@ -178,6 +208,7 @@ class Daemon:
             self._log_files,
             self._audit,
             self._deaths,
+            self._disk,
             self._journal,
             self._supervisor,
             self._pump,
@@ -194,6 +225,8 @@ class Daemon:
             self._identity,
             self._examine,
             lambda: self._configured.shown(),
+            self._reads,
+            lambda pids: self._looks.ask(lambda: self._figures.of(pids)),
             self._upgrade,
             self._ending,
         )
@@ -220,10 +253,15 @@ class Daemon:
             self._server.close()
             self._bus.close()
             self._journal.close()
+            self._scribe.close(0)
             self._supervisor.close()
             self._strays.close()
             self._pump.close()
             self._log_files.close()
+            self._disk.close()
+            self._looks.close()
+            self._checks.close(0)
+            self._reads.close(0)
             self._groups.close()
             self._watchdog.stop()
             self._report.stop()
@@ -537,6 +575,7 @@ def run(configured: Configured, received: Received, source: Source, arrival: Arr
     """Run a daemon in this thread until it is stopped; with ``arrival`` one that goes on where the image before has
     stopped. Raises ChronetixError when it cannot start."""
     reserve.keep()
+    sys.setswitchinterval(SWITCH_S)
 
     async def main() -> None:
         asyncio.get_running_loop().set_exception_handler(_unexpected)

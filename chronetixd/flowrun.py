@@ -11,7 +11,8 @@ import os
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import msgspec
@@ -367,9 +368,7 @@ class FlowRun:
             case core.Start(nodes):
                 self._start(nodes)
             case core.Drain(nodes):
-                for node in nodes:
-                    self._services.bus.stop_timers(self.workers[node])
-                    self.workers[node].send(wire.Drain())
+                self._each(nodes, self._drain)
             case core.Leave(node):
                 self._leave(node)
             case core.Left(node):
@@ -377,8 +376,7 @@ class FlowRun:
             case core.Removed(node):
                 self._removed(node)
             case core.Signal(nodes, kill):
-                for node in nodes:
-                    self.workers[node].signal(kill=kill)
+                self._each(nodes, lambda worker: worker.signal(kill=kill))
             case core.WakePeers(node):
                 self._after_death(node, self.wiring.gone)
             case core.Succeed(node):
@@ -401,6 +399,15 @@ class FlowRun:
                 self._disarm()
             case core.Enter(state):
                 self._entered(state)
+
+    def _each(self, nodes: Iterable[str], act: Callable[[WorkerProcess], None]) -> None:
+        """Have all of these workers told: one now, and a thousand with turns for everybody else."""
+        for worker in [self.workers[node] for node in nodes]:
+            self._services.nursery.turns.add(partial(act, worker))
+
+    def _drain(self, worker: WorkerProcess) -> None:
+        self._services.bus.stop_timers(worker)
+        worker.send(wire.Drain())
 
     @property
     def _callbacks(self) -> Callbacks:
@@ -433,18 +440,33 @@ class FlowRun:
         for node in nodes:
             worker = self.new_worker(node)
             worker.incarnation = self.machine.workers[node].incarnation
-            env = {"CHRONETIX_FLOW": self.name, "CHRONETIX_NODE": node}
-            argv = self.plan.nodes[node].argv
-            spare = None if argv else services.spares.take()
-            try:
-                if spare is not None:
-                    worker.adopt(spare, env, self.plan.base_dir)
-                else:
-                    worker.spawn(services.launcher, argv, env, self.plan.base_dir)
-            except OSError as refused:
-                if spare is not None:
-                    services.spares.give_back(spare)
-                self.dispatch(NodeEvent(node, life.SpawnFailed(str(refused))))
+            worker.to_come = True
+            services.nursery.turns.add(partial(self._spawn_one, worker))
+
+    def _spawn_one(self, worker: WorkerProcess) -> None:
+        """It is its turn; it may have been told to end before."""
+        services, node = self._services, worker.node
+        if self.workers.get(node) is not worker or not worker.to_come:
+            return
+        if self.machine.workers[node].state is not WorkerState.SPAWNING:
+            self._not_spawned(worker, "it was to end before it was asked for")
+            return
+        env = {"CHRONETIX_FLOW": self.name, "CHRONETIX_NODE": node}
+        argv = self.plan.nodes[node].argv
+        spare = None if argv else services.spares.take()
+        try:
+            if spare is not None:
+                worker.adopt(spare, env, self.plan.base_dir)
+            else:
+                worker.spawn(services.launcher, argv, env, self.plan.base_dir)
+        except OSError as refused:
+            if spare is not None:
+                services.spares.give_back(spare)
+            self._not_spawned(worker, str(refused))
+
+    def _not_spawned(self, worker: WorkerProcess, why: str) -> None:
+        worker.to_come = False
+        self.dispatch(NodeEvent(worker.node, life.SpawnFailed(why)))
 
     def _configure(self, node: str) -> None:
         message = self.wiring.configure(node, self.plan.nodes[node].configure)
@@ -457,13 +479,28 @@ class FlowRun:
         for node in nodes if self._on_bus else self.workers:
             self._services.bus.subscribe(self.workers[node], self.plan.nodes[node].configure.subscriptions)
         self._on_bus = True
-        for node in nodes:
-            self.wiring.started(node)
+        starting = {node: self.workers[node] for node in nodes}
         if self.plan.flow.on_daemon_loss == "survive":
-            self._services.journal.flush()  # from now on they may outlive us: that they were born has to be known
+            # From then on they may outlive us: that they were born has to be known.
+            self._services.journal.when_written(lambda: self._send_start(starting))
+        else:
+            self._send_start(starting)
+
+    def _send_start(self, starting: Mapping[str, WorkerProcess]) -> None:
+        """To those that are to start still: the disk may have taken long."""
+        workers = self.machine.workers
+        left = [
+            node
+            for node, worker in starting.items()
+            if self.workers.get(node) is worker and node in workers and workers[node].state is WorkerState.STARTING
+        ]
+        for node in left:
+            self.wiring.started(node)
         self.keep()
-        for node in nodes:
-            self.workers[node].send(wire.Start(handover=self._handovers.pop(node, None)))
+        self._each(left, self._tell_start)
+
+    def _tell_start(self, worker: WorkerProcess) -> None:
+        worker.send(wire.Start(handover=self._handovers.pop(worker.node, None)))
 
     # -- roll-outs -----------------------------------------------------------------------------------------
 
@@ -529,7 +566,7 @@ class FlowRun:
 
     def announce_relinked(self) -> None:
         """Successors that no producer has to be linked to any more may start."""
-        if not self.machine.restarts:
+        if not self.machine.restarts or not self.machine.count(WorkerState.READY):
             return
         for node, subject in tuple(self.machine.workers.items()):
             if subject.state is WorkerState.READY and self.wiring.links.relinked(node):
@@ -630,9 +667,10 @@ class FlowRun:
         subject = self.machine.workers.get(node)
         self._lives.gone(node, incarnation, well=subject is None or subject.state is WorkerState.EXITED)
 
-    def deaths(self, node: str) -> list[Death]:
-        """The last exits of ``node``, of earlier runs of this flow too."""
-        return self._services.deaths.of(self.name, node)
+    async def deaths(self) -> dict[str, list[Death]]:
+        """The last exits of each node, of earlier runs of this flow too."""
+        nodes = tuple(self.plan.nodes)
+        return await self._services.disk.ask(lambda: self._services.deaths.of_all(self.name, nodes))
 
     def _connection_ended(self, node: str, fault: ChronetixError | None) -> None:
         """Its control socket has ended. If it does not exit by itself now, it can never be told to."""

@@ -6,7 +6,9 @@ with the next daemon; one that was stopped, or has come to its own end, is only 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -28,7 +30,7 @@ from chronetixd.workerproc import WorkerProcess
 from protocol import cbor
 from protocol.contract import Problem, Validation, parse_flow
 from protocol.contract.reading import unfit_name
-from protocol.errors import error
+from protocol.errors import ChronetixError, error
 from protocol.nearest import nearest
 
 LIVING = ("running", "draining")
@@ -52,6 +54,8 @@ class Flows:
         self._stored: dict[str, StoredFlow] = {}
         self._revisions: dict[str, Revisions] = {}
         self._serial = 0
+        self._pending: set[str] = set()
+        """Names of flows that are to run as soon as the journal has them."""
         self.stopping = False
 
     def __iter__(self) -> Iterator[FlowRun]:
@@ -81,20 +85,26 @@ class Flows:
         """Flows that have not ended."""
         return [run for run in self._runs.values() if not run.machine.ended]
 
+    @property
+    def pending(self) -> list[str]:
+        """Names of flows that wait for the journal."""
+        return sorted(self._pending)
+
     def worker_pids(self) -> set[int]:
         """Processes that belong to a flow."""
         return {pid for run in self._runs.values() for pid in run.pids}
 
-    def submit(
+    async def submit(
         self, raw: Mapping[str, Any], name: str | None, bindings: Mapping[str, str], base_dir: str
     ) -> tuple[FlowRun, list[Problem]]:
-        """Start a flow; with its warnings. All or nothing: raises ChronetixError ``flow-invalid``, ``flow-exists``,
-        ``journal-unusable`` or ``daemon-stopping``, and then nothing was started and nothing is listed."""
-        if self.stopping:
-            raise error("daemon-stopping")
+        """Start a flow, once it is in the journal; with its warnings. All or nothing: raises ChronetixError
+        ``flow-invalid``, ``flow-exists``, ``journal-unusable`` or ``daemon-stopping``, and then nothing was started and
+        nothing is listed. Whoever is cancelled while the disk is waited for has submitted it."""
         if name and unfit_name(name):
             raise error("bad-argument", argument="name", verb="submit", reason=unfit_name(name))
-        checked = validate(raw, bindings, base_dir)
+        checked = await self.validate(raw, bindings, base_dir)
+        if self.stopping:
+            raise error("daemon-stopping")
         if checked.flow is None or checked.problems:
             shown = name or raw.get("name") or "without a name"
             raise invalid(str(shown), checked.problems)
@@ -102,18 +112,59 @@ class Flows:
         earlier = self._runs.get(chosen)
         if earlier is not None and not earlier.machine.ended:
             raise error("flow-exists", flow=chosen, state=str(earlier.state))
-        run = FlowRun(make_plan(chosen, checked.flow, base_dir), self._services, self.limits)
+        if chosen in self._pending:
+            raise error("flow-exists", flow=chosen, state=str(FlowState.SUBMITTED))
+        self._pending.add(chosen)
+        flow, services, limits = checked.flow, self._services, self.limits
+        try:
+            run, contract = await services.checks.ask(
+                lambda: (FlowRun(make_plan(chosen, flow, base_dir), services, limits), cbor.dumps(raw))
+            )
+        except BaseException:
+            self._pending.discard(chosen)
+            raise
         stored = StoredFlow(
             name=chosen,
             submitted_unix_ns=run.submitted_unix_ns,
-            contract=cbor.dumps(raw),
+            contract=contract,
             bindings=dict(bindings),
             base_dir=base_dir,
         )
-        self._journal.submitted(stored)
-        self._list(run, stored)
-        run.launch()
+        told: asyncio.Future[ChronetixError | None] = self._services.loop.create_future()
+        self._journal.submitted(stored, partial(self._submitted, run, stored, told))
+        refusal = await asyncio.shield(told)
+        if refusal is not None:
+            raise refusal
         return run, checked.warnings
+
+    def _submitted(
+        self,
+        run: FlowRun,
+        stored: StoredFlow,
+        told: asyncio.Future[ChronetixError | None],
+        refusal: ChronetixError | None,
+    ) -> None:
+        """The journal has it, or cannot; what happened meanwhile counts."""
+        self._pending.discard(run.name)
+        if refusal is None and self.stopping:
+            refusal = error("daemon-stopping")
+            earlier = self._stored.get(run.name)
+            self._journal.forgotten(run.name) if earlier is None else self._journal.flow(earlier)
+        elif refusal is None:
+            self._list(run, stored)
+            run.launch()
+        told.set_result(refusal)
+
+    async def validate(self, raw: Mapping[str, Any], bindings: Mapping[str, str], base_dir: str) -> Validation:
+        """The contract's checks, what this version cannot do, and whether the artifacts are there: beside the loop,
+        because flows may be large and files may be anywhere."""
+        return await self._services.checks.ask(lambda: validate(raw, bindings, base_dir))
+
+    async def written(self) -> None:
+        """Return once what has happened to flows by now is in the journal, or is not to be waited for."""
+        told: asyncio.Future[None] = self._services.loop.create_future()
+        self._journal.when_written(lambda: None if told.done() else told.set_result(None))
+        await told
 
     def stop(self, run: FlowRun, mode: StopMode, drain_ns: int | None = None) -> None:
         """Someone wants ``run`` to end, for good."""
@@ -277,11 +328,11 @@ class Flows:
     def _free_name(self) -> str:
         while True:
             self._serial += 1
-            if f"flow-{self._serial}" not in self._runs:
+            if f"flow-{self._serial}" not in self._runs.keys() | self._pending:
                 return f"flow-{self._serial}"
 
     def _forget_old(self) -> None:
-        ended = [name for name, run in self._runs.items() if run.machine.ended]
+        ended = [name for name, run in self._runs.items() if run.machine.ended and name not in self._pending]
         for name in ended[: max(0, len(ended) - MAX_ENDED)]:
             nodes = list(self._runs[name].plan.nodes)
             self._services.deaths.forget(name, nodes)

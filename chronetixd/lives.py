@@ -1,5 +1,5 @@
-"""The lives of one flow's workers, as the journal has them: written before a worker is asked for, when it is born, when
-it is gone. What a later daemon knows of workers that it has not started itself.
+"""The lives of one flow's workers, as the journal has them: noted when a worker is about to be asked for, when it is
+born, when it is gone. What a later daemon knows of workers that it has not started itself.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Lives:
         self._now = {life.node: life for life in earlier}
 
     def intend(self, incarnations: Mapping[str, int]) -> None:
-        """These nodes are about to get a worker; on the disk when this returns."""
+        """These nodes are about to get a worker."""
         made = [
             StoredLife(
                 flow=self._flow,

@@ -59,6 +59,9 @@ class LogFiles:
         self._queued = 0
         self._writing = 0
         """Lines that the thread is about to write."""
+        self._forgotten: list[Key] = []
+        """Whose files are to go."""
+        self._removing = False
         self._halted = False
         self._closing = False
         self._thread: threading.Thread | None = None
@@ -125,7 +128,9 @@ class LogFiles:
     def settle(self, timeout_s: float) -> bool:
         """Wait until all that was appended is written or given up; False when that takes too long."""
         with self._change:
-            return self._change.wait_for(lambda: not self._queue and not self._writing, timeout_s)
+            return self._change.wait_for(
+                lambda: not (self._queue or self._writing or self._forgotten or self._removing), timeout_s
+            )
 
     def close(self) -> None:
         """Write what waits and end the thread. Idempotent."""
@@ -137,19 +142,21 @@ class LogFiles:
             self._thread = None
 
     def forget(self, flow: str, nodes: Iterable[str]) -> None:
-        """The flow is no longer listed."""
-        for node in nodes:
-            for file in self._files((flow, node)):
-                with suppress(OSError):
-                    file.unlink()
+        """The flow is no longer listed: its files go."""
+        if not self.on:
+            return
+        with self._change:
+            self._forgotten += [(flow, node) for node in nodes]
+            self._change.notify_all()
+        self._begin()
 
     # -- reading ---------------------------------------------------------------------------------------------
 
     def read(self, flow: str | None, node: str | None) -> Iterator[StoredRecord]:
-        """Lines of a flow or a node, or of all, in the order of their time; damaged ones are passed over."""
-        return heapq.merge(
-            *(self._of(name, flow, node) for name in sorted(self._names())), key=lambda record: record.unix_ns
-        )
+        """Lines of a flow or a node, or of all, in the order of their time; damaged ones are passed over. Not for the
+        loop."""
+        files = [self._of(name, flow, node) for name in sorted(self._names())]
+        yield from heapq.merge(*files, key=lambda record: record.unix_ns)
 
     def _names(self) -> set[str]:
         with suppress(OSError):
@@ -174,15 +181,20 @@ class LogFiles:
     def _write_all(self) -> None:
         while True:
             with self._change:
-                self._writing = 0
+                self._writing, self._removing = 0, False
                 self._change.notify_all()
-                self._change.wait_for(lambda: (self._queue and not self._halted) or self._closing)
-                if not self._queue:
+                self._change.wait_for(lambda: ((self._queue or self._forgotten) and not self._halted) or self._closing)
+                if not self._queue and not self._forgotten:
                     return
+                forgotten, self._forgotten = self._forgotten, []
+                self._removing = bool(forgotten)
                 batch, self._queue = self._queue, deque()
                 self._writing = len(batch)
                 self._queued = 0
             by_node: dict[Key, list[bytes]] = {}
+            for file in [file for key in forgotten for file in self._files(key)]:
+                with suppress(OSError):
+                    file.unlink()
             for key, line in batch:
                 by_node.setdefault(key, []).append(line)
             for key, lines in by_node.items():

@@ -16,6 +16,7 @@ from chronetixd.cgroups import Groups, Leaf, count_in
 from chronetixd.proc import private_data
 from chronetixd.pump import Pump
 from chronetixd.strays import Strays
+from chronetixd.turns import Turns
 from protocol.contract.types import ResourceClaims
 
 BIRTH_S = 1.0
@@ -49,6 +50,8 @@ class Nursery:
     groups: Groups
     strays: Strays
     pump: Pump
+    turns: Turns
+    """For what many workers need at once."""
     oom_kills: KillCount = field(default_factory=KillCount)
 
     def crib(self, claims: ResourceClaims | None) -> tuple[Leaf | None, int]:

@@ -7,13 +7,14 @@ whatever comes of it. The last MAX_REVISIONS are kept, and in any case the one t
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import msgspec
 
 from chronetixd.journal import Journal, Outcome, StoredFlow, StoredRevision
 from protocol import cbor
+from protocol.errors import ChronetixError
 
 MAX_REVISIONS = 10
 """Of a flow, kept."""
@@ -25,6 +26,8 @@ class Revisions:
     def __init__(self, journal: Journal, stored: Iterable[StoredRevision] = ()) -> None:
         self._journal = journal
         self._all = list(stored)
+        self.planning = False
+        """The journal is to have the next one, and does not have it yet."""
 
     def __iter__(self) -> Any:
         return iter(tuple(self._all))
@@ -47,9 +50,16 @@ class Revisions:
         return was[-1] if was else None
 
     def plan(
-        self, flow: StoredFlow, raw: Mapping[str, Any], bindings: Mapping[str, str], base_dir: str, change: Any
-    ) -> StoredRevision:
-        """``flow`` is to become ``raw``. Raises ChronetixError ``journal-unusable``, and then nothing is kept."""
+        self,
+        flow: StoredFlow,
+        raw: Mapping[str, Any],
+        bindings: Mapping[str, str],
+        base_dir: str,
+        change: Any,
+        then: Callable[[StoredRevision | None, ChronetixError | None], None],
+    ) -> None:
+        """``flow`` is to become ``raw``; one at a time. ``then`` is called with the revision once it is in the journal,
+        or with ``journal-unusable``, and then nothing is kept."""
         first = [] if self._all else [_first(flow)]
         made = StoredRevision(
             flow=flow.name,
@@ -63,9 +73,15 @@ class Revisions:
             change=change,
         )
         forgotten = self._forgettable()
-        self._journal.planned([*first, made], [each.number for each in forgotten])
-        self._all = [*(each for each in self._all if each not in forgotten), *first, made]
-        return made
+
+        def planned(refusal: ChronetixError | None) -> None:
+            self.planning = False
+            if refusal is None:
+                self._all = [*(each for each in self._all if each not in forgotten), *first, made]
+            then(made if refusal is None else None, refusal)
+
+        self.planning = True
+        self._journal.planned([*first, made], [each.number for each in forgotten], planned)
 
     def _forgettable(self) -> list[StoredRevision]:
         back = self.before()

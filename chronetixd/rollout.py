@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +55,9 @@ class Rollout:
         nodes = tuple(node for node in downstream(run.plan) if node in leaving)
         self.machine = core.Rollout(nodes, ready_ns, tuple(node for node in downstream(plan) if node in added), gone)
         self._standing: dict[str, Standby] = {}
+        self._instructions: deque[core.Instruction] = deque()
+        self._committing = False
+        """The commit is on its way into the journal."""
         self._timer: asyncio.TimerHandle | None = None
         self._looking = False
         self._unwatch: Callable[[], None] = lambda: None
@@ -126,7 +130,7 @@ class Rollout:
 
     def _look(self) -> None:
         self._looking = False
-        if not self.over:
+        if not self.over and not self._committing:
             self._handle(core.Looked(self._view()))
 
     def _view(self) -> core.View:
@@ -152,14 +156,19 @@ class Rollout:
     def _handle(self, event: core.Event) -> None:
         before = self.machine.step
         try:
-            for instruction in self.machine.handle(event):
-                self._carry_out(instruction)
+            self._instructions += self.machine.handle(event)
+            self._carry_on()
         except Exception as defect:
             self._run.broken(defect)
         if self.machine.step is not before:
             self._since[self.machine.step] = time.monotonic_ns()
             self._watchers.tell()
             self._changed()
+
+    def _carry_on(self) -> None:
+        """Carry out what is to be done; what comes behind a commit waits until that is in the journal."""
+        while self._instructions and not self._committing:
+            self._carry_out(self._instructions.popleft())
 
     def _carry_out(self, instruction: core.Instruction) -> None:
         match instruction:
@@ -211,8 +220,20 @@ class Rollout:
 
     def _commit(self) -> None:
         self._on_commit()
-        self._run.revise(self._plan, self.change)
-        self._run.news.rollout("committed", self.number)
+        self._committing = True
+        self._services.journal.when_written(self._committed)
+
+    def _committed(self) -> None:
+        """From here on there is no way back, also for a later daemon; unless the flow has come to its end meanwhile."""
+        self._committing = False
+        try:
+            if self._run.state is FlowState.RUNNING:
+                self._run.revise(self._plan, self.change)
+                self._run.news.rollout("committed", self.number)
+            self._carry_on()
+        except Exception as defect:
+            self._run.broken(defect)
+        self._changed()
 
     def _take_over(self, node: str, fresh: bool) -> None:
         machine = self._run.machine

@@ -5,6 +5,7 @@ Refused is by name and before anything is touched: what a running flow cannot be
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,13 +14,14 @@ from chronetixd.core import rollout as core
 from chronetixd.core.change import Change, compare, described
 from chronetixd.core.flow_words import FlowState
 from chronetixd.flowrun import FlowRun
-from chronetixd.flows import Flows, invalid, validate
+from chronetixd.flows import Flows, invalid
+from chronetixd.journal import StoredRevision
 from chronetixd.plan import Plan, make_plan
 from chronetixd.rollout import Rollout
 from chronetixd.services import Services
 from protocol import cbor
 from protocol.contract import Flow, Problem
-from protocol.errors import error
+from protocol.errors import ChronetixError, error
 from protocol.messages import HANDOVER
 from protocol.nearest import nearest
 
@@ -43,7 +45,7 @@ class Rollouts:
         self._flows = flows
         self._services = services
 
-    def apply(
+    async def apply(
         self,
         raw: Mapping[str, Any],
         name: str | None,
@@ -55,9 +57,9 @@ class Rollouts:
         """Begin to make the flow that runs under ``name`` the one that ``raw`` is. Raises ChronetixError
         ``flow-invalid``, ``flow-not-found``, ``flow-not-running``, ``rollout-under-way``, ``change-refused``,
         ``node-not-found``, ``bad-argument``, ``journal-unusable``, ``daemon-stopping``; nothing has changed then."""
+        checked = await self._flows.validate(raw, bindings, base_dir)
         if self._flows.stopping:
             raise error("daemon-stopping")
-        checked = validate(raw, bindings, base_dir)
         shown = name or str(raw.get("name") or "")
         if checked.flow is None:
             raise invalid(shown or "without a name", checked.problems)
@@ -68,6 +70,8 @@ class Rollouts:
             raise error("flow-not-running", flow=run.name, state=str(run.state))
         if run.rollout is not None and not run.rollout.over:
             raise error("rollout-under-way", flow=run.name, step=str(run.rollout.machine.step))
+        if self._flows.revisions(run.name).planning:
+            raise error("rollout-under-way", flow=run.name, step=str(core.Step.PREPARING))
         for node in replace:
             if node not in run.plan.nodes:
                 raise error("node-not-found", flow=run.name, node=node, nearest=nearest(node, run.plan.nodes))
@@ -78,22 +82,26 @@ class Rollouts:
             raise error("change-refused", flow=run.name, reason=refused)
         if not (change or change.notes or flow_options(run.plan.flow) != flow_options(checked.flow)):
             return Applied(run, change, None, checked.warnings)
-        rollout = self._begin(run, plan, change, raw, bindings, base_dir, ready_ns)
-        return Applied(run, change, rollout, checked.warnings)
+        ready = self._flows.limits.start_ns if ready_ns is None else ready_ns
+        told: asyncio.Future[Rollout | ChronetixError] = self._services.loop.create_future()
 
-    def _begin(
-        self,
-        run: FlowRun,
-        plan: Plan,
-        change: Change,
-        raw: Mapping[str, Any],
-        bindings: Mapping[str, str],
-        base_dir: str,
-        ready_ns: int | None,
-    ) -> Rollout:
+        def planned(stored: StoredRevision | None, refusal: ChronetixError | None) -> None:
+            told.set_result(refusal if stored is None else self._begin(run, plan, change, stored.number, ready))  # type: ignore[arg-type]
+
+        stored = self._flows.stored(run.name)
+        self._flows.revisions(run.name).plan(stored, raw, bindings, base_dir, described(change), planned)
+        begun = await asyncio.shield(told)
+        if isinstance(begun, ChronetixError):
+            raise begun
+        return Applied(run, change, begun, checked.warnings)
+
+    def _begin(self, run: FlowRun, plan: Plan, change: Change, number: int, ready: int) -> Rollout | ChronetixError:
+        """The journal has it: begin, unless the flow has come to its end meanwhile."""
         revisions = self._flows.revisions(run.name)
-        stored = revisions.plan(self._flows.stored(run.name), raw, bindings, base_dir, described(change))
-        number = stored.number
+        if run.state is not FlowState.RUNNING or run.home is not None:
+            refusal = error("flow-not-running", flow=run.name, state=str(run.state))
+            revisions.ended(number, "rolled-back", str(refusal))
+            return refusal
 
         def commit() -> None:
             self._flows.revised(revisions.committed(number, self._flows.stored(run.name)))
@@ -101,12 +109,11 @@ class Rollouts:
         def end(step: core.Step, why: str) -> None:
             revisions.ended(number, OUTCOMES[step], why)
 
-        ready = self._flows.limits.start_ns if ready_ns is None else ready_ns
         rollout = Rollout(run, self._services, plan, change, number, ready, commit, end)
         run.roll_out(rollout)
         return rollout
 
-    def undo(self, name: str, to: int | None, ready_ns: int | None) -> Applied:
+    async def undo(self, name: str, to: int | None, ready_ns: int | None) -> Applied:
         """Call a roll-out back that has touched nothing yet, or else begin to go back to the revision ``to``, by
         default the one before the present. Raises ChronetixError ``revision-not-found``, else as :meth:`apply`."""
         run = self._flows.find(name)
@@ -117,7 +124,7 @@ class Rollouts:
         if back is None:
             raise error("revision-not-found", flow=run.name, number=to or "before the present one")
         raw = cbor.loads(back.contract)
-        return self.apply(raw, run.name, back.bindings, back.base_dir, ready_ns=ready_ns)
+        return await self.apply(raw, run.name, back.bindings, back.base_dir, ready_ns=ready_ns)
 
 
 OUTCOMES: dict[core.Step, Any] = {

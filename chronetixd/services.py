@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from chronetixd.aside import Aside
 from chronetixd.bus import Bus
 from chronetixd.deaths import Deaths
 from chronetixd.events import Events
@@ -30,6 +31,10 @@ class Services:
     events: Events
     logs: Logs
     deaths: Deaths
+    disk: Aside
+    """For the state folder."""
+    checks: Aside
+    """For what flows name: files of anybody, anywhere, and large contracts."""
     journal: Journal
     store: Store
     socket: Callable[[], str]

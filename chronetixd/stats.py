@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import time
-from dataclasses import asdict
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from chronetixd.core.death import Death
 from chronetixd.core.worker import WorkerState
 from chronetixd.flowrun import FlowRun
 from chronetixd.stages import DataRoute
+from chronetixd.turns import Pace
 from protocol import cbor
-from protocol.contract import Route
+from protocol.contract import Liveness, Restart, Route
 
 MAX_RESULTS = 8 * 1024 * 1024
 """Bytes of all results of a flow that a description may have: the rest of its message needs room too."""
@@ -26,69 +29,111 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
-def process_figures(pid: int) -> dict[str, float]:
-    """cpu_s, rss_bytes and unique_bytes (private to the process) of ``pid``; zeros for one that is gone or that
-    cannot be read: it has made itself so (setuid), or descriptors have run out."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            fields = file.read().rpartition(b")")[2].split()
-        with open(f"/proc/{pid}/smaps_rollup", "rb") as file:
+REFRESHED = 16
+"""Workers whose private memory is looked at anew for one question: the kernel walks a process's memory for it."""
+
+GONE = {"cpu_s": 0.0, "rss_bytes": 0, "unique_bytes": 0}
+
+
+class Figures:
+    """What /proc says of processes. Not for the loop: whoever has to be looked at may hold the kernel up.
+
+    Processor time and resident memory are as they are now; what is private to a process is looked at when it is asked
+    for first, and then in turn.
+    """
+
+    def __init__(self, proc: Path = Path("/proc")) -> None:
+        self._proc = proc
+        self._private: dict[int, int] = {}
+        """By pid, the one that was looked at longest ago first."""
+
+    def of(self, pids: Collection[int]) -> dict[int, dict[str, float]]:
+        """cpu_s, rss_bytes and unique_bytes (private to the process) of each; zeros for one that is gone or that cannot
+        be read: it has made itself so (setuid), or descriptors have run out."""
+        wanted = frozenset(pids)
+        for pid in [pid for pid in self._private if pid in wanted][:REFRESHED]:
+            del self._private[pid]
+        found = {pid: self._figures(pid) for pid in wanted}
+        if len(self._private) > 2 * len(wanted) + REFRESHED:
+            self._private = {pid: size for pid, size in self._private.items() if (self._proc / str(pid)).exists()}
+        return found
+
+    def _figures(self, pid: int) -> dict[str, float]:
+        try:
+            with open(f"{self._proc}/{pid}/stat", "rb", 0) as file:
+                fields = file.read(4096).rpartition(b")")[2].split()
+            private = self._private.get(pid)
+            if private is None:
+                private = self._private[pid] = self._look_at(pid)
+        except OSError:
+            self._private.pop(pid, None)
+            return GONE
+        cpu_s = (int(fields[11]) + int(fields[12])) / _TICKS
+        return {"cpu_s": cpu_s, "rss_bytes": int(fields[21]) * _PAGE, "unique_bytes": private}
+
+    def _look_at(self, pid: int) -> int:
+        with open(f"{self._proc}/{pid}/smaps_rollup", "rb") as file:
             rollup = dict(line.split(None, 1) for line in file if line.endswith(b"kB\n"))
-    except OSError:
-        return {"cpu_s": 0.0, "rss_bytes": 0, "unique_bytes": 0}
-    private = sum(int(rollup.get(key, b"0 kB").split()[0]) for key in (b"Private_Clean:", b"Private_Dirty:"))
-    return {
-        "cpu_s": (int(fields[11]) + int(fields[12])) / _TICKS,
-        "rss_bytes": int(fields[21]) * _PAGE,
-        "unique_bytes": private * 1024,
-    }
+        return 1024 * sum(int(rollup.get(key, b"0 kB").split()[0]) for key in (b"Private_Clean:", b"Private_Dirty:"))
 
 
-async def flow_stats(runs: list[FlowRun]) -> dict[str, Any]:
-    """The ``stats`` verb's value. Gives way to others between workers: memory figures cost the kernel a walk each."""
+Ask = Callable[[Collection[int]], Awaitable[dict[int, dict[str, float]]]]
+"""Figures of processes, gathered beside the loop."""
+
+
+async def flow_stats(runs: list[FlowRun], ask: Ask) -> cbor.Encoded:
+    """The ``stats`` verb's value."""
+    figures = await ask([worker.pid for run in runs for worker in run.workers.values() if worker.alive])
+    pace = Pace()
     flows = []
     for run in runs:
         run.held_frames.stir()
-        nodes = []
-        for name in run.plan.nodes:
-            nodes.append(_node_stats(run, name))
-            await asyncio.sleep(0)
-        flows.append({"flow": run.name, "state": str(run.state), "nodes": nodes, "routes": _routes_stats(run)})
-    return {"monotonic_ns": time.monotonic_ns(), "flows": flows}
+        known = frozenset(run.failures)
+        nodes = [
+            cbor.dumps(_node_stats(run, name, figures)) async for name in pace.over(run.plan.nodes) if name in known
+        ]
+        routes = [cbor.dumps(_route_stats(run, route)) async for route in pace.over(run.wiring.routes)]
+        told = {"flow": run.name, "state": str(run.state), "nodes": cbor.Encoded.list(nodes)}
+        flows.append(cbor.dumps({**told, "routes": cbor.Encoded.list(routes)}))
+    return cbor.Encoded(cbor.dumps({"monotonic_ns": time.monotonic_ns(), "flows": cbor.Encoded.list(flows)}))
 
 
-def _node_stats(run: FlowRun, node: str) -> dict[str, Any]:
+def _node_stats(run: FlowRun, node: str, known: Mapping[int, dict[str, float]]) -> dict[str, Any]:
     worker, subject = run.workers.get(node), run.machine.workers.get(node)
     pid = worker.pid if worker is not None else 0
-    figures = process_figures(pid if worker is not None and worker.alive else 0)
+    figures = known.get(pid, GONE) if worker is not None and worker.alive else GONE
     state = str(subject.state) if subject else str(WorkerState.SPAWNING)
     restarts = subject.incarnation if subject else 0
     failed = run.failures[node].figures()
     return {"node": node, "pid": pid, "state": state, "restarts": restarts, "failed_frames": failed, **figures}
 
 
-def _routes_stats(run: FlowRun) -> list[dict[str, Any]]:
-    found = []
-    for route in run.wiring.routes:
-        snapshot = run.wiring.snapshot(route)
-        taps = run.taps.of(route.id)
-        found.append({"id": route.id, "from": route.source, "to": route.target, "taps": taps, **(snapshot or {})})
-    return found
+def _route_stats(run: FlowRun, route: DataRoute) -> dict[str, Any]:
+    taps, snapshot = run.taps.of(route.id), run.wiring.snapshot(route)
+    return {"id": route.id, "from": route.source, "to": route.target, "taps": taps, **(snapshot or {})}
 
 
-def describe(run: FlowRun) -> dict[str, Any]:
-    """The ``describe`` verb's value."""
+async def describe(run: FlowRun, contract: bytes, ask: Ask) -> cbor.Encoded:
+    """The ``describe`` verb's value; ``contract`` is the flow as it was submitted, in CBOR."""
     run.held_frames.stir()
-    flow = run.plan.flow
-    return {
+    figures = await ask([worker.pid for worker in run.workers.values() if worker.alive])
+    deaths = await run.deaths()
+    pace = Pace()
+    flow, plan = run.plan.flow, run.plan
+    data = {route.id: route for route in run.wiring.routes}
+    nodes = [_describe_node(run, node, figures) async for node in pace.over(plan.nodes) if node in run.failures]
+    await _bound_results(nodes, pace)
+    await _add_deaths(nodes, deaths, pace)
+    routes = [cbor.dumps(_describe_route(run, route, data.get(route.id))) async for route in pace.over(flow.routes)]
+    described = {
         "name": run.name,
         "state": str(run.state),
         "reason": run.reason,
         "submitted_unix_ns": run.submitted_unix_ns,
         "changed_unix_ns": run.changed_unix_ns,
         "strategy": flow.strategy,
-        "nodes": _with_deaths(run, _describe_nodes(run)),
-        "routes": [_describe_route(run, route) for route in flow.routes],
+        "nodes": cbor.Encoded.list([cbor.dumps(node) async for node in pace.over(nodes)]),
+        "routes": cbor.Encoded.list(routes),
         "timers": [
             {"node": manifest.node, "id": timer.id, "interval_ns": timer.schedule.interval_ns}
             for manifest in flow.manifests
@@ -96,41 +141,39 @@ def describe(run: FlowRun) -> dict[str, Any]:
         ],
         "subscriptions": [
             {"node": node, "topic": topic}
-            for node, plan in run.plan.nodes.items()
-            for topic in plan.configure.subscriptions
+            for node, each in plan.nodes.items()
+            for topic in each.configure.subscriptions
         ],
-        "flow": dict(flow.raw),
+        "flow": cbor.Encoded(contract),
     }
+    return cbor.Encoded(cbor.dumps(described))
 
 
-def _describe_nodes(run: FlowRun) -> list[dict[str, Any]]:
-    """Every node; results only as far as they fit into one message together, the others by their size."""
-    nodes = [_describe_node(run, node) for node in run.plan.nodes]
+async def _bound_results(nodes: list[dict[str, Any]], pace: Pace) -> None:
+    """Results only as far as they fit into one message together, the others by their size."""
     room = MAX_RESULTS
-    for node in nodes:
+    async for node in pace.over(nodes):
         size = len(cbor.dumps(node["result"])) if node.get("result") is not None else 0
         if size > room:
             node["result"] = None
             node["result_left_out"] = size
         else:
             room -= size
-    return nodes
 
 
-def _with_deaths(run: FlowRun, nodes: list[dict[str, Any]]) -> list[dict[str, Any]]:
+async def _add_deaths(nodes: list[dict[str, Any]], deaths: Mapping[str, list[Death]], pace: Pace) -> None:
     """The last exits of every node, oldest first; what they wrote to stderr only as far as MAX_LAST_WORDS goes."""
     room = MAX_LAST_WORDS
-    for node in nodes:
-        node["deaths"] = [msgspec.to_builtins(death) for death in run.deaths(node["node"])]
+    async for node in pace.over(nodes):
+        node["deaths"] = [msgspec.to_builtins(death) for death in deaths.get(node["node"], ())]
         for death in reversed(node["deaths"]):
             size = sum(map(len, death["stderr"]))
             room -= size
             if room < 0 and size:
                 death["stderr"], death["stderr_left_out"] = [], size
-    return nodes
 
 
-def _describe_node(run: FlowRun, node: str) -> dict[str, Any]:
+def _describe_node(run: FlowRun, node: str, known: Mapping[int, dict[str, float]]) -> dict[str, Any]:
     manifest = run.plan.nodes[node].manifest
     worker, subject = run.workers.get(node), run.machine.workers.get(node)
     alive = worker is not None and worker.alive
@@ -143,7 +186,7 @@ def _describe_node(run: FlowRun, node: str) -> dict[str, Any]:
         "state": str(subject.state) if subject else str(WorkerState.SPAWNING),
         "pid": worker.pid if worker else 0,
         "started_unix_ns": worker.started_unix_ns if worker else 0,
-        "memory_bytes": process_figures(worker.pid)["unique_bytes"] if worker is not None and alive else 0,
+        "memory_bytes": known.get(worker.pid, GONE)["unique_bytes"] if worker is not None and alive else 0,
         "incarnation": subject.incarnation if subject else 0,
         "restart": _describe_restart(run, node),
         "failed_frames": run.failures[node].figures(),
@@ -161,16 +204,21 @@ def _describe_restart(run: FlowRun, node: str) -> dict[str, Any]:
     """The node's rule, how often it was restarted, and, while it waits for that, when."""
     manifest, subject, revival = run.plan.nodes[node].manifest, run.machine.workers.get(node), run.revivals[node]
     return {
-        **asdict(manifest.restart),
+        **_fields(manifest.restart),
         "restarts": subject.incarnation if subject else 0,
         "last_reason": revival.last_reason,
         "next_restart_unix_ns": revival.next_restart_unix_ns,
-        "liveness": None if manifest.liveness is None else asdict(manifest.liveness),
+        "liveness": None if manifest.liveness is None else _fields(manifest.liveness),
     }
 
 
-def _describe_route(run: FlowRun, route: Route) -> dict[str, Any]:
-    data = next((each for each in run.wiring.routes if each.id == route.id), None) if route.plane == "data" else None
+def _fields(rule: Restart | Liveness) -> dict[str, Any]:
+    """All of them are plain."""
+    return {field.name: getattr(rule, field.name) for field in fields(rule)}
+
+
+def _describe_route(run: FlowRun, route: Route, data: DataRoute | None) -> dict[str, Any]:
+    data = data if route.plane == "data" else None
     return {
         "id": route.id,
         "from": route.source,

@@ -17,6 +17,7 @@ import asyncio
 import ctypes
 import os
 import signal
+import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ import structlog
 
 from chronetixd import reserve
 from chronetixd.proc import Holdings, Stat, children, descendants, holdings, kill_exactly, seen, stat
+from chronetixd.turns import Turns
 from chronetixd.upgrade.packed import PackedMarks, PackedStrays
 from chronetixd.want import AGAIN_S, wanting
 
@@ -89,6 +91,10 @@ class _End:
     looks: int = 0
 
 
+REST = 4
+"""After a look at all children, so many times what it took is everybody else's before the next one: what that costs
+does not grow with the number of those who die, or of those who live."""
+
 MAX_LOOKS = 64
 """Looks at a tree while strays die all the time, before what was not seen by then counts as gone: they may be those of
 a worker that lives."""
@@ -99,9 +105,14 @@ class Strays:
     whether the launcher has told of everything that it forked."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, known: Callable[[], set[int]], announced: Callable[[], bool]
+        self,
+        loop: asyncio.AbstractEventLoop,
+        known: Callable[[], set[int]],
+        announced: Callable[[], bool],
+        turns: Turns | None = None,
     ) -> None:
         self._loop = loop
+        self._turns = turns or Turns(loop)
         self._known = known
         self._announced = announced
         self._log = structlog.get_logger("chronetixd.strays")
@@ -111,6 +122,8 @@ class Strays:
         self._killed: set[tuple[int, int]] = set()
         self._out_of_reach: set[tuple[int, int]] = set()
         self._due = False
+        self._rested = 0.0
+        """When the next look may begin, on the loop's clock."""
         self._stopped: asyncio.Event | None = None
         self._before: object = None
         self.ended = 0
@@ -120,8 +133,8 @@ class Strays:
 
     @property
     def settled(self) -> bool:
-        """Nobody waits for the end of a worker's tree."""
-        return not self._waiting
+        """Nobody waits for the end of a worker's tree, or is still to be told of one."""
+        return not self._waiting and not self._turns.waiting
 
     def packed(self) -> PackedStrays:
         """What is known of strays; marks of workers go with the workers."""
@@ -167,21 +180,27 @@ class Strays:
         self._living[marks.pid] = marks
 
     def end(self, marks: Marks, then: Callable[[], None]) -> None:
-        """The worker has been reaped: kill what is left of it, and call ``then`` once all of that is gone (usually at
-        once)."""
+        """The worker has been reaped: kill what is left of it, and call ``then`` once all of that is gone (usually in
+        the next turn of the loop, with all others that have ended by then)."""
         self._living.pop(marks.pid, None)
         self._waiting.append(_End(marks, then))
-        self.look()
+        self.look_soon()
 
     def look_soon(self) -> None:
-        """Look in this or the next turn of the loop, once for however many calls."""
+        """Look in this or the next turn of the loop, once for however many calls; after a rest, if looking takes
+        long."""
         if not self._due:
             self._due = True
-            self._loop.call_soon(self.look)
+            rest = self._rested - self._loop.time()
+            if rest > 0:
+                self._loop.call_later(rest, self.look)
+            else:
+                self._loop.call_soon(self.look)
 
     def look(self) -> None:
         """Reap who has died, kill who is of nobody that lives, tell who waits; without descriptors for it, later."""
         self._due = False
+        begun = time.monotonic()
         gone: list[_End] = []
         try:
             with reserve.everything():
@@ -191,8 +210,9 @@ class Strays:
                 raise
             self._loop.call_later(AGAIN_S, self.look_soon)
             restless, dying = False, True
+        self._rested = self._loop.time() + REST * (time.monotonic() - begun)
         for end in gone:
-            end.then()
+            self._turns.add(end.then)
         if restless and (self._waiting or self._stopped is not None):
             self.look_soon()
         elif self._stopped is not None and not dying:
@@ -202,13 +222,20 @@ class Strays:
         """Who waits no more goes from ``_waiting`` into ``gone``. Whether somebody died meanwhile, and whether some are
         dying. Raises OSError for want of descriptors."""
         present, restless = self._present()
-        for end in tuple(self._waiting):
-            mine = [process for process, held in present if end.marks.match(process, held)]
-            present = [each for each in present if each[0] not in mine]
-            end.looks += 1
-            if not self._kill(mine, end.marks) and (not restless or end.looks >= MAX_LOOKS):
-                self._waiting.remove(end)
+        waiting, self._waiting = self._waiting, []
+        for at, end in enumerate(waiting):
+            try:
+                mine = [process for process, held in present if end.marks.match(process, held)]
+                present = [each for each in present if each[0] not in mine]
+                end.looks += 1
+                left = self._kill(mine, end.marks)
+            except OSError:
+                self._waiting += waiting[at:]
+                raise
+            if not left and (not restless or end.looks >= MAX_LOOKS):
                 gone.append(end)
+            else:
+                self._waiting.append(end)
         dying = False
         if present and self._announced():
             dying = self._kill([process for process, held in present if self._is_nobodys(process, held)], None)

@@ -9,10 +9,11 @@ began is undone then.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import platform
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Protocol
 
@@ -20,6 +21,7 @@ import msgspec
 from msgspec import Meta
 
 import shm
+from chronetixd.aside import Aside
 from chronetixd.audit import Audit, Record
 from chronetixd.bus import Bus
 from chronetixd.core.access import Right
@@ -30,13 +32,15 @@ from chronetixd.core.worker import GONE, WorkerState
 from chronetixd.events import Event, Events
 from chronetixd.feed import Feed
 from chronetixd.flowrun import FlowRun
-from chronetixd.flows import Flows, invalid, problem_maps, validate
+from chronetixd.flows import Flows, invalid, problem_maps
 from chronetixd.logrecord import LogRecord
 from chronetixd.logs import Logs
 from chronetixd.rollouts import CALLED_BACK, Applied, Rollouts
 from chronetixd.spares import Spares
-from chronetixd.stats import describe, flow_stats
+from chronetixd.stats import Ask, describe, flow_stats
 from chronetixd.taps import find_route
+from chronetixd.turns import Pace
+from protocol import cbor
 from protocol.errors import ChronetixError, error
 from protocol.messages import PROTOCOL_VERSIONS
 from protocol.nearest import nearest
@@ -86,6 +90,10 @@ class Context:
     """What ``doctor`` finds in this process."""
     settings: Callable[[], list[dict[str, Any]]]
     """Those in force, each with where it comes from."""
+    reads: Aside
+    """Of files, for who asks for what they tell."""
+    figures: Ask
+    """Of processes."""
     upgrade: Callable[[UpgradeArgs, Emit], Awaitable[dict[str, Any]]]
     ending: asyncio.Event
     """Set when the daemon is about to go: calls that would last for ever end."""
@@ -239,18 +247,19 @@ async def _version(context: Context, _args: NoArgs, _emit: Emit) -> Any:
 
 
 async def _submit(context: Context, args: SubmitArgs, emit: Emit) -> Any:
-    run, warnings = context.flows.submit(args.flow, args.name or None, args.bindings, args.base_dir)
+    run, warnings = await context.flows.submit(args.flow, args.name or None, args.bindings, args.base_dir)
     if args.wait != "accepted":
         wanted = _runs if args.wait == "running" else FlowRun.has_ended
         await _wait(run, wanted, args.timeout_ns, f"flow {run.name} {args.wait}", emit)
+        await context.flows.written()
     if args.wait == "running" and run.state is FlowState.FAILED:
         raise error("flow-failed", flow=run.name, reason=run.reason)
     answer = {"flow": run.name, "state": str(run.state), "warnings": problem_maps(warnings)}
     return {**answer, "reason": run.reason} if run.reason else answer
 
 
-async def _validate(_context: Context, args: ValidateArgs, _emit: Emit) -> Any:
-    checked = validate(args.flow, args.bindings, args.base_dir)
+async def _validate(context: Context, args: ValidateArgs, _emit: Emit) -> Any:
+    checked = await context.flows.validate(args.flow, args.bindings, args.base_dir)
     nodes, routes = args.flow.get("manifests"), args.flow.get("routes")
     return {
         "valid": checked.flow is not None,
@@ -262,7 +271,7 @@ async def _validate(_context: Context, args: ValidateArgs, _emit: Emit) -> Any:
 
 
 async def _diff(context: Context, args: DiffArgs, _emit: Emit) -> Any:
-    checked = validate(args.flow, args.bindings, args.base_dir)
+    checked = await context.flows.validate(args.flow, args.bindings, args.base_dir)
     shown = args.name or str(args.flow.get("name") or "")
     if checked.flow is None:
         raise invalid(shown or "without a name", checked.problems)
@@ -276,13 +285,13 @@ async def _diff(context: Context, args: DiffArgs, _emit: Emit) -> Any:
 async def _apply(context: Context, args: ApplyArgs, emit: Emit) -> Any:
     _check_ready("apply", args.ready_ns)
     name, base_dir = args.name or None, args.base_dir
-    applied = context.rollouts.apply(args.flow, name, args.bindings, base_dir, args.replace, args.ready_ns)
+    applied = await context.rollouts.apply(args.flow, name, args.bindings, base_dir, args.replace, args.ready_ns)
     return await _rolled_out(applied, args.wait, emit)
 
 
 async def _undo(context: Context, args: UndoArgs, emit: Emit) -> Any:
     _check_ready("undo", args.ready_ns)
-    return await _rolled_out(context.rollouts.undo(args.flow, args.to, args.ready_ns), args.wait, emit)
+    return await _rolled_out(await context.rollouts.undo(args.flow, args.to, args.ready_ns), args.wait, emit)
 
 
 def _check_ready(verb: str, ready_ns: int | None) -> None:
@@ -320,7 +329,8 @@ async def _rollouts(context: Context, args: FlowArgs, _emit: Emit) -> Any:
 
 
 async def _list(context: Context, _args: NoArgs, _emit: Emit) -> Any:
-    return {"flows": [_summary(run) for run in context.flows]}
+    flows = [cbor.dumps(_summary(run)) async for run in Pace().over(context.flows)]
+    return cbor.Encoded(cbor.dumps({"flows": cbor.Encoded.list(flows)}))
 
 
 def _summary(run: FlowRun) -> dict[str, Any]:
@@ -337,7 +347,8 @@ def _summary(run: FlowRun) -> dict[str, Any]:
 
 
 async def _describe(context: Context, args: FlowArgs, _emit: Emit) -> Any:
-    return describe(context.flows.find(args.flow))
+    run = context.flows.find(args.flow)
+    return await describe(run, context.flows.stored(run.name).contract, context.figures)
 
 
 async def _stop(context: Context, args: StopArgs, emit: Emit) -> Any:
@@ -346,6 +357,7 @@ async def _stop(context: Context, args: StopArgs, emit: Emit) -> Any:
         raise error("flow-not-running", flow=run.name, state=str(run.state))
     context.flows.stop(run, StopMode(args.mode), args.timeout_ns)
     await _wait(run, FlowRun.has_ended, None, f"flow {run.name} stopped", emit)
+    await context.flows.written()
     answer = {"flow": run.name, "state": str(run.state)}
     return {**answer, "reason": run.reason} if run.reason else answer
 
@@ -358,7 +370,7 @@ async def _logs(context: Context, args: LogsArgs, emit: Emit) -> Any:
     since = args.since_unix_ns or 0
     if args.flow is not None:
         context.flows.find(args.flow)
-    older = context.logs.older(args.flow, args.node) if args.after is None else ()
+    older = context.logs.older(args.flow, args.node) if args.after is None else None
     return await _stream(context, context.logs.feed, wanted, args, emit, older, args.mark)
 
 
@@ -373,7 +385,7 @@ async def _events(context: Context, args: EventsArgs, emit: Emit) -> Any:
 
 async def _stats(context: Context, args: StatsArgs, _emit: Emit) -> Any:
     runs = [context.flows.find(args.flow)] if args.flow is not None else context.flows.living
-    return await flow_stats(runs)
+    return await flow_stats(runs, context.figures)
 
 
 COMING = frozenset(WorkerState) - GONE - {WorkerState.STARTED, WorkerState.DRAINING, WorkerState.FINISHED}
@@ -524,20 +536,21 @@ def _showing(progress: Callable[[], Any], emit: Emit, reached: Callable[[], bool
 
 
 async def _unhurried(
-    records: Iterable[Any], wanted: Callable[[Any], bool], tail: int | None, emit: Emit
+    aside: Aside, records: Iterator[Any], wanted: Callable[[Any], bool], tail: int | None, emit: Emit
 ) -> AsyncIterator[Any]:
-    """Those that are ``wanted``, the last ``tail`` if given, at the reader's pace and with turns for others."""
-    if tail is not None:
-        last: deque[Any] = deque(maxlen=tail)
-        async for record in _unhurried(records, wanted, None, emit):
-            last.append(record)
-        records = last
-    for number, record in enumerate(records):
-        if number % TURN == 0:
+    """Those that are ``wanted``, the last ``tail`` if given; read beside the loop, at the reader's pace."""
+    last: deque[Any] = deque(maxlen=tail)
+    while some := await aside.ask(lambda: list(itertools.islice(records, TURN))):
+        if tail is None:
             await emit.room()
-            await asyncio.sleep(0)
-        if wanted(record):
-            yield record
+        for record in some:
+            if wanted(record):
+                if tail is None:
+                    yield record
+                else:
+                    last.append(record)
+    for record in last:
+        yield record
 
 
 async def _stream(
@@ -546,7 +559,7 @@ async def _stream(
     wanted: Callable[[Any], bool],
     args: LogsArgs | EventsArgs | AuditArgs,
     emit: Emit,
-    older: Iterable[Any] = (),
+    older: Iterator[Any] | None = None,
     mark: bool = False,
 ) -> dict[str, int]:
     """Send what is kept (``older`` before what is in memory), then, with ``follow``, what comes, until cancelled or the
@@ -581,8 +594,9 @@ async def _stream(
     kept = deque(kept, maxlen=max(MAX_REPLAY, len(kept)))
     unfollow = feed.follow(show) if args.follow else None
     try:
-        async for record in _unhurried(older if missing != 0 else (), wanted, missing, emit):
-            send(None, record)
+        if older is not None and missing != 0:
+            async for record in _unhurried(context.reads, older, wanted, missing, emit):
+                send(None, record)
         emit.goes_on["after"] = before
         while kept:
             await emit.room()

@@ -373,6 +373,9 @@ class WorkerProcess:
         self._callbacks.on_spawn_failed(self.node, reason)
 
     def _exited(self) -> None:
+        self._nursery.turns.add(self._settle)
+
+    def _settle(self) -> None:
         """Everything it wrote before it died is in our buffers: read that first, then end what it started."""
         process, tree = self._process, self._tree
         assert process is not None
@@ -381,9 +384,9 @@ class WorkerProcess:
         ended = process.reap()
         self._process = None
         self._usage = process.usage
-        self._out_of_memory = out_of_memory(
-            ended, self._killed_with, tree.oom_kills, self._oom_before, self._nursery.oom_kills.now()
-        )
+        suspect = ended.signal == "SIGKILL" and self._killed_with != "SIGKILL"
+        kills = (tree.oom_kills, self._nursery.oom_kills.now()) if suspect else (None, None)
+        self._out_of_memory = out_of_memory(ended, self._killed_with, kills[0], self._oom_before, kills[1])
         tree.end(partial(self._gone, ended))
 
     def death(self, ended: Exit, held: Sequence[HeldFrames]) -> Death:

@@ -13,6 +13,7 @@ Whatever breaks one of them is a :class:`CborError`; nothing else is ever raised
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from io import BytesIO
 from typing import Any, Final, NoReturn
 
@@ -33,6 +34,20 @@ _MAX_REASON: Final = 200
 
 _SCALARS: Final = frozenset({int, str, bytes, float, bool, type(None)})
 _ENCODABLE: Final = _SCALARS | {bytearray}
+
+
+class Encoded:
+    """One item that is CBOR already, of :func:`dumps`: it goes as it is into what is made around it."""
+
+    __slots__ = ("data",)
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+
+    @classmethod
+    def list(cls, items: Sequence[bytes]) -> Encoded:
+        """A list of items that are CBOR already."""
+        return cls(_head(4, len(items)) + b"".join(items))
 
 
 class CborError(ValueError):
@@ -84,7 +99,7 @@ def dumps(value: Any) -> bytes:
     """
     check(value)
     try:
-        return cbor2.dumps(value)
+        return cbor2.dumps(value, default=_put_encoded)
     except UnicodeEncodeError as reason:
         raise CborError(f"text that UTF-8 cannot hold: {reason}") from None
 
@@ -130,8 +145,20 @@ def _check_encodable(container: Any, depth: int) -> None:
                 raise CborError(f"{_short(item)} is outside -2^64 … 2^64-1")
         elif kind is dict or kind is list or kind is tuple:
             _check_encodable(item, depth + 1)
-        elif kind not in _ENCODABLE:
+        elif kind not in _ENCODABLE and kind is not Encoded:
             raise CborError(f"a {kind.__name__} has no place in CBOR")
+
+
+def _put_encoded(encoder: cbor2.CBOREncoder, value: Any) -> None:
+    encoder.write(value.data)
+
+
+def _head(kind: int, argument: int) -> bytes:
+    """The head of an item of the major type ``kind``."""
+    if argument < 24:
+        return bytes((kind << 5 | argument,))
+    width = next(width for width in (1, 2, 4, 8) if argument < 1 << 8 * width)
+    return bytes((kind << 5 | 23 + width.bit_length(),)) + argument.to_bytes(width, "big")
 
 
 def _short(number: int) -> str:

@@ -17,7 +17,24 @@ def configure(flow: Flow, name: str, base_dir: str) -> list[Configure]:
 
     The flow has nothing that :func:`unsupported` calls a problem. Relative artifacts start from ``base_dir``.
     """
-    return [_node(flow, manifest, name, base_dir) for manifest in flow.manifests]
+    routes = _Routes(flow)
+    return [_node(flow, manifest, name, base_dir, routes) for manifest in flow.manifests]
+
+
+class _Routes:
+    """Those of a flow by their ends."""
+
+    def __init__(self, flow: Flow) -> None:
+        self.qos = {manifest.node: manifest.qos for manifest in flow.manifests}
+        self.data_from: dict[str, list[Route]] = {}
+        self.data_to: dict[str, list[Route]] = {}
+        self.control_from: dict[str, list[Route]] = {}
+        self.control_to: dict[str, list[Route]] = {}
+        for route in flow.routes:
+            data = route.plane == "data"
+            starts, ends = (self.data_from, self.data_to) if data else (self.control_from, self.control_to)
+            starts.setdefault(route.source, []).append(route)
+            ends.setdefault(route.target, []).append(route)
 
 
 def unsupported(flow: Flow) -> tuple[list[Problem], list[Problem]]:
@@ -42,11 +59,10 @@ def unsupported(flow: Flow) -> tuple[list[Problem], list[Problem]]:
     return problems, warnings
 
 
-def _node(flow: Flow, manifest: Manifest, name: str, base_dir: str) -> Configure:
+def _node(flow: Flow, manifest: Manifest, name: str, base_dir: str, routes: _Routes) -> Configure:
     node = manifest.node
-    control = [route for route in flow.routes if route.plane == "control"]
-    subscribed = [s.pattern for s in manifest.bus_subscriptions] + [r.topic for r in control if r.target == node]
-    published = [p.topic for p in manifest.bus_publications] + [r.topic for r in control if r.source == node]
+    subscribed = [s.pattern for s in manifest.bus_subscriptions] + [r.topic for r in routes.control_to.get(node, ())]
+    published = [p.topic for p in manifest.bus_publications] + [r.topic for r in routes.control_from.get(node, ())]
     return Configure(
         flow=name,
         node=node,
@@ -54,8 +70,8 @@ def _node(flow: Flow, manifest: Manifest, name: str, base_dir: str) -> Configure
         version=manifest.version,
         kind=manifest.artifact.kind,
         uri=manifest.artifact.uri,
-        inputs=[_port(flow, route, route.source) for route in flow.data_routes if route.target == node],
-        outputs=[_port(flow, route, route.target) for route in flow.data_routes if route.source == node],
+        inputs=[_port(routes, route, route.source) for route in routes.data_to.get(node, ())],
+        outputs=[_port(routes, route, route.target) for route in routes.data_from.get(node, ())],
         timers=[Timer(id=timer.id, interval_ns=timer.schedule.interval_ns or 0) for timer in manifest.timers],
         subscriptions=list(dict.fromkeys(subscribed)),
         publications=list(dict.fromkeys(published)),
@@ -79,10 +95,10 @@ def _qos(flow: Flow, manifest: Manifest) -> dict[str, Any]:
     return {**manifest.qos.raw, **letters}
 
 
-def _port(flow: Flow, route: Route, peer: str) -> Port:
+def _port(routes: _Routes, route: Route, peer: str) -> Port:
     """``credit_low`` and the class of service are the producer's; ``credit_low`` is half of the credits by default, and
     below them in any case."""
-    qos = flow.manifest(route.source).qos
+    qos = routes.qos[route.source]
     low = qos.credit_low
     return Port(
         route=route.id,

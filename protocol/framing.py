@@ -31,12 +31,20 @@ def encode(message: Message, max_frame: int = MAX_FRAME) -> bytes:
     """``message`` as one frame. Raises LocalError ``frame-not-sendable`` for a value CBOR has no place for, or when
     the frame would be larger than ``max_frame``."""
     try:
-        body = cbor.dumps(msgspec.to_builtins(message, builtin_types=_KEPT))
+        body = cbor.dumps(_plain(message))
     except (cbor.CborError, TypeError, ValueError, RecursionError) as cause:
         raise _not_sendable(message, str(cause)) from cause
     if len(body) > max_frame:
         raise _not_sendable(message, f"it has {len(body)} bytes, at most {max_frame} fit")
     return PREFIX.pack(len(body)) + body
+
+
+def _plain(message: Message) -> Any:
+    """As maps and lists. What is encoded already stays so."""
+    value = getattr(message, "value", None)
+    if type(value) is not cbor.Encoded:
+        return msgspec.to_builtins(message, builtin_types=_KEPT)
+    return {**msgspec.to_builtins(msgspec.structs.replace(message, value=None), builtin_types=_KEPT), "value": value}
 
 
 def _not_sendable(message: Message, reason: str) -> ChronetixError:

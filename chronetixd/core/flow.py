@@ -10,7 +10,7 @@ drains because it failed, or that was told to end at once, restarts nothing any 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 from chronetixd.core import revival, worker
 from chronetixd.core.flow_words import (
@@ -47,7 +47,7 @@ from chronetixd.core.levels import sources, start_waves
 from chronetixd.core.machine import History, IllegalEvent
 from chronetixd.core.packed import PackedFlow, PackedWorker
 from chronetixd.core.restart import Rule, Strategy
-from chronetixd.core.worker import GONE, Worker, WorkerState
+from chronetixd.core.worker import GONE, Tally, Worker, WorkerState
 from protocol import cbor
 
 BEGUN = (
@@ -69,6 +69,7 @@ class Flow:
     """One flow. ``failure`` is the first cause, ``killed`` the nodes that had to be killed to end it."""
 
     __slots__ = (
+        "consumers",
         "deadline",
         "edges",
         "failure",
@@ -83,6 +84,7 @@ class Flow:
         "sources",
         "state",
         "stop",
+        "tally",
         "waves",
         "workers",
     )
@@ -106,12 +108,12 @@ class Flow:
         self.revival = revival.Revival(rules or {}, strategy)
         self.waves = start_waves(nodes, edges)
         self.sources = sources(nodes, edges)
-        self.peers: dict[str, set[str]] = {node: set() for node in nodes}
-        for source, target in edges:
-            self.peers[source].add(target)
-            self.peers[target].add(source)
+        self.peers: dict[str, set[str]] = {}
+        self.consumers: dict[str, set[str]] = {}
+        self._join(nodes, edges)
         self.state = FlowState.SUBMITTED
         self.workers: dict[str, Worker] = {}
+        self.tally = Tally()
         self.failure: Failure | None = None
         self.killed: list[str] = []
         self.leaving: set[str] = set()
@@ -141,13 +143,18 @@ class Flow:
     def resume(self, incarnations: Mapping[str, int], over: Collection[str]) -> None:
         """It runs already, under workers that an earlier daemon has started, in these incarnations; the nodes that are
         ``over`` had come to their end."""
-        self.workers = {node: Worker(node) for node in self.peers}
+        self._staff(self.peers)
         for node, subject in self.workers.items():
             subject.incarnation = incarnations.get(node, 0)
             subject.came_back(WorkerState.EXITED if node in over else WorkerState.STARTED)
             subject.finished = node in over
         self.state = FlowState.RUNNING
         self.history.add("Resumed", FlowState.RUNNING)
+
+    def _staff(self, nodes: Iterable[str]) -> None:
+        """A worker for each, all of them new."""
+        self.tally = Tally()
+        self.workers = {node: Worker(node, self.tally) for node in nodes}
 
     def packed(self) -> PackedFlow:
         """All of its state."""
@@ -168,7 +175,9 @@ class Flow:
         if packed.workers and packed.workers.keys() != self.peers.keys():
             raise ValueError(f"flow {self.name!r} has nodes {sorted(self.peers)}, not {sorted(packed.workers)}")
         self.state, self.history, self.limits = packed.state, History(packed.history), packed.limits
-        self.workers = {node: _unpacked(node, each) for node, each in packed.workers.items()}
+        self._staff(packed.workers)
+        for node, each in packed.workers.items():
+            _unpack(self.workers[node], each)
         self.failure, self.killed = packed.failure, list(packed.killed)
         self.deadline, self.stop = packed.deadline, packed.stop
         self.revival.unpack(packed)
@@ -189,14 +198,21 @@ class Flow:
         self.leaving.clear()
         self.stop = None
         for node in self.peers:
-            subject = self.workers.setdefault(node, Worker(node))
+            subject = self.workers.get(node)
+            if subject is None:
+                subject = self.workers[node] = Worker(node, self.tally)
             subject.came_back(WorkerState.TERMINATING if node in living else WorkerState.FAILED)
         done = [*self._disarm(), *self._enter(FlowState.DRAINING, event)]
         return [*done, Signal(tuple(living), kill=True), *self.end_if_empty(event)]
 
     def count(self, *states: WorkerState) -> int:
         """How many workers are in one of ``states``."""
-        return sum(worker.state in states for worker in self.workers.values())
+        return self.tally.count(states)
+
+    @property
+    def all_gone(self) -> bool:
+        """None of its workers has a process (any more)."""
+        return self.count(*GONE) == len(self.workers)
 
     # -- before anything runs ------------------------------------------------------------------------------
 
@@ -210,7 +226,7 @@ class Flow:
 
     def _launch(self, event: FlowEvent, _at: Moment) -> list[Instruction]:
         nodes = tuple(self.peers)
-        self.workers = {node: Worker(node) for node in nodes}
+        self._staff(nodes)
         return [
             *self._enter(FlowState.STARTING, event),
             self._arm(Deadline.START, self.limits.start_ns),
@@ -319,20 +335,27 @@ class Flow:
         self.sources = sources(nodes, edges)
         for node in nodes:
             if node not in self.workers:
-                self.workers[node] = Worker(node)
+                self.workers[node] = Worker(node, self.tally)
                 self.workers[node].awaited()
-        self.peers = {node: set() for node in (*nodes, *self.retiring)}
-        for source, target in edges:
-            self.peers[source].add(target)
-            self.peers[target].add(source)
+        self._join((*nodes, *self.retiring), edges)
         for node in tuple(self.retiring):
             if self.workers[node].gone:
                 self.forget(node)
 
+    def _join(self, nodes: Iterable[str], edges: Iterable[tuple[str, str]]) -> None:
+        """Who has a data route with whom, and who sends to whom."""
+        self.peers = {node: set() for node in nodes}
+        self.consumers = {}
+        for source, target in edges:
+            self.peers[source].add(target)
+            self.peers[target].add(source)
+            self.consumers.setdefault(source, set()).add(target)
+
     def forget(self, node: str) -> None:
         """A node that was removed is gone."""
         self.retiring.discard(node)
-        del self.workers[node], self.peers[node]
+        self.workers.pop(node).forget()
+        del self.peers[node]
 
     def _retire(self, event: FlowEvent, _at: Moment) -> list[Instruction]:
         assert isinstance(event, Retire)
@@ -381,9 +404,11 @@ class Flow:
         """A node that was restarted while the flow drains has started: a source is to end again."""
         return self._tell_drain(self.sources & {node}) if self.drains_well else []
 
-    def _tell_drain(self, nodes: frozenset[str]) -> list[Instruction]:
+    def _tell_drain(self, nodes: Collection[str]) -> list[Instruction]:
         """Drain those of ``nodes`` that run and were not told yet."""
         running = (WorkerState.STARTING, WorkerState.STARTED)
+        if not self.count(*running):
+            return []
         told = tuple(node for node, w in self.workers.items() if node in nodes and w.state in running)
         for node in told:
             self.workers[node].handle(worker.DrainSent())
@@ -463,13 +488,14 @@ class Flow:
 
     def _stop_others(self) -> list[Instruction]:
         """After a failure: whoever runs drains, whoever has not started is signalled."""
-        done = self._tell_drain(frozenset(self.workers))
-        early = tuple(node for node, w in self.workers.items() if w.state in worker.PHASES)
+        done = self._tell_drain(self.workers.keys())
+        phases = worker.PHASES
+        early = tuple(node for node, w in self.workers.items() if w.state in phases) if self.count(*phases) else ()
         for node in early:
             self.workers[node].handle(worker.SignalSent())
         if early:
             done.append(Signal(early, kill=False))
-        if self.deadline in (None, Deadline.START) and not all(w.gone for w in self.workers.values()):
+        if self.deadline in (None, Deadline.START) and not self.all_gone:
             done.append(self._arm(Deadline.DRAIN, self.limits.failure_drain_ns))
         return done
 
@@ -485,7 +511,7 @@ class Flow:
 
     def end_if_empty(self, event: FlowEvent | Collapsed) -> list[Instruction]:
         """The end of the flow with that of its last worker."""
-        if self.ended or not all(w.gone for w in self.workers.values()):
+        if self.ended or not self.all_gone:
             return []
         if self.state is FlowState.STARTING:
             return []
@@ -526,13 +552,11 @@ def _packed(subject: Worker) -> PackedWorker:
     )
 
 
-def _unpacked(node: str, packed: PackedWorker) -> Worker:
-    subject = Worker(node)
+def _unpack(subject: Worker, packed: PackedWorker) -> None:
     subject.state, subject.history = packed.state, History(packed.history)
     subject.incarnation, subject.pid = packed.incarnation, packed.pid
     subject.exit, subject.fault = packed.exit, packed.fault
     subject.finished, subject.result = packed.finished, cbor.loads(packed.result)
-    return subject
 
 
 _F = Flow

@@ -37,16 +37,21 @@ def start_waves(nodes: tuple[str, ...], edges: tuple[tuple[str, str], ...]) -> t
 
 
 def _heights(consumers: Mapping[str, set[str]]) -> dict[str, int]:
-    """Longest way from each node down to a sink, found by taking sinks away one layer after the other."""
-    heights: dict[str, int] = {}
-    left = dict(consumers)
-    height = 0
-    while left:
-        layer = [node for node, targets in left.items() if all(target in heights for target in targets)]
-        if not layer:
-            raise ValueError(f"data routes form a cycle through {', '.join(sorted(left))}")
-        for node in layer:
-            del left[node]
-        heights.update(dict.fromkeys(layer, height))
-        height += 1
+    """Longest way from each node down to a sink, found by taking sinks away one after the other."""
+    producers: dict[str, list[str]] = {}
+    for node, targets in consumers.items():
+        for target in targets:
+            producers.setdefault(target, []).append(node)
+    left = {node: len(targets) for node, targets in consumers.items()}
+    heights = {node: 0 for node, count in left.items() if not count}
+    ready = list(heights)
+    for node in ready:
+        for producer in producers.get(node, ()):
+            left[producer] -= 1
+            heights[producer] = max(heights.get(producer, 0), heights[node] + 1)
+            if not left[producer]:
+                ready.append(producer)
+    if len(ready) < len(consumers):
+        stuck = sorted(consumers.keys() - set(ready))
+        raise ValueError(f"data routes form a cycle through {', '.join(stuck)}")
     return heights

@@ -230,7 +230,7 @@ def hurry(flow: Flow) -> list[Instruction]:
 
 def unsettled(flow: Flow) -> bool:
     """A node is on its way out or in again."""
-    return bool(flow.leaving or flow.retiring) or any(subject.state not in AT_WORK for subject in flow.workers.values())
+    return bool(flow.leaving or flow.retiring) or flow.count(*AT_WORK) != len(flow.workers)
 
 
 def drain_if_settled(flow: Flow, event: NodeEvent) -> list[Instruction]:
@@ -245,7 +245,8 @@ def give_up(flow: Flow) -> list[Instruction]:
     flow.revival.groups.clear()
     flow.leaving.clear()
     parked, flow.revival.parked = flow.revival.parked, []
-    waiting = [subject for subject in flow.workers.values() if subject.state is WorkerState.RESTARTING]
+    some = flow.count(WorkerState.RESTARTING)
+    waiting = [each for each in flow.workers.values() if each.state is WorkerState.RESTARTING] if some else []
     for subject in waiting:
         subject.handle(worker.GivenUp())
     return [WakePeers(node) for node in (*(event.node for event in parked), *(each.node for each in waiting))]
@@ -312,7 +313,7 @@ def _failed(flow: Flow, event: NodeEvent, verdict: restart.Verdict, earlier: lis
 
 def _not_restartable(flow: Flow, node: str) -> str:
     """Why its rule does not help, or nothing."""
-    consumers = [target for source, target in flow.edges if source == node]
+    consumers = flow.consumers.get(node, ())
     if consumers and all(flow.workers[each].gone for each in consumers):
         return "every node that it sends to has ended"
     for each in sorted(_living_kin(flow, node)):

@@ -67,7 +67,17 @@ class _Pending:
 class Router:
     """All subscriptions and open requests. ``late_replies`` counts replies that no request waited for any more."""
 
-    __slots__ = ("_asked", "_deadlines", "_pending", "_serial", "_subscribed", "_topics", "_turn", "late_replies")
+    __slots__ = (
+        "_asked",
+        "_deadlines",
+        "_owing",
+        "_pending",
+        "_serial",
+        "_subscribed",
+        "_topics",
+        "_turn",
+        "late_replies",
+    )
 
     def __init__(self) -> None:
         self._topics: dict[str, dict[Peer, None]] = {}
@@ -75,6 +85,8 @@ class Router:
         self._pending: dict[str, _Pending] = {}
         self._asked: dict[Peer, dict[str, str]] = {}
         """By asker, its own ids of what it has asked and ours."""
+        self._owing: dict[Peer, dict[str, None]] = {}
+        """By responder, our ids of what it is to answer, the oldest first."""
         self._deadlines: list[tuple[int, str]] = []
         self._serial = 0
         self._turn: dict[str, int] = {}
@@ -138,8 +150,7 @@ class Router:
             return Ended(asker, corr_id, "no-subscriber", f"nobody subscribes to topic {topic!r}")
         self._serial += 1
         key = f"r{self._serial}"
-        self._pending[key] = _Pending(asker, corr_id, responder, topic, timeout_ns)
-        self._asked.setdefault(asker, {})[corr_id] = key
+        self._add(key, _Pending(asker, corr_id, responder, topic, timeout_ns))
         heapq.heappush(self._deadlines, (now_ns + timeout_ns, key))
         return Delivery(responder, {**envelope, "corr_id": key}, payload)
 
@@ -175,13 +186,13 @@ class Router:
         for topic in tuple(self._subscribed.get(peer, ())):
             self.unsubscribe(peer, topic)
         ended: list[Ended] = []
-        for key, pending in list(self._pending.items()):
-            if pending.asker == peer:
-                self._end(key)
-            elif pending.responder == peer:
-                self._end(key)
-                text = f"the subscriber that was to answer on topic {pending.topic!r} has gone"
-                ended.append(Ended(pending.asker, pending.corr_id, "peer-gone", text))
+        for key in tuple(self._asked.get(peer, {}).values()):
+            self._end(key)
+        for key in tuple(self._owing.get(peer, ())):
+            pending = self._pending[key]
+            self._end(key)
+            text = f"the subscriber that was to answer on topic {pending.topic!r} has gone"
+            ended.append(Ended(pending.asker, pending.corr_id, "peer-gone", text))
         return ended
 
     def packed(self, key: Callable[[Peer], Key]) -> PackedRouter:
@@ -211,9 +222,8 @@ class Router:
             for key in keys:
                 self.subscribe(peer(key), topic)
         for each in packed.requests:
-            asker = peer(each.asker)
-            self._pending[each.key] = _Pending(asker, each.corr_id, peer(each.responder), each.topic, each.timeout_ns)
-            self._asked.setdefault(asker, {})[each.corr_id] = each.key
+            asker, responder = peer(each.asker), peer(each.responder)
+            self._add(each.key, _Pending(asker, each.corr_id, responder, each.topic, each.timeout_ns))
         self._deadlines = list(packed.deadlines)
         heapq.heapify(self._deadlines)
         self._serial, self._turn, self.late_replies = packed.serial, dict(packed.turns), packed.late_replies
@@ -226,12 +236,21 @@ class Router:
         self._turn[topic] = turn + 1
         return peers[turn % len(peers)]
 
+    def _add(self, key: str, pending: _Pending) -> None:
+        self._pending[key] = pending
+        self._asked.setdefault(pending.asker, {})[pending.corr_id] = key
+        self._owing.setdefault(pending.responder, {})[key] = None
+
     def _end(self, key: str) -> None:
         pending = self._pending.pop(key)
         mine = self._asked[pending.asker]
         del mine[pending.corr_id]
         if not mine:
             del self._asked[pending.asker]
+        owing = self._owing[pending.responder]
+        del owing[key]
+        if not owing:
+            del self._owing[pending.responder]
         self._forget_ended()
 
     def _forget_ended(self) -> None:

@@ -8,6 +8,7 @@ again, as the next incarnation, by way of ``restarting``.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import StrEnum
 from typing import Any, NamedTuple
 
@@ -226,15 +227,25 @@ PHASES: dict[WorkerState, str] = {
 the others up comes first (a ready worker waits for those that are starting)."""
 
 
+class Tally(dict[WorkerState, int]):
+    """How many workers of a flow are in each state: known at any time without looking at all of them."""
+
+    def count(self, states: Iterable[WorkerState]) -> int:
+        """How many are in one of ``states``, which are different ones."""
+        return sum(self.get(state, 0) for state in states)
+
+
 class Worker:
-    """One worker of a flow, by its node id. ``exit`` is set once it is gone, ``fault`` when it said why; both are of
-    the present incarnation, which counts from 0."""
+    """One worker of a flow, by its node id, counted in its flow's ``tally`` until it is forgotten. ``exit`` is set once
+    it is gone, ``fault`` when it said why; both are of the present incarnation, which counts from 0."""
 
-    __slots__ = ("exit", "fault", "finished", "history", "incarnation", "node", "pid", "result", "state")
+    __slots__ = ("_state", "exit", "fault", "finished", "history", "incarnation", "node", "pid", "result", "tally")
 
-    def __init__(self, node: str) -> None:
+    def __init__(self, node: str, tally: Tally | None = None) -> None:
         self.node = node
-        self.state = WorkerState.SPAWNING
+        self.tally = Tally() if tally is None else tally
+        self._state = WorkerState.SPAWNING
+        self._count(1)
         self.history = History()
         self.incarnation = 0
         self.pid = 0
@@ -242,6 +253,25 @@ class Worker:
         self.fault: Faulted | None = None
         self.finished = False
         self.result: Any = None
+
+    @property
+    def state(self) -> WorkerState:
+        """Where it is in its life."""
+        return self._state
+
+    @state.setter
+    def state(self, state: WorkerState) -> None:
+        self._count(-1)
+        self._state = state
+        self._count(1)
+
+    def forget(self) -> None:
+        """Its node is the flow's no more: it is not counted any longer."""
+        self._count(-1)
+        self.tally = Tally()
+
+    def _count(self, by: int) -> None:
+        self.tally[self._state] = self.tally.get(self._state, 0) + by
 
     @property
     def gone(self) -> bool:

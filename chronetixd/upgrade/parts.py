@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from chronetixd.events import Event
 
 if TYPE_CHECKING:
+    from chronetixd.aside import Aside
     from chronetixd.audit import Audit
     from chronetixd.bus import Bus
     from chronetixd.cgroups import Groups
@@ -39,6 +40,7 @@ class Parts(NamedTuple):
     log_files: LogFiles
     audit: Audit
     deaths: Deaths
+    disk: Aside
     journal: Journal
     supervisor: Supervisor
     pump: Pump
@@ -48,6 +50,8 @@ class Parts(NamedTuple):
         ways = self.flows.in_the_way
         if not self.strays.settled or not self.groups.settled:
             ways.append("what a worker had started is being ended")
+        if self.journal.awaited:
+            ways.append("the journal waits for the disk")
         return ways
 
     def freeze(self, wait_s: float) -> None:
@@ -55,8 +59,9 @@ class Parts(NamedTuple):
         be written is."""
         self.pump.halt()
         self.log_files.halt(wait_s)
-        self.journal.flush()
+        self.journal.settle(wait_s)
         self.deaths.flush()
+        self.disk.settle(wait_s)
 
     def thaw(self) -> None:
         """Threads go on. Idempotent."""

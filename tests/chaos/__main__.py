@@ -21,6 +21,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from bench.gauge import Gauge, Stillness
 from protocol.errors import ChronetixError
 from tests.chaos import invariants, plan
 from tests.chaos.caller import Caller
@@ -86,6 +87,9 @@ class Storm:
         self._scenarios = scenarios
         self._caller: Caller | None = None
         self._seconds: dict[str, list[float]] = {}
+        self._gauge: Gauge | None = None
+        self._still: dict[str, Stillness] = {}
+        """Of each scenario, the step in which the daemon's loop stood still for longest."""
         self._frames: Counter[str] = Counter()
 
     def run(self, numbers: Iterator[int], seconds: float | None) -> str:
@@ -94,6 +98,7 @@ class Storm:
         try:
             world.begin()
             self._caller = Caller(world.socket, list(FLOWS))
+            self._gauge = Gauge(world.socket)
             base = invariants.baseline(world)
             give_up = None if seconds is None else time.monotonic() + seconds
             for number in numbers:
@@ -101,6 +106,7 @@ class Storm:
                     break
                 self._play(plan.step(self.seed, number, ALL, list(FLOWS)), base)
             self._caller.close()
+            self._gauge.close()
             world.end()
             left = [str(pid) for pid in invariants.processes.of_token(world.token) if pid != os.getpid()]
             if left:
@@ -110,6 +116,8 @@ class Storm:
         finally:
             if self._caller is not None:
                 self._caller.close()
+            if self._gauge is not None:
+                self._gauge.close()
             world.close()
         return ""
 
@@ -133,10 +141,17 @@ class Storm:
         self.world.renew(step.renew)
         if step.renew:
             self.world.settle()
+        self._note_stillness(step.scenario)
         took = time.monotonic() - begun
         self._seconds.setdefault(step.scenario, []).append(took)
         parts = f"acted {acted - begun:.2f} settled {settled - acted:.2f} checked {took + begun - settled:.2f}"
         print(f"step {step.number} {step.scenario}: {took:.2f} s ({parts}) {json.dumps(step.args)}", flush=True)
+
+    def _note_stillness(self, scenario: str) -> None:
+        assert self._gauge is not None
+        seen, before = self._gauge.look(), self._still.get(scenario)
+        if before is None or seen.longest > before.longest:
+            self._still[scenario] = seen
 
     def report(self) -> None:
         """What it was."""
@@ -145,7 +160,12 @@ class Storm:
         if world.broken:
             print(f"  the daemon gave up {world.broken} times, as it may, and was started again")
         for name, seconds in sorted(self._seconds.items()):
-            print(f"  {name}: {len(seconds)} times, {statistics.median(seconds):.2f} s in the median")
+            still = self._still[name].longest if name in self._still else 0.0
+            middle = statistics.median(seconds)
+            print(f"  {name}: {len(seconds)} times, {middle:.2f} s in the median; its loop stood still {still:.0f} ms")
+        longest = max(self._still.values(), key=lambda each: each.longest, default=None)
+        if longest is not None:
+            print(f"  the daemon's loop stood still for {longest.longest:.0f} ms at most")
         for name, why in self.skipped.items():
             print(f"  {name}: skipped, {why}")
         for text in world.failed:

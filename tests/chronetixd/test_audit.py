@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 from collections.abc import Iterator
@@ -202,13 +203,9 @@ def test_records_are_synced_without_the_loop_waiting_for_it(
     monkeypatch.setattr(audits.os, "fdatasync", synced.append)
 
     async def turns() -> None:
-        import asyncio
-
         audit.begun(ANN, "stop", {})
-        while audit._sync is None:
+        while not synced or audit._syncing:
             await asyncio.sleep(0)
-        await audit._sync
-        await asyncio.get_running_loop().shutdown_default_executor()
 
     run(turns())
     assert len(synced) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -382,3 +383,36 @@ def finish(play: Play) -> None:
             play.node(node, life.Exited(Exit(signal="SIGKILL")))
     assert flow.ended
     check(play)
+
+
+class Unlooked(dict[str, Any]):
+    """Workers that are asked for by name, and never all of them."""
+
+    def _all(self) -> Any:
+        raise AssertionError("all workers are looked at because of one")
+
+    values = items = __iter__ = _all
+
+
+def test_a_death_costs_no_look_at_all_the_others() -> None:
+    play = Play(tuple(f"n{number}" for number in range(50)), ()).running()
+    nodes = tuple(play.flow.peers)
+    dead = life.Exited(Exit(signal="SIGKILL"))
+    play.node(nodes[0], dead)
+    assert play.flow.state is FlowState.DRAINING
+    play.flow.workers = Unlooked(play.flow.workers)
+    for node in nodes[1:]:
+        play.node(node, dead)
+    assert play.flow.state is FlowState.FAILED
+
+
+@given(st.lists(st.tuples(st.sampled_from(NODES), st.sampled_from(life.EVENTS[2:11])), max_size=60))
+def test_workers_are_counted_as_they_change(events: list[tuple[str, type]]) -> None:
+    play = Play().launch()
+    made = {life.HasFinished: life.HasFinished(None)}
+    for node, kind in events:
+        with suppress(IllegalEvent):
+            play.flow.handle(NodeEvent(node, made[kind] if kind in made else kind()), core.Moment(0, 0.5))
+        for state in WorkerState:
+            counted = sum(worker.state is state for worker in play.flow.workers.values())
+            assert play.flow.count(state) == counted

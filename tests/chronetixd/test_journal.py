@@ -42,6 +42,15 @@ def opened(tmp_path: Path, told: list[str]) -> Iterator[Open]:
         journal.close()
 
 
+def submit(journal: Journal, flow: StoredFlow) -> None:
+    """Submit it; raises what it is refused with."""
+    refusals: list[ChronetixError | None] = []
+    journal.submitted(flow, refusals.append)
+    (refusal,) = refusals
+    if refusal is not None:
+        raise refusal
+
+
 def never(seconds: float, call: Callable[[], None]) -> None:
     """For a journal whose owner flushes it."""
 
@@ -63,8 +72,8 @@ class TestWhatWasWritten:
 
     def test_flows_come_back_in_the_order_of_submission(self, opened: Open) -> None:
         journal = opened()
-        journal.submitted(flow("later", submitted_unix_ns=2))
-        journal.submitted(flow("first"))
+        submit(journal, flow("later", submitted_unix_ns=2))
+        submit(journal, flow("first"))
         journal.close()
         assert opened().recover().flows == (flow("first"), flow("later", submitted_unix_ns=2))
 
@@ -73,20 +82,20 @@ class TestWhatWasWritten:
 
     def test_a_change_replaces_what_was_there(self, opened: Open) -> None:
         journal = opened()
-        journal.submitted(flow())
+        submit(journal, flow())
         journal.flow(flow(wanted="stopped", state="stopped", reason="it ended"))
         assert opened().recover().flows == (flow(wanted="stopped", state="stopped", reason="it ended"),)
 
     def test_a_flow_that_takes_an_old_ones_name_has_none_of_its_lives(self, opened: Open) -> None:
         journal = opened()
-        journal.submitted(flow())
+        submit(journal, flow())
         journal.lives([life()])
-        journal.submitted(flow(submitted_unix_ns=5))
+        submit(journal, flow(submitted_unix_ns=5))
         assert opened().recover().lives == ()
 
     def test_a_forgotten_flow_is_gone_with_its_lives(self, opened: Open) -> None:
         journal = opened()
-        journal.submitted(flow())
+        submit(journal, flow())
         journal.lives([life(), life("map", 3)])
         journal.forgotten("squares")
         found = opened().recover()
@@ -129,7 +138,7 @@ class TestWhatWasWritten:
         path = tmp_path_factory.mktemp("journal") / "journal"
         journal = Journal(path, pytest.fail, never)
         journal.open()
-        journal.submitted(flow_)
+        submit(journal, flow_)
         assert journal.recover().flows == (flow_,)
         journal.close()
 
@@ -141,7 +150,7 @@ from pathlib import Path
 from chronetixd.journal import Journal, StoredFlow, StoredLife
 journal = Journal(Path(sys.argv[1]), print, lambda seconds, call: None)
 journal.open()
-journal.submitted(StoredFlow(name="f", submitted_unix_ns=1, contract=b"", bindings={}, base_dir=""))
+journal.submitted(StoredFlow(name="f", submitted_unix_ns=1, contract=b"", bindings={}, base_dir=""), print)
 n = 0
 while True:
     n += 1
@@ -154,6 +163,7 @@ while True:
         path = opened().path
         with subprocess.Popen([sys.executable, "-c", self.PROGRAM, path], stdout=subprocess.PIPE) as process:
             assert process.stdout is not None
+            assert process.stdout.readline() == b"None\n"
             for _ in range(40):
                 acknowledged = int(process.stdout.readline())
             process.kill()
@@ -166,7 +176,7 @@ while True:
     @pytest.mark.parametrize("cut", [1, 100, 4000, 5000])
     def test_a_torn_tail_is_cut_off(self, opened: Open, tmp_path: Path, told: list[str], cut: int) -> None:
         journal = opened()
-        journal.submitted(flow())
+        submit(journal, flow())
         journal.lives([life()])
         copy = tmp_path / "copy"
         copy.mkdir()
@@ -186,8 +196,8 @@ while True:
 class TestDamaged:
     def test_a_row_that_has_rotted_is_left_out_and_named(self, opened: Open) -> None:
         journal = opened()
-        journal.submitted(flow("good"))
-        journal.submitted(flow("bad"))
+        submit(journal, flow("good"))
+        submit(journal, flow("bad"))
         with sqlite3.connect(journal.path) as base:
             base.execute("UPDATE flow SET row = X'A0' WHERE name = 'bad'")
         base.close()
@@ -236,7 +246,7 @@ class TestDiskFull:
         journal = opened()
         self.fill(journal)
         with pytest.raises(ChronetixError, match="full"):
-            journal.submitted(flow(contract=self.BIG))
+            submit(journal, flow(contract=self.BIG))
         assert len(told) == 1
         self.make_room(journal)
         journal.flush()
@@ -246,7 +256,7 @@ class TestDiskFull:
         self, opened: Open, told: list[str]
     ) -> None:
         journal = opened()
-        journal.submitted(flow())
+        submit(journal, flow())
         self.fill(journal)
         journal.flow(flow(contract=self.BIG, state="running"))
         journal.flow(flow(contract=self.BIG, state="stopped"))
@@ -277,3 +287,106 @@ class TestDiskFull:
         for n in range(MAX_OWED + 5):
             journal.soon(life(f"n{n}"))
         assert (journal.owed, journal.given_up) == (MAX_OWED, 5)
+
+
+class Disk:
+    """A disk that answers when the test says so, and the loop's later and soon."""
+
+    def __init__(self) -> None:
+        self.work: list[Callable[[], None]] = []
+        self.timers: list[tuple[float, Callable[[], None]]] = []
+
+    def answer(self) -> None:
+        """One batch is written, or fails."""
+        self.work.pop(0)()
+
+    def settle(self, _seconds: float) -> bool:
+        """All that is to be done is."""
+        while self.work:
+            self.answer()
+        return True
+
+    def pass_time(self) -> None:
+        """All timers are due."""
+        due, self.timers = self.timers, []
+        for _, call in due:
+            call()
+
+
+class TestADiskThatTakesItsTime:
+    @pytest.fixture
+    def disk(self) -> Disk:
+        return Disk()
+
+    @pytest.fixture
+    def journal(self, tmp_path: Path, told: list[str], disk: Disk) -> Iterator[Journal]:
+        journal = Journal(
+            tmp_path / "journal",
+            told.append,
+            lambda seconds, call: disk.timers.append((seconds, call)),
+            disk.work.append,
+            settle=disk.settle,
+        )
+        journal.open()
+        yield journal
+        journal.close()
+
+    def test_nobody_waits_but_who_submits(self, journal: Journal, disk: Disk) -> None:
+        said: list[ChronetixError | None] = []
+        journal.submitted(flow(), said.append)
+        journal.lives([life()])
+        journal.flow(flow("other"))
+        assert (said, journal.awaited) == ([], True)
+        disk.answer()
+        assert said == [None]
+        assert not journal.awaited
+
+    def test_what_comes_while_it_is_busy_is_written_together_and_in_order(self, journal: Journal, disk: Disk) -> None:
+        written: list[int] = []
+        journal.flow(flow(state="starting"))
+        for state in ("running", "draining", "stopped"):
+            journal.flow(flow(state=state))
+            journal.when_written(lambda: written.append(1))
+        assert len(disk.work) == 1
+        disk.answer()
+        assert (written, len(disk.work)) == ([], 1)
+        disk.answer()
+        assert (written, disk.work, journal.owed) == ([1, 1, 1], [], 0)
+        assert [each.state for each in journal.recover().flows] == ["stopped"]
+
+    def test_what_waits_goes_on_after_a_while_and_a_submission_does_not(
+        self, journal: Journal, disk: Disk, told: list[str]
+    ) -> None:
+        said: list[ChronetixError | None] = []
+        went_on: list[int] = []
+        journal.submitted(flow(), said.append)
+        journal.lives([life()])
+        journal.when_written(lambda: went_on.append(1))
+        assert not went_on
+        disk.pass_time()
+        assert (went_on, said) == ([1], [])
+        assert len(told) == 1
+        assert "has not answered" in told[0]
+        disk.answer()
+        disk.answer()
+        assert (went_on, said, told[1:]) == ([1], [None], [""])
+
+    def test_a_submission_that_fails_takes_none_along(self, journal: Journal, disk: Disk) -> None:
+        TestDiskFull.fill(journal)
+        said: list[str] = []
+        journal.lives([life()])
+        journal.submitted(flow("big", contract=TestDiskFull.BIG), lambda refusal: said.append(f"big {refusal}"))
+        journal.submitted(flow("small"), lambda refusal: said.append(f"small {refusal}"))
+        disk.answer()
+        disk.answer()
+        assert said[0].startswith("big the journal")
+        assert said[1] == "small None"
+        assert [each.name for each in journal.recover().flows] == ["small"]
+        TestDiskFull.make_room(journal)
+
+    def test_what_is_under_way_is_handed_over_too(self, journal: Journal, disk: Disk) -> None:
+        journal.flow(flow())
+        journal.soon(life())
+        assert len(journal.packed()) == 2
+        disk.answer()
+        assert len(journal.packed()) == 1

@@ -161,6 +161,7 @@ def test_a_forgotten_flow_leaves_no_file_and_none_at_all_can_be_kept(make: Make,
     files.append(record(1), 0)
     assert lines(files) == ["line 1"]
     files.forget("f", ["n", "other"])
+    assert files.settle(30)
     assert list((tmp_path / "logs").iterdir()) == []
     none = make(count=0)
     none.append(record(1), 0)

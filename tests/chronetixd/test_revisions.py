@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from chronetixd.journal import Journal, StoredFlow
+from chronetixd.journal import Journal, StoredFlow, StoredRevision
 from chronetixd.revisions import MAX_REVISIONS, Revisions
 from protocol import cbor
 from protocol.errors import ChronetixError
@@ -23,15 +23,30 @@ def journal(tmp_path: Path) -> Iterator[Journal]:
     made.close()
 
 
+def accepted(refusal: ChronetixError | None) -> None:
+    assert refusal is None
+
+
+def plan(revisions: Revisions, flow: StoredFlow, version: int) -> StoredRevision:
+    """What it is to become, in the journal; raises what that is refused with."""
+    told: list[tuple[StoredRevision | None, ChronetixError | None]] = []
+    revisions.plan(flow, {"n": version}, {}, "/f", {}, lambda *what: told.append(what))
+    ((made, refusal),) = told
+    if made is None:
+        assert refusal is not None
+        raise refusal
+    return made
+
+
 def apply(revisions: Revisions, flow: StoredFlow, version: int) -> StoredFlow:
-    number = revisions.plan(flow, {"n": version}, {}, "/f", {}).number
+    number = plan(revisions, flow, version).number
     after = revisions.committed(number, flow)
     revisions.ended(number, "done")
     return after
 
 
 def test_the_first_is_the_flow_as_it_was_submitted(journal: Journal) -> None:
-    journal.submitted(FLOW)
+    journal.submitted(FLOW, accepted)
     revisions = Revisions(journal)
     assert revisions.before() is None
     after = apply(revisions, FLOW, 2)
@@ -53,7 +68,7 @@ def test_the_last_ones_are_kept_and_what_one_can_go_back_to(journal: Journal) ->
     flow, revisions = FLOW, Revisions(journal)
     flow = apply(revisions, flow, 2)
     for version in range(3, 40):
-        number = revisions.plan(flow, {"n": version}, {}, "/f", {}).number
+        number = plan(revisions, flow, version).number
         revisions.ended(number, "rolled-back", "it was late")
     kept = [each.number for each in journal.recover().revisions]
     assert len(kept) == MAX_REVISIONS
@@ -65,7 +80,7 @@ def test_the_last_ones_are_kept_and_what_one_can_go_back_to(journal: Journal) ->
 @pytest.mark.parametrize("committed", [False, True])
 def test_one_in_whose_middle_the_daemon_has_died_is_interrupted(committed: bool, journal: Journal) -> None:
     revisions = Revisions(journal)
-    number = revisions.plan(FLOW, {"n": 2}, {}, "/f", {}).number
+    number = plan(revisions, FLOW, 2).number
     if committed:
         revisions.committed(number, FLOW)
     found = Revisions(journal, journal.recover().revisions)
@@ -77,7 +92,7 @@ def test_one_in_whose_middle_the_daemon_has_died_is_interrupted(committed: bool,
 
 def test_a_flow_that_is_submitted_anew_has_no_past(journal: Journal) -> None:
     apply(Revisions(journal), FLOW, 2)
-    journal.submitted(FLOW)
+    journal.submitted(FLOW, accepted)
     assert journal.recover().revisions == ()
 
 
@@ -85,7 +100,7 @@ def test_what_cannot_be_written_is_not_begun(journal: Journal, tmp_path: Path) -
     revisions = Revisions(journal)
     journal._opened.execute("PRAGMA query_only = ON")
     with pytest.raises(ChronetixError) as caught:
-        revisions.plan(FLOW, {"n": 2}, {}, "/f", {})
+        plan(revisions, FLOW, 2)
     assert caught.value.name == "journal-unusable"
     assert list(revisions) == []
     journal._opened.execute("PRAGMA query_only = OFF")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -111,6 +112,34 @@ def test_children_are_found_without_help_of_the_kernel(
     assert holder.pid in children(os.getpid())
 
 
+async def until(reached: Callable[[], bool]) -> None:
+    while not reached():
+        await asyncio.sleep(0)
+
+
+async def end(strays: Strays, *marks: Marks) -> None:
+    """Wait for the end of what carries one of ``marks``."""
+    gone = [asyncio.Event() for _ in marks]
+    for each, event in zip(marks, gone, strict=True):
+        strays.end(each, event.set)
+    for event in gone:
+        await event.wait()
+
+
+def test_the_ends_of_many_workers_are_looked_for_together(loop: Any, run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it costs does not grow with how many there are."""
+    looks: list[int] = []
+
+    def counted(pid: int) -> Iterator[int]:
+        looks.append(pid)
+        return iter(())
+
+    monkeypatch.setattr(module, "children", counted)
+    strays = Strays(loop, set, lambda: True)
+    run(end(strays, *(Marks("f", f"n{number}", number, 1, frozenset()) for number in range(2, 1000))))
+    assert len(looks) == 1
+
+
 def test_one_that_we_may_not_end_is_reported_once_and_not_waited_for(
     loop: Any, run: Any, monkeypatch: pytest.MonkeyPatch, holder: subprocess.Popen[bytes]
 ) -> None:
@@ -123,11 +152,9 @@ def test_one_that_we_may_not_end_is_reported_once_and_not_waited_for(
 
     monkeypatch.setattr(module, "kill_exactly", refused)
     known = set(children(os.getpid())) - {holder.pid}
-    strays, told = Strays(loop, lambda: known, lambda: True), list[str]()
-    strays.end(Marks("the flow", "the node", 1, 1, frozenset()), lambda: told.append("gone"))
-    assert told == ["gone"]
-    strays.end(Marks("the flow", "the node", 2, 1, frozenset()), lambda: told.append("again"))
-    assert told == ["gone", "again"]
+    strays = Strays(loop, lambda: known, lambda: True)
+    run(end(strays, Marks("the flow", "the node", 1, 1, frozenset())))
+    run(end(strays, Marks("the flow", "the node", 2, 1, frozenset())))
     run(strays.stop())
     assert tried == [holder.pid]
 
@@ -149,7 +176,7 @@ def test_one_that_is_not_announced_is_neither_reaped_nor_ended(loop: Any, run: A
 
 
 def test_a_stray_of_a_living_worker_is_left_and_so_is_one_that_may_be(
-    loop: Any, holder: subprocess.Popen[bytes]
+    loop: Any, run: Any, holder: subprocess.Popen[bytes]
 ) -> None:
     assert holder.stdout is not None
     holder.stdout.readline()  # before, the kernel may not have put its environment in place yet
@@ -162,12 +189,13 @@ def test_a_stray_of_a_living_worker_is_left_and_so_is_one_that_may_be(
     strays.born(older)
     strays.born(younger)
     strays.look()
-    strays.end(older, lambda: None)
-    assert strays.ended == 0
-    told: list[bool] = []
-    strays.end(younger, lambda: told.append(True))
-    assert strays.ended == 1
-    assert not told
-    assert holder.wait() == -signal.SIGKILL
+    told: list[str] = []
+    strays.end(older, lambda: told.append("older"))
     strays.look()
-    assert told
+    assert strays.ended == 0
+    strays.end(younger, lambda: told.append("younger"))
+    strays.look()
+    assert strays.ended == 1
+    assert holder.wait() == -signal.SIGKILL
+    run(until(lambda: "younger" in told))
+    assert told == ["older", "younger"]

@@ -249,7 +249,8 @@ STATE: dict[type, tuple[set[str], set[str]]] = {
     ),
     revival.Revival: ({"deaths", "groups", "parked"}, {"rules", "strategy"}),
     router.Router: (
-        {"_asked", "_deadlines", "_pending", "_serial", "_subscribed", "_topics", "_turn", "late_replies"}, set(),
+        {"_asked", "_deadlines", "_owing", "_pending", "_serial", "_subscribed", "_topics", "_turn", "late_replies"},
+        set(),
     ),
     timers.Timers: ({"_by_owner", "_heap", "missed"}, {"_order"}),
     held.Watch: ({"_warned"}, {"_progress", "_threshold_ns", "idle"}),
@@ -258,27 +259,34 @@ STATE: dict[type, tuple[set[str], set[str]]] = {
     ),
     strays.Strays: (
         {"_inherited", "_killed", "_living", "_out_of_reach", "ended", "reaped"},
-        {"_announced", "_before", "_due", "_known", "_log", "_loop", "_stopped", "_waiting"},
+        {"_announced", "_before", "_due", "_known", "_log", "_loop", "_rested", "_stopped", "_turns", "_waiting"},
     ),
     feed.Feed: ({"_records", "_size", "appended"}, {"_budget", "_capacity", "_followers"}),
     logs.Logs: ({"cut_lines", "dropped_bytes", "feed", "files"}, {"_log"}),
     logfiles.LogFiles: (
         {"_queue", "_queued", "run", "unwritten"},
         {
-            "_change", "_closing", "_count", "_decoder", "_encoder", "_folder", "_halted", "_max_bytes", "_on_trouble",
-            "_thread", "_trouble", "_writing",
+            "_change", "_closing", "_count", "_decoder", "_encoder", "_folder", "_forgotten", "_halted", "_max_bytes",
+            "_on_trouble", "_removing", "_thread", "_trouble", "_writing",
         },
     ),
     audit.Audit: (
         {"_call", "_failing", "_owed", "feed", "lost"},
         {
-            "_encode", "_events", "_fd", "_loop", "_path", "_refusals", "_size", "_sync", "_sync_timer", "limit",
-            "reads",
+            "_aside", "_encode", "_events", "_fd", "_loop", "_path", "_refusals", "_size", "_sync_timer", "_syncing",
+            "limit", "reads",
         },
     ),
-    deaths.Deaths: ({"_owed"}, {"_folder", "_on_damage", "_on_trouble", "_trouble", "lost"}),
+    deaths.Deaths: (
+        {"_owed", "_writing"},
+        {"_asked", "_do", "_folder", "_lock", "_names", "_on_damage", "_on_trouble", "_trouble", "lost"},
+    ),
     journal.Journal: (
-        {"_owed"}, {"_awaited", "_base", "_later", "_on_trouble", "_trouble", "given_up", "path"},
+        {"_owed"},
+        {
+            "_asked", "_awaited", "_base", "_batch", "_count", "_do", "_later", "_on_trouble", "_post", "_settle",
+            "_trouble", "_urgent", "_waiters", "given_up", "path",
+        },
     ),
     keeping.Keeping: ({"_kept"}, {"_flow", "_store", "_unsure"}),
     fdstore.Store: (set(), {"_supervisor", "room"}),  # counted again
@@ -286,7 +294,7 @@ STATE: dict[type, tuple[set[str], set[str]]] = {
     taps.Taps: ({"next"}, {"_send", "_source", "_taps"}),
     revivals.Revivals: ({"_nodes", "_timers"}, {"_loop", "_on_deadline"}),
     flows.Flows: (
-        {"_revisions", "_runs", "_serial", "_stored"}, {"_journal", "_services", "limits", "stopping"},
+        {"_revisions", "_runs", "_serial", "_stored"}, {"_journal", "_pending", "_services", "limits", "stopping"},
     ),
     server.Server: ({"_inode", "_path", "_sock"}, {"_loop", "_on_client", "_pause"}),
     state.StateDir: ({"_fd"}, {"path"}),

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
 BY_CI = {"make demo", "make test"}
 """The README's two commands: the checks of a submission run them as they stand."""
-BENCHES = ("data", "c", "start", "idle", "fan", "recover", "upgrade")
+BENCHES = ("data", "c", "start", "idle", "fan", "recover", "upgrade", "loop")
 BY_HAND = {"make chaos", *(f"make bench-{name}" for name in BENCHES)}
 """Minutes of measuring, which tests/bench runs shortened; an hour of storm, of which tests/chaos plays a short one."""
 

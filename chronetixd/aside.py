@@ -1,0 +1,111 @@
+"""A thread beside the loop, for what may have to wait: disks, and files that are somebody else's.
+
+Rules: one thread does its work in the order in which it was given; it takes nothing of the loop's and leaves its result
+by :attr:`post`, which has a function called in the loop. A disk that never answers stops that thread and nobody else;
+it is not waited for for longer than its owner says, also not at the end of the process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TypeVar
+
+T = TypeVar("T")
+
+LAST_WORDS_S = 10.0
+"""How long the end of the daemon waits for a disk."""
+
+
+class Aside:
+    """Threads called ``name``, one but for what needs no order; they begin with the first work."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, name: str, threads: int = 1) -> None:
+        self._loop = loop
+        self._name = name
+        self._most = threads
+        self._work: deque[Callable[[], None]] = deque()
+        self._change = threading.Condition()
+        self._threads: list[threading.Thread] = []
+        self._idle = self._busy = 0
+        self._closing = False
+
+    def do(self, work: Callable[[], None]) -> None:
+        """Have ``work`` done; it must not raise."""
+        with self._change:
+            self._work.append(work)
+            if len(self._work) > self._idle and len(self._threads) < self._most:
+                thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+                self._threads.append(thread)
+                thread.start()
+            self._change.notify_all()
+
+    async def ask(self, work: Callable[[], T]) -> T:
+        """What ``work`` returns or raises. It is done also when nobody waits for it any more."""
+        done: asyncio.Future[T] = self._loop.create_future()
+
+        def told(result: T | None, reason: BaseException | None) -> None:
+            if done.done():
+                return
+            if reason is None:
+                done.set_result(result)  # type: ignore[arg-type]
+            else:
+                done.set_exception(reason)
+
+        def working() -> None:
+            try:
+                result = work()
+            except Exception as reason:
+                failed = reason
+                self.post(lambda: told(None, failed))
+            else:
+                self.post(lambda: told(result, None))
+
+        self.do(working)
+        return await done
+
+    def post(self, call: Callable[[], None]) -> None:
+        """From the thread: have ``call`` made in the loop; nothing once that is closed."""
+        with suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(call)
+
+    def settle(self, seconds: float) -> bool:
+        """Wait until everything is done, for so long at most; whether it is. For when the loop stands still anyway."""
+        with self._change:
+            return self._change.wait_for(lambda: not self._work and not self._busy, seconds)
+
+    def close(self, seconds: float = LAST_WORDS_S) -> bool:
+        """Have everything done, for so long at most, and end; whether that came. Idempotent."""
+        with self._change:
+            self._closing = True
+            self._change.notify_all()
+        end = time.monotonic() + seconds
+        for thread in self._threads:
+            thread.join(max(0.0, end - time.monotonic()))
+        self._threads = [thread for thread in self._threads if thread.is_alive()]
+        if self._threads:
+            return False
+        self._closing = False
+        return True
+
+    def _run(self) -> None:
+        while True:
+            with self._change:
+                self._idle += 1
+                self._change.notify_all()
+                self._change.wait_for(lambda: self._work or self._closing)
+                self._idle -= 1
+                if not self._work:
+                    return
+                work = self._work.popleft()
+                self._busy += 1
+            try:
+                work()
+            finally:
+                with self._change:
+                    self._busy -= 1
+                    self._change.notify_all()
