@@ -47,9 +47,9 @@ OnTaken = Callable[[list[int] | None], None]
 
 def pass_rights(sock: socket.socket, wanted: bool) -> None:
     """Let peers send descriptors to ``sock``, or refuse that already at the sender. Before Linux 6.16 they always can,
-    which costs an inspector and nothing else. (CHRONETIX_WITHOUT=pass_rights makes a newer kernel behave so, for
+    which costs an inspector and nothing else. (CHRONETIX_WITHOUT=passrights makes a newer kernel behave so, for
     tests.)"""
-    if "pass_rights" in os.environ.get("CHRONETIX_WITHOUT", "").split(","):
+    if "passrights" in os.environ.get("CHRONETIX_WITHOUT", "").split(","):
         return
     try:
         sock.setsockopt(socket.SOL_SOCKET, SO_PASSRIGHTS, wanted)

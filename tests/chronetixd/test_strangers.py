@@ -21,7 +21,7 @@ __all__ = ["connect_as", "tmp_path"]
 
 HELLO = encode(wire.Hello(protocol=[1], role="client"))
 TAP = encode(wire.Call(id=1, verb="tap", args={"flow": "f", "route": "r"}, descriptors=2))
-OLDER = {"CHRONETIX_WITHOUT": "pass_rights"}
+OLDER = {"CHRONETIX_WITHOUT": "passrights"}
 """As before Linux 6.16, where a socket cannot refuse descriptors."""
 
 
