@@ -10,8 +10,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 TABLE = ROOT / "tests" / "model" / "ORDERS.md"
-MUTANTS = ROOT / "tests" / "model" / "src" / "protocol.rs"
-CAUGHT = ROOT / "tests" / "model" / "tests" / "protocol.rs"
+MUTANTS = [ROOT / "tests" / "model" / "src" / name for name in ("protocol.rs", "latest.rs")]
+CAUGHT = [ROOT / "tests" / "model" / "tests" / name for name in ("protocol.rs", "latest.rs")]
 SOURCES = [*(ROOT / "shm" / "include" / "chronetix").glob("*.h"), *(ROOT / "shm" / "native").glob("*.c")]
 ELSEWHERE = {"guard.h", "features.h"}  # within one process, for one signal handler: no peer, no protocol
 
@@ -60,7 +60,7 @@ def test_the_table_has_every_ordered_access_and_nothing_else():
 
 
 def test_the_mutants_of_the_table_are_the_models_and_are_all_in_it():
-    known = set(re.findall(r"^ {4}([A-Z]\w+),$", MUTANTS.read_text(), re.MULTILINE))
+    known = {name for file in MUTANTS for name in re.findall(r"^ {4}([A-Z]\w+),$", file.read_text(), re.MULTILINE)}
     named = {name for row in table() for name in re.findall(r"\b[A-Z][a-z]\w+(?:[A-Z]\w+)\b", row[4])}
     assert named <= known
     orders = {name for name in known if re.search(r"(Relaxed|FenceMissing|AcqRel|Acquire)$", name)}
@@ -68,8 +68,9 @@ def test_the_mutants_of_the_table_are_the_models_and_are_all_in_it():
 
 
 def test_each_named_mutant_is_caught_or_shown_to_be_spare():
-    text = CAUGHT.read_text()
-    spare = set(re.findall(r"[A-Z]\w+", text.partition("const SPARE")[2].partition("];")[0]))
+    spare: set[str] = set()
+    for file in CAUGHT:
+        spare |= set(re.findall(r"[A-Z]\w+", file.read_text().partition("const SPARE")[2].partition("];")[0]))
     for row in table():
         for name in re.findall(r"\b[A-Z][a-z]\w+(?:[A-Z]\w+)\b", row[4]):
             said_spare = f"{name} (spare" in row[4]

@@ -2,15 +2,20 @@
 //!
 //! Descriptors and payloads are relaxed words here, not plain memory: the race is the point, and only what is believed
 //! afterwards counts. A frame is its number in its descriptor and again in its payload; one credit, two slots, one
-//! extent, so that every frame is written over the one before. What lets the extent be used again without a revoke,
-//! the release of `returned`, cannot be seen this way: loom knows no load that sees a later store.
+//! extent, so that every frame is written over the one before ([`overwritten`]).
+//!
+//! Three smaller situations show what that one cannot. Where nothing is revoked, payload and descriptor are plain memory:
+//! what lets an extent be used again is the release of `returned` ([`given_back`]), and what a reader that has fallen
+//! behind sees after it went ahead is ordered by the look at the stamp there ([`fallen`]). And a descriptor of two words
+//! is overwritten while it is looked at: what does not fit together is no lie of the producer's ([`described`]).
 
 use std::sync::Arc;
 
 use loom::sync::atomic::{fence, AtomicU64, Ordering};
 use loom::thread;
 
-use crate::verdict::{FALSE_ACCUSATION, MISCOUNT, TORN_READ};
+use crate::memory::Plain;
+use crate::verdict::{FALSE_ACCUSATION, MISCOUNT, PAYLOAD_REUSE, TORN_READ};
 
 /// One change to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +32,52 @@ pub enum Change {
     KeepFenceMissing,
     /// `chx_latest_keep` does not look again.
     KeepLookMissing,
+    /// `chx_latest_keep` stores `returned` relaxed.
+    KeepReturnedRelaxed,
+    /// `chx_latest_moved` has no fence.
+    MovedFenceMissing,
+    /// `chx_latest_look` believes a descriptor without asking `chx_latest_moved`.
+    MovedLookMissing,
+    /// `chx_latest_fall` loads the stamp ahead relaxed.
+    FallRelaxed,
+    /// `chx_latest_peek` does not look at the stamp again to which it has fallen.
+    FallLookMissing,
+}
+
+impl Change {
+    /// All of them.
+    pub const ALL: &'static [Change] = &[
+        Change::StampRelaxed,
+        Change::PeekRelaxed,
+        Change::RevokeFenceMissing,
+        Change::RevokeLate,
+        Change::KeepFenceMissing,
+        Change::KeepLookMissing,
+        Change::KeepReturnedRelaxed,
+        Change::MovedFenceMissing,
+        Change::MovedLookMissing,
+        Change::FallRelaxed,
+        Change::FallLookMissing,
+    ];
+}
+
+/// The policy with these changes; with none it is the policy itself.
+pub type Changes = &'static [Change];
+
+fn order(changes: Changes, change: Change, order: Ordering) -> Ordering {
+    if changes.contains(&change) {
+        Ordering::Relaxed
+    } else {
+        order
+    }
+}
+
+/// `chx_producer_revoke`: `oldest`, and the fence behind it.
+fn revoke(oldest: &AtomicU64, upto: u64, changes: Changes) {
+    oldest.store(upto, Ordering::Relaxed);
+    if !changes.contains(&Change::RevokeFenceMissing) {
+        fence(Ordering::Release);
+    }
 }
 
 const SLOTS: u64 = 2;
@@ -37,29 +88,22 @@ struct Shared {
     payload: AtomicU64,
     oldest: AtomicU64,
     returned: AtomicU64,
-    change: Option<Change>,
+    changes: Changes,
 }
 
 impl Shared {
     fn is(&self, change: Change) -> bool {
-        self.change == Some(change)
+        self.changes.contains(&change)
     }
 
-    fn order(&self, change: Change, order: Ordering) -> Ordering {
-        if self.is(change) {
-            Ordering::Relaxed
-        } else {
-            order
-        }
+    fn order(&self, change: Change, intended: Ordering) -> Ordering {
+        order(self.changes, change, intended)
     }
 
     /// `chx_producer_look`, and `chx_producer_revoke` if the frame before has not come back.
     fn make_way(&self, position: u64) {
         if position > 0 && self.returned.load(Ordering::Acquire) < position {
-            self.oldest.store(position, Ordering::Relaxed);
-            if !self.is(Change::RevokeFenceMissing) {
-                fence(Ordering::Release);
-            }
+            revoke(&self.oldest, position, self.changes);
         }
     }
 
@@ -111,7 +155,7 @@ impl Shared {
 }
 
 /// A producer sends `frames`, a reader tries `tries` times meanwhile and takes the rest afterwards.
-pub fn overwritten(change: Option<Change>, frames: u64, tries: u32) {
+pub fn overwritten(changes: Changes, frames: u64, tries: u32) {
     let word = || AtomicU64::new(0);
     let shared = Arc::new(Shared {
         stamp: [word(), word()],
@@ -119,7 +163,7 @@ pub fn overwritten(change: Option<Change>, frames: u64, tries: u32) {
         payload: word(),
         oldest: word(),
         returned: word(),
-        change,
+        changes,
     });
     let writer = {
         let shared = shared.clone();
@@ -134,4 +178,80 @@ pub fn overwritten(change: Option<Change>, frames: u64, tries: u32) {
         shared.take(&mut position, &mut taken, &mut lost);
     }
     assert_eq!(taken + lost, frames, "{MISCOUNT}");
+}
+
+/// Nothing is revoked: a reader copies a frame and gives its position back, and only then its extent is written again.
+pub fn given_back(changes: Changes) {
+    let shared = Arc::new((AtomicU64::new(0), Plain::new(PAYLOAD_REUSE)));
+    let (returned, payload) = &*shared;
+    payload.write(1);
+    let reader = {
+        let shared = shared.clone();
+        thread::spawn(move || {
+            let (returned, payload) = &*shared;
+            assert!(payload.read() == 1, "{TORN_READ}");
+            fence(Ordering::Acquire);
+            returned.store(1, order(changes, Change::KeepReturnedRelaxed, Ordering::Release));
+        })
+    };
+    if returned.load(Ordering::Acquire) == 1 {
+        payload.write(2);
+    }
+    reader.join().unwrap();
+}
+
+/// A descriptor of two words, whose frame is revoked and whose slot is written again while a reader looks at it.
+pub fn described(changes: Changes) {
+    let word = || AtomicU64::new(0);
+    let shared = Arc::new(([word(), word()], word(), word()));
+    let (desc, stamp, _) = &*shared;
+    desc.iter().for_each(|half| half.store(1, Ordering::Relaxed));
+    stamp.store(1, Ordering::Relaxed);
+    let writer = {
+        let shared = shared.clone();
+        thread::spawn(move || {
+            let (desc, stamp, oldest) = &*shared;
+            revoke(oldest, 1, changes);
+            desc.iter().for_each(|half| half.store(1 + SLOTS, Ordering::Relaxed));
+            stamp.store(1 + SLOTS, Ordering::Release);
+        })
+    };
+    let (desc, stamp, oldest) = &*shared;
+    if stamp.load(Ordering::Acquire) == 1 {
+        let halves = [desc[0].load(Ordering::Relaxed), desc[1].load(Ordering::Relaxed)];
+        if !changes.contains(&Change::MovedFenceMissing) {
+            fence(Ordering::Acquire);
+        }
+        let moved = !changes.contains(&Change::MovedLookMissing) && oldest.load(Ordering::Relaxed) > 0;
+        assert!(moved || halves == [1, 1], "{FALSE_ACCUSATION}");
+    }
+    writer.join().unwrap();
+}
+
+/// A reader that was too slow once goes ahead of the oldest frame, to one whose stamp it has seen there. Nothing is
+/// revoked after that, so what it reads is plain memory.
+pub fn fallen(changes: Changes) {
+    let word = || AtomicU64::new(0);
+    let shared = Arc::new(([word(), word(), word()], Plain::new(TORN_READ), word()));
+    let writer = {
+        let shared = shared.clone();
+        thread::spawn(move || {
+            let (stamps, desc, oldest) = &*shared;
+            stamps[1].store(2, Ordering::Release);
+            revoke(oldest, 1, changes);
+            desc.write(3);
+            stamps[2].store(3, Ordering::Release);
+        })
+    };
+    let (stamps, desc, oldest) = &*shared;
+    let mut position = oldest.load(Ordering::Relaxed) as usize;
+    let ahead = order(changes, Change::FallRelaxed, Ordering::Acquire);
+    if position == 1 && stamps[2].load(ahead) == 3 {
+        position = 2;
+    }
+    let again = !changes.contains(&Change::FallLookMissing);
+    if position == 2 && (!again || stamps[2].load(Ordering::Acquire) == 3) {
+        assert!(desc.read() == 3, "{TORN_READ}");
+    }
+    writer.join().unwrap();
 }

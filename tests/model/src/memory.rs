@@ -20,7 +20,7 @@ unsafe impl Sync for Plain {}
 unsafe impl Send for Plain {}
 
 impl Plain {
-    fn new(harm: &'static str) -> Self {
+    pub fn new(harm: &'static str) -> Self {
         Plain {
             cell: UnsafeCell::new(0),
             harm,
