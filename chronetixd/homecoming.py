@@ -21,6 +21,7 @@ from chronetixd.core.worker import Exit, WorkerState
 from chronetixd.journal import StoredLife
 from chronetixd.kept import Kept
 from chronetixd.lives import lives_on
+from chronetixd.pipes import is_pipe
 from protocol import messages as wire
 from protocol.errors import error
 from protocol.framing import type_of
@@ -124,8 +125,16 @@ class Homecoming:
         life = self._lives.get(node)
         if node not in self.away or life is None or not self._proves(life, message, visitor.pid):
             raise error("reattach-refused", flow=message.flow, node=node, reason="it is not the worker that is awaited")
-        self._shown[node] = self._run.wiring.shown(node, message, visitor.descriptors)
-        self._run.workers[node].connect(visitor.sock)
+        at = len(visitor.descriptors) - 2 * message.pipes
+        if not all(map(is_pipe, visitor.descriptors[at:])):
+            raise error("descriptor-refused", what=f"stdout and stderr of node {node!r}", reason="they are no pipes")
+        pipes, visitor.descriptors[at:] = visitor.descriptors[at:], []
+        try:
+            self._shown[node] = self._run.wiring.shown(node, message, visitor.descriptors)
+            self._run.workers[node].connect(visitor.sock, pipes)
+        finally:
+            for fd in pipes:
+                os.close(fd)
         self._run.workers[node].features = visitor.features
         self._run.back_on_bus(node)
         self._run.machine.workers[node].came_back(STATES[message.state])

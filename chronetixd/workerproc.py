@@ -28,6 +28,7 @@ from chronetixd.logs import Logs
 from chronetixd.nursery import Nursery
 from chronetixd.output import LINES_A_SECOND, LINES_AT_ONCE, TELL_NS, Output
 from chronetixd.pidfd import Process, Usage
+from chronetixd.pipes import pipes_again, two_pipes
 from chronetixd.spares import Spare, Streams, open_streams
 from chronetixd.strays import Marks
 from chronetixd.tree import Tree, discard, marks_of
@@ -226,10 +227,11 @@ class WorkerProcess:
         self._leaf = self._nursery.groups.leaf_of(pid)
         self._watch(Process(self._loop, pid, pidfd, self._exited), ())
 
-    def connect(self, sock: socket.socket) -> None:
-        """It has connected with ``sock``, which is ours now, and gets new pipes. Raises OSError when descriptors have
-        run out; the socket stays the caller's then."""
-        out, out_theirs, err, err_theirs = _two_pipes()
+    def connect(self, sock: socket.socket, pipes: Sequence[int] = ()) -> None:
+        """It has connected with ``sock``, which is ours now. It goes on with ``pipes``, reading ends of its stdout and
+        stderr, or gets new ones. Raises OSError when descriptors have run out; the
+        socket stays the caller's then, and the pipes in any case."""
+        out, out_theirs, err, err_theirs = pipes_again(*pipes) if pipes else two_pipes()
         self._connect(Streams(sock, out, err))
         assert self._connection is not None
         assert self._tree is not None
@@ -438,14 +440,3 @@ class WorkerProcess:
 
     def _cut(self) -> None:
         self._logs.cut_lines += 1
-
-
-def _two_pipes() -> tuple[int, int, int, int]:
-    """Raises OSError, and nothing is left open then."""
-    first = os.pipe()
-    try:
-        return *first, *os.pipe()
-    except OSError:
-        for fd in first:
-            os.close(fd)
-        raise

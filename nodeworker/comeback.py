@@ -1,20 +1,24 @@
 """How a worker comes back after its daemon has died: it waits for the next one, says who it is and shows its memory.
 
-The data plane needs no daemon and runs on meanwhile. What the worker has to say is kept by the link, bounded. Only the
-IO thread calls this. The pauses between attempts grow to a second: an absent daemon costs next to nothing. Whoever
-listens where the daemon did as another user than that, or root, is told and shown nothing.
+The data plane needs no daemon and runs on meanwhile. What the worker has to say is kept by the link, and what it prints
+by its pipes (``streams.py``), bounded. Only the IO thread calls this. The pauses between attempts grow to a second: an
+absent daemon costs next to nothing. Whoever listens where the daemon did as another user than that, or root, is told
+and shown nothing.
 """
 
 from __future__ import annotations
 
 import os
 import socket
-import stat
 import threading
+import time
 from collections.abc import Callable, Sequence
+
+import msgspec
 
 from nodeworker.errors import DaemonGone
 from nodeworker.link import Link
+from nodeworker.streams import Streams
 from protocol.errors import ChronetixError
 from protocol.messages import (
     HANDOVER,
@@ -22,6 +26,7 @@ from protocol.messages import (
     REATTACH,
     Failure,
     Hello,
+    Log,
     Message,
     Reattach,
     Reattached,
@@ -36,39 +41,6 @@ ANSWER_S = 10.0
 """How long a daemon that was reached may take for its answer, before it is left and tried again."""
 
 Describe = Callable[[], tuple[Reattach, Sequence[int], Sequence[Message]]]
-
-
-class Streams:
-    """Stdout and stderr of a worker whose daemon, at the other end of both pipes, may die.
-
-    It holds the reading ends too, so that a print between the daemon's death and :meth:`silence` does not fail; what is
-    printed from then on until the next daemon brings new pipes is lost.
-    """
-
-    def __init__(self) -> None:
-        self._held: list[int] = []
-
-    def hold(self) -> None:
-        """Take the reading ends of the pipes that are there now."""
-        self._held = [os.open(f"/proc/self/fd/{number}", os.O_RDONLY | os.O_NONBLOCK) for number in _pipes()]
-
-    def silence(self) -> None:
-        """The daemon is gone: print to nowhere."""
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        for number in _pipes():
-            os.dup2(nowhere, number)
-        os.close(nowhere)
-        self.close()
-
-    def close(self) -> None:
-        """Give the reading ends up. Idempotent."""
-        for descriptor in self._held:
-            os.close(descriptor)
-        self._held = []
-
-
-def _pipes() -> list[int]:
-    return [number for number in (1, 2) if stat.S_ISFIFO(os.fstat(number).st_mode)]
 
 
 class Comeback:
@@ -103,7 +75,6 @@ class Comeback:
         """The worker ends: whoever waits returns. From any thread."""
         self._over.set()
         self._present.set()
-        self._streams.close()
 
     def wait(self) -> bool:
         """The daemon is gone: return when one has taken the worker back; False when it was told to give up.
@@ -111,21 +82,30 @@ class Comeback:
         Raises DaemonGone when a daemon refuses it: then it is nobody's.
         """
         self._present.clear()
-        self._streams.silence()
         self._link.detach()
+        returned = False
         try:
-            return self._return()
+            returned = self._return()
         finally:
+            if not returned:
+                self._streams.silence()
             self._present.set()
+        return returned
+
+    def close(self) -> None:
+        """Give back what it has. The IO thread has ended."""
+        self._streams.close()
 
     def _return(self) -> bool:
         pause = 0.0
-        while not self._over.wait(pause):
+        while True:
+            self._streams.begin()
+            if self._over.wait(pause):
+                return False
             pause = min(max(FIRST_PAUSE_S, 2 * pause), LONGEST_PAUSE_S)
             if self._attempt():
                 self._streams.hold()
                 return True
-        return False
 
     def _attempt(self) -> bool:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
@@ -153,13 +133,29 @@ class Comeback:
         self._link.send_first(hello)
         self._expect(Welcome)
         reattach, descriptors, further = self._describe()
-        self._link.send_first(reattach, descriptors)
+        pipes = self._streams.shown
+        reattach = msgspec.structs.replace(reattach, pipes=bool(pipes))
+        self._link.send_first(reattach, [*descriptors, *pipes])
         streams = self._expect(Reattached)
+        self._streams.end()
         for number, descriptor in zip((1, 2), streams, strict=True):
             os.dup2(descriptor, number)
             os.close(descriptor)
-        for message in further:
+        for message in (*self._losses(), *further):
             self._link.send_first(message)
+        self._streams.told()
+
+    def _losses(self) -> list[Message]:
+        """What is lost of what was printed, for the log."""
+        return [
+            Log(
+                level="warning",
+                message=f"{count} bytes that were printed to {stream} while no daemon was there are lost, the oldest",
+                unix_ns=time.time_ns(),
+                fields={"lost_bytes": count, "stream": stream},
+            )
+            for stream, count in self._streams.lost.items()
+        ]
 
     def _expect(self, kind: type[Welcome | Reattached]) -> list[int]:
         answer, carried = self._link.receive()

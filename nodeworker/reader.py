@@ -138,6 +138,8 @@ class Reader:
         self._link.shutdown()
         with self._running:
             pass
+        if self._comeback is not None:
+            self._comeback.close()
 
     def _take(self, message: ToWorker, descriptors: list[int]) -> None:
         if isinstance(message, Ping):

@@ -331,7 +331,7 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 class Reattach(Message, tag="reattach", frozen=True):
     """Worker to daemon, second on a new connection: it has outlived the daemon that it had, and this is how far it is
     and all its memory. Descriptors: its doorbell, one RING for each of ``outputs``, one CREDIT for each of ``inputs``,
-    one ARENA segment for each index of ``segments``.
+    one ARENA segment for each index of ``segments``; with ``pipes`` reading ends of its stdout and stderr.
 
     ``unconfirmed`` are those of ``segments`` that it may not use yet, ``dropped`` others that it has given back and
     whose numbers it may not use again yet. Answered by :class:`Reattached`, or a :class:`Failure`, after which the
@@ -348,16 +348,17 @@ class Reattach(Message, tag="reattach", frozen=True):
     segments: list[Count] = []
     unconfirmed: list[Count] = []
     dropped: list[Count] = []
+    pipes: bool = False
 
     @property
     def descriptors(self) -> int:
         """How many descriptors travel with this message."""
-        return 1 + len(self.outputs) + len(self.inputs) + len(self.segments)
+        return 1 + len(self.outputs) + len(self.inputs) + len(self.segments) + 2 * self.pipes
 
 
 class Reattached(Message, tag="reattached", frozen=True):
-    """Daemon to worker: it is its node's worker again; the connection goes on as the one before. Descriptors: its new
-    stdout and stderr, as those it had ended with the daemon that read them.
+    """Daemon to worker: it is its node's worker again; the connection goes on as the one before. Descriptors: its
+    stdout and stderr from now on: writing ends of the ``pipes`` that it has shown, or of new ones.
     """
 
     descriptors = 2
