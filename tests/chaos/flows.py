@@ -90,7 +90,7 @@ FLOWS = {
         ),
         FlowKind(
             "lossy",
-            {"source": "numbers", "latest": "Ledger", "newest": "Ledger"},
+            {"source": "prints", "latest": "Ledger", "newest": "Ledger"},
             (_edge("source", "latest", policy="latest", buffer=4), _edge("source", "newest", policy="drop_newest")),
             (Promise("latest", "source-latest", gaps=True), Promise("newest", "source-newest", gaps=True)),
             SURVIVE,

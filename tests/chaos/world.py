@@ -190,6 +190,24 @@ class World:
         except AssertionError as reason:
             raise Violation(f"the daemon did not start: {str(reason)[-2000:]}") from None
 
+    def begin_daemon(self) -> None:
+        """As :meth:`start_daemon`, and do not wait for it."""
+        assert self.supervisor is not None
+        self.daemon = self.supervisor.begin().process
+
+    def await_daemon(self) -> None:
+        """Until the one that was begun is ready. Raises Violation."""
+        assert self.supervisor is not None
+        try:
+            self.supervisor.await_ready(self.supervisor.started[-1], LONGEST_S)
+        except AssertionError as reason:
+            raise Violation(f"the daemon did not start: {str(reason)[-2000:]}") from None
+
+    def cut_short(self, last: int) -> None:
+        """A daemon that is killed when it has told its supervisor ``last`` things, or is ready."""
+        assert self.supervisor is not None
+        self.supervisor.cut_short(last)
+
     def kill_daemon(self) -> None:
         """As if it had crashed."""
         assert self.daemon is not None
@@ -295,6 +313,11 @@ class World:
                 self.kills.append(Kill(*victim, node["incarnation"], time.monotonic_ns()))
                 with suppress(ProcessLookupError):
                     os.kill(node["pid"], signal.SIGKILL)
+
+    def spares(self) -> list[int]:
+        """Their pids."""
+        with self.client() as client:
+            return list(client.call("version")["spares"]["pids"])
 
     def launcher(self) -> int:
         """Its pid; 0 when there is none now."""

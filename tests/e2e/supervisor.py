@@ -53,11 +53,15 @@ class Supervisor:
     def start(self, patience_s: float = math.inf) -> Daemon:
         """The next daemon, once it is ready. AssertionError when it ends, or is not ready in time."""
         daemon = self.begin()
+        self.await_ready(daemon, patience_s)
+        return daemon
+
+    def await_ready(self, daemon: Daemon, patience_s: float = math.inf) -> None:
+        """As :meth:`start`, of one that was begun."""
         give_up = time.monotonic() + patience_s
         while not self._is_ready_or_ended(daemon):
             assert time.monotonic() < give_up, f"not ready after {patience_s:g} s: {daemon.log.read_text()}"
         assert self._ready.is_set(), daemon.log.read_text()
-        return daemon
 
     def cut_short(self, last: int) -> None:
         """The next daemon, killed when it has told ``last`` things, or is ready: whatever comes first."""

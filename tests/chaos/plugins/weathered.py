@@ -11,6 +11,7 @@ each frame, written before the frame is returned:
 
 import os
 import struct
+import subprocess
 import time
 
 from nodeworker import remote
@@ -37,6 +38,15 @@ def numbers(ctx):
             number += 1
             yield _made(number, ctx)
         time.sleep(PAUSE_S)
+
+
+def prints(ctx):
+    """Source: as ``numbers``, and prints far more than anybody keeps; so does a child after each burst."""
+    for at, item in enumerate(numbers(ctx)):
+        if at % BURST == 0:
+            print("\n".join(["x" * 300] * 200), flush=True)
+            subprocess.run(["sh", "-c", "echo out; echo err >&2"], check=True)
+        yield item
 
 
 def grown(ctx):

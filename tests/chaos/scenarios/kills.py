@@ -8,7 +8,9 @@ import signal
 import time
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 
+from chronetixd.proc import children
 from tests.chaos.flows import FLOWS, everyone
 from tests.chaos.plan import Args
 from tests.chaos.scenarios.scenario import Scenario
@@ -38,9 +40,7 @@ def _flow(world: World, args: Args) -> None:
 
 
 def _spares(world: World, args: Args) -> None:
-    with world.client() as client:
-        pids = client.call("version")["spares"]["pids"]
-    for pid in pids[: args["count"]]:
+    for pid in world.spares()[: args["count"]]:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     world.kill_workers(victims(args))
@@ -93,6 +93,39 @@ def _daemon_and_workers(world: World, args: Args) -> None:
     world.start_daemon()
 
 
+def _unready_launcher(world: World, args: Args) -> None:
+    """Launchers of the next daemon, one after the other, each before it is ready or just then."""
+    world.kill_daemon()
+    world.begin_daemon()
+    for _ in range(args["times"]):
+        world.wait(lambda: bool(children(world.pid)))
+        for pid in children(world.pid):
+            if _is_launcher(pid):
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        time.sleep(args["pause_s"])
+    world.await_daemon()
+
+
+def _is_launcher(pid: int) -> bool:
+    with suppress(OSError):
+        return b"nodeworker.launcher" in Path(f"/proc/{pid}/cmdline").read_bytes() and os.getsid(pid) == pid
+    return False
+
+
+def _daemons_on_their_way(world: World, args: Args) -> None:
+    """Workers die with the daemon, and the next ones die on their way back, each at another step."""
+    pids = world.pids()
+    world.kill_daemon()
+    for each in victims(args):
+        if each in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pids[each], signal.SIGKILL)
+    for step in args["steps"]:
+        world.cut_short(step)
+    world.start_daemon()
+
+
 SCENARIOS = (
     Scenario(
         "kill-workers",
@@ -110,6 +143,19 @@ SCENARIOS = (
         "kill-launcher",
         lambda chance: {"nodes": some_nodes(chance, 6), "workers_first": chance.random() < 0.5},
         _launcher,
+    ),
+    Scenario(
+        "kill-unready-launcher",
+        lambda chance: {"times": chance.randint(1, 3), "pause_s": chance.choice([0.0, 0.05, 0.6])},
+        _unready_launcher,
+    ),
+    Scenario(
+        "kill-daemons-on-their-way",
+        lambda chance: {
+            "nodes": some_nodes(chance, 4),
+            "steps": [chance.randint(1, 30) for _ in range(chance.randint(1, 3))],
+        },
+        _daemons_on_their_way,
     ),
     Scenario(
         "kill-daemon",

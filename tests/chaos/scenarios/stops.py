@@ -45,6 +45,19 @@ def _launcher(world: World, args: Args) -> None:
         time.sleep(args["for_s"])
 
 
+def _launcher_for_good(world: World, args: Args) -> None:
+    """Nobody lets it go on: it is replaced as soon as somebody waits for it."""
+    launcher = world.launcher()
+    if launcher:
+        with suppress(ProcessLookupError):
+            os.kill(launcher, signal.SIGSTOP)
+    world.kill_workers(victims(args, "killed"))
+    for pid in world.spares()[: args["spares"]]:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGSTOP)
+    world.kill_workers(victims(args, "nodes"))
+
+
 def _daemon(world: World, args: Args) -> None:
     known = world.known()
     with _standing([world.pid]):
@@ -60,5 +73,14 @@ def _choose(chance: random.Random) -> Args:
 SCENARIOS = (
     Scenario("stop-workers", _choose, _workers),
     Scenario("stop-launcher", _choose, _launcher),
+    Scenario(
+        "stop-launcher-for-good",
+        lambda chance: {
+            "killed": some_nodes(chance, 8),
+            "nodes": some_nodes(chance, 3),
+            "spares": chance.randint(0, 4),
+        },
+        _launcher_for_good,
+    ),
     Scenario("stop-daemon", _choose, _daemon),
 )
