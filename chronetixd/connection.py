@@ -265,7 +265,7 @@ class Connection:
         except ChronetixError as reason:
             if reason.name != "missing-descriptors":
                 return reason
-            text = "it is neither shared memory nor a doorbell"
+            text = "it is neither shared memory nor a doorbell nor a pipe"
             return error("descriptor-refused", what="what was sent along", reason=text)
         return error("unexpected-descriptors", count="some")
 

@@ -2,8 +2,9 @@
 
 Closing a descriptor may wait for whoever made it: a TCP socket lingers, a FUSE file is flushed, and that for as long as
 its maker likes. Nothing can take back a descriptor that a process has once received but closing it. So strangers'
-descriptors are received here: what is harmless (shared memory, an eventfd) goes on to the daemon, with anything else
-this process ends, and its end closes it. Sockets whose unread bytes may bring descriptors along are closed here, too.
+descriptors are received here: what is harmless (shared memory, an eventfd, a pipe without a name) goes on to the
+daemon, with anything else this process ends, and its end closes it. Sockets whose unread bytes may bring descriptors
+along are closed here, too.
 
 Run by its path with ``-I -S``, the number of its socket as argument; imports nothing of ours. It serves one owner
 (:mod:`chronetixd.inspection`), who alone waits when it has to. Packets, one a request: number and bytes to receive, 0
@@ -31,7 +32,8 @@ def harmless(fd: int) -> bool:
     with contextlib.suppress(OSError):
         fcntl.fcntl(fd, F_GET_SEALS)
         return True
-    return os.readlink(f"/proc/self/fd/{fd}") == "anon_inode:[eventfd]"
+    what = os.readlink(f"/proc/self/fd/{fd}")  # a file's name begins with a slash
+    return what == "anon_inode:[eventfd]" or what.startswith("pipe:[")
 
 
 def received(ancillary: Sequence[tuple[int, int, bytes]]) -> list[int]:

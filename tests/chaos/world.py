@@ -35,7 +35,13 @@ DISK = "16m"
 """Size of the file system with the state folder."""
 LONGEST_S = 60.0
 """For anything that is to happen: a watchdog, not a measure."""
-SETTINGS = {"spares": "4", "connect_rate": "100000", "frame_timeout": "0.5", "hello_timeout": "0.5"}
+SETTINGS = {
+    "spares": "4",
+    "log_file_bytes": "200000",
+    "connect_rate": "100000",
+    "frame_timeout": "0.5",
+    "hello_timeout": "0.5",
+}
 
 
 class Violation(Exception):

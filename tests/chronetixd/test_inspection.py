@@ -193,11 +193,12 @@ class TestWhatIsHarmless:
             os.close(fd)
 
 
-def pipe(opened: ExitStack) -> int:
-    read, write = os.pipe()
-    opened.callback(os.close, read)
-    opened.callback(os.close, write)
-    return read
+def named_pipe(opened: ExitStack) -> int:
+    path = os.path.join(opened.enter_context(tempfile.TemporaryDirectory()), "pipe:[1]")
+    os.mkfifo(path)
+    fd = os.open(path, os.O_RDWR)
+    opened.callback(os.close, fd)
+    return fd
 
 
 def file(opened: ExitStack) -> int:
@@ -211,7 +212,7 @@ def unix(opened: ExitStack) -> int:
 
 
 class TestWhatIsNot:
-    @pytest.mark.parametrize("kind", [pipe, file, unix])
+    @pytest.mark.parametrize("kind", [named_pipe, file, unix])
     def test_it_ends_the_connection_and_not_a_neighbour(self, kind: object, peers: Peers, opened: ExitStack) -> None:
         peer, neighbour = peers.connect(), peers.connect()
         peer.send(CALL, *offered(opened)[:1], kind(opened))  # type: ignore[operator]

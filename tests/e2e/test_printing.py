@@ -53,8 +53,8 @@ def test_what_is_printed_without_a_daemon_is_in_the_log_of_the_next(start: Start
     with Client.connect(daemon.socket) as client:
         heard: set[int] = set()
         for record in client.stream("logs", flow="f", node="source", follow=True):
-            if record["message"].startswith("number "):
-                heard.add(int(record["message"].split()[1]))
+            if record["line"].startswith("number "):
+                heard.add(int(record["line"].split()[1]))
             if max(heard, default=0) >= end:
                 break
         assert set(range(begin, end + 1)) <= heard
@@ -75,10 +75,11 @@ def test_who_prints_more_than_anybody_reads_goes_on_and_the_next_daemon_tells_wh
         goes_on(ledger, 50)
         daemon = start()
         with Client.connect(daemon.socket) as client:
-            assert client.call("list")["flows"][0]["state"] == "running"
+            (listed,) = client.call("list")["flows"]
+            assert listed["state"] == "running", listed["reason"]
             assert pids(client) == before
             for record in client.stream("logs", flow="f", node="source", follow=True):
-                if "while no daemon was there are lost" in record["message"]:
+                if "while no daemon was there are lost" in record["line"]:
                     assert record["fields"]["lost_bytes"] > 0
                     break
     with Client.connect(daemon.socket) as client:
