@@ -98,6 +98,8 @@ class Stream:
                 piece = self._read()
             except (BlockingIOError, InterruptedError):
                 return
+            except MemoryError:
+                piece = os.splice(self.fd, self._pump.nowhere, SPLICE) or "end"
             self._add(piece)
             if piece == "end":
                 self._pump.forget(self.fd)  # now, under the lock: later the number may be another pipe's
@@ -201,5 +203,14 @@ class Pump:
                 if fd == self._wake:
                     return
                 stream = self._streams.get(fd)
-                if stream is not None:
-                    stream.pull()
+                try:
+                    if stream is not None:
+                        stream.pull()
+                except Exception as reason:
+                    self._loop.call_soon_threadsafe(_raise, reason)
+                    return
+
+
+def _raise(reason: Exception) -> None:
+    """In the loop, which takes it for what it is: an internal failure. Without this thread workers that print stand."""
+    raise reason

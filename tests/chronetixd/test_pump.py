@@ -180,3 +180,37 @@ def test_a_debt_is_paid_first() -> None:
     assert allowance.left(10**9) == 0
     assert allowance.left(3 * 10**9) == 10
     assert allowance.left(0) == 10
+
+
+class TestTheThreadFails:
+    def test_without_memory_what_came_is_thrown_away_and_counted(
+        self, listen: Any, until: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        reading, writing = os.pipe()
+        _, heard = listen(reading)
+
+        def read(_fd: int, _size: int) -> bytes:
+            raise MemoryError
+
+        monkeypatch.setattr(module.os, "read", read)
+        os.write(writing, b"x" * 100)
+        os.close(writing)
+        until(lambda: heard.lost_bytes == 100)
+
+    def test_what_nobody_had_thought_of_reaches_the_loop_and_does_not_end_the_thread_in_silence(
+        self, loop: Any, listen: Any, until: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        told: list[BaseException] = []
+        loop.set_exception_handler(lambda _loop, context: told.append(context["exception"]))
+        reading, writing = os.pipe()
+        output, _ = listen(reading)
+
+        def read(_fd: int, _size: int) -> bytes:
+            raise RuntimeError("nobody has thought of this")
+
+        monkeypatch.setattr(module.os, "read", read)
+        os.write(writing, b"x")
+        until(lambda: told)
+        assert isinstance(told[0], RuntimeError)
+        os.close(writing)
+        output.close()
