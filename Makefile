@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN    := .venv/bin
 LOCK   := requirements-dev.lock
-C_CODE := $(shell find shm nodeworker -name '*.[ch]')
+C_CODE := $(shell find protocol shm nodeworker -name '*.[ch]')
 JSON   ?=
 CLANG  ?= clang
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
@@ -85,7 +85,7 @@ lock: .venv/dev ## pin the development environment anew
 	$(BIN)/uv pip compile --quiet --no-header --no-annotate --all-extras --python-version 3.11 -o $(LOCK) pyproject.toml
 
 clean: ## remove what was built
-	rm -rf .venv build dist *.egg-info shm/*.so nodeworker/*.so tests/model/target
+	rm -rf .venv build dist *.egg-info protocol/*.so shm/*.so nodeworker/*.so tests/model/target
 
 # One stamp for each set of extras; rebuilt when the C code or the requirements change.
 .venv/%: pyproject.toml setup.py $(LOCK) $(C_CODE) | .venv/python

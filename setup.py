@@ -1,4 +1,4 @@
-"""The two C extensions; everything else stands in pyproject.toml."""
+"""The three C extensions; everything else stands in pyproject.toml."""
 
 from glob import glob
 
@@ -14,6 +14,14 @@ setup(
             sources=sorted(glob("shm/native/*.c")),
             depends=[*sorted(glob("shm/include/chronetix/*.h")), *sorted(glob("shm/native/*.h"))],
             include_dirs=["shm/include"],
+            extra_compile_args=FLAGS,
+            define_macros=ABI3,
+            py_limited_api=True,
+        ),
+        Extension(
+            "protocol._cbor",
+            sources=sorted(glob("protocol/native/*.c")),
+            depends=sorted(glob("protocol/native/*.h")),
             extra_compile_args=FLAGS,
             define_macros=ABI3,
             py_limited_api=True,

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 from protocol.errors import ChronetixError, error
-from protocol.framing import Decoder, encode, type_of
+from protocol.framing import Decoder, Work, encode, type_of
 from protocol.messages import MAX_FRAME, Message
 
 MAX_PER_SENDMSG: Final = 253
@@ -94,8 +94,27 @@ class Channel(Generic[M]):
 
     @property
     def pending(self) -> int:
-        """Bytes of the frame that has begun."""
+        """Bytes of the frame that has begun, and of frames that were not given yet."""
         return self._decoder.pending
+
+    @property
+    def busy(self) -> bool:
+        """There is work to do without further bytes."""
+        return self._decoder.busy and self._broken is None
+
+    @property
+    def cost(self) -> int:
+        """What the last message has cost, as :class:`Work`."""
+        return self._decoder.cost
+
+    @property
+    def waste(self) -> list[Any]:
+        """What was made of a frame that was refused; to be taken and freed at leisure."""
+        return self._decoder.waste
+
+    def limit(self, max_frame: int, max_items: int) -> None:
+        """What is the most that a frame may have from now on."""
+        self._decoder.max_frame, self._decoder.max_items = max_frame, max_items
 
     @property
     def rest(self) -> tuple[bytes, list[int]]:
@@ -104,7 +123,7 @@ class Channel(Generic[M]):
         return self._decoder.rest, list(self._waiting)
 
     def feed(
-        self, data: bytes | bytearray | memoryview, descriptors: Iterable[int] = ()
+        self, data: bytes | bytearray | memoryview, descriptors: Iterable[int] = (), work: Work | None = None
     ) -> Iterator[tuple[M, list[int]]]:
         """Take what one recvmsg gave and iterate over the messages complete now, each with its descriptors.
 
@@ -116,7 +135,7 @@ class Channel(Generic[M]):
             self.close()
         elif len(self._waiting) > self.max_waiting:
             self._break(error("too-many-descriptors", limit=self.max_waiting))
-        return self._messages(self._decoder.feed(data))
+        return self._messages(self._decoder.feed(data, work))
 
     def end(self) -> None:
         """The peer has closed: nothing may be left. Raises ProtocolError ``connection-cut`` within a frame."""

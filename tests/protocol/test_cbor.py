@@ -122,7 +122,7 @@ def test_a_long_string_counts_as_one_item() -> None:
         ("a2616101616102", "[Dd]uplicate"),
         ("f7", "undefined"),
         ("a16161f7", "undefined"),
-        ("81f0", "CBORSimpleValue"),
+        ("81f0", "simple value 16"),
         ("9f01ff", "indefinite"),
         ("bf616101ff", "indefinite"),
         ("5f4101ff", "indefinite"),
