@@ -75,7 +75,7 @@ class Admission:
         self._rules = rules
         self._gate.quota = quota_of(settings)
         for client in tuple(self.clients):
-            client.right = rules.right_of(client.peer)
+            client.allow(rules.right_of(client.peer))
             if client.right is Right.NONE:
                 client.refuse(self._stranger(client.peer))
 

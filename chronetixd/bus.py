@@ -197,6 +197,10 @@ class Bus:
         match what:
             case Delivery(_, envelope, payload):
                 self._queue(peer, Deliver(envelope=envelope, payload=payload))
+            case Answer(_, corr_id, payload, _) if peer.backlog > self._max_backlog:
+                self.dropped += 1
+                text = f"its reply of {len(payload)} bytes was dropped: {peer.backlog} bytes wait to be read"
+                peer.send(RequestFailed(corr_id=corr_id, reason="timeout", message=text))
             case Answer(_, corr_id, payload, content_type):
                 peer.send(Reply(corr_id=corr_id, payload=payload, content_type=content_type))
             case Ended(_, corr_id, reason, text):

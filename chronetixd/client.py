@@ -19,17 +19,18 @@ from typing import Any
 import msgspec
 import structlog
 
-from chronetixd import verbs
-from chronetixd.connection import Connection
+from chronetixd import shares, verbs
+from chronetixd.connection import Connection, documents
 from chronetixd.core.access import Peer, Right
 from chronetixd.core.quota import Gate
 from chronetixd.homecoming import Visitor
 from chronetixd.inspection import Inspection
-from protocol import handshake
+from chronetixd.shares import Who
+from protocol import cbor, handshake
 from protocol import messages as wire
 from protocol.descriptors import MAX_WAITING
 from protocol.errors import ChronetixError, error
-from protocol.framing import encode
+from protocol.framing import Encoding, Work, encode
 
 LINGER_S = 10.0
 """How long a client may take to read its last messages; who never reads must not keep them and its descriptor."""
@@ -43,12 +44,25 @@ MAX_STREAM_BACKLOG = 4 * 1024 * 1024
 MAX_BACKLOG = 64 * 1024 * 1024
 """Bytes of unread answers above which the client is disconnected."""
 
+MAX_UNANSWERED = 256 * 1024
+"""Bytes of answers that may wait while the next one is made: who asks much and reads nothing is answered once."""
+
+READER_FRAME, READER_ITEMS = 64 * 1024, 4096
+"""Bytes and items of a frame of who may only read: no such call needs more."""
+
+CALL_ITEMS = 4096
+"""Items of a call that carries no flow."""
+
 
 MAX_DESCRIPTORS = 2
 """What comes with a client's message at most: a tap's CREDIT and doorbell."""
 
 AUDITED = ("not-allowed", "quota-exceeded")
 """Refusals before a call that go into the audit log."""
+
+
+Outcome = wire.Result | wire.Failure | None
+"""How a call ends; None when that was said already."""
 
 
 def not_allowed(peer: Peer, needed: Right, what: str) -> ChronetixError:
@@ -80,7 +94,6 @@ class Client:
         self._inspection = inspection
         self.peer = peer
         self.right = right
-        """What it may do; set anew when the rules change."""
         self._gate = gate
         self._daemon = daemon
         self._hello_s = hello_s
@@ -90,11 +103,12 @@ class Client:
         self._returns = False
         self._features: tuple[str, ...] = ()
         """Of a worker that comes back (``_returns``): what its hello said that it can do."""
-        self._calls: dict[int, asyncio.Task[wire.Result | wire.Failure]] = {}
+        self._calls: dict[int, asyncio.Task[Outcome]] = {}
         self._gone = False
         self._parting: ChronetixError | None = None
         """Why all of its calls end."""
         self._closed = asyncio.Event()
+        who = Who("client", peer.uid)
         self._connection = Connection(
             loop,
             sock,
@@ -105,14 +119,39 @@ class Client:
             frame_s=frame_s,
             inspection=inspection,
             owner=peer.uid,
+            who=who,
         )
+        self._who = who
+        self._shares = shares.of(loop)
+        self._makers = self._shares.makers(who)
+        self._answering = asyncio.Lock()
+        """Held while an answer is made from what is there: the next one is begun when this one was read."""
+        self.allow(right)
+        self._connection.account = self._waits
         self._connection.on_closed = self._disconnected
         self._connection.on_partial = self._partial
         self._held = 0
+        self._unread = 0
         self._flushed = asyncio.Event()
         self._connection.on_flushed = self._flushed.set
         self._deadline = loop.call_later(hello_s, self._silent)
         self._connection.start()
+
+    def allow(self, right: Right) -> None:
+        """It may do that from now on."""
+        self.right = right
+        max_frame, max_items = self._limits()
+        self._connection.limit(max_frame, max_items)
+
+    def _limits(self) -> tuple[int, int]:
+        if self.right > Right.READ:
+            return self._max_frame, cbor.MAX_ITEMS
+        return min(READER_FRAME, self._max_frame), READER_ITEMS
+
+    def _waits(self, more: int) -> None:
+        if not self._gone:
+            self._unread += more
+            self._gate.wait(self.peer.uid, more)
 
     def close(self) -> None:
         """Close after what is queued was sent; open calls are cancelled."""
@@ -156,6 +195,7 @@ class Client:
         self._deadline.cancel()
         if self._held:
             self._partial(0)
+        self._gate.wait(self.peer.uid, -self._unread)
         for task in self._calls.values():
             task.cancel()
         self._on_closed(self)
@@ -186,6 +226,7 @@ class Client:
 
     def _received(self, message: wire.Message, descriptors: list[int]) -> None:
         self._phase = handshake.advance(self._phase, message)
+        self._gate.work(self.peer.uid, self._connection.cost, time.monotonic_ns())
         match message:
             case wire.Hello():
                 self._hello(message)
@@ -204,7 +245,7 @@ class Client:
         self._deadline.cancel()
         returns = hello.role == "worker" and wire.REATTACH in hello.features
         roles = ("worker",) if returns else ("client",)
-        reply = handshake.answer(hello, daemon=self._daemon, roles=roles, max_frame=self._max_frame)
+        reply = handshake.answer(hello, daemon=self._daemon, roles=roles, max_frame=self._limits()[0])
         if isinstance(reply, wire.Welcome):
             self._connection.pass_rights(MAX_WAITING if returns else MAX_DESCRIPTORS)
         self._connection.send(reply)
@@ -242,10 +283,11 @@ class Client:
         brought = [*descriptors]
         descriptors.clear()
         number = self._context.audit.begun(self.peer, call.verb, call.args) if recorded else 0
+        call_cost = self._connection.cost
         emit = _Items(self, call.id, brought)
         task = self._loop.create_task(self._run(call, emit))
         self._calls[call.id] = task
-        task.add_done_callback(partial(self._done, call, emit, number, time.monotonic_ns()))
+        task.add_done_callback(partial(self._done, call, call_cost, emit, number, time.monotonic_ns()))
 
     def _check(self, call: wire.Call) -> bool:
         """Whether the call is one for the audit log. Raises ChronetixError when it must not begin."""
@@ -260,29 +302,86 @@ class Client:
         if call.descriptors != verb.descriptors:
             reason = f"{verb.descriptors} descriptors must come along, not {call.descriptors}"
             raise error("bad-argument", argument="descriptors", verb=call.verb, reason=reason)
+        if self._connection.items > CALL_ITEMS and not verb.carries_flow:
+            reason = f"they are more than {CALL_ITEMS} items"
+            raise error("bad-argument", argument="args", verb=call.verb, reason=reason)
+        if verb.streams:
+            refusal = self._gate.stream(self.peer.uid, self.right)
+            if refusal is not None:
+                raise error("quota-exceeded", what=refusal.what, limit=refusal.limit)
         return verb.right > Right.READ or self._context.audit.reads
 
-    async def _run(self, call: wire.Call, emit: _Items) -> wire.Result | wire.Failure:
+    async def _run(self, call: wire.Call, emit: _Items) -> Outcome:
+        """The call's end; None when its result was sent already."""
         try:
-            value = await verbs.call(self._context, call.verb, call.args, emit)
-            return wire.Result(id=call.id, value=value)
+            if not verbs.find(call.verb).at_once:
+                return wire.Result(id=call.id, value=await verbs.call(self._context, call.verb, call.args, emit))
+            async with self._answering:
+                await self._room(MAX_UNANSWERED)
+                async with self._makers:
+                    self._refuse_unread()
+                    value = await verbs.call(self._context, call.verb, call.args, emit)
+                    await self._answer(wire.Result(id=call.id, value=value))
+                return None
         except ChronetixError as reason:
             return reason.failure(call.id)
+        except MemoryError:
+            return error("internal", what=call.verb, reason="there is no memory for it").failure(call.id)
         except Exception as reason:
             structlog.get_logger("chronetixd.client").exception("a call failed", verb=call.verb)
             return error("internal", what=call.verb, reason=repr(reason)).failure(call.id)
 
-    def _done(self, call: wire.Call, emit: _Items, number: int, began_ns: int, task: asyncio.Task[Any]) -> None:
+    def _refuse_unread(self) -> None:
+        """Raises ChronetixError ``quota-exceeded`` when this user reads too little of what it asks for."""
+        refusal = self._gate.unread(self.peer.uid, self.right)
+        if refusal is not None:
+            raise error("quota-exceeded", what=refusal.what, limit=refusal.limit)
+
+    async def _answer(self, result: wire.Result) -> None:
+        """Encode it, in turns with others where it is large, and queue it. Raises ChronetixError."""
+        encoding = Encoding(result)
+        if not encoding.step(self._shares.at_once()):
+            ended = self._loop.create_future()
+
+            def step(work: Work) -> bool:
+                try:
+                    more = not ended.done() and not encoding.step(work)
+                except Exception as reason:
+                    ended.set_exception(reason)
+                    return False
+                if not more and not ended.done():
+                    ended.set_result(None)
+                return more
+
+            self._shares.join(self._who, step)
+            await ended
+        self._connection.send_frame(encoding.take())
+
+    def _done(
+        self, call: wire.Call, cost: int, emit: _Items, number: int, began_ns: int, task: asyncio.Task[Outcome]
+    ) -> None:
         """A call has ended; one that was cancelled may never have begun, so what has to happen in any case does here.
         ``number`` is that of its record in the audit log, 0 for none."""
         del self._calls[call.id]
         for descriptor in emit.descriptors:
             os.close(descriptor)
-        end = self._cut_off(call, emit) if task.cancelled() else task.result()
-        if number:
-            outcome = end.name if isinstance(end, wire.Failure) else "ok"
-            self._context.audit.ended(self.peer, call.verb, number, outcome, time.monotonic_ns() - began_ns)
-        self._send(end)
+        if self._streams(call):
+            self._gate.streamed(self.peer.uid)
+        if cost > shares.WORTH:
+            self._shares.discard(documents(call))
+        try:
+            end = self._cut_off(call, emit) if task.cancelled() else task.result()
+            if number:
+                outcome = end.name if isinstance(end, wire.Failure) else "ok"
+                self._context.audit.ended(self.peer, call.verb, number, outcome, time.monotonic_ns() - began_ns)
+            if end is not None:
+                self._send(end)
+        except MemoryError:
+            self.abort()
+
+    @staticmethod
+    def _streams(call: wire.Call) -> bool:
+        return verbs.find(call.verb).streams
 
     def _cut_off(self, call: wire.Call, emit: _Items) -> wire.Failure:
         if self._parting is None:
@@ -291,13 +390,14 @@ class Client:
         return msgspec.structs.replace(end, details={**end.details, **emit.goes_on})
 
     def _item(self, id: int, value: Any) -> bool:
-        if self._connection.backlog > MAX_STREAM_BACKLOG:
+        if self._connection.backlog > MAX_STREAM_BACKLOG or self._gate.unread(self.peer.uid, self.right):
             return False
         self._send(wire.Item(id=id, value=value))
         return True
 
-    async def _room(self) -> None:
-        while self._connection.backlog > MAX_STREAM_BACKLOG // 2:
+    async def _room(self, most: int = MAX_STREAM_BACKLOG // 2) -> None:
+        """Wait until no more than ``most`` bytes wait to be read."""
+        while self._connection.backlog > (MAX_UNANSWERED if self._gate.unread(self.peer.uid, self.right) else most):
             self._flushed.clear()
             await self._flushed.wait()
 

@@ -19,13 +19,16 @@ from typing import Any
 
 import structlog
 
+from chronetixd import shares
 from chronetixd.closing import close, close_all, close_socket
 from chronetixd.inspection import Inspection, pass_rights
 from chronetixd.output import waiting
+from chronetixd.shares import Who
 from chronetixd.upgrade.bag import Bag, Unbag
 from chronetixd.upgrade.packed import PackedConnection
 from protocol.descriptors import MAX_PER_SENDMSG, Channel, pieces
 from protocol.errors import ChronetixError, error
+from protocol.framing import Work
 from protocol.messages import MAX_FRAME, Message
 
 READ_SIZE = 64 * 1024
@@ -64,17 +67,21 @@ class Connection:
         frame_s: float | None = None,
         inspection: Inspection | None = None,
         owner: int = -1,
+        who: Who = shares.HOUSE,
     ) -> None:
         """With ``inspection`` the peer is a stranger: what it sends along is taken in and closed at the cost of
         ``owner``."""
         sock.setblocking(False)
         self._loop = loop
+        self._shares = shares.of(loop)
+        self._who = who
+        self._in_line = self._listening = False
         self._sock = sock
         self._fd = sock.fileno()
         self._channel: Channel[Message] = Channel(union, max_frame, close_descriptor=close)
         self._on_message = on_message
         self._on_end = on_end
-        self._out: deque[tuple[bytes | memoryview, Sequence[int], bool]] = deque()
+        self._out: deque[tuple[bytes | bytearray | memoryview, Sequence[int], bool]] = deque()
         self._flushing = False
         self._writing = False
         self._reading = False
@@ -94,6 +101,8 @@ class Connection:
         """Bytes that wait to be sent."""
         self._unsent = 0
         """Descriptors that do."""
+        self.account: Callable[[int], None] | None = None
+        """Called with how many bytes more (or less) wait to be sent."""
         self.on_closed: Callable[[], None] | None = None
         """Called once when the socket is closed, whoever closed it."""
         self.on_partial: Callable[[int], None] | None = None
@@ -126,7 +135,7 @@ class Connection:
         self._channel.feed(packed.unread, [bag.take(fd) for fd in packed.arrived])
         for data, fds in packed.unsent:
             self._out.append((data, tuple(bag.take(fd) for fd in fds), True))
-            self.backlog += len(data)
+            self._waits(len(data))
             self._unsent += len(fds)
         if packed.reading:
             self.start()
@@ -138,7 +147,7 @@ class Connection:
     def start(self) -> None:
         """Begin to read. What comes before is left in the socket."""
         self._reading = True
-        self._loop.add_reader(self._fd, self._readable)
+        self._settle()
 
     def send(self, message: Message, descriptors: Sequence[int] = (), *, give: bool = False) -> None:
         """Queue ``message``; never waits. With ``give`` the descriptors are ours to close once sent.
@@ -151,7 +160,7 @@ class Connection:
             return
         for data, fds in pieces(message, descriptors):
             self._out.append((data, tuple(fds), give))
-            self.backlog += len(data)
+            self._waits(len(data))
             self._unsent += len(fds)
         if self._unsent > MAX_UNSENT and self._inspection is not None:
             self._forget_output()
@@ -159,6 +168,36 @@ class Connection:
                 self._end, error("slow-reader", bytes=f"{MAX_UNSENT} descriptors with their", peer="this client")
             )
             return
+        self._queued()
+
+    def send_frame(self, frame: bytes | bytearray) -> None:
+        """Queue what was encoded already, and is not changed any more."""
+        if self.closed or self._unwritable or self._closing:
+            return
+        self._out.append((frame, (), False))
+        self._waits(len(frame))
+        self._queued()
+
+    def limit(self, max_frame: int, max_items: int) -> None:
+        """What is the most that a frame of the peer may have from now on."""
+        self._channel.limit(max_frame, max_items)
+
+    @property
+    def cost(self) -> int:
+        """What the last message has cost, in items."""
+        return self._channel.cost
+
+    @property
+    def items(self) -> int:
+        """Items of the last message; 0 for a small one."""
+        return self._channel.items
+
+    def _waits(self, more: int) -> None:
+        self.backlog += more
+        if self.account is not None:
+            self.account(more)
+
+    def _queued(self) -> None:
         self._pause_if_unread()
         if not self._flushing and not self._writing:
             self._flushing = True
@@ -167,14 +206,22 @@ class Connection:
     def _pause_if_unread(self) -> None:
         if self._reading and not self._paused and self.backlog > MAX_UNREAD:
             self._paused = True
-            self._loop.remove_reader(self._fd)
+            self._settle()
 
     def drain_input(self) -> None:
         """Hand on everything that has arrived. For when the peer is known to be dead; a process that inherited its
         socket may go on sending, which is not waited for."""
         enough = self._received + waiting(self._fd) if self._fd >= 0 else 0
-        while self._fd >= 0 and self._reading and self._received <= enough and not self._taking and self._readable():
-            pass
+        going = self._fd >= 0 and self._reading and not self._taking and self._take(None, [], None)
+        while going and self._fd >= 0 and self._reading and not self._taking and self._received <= enough:
+            going = self._look_in(None)
+
+    def _look(self) -> None:
+        """Read what has arrived, as far as this turn has work for it."""
+        enough = self._received + waiting(self._fd)
+        while self._listening and self._received <= enough and self._look_in(self._shares.at_once()):
+            self._settle()
+        self._settle()
 
     def hand_over(self) -> socket.socket:
         """Let go of the socket, which is the caller's now. Nothing may wait to be sent."""
@@ -217,8 +264,13 @@ class Connection:
 
     # -- in ------------------------------------------------------------------------------------------------
 
-    def _readable(self) -> bool:
-        """Read once and hand on what is complete; False when nothing (more) is there."""
+    def _readable(self) -> None:
+        """Read once and hand on what is complete, as far as this turn of the loop has work for it."""
+        self._look_in(self._shares.at_once())
+        self._settle()
+
+    def _look_in(self, work: Work | None) -> bool:
+        """Read once; False when nothing (more) is there."""
         try:
             data, ancillary, flags = self._read()
         except (BlockingIOError, InterruptedError):
@@ -228,7 +280,7 @@ class Connection:
         if flags & socket.MSG_CTRUNC and self._inspection is not None:
             self._take_in(self._inspection, data)
             return False
-        return self._arrived(data, _descriptors(ancillary), truncated=bool(flags & socket.MSG_CTRUNC))
+        return self._arrived(data, _descriptors(ancillary), work, truncated=bool(flags & socket.MSG_CTRUNC))
 
     def _read(self) -> tuple[bytes, Sequence[tuple[int, int, bytes]], int]:
         """What is there. Of a stranger it is looked at first, and left there when descriptors come with it, which
@@ -242,7 +294,7 @@ class Connection:
 
     def _take_in(self, inspection: Inspection, data: bytes) -> None:
         self._taking = True
-        self._loop.remove_reader(self._fd)
+        self._settle()
         inspection.take_in(self._owner, self._sock, len(data), partial(self._taken, data))
 
     def _taken(self, data: bytes, descriptors: list[int] | None) -> None:
@@ -253,9 +305,8 @@ class Connection:
         elif descriptors is None:
             self._end(self._refused(data))
         else:
-            if not self._paused:
-                self._loop.add_reader(self._fd, self._readable)
-            self._arrived(data, descriptors)
+            self._arrived(data, descriptors, self._shares.at_once())
+            self._settle()
 
     def _refused(self, data: bytes) -> ChronetixError:
         """Why the peer is not listened to any more, who has sent what it must not along with ``data``."""
@@ -269,28 +320,69 @@ class Connection:
             return error("descriptor-refused", what="what was sent along", reason=text)
         return error("unexpected-descriptors", count="some")
 
-    def _arrived(self, data: bytes, descriptors: list[int], *, truncated: bool = False) -> bool:
+    def _arrived(self, data: bytes, descriptors: list[int], work: Work | None, *, truncated: bool = False) -> bool:
         """Hand on what is complete now; no data: the end. False when nothing (more) is to be read."""
         self._received += len(data)
+        return self._take(data, descriptors, work, truncated=truncated)
+
+    def _take(self, data: bytes | None, descriptors: list[int], work: Work | None, *, truncated: bool = False) -> bool:
+        """Hand on what is complete by ``data``: b"" is the end, None that nothing new is there. False when that was the
+        end. Whatever is wrong with what a peer has sent, it costs the connection and nothing else."""
         fault: ChronetixError | None = None
         try:
-            for message, owned in self._channel.feed(data, descriptors):
-                self._deliver(message, owned)
-                if not self._reading:
-                    return False
+            if not self._feed(data or b"", descriptors, None if data == b"" else work):
+                return False
             if truncated:
                 raise error("missing-descriptors", type="unknown", expected="more", count=len(descriptors))
-            if data:
+            if data != b"":
                 if self._frame_s is not None:
                     self._watch_frame()
                 return True
             self._channel.end()
         except ChronetixError as reason:
             fault = reason
-        except MemoryError:
+        except (MemoryError, SystemError):  # CPython says the latter where it has no memory for a traceback
             fault = error("internal", what="reading what was sent", reason="there is no memory for it")
+        self._shares.discard(self._channel.waste)
         self._end(fault)
         return False
+
+    def _feed(self, data: bytes, descriptors: list[int], work: Work | None) -> bool:
+        """False when nothing more is to be read. Raises what is wrong."""
+        for message, owned in self._channel.feed(data, descriptors, work):
+            self._deliver(message, owned)
+            if not self._reading:
+                return False
+            if self._channel.cost > shares.WORTH:
+                self._shares.discard(documents(message))
+            if self._paused and work is not None:
+                break
+        return True
+
+    def _go_on(self, work: Work) -> bool:
+        """A turn in line. Who reads no answers leaves it, and comes back when it does."""
+        going = self._reading and not self._paused and not self._taking and self._take(None, [], work)
+        if going and self._channel.busy and not self._paused:
+            return True
+        self._in_line = False
+        self._settle()
+        return False
+
+    def _settle(self) -> None:
+        """Listen, or stand in line because there is more here than fits one turn, or neither: then nothing is read, and
+        what the peer sends stays in its socket."""
+        ready = self._reading and not self._paused and not self._taking
+        busy = ready and self._channel.busy
+        listen = ready and not busy
+        if listen != self._listening:
+            self._listening = listen
+            if listen:
+                self._loop.add_reader(self._fd, self._readable)
+            else:
+                self._loop.remove_reader(self._fd)
+        if busy and not self._in_line:
+            self._in_line = True
+            self._shares.join(self._who, self._go_on)
 
     def _watch_frame(self) -> None:
         """Have an eye on a frame that has begun and not ended."""
@@ -303,12 +395,12 @@ class Connection:
         """Time for the frame that was under way when ``delivered`` messages had come. What has arrived meanwhile
         counts, as the daemon may have been stopped; and while it does not listen, the peer cannot write."""
         self._frame_timer = None
-        if self._paused:
+        if not self._listening:
             delivered = -1
         else:
-            self.drain_input()
+            self._look()
         if self._reading and not self._channel.at_boundary:
-            if delivered == self._delivered and not self._paused:
+            if delivered == self._delivered and self._listening:
                 self._end(error("frame-timeout", seconds=self._frame_s, count=self._channel.pending))
             else:
                 self._watch_frame()
@@ -318,6 +410,8 @@ class Connection:
         try:
             self._on_message(message, owned)
         except ChronetixError:
+            raise
+        except MemoryError:
             raise
         except Exception as reason:
             structlog.get_logger("chronetixd").exception("a message could not be handled", type=type(message).__name__)
@@ -334,8 +428,7 @@ class Connection:
         """After a pause, when enough of the output is gone."""
         if self._paused and self.backlog <= MAX_UNREAD // 2:
             self._paused = False
-            if self._reading and not self._taking:
-                self._loop.add_reader(self._fd, self._readable)
+            self._settle()
 
     def _stop_reading(self) -> None:
         if self._frame_timer is not None:
@@ -343,7 +436,7 @@ class Connection:
             self._frame_timer = None
         if self._reading:
             self._reading = False
-            self._loop.remove_reader(self._fd)
+            self._settle()
 
     # -- out -----------------------------------------------------------------------------------------------
 
@@ -361,7 +454,7 @@ class Connection:
                 self._writing = True
                 self._loop.add_writer(self._fd, self._flush)
             return
-        except OSError:
+        except (OSError, MemoryError):
             self._unwritable = True
             self._forget_output()
             self._listen_again()
@@ -383,8 +476,8 @@ class Connection:
             sent = self._sock.sendmsg(self._gathered())
         self._sent(sent)
 
-    def _gathered(self) -> list[bytes | memoryview]:
-        parts: list[bytes | memoryview] = []
+    def _gathered(self) -> list[bytes | bytearray | memoryview]:
+        parts: list[bytes | bytearray | memoryview] = []
         size = 0
         for data, descriptors, _ in self._out:
             if descriptors or size >= GATHER or len(parts) == 64:
@@ -394,7 +487,7 @@ class Connection:
         return parts
 
     def _sent(self, count: int) -> None:
-        self.backlog -= count
+        self._waits(-count)
         while count:
             data, descriptors, give = self._out[0]
             if count < len(data):
@@ -415,7 +508,14 @@ class Connection:
             if give:
                 close_all(descriptors)
         self._out.clear()
-        self.backlog = self._unsent = 0
+        self._waits(-self.backlog)
+        self._unsent = 0
+
+
+def documents(message: Message) -> list[Any]:
+    """Lists and maps that are fields of ``message``, to be freed at leisure."""
+    fields = (getattr(message, name) for name in message.__struct_fields__)
+    return [value for value in fields if type(value) in (list, dict)]
 
 
 def _descriptors(ancillary: Sequence[tuple[int, int, bytes]]) -> list[int]:

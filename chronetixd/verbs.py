@@ -445,27 +445,33 @@ class Verb:
     run: Callable[[Context, Any, Emit], Awaitable[Any]]
     descriptors: int = 0
     """How many come with the call."""
+    carries_flow: bool = False
+    """Its arguments may have as many items as a frame."""
+    at_once: bool = False
+    """It answers from what is there: one client gets one such answer after the other."""
+    streams: bool = False
+    """It may last as long as the client wants, and sends what happens."""
 
 
 VERBS: dict[str, Verb] = {
-    "version": Verb(NoArgs, Right.READ, _version),
-    "submit": Verb(SubmitArgs, Right.OPERATE, _submit),
-    "validate": Verb(ValidateArgs, Right.OPERATE, _validate),
-    "diff": Verb(DiffArgs, Right.OPERATE, _diff),
-    "apply": Verb(ApplyArgs, Right.OPERATE, _apply),
+    "version": Verb(NoArgs, Right.READ, _version, at_once=True),
+    "submit": Verb(SubmitArgs, Right.OPERATE, _submit, carries_flow=True),
+    "validate": Verb(ValidateArgs, Right.OPERATE, _validate, carries_flow=True, at_once=True),
+    "diff": Verb(DiffArgs, Right.OPERATE, _diff, carries_flow=True, at_once=True),
+    "apply": Verb(ApplyArgs, Right.OPERATE, _apply, carries_flow=True),
     "undo": Verb(UndoArgs, Right.OPERATE, _undo),
-    "rollouts": Verb(FlowArgs, Right.READ, _rollouts),
-    "list": Verb(NoArgs, Right.READ, _list),
-    "describe": Verb(FlowArgs, Right.READ, _describe),
+    "rollouts": Verb(FlowArgs, Right.READ, _rollouts, at_once=True),
+    "list": Verb(NoArgs, Right.READ, _list, at_once=True),
+    "describe": Verb(FlowArgs, Right.READ, _describe, at_once=True),
     "stop": Verb(StopArgs, Right.OPERATE, _stop),
-    "logs": Verb(LogsArgs, Right.READ, _logs),
-    "events": Verb(EventsArgs, Right.READ, _events),
-    "stats": Verb(StatsArgs, Right.READ, _stats),
+    "logs": Verb(LogsArgs, Right.READ, _logs, streams=True),
+    "events": Verb(EventsArgs, Right.READ, _events, streams=True),
+    "stats": Verb(StatsArgs, Right.READ, _stats, at_once=True),
     "publish": Verb(PublishArgs, Right.OPERATE, _publish),
-    "tap": Verb(TapArgs, Right.OPERATE, _tap, descriptors=2),
-    "doctor": Verb(NoArgs, Right.READ, _doctor),
-    "config": Verb(NoArgs, Right.OPERATE, _config),
-    "audit": Verb(AuditArgs, Right.ADMIN, _audit),
+    "tap": Verb(TapArgs, Right.OPERATE, _tap, descriptors=2, streams=True),
+    "doctor": Verb(NoArgs, Right.READ, _doctor, at_once=True),
+    "config": Verb(NoArgs, Right.OPERATE, _config, at_once=True),
+    "audit": Verb(AuditArgs, Right.ADMIN, _audit, streams=True),
     "upgrade": Verb(UpgradeArgs, Right.ADMIN, _upgrade),
 }
 

@@ -29,6 +29,7 @@ from chronetixd.nursery import Nursery
 from chronetixd.output import LINES_A_SECOND, LINES_AT_ONCE, TELL_NS, Output
 from chronetixd.pidfd import Process, Usage
 from chronetixd.pipes import pipes_again, two_pipes
+from chronetixd.shares import Who
 from chronetixd.spares import Spare, Streams, open_streams
 from chronetixd.strays import Marks
 from chronetixd.tree import Tree, discard, marks_of
@@ -54,6 +55,10 @@ class Callbacks:
     on_message: Callable[[str, Message, list[int]], None]
     on_end: Callable[[str, ChronetixError | None], None]
     on_exit: Callable[[str, Exit], None]
+
+
+MAX_LOG_ITEMS = 4096
+"""Items of a log record whose fields are looked at."""
 
 
 class WorkerProcess:
@@ -253,6 +258,7 @@ class WorkerProcess:
             on_message=self._said,
             on_end=self._ended,
             max_frame=self._max_frame,
+            who=Who("worker", self.flow),
         )
 
     def change_hands(self, callbacks: Callbacks) -> None:
@@ -299,7 +305,10 @@ class WorkerProcess:
         if now - self._unlogged_told >= TELL_NS:
             self._unlogged_told = now
             self._tell_unlogged()
-        self._logs.logged(self.flow, self.node, self.pid, record.level, record.message, record.unix_ns, record.fields)
+        fields, items = record.fields, self._connection.items if self._connection is not None else 0
+        if items > MAX_LOG_ITEMS:  # not even to be measured
+            fields = {"left_out": f"fields of {items} items"}
+        self._logs.logged(self.flow, self.node, self.pid, record.level, record.message, record.unix_ns, fields)
 
     def _tell_unlogged(self) -> None:
         (size, count), self._unlogged = self._unlogged, (0, 0)

@@ -108,6 +108,11 @@ class Channel(Generic[M]):
         return self._decoder.cost
 
     @property
+    def items(self) -> int:
+        """Items of the last message; 0 for a small one."""
+        return self._decoder.items
+
+    @property
     def waste(self) -> list[Any]:
         """What was made of a frame that was refused; to be taken and freed at leisure."""
         return self._decoder.waste

@@ -126,6 +126,8 @@ class Decoder(Generic[M]):
         self.max_items = max_items
         self.cost = 0
         """What the last message has cost, as :class:`Work`."""
+        self.items = 0
+        """Items of the last message; 0 for one of at most SMALL bytes."""
         self.waste: list[Any] = []
         """What was made of frames that were refused, to be taken and freed at leisure (:func:`cbor.dismantle`)."""
         self._buffer = bytearray()
@@ -236,7 +238,7 @@ class Decoder(Generic[M]):
     def _small(self, size: int) -> Any:
         start = self._read + PREFIX.size
         self._read = start + size
-        self.cost = MESSAGE_WORK + size // 8
+        self.cost, self.items = MESSAGE_WORK + size // 8, 0
         try:
             return cbor.loads(bytes(memoryview(self._buffer)[start : self._read]), self.max_items)
         except cbor.CborError as reason:
@@ -267,7 +269,7 @@ class Decoder(Generic[M]):
                 work.left -= document.spent - before
 
     def _whole(self, document: cbor.Decoder) -> Any:
-        self.cost = MESSAGE_WORK + document.spent
+        self.cost, self.items = MESSAGE_WORK + document.spent, document.items
         self._document, self._body = None, memoryview(b"")
         return document.take()
 

@@ -18,6 +18,15 @@ MAX_PARTIAL = 64 * 1024 * 1024
 """Bytes of frames that have begun and not ended, of all connections of one user who is no admin: else who may only read
 could have the daemon hold a whole frame for each of them."""
 
+MAX_UNREAD = 64 * 1024 * 1024
+"""Bytes of answers that wait to be read, of all connections of one user who is no admin."""
+
+MAX_STREAMS = 64
+"""Answers without an end (events, logs, taps) of one user who is no admin: each record is sent to each of them."""
+
+CALL_WORK = 2048
+"""Items that cost as much as a call, for the rate of calls: what is sent counts, not only how often."""
+
 MAX_IDLE_USERS = 1024
 """Users without a connection whose buckets are remembered before full ones are looked for."""
 
@@ -63,6 +72,11 @@ class Bucket:
         self._level -= 1
         return True
 
+    def spend(self, amount: float, now_ns: int) -> None:
+        """``amount`` was used, also more than there is; at most as much is owed as fits the bucket."""
+        self._fill(now_ns)
+        self._level = max(self._level - amount, -self._burst)
+
     def full(self, now_ns: int) -> bool:
         """It remembers nothing any more."""
         self._fill(now_ns)
@@ -70,11 +84,13 @@ class Bucket:
 
 
 class _User:
-    __slots__ = ("calls", "connections", "connects", "partial")
+    __slots__ = ("calls", "connections", "connects", "partial", "streams", "unread")
 
     def __init__(self, quota: Quota, now_ns: int) -> None:
         self.connections = 0
         self.partial = 0
+        self.unread = 0
+        self.streams = 0
         self.connects = Bucket(quota.connects_per_s, max(1.0, 2 * quota.connects_per_s), now_ns)
         self.calls = Bucket(quota.calls_per_s, max(1.0, 2 * quota.calls_per_s), now_ns)
 
@@ -125,9 +141,42 @@ class Gate:
 
     def call(self, uid: int, right: Right, now_ns: int) -> Refusal | None:
         """A call by user ``uid``, who is connected."""
-        if right is Right.ADMIN or self._user(uid, now_ns).calls.take(now_ns):
+        if right is Right.ADMIN:
             return None
-        return Refusal(f"another call of user {uid} in this second", self.quota.calls_per_s)
+        if not self._user(uid, now_ns).calls.take(now_ns):
+            return Refusal(f"another call of user {uid} in this second", self.quota.calls_per_s)
+        return self.unread(uid, right)
+
+    def work(self, uid: int, items: int, now_ns: int) -> None:
+        """So much of user ``uid``, who is connected, was decoded; the next calls are held to it."""
+        self._user(uid, now_ns).calls.spend(items / CALL_WORK, now_ns)
+
+    def wait(self, uid: int, more: int) -> None:
+        """``more`` bytes wait to be read by user ``uid``, who is connected; negative: fewer."""
+        user = self._users.get(uid)
+        if user is not None:
+            user.unread += more
+
+    def unread(self, uid: int, right: Right) -> Refusal | None:
+        """Has user ``uid`` left so much unread that nothing more is made for any of its connections?"""
+        user = self._users.get(uid)
+        if right is Right.ADMIN or user is None or user.unread <= MAX_UNREAD:
+            return None
+        return Refusal(f"another byte of answers that user {uid} has not read", MAX_UNREAD)
+
+    def stream(self, uid: int, right: Right) -> Refusal | None:
+        """An answer without an end begins: counted, to be given back by :meth:`streamed`, unless it is refused."""
+        user = self._users[uid]
+        if right is not Right.ADMIN and user.streams >= MAX_STREAMS:
+            return Refusal(f"another stream of user {uid}", MAX_STREAMS)
+        user.streams += 1
+        return None
+
+    def streamed(self, uid: int) -> None:
+        """It has ended."""
+        user = self._users.get(uid)
+        if user is not None:
+            user.streams -= 1
 
     def _user(self, uid: int, now_ns: int) -> _User:
         user = self._users.get(uid)

@@ -411,6 +411,11 @@ static PyObject *decoder_get_spent(PyObject *object, void *Py_UNUSED(closure))
     return PyLong_FromSsize_t(((decoder *)object)->spent);
 }
 
+static PyObject *decoder_get_items(PyObject *object, void *Py_UNUSED(closure))
+{
+    return PyLong_FromSsize_t(((decoder *)object)->reader.items);
+}
+
 static PyMethodDef decoder_methods[] = {
     {"step", decoder_step, METH_VARARGS,
      "step(budget)\n--\n\nRead about so many items; True once the document is complete. Raises CborError, MemoryError."},
@@ -421,6 +426,7 @@ static PyMethodDef decoder_methods[] = {
 };
 
 static PyGetSetDef decoder_members[] = {
+    {"items", decoder_get_items, NULL, "Items that were announced so far.", NULL},
     {"spent", decoder_get_spent, NULL, "Work done so far, in items; a long string is as many as its bytes cost.", NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
@@ -496,10 +502,10 @@ PyObject *chronetix_dismantle(PyObject *Py_UNUSED(module), PyObject *args)
     while ((size = PyList_Size(pile)) > 0 && budget > 0) {
         PyObject *top = PyList_GetItem(pile, size - 1);
         int failed;
-        budget--;
-        if (!ours(top))
+        if (!ours(top)) {
+            budget--;
             failed = PyList_SetSlice(pile, size - 1, size, NULL);
-        else
+        } else
             failed = PyList_CheckExact(top) ? shorten(pile, top, &budget) : shrink(pile, top, &budget);
         if (failed) return NULL;
     }

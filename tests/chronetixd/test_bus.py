@@ -156,3 +156,14 @@ class TestWhatAWorkerMayHaveKept:
         text = resources.files("protocol").joinpath("PROTOCOL.md").read_text("utf-8")
         assert f"| subscriptions of a worker, requests of it that are open | {MAX_OPEN} each |" in text
         assert f"`corr_id` | {MAX_NAME} |" in text
+
+
+def test_a_reply_to_who_reads_nothing_ends_the_request_all_the_same(bus: Bus, a: Subscriber, b: Subscriber) -> None:
+    bus.subscribe(b, ["t"])
+    bus.handle(a, Request(envelope={"topic": "t", "corr_id": "7"}, payload=b""))
+    a.backlog = 101
+    bus.handle(b, Reply(corr_id=b.got[0].envelope["corr_id"], payload=b"!" * 50, content_type="text/plain"))
+    (ended,) = a.got
+    assert isinstance(ended, RequestFailed)
+    assert "50 bytes was dropped" in ended.message
+    assert bus.dropped == 1

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from chronetixd.core.quota import ADMIN_RESERVE
+from protocol import cbor
 from protocol import messages as wire
 from protocol.framing import encode
 
@@ -253,3 +254,40 @@ def test_diff_refuses_what_it_cannot_compare(peer: Any, scripted: Any) -> None:
     assert peer.refused("diff", flow=scripted("good"), name="nobody").name == "flow-not-found"
     assert peer.refused("diff", flow=scripted("good")).name == "bad-argument"
     assert peer.refused("diff", flow={"manifests": []}, name="f").name == "flow-invalid"
+
+
+def test_who_asks_and_does_not_read_is_answered_once_and_later_all(daemon: Any, peer: Any, scripted: Any) -> None:
+    flow = scripted("good")
+    flow["manifests"][0]["params"]["blob"] = "x" * 8_000_000
+    peer.call("submit", flow=flow, name="f", wait="running")
+    before = resident(daemon.process.pid)
+    with daemon.connect() as deaf:
+        ids = [deaf.begin("describe", flow="f") for _ in range(20)]
+        for _ in range(50):
+            peer.call("version")
+        assert resident(daemon.process.pid) - before < 60 << 20
+        assert {deaf.end(id).id for id in ids[:1]} == {ids[0]}
+        assert [deaf.end(id).id for id in ids[1:4]] == ids[1:4]
+    peer.call("stop", flow="f")
+
+
+def resident(pid: int) -> int:
+    with open(f"/proc/{pid}/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def crowd(verb: str, argument: str, items: int) -> bytes:
+    body = cbor.dumps({"type": "call", "id": 1, "verb": verb, "args": {argument: [[]] * items}})
+    return struct.pack(">I", len(body)) + body
+
+
+def test_a_call_that_carries_no_flow_has_few_items(peer: Any) -> None:
+    peer.sock.sendall(crowd("list", "x", 100_000))
+    assert peer.end(1).name == "bad-argument"
+    assert peer.call("list") == {"flows": []}
+
+
+def test_calls_behind_a_large_one_come_in_order(peer: Any) -> None:
+    peer.sock.sendall(crowd("validate", "flow", 200_000) + encode(wire.Call(id=2, verb="list")))
+    said = {peer.receive().id, peer.receive().id}
+    assert said == {1, 2}

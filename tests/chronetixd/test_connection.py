@@ -231,7 +231,7 @@ def test_draining_reads_all_that_is_there_although_descriptors_cut_it_into_piece
 
 
 def test_a_frame_that_there_is_no_memory_for_ends_its_connection(ends: Ends, until: Any, monkeypatch: Any) -> None:
-    def feed(data: bytes, descriptors: list[int]) -> Any:
+    def feed(data: bytes, descriptors: list[int], work: Any) -> Any:
         raise MemoryError
 
     monkeypatch.setattr(ends.connection._channel, "feed", feed)

@@ -30,6 +30,7 @@ def test_a_refused_client_that_never_reads_is_closed_in_the_end(
             right=Right.READ,
             gate=Gate(Quota(1, 1, 1, 1)),
             daemon="d",
+            inspection=None,  # type: ignore[arg-type]
             hello_s=60,
             frame_s=60,
             max_frame=1 << 24,
@@ -49,7 +50,7 @@ def test_a_user_s_unfinished_frames_are_bounded_over_all_of_his_connections(
     gone: list[Any] = []
     peers: list[socket.socket] = []
     for _ in range(2):
-        assert gate.admit(7, Right.READ, 0) is None
+        assert gate.admit(7, Right.OPERATE, 0) is None
         ours, theirs = socket.socketpair()
         peers.append(theirs)
         clients.Client(
@@ -57,9 +58,10 @@ def test_a_user_s_unfinished_frames_are_bounded_over_all_of_his_connections(
             ours,
             None,  # type: ignore[arg-type]
             peer=Peer(pid=1, uid=7, gid=7),
-            right=Right.READ,
+            right=Right.OPERATE,
             gate=gate,
             daemon="d",
+            inspection=None,  # type: ignore[arg-type]
             hello_s=60,
             frame_s=60,
             max_frame=1 << 24,

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from protocol import cbor, messages
 from protocol.errors import LocalError, ProtocolError
-from protocol.framing import Decoder, encode, message_types, type_of
+from protocol.framing import SMALL, Decoder, Encoding, Work, encode, message_types, type_of
 from protocol.messages import Cancel, ClientMessage, Deliver, Finished, Message, ToWorker, WorkerMessage
 
 MESSAGE_TYPES = [
@@ -226,6 +226,82 @@ class TestDecoder:
                 list(decoder.feed(frame(cbor.dumps(body))))
             assert len(str(caught.value)) < 1000
             assert "\x1b" not in str(caught.value)
+
+
+LARGE = [
+    Deliver(envelope={"ext": {f"k{n}": [n, {}] for n in range(count)}}, payload=bytes(size))
+    for count, size in ((0, SMALL), (500, 10), (5000, 100_000))
+]
+
+
+class TestWork:
+    """A decoder that has others to let go first."""
+
+    @pytest.mark.parametrize("portion", [1, 50, 5000])
+    def test_messages_are_the_same_however_little_is_done_at_a_time(self, portion: int) -> None:
+        sent = [Deliver(envelope={}, payload=b"x"), *LARGE, Deliver(envelope={}, payload=b"y")]
+        decoder: Decoder[Any] = Decoder(ToWorker)
+        got = list(decoder.feed(b"".join(map(encode, sent)), Work(portion)))
+        while decoder.busy:
+            got += decoder.feed(b"", Work(portion))
+        assert got == sent
+        assert decoder.at_boundary
+
+    def test_it_stops_within_a_frame_and_says_so(self) -> None:
+        decoder: Decoder[Any] = Decoder(ToWorker)
+        frame = bytes(encode(LARGE[2]))
+        assert list(decoder.feed(frame + b"\0\0", Work(100))) == []
+        assert decoder.busy
+        assert decoder.pending == len(frame) + 2
+        assert decoder.rest == frame + b"\0\0"
+        other: Decoder[Any] = Decoder(ToWorker)
+        assert list(other.feed(decoder.rest)) == [LARGE[2]]
+        assert not other.busy
+
+    def test_what_is_wrong_behind_the_work_is_seen_when_its_turn_comes(self) -> None:
+        decoder: Decoder[Any] = Decoder(ToWorker)
+        assert len(list(decoder.feed(encode(LARGE[0]) + b"\xff\xff\xff\xff", Work(60)))) == 1
+        assert decoder.busy
+        with pytest.raises(ProtocolError, match="4294967295 bytes"):
+            list(decoder.feed(b"", Work(100)))
+        assert not decoder.busy
+
+    def test_a_frame_of_more_items_than_allowed_is_refused(self) -> None:
+        decoder: Decoder[Any] = Decoder(ToWorker, max_items=100)
+        with pytest.raises(ProtocolError, match="more than 100 items"):
+            list(decoder.feed(encode(LARGE[1])))
+
+    def test_what_was_made_of_a_frame_that_is_refused_is_there_to_be_freed(self) -> None:
+        decoder: Decoder[Any] = Decoder(ToWorker)
+        body = cbor.dumps([[n] for n in range(2000)])
+        with pytest.raises(ProtocolError):
+            list(decoder.feed(frame(body)))
+        assert len(decoder.waste[0]) == 2000
+        cut: Decoder[Any] = Decoder(ToWorker)
+        with pytest.raises(ProtocolError):
+            list(cut.feed(frame(body[:-1] + b"\xff")))
+        assert cut.waste
+
+    def test_an_answer_is_the_same_however_little_is_done_at_a_time(self) -> None:
+        result = messages.Result(id=3, value={"many": [[n, messages.Cancel(id=n)] for n in range(500)]})
+        encoding = Encoding(result)
+        while not encoding.step(Work(10)):
+            pass
+        assert encoding.take() == encode(result)
+        with pytest.raises(LocalError, match="at most 100 fit"):
+            Encoding(result, 100).step(Work(10_000))
+
+    def test_without_memory_the_stream_ends_and_nothing_is_passed_over(self, monkeypatch: Any) -> None:
+        def none(*_arguments: Any) -> Any:
+            raise MemoryError
+
+        decoder: Decoder[Any] = Decoder(ToWorker)
+        monkeypatch.setattr(cbor, "loads", none)
+        with pytest.raises(MemoryError):
+            list(decoder.feed(encode(Cancel(id=1))))
+        monkeypatch.undo()
+        with pytest.raises(MemoryError):
+            list(decoder.feed(encode(Cancel(id=2))))
 
 
 class TestEncode:

@@ -143,6 +143,42 @@ def _keepsakes(world: World, args: Args) -> None:
             kept.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # or our own close waits
 
 
+def _crowds(world: World, args: Args) -> None:
+    """Frames of up to a million items, some at once, their last bytes together; others are answered meanwhile."""
+    item = bytes.fromhex(args["item"])
+    count = min(args["items"], wire.MAX_FRAME // len(item) - 100)
+    args_map = b"\xa1\x61a\x9a" + struct.pack(">I", count) + item * count
+    body = b"\xa4\x64type\x64call\x62id\x01\x64verb\x68validate\x64args" + args_map
+    frame = struct.pack(">I", len(body)) + body
+    with ExitStack() as stack:
+        socks = [stack.enter_context(_connected(world)) for _ in range(args["abreast"])]
+        for sock in socks:
+            sock.sendall(HELLO + frame[:-1])
+        for sock in socks:
+            sock.sendall(frame[-1:])
+        with world.client() as client:
+            for _ in range(10):
+                client.call("version", timeout=10)
+
+
+def _unread(world: World, args: Args) -> None:
+    """Many ask for much and read nothing of it: the daemon does not grow by what they asked for."""
+    asked = b"".join(encode(wire.Call(id=n, verb="describe", args={"flow": args["flow"]})) for n in range(1, 64))
+    before = processes.memory(world.pid, "VmRSS")
+    with ExitStack() as stack:
+        for _ in range(args["deaf"]):
+            sock = stack.enter_context(_connected(world))
+            sock.setblocking(False)
+            with suppress(OSError):
+                sock.sendall(HELLO + asked)
+        with world.client() as client:
+            for _ in range(10):
+                client.call("version", timeout=10)
+        grown = processes.memory(world.pid, "VmRSS") - before
+    if grown > args["deaf"] * UNREAD_EACH + UNREAD_ALL:
+        raise Violation(f"{args['deaf']} clients that read nothing cost {grown >> 20} MiB")
+
+
 def _many(world: World, args: Args) -> None:
     """Ten thousand connections, as many at once as we can have; the daemon has few descriptors. Who is refused is told
     or cut off, and who asks on a connection that was there before gets his answer."""
@@ -177,6 +213,10 @@ def _many(world: World, args: Args) -> None:
         resource.prlimit(world.pid, resource.RLIMIT_NOFILE, before)
 
 
+UNREAD_EACH = 1 << 20
+UNREAD_ALL = 64 << 20
+"""Bytes that the daemon may grow by for each client that reads nothing, and for anything else meanwhile."""
+
 SCENARIOS = (
     Scenario(
         "garbage",
@@ -200,6 +240,20 @@ SCENARIOS = (
             "seconds": chance.choice([20, 40]),
         },
         _keepsakes,
+    ),
+    Scenario(
+        "crowded-frames",
+        lambda chance: {
+            "item": chance.choice(["80", "a0", "a1616200", "f6", "6161"]),
+            "items": chance.choice([1000, 100_000, 1_000_000]),
+            "abreast": chance.choice([1, 4, 16]),
+        },
+        _crowds,
+    ),
+    Scenario(
+        "unread-answers",
+        lambda chance: {"deaf": chance.randint(1, 40), "flow": chance.choice(sorted(FLOWS))},
+        _unread,
     ),
     Scenario(
         "ten-thousand-connects",
