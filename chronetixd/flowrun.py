@@ -19,7 +19,7 @@ import msgspec
 import structlog
 
 import shm
-from chronetixd import memory, rewiring
+from chronetixd import memory
 from chronetixd.alarm import due_ns, left_s
 from chronetixd.core import flow_words as core
 from chronetixd.core import worker as life
@@ -29,6 +29,7 @@ from chronetixd.core.flow import Flow
 from chronetixd.core.flow_words import FlowEvent, FlowState, Instruction, NodeEvent, StopMode
 from chronetixd.core.machine import IllegalEvent
 from chronetixd.core.reason import reason
+from chronetixd.core.wiring.lives import LostMemory
 from chronetixd.core.worker import Exit, WorkerState
 from chronetixd.failures import FrameFailures
 from chronetixd.hearing import Hearing
@@ -40,7 +41,7 @@ from chronetixd.kept import Kept
 from chronetixd.keys import Key
 from chronetixd.lives import Lives
 from chronetixd.news import News
-from chronetixd.plan import Plan
+from chronetixd.plan import NodePlan, Plan
 from chronetixd.probes import Probes
 from chronetixd.revivals import Revivals
 from chronetixd.rollout import Rollout
@@ -89,6 +90,8 @@ class FlowRun:
         self._last_deaths: dict[str, Death] = {}
         self.revivals = Revivals(services.loop, nodes, lambda node: self.dispatch(core.NodeDeadline(node)))
         self._silent: dict[str, asyncio.TimerHandle] = {}
+        self._former: dict[str, tuple[NodePlan, str]] = {}
+        """Nodes that the flow has no more, until their worker is gone: how they were to be run, and where."""
         self._handovers: dict[str, Any] = {}
         """Results of workers that have left, for those that take over."""
         self.rollout: Rollout | None = None
@@ -136,14 +139,14 @@ class FlowRun:
         self._keeping = Keeping(self._services.store, self.name, kept)
         self.home = Homecoming(self._services.loop, self, lives, Kept(kept, whole=whole))
         for node in self.plan.nodes.values():
-            self.wiring.rerouting.know(node.configure)
+            self.wiring.know(node.configure)
         self.machine.resume({life.node: life.incarnation for life in lives}, self.home.over)
         self.home.begin()
 
     def came_home(
         self,
         told: list[ToNode],
-        lost: rewiring.LostMemory | None,
+        lost: LostMemory | None,
         held: Sequence[tuple[str, wire.Message, list[int]]],
         died: Mapping[str, Exit],
         stop: core.StopRequested | None,
@@ -363,7 +366,7 @@ class FlowRun:
             case core.Configure(node):
                 self._configure(node)
             case core.Relink(node):
-                self.send_wiring(self.wiring.links.relink(node))
+                self.send_wiring(self.wiring.relink(node))
                 self.announce_relinked()
             case core.Start(nodes):
                 self._start(nodes)
@@ -419,6 +422,11 @@ class FlowRun:
             self._contained(self._worker_exited),
         )
 
+    def _planned(self, node: str) -> tuple[NodePlan, str]:
+        """How ``node`` is run, and where; also one that the flow has no more."""
+        found = self.plan.nodes.get(node)
+        return (found, self.plan.base_dir) if found is not None else self._former[node]
+
     def new_worker(self, node: str) -> WorkerProcess:
         """What is to be the process of ``node`` from now on."""
         services = self._services
@@ -429,7 +437,7 @@ class FlowRun:
             services.logs,
             self._callbacks,
             services.nursery,
-            self.plan.nodes[node].manifest.resource_claims,
+            self._planned(node)[0].manifest.resource_claims,
             services.max_frame,
         )
         return worker
@@ -452,13 +460,14 @@ class FlowRun:
             self._not_spawned(worker, "it was to end before it was asked for")
             return
         env = {"CHRONETIX_FLOW": self.name, "CHRONETIX_NODE": node}
-        argv = self.plan.nodes[node].argv
+        plan, base_dir = self._planned(node)
+        argv = plan.argv
         spare = None if argv else services.spares.take()
         try:
             if spare is not None:
-                worker.adopt(spare, env, self.plan.base_dir)
+                worker.adopt(spare, env, base_dir)
             else:
-                worker.spawn(services.launcher, argv, env, self.plan.base_dir)
+                worker.spawn(services.launcher, argv, env, base_dir)
         except OSError as refused:
             if spare is not None:
                 services.spares.give_back(spare)
@@ -469,7 +478,7 @@ class FlowRun:
         self.dispatch(NodeEvent(worker.node, life.SpawnFailed(why)))
 
     def _configure(self, node: str) -> None:
-        message = self.wiring.configure(node, self.plan.nodes[node].configure)
+        message = self.wiring.configure(node, self._planned(node)[0].configure)
         if message.on_daemon_loss == "survive":
             message = msgspec.structs.replace(message, socket=self._services.socket(), token=self._lives.token(node))
         self.workers[node].send(message)
@@ -477,7 +486,7 @@ class FlowRun:
     def _start(self, nodes: tuple[str, ...]) -> None:
         """All are ready: first put everyone on the bus, so that nothing published from now on is missed."""
         for node in nodes if self._on_bus else self.workers:
-            self._services.bus.subscribe(self.workers[node], self.plan.nodes[node].configure.subscriptions)
+            self._services.bus.subscribe(self.workers[node], self._planned(node)[0].configure.subscriptions)
         self._on_bus = True
         starting = {node: self.workers[node] for node in nodes}
         if self.plan.flow.on_daemon_loss == "survive":
@@ -511,6 +520,7 @@ class FlowRun:
 
     def revise(self, plan: Plan, change: Change) -> None:
         """From now on it is the flow of ``plan``, which differs by ``change``: for who is born, and for who asks."""
+        self._former |= {node: (self.plan.nodes[node], self.plan.base_dir) for node in change.named("removed")}
         self.plan = plan
         edges = tuple((route.source, route.target) for route in plan.data_routes)
         self.machine.revise(tuple(plan.nodes), edges, plan.rules, plan.strategy)
@@ -522,7 +532,7 @@ class FlowRun:
         untold = change.named("added") | change.named("changed") | change.named("removed")
         switched = frozenset(each.name for each in change.routes if each.kind == "changed")
         self.taps.removed({each.name for each in change.routes if each.kind == "removed"})
-        self.send_wiring(self.wiring.rerouting.revise(plan.data_routes, told, untold, switched))
+        self.send_wiring(self.wiring.revise(plan.data_routes, told, untold, switched))
 
     def take_over(self, node: str, worker: WorkerProcess | None) -> None:
         """``node`` has no worker: ``worker``, which has stood by, is its next one; without one it gets a new one."""
@@ -542,6 +552,7 @@ class FlowRun:
     def _removed(self, node: str) -> None:
         del self.workers[node]
         self.failures.pop(node, None)
+        self._former.pop(node, None)
         self.revivals.forget(node)
 
     def _leave(self, node: str) -> None:
@@ -558,7 +569,7 @@ class FlowRun:
         try:
             self.send_wiring(settle(node))
             self.keep()
-        except rewiring.LostMemory as lost:
+        except LostMemory as lost:
             self.dispatch(core.NoSuccession(lost.node, lost.what))
         except (shm.PeerFault, OSError, MemoryError) as fault:
             self.dispatch(core.NoSuccession(node, f"left a ring that nobody can go on from: {fault}"))
@@ -569,7 +580,7 @@ class FlowRun:
         if not self.machine.restarts or not self.machine.count(WorkerState.READY):
             return
         for node, subject in tuple(self.machine.workers.items()):
-            if subject.state is WorkerState.READY and self.wiring.links.relinked(node):
+            if subject.state is WorkerState.READY and self.wiring.relinked(node):
                 self.dispatch(NodeEvent(node, life.Relinked()))
 
     def _entered(self, state: FlowState) -> None:
@@ -588,7 +599,7 @@ class FlowRun:
 
     def _begin_watching(self, node: str) -> None:
         """Its worker runs: timers tick, and it is asked whether it lives."""
-        timers = self.plan.nodes[node].configure.timers
+        timers = self._planned(node)[0].configure.timers
         if timers:
             self._services.bus.start_timers(self.workers[node], timers)
         self.probes.start(node)
@@ -711,6 +722,8 @@ class FlowRun:
         """Copies of the descriptors travel: ours may be closed before a worker has read what is sent to it. Whoever
         cannot be told for want of descriptors would wait for ever, and is killed."""
         for node, message, descriptors in messages:
+            if isinstance(message, wire.Link) and self.machine.workers[node].state is WorkerState.OFFERED:
+                self.dispatch(NodeEvent(node, life.LinkSent()))
             copies: list[int] = []
             try:
                 for fd in descriptors:

@@ -83,15 +83,15 @@ class Hearing:
             case wire.Offer():
                 self._offered(node, message, descriptors)
             case wire.Linked():
-                run.send_wiring(run.wiring.links.linked(node, message))
+                run.send_wiring(run.wiring.linked(node, message))
                 run.announce_relinked()
             case wire.Drained():
-                told = run.wiring.rerouting.drained(node, message)
+                told = run.wiring.drained(node, message)
                 run.keep()
                 run.send_wiring(told)
                 run.tell()
             case wire.Ready():
-                run.send_wiring(run.wiring.links.ready(node))
+                run.send_wiring(run.wiring.ready(node))
                 run.dispatch(NodeEvent(node, life.BecameReady()))
             case wire.Started():
                 run.dispatch(NodeEvent(node, life.HasStarted()))
@@ -104,19 +104,19 @@ class Hearing:
                 run.dispatch(NodeEvent(node, life.Faulted(phase, f"{name}: {text}", consequence)))
             case wire.Segment():
                 run.held_frames.stir()
-                told = run.wiring.segments.grow(node, message, descriptors)
+                told = run.wiring.grow(node, message, descriptors)
                 run.keep()
                 run.send_wiring(told)
                 source = run.source(node)
                 if source is not None:
                     run.taps.grew(node, message.index, source.segments[message.index])
             case wire.SegmentMapped():
-                run.send_wiring(run.wiring.segments.mapped(node, message))
+                run.send_wiring(run.wiring.mapped(node, message))
             case wire.SegmentDropped(route=""):
-                run.send_wiring(run.wiring.segments.drop(node, message, reuse=not run.taps.listen_to(node)))
+                run.send_wiring(run.wiring.drop(node, message, reuse=not run.taps.listen_to(node)))
                 run.keep()
             case wire.SegmentDropped():
-                run.send_wiring(run.wiring.segments.dropped(node, message))
+                run.send_wiring(run.wiring.dropped(node, message))
             case wire.Log():
                 run.held_frames.stir()
                 worker.logged(message)
@@ -140,7 +140,7 @@ class Hearing:
 
     def _gave_up(self, node: str, route: str, waited_ns: int) -> None:
         """A consumer was too slow for its route's limit: the route is closed, and everybody may know."""
-        if not self._run.wiring.rerouting.has_output(node, route):
+        if not self._run.wiring.has_output(node, route):
             raise error("malformed-message", type="gave-up", reason=f"{route!r} is not an output of node {node!r}")
         self._run.news.given_up(node, route, waited_ns)
 
@@ -155,8 +155,5 @@ class Hearing:
         if state not in LINKED:
             run.dispatch(NodeEvent(node, life.Offered()))
         if state is WorkerState.OFFERING or state in LINKED:
-            for link in run.wiring.links.due(node):
-                if run.machine.workers[link.node].state is WorkerState.OFFERED:
-                    run.dispatch(NodeEvent(link.node, life.LinkSent()))
-                run.send_wiring([link])
+            run.send_wiring(run.wiring.due(node))
             run.tell()

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from chronetixd import rewiring
 from chronetixd.core import flow_words as core
+from chronetixd.core.wiring.lives import LostMemory
 from chronetixd.core.worker import Exit, WorkerState
 from chronetixd.journal import StoredLife
 from chronetixd.kept import Kept
@@ -188,7 +189,7 @@ class Homecoming:
         lost = None
         try:
             told = self._run.wiring.take_over(self._shown, dead, self.over, self._kept)
-        except rewiring.LostMemory as reason:
+        except LostMemory as reason:
             lost, told = reason, []
         self._kept.close()
         self._run.came_home(told, lost, self._held, self._died, self._stop)

@@ -12,10 +12,11 @@ import struct
 from collections.abc import Iterator, Mapping
 
 import shm
+from chronetixd.checked import checked
+from chronetixd.core.wiring.stages import Memory
 from chronetixd.core.worker import Exit
 from chronetixd.keys import Key, Kind
 from chronetixd.pidfd import is_pidfd, told_by
-from chronetixd.stages import Memory, checked
 from protocol.errors import ChronetixError
 
 _CLOSED, _NEXT, _STAMPS = 64, 264, 5376

@@ -14,21 +14,14 @@ from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import shm
+from chronetixd.checked import checked
+from chronetixd.core.wiring.stages import DataRoute, Handle, Memory, Place, Stage, check_count
+from chronetixd.core.wiring.states import ConsumerEnd, NodeState, ProducerEnd
 from chronetixd.kept import Kept
 from chronetixd.keys import Key
-from chronetixd.stages import DataRoute, Memory, Place, Stage, check_count, checked
 from protocol.errors import error
 from protocol.messages import Reattach
 from protocol.messages import Stage as ShownStage
-
-
-class LostMemory(Exception):
-    """``node`` cannot be continued; ``what`` is the rest of a sentence about it."""
-
-    def __init__(self, node: str, what: str) -> None:
-        super().__init__(node, what)
-        self.node = node
-        self.what = what
 
 
 @dataclass(slots=True)
@@ -50,13 +43,13 @@ def shown(
 
     Raises ProtocolError ``descriptor-refused`` or ``malformed-message``, and then has kept nothing.
     """
+    check_count(node, len(message.segments))
     _check_routes(node, "outputs", message.outputs, {route.id for route in outputs})
     _check_routes(node, "inputs", message.inputs, {route.id for route in inputs})
     if not _fit(message):
         told = f"segments {message.segments}, unconfirmed {message.unconfirmed}, dropped {message.dropped}"
         reason = f"{told}: each once, the second of the first, and the third not"
         raise error("malformed-message", type="reattach", reason=reason)
-    check_count(node, len(message.segments))
     fds = iter(descriptors)
     try:
         bell = shm.Doorbell(next(fds))
@@ -122,30 +115,37 @@ def _stage(
     route: DataRoute, epoch: int, producer: Shown | None, consumer: Shown | None, kept: Kept, dead: Container[str]
 ) -> Stage:
     stage = Stage(route, epoch)
+    told_producer = told_consumer = False
     shown_ring = producer.rings.get((route.id, epoch)) if producer is not None else None
     shown_credit = consumer.credits.get((route.id, epoch)) if consumer is not None else None
     kept_ring = kept.ring(route.id, epoch) if shown_ring is None else None
     kept_credit = kept.credit(route.id, epoch) if consumer is None and route.target in dead else None
     if shown_ring is not None and producer is not None:
-        stage.ring, told = shown_ring
-        stage.producer, stage.resume, stage.told_producer = producer.memory, told.resume, told.linked
+        ring, told = shown_ring
+        stage.ring, stage.producer, stage.resume = Handle(ring), producer.memory, told.resume
+        told_producer = told.linked
     elif kept_ring is not None:
-        key, stage.ring, stage.producer = kept_ring
-        stage.resume = key.resume
+        key, ring, stage.producer = kept_ring
+        stage.ring, stage.resume = Handle(ring), key.resume
     if shown_credit is not None and consumer is not None:
-        stage.credit, told = shown_credit
-        stage.consumer, stage.told_consumer, stage.sent = consumer.memory, told.linked, set(told.segments)
+        credit, told = shown_credit
+        stage.credit, stage.consumer, stage.sent = Handle(credit), consumer.memory, set(told.segments)
+        told_consumer = told.linked
         stage.consumer_incarnation = consumer.incarnation
         stage.resume = max(stage.resume, told.resume)
     elif kept_credit is not None:
-        stage.credit, stage.consumer = kept_credit[1], kept.memory(route.target)
+        stage.credit, stage.consumer = Handle(kept_credit[1]), kept.memory(route.target)
         stage.consumer_incarnation = kept_credit[0].incarnation
-        stage.told_consumer = stage.ring is not None  # each was kept before anybody was told of the other
+        told_consumer = stage.ring is not None  # each was kept before anybody was told of the other
         stage.resume = max(stage.resume, kept_credit[0].resume)
     if kept_ring is not None:
-        stage.told_producer = stage.told_consumer or _has_frames(kept_ring[1])
+        told_producer = told_consumer or _has_frames(kept_ring[1])
     elif stage.ring is None and route.source in dead:
-        stage.told_producer = stage.told_consumer
+        told_producer = told_consumer
+    if stage.ring is not None or told_producer:
+        stage.producer_end = ProducerEnd.LINKED if told_producer else ProducerEnd.OFFERED
+    if stage.credit is not None or told_consumer:
+        stage.consumer_end = ConsumerEnd.LINKED if told_consumer else ConsumerEnd.OFFERED
     if stage.producer is not None:
         stage.producer.stages += 1
     for fd in (stage.ring, stage.credit):
@@ -184,22 +184,15 @@ def missing(stages: Iterable[Stage], dead: Container[str], kept: Kept) -> Iterat
             yield stage.route.target, f"died while no daemon was there, and what it had to drain of {name!r} is lost"
 
 
-def check_drainable(stages: Iterable[Stage]) -> None:
-    """Raises LostMemory when the consumer of these stages has died, and a successor of it has to drain what is there no
-    more: its own mapping of it was the last."""
-    for stage in stages:
-        if stage.ended and stage.told_consumer and stage.ring is None:
-            what = f"died, and what it had to drain of {stage.route.id!r} died with it: no daemon had kept that"
-            raise LostMemory(stage.route.target, what)
-
-
-def place(node: str, had: Shown | None, outputs: list[DataRoute], inputs: list[DataRoute]) -> Place:
-    """A node as it was before the daemon died."""
-    found = Place(node, list(outputs), list(inputs))
+def place(node: str, had: Shown | None, outputs: list[DataRoute], inputs: list[DataRoute], *, over: bool) -> Place:
+    """A node as it was before the daemon died; ``over`` if it had come to its end."""
+    found = Place(node, list(outputs), list(inputs), source=not inputs)
     if had is not None:
         found.memory = had.memory
         found.memory.incarnation = found.incarnation = had.incarnation
-        found.configured = found.linked = found.ready = found.started = found.came_back = True
+        found.state, found.came_back = NodeState.STARTED, True
+    if over:
+        found.state = NodeState.GONE
     return found
 
 
@@ -207,7 +200,8 @@ def bury(place: Place, kept: Kept, incarnation: int) -> None:
     """Its worker is dead: what there is of it was kept."""
     place.memory = kept.memory(place.node)
     place.incarnation = incarnation
-    place.configured = place.linked = place.ready = place.started = True
+    if not place.gone:
+        place.state = NodeState.STARTED
 
 
 def memories(stages: Iterable[Stage], places: Mapping[str, Place]) -> dict[Key, int]:

@@ -141,7 +141,7 @@ class Rollout:
         }
         wiring = self._run.wiring
         runs = machine.state is FlowState.RUNNING
-        return core.View(nodes, runs, self._obstacle(), tuple(wiring.rerouting.under_way), wiring.rerouting.clean)
+        return core.View(nodes, runs, self._obstacle(), tuple(wiring.under_way), wiring.clean)
 
     def _obstacle(self) -> str:
         """Routes can be changed between nodes that run, or begin, and no others."""
@@ -252,10 +252,9 @@ class Rollout:
         self._unwatch()
         for standby in self._standing.values():
             standby.dismiss()
-        for route, frames in self._run.wiring.rerouting.lost.items():
+        for route, frames in self._run.wiring.take_lost().items():
             text = f"{frames} frames of route {route} are lost: who had to work on them was killed"
             self._run.news.rollout("lost-frames", self.number, text)
-        self._run.wiring.rerouting.lost.clear()
         self._run.news.rollout(str(self.machine.step), self.number, why)
         self._on_end(self.machine.step, why)
 

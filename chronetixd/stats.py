@@ -12,9 +12,9 @@ from typing import Any
 import msgspec
 
 from chronetixd.core.death import Death
+from chronetixd.core.wiring.stages import DataRoute
 from chronetixd.core.worker import WorkerState
 from chronetixd.flowrun import FlowRun
-from chronetixd.stages import DataRoute
 from chronetixd.turns import Pace
 from protocol import cbor
 from protocol.contract import Liveness, Restart, Route

@@ -1,68 +1,133 @@
-"""The shared memory of one flow as the daemon sees it: who offered which descriptor, and who has to get it.
+"""The shared memory of one flow as the daemon has it: the shell of the machine in ``core.wiring``.
 
-Nobody's word is taken: every descriptor is checked (seals, size, header) before it is kept. Memory outlives the worker
-that made it: until the flow has ended, or until a stage whose producer is dead is drained. Nodes may die and be born
-again: see ``stages``, and Succession in PROTOCOL.md. No message is sent here; what has to be sent is returned. Growth
-and shrinking are in ``segments``, links in ``links``, other routes while a flow runs in ``rerouting``.
+Nobody's word is taken: every descriptor is checked (seals, size, header) before the machine hears of it. A handle is
+the descriptor's number, a doorbell stands for itself. Memory outlives the worker that made it: until the flow has
+ended, or until a stage whose producer is dead is drained. No message is sent here; what has to be sent is returned.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, cast
-
-import msgspec
+import resource
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import shm
 from chronetixd import rewiring
+from chronetixd.checked import checked
 from chronetixd.core.death import HeldFrames
-from chronetixd.counters import Counters
+from chronetixd.core.wiring.lives import LostMemory
+from chronetixd.core.wiring.machine import Machine
+from chronetixd.core.wiring.net import Close
+from chronetixd.core.wiring.net import ToNode as Told
+from chronetixd.core.wiring.segments import check_new
+from chronetixd.core.wiring.stages import MAX_SEGMENTS, DataRoute, Handle, Snapshot, check_count
 from chronetixd.kept import Kept
 from chronetixd.keys import Key
-from chronetixd.links import Links, at
-from chronetixd.net import Net, Remains, ToNode
-from chronetixd.offers import in_order, keep
-from chronetixd.rerouting import Rerouting
-from chronetixd.segments import Segments, check_segment
-from chronetixd.stages import DataRoute, Ends, Memory, Place, Stage, checked
 from chronetixd.upgrade.bag import Bag, Unbag
 from chronetixd.upgrade.packed import PackedWiring
 from chronetixd.upgrade.wiring import Packer, Unpacker
+from protocol import messages as wire
 from protocol.errors import error
-from protocol.messages import Configure, Detach, Offer, Port, Reattach, Retract
 
 if TYPE_CHECKING:
     from shm._native import RouteSnapshot
 
 __all__ = ["DataRoute", "ToNode", "Wiring"]
 
+Remains = Callable[[int], tuple[int, int]]
+"""Where a dead producer's RING ends, as a position, and the highest input_seq committed to it. Raises PeerFault."""
+
+
+SHARE = 8
+"""A flow's arenas may grow by one in so many of the descriptors that the daemon may have open."""
+
+
+def most_of_flow() -> int:
+    """Segments that all arenas of one flow may have together."""
+    return max(MAX_SEGMENTS, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // SHARE)
+
+
+class ToNode(NamedTuple):
+    """A message for ``node``, with descriptors that stay ours."""
+
+    node: str
+    message: wire.Message
+    descriptors: tuple[int, ...] = ()
+
+
+class Views:
+    """Reads RINGs and CREDITs for the machine; each pair is mapped once, until one of them is closed."""
+
+    def __init__(self, remains: Remains) -> None:
+        self._remains = remains
+        self._open: dict[tuple[int, int], shm.RouteView] = {}
+
+    def remains(self, ring: Handle) -> tuple[int, int]:
+        """Raises PeerFault."""
+        return self._remains(ring)
+
+    def snapshot(self, ring: Handle, credit: Handle) -> Snapshot | None:
+        """See ``Reader``."""
+        view = self.of((ring, credit))
+        return cast("Snapshot", view.snapshot()) if view is not None else None
+
+    def of(self, pair: tuple[Handle, Handle] | None) -> shm.RouteView | None:
+        """What a stage looks like; None before both ends were there, when one has spoilt its header, or for want of
+        memory."""
+        if pair is None:
+            return None
+        if pair not in self._open:
+            try:
+                self._open[pair] = shm.RouteView(*pair)
+            except (shm.PeerFault, ValueError, MemoryError):
+                return None
+        return self._open[pair]
+
+    def close(self, handle: Hashable) -> None:
+        """It is not needed any more."""
+        for pair in [each for each in self._open if handle in each]:
+            self._open.pop(pair).close()
+
 
 class Wiring:
     """All data routes of one flow."""
 
     def __init__(self, nodes: Iterable[str], routes: tuple[DataRoute, ...], remains: Remains = shm.remains) -> None:
-        self.net = net = Net(routes, {node: Place(node) for node in nodes}, remains=remains)
-        self.segments = Segments(net)
-        self.links = Links(net, self.segments)
-        self.rerouting = Rerouting(net, self.segments, self.links)
+        self._views = Views(remains)
+        self.machine = Machine(nodes, routes, self._views)
         self._last: dict[str, RouteSnapshot | None] = {}
-        for route in routes:
-            net.places[route.source].outputs.append(route)
-            net.places[route.target].inputs.append(route)
-            net.chains[route.id] = [Stage(route)]
-            net.counters[route.id] = Counters()
 
     @property
     def routes(self) -> tuple[DataRoute, ...]:
         """Those that the flow has."""
-        return self.net.routes
+        return self.machine.net.routes
+
+    @contextmanager
+    def _carried_out(self) -> Iterator[Machine]:
+        """What the machine says beside messages is done, whether it has failed or not."""
+        try:
+            yield self.machine
+        finally:
+            for effect in self.machine.take_effects():
+                if not isinstance(effect, Close):
+                    cast("shm.Doorbell", effect.bell).ring()
+                elif isinstance(effect.handle, int):
+                    self._views.close(effect.handle)
+                    os.close(effect.handle)
+                else:
+                    cast("shm.Doorbell", effect.handle).close()
 
     # -- workers of an earlier daemon ----------------------------------------------------------------------
 
-    def shown(self, node: str, message: Reattach, descriptors: list[int]) -> rewiring.Shown:
+    def know(self, message: wire.Configure) -> None:
+        """What a worker was told by an earlier daemon."""
+        self.machine.rerouting.know(message)
+
+    def shown(self, node: str, message: wire.Reattach, descriptors: list[int]) -> rewiring.Shown:
         """What ``node`` shows of itself, checked. Raises ProtocolError, and then nothing is kept."""
-        place = self.net.places[node]
+        place = self.machine.net.places[node]
         return rewiring.shown(node, place.outputs, place.inputs, message, descriptors)
 
     def take_over(
@@ -74,220 +139,228 @@ class Wiring:
 
         Raises LostMemory when a successor would need what nobody has.
         """
-        for node, place in self.net.places.items():
-            made = rewiring.place(node, had.get(node), place.outputs, place.inputs)
+        net = self.machine.net
+        places = {}
+        for node, place in net.places.items():
+            made = places[node] = rewiring.place(node, had.get(node), place.outputs, place.inputs, over=node in over)
             if node in dead and node not in had:
                 rewiring.bury(made, kept, dead[node])
-            made.gone = node in over
-            made.source = not made.inputs
-            self.net.places[node] = made
-        for route in self.net.routes:
-            ends = had.get(route.source), had.get(route.target)
-            self.net.chains[route.id] = rewiring.chain(route, *ends, kept, dead)
-        for node, what in rewiring.missing(self.net.stages(self.net.routes), dead, kept):
-            raise rewiring.LostMemory(node, what)
-        living = {node: shown for node, shown in had.items() if node not in dead}
-        return [told for node, shown in living.items() for told in self.segments.even_out(node, shown)]
+        chains = {
+            route.id: rewiring.chain(route, had.get(route.source), had.get(route.target), kept, dead)
+            for route in net.routes
+        }
+        with self._carried_out() as machine:
+            machine.take_over(places, chains)
+            for node, what in rewiring.missing(net.stages(net.routes), dead, kept):
+                raise LostMemory(node, what)
+            living = {node: shown for node, shown in had.items() if node not in dead}
+            return _sent(
+                told
+                for node, shown in living.items()
+                for told in machine.segments.even_out(node, shown.memory, shown.unconfirmed, shown.dropped)
+            )
 
     def memories(self) -> dict[Key, int]:
         """All that a daemon without any needs to go on from what the dead have left; the descriptors stay ours."""
-        return rewiring.memories(self.net.stages(self.net.routes), self.net.places)
+        return rewiring.memories(self.machine.net.stages(self.machine.net.routes), self.machine.net.places)
 
     # -- handed over to the next image of the daemon -------------------------------------------------------
 
     def packed(self, bag: Bag) -> PackedWiring:
         """All of it; descriptors go into ``bag``."""
-        packer = Packer(bag)
-        chains = {route: packer.stages(chain) for route, chain in self.net.chains.items()}
-        places = {node: packer.place(place) for node, place in self.net.places.items()}
+        packer, net = Packer(bag), self.machine.net
+        chains = {route: packer.stages(chain) for route, chain in net.chains.items()}
+        places = {node: packer.place(place) for node, place in net.places.items()}
         stages, memories = packer.all()
         return PackedWiring(
             memories=memories,
             stages=stages,
             chains=chains,
             places=places,
-            counters={route: counters.packed() for route, counters in self.net.counters.items()},
-            ports=[(node, route, port) for (node, route), port in self.net.ports.items()],
+            counters={route: counters.packed() for route, counters in net.counters.items()},
+            ports=[(node, route, port) for (node, route), port in net.ports.items()],
             last={route: None if last is None else dict(last) for route, last in self._last.items()},
         )
 
     def unpack(self, packed: PackedWiring, bag: Unbag) -> None:
         """Be the wiring that ``packed`` was. Raises ValueError when that is of another flow, OSError."""
-        if packed.chains.keys() != self.net.chains.keys() or packed.places.keys() != self.net.places.keys():
+        net = self.machine.net
+        if packed.chains.keys() != net.chains.keys() or packed.places.keys() != net.places.keys():
             raise ValueError("it has other nodes or routes than its contract")
-        unpacker = Unpacker(packed.stages, packed.memories, self.net.routes, bag)
-        self.net.chains = {route: unpacker.stages(chain) for route, chain in packed.chains.items()}
+        unpacker = Unpacker(packed.stages, packed.memories, net.routes, bag)
+        net.chains = {route: unpacker.stages(chain) for route, chain in packed.chains.items()}
         for node, place in packed.places.items():
-            unpacker.place(self.net.places[node], place)
+            unpacker.place(net.places[node], place)
         for route, counters in packed.counters.items():
-            self.net.counters[route].unpack(counters)
-        self.net.ports = {(node, route): port for node, route, port in packed.ports}
+            net.counters[route].unpack(counters)
+        net.ports = {(node, route): port for node, route, port in packed.ports}
         self._last = cast("dict[str, RouteSnapshot | None]", packed.last)
 
     # -- what a worker is told and offers ------------------------------------------------------------------
 
-    def configure(self, node: str, message: Configure) -> Configure:
-        """``message`` with the ports of the incarnation of ``node`` that gets it: every stage of an input, the present
-        one of an output whose consumer lives."""
-        place = self.net.places[node]
-        inputs = [port for route in message.inputs for port in self._input_ports(place, route)]
-        outputs = [self._output_port(port) for port in message.outputs if self._has_consumer(port.route)]
-        rings = [self.net.chains[port.route][-1] for port in outputs]
-        credits = [stage for route in message.inputs for stage in self.net.chains[route.route]]
-        place.configured, place.source = True, not message.inputs
-        place.due.append(Ends(rings, credits))
-        return msgspec.structs.replace(message, inputs=inputs, outputs=outputs, incarnation=place.incarnation)
+    def configure(self, node: str, message: wire.Configure) -> wire.Configure:
+        """``message`` with the ports of the incarnation of ``node`` that gets it."""
+        return self.machine.lives.configure(node, message)
 
-    def _input_ports(self, place: Place, port: Port) -> list[Port]:
-        self.net.ports[place.node, port.route] = port
-        return [at(port, stage) for stage in self.net.chains[port.route]]
-
-    def _output_port(self, port: Port) -> Port:
-        stage = self.net.chains[port.route][-1]
-        return msgspec.structs.replace(port, epoch=stage.epoch, base_seq=stage.base_seq, resume=stage.resume)
-
-    def _has_consumer(self, route: str) -> bool:
-        return not self.net.places[self.net.chains[route][-1].route.target].gone
-
-    def offer(self, node: str, message: Offer, descriptors: list[int]) -> list[ToNode]:
+    def offer(self, node: str, message: wire.Offer, descriptors: list[int]) -> list[ToNode]:
         """Check and keep what ``node`` offers; takes ``descriptors`` over (empties the list). What consumers have to be
         told of stages that it has left; links are due after that.
 
         Raises ProtocolError ``descriptor-refused`` or ``malformed-message``, and then has kept nothing.
         """
-        place = self.net.places[node]
-        if not place.due:
-            raise error("unexpected-message", type="offer", when="without having been asked")
-        due, ends = in_order(place, message)
+        _, ends = self.machine.lives.expected(node, message)
         fds = iter(descriptors)
         try:
             bell = shm.Doorbell(next(fds))
         except (OSError, ValueError, shm.PeerFault) as reason:
             raise error("descriptor-refused", what=f"the doorbell of node {node!r}", reason=str(reason)) from None
-        memory = place.memory or Memory(bell, incarnation=place.incarnation)
         try:
             if len(message.segments) > 1:
-                self.segments.check_share(node, memory, len(message.segments))
+                self._check_share(node, len(message.segments))
             rings = [checked(next(fds), "ring", f"the ring of route {stage.route.id!r}") for stage in ends.rings]
             credits = [checked(next(fds), "credit", f"the credits of route {s.route.id!r}") for s in ends.credits]
             segments = {index: next(fds) for index in message.segments}
             for index, fd in segments.items():
-                check_segment(memory, node, index, fd)
-            for stage, fd in zip(ends.rings, rings, strict=True):
-                self.rerouting.check_continues(stage, fd)
-            self.rerouting.check_ends(due.leave)
-            if due.changes:
-                self.rerouting.note_sent(place)
+                self._check_segment(node, index, fd)
+            based = [(Handle(ring), rewiring.base_seq(ring)) for ring in rings]
+            kept = {index: Handle(fd) for index, fd in segments.items()}
+            with self._carried_out() as machine:
+                told = machine.lives.offer(node, message, bell, based, [Handle(fd) for fd in credits], kept)
         except shm.PeerFault as fault:
             bell.close()
             raise error("descriptor-refused", what=f"a ring of node {node!r}", reason=str(fault.args[0])) from None
         except BaseException:
             bell.close()
             raise
-        if place.memory is not None:
-            bell.close()
-        place.memory = memory
-        memory.segments |= segments
         os.close(descriptors[0])
         descriptors.clear()
-        keep(memory, ends, rings, credits)
-        place.due.remove(due)
-        if due.changes:
-            self.rerouting.begin_after_sent(ends.rings, place)
-        told = [
-            each
-            for stage in ends.rings
-            if stage not in self.net.chains[stage.route.id]
-            for each in self.rerouting.next(stage)
-        ]
-        told += [each for name in due.leave if name in self.net.removed for each in self.rerouting.conclude(name)]
-        return told + self.rerouting.change_outputs()
+        return _sent(told)
+
+    def due(self, node: str) -> list[ToNode]:
+        """The links that are due now that ``node`` has offered: its own, and those of its peers."""
+        return _sent(self.machine.links.due(node))
+
+    def ready(self, node: str) -> list[ToNode]:
+        """``node`` is ready: it has mapped all that came with its link, and can be told of stages begun meanwhile.
+        Raises ProtocolError."""
+        with self._carried_out() as machine:
+            return _sent(machine.ready(node))
+
+    def relink(self, node: str) -> list[ToNode]:
+        """The successor ``node`` is ready: links for the producers that had been linked to its predecessor."""
+        return _sent(self.machine.relink(node))
+
+    def relinked(self, node: str) -> bool:
+        """No producer has to be linked to the successor ``node`` any more: it may start. Said once."""
+        return self.machine.links.relinked(node)
+
+    def linked(self, node: str, message: wire.Linked) -> list[ToNode]:
+        """``node`` has mapped what a link after its first brought. Raises ProtocolError when none is unanswered."""
+        with self._carried_out() as machine:
+            return _sent(machine.linked(node, message))
 
     def started(self, node: str) -> None:
         """``node`` is told to start: from now on it may take and return frames."""
-        self.net.places[node].started = True
+        self.machine.started(node)
+
+    def grow(self, node: str, message: wire.Segment, descriptors: list[int]) -> list[ToNode]:
+        """``node``'s arena has a further segment; takes ``descriptors`` over, unless it has shown that one already.
+        Raises ProtocolError."""
+        memory = self.machine.net.places[node].memory
+        again = memory is not None and message.index in memory.shown_so and message.index in memory.segments
+        if not again:
+            self._check_segment(node, message.index, descriptors[0])
+            self._check_share(node, 1)
+        with self._carried_out() as machine:
+            told = machine.grow(node, message, Handle(descriptors[0]))
+        if not again:
+            descriptors.clear()
+        return _sent(told)
+
+    def _check_segment(self, node: str, index: int, fd: int) -> None:
+        """Is ``fd`` a segment that ``node`` has not had yet? Raises ProtocolError."""
+        memory = self.machine.net.places[node].memory
+        if memory is not None:
+            check_new(memory, node, index)
+        checked(fd, "segment", f"segment {index} of node {node!r}")
+
+    def _check_share(self, node: str, more: int) -> None:
+        """Raises ProtocolError ``quota-exceeded`` when ``node`` may not have ``more`` further segments."""
+        memory = self.machine.net.places[node].memory
+        check_count(node, (len(memory.segments) if memory is not None else 0) + more)
+        most = most_of_flow()
+        if self.machine.segments.held + more > most:
+            raise error("quota-exceeded", what=f"another segment of node {node!r} and of its flow", limit=most)
+
+    def mapped(self, node: str, message: wire.SegmentMapped) -> list[ToNode]:
+        """``node`` can follow descriptors into a segment of one of its inputs. Raises ProtocolError."""
+        return _sent(self.machine.mapped(node, message))
+
+    def drop(self, node: str, message: wire.SegmentDropped, *, reuse: bool = True) -> list[ToNode]:
+        """``node`` has given a segment of its arena back. Raises ProtocolError."""
+        with self._carried_out() as machine:
+            return _sent(machine.drop(node, message, reuse=reuse))
+
+    def dropped(self, node: str, message: wire.SegmentDropped) -> list[ToNode]:
+        """``node`` has unmapped a segment of an input. Raises ProtocolError."""
+        with self._carried_out() as machine:
+            return _sent(machine.dropped(node, message))
 
     def offered_by(self, node: str) -> tuple[int, dict[int, int]] | None:
         """Doorbell and segments of the worker of ``node``, which stay ours; None when there is none, or no more."""
-        place = self.net.places.get(node)
-        return (
-            None
-            if place is None or place.memory is None or place.gone
-            else (place.memory.doorbell.fileno(), place.memory.segments)
-        )
+        place = self.machine.net.places.get(node)
+        if place is None or place.memory is None or place.gone:
+            return None
+        return _number(place.memory.doorbell), place.memory.segments
+
+    # -- other routes --------------------------------------------------------------------------------------
+
+    def revise(
+        self,
+        routes: tuple[DataRoute, ...],
+        told: Mapping[str, wire.Configure],
+        untold: Iterable[str],
+        switched: Collection[str],
+    ) -> list[ToNode]:
+        """From now on these are the routes."""
+        with self._carried_out() as machine:
+            return _sent(machine.rerouting.revise(routes, told, untold, switched))
+
+    def drained(self, node: str, message: wire.Drained) -> list[ToNode]:
+        """``node`` has emptied and returned a stage with which its producer has done. Raises ProtocolError."""
+        with self._carried_out() as machine:
+            return _sent(machine.drained(node, message))
+
+    def has_output(self, node: str, route: str) -> bool:
+        """Does ``node`` send to ``route``, or did it until shortly?"""
+        return self.machine.rerouting.has_output(node, route)
+
+    @property
+    def under_way(self) -> list[str]:
+        """Nodes whose routes have not changed yet as they were told."""
+        return self.machine.rerouting.under_way
+
+    @property
+    def clean(self) -> bool:
+        """Of routes that were removed nothing is left."""
+        return self.machine.rerouting.clean
+
+    def take_lost(self) -> dict[str, int]:
+        """Frames of routes that were removed, which nobody has worked on, since this was last asked."""
+        lost, self.machine.rerouting.lost = self.machine.rerouting.lost, {}
+        return lost
 
     # -- life ----------------------------------------------------------------------------------------------
 
     def gone(self, node: str) -> list[ToNode]:
-        """``node`` has exited for good: wake everyone who may wait for it, detach its producers, let growth go on
-        without it. Raises PeerFault when it left a RING that makes no sense, and somebody would have to know its
-        end."""
-        place = self.net.places[node]
-        place.gone = True
-        self._ring_peers(place)
-        for stage in self.net.present(place.outputs):
-            self.net.places[stage.route.target].relinking.discard(stage)
-        told = [
-            ToNode(route.source, (Retract if route.id in self.net.removed else Detach)(route=route.id))
-            for route in place.inputs
-        ]
-        for stage in self.net.stages(place.inputs):
-            for index in sorted(stage.producer.unmapped) if stage.producer is not None else ():
-                told += self.segments.settle_segment(stage, index)
-            told += self.segments.settle_drops(stage, *sorted(stage.dropping))
-        told += [*self.rerouting.done_with(place), *self.rerouting.never_made(place)]
-        place.due.clear()
-        told += self.rerouting.change_outputs()
-        self.rerouting.discard(node)
-        return [message for message in told if self.net.reachable(message.node)]
+        """``node`` has exited for good. Raises PeerFault when it left a RING that makes no sense."""
+        with self._carried_out() as machine:
+            return _sent(machine.lives.gone(node))
 
     def succeeded(self, node: str) -> list[ToNode]:
-        """``node`` has exited and will be born again: its routes wait for it, its outputs begin their next stage.
-
-        Raises PeerFault when it left a RING that makes no sense, LostMemory when it had to drain one that nobody has:
-        its successor cannot go on.
-        """
-        place = self.net.places[node]
-        rewiring.check_drainable(self.net.stages(place.inputs))
-        self.rerouting.note_sent(place)
-        self._ring_peers(place)
-        freed = []
-        for stage in self.net.stages(place.inputs):
-            freed += self.segments.settle_drops(stage, *sorted(stage.dropping))
-            stage.consumer_died(self.net.counters[stage.route.id], ran=place.started)
-        freed += self.rerouting.done_with(place)
-        begun: dict[str, list[Stage]] = {}
-        self.rerouting.begin_after_sent((s for s in self.net.present(place.outputs) if s.ring is None), place)
-        for stage in self.net.present(place.outputs):
-            self.net.places[stage.route.target].relinking.discard(stage)
-            if stage.producer is place.memory and stage.ring is not None and self._end(stage):
-                begun.setdefault(stage.route.target, []).append(self.net.chains[stage.route.id][-1])
-        place.reset()
-        told = [message for message in freed if self.net.reachable(message.node)]
-        told += [each for target, stages in begun.items() for each in self.links.tell_begun(target, stages)]
-        return told + self.rerouting.change_outputs()
-
-    def _end(self, stage: Stage) -> bool:
-        """Its producer is dead; a next stage has begun, unless nobody ever saw this one."""
-        if not stage.lived:
-            stage.forget_ring()
-            return False
-        assert stage.ring is not None
-        end, input_seq = self.net.remains(stage.ring)
-        if not self.net.places[stage.route.source].source:
-            input_seq = 0  # of a frame that came in, no item's number
-        stage.ended = True
-        route = next((each for each in self.net.routes if each.id == stage.route.id), stage.route)
-        following = Stage(route, stage.epoch + 1, stage.base_seq + end, max(stage.resume, input_seq))
-        self.net.chains[stage.route.id].append(following)
-        return True
-
-    def _ring_peers(self, place: Place) -> None:
-        near = {route.source for route in place.inputs} | {route.target for route in place.outputs}
-        for peer in near:
-            memory = self.net.places[peer].memory
-            if memory is not None and not self.net.places[peer].gone:
-                memory.doorbell.ring()
+        """``node`` has exited and will be born again. Raises PeerFault, LostMemory when none can go on from it."""
+        with self._carried_out() as machine:
+            return _sent(machine.lives.succeeded(node))
 
     # -- watching ------------------------------------------------------------------------------------------
 
@@ -296,22 +369,24 @@ class Wiring:
         header; the last ones after :meth:`close`."""
         if route.id in self._last:
             return self._last[route.id]
-        return self.net.counters[route.id].total(stage.snapshot() for stage in self.net.chains[route.id])
+        net = self.machine.net
+        total = net.counters[route.id].total(stage.snapshot(self._views) for stage in net.chains[route.id])
+        return cast("RouteSnapshot | None", total)
 
     def kept(self, route: DataRoute) -> tuple[int, int, int] | None:
         """Frames of ``route`` that its consumer has taken and not returned: how many, the oldest one's sequence number
         and ns since it was sent; None without one."""
-        views = (stage.open_view() for stage in self.net.chains[route.id])
+        views = (self._views.of(stage.seen) for stage in self.machine.net.chains[route.id])
         found = [held for view in views if view is not None and (held := view.oldest_held()) is not None]
         return (sum(count for count, _, _ in found), *found[0][1:]) if found else None
 
     def held(self, node: str) -> list[HeldFrames]:
         """Frames that ``node`` has taken and not returned, by route; for one that has just died."""
         found = []
-        for route in self.net.places[node].inputs:
+        for route in self.machine.net.places[node].inputs:
             count, sequences = 0, []
-            for stage in self.net.chains[route.id]:
-                view = stage.open_view()
+            for stage in self.machine.net.chains[route.id]:
+                view = self._views.of(stage.seen)
                 taken, frames = view.held() if view is not None else (0, [])
                 count += taken
                 sequences += [seq for seq, _, _ in frames]
@@ -321,16 +396,18 @@ class Wiring:
 
     def close(self) -> None:
         """Take the last counters, then give all memory back. Idempotent."""
-        for route in self.net.routes:
+        for route in self.routes:
             if route.id not in self._last:
                 self._last[route.id] = self.snapshot(route)
-        for name, chain in self.net.chains.items():
-            for stage in chain:
-                stage.close(self.net.counters[name])
-            chain.clear()
-        for place in self.net.places.values():
-            place.reset()
-        for name in self.net.removed:
-            del self.net.chains[name], self.net.counters[name]
-        self.net.removed.clear()
-        self.net.places = {node: place for node, place in self.net.places.items() if node in self.rerouting.nodes}
+        with self._carried_out() as machine:
+            machine.close()
+
+
+def _number(handle: Hashable) -> int:
+    """The descriptor that it stands for."""
+    return handle if isinstance(handle, int) else cast("shm.Doorbell", handle).fileno()
+
+
+def _sent(told: Iterable[Told]) -> list[ToNode]:
+    """With descriptors."""
+    return [ToNode(node, message, tuple(map(_number, handles))) for node, message, handles in told]

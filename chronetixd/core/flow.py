@@ -73,12 +73,15 @@ class Flow:
         "deadline",
         "edges",
         "failure",
+        "fed",
         "history",
         "killed",
         "leaving",
         "limits",
         "name",
+        "overdue",
         "peers",
+        "retired",
         "retiring",
         "revival",
         "sources",
@@ -120,6 +123,12 @@ class Flow:
         """Nodes whose worker was told to leave its place to another one, and has not yet."""
         self.retiring: set[str] = set()
         """Nodes that the flow has no more, and whose worker is not gone yet."""
+        self.fed: set[str] = set()
+        """Of those the ones with inputs: what was sent to them they are to work on, whatever dies."""
+        self.retired: set[str] = set()
+        """Of those the ones that were told to end."""
+        self.overdue: set[str] = set()
+        """Of those the ones that did not end in time."""
         self.deadline: Deadline | None = None
         self.history = History()
         self.stop: StopRequested | None = None
@@ -328,8 +337,10 @@ class Flow:
     ) -> None:
         """From now on these are the nodes, the data routes, and the rules that say when nodes are restarted. Added
         nodes wait for a TakeOver, removed ones end and then are gone without a trace."""
-        self.revival.rules, self.revival.strategy = rules, strategy
         self.retiring = {node for node in self.peers if node not in nodes}
+        self.fed = {target for _, target in self.edges} & self.retiring
+        former = {node: self.revival.rule(node) for node in self.retiring}
+        self.revival.rules, self.revival.strategy = {**rules, **former}, strategy
         self.edges = edges
         self.waves = start_waves(nodes, edges)
         self.sources = sources(nodes, edges)
@@ -353,7 +364,8 @@ class Flow:
 
     def forget(self, node: str) -> None:
         """A node that was removed is gone."""
-        self.retiring.discard(node)
+        for nodes in (self.retiring, self.fed, self.retired, self.overdue):
+            nodes.discard(node)
         self.workers.pop(node).forget()
         del self.peers[node]
 

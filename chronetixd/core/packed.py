@@ -7,6 +7,8 @@ Fields may be added with a default, never removed or given another meaning, unle
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from chronetixd.core.flow_words import Deadline, Failure, FlowState, Limits, StopRequested
@@ -97,3 +99,13 @@ class PackedWatch(msgspec.Struct, frozen=True, kw_only=True):
     """Which kept frames were warned of already, by route."""
 
     warned: dict[str, int] = {}
+
+
+class PackedCounters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the past stages of a route have counted."""
+
+    past: dict[str, int]
+    drops: dict[str, int]
+    greatest: dict[str, int]
+    returned: int
+    last: dict[str, Any] | None = None

@@ -114,7 +114,8 @@ def on_node(flow: Flow, event: NodeEvent, at: Moment) -> list[Instruction]:
             flow.workers[node].handle(worker.StartSent())
             return [_arm_start(flow, node), Start((node,))]
         case worker.HasStarted(), WorkerState.STARTED:
-            return [Restarted(node), *flow.drain_successor(node), *drain_if_settled(flow, event)]
+            again = retire(flow, node) if node in flow.retired else flow.drain_successor(node)
+            return [Restarted(node), *again, *drain_if_settled(flow, event)]
         case worker.Spawned(), WorkerState.TERMINATING:
             return [Signal((node,), kill=True)]
         case worker.Faulted(), WorkerState.FAULTED:
@@ -157,6 +158,7 @@ def on_deadline(flow: Flow, node: str) -> list[Instruction]:
     goes = node in flow.leaving or node in flow.retiring
     if goes and subject.state in (WorkerState.DRAINING, WorkerState.FINISHED):
         subject.handle(worker.SignalSent())
+        flow.overdue |= flow.retiring & {node}
         return [Signal((node,), kill=False), ArmNode(node, flow.limits.terminate_ns)]
     if subject.state is WorkerState.RESTARTING:
         group = flow.revival.group_of(node)
@@ -192,6 +194,7 @@ def leave(flow: Flow, node: str) -> list[Instruction]:
 
 def retire(flow: Flow, node: str) -> list[Instruction]:
     """A node that was removed: it works on what is there, and ends."""
+    flow.retired.add(node)
     flow.workers[node].handle(worker.DrainSent())
     return [Drain((node,)), ArmNode(node, flow.limits.drain_ns)]
 
@@ -267,7 +270,7 @@ def _ended(flow: Flow, event: NodeEvent, at: Moment) -> list[Instruction]:
     node = event.node
     group = flow.revival.group_of(node)
     if node in flow.retiring:
-        return [*_removed(flow, node), *flow.end_if_empty(event), *drain_if_settled(flow, event)]
+        return _retiring_ended(flow, event, at)
     leaves = node in flow.leaving
     flow.leaving.discard(node)
     if group is not None:
@@ -288,6 +291,20 @@ def _ended(flow: Flow, event: NodeEvent, at: Moment) -> list[Instruction]:
         flow.revival.deaths[node] = [*earlier, Death(at.now_ns, "finished")]
         return _restart(flow, event, verdict, "it finished")
     return [WakePeers(node), *flow.end_if_empty(event), *drain_if_settled(flow, event)]
+
+
+def _retiring_ended(flow: Flow, event: NodeEvent, at: Moment) -> list[Instruction]:
+    """A node that was removed is gone. If it died before it had worked on what was sent to it, it is restarted for
+    that, as its rule says; if that is exhausted, what is left is lost, and the flow goes on."""
+    node, rule = event.node, flow.revival.rule(event.node)
+    earlier = restart.within(flow.revival.deaths.get(node, ()), rule.window_ns, at.now_ns)
+    verdict = restart.decide(rule, _ending(flow, node), earlier, at.now_ns, at.chance)
+    died = _ending(flow, node) is Ending.FAILED and node in flow.fed - flow.overdue
+    if died and isinstance(verdict, restart.Again) and flow.restarts:
+        what = flow.cause(event).told
+        flow.revival.deaths[node] = [*earlier, Death(at.now_ns, what)]
+        return _restart(flow, event, verdict, what)
+    return [*_removed(flow, node), *flow.end_if_empty(event), *drain_if_settled(flow, event)]
 
 
 def _ending(flow: Flow, node: str) -> Ending:
@@ -324,6 +341,8 @@ def _not_restartable(flow: Flow, node: str) -> str:
 
 def _living_kin(flow: Flow, node: str) -> set[str]:
     """Who has to come back with it. What has ended in good order stays so."""
+    if node in flow.retiring:
+        return {node}
     kin = restart.kin(flow.revival.strategy, node, flow.peers, flow.edges)
     kin -= flow.retiring
     return {each for each in kin if each == node or flow.workers[each].state not in ENDED_WELL}

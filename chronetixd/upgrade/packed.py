@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from chronetixd.core.death import Death
-from chronetixd.core.packed import PackedFlow, PackedRouter, PackedTimers, PackedWatch
+from chronetixd.core.packed import PackedCounters, PackedFlow, PackedRouter, PackedTimers, PackedWatch
 from chronetixd.failures import FrameFailures
 from chronetixd.journal import StoredFlow, StoredLife, StoredRevision
 from chronetixd.keys import Key
@@ -82,16 +82,6 @@ class PackedPlace(Packed, frozen=True):
     came_back: bool = False
     source: bool | None = None
     sent: int = 0
-
-
-class PackedCounters(Packed, frozen=True):
-    """What the past stages of a route have counted."""
-
-    past: dict[str, int]
-    drops: dict[str, int]
-    greatest: dict[str, int]
-    returned: int
-    last: dict[str, Any] | None = None
 
 
 class PackedWiring(Packed, frozen=True):

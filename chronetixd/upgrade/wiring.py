@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import shm
-from chronetixd.stages import DataRoute, Ends, Memory, Place, Stage
+from chronetixd.core.wiring.stages import DataRoute, Ends, Handle, Memory, Place, Stage
+from chronetixd.core.wiring.states import ConsumerEnd, NodeState, ProducerEnd
 from chronetixd.upgrade.bag import Bag, Unbag
 from chronetixd.upgrade.packed import PackedMemory, PackedPlace, PackedStage
 
@@ -90,7 +91,7 @@ class Packer:
 
     def _packed(self, memory: Memory) -> PackedMemory:
         return PackedMemory(
-            doorbell=self._bag.put(memory.doorbell.fileno()),
+            doorbell=self._bag.put(cast("shm.Doorbell", memory.doorbell).fileno()),
             segments={index: self._bag.put(fd) for index, fd in memory.segments.items()},
             unmapped={index: sorted(self.stages(waiting)) for index, waiting in memory.unmapped.items()},
             undropped={index: sorted(self.stages(waiting)) for index, waiting in memory.undropped.items()},
@@ -127,8 +128,7 @@ class Unpacker:
         """Make ``place``, which is new, what ``packed`` was."""
         place.memory = self._of(packed.memory)
         place.incarnation = packed.incarnation
-        place.configured, place.linked = packed.configured, packed.linked
-        place.ready, place.started, place.gone = packed.ready, packed.started, packed.gone
+        place.state = _state(packed)
         place.due.extend(self._ends(packed.due))
         place.later = self.stages(packed.later)
         place.answers.extend(self._ends(packed.answers))
@@ -168,16 +168,15 @@ class Unpacker:
             packed.epoch,
             packed.base_seq,
             packed.resume,
-            ring=take(packed.ring),
+            ring=_handle(take(packed.ring)),
             producer=self._of(packed.producer),
-            credit=take(packed.credit),
+            credit=_handle(take(packed.credit)),
             consumer=consumer,
             consumer_incarnation=incarnation,
-            predecessor=take(packed.predecessor),
+            predecessor=_handle(take(packed.predecessor)),
             predecessor_incarnation=packed.predecessor_incarnation,
-            told_producer=packed.told_producer,
-            relink=packed.relink,
-            told_consumer=packed.told_consumer,
+            producer_end=producer_end(packed),
+            consumer_end=consumer_end(packed),
             by_link=set(packed.by_link),
             sent=set(packed.sent),
             dropping=set(packed.dropping),
@@ -185,6 +184,30 @@ class Unpacker:
             port=packed.port,
             passed=packed.passed,
         )
+
+
+def _handle(fd: int | None) -> Handle | None:
+    return None if fd is None else Handle(fd)
+
+
+def _state(packed: PackedPlace) -> NodeState:
+    """The furthest that it has come to. In the snapshot each step stands for itself."""
+    steps = (packed.gone, packed.started, packed.ready, packed.linked, packed.memory is not None, packed.configured)
+    return next((state for state, there in zip(reversed(NodeState), steps, strict=False) if there), NodeState.ABSENT)
+
+
+def producer_end(packed: PackedStage) -> ProducerEnd:
+    """The state that these steps stand for."""
+    if packed.told_producer:
+        return ProducerEnd.STALE if packed.relink else ProducerEnd.LINKED
+    return ProducerEnd.AWAITED if packed.ring is None else ProducerEnd.OFFERED
+
+
+def consumer_end(packed: PackedStage) -> ConsumerEnd:
+    """The state that these steps stand for."""
+    if packed.told_consumer:
+        return ConsumerEnd.LINKED
+    return ConsumerEnd.AWAITED if packed.credit is None else ConsumerEnd.OFFERED
 
 
 def _at(found: list[_T], number: int, what: str) -> _T:

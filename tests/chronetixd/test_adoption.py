@@ -34,7 +34,7 @@ class Survivors(Play):
     ) -> list[ToNode]:
         """The next one has what the living show and, if ``kept``, what a supervisor had. What it sends for a start."""
         had = {key: os.dup(fd) for key, fd in self.wiring.memories().items()} if kept else {}
-        places = self.wiring.net.places
+        places = self.wiring.machine.net.places
         incarnations = {node: places[node].incarnation for node in NODES}
         living = [node for node in NODES if node in self.lives and places[node].started and node not in with_it]
         self.wiring.close()
@@ -43,7 +43,7 @@ class Survivors(Play):
                 self.dead.append(self.lives.pop(node))
         self.wiring = Wiring(NODES, (ROUTE,))
         for node in NODES:
-            self.wiring.rerouting.know(told(node))
+            self.wiring.know(told(node))
         shown = {node: self.wiring.shown(node, *self.shows(node, incarnations[node], dropped)) for node in living}
         dead = {node: incarnations[node] for node in NODES if node not in living}
         memory = Kept(had)
@@ -102,7 +102,7 @@ class Survivors(Play):
         while (told := Drained(route="r", epoch=min(sink.consumers)[1])) in sink.drained:
             sink.drained.remove(told)
             del sink.consumers["r", told.epoch]
-            self.wiring.rerouting.drained("sink", told)
+            self.wiring.drained("sink", told)
 
 
 def told(node: str) -> Configure:
@@ -169,7 +169,7 @@ class TestAnyLives:
 
 def one_step(play: Survivors, what: str, which: object) -> None:
     """Whatever is not possible now is passed over."""
-    places = play.wiring.net.places
+    places = play.wiring.machine.net.places
     if what == "daemon":
         assert isinstance(which, tuple)
         play.daemon_dies(*which)
@@ -195,7 +195,7 @@ def one_step(play: Survivors, what: str, which: object) -> None:
 
 
 def bring_back(play: Survivors, node: str, until: str = "start") -> None:
-    place = play.wiring.net.places[node]
+    place = play.wiring.machine.net.places[node]
     if node not in play.lives:
         play.born(node)
     if until != "born" and place.memory is None:
@@ -216,8 +216,8 @@ class TestWhatWasUnderWay:
         sent = Segment(index=index, route="r")
         assert [(each.node, each.message) for each in messages] == [("sink", sent)]
         with os.fdopen(os.dup(arena.segments[-1][1]), "rb") as again:
-            assert play.wiring.segments.grow("source", Segment(index=index), [again.fileno()]) == []
-        told = play.wiring.segments.mapped("sink", SegmentMapped(index=index, route="r"))
+            assert play.wiring.grow("source", Segment(index=index), [again.fileno()]) == []
+        told = play.wiring.mapped("sink", SegmentMapped(index=index, route="r"))
         assert told == [ToNode("source", SegmentMapped(index=index))]
 
     def test_a_segment_that_was_given_back_is_taken_from_whoever_maps_it(self, play: Survivors) -> None:
@@ -229,9 +229,9 @@ class TestWhatWasUnderWay:
 
     def test_what_a_worker_said_of_what_it_has_shown_may_come_still_but_once(self, play: Survivors) -> None:
         play.daemon_dies(dropped={"source": [3]})
-        assert play.wiring.segments.drop("source", SegmentDropped(index=3)) == []
+        assert play.wiring.drop("source", SegmentDropped(index=3)) == []
         with pytest.raises(ChronetixError, match="not in use"):
-            play.wiring.segments.drop("source", SegmentDropped(index=3))
+            play.wiring.drop("source", SegmentDropped(index=3))
 
     def test_a_stage_that_was_drained_before_may_be_told_of(self, play: Survivors) -> None:
         play.sends(2)
@@ -242,7 +242,7 @@ class TestWhatWasUnderWay:
             sink.give_back(1)
         play.tell_drained()
         play.daemon_dies()
-        play.wiring.rerouting.drained("sink", Drained(route="r", epoch=0))
-        assert play.wiring.segments.mapped("sink", SegmentMapped(index=0, route="r", epoch=0)) == []
+        play.wiring.drained("sink", Drained(route="r", epoch=0))
+        assert play.wiring.mapped("sink", SegmentMapped(index=0, route="r", epoch=0)) == []
         with pytest.raises(ChronetixError, match="no stage"):
-            play.wiring.rerouting.drained("sink", Drained(route="r", epoch=1))
+            play.wiring.drained("sink", Drained(route="r", epoch=1))

@@ -731,29 +731,61 @@ class TestOtherNodes:
             world.node("extra", event)
         assert core.Drain(("source",)) in world.node("extra", life.HasStarted())
 
-    @pytest.mark.parametrize("end", [CLEAN, KILLED, life.Exited(Exit(code=1))])
-    def test_one_that_is_removed_ends_and_is_forgotten_whatever_its_rule_says(
-        self, end: life.Exited, world: World
-    ) -> None:
+    FORGOTTEN = [core.WakePeers("map"), core.Removed("map")]
+
+    def test_one_that_is_removed_ends_and_is_forgotten_whatever_its_rule_says(self, world: World) -> None:
         world.flow.revise(("source", "sink"), (("source", "sink"),), {}, Strategy.ONE_FOR_ONE)
         assert world.do(core.Retire("map")) == [core.Drain(("map",)), core.ArmNode("map", Limits().drain_ns)]
-        if end is CLEAN:
-            world.node("map", life.HasFinished())
-        assert world.node("map", end) == [core.WakePeers("map"), core.Removed("map")]
+        world.node("map", life.HasFinished())
+        assert world.node("map", CLEAN) == self.FORGOTTEN
         assert set(world.flow.workers) == set(world.flow.peers) == {"source", "sink"}
         assert world.flow.state is FlowState.RUNNING
 
-    def test_one_that_dies_before_it_was_told_is_forgotten_too(self, world: World) -> None:
+    @pytest.mark.parametrize("told", [True, False])
+    @pytest.mark.parametrize("end", [KILLED, life.Exited(Exit(code=1))])
+    def test_one_that_dies_is_restarted_to_work_on_what_was_sent_to_it_and_is_told_to_end_again(
+        self, end: life.Exited, told: bool, world: World
+    ) -> None:
         world.flow.revise(("source", "sink"), (("source", "sink"),), {}, Strategy.ONE_FOR_ALL)
-        assert world.node("map", KILLED) == [core.WakePeers("map"), core.Removed("map")]
-        with pytest.raises(IllegalEvent):
+        for _ in range(3):
+            if told:
+                world.all.clear()
+                assert told is (core.Drain(("map",)) in (world.do(core.Retire("map"))))
+                told = False
+            assert core.Spawn(("map",)) in self.dies(world, end)
+            world.all.clear()
+            world.back("map")
+            assert (core.Drain(("map",)) in world.all) is ("map" in world.flow.retired)
+        if "map" not in world.flow.retired:
             world.do(core.Retire("map"))
+        world.node("map", life.HasFinished())
+        assert world.node("map", CLEAN) == self.FORGOTTEN
+
+    @staticmethod
+    def dies(world: World, end: life.Exited) -> list[Any]:
+        done = world.node("map", end)
+        return done if of(core.Spawn, done) else world.pass_timer("map")
+
+    def test_one_whose_rule_does_not_restart_it_is_forgotten_and_the_flow_runs_on(self) -> None:
+        for world in (World(Policy.TEMPORARY), World(max=0)):
+            world.flow.revise(("source", "sink"), (("source", "sink"),), {}, Strategy.ONE_FOR_ONE)
+            assert world.node("map", KILLED) == self.FORGOTTEN
+            assert world.flow.state is FlowState.RUNNING
+            with pytest.raises(IllegalEvent):
+                world.do(core.Retire("map"))
+
+    def test_a_source_that_is_removed_and_dies_is_forgotten_for_nobody_has_sent_anything_to_it(
+        self, world: World
+    ) -> None:
+        world.flow.revise(("map", "sink"), (("map", "sink"),), {}, Strategy.ONE_FOR_ONE)
+        assert world.node("source", KILLED) == [core.WakePeers("source"), core.Removed("source")]
 
     def test_one_that_does_not_end_in_time_is_ended(self, world: World) -> None:
         world.flow.revise(("source", "sink"), (("source", "sink"),), {}, Strategy.ONE_FOR_ONE)
         world.do(core.Retire("map"))
         assert world.pass_timer("map")[0] == core.Signal(("map",), kill=False)
         assert world.pass_timer("map") == [core.Signal(("map",), kill=True)]
+        assert world.node("map", KILLED) == self.FORGOTTEN, "it has had its time"
 
     def test_one_that_had_ended_already_is_gone_at_once(self) -> None:
         world = World(Policy.TRANSIENT)

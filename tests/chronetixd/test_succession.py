@@ -177,13 +177,13 @@ class Play:
         message, fds = self.lives[node].offer(extend)
         self.wiring.offer(node, message, fds)
         assert fds == []
-        self.carry_out(self.wiring.links.due(node))
+        self.carry_out(self.wiring.due(node))
 
     def starts(self, node: str) -> None:
-        self.carry_out(self.wiring.links.ready(node))
-        self.carry_out(self.wiring.links.relink(node))
-        assert self.wiring.links.relinked(node)
-        assert not self.wiring.links.relinked(node)
+        self.carry_out(self.wiring.ready(node))
+        self.carry_out(self.wiring.relink(node))
+        assert self.wiring.relinked(node)
+        assert not self.wiring.relinked(node)
         self.wiring.started(node)
 
     def dies(self, node: str) -> None:
@@ -202,18 +202,18 @@ class Play:
             self.sent.append((node, message))
             life = self.lives[node]
             if isinstance(message, Link):
-                again = self.wiring.net.places[node].answers
+                again = self.wiring.machine.net.places[node].answers
                 life.link(message, descriptors)
                 if again:
                     routes = [*message.outputs, *(each.route for each in message.inputs)]
-                    self.carry_out(self.wiring.links.linked(node, Linked(routes=routes)))
+                    self.carry_out(self.wiring.linked(node, Linked(routes=routes)))
             elif isinstance(message, Extend):
                 self.offers(node, message)
 
     def tell_drained(self) -> None:
         sink = self.lives["sink"]
         while sink.drained:
-            self.wiring.rerouting.drained("sink", sink.drained.pop(0))
+            self.wiring.drained("sink", sink.drained.pop(0))
 
     def counted(self) -> tuple[int, int, int]:
         snapshot = self.wiring.snapshot(ROUTE)
@@ -307,7 +307,7 @@ def test_a_producers_successor_goes_on_in_a_ring_of_its_own_and_the_old_one_is_g
     sink.give_back(1)
     assert sink.take_all() == plain(2, 3, 4, 5)
     play.tell_drained()
-    assert [stage.epoch for stage in play.wiring.net.chains["r"]] == [1]
+    assert [stage.epoch for stage in play.wiring.machine.net.chains["r"]] == [1]
     assert play.counted() == (5, 5, 5)
 
 
@@ -322,7 +322,7 @@ def test_a_producer_that_dies_again_and_again_loses_nothing(play: Play) -> None:
     assert sink.take_all() == plain(*range(1, sent + 1))
     play.tell_drained()
     assert play.counted() == (sent, sent, sent)
-    assert len(play.wiring.net.chains["r"]) == 1
+    assert len(play.wiring.machine.net.chains["r"]) == 1
 
 
 @pytest.mark.parametrize("first", ["source", "sink"])
@@ -380,7 +380,7 @@ def test_a_successor_that_never_offered_changes_nothing(play: Play) -> None:
         play.born(node)
         play.dies(node)
         play.comes_back(node)
-    assert [stage.epoch for stage in play.wiring.net.chains["r"]] == [0, 1]
+    assert [stage.epoch for stage in play.wiring.machine.net.chains["r"]] == [0, 1]
     assert play.lives["sink"].take_all() == plain(1)
 
 
@@ -390,37 +390,37 @@ def test_a_ring_that_nobody_was_linked_to_is_not_a_stage(play: Play) -> None:
     play.born("source")
     play.offers("source")
     play.dies("source")
-    assert [stage.epoch for stage in play.wiring.net.chains["r"]] == [0, 1]
-    assert play.wiring.net.chains["r"][-1].ring is None
+    assert [stage.epoch for stage in play.wiring.machine.net.chains["r"]] == [0, 1]
+    assert play.wiring.machine.net.chains["r"][-1].ring is None
 
 
 def test_a_producer_that_is_told_of_two_successors_holds_the_second_up_until_it_has_answered_both(play: Play) -> None:
     play.dies("sink")
     play.born("sink")
     play.offers("sink")
-    play.wiring.links.ready("sink")
-    play.wiring.links.relink("sink")
-    assert not play.wiring.links.relinked("sink")
+    play.wiring.ready("sink")
+    play.wiring.relink("sink")
+    assert not play.wiring.relinked("sink")
     play.dies("sink")
     play.born("sink")
     play.offers("sink")
-    play.wiring.links.ready("sink")
-    play.wiring.links.relink("sink")
-    play.wiring.links.linked("source", Linked(routes=["r"]))
-    assert not play.wiring.links.relinked("sink")
-    play.wiring.links.linked("source", Linked(routes=["r"]))
-    assert play.wiring.links.relinked("sink")
+    play.wiring.ready("sink")
+    play.wiring.relink("sink")
+    play.wiring.linked("source", Linked(routes=["r"]))
+    assert not play.wiring.relinked("sink")
+    play.wiring.linked("source", Linked(routes=["r"]))
+    assert play.wiring.relinked("sink")
 
 
 def test_a_successor_does_not_wait_for_a_producer_that_dies_too(play: Play) -> None:
     play.dies("sink")
     play.born("sink")
     play.offers("sink")
-    play.wiring.links.ready("sink")
-    play.wiring.links.relink("sink")
-    assert not play.wiring.links.relinked("sink")
+    play.wiring.ready("sink")
+    play.wiring.relink("sink")
+    assert not play.wiring.relinked("sink")
     play.dies("source")
-    assert play.wiring.links.relinked("sink")
+    assert play.wiring.relinked("sink")
 
 
 @pytest.mark.parametrize("before", [True, False])
@@ -430,32 +430,30 @@ def test_a_successor_does_not_wait_for_a_producer_that_has_ended(before: bool, p
         play.wiring.gone("source")
     play.born("sink")
     play.offers("sink")
-    play.wiring.links.ready("sink")
-    play.wiring.links.relink("sink")
+    play.wiring.ready("sink")
+    play.wiring.relink("sink")
     if not before:
-        assert not play.wiring.links.relinked("sink")
+        assert not play.wiring.relinked("sink")
         play.wiring.gone("source")
-    assert play.wiring.links.relinked("sink")
+    assert play.wiring.relinked("sink")
 
 
 def test_growth_waits_for_the_successor_of_a_consumer_that_died_before_it_had_mapped(play: Play) -> None:
-    play.wiring.segments.grow("source", Segment(index=1), [os.dup(play.lives["source"].arena.segments[0][1])])
+    play.wiring.grow("source", Segment(index=1), [os.dup(play.lives["source"].arena.segments[0][1])])
     play.dies("sink")
     life = play.born("sink")
     message, fds = life.offer()
     play.wiring.offer("sink", message, fds)
-    (link,) = play.wiring.links.due("sink")
+    (link,) = play.wiring.due("sink")
     assert isinstance(link.message, Link)
     assert link.message.inputs[0].segments == [0, 1]
-    assert [(each.node, each.message) for each in play.wiring.links.ready("sink")] == [
-        ("source", SegmentMapped(index=1))
-    ]
+    assert [(each.node, each.message) for each in play.wiring.ready("sink")] == [("source", SegmentMapped(index=1))]
 
 
 def test_a_mapping_of_a_dead_producers_segment_is_old_news(play: Play) -> None:
-    play.wiring.segments.grow("source", Segment(index=1), [os.dup(play.lives["source"].arena.segments[0][1])])
+    play.wiring.grow("source", Segment(index=1), [os.dup(play.lives["source"].arena.segments[0][1])])
     play.dies("source")
-    assert play.wiring.segments.mapped("sink", SegmentMapped(index=1, route="r")) == []
+    assert play.wiring.mapped("sink", SegmentMapped(index=1, route="r")) == []
 
 
 @pytest.mark.parametrize(
@@ -463,12 +461,12 @@ def test_a_mapping_of_a_dead_producers_segment_is_old_news(play: Play) -> None:
 )
 def test_only_a_stage_whose_producer_is_dead_can_be_drained(drained: Drained, play: Play) -> None:
     with pytest.raises(ChronetixError, match="no stage that node 'sink' has to drain"):
-        play.wiring.rerouting.drained("sink", drained)
+        play.wiring.drained("sink", drained)
 
 
 def test_an_answer_to_no_link_is_refused(play: Play) -> None:
     with pytest.raises(ChronetixError, match="no link is to be answered"):
-        play.wiring.links.linked("source", Linked(routes=["r"]))
+        play.wiring.linked("source", Linked(routes=["r"]))
 
 
 def test_a_producer_whose_consumer_is_gone_for_good_gets_no_output(play: Play) -> None:
@@ -483,7 +481,7 @@ def test_a_ring_that_makes_no_sense_is_told_to_the_caller() -> None:
 
     play = Play()
     try:
-        play.wiring.net.remains = nonsense
+        play.wiring.machine.net.reader._remains = nonsense
         with pytest.raises(shm.PeerFault, match="stamp 9"):
             play.wiring.succeeded("source")
     finally:
@@ -498,9 +496,9 @@ def test_a_route_that_is_removed_and_whose_ring_makes_no_sense_is_its_producers_
     play = Play()
     try:
         told = {node: msgspec.structs.replace(life.config, inputs=[], outputs=[]) for node, life in play.lives.items()}
-        (asked,) = play.wiring.rerouting.revise((), told, (), ())
+        (asked,) = play.wiring.revise((), told, (), ())
         assert (asked.node, asked.message) == ("source", Extend(leave=["r"]))
-        play.wiring.net.remains = nonsense
+        play.wiring.machine.net.reader._remains = nonsense
         if dies:
             with pytest.raises(shm.PeerFault, match="stamp 9"):
                 play.wiring.gone("source")
@@ -508,7 +506,7 @@ def test_a_route_that_is_removed_and_whose_ring_makes_no_sense_is_its_producers_
             descriptors = [os.dup(play.lives["source"].bell.fileno())]
             with pytest.raises(ChronetixError, match="stamp 9"):
                 play.wiring.offer("source", Offer(), descriptors)
-            assert play.wiring.rerouting.under_way == ["source"], "nothing of it was taken"
+            assert play.wiring.under_way == ["source"], "nothing of it was taken"
             os.close(*descriptors)
     finally:
         play.close()

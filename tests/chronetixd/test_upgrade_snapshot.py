@@ -11,25 +11,29 @@ import typing
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import shm
 from chronetixd.core import packed as core_packed
 from chronetixd.core.flow import Flow
 from chronetixd.core.packed import PackedFlow, PackedWorker
 from chronetixd.core.router import Router
 from chronetixd.core.timers import Timers
+from chronetixd.core.wiring.stages import DataRoute, Memory, Place, Stage
+from chronetixd.core.wiring.states import ConsumerEnd, NodeState, ProducerEnd
 from chronetixd.core.worker import Worker
 from chronetixd.settings import Settings
-from chronetixd.stages import Memory, Place, Stage
 from chronetixd.upgrade import packed
 from chronetixd.upgrade import snapshot as snapshots
+from chronetixd.upgrade.bag import Bag, Unbag
 from chronetixd.upgrade.packed import PackedMemory, PackedPlace, PackedStage
 from chronetixd.upgrade.snapshot import Snapshot, read, write
+from chronetixd.upgrade.wiring import Packer, Unpacker, consumer_end, producer_end
 from protocol.errors import ChronetixError
 
 WHOLE = {packed.Packed, packed.PackedRun, packed.PackedListed, packed.PackedFlows}
@@ -202,25 +206,82 @@ def test_a_field_that_this_release_does_not_know_is_refused() -> None:
         msgspec.msgpack.decode(msgspec.msgpack.encode(Newer(doorbell=3)), type=PackedMemory)
 
 
+NOT_OF_A_FLOW = {"name", "edges", "peers", "revival", "sources", "waves"} | {
+    "fed",
+    "leaving",
+    "overdue",
+    "retired",
+    "retiring",
+}
+"""What follows from the flow, and what there is only while a roll-out is under way: then it is not handed over."""
+
+
+@contextmanager
+def closed_again(*places: Place) -> Iterator[Bag]:
+    """What they have is closed again."""
+    try:
+        yield Bag()
+    finally:
+        for place in places:
+            if place.memory is not None:
+                cast("shm.Doorbell", place.memory.doorbell).close()
+
+
 class TestEverythingIsInIt:
     """Who adds state to one of these has to say what becomes of it in an upgrade."""
 
     @pytest.mark.parametrize(
-        ("kind", "struct", "elsewhere"),
+        ("kind", "struct", "elsewhere", "states"),
         [
-            (Stage, PackedStage, {"held", "view"}),
-            (Memory, PackedMemory, set()),
-            (Place, PackedPlace, {"node", "outputs", "inputs"}),
+            (
+                Stage,
+                PackedStage,
+                {"held", "producer_end", "consumer_end"},
+                {"told_producer", "relink", "told_consumer"},
+            ),
+            (Memory, PackedMemory, {"closed"}, set()),
+            (
+                Place,
+                PackedPlace,
+                {"node", "outputs", "inputs", "state"},
+                {"configured", "linked", "ready", "started", "gone"},
+            ),
         ],
         ids=["stage", "memory", "place"],
     )
-    def test_of_shared_memory(self, kind: type, struct: type[msgspec.Struct], elsewhere: set[str]) -> None:
-        assert set(kind.__slots__) - elsewhere == set(struct.__struct_fields__)  # type: ignore[attr-defined]
+    def test_of_shared_memory(
+        self, kind: type, struct: type[msgspec.Struct], elsewhere: set[str], states: set[str]
+    ) -> None:
+        """``states`` are what the snapshot has in place of a state."""
+        assert set(kind.__slots__) - elsewhere | states == set(struct.__struct_fields__)  # type: ignore[attr-defined]
+
+    @pytest.mark.parametrize("state", NodeState)
+    def test_a_node_is_in_the_state_that_it_was_in(self, state: NodeState) -> None:
+        before, after = Place("n", state=state), Place("n")
+        if state in range(NodeState.OFFERED, NodeState.GONE):
+            before.memory = Memory(shm.Doorbell())
+        with closed_again(before, after) as bag:
+            packer = Packer(bag)
+            packed = packer.place(before)
+            Unpacker(*packer.all(), (), Unbag(bag.descriptors)).place(after, packed)
+            assert after.state is state
+
+    @pytest.mark.parametrize("producer", ProducerEnd)
+    @pytest.mark.parametrize("consumer", ConsumerEnd)
+    def test_a_stage_is_in_the_states_that_it_was_in(self, producer: ProducerEnd, consumer: ConsumerEnd) -> None:
+        there = {"ring": 0 if producer is not ProducerEnd.AWAITED else None}
+        there["credit"] = 0 if consumer is not ConsumerEnd.AWAITED else None
+        route = DataRoute("r", "a", "b")
+        stage = Stage(route, producer_end=producer, consumer_end=consumer, **there)  # type: ignore[arg-type]
+        packer = Packer(Bag())
+        packer.stages([stage])
+        (packed,), _ = packer.all()
+        assert (producer_end(packed), consumer_end(packed)) == (producer, consumer)
 
     @pytest.mark.parametrize(
         ("kind", "struct", "elsewhere"),
         [
-            (Flow, PackedFlow, {"name", "edges", "leaving", "peers", "retiring", "revival", "sources", "waves"}),
+            (Flow, PackedFlow, NOT_OF_A_FLOW),
             (Worker, PackedWorker, {"node"}),
         ],
         ids=["flow", "worker"],

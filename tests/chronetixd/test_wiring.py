@@ -12,11 +12,11 @@ import msgspec
 import pytest
 
 import shm
-from chronetixd import segments
+from chronetixd import wiring as module
+from chronetixd.core.wiring.stages import MAX_SEGMENTS, Handle, Stage
+from chronetixd.core.wiring.states import ConsumerEnd
 from chronetixd.flowrun import FlowRun
-from chronetixd.segments import most_of_flow
-from chronetixd.stages import MAX_SEGMENTS, Stage
-from chronetixd.wiring import DataRoute, ToNode, Wiring
+from chronetixd.wiring import DataRoute, ToNode, Views, Wiring, most_of_flow
 from protocol.errors import ChronetixError
 from protocol.messages import Configure, Detach, Link, Offer, Port, Segment, SegmentDropped, SegmentMapped, Start
 
@@ -91,7 +91,7 @@ def linked(wiring: Wiring, nodes: dict[str, Node]) -> dict[str, ToNode]:
     found: dict[str, ToNode] = {}
     for name, node in nodes.items():
         wiring.offer(name, *node.offer())
-        found |= {link.node: link for link in wiring.links.due(name)}
+        found |= {link.node: link for link in wiring.due(name)}
     return found
 
 
@@ -123,12 +123,12 @@ def test_a_link_names_the_other_ends_with_a_descriptor_for_each_thing(linked: di
 
 def test_a_node_is_linked_once_when_it_and_all_its_peers_have_offered(wiring: Wiring, nodes: dict[str, Node]) -> None:
     wiring.offer("left", *nodes["left"].offer())
-    assert wiring.links.due("left") == []
+    assert wiring.due("left") == []
     wiring.offer("source", *nodes["source"].offer())
-    assert [link.node for link in wiring.links.due("source")] == ["left"]
+    assert [link.node for link in wiring.due("source")] == ["left"]
     wiring.offer("right", *nodes["right"].offer())
-    assert sorted(link.node for link in wiring.links.due("right")) == ["right", "source"]
-    assert wiring.links.due("left") == []
+    assert sorted(link.node for link in wiring.due("right")) == ["right", "source"]
+    assert wiring.due("left") == []
 
 
 def test_linked_ends_carry_frames_and_the_view_counts_them(
@@ -180,10 +180,10 @@ def test_an_unsealed_file_is_refused(wiring: Wiring, nodes: dict[str, Node]) -> 
 
 
 def test_growth_is_confirmed_when_every_consumer_has_mapped_it(offered: Wiring, nodes: dict[str, Node]) -> None:
-    forwarded = offered.segments.grow("source", Segment(index=1), nodes["source"].segment())
+    forwarded = offered.grow("source", Segment(index=1), nodes["source"].segment())
     assert sent(forwarded) == [("left", Segment(index=1, route="r1")), ("right", Segment(index=1, route="r2"))]
-    assert offered.segments.mapped("left", SegmentMapped(index=1, route="r1")) == []
-    confirmed = offered.segments.mapped("right", SegmentMapped(index=1, route="r2"))
+    assert offered.mapped("left", SegmentMapped(index=1, route="r1")) == []
+    confirmed = offered.mapped("right", SegmentMapped(index=1, route="r2"))
     assert sent(confirmed) == [("source", SegmentMapped(index=1))]
 
 
@@ -192,24 +192,24 @@ def test_a_consumer_that_is_not_linked_yet_gets_the_segment_with_its_link(
 ) -> None:
     for name in ("source", "left"):
         wiring.offer(name, *nodes[name].offer())
-    (link,) = wiring.links.due("left")
+    (link,) = wiring.due("left")
     assert link.node == "left"
-    forwarded = wiring.segments.grow("source", Segment(index=1), nodes["source"].segment())
+    forwarded = wiring.grow("source", Segment(index=1), nodes["source"].segment())
     assert [message.node for message in forwarded] == ["left"]
     wiring.offer("right", *nodes["right"].offer())
-    told = {each.node: each.message for each in wiring.links.due("right")}["right"]
+    told = {each.node: each.message for each in wiring.due("right")}["right"]
     assert isinstance(told, Link)
     assert told.inputs[0].segments == [0, 1]
-    assert wiring.links.ready("left") == []
-    assert wiring.segments.mapped("left", SegmentMapped(index=1, route="r1")) == []
-    assert sent(wiring.links.ready("right")) == [("source", SegmentMapped(index=1))]
+    assert wiring.ready("left") == []
+    assert wiring.mapped("left", SegmentMapped(index=1, route="r1")) == []
+    assert sent(wiring.ready("right")) == [("source", SegmentMapped(index=1))]
 
 
 def test_a_consumer_that_is_gone_is_detached_and_holds_no_growth_up(offered: Wiring, nodes: dict[str, Node]) -> None:
-    offered.segments.grow("source", Segment(index=1), nodes["source"].segment())
-    offered.segments.mapped("left", SegmentMapped(index=1, route="r1"))
+    offered.grow("source", Segment(index=1), nodes["source"].segment())
+    offered.mapped("left", SegmentMapped(index=1, route="r1"))
     assert sent(offered.gone("right")) == [("source", Detach(route="r2")), ("source", SegmentMapped(index=1))]
-    assert sent(offered.segments.grow("source", Segment(index=2), nodes["source"].segment())) == [
+    assert sent(offered.grow("source", Segment(index=2), nodes["source"].segment())) == [
         ("left", Segment(index=2, route="r1"))
     ]
 
@@ -217,65 +217,63 @@ def test_a_consumer_that_is_gone_is_detached_and_holds_no_growth_up(offered: Wir
 def test_a_segment_is_offered_once(offered: Wiring, nodes: dict[str, Node]) -> None:
     descriptors = nodes["source"].segment()
     with pytest.raises(ChronetixError, match="already"):
-        offered.segments.grow("source", Segment(index=0), descriptors)
+        offered.grow("source", Segment(index=0), descriptors)
     close_all(descriptors)
 
 
 def test_only_what_was_sent_can_be_mapped(offered: Wiring) -> None:
     with pytest.raises(ChronetixError, match="not sent"):
-        offered.segments.mapped("left", SegmentMapped(index=9, route="r1"))
+        offered.mapped("left", SegmentMapped(index=9, route="r1"))
 
 
 def grown(offered: Wiring, nodes: dict[str, Node], index: int = 1) -> None:
-    offered.segments.grow("source", Segment(index=index), nodes["source"].segment())
-    offered.segments.mapped("left", SegmentMapped(index=index, route="r1"))
-    offered.segments.mapped("right", SegmentMapped(index=index, route="r2"))
+    offered.grow("source", Segment(index=index), nodes["source"].segment())
+    offered.mapped("left", SegmentMapped(index=index, route="r1"))
+    offered.mapped("right", SegmentMapped(index=index, route="r2"))
 
 
 def test_a_segment_that_was_given_back_is_forgotten_when_nobody_maps_it(
     offered: Wiring, nodes: dict[str, Node]
 ) -> None:
     grown(offered, nodes)
-    forwarded = offered.segments.drop("source", SegmentDropped(index=1))
+    forwarded = offered.drop("source", SegmentDropped(index=1))
     assert sent(forwarded) == [
         ("left", SegmentDropped(index=1, route="r1")),
         ("right", SegmentDropped(index=1, route="r2")),
     ]
-    assert offered.segments.dropped("left", SegmentDropped(index=1, route="r1")) == []
-    free = offered.segments.dropped("right", SegmentDropped(index=1, route="r2"))
+    assert offered.dropped("left", SegmentDropped(index=1, route="r1")) == []
+    free = offered.dropped("right", SegmentDropped(index=1, route="r2"))
     assert sent(free) == [("source", SegmentDropped(index=1))]
     grown(offered, nodes)
 
 
 def test_a_consumer_that_is_gone_or_dies_maps_nothing(offered: Wiring, nodes: dict[str, Node]) -> None:
     grown(offered, nodes)
-    offered.segments.drop("source", SegmentDropped(index=1))
-    offered.segments.dropped("left", SegmentDropped(index=1, route="r1"))
+    offered.drop("source", SegmentDropped(index=1))
+    offered.dropped("left", SegmentDropped(index=1, route="r1"))
     assert ("source", SegmentDropped(index=1)) in sent(offered.gone("right"))
-    assert sent(offered.segments.drop("source", SegmentDropped(index=0))) == [
-        ("left", SegmentDropped(index=0, route="r1"))
-    ]
+    assert sent(offered.drop("source", SegmentDropped(index=0))) == [("left", SegmentDropped(index=0, route="r1"))]
     assert ("source", SegmentDropped(index=0)) in sent(offered.succeeded("left"))
 
 
 def test_a_number_that_somebody_else_may_remember_is_never_free(offered: Wiring, nodes: dict[str, Node]) -> None:
-    assert len(offered.segments.drop("source", SegmentDropped(index=0), reuse=False)) == 2
+    assert len(offered.drop("source", SegmentDropped(index=0), reuse=False)) == 2
     for node, route in (("left", "r1"), ("right", "r2")):
-        assert offered.segments.dropped(node, SegmentDropped(index=0, route=route)) == []
+        assert offered.dropped(node, SegmentDropped(index=0, route=route)) == []
 
 
 def test_only_a_segment_in_use_can_be_given_back_and_only_once(offered: Wiring, nodes: dict[str, Node]) -> None:
-    offered.segments.grow("source", Segment(index=1), nodes["source"].segment())
+    offered.grow("source", Segment(index=1), nodes["source"].segment())
     for index in (1, 7):
         with pytest.raises(ChronetixError, match="not in use"):
-            offered.segments.drop("source", SegmentDropped(index=index))
-    offered.segments.drop("source", SegmentDropped(index=0))
+            offered.drop("source", SegmentDropped(index=index))
+    offered.drop("source", SegmentDropped(index=0))
     with pytest.raises(ChronetixError, match="not in use"):
-        offered.segments.drop("source", SegmentDropped(index=0))
+        offered.drop("source", SegmentDropped(index=0))
     for node, route in (("left", "r2"), ("right", "r1"), ("left", "r9")):
         with pytest.raises(ChronetixError, match="no input of node"):
-            offered.segments.dropped(node, SegmentDropped(index=0, route=route))
-    assert offered.segments.dropped("left", SegmentDropped(index=9, route="r1")) == []
+            offered.dropped(node, SegmentDropped(index=0, route=route))
+    assert offered.dropped("left", SegmentDropped(index=9, route="r1")) == []
 
 
 def test_peers_of_a_worker_that_is_gone_are_woken(offered: Wiring, nodes: dict[str, Node]) -> None:
@@ -288,15 +286,15 @@ def test_a_route_that_there_is_no_memory_to_look_at_has_no_counters(monkeypatch:
     def refused(ring: int, credit: int) -> Any:
         raise MemoryError("by the test")
 
-    monkeypatch.setattr("chronetixd.stages.shm.RouteView", refused)
-    stage = Stage(DataRoute("r", "a", "b"), ring=0, credit=0, told_consumer=True)
-    assert stage.snapshot() is None
+    monkeypatch.setattr("chronetixd.wiring.shm.RouteView", refused)
+    stage = Stage(DataRoute("r", "a", "b"), ring=Handle(0), credit=Handle(0), consumer_end=ConsumerEnd.LINKED)
+    assert stage.snapshot(Views(shm.remains)) is None
 
 
 def test_a_node_that_cannot_be_told_of_its_memory_is_killed_and_the_others_are_told() -> None:
     events: list[Any] = []
     workers = {name: Told() for name in "ab"}
-    run = SimpleNamespace(workers=workers, dispatch=events.append)
+    run = SimpleNamespace(workers=workers, dispatch=events.append, machine=None)
     with open(os.devnull, "rb") as there:
         none = 1 << 20
         before = len(os.listdir("/proc/self/fd"))
@@ -334,24 +332,24 @@ class TestShares:
     ) -> None:
         grown(offered, nodes)
         for index in range(2, MAX_SEGMENTS):
-            offered.segments.grow("source", Segment(index=index), nodes["source"].segment())
+            offered.grow("source", Segment(index=index), nodes["source"].segment())
         descriptors = nodes["source"].segment()
         with pytest.raises(ChronetixError, match=f"another segment of node 'source' .*{MAX_SEGMENTS}") as refused:
-            offered.segments.grow("source", Segment(index=MAX_SEGMENTS), descriptors)
+            offered.grow("source", Segment(index=MAX_SEGMENTS), descriptors)
         assert refused.value.name == "quota-exceeded"
         close_all(descriptors)
-        offered.segments.drop("source", SegmentDropped(index=1))
-        offered.segments.grow("source", Segment(index=MAX_SEGMENTS), nodes["source"].segment())
+        offered.drop("source", SegmentDropped(index=1))
+        offered.grow("source", Segment(index=MAX_SEGMENTS), nodes["source"].segment())
 
     def test_a_flow_has_its_share(
         self, offered: Wiring, nodes: dict[str, Node], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        most = offered.segments.held + 1
-        monkeypatch.setattr(segments, "most_of_flow", lambda: most)
-        offered.segments.grow("source", Segment(index=1), nodes["source"].segment())
+        most = offered.machine.segments.held + 1
+        monkeypatch.setattr(module, "most_of_flow", lambda: most)
+        offered.grow("source", Segment(index=1), nodes["source"].segment())
         descriptors = nodes["source"].segment()
         with pytest.raises(ChronetixError, match="and of its flow would pass the limit"):
-            offered.segments.grow("source", Segment(index=2), descriptors)
+            offered.grow("source", Segment(index=2), descriptors)
         close_all(descriptors)
 
     def test_the_share_is_one_eighth_of_what_may_be_open(self, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,23 +1,49 @@
-"""What the daemon keeps of the workers' shared memory: who made it, which stage of which route it belongs to.
+"""What is known of the workers' shared memory: who made it, which stage of which route it belongs to.
 
-A route is a chain of stages, one for each RING that it has had; the last one is the present. Every descriptor here is
-ours, was checked when it came, and is closed when the last stage that needs it is given up.
+A route is a chain of stages, one for each RING that it has had; the last one is the present. A memory is closed when
+the last stage that needs it is given up.
 """
 
 from __future__ import annotations
 
-import os
 from collections import deque
+from collections.abc import Hashable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Any, NamedTuple, NewType, Protocol
 
-import shm
-from chronetixd.counters import Counters
+from chronetixd.core.machine import IllegalEvent
+from chronetixd.core.wiring.states import (
+    CONSUMER,
+    NODE,
+    PRODUCER,
+    ConsumerEnd,
+    NodeEvent,
+    NodeState,
+    ProducerEnd,
+    StageEvent,
+    following,
+)
 from protocol.errors import error
+from protocol.messages import Port
 
-if TYPE_CHECKING:
-    from protocol.messages import Port
-    from shm._native import RouteSnapshot
+Handle = NewType("Handle", int)
+"""A memory that was checked and is kept."""
+
+Bell = Hashable
+"""A doorbell that was checked and is kept."""
+
+Snapshot = dict[str, Any]
+"""Counters of one stage, as RING and CREDIT have them."""
+
+
+class Reader(Protocol):
+    """Reads what is in a memory, whatever becomes of those who write it."""
+
+    def remains(self, ring: Handle) -> tuple[int, int]:
+        """Where a RING ends, as a position, and the highest input_seq committed to it. Raises PeerFault."""
+
+    def snapshot(self, ring: Handle, credit: Handle) -> Snapshot | None:
+        """The counters of both; None when one has spoilt its header, or for want of memory."""
 
 
 class DataRoute(NamedTuple):
@@ -38,7 +64,7 @@ descriptor of the daemon's, and of every consumer's."""
 class Memory:
     """What one process offered beside its ends of routes: its doorbell, and the arena that its RINGs point into."""
 
-    doorbell: shm.Doorbell
+    doorbell: Bell
     segments: dict[int, int] = field(default_factory=dict)
     unmapped: dict[int, set[Stage]] = field(default_factory=dict)
     """Segments that it may not use yet, and the stages whose consumer cannot follow descriptors into them."""
@@ -51,6 +77,7 @@ class Memory:
     shown_so: set[int] = field(default_factory=set)
     """Segments that were new or given back when a worker came back: what it said of them may come still."""
     dead: bool = False
+    closed: bool = False
 
     def settle(self, stage: Stage, index: int) -> bool:
         """The stage's consumer has mapped it, or never has to; True when that was the last one."""
@@ -63,39 +90,36 @@ class Memory:
         del self.unmapped[index]
         return True
 
-    def close_if_unused(self) -> None:
-        """Give it back once its process is dead and nothing points into it. Idempotent."""
-        if self.dead and self.stages == 0:
-            self.doorbell.close()
-            for fd in self.segments.values():
-                os.close(fd)
-            self.segments.clear()
+    def close_if_unused(self) -> list[Hashable]:
+        """What is to be closed: all of it, once its process is dead and nothing points into it. Said once."""
+        if not self.dead or self.stages or self.closed:
+            return []
+        self.closed = True
+        left: list[Hashable] = [self.doorbell, *self.segments.values()]
+        self.segments.clear()
+        return left
 
 
 @dataclass(slots=True, eq=False)
 class Stage:
-    """A route's time with one RING. Either end is None as long as it was not offered."""
+    """A route's time with one RING. Either end's memory is None as long as it was not offered."""
 
     route: DataRoute
     epoch: int = 0
     base_seq: int = 0
     resume: int = 0
-    ring: int | None = None
+    ring: Handle | None = None
     producer: Memory | None = None
     """Of the RING's maker, which may be dead."""
-    credit: int | None = None
+    producer_end: ProducerEnd = ProducerEnd.AWAITED
+    credit: Handle | None = None
     consumer: Memory | None = None
+    consumer_end: ConsumerEnd = ConsumerEnd.AWAITED
     consumer_incarnation: int = 0
     """Of its node, when the CREDIT was made: the name under which a supervisor keeps it."""
-    predecessor: int | None = None
+    predecessor: Handle | None = None
     """CREDIT of the last consumer that ran on this stage and died."""
     predecessor_incarnation: int = 0
-    told_producer: bool = False
-    """The producer was linked."""
-    relink: bool = False
-    """The producer was linked, but to a consumer before the present one."""
-    told_consumer: bool = False
-    """The present consumer was linked."""
     by_link: set[int] = field(default_factory=set)
     """Segments that came with the present consumer's link; mapped when it answers."""
     sent: set[int] = field(default_factory=set)
@@ -103,14 +127,34 @@ class Stage:
     dropping: set[int] = field(default_factory=set)
     """Of those, what it was told to unmap and has not said to have unmapped."""
     ended: bool = False
-    """Its producer is dead: nothing more comes."""
-    view: shm.RouteView | None = None
+    """Its producer is dead or has done with it: nothing more comes."""
     port: Port | None = None
     """As its consumer was told of it, where the route is another one by now."""
     passed: int = 0
     """Positions below it a consumer before the present one has passed; what was overwritten there is counted."""
     held: bool = False
     """Its consumer is linked when what it loses is drained, so that order is kept."""
+
+    def happens(self, event: StageEvent) -> None:
+        """Both ends are now where that leads. Raises IllegalEvent, and then nothing has changed."""
+        what = f"stage {self.epoch} of route {self.route.id!r}"
+        ends = following(PRODUCER, what, self.producer_end, event), following(CONSUMER, what, self.consumer_end, event)
+        self.producer_end, self.consumer_end = ends
+
+    @property
+    def told_producer(self) -> bool:
+        """The producer was linked, perhaps to a consumer before the present one."""
+        return self.producer_end in (ProducerEnd.LINKED, ProducerEnd.STALE)
+
+    @property
+    def relink(self) -> bool:
+        """The producer was linked, but to a consumer before the present one."""
+        return self.producer_end is ProducerEnd.STALE
+
+    @property
+    def told_consumer(self) -> bool:
+        """The present consumer was linked."""
+        return self.consumer_end is ConsumerEnd.LINKED
 
     @property
     def complete(self) -> bool:
@@ -122,13 +166,20 @@ class Stage:
         """An end was linked: it may hold frames."""
         return self.told_producer or self.told_consumer or self.predecessor is not None
 
-    def snapshot(self) -> RouteSnapshot | None:
+    @property
+    def seen(self) -> tuple[Handle, Handle] | None:
+        """RING, and CREDIT of the last consumer that may have done something; None before both were there."""
+        credit = self.credit if self._has_consumer else self.predecessor
+        return None if self.ring is None or credit is None else (self.ring, credit)
+
+    def snapshot(self, reader: Reader) -> Snapshot | None:
         """Its counters, the consuming end's since its predecessor's were kept; None before both ends were there, when
         one has spoilt its header, or for want of memory."""
-        view = self.open_view()
-        return self._of_present(view.snapshot()) if view is not None else None
+        pair = self.seen
+        found = reader.snapshot(*pair) if pair is not None else None
+        return None if found is None else self._of_present(found)
 
-    def _of_present(self, seen: RouteSnapshot) -> RouteSnapshot:
+    def _of_present(self, seen: Snapshot) -> Snapshot:
         drops = seen["drops"]
         found = drops["overwritten"] - seen["unseen"]
         if not self._has_consumer:
@@ -143,69 +194,11 @@ class Stage:
         """Its present consumer was told of it, or there was none before."""
         return self.told_consumer or self.predecessor is None
 
-    def open_view(self) -> shm.RouteView | None:
-        """What it looks like, with the last consumer that may have done something; None as for ``snapshot``."""
-        if self.view is None:
-            credit = self.credit if self._has_consumer else self.predecessor
-            if self.ring is None or credit is None:
-                return None
-            try:
-                self.view = shm.RouteView(self.ring, credit)
-            except (shm.PeerFault, ValueError, MemoryError):
-                return None
-        return self.view
-
     def told_to_drop(self, index: int) -> None:
         """Its consumer is told that a segment is gone."""
         self.sent.discard(index)
         self.by_link.discard(index)
         self.dropping.add(index)
-
-    def close_view(self) -> None:
-        """The ends have changed, or it is over."""
-        if self.view is not None:
-            self.view.close()
-            self.view = None
-
-    def consumer_died(self, counters: Counters, *, ran: bool) -> None:
-        """What a successor may need of the end that ``ran`` is kept; one that never did changes nothing."""
-        if ran and self.told_consumer:
-            seen = self.snapshot()
-            counters.keep_consumer(seen)
-            self.passed = max(self.passed, seen["next"] if seen is not None else 0)
-            _close(self.predecessor)
-            self.predecessor, self.credit = self.credit, None
-            self.predecessor_incarnation = self.consumer_incarnation
-        self.close_view()
-        _close(self.credit)
-        self.credit = None
-        self.consumer = None
-        self.relink = self.told_producer
-        self.told_consumer = False
-        self.by_link.clear()
-        self.sent.clear()
-
-    def forget_ring(self) -> None:
-        """Its maker died before anybody was linked to it: the next one makes this stage's ring."""
-        self.close_view()
-        _close(self.ring)
-        self.ring = self.port = None
-        self._leave_producer()
-
-    def close(self, counters: Counters) -> None:
-        """It is over: add up what it counted and give its memory back."""
-        counters.keep(self.snapshot())
-        self.close_view()
-        for fd in (self.ring, self.credit, self.predecessor):
-            _close(fd)
-        self.ring = self.credit = self.predecessor = None
-        self._leave_producer()
-
-    def _leave_producer(self) -> None:
-        if self.producer is not None:
-            self.producer.stages -= 1
-            self.producer.close_if_unused()
-            self.producer = None
 
 
 class Ends(NamedTuple):
@@ -227,12 +220,7 @@ class Place:
     inputs: list[DataRoute] = field(default_factory=list)
     memory: Memory | None = None
     incarnation: int = 0
-    configured: bool = False
-    linked: bool = False
-    ready: bool = False
-    started: bool = False
-    gone: bool = False
-    """For good."""
+    state: NodeState = NodeState.ABSENT
     came_back: bool = False
     """It was started by an earlier daemon: what it said to that one may come still."""
     due: deque[Ends] = field(default_factory=deque)
@@ -250,36 +238,46 @@ class Place:
     sent: int = 0
     """The last item of a source that is known to have gone out on any of its outputs."""
 
-    def reset(self) -> None:
-        """It is dead; its successor is told everything anew."""
-        self.configured = self.linked = self.ready = self.started = self.asked_relink = self.came_back = False
-        self.due.clear()
-        self.later.clear()
-        self.answers.clear()
-        self.relinking.clear()
-        if self.memory is not None:
-            self.memory.dead = True
-            self.memory.unmapped.clear()
-            self.memory.close_if_unused()
-            self.memory = None
-        self.incarnation += 1
+    def happens(self, event: NodeEvent) -> None:
+        """It is now where that leads. Raises IllegalEvent, and then nothing has changed."""
+        self.state = following(NODE, f"node {self.node!r}", self.state, event)
+
+    def may(self, event: NodeEvent) -> bool:
+        """Its state has a cell for that."""
+        return NODE[self.state][event] is not None
+
+    @property
+    def configured(self) -> bool:
+        """It was told its routes."""
+        return NodeState.TOLD <= self.state <= NodeState.STARTED
+
+    @property
+    def linked(self) -> bool:
+        """It got the other ends of its routes."""
+        return NodeState.LINKED <= self.state <= NodeState.STARTED
+
+    @property
+    def ready(self) -> bool:
+        """It has mapped what it got at first, and can be told of more."""
+        return NodeState.READY <= self.state <= NodeState.STARTED
+
+    @property
+    def started(self) -> bool:
+        """It may take and return frames."""
+        return self.state is NodeState.STARTED
+
+    @property
+    def gone(self) -> bool:
+        """For good."""
+        return self.state is NodeState.GONE
+
+    def check(self, event: NodeEvent) -> None:
+        """Raises IllegalEvent unless its state has a cell for that."""
+        if not self.may(event):
+            raise IllegalEvent(f"node {self.node!r}", self.state.name.lower(), event, ())
 
 
 def check_count(node: str, count: int) -> None:
     """Raises ProtocolError ``quota-exceeded`` when an arena of ``node`` may not have ``count`` segments."""
     if count > MAX_SEGMENTS:
         raise error("quota-exceeded", what=f"another segment of node {node!r}", limit=MAX_SEGMENTS)
-
-
-def checked(fd: int, kind: str, what: str) -> int:
-    """``fd`` if it holds what it should. Raises ProtocolError ``descriptor-refused``."""
-    try:
-        shm.check(fd, kind)  # type: ignore[arg-type]
-    except (OSError, ValueError, shm.PeerFault) as reason:
-        raise error("descriptor-refused", what=what, reason=str(reason.args[0] if reason.args else reason)) from None
-    return fd
-
-
-def _close(fd: int | None) -> None:
-    if fd is not None:
-        os.close(fd)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+
 import msgspec
 
-from chronetixd.net import Net, ToNode
-from chronetixd.segments import Segments
-from chronetixd.stages import Ends, Place, Stage
+from chronetixd.core.wiring.net import Net, ToNode
+from chronetixd.core.wiring.segments import Segments
+from chronetixd.core.wiring.stages import Ends, Place, Stage
+from chronetixd.core.wiring.states import NodeEvent, StageEvent
 from protocol.errors import error
 from protocol.messages import Extend, InputLink, Link, Linked, Port
 
@@ -37,26 +40,30 @@ class Links:
         inputs = [stage for stage in inputs if not stage.told_consumer and not stage.held]
         if not outputs and not inputs:
             return None
+        place.happens(NodeEvent.LINK_SENT)
         place.answers.append(Ends(outputs, inputs))
         return _linked(place, outputs, inputs)
 
     def _first_link(self, place: Place) -> ToNode | None:
-        """All ends at once, when the last peer has offered."""
+        """All ends at once, when the last peer has offered; but for inputs that wait until others are drained, and
+        those that nobody will ever make."""
         outputs = [stage for stage in self._net.present(place.outputs) if stage.producer is place.memory]
         inputs = [stage for stage in self._net.stages(place.inputs) if stage.consumer is place.memory]
+        inputs = [stage for stage in inputs if not stage.held and not (stage.ended and stage.ring is None)]
         if not all(stage.complete for stage in (*outputs, *inputs)):
             return None
-        place.linked = True
+        place.happens(NodeEvent.LINK_SENT)
         return _linked(place, outputs, inputs)
 
     def ready(self, node: str) -> list[ToNode]:
         """``node`` is ready: it has mapped all that came with its link, and can be told of stages begun meanwhile."""
         place = self._net.places[node]
-        place.ready = True
+        place.happens(NodeEvent.SAYS_READY)
         told = self._segments.settle(stage for stage in self._net.stages(place.inputs) if stage.told_consumer)
-        if place.later:
-            told.append(self.extend(place, place.later))
-            place.later = []
+        later = [stage for stage in place.later if stage in self._net.chains.get(stage.route.id, ())]
+        if later:
+            told.append(self.extend(place, later))
+        place.later = []
         return told
 
     def relink(self, node: str) -> list[ToNode]:
@@ -119,25 +126,24 @@ def at(port: Port, stage: Stage) -> Port:
 
 def _linked(place: Place, outputs: list[Stage], inputs: list[Stage]) -> ToNode:
     """The link that brings these ends; they count as told."""
-    fds: list[int] = []
+    handles: list[Hashable] = []
     for stage in outputs:
         assert stage.credit is not None
         assert stage.consumer is not None
-        fds += (stage.credit, stage.consumer.doorbell.fileno())
-        stage.told_producer, stage.relink = True, False
+        handles += (stage.credit, stage.consumer.doorbell)
+        stage.happens(StageEvent.PRODUCER_TOLD)
     links = []
     for stage in inputs:
         assert stage.ring is not None
         assert stage.producer is not None
         segments = stage.producer.segments
-        fds += (stage.ring, stage.producer.doorbell.fileno(), *segments.values())
+        handles += (stage.ring, stage.producer.doorbell, *segments.values())
         succeeds = stage.predecessor is not None
         if stage.predecessor is not None:
-            fds.append(stage.predecessor)
-            stage.close_view()
+            handles.append(stage.predecessor)
         links.append(InputLink(route=stage.route.id, segments=list(segments), epoch=stage.epoch, predecessor=succeeds))
-        stage.told_consumer = True
+        stage.happens(StageEvent.CONSUMER_TOLD)
         stage.by_link, stage.sent = set(segments), set(segments)
     epochs = [stage.epoch for stage in outputs] if place.ready else []
     message = Link(outputs=[stage.route.id for stage in outputs], inputs=links, epochs=epochs)
-    return ToNode(place.node, message, tuple(fds))
+    return ToNode(place.node, message, tuple(handles))

@@ -8,12 +8,9 @@ present stage's, but for ``outstanding``, the sum over stages that are not drain
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from chronetixd.upgrade.packed import PackedCounters
-
-if TYPE_CHECKING:
-    from shm._native import RouteSnapshot
+from chronetixd.core.packed import PackedCounters
 
 OF_PRODUCER = (
     "committed",
@@ -70,36 +67,35 @@ class Counters:
         self._returned = packed.returned
         self._last = packed.last
 
-    def _of_one(self, figures: dict[str, Any]) -> RouteSnapshot:
+    def _of_one(self, figures: dict[str, Any]) -> dict[str, Any]:
         """Of a route that has had one stage with its first ends, as most have: nothing is added up."""
         del figures["next"], figures["unseen"]
         self._returned = max(self._returned, figures["committed"] - figures["outstanding"])
         figures["returned"] = self._returned
-        return figures  # type: ignore[return-value]
+        return figures
 
-    def keep(self, stage: RouteSnapshot | None) -> None:
+    def keep(self, stage: Mapping[str, Any] | None) -> None:
         """This stage is over."""
         self._add(stage, self._past, self._drops)
 
-    def keep_consumer(self, stage: RouteSnapshot | None) -> None:
+    def keep_consumer(self, stage: Mapping[str, Any] | None) -> None:
         """This stage's consuming end is replaced. What it had not seen yet is its successor's to count."""
         self._add(stage, OF_CONSUMER, DROPS_OF_CONSUMER)
         self._drops["overwritten"] -= stage["unseen"] if stage is not None else 0
 
-    def _add(self, stage: RouteSnapshot | None, names: Iterable[str], drops: Iterable[str]) -> None:
+    def _add(self, stage: Mapping[str, Any] | None, names: Iterable[str], drops: Iterable[str]) -> None:
         if stage is None:
             return
         self._fresh = False
-        figures: Mapping[str, Any] = stage
         for name in names:
-            self._past[name] += figures[name]
+            self._past[name] += stage[name]
         for name in drops:
-            self._drops[name] += figures["drops"][name]
+            self._drops[name] += stage["drops"][name]
         for name in GREATEST:
-            self._greatest[name] = max(self._greatest[name], figures[name])
+            self._greatest[name] = max(self._greatest[name], stage[name])
         self._last = stage
 
-    def total(self, stages: Iterable[RouteSnapshot | None]) -> RouteSnapshot | None:
+    def total(self, stages: Iterable[Mapping[str, Any] | None]) -> dict[str, Any] | None:
         """The route's figures, with those of the stages that are not over, oldest first; None before the first."""
         known: list[Mapping[str, Any]] = [stage for stage in stages if stage is not None]
         latest: Mapping[str, Any] | None = known[-1] if known else self._last
@@ -121,4 +117,4 @@ class Counters:
         # Between a consumer's death and its successor's link the present CREDIT has counted nothing yet.
         self._returned = max(self._returned, figures["committed"] - figures["outstanding"])
         figures["returned"] = self._returned
-        return figures  # type: ignore[return-value]
+        return figures

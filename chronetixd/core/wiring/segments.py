@@ -3,23 +3,12 @@ its number again when nobody does any more."""
 
 from __future__ import annotations
 
-import os
-import resource
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
-from chronetixd.net import Net, ToNode
-from chronetixd.rewiring import Shown
-from chronetixd.stages import MAX_SEGMENTS, Memory, Stage, check_count, checked
+from chronetixd.core.wiring.net import Net, ToNode
+from chronetixd.core.wiring.stages import Handle, Memory, Stage
 from protocol.errors import error
 from protocol.messages import Segment, SegmentDropped, SegmentMapped
-
-SHARE = 8
-"""A flow's arenas may grow by one in so many of the descriptors that the daemon may have open."""
-
-
-def most_of_flow() -> int:
-    """Segments that all arenas of one flow may have together."""
-    return max(MAX_SEGMENTS, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // SHARE)
 
 
 class Segments:
@@ -36,11 +25,11 @@ class Segments:
         memories |= {id(place.memory): place.memory for place in self._net.places.values() if place.memory is not None}
         return sum(len(memory.segments) for memory in memories.values())
 
-    def grow(self, node: str, message: Segment, descriptors: list[int]) -> list[ToNode]:
+    def grow(self, node: str, message: Segment, segment: Handle) -> list[ToNode]:
         """``node``'s arena has a further segment: what its consumers have to get, or, if nobody has to, its own go.
 
-        A consumer that is not linked yet gets the segment with its link. Takes ``descriptors`` over; raises
-        ProtocolError.
+        A consumer that is not linked yet gets the segment with its link. A segment that was shown already is not kept
+        again. Raises ProtocolError, and then nothing is kept.
         """
         memory = self._net.places[node].memory
         if memory is None:
@@ -48,18 +37,9 @@ class Segments:
         if message.index in memory.segments and message.index in memory.shown_so:
             memory.shown_so.discard(message.index)
             return []
-        self.check_share(node, memory, 1)
-        check_segment(memory, node, message.index, descriptors[0])
-        memory.segments[message.index] = descriptors[0]
-        descriptors.clear()
+        check_new(memory, node, message.index)
+        memory.segments[message.index] = segment
         return self.spread(node, memory, message.index)
-
-    def check_share(self, node: str, memory: Memory, more: int) -> None:
-        """Raises ProtocolError ``quota-exceeded`` when ``node`` may not have ``more`` further segments."""
-        check_count(node, len(memory.segments) + more)
-        most = most_of_flow()
-        if self.held + more > most:
-            raise error("quota-exceeded", what=f"another segment of node {node!r} and of its flow", limit=most)
 
     def spread(self, node: str, memory: Memory, index: int, *, confirmed: bool = False) -> list[ToNode]:
         """A segment to every consumer that lacks it; unless ``confirmed``, ``node`` may not use it yet."""
@@ -117,7 +97,7 @@ class Segments:
         if memory is None or index not in memory.segments or index in memory.unmapped:
             reason = f"segment {index} of node {node!r} is not in use"
             raise error("malformed-message", type="segment-dropped", reason=reason)
-        os.close(memory.segments.pop(index))
+        self._net.close(memory.segments.pop(index))
         return self._take_back(node, memory, index, reuse=reuse)
 
     def _take_back(self, node: str, memory: Memory, index: int, *, reuse: bool) -> list[ToNode]:
@@ -163,14 +143,15 @@ class Segments:
 
     # -- workers of an earlier daemon ----------------------------------------------------------------------
 
-    def even_out(self, node: str, shown: Shown) -> list[ToNode]:
+    def even_out(
+        self, node: str, memory: Memory, unconfirmed: Collection[int], dropped: Collection[int]
+    ) -> list[ToNode]:
         """What was under way about the segments of ``node`` when the daemon died is begun again."""
-        memory = shown.memory
         told = []
         for index in memory.segments:
-            told += self.spread(node, memory, index, confirmed=index not in shown.unconfirmed)
-        for index in {*shown.dropped, *self._mapped_in_vain(node, memory)}:
-            told += self._take_back(node, memory, index, reuse=index in shown.dropped)
+            told += self.spread(node, memory, index, confirmed=index not in unconfirmed)
+        for index in {*dropped, *self._mapped_in_vain(node, memory)}:
+            told += self._take_back(node, memory, index, reuse=index in dropped)
         return told
 
     def _mapped_in_vain(self, node: str, memory: Memory) -> set[int]:
@@ -179,9 +160,8 @@ class Segments:
         return {index for stage in stages for index in stage.sent} - memory.segments.keys()
 
 
-def check_segment(memory: Memory, node: str, index: int, fd: int) -> None:
-    """Is ``fd`` a segment that ``node`` has not had yet? Raises ProtocolError."""
+def check_new(memory: Memory, node: str, index: int) -> None:
+    """Is this a segment that ``node`` has not had yet? Raises ProtocolError."""
     if index in memory.segments:
         reason = f"segment {index} of node {node!r} is there already"
         raise error("malformed-message", type="segment", reason=reason)
-    checked(fd, "segment", f"segment {index} of node {node!r}")

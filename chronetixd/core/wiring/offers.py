@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from chronetixd.stages import Ends, Memory, Place, Stage
+from chronetixd.core.wiring.stages import Ends, Handle, Memory, Place, Stage
+from chronetixd.core.wiring.states import StageEvent
 from protocol.errors import error
 from protocol.messages import Offer
 
@@ -42,10 +43,12 @@ def _named(names: Iterable[str], stages: Iterable[Stage]) -> list[Stage]:
     return [left[name].pop() for name in names]
 
 
-def keep(memory: Memory, ends: Ends, rings: Iterable[int], credits: Iterable[int]) -> None:
-    """These descriptors, which were checked, are now what the stages of ``ends`` have."""
-    for stage, fd in zip(ends.rings, rings, strict=True):
-        stage.ring, stage.producer = fd, memory
+def keep(memory: Memory, ends: Ends, rings: Iterable[Handle], credits: Iterable[Handle]) -> None:
+    """These memories are now what the stages of ``ends`` have."""
+    for stage, ring in zip(ends.rings, rings, strict=True):
+        stage.happens(StageEvent.RING)
+        stage.ring, stage.producer = ring, memory
         memory.stages += 1
-    for stage, fd in zip(ends.credits, credits, strict=True):
-        stage.credit, stage.consumer, stage.consumer_incarnation = fd, memory, memory.incarnation
+    for stage, credit in zip(ends.credits, credits, strict=True):
+        stage.happens(StageEvent.CREDIT)
+        stage.credit, stage.consumer, stage.consumer_incarnation = credit, memory, memory.incarnation

@@ -1,0 +1,1 @@
+"""A bounded search over the tables of flows, roll-outs and routes."""
