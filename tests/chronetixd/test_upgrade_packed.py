@@ -209,8 +209,8 @@ STATE: dict[type, tuple[set[str], set[str]]] = {
             "held_frames", "machine", "reason", "revivals", "submitted_unix_ns", "taps", "wiring", "workers",
         },
         {
-            "_busy", "_events", "_handovers", "_hearing", "_kept", "_log", "_services", "_watchers", "home", "name",
-            "news", "plan", "probes", "rollout",
+            "_busy", "_delayed_by", "_events", "_handovers", "_hearing", "_kept", "_log", "_services", "_watchers",
+            "home", "name", "news", "plan", "probes", "rollout",
         },
     ),
     workerproc.WorkerProcess: (
@@ -219,8 +219,8 @@ STATE: dict[type, tuple[set[str], set[str]]] = {
             "_unlogged", "fault", "features", "incarnation", "pid", "progress", "started_unix_ns", "to_come",
         },
         {
-            "_callbacks", "_claims", "_logs", "_loop", "_max_frame", "_nursery", "_out_of_memory", "_pace",
-            "_pipes", "_unlogged_told", "_usage", "flow", "node",
+            "_again", "_asked_for", "_callbacks", "_claims", "_logs", "_loop", "_losses", "_max_frame", "_nursery",
+            "_out_of_memory", "_pace", "_pipes", "_unlogged_told", "_unwanted", "_usage", "flow", "node",
         },
     ),
     connection.Connection: (
