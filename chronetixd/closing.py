@@ -1,9 +1,10 @@
 """Closing what may wait: off the loop, in threads, so that one that waits keeps neither the loop nor the others.
 
 For what the daemon's own workers have sent: strangers' descriptors never come this far (:mod:`chronetixd.inspection`).
-Memory and doorbells are closed at once. The rest, and a socket whose unread bytes may bring such along, goes to a
-thread; at most MOST wait at a time, what is more waits for one of them. The end of the process interrupts a socket that
-lingers; only a FUSE file whose server does not answer can hold it up.
+Doorbells and memory are closed at once, but for LARGE memory: whoever closes the last descriptor of it frees its pages,
+and of a gigabyte that takes a second. That goes to a thread, as does what may wait: a descriptor of another kind, or a
+socket whose unread bytes may bring one along. At most MOST close at a time, what is more waits for one of them. The end
+of the process interrupts a socket that lingers; only a FUSE file whose server does not answer can hold it up.
 """
 
 from __future__ import annotations
@@ -13,12 +14,16 @@ import socket
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from chronetixd.inspector import harmless
 from chronetixd.output import waiting
 
 MOST = 16
 """Threads at a time."""
+
+LARGE = 4 * 1024 * 1024
+"""Bytes of memory that is closed in a thread: freeing as much takes milliseconds."""
 
 _lock = threading.Lock()
 _todo: deque[Callable[[], None]] = deque()
@@ -29,9 +34,19 @@ def close(*descriptors: int) -> None:
     """Close descriptors that a worker has sent; never waits."""
     for fd in descriptors:
         if harmless(fd):
-            os.close(fd)
+            close_memory(fd)
         else:
-            _elsewhere(lambda fd=fd: os.close(fd))  # type: ignore[misc]
+            _elsewhere(partial(os.close, fd))
+
+
+def close_memory(*descriptors: int) -> None:
+    """Close descriptors that are known to be memory, pidfds or doorbells, of which these may be the last; never waits
+    for their pages to be freed."""
+    for fd in descriptors:
+        if os.fstat(fd).st_size > LARGE:
+            _elsewhere(partial(os.close, fd))
+        else:
+            os.close(fd)
 
 
 def close_all(descriptors: Sequence[int]) -> None:

@@ -19,6 +19,7 @@ from urllib.parse import quote
 
 import structlog
 
+from chronetixd.closing import close_memory
 from chronetixd.fdstore import Store
 from chronetixd.keys import HIGHEST, Key, Kind
 
@@ -77,8 +78,7 @@ class Stored:
         where it is: it is another program's, or of a release that knows it. Idempotent."""
         strange = {name for name in self._left if not _MADE.fullmatch(name)}
         for name, descriptors in self._left.items():
-            for fd in descriptors:
-                os.close(fd)
+            close_memory(*descriptors)
             if name not in strange:
                 self._store.forget(name)
                 self._store.take_over(1 - len(descriptors))

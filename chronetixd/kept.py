@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 
 import shm
 from chronetixd.checked import checked
+from chronetixd.closing import close_memory
 from chronetixd.core.wiring.stages import Memory
 from chronetixd.core.worker import Exit
 from chronetixd.keys import Key, Kind
@@ -32,7 +33,7 @@ class Kept:
         self._last: dict[str, Memory | None] = {}
         for key, fd in found.items():
             if not _is(key, fd):
-                os.close(self._found.pop(key))
+                close_memory(self._found.pop(key))
         self.whole = whole and len(self._found) == len(found) > 0
         """What is not there was never there."""
 
@@ -86,8 +87,7 @@ class Kept:
 
     def close(self) -> None:
         """Close what nobody has asked for. Idempotent."""
-        for fd in self._found.values():
-            os.close(fd)
+        close_memory(*self._found.values())
         self._found.clear()
 
     def _all(self, kind: Kind, route: str, epoch: int) -> list[Key]:

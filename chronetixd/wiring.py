@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 import shm
 from chronetixd import rewiring
 from chronetixd.checked import checked
+from chronetixd.closing import close_memory
 from chronetixd.core.death import HeldFrames
 from chronetixd.core.wiring.lives import LostMemory
 from chronetixd.core.wiring.machine import Machine
@@ -115,7 +116,7 @@ class Wiring:
                     cast("shm.Doorbell", effect.bell).ring()
                 elif isinstance(effect.handle, int):
                     self._views.close(effect.handle)
-                    os.close(effect.handle)
+                    close_memory(effect.handle)
                 else:
                     cast("shm.Doorbell", effect.handle).close()
 

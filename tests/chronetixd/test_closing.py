@@ -58,3 +58,22 @@ def test_nor_is_a_socket_whose_unread_bytes_bring_one_along(opened: ExitStack) -
         socket.send_fds(theirs, [b"x"], [sock.fileno()])
     closing.close_socket(ours)
     assert [thread for thread in threading.enumerate() if thread.name == "closer"]
+
+
+def test_large_memory_is_freed_by_somebody_else(monkeypatch: pytest.MonkeyPatch, opened: ExitStack) -> None:
+    closers: list[tuple[int, str]] = []
+    close = os.close
+
+    def closed(fd: int) -> None:
+        closers.append((fd, threading.current_thread().name))
+        close(fd)
+
+    small, large = os.memfd_create("small"), os.memfd_create("large")
+    os.ftruncate(small, closing.LARGE)
+    os.ftruncate(large, closing.LARGE + 1)
+    monkeypatch.setattr(closing.os, "close", closed)
+    closing.close_memory(small, large)
+    for thread in threading.enumerate():
+        if thread.name == "closer":
+            thread.join()
+    assert closers == [(small, threading.current_thread().name), (large, "closer")]
