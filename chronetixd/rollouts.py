@@ -6,12 +6,12 @@ Refused is by name and before anything is touched: what a running flow cannot be
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from chronetixd.core import rollout as core
-from chronetixd.core.change import Change, compare, described
+from chronetixd.core.change import Change, compare, described, refusals
 from chronetixd.core.flow_words import FlowState
 from chronetixd.flowrun import FlowRun
 from chronetixd.flows import Flows, invalid
@@ -77,7 +77,7 @@ class Rollouts:
                 raise error("node-not-found", flow=run.name, node=node, nearest=nearest(node, run.plan.nodes))
         plan = make_plan(run.name, checked.flow, base_dir)
         change = compare(run.plan.flow, checked.flow, (run.plan.base_dir, base_dir), replace)
-        refused = next(refusals(run, change), None)
+        refused = next(refusals(run.plan.flow, checked.flow), None) or next(unable(run, change), None)
         if refused is not None:
             raise error("change-refused", flow=run.name, reason=refused)
         if not (change or change.notes or flow_options(run.plan.flow) != flow_options(checked.flow)):
@@ -139,16 +139,9 @@ def flow_options(flow: Flow) -> dict[str, Any]:
     return {name: value for name, value in flow.raw.items() if name not in ("manifests", "routes", "name")}
 
 
-def refusals(run: FlowRun, change: Change) -> Iterator[str]:
-    """What a running flow cannot become, in words."""
-    for each in change.routes:
-        if {"source", "target"} & {field.path for field in each.fields}:
-            yield f"route {each.name!r} would join other nodes: give it another id"
-    yield from _unable(run, sorted(change.ends | change.named("changed")))
-
-
-def _unable(run: FlowRun, nodes: Iterable[str]) -> Iterator[str]:
-    for node in nodes:
+def unable(run: FlowRun, change: Change) -> Iterator[str]:
+    """Who of those that would have to be told cannot be, in words."""
+    for node in sorted(change.ends | change.named("changed")):
         worker = run.workers.get(node)
         if worker is not None and worker.alive and HANDOVER not in worker.features:
             yield f"the worker of node {node!r} cannot leave its place to another one: it does not know 'handover'"

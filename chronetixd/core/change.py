@@ -16,6 +16,7 @@ import msgspec
 
 from protocol.configure import configure
 from protocol.contract import Flow, Manifest, Route
+from protocol.contract.graph import drawn, find_cycle
 from protocol.messages import Configure
 
 Kind = Literal["added", "removed", "changed"]
@@ -77,6 +78,27 @@ def compare(old: Flow, new: Flow, folders: tuple[str, str] = ("", ""), replaced:
     differing = {each.name for each in routes}
     ends = {node for flow in (old, new) for r in flow.data_routes if r.id in differing for node in (r.source, r.target)}
     return Change(nodes, routes, tuple(notes), frozenset(ends))
+
+
+def refusals(old: Flow, new: Flow) -> Iterator[str]:
+    """What ``old`` cannot become while it runs, with what to do instead. Linear in nodes and routes."""
+    before, after = ({route.id: route for route in flow.data_routes} for flow in (old, new))
+    for name, route in after.items():
+        was = before.get(name, route)
+        if (was.source, was.target) != (route.source, route.target):
+            yield f"route {name!r} would join other nodes: give it another id"
+    stays = {manifest.node for manifest in old.manifests} & {manifest.node for manifest in new.manifests}
+    fed = [{route.target for route in routes.values()} for routes in (before, after)]
+    for node in sorted(stays & (fed[0] - fed[1]) & {route.source for route in after.values()}):
+        yield f"node {node!r} would lose its last input and be a source: give the source another node id"
+    following: dict[str, list[str]] = {}
+    for route in (*before.values(), *after.values()):
+        following.setdefault(route.source, []).append(route.target)
+    if cycle := find_cycle(following):
+        yield (
+            f"some of {drawn(cycle)} would change places, and frames that are between them would be overtaken: "
+            "apply a flow without one of them first, and then this one"
+        )
 
 
 def described(change: Change) -> dict[str, Any]:

@@ -53,23 +53,24 @@ def refuse_cycles(routes: Iterable[Route], notes: Notes) -> None:
         if route.plane == "data":
             following.setdefault(route.source, []).append(route.target)
     for _ in range(MAX_CYCLES):
-        cycle = _find_cycle(following)
+        cycle = find_cycle(following)
         if not cycle:
             break
         hint = "take one of these edges out, or make it a control route"
-        notes.problem("routes", f"data routes form a cycle: {_drawn(cycle)}", hint)
+        notes.problem("routes", f"data routes form a cycle: {drawn(cycle)}", hint)
         for node in cycle:
             del following[node]
 
 
-def _drawn(cycle: Sequence[str]) -> str:
+def drawn(cycle: Sequence[str]) -> str:
+    """A cycle in words."""
     shown = [*cycle, cycle[0]]
     if len(shown) > MAX_DRAWN:
         shown = [*cycle[: MAX_DRAWN - 2], "…", cycle[0]]
     return " → ".join(shown)
 
 
-def _find_cycle(following: Mapping[str, Sequence[str]]) -> list[str]:
+def find_cycle(following: Mapping[str, Sequence[str]]) -> list[str]:
     """Some cycle, or an empty list. Depth first without recursion; each edge is looked at once."""
     done: set[str] = set()
     for start in following:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+from itertools import pairwise
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chronetixd.core.change import ABSENT, Change, Difference, FieldChange, compare, fields
+from chronetixd.core.change import ABSENT, Change, Difference, FieldChange, compare, fields, refusals
 from protocol.contract import Flow, parse_flow
 
 Map = dict[str, Any]
@@ -128,6 +129,50 @@ def test_a_control_route_changes_the_nodes_that_publish_and_subscribe() -> None:
     change = changed(edit)
     assert change.named("changed") == {"total", "numbers"}
     assert change.routes == ()
+
+
+def chained(*nodes: str) -> Map:
+    """A flow in which each node sends to the next."""
+    manifests = [raw()["manifests"][0] | {"node_id": node} for node in nodes]
+    return raw(manifests=manifests, routes=[route(*pair) for pair in pairwise(nodes)])
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "drawn"),
+    [
+        ("sabk", "sbak", "a → b → a"),
+        ("sabck", "scbak", "b → c → b"),
+        ("sabck", "sbcak", "a → b → c → a"),
+        ("sabck", "scak", "a → b → c → a"),
+        ("sabk", "sbcak", "a → b → c → a"),
+    ],
+)
+def test_nodes_that_would_change_places_are_refused(old: str, new: str, drawn: str) -> None:
+    (reason,) = refusals(flow(chained(*old)), flow(chained(*new)))
+    assert drawn in reason
+    assert "apply a flow without one of them first" in reason
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [("sak", "sabk"), ("sabk", "sak"), ("sak", "sbk"), ("sbak", "sak"), ("sak", "sbak"), ("sabk", "sk")]
+)
+def test_nodes_that_are_put_in_and_taken_out_are_not(old: str, new: str) -> None:
+    assert not list(refusals(flow(chained(*old)), flow(chained(*new))))
+
+
+def test_a_map_that_would_become_a_source_is_refused_and_the_other_way_is_not() -> None:
+    old, new = flow(chained(*"sak")), flow(chained(*"ak"))
+    assert list(refusals(old, new)) == [
+        "node 'a' would lose its last input and be a source: give the source another node id"
+    ]
+    assert not list(refusals(new, old))
+
+
+def test_a_route_that_would_join_other_nodes_is_refused() -> None:
+    old, new = raw(), raw()
+    old["routes"] = [route("numbers", "square", port="x")]
+    new["routes"] = [route("square", "total", port="x"), route("numbers", "square")]
+    assert list(refusals(flow(old), flow(new))) == ["route 'x' would join other nodes: give it another id"]
 
 
 VALUES = st.recursive(

@@ -174,7 +174,7 @@ def test_an_added_node_that_is_not_ready_in_time_leaves_everything_as_it_was(lin
     line.check()
 
 
-def test_a_node_that_loses_its_last_input_is_replaced_for_its_plugin_is_another_thing_then(line: Line) -> None:
+def test_a_node_that_loses_its_last_output_is_replaced_for_its_plugin_is_another_thing_then(line: Line) -> None:
     line.start()
     flow = line.become()
     flow["manifests"] = flow["manifests"][:2]

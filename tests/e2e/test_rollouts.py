@@ -311,6 +311,10 @@ def test_what_cannot_be_changed_is_refused_by_name(line: Line) -> None:
     with pytest.raises(ChronetixError, match="route 'map-sink' would join other nodes") as caught:
         line.client.call("apply", flow=flow, name=line.name, base_dir=str(PLUGINS))
     assert caught.value.name == "change-refused"
+    flow = line.become()
+    with pytest.raises(ChronetixError, match="node 'map' would lose its last input and be a source") as caught:
+        line.client.call("apply", flow=flow | {"routes": flow["routes"][1:]}, name=line.name, base_dir=str(PLUGINS))
+    assert caught.value.name == "change-refused"
     with pytest.raises(ChronetixError, match="has no node mab") as caught:
         line.client.call("apply", flow=line.flow, name=line.name, base_dir=str(PLUGINS), replace=["mab"])
     assert line.pids() == before

@@ -174,7 +174,7 @@ class Lives:
             items = 0  # of a frame that came in, no item's number
         stage.ended = True
         route = next((each for each in self._net.routes if each.id == stage.route.id), stage.route)
-        following = Stage(route, stage.epoch + 1, stage.base_seq + end, max(stage.resume, items))
+        following = Stage(route, stage.epoch + 1, stage.base_seq + end, max(stage.resume, items), held=stage.held)
         self._net.chains[stage.route.id].append(following)
         return True
 
