@@ -88,6 +88,7 @@ class Link(Generic[M]):
         sock.setblocking(True)
         self._sock = sock
         self._union = union
+        self._owner = os.getpid()
         self._lock = threading.Lock()
         self._channel: Channel[M] = Channel(union)
         self.survives = False
@@ -114,8 +115,13 @@ class Link(Generic[M]):
         return bool(self._ready)
 
     def send(self, message: Message, descriptors: Sequence[int] = ()) -> None:
-        """Write ``message``; the descriptors stay the caller's. Raises LocalError for a message that cannot be encoded
-        and OSError (BrokenPipeError, ConnectionResetError) when the peer is gone."""
+        """Write ``message``; the descriptors stay the caller's. Raises LocalError for a message that cannot be encoded,
+        OSError (BrokenPipeError, ConnectionResetError) when the peer is gone, and RuntimeError in a forked child: what
+        it writes would stand in the middle of what its parent says."""
+        if os.getpid() != self._owner:
+            raise RuntimeError(
+                "the connection to the daemon belongs to the process that was started as the node: let it speak"
+            )
         parts = pieces(message, descriptors)
         with self._lock:
             if self._away:
@@ -253,7 +259,9 @@ class Link(Generic[M]):
             self._drop(self._kept.popleft())
 
     def shutdown(self) -> None:
-        """Wake whoever receives: it gets EOFError. Idempotent."""
+        """Wake whoever receives: it gets EOFError. Idempotent. Nothing in a forked child, whose parent has it too."""
+        if os.getpid() != self._owner:
+            return
         try:
             self._sock.shutdown(socket.SHUT_RDWR)
         except OSError:

@@ -4,6 +4,9 @@ Exit codes: 0 finished, 1 the plugin or the wiring failed (a Fault was sent), 70
 SIGTERM before the inputs had ended; a plugin that calls ``sys.exit`` with something else than 0 ends with that.
 SIGTERM and SIGINT interrupt a wait at once and a callback never: it is finished first, unless the signal comes a
 second time.
+
+A child that the plugin forks is no worker. What goes on in it ends where the plugin was called: it says nothing to the
+daemon or the peers, and ends with the status that its ``sys.exit`` asks for, or 1.
 """
 
 from __future__ import annotations
@@ -105,6 +108,7 @@ class Worker:
     process still has to become after its hello, by default nothing, ``SPARE`` if the daemon will say."""
 
     def __init__(self, sock: socket.socket, found: Any = None, place: Assign = AS_IT_IS) -> None:
+        self._process = os.getpid()
         self._link: Link[ToWorker] = Link(sock, ToWorker)
         self._found = found
         self._place = place
@@ -154,17 +158,31 @@ class Worker:
 
     def _lived(self) -> int:
         try:
-            return self._live()
-        except DaemonGone as reason:
-            self._ended_by = reason
+            code = self._live()
+            self._end_child(None)
+            return code
+        except BaseException as reason:
+            self._end_child(reason)
+            return self._ended(reason)
+
+    def _end_child(self, reason: BaseException | None) -> None:
+        """End this process if it is a child that the plugin has forked, which has come back to us."""
+        if os.getpid() == self._process:
+            return
+        status = reason.code if isinstance(reason, SystemExit) else FAILED
+        if reason is not None and not isinstance(reason, SystemExit):
+            traceback.print_exception(reason)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status if isinstance(status, int) else FAILED if status is not None else OK)
+
+    def _ended(self, reason: BaseException) -> int:
+        """The exit code of what it was ended by."""
+        self._ended_by = reason
+        if isinstance(reason, DaemonGone):
             print(f"chronetix worker: {reason}; stopping", file=sys.stderr)
             return DAEMON_GONE
-        except Interrupted as reason:
-            self._ended_by = reason
-            return TERMINATED
-        except BaseException as reason:
-            self._ended_by = reason
-            return self._report(reason)
+        return TERMINATED if isinstance(reason, Interrupted) else self._report(reason)
 
     def _live(self) -> int:
         node = self._prepare(self._hello())
@@ -448,6 +466,36 @@ def catch_signals() -> dict[signal.Signals, Any]:
         return {}
     _catching = True
     return {number: signal.signal(number, _dispatch) for number in STOPPING}
+
+
+_before_fork = threading.local()
+"""``mask``: the signals that this thread had blocked before it forked."""
+
+
+def _forking() -> None:
+    """A signal that comes to a child before its handlers are its own must wait for that."""
+    if _current is not None:
+        _before_fork.mask = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+
+
+def _forked_here() -> None:
+    if _current is not None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, _before_fork.mask)
+
+
+def _forked_there() -> None:
+    """In a child that the plugin has forked signals are its own affair."""
+    global _current, _catching
+    if _current is None:
+        return
+    _ring_on_signal(-1)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    _current, _catching = None, False
+    signal.pthread_sigmask(signal.SIG_SETMASK, _before_fork.mask)
+
+
+os.register_at_fork(before=_forking, after_in_parent=_forked_here, after_in_child=_forked_there)
 
 
 def _put_back(handlers: dict[signal.Signals, Any]) -> None:

@@ -265,6 +265,55 @@ class TestAFault:
         daemon.until(lambda: not daemon.workers["b"].open)
 
 
+FORKS = """
+    import multiprocessing, os, signal, sys
+    def ends(ctx):
+        what = ctx.params["what"]
+        pid = os.fork()
+        if pid == 0:
+            if what == "raises":
+                raise ValueError("in the child")
+            elif what == "leaves":
+                sys.exit(7)
+            elif what == "speaks":
+                ctx.publish("topic", {"from": "the child"})
+            elif what == "goes on":
+                yield {"ended": "by nobody"}
+            elif what == "sleeps":
+                signal.pause()
+            return
+        if what == "sleeps":
+            os.kill(pid, signal.SIGTERM)
+        _, status = os.waitpid(pid, 0)
+        yield {"ended": os.waitstatus_to_exitcode(status)}
+
+    def works(ctx):
+        with multiprocessing.get_context("fork").Pool(2) as pool:
+            yield {"ended": pool.map(abs, [-1, -2, -3])}
+"""
+
+
+class TestAForkedChild:
+    @pytest.mark.parametrize(
+        ("what", "status"),
+        [("raises", 1), ("leaves", 7), ("speaks", 1), ("goes on", 1), ("returns", 1), ("sleeps", -signal.SIGTERM)],
+    )
+    def test_says_nothing_for_its_parent_whatever_it_does(self, daemon, configure, plugin, what, status):
+        results = daemon.run(
+            configure("a", plugin(FORKS) + ":ends", "ab>b", params={"what": what}),
+            configure("b", plugin(COLLECT) + ":Collect", "ab<a"),
+        )
+        assert [value for value, *_ in results["b"]] == [{"ended": status}]
+        assert daemon.workers["a"].said(Publish) == []
+
+    def test_works_for_its_parent_and_ends(self, daemon, configure, plugin):
+        results = daemon.run(
+            configure("a", plugin(FORKS) + ":works", "ab>b"),
+            configure("b", plugin(COLLECT) + ":Collect", "ab<a"),
+        )
+        assert [value for value, *_ in results["b"]] == [{"ended": [1, 2, 3]}]
+
+
 class TestBeingStopped:
     def test_by_sigterm_while_it_waits_runs_on_stop_and_exits_with_143(self, daemon, configure, plugin):
         idle = plugin("class Idle:\n    def on_stop(self, ctx): ctx.log.info('stopped')\n")
