@@ -1,6 +1,7 @@
 """Closing what may wait: off the loop, in threads, so that one that waits keeps neither the loop nor the others.
 
-For what the daemon's own workers have sent: strangers' descriptors never come this far (:mod:`chronetixd.inspection`).
+For what the daemon's own workers have sent, and for the memory that a flow leaves: strangers' descriptors never come
+this far (:mod:`chronetixd.inspection`).
 Doorbells and memory are closed at once, but for LARGE memory: whoever closes the last descriptor of it frees its pages,
 and of a gigabyte that takes a second. That goes to a thread, as does what may wait: a descriptor of another kind, or a
 socket whose unread bytes may bring one along. At most MOST close at a time, what is more waits for one of them. The end
@@ -52,6 +53,17 @@ def close_memory(*descriptors: int) -> None:
 def close_all(descriptors: Sequence[int]) -> None:
     """As :func:`close`."""
     close(*descriptors)
+
+
+def close_own(descriptors: Sequence[int]) -> None:
+    """Close what we have made or checked, and have sent or not: memory, and our ends of pipes and sockets."""
+    for fd in descriptors:
+        os.close(fd)
+
+
+def beside(close: Callable[[], None]) -> None:
+    """Have ``close`` done in a thread: what many have left, and what is large, takes the kernel its time."""
+    _elsewhere(close)
 
 
 def close_socket(sock: socket.socket) -> None:

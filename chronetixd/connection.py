@@ -20,7 +20,7 @@ from typing import Any
 import structlog
 
 from chronetixd import shares
-from chronetixd.closing import close, close_all, close_socket
+from chronetixd.closing import close, close_all, close_own, close_socket
 from chronetixd.inspection import Inspection, pass_rights
 from chronetixd.output import waiting
 from chronetixd.shares import Who
@@ -156,7 +156,7 @@ class Connection:
         """
         if self.closed or self._unwritable or self._closing:
             if give:
-                close_all(descriptors)
+                close_own(descriptors)
             return
         for data, fds in pieces(message, descriptors):
             self._out.append((data, tuple(fds), give))
@@ -469,7 +469,7 @@ class Connection:
         if descriptors:
             sent = self._sock.sendmsg([data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))])
             if give:
-                close_all(descriptors)
+                close_own(descriptors)
             self._unsent -= len(descriptors)
             self._out[0] = (data, (), False)
         else:
@@ -506,7 +506,7 @@ class Connection:
             self._stop_writing()
         for _, descriptors, give in self._out:
             if give:
-                close_all(descriptors)
+                close_own(descriptors)
         self._out.clear()
         self._waits(-self.backlog)
         self._unsent = 0

@@ -9,7 +9,6 @@ configuration again.
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 import signal
 import socket
@@ -23,7 +22,7 @@ import msgspec
 import structlog
 import uvloop
 
-from chronetixd import logs, memory, reserve
+from chronetixd import garbage, logs, memory, reserve
 from chronetixd.activation import Received
 from chronetixd.admission import Admission, rules_of, socket_group
 from chronetixd.aside import Aside
@@ -127,6 +126,7 @@ class Daemon:
         self._watchdog = of_environment(loop)
         self._groups = Groups(loop, find_place(settings.cgroup), settings.state_dir)
         self._turns = Turns(loop)
+        self._garbage = garbage.of(loop)
         self._strays = Strays(loop, self._known_pids, lambda: self._launcher.announced, self._turns)
         self._pump = Pump(loop)
         self._inspection = Inspection(loop)
@@ -250,6 +250,7 @@ class Daemon:
             await self._stopping.wait()
             await self._wind_up()
         finally:
+            self._garbage.end()
             self._server.close()
             self._bus.close()
             self._journal.close()
@@ -290,6 +291,7 @@ class Daemon:
             missing=self._groups.missing,
             reason=self._groups.reason,
         )
+        self._garbage.begin()
         self._launcher.start(self._known_pids)
         self._log.info("listening", socket=str(self._server.path), state_dir=self.settings.state_dir)
         self._restore()
@@ -380,8 +382,7 @@ class Daemon:
         """The first turn of the loop: what was held goes on."""
         pause_ns = time.monotonic_ns() - snapshot.since_ns
         self._tell_upgraded(msgspec.structs.replace(snapshot.upgrade, pause_ns=pause_ns, failed=failed))
-        gc.freeze()
-        gc.enable()
+        self._garbage.begin()
         self._launcher.start(self._known_pids)
         self._flows.go_on(snapshot.flows)
         self._strays.look_soon()

@@ -19,7 +19,7 @@ import msgspec
 import structlog
 
 import shm
-from chronetixd import memory
+from chronetixd import closing, memory
 from chronetixd.alarm import due_ns, left_s
 from chronetixd.core import flow_words as core
 from chronetixd.core import worker as life
@@ -290,8 +290,8 @@ class FlowRun:
     @property
     def _waits_for(self) -> str:
         """What keeps workers from being born that were asked for."""
-        asked = any(worker.asked for worker in self.workers.values())
-        return self._services.launcher.trouble if asked else ""
+        trouble = self._services.launcher.trouble
+        return trouble if trouble and any(worker.asked for worker in self.workers.values()) else ""
 
     # -- events in, instructions out -----------------------------------------------------------------------
 
@@ -622,7 +622,7 @@ class FlowRun:
         self.taps.end()
         self.held_frames.stop()
         self._keeping.close()
-        self.wiring.close()
+        self.wiring.close(closing.beside)
         memory.flow_ended()
 
     def _disarm(self) -> None:

@@ -1,23 +1,29 @@
 """Looks at what consumers keep, from time to time, and warns; the daemon reads its own maps, no worker is woken.
 
 Rules: no timer in a flow in which nothing happens. The first look comes soon after the flow runs; further ones as
-long as there is something to see, and again once a worker has said something, or somebody has asked about the flow.
+long as there is something to see, and again once a worker has said something, or somebody has asked about the flow. A
+look at many routes is taken in slices, with turns for everybody else.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterator
 
 from chronetixd.core.held import Held, Watch
 from chronetixd.core.packed import PackedWatch
+from chronetixd.turns import SLICE_NS
 from chronetixd.wiring import Wiring
 
 FIRST_S = 1.0
 """From the flow's start to the first look, unless the threshold is shorter."""
 
-Look = Callable[[], tuple[list[Held], Iterable[int]]]
-"""What is held, and how far every route is."""
+Seen = tuple[Held | None, int, int]
+"""What is held on one route, and how far it is: frames committed and returned."""
+
+Look = Callable[[], Iterator[Seen]]
+"""A look, route by route."""
 
 
 class HeldFrames:
@@ -32,7 +38,8 @@ class HeldFrames:
         self._running = False
         self._look = look
         self._warn = warn
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
+        """Of the next look, or of the next slice of one."""
 
     def start(self) -> None:
         """The flow runs."""
@@ -60,10 +67,21 @@ class HeldFrames:
             self._timer = None
 
     def _due(self) -> None:
-        held, progress = self._look()
-        for each in self._watch.look(held, list(progress)):
-            self._warn(each)
+        self._go_on(self._look(), [], [])
+
+    def _go_on(self, looking: Iterator[Seen], held: list[Held], progress: list[int]) -> None:
+        """As much of a look as one turn of the loop has room for."""
+        end = time.monotonic_ns() + SLICE_NS
+        for kept, *counters in looking:
+            progress += counters
+            if kept is not None:
+                held.append(kept)
+            if time.monotonic_ns() >= end:
+                self._timer = self._loop.call_soon(self._go_on, looking, held, progress)
+                return
         self._timer = None
+        for each in self._watch.look(held, progress):
+            self._warn(each)
         if not self._watch.idle:
             self._arm(self._threshold_s)
 
@@ -72,16 +90,11 @@ class HeldFrames:
             self._timer = self._loop.call_later(after_s, self._due)
 
 
-def look(wiring: Wiring) -> tuple[list[Held], list[int]]:
+def look(wiring: Wiring) -> Iterator[Seen]:
     """What consumers keep on any route, and counters that move as long as frames do."""
-    kept: list[Held] = []
-    progress: list[int] = []
     for route in wiring.routes:
-        snapshot = wiring.snapshot(route)
-        if snapshot is None:
-            continue
-        progress += (snapshot["committed"], snapshot["returned"])
-        held = wiring.kept(route) if snapshot["outstanding"] else None
-        if held is not None:
-            kept.append(Held(route.id, route.target, held[1], held[2], held[0]))
-    return kept, progress
+        snapshot = wiring.snapshot(route) if wiring.has(route) else None
+        if snapshot is not None:
+            found = wiring.kept(route) if snapshot["outstanding"] else None
+            held = Held(route.id, route.target, found[1], found[2], found[0]) if found is not None else None
+            yield held, snapshot["committed"], snapshot["returned"]

@@ -6,6 +6,8 @@ children; a launcher that dies takes none with it. Rules:
 * it is a child like any other: whenever it dies its successor is started, at once, or after a growing pause when
   launchers end before they are ready; starts wait for one that is ready, and are asked for again with the next;
 * what it had forked and not told of is ended first, so that nothing is started twice;
+* it is asked for at most ABREAST workers at a time, so that a thousand that are to start neither keep the loop nor fill
+  its socket with descriptors; the next ones as it answers;
 * it is asked nothing when it has nothing to do, and has ANSWER_S for each answer (READY_S until it is ready): one that
   is stopped, hangs or answers garbage is killed, and that is a death like any other;
 * after HOPELESS launchers in a row that were never ready whoever waits is told so, until one is ready again. The daemon
@@ -21,6 +23,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -51,6 +54,9 @@ READY_S = 60.0
 
 ANSWER_S = 5.0
 """How long it may take for one answer, a fork, before it counts as stopped or hanging."""
+
+ABREAST = 32
+"""Workers that it is asked for at a time: more than it forks in one go, so that it never waits for us."""
 
 NOT_INHERITED = ("NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "WATCHDOG_USEC", "WATCHDOG_PID")
 """What the supervisor tells the daemon alone; a worker must not speak in its name."""
@@ -118,7 +124,7 @@ class Launcher:
         self._ready_s = ready_s
         self._log = structlog.get_logger("chronetixd.launcher")
         self._running: _Running | None = None
-        self._waiting: list[Request] = []
+        self._waiting: deque[Request] = deque()
         self._retry: asyncio.TimerHandle | None = None
         self._pause_s = FIRST_PAUSE_S
         self._failures = 0
@@ -287,17 +293,18 @@ class Launcher:
         self._watch(self._running, self._ready_s)
 
     def _ask_waiting(self) -> None:
-        """Ask for all that waits, if there is a launcher to ask, and nothing is left of the one before."""
+        """Ask for what waits, as far as there is a launcher to ask, and nothing is left of the one before."""
         running = self._running
         if running is None or not running.ready or self._held is not None or self._strays or self._unswept:
             return
-        waiting, self._waiting = self._waiting, []
-        for request in waiting:
-            self._ask(running, request)
+        while self._waiting and len(running.asked) < ABREAST:
+            self._ask(running, self._waiting.popleft())
 
     def _refuse_waiting(self, reason: str = "") -> None:
         reason = reason or self.hopeless
-        waiting, self._waiting = (self._waiting, []) if reason else ([], self._waiting)
+        if not reason:
+            return
+        waiting, self._waiting = self._waiting, deque()
         for request in waiting:
             _close_all(request.control, request.stdout, request.stderr, request.group)
             request.on_failed(reason)
@@ -318,13 +325,13 @@ class Launcher:
 
     def _look(self, running: _Running, seconds: float) -> None:
         """Kill it if it has said nothing for so long. What has come meanwhile counts: we may have been stopped."""
-        before, self._deadline = running.heard, None
+        self._deadline = None
         running.connection.drain_input()
         if running is not self._running or self._deadline is not None or (running.ready and not running.asked):
             return
-        if running.heard > before:
-            left = running.heard + seconds - self._loop.time()
-            self._deadline = self._loop.call_later(max(left, 0.0), self._look, running, seconds)
+        left = running.heard + seconds - self._loop.time()
+        if left > 0:
+            self._deadline = self._loop.call_later(left, self._look, running, seconds)
             return
         what = "forked no worker" if running.ready else "was not ready"
         running.silent = f"{what} for {seconds:g} s, as if it were stopped or hung, and was killed"
@@ -356,6 +363,7 @@ class Launcher:
     def _answered(self) -> None:
         if self._running is not None:
             self._running.heard = self._loop.time()
+        self._ask_waiting()
         if self.announced:
             self._rest()
             self._on_announced()

@@ -20,7 +20,7 @@ from chronetixd.closing import close_memory
 from chronetixd.core.death import HeldFrames
 from chronetixd.core.wiring.lives import LostMemory
 from chronetixd.core.wiring.machine import Machine
-from chronetixd.core.wiring.net import Close
+from chronetixd.core.wiring.net import Close, Effect
 from chronetixd.core.wiring.net import ToNode as Told
 from chronetixd.core.wiring.segments import check_new
 from chronetixd.core.wiring.stages import MAX_SEGMENTS, DataRoute, Handle, Snapshot, check_count
@@ -64,6 +64,8 @@ class Views:
     def __init__(self, remains: Remains) -> None:
         self._remains = remains
         self._open: dict[tuple[int, int], shm.RouteView] = {}
+        self._pairs: dict[Hashable, set[tuple[int, int]]] = {}
+        """By either of its ends, what is open."""
 
     def remains(self, ring: Handle) -> tuple[int, int]:
         """Raises PeerFault."""
@@ -84,11 +86,15 @@ class Views:
                 self._open[pair] = shm.RouteView(*pair)
             except (shm.PeerFault, ValueError, MemoryError):
                 return None
+            for handle in pair:
+                self._pairs.setdefault(handle, set()).add(pair)
         return self._open[pair]
 
     def close(self, handle: Hashable) -> None:
         """It is not needed any more."""
-        for pair in [each for each in self._open if handle in each]:
+        for pair in self._pairs.pop(handle, ()):
+            (other,) = set(pair) - {handle}
+            self._pairs[other].discard(pair)
             self._open.pop(pair).close()
 
 
@@ -111,14 +117,17 @@ class Wiring:
         try:
             yield self.machine
         finally:
-            for effect in self.machine.take_effects():
-                if not isinstance(effect, Close):
-                    cast("shm.Doorbell", effect.bell).ring()
-                elif isinstance(effect.handle, int):
-                    self._views.close(effect.handle)
-                    close_memory(effect.handle)
-                else:
-                    cast("shm.Doorbell", effect.handle).close()
+            self._do(self.machine.take_effects())
+
+    def _do(self, effects: Iterable[Effect]) -> None:
+        for effect in effects:
+            if not isinstance(effect, Close):
+                cast("shm.Doorbell", effect.bell).ring()
+            elif isinstance(effect.handle, int):
+                self._views.close(effect.handle)
+                close_memory(effect.handle)
+            else:
+                cast("shm.Doorbell", effect.handle).close()
 
     # -- workers of an earlier daemon ----------------------------------------------------------------------
 
@@ -381,6 +390,10 @@ class Wiring:
         found = [held for view in views if view is not None and (held := view.oldest_held()) is not None]
         return (sum(count for count, _, _ in found), *found[0][1:]) if found else None
 
+    def has(self, route: DataRoute) -> bool:
+        """It has not been given up: removed, and drained."""
+        return route.id in self.machine.net.counters or route.id in self._last
+
     def held(self, node: str) -> list[HeldFrames]:
         """Frames that ``node`` has taken and not returned, by route; for one that has just died."""
         found = []
@@ -395,13 +408,16 @@ class Wiring:
                 found.append(HeldFrames(route=route.id, count=count, sequences=sorted(sequences)))
         return found
 
-    def close(self) -> None:
-        """Take the last counters, then give all memory back. Idempotent."""
+    def close(self, do: Callable[[Callable[[], None]], None] = lambda work: work()) -> None:
+        """Take the last counters, then give all memory back. Idempotent. ``do`` has that done: what was large, or many,
+        takes the kernel its time; nothing else of it is used from then on."""
         for route in self.routes:
             if route.id not in self._last:
                 self._last[route.id] = self.snapshot(route)
-        with self._carried_out() as machine:
-            machine.close()
+        self.machine.close()
+        effects = self.machine.take_effects()
+        if effects:
+            do(lambda: self._do(effects))
 
 
 def _number(handle: Hashable) -> int:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable, Iterator
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from chronetixd import heldframes
 from chronetixd.core.held import Held, Watch
+from chronetixd.heldframes import HeldFrames
 
 THRESHOLD = 1_000
 
@@ -77,3 +83,45 @@ def test_only_what_is_old_is_warned_of_and_never_twice_in_a_row(looks: list[tupl
         old = {(each.route, each.seq) for each in found if each.age_ns >= THRESHOLD}
         assert new == old - before
         before = old
+
+
+def test_a_look_at_many_routes_leaves_turns_for_everybody_else(
+    loop: asyncio.AbstractEventLoop, until: Callable[[Callable[[], object]], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(heldframes, "SLICE_NS", 0)
+    order: list[object] = []
+
+    def look() -> Iterator[heldframes.Seen]:
+        for seq in range(3):
+            order.append(seq)
+            loop.call_soon(order.append, "somebody else")
+            yield held(seq, 10**12, f"r{seq}"), 0, 0
+
+    frames = HeldFrames(loop, 0.001, look, order.append)
+    frames.start()
+    until(lambda: len(order) == 9)
+    frames.stop()
+    assert order[:6] == [0, "somebody else", 1, "somebody else", 2, "somebody else"]
+    assert order[6:] == [held(seq, 10**12, f"r{seq}") for seq in range(3)]
+
+
+def test_a_look_that_is_under_way_ends_with_the_flow(
+    loop: asyncio.AbstractEventLoop, until: Callable[[Callable[[], object]], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(heldframes, "SLICE_NS", 0)
+    seen: list[int] = []
+
+    def look() -> Iterator[heldframes.Seen]:
+        for seq in range(3):
+            seen.append(seq)
+            loop.call_soon(frames.stop)
+            yield held(seq, 10**12), 0, 0
+
+    frames = HeldFrames(loop, 0.001, look, lambda _: seen.append(-1))
+    frames.start()
+    until(lambda: seen)
+    for _ in range(3):
+        turned: list[bool] = []
+        loop.call_soon(turned.append, True)
+        until(lambda turned=turned: turned)
+    assert seen == [0]

@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 from collections.abc import Callable, Coroutine, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -207,3 +208,64 @@ def test_it_can_be_held_while_it_is_stopped(plan: Callable[[str], str], asked: A
     assert asked.told == ["lost"]
     asked.launcher.release()
     until(lambda: "spawned" in asked.told)
+
+
+class Clocked:
+    """A loop whose clock, and whose timers for the launcher, are the test's."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self.now = 1000.0
+        self.due: list[tuple[float, Callable[[], None]]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loop, name)
+
+    def time(self) -> float:
+        return self.now
+
+    def call_later(self, after_s: float, callback: Callable[..., None], *arguments: Any) -> Any:
+        if isinstance(getattr(callback, "__self__", None), Launcher):
+            self.due.append((after_s, partial(callback, *arguments)))
+            after_s, callback, arguments = 3600.0, lambda: None, ()
+        return self._loop.call_later(after_s, callback, *arguments)
+
+
+def test_one_that_answers_again_and_again_is_not_taken_for_one_that_hangs(
+    plan: Callable[[str], str], loop: asyncio.AbstractEventLoop, until: Until, run: Run, tmp_path: Path
+) -> None:
+    """A flow of many nodes takes longer to fork than one answer may take."""
+    plan("answers-one-by-one")
+    os.mkfifo(tmp_path / "scripted" / "fifo")
+    clocked = Clocked(loop)
+    asked = Asked(clocked)  # type: ignore[arg-type]
+    begin(asked)
+    asked.ask()
+    asked.ask()
+    until(lambda: len(clocked.due) == 2)
+    with (tmp_path / "scripted" / "fifo").open("w", buffering=1) as answer:
+        clocked.now += 1.5
+        print(file=answer)
+        until(lambda: asked.told == ["1"])
+        clocked.now += 1.0
+        clocked.due[1][1]()
+        assert clocked.due[2][0] == 1.0, "it has the rest of its time"
+        print(file=answer)
+        until(lambda: asked.told == ["1", "2"])
+    assert asked.lost == []
+    run(asked.launcher.stop())
+    asked.end(until)
+
+
+def test_no_more_are_asked_for_at_a_time_than_it_has_use_for_and_all_come(
+    plan: Callable[[str], str], asked: Asked, until: Until, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launch, "ABREAST", 2)
+    plan("")
+    begin(asked)
+    until(lambda: asked.launcher.ready)
+    requests = [asked.ask() for _ in range(5)]
+    assert asked.launcher.withdraw(requests[2]), "it waits here, and not there"
+    assert not asked.launcher.withdraw(requests[1])
+    until(lambda: asked.told == ["spawned"] * 4)
+    assert asked.launcher.announced

@@ -28,16 +28,12 @@ from chronetixd import (
     flows,
     journal,
     keeping,
-    links,
     logfiles,
     logs,
-    net,
     notify,
     output,
     pump,
-    rerouting,
     revivals,
-    segments,
     server,
     state,
     strays,
@@ -47,6 +43,7 @@ from chronetixd import (
 )
 from chronetixd.connection import Connection
 from chronetixd.core import allowance, held, revival, router, timers
+from chronetixd.core.wiring import links, lives, machine, net, rerouting, segments
 from chronetixd.events import Event
 from chronetixd.feed import Feed
 from chronetixd.output import Output
@@ -209,8 +206,8 @@ STATE: dict[type, tuple[set[str], set[str]]] = {
             "held_frames", "machine", "reason", "revivals", "submitted_unix_ns", "taps", "wiring", "workers",
         },
         {
-            "_busy", "_delayed_by", "_events", "_handovers", "_hearing", "_kept", "_log", "_services", "_watchers",
-            "home", "name", "news", "plan", "probes", "rollout",
+            "_busy", "_delayed_by", "_events", "_former", "_handovers", "_hearing", "_kept", "_log", "_services",
+            "_watchers", "home", "name", "news", "plan", "probes", "rollout",
         },
     ),
     workerproc.WorkerProcess: (
@@ -226,9 +223,9 @@ STATE: dict[type, tuple[set[str], set[str]]] = {
     connection.Connection: (
         {"_channel", "_fd", "_out", "_reading", "_sock", "_unsent", "_unwritable", "backlog"},
         {
-            "_closing", "_delivered", "_flushing", "_frame_s", "_frame_timer", "_inspection", "_loop", "_on_end",
-            "_on_message", "_owner", "_paused", "_received", "_taking", "_writing", "on_closed", "on_flushed",
-            "on_partial",
+            "_closing", "_delivered", "_flushing", "_frame_s", "_frame_timer", "_in_line", "_inspection", "_listening",
+            "_loop", "_on_end", "_on_message", "_owner", "_paused", "_received", "_shares", "_taking", "_who",
+            "_writing", "account", "on_closed", "on_flushed", "on_partial",
         },
     ),
     output.Output: (
@@ -240,13 +237,18 @@ STATE: dict[type, tuple[set[str], set[str]]] = {
     output.LineCutter: ({"_dropping", "_part"}, {"cut"}),
     pump.Stream: ({"_allowance", "buffered", "fd", "pieces"}, {"_pump", "_said", "lock", "on_ready"}),
     allowance.Allowance: ({"_at", "_left"}, {"burst", "rate"}),
-    wiring.Wiring: ({"_last", "net"}, {"links", "rerouting", "segments"}),
-    net.Net: ({"chains", "counters", "places", "ports"}, {"remains", "removed", "routes"}),  # not within a roll-out
+    wiring.Wiring: ({"_last", "machine"}, {"_views"}),
+    machine.Machine: ({"net"}, {"links", "lives", "rerouting", "segments"}),
+    net.Net: (
+        {"chains", "counters", "places", "ports"}, {"effects", "reader", "removed", "routes"},  # not within a roll-out
+    ),
     segments.Segments: (set(), {"_net"}),
     links.Links: (set(), {"_net", "_segments"}),
     rerouting.Rerouting: (
-        set(), {"_links", "_net", "_outputs_next", "_segments", "_untold", "lost", "nodes"},  # not within a roll-out
+        set(),
+        {"_leaving", "_links", "_net", "_outputs", "_segments", "lost", "nodes"},  # not within a roll-out
     ),
+    lives.Lives: (set(), {"_links", "_net", "_rerouting", "_segments"}),
     revival.Revival: ({"deaths", "groups", "parked"}, {"rules", "strategy"}),
     router.Router: (
         {"_asked", "_deadlines", "_owing", "_pending", "_serial", "_subscribed", "_topics", "_turn", "late_replies"},

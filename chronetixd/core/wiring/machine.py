@@ -91,11 +91,11 @@ class Machine:
         self.net.places[node].happens(NodeEvent.START_SENT)
 
     def close(self) -> None:
-        """Nothing of any route is needed any more. Idempotent."""
+        """Nothing of any route is needed any more, what it has counted neither. Idempotent."""
         net = self.net
         for chain in net.chains.values():
             for stage in chain:
-                net.give_up(stage)
+                net.drop(stage)
             chain.clear()
         for place in net.places.values():
             net.reset(place)

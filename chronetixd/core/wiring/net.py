@@ -112,6 +112,10 @@ class Net:
     def give_up(self, stage: Stage) -> None:
         """It is over: add up what it counted and give its memory back."""
         self.counters[stage.route.id].keep(stage.snapshot(self.reader))
+        self.drop(stage)
+
+    def drop(self, stage: Stage) -> None:
+        """Nobody asks what it has counted: give its memory back."""
         self.close(stage.ring, stage.credit, stage.predecessor)
         stage.ring = stage.credit = stage.predecessor = None
         self._leave_producer(stage)

@@ -42,6 +42,26 @@ def wait_for_a_request() -> socket.socket:
     return sock
 
 
+def answer_one_by_one() -> None:
+    """One for each line that is written into the fifo beside the plan; the plan tells how many were asked for."""
+    from protocol.framing import Decoder, encode
+    from protocol.messages import Spawn, SpawnFailed
+
+    sock = wait_for_a_request()
+    decoder: Decoder[Spawn] = Decoder(Spawn)
+    asked: list[int] = []
+    told = 0
+    with (FOLDER / "fifo").open() as fifo:
+        for _ in fifo:
+            told += 1
+            while len(asked) < told:
+                data, descriptors, _, _ = socket.recv_fds(sock, 1 << 16, 253)
+                for fd in descriptors:
+                    os.close(fd)
+                asked += [spawn.id for spawn in decoder.feed(data)]
+            sock.sendall(encode(SpawnFailed(id=asked[told - 1], errno=0, message=f"{told}")))
+
+
 def serve(word: str) -> None:
     match word:
         case "dies":
@@ -73,6 +93,8 @@ def serve(word: str) -> None:
 
             link.Link.send = send_but_spawned
             real.main()
+        case "answers-one-by-one":
+            answer_one_by_one()
         case _:
             become_real()
             importlib.import_module("nodeworker.launcher").main()
