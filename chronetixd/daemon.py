@@ -14,6 +14,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Collection
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -226,7 +227,7 @@ class Daemon:
             self._examine,
             lambda: self._configured.shown(),
             self._reads,
-            lambda pids: self._looks.ask(lambda: self._figures.of(pids)),
+            self._look_at,
             self._upgrade,
             self._ending,
         )
@@ -236,6 +237,12 @@ class Daemon:
     def settings(self) -> Settings:
         """Those in force."""
         return self._configured.settings
+
+    async def _look_at(self, pids: Collection[int]) -> dict[int, dict[str, float]]:
+        """What /proc says of them."""
+        found = await self._looks.ask(lambda: self._figures.of(pids))
+        self._looks.do(lambda: self._figures.refresh(pids))
+        return found
 
     async def run(self, arrival: Arrival | None = None) -> None:
         """Until stopped; with ``arrival`` where the image before this one has stopped. Raises ChronetixError when it

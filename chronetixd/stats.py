@@ -39,7 +39,7 @@ class Figures:
     """What /proc says of processes. Not for the loop: whoever has to be looked at may hold the kernel up.
 
     Processor time and resident memory are as they are now; what is private to a process is looked at when it is asked
-    for first, and then in turn.
+    for first, and then in turn, after the answer: the kernel takes its time for it.
     """
 
     def __init__(self, proc: Path = Path("/proc")) -> None:
@@ -51,12 +51,17 @@ class Figures:
         """cpu_s, rss_bytes and unique_bytes (private to the process) of each; zeros for one that is gone or that cannot
         be read: it has made itself so (setuid), or descriptors have run out."""
         wanted = frozenset(pids)
-        for pid in [pid for pid in self._private if pid in wanted][:REFRESHED]:
-            del self._private[pid]
         found = {pid: self._figures(pid) for pid in wanted}
         if len(self._private) > 2 * len(wanted) + REFRESHED:
             self._private = {pid: size for pid, size in self._private.items() if (self._proc / str(pid)).exists()}
         return found
+
+    def refresh(self, pids: Collection[int]) -> None:
+        """Look anew at what is private to those of ``pids`` that were looked at longest ago."""
+        wanted = frozenset(pids)
+        for pid in [pid for pid in self._private if pid in wanted][:REFRESHED]:
+            del self._private[pid]
+            self._figures(pid)
 
     def _figures(self, pid: int) -> dict[str, float]:
         try:
