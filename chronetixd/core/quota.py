@@ -27,6 +27,9 @@ MAX_STREAMS = 64
 CALL_WORK = 2048
 """Items that cost as much as a call, for the rate of calls: what is sent counts, not only how often."""
 
+FREE_WORK = 256
+"""Of that what a message may cost without counting: the call that it is pays for it, and a greeting refuses no call."""
+
 MAX_IDLE_USERS = 1024
 """Users without a connection whose buckets are remembered before full ones are looked for."""
 
@@ -149,7 +152,7 @@ class Gate:
 
     def work(self, uid: int, items: int, now_ns: int) -> None:
         """So much of user ``uid``, who is connected, was decoded; the next calls are held to it."""
-        self._user(uid, now_ns).calls.spend(items / CALL_WORK, now_ns)
+        self._user(uid, now_ns).calls.spend(max(0, items - FREE_WORK) / CALL_WORK, now_ns)
 
     def wait(self, uid: int, more: int) -> None:
         """``more`` bytes wait to be read by user ``uid``, who is connected; negative: fewer."""
