@@ -8,7 +8,7 @@ JSON   ?=
 CLANG  ?= clang
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo test lint unit sanitize fuzz test-systemd model soak chaos bench-data bench-c bench-start bench-recover bench-upgrade bench-idle bench-fan bench-loop diagrams lock clean
+.PHONY: help demo test lint unit sanitize fuzz test-systemd model soak search chaos bench-data bench-c bench-start bench-recover bench-upgrade bench-idle bench-fan bench-loop diagrams lock clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -49,6 +49,9 @@ model: ## the ring protocol in every interleaving, under weak memory (Rust; a mi
 
 soak: .venv/dev ## kill the ends of routes at random for ten minutes (SECONDS=N)
 	CHRONETIX_SOAK_S=$(or $(SECONDS),600) $(BIN)/pytest -q tests/shm/test_crash.py -k random --timeout 0
+
+search: .venv/dev ## kills, and pairs of them, between any two steps of roll-outs, over the real tables (minutes; the tests play some)
+	CHRONETIX_SEARCH=1 nice $(BIN)/pytest -q -n auto tests/chronetixd/test_wiring_search.py
 
 chaos: .venv/dev ## a storm over a real daemon: kills, stops, garbage, want of everything (an hour; SECONDS=N, SEED=N)
 	nice $(BIN)/python -m tests.chaos --seconds $(or $(SECONDS),3600) $(if $(SEED),--seed $(SEED))

@@ -252,6 +252,8 @@ class Rollout:
         self._unwatch()
         for standby in self._standing.values():
             standby.dismiss()
+        if self.machine.step is core.Step.ENDED:
+            self._run.send_wiring(self._run.wiring.nobody_leaves())
         for route, frames in self._run.wiring.take_lost().items():
             text = f"{frames} frames of route {route} are lost: who had to work on them was killed"
             self._run.news.rollout("lost-frames", self.number, text)

@@ -336,6 +336,10 @@ class Wiring:
         with self._carried_out() as machine:
             return _sent(machine.rerouting.revise(routes, told, untold, switched))
 
+    def nobody_leaves(self) -> list[ToNode]:
+        """The roll-out has ended before it was done: who was to be replaced stays."""
+        return _sent(self.machine.rerouting.nobody_leaves())
+
     def drained(self, node: str, message: wire.Drained) -> list[ToNode]:
         """``node`` has emptied and returned a stage with which its producer has done. Raises ProtocolError."""
         with self._carried_out() as machine:

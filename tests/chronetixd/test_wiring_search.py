@@ -3,11 +3,14 @@ what is not marked is new and in order, nobody waits for the dead, the roll-out 
 
 from __future__ import annotations
 
+import os
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 import pytest
 
 from chronetixd.core.flow_words import FlowState
+from chronetixd.core.machine import IllegalEvent
 from tests.chronetixd.search.workers import Ring
 from tests.chronetixd.search.world import Shape, World
 
@@ -42,36 +45,60 @@ FIRST_STEPS = 14
 """Before the roll-out begins: so many that frames are everywhere under way."""
 
 
-def play(name: str, order: int, kills: dict[int, str]) -> World:
-    """A roll-out, one back, a drain; checked."""
-    before, after = ROLLOUTS[name]
-    world = World(before, order)
-    world.run()
-    assert world.flow.state is FlowState.RUNNING
-    world.items = ITEMS[0] - 1
-    world.run(FIRST_STEPS)
-    begun = world.count
-    world.kills = {begun + at: node for at, node in kills.items()}
-    for shape, items in zip((after, before), ITEMS[:2], strict=True):
-        world.items = items
-        world.become(shape if shape is after else Shape(before.edges, before.credits, after.versions))
+@dataclass(frozen=True)
+class Course:
+    """What is played: a roll-out, one back, a drain. ``order`` and ``slow`` say who makes the next step, ``kills`` who
+    dies before which, ``stop_at`` at which of the roll-out it is told to drain."""
+
+    name: str
+    order: int = 1
+    slow: str = ""
+    kills: tuple[tuple[int, str], ...] = ()
+    stop_at: int | None = None
+
+    def play(self) -> int:
+        """How many steps it takes. Raises AssertionError when it goes wrong."""
+        try:
+            return self._play()
+        except (AssertionError, LookupError, IllegalEvent) as wrong:
+            raise AssertionError(f"{self}: {wrong}") from wrong
+
+    def _play(self) -> int:
+        before, after = ROLLOUTS[self.name]
+        world = World(before, self.order, self.slow)
         world.run()
-        assert world.rollout is not None
-        assert world.rollout.step == "done", f"it stands still: {world.rollout.step}, {world.rollout.waits_for}"
+        assert world.flow.state is FlowState.RUNNING
+        world.items = ITEMS[0] - 1
+        world.run(FIRST_STEPS)
+        begun = world.count
+        world.kills = {begun + at: node for at, node in self.kills}
+        if self.stop_at is None:
+            self._there_and_back(world, before, after)
+        else:
+            world.become(after)
+            world.run(self.stop_at)
+            world.items = ITEMS[0]
+        world.items = max(world.items, ITEMS[2] if self.stop_at is None else 0)
+        world.stop()
+        world.run()
+        assert world.flow.state is FlowState.STOPPED, f"{world.flow.state}, {world.flow.failure}"
         check(world)
-        for node in before.nodes if shape is after else ():
-            if node not in after.nodes:
-                forget(world, node)
-    world.items = ITEMS[2]
-    world.stop()
-    world.run()
-    assert world.flow.state is FlowState.STOPPED, f"{world.flow.state}, {world.flow.failure}"
-    check(world)
-    world.machine.close()
-    world._wire(())
-    assert world.kept == set(), "handles are left"
-    world.steps = world.count - begun  # type: ignore[attr-defined]
-    return world
+        world.close()
+        assert world.kept == set(), "handles are left"
+        return world.count - begun
+
+    @staticmethod
+    def _there_and_back(world: World, before: Shape, after: Shape) -> None:
+        for shape, items in zip((after, before), ITEMS[:2], strict=True):
+            world.items = items
+            world.become(shape if shape is after else replace(before, versions=after.versions))
+            world.run()
+            assert world.rollout is not None
+            assert world.rollout.step == "done", f"it stands still: {world.rollout.step}, {world.rollout.waits_for}"
+            check(world)
+            for node in before.nodes if shape is after else ():
+                if node not in after.nodes:
+                    forget(world, node)
 
 
 def forget(world: World, node: str) -> None:
@@ -102,34 +129,67 @@ def check(world: World) -> None:
             assert all(highest.get(source) == world.items for source in stays if source in highest), f"{node}: lost"
 
 
-def explain(name: str, order: int, kills: dict[int, str]) -> str:
-    return f"{name!r}, order {order}, kills {kills}"
+LONG = bool(os.environ.get("CHRONETIX_SEARCH"))
+"""Every step, for minutes (``make search``); else some of them, others for each sort of roll-out."""
+
+NAMES = pytest.mark.parametrize("name", ROLLOUTS)
 
 
-@pytest.mark.timeout(900)  # much work, on a machine that may be busy
-@pytest.mark.parametrize("name", ROLLOUTS)
-def test_whoever_dies_between_any_two_steps_of_a_roll_out(name: str) -> None:
-    for order in range(6):
-        steps = play(name, order, {}).steps  # type: ignore[attr-defined]
-        nodes = sorted({*ROLLOUTS[name][0].nodes, *ROLLOUTS[name][1].nodes})
-        for at in range(0, steps, 2 if order == 1 else 11):
-            for node in nodes:
-                try:
-                    play(name, order, {at: node})
-                except AssertionError as wrong:
-                    raise AssertionError(explain(name, order, {at: node})) from wrong
+def nodes_of(name: str) -> list[str]:
+    """Who may die in this roll-out."""
+    return sorted({node for shape in ROLLOUTS[name] for node in shape.nodes})
 
 
-@pytest.mark.timeout(900)  # much work, on a machine that may be busy
-@pytest.mark.parametrize("name", ROLLOUTS)
+def some(name: str, steps: int, stride: int, long: int = 1) -> list[int]:
+    """The first and every ``stride``-th step, others in each sort of roll-out; in long searches every ``long``-th."""
+    thin = {0, *range([*ROLLOUTS].index(name) % stride, steps, stride)}
+    return sorted(thin) if not LONG else list(range(0, steps, long))
+
+
+def orders(name: str) -> list[Course]:
+    """All that differ in who makes the next step."""
+    return [Course(name, order) for order in range(6)] + [Course(name, slow=node) for node in nodes_of(name)]
+
+
+@pytest.mark.timeout(3600 if LONG else 300)
+@NAMES
+def test_whoever_dies_between_two_steps_of_a_roll_out(name: str) -> None:
+    for course in orders(name):
+        for at in some(name, course.play(), 3 if course == Course(name) else 19):
+            for node in nodes_of(name):
+                replace(course, kills=((at, node),)).play()
+
+
+@pytest.mark.timeout(3600 if LONG else 300)
+@NAMES
 def test_whichever_two_die_in_it(name: str) -> None:
-    steps = play(name, 1, {}).steps  # type: ignore[attr-defined]
-    nodes = sorted({*ROLLOUTS[name][0].nodes, *ROLLOUTS[name][1].nodes})
-    for first, second in combinations(range(0, steps, 13), 2):
-        for one in nodes:
-            for other in nodes:
-                kills = {first: one, second: other}
-                try:
-                    play(name, 1, kills)
-                except AssertionError as wrong:
-                    raise AssertionError(explain(name, 1, kills)) from wrong
+    for course in orders(name) if LONG else (Course(name),):
+        for first, second in combinations(some(name, course.play(), 23, 7), 2):
+            for one in nodes_of(name):
+                for other in nodes_of(name):
+                    replace(course, kills=((first, one), (second, other))).play()
+
+
+@pytest.mark.timeout(3600 if LONG else 300)
+@NAMES
+def test_a_flow_that_drains_in_the_middle_of_it_ends_whoever_dies(name: str) -> None:
+    for course in orders(name) if LONG else (Course(name), Course(name, 2)):
+        for stop_at in some(name, 60, 9, 3):
+            stopped = replace(course, stop_at=stop_at)
+            for at in some(name, stopped.play(), 17, 3):
+                for node in nodes_of(name):
+                    replace(stopped, kills=((at, node),)).play()
+
+
+@pytest.mark.parametrize(
+    "course",
+    [
+        Course("another node in its place", kills=((0, "a"), (13, "b"))),
+        Course("another node in its place", slow="k", kills=((0, "s"),)),
+        Course("a node is put in between", slow="k", kills=((0, "a"),)),
+        Course("a node is taken out, its consumer replaced", stop_at=0),
+    ],
+    ids=str,
+)
+def test_what_is_easily_wrong(course: Course) -> None:
+    course.play()

@@ -92,6 +92,16 @@ class Rerouting:
         """Its present worker is to be replaced, or to end."""
         return self._leaving.get(node) == self._net.places[node].incarnation
 
+    def nobody_leaves(self) -> list[ToNode]:
+        """The roll-out has ended before it was done. Whoever was to be replaced stays, and is told which of its inputs
+        have come to their end."""
+        leaving, self._leaving = [node for node in self._leaving if self._leaves_yet(node)], {}
+        places = [self._net.places[node] for node in leaving]
+        return [each for place in places if place.ready for each in self.concluded(place)]
+
+    def _leaves_yet(self, node: str) -> bool:
+        return self._net.reachable(node) and self._leaves(node)
+
     @staticmethod
     def _others(
         place: Place, message: Configure, added: Collection[str], switched: Collection[str]

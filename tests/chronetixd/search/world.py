@@ -60,11 +60,13 @@ class Shape:
 
 
 class World:
-    """A flow of ``shape``, until :meth:`become` and :meth:`stop`. ``order`` says who makes the next step."""
+    """A flow of ``shape``, until :meth:`become` and :meth:`stop`. ``order`` says who makes the next step; the ``slow``
+    node makes one when nobody else can."""
 
-    def __init__(self, shape: Shape, order: int = 0) -> None:
+    def __init__(self, shape: Shape, order: int = 0, slow: str = "") -> None:
         self.shape = shape
         self.order = order
+        self.slow = slow
         self.memory: dict[int, Any] = {}
         self.kept: set[int] = set()
         self.bells = 0
@@ -273,6 +275,8 @@ class World:
                     self.dispatch(core.Retire(node))
                 case steps.TakeOver(node):
                     self._take_over(node)
+                case steps.Finish() if self.rollout.step is steps.Step.ENDED:
+                    self._wire(self.machine.rerouting.nobody_leaves())
                 case _:
                     pass
 
@@ -299,6 +303,12 @@ class World:
     def stop(self) -> None:
         """Have it drain."""
         self.dispatch(core.StopRequested())
+        self._look()
+
+    def close(self) -> None:
+        """Give all memory back."""
+        self.machine.close()
+        self._wire(())
 
     # -- time ----------------------------------------------------------------------------------------------
 
@@ -312,19 +322,23 @@ class World:
 
     def run(self, most: int = MOST_STEPS) -> None:
         """Until nobody has anything to do, or ``most`` steps further."""
-        moved, until = True, self.count + most
-        while moved:
-            moved = False
-            for act in self._turn():
-                victim = self.kills.pop(self.count, None)
-                if victim is not None:
-                    self.kill(victim)
-                went_on = act() or victim is not None
-                self.count += went_on
-                moved = moved or went_on
-                if self.count == until < MOST_STEPS:
-                    return
-                assert self.count < MOST_STEPS, "it goes round in circles"
+        until = self.count + most
+        while self.count < until and (self._round(self._turn(), until) or self._round(self._slow_turn(), until)):
+            assert self.count < MOST_STEPS, "it goes round in circles"
+
+    def _round(self, acts: Iterator[Any], until: int) -> bool:
+        """Each of ``acts`` once; True when there was anything to do."""
+        moved = False
+        for act in acts:
+            victim = self.kills.pop(self.count, None)
+            if victim is not None:
+                self.kill(victim)
+            went_on = act() or victim is not None
+            self.count += went_on
+            moved = moved or went_on
+            if self.count >= until:
+                break
+        return moved
 
     def _turn(self) -> Iterator[Any]:
         names = sorted(self.workers)
@@ -333,11 +347,23 @@ class World:
         if self.order % 2:
             names.reverse()
         for node in names:
-            if node in self.workers:
-                worker = self.workers[node]
-                acts = [worker.step_reader, worker.step_plugin, lambda node=node: self._listen(node)]
-                yield from acts if self.order % 3 else reversed(acts)
+            if node != self.slow:
+                yield from self._acts(node)
         yield self._timer
+
+    def _slow_turn(self) -> Iterator[Any]:
+        """Until the first step of the slow node."""
+        before = self.count
+        for act in self._acts(self.slow):
+            if self.count == before:
+                yield act
+
+    def _acts(self, node: str) -> list[Any]:
+        worker = self.workers.get(node)
+        if worker is None:
+            return []
+        acts = [worker.step_reader, worker.step_plugin, lambda: self._listen(node)]
+        return acts if self.order % 3 else acts[::-1]
 
     def _listen(self, node: str) -> bool:
         worker = self.workers.get(node)
