@@ -237,9 +237,9 @@ class Rollout:
 
     def _take_over(self, node: str, fresh: bool) -> None:
         machine = self._run.machine
-        if machine.workers[node].state is not WorkerState.RESTARTING or machine.revival.group_of(node) is not None:
-            return
         if machine.state is not FlowState.RUNNING:
+            return  # perhaps since before the commit, and then it does not know the nodes that were to be added
+        if machine.workers[node].state is not WorkerState.RESTARTING or machine.revival.group_of(node) is not None:
             return
         standby = self._standing.pop(node)
         usable = not fresh and standby.alive
