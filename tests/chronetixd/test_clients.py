@@ -124,18 +124,23 @@ def test_a_call_that_is_cancelled_before_it_begins_ends_all_the_same(peer: Any) 
 
 def test_descriptors_of_a_call_that_never_begins_are_closed(daemon: Any) -> None:
     """Whoever sends a call, and nonsense behind it, is cut off before the call's first step."""
-    held = f"/proc/{daemon.process.pid}/fd"
+    first, second = os.pipe()
+    sent = os.readlink(f"/proc/self/fd/{first}")
     with daemon.connect() as client:
-        before = len(os.listdir(held))
         call = encode(wire.Call(id=1, verb="tap", args={"flow": "f", "route": "r", "credits": 1}, descriptors=2))
-        first, second = os.pipe()
         socket.send_fds(client.sock, [call + b"\0\0\0\2\xff\xff"], [first, second])
-        os.close(first)
-        os.close(second)
         while client.receive() is not None:
             pass
     with daemon.connect():
-        assert len(os.listdir(held)) == before
+        assert sent not in held_by(daemon.process.pid)
+    os.close(first)
+    os.close(second)
+
+
+def held_by(pid: int) -> set[str]:
+    """What the descriptors of a process refer to."""
+    folder = f"/proc/{pid}/fd"
+    return {os.readlink(f"{folder}/{name}") for name in os.listdir(folder)}
 
 
 def test_an_id_in_use_ends_the_connection(daemon: Any) -> None:
