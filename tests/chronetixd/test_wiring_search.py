@@ -155,7 +155,7 @@ def orders(name: str) -> list[Course]:
 @NAMES
 def test_whoever_dies_between_two_steps_of_a_roll_out(name: str) -> None:
     for course in orders(name):
-        for at in some(name, course.play(), 3 if course == Course(name) else 19):
+        for at in some(name, course.play(), 5 if course == Course(name) else 29):
             for node in nodes_of(name):
                 replace(course, kills=((at, node),)).play()
 
@@ -164,7 +164,7 @@ def test_whoever_dies_between_two_steps_of_a_roll_out(name: str) -> None:
 @NAMES
 def test_whichever_two_die_in_it(name: str) -> None:
     for course in orders(name) if LONG else (Course(name),):
-        for first, second in combinations(some(name, course.play(), 23, 7), 2):
+        for first, second in combinations(some(name, course.play(), 29, 7), 2):
             for one in nodes_of(name):
                 for other in nodes_of(name):
                     replace(course, kills=((first, one), (second, other))).play()
@@ -174,9 +174,9 @@ def test_whichever_two_die_in_it(name: str) -> None:
 @NAMES
 def test_a_flow_that_drains_in_the_middle_of_it_ends_whoever_dies(name: str) -> None:
     for course in orders(name) if LONG else (Course(name), Course(name, 2)):
-        for stop_at in some(name, 60, 9, 3):
+        for stop_at in some(name, 60, 17, 3):
             stopped = replace(course, stop_at=stop_at)
-            for at in some(name, stopped.play(), 17, 3):
+            for at in some(name, stopped.play(), 23, 3):
                 for node in nodes_of(name):
                     replace(stopped, kills=((at, node),)).play()
 
