@@ -57,8 +57,9 @@ from protocol.errors import ChronetixError
 
 T = TypeVar("T")
 
-SILENT_EXIT_S = 2.0
-"""How long a worker may live on after it closed its control socket."""
+SILENT_EXIT_S = 10.0
+"""How long a worker may live on after it closed its control socket. Giving back what it maps takes a busy
+machine seconds when many end at once, and who ends in good order must not be killed for it."""
 
 
 class FlowRun:

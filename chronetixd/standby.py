@@ -20,7 +20,7 @@ from protocol import messages as wire
 from protocol.errors import ChronetixError, error
 from protocol.framing import type_of
 
-SILENT_EXIT_S = 2.0
+SILENT_EXIT_S = 10.0
 """How long it may live on after it closed its control socket."""
 
 NO_HANDOVER = "cannot stand by: its program does not know the feature 'handover' of PROTOCOL.md"
