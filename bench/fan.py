@@ -111,11 +111,11 @@ def consume(inlet: shm.Inlet, taken: list[int]) -> list[int]:
 def attach_consumer(sock: socket.socket, bell: shm.Doorbell) -> shm.Consumer:
     """A consumer whose producer is at the other end."""
     consumer = shm.Consumer("r", credits=CREDITS)
-    give(sock, consumer.fd, bell.fileno())
-    ring, far_bell, segment = get(sock, 3)
-    consumer.link(ring, far_bell)
+    give(sock, consumer.fd)
+    ring, line, segment = get(sock, 3)
+    consumer.link(ring, line, bell)
     consumer.add_segment(0, segment)
-    for descriptor in (ring, far_bell, segment):
+    for descriptor in (ring, line, segment):
         os.close(descriptor)
     return consumer
 
@@ -123,10 +123,11 @@ def attach_consumer(sock: socket.socket, bell: shm.Doorbell) -> shm.Consumer:
 def attach_producer(sock: socket.socket, arena: shm.Arena, bell: shm.Doorbell) -> shm.Producer:
     """A producer whose consumer is at the other end."""
     producer = shm.Producer(arena, "r", credits=CREDITS)
-    give(sock, producer.fd, bell.fileno(), arena.segments[0][1])
-    credit, far_bell = get(sock, 2)
-    producer.link(credit, far_bell)
-    for descriptor in (credit, far_bell):
+    near, far = shm.line()
+    give(sock, producer.fd, far, arena.segments[0][1])
+    (credit,) = get(sock, 1)
+    producer.link(credit, near, bell)
+    for descriptor in (credit, near, far):
         os.close(descriptor)
     return producer
 

@@ -54,8 +54,8 @@ CALL_ITEMS = 4096
 """Items of a call that carries no flow."""
 
 
-MAX_DESCRIPTORS = 2
-"""What comes with a client's message at most: a tap's CREDIT and doorbell."""
+MAX_DESCRIPTORS = 1
+"""What comes with a client's message at most: a tap's CREDIT."""
 
 AUDITED = ("not-allowed", "quota-exceeded")
 """Refusals before a call that go into the audit log."""

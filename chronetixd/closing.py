@@ -2,10 +2,10 @@
 
 For what the daemon's own workers have sent, and for the memory that a flow leaves: strangers' descriptors never come
 this far (:mod:`chronetixd.inspection`).
-Doorbells and memory are closed at once, but for LARGE memory: whoever closes the last descriptor of it frees its pages,
-and of a gigabyte that takes a second. That goes to a thread, as does what may wait: a descriptor of another kind, or a
-socket whose unread bytes may bring one along. At most MOST close at a time, what is more waits for one of them. The end
-of the process interrupts a socket that lingers; only a FUSE file whose server does not answer can hold it up.
+Memory is closed at once, but for LARGE memory: whoever closes the last descriptor of it frees its pages, and of a
+gigabyte that takes a second. That goes to a thread, as does what may wait: a descriptor of another kind, or a socket
+whose unread bytes may bring one along. At most MOST close at a time, what is more waits for one of them. The end of the
+process interrupts a socket that lingers; only a FUSE file whose server does not answer can hold it up.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def close(*descriptors: int) -> None:
 
 
 def close_memory(*descriptors: int) -> None:
-    """Close descriptors that are known to be memory, pidfds or doorbells, of which these may be the last; never waits
+    """Close descriptors that are known to be memory or pidfds, of which these may be the last; never waits
     for their pages to be freed."""
     for fd in descriptors:
         if os.fstat(fd).st_size > LARGE:

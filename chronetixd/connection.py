@@ -316,7 +316,7 @@ class Connection:
         except ChronetixError as reason:
             if reason.name != "missing-descriptors":
                 return reason
-            text = "it is neither shared memory nor a doorbell nor a pipe"
+            text = "it is neither shared memory nor a pipe"
             return error("descriptor-refused", what="what was sent along", reason=text)
         return error("unexpected-descriptors", count="some")
 

@@ -7,7 +7,6 @@ are carried out wait until those are done. What workers say is in ``hearing``, w
 from __future__ import annotations
 
 import asyncio
-import os
 import random
 import time
 from collections import deque
@@ -46,7 +45,7 @@ from chronetixd.probes import Probes
 from chronetixd.revivals import Revivals
 from chronetixd.rollout import Rollout
 from chronetixd.services import Services
-from chronetixd.taps import Source, Taps
+from chronetixd.taps import Taps
 from chronetixd.upgrade.bag import Bag, Unbag
 from chronetixd.upgrade.packed import PackedRun
 from chronetixd.watchers import Watchers
@@ -711,10 +710,9 @@ class FlowRun:
         self.dispatch(NodeEvent(node, life.Faulted("liveness", why)))
         self.workers[node].signal(kill=True)
 
-    def source(self, node: str) -> Source | None:
-        """What a tap on a route of ``node`` needs of it; None when it has no memory, or no more."""
-        offered = self.wiring.offered_by(node)
-        return None if offered is None else Source(*offered)
+    def source(self, node: str) -> Mapping[int, int] | None:
+        """What a tap on a route of ``node`` needs of it: its segments; None when it has no memory, or no more."""
+        return self.wiring.segments_of(node)
 
     def _send_to(self, node: str, message: wire.Message, descriptors: Sequence[int]) -> None:
         self.workers[node].send(message, descriptors, give=True)
@@ -725,13 +723,9 @@ class FlowRun:
         for node, message, descriptors in messages:
             if isinstance(message, wire.Link) and self.machine.workers[node].state is WorkerState.OFFERED:
                 self.dispatch(NodeEvent(node, life.LinkSent()))
-            copies: list[int] = []
             try:
-                for fd in descriptors:
-                    copies.append(os.dup(fd))
+                copies = self.wiring.given(descriptors)
             except OSError as reason:
-                for fd in copies:
-                    os.close(fd)
                 self.dispatch(NodeEvent(node, life.Faulted("wiring", f"no memory could be sent to it: {reason}")))
                 self.workers[node].signal(kill=True)
             else:

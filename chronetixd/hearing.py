@@ -107,9 +107,9 @@ class Hearing:
                 told = run.wiring.grow(node, message, descriptors)
                 run.keep()
                 run.send_wiring(told)
-                source = run.source(node)
-                if source is not None:
-                    run.taps.grew(node, message.index, source.segments[message.index])
+                segments = run.source(node)
+                if segments is not None:
+                    run.taps.grew(node, message.index, segments[message.index])
             case wire.SegmentMapped():
                 run.send_wiring(run.wiring.mapped(node, message))
             case wire.SegmentDropped(route=""):

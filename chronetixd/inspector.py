@@ -2,7 +2,7 @@
 
 Closing a descriptor may wait for whoever made it: a TCP socket lingers, a FUSE file is flushed, and that for as long as
 its maker likes. Nothing can take back a descriptor that a process has once received but closing it. So strangers'
-descriptors are received here: what is harmless (shared memory, an eventfd, a pipe without a name) goes on to the
+descriptors are received here: what is harmless (shared memory, a pipe without a name) goes on to the
 daemon, with anything else this process ends, and its end closes it. Sockets whose unread bytes may bring descriptors
 along are closed here, too.
 
@@ -32,8 +32,7 @@ def harmless(fd: int) -> bool:
     with contextlib.suppress(OSError):
         fcntl.fcntl(fd, F_GET_SEALS)
         return True
-    what = os.readlink(f"/proc/self/fd/{fd}")  # a file's name begins with a slash
-    return what == "anon_inode:[eventfd]" or what.startswith("pipe:[")
+    return os.readlink(f"/proc/self/fd/{fd}").startswith("pipe:[")  # a file's name begins with a slash
 
 
 def received(ancillary: Sequence[tuple[int, int, bytes]]) -> list[int]:

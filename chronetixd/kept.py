@@ -11,7 +11,6 @@ import os
 import struct
 from collections.abc import Iterator, Mapping
 
-import shm
 from chronetixd.checked import checked
 from chronetixd.closing import close_memory
 from chronetixd.core.wiring.stages import Memory
@@ -97,9 +96,7 @@ class Kept:
         """Dead, as whoever made it."""
         made = self._memories.get((node, incarnation))
         if made is None:
-            bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)  # nobody listens any more
-            made = self._memories[node, incarnation] = Memory(shm.Doorbell(bell), incarnation=incarnation, dead=True)
-            os.close(bell)
+            made = self._memories[node, incarnation] = Memory(incarnation=incarnation, dead=True)
             mine = [key for key in self._found if key[:3] == (node, "segment", incarnation)]
             made.segments |= {key.number: self._found.pop(key) for key in mine}
         return made

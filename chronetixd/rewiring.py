@@ -51,30 +51,21 @@ def shown(
         reason = f"{told}: each once, the second of the first, and the third not"
         raise error("malformed-message", type="reattach", reason=reason)
     fds = iter(descriptors)
-    try:
-        bell = shm.Doorbell(next(fds))
-    except (OSError, ValueError, shm.PeerFault) as reason:
-        raise error("descriptor-refused", what=f"the doorbell of node {node!r}", reason=str(reason)) from None
-    memory = Memory(bell, shown_so={*message.unconfirmed, *message.dropped})
+    memory = Memory(shown_so={*message.unconfirmed, *message.dropped})
     found = Shown(
         memory,
         unconfirmed=tuple(message.unconfirmed),
         dropped=tuple(message.dropped),
         incarnation=message.incarnation,
     )
-    try:
-        for stage in message.outputs:
-            fd = checked(next(fds), "ring", f"the ring of route {stage.route!r}")
-            found.rings[stage.route, stage.epoch] = fd, stage
-        for stage in message.inputs:
-            fd = checked(next(fds), "credit", f"the credits of route {stage.route!r}")
-            found.credits[stage.route, stage.epoch] = fd, stage
-        for index in message.segments:
-            found.memory.segments[index] = checked(next(fds), "segment", f"segment {index} of node {node!r}")
-    except BaseException:
-        bell.close()
-        raise
-    os.close(descriptors[0])
+    for stage in message.outputs:
+        fd = checked(next(fds), "ring", f"the ring of route {stage.route!r}")
+        found.rings[stage.route, stage.epoch] = fd, stage
+    for stage in message.inputs:
+        fd = checked(next(fds), "credit", f"the credits of route {stage.route!r}")
+        found.credits[stage.route, stage.epoch] = fd, stage
+    for index in message.segments:
+        found.memory.segments[index] = checked(next(fds), "segment", f"segment {index} of node {node!r}")
     descriptors.clear()
     return found
 
@@ -144,6 +135,8 @@ def _stage(
         told_producer = told_consumer
     if stage.ring is not None or told_producer:
         stage.producer_end = ProducerEnd.LINKED if told_producer else ProducerEnd.OFFERED
+        if told_producer and shown_credit is not None and not told_consumer:
+            stage.producer_end = ProducerEnd.STALE  # the consumer's end of their line has gone with the daemon
     if stage.credit is not None or told_consumer:
         stage.consumer_end = ConsumerEnd.LINKED if told_consumer else ConsumerEnd.OFFERED
     if stage.producer is not None:

@@ -31,13 +31,6 @@ MAX_TAPS = 64
 """On one flow at a time: each costs its producer a descriptor and a comparison for every frame."""
 
 
-class Source(NamedTuple):
-    """What a producing worker has offered; all of it stays its owner's."""
-
-    doorbell: int
-    segments: Mapping[int, int]
-
-
 class Update(NamedTuple):
     """Something for the client, with duplicates of descriptors that are its owner's to close."""
 
@@ -54,7 +47,8 @@ class Tap:
     credits: int
     pid: int
     credit: int
-    bell: shm.Doorbell
+    line: int = -1
+    """The client's end, until it has it."""
     ring: int = -1
     view: shm.RouteView | None = None
     linked: bool = False
@@ -88,17 +82,17 @@ class Tap:
             update = self.updates.get_nowait()
             for fd in update.descriptors if update is not None else ():
                 os.close(fd)
-        for fd in (self.credit, self.ring):
+        for fd in (self.credit, self.ring, self.line):
             if fd >= 0:
                 os.close(fd)
-        self.credit = self.ring = -1
-        self.bell.close()
+        self.credit = self.ring = self.line = -1
 
 
 class Taps:
-    """All taps of one flow. ``source`` gives what a node's worker has offered, None while there is no such worker."""
+    """All taps of one flow. ``source`` gives the segments of a node's worker, which stay its owner's, None while there
+    is no such worker."""
 
-    def __init__(self, send: Send, source: Callable[[str], Source | None]) -> None:
+    def __init__(self, send: Send, source: Callable[[str], Mapping[int, int] | None]) -> None:
         self._send = send
         self._source = source
         self._taps: dict[str, Tap] = {}
@@ -114,13 +108,13 @@ class Taps:
         return [{"id": tap.id, "pid": tap.pid, **(tap.snapshot() or {})} for tap in taps]
 
     def open(self, route: Route, credits: int, pid: int, descriptors: list[int]) -> Tap:
-        """Begin to listen to ``route``, whose source runs; takes ``descriptors`` (a CREDIT, a doorbell) over when it
+        """Begin to listen to ``route``, whose source runs; takes ``descriptors`` (a CREDIT) over when it
         succeeds (empties the list). Raises ChronetixError ``bad-argument``, ``quota-exceeded``, ``descriptor-refused``,
         ``route-detached``."""
         if not 1 <= credits <= MAX_CREDITS:
             raise error("bad-argument", argument="credits", verb="tap", reason=f"must be from 1 to {MAX_CREDITS}")
-        if len(descriptors) != 2:
-            reason = f"a CREDIT and a doorbell must come along, not {len(descriptors)} descriptors"
+        if len(descriptors) != 1:
+            reason = f"a CREDIT must come along, not {len(descriptors)} descriptors"
             raise error("bad-argument", argument="descriptors", verb="tap", reason=reason)
         if len(self._taps) >= MAX_TAPS:
             raise error("quota-exceeded", what="another tap on this flow", limit=MAX_TAPS)
@@ -128,11 +122,9 @@ class Taps:
             raise error("route-detached", route=route.id, reason=f"node {route.source!r} does not run")
         try:
             shm.check(descriptors[0], "credit")
-            bell = shm.Doorbell(descriptors[1])
         except (OSError, ValueError, shm.PeerFault) as reason:
             raise error("descriptor-refused", what=f"a tap of route {route.id!r}", reason=str(reason.args[0])) from None
-        tap = Tap(f"tap/{self.next}", route, credits, pid, descriptors[0], bell)
-        os.close(descriptors[1])
+        tap = Tap(f"tap/{self.next}", route, credits, pid, descriptors[0])
         descriptors.clear()
         self.next += 1
         self._taps[tap.id] = tap
@@ -168,7 +160,7 @@ class Taps:
     def offered(self, node: str, message: Offer, descriptors: list[int]) -> None:
         """Hand the client's ends on to the producer; a ring of a tap that is gone meanwhile is left to be closed.
         Raises ProtocolError ``descriptor-refused`` or ``malformed-message``, which are the worker's fault."""
-        for at, name in enumerate(message.rings, start=1):
+        for at, name in enumerate(message.rings):
             tap = self._taps.get(name)
             if tap is None:
                 continue
@@ -185,18 +177,19 @@ class Taps:
         """Both ends are there. The client may have made its own for other numbers than it said."""
         try:
             tap.view = shm.RouteView(tap.ring, tap.credit)
+            producers, tap.line = shm.line(one_way=True)
         except (OSError, ValueError, shm.PeerFault) as reason:
             fault = error("descriptor-refused", what=f"a tap of route {tap.route.id!r}", reason=str(reason.args[0]))
             tap.over("refused", fault)
             return
-        self._send(tap.route.source, Link(outputs=[tap.id]), (os.dup(tap.credit), os.dup(tap.bell.fileno())))
+        self._send(tap.route.source, Link(outputs=[tap.id]), (os.dup(tap.credit), producers))
 
     def linked(self, node: str, routes: Sequence[str]) -> None:
         """The producer sends from now on: the client gets its ring and every segment there is."""
-        source = self._source(node)
+        segments = self._source(node)
         for name in routes:
             tap = self._taps.get(name)
-            if tap is None or tap.route.source != node or tap.view is None or tap.linked or source is None:
+            if tap is None or tap.route.source != node or tap.view is None or tap.linked or segments is None:
                 continue
             tap.linked = True
             route = tap.route
@@ -207,10 +200,11 @@ class Taps:
                 "content_type": route.content_type,
                 "from": route.source,
                 "to": route.target,
-                "segments": list(source.segments),
+                "segments": list(segments),
             }
-            fds = (tap.ring, source.doorbell, *source.segments.values())
-            tap.updates.put_nowait(Update(value, tuple(map(os.dup, fds))))
+            line, tap.line = tap.line, -1
+            fds = (os.dup(tap.ring), line, *map(os.dup, segments.values()))
+            tap.updates.put_nowait(Update(value, fds))
 
     def grew(self, node: str, index: int, segment: int) -> None:
         """The arena of ``node`` has a further segment, which stays the caller's."""
@@ -229,20 +223,17 @@ class Taps:
         """The worker of ``node`` has exited: what it has sent can still be read."""
         for tap in tuple(self._taps.values()):
             if tap.route.source == node:
-                tap.bell.ring()
                 tap.over(f"the worker of node {node!r} has ended")
 
     def removed(self, routes: Collection[str]) -> None:
         """The flow has these routes no more."""
         for tap in tuple(self._taps.values()):
             if tap.route.id in routes:
-                tap.bell.ring()
                 tap.over("the route was removed")
 
     def end(self) -> None:
         """The flow has ended."""
         for tap in tuple(self._taps.values()):
-            tap.bell.ring()
             tap.over("the flow has ended")
 
 

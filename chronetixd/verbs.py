@@ -468,7 +468,7 @@ VERBS: dict[str, Verb] = {
     "events": Verb(EventsArgs, Right.READ, _events, streams=True),
     "stats": Verb(StatsArgs, Right.READ, _stats, at_once=True),
     "publish": Verb(PublishArgs, Right.OPERATE, _publish),
-    "tap": Verb(TapArgs, Right.OPERATE, _tap, descriptors=2, streams=True),
+    "tap": Verb(TapArgs, Right.OPERATE, _tap, descriptors=1, streams=True),
     "doctor": Verb(NoArgs, Right.READ, _doctor, at_once=True),
     "config": Verb(NoArgs, Right.OPERATE, _config, at_once=True),
     "audit": Verb(AuditArgs, Right.ADMIN, _audit, streams=True),

@@ -1,13 +1,13 @@
 """The shared memory of one flow as the daemon has it: the shell of the machine in ``core.wiring``.
 
 Nobody's word is taken: every descriptor is checked (seals, size, header) before the machine hears of it. A handle is
-the descriptor's number, a doorbell stands for itself. Memory outlives the worker that made it: until the flow has
-ended, or until a stage whose producer is dead is drained. No message is sent here; what has to be sent is returned.
+the descriptor's number; an end of a line is one that is made when it is sent. Memory outlives the worker that made it:
+until the flow has ended, or until a stage whose producer is dead is drained. No message is sent here; what has to be
+sent is returned.
 """
 
 from __future__ import annotations
 
-import os
 import resource
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,12 +20,13 @@ from chronetixd.closing import close_memory
 from chronetixd.core.death import HeldFrames
 from chronetixd.core.wiring.lives import LostMemory
 from chronetixd.core.wiring.machine import Machine
-from chronetixd.core.wiring.net import Close, Effect
+from chronetixd.core.wiring.net import Close
 from chronetixd.core.wiring.net import ToNode as Told
 from chronetixd.core.wiring.segments import check_new
-from chronetixd.core.wiring.stages import MAX_SEGMENTS, DataRoute, Handle, Snapshot, check_count
+from chronetixd.core.wiring.stages import MAX_SEGMENTS, DataRoute, Handle, LineEnd, Snapshot, check_count
 from chronetixd.kept import Kept
 from chronetixd.keys import Key
+from chronetixd.lines import Lines
 from chronetixd.upgrade.bag import Bag, Unbag
 from chronetixd.upgrade.packed import PackedWiring
 from chronetixd.upgrade.wiring import Packer, Unpacker
@@ -51,11 +52,11 @@ def most_of_flow() -> int:
 
 
 class ToNode(NamedTuple):
-    """A message for ``node``, with descriptors that stay ours."""
+    """A message for ``node``, with descriptors that stay ours and ends of lines: see :meth:`Wiring.given`."""
 
     node: str
     message: wire.Message
-    descriptors: tuple[int, ...] = ()
+    descriptors: tuple[int | LineEnd, ...] = ()
 
 
 class Views:
@@ -104,6 +105,7 @@ class Wiring:
     def __init__(self, nodes: Iterable[str], routes: tuple[DataRoute, ...], remains: Remains = shm.remains) -> None:
         self._views = Views(remains)
         self.machine = Machine(nodes, routes, self._views)
+        self._lines = Lines()
         self._last: dict[str, RouteSnapshot | None] = {}
 
     @property
@@ -119,15 +121,13 @@ class Wiring:
         finally:
             self._do(self.machine.take_effects())
 
-    def _do(self, effects: Iterable[Effect]) -> None:
+    def _do(self, effects: Iterable[Close]) -> None:
         for effect in effects:
-            if not isinstance(effect, Close):
-                cast("shm.Doorbell", effect.bell).ring()
-            elif isinstance(effect.handle, int):
-                self._views.close(effect.handle)
-                close_memory(effect.handle)
+            if isinstance(effect.handle, LineEnd):
+                self._lines.close(effect.handle)
             else:
-                cast("shm.Doorbell", effect.handle).close()
+                self._views.close(effect.handle)
+                close_memory(cast("int", effect.handle))
 
     # -- workers of an earlier daemon ----------------------------------------------------------------------
 
@@ -178,7 +178,7 @@ class Wiring:
 
     def packed(self, bag: Bag) -> PackedWiring:
         """All of it; descriptors go into ``bag``."""
-        packer, net = Packer(bag), self.machine.net
+        packer, net = Packer(bag, self._lines), self.machine.net
         chains = {route: packer.stages(chain) for route, chain in net.chains.items()}
         places = {node: packer.place(place) for node, place in net.places.items()}
         stages, memories = packer.all()
@@ -197,7 +197,7 @@ class Wiring:
         net = self.machine.net
         if packed.chains.keys() != net.chains.keys() or packed.places.keys() != net.places.keys():
             raise ValueError("it has other nodes or routes than its contract")
-        unpacker = Unpacker(packed.stages, packed.memories, net.routes, bag)
+        unpacker = Unpacker(packed.stages, packed.memories, net.routes, bag, self._lines)
         net.chains = {route: unpacker.stages(chain) for route, chain in packed.chains.items()}
         for node, place in packed.places.items():
             unpacker.place(net.places[node], place)
@@ -221,10 +221,6 @@ class Wiring:
         _, ends = self.machine.lives.expected(node, message)
         fds = iter(descriptors)
         try:
-            bell = shm.Doorbell(next(fds))
-        except (OSError, ValueError, shm.PeerFault) as reason:
-            raise error("descriptor-refused", what=f"the doorbell of node {node!r}", reason=str(reason)) from None
-        try:
             if len(message.segments) > 1:
                 self._check_share(node, len(message.segments))
             rings = [checked(next(fds), "ring", f"the ring of route {stage.route.id!r}") for stage in ends.rings]
@@ -235,14 +231,9 @@ class Wiring:
             based = [(Handle(ring), rewiring.base_seq(ring)) for ring in rings]
             kept = {index: Handle(fd) for index, fd in segments.items()}
             with self._carried_out() as machine:
-                told = machine.lives.offer(node, message, bell, based, [Handle(fd) for fd in credits], kept)
+                told = machine.lives.offer(node, message, based, [Handle(fd) for fd in credits], kept)
         except shm.PeerFault as fault:
-            bell.close()
             raise error("descriptor-refused", what=f"a ring of node {node!r}", reason=str(fault.args[0])) from None
-        except BaseException:
-            bell.close()
-            raise
-        os.close(descriptors[0])
         descriptors.clear()
         return _sent(told)
 
@@ -316,12 +307,14 @@ class Wiring:
         with self._carried_out() as machine:
             return _sent(machine.dropped(node, message))
 
-    def offered_by(self, node: str) -> tuple[int, dict[int, int]] | None:
-        """Doorbell and segments of the worker of ``node``, which stay ours; None when there is none, or no more."""
+    def segments_of(self, node: str) -> dict[int, int] | None:
+        """Segments of the worker of ``node``, which stay ours; None when there is none, or no more."""
         place = self.machine.net.places.get(node)
-        if place is None or place.memory is None or place.gone:
-            return None
-        return _number(place.memory.doorbell), place.memory.segments
+        return None if place is None or place.memory is None or place.gone else place.memory.segments
+
+    def given(self, descriptors: Iterable[int | LineEnd]) -> list[int]:
+        """What travels with a message, and is the receiver's. Raises OSError when there are no more descriptors."""
+        return self._lines.given(descriptors)
 
     # -- other routes --------------------------------------------------------------------------------------
 
@@ -424,11 +417,6 @@ class Wiring:
             do(lambda: self._do(effects))
 
 
-def _number(handle: Hashable) -> int:
-    """The descriptor that it stands for."""
-    return handle if isinstance(handle, int) else cast("shm.Doorbell", handle).fileno()
-
-
 def _sent(told: Iterable[Told]) -> list[ToNode]:
     """With descriptors."""
-    return [ToNode(node, message, tuple(map(_number, handles))) for node, message, handles in told]
+    return [ToNode(node, message, cast("tuple[int | LineEnd, ...]", handles)) for node, message, handles in told]

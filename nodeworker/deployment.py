@@ -8,6 +8,7 @@ ever go on, and the flow fails saying so. A drain ends the sources; the rest end
 
 from __future__ import annotations
 
+import os
 import time
 import weakref
 from collections.abc import Callable, Iterable, Sequence
@@ -25,7 +26,7 @@ from nodeworker.outputs import Origin, Outputs
 from nodeworker.plugin import is_asynchronous
 from nodeworker.wiring import NO_HUGEPAGES, Drop, Grow, OnGaveUp, build
 from protocol.messages import Configure, Deliver, Tick
-from shm import Consumer, Doorbell, Loan, Outlet, Producer, RouteView, WouldBlock
+from shm import Consumer, Doorbell, Loan, Outlet, Producer, RouteView, WouldBlock, line
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -139,15 +140,13 @@ class Deployment:
             self._consumers[route] = (member, consumer)
 
     def _link(self) -> None:
-        bell = self.bell.fileno()
         for member in self._members.values():
             segments = member.wiring.arena.segments if member.wiring.arena else ()
             for route, producer in member.wiring.producers.items():
                 consumer = self._consumers[route][1]
                 for index, descriptor, _ in segments:
                     consumer.add_segment(index, descriptor)
-                producer.link(consumer.fd, bell)
-                consumer.link(producer.fd, bell)
+                _join(producer, consumer, self.bell)
                 self._views[route] = RouteView(producer.fd, consumer.fd)
 
     def _construct(self) -> None:
@@ -365,6 +364,17 @@ class Deployment:
     def _fail(self, failure: FlowFailed) -> None:
         if self._failure is None:
             self._failure = failure
+
+
+def _join(producer: Producer, consumer: Consumer, bell: Doorbell) -> None:
+    """Link both ends of a route, which sleep on the same doorbell."""
+    near, far = line()
+    try:
+        producer.link(consumer.fd, near, bell)
+        consumer.link(producer.fd, far, bell)
+    finally:
+        os.close(near)
+        os.close(far)
 
 
 def _telling(node: str, on_log: OnLog) -> OnGaveUp:

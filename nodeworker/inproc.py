@@ -99,7 +99,7 @@ def run(flow: Flow, base_dir: str, output: str = "table") -> int:
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     for number in before:
-        _clone.ring_on_signal(number, deployment.bell.fileno())
+        _clone.ring_on_signal(number, deployment.bell.eventfd)
     try:
         deployment.run()
         _print_results(name, flow, deployment, output)

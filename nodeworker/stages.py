@@ -24,6 +24,7 @@ class Stages:
 
     def __init__(self, node: str, ports: Iterable[Port], bell: Doorbell, on_emptied: OnEmptied) -> None:
         self._node = node
+        self._bell = bell
         self._on_emptied = on_emptied
         self._chains: dict[str, list[Consumer]] = {}
         self._order: list[Consumer] = []
@@ -91,15 +92,15 @@ class Stages:
         return True
 
     def link(self, message: InputLink, descriptors: Sequence[int]) -> None:
-        """Map RING, doorbell, segments and perhaps a predecessor's CREDIT; they stay the caller's. Raises PeerFault or
-        ValueError for what does not fit."""
+        """Map RING, segments and perhaps a predecessor's CREDIT, and listen on this end of the line; they stay the
+        caller's. Raises PeerFault or ValueError for what does not fit."""
         end = self._find(message.route, message.epoch)
         if end is None:
             return
-        ring, bell, *rest = descriptors
+        ring, line, *rest = descriptors
         for index, segment in zip(message.segments, rest, strict=False):
             self._map(end, index, segment)
-        end.link(ring, bell, predecessor=rest[-1] if message.predecessor else -1)
+        end.link(ring, line, self._bell, predecessor=rest[-1] if message.predecessor else -1)
 
     def map_segment(self, route: str, epoch: int, index: int, descriptor: int) -> None:
         """Follow a producer that grew. Raises PeerFault for what cannot be mapped."""

@@ -108,7 +108,7 @@ class Wiring:
         ]
         left = {key: end for key, end in self.done.items() if key[0] in self.producers}
         outputs += [Stage(route=route, epoch=epoch, linked=end.linked) for (route, epoch), end in left.items()]
-        at = 1 + len(offer.rings)
+        at = len(offer.rings)
         descriptors[at:at] = [end.fd for end in left.values()]
         inputs = self.stages.described(ends)
         return Inventory(outputs, inputs, offer.segments, unconfirmed, dropped), descriptors
@@ -126,7 +126,7 @@ class Wiring:
         ends = [self.stages.extend(port) for port in message.inputs]
         self.bell.ring()
         offer = Offer(rings=[tap.route for tap in taps], credits=[end.route for end in ends])
-        return offer, [self.bell.fileno(), *(tap.fd for tap in taps), *(end.fd for end in ends)]
+        return offer, [*(tap.fd for tap in taps), *(end.fd for end in ends)]
 
     def busy(self, message: Extend) -> bool:
         """A frame is being filled that goes to an output which the message ends: it has to be committed before."""
@@ -156,7 +156,7 @@ class Wiring:
             self.resumes[port.route] = resume
             self.producers[port.route] = _produce(made, self.arena, self.is_source, self.on_gave_up, later=True)
         rings = [port.route for port in message.outputs]
-        return list(after.values()), Offer(rings=rings), [self.bell.fileno(), *(self.producers[r].fd for r in rings)]
+        return list(after.values()), Offer(rings=rings), [self.producers[r].fd for r in rings]
 
     def _done(self, route: str) -> Producer:
         producer = self.producers.pop(route, None)
@@ -183,11 +183,11 @@ class Wiring:
             rest = iter(descriptors)
             for at, route in enumerate(message.outputs):
                 producer = self._meant(route, message.epochs[at]) if message.epochs else self._producer(route)
-                credit, bell = next(rest), next(rest)
+                credit, line = next(rest), next(rest)
                 if producer is None:
                     continue
                 attach = producer.relink if producer.linked else producer.link
-                attach(credit, bell)
+                attach(credit, line, self.bell)
                 if route in self.taps and self.outputs is not None:
                     self.outputs.add_tap(self.taps[route][0], producer)
             for link in message.inputs:
@@ -273,7 +273,7 @@ class Wiring:
 
     def _offered(self, ends: Sequence[Consumer], segments: Sequence[tuple[int, int, int]]) -> tuple[Offer, list[int]]:
         rings = self.producers.values()
-        descriptors = [self.bell.fileno(), *(p.fd for p in rings), *(c.fd for c in ends), *(s[1] for s in segments)]
+        descriptors = [*(p.fd for p in rings), *(c.fd for c in ends), *(s[1] for s in segments)]
         routes = [end.route for end in ends]
         return Offer(rings=list(self.producers), credits=routes, segments=[s[0] for s in segments]), descriptors
 

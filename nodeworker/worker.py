@@ -281,7 +281,7 @@ class Worker:
         assert self._node is not None
         node, outputs = self._node, self._node.outputs
         self._wiring = wiring = build(config, self._grow, self._drop, self._bell, self._on_emptied, self._gave_up)
-        _ring_on_signal(self._bell.fileno())
+        _ring_on_signal(self._bell.eventfd)
         wiring.outputs = outputs
         outputs.connect(config.outputs, list(wiring.producers.values()))
         node.connect(config, wiring.inlet())

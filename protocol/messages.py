@@ -206,8 +206,8 @@ class Extend(Message, tag="extend", frozen=True):
 
 
 class Offer(Message, tag="offer", frozen=True):
-    """Worker to daemon, once after configure and once after each extend: the memory it made. Descriptors: its doorbell,
-    then one RING for each of ``rings`` (its output routes), one CREDIT for each of ``credits`` (its input routes, in
+    """Worker to daemon, once after configure and once after each extend: the memory it made. Descriptors:
+    one RING for each of ``rings`` (its output routes), one CREDIT for each of ``credits`` (its input routes, in
     the order of the ports), one ARENA segment for each index of ``segments`` (those not offered before).
     """
 
@@ -218,7 +218,7 @@ class Offer(Message, tag="offer", frozen=True):
     @property
     def descriptors(self) -> int:
         """How many descriptors travel with this message."""
-        return 1 + len(self.rings) + len(self.credits) + len(self.segments)
+        return len(self.rings) + len(self.credits) + len(self.segments)
 
 
 class InputLink(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -233,9 +233,9 @@ class InputLink(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Link(Message, tag="link", frozen=True):
-    """Daemon to worker: the other ends. Descriptors: for each of ``outputs`` the consumer's CREDIT and
-    doorbell; then for each of ``inputs`` the producer's RING, its doorbell, its segments and, with ``predecessor``, the
-    CREDIT of the end before.
+    """Daemon to worker: the other ends. Descriptors: for each of ``outputs`` the consumer's CREDIT and an end
+    of a line to it; then for each of ``inputs`` the producer's RING, an end of a line to it, its segments and, with
+    ``predecessor``, the CREDIT of the end before. Nobody else has that end of the line.
 
     The first one is answered by :class:`Ready`. It comes again after an extend, and for an output whose consumer has a
     successor; then :class:`Linked` is the answer. ``epochs``, if given, says which stage of each output is meant;
@@ -330,8 +330,8 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 class Reattach(Message, tag="reattach", frozen=True):
     """Worker to daemon, second on a new connection: it has outlived the daemon that it had, and this is how far it is
-    and all its memory. Descriptors: its doorbell, one RING for each of ``outputs``, one CREDIT for each of ``inputs``,
-    one ARENA segment for each index of ``segments``; with ``pipes`` reading ends of its stdout and stderr.
+    and all its memory. Descriptors: one RING for each of ``outputs``, one CREDIT for each of ``inputs``, one ARENA
+    segment for each index of ``segments``; with ``pipes`` reading ends of its stdout and stderr.
 
     ``unconfirmed`` are those of ``segments`` that it may not use yet, ``dropped`` others that it has given back and
     whose numbers it may not use again yet. Answered by :class:`Reattached`, or a :class:`Failure`, after which the
@@ -353,7 +353,7 @@ class Reattach(Message, tag="reattach", frozen=True):
     @property
     def descriptors(self) -> int:
         """How many descriptors travel with this message."""
-        return 1 + len(self.outputs) + len(self.inputs) + len(self.segments) + 2 * self.pipes
+        return len(self.outputs) + len(self.inputs) + len(self.segments) + 2 * self.pipes
 
 
 class Reattached(Message, tag="reattached", frozen=True):

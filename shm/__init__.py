@@ -7,7 +7,8 @@ headers under `include/chronetix` are the same in C11 for workers in other langu
     bell, arena = Doorbell(), Arena()
     producer = Producer(arena, "numbers")            # the sending process
     consumer = Consumer("numbers")                   # the receiving process; descriptors travel over a Unix socket
-    producer.link(consumer.fd, consumer_bell.fileno())
+    near, far = line()                               # whoever links the two makes a line between them
+    producer.link(consumer.fd, near, bell)
     Outlet([producer], bell).send(b"hello")
     frame = Inlet([consumer], consumer_bell).take()
 """
@@ -29,6 +30,7 @@ from shm._native import (
     RouteView,
     WouldBlock,
     check,
+    line,
     missing_features,
     remains,
 )
@@ -50,6 +52,7 @@ __all__ = [
     "RouteView",
     "WouldBlock",
     "check",
+    "line",
     "missing_features",
     "remains",
 ]

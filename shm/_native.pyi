@@ -32,15 +32,21 @@ class FrameTooLarge(ValueError):
 
 @final
 class Doorbell:
-    """An eventfd on which one event loop sleeps. Several threads may: a ring wakes all of them."""
+    """What one event loop sleeps on, for the lines of all its routes. Several threads may: a ring wakes all of them.
+    Never given away."""
 
-    def __init__(self, fd: int | None = None) -> None:
-        """A new one, or a duplicate of ``fd``; ValueError unless that is a non-blocking eventfd."""
-    def fileno(self) -> int: ...
-    def ring(self) -> None: ...
+    def __init__(self) -> None: ...
+    def fileno(self) -> int:
+        """An epoll, for poll and asyncio: readable until it is cleared."""
+    @property
+    def eventfd(self) -> int:
+        """What :meth:`ring` writes to, for a signal handler of this process."""
+    def ring(self) -> None:
+        """From inside this process; peers ring by their lines."""
     def wait(self, timeout_ns: int = -1) -> bool:
         """Sleep until rung and clear it; False on time-out. Signal handlers run."""
-    def clear(self) -> bool: ...
+    def clear(self) -> bool:
+        """Was it rung? It is silent afterwards, but for more lines than are heard at once."""
     def close(self) -> None: ...
 
 @final
@@ -166,10 +172,11 @@ class Producer:
         """Sequence number that the next frame gets, or a later one where a frame is held in its slot."""
     @property
     def epoch(self) -> int: ...
-    def link(self, credit_fd: int, bell_fd: int) -> None:
-        """Validate and map the consumer's CREDIT and duplicate its doorbell; both descriptors stay the caller's.
+    def link(self, credit_fd: int, line_fd: int, bell: Doorbell) -> None:
+        """Validate and map the consumer's CREDIT; what comes on this end of the line to it wakes ``bell``. Both
+        descriptors stay the caller's, who closes this end of the line: nobody else may have it.
         PeerFault if they are not what they should be or do not fit this ring, ValueError if linked already."""
-    def relink(self, credit_fd: int, bell_fd: int) -> None:
+    def relink(self, credit_fd: int, line_fd: int, bell: Doorbell) -> None:
         """The consumer is dead, these are its successor's, which was linked with ``predecessor``, has returned nothing,
         and returns nothing before this call. What its predecessor had returned is free now; a thread that waits for
         credits is woken. May be called from any thread at any time. Errors as in ``link``, with nothing changed;
@@ -410,8 +417,9 @@ class Consumer:
         """The producer closed and every frame was taken, also of later stages, or this end is detached."""
     @property
     def epoch(self) -> int: ...
-    def link(self, ring_fd: int, bell_fd: int, *, predecessor: int = -1) -> None:
-        """Validate and map the producer's RING and duplicate its doorbell; errors as in ``Producer.link``.
+    def link(self, ring_fd: int, line_fd: int, bell: Doorbell, *, predecessor: int = -1) -> None:
+        """Validate and map the producer's RING; what comes on this end of the line to it wakes ``bell``. Errors as in
+        ``Producer.link``.
 
         ``predecessor``: the CREDIT of a dead consumer of this ring. What it had not returned comes first, in order, and
         what it had taken as ``redelivered``. Give this end's ``fd`` to the producer (``relink``) before anything is
@@ -522,6 +530,10 @@ class RouteView:
 
 def check(fd: int, kind: Literal["ring", "credit", "segment"]) -> int:
     """Verify seals, size and (for ring and credit) the header; bytes. Raises PeerFault saying what is wrong."""
+
+def line(*, one_way: bool = False) -> tuple[int, int]:
+    """Both ends of a new line, to be given to the two ends of a route, and to nobody else. With ``one_way`` the second
+    can be rung and cannot ring. Raises OSError."""
 
 def missing_features() -> tuple[str, ...]:
     """What this kernel lacks of ``memfd``, ``seals``, ``future_write`` and ``noexec_seal``. The environment variable

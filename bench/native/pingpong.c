@@ -19,12 +19,14 @@ struct end {
     struct chx_arena arena;
     struct chx_producer producer;
     struct chx_consumer consumer;
-    int bell, processor, first;
+    struct chx_bell bell;
+    int processor, first;
 };
 
 static struct end ends[2];
 static uint64_t bytes, trips, warm_up;
 static int touched;
+static int lines[2][2]; /* of what the first end produces and of what the second does: producer's end, consumer's end */
 
 static void must(int true, const char *what) {
     if (true) return;
@@ -37,8 +39,7 @@ static void make(struct end *end, int first, int processor) {
     uint64_t room = CREDITS * (bytes + CHX_PAGE) + CHX_ARENA_MIN;
     end->first = first;
     end->processor = processor;
-    end->bell = chx_bell_create();
-    must(end->bell >= 0, "a doorbell");
+    must(chx_bell_init(&end->bell) == 0, "a doorbell");
     must(chx_arena_init(&end->arena, room, room, 0) == CHX_OK, "an arena");
     must(chx_producer_init(&end->producer, &end->arena, &header) == CHX_OK, "a ring");
     header.watermark = header.policy = 0;
@@ -46,8 +47,9 @@ static void make(struct end *end, int first, int processor) {
 }
 
 static void link_to(struct end *end, struct end *peer) {
-    must(chx_producer_link(&end->producer, peer->consumer.credit_map.fd, peer->bell) == CHX_OK, "linking a producer");
-    must(chx_consumer_link(&end->consumer, peer->producer.ring_map.fd, peer->bell) == CHX_OK, "linking a consumer");
+    int there = lines[!end->first][0], back = lines[end->first][1];
+    must(chx_producer_link(&end->producer, peer->consumer.credit_map.fd, there, &end->bell) == CHX_OK, "linking a producer");
+    must(chx_consumer_link(&end->consumer, peer->producer.ring_map.fd, back, &end->bell) == CHX_OK, "linking a consumer");
     must(chx_consumer_map(&end->consumer, 0, peer->arena.segments[0].map.fd) == CHX_OK, "mapping a segment");
 }
 
@@ -66,7 +68,7 @@ static void put(struct end *end, uint64_t number) {
     must(chx_arena_alloc(&end->arena, bytes, &extent) == CHX_OK, "room for a frame");
     if (touched) memset(extent.data, (int)(number & 0xFF), bytes);
     tags.input_seq = number;
-    if (chx_producer_commit(producer, &extent, bytes, &tags, chx_now_ns())) chx_bell_ring(producer->bell);
+    if (chx_producer_commit(producer, &extent, bytes, &tags, chx_now_ns())) chx_line_ring(producer->line);
     must(chx_producer_reclaim(producer, CHX_REUSE_LOOK) == CHX_OK, "the peer is honest"); /* while it is on its way */
 }
 
@@ -145,6 +147,7 @@ int main(int count, char **words) {
     trips = strtoull(words[4], NULL, 10);
     warm_up = trips / 10;
     for (int i = 0; i < 2; i++) make(&ends[i], i == 0, atoi(words[5 + i]));
+    for (int i = 0; i < 2; i++) must(chx_line_pair(lines[i], 0) == 0, "a line");
     link_to(&ends[0], &ends[1]);
     link_to(&ends[1], &ends[0]);
     if (strcmp(words[1], "processes") == 0) return two_processes();

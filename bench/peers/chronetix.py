@@ -34,7 +34,7 @@ class Ipc(Peer):
     """Two processes."""
 
     name = "chronetix"
-    about = f"Outlet.send / Inlet.take, {CREDITS} credits, policy block, both ends sleep on eventfd doorbells"
+    about = f"Outlet.send / Inlet.take, {CREDITS} credits, policy block, both ends sleep on doorbells"
     modes: ClassVar[tuple[str, ...]] = ("throughput", "roundtrip", "loan")
 
     def version(self) -> str:
@@ -110,6 +110,7 @@ class End:
         there, back = ("there", "back") if first else ("back", "there")
         self.credits = credits
         self.bell = shm.Doorbell()
+        self.lines = [shm.line(), shm.line()] if first else []
         self.arena = shm.Arena(room(cell.size, self.credits), first=room(cell.size, self.credits), on_grow=refuse)
         self.producers = [self.producer(there)] if sends else []
         self.consumers = [shm.Consumer(back, credits=self.credits)] if receives else []
@@ -120,8 +121,8 @@ class End:
         return shm.Producer(self.arena, route, credits=self.credits, watermark=high, credit_low=low)
 
     def descriptors(self) -> list[int]:
-        """Doorbell; CREDIT if it receives; RING and segments if it sends."""
-        ours = [self.bell.fileno()]
+        """The other one's ends of the lines, from the first; CREDIT if it receives; RING and segments if it sends."""
+        ours = [far for _, far in self.lines]
         ours += [consumer.fd for consumer in self.consumers]
         for producer in self.producers:
             ours += [producer.fd, *(segment[1] for segment in self.arena.segments)]
@@ -129,11 +130,11 @@ class End:
 
     def link(self, theirs: list[int]) -> None:
         """Map what the other end's :meth:`descriptors` are; they may be closed afterwards."""
-        bell, *rest = theirs
+        (there, back), rest = ([near for near, _ in self.lines], theirs) if self.lines else (theirs[1::-1], theirs[2:])
         for producer in self.producers:
-            producer.link(rest.pop(0), bell)
+            producer.link(rest.pop(0), there, self.bell)
         for consumer in self.consumers:
-            consumer.link(rest.pop(0), bell)
+            consumer.link(rest.pop(0), back, self.bell)
             for index, segment in enumerate(rest):
                 consumer.add_segment(index, segment)
 

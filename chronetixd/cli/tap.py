@@ -37,7 +37,7 @@ class Tap:
         self._consumer = shm.Consumer("tap", credits=buffer)
         self._updates = client.stream(
             "tap",
-            descriptors=[self._consumer.fd, self._bell.fileno()],
+            descriptors=[self._consumer.fd],
             flow=flow,
             route=route,
             credits=buffer,
@@ -127,14 +127,14 @@ class Tap:
         first = self._next()
         if first is None:
             return
-        ring, bell, *segments = first.descriptors
+        ring, line, *segments = first.descriptors
         try:
-            self._consumer.link(ring, bell)
+            self._consumer.link(ring, line, self._bell)
         except (shm.PeerFault, ValueError) as reason:
             raise error("descriptor-refused", what="the ring of the tap", reason=str(reason.args[0])) from None
         finally:
             os.close(ring)
-            os.close(bell)
+            os.close(line)
         self._map(first.value["segments"], segments)
         self.about = dict(first.value)
 

@@ -241,7 +241,7 @@ class Signal(Struct, frozen=True):
 
 
 class WakePeers(Struct, frozen=True):
-    """This worker is gone for good: ring the doorbells of everyone it shares a route with, detach its producers."""
+    """This worker is gone for good: detach its producers."""
 
     node: str
 

@@ -67,7 +67,7 @@ def clone3(_place: Place) -> Finding:
 
 @check("kernel", "eventfd")
 def eventfd(_place: Place) -> Finding:
-    """Doorbells are made of it."""
+    """A worker wakes itself with it."""
     try:
         os.close(os.eventfd(0, os.EFD_CLOEXEC))
     except OSError as reason:

@@ -6,7 +6,7 @@ meaning, unless the format's version goes up (``snapshot``). Times are CLOCK_MON
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -26,9 +26,8 @@ class Packed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class PackedMemory(Packed, frozen=True):
-    """A worker's doorbell and arena. Stages are named by their place in :class:`PackedWiring`."""
+    """A worker's arena. Stages are named by their place in :class:`PackedWiring`."""
 
-    doorbell: int
     segments: dict[int, int] = {}
     unmapped: dict[int, list[int]] = {}
     undropped: dict[int, list[int]] = {}
@@ -62,6 +61,9 @@ class PackedStage(Packed, frozen=True):
     ended: bool = False
     port: Port | None = None
     passed: int = 0
+    line: dict[Literal["producer", "consumer"], int] = {}
+    """What is still to be given of it."""
+    lines: int = 0
 
 
 class PackedPlace(Packed, frozen=True):

@@ -34,8 +34,8 @@ from chronetixd.upgrade.packed import (
 )
 from protocol.errors import error
 
-FORMAT = 1
-FORMATS = (1,)
+FORMAT = 2
+FORMATS = (2,)
 """Those that can be read."""
 
 MAGIC = b"CTXHAND\n"

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TypeVar, cast
+from typing import TypeVar
 
-import shm
 from chronetixd.core.wiring.stages import DataRoute, Ends, Handle, Memory, Place, Stage
 from chronetixd.core.wiring.states import ConsumerEnd, NodeState, ProducerEnd
+from chronetixd.lines import Lines
 from chronetixd.upgrade.bag import Bag, Unbag
 from chronetixd.upgrade.packed import PackedMemory, PackedPlace, PackedStage
 
@@ -18,8 +18,9 @@ _T = TypeVar("_T")
 class Packer:
     """Numbers stages and memories as they are met."""
 
-    def __init__(self, bag: Bag) -> None:
+    def __init__(self, bag: Bag, lines: Lines) -> None:
         self._bag = bag
+        self._lines = lines
         self._stages: dict[Stage, int] = {}
         self._memories: dict[Memory, int] = {}
 
@@ -87,11 +88,12 @@ class Packer:
             ended=stage.ended,
             port=stage.port,
             passed=stage.passed,
+            lines=stage.lines,
+            line={end: self._bag.put(fd) for end, fd in self._lines.left(stage).items()},
         )
 
     def _packed(self, memory: Memory) -> PackedMemory:
         return PackedMemory(
-            doorbell=self._bag.put(cast("shm.Doorbell", memory.doorbell).fileno()),
             segments={index: self._bag.put(fd) for index, fd in memory.segments.items()},
             unmapped={index: sorted(self.stages(waiting)) for index, waiting in memory.unmapped.items()},
             undropped={index: sorted(self.stages(waiting)) for index, waiting in memory.undropped.items()},
@@ -111,8 +113,10 @@ class Unpacker:
         memories: list[PackedMemory],
         routes: Iterable[DataRoute],
         bag: Unbag,
+        lines: Lines,
     ) -> None:
         self._bag = bag
+        self._lines = lines
         known = {route.id: route for route in routes}
         self._memories = [self._memory(each) for each in memories]
         self._stages = [self._stage(known, each) for each in stages]
@@ -145,10 +149,8 @@ class Unpacker:
         return None if number is None else _at(self._memories, number, "memory")
 
     def _memory(self, packed: PackedMemory) -> Memory:
-        bell = shm.Doorbell(self._bag.look(packed.doorbell))  # which duplicates it
         segments = {index: self._bag.take(fd) for index, fd in packed.segments.items()}
         return Memory(
-            bell,
             segments,
             stages=packed.stages,
             incarnation=packed.incarnation,
@@ -163,7 +165,7 @@ class Unpacker:
         consumer, incarnation = self._of(packed.consumer), packed.consumer_incarnation
         if incarnation is None:
             incarnation = consumer.incarnation if consumer is not None else 0
-        return Stage(
+        stage = Stage(
             routes[packed.route],
             packed.epoch,
             packed.base_seq,
@@ -183,7 +185,10 @@ class Unpacker:
             ended=packed.ended,
             port=packed.port,
             passed=packed.passed,
+            lines=packed.lines,
         )
+        self._lines.put(stage, {end: self._bag.take(fd) for end, fd in packed.line.items()})
+        return stage
 
 
 def _handle(fd: int | None) -> Handle | None:

@@ -68,6 +68,7 @@ static void consumer_dealloc(Consumer *self) {
         if (self->owner == native_process() && !self->abandoned) chx_consumer_close(&self->end);
         chx_consumer_destroy(&self->end);
     }
+    Py_CLEAR(self->bell);
     Py_CLEAR(self->route);
     Py_CLEAR(self->peer);
     consumer_clear(self);
@@ -75,14 +76,18 @@ static void consumer_dealloc(Consumer *self) {
 }
 
 static PyObject *consumer_link(Consumer *self, PyObject *args, PyObject *kwargs) {
-    static char *names[] = {"ring_fd", "bell_fd", "predecessor", NULL};
-    int ring_fd, bell_fd, predecessor = -1;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "ii|$i:link", names, &ring_fd, &bell_fd, &predecessor)) return NULL;
-    if (native_foreign(self->owner, "consumer") != 0) return NULL;
+    static char *names[] = {"ring_fd", "line_fd", "bell", "predecessor", NULL};
+    int ring_fd, line_fd, predecessor = -1;
+    Doorbell *bell;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "iiO!|$i:link", names, &ring_fd, &line_fd, native_Doorbell, &bell,
+                                     &predecessor) ||
+        native_foreign(self->owner, "consumer") || native_bell_usable(bell))
+        return NULL;
     if (self->end.state == CHX_CONSUMER_ENDED && self->end.end == 0) Py_RETURN_NONE; /* nothing ever came of it */
     if (self->end.state != CHX_CONSUMER_UNLINKED)
         return PyErr_Format(PyExc_ValueError, "route %U is linked or closed already", self->route);
-    enum chx_status status = chx_consumer_link(&self->end, ring_fd, bell_fd);
+    enum chx_status status = chx_consumer_link(&self->end, ring_fd, line_fd, &bell->bell);
+    if (status == CHX_OK) self->bell = (Doorbell *)Py_NewRef((PyObject *)bell);
     if (status == CHX_OK && predecessor >= 0) {
         status = chx_consumer_inherit(&self->end, predecessor);
         self->told = status == CHX_FAULT;
@@ -226,7 +231,8 @@ static PyObject *consumer_ended(Consumer *self, void *Py_UNUSED(closure)) {
 
 static PyMethodDef consumer_methods[] = {
     {"link", (PyCFunction)(void (*)(void))consumer_link, METH_VARARGS | METH_KEYWORDS,
-     "Validate and map the producer's RING, duplicate its doorbell; be the successor of `predecessor`, a dead CREDIT."},
+     "Validate and map the producer's RING; what comes on this end of the line to it wakes `bell`. Be the successor of "
+     "`predecessor`, a dead CREDIT."},
     {"succeed", (PyCFunction)(void (*)(void))consumer_succeed, METH_VARARGS | METH_KEYWORDS,
      "The producer is dead: this stage ends where `next` begins, and the inlet goes on with that."},
     {"add_segment", (PyCFunction)(void (*)(void))consumer_add_segment, METH_VARARGS | METH_KEYWORDS,

@@ -1,6 +1,7 @@
-/* shm.Doorbell: an eventfd, and how several threads of a process sleep on one.
+/* shm.Doorbell: what an event loop sleeps on, how several threads of a process sleep on one, and both ends of a line.
  *
- * The first sleeper leads: it sleeps on the bell and clears it. Further ones follow: each sleeps on an eventfd of its
+ * The first sleeper leads: it sleeps on the bell and reads the lines that rang, under the interpreter lock, so that none of
+ * them is closed meanwhile. Further ones follow: each sleeps on an eventfd of its
  * own, which the leader rings when it clears the bell or leaves. So a ring is seen by everyone who was registered before
  * it, and whoever was registered looks at its own routes again. A thread registers before it arms its routes.
  */
@@ -14,6 +15,32 @@ uint64_t native_deadline(int64_t timeout_ns) {
     return (uint64_t)timeout_ns > UINT64_MAX - 1 - now ? UINT64_MAX - 1 : now + (uint64_t)timeout_ns;
 }
 
+/* A follower's eventfd, which nobody but its process has. */
+static int follower_create(void) { return eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK); }
+
+static void follower_ring(int fd) {
+    uint64_t one = 1;
+    while (write(fd, &one, sizeof one) < 0 && errno == EINTR) continue; /* EAGAIN: it has been rung */
+}
+
+static void follower_clear(int fd) {
+    uint64_t rings;
+    while (read(fd, &rings, sizeof rings) < 0 && errno == EINTR) continue;
+}
+
+static int follower_sleep(int fd, int64_t timeout_ns) {
+    struct pollfd entry = {.fd = fd, .events = POLLIN};
+    struct timespec limit = {.tv_sec = timeout_ns / 1000000000, .tv_nsec = timeout_ns % 1000000000};
+    return ppoll(&entry, 1, timeout_ns < 0 ? NULL : &limit, NULL);
+}
+
+/* Open, and of this process; -1 with an exception. */
+int native_bell_usable(const Doorbell *bell) {
+    if (bell->bell.epoll >= 0) return native_foreign(bell->owner, "doorbell");
+    PyErr_SetString(PyExc_ValueError, "the doorbell is closed");
+    return -1;
+}
+
 static int bell_led(const Doorbell *bell) {
     const struct native_sleeper *other = bell->sleepers;
     while (other && other->fd >= 0) other = other->next;
@@ -22,14 +49,10 @@ static int bell_led(const Doorbell *bell) {
 
 /* Not inlined: the compiler would warn that the list keeps a local; native_bell_leave takes it out again. */
 __attribute__((noinline)) int native_bell_enter(Doorbell *bell, struct native_sleeper *sleeper) {
-    if (bell->fd < 0) {
-        PyErr_SetString(PyExc_ValueError, "the doorbell is closed");
-        return -1;
-    }
-    if (native_foreign(bell->owner, "doorbell") != 0) return -1;
+    if (native_bell_usable(bell) != 0) return -1;
     sleeper->fd = -1;
     if (bell_led(bell)) {
-        sleeper->fd = chx_bell_create();
+        sleeper->fd = follower_create();
         if (sleeper->fd < 0) {
             PyErr_SetFromErrno(PyExc_OSError);
             return -1;
@@ -42,12 +65,12 @@ __attribute__((noinline)) int native_bell_enter(Doorbell *bell, struct native_sl
 
 /* Something has changed in this process that a sleeper may wait for. */
 void native_bell_stir(const Doorbell *bell) {
-    if (bell->sleepers && bell->fd >= 0 && bell->owner == native_process()) chx_bell_ring(bell->fd);
+    if (bell->sleepers && bell->owner == native_process()) chx_bell_ring(&bell->bell);
 }
 
 static void bell_relay(const Doorbell *bell) {
     for (const struct native_sleeper *other = bell->sleepers; other; other = other->next)
-        if (other->fd >= 0) chx_bell_ring(other->fd);
+        if (other->fd >= 0) follower_ring(other->fd);
 }
 
 void native_bell_leave(Doorbell *bell, struct native_sleeper *sleeper) {
@@ -72,7 +95,8 @@ static int bell_signals(const Doorbell *bell) {
 
 /* 1: rung (or told to look again), 0: the deadline has passed, -1: a signal handler raised. */
 int native_bell_sleep(Doorbell *bell, struct native_sleeper *sleeper, uint64_t deadline) {
-    int leads = sleeper->fd < 0, fd = leads ? bell->fd : sleeper->fd;
+    struct epoll_event events[CHX_BELL_EVENTS];
+    int leads = sleeper->fd < 0;
     for (;;) {
         int64_t left = -1;
         if (deadline != UINT64_MAX) {
@@ -81,12 +105,16 @@ int native_bell_sleep(Doorbell *bell, struct native_sleeper *sleeper, uint64_t d
         }
         int got, error;
         Py_BEGIN_ALLOW_THREADS
-        got = chx_bell_sleep(fd, left);
+        got = leads ? chx_bell_await(&bell->bell, events, left) : follower_sleep(sleeper->fd, left);
         error = errno;
         Py_END_ALLOW_THREADS
         if (got > 0) {
-            chx_bell_clear(fd);
-            if (leads) bell_relay(bell);
+            if (leads) {
+                chx_bell_hear(&bell->bell, events, got);
+                bell_relay(bell);
+            } else {
+                follower_clear(sleeper->fd);
+            }
             return bell_signals(bell) != 0 ? -1 : 1; /* a signal handler may be who rang */
         }
         if (got == 0) return 0;
@@ -100,62 +128,44 @@ int native_bell_sleep(Doorbell *bell, struct native_sleeper *sleeper, uint64_t d
 }
 
 static PyObject *doorbell_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
-    static char *names[] = {"fd", NULL};
-    PyObject *given = Py_None;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|O:Doorbell", names, &given)) return NULL;
-    int fd;
-    if (given == Py_None) {
-        fd = chx_bell_create();
-        if (fd < 0) return PyErr_SetFromErrno(PyExc_OSError);
-    } else {
-        long number = PyLong_AsLong(given);
-        if (number == -1 && PyErr_Occurred()) return NULL;
-        struct chx_why why;
-        fd = chx_bell_adopt((int)number, &why);
-        if (fd < 0) {
-            PyErr_SetString(PyExc_ValueError, why.text);
-            return NULL;
-        }
-    }
+    static char *names[] = {NULL};
+    struct chx_bell bell;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, ":Doorbell", names)) return NULL;
+    if (chx_bell_init(&bell) != 0) return PyErr_SetFromErrno(PyExc_OSError);
     Doorbell *self = PyObject_New(Doorbell, type);
     if (!self) {
-        close(fd);
+        chx_bell_destroy(&bell);
         return NULL;
     }
-    self->fd = fd;
+    self->bell = bell;
     self->owner = native_process_claim();
     self->sleepers = NULL;
     return (PyObject *)self;
 }
 
 static void doorbell_dealloc(Doorbell *self) {
-    if (self->fd >= 0) close(self->fd);
+    chx_bell_destroy(&self->bell);
     NATIVE_DEALLOC(self);
 }
 
 static int doorbell_open(const Doorbell *self) {
-    if (self->fd >= 0) return 1;
+    if (self->bell.epoll >= 0) return 1;
     PyErr_SetString(PyExc_ValueError, "the doorbell is closed");
     return 0;
 }
 
 static PyObject *doorbell_fileno(Doorbell *self, PyObject *Py_UNUSED(ignored)) {
-    return doorbell_open(self) ? PyLong_FromLong(self->fd) : NULL;
+    return doorbell_open(self) ? PyLong_FromLong(self->bell.epoll) : NULL;
 }
 
 static PyObject *doorbell_ring(Doorbell *self, PyObject *Py_UNUSED(ignored)) {
-    if (!doorbell_open(self) || native_foreign(self->owner, "doorbell")) return NULL;
-    int error = chx_bell_ring(self->fd);
-    if (error) {
-        errno = error;
-        return PyErr_SetFromErrno(PyExc_OSError);
-    }
+    if (native_bell_usable(self) != 0) return NULL;
+    chx_bell_ring(&self->bell);
     Py_RETURN_NONE;
 }
 
 static PyObject *doorbell_clear(Doorbell *self, PyObject *Py_UNUSED(ignored)) {
-    if (!doorbell_open(self) || native_foreign(self->owner, "doorbell")) return NULL;
-    return PyBool_FromLong(chx_bell_clear(self->fd));
+    return native_bell_usable(self) == 0 ? PyBool_FromLong(chx_bell_clear(&self->bell)) : NULL;
 }
 
 static PyObject *doorbell_wait(Doorbell *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
@@ -177,26 +187,46 @@ static PyObject *doorbell_close(Doorbell *self, PyObject *Py_UNUSED(ignored)) {
         PyErr_SetString(PyExc_RuntimeError, "a thread sleeps on this doorbell: ring it and let the thread leave first");
         return NULL;
     }
-    if (self->fd >= 0) close(self->fd);
-    self->fd = -1;
+    chx_bell_destroy(&self->bell);
     Py_RETURN_NONE;
 }
 
 static PyMethodDef doorbell_methods[] = {
-    {"fileno", (PyCFunction)doorbell_fileno, METH_NOARGS, "The descriptor, for poll and asyncio."},
-    {"ring", (PyCFunction)doorbell_ring, METH_NOARGS, "Wake whoever sleeps on it; never blocks."},
+    {"fileno", (PyCFunction)doorbell_fileno, METH_NOARGS, "The descriptor, for poll and asyncio. To be cleared when it is readable."},
+    {"ring", (PyCFunction)doorbell_ring, METH_NOARGS, "Wake whoever sleeps on it, from this process; never blocks."},
     {"clear", (PyCFunction)doorbell_clear, METH_NOARGS, "Silence it; was it rung?"},
     {"wait", (PyCFunction)(void (*)(void))doorbell_wait, METH_FASTCALL | METH_KEYWORDS,
      "Sleep until rung and clear it; False on time-out."},
-    {"close", (PyCFunction)doorbell_close, METH_NOARGS, "Close the descriptor. Idempotent."},
+    {"close", (PyCFunction)doorbell_close, METH_NOARGS, "Close it. Idempotent."},
     {NULL, NULL, 0, NULL},
 };
+
+static PyObject *doorbell_own(Doorbell *self, void *Py_UNUSED(closure)) {
+    return doorbell_open(self) ? PyLong_FromLong(self->bell.self) : NULL;
+}
+
+static PyGetSetDef doorbell_getset[] = {
+    {"eventfd", (getter)doorbell_own, NULL, "What ring() writes to, for a signal handler of this process.", NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+/* Both ends of a new line. */
+PyObject *native_line(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs) {
+    static char *names[] = {"one_way", NULL};
+    int ends[2], one_way = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|$p:line", names, &one_way)) return NULL;
+    if (chx_line_pair(ends, one_way) != 0) return PyErr_SetFromErrno(PyExc_OSError);
+    PyObject *both = Py_BuildValue("(ii)", ends[0], ends[1]);
+    for (int i = 0; i < 2 && !both; i++) close(ends[i]);
+    return both;
+}
 
 static PyType_Slot doorbell_slots[] = {
     {Py_tp_new, doorbell_new},
     {Py_tp_dealloc, doorbell_dealloc},
     {Py_tp_methods, doorbell_methods},
-    {Py_tp_doc, "An eventfd on which one event loop sleeps."},
+    {Py_tp_getset, doorbell_getset},
+    {Py_tp_doc, "What one event loop sleeps on, for all its routes."},
     {0, NULL},
 };
 

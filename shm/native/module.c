@@ -11,6 +11,8 @@ PyTypeObject *native_add_type(PyObject *module, PyType_Spec *spec) {
 static PyMethodDef module_methods[] = {
     {"check", (PyCFunction)(void (*)(void))native_check, METH_FASTCALL,
      "Verify seals, size and (for ring and credit) the header; bytes."},
+    {"line", (PyCFunction)(void (*)(void))native_line, METH_VARARGS | METH_KEYWORDS,
+     "Both ends of a new line, one for each end of a route."},
     {"missing_features", native_missing_features, METH_NOARGS, "What this kernel lacks, by name."},
     {"remains", (PyCFunction)native_remains, METH_O,
      "(end, input_seq) of a dead producer's RING: behind its last position, and the highest of its last frames."},

@@ -54,13 +54,15 @@ struct native_sleeper {
 
 typedef struct {
     PyObject_HEAD
-    int fd;
+    struct chx_bell bell; /* changed under the interpreter lock; slept on without it */
     uint32_t owner;
     struct native_sleeper *sleepers;
 } Doorbell;
 
 extern PyTypeObject *native_Doorbell;
 int native_doorbell_init(PyObject *module);
+int native_bell_usable(const Doorbell *bell);
+PyObject *native_line(PyObject *module, PyObject *args, PyObject *kwargs);
 int native_bell_enter(Doorbell *bell, struct native_sleeper *sleeper);
 int native_bell_sleep(Doorbell *bell, struct native_sleeper *sleeper, uint64_t deadline);
 void native_bell_leave(Doorbell *bell, struct native_sleeper *sleeper);
@@ -95,6 +97,7 @@ struct Producer {
     PyObject_HEAD
     struct chx_producer end;
     PyObject *route;
+    Doorbell *bell; /* of its line */
     Arena *arena;
     Producer *next, **link; /* in arena->producers */
     PyObject *on_give_up;
@@ -163,6 +166,7 @@ struct Consumer {
     PyObject_HEAD
     struct chx_consumer end;
     PyObject *route;
+    Doorbell *bell; /* of its line */
     PyObject *peer, *decode; /* what Frame.peer and Frame.value() give: see _native.pyi */
     Consumer *next;          /* the stage after this one; NULL: it is not known yet */
     PyObject *on_drained;    /* called once, when its inlet has gone on to `next` and all frames are back */

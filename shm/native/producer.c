@@ -112,6 +112,7 @@ static void producer_dealloc(Producer *self) {
     else if (self->arena)
         chx_producer_forget(&self->end);
     Py_CLEAR(self->on_give_up);
+    Py_CLEAR(self->bell);
     Py_CLEAR(self->arena);
     Py_CLEAR(self->route);
     NATIVE_DEALLOC_GC(self);
@@ -152,18 +153,28 @@ int native_producer_give_up(Producer *self, uint64_t now) {
     return done ? native_foreign(self->owner, "producer") : -1;
 }
 
+/* What its line is in has to be there as long as the line. */
+static void producer_keep_bell(Producer *self, Doorbell *bell) {
+    Doorbell *before = self->bell;
+    self->bell = (Doorbell *)Py_NewRef((PyObject *)bell);
+    Py_XDECREF((PyObject *)before);
+}
+
 static PyObject *producer_link(Producer *self, PyObject *args, PyObject *kwargs) {
-    static char *names[] = {"credit_fd", "bell_fd", NULL};
-    int credit_fd, bell_fd;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "ii:link", names, &credit_fd, &bell_fd)) return NULL;
-    if (native_foreign(self->owner, "producer") != 0) return NULL;
+    static char *names[] = {"credit_fd", "line_fd", "bell", NULL};
+    int credit_fd, line_fd;
+    Doorbell *bell;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "iiO!:link", names, &credit_fd, &line_fd, native_Doorbell, &bell) ||
+        native_foreign(self->owner, "producer") || native_bell_usable(bell))
+        return NULL;
     if (self->end.state != CHX_UNLINKED)
         return PyErr_Format(PyExc_ValueError, "route %U is linked or closed already", self->route);
-    enum chx_status status = chx_producer_link(&self->end, credit_fd, bell_fd);
+    enum chx_status status = chx_producer_link(&self->end, credit_fd, line_fd, &bell->bell);
     if (status != CHX_OK) {
         native_raise_status(status, self->route, &self->end.why, 0);
         return NULL;
     }
+    producer_keep_bell(self, bell);
     if (self->later && self->arena->bell) native_bell_stir(self->arena->bell);
     Py_RETURN_NONE;
 }
@@ -171,16 +182,19 @@ static PyObject *producer_link(Producer *self, PyObject *args, PyObject *kwargs)
 /* In one step under the interpreter lock: a thread that sleeps for credits or copies a payload has nothing of the old
  * CREDIT in hand. */
 static PyObject *producer_relink(Producer *self, PyObject *args, PyObject *kwargs) {
-    static char *names[] = {"credit_fd", "bell_fd", NULL};
-    int credit_fd, bell_fd;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "ii:relink", names, &credit_fd, &bell_fd)) return NULL;
-    if (native_foreign(self->owner, "producer") != 0) return NULL;
+    static char *names[] = {"credit_fd", "line_fd", "bell", NULL};
+    int credit_fd, line_fd;
+    Doorbell *bell;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "iiO!:relink", names, &credit_fd, &line_fd, native_Doorbell, &bell) ||
+        native_foreign(self->owner, "producer") || native_bell_usable(bell))
+        return NULL;
     if (!self->end.credit) return PyErr_Format(PyExc_ValueError, "route %U is not linked yet", self->route);
-    enum chx_status status = chx_producer_relink(&self->end, credit_fd, bell_fd);
+    enum chx_status status = chx_producer_relink(&self->end, credit_fd, line_fd, &bell->bell);
     if (status != CHX_OK) {
         native_raise_status(status, self->route, &self->end.why, 0);
         return NULL;
     }
+    producer_keep_bell(self, bell);
     if (self->end.state == CHX_OPEN) self->told = 0;
     if (self->arena->bell) native_bell_stir(self->arena->bell);
     Py_RETURN_NONE;
@@ -244,9 +258,9 @@ static PyObject *producer_position(Producer *self, void *Py_UNUSED(closure)) {
 
 static PyMethodDef producer_methods[] = {
     {"link", (PyCFunction)(void (*)(void))producer_link, METH_VARARGS | METH_KEYWORDS,
-     "Validate and map the consumer's CREDIT, duplicate its doorbell."},
+     "Validate and map the consumer's CREDIT; what comes on this end of the line to it wakes `bell`."},
     {"relink", (PyCFunction)(void (*)(void))producer_relink, METH_VARARGS | METH_KEYWORDS,
-     "Go on with the CREDIT and doorbell of the consumer's successor."},
+     "Go on with the CREDIT of the consumer's successor, and a line to it."},
     {"close", (PyCFunction)producer_close, METH_NOARGS, "End of stream: the consumer drains what is there. Idempotent."},
     {"leave", (PyCFunction)producer_leave, METH_NOARGS,
      "As close, and its outlets go on without it and without a word, while they have others."},

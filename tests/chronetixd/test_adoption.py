@@ -77,7 +77,7 @@ class Survivors(Play):
             unconfirmed=unconfirmed if rings else [],
             dropped=(dropped or {}).get(node, []),
         )
-        fds = [life.bell.fileno(), *(end.fd for end in (*rings, *credits))]
+        fds = [end.fd for end in (*rings, *credits)]
         fds += [fd for _, fd, _ in segments] if rings else []
         return message, [os.dup(fd) for fd in fds]
 

@@ -20,7 +20,7 @@ from tests.chronetixd.test_inspection import at_once, lingering
 __all__ = ["connect_as", "tmp_path"]
 
 HELLO = encode(wire.Hello(protocol=[1], role="client"))
-TAP = encode(wire.Call(id=1, verb="tap", args={"flow": "f", "route": "r"}, descriptors=2))
+TAP = encode(wire.Call(id=1, verb="tap", args={"flow": "f", "route": "r"}, descriptors=1))
 OLDER = {"CHRONETIX_WITHOUT": "passrights"}
 """As before Linux 6.16, where a socket cannot refuse descriptors."""
 
@@ -76,7 +76,7 @@ class TestWhoMayRead:
         daemon = start(**env)
         with daemon.connect() as other, daemon.connect() as reader:
             with lingering(opened) as sock:
-                socket.send_fds(reader.sock, [data], [sock.fileno()] * (2 if data == TAP else 1))
+                socket.send_fds(reader.sock, [data], [sock.fileno()])
             failure = reader.receive()
             assert failure.name in ("descriptor-refused", "unexpected-message", "unexpected-descriptors")
             assert reader.receive() is None
@@ -87,7 +87,7 @@ class TestWhoMayRead:
         with daemon.connect() as other, daemon.connect() as reader:
             with lingering(opened) as sock:
                 for _ in range(2):
-                    socket.send_fds(reader.sock, [TAP], [sock.fileno()] * 2)
+                    socket.send_fds(reader.sock, [TAP], [sock.fileno()])
             while reader.receive() is not None:
                 pass
             assert other.call("version")["pid"] == daemon.process.pid
@@ -96,7 +96,7 @@ class TestWhoMayRead:
         daemon = start()
         with daemon.connect() as reader:
             with lingering(opened) as sock:
-                socket.send_fds(reader.sock, [TAP], [sock.fileno()] * 2)
+                socket.send_fds(reader.sock, [TAP], [sock.fileno()])
             assert reader.receive() is not None
             daemon.process.terminate()
             assert daemon.process.wait() == 0
@@ -108,7 +108,7 @@ class TestWhoMayRead:
         with file_that_waits(tmp_path / "slow") as (path, server):
             with daemon.connect() as other:
                 with daemon.connect() as reader:
-                    child = sent_by_a_child(path, reader.sock, TAP, 2)
+                    child = sent_by_a_child(path, reader.sock, TAP, 1)
                     assert reader.receive().name in ("descriptor-refused", "unexpected-message")
                 assert server.asked.wait(60)
                 assert other.call("version")["pid"] == daemon.process.pid

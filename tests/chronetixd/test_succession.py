@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import shm
+from chronetixd.core.wiring.stages import LineEnd
 from chronetixd.upgrade.bag import Bag, Unbag
 from chronetixd.upgrade.packed import PackedWiring
 from chronetixd.wiring import DataRoute, ToNode, Wiring
@@ -61,7 +62,7 @@ class Life:
             credits=[each.route for each in credits],
             segments=[index for index, _, _ in segments],
         )
-        fds = [self.bell.fileno(), *(each.fd for each in (*rings, *credits)), *(fd for _, fd, _ in segments)]
+        fds = [*(each.fd for each in (*rings, *credits)), *(fd for _, fd, _ in segments)]
         return message, [os.dup(fd) for fd in fds]
 
     def _consume(self, port: Port) -> None:
@@ -73,18 +74,20 @@ class Life:
         self.consumers[port.route, port.epoch] = made
         self.bell.ring()
 
-    def link(self, message: Link, descriptors: tuple[int, ...]) -> None:
-        fds = iter(descriptors)
+    def link(self, message: Link, got: list[int]) -> None:
+        fds = iter(got)
         for route in message.outputs:
             producer = self.producers[route]
-            (producer.relink if producer.linked else producer.link)(next(fds), next(fds))
+            (producer.relink if producer.linked else producer.link)(next(fds), next(fds), self.bell)
         for each in message.inputs:
             consumer = self.consumers[each.route, each.epoch]
-            ring, bell = next(fds), next(fds)
+            ring, line = next(fds), next(fds)
             for index in each.segments:
                 consumer.add_segment(index, next(fds))
-            consumer.link(ring, bell, predecessor=next(fds) if each.predecessor else -1)
+            consumer.link(ring, line, self.bell, predecessor=next(fds) if each.predecessor else -1)
         assert next(fds, None) is None
+        for fd in got:
+            os.close(fd)
 
     def send(self, *numbers: int) -> None:
         outlet = shm.Outlet(list(self.producers.values()), self.bell)
@@ -134,6 +137,10 @@ class HandedOver:
 
     def __init__(self, wiring: Wiring) -> None:
         self._all = [wiring]
+
+    def given(self, descriptors: tuple[int | LineEnd, ...]) -> list[int]:
+        """What is to be sent is sent before anything is handed over."""
+        return self._all[-1].given(descriptors)
 
     def __getattr__(self, name: str) -> Any:
         bag = Bag()
@@ -198,7 +205,8 @@ class Play:
         return life
 
     def carry_out(self, messages: list[ToNode]) -> None:
-        for node, message, descriptors in messages:
+        given = [self.wiring.given(each.descriptors) if isinstance(each.message, Link) else [] for each in messages]
+        for (node, message, _), descriptors in zip(messages, given, strict=True):
             self.sent.append((node, message))
             life = self.lives[node]
             if isinstance(message, Link):
@@ -503,11 +511,9 @@ def test_a_route_that_is_removed_and_whose_ring_makes_no_sense_is_its_producers_
             with pytest.raises(shm.PeerFault, match="stamp 9"):
                 play.wiring.gone("source")
         else:
-            descriptors = [os.dup(play.lives["source"].bell.fileno())]
             with pytest.raises(ChronetixError, match="stamp 9"):
-                play.wiring.offer("source", Offer(), descriptors)
+                play.wiring.offer("source", Offer(), [])
             assert play.wiring.under_way == ["source"], "nothing of it was taken"
-            os.close(*descriptors)
     finally:
         play.close()
 

@@ -237,7 +237,7 @@ STATE: dict[type, tuple[set[str], set[str]]] = {
     output.LineCutter: ({"_dropping", "_part"}, {"cut"}),
     pump.Stream: ({"_allowance", "buffered", "fd", "pieces"}, {"_pump", "_said", "lock", "on_ready"}),
     allowance.Allowance: ({"_at", "_left"}, {"burst", "rate"}),
-    wiring.Wiring: ({"_last", "machine"}, {"_views"}),
+    wiring.Wiring: ({"_last", "_lines", "machine"}, {"_views"}),
     machine.Machine: ({"net"}, {"links", "lives", "rerouting", "segments"}),
     net.Net: (
         {"chains", "counters", "places", "ports"}, {"effects", "reader", "removed", "routes"},  # not within a roll-out

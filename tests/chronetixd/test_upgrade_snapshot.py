@@ -6,19 +6,19 @@ import dataclasses
 import enum
 import fcntl
 import os
+import socket
 import types
 import typing
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal
 
 import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import shm
 from chronetixd.core import packed as core_packed
 from chronetixd.core.flow import Flow
 from chronetixd.core.packed import PackedFlow, PackedWorker
@@ -27,6 +27,7 @@ from chronetixd.core.timers import Timers
 from chronetixd.core.wiring.stages import DataRoute, Memory, Place, Stage
 from chronetixd.core.wiring.states import ConsumerEnd, NodeState, ProducerEnd
 from chronetixd.core.worker import Worker
+from chronetixd.lines import Lines
 from chronetixd.settings import Settings
 from chronetixd.upgrade import packed
 from chronetixd.upgrade import snapshot as snapshots
@@ -194,7 +195,7 @@ def test_what_is_no_memfd_is_refused() -> None:
 
 def test_a_newer_format_is_refused_and_named() -> None:
     head = snapshots._HEAD.pack(snapshots.MAGIC, 7, 0, 0)
-    with memfd(head) as fd, pytest.raises(ChronetixError, match="format 7, this release reads 1"):
+    with memfd(head) as fd, pytest.raises(ChronetixError, match="format 7, this release reads 2"):
         read(fd)
 
 
@@ -203,7 +204,7 @@ def test_a_field_that_this_release_does_not_know_is_refused() -> None:
         important: int = 1
 
     with pytest.raises(msgspec.ValidationError, match="important"):
-        msgspec.msgpack.decode(msgspec.msgpack.encode(Newer(doorbell=3)), type=PackedMemory)
+        msgspec.msgpack.decode(msgspec.msgpack.encode(Newer()), type=PackedMemory)
 
 
 NOT_OF_A_FLOW = {"name", "edges", "peers", "consumers", "revival", "sources", "tally", "waves"} | {
@@ -216,17 +217,6 @@ NOT_OF_A_FLOW = {"name", "edges", "peers", "consumers", "revival", "sources", "t
 """What follows from the flow, and what there is only while a roll-out is under way: then it is not handed over."""
 
 
-@contextmanager
-def closed_again(*places: Place) -> Iterator[Bag]:
-    """What they have is closed again."""
-    try:
-        yield Bag()
-    finally:
-        for place in places:
-            if place.memory is not None:
-                cast("shm.Doorbell", place.memory.doorbell).close()
-
-
 class TestEverythingIsInIt:
     """Who adds state to one of these has to say what becomes of it in an upgrade."""
 
@@ -237,7 +227,7 @@ class TestEverythingIsInIt:
                 Stage,
                 PackedStage,
                 {"held", "producer_end", "consumer_end"},
-                {"told_producer", "relink", "told_consumer"},
+                {"told_producer", "relink", "told_consumer", "line"},
             ),
             (Memory, PackedMemory, {"closed"}, set()),
             (
@@ -259,12 +249,24 @@ class TestEverythingIsInIt:
     def test_a_node_is_in_the_state_that_it_was_in(self, state: NodeState) -> None:
         before, after = Place("n", state=state), Place("n")
         if state in range(NodeState.OFFERED, NodeState.GONE):
-            before.memory = Memory(shm.Doorbell())
-        with closed_again(before, after) as bag:
-            packer = Packer(bag)
-            packed = packer.place(before)
-            Unpacker(*packer.all(), (), Unbag(bag.descriptors)).place(after, packed)
-            assert after.state is state
+            before.memory = Memory()
+        packer = Packer(Bag(), Lines())
+        packed = packer.place(before)
+        Unpacker(*packer.all(), (), Unbag([]), Lines()).place(after, packed)
+        assert after.state is state
+
+    def test_the_end_of_a_line_that_is_still_to_be_given_is_handed_over(self) -> None:
+        route, bag, before, after = DataRoute("r", "a", "b"), Bag(), Lines(), Lines()
+        stage = Stage(route, lines=3)
+        given = before.take(stage.line[0])
+        packer = Packer(bag, before)
+        packer.stages([stage])
+        unpacker = Unpacker(*packer.all(), [route], Unbag(bag.descriptors), after)
+        (again,) = unpacker.stages([0])
+        with socket.socket(fileno=given) as one, socket.socket(fileno=after.take(again.line[1])) as other:
+            one.send(b"x")
+            assert other.recv(8) == b"x"
+        before.close(stage.line[1])
 
     @pytest.mark.parametrize("producer", ProducerEnd)
     @pytest.mark.parametrize("consumer", ConsumerEnd)
@@ -273,7 +275,7 @@ class TestEverythingIsInIt:
         there["credit"] = 0 if consumer is not ConsumerEnd.AWAITED else None
         route = DataRoute("r", "a", "b")
         stage = Stage(route, producer_end=producer, consumer_end=consumer, **there)  # type: ignore[arg-type]
-        packer = Packer(Bag())
+        packer = Packer(Bag(), Lines())
         packer.stages([stage])
         (packed,), _ = packer.all()
         assert (producer_end(packed), consumer_end(packed)) == (producer, consumer)

@@ -25,7 +25,7 @@ NODES = ("source", "left", "right")
 
 
 class Node:
-    """What a worker makes: doorbell, arena, its ends of the routes."""
+    """What a worker makes: arena, its ends of the routes, what it sleeps on."""
 
     def __init__(self, node: str) -> None:
         self.node = node
@@ -40,7 +40,7 @@ class Node:
         message = Offer(
             rings=list(self.producers), credits=list(self.consumers), segments=[index for index, _, _ in segments]
         )
-        fds = [self.bell.fileno(), *(p.fd for p in self.producers.values()), *(c.fd for c in self.consumers.values())]
+        fds = [*(p.fd for p in self.producers.values()), *(c.fd for c in self.consumers.values())]
         return message, [os.dup(fd) for fd in (*fds, *(fd for _, fd, _ in segments))]
 
     def segment(self) -> list[int]:
@@ -135,12 +135,17 @@ def test_linked_ends_carry_frames_and_the_view_counts_them(
     wiring: Wiring, linked: dict[str, ToNode], nodes: dict[str, Node]
 ) -> None:
     source, left = nodes["source"], nodes["left"]
-    ring, bell, segment = linked["left"].descriptors
+    ring, line, segment = got = wiring.given(linked["left"].descriptors)
     left.consumers["r1"].add_segment(0, segment)
-    left.consumers["r1"].link(ring, bell)
-    credit, bell, *_ = linked["source"].descriptors
-    source.producers["r1"].link(credit, bell)
+    left.consumers["r1"].link(ring, line, left.bell)
+    close_all(got)
+    credit, line, *_ = got = wiring.given(linked["source"].descriptors)
+    source.producers["r1"].link(credit, line, source.bell)
+    close_all(got)
+    assert shm.Inlet([left.consumers["r1"]], left.bell).arm()
+    left.bell.clear()
     shm.Outlet([source.producers["r1"]], source.bell).send(b"hello", 0)
+    assert left.bell.clear(), "it is rung"
     frame = shm.Inlet([left.consumers["r1"]], left.bell).take(0)
     assert frame is not None
     assert bytes(memoryview(frame)) == b"hello"
@@ -161,7 +166,7 @@ def test_routes_that_are_not_the_nodes_own_are_refused(wiring: Wiring, nodes: di
 
 def test_a_descriptor_that_is_no_ring_is_refused_and_nothing_is_kept(wiring: Wiring, nodes: dict[str, Node]) -> None:
     message, descriptors = nodes["source"].offer()
-    descriptors[1], descriptors[3] = descriptors[3], descriptors[1]
+    descriptors[0], descriptors[2] = descriptors[2], descriptors[0]
     with pytest.raises(ChronetixError) as refused:
         wiring.offer("source", message, descriptors)
     assert refused.value.name == "descriptor-refused"
@@ -171,9 +176,9 @@ def test_a_descriptor_that_is_no_ring_is_refused_and_nothing_is_kept(wiring: Wir
 
 def test_an_unsealed_file_is_refused(wiring: Wiring, nodes: dict[str, Node]) -> None:
     message, descriptors = nodes["left"].offer()
-    os.close(descriptors[1])
-    descriptors[1] = os.memfd_create("unsealed")
-    os.ftruncate(descriptors[1], 1 << 16)
+    os.close(descriptors[0])
+    descriptors[0] = os.memfd_create("unsealed")
+    os.ftruncate(descriptors[0], 1 << 16)
     with pytest.raises(ChronetixError, match="'r1'"):
         wiring.offer("left", message, descriptors)
     close_all(descriptors)
@@ -276,12 +281,6 @@ def test_only_a_segment_in_use_can_be_given_back_and_only_once(offered: Wiring, 
     assert offered.dropped("left", SegmentDropped(index=9, route="r1")) == []
 
 
-def test_peers_of_a_worker_that_is_gone_are_woken(offered: Wiring, nodes: dict[str, Node]) -> None:
-    offered.gone("left")
-    assert nodes["source"].bell.clear() is True
-    assert nodes["right"].bell.clear() is False
-
-
 def test_a_route_that_there_is_no_memory_to_look_at_has_no_counters(monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(ring: int, credit: int) -> Any:
         raise MemoryError("by the test")
@@ -294,7 +293,7 @@ def test_a_route_that_there_is_no_memory_to_look_at_has_no_counters(monkeypatch:
 def test_a_node_that_cannot_be_told_of_its_memory_is_killed_and_the_others_are_told() -> None:
     events: list[Any] = []
     workers = {name: Told() for name in "ab"}
-    run = SimpleNamespace(workers=workers, dispatch=events.append, machine=None)
+    run = SimpleNamespace(workers=workers, dispatch=events.append, machine=None, wiring=Wiring((), ()))
     with open(os.devnull, "rb") as there:
         none = 1 << 20
         before = len(os.listdir("/proc/self/fd"))

@@ -68,6 +68,7 @@ class Course:
         world = World(before, self.order, self.slow)
         world.run()
         assert world.flow.state is FlowState.RUNNING
+        world.check_lines()
         world.items = ITEMS[0] - 1
         world.run(FIRST_STEPS)
         begun = world.count
@@ -85,6 +86,7 @@ class Course:
         check(world)
         world.close()
         assert world.kept == set(), "handles are left"
+        assert world.ends_left == set(), "ends of lines are left"
         return world.count - begun
 
     @staticmethod
@@ -96,6 +98,7 @@ class Course:
             assert world.rollout is not None
             assert world.rollout.step == "done", f"it stands still: {world.rollout.step}, {world.rollout.waits_for}"
             check(world)
+            world.check_lines()
             for node in before.nodes if shape is after else ():
                 if node not in after.nodes:
                     forget(world, node)

@@ -49,7 +49,7 @@ def test_a_flow_whose_nodes_finish_by_themselves_has_stopped(scripted: Flow, pee
         ("half_a_frame", ["broke the protocol", "middle of a frame"]),
         ("finishes_too_early", ["broke the protocol", "HasFinished", "offering"]),
         ("offers_twice", ["broke the protocol", "offer", "without having been asked"]),
-        ("offers_a_pipe", ["broke the protocol", "doorbell"]),
+        ("offers_a_pipe", ["broke the protocol", "descriptors"]),
         ("offers_what_it_has_not", ["broke the protocol", "rings"]),
         ("sends_descriptors_too_many", ["broke the protocol", "descriptors"]),
         ("publishes_nonsense", ["broke the protocol", "envelope"]),

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+import shm
 from nodeworker.link import Link
 from protocol.messages import (
     Configure,
@@ -48,13 +49,44 @@ WALL = 0x40000000
 """__WALL: also children whose end sends no signal."""
 
 
+class Lines:
+    """Between the two ends of each route, as the daemon makes them: what is taken is given away at once."""
+
+    def __init__(self) -> None:
+        self._left: dict[tuple[str, str], int] = {}
+        self._taken: list[int] = []
+
+    def take(self, route: str, end: str) -> int:
+        """The ``producer``'s or the ``consumer``'s end; the first of them begins a new line."""
+        other = (route, "consumer" if end == "producer" else "producer")
+        if (route, end) not in self._left:
+            if other in self._left:
+                os.close(self._left[other])
+            self._left[route, end], self._left[other] = shm.line()
+        self._taken.append(self._left.pop((route, end)))
+        return self._taken[-1]
+
+    def sent(self) -> None:
+        """Nobody but whoever got them has them now."""
+        while self._taken:
+            os.close(self._taken.pop())
+
+    def close(self) -> None:
+        self.sent()
+        while self._left:
+            os.close(self._left.popitem()[1])
+
+
 class FakeWorker:
     """The daemon's side of one worker: what it said, and its process."""
 
-    def __init__(self, config: Configure | None, link: Link[WorkerMessage], pid: int, wait: Callable[[], int]) -> None:
+    def __init__(
+        self, config: Configure | None, link: Link[WorkerMessage], pid: int, wait: Callable[[], int], lines: Lines
+    ) -> None:
         self.config = config
         self.link = link
         self.pid = pid
+        self.lines = lines
         self._wait = wait
         self._status: int | None = None
         self.heard: list[Message] = []
@@ -89,6 +121,7 @@ class FakeDaemon:
         self.folder = folder
         self.workers: dict[str, FakeWorker] = {}
         self._adopted: list[FakeWorker] = []
+        self.lines = Lines()
 
     # -- starting -----------------------------------------------------------------------------------------------
 
@@ -113,7 +146,7 @@ class FakeDaemon:
         """Answer for a worker that somebody else started."""
         link: Link[WorkerMessage] = Link(sock, WorkerMessage)
         sock.settimeout(WATCHDOG_S)
-        worker = FakeWorker(config, link, pid, wait)
+        worker = FakeWorker(config, link, pid, wait, self.lines)
         self._adopted.append(worker)
         if config is not None:
             self.workers[config.node] = worker
@@ -169,6 +202,7 @@ class FakeDaemon:
 
     def until(self, true: Callable[[], bool]) -> None:
         """Serve the workers until ``true()``."""
+        self.lines.sent()
         while not true():
             with selectors.DefaultSelector() as selector:
                 for worker in self._adopted:
@@ -233,20 +267,21 @@ class FakeDaemon:
         config, descriptors, inputs = worker.config, [], []
         for port in config.outputs:
             peer = self.workers[port.peer]
-            descriptors += [self._credit(peer, port.route), peer.offered[0]]
+            descriptors += [self._credit(peer, port.route), self.lines.take(port.route, "producer")]
         for port in config.inputs:
             peer = self.workers[port.peer]
-            ring = peer.offered[1 + peer.offer.rings.index(port.route)]
-            first = 1 + len(peer.offer.rings) + len(peer.offer.credits)
-            descriptors += [ring, peer.offered[0], *peer.offered[first:]]
+            ring = peer.offered[peer.offer.rings.index(port.route)]
+            first = len(peer.offer.rings) + len(peer.offer.credits)
+            descriptors += [ring, self.lines.take(port.route, "consumer"), *peer.offered[first:]]
             inputs.append(InputLink(route=port.route, segments=list(peer.offer.segments)))
         return LinkMessage(outputs=[port.route for port in config.outputs], inputs=inputs), descriptors
 
     @staticmethod
     def _credit(peer: FakeWorker, route: str) -> int:
-        return peer.offered[1 + len(peer.offer.rings) + peer.offer.credits.index(route)]
+        return peer.offered[len(peer.offer.rings) + peer.offer.credits.index(route)]
 
     def close(self) -> None:
+        self.lines.close()
         for worker in self._adopted:
             worker.close()
         for worker in self._adopted:

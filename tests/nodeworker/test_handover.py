@@ -160,7 +160,7 @@ def test_a_map_that_leaves_gives_everything_back_and_its_successor_goes_on_at_th
     credit = replaced.extend(sink, msgspec.structs.replace(configs[2].inputs[0], epoch=1, base_seq=base))
     new.link.send(
         Link(outputs=["b"], inputs=[input_of(source, "a", predecessor=True)]),
-        [credit, sink.offered[0], *memories_of(source, "a"), credits_of(old)[0]],
+        [credit, sink.lines.take("b", "producer"), *memories_of(source, "a"), credits_of(old)[0]],
     )
     sink.link.send(Link(inputs=[input_of(new, "b", epoch=1)]), memories_of(new, "b"))
     daemon.until(lambda: len(new.said(Ready)) == 2)
@@ -193,7 +193,7 @@ def test_a_source_that_leaves_ends_between_two_items_and_its_successor_repeats_n
     assert item == base
     replaced.told(new, outputs=[msgspec.structs.replace(configs[0].outputs[0], epoch=1, base_seq=base, resume=item)])
     credit = replaced.extend(between, msgspec.structs.replace(configs[1].inputs[0], epoch=1, base_seq=base))
-    new.link.send(Link(outputs=["a"]), [credit, between.offered[0]])
+    new.link.send(Link(outputs=["a"]), [credit, between.lines.take("a", "producer")])
     between.link.send(Link(inputs=[input_of(new, "a", epoch=1)]), memories_of(new, "a"))
     replaced.begun(new, None)
     daemon.until(lambda: bool(between.said(Drained)))

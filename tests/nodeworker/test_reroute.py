@@ -93,11 +93,11 @@ class Rerouted:
 
     def connect(self, source: FakeWorker, ring: int, sink: FakeWorker, credit: int, route: str, epoch: int) -> None:
         before = len(source.said(Linked)), len(sink.said(Linked))
-        first = 1 + len(source.offer.rings) + len(source.offer.credits)
+        first = len(source.offer.rings) + len(source.offer.credits)
         segments = source.offered[first:]
         link = InputLink(route=route, segments=list(source.offer.segments), epoch=epoch)
-        sink.link.send(Link(inputs=[link]), [ring, source.offered[0], *segments])
-        source.link.send(Link(outputs=[route], epochs=[epoch]), [credit, sink.offered[0]])
+        sink.link.send(Link(inputs=[link]), [ring, self.daemon.lines.take(route, "consumer"), *segments])
+        source.link.send(Link(outputs=[route], epochs=[epoch]), [credit, self.daemon.lines.take(route, "producer")])
         self.daemon.until(lambda: (len(source.said(Linked)), len(sink.said(Linked))) > before)
 
     def further(self, sink: FakeWorker, rounds: int = 2) -> None:
@@ -138,10 +138,10 @@ def test_a_route_goes_on_with_another_ring_and_no_frame_is_lost(
     port = Port(route="a", peer="sink", credits=credits, watermark=credits, credit_low=credits // 2, epoch=1)
     offer, carried = rerouted.offer(source, Extend(outputs=[port]))
     assert offer == Offer(rings=["a"])
-    base = base_of(carried[1])
+    base = base_of(carried[0])
     assert base > 100
     _, credit = rerouted.offer(sink, Extend(inputs=[msgspec.structs.replace(port, peer="source", base_seq=base)]))
-    rerouted.connect(source, carried[1], sink, credit[1], "a", 1)
+    rerouted.connect(source, carried[0], sink, credit[0], "a", 1)
     daemon.until(lambda: bool(sink.said(Drained)))
     assert sink.said(Drained) == [Drained(route="a", epoch=0)]
     source.link.send(Drained(route="a", epoch=0))
@@ -169,12 +169,12 @@ def test_an_output_is_left_for_another_one_between_two_frames(
     _, credit = rerouted.offer(other, Extend(inputs=[msgspec.structs.replace(port, peer="source")]))
     offer, carried = rerouted.offer(source, Extend(outputs=[port], leave=["b"]))
     assert offer == Offer(rings=["c"])
-    ring = source.offered[1 + source.offer.rings.index("b")]
+    ring = source.offered[source.offer.rings.index("b")]
     end, _ = shm.remains(ring)
     other.link.send(Conclude(route="b", seq=end))
     daemon.until(lambda: bool(other.said(Drained)))
     assert other.said(Drained) == [Drained(route="b", epoch=0)]
-    rerouted.connect(source, carried[1], other, credit[1], "c", 0)
+    rerouted.connect(source, carried[0], other, credit[0], "c", 0)
     rerouted.further(sink)
     rerouted.further(other)
     daemon.drain("source")
@@ -198,12 +198,12 @@ def test_what_a_source_repeats_stays_marked_and_no_output_begins_before_what_was
     ports = [Port(route=route, peer="sink", credits=4, watermark=4, credit_low=2) for route in ("a", "b")]
     ports[0] = msgspec.structs.replace(ports[0], epoch=1)
     _, carried = rerouted.offer(source, Extend(outputs=ports))
-    base = base_of(carried[1])
+    base = base_of(carried[0])
     ends = [msgspec.structs.replace(port, peer="source") for port in ports]
     ends[0] = msgspec.structs.replace(ends[0], base_seq=base)
     _, credits = rerouted.offer(sink, Extend(inputs=ends))
-    rerouted.connect(source, carried[1], sink, credits[1], "a", 1)
-    rerouted.connect(source, carried[2], sink, credits[2], "b", 0)
+    rerouted.connect(source, carried[0], sink, credits[0], "a", 1)
+    rerouted.connect(source, carried[1], sink, credits[1], "b", 0)
     rerouted.further(sink)
     daemon.drain("source")
     results = daemon.finish()

@@ -114,7 +114,7 @@ class Successor:
 
     def relink(self, producer: FakeWorker, route: str, consumer: FakeWorker, credit: int) -> None:
         before = len(producer.said(Linked))
-        producer.link.send(Link(outputs=[route]), [credit, consumer.offered[0]])
+        producer.link.send(Link(outputs=[route]), [credit, consumer.lines.take(route, "producer")])
         self.daemon.until(lambda: len(producer.said(Linked)) > before)
         assert producer.said(Linked)[-1].routes == [route]
 
@@ -125,20 +125,20 @@ class Successor:
         self.daemon.until(lambda: len(consumer.extended) > count)
         offer, descriptors = consumer.extended[-1]
         assert offer.credits == [port.route]
-        return descriptors[1]
+        return descriptors[0]
 
 
 def ring_of(worker: FakeWorker, route: str) -> int:
-    return worker.offered[1 + worker.offer.rings.index(route)]
+    return worker.offered[worker.offer.rings.index(route)]
 
 
 def credits_of(worker: FakeWorker) -> list[int]:
-    first = 1 + len(worker.offer.rings)
+    first = len(worker.offer.rings)
     return worker.offered[first : first + len(worker.offer.credits)]
 
 
 def segments_of(worker: FakeWorker) -> list[int]:
-    return worker.offered[1 + len(worker.offer.rings) + len(worker.offer.credits) :]
+    return worker.offered[len(worker.offer.rings) + len(worker.offer.credits) :]
 
 
 def input_of(worker: FakeWorker, route: str, *, epoch: int = 0, predecessor: bool = False) -> InputLink:
@@ -146,7 +146,7 @@ def input_of(worker: FakeWorker, route: str, *, epoch: int = 0, predecessor: boo
 
 
 def memories_of(worker: FakeWorker, route: str) -> list[int]:
-    return [ring_of(worker, route), worker.offered[0], *segments_of(worker)]
+    return [ring_of(worker, route), worker.lines.take(route, "consumer"), *segments_of(worker)]
 
 
 @pytest.fixture
@@ -203,7 +203,7 @@ def test_a_killed_sources_successor_goes_on_or_repeats_what_is_marked(daemon, tw
     (taken,) = consumer.config.inputs
     credit = succession.extend(consumer, msgspec.structs.replace(taken, epoch=1, base_seq=end))
     heir = succession.again(dead, outputs=[port])
-    heir.link.send(Link(outputs=["ab"]), [credit, consumer.offered[0]])
+    heir.link.send(Link(outputs=["ab"]), [credit, consumer.lines.take("ab", "producer")])
     consumer.link.send(Link(inputs=[input_of(heir, "ab", epoch=1)]), memories_of(heir, "ab"))
     daemon.until(lambda: bool(consumer.said(Linked)))
     assert consumer.said(Linked)[0].routes == ["ab"]
@@ -237,7 +237,7 @@ def test_what_a_killed_map_makes_again_is_marked_and_numbered(daemon, configure,
     heir = succession.again(dead, outputs=[msgspec.structs.replace(port, epoch=1, base_seq=end)])
     heir.link.send(
         Link(outputs=["bc"], inputs=[input_of(source, "ab", predecessor=True)]),
-        [credit, sink.offered[0], *memories_of(source, "ab"), *credits_of(dead)],
+        [credit, sink.lines.take("bc", "producer"), *memories_of(source, "ab"), *credits_of(dead)],
     )
     daemon.until(lambda: bool(heir.said(Ready)))
     sink.link.send(Link(inputs=[input_of(heir, "bc", epoch=1)]), memories_of(heir, "bc"))
@@ -267,7 +267,7 @@ def test_when_both_ends_were_killed_the_old_stage_comes_first(daemon, two, succe
         Link(inputs=[input_of(dead_source, "ab", predecessor=True), input_of(source, "ab", epoch=1)]),
         [*memories_of(dead_source, "ab"), *credits_of(dead_sink), *memories_of(source, "ab")],
     )
-    source.link.send(Link(outputs=["ab"]), [new, sink.offered[0]])
+    source.link.send(Link(outputs=["ab"]), [new, sink.lines.take("ab", "producer")])
     succession.ready(sink)
     succession.ready(source)
     seen = result(daemon, "b")

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 import pytest
 
 import shm
+from tests.shm.lines import join
 
 MISSING = shm.missing_features()
 SEALED = "seals" not in MISSING
@@ -96,8 +97,7 @@ def make_route() -> MakeRoute:
             for i, policy in enumerate(policies)
         ]
         for producer, consumer in zip(producers, consumers, strict=True):
-            producer.link(consumer.fd, far_bell.fileno())
-            consumer.link(producer.fd, bell.fileno())
+            join(producer, bell, consumer, far_bell)
             for index, fd, _ in arena.segments:
                 consumer.add_segment(index, fd)
         outlet, inlet = shm.Outlet(producers, bell), shm.Inlet(consumers, far_bell)
@@ -118,22 +118,23 @@ def route(make_route: MakeRoute) -> Iterator[Route]:
 
 
 class End:
-    """One process's ends: a route out and a route back, set up over a Unix socket like the daemon does it."""
+    """One process's ends: a route out and a route back, set up over a Unix socket like the daemon does it. ``lines``:
+    its ends of the lines of both."""
 
-    def __init__(self, sock: socket.socket, credits: int, limit: int, policy: str) -> None:
+    def __init__(self, sock: socket.socket, lines: Sequence[int], credits: int, limit: int, policy: str) -> None:
         self.sock = sock
         self.bell = shm.Doorbell()
         self.arena = shm.Arena(limit, first=limit)
         self.producer = shm.Producer(self.arena, "there", credits=credits, policy=policy)
         self.consumer = shm.Consumer("back", credits=credits)
-        mine = [self.producer.fd, self.consumer.fd, self.bell.fileno(), self.arena.segments[0][1]]
+        mine = [self.producer.fd, self.consumer.fd, self.arena.segments[0][1]]
         socket.send_fds(sock, [b"ends"], mine)
-        _, theirs, _, _ = socket.recv_fds(sock, 16, 4)
-        ring, credit, bell, segment = theirs
-        self.producer.link(credit, bell)
-        self.consumer.link(ring, bell)
+        _, theirs, _, _ = socket.recv_fds(sock, 16, 3)
+        ring, credit, segment = theirs
+        self.producer.link(credit, lines[0], self.bell)
+        self.consumer.link(ring, lines[1], self.bell)
         self.consumer.add_segment(0, segment)
-        for fd in theirs:
+        for fd in (*theirs, *lines):
             os.close(fd)
         self.outlet = shm.Outlet([self.producer], self.bell)
         self.inlet = shm.Inlet([self.consumer], self.bell)
@@ -173,12 +174,15 @@ def spawn() -> Iterator[Spawn]:
 
     def start(run: Callable[[End], None], *, credits: int = 8, limit: int = 1 << 20, policy: str = "block") -> Child:
         here, there = socket.socketpair()
+        out, back = shm.line(), shm.line()
         pid = os.fork()
         if pid == 0:
             status = 1
             try:
                 here.close()
-                run(End(there, credits, limit, policy))
+                os.close(out[0])
+                os.close(back[1])
+                run(End(there, (back[0], out[1]), credits, limit, policy))
                 status = 0
             except BaseException:
                 import traceback
@@ -187,7 +191,9 @@ def spawn() -> Iterator[Spawn]:
             finally:
                 os._exit(status)
         there.close()
-        child = Child(pid, End(here, credits, limit, policy))
+        os.close(out[1])
+        os.close(back[0])
+        child = Child(pid, End(here, (out[0], back[1]), credits, limit, policy))
         children.append(child)
         return child
 

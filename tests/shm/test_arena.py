@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import shm
+from tests.shm.lines import attach, join
 
 
 def address(buffer: object) -> int:
@@ -20,7 +21,7 @@ def alone(limit: int, first: int, credits: int = 1000) -> tuple[shm.Arena, shm.O
     """An arena that grows by itself, with one route nobody reads from."""
     arena, bell = shm.Arena(limit, first=first), shm.Doorbell()
     consumer, producer = shm.Consumer("r", credits=credits), shm.Producer(arena, "r", credits=credits)
-    producer.link(consumer.fd, bell.fileno())
+    attach(producer.link, consumer.fd, bell)
     return arena, shm.Outlet([producer], bell), consumer
 
 
@@ -107,7 +108,7 @@ def test_a_new_segment_is_used_only_when_confirmed():
     grown = []
     arena = shm.Arena(1 << 20, first=1 << 16, on_grow=lambda *segment: grown.append(segment))
     bell, consumer, producer = shm.Doorbell(), shm.Consumer("r"), shm.Producer(arena, "r")
-    producer.link(consumer.fd, bell.fileno())
+    attach(producer.link, consumer.fd, bell)
     outlet = shm.Outlet([producer], bell)
     for _ in range(3):
         with pytest.raises(shm.WouldBlock):
@@ -132,7 +133,7 @@ def test_a_failing_announcement_is_raised_and_tried_again():
 
     arena = shm.Arena(1 << 20, first=1 << 16, on_grow=announce)
     bell, consumer, producer = shm.Doorbell(), shm.Consumer("r"), shm.Producer(arena, "r")
-    producer.link(consumer.fd, bell.fileno())
+    attach(producer.link, consumer.fd, bell)
     outlet = shm.Outlet([producer], bell)
     with pytest.raises(OSError, match="the daemon is gone"):
         outlet.send(bytes(100_000), 0)
@@ -146,8 +147,7 @@ def test_a_frame_in_a_segment_not_mapped_yet_waits_for_it(make_route):
     route = make_route(limit=1 << 20)
     arena, bell = shm.Arena(1 << 20, first=1 << 16), shm.Doorbell()
     consumer, producer = shm.Consumer("late"), shm.Producer(arena, "late")
-    producer.link(consumer.fd, bell.fileno())
-    consumer.link(producer.fd, bell.fileno())
+    join(producer, bell, consumer, bell)
     inlet, outlet = shm.Inlet([consumer], bell), shm.Outlet([producer], bell)
     outlet.send(b"early")
     assert inlet.take(0) is None

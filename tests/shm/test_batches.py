@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import shm
+from tests.shm.lines import attach
 
 
 def records(count: int, size: int = 64) -> np.ndarray:
@@ -265,7 +266,7 @@ def test_a_lie_in_the_middle_of_a_batch_is_found_after_what_was_true(forge):
     ring = forge.ring()
     bell, far_bell = shm.Doorbell(), shm.Doorbell()
     consumer = shm.Consumer("r", credits=4)
-    consumer.link(ring.fd, bell.fileno())
+    attach(consumer.link, ring.fd, bell)
     ring.describe(0)
     ring.describe(1)
     ring.describe(2, flags=2)

@@ -13,7 +13,10 @@ import shm
 from tests.shm.sanitize import ROOT, build, run
 
 PROGRAM = Path(__file__).parent / "programs" / "short_of.py"
-CALLS = ["malloc", "calloc", "realloc", "memfd_create", "fallocate", "mmap", "eventfd", "fcntl", "open"]
+CALLS = [
+    *("malloc", "calloc", "realloc", "memfd_create", "fallocate", "mmap", "fcntl", "open"),
+    *("eventfd", "epoll_create1", "epoll_ctl", "socketpair"),
+]
 
 
 @pytest.mark.skipif(shutil.which("gcc") is None, reason="needs a C compiler")
@@ -48,7 +51,7 @@ ENDLESS = """
 import resource, shm
 arena = shm.Arena(1 << 20)
 bell, producer, consumer = shm.Doorbell(), shm.Producer(arena, "r", credits=4), shm.Consumer("r", credits=4)
-producer.link(consumer.fd, bell.fileno())
+producer.link(consumer.fd, shm.line()[0], bell)
 outlet = shm.Outlet([producer], bell)
 outlet.send(b"one", 0)
 kept = bytearray(1 << 16)

@@ -12,6 +12,7 @@ import threading
 import pytest
 
 import shm
+from tests.shm.lines import join
 
 
 def in_child(run) -> None:
@@ -300,8 +301,7 @@ def routed(forker: Forker, event: str) -> tuple[shm.Arena, shm.Outlet, shm.Inlet
     arena = shm.Arena(1 << 22, first=1 << 16, on_grow=grow, on_drop=drop)
     limit = {"limit_ns": 1, "on_give_up": forker} if event == "on_give_up" else {}
     producer, consumer = shm.Producer(arena, "r", credits=1, **limit), shm.Consumer("r", credits=1)
-    producer.link(consumer.fd, bell.fileno())
-    consumer.link(producer.fd, bell.fileno())
+    join(producer, bell, consumer, bell)
     consumer.add_segment(0, arena.segments[0][1])
     return arena, shm.Outlet([producer], bell), shm.Inlet([consumer], bell), consumer
 
@@ -347,8 +347,7 @@ def test_a_fork_while_a_route_is_given_up_leaves_that_to_the_parent():
 def test_a_fork_when_a_stage_is_left_leaves_the_next_one_to_the_parent(route):
     forker, after = Forker(), shm.Consumer("r0", credits=8, epoch=1)
     producer = shm.Producer(route.arena, "r0", credits=8, epoch=1)
-    producer.link(after.fd, route.far_bell.fileno())
-    after.link(producer.fd, route.bell.fileno())
+    join(producer, route.bell, after, route.far_bell)
     for index, fd, _ in route.arena.segments:
         after.add_segment(index, fd)
     shm.Outlet([producer], route.bell).send(b"of the next stage")

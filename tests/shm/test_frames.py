@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import shm
+from tests.shm.lines import join
 
 
 def test_a_frame_carries_what_was_sent_and_its_tags(route):
@@ -180,8 +181,7 @@ def test_value_is_what_the_consumer_decodes():
     arena, bell = shm.Arena(), shm.Doorbell()
     consumer = shm.Consumer("r", peer="source", decode=lambda frame: bytes(frame).decode())
     producer = shm.Producer(arena, "r")
-    producer.link(consumer.fd, bell.fileno())
-    consumer.link(producer.fd, bell.fileno())
+    join(producer, bell, consumer, bell)
     consumer.add_segment(0, arena.segments[0][1])
     shm.Outlet([producer], bell).send("grüezi".encode())
     frame = shm.Inlet([consumer], bell).take()

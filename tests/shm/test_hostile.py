@@ -7,12 +7,14 @@ from __future__ import annotations
 import os
 import random
 import signal
+import socket
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import shm
+from tests.shm.lines import attach
 
 
 @pytest.fixture
@@ -22,7 +24,7 @@ def receive(forge):
     def make(credits: int = 4, **changes: int):
         ring, segment = forge.ring(credits, **changes), forge.memory(1 << 16)
         bell, consumer = shm.Doorbell(), shm.Consumer("evil", credits=credits)
-        consumer.link(ring.fd, bell.fileno())
+        attach(consumer.link, ring.fd, bell)
         consumer.add_segment(0, segment.fd)
         return ring, consumer, shm.Inlet([consumer], bell)
 
@@ -37,7 +39,7 @@ def deliver(forge):
         credit, bell = forge.credit(credits), shm.Doorbell()
         arena = shm.Arena(1 << 20)
         producer = shm.Producer(arena, "evil", credits=credits)
-        producer.link(credit.fd, bell.fileno())
+        attach(producer.link, credit.fd, bell)
         return credit, producer, shm.Outlet([producer], bell), arena
 
     return make
@@ -241,7 +243,7 @@ def test_a_liar_costs_its_own_route_only(deliver, forge):
     credits = [forge.credit(2), forge.credit(2)]
     producers = [shm.Producer(arena, name, credits=2) for name in ("liar", "honest")]
     for producer, credit in zip(producers, credits, strict=True):
-        producer.link(credit.fd, bell.fileno())
+        attach(producer.link, credit.fd, bell)
     outlet = shm.Outlet(producers, bell)
     outlet.send(b"x" * 5000)
     outlet.send(b"x" * 5000)
@@ -266,40 +268,29 @@ def test_ends_that_do_not_match_are_not_linked(forge):
     ):
         consumer, producer = shm.Consumer("c", credits=4), shm.Producer(shm.Arena(), "p", credits=4)
         with pytest.raises(shm.PeerFault, match=complaint):
-            consumer.link(forge.ring(**changes).fd, bell.fileno())
+            attach(consumer.link, forge.ring(**changes).fd, bell)
         with pytest.raises(shm.PeerFault, match=complaint):
-            producer.link(forge.credit(**changes).fd, bell.fileno())
+            attach(producer.link, forge.credit(**changes).fd, bell)
         assert not consumer.linked
         assert not producer.linked
 
 
-def test_what_is_no_doorbell_is_not_linked(forge):
+def test_what_is_no_line_is_not_linked(forge):
     read, write = os.pipe()
-    blocking = os.eventfd(0, 0)
+    bell, own = os.eventfd(0, os.EFD_NONBLOCK), shm.Doorbell()
+    datagrams, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
     ring = forge.ring(4)
     try:
-        for fd, complaint in (
-            (read, "is no eventfd but pipe"),
-            (blocking, "would block its caller: O_NONBLOCK is not set"),
-            (99_999, "is no eventfd but nothing open"),
-        ):
+        for fd in (read, bell, 99_999, ring.fd, datagrams.fileno()):
             consumer = shm.Consumer("c", credits=4)
-            with pytest.raises(shm.PeerFault, match=complaint):
-                consumer.link(ring.fd, fd)
+            with pytest.raises(shm.PeerFault, match=f"descriptor {fd} is no end of a line: no Unix stream socket"):
+                consumer.link(ring.fd, fd, own)
             assert not consumer.linked
-            with pytest.raises(ValueError, match=complaint):
-                shm.Doorbell(fd)
     finally:
-        for fd in (read, write, blocking):
+        for fd in (read, write, bell):
             os.close(fd)
-
-
-def test_a_doorbell_that_its_owner_has_filled_up_blocks_nobody(route):
-    os.eventfd_write(route.far_bell.fileno(), (1 << 64) - 2)
-    assert route.inlet.arm()
-    route.outlet.send(b"x")
-    assert route.view()["producer_wakes"] == 1
-    assert bytes(route.take()) == b"x"
+        datagrams.close()
+        other.close()
 
 
 def test_segments_that_lie_are_not_mapped(forge):
@@ -316,9 +307,9 @@ def test_segments_that_lie_are_not_mapped(forge):
 
 def test_linking_twice_is_refused(route):
     with pytest.raises(ValueError, match="linked or closed already"):
-        route.producer.link(route.consumer.fd, route.bell.fileno())
+        attach(route.producer.link, route.consumer.fd, route.bell)
     with pytest.raises(ValueError, match="linked or closed already"):
-        route.consumer.link(route.producer.fd, route.bell.fileno())
+        attach(route.consumer.link, route.producer.fd, route.bell)
 
 
 WORDS = st.one_of(
@@ -408,7 +399,7 @@ def test_a_consumer_lives_beside_a_producer_that_never_stops_writing(forge, scri
     scribble([ring, segment], 64)
     while len(faults) < 20 or frames < 20:
         bell, consumer = shm.Doorbell(), shm.Consumer("mad", credits=4)
-        consumer.link(ring.fd, bell.fileno())
+        attach(consumer.link, ring.fd, bell)
         consumer.add_segment(0, segment.fd)
         inlet, held = shm.Inlet([consumer], bell), []
         for step in range(50):
@@ -431,7 +422,7 @@ def test_a_producer_lives_beside_a_consumer_that_never_stops_writing(forge, scri
     while len(faults) < 20 or sent < 20:
         bell, arena = shm.Doorbell(), shm.Arena(1 << 20)
         producer = shm.Producer(arena, "mad", credits=4)
-        producer.link(credit.fd, bell.fileno())
+        attach(producer.link, credit.fd, bell)
         outlet = shm.Outlet([producer], bell)
         for step in range(50):
             try:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import shm
+from tests.shm.lines import join
 
 HUGE = 2 << 20
 ADVICE = Path("/sys/kernel/mm/transparent_hugepage/shmem_enabled")
@@ -50,8 +51,7 @@ def test_frames_are_the_same_whatever_the_pages(limit):
 
     arena = shm.Arena(limit, first=1 << 18, on_grow=grow, on_drop=drop, hugepages=True)
     producer = shm.Producer(arena, "r")
-    producer.link(consumer.fd, bell.fileno())
-    consumer.link(producer.fd, bell.fileno())
+    join(producer, bell, consumer, bell)
     for index, fd, _ in arena.segments:
         consumer.add_segment(index, fd)
     outlet, inlet = shm.Outlet([producer], bell), shm.Inlet([consumer], bell)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 import shm
+from tests.shm.lines import attach, join
 from tests.shm.test_route_model import SIZES, payload
 
 
@@ -27,8 +28,7 @@ class LatestRoute(RuleBasedStateMachine):
         self.arena = shm.Arena(1 << 20, first=1 << 16, on_grow=self.grow)
         self.consumer = shm.Consumer("r", credits=credits, base_seq=7)
         self.producer = shm.Producer(self.arena, "r", credits=credits, policy="latest", base_seq=7)
-        self.producer.link(self.consumer.fd, self.far_bell.fileno())
-        self.consumer.link(self.producer.fd, self.bell.fileno())
+        join(self.producer, self.bell, self.consumer, self.far_bell)
         self.consumer.add_segment(0, self.arena.segments[0][1])
         self.outlet = shm.Outlet([self.producer], self.bell)
         self.inlet = shm.Inlet([self.consumer], self.far_bell)
@@ -209,8 +209,7 @@ def test_a_frame_in_memory_that_the_reader_does_not_have_yet_comes_later(make_ro
     arena = shm.Arena(1 << 22, first=1 << 16, on_grow=lambda index, fd, size: late.append((index, fd)))
     producer = shm.Producer(arena, "r", credits=2, policy="latest")
     consumer = shm.Consumer("r", credits=2)
-    producer.link(consumer.fd, route.far_bell.fileno())
-    consumer.link(producer.fd, route.bell.fileno())
+    join(producer, route.bell, consumer, route.far_bell)
     consumer.add_segment(0, arena.segments[0][1])
     outlet, inlet = shm.Outlet([producer], route.bell), shm.Inlet([consumer], route.far_bell)
     assert outlet.send(b"x" * 100_000) == 0, "nobody has to confirm the segment"
@@ -226,7 +225,7 @@ def test_a_frame_in_memory_that_the_reader_does_not_have_yet_comes_later(make_ro
 def test_whatever_a_hostile_producer_claims_overwritten_the_reader_goes_on_or_detaches(forge, oldest):
     ring, segment = forge.ring(4, policy=2), forge.memory(1 << 16)
     bell, consumer = shm.Doorbell(), shm.Consumer("evil", credits=4)
-    consumer.link(ring.fd, bell.fileno())
+    attach(consumer.link, ring.fd, bell)
     consumer.add_segment(0, segment.fd)
     inlet = shm.Inlet([consumer], bell)
     for position in range(5):
@@ -244,7 +243,7 @@ def test_whatever_a_hostile_producer_claims_overwritten_the_reader_goes_on_or_de
 def test_a_stamp_of_a_later_lap_without_its_mark_is_a_lie(forge):
     ring = forge.ring(4, policy=2)
     bell, consumer = shm.Doorbell(), shm.Consumer("evil", credits=4)
-    consumer.link(ring.fd, bell.fileno())
+    attach(consumer.link, ring.fd, bell)
     ring.describe(0, stamp=9)
     with pytest.raises(shm.PeerFault, match="impossible stamp 9"):
         shm.Inlet([consumer], bell).take(0)
@@ -255,7 +254,7 @@ def test_a_reader_that_claims_more_than_was_sent_is_found_out(forge, returned):
     credit, bell = forge.credit(4), shm.Doorbell()
     arena = shm.Arena(1 << 20)
     producer = shm.Producer(arena, "evil", credits=4, policy="latest")
-    producer.link(credit.fd, bell.fileno())
+    attach(producer.link, credit.fd, bell)
     outlet = shm.Outlet([producer], bell)
     outlet.send(b"x")
     credit.put(192, returned)

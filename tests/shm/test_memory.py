@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import shm
+from tests.shm.lines import attach
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -189,7 +190,7 @@ def test_a_forged_ring_works_like_a_real_one(forge):
     ring, segment = forge.ring(4), forge.memory(1 << 16)
     segment.map[128:133] = b"hello"
     bell, consumer = shm.Doorbell(), shm.Consumer("forged", credits=4)
-    consumer.link(ring.fd, bell.fileno())
+    attach(consumer.link, ring.fd, bell)
     consumer.add_segment(3, segment.fd)
     inlet = shm.Inlet([consumer], bell)
     assert inlet.take(0) is None

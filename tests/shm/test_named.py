@@ -98,7 +98,8 @@ def test_a_reader_survives_memory_that_is_cut_short(route, forge, what):
     ring, segment = forge.ring(4), forge.memory(1 << 16)
     segment.map[:4] = b"full"
     ring.describe(0, length=4)
-    fds = (ring.fd, segment.fd, route.bell.fileno())
+    near, far = shm.line()
+    fds = (ring.fd, segment.fd, far)
     command = [sys.executable, PROGRAM, *map(str, fds)]
     with subprocess.Popen(command, pass_fds=fds, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as victim:
         assert victim.stdin
@@ -108,6 +109,8 @@ def test_a_reader_survives_memory_that_is_cut_short(route, forge, what):
         victim.stdin.write("go on\n")
         victim.stdin.flush()
         said = victim.stdout.read().splitlines()
+    os.close(near)
+    os.close(far)
     assert victim.returncode == 0
     lost = b"full" if what == "ring" else bytes(4)
     assert said == [f"content {lost!r}", "route cut: its shared memory was cut short"]

@@ -11,6 +11,7 @@ import threading
 import pytest
 
 import shm
+from tests.shm.lines import attach, join
 
 NS = 1_000_000
 
@@ -29,8 +30,7 @@ def limited(make_route):
             arguments["on_give_up"] = lambda name, waited_ns: told.append((name, waited_ns))
         producer = shm.Producer(route.arena, "limited", credits=2, limit_ns=limit_ms * NS, **arguments)
         consumer = shm.Consumer("limited", credits=2)
-        producer.link(consumer.fd, route.far_bell.fileno())
-        consumer.link(producer.fd, route.bell.fileno())
+        join(producer, route.bell, consumer, route.far_bell)
         for index, fd, _ in route.arena.segments:
             consumer.add_segment(index, fd)
         route.producers[0], route.consumers[0] = producer, consumer
@@ -172,8 +172,7 @@ class TestTaps:
         def make(route, *, credits: int = 4):
             producer = shm.Producer(route.arena, "tap", credits=credits, policy="latest", tap=True)
             consumer = shm.Consumer("tap", credits=credits)
-            producer.link(consumer.fd, route.far_bell.fileno())
-            consumer.link(producer.fd, route.bell.fileno())
+            join(producer, route.bell, consumer, route.far_bell)
             for index, fd, _ in route.arena.segments:
                 consumer.add_segment(index, fd)
             route.outlet.add(producer)
@@ -244,7 +243,7 @@ class TestTaps:
     def test_a_tap_that_lies_is_left_out_quietly(self, route, forge):
         credit = forge.credit(4)
         producer = shm.Producer(route.arena, "tap", credits=4, policy="latest", tap=True)
-        producer.link(credit.fd, route.far_bell.fileno())
+        attach(producer.link, credit.fd, route.bell)
         route.outlet.add(producer)
         route.outlet.send(b"x")
         credit.put(192, 1 << 50)

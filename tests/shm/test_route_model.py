@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
 
 import shm
+from tests.shm.lines import join
 
 SIZES = st.one_of(st.integers(0, 200), st.integers(3500, 5000), st.sampled_from([0, 64, 4096, 20_000]))
 
@@ -33,8 +34,7 @@ class OneRoute(RuleBasedStateMachine):
         self.arena = shm.Arena(1 << 20, first=1 << 16, on_grow=self.grow)
         self.consumer = shm.Consumer("r", credits=credits)
         self.producer = shm.Producer(self.arena, "r", credits=credits, policy=policy)
-        self.producer.link(self.consumer.fd, self.far_bell.fileno())
-        self.consumer.link(self.producer.fd, self.bell.fileno())
+        join(self.producer, self.bell, self.consumer, self.far_bell)
         self.consumer.add_segment(0, self.arena.segments[0][1])
         self.outlet = shm.Outlet([self.producer], self.bell)
         self.inlet = shm.Inlet([self.consumer], self.far_bell)

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import shm
+from tests.shm.lines import attach, join
 
 MIB = 1 << 20
 
@@ -26,8 +27,7 @@ class Pair:
         self.consumer = shm.Consumer("r", credits=credits)
         self.arena = shm.Arena(limit, first=first, on_grow=self.grow, on_drop=self.drop)
         self.producer = shm.Producer(self.arena, "r", credits=credits)
-        self.producer.link(self.consumer.fd, self.bell.fileno())
-        self.consumer.link(self.producer.fd, self.bell.fileno())
+        join(self.producer, self.bell, self.consumer, self.bell)
         for index, fd, _ in self.arena.segments:
             self.consumer.add_segment(index, fd)
         self.outlet, self.inlet = shm.Outlet([self.producer], self.bell), shm.Inlet([self.consumer], self.bell)
@@ -311,7 +311,7 @@ def test_a_machine_without_memory_for_twice_as_much_gives_what_is_needed(spawn):
     def child(end) -> None:
         arena, consumer = shm.Arena(1 << 30, first=64 * MIB), shm.Consumer("r", credits=200)
         producer = shm.Producer(arena, "r", credits=200)
-        producer.link(consumer.fd, end.bell.fileno())
+        attach(producer.link, consumer.fd, end.bell)
         outlet = shm.Outlet([producer], end.bell)
         for _ in range(63):
             outlet.send(bytes(MIB))

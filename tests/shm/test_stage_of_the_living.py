@@ -7,6 +7,7 @@ import threading
 import pytest
 
 import shm
+from tests.shm.lines import join
 
 
 def numbers(inlet):
@@ -29,8 +30,7 @@ def test_frames_wait_for_a_route_that_is_to_be_linked_and_are_woken_by_that():
     sender = threading.Thread(target=outlet.send, args=(b"1",))
     sender.start()
     consumer.add_segment(0, arena.segments[0][1])
-    consumer.link(producer.fd, near.fileno())
-    producer.link(consumer.fd, far.fileno())
+    join(consumer, far, producer, near)
     sender.join()
     assert numbers(shm.Inlet([consumer], far)) == [(b"1", 0)]
 
@@ -43,8 +43,7 @@ def test_another_ring_begins_where_the_one_before_was_left():
         producer = shm.Producer(arena, "r", credits=credits, epoch=epoch, base_seq=base, later=True)
         consumer = shm.Consumer("r", credits=credits, epoch=epoch, base_seq=base)
         consumer.add_segment(0, arena.segments[0][1])
-        consumer.link(producer.fd, near.fileno())
-        producer.link(consumer.fd, far.fileno())
+        join(consumer, far, producer, near)
         return producer, consumer
 
     first, taken_by = ends(2, 0, 0)
@@ -110,8 +109,7 @@ def test_a_next_stage_may_be_of_another_class():
         producer = shm.Producer(arena, name, credits=8, epoch=epoch)
         consumer = shm.Consumer(name, credits=8, epoch=epoch, qos=qos)
         consumer.add_segment(0, arena.segments[0][1])
-        consumer.link(producer.fd, near.fileno())
-        producer.link(consumer.fd, far.fileno())
+        join(consumer, far, producer, near)
         pairs.append((producer, consumer))
     (_, first), (second, next_one), (other, beside) = pairs
     inlet = shm.Inlet([first, beside], far)

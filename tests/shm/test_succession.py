@@ -12,20 +12,22 @@ import pytest
 
 import shm
 from tests.shm.conftest import Forge, MakeRoute, Route
+from tests.shm.lines import a_line, attach, join, succeed
 
 
 @pytest.fixture
 def heir() -> Callable[..., tuple[shm.Consumer, shm.Inlet]]:
-    """A linked successor of a route's consumer, and its inlet; the producer is relinked unless told otherwise."""
+    """A linked successor of a route's consumer, and its inlet; the producer is relinked unless a line is given."""
 
-    def make(route: Route, *, relink: bool = True) -> tuple[shm.Consumer, shm.Inlet]:
+    def make(route: Route, *, line: int = -1) -> tuple[shm.Consumer, shm.Inlet]:
         dead = route.consumer
         successor = shm.Consumer(dead.route, credits=8)
         for index, fd, _ in route.arena.segments:
             successor.add_segment(index, fd)
-        successor.link(route.producer.fd, route.bell.fileno(), predecessor=dead.fd)
-        if relink:
-            route.producer.relink(successor.fd, route.far_bell.fileno())
+        if line < 0:
+            succeed(route.producer, route.bell, successor, route.far_bell, dead.fd)
+        else:
+            successor.link(route.producer.fd, line, route.far_bell, predecessor=dead.fd)
         route.consumers[0] = successor
         return successor, shm.Inlet([successor], route.far_bell)
 
@@ -80,7 +82,7 @@ def test_a_stamp_decides_though_its_count_is_missing(forge: Forge):
     arena, bell = shm.Arena(1 << 20), shm.Doorbell()
     dead = forge.credit(4)
     producer = shm.Producer(arena, "r", credits=4)
-    producer.link(dead.fd, bell.fileno())
+    attach(producer.link, dead.fd, bell)
     outlet = shm.Outlet([producer], bell)
     for i in range(3):
         outlet.send(b"%d" % i)
@@ -89,9 +91,9 @@ def test_a_stamp_decides_though_its_count_is_missing(forge: Forge):
     dead.put(192, 1)
     dead.put(264, 3)
     successor = shm.Consumer("r", credits=4)
-    successor.link(producer.fd, bell.fileno(), predecessor=dead.fd)
+    succeed(producer, bell, successor, bell, dead.fd)
     successor.add_segment(0, arena.segments[0][1])
-    producer.relink(successor.fd, bell.fileno())
+
     assert producer.outstanding == 1
     assert drain(shm.Inlet([successor], bell)) == [(1, b"1", True)]
     assert producer.outstanding == 0
@@ -150,8 +152,9 @@ def test_a_producer_that_waits_for_the_dead_goes_on_with_the_successor(make_rout
     sender.start()
     while not route.view()["producer_sleeps"]:
         pass
-    successor, inlet = heir(route, relink=False)
-    route.producer.relink(successor.fd, route.far_bell.fileno())
+    with a_line() as (near, far):
+        successor, inlet = heir(route, line=far)
+        route.producer.relink(successor.fd, near, route.bell)
     frame = inlet.take(0)
     assert frame.redelivered
     frame.release()
@@ -182,13 +185,19 @@ def test_a_stream_that_was_closed_ends_for_the_successor(route, heir):
     assert route.producer.outstanding == 0
 
 
-def test_a_successor_that_armed_before_the_relink_is_rung(route, heir):
-    successor, inlet = heir(route, relink=False)
-    assert inlet.arm()
-    route.outlet.send(b"a")
-    assert not route.far_bell.clear()
-    route.producer.relink(successor.fd, route.far_bell.fileno())
-    assert route.far_bell.clear()
+def test_a_successor_that_armed_before_the_relink_is_rung(route):
+    dead, successor = route.consumer, shm.Consumer("r0", credits=8)
+    for index, fd, _ in route.arena.segments:
+        successor.add_segment(index, fd)
+    bell = shm.Doorbell()
+    inlet = shm.Inlet([successor], bell)
+    with a_line() as (near, far):
+        successor.link(route.producer.fd, far, bell, predecessor=dead.fd)
+        assert inlet.arm()
+        route.outlet.send(b"a")
+        assert not bell.clear()
+        route.producer.relink(successor.fd, near, route.bell)
+    assert bell.clear()
     assert drain(inlet) == [(0, b"a", False)]
 
 
@@ -217,8 +226,7 @@ def stage() -> Callable[..., tuple[shm.Producer, shm.Outlet, shm.Consumer]]:
         producer = shm.Producer(arena, "r0", credits=8, epoch=epoch, base_seq=base_seq, **more)
         consumer = shm.Consumer("r0", credits=8, epoch=epoch, base_seq=base_seq)
         if link:
-            producer.link(consumer.fd, route.far_bell.fileno())
-            consumer.link(producer.fd, route.bell.fileno())
+            join(producer, route.bell, consumer, route.far_bell)
             consumer.add_segment(0, arena.segments[0][1])
         segments[producer.fd] = arena.segments[0][1]
         return producer, shm.Outlet([producer], shm.Doorbell()), consumer
@@ -269,8 +277,7 @@ def test_the_next_stage_may_be_linked_later(route, stage):
     assert route.inlet.take(0) is None
     assert not route.inlet.ended
     assert route.inlet.arm()
-    producer.link(consumer.fd, route.far_bell.fileno())
-    consumer.link(producer.fd, route.bell.fileno())
+    join(producer, route.bell, consumer, route.far_bell)
     outlet.send(b"")
     assert drain(route.inlet) == [(0, b"", False)]
     producer.close()
@@ -369,15 +376,16 @@ def test_a_successor_begins_with_every_stage_that_is_not_empty(route, stage, hei
         route.outlet.send(b"old %d" % i)
     held = [route.take() for _ in range(2)]
     held[1].release()
-    successor, _ = heir(route, relink=False)
+    with a_line() as (_, far):
+        successor, _ = heir(route, line=far)
     end, _ = shm.remains(route.producer.fd)
     _, outlet, dead = stage(route, 1, end)
     outlet.send(b"new")
     ring = outlet.producers[0]
     third = shm.Consumer("r0", credits=8, epoch=1, base_seq=end)
     third.add_segment(0, stage.segments[ring.fd])
-    third.link(ring.fd, route.bell.fileno(), predecessor=dead.fd)
-    ring.relink(third.fd, route.far_bell.fileno())
+    succeed(ring, route.bell, third, route.far_bell, dead.fd)
+
     drained: list[str] = []
     successor.succeed(third, lambda: drained.append("old"))
     inlet = shm.Inlet([successor], route.far_bell)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 import shm
+from tests.shm.lines import attach, join
 
 
 @dataclass(frozen=True)
@@ -77,8 +78,7 @@ class Succession(RuleBasedStateMachine):
         if self.stages:
             self.follow(self.stages[-1], stage)
         self.stages.append(stage)
-        producer.link(consumer.fd, self.far_bell.fileno())
-        consumer.link(producer.fd, self.bell.fileno())
+        join(producer, self.bell, consumer, self.far_bell)
         consumer.add_segment(0, stage.segment)
 
     def follow(self, stage: Stage, after: Stage) -> None:
@@ -168,13 +168,13 @@ class Succession(RuleBasedStateMachine):
         for stage in self.stages:
             before = stage.consumer
             stage.consumer = self.make_consumer(stage.epoch, stage.base)
-            stage.consumer.link(stage.producer.fd, self.bell.fileno(), predecessor=before.fd)
+            attach(stage.consumer.link, stage.producer.fd, self.far_bell, predecessor=before.fd)
             stage.consumer.add_segment(0, stage.segment)
             stage.waiting = deque(sorted([*stage.waiting, *stage.held.values()], key=lambda sent: sent.position))
             stage.held, stage.drained = {}, False
         for stage, after in zip(self.stages, self.stages[1:], strict=False):
             self.follow(stage, after)
-        self.last.producer.relink(self.last.consumer.fd, self.far_bell.fileno())
+        attach(self.last.producer.relink, self.last.consumer.fd, self.bell)
         self.inlet = shm.Inlet([self.stages[0].consumer], self.far_bell)
         self.frames = {}
         dead.clear()  # what the dead held goes back to memories that nobody looks at

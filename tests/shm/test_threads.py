@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import shm
+from tests.shm.lines import attach, join
 
 BIG = 12 << 20  # bytes; long enough for others to run while it is copied
 ROUNDS = 4
@@ -28,8 +29,7 @@ class Latest:
         self.credits = credits
         self.producer = shm.Producer(self.arena, "r", credits=credits, policy="latest")
         self.consumer: shm.Consumer | None = shm.Consumer("r", credits=credits)
-        self.producer.link(self.consumer.fd, self.bell.fileno())
-        self.consumer.link(self.producer.fd, self.bell.fileno())
+        join(self.producer, self.bell, self.consumer, self.bell)
         for index, fd, _ in self.arena.segments:
             self.consumer.add_segment(index, fd)
         self.outlet, self.inlet = shm.Outlet([self.producer], self.bell), shm.Inlet([self.consumer], self.bell)
@@ -211,8 +211,7 @@ def drained(latest: bool) -> tuple[shm.Consumer, Latest]:
     if not latest:
         arena = shm.Arena()
         producer, consumer = shm.Producer(arena, "r", credits=4), shm.Consumer("r", credits=4)
-        producer.link(consumer.fd, route.bell.fileno())
-        consumer.link(producer.fd, route.bell.fileno())
+        join(producer, route.bell, consumer, route.bell)
         route.arena, route.producer, route.consumer = arena, producer, consumer
         for index, fd, _ in arena.segments:
             consumer.add_segment(index, fd)
@@ -241,7 +240,7 @@ def test_a_drained_stage_answers_everything_that_it_can_be_asked(latest):
     consumer.close()
     consumer.abandon()
     with pytest.raises(ValueError, match="linked or closed already"):
-        consumer.link(route.producer.fd, route.bell.fileno())
+        attach(consumer.link, route.producer.fd, route.bell)
     with pytest.raises(ValueError, match="has a next one already"):
         consumer.succeed(shm.Consumer("r", credits=4, epoch=2, base_seq=2))
 
@@ -318,8 +317,7 @@ def test_routes_keep_their_places_while_a_frame_is_claimed():
     tap = {"policy": "latest", "tap": True}
     producers = [shm.Producer(arena, f"r{i}", credits=4, **(tap if i < 2 else {})) for i in range(3)]
     for producer, consumer in zip(producers, consumers, strict=True):
-        producer.link(consumer.fd, bell.fileno())
-        consumer.link(producer.fd, bell.fileno())
+        join(producer, bell, consumer, bell)
     outlet = shm.Outlet(producers, bell)
     outlet.send(bytes(1 << 20), 0)
     assert [producer.loans for producer in producers] == [0, 0, 0]
@@ -331,7 +329,7 @@ def test_routes_keep_their_places_while_a_frame_is_claimed():
 def test_an_outlet_whose_last_tap_has_ended_says_so():
     bell, arena, consumer = shm.Doorbell(), shm.Arena(), shm.Consumer("tap", credits=4)
     producer = shm.Producer(arena, "tap", credits=4, policy="latest", tap=True)
-    producer.link(consumer.fd, bell.fileno())
+    attach(producer.link, consumer.fd, bell)
     outlet = shm.Outlet([producer], bell)
     consumer.close()
     del producer

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import shm
+from tests.shm.lines import join
 
 QUOTA = {"best-effort": 1, "normal": 2, "high": 4, "realtime": 8}
 
@@ -114,8 +115,7 @@ class TestClasses:
         arena, bell = shm.Arena(1 << 20, first=1 << 16), shm.Doorbell()
         producers = [shm.Producer(arena, f"r{i}", credits=4) for i in range(len(classes))]
         for producer, consumer in zip(producers, consumers, strict=True):
-            producer.link(consumer.fd, bell.fileno())
-            consumer.link(producer.fd, bell.fileno())
+            join(producer, bell, consumer, bell)
         outlets, inlet = [shm.Outlet([producer], bell) for producer in producers], shm.Inlet(consumers, bell)
         ports = {port % len(classes) for port in busy}
         waits = dict.fromkeys(ports, 0)
@@ -269,8 +269,7 @@ class TestManyInputs:
         producers = [shm.Producer(arena, f"r{i}", credits=4) for i in range(count)]
         consumers = [shm.Consumer(f"r{i}", credits=4) for i in range(count)]
         for producer, consumer in zip(producers, consumers, strict=True):
-            producer.link(consumer.fd, bell.fileno())
-            consumer.link(producer.fd, bell.fileno())
+            join(producer, bell, consumer, bell)
         outlets, inlet = [shm.Outlet([producer], bell) for producer in producers], shm.Inlet(consumers, bell)
         sent, got = Counter(), Counter()
         for port in data.draw(st.lists(st.integers(0, count - 1), max_size=150)):

@@ -9,6 +9,7 @@ import threading
 import pytest
 
 import shm
+from tests.shm.lines import attach
 
 
 def test_frames_and_credits_wake_another_process(spawn):
@@ -343,7 +344,7 @@ def test_a_confirmed_segment_wakes_the_sender():
     grown = threading.Event()
     arena = shm.Arena(1 << 20, first=1 << 16, on_grow=lambda *_: grown.set())
     bell, consumer, producer = shm.Doorbell(), shm.Consumer("r"), shm.Producer(arena, "r")
-    producer.link(consumer.fd, bell.fileno())
+    attach(producer.link, consumer.fd, bell)
     outlet = shm.Outlet([producer], bell)
 
     def confirm():

@@ -24,8 +24,8 @@ class Links:
     def due(self, node: str) -> list[ToNode]:
         """The links that are due now that ``node`` has offered: its own, and those of its peers."""
         place = self._net.places[node]
-        near = [*(route.source for route in place.inputs), *(route.target for route in place.outputs)]
-        found = [self.link(self._net.places[each]) for each in dict.fromkeys((node, *near))]
+        after, before = [route.target for route in place.outputs], [route.source for route in place.inputs]
+        found = [self.link(self._net.places[each]) for each in dict.fromkeys((*after, node, *before))]
         return [link for link in found if link is not None]
 
     def link(self, place: Place) -> ToNode | None:
@@ -35,7 +35,7 @@ class Links:
         if not place.linked:
             return self._first_link(place)
         outputs = [s for s in self._net.present(place.outputs) if s.producer is place.memory and s.complete]
-        outputs = [stage for stage in outputs if not stage.told_producer]
+        outputs = [stage for stage in outputs if not stage.told_producer or self._cut(stage)]
         inputs = [s for s in self._net.stages(place.inputs) if s.consumer is place.memory and s.complete]
         inputs = [stage for stage in inputs if not stage.told_consumer and not stage.held]
         if not outputs and not inputs:
@@ -43,6 +43,11 @@ class Links:
         place.happens(NodeEvent.LINK_SENT)
         place.answers.append(Ends(outputs, inputs))
         return _linked(place, outputs, inputs)
+
+    def _cut(self, stage: Stage) -> bool:
+        """Its producer has an end of a line whose other one has gone with an earlier daemon: its consumer, which was to
+        be told, lives and knows a new one."""
+        return stage.relink and stage.told_consumer and self._net.places[stage.route.target].started
 
     def _first_link(self, place: Place) -> ToNode | None:
         """All ends at once, when the last peer has offered; but for inputs that wait until others are drained, and
@@ -129,15 +134,14 @@ def _linked(place: Place, outputs: list[Stage], inputs: list[Stage]) -> ToNode:
     handles: list[Hashable] = []
     for stage in outputs:
         assert stage.credit is not None
-        assert stage.consumer is not None
-        handles += (stage.credit, stage.consumer.doorbell)
+        handles += (stage.credit, stage.line[0])
         stage.happens(StageEvent.PRODUCER_TOLD)
     links = []
     for stage in inputs:
         assert stage.ring is not None
         assert stage.producer is not None
         segments = stage.producer.segments
-        handles += (stage.ring, stage.producer.doorbell, *segments.values())
+        handles += (stage.ring, stage.line[1], *segments.values())
         succeeds = stage.predecessor is not None
         if stage.predecessor is not None:
             handles.append(stage.predecessor)

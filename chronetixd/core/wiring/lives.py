@@ -11,7 +11,7 @@ from chronetixd.core.wiring.net import Net, ToNode
 from chronetixd.core.wiring.offers import in_order, keep
 from chronetixd.core.wiring.rerouting import Rerouting
 from chronetixd.core.wiring.segments import Segments, check_new
-from chronetixd.core.wiring.stages import Bell, Ends, Handle, Memory, Place, Stage
+from chronetixd.core.wiring.stages import Ends, Handle, Memory, Place, Stage
 from chronetixd.core.wiring.states import NodeEvent
 from protocol.errors import error
 from protocol.messages import Configure, Detach, Offer, Port, Retract
@@ -69,7 +69,6 @@ class Lives:
         self,
         node: str,
         message: Offer,
-        bell: Bell,
         rings: Sequence[tuple[Handle, int]],
         credits: Sequence[Handle],
         segments: Mapping[int, Handle],
@@ -79,7 +78,7 @@ class Lives:
         that makes no sense, and then nothing has changed."""
         due, ends = self.expected(node, message)
         place = self._net.places[node]
-        memory = place.memory or Memory(bell, incarnation=place.incarnation)
+        memory = place.memory or Memory(incarnation=place.incarnation)
         for index in segments:
             check_new(memory, node, index)
         made = [
@@ -88,8 +87,6 @@ class Lives:
         self._rerouting.check_ends(due.leave)
         if due.changes:
             place.sent = self._rerouting.sent(place)
-        if place.memory is not None:
-            self._net.close(bell)
         place.happens(NodeEvent.OFFERS)
         place.memory = memory
         memory.segments |= segments
@@ -112,12 +109,11 @@ class Lives:
     # -- gone ----------------------------------------------------------------------------------------------
 
     def gone(self, node: str) -> list[ToNode]:
-        """``node`` has exited for good: wake everyone who may wait for it, detach its producers, let growth go on
+        """``node`` has exited for good: detach its producers, let growth go on
         without it. Raises PeerFault when it left a RING that makes no sense, and somebody would have to know its
         end."""
         place = self._net.places[node]
         place.happens(NodeEvent.ENDS)
-        self._ring_peers(place)
         self._nobody_waits_for_relinks(node)
         told = [
             ToNode(route.source, (Retract if route.id in self._net.removed else Detach)(route=route.id))
@@ -144,7 +140,6 @@ class Lives:
         place.check(NodeEvent.DIES)
         self._check_drainable(place)
         place.sent = self._rerouting.sent(place)
-        self._ring_peers(place)
         self._nobody_waits_for_relinks(node)
         freed = []
         for stage in self._net.stages(place.inputs):
@@ -177,13 +172,6 @@ class Lives:
         following = Stage(route, stage.epoch + 1, stage.base_seq + end, max(stage.resume, items), held=stage.held)
         self._net.chains[stage.route.id].append(following)
         return True
-
-    def _ring_peers(self, place: Place) -> None:
-        near = {route.source for route in place.inputs} | {route.target for route in place.outputs}
-        for peer in sorted(near):
-            memory = self._net.places[peer].memory
-            if memory is not None and not self._net.places[peer].gone:
-                self._net.ring(memory)
 
     def _nobody_waits_for_relinks(self, node: str) -> None:
         """Whoever waits for ``node`` to be linked to it does not any more."""

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from chronetixd.core.counters import Counters
 from chronetixd.core.wiring.links import Links
 from chronetixd.core.wiring.lives import Lives
-from chronetixd.core.wiring.net import Effect, Net, ToNode
+from chronetixd.core.wiring.net import Close, Net, ToNode
 from chronetixd.core.wiring.rerouting import Rerouting
 from chronetixd.core.wiring.segments import Segments
 from chronetixd.core.wiring.stages import DataRoute, Handle, Place, Reader, Stage
@@ -31,7 +31,7 @@ class Machine:
             net.chains[route.id] = [Stage(route)]
             net.counters[route.id] = Counters()
 
-    def take_effects(self) -> list[Effect]:
+    def take_effects(self) -> list[Close]:
         """What is to be closed and rung since this was last asked, in this order."""
         effects, self.net.effects = self.net.effects, []
         return effects

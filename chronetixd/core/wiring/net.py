@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from chronetixd.core.counters import Counters
-from chronetixd.core.wiring.stages import DataRoute, Memory, Place, Reader, Stage
+from chronetixd.core.wiring.stages import DataRoute, Place, Reader, Stage
 from chronetixd.core.wiring.states import NodeEvent, StageEvent
 from protocol.messages import (
     Conclude,
@@ -25,7 +25,7 @@ from protocol.messages import (
 
 
 class ToNode(NamedTuple):
-    """A message for ``node``, with handles of memories and doorbells that stay kept."""
+    """A message for ``node``, with handles of memories, which stay kept, and ends of lines, which do not."""
 
     node: str
     message: Conclude | Detach | Drained | Extend | Link | Retract | Segment | SegmentDropped | SegmentMapped
@@ -33,18 +33,9 @@ class ToNode(NamedTuple):
 
 
 class Close(NamedTuple):
-    """A memory or doorbell is not needed any more."""
+    """A memory, or what is left of a line, is not needed any more."""
 
     handle: Hashable
-
-
-class Ring(NamedTuple):
-    """Whoever sleeps there is to look again."""
-
-    bell: Hashable
-
-
-Effect = Close | Ring
 
 
 @dataclass(slots=True)
@@ -60,7 +51,7 @@ class Net:
     """What consumers were told of their inputs, by node and route."""
     removed: dict[str, DataRoute] = field(default_factory=dict)
     """Routes that the flow has no more, until they are drained."""
-    effects: list[Effect] = field(default_factory=list)
+    effects: list[Close] = field(default_factory=list)
     """What is to be done beside what is said."""
 
     def stages(self, routes: Iterable[DataRoute]) -> Iterator[Stage]:
@@ -77,10 +68,6 @@ class Net:
         place = self.places.get(node)
         return place is not None and place.memory is not None and not place.gone
 
-    def ring(self, memory: Memory) -> None:
-        """Whoever made it is to look again."""
-        self.effects.append(Ring(memory.doorbell))
-
     def close(self, *handles: Hashable | None) -> None:
         """These are not needed any more."""
         self.effects += [Close(handle) for handle in handles if handle is not None]
@@ -96,7 +83,8 @@ class Net:
             self.close(stage.predecessor)
             stage.predecessor, stage.credit = stage.credit, None
             stage.predecessor_incarnation = stage.consumer_incarnation
-        self.close(stage.credit)
+        self.close(stage.credit, *stage.line)
+        stage.lines += 1
         stage.credit = stage.consumer = None
         stage.happens(StageEvent.CONSUMER_DIED)
         stage.by_link.clear()
@@ -105,7 +93,8 @@ class Net:
     def forget_ring(self, stage: Stage) -> None:
         """Its maker died before anybody was linked to it: the next one makes this stage's ring."""
         stage.happens(StageEvent.RING_LOST)
-        self.close(stage.ring)
+        self.close(stage.ring, *stage.line)
+        stage.lines += 1
         stage.ring = stage.port = None
         self._leave_producer(stage)
 
@@ -116,7 +105,7 @@ class Net:
 
     def drop(self, stage: Stage) -> None:
         """Nobody asks what it has counted: give its memory back."""
-        self.close(stage.ring, stage.credit, stage.predecessor)
+        self.close(stage.ring, stage.credit, stage.predecessor, *stage.line)
         stage.ring = stage.credit = stage.predecessor = None
         self._leave_producer(stage)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Hashable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, NewType, Protocol
+from typing import Any, Literal, NamedTuple, NewType, Protocol
 
 from chronetixd.core.machine import IllegalEvent
 from chronetixd.core.wiring.states import (
@@ -29,8 +29,7 @@ from protocol.messages import Port
 Handle = NewType("Handle", int)
 """A memory that was checked and is kept."""
 
-Bell = Hashable
-"""A doorbell that was checked and is kept."""
+End = Literal["producer", "consumer"]
 
 Snapshot = dict[str, Any]
 """Counters of one stage, as RING and CREDIT have them."""
@@ -62,9 +61,8 @@ descriptor of the daemon's, and of every consumer's."""
 
 @dataclass(slots=True, eq=False)
 class Memory:
-    """What one process offered beside its ends of routes: its doorbell, and the arena that its RINGs point into."""
+    """What one process offered beside its ends of routes: the arena that its RINGs point into."""
 
-    doorbell: Bell
     segments: dict[int, int] = field(default_factory=dict)
     unmapped: dict[int, set[Stage]] = field(default_factory=dict)
     """Segments that it may not use yet, and the stages whose consumer cannot follow descriptors into them."""
@@ -95,7 +93,7 @@ class Memory:
         if not self.dead or self.stages or self.closed:
             return []
         self.closed = True
-        left: list[Hashable] = [self.doorbell, *self.segments.values()]
+        left: list[Hashable] = list(self.segments.values())
         self.segments.clear()
         return left
 
@@ -132,6 +130,8 @@ class Stage:
     """As its consumer was told of it, where the route is another one by now."""
     passed: int = 0
     """Positions below it a consumer before the present one has passed; what was overwritten there is counted."""
+    lines: int = 0
+    """Lines between its ends that are over, as one of the two was."""
     held: bool = False
     """Its consumer is linked when what it loses is drained, so that order is kept."""
 
@@ -194,11 +194,31 @@ class Stage:
         """Its present consumer was told of it, or there was none before."""
         return self.told_consumer or self.predecessor is None
 
+    @property
+    def line(self) -> tuple[LineEnd, LineEnd]:
+        """Both ends of what its producer and its consumer wake each other by."""
+        return LineEnd(self, "producer", self.lines), LineEnd(self, "consumer", self.lines)
+
     def told_to_drop(self, index: int) -> None:
         """Its consumer is told that a segment is gone."""
         self.sent.discard(index)
         self.by_link.discard(index)
         self.dropping.add(index)
+
+
+class LineEnd(NamedTuple):
+    """The end of a stage's line that one of its two ends is given, and nobody keeps. Who is told of a consumer, or of a
+    producer, that was not there before gets an end of a new one."""
+
+    stage: Stage
+    end: End
+    number: int
+    """Of the line: what is told of an earlier one is not mistaken for this one's."""
+
+    @property
+    def other(self) -> LineEnd:
+        """The one that the other end of the stage is given."""
+        return self._replace(end="consumer" if self.end == "producer" else "producer")
 
 
 class Ends(NamedTuple):

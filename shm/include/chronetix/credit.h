@@ -52,7 +52,8 @@ struct chx_consumer {
     uint64_t lost;          /* of a stage that is drained: see chx_consumer_lost */
     uint8_t latest;
     enum chx_consumer_state state;
-    int bell; /* the producer's */
+    int line;              /* to the producer, or -1 */
+    struct chx_bell *bell; /* what the producer's rings wake */
     struct chx_header header;
     struct chx_map ring_map, credit_map;
     struct chx_why why;
@@ -74,7 +75,7 @@ static inline uint32_t chx_reads_segment(uint32_t index) { return index + 2u; }
 /* Make the CREDIT and seal it. `header` carries epoch, base_seq and credits. */
 static inline enum chx_status chx_consumer_init(struct chx_consumer *c, const struct chx_header *header) {
     memset(c, 0, sizeof *c);
-    c->bell = c->ring_map.fd = c->credit_map.fd = -1;
+    c->line = c->ring_map.fd = c->credit_map.fd = -1;
     c->end = CHX_NO_END;
     c->header = *header;
     chx_header_finish(&c->header, CHX_KIND_CREDIT);
@@ -91,20 +92,22 @@ static inline enum chx_status chx_consumer_init(struct chx_consumer *c, const st
     return c->reads ? CHX_OK : CHX_NO_MEMORY;
 }
 
-/* Attach the producer's RING and doorbell. */
-static inline enum chx_status chx_consumer_link(struct chx_consumer *c, int ring_fd, int bell_fd) {
+/* Attach the producer's RING, and this end of the line to it: what comes on it wakes `bell`. */
+static inline enum chx_status chx_consumer_link(struct chx_consumer *c, int ring_fd, int line_fd,
+                                                struct chx_bell *bell) {
     struct chx_header theirs;
     enum chx_status status = chx_memory_attach(ring_fd, CHX_KIND_RING, &c->ring_map, &theirs, &c->why);
     if (status != CHX_OK) return status;
     status = chx_header_match(&c->header, &theirs, &c->why);
     if (status == CHX_OK) {
-        c->bell = chx_bell_adopt(bell_fd, &c->why);
-        if (c->bell < 0) status = CHX_FAULT;
+        c->line = chx_line_adopt(line_fd, bell, &c->why);
+        if (c->line < 0) status = CHX_FAULT;
     }
     if (status != CHX_OK) {
         chx_unmap(&c->ring_map);
         return status;
     }
+    c->bell = bell;
     c->ring = (const struct chx_ring *)(const void *)c->ring_map.base;
     c->desc = c->ring->desc;
     c->skip = (const chx_word *)(const void *)(c->desc + c->slots);
@@ -141,7 +144,7 @@ static inline enum chx_status chx_latest_peek(struct chx_consumer *c);
 static inline enum chx_status chx_consumer_fault(struct chx_consumer *c) {
     c->state = CHX_CONSUMER_FAULTY;
     atomic_store_explicit(&c->credit->closed, 1, memory_order_release);
-    if (c->bell >= 0) chx_bell_ring(c->bell);
+    chx_line_ring(c->line);
     return CHX_FAULT;
 }
 
@@ -308,6 +311,8 @@ static inline enum chx_status chx_consumer_look(struct chx_consumer *c, struct c
         if (status == CHX_OK) status = chx_desc_check(c, c->position, out);
     }
     if (status == CHX_EMPTY && chx_guards_cut()) status = chx_consumer_whole(c);
+    if (status == CHX_EMPTY && chx_line_spoilt(c->bell, c->line))
+        status = CHX_REFUSE(&c->why, "the producer has sent descriptors where only rings may come");
     return status == CHX_FAULT ? chx_consumer_fault(c) : status;
 }
 
@@ -432,7 +437,7 @@ static inline void chx_consumer_count(struct chx_consumer *c, uint64_t frames) {
     if (wake_at <= before) return;
     if (wake_at > before + frames && !atomic_load_explicit(&c->credit->wait_for, memory_order_seq_cst)) return;
     atomic_fetch_add_explicit(&c->credit->stats.wakes, 1, memory_order_relaxed);
-    chx_bell_ring(c->bell);
+    chx_line_ring(c->line);
 }
 
 static inline void chx_consumer_stamp(struct chx_consumer *c, uint64_t stamp) {
@@ -490,7 +495,7 @@ static inline void chx_consumer_nudge(struct chx_consumer *c) {
     uint64_t wake_at = chx_read(&c->ring->wake_at);
     if (wake_at > chx_read(&c->credit->returned) && chx_consumer_held(c) < c->credits) {
         atomic_fetch_add_explicit(&c->credit->stats.wakes, 1, memory_order_relaxed);
-        chx_bell_ring(c->bell);
+        chx_line_ring(c->line);
     }
 }
 
@@ -503,7 +508,7 @@ static inline void chx_consumer_close(struct chx_consumer *c) {
     CHX_FAILPOINT(DETACH_BEGUN);
     atomic_store_explicit(&c->credit->closed, 1, memory_order_release);
     CHX_FAILPOINT(DETACH_STORED);
-    if (c->bell >= 0) chx_bell_ring(c->bell);
+    chx_line_ring(c->line);
 }
 
 /* Does anybody still use the mappings: is a frame held, or just now copied? */
@@ -526,8 +531,8 @@ static inline void chx_consumer_destroy(struct chx_consumer *c) {
     c->again_next = c->again_count = 0;
     c->segment_count = 0;
     c->mapped = 0;
-    if (c->bell >= 0) close(c->bell);
-    c->bell = -1;
+    chx_line_close(c->bell, c->line);
+    c->line = -1;
     chx_unmap(&c->ring_map);
     chx_unmap(&c->credit_map);
     c->ring = NULL;

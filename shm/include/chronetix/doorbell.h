@@ -1,7 +1,21 @@
-/* The doorbell: one non-blocking eventfd per event loop, on which it sleeps for all its routes.
+/* The doorbell, on which an event loop sleeps for all its routes, and the lines on which its peers ring it.
  *
- * Ringing never blocks and never fails for being rung already. A bell says "look again", nothing more: the words in
- * RING and CREDIT say what happened, so a spurious ring costs a look and a lost one cannot be (see SPEC.md, Wake-up).
+ *      producer                                            consumer
+ *   chx_bell: epoll ── line end ═══ one socketpair ═══ line end ── epoll :chx_bell
+ *               └── eventfd (this process alone)   (this process alone) eventfd ──┘
+ *
+ * A line is a pair of connected Unix stream sockets, made by whoever links the two ends of a route. Each end has one
+ * holder: nobody can change how another one's descriptor behaves, or read what another one waits for. Ringing is one
+ * byte, sent with MSG_DONTWAIT, which holds for this call whatever was done to the socket. A bell says "look again",
+ * nothing more: the words in RING and CREDIT say what happened.
+ *
+ * Every send is an edge for the epoll (EPOLLET), and so is a peer's end that is closed: a line that has hung up wakes
+ * once. Whoever wakes reads what has come on the lines that rang and looks afterwards. EAGAIN at a send means that bytes
+ * lie there unread; whoever reads them looks later than that (see SPEC.md, Wake-up).
+ *
+ * Descriptors that a peer attaches to its bytes would be closed by whoever reads or drops them, and that may take as long
+ * as their sender likes. They are refused by the kernel (SO_PASSRIGHTS) or, where it cannot, seen before anything is
+ * read: then the line is spoilt, never read and never closed, and its route is at fault.
  */
 #ifndef CHRONETIX_DOORBELL_H
 #define CHRONETIX_DOORBELL_H
@@ -13,62 +27,234 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <sched.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "abi.h"
+#include "features.h"
 
-static inline int chx_bell_create(void) { return eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK); }
+#ifndef SO_PASSRIGHTS
+#define SO_PASSRIGHTS 83
+#endif
+#ifndef SYS_epoll_pwait2
+#define SYS_epoll_pwait2 441
+#endif
 
-/* 0, or errno. EAGAIN means the counter is full: it has been rung. */
-static inline int chx_bell_ring(int fd) {
-    uint64_t one = 1;
-    ssize_t written;
-    do {
-        written = write(fd, &one, sizeof one);
-    } while (written < 0 && errno == EINTR);
-    return written == sizeof one || errno == EAGAIN ? 0 : errno;
+#define CHX_BELL_EVENTS 16 /* lines heard at once; more wait for the next time */
+#define CHX_LINE_BYTES 256 /* read at once; an honest peer has fewer on their way: see CHX_LINE_ROOM */
+#define CHX_LINE_ROOM 0    /* asked for as SO_SNDBUF: the kernel's least, some six rings */
+
+enum chx_line_state {
+    CHX_LINE_NONE,
+    CHX_LINE_BARE,    /* no descriptor can lie in it: SO_PASSRIGHTS was off before anybody could send one */
+    CHX_LINE_GUARDED, /* looked at before it is read */
+    CHX_LINE_SPOILT,
+};
+
+struct chx_bell {
+    int epoll; /* what is slept on */
+    int self;  /* an eventfd: rung from inside this process, never read */
+    uint8_t *lines; /* by descriptor, an enum chx_line_state */
+    int room;
+    int spoilt; /* how many lines are */
+    pid_t pid;  /* a forked child has the same epoll, and must not change it */
+};
+
+/* ---- lines ------------------------------------------------------------------------------------------------------ */
+
+/* Is it certain that no descriptor was attached to what lies in `fd`, and that none will be? */
+static inline int chx_line_refuses_rights(int fd) {
+    int passes = 1, off = 0;
+    socklen_t size = sizeof passes;
+    if (chx_word_in(getenv("CHRONETIX_WITHOUT"), "passrights")) return 0;
+    if (getsockopt(fd, SOL_SOCKET, SO_PASSRIGHTS, &passes, &size) != 0) return 0;
+    return passes == 0 || (setsockopt(fd, SOL_SOCKET, SO_PASSRIGHTS, &off, sizeof off), 0);
 }
 
-/* Was it rung? It is silent afterwards. */
-static inline int chx_bell_clear(int fd) {
-    uint64_t rings;
-    ssize_t got;
+/* Both ends of a new line, one for each end of a route. With `one_way` the second one cannot ring the first. 0, or -1 with
+ * errno. */
+static inline int chx_line_pair(int ends[2], int one_way) {
+    int off = 0, room = CHX_LINE_ROOM;
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends) != 0) return -1;
+    for (int i = 0; i < 2; i++) {
+        setsockopt(ends[i], SOL_SOCKET, SO_PASSRIGHTS, &off, sizeof off); /* Linux 6.16 */
+        setsockopt(ends[i], SOL_SOCKET, SO_SNDBUF, &room, sizeof room);
+    }
+    if (one_way) shutdown(ends[1], SHUT_WR);
+    return 0;
+}
+
+/* Never blocks. 0, or errno; EAGAIN is success: it has been rung. So is a peer that has gone: there is nobody to wake.
+ * A kernel without memory for one byte ends this process rather than refuse it; if it does refuse, it is asked again. */
+static inline int chx_line_ring(int fd) {
+    ssize_t sent;
+    if (fd < 0) return 0;
     do {
-        got = read(fd, &rings, sizeof rings);
+        sent = send(fd, "", 1, MSG_DONTWAIT | MSG_NOSIGNAL);
+        if (sent < 0 && (errno == ENOBUFS || errno == ENOMEM)) sched_yield();
+    } while (sent < 0 && (errno == EINTR || errno == ENOBUFS || errno == ENOMEM));
+    return sent == 1 || errno == EAGAIN || errno == EPIPE || errno == ECONNRESET ? 0 : errno;
+}
+
+/* Bytes that came without a descriptor: read and forgotten, at most CHX_LINE_BYTES. How many; 0: none are there, or the
+ * peer has hung up; -1: a descriptor lies there, and nothing was read. */
+static inline ssize_t chx_line_read(int fd, enum chx_line_state state) {
+    char bytes[CHX_LINE_BYTES];
+    size_t length = sizeof bytes;
+    ssize_t got;
+    if (state != CHX_LINE_BARE) {
+        struct iovec room = {.iov_base = bytes, .iov_len = length};
+        struct msghdr message = {.msg_iov = &room, .msg_iovlen = 1};
+        do {
+            got = recvmsg(fd, &message, MSG_PEEK | MSG_DONTWAIT);
+        } while (got < 0 && errno == EINTR);
+        if (got <= 0) return 0;
+        if (message.msg_flags & MSG_CTRUNC) return -1;
+        length = (size_t)got;
+    }
+    do {
+        got = recv(fd, bytes, length, MSG_DONTWAIT);
     } while (got < 0 && errno == EINTR);
-    return got == sizeof rings;
+    return got < 0 ? 0 : got;
+}
+
+/* ---- the bell --------------------------------------------------------------------------------------------------- */
+
+static inline void chx_bell_destroy(struct chx_bell *bell) {
+    if (bell->epoll >= 0) close(bell->epoll);
+    if (bell->self >= 0) close(bell->self);
+    free(bell->lines);
+    *bell = (struct chx_bell){.epoll = -1, .self = -1, .pid = bell->pid};
+}
+
+static inline int chx_bell_watch(const struct chx_bell *bell, int fd) {
+    struct epoll_event event = {.events = EPOLLIN | EPOLLET, .data.fd = fd};
+    return epoll_ctl(bell->epoll, EPOLL_CTL_ADD, fd, &event);
+}
+
+/* 0, or -1 with errno. */
+static inline int chx_bell_init(struct chx_bell *bell) {
+    *bell = (struct chx_bell){.epoll = epoll_create1(EPOLL_CLOEXEC), .self = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)};
+    bell->pid = getpid();
+    if (bell->epoll >= 0 && bell->self >= 0 && chx_bell_watch(bell, bell->self) == 0) return 0;
+    int error = errno;
+    chx_bell_destroy(bell);
+    errno = error;
+    return -1;
+}
+
+/* From inside this process, any thread, also a signal handler. */
+static inline void chx_bell_ring(const struct chx_bell *bell) {
+    uint64_t one = 1;
+    int error = errno;
+    while (bell->self >= 0 && write(bell->self, &one, sizeof one) < 0 && errno == EINTR) continue;
+    errno = error;
+}
+
+/* Sleep until it is rung, `timeout_ns` has passed (negative: never), or a signal comes; what rang is put into `events`
+ * (CHX_BELL_EVENTS of them). How many; 0: the time has passed; -1 with errno. */
+static inline int chx_bell_await(const struct chx_bell *bell, struct epoll_event *events, int64_t timeout_ns) {
+    if (timeout_ns <= 0) return epoll_wait(bell->epoll, events, CHX_BELL_EVENTS, timeout_ns < 0 ? -1 : 0);
+    struct timespec limit = {.tv_sec = timeout_ns / 1000000000, .tv_nsec = timeout_ns % 1000000000};
+    int got = (int)syscall(SYS_epoll_pwait2, bell->epoll, events, CHX_BELL_EVENTS, &limit, NULL, (size_t)0);
+    if (got >= 0 || (errno != ENOSYS && errno != EPERM)) return got;
+    struct pollfd entry = {.fd = bell->epoll, .events = POLLIN}; /* Linux before 5.11, or a filter of system calls */
+    got = ppoll(&entry, 1, &limit, NULL);
+    return got <= 0 ? got : epoll_wait(bell->epoll, events, CHX_BELL_EVENTS, 0);
+}
+
+/* Read what has come on the lines that rang. Those that were closed since are passed over. */
+static inline void chx_bell_hear(struct chx_bell *bell, const struct epoll_event *events, int count) {
+    for (int i = 0; i < count; i++) {
+        int fd = events[i].data.fd;
+        if (fd >= bell->room || (bell->lines[fd] != CHX_LINE_BARE && bell->lines[fd] != CHX_LINE_GUARDED)) continue;
+        if (chx_line_read(fd, (enum chx_line_state)bell->lines[fd]) >= 0) continue;
+        bell->lines[fd] = CHX_LINE_SPOILT;
+        bell->spoilt++;
+        epoll_ctl(bell->epoll, EPOLL_CTL_DEL, fd, NULL);
+    }
 }
 
 /* Sleep until it is rung (1), `timeout_ns` has passed (0; negative: never), or -1 with errno (EINTR: a signal). */
-static inline int chx_bell_sleep(int fd, int64_t timeout_ns) {
-    struct pollfd entry = {.fd = fd, .events = POLLIN};
-    struct timespec limit = {.tv_sec = timeout_ns / 1000000000, .tv_nsec = timeout_ns % 1000000000};
-    return ppoll(&entry, 1, timeout_ns < 0 ? NULL : &limit, NULL);
+static inline int chx_bell_sleep(struct chx_bell *bell, int64_t timeout_ns) {
+    struct epoll_event events[CHX_BELL_EVENTS];
+    int got = chx_bell_await(bell, events, timeout_ns);
+    if (got > 0) chx_bell_hear(bell, events, got);
+    return got > 0 ? 1 : got;
 }
 
-/* A private duplicate of a peer's bell, once it is known to be a non-blocking eventfd. */
-static inline int chx_bell_adopt(int fd, struct chx_why *why) {
-    char path[40], target[64];
-    snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
-    ssize_t length = readlink(path, target, sizeof target - 1);
-    target[length < 0 ? 0 : length] = 0;
-    if (strcmp(target, "anon_inode:[eventfd]") != 0) {
-        snprintf(why->text, sizeof why->text, "descriptor %d is no eventfd but %.64s", fd,
-                 length < 0 ? "nothing open" : target);
-        return -1;
+/* Was it rung? It is silent afterwards, unless more lines rang than are heard at once. */
+static inline int chx_bell_clear(struct chx_bell *bell) { return chx_bell_sleep(bell, 0) > 0; }
+
+/* ---- the ends of a line in a bell ------------------------------------------------------------------------------- */
+
+static inline int chx_bell_note(struct chx_bell *bell, int fd, enum chx_line_state state) {
+    if (fd >= bell->room) {
+        int room = fd < 32 ? 64 : 2 * fd;
+        uint8_t *lines = realloc(bell->lines, (size_t)room);
+        if (!lines) return -1;
+        memset(lines + bell->room, CHX_LINE_NONE, (size_t)(room - bell->room));
+        bell->lines = lines;
+        bell->room = room;
     }
-    int flags = fcntl(fd, F_GETFL);
-    if (flags < 0 || !(flags & O_NONBLOCK)) {
-        snprintf(why->text, sizeof why->text, "doorbell %d would block its caller: O_NONBLOCK is not set", fd);
+    bell->lines[fd] = (uint8_t)state;
+    return 0;
+}
+
+static inline int chx_line_is_one(int fd) {
+    int domain = 0, type = 0;
+    socklen_t size = sizeof domain;
+    return getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &size) == 0 && domain == AF_UNIX &&
+           getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &size) == 0 && type == SOCK_STREAM;
+}
+
+/* A duplicate of this end of a line, which wakes `bell` from now on; -1, and why. */
+static inline int chx_line_adopt(int fd, struct chx_bell *bell, struct chx_why *why) {
+    if (!chx_line_is_one(fd)) {
+        snprintf(why->text, sizeof why->text, "descriptor %d is no end of a line: no Unix stream socket", fd);
         return -1;
     }
     int copy = fcntl(fd, F_DUPFD_CLOEXEC, 3);
-    if (copy < 0) snprintf(why->text, sizeof why->text, "doorbell %d cannot be duplicated: %s", fd, strerror(errno));
-    return copy;
+    enum chx_line_state state = copy >= 0 && chx_line_refuses_rights(copy) ? CHX_LINE_BARE : CHX_LINE_GUARDED;
+    if (copy >= 0 && chx_bell_note(bell, copy, state) == 0 && chx_bell_watch(bell, copy) == 0) return copy;
+    snprintf(why->text, sizeof why->text, "the line %d cannot be listened to: %s", fd, strerror(errno));
+    if (copy >= 0) {
+        if (copy < bell->room) bell->lines[copy] = CHX_LINE_NONE;
+        close(copy);
+    }
+    return -1;
+}
+
+/* Has the peer put descriptors on it? */
+static inline int chx_line_spoilt(const struct chx_bell *bell, int fd) {
+    return bell && bell->spoilt && fd >= 0 && fd < bell->room && bell->lines[fd] == CHX_LINE_SPOILT;
+}
+
+/* The route has ended: the peer can ring here no more, and learns that. What lies there is looked at before it is dropped;
+ * a line with a descriptor in it stays open for as long as this process lives. A forked child closes its duplicate. */
+static inline void chx_line_close(struct chx_bell *bell, int fd) {
+    if (fd < 0) return;
+    if (bell && bell->pid == getpid()) {
+        enum chx_line_state state = bell->epoll < 0 ? CHX_LINE_GUARDED : (enum chx_line_state)bell->lines[fd];
+        ssize_t got = 0;
+        shutdown(fd, SHUT_RDWR);
+        if (bell->epoll >= 0) {
+            bell->lines[fd] = CHX_LINE_NONE;
+            bell->spoilt -= state == CHX_LINE_SPOILT;
+            epoll_ctl(bell->epoll, EPOLL_CTL_DEL, fd, NULL); /* a forked child may have it open still */
+        }
+        while (state != CHX_LINE_BARE && (got = chx_line_read(fd, state)) > 0) continue;
+        if (got < 0) return;
+    }
+    close(fd);
 }
 
 #endif

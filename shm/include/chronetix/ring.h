@@ -46,7 +46,8 @@ struct chx_producer {
     uint64_t limit_ns;    /* policy block: how long to wait for a credit before giving the route up; 0: for ever */
     uint64_t short_since; /* 0, or since when a frame waits for a credit; only with a limit */
     enum chx_state state;
-    int bell; /* the consumer's */
+    int line;              /* to the consumer, or -1 */
+    struct chx_bell *bell; /* what the consumer's rings wake */
     struct chx_header header;
     struct chx_map ring_map, credit_map;
     struct chx_why why;
@@ -66,7 +67,7 @@ static inline uint32_t chx_outstanding(const struct chx_producer *p) { return (u
 static inline enum chx_status chx_producer_init(struct chx_producer *p, struct chx_arena *arena,
                                                 const struct chx_header *header) {
     memset(p, 0, sizeof *p);
-    p->bell = p->ring_map.fd = p->credit_map.fd = -1;
+    p->line = p->ring_map.fd = p->credit_map.fd = -1;
     p->head = p->tail = CHX_NONE;
     p->header = *header;
     p->arena = arena;
@@ -89,21 +90,23 @@ static inline enum chx_status chx_producer_init(struct chx_producer *p, struct c
     return CHX_OK;
 }
 
-/* Attach the consumer's CREDIT and doorbell. */
-static inline enum chx_status chx_producer_link(struct chx_producer *p, int credit_fd, int bell_fd) {
+/* Attach the consumer's CREDIT, and this end of the line to it: what comes on it wakes `bell`. */
+static inline enum chx_status chx_producer_link(struct chx_producer *p, int credit_fd, int line_fd,
+                                                struct chx_bell *bell) {
     struct chx_header theirs;
     enum chx_status status = chx_memory_attach(credit_fd, CHX_KIND_CREDIT, &p->credit_map, &theirs, &p->why);
     if (status != CHX_OK) return status;
     status = chx_header_match(&p->header, &theirs, &p->why);
     if (status == CHX_OK) {
-        p->bell = chx_bell_adopt(bell_fd, &p->why);
-        if (p->bell < 0) status = CHX_FAULT;
+        p->line = chx_line_adopt(line_fd, bell, &p->why);
+        if (p->line < 0) status = CHX_FAULT;
     }
     if (status != CHX_OK) {
         chx_unmap(&p->credit_map);
         return status;
     }
     p->credit = (const struct chx_credit *)(const void *)p->credit_map.base;
+    p->bell = bell;
     p->state = CHX_OPEN;
     return CHX_OK;
 }
@@ -149,6 +152,10 @@ static inline enum chx_status chx_producer_look(struct chx_producer *p, uint64_t
     *due = p->latest && p->seen < p->reclaimed ? 0 : p->seen - p->reclaimed;
     if (chx_guards_cut() && !chx_producer_whole(p)) {
         CHX_SAY(&p->why, "its shared memory was cut short");
+        return chx_producer_fault(p);
+    }
+    if (chx_line_spoilt(p->bell, p->line)) {
+        CHX_SAY(&p->why, "the consumer has sent descriptors where only rings may come");
         return chx_producer_fault(p);
     }
     if (*due <= p->committed - p->reclaimed) return CHX_OK;
@@ -388,7 +395,7 @@ static inline void chx_producer_close(struct chx_producer *p) {
     atomic_store_explicit(&p->ring->closed, p->position + 1, memory_order_release);
     CHX_FAILPOINT(CLOSE_STORED);
     if (p->state == CHX_OPEN || p->state == CHX_UNLINKED) p->state = CHX_STATE_CLOSED;
-    if (p->bell >= 0) chx_bell_ring(p->bell);
+    chx_line_ring(p->line);
 }
 
 /* The consumer has kept a frame waiting past the limit: the stream ends here for it, what is in the ring it may still
@@ -406,8 +413,8 @@ static inline void chx_producer_forget(struct chx_producer *p) {
     while (p->head != CHX_NONE) chx_slot_free(p, p->head);
     free(p->slots);
     p->slots = NULL;
-    if (p->bell >= 0) close(p->bell);
-    p->bell = -1;
+    chx_line_close(p->bell, p->line);
+    p->line = -1;
     chx_unmap(&p->ring_map);
     chx_unmap(&p->credit_map);
     p->ring = NULL;

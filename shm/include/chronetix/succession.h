@@ -133,10 +133,11 @@ static inline void chx_relink_reclaim(struct chx_producer *p) {
     CHX_FAILPOINT(RELINK_COUNTED);
 }
 
-/* Go on with the CREDIT and doorbell of the consumer's successor, which has inherited and returned nothing yet. Also while
+/* Go on with the CREDIT of the consumer's successor and a line to it, which has inherited and returned nothing yet. Also while
  * a thread sleeps for credits: it has to be woken, and looks again, since what it has armed counts otherwise. The successor
  * is rung, because it may have armed before. A fault changes nothing. */
-static inline enum chx_status chx_producer_relink(struct chx_producer *p, int credit_fd, int bell_fd) {
+static inline enum chx_status chx_producer_relink(struct chx_producer *p, int credit_fd, int line_fd,
+                                                  struct chx_bell *bell) {
     struct chx_header theirs;
     struct chx_map map;
     if (!p->credit || p->state == CHX_FAULTY) return CHX_REFUSE(&p->why, "a route that is not linked has no succession");
@@ -146,21 +147,22 @@ static inline enum chx_status chx_producer_relink(struct chx_producer *p, int cr
     status = chx_header_match(&p->header, &theirs, &p->why);
     if (status == CHX_OK && atomic_load_explicit(&credit->returned, memory_order_acquire))
         status = CHX_REFUSE(&p->why, "the consumer's successor has returned frames before it was linked");
-    int bell = status == CHX_OK ? chx_bell_adopt(bell_fd, &p->why) : -1;
-    if (bell < 0) {
+    int line = status == CHX_OK ? chx_line_adopt(line_fd, bell, &p->why) : -1;
+    if (line < 0) {
         chx_unmap(&map);
         return CHX_FAULT;
     }
     chx_unmap(&p->credit_map);
-    close(p->bell);
+    chx_line_close(p->bell, p->line);
     p->credit_map = map;
     p->credit = credit;
     p->bell = bell;
+    p->line = line;
     CHX_FAILPOINT(RELINK_MAPPED);
     chx_relink_reclaim(p);
     atomic_store_explicit(&p->ring->wake_at, 0, memory_order_relaxed);
     if (p->state == CHX_DETACHED) p->state = CHX_OPEN;
-    chx_bell_ring(p->bell);
+    chx_line_ring(p->line);
     return CHX_OK;
 }
 

@@ -29,7 +29,7 @@ from protocol.messages import (
 SOCK = socket.socket(fileno=int(os.environ["CHRONETIX_FD"]))
 CHANNEL: Channel[Any] = Channel(ToWorker)
 INBOX: list[Any] = []
-BELL = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+A_DESCRIPTOR = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
 
 
 def send(message: Any, *descriptors: int) -> None:
@@ -56,7 +56,7 @@ def until(stage: str) -> Configure:
     config: Configure = wait_for(Configure)
     if stage == "hello":
         return config
-    send(Offer(), BELL)
+    send(Offer())
     if stage == "offer":
         return config
     wait_for(Link)
@@ -152,25 +152,25 @@ def finishes_too_early() -> None:
 
 def offers_twice() -> None:
     until("started")
-    send(Offer(), BELL)
+    send(Offer())
     signal.pause()
 
 
 def offers_a_pipe() -> None:
     until("hello")
-    send(Offer(), os.pipe()[0])
+    socket.send_fds(SOCK, [pieces(Offer())[0].data], [os.pipe()[0]])
     signal.pause()
 
 
 def offers_what_it_has_not() -> None:
     until("hello")
-    send(Offer(rings=["nobody's"]), BELL, BELL)
+    send(Offer(rings=["nobody's"]), A_DESCRIPTOR)
     signal.pause()
 
 
 def sends_descriptors_too_many() -> None:
     until("started")
-    socket.send_fds(SOCK, [pieces(Log(level="info", message="x"))[0].data], [BELL])
+    socket.send_fds(SOCK, [pieces(Log(level="info", message="x"))[0].data], [A_DESCRIPTOR])
     signal.pause()
 
 

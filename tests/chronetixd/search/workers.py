@@ -45,6 +45,7 @@ class Out:
     ring: Ring
     handle: int
     credit: Credit | None = None
+    line: int = -1
     closed: bool = False
 
     @property
@@ -69,6 +70,7 @@ class In:
     again: list[int] = field(default_factory=list)
     marked_below: int = 0
     end: int | None = None
+    line: int = -1
 
     def waiting(self) -> int | None:
         """The position of the next frame."""
@@ -203,20 +205,21 @@ class Worker:
     def _link(self, message: wire.Link, handles: Iterator[int]) -> None:
         for at, route in enumerate(message.outputs):
             credit = self.world.memory[next(handles)]
-            next(handles)
+            line = next(handles)
             out = self.outs.get(route)
             if message.epochs and (out is None or out.ring.epoch != message.epochs[at]):
                 out = self.done.get((route, message.epochs[at]))
             if out is not None:
                 before = out.credit
-                out.credit, out.closed = credit, out.closed and before is None
+                out.credit, out.closed, out.line = credit, out.closed and before is None, line
         for link in message.inputs:
-            ring, _, rest = self.world.memory[next(handles)], next(handles), [next(handles) for _ in link.segments]
+            ring, line, rest = self.world.memory[next(handles)], next(handles), [next(handles) for _ in link.segments]
             predecessor = self.world.memory[next(handles)] if link.predecessor else None
             assert not rest
             found = [each for each in self.ins.get(link.route, ()) if each.epoch == link.epoch]
             for each in found:
                 each.link(ring, predecessor)
+                each.line = line
         if self.state == "offered":
             assert all(out.credit is not None for out in self.outs.values()), "an output was left out"
             self.state = "ready"

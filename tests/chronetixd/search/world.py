@@ -15,9 +15,9 @@ from chronetixd.core.flow import Flow
 from chronetixd.core.flow_words import FlowState, NodeEvent
 from chronetixd.core.restart import Policy, Rule, Strategy
 from chronetixd.core.wiring.machine import Machine
-from chronetixd.core.wiring.net import Close
-from chronetixd.core.wiring.stages import DataRoute, Handle, Snapshot
+from chronetixd.core.wiring.stages import DataRoute, Handle, LineEnd, Snapshot
 from chronetixd.core.worker import Exit, WorkerState
+from chronetixd.lines import Lines
 from protocol import messages as wire
 from tests.chronetixd.search.workers import Credit, Frame, Ring, Worker
 
@@ -69,7 +69,9 @@ class World:
         self.slow = slow
         self.memory: dict[int, Any] = {}
         self.kept: set[int] = set()
-        self.bells = 0
+        self._ends: set[int] = set()
+        self._made = 0
+        self.lines = Lines(self._new_line, self._ends.discard)
         self.items = 0
         self.count = 0
         self.kills: dict[int, str] = {}
@@ -94,6 +96,26 @@ class World:
         """A descriptor of a memory, which its maker sends along."""
         self.memory[len(self.memory)] = thing
         return len(self.memory) - 1
+
+    def _new_line(self) -> tuple[int, int]:
+        """Both ends, as numbers that differ in their last bit."""
+        self._made += 2
+        self._ends |= {self._made, self._made + 1}
+        return self._made, self._made + 1
+
+    @property
+    def ends_left(self) -> set[int]:
+        """Ends of lines that nobody was given."""
+        return set(self.lines.all_left)
+
+    def check_lines(self) -> None:
+        """Whoever live at both ends of a stage have the two ends of one line."""
+        for node, worker in self.workers.items():
+            for route, out in worker.outs.items() if worker.alive else ():
+                for other in self.workers.values() if out.credit is not None and not out.closed else ():
+                    for end in other.ins.get(route, ()) if other.alive else ():
+                        if end.ring is out.ring and end.credit is out.credit:
+                            assert out.line ^ end.line == 1, f"{node} and {other.node} have no line for {route}"
 
     def ledger(self, node: str) -> list[Frame]:
         """What a sink has got, in order."""
@@ -169,7 +191,9 @@ class World:
         self.workers[node] = Worker(self, node)
 
     def _send(self, node: str, message: Any, handles: Sequence[Hashable]) -> None:
-        assert all(handle in self.kept for handle in handles), "a memory that was closed is sent"
+        memories = [handle for handle in handles if not isinstance(handle, LineEnd)]
+        assert all(handle in self.kept for handle in memories), "a memory that was closed is sent"
+        handles = [self.lines.take(each) if isinstance(each, LineEnd) else each for each in handles]
         self.log.append(f"{self.count} → {node}: {message}")
         worker = self.workers[node]
         if worker.alive:
@@ -181,7 +205,9 @@ class World:
                 self.dispatch(NodeEvent(node, life.LinkSent()))
             self._send(node, message, handles)
         for effect in self.machine.take_effects():
-            if isinstance(effect, Close):
+            if isinstance(effect.handle, LineEnd):
+                self.lines.close(effect.handle)
+            else:
                 assert effect.handle in self.kept, f"{effect.handle} is closed again, or was never kept"
                 self.kept.discard(effect.handle)  # type: ignore[arg-type]
 
@@ -220,12 +246,10 @@ class World:
     def _offered(self, node: str, message: wire.Offer, handles: tuple[int, ...]) -> None:
         if self.flow.workers[node].state in (WorkerState.TERMINATING, WorkerState.FAULTED):
             return
-        self.bells -= 1
-        bell = self.bells
-        self.kept |= {bell, *handles}
+        self.kept |= set(handles)
         rings, credits = handles[: len(message.rings)], handles[len(message.rings) :]
         based = [(Handle(ring), self.memory[ring].base_seq) for ring in rings]
-        told = self.machine.lives.offer(node, message, bell, based, [Handle(each) for each in credits], {})
+        told = self.machine.lives.offer(node, message, based, [Handle(each) for each in credits], {})
         self._wire(told)
         if self.flow.workers[node].state is WorkerState.OFFERING:
             self.dispatch(NodeEvent(node, life.Offered()))

@@ -112,11 +112,11 @@ def produce(
     def attach(message: dict[str, Any], fds: list[int]) -> None:
         if message["what"] == "over":
             return over.set()
-        (producer.relink if producer.linked else producer.link)(*fds)
+        (producer.relink if producer.linked else producer.link)(*fds, bell)
         say(sock, "linked", life=message["life"])
         return linked.set()
 
-    say(sock, "made", (producer.fd, bell.fileno(), arena.segments[0][1]))
+    say(sock, "made", (producer.fd, arena.segments[0][1]))
     obey(sock, attach)
     linked.wait()
     for batch in range(max(1, resume), batches + 1):
@@ -184,11 +184,11 @@ def consume(shm: ModuleType, sock: socket.socket, *, credits: int, log: Log, see
             stages[epoch] = made
             unemptied.append(epoch)
             bell.ring()
-            say(sock, "made", (made.fd, bell.fileno()), epoch=epoch)
+            say(sock, "made", (made.fd,), epoch=epoch)
         elif what == "link":
-            ring, theirs, segment, *predecessor = fds
+            ring, segment, line, *predecessor = fds
             stages[epoch].add_segment(0, segment)
-            stages[epoch].link(ring, theirs, predecessor=predecessor[0] if predecessor else -1)
+            stages[epoch].link(ring, line, bell, predecessor=predecessor[0] if predecessor else -1)
             bell.ring()
             say(sock, "linked", epoch=epoch)
         else:

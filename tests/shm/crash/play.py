@@ -64,13 +64,21 @@ class Stage:
     predecessor: int = -1
     """CREDIT of the last consumer that had linked."""
     credit: list[int] = field(default_factory=list)
-    """CREDIT and doorbell of the present consumer."""
+    """CREDIT of the present consumer."""
+    line: int = -1
+    """The producer's end of the line to it."""
     asked: bool = False
     told: bool = False
     linked: bool = False
     producer_told: int = -1
     producer_linked: int = -1
     """Life of the consumer that the producer was told of, and has linked."""
+
+    def close_line(self) -> None:
+        """The producer has it, or will not get it."""
+        if self.line >= 0:
+            os.close(self.line)
+        self.line = -1
 
 
 class Play:
@@ -114,6 +122,8 @@ class Play:
             if end is not None:
                 end.close()
         self.producer = self.consumer = None
+        for stage in self.stages:
+            stage.close_line()
         for fd in self._kept:
             os.close(fd)
         self._kept.clear()
@@ -180,14 +190,18 @@ class Play:
                 self._tell(consumer, "stage", epoch=stage.epoch, base_seq=stage.base_seq)
                 stage.asked = True
             if stage.memories and stage.credit and not stage.told:
-                fds = [*stage.memories, *([stage.predecessor] if stage.predecessor >= 0 else [])]
+                stage.close_line()
+                stage.line, far = self.native.line()
+                fds = [*stage.memories, far, *([stage.predecessor] if stage.predecessor >= 0 else [])]
                 self._tell(consumer, "link", tuple(fds), epoch=stage.epoch)
+                os.close(far)
                 stage.told = True
         last = self.stages[-1]
         if producer is None or producer.status is not None or last.end is not None:
             return
         if last.linked and last.producer_told != consumer.life:
-            self._tell(producer, "link", tuple(last.credit), life=consumer.life)
+            self._tell(producer, "link", (*last.credit, last.line), life=consumer.life)
+            last.close_line()
             last.producer_told = consumer.life
         ready = all(stage.linked or not stage.memories for stage in self.stages)
         if last.producer_linked == consumer.life and ready and not consumer.started:
@@ -242,7 +256,9 @@ class Play:
             stage = self._stage(message["epoch"])
             stage.linked, stage.predecessor = True, stage.credit[0]
         elif what == "drained":
-            self.stages.remove(self._stage(message["epoch"]))
+            drained = self._stage(message["epoch"])
+            drained.close_line()
+            self.stages.remove(drained)
 
     def _stage(self, epoch: int) -> Stage:
         return next(stage for stage in self.stages if stage.epoch == epoch)
@@ -270,18 +286,13 @@ class Play:
         if last.memories:
             last.end, highest = self.native.remains(last.memories[0])
             self.resume = max(self.resume, highest)
-            self.ring_bells()
         self.producer.close()
+        last.close_line()
         if not last.memories:
             self.stages.remove(last)  # nobody can have been linked to what was never made
             if last.asked:
                 self.stages.append(last)
         self._start_producer(last.epoch + 1, last.base_seq + last.end)
-
-    def ring_bells(self) -> None:
-        for stage in self.stages:
-            for bell in stage.credit[1:]:
-                os.eventfd_write(bell, 1)
 
     def _finish(self) -> None:
         """The consumer has ended well: the producer has, too, or has died after its close."""

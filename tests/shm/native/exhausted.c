@@ -32,6 +32,9 @@ WRAP(int, fallocate, -1, (int fd, int mode, off_t from, off_t length), (fd, mode
 WRAP(void *, mmap, MAP_FAILED, (void *at, size_t size, int protection, int flags, int fd, off_t from),
      (at, size, protection, flags, fd, from))
 WRAP(int, eventfd, -1, (unsigned value, int flags), (value, flags))
+WRAP(int, epoll_create1, -1, (int flags), (flags))
+WRAP(int, epoll_ctl, -1, (int epoll, int what, int fd, struct epoll_event *event), (epoll, what, fd, event))
+WRAP(int, socketpair, -1, (int domain, int type, int protocol, int ends[2]), (domain, type, protocol, ends))
 
 int __real_fcntl(int fd, int command, ...);
 int __wrap_fcntl(int fd, int command, ...);
@@ -99,8 +102,8 @@ static int went(enum chx_status status, const struct chx_why *why) {
 /* Make both ends, link them, grow, send and take one frame. 1 when all of it went well. */
 static int live(void) {
     struct chx_arena arena = {0};
-    struct chx_producer p = {.bell = -1, .head = CHX_NONE, .ring_map.fd = -1, .credit_map.fd = -1};
-    struct chx_consumer c = {.bell = -1, .ring_map.fd = -1, .credit_map.fd = -1};
+    struct chx_producer p = {.line = -1, .head = CHX_NONE, .ring_map.fd = -1, .credit_map.fd = -1};
+    struct chx_consumer c = {.line = -1, .ring_map.fd = -1, .credit_map.fd = -1};
     struct chx_view view = {.ring_map.fd = -1, .credit_map.fd = -1};
     struct chx_header header = {.credits = 8, .watermark = 6, .credit_low = 4};
     struct chx_why why = {""};
@@ -108,13 +111,16 @@ static int live(void) {
     struct chx_taken taken;
     struct chx_tags tags = {0};
     uint32_t index = 1;
-    int bell = chx_bell_create(), well = bell >= 0;
+    struct chx_bell near, far;
+    int line[2] = {-1, -1}, well = chx_bell_init(&near) == 0;
+    well = (chx_bell_init(&far) == 0) && well;
+    well = well && chx_line_pair(line, 0) == 0;
     if (!well) must(errno == reason, "errno tells");
     well = well && went(chx_arena_init(&arena, 1 << 20, 1 << 16, 0), NULL);
     well = well && went(chx_producer_init(&p, &arena, &header), NULL);
     well = well && went(chx_consumer_init(&c, &header), NULL);
-    well = well && went(chx_producer_link(&p, c.credit_map.fd, bell), &p.why);
-    well = well && went(chx_consumer_link(&c, p.ring_map.fd, bell), &c.why);
+    well = well && went(chx_producer_link(&p, c.credit_map.fd, line[0], &near), &p.why);
+    well = well && went(chx_consumer_link(&c, p.ring_map.fd, line[1], &far), &c.why);
     well = well && went(chx_arena_grow(&arena, 200000, &index), NULL);
     for (uint32_t i = 0; well && i <= index; i++)
         well = went(chx_consumer_map(&c, i, arena.segments[i].map.fd), &c.why);
@@ -134,7 +140,10 @@ static int live(void) {
     chx_consumer_destroy(&c);
     chx_producer_destroy(&p);
     chx_arena_destroy(&arena);
-    if (bell >= 0) close(bell);
+    for (int i = 0; i < 2; i++)
+        if (line[i] >= 0) close(line[i]);
+    chx_bell_destroy(&near);
+    chx_bell_destroy(&far);
     return well;
 }
 

@@ -128,6 +128,16 @@ static void *go_mad(void *arg) {
     return NULL;
 }
 
+static void make_line(struct chx_bell *bell, int line[2]) {
+    must(chx_bell_init(bell) == 0 && chx_line_pair(line, 0) == 0, "a doorbell and a line");
+}
+
+static void end_line(struct chx_bell *bell, const int line[2]) {
+    chx_bell_destroy(bell);
+    close(line[0]);
+    close(line[1]);
+}
+
 static void start(struct mad *mad) {
     atomic_store(&mad->stop, 0);
     atomic_store(&mad->writes, 0);
@@ -231,7 +241,9 @@ static int round_for_a_consumer(void) {
     struct chx_producer evil;
     struct chx_consumer c;
     struct chx_header header = {.credits = CREDITS, .watermark = 6, .credit_low = 4, .policy = a_policy()};
-    int bell = chx_bell_create(), far = chx_bell_create();
+    struct chx_bell bell;
+    int line[2];
+    make_line(&bell, line);
     must(chx_arena_init(&arena, ROOM, ROOM, 0) == CHX_OK && chx_producer_init(&evil, &arena, &header) == CHX_OK, "evil");
     must(chx_consumer_init(&c, &header) == CHX_OK, "a consumer");
     struct mad mad = {.targets = {{evil.ring, evil.ring_map.size, CHX_KIND_RING},
@@ -240,7 +252,7 @@ static int round_for_a_consumer(void) {
                       .count = 2};
     int early = next_random(&seed) % 4 == 0; /* also while it attaches: then the header may be wrong, or right */
     if (early) start(&mad);
-    enum chx_status status = chx_consumer_link(&c, evil.ring_map.fd, far);
+    enum chx_status status = chx_consumer_link(&c, evil.ring_map.fd, line[0], &bell);
     must(chx_consumer_map(&c, 0, arena.segments[0].map.fd) == CHX_OK, "a segment");
     must(early ? status == CHX_OK || (status == CHX_FAULT && c.why.text[0]) : status == CHX_OK, "linked");
     if (!early) start(&mad);
@@ -253,8 +265,7 @@ static int round_for_a_consumer(void) {
     chx_consumer_destroy(&c);
     chx_producer_destroy(&evil);
     chx_arena_destroy(&arena);
-    close(bell);
-    close(far);
+    end_line(&bell, line);
     return fault;
 }
 
@@ -269,7 +280,7 @@ static void send_some(struct chx_producer *p, uint32_t *state) {
     if (chx_arena_alloc(p->arena, length * frames, &extent) != CHX_OK) return;
     if (length) memset(extent.data, 0xA5, length * frames);
     if (frames > 1) chx_extent_share(p->arena, extent.handle, frames - 1);
-    if (chx_producer_commit_run(p, &extent, length, frames, &tags, 1)) chx_bell_ring(p->bell);
+    if (chx_producer_commit_run(p, &extent, length, frames, &tags, 1)) chx_line_ring(p->line);
 }
 
 static void produce(struct chx_producer *p, uint32_t *state) {
@@ -305,7 +316,9 @@ static int round_for_a_producer(void) {
     struct chx_producer p;
     struct chx_consumer evil;
     struct chx_header header = {.credits = CREDITS, .watermark = 6, .credit_low = 4, .policy = a_policy()};
-    int far = chx_bell_create();
+    struct chx_bell bell;
+    int line[2];
+    make_line(&bell, line);
     must(chx_arena_init(&arena, ROOM, ROOM, 0) == CHX_OK && chx_producer_init(&p, &arena, &header) == CHX_OK, "a producer");
     must(chx_consumer_init(&evil, &header) == CHX_OK, "evil");
     struct mad mad = {.targets = {{evil.credit, evil.credit_map.size, CHX_KIND_CREDIT}},
@@ -313,7 +326,7 @@ static int round_for_a_producer(void) {
                       .count = 1};
     int early = next_random(&seed) % 4 == 0;
     if (early) start(&mad);
-    enum chx_status status = chx_producer_link(&p, evil.credit_map.fd, far);
+    enum chx_status status = chx_producer_link(&p, evil.credit_map.fd, line[0], &bell);
     must(early ? status == CHX_OK || (status == CHX_FAULT && p.why.text[0]) : status == CHX_OK, "linked");
     if (!early) start(&mad);
     while (atomic_load(&mad.writes) == 0) sched_yield();
@@ -326,7 +339,7 @@ static int round_for_a_producer(void) {
     must(arena.used == 0, "all memory came back");
     chx_consumer_destroy(&evil);
     chx_arena_destroy(&arena);
-    close(far);
+    end_line(&bell, line);
     return fault;
 }
 
@@ -339,11 +352,13 @@ static void a_slow_copy(void) {
     struct chx_extent extent;
     struct chx_tags tags = {0};
     struct chx_header header = {.credits = 4, .watermark = 4, .credit_low = 2, .policy = CHX_POLICY_LATEST};
-    int bell = chx_bell_create();
+    struct chx_bell bell;
+    int line[2];
+    make_line(&bell, line);
     doing = "a slow copy";
     must(chx_arena_init(&arena, ROOM, ROOM, 0) == CHX_OK && chx_producer_init(&p, &arena, &header) == CHX_OK, "a ring");
-    must(chx_consumer_init(&c, &header) == CHX_OK && chx_producer_link(&p, c.credit_map.fd, bell) == CHX_OK, "a credit");
-    must(chx_consumer_link(&c, p.ring_map.fd, bell) == CHX_OK, "linked");
+    must(chx_consumer_init(&c, &header) == CHX_OK && chx_producer_link(&p, c.credit_map.fd, line[0], &bell) == CHX_OK, "a credit");
+    must(chx_consumer_link(&c, p.ring_map.fd, line[1], &bell) == CHX_OK, "linked");
     must(chx_consumer_map(&c, 0, arena.segments[0].map.fd) == CHX_OK, "a segment");
     for (int i = 0; i < 30; i++) {
         must(chx_arena_alloc(&arena, 100, &extent) == CHX_OK, "room");
@@ -361,7 +376,7 @@ static void a_slow_copy(void) {
     chx_consumer_destroy(&c);
     chx_producer_destroy(&p);
     chx_arena_destroy(&arena);
-    close(bell);
+    end_line(&bell, line);
 }
 
 /* ---- successors of dead liars ----------------------------------------------------------------------------------- */
@@ -385,10 +400,12 @@ static int round_for_a_successor(void) {
     struct chx_header header = {.credits = CREDITS, .watermark = 6, .credit_low = 4, .policy = a_policy()};
     struct chx_why why = {""};
     struct chx_remains remains;
-    int far = chx_bell_create(), near = chx_bell_create();
+    struct chx_bell bell;
+    int line[2];
+    make_line(&bell, line);
     must(chx_arena_init(&arena, ROOM, ROOM, 0) == CHX_OK && chx_producer_init(&p, &arena, &header) == CHX_OK, "a producer");
     must(chx_consumer_init(&dead, &header) == CHX_OK && chx_consumer_init(&c, &header) == CHX_OK, "consumers");
-    must(chx_producer_link(&p, dead.credit_map.fd, far) == CHX_OK, "linked to the dead");
+    must(chx_producer_link(&p, dead.credit_map.fd, line[0], &bell) == CHX_OK, "linked to the dead");
     uint32_t state = next_random(&seed) | 1;
     for (int i = 0; i < 5; i++) send_some(&p, &state);
     struct mad mad = {.targets = {{dead.credit, dead.credit_map.size, CHX_KIND_CREDIT},
@@ -398,14 +415,14 @@ static int round_for_a_successor(void) {
     rave(&mad, 1 + next_random(&seed) % 12);
     int mad_now = next_random(&seed) & 1;
     if (mad_now) start(&mad);
-    enum chx_status status = chx_consumer_link(&c, p.ring_map.fd, near);
+    enum chx_status status = chx_consumer_link(&c, p.ring_map.fd, line[1], &bell);
     must(chx_consumer_map(&c, 0, arena.segments[0].map.fd) == CHX_OK, "a segment");
     if (status == CHX_OK) {
         status = chx_consumer_inherit(&c, dead.credit_map.fd);
         must(status == CHX_OK || c.why.text[0], "inherited, or said why not");
         must(c.again_count <= c.slots && c.position <= CHX_POSITION_MAX, "no more is inherited than there can be");
     }
-    if (status == CHX_OK && chx_producer_relink(&p, c.credit_map.fd, far) == CHX_OK) {
+    if (status == CHX_OK && chx_producer_relink(&p, c.credit_map.fd, line[0], &bell) == CHX_OK) {
         send_some(&p, &state);
         consume(&c, &state);
         if (next_random(&seed) & 1) status = chx_consumer_end_at(&c, a_number(&seed));
@@ -422,8 +439,7 @@ static int round_for_a_successor(void) {
     chx_consumer_destroy(&c);
     chx_producer_destroy(&p);
     chx_arena_destroy(&arena);
-    close(far);
-    close(near);
+    end_line(&bell, line);
     return fault;
 }
 

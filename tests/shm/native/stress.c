@@ -17,7 +17,8 @@ enum { CREDITS = 16, HOLD = 3, RETURNERS = 2, RUN = 12, LARGEST = 20000, FIRST =
 static struct chx_arena arena;
 static struct chx_producer producer;
 static struct chx_consumer consumer;
-static int producer_bell, consumer_bell;
+static struct chx_bell producer_bell, consumer_bell;
+static int line[2];
 static uint64_t frames, detach_at;
 
 /* A frame on its way to a thread that returns it; the index of a segment on its way to the consumer, and back. */
@@ -48,9 +49,8 @@ static uint32_t next_random(uint32_t *state) {
     return *state;
 }
 
-static void sleep_on(int bell) {
+static void sleep_on(struct chx_bell *bell) {
     while (chx_bell_sleep(bell, -1) < 0) continue;
-    chx_bell_clear(bell);
 }
 
 static int short_of_credit(void) {
@@ -67,7 +67,7 @@ static void wait_for(uint64_t goal, int for_room) {
     chx_producer_look(&producer, &due);
     int starves = !for_room && chx_producer_starves(&producer, producer.seen);
     int grown = atomic_load(&segments_mapped) != atomic_load(&segments_made);
-    if (producer.seen < goal && !starves && !detached() && !grown) sleep_on(producer_bell);
+    if (producer.seen < goal && !starves && !detached() && !grown) sleep_on(&producer_bell);
     chx_producer_disarm(&producer);
 }
 
@@ -83,7 +83,7 @@ static void grow(uint64_t length) {
     must(status == CHX_OK && index == made, "a further segment");
     segments[made] = arena.segments[made].map;
     atomic_store(&segments_made, made + 1);
-    chx_bell_ring(consumer_bell);
+    chx_bell_ring(&consumer_bell);
 }
 
 /* An extent, after waiting for it if need be; 0 when the consumer has detached meanwhile. */
@@ -109,7 +109,7 @@ static uint32_t send_one(uint64_t number, uint64_t length) {
     if (!get_credit() || !get_extent(length, &extent)) return 0;
     if (length) memset(extent.data, (int)(number & 0xFF), length);
     struct chx_tags tags = {.input_seq = number, .trace = length};
-    if (chx_producer_commit(&producer, &extent, length, &tags, chx_now_ns())) chx_bell_ring(producer.bell);
+    if (chx_producer_commit(&producer, &extent, length, &tags, chx_now_ns())) chx_line_ring(producer.line);
     return 1;
 }
 
@@ -124,7 +124,7 @@ static uint32_t send_run(uint64_t number, uint64_t length, uint32_t wanted) {
     for (uint32_t i = 0; i < run; i++)
         memset(extent.data + i * chx_stride(length), (int)((number + i) & 0xFF), length);
     struct chx_tags tags = {.input_seq = number, .trace = length};
-    if (chx_producer_commit_run(&producer, &extent, length, run, &tags, chx_now_ns())) chx_bell_ring(producer.bell);
+    if (chx_producer_commit_run(&producer, &extent, length, run, &tags, chx_now_ns())) chx_line_ring(producer.line);
     return run;
 }
 
@@ -150,7 +150,7 @@ static void follow(void) {
         munmap((void *)(uintptr_t)consumer.segments[i].base, consumer.segments[i].size);
         consumer.segments[i].base = segments[i].base;
         atomic_store(&segments_mapped, i + 1);
-        chx_bell_ring(producer_bell);
+        chx_bell_ring(&producer_bell);
     }
 }
 
@@ -166,7 +166,7 @@ static enum chx_status take_or_sleep(struct chx_taken *taken, uint32_t limit, ui
         status = chx_consumer_take(&consumer, taken);
         if (status == CHX_EMPTY) {
             chx_consumer_nudge(&consumer);
-            sleep_on(consumer_bell);
+            sleep_on(&consumer_bell);
         }
         chx_consumer_disarm(&consumer);
         if (status != CHX_EMPTY) return status;
@@ -267,13 +267,13 @@ static void share_mappings(void) {
 
 static void open_route(void) {
     struct chx_header header = {.credits = CREDITS, .watermark = 12, .credit_low = 8};
-    producer_bell = chx_bell_create();
-    consumer_bell = chx_bell_create();
+    must(chx_bell_init(&producer_bell) == 0 && chx_bell_init(&consumer_bell) == 0, "doorbells");
+    must(chx_line_pair(line, 0) == 0, "a line");
     must(chx_arena_init(&arena, ROOM, FIRST, 0) == CHX_OK, "an arena");
     must(chx_producer_init(&producer, &arena, &header) == CHX_OK, "a producer");
     must(chx_consumer_init(&consumer, &header) == CHX_OK, "a consumer");
-    must(chx_producer_link(&producer, consumer.credit_map.fd, consumer_bell) == CHX_OK, "linked there");
-    must(chx_consumer_link(&consumer, producer.ring_map.fd, producer_bell) == CHX_OK, "linked back");
+    must(chx_producer_link(&producer, consumer.credit_map.fd, line[0], &producer_bell) == CHX_OK, "linked there");
+    must(chx_consumer_link(&consumer, producer.ring_map.fd, line[1], &consumer_bell) == CHX_OK, "linked back");
     must(chx_consumer_map(&consumer, 0, arena.segments[0].map.fd) == CHX_OK, "a segment");
     munmap((void *)(uintptr_t)consumer.segments[0].base, consumer.segments[0].size);
     consumer.segments[0].base = arena.segments[0].map.base;
@@ -290,8 +290,10 @@ static void close_route(void) {
     chx_producer_destroy(&producer);
     must(arena.used == 0, "all memory came back, also what was never taken");
     chx_arena_destroy(&arena);
-    close(producer_bell);
-    close(consumer_bell);
+    close(line[0]);
+    close(line[1]);
+    chx_bell_destroy(&producer_bell);
+    chx_bell_destroy(&consumer_bell);
 }
 
 int main(int count, char **arguments) {

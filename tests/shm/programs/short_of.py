@@ -64,7 +64,7 @@ def attempt(make: Callable[[], object]) -> str:
 def main(what: str) -> int:
     arena = shm.Arena(1 << 30, first=1 << 15)
     bell, producer, consumer = shm.Doorbell(), shm.Producer(arena, "r", credits=4), shm.Consumer("r", credits=4)
-    producer.link(consumer.fd, bell.fileno())
+    producer.link(consumer.fd, shm.line()[0], bell)
     outlet = shm.Outlet([producer], bell)
     {f.__name__: f for f in (descriptors, file_size, address_space, shared_memory)}[what]()
     size, before = 64 << 20, None if what == "descriptors" else left()

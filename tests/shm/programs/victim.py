@@ -1,8 +1,8 @@
 """A process that reads a memory without seals, which somebody else then cuts short.
 
-Arguments: descriptors of RING, segment and doorbell. It takes one frame, says so, waits for the cut, and prints what
-became of the frame and of its route. With the argument "elsewhere" it touches a cut file of its own instead: that has
-to end it as ever.
+Arguments: descriptors of RING, segment and an end of a line. It takes one frame, says so, waits for the cut, and prints
+what became of the frame and of its route. With the argument "elsewhere" it touches a cut file of its own instead: that
+has to end it as ever.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ def elsewhere() -> None:
     own[0]
 
 
-def main(ring: int, segment: int, bell: int) -> None:
+def main(ring: int, segment: int, line: int) -> None:
     consumer, own_bell = shm.Consumer("cut", credits=4), shm.Doorbell()
     consumer.add_segment(0, segment)
-    consumer.link(ring, bell)
+    consumer.link(ring, line, own_bell)
     inlet = shm.Inlet([consumer], own_bell)
     frame = inlet.take(0)
     assert frame is not None

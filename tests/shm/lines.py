@@ -1,0 +1,46 @@
+"""Routes of tests are linked here as a daemon does it: each end gets its own end of a line, and nobody else has one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import shm
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+End = shm.Producer | shm.Consumer
+
+
+@contextmanager
+def a_line() -> Iterator[tuple[int, int]]:
+    """Both ends, which are closed afterwards: whoever was linked has a duplicate."""
+    ends = shm.line()
+    try:
+        yield ends
+    finally:
+        for end in ends:
+            os.close(end)
+
+
+def join(one: End, bell: shm.Doorbell, other: End, far_bell: shm.Doorbell, **more: Any) -> None:
+    """Link both ends of a route, each of which sleeps on its own doorbell; ``more`` is for the other one."""
+    with a_line() as (near, far):
+        one.link(other.fd, near, bell)
+        other.link(one.fd, far, far_bell, **more)
+
+
+def succeed(producer: shm.Producer, bell: shm.Doorbell, heir: shm.Consumer, far_bell: shm.Doorbell, dead: int) -> None:
+    """Link the successor of a consumer whose CREDIT is ``dead``, then its producer."""
+    with a_line() as (near, far):
+        heir.link(producer.fd, far, far_bell, predecessor=dead)
+        producer.relink(heir.fd, near, bell)
+
+
+def attach(link: Callable[..., None], memory: int, bell: shm.Doorbell, **more: Any) -> None:
+    """Link one end with a ``memory`` whose owner does not ring and is not rung."""
+    with a_line() as (near, _):
+        link(memory, near, bell, **more)
