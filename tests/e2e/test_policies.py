@@ -6,6 +6,7 @@ import json
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from typing import Any
 
 import pytest
 
+import shm
 from chronetixd.cli.client import Client
 from chronetixd.cli.tap import Tap
 from protocol.errors import ChronetixError
@@ -238,6 +240,28 @@ class TestTaps:
         submit(nodes, [submit.edge("endless", "check")], name="wrong", wait="running")
         with Client.connect(daemon.socket) as mine, pytest.raises(ChronetixError, match=says):
             Tap(mine, "wrong", route)
+
+    def test_a_listener_that_does_what_it_can_to_its_line_keeps_nobody_waiting(
+        self, submit: Any, client: Any, daemon: Any
+    ):
+        """It cannot ring, makes its end block, and takes nothing."""
+        nodes = [submit.node("endless", "pipeline:endless"), submit.node("check", "pipeline:Check")]
+        submit(nodes, [submit.edge("endless", "check")], name="wicked", wait="running")
+        consumer = shm.Consumer("tap", credits=4)
+        with Client.connect(daemon.socket) as mine:
+            arguments = {"flow": "wicked", "route": "endless:check", "credits": 4}
+            first = next(mine.stream("tap", descriptors=[consumer.fd], **arguments))
+            ring, line, *segments = first.descriptors
+            with socket.socket(fileno=line) as end:
+                end.setblocking(True)
+                with pytest.raises(BrokenPipeError):
+                    end.send(b"x")
+                goal = routes_of(client, "wicked")["check"]["stats"]["taken"] + 2_000
+                until(client, "wicked", "check", lambda route: route["stats"]["taken"] >= goal)
+                assert client.call("stop", flow="wicked", mode="drain", timeout=60)["state"] == "stopped"
+            for fd in (ring, *segments):
+                os.close(fd)
+        del consumer
 
     def test_descriptors_that_are_not_what_they_should_be_are_refused(self, submit: Any, client: Any, daemon: Any):
         nodes = [submit.node("endless", "pipeline:endless"), submit.node("check", "pipeline:Check")]
