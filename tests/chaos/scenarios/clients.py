@@ -12,7 +12,9 @@ import time
 from collections import deque
 from contextlib import ExitStack, suppress
 
+import shm
 from protocol import messages as wire
+from protocol.errors import ChronetixError
 from protocol.framing import encode
 from tests.chaos import processes
 from tests.chaos.flows import FLOWS
@@ -125,7 +127,7 @@ def _lingering(opened: ExitStack, seconds: int) -> socket.socket:
 
 def _keepsakes(world: World, args: Args) -> None:
     """Descriptors whose close waits, with calls, with half of one, and left unread. Who asks is answered meanwhile."""
-    tap = encode(wire.Call(id=1, verb="tap", args={"flow": "diamond", "route": "r"}, descriptors=2))
+    tap = encode(wire.Call(id=1, verb="tap", args={"flow": "diamond", "route": "r"}, descriptors=1))
     with world.client() as other, ExitStack() as opened:
         sent = []
         for how in args["how"]:
@@ -135,12 +137,38 @@ def _keepsakes(world: World, args: Args) -> None:
             kept = _lingering(opened, args["seconds"])
             sent.append(kept)
             with suppress(BrokenPipeError, ConnectionResetError):
-                socket.send_fds(sock, [tap[:3] if how == "half" else tap], [kept.fileno()] * 2)
+                socket.send_fds(sock, [tap[:3] if how == "half" else tap], [kept.fileno()])
                 if how == "unread":
-                    socket.send_fds(sock, [tap], [kept.fileno()] * 2)
+                    socket.send_fds(sock, [tap], [kept.fileno()])
             other.call("version", timeout=args["seconds"] / 2)
         for kept in sent:
             kept.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # or our own close waits
+
+
+def _listeners(world: World, args: Args) -> None:
+    """Who listen to a route and do to their end of the line what they can: frames go on, and who asks is answered."""
+    with ExitStack() as opened:
+        for how in args["how"]:
+            consumer = shm.Consumer("tap", credits=4)
+            client = opened.enter_context(world.client())
+            listening = {"flow": args["flow"], "route": args["route"], "credits": 4}
+            try:
+                first = next(client.stream("tap", descriptors=[consumer.fd], **listening))
+            except ChronetixError:
+                continue  # its producer is about to be started again
+            _, line, *_ = first.descriptors
+            for fd in first.descriptors:
+                if fd != line:
+                    os.close(fd)
+            end = opened.enter_context(socket.socket(fileno=line))
+            end.setblocking(True)
+            with suppress(BrokenPipeError):
+                end.send(bytes(64), socket.MSG_DONTWAIT)
+                raise Violation("a listener can ring its producer")
+            if how == "shut":
+                end.shutdown(socket.SHUT_RDWR)
+            with world.client() as other:
+                other.call("version", timeout=10)
 
 
 def _crowds(world: World, args: Args) -> None:
@@ -213,6 +241,9 @@ def _many(world: World, args: Args) -> None:
         resource.prlimit(world.pid, resource.RLIMIT_NOFILE, before)
 
 
+HEARD = (("line", "map:sink"), ("diamond", "source:left"))
+"""A flow, and a route of it."""
+
 UNREAD_EACH = 1 << 20
 UNREAD_ALL = 64 << 20
 """Bytes that the daemon may grow by for each client that reads nothing, and for anything else meanwhile."""
@@ -240,6 +271,14 @@ SCENARIOS = (
             "seconds": chance.choice([20, 40]),
         },
         _keepsakes,
+    ),
+    Scenario(
+        "wicked-listeners",
+        lambda chance: {
+            "how": chance.choices(["open", "shut"], k=chance.randint(1, 8)),
+            **dict(zip(("flow", "route"), chance.choice(HEARD), strict=True)),
+        },
+        _listeners,
     ),
     Scenario(
         "crowded-frames",
