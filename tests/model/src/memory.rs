@@ -44,7 +44,7 @@ impl Plain {
     }
 }
 
-/// An eventfd: a counter that ringing raises and a sleeper waits for.
+/// A doorbell and the line to it: a counter that ringing raises and a sleeper waits for. A full line is one that was rung.
 #[derive(Default)]
 pub struct Bell {
     rings: Mutex<u64>,
