@@ -120,6 +120,7 @@ def test_a_worker_that_comes_back_shows_another_user_nothing(folder: Path) -> No
         assert not comeback._attempt()
         assert impostor.stdout.readline() == "0\n"
     comeback.give_up()
+    comeback.close()
     link.close()
 
 
