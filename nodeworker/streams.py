@@ -3,7 +3,7 @@
 Whoever writes into a pipe that nobody reads gets SIGPIPE or EPIPE: Python's print, a C library, a child process. So
 both are opened for reading too: whoever has one of them is also its reader, and the pipe stays. It is full after a
 while, and then writing sleeps; so while no daemon is there a thread takes the oldest of it away and counts that. It
-sleeps while nobody prints. The next daemon is shown the pipes and reads on: what fits is late, and what does not is
+sleeps while nothing is there. The next daemon is shown the pipes and reads on: what fits is late, and what does not is
 told.
 """
 
@@ -21,6 +21,9 @@ NAMES = {1: "stdout", 2: "stderr"}
 
 PAUSE_S = 0.005
 """Between two looks while somebody prints: a pipe of 256 KiB takes 25 MB/s without anybody waiting."""
+
+LOOK_S = 0.1
+"""Between two looks while bytes stay in a pipe: a write that finds it filled by itself sleeps and tells no reader."""
 
 _SPLICE = 1 << 20
 
@@ -95,8 +98,8 @@ class Streams:
         self._held.clear()
 
     def _keep_room(self) -> None:
-        """The thread: after something was printed (the edge of it, so that what stays wakes nobody) it looks, and at
-        most once in PAUSE_S."""
+        """The thread: it looks after something was printed (the edge of it), at most once in PAUSE_S, and every LOOK_S
+        while bytes stay. The kernel gives no edge for a write that fills a pipe which was not empty, and sleeps."""
         over = select.poll()
         over.register(self._bell, select.POLLIN)
         with select.epoll() as epoll:
@@ -104,7 +107,8 @@ class Streams:
             for descriptor in self._held.values():
                 epoll.register(descriptor, select.EPOLLIN | select.EPOLLET)
             while True:
-                if any(fd == self._bell for fd, _ in epoll.poll()):
+                stays = any(_waiting(descriptor) for descriptor in self._held.values())
+                if any(fd == self._bell for fd, _ in epoll.poll(LOOK_S if stays else None)):
                     return
                 taken = sum([self._make_room(number) for number in self._held])
                 if over.poll(0 if taken else 1000 * PAUSE_S):
