@@ -90,6 +90,9 @@ def leaves_nothing_behind() -> Iterator[None]:
     descriptors, children = open_descriptors(), child_processes()
     threads, mappings, names = set(threading.enumerate()), shared_mappings(), named_segments()
     yield
+    for thread in threading.enumerate():
+        if thread.name == "closer":  # closes what may wait, then ends by itself (chronetixd.closing)
+            thread.join(60)
     gc.collect()
     leaks = []
     new_descriptors = {
