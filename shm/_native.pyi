@@ -491,6 +491,8 @@ class RouteSnapshot(TypedDict):
     taken: int
     again: int
     returned: int
+    returned_before: int
+    """Of those, what came back before the present consumer; 0 until the producer was linked to it. ``latest``: all."""
     outstanding: int
     credits: int
     watermark: int

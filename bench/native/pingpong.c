@@ -9,6 +9,8 @@
  */
 #include <pthread.h>
 #include <sched.h>
+#include <signal.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 
 #include <chronetix/chronetix.h>
@@ -46,11 +48,37 @@ static void make(struct end *end, int first, int processor) {
     must(chx_consumer_init(&end->consumer, &header) == CHX_OK, "credits");
 }
 
-static void link_to(struct end *end, struct end *peer) {
+/* What the peer of an end needs of it. */
+struct memory {
+    int credit, ring, segment;
+};
+
+static struct memory memory_of(const struct end *end) {
+    return (struct memory){end->consumer.credit_map.fd, end->producer.ring_map.fd, end->arena.segments[0].map.fd};
+}
+
+static void link_to(struct end *end, struct memory peer) {
     int there = lines[!end->first][0], back = lines[end->first][1];
-    must(chx_producer_link(&end->producer, peer->consumer.credit_map.fd, there, &end->bell) == CHX_OK, "linking a producer");
-    must(chx_consumer_link(&end->consumer, peer->producer.ring_map.fd, back, &end->bell) == CHX_OK, "linking a consumer");
-    must(chx_consumer_map(&end->consumer, 0, peer->arena.segments[0].map.fd) == CHX_OK, "mapping a segment");
+    must(chx_producer_link(&end->producer, peer.credit, there, &end->bell) == CHX_OK, "linking a producer");
+    must(chx_consumer_link(&end->consumer, peer.ring, back, &end->bell) == CHX_OK, "linking a consumer");
+    must(chx_consumer_map(&end->consumer, 0, peer.segment) == CHX_OK, "mapping a segment");
+}
+
+/* Send the own memory through `socket` and receive the peer's. */
+static struct memory exchange(int socket, struct memory own) {
+    union {
+        struct cmsghdr head;
+        char room[CMSG_SPACE(sizeof own)];
+    } control = {0};
+    char byte = 0;
+    struct iovec data = {&byte, 1};
+    struct msghdr message = {.msg_iov = &data, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control};
+    control.head = (struct cmsghdr){.cmsg_len = CMSG_LEN(sizeof own), .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS};
+    memcpy(CMSG_DATA(&control.head), &own, sizeof own);
+    must(sendmsg(socket, &message, 0) == 1, "sending memory");
+    must(recvmsg(socket, &message, 0) == 1 && message.msg_controllen == sizeof control, "receiving memory");
+    memcpy(&own, CMSG_DATA(&control.head), sizeof own);
+    return own;
 }
 
 static void pin(int processor) {
@@ -116,25 +144,35 @@ static void *play_word(void *argument) {
     return NULL;
 }
 
-static int two_threads(void *(*run)(void *)) {
+static int two_threads(const int processors[2], void *(*run)(void *)) {
     pthread_t other;
+    for (int i = 0; i < 2; i++) make(&ends[i], i == 0, processors[i]);
+    for (int i = 0; i < 2; i++) link_to(&ends[i], memory_of(&ends[!i]));
     must(pthread_create(&other, NULL, run, &ends[1]) == 0, "a thread");
     run(&ends[0]);
     return pthread_join(other, NULL);
 }
 
-/* Both ends were made before the fork; each process uses its own from here on. */
-static int two_processes(void) {
+/* The other process has ended: without it, this one would ask for the next frame for ever. */
+static void without_peer(int signal) {
     int status;
+    (void)signal;
+    if (wait(&status) > 0 && status != 0) _exit(1);
+}
+
+/* Each process makes its own end: a child cannot write what its parent has made. */
+static int two_processes(const int processors[2]) {
+    int sockets[2];
+    must(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sockets) == 0, "a pair of sockets");
+    signal(SIGCHLD, without_peer);
     pid_t other = fork();
     must(other >= 0, "a process");
-    if (other == 0) {
-        play(&ends[1]);
-        _exit(0);
-    }
-    play(&ends[0]);
-    must(waitpid(other, &status, 0) == other, "the other process");
-    return status;
+    int first = other != 0;
+    struct end *end = &ends[!first];
+    make(end, first, processors[!first]);
+    link_to(end, exchange(sockets[!first], memory_of(end)));
+    play(end);
+    return 0;
 }
 
 int main(int count, char **words) {
@@ -146,10 +184,8 @@ int main(int count, char **words) {
     touched = words[3][0] == '1';
     trips = strtoull(words[4], NULL, 10);
     warm_up = trips / 10;
-    for (int i = 0; i < 2; i++) make(&ends[i], i == 0, atoi(words[5 + i]));
+    int processors[2] = {atoi(words[5]), atoi(words[6])};
     for (int i = 0; i < 2; i++) must(chx_line_pair(lines[i], 0) == 0, "a line");
-    link_to(&ends[0], &ends[1]);
-    link_to(&ends[1], &ends[0]);
-    if (strcmp(words[1], "processes") == 0) return two_processes();
-    return two_threads(strcmp(words[1], "word") == 0 ? play_word : play);
+    if (strcmp(words[1], "processes") == 0) return two_processes(processors);
+    return two_threads(processors, strcmp(words[1], "word") == 0 ? play_word : play);
 }

@@ -30,6 +30,9 @@ DROPS_OF_PRODUCER = ("no_credit", "no_room", "given_up")
 DROPS_OF_CONSUMER = ("overwritten",)
 """Frames dropped, by reason: also sums."""
 
+OF_ONE_STAGE = frozenset(("next", "unseen", "returned_before"))
+"""What says something about one stage only: no figure of the route."""
+
 GREATEST = ("max_outstanding", "max_ns", "gave_up_after_ns")
 """What is the greatest of all stages."""
 
@@ -69,7 +72,6 @@ class Counters:
 
     def _of_one(self, figures: dict[str, Any]) -> dict[str, Any]:
         """Of a route that has had one stage with its first ends, as most have: nothing is added up."""
-        del figures["next"], figures["unseen"]
         self._returned = max(self._returned, figures["committed"] - figures["outstanding"])
         figures["returned"] = self._returned
         return figures
@@ -101,7 +103,7 @@ class Counters:
         latest: Mapping[str, Any] | None = known[-1] if known else self._last
         if latest is None:
             return None
-        figures = dict(latest)
+        figures = {name: figure for name, figure in latest.items() if name not in OF_ONE_STAGE}
         if self._fresh and len(known) == 1:
             return self._of_one(figures)
         for name, past in self._past.items():
@@ -110,7 +112,6 @@ class Counters:
             name: past + sum(stage["drops"][name] for stage in known) for name, past in self._drops.items()
         }
         figures["dropped"] = sum(figures["drops"].values())
-        del figures["next"], figures["unseen"]
         for name, past in self._greatest.items():
             figures[name] = max(past, *(stage[name] for stage in known), 0)
         figures["outstanding"] = sum(stage["outstanding"] for stage in known)

@@ -61,6 +61,7 @@ class PackedStage(Packed, frozen=True):
     ended: bool = False
     port: Port | None = None
     passed: int = 0
+    returned: int = 0
     line: dict[Literal["producer", "consumer"], int] = {}
     """What is still to be given of it."""
     lines: int = 0

@@ -88,6 +88,7 @@ class Packer:
             ended=stage.ended,
             port=stage.port,
             passed=stage.passed,
+            returned=stage.returned,
             lines=stage.lines,
             line={end: self._bag.put(fd) for end, fd in self._lines.left(stage).items()},
         )
@@ -185,6 +186,7 @@ class Unpacker:
             ended=packed.ended,
             port=packed.port,
             passed=packed.passed,
+            returned=packed.returned,
             lines=packed.lines,
         )
         self._lines.put(stage, {end: self._bag.take(fd) for end, fd in packed.line.items()})

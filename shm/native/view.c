@@ -98,9 +98,11 @@ static int view_put_ends(PyObject *into, const struct chx_view *view) {
     uint64_t oldest = latest ? chx_read(&view->ring->oldest) : 0;
     if (!latest) returned += chx_read(&out->returned_before);
     if (returned < oldest) returned = oldest; /* policy latest: what is overwritten does not come back */
+    uint64_t before = latest ? returned : chx_read(&out->returned_before);
     uint64_t taken = chx_read(&in->taken), committed = chx_read(&out->committed);
     return view_put(into, "committed", committed) || view_put(into, "bytes", chx_read(&out->bytes)) ||
            view_put(into, "taken", taken) || view_put(into, "again", chx_read(&in->again)) || view_put(into, "returned", returned) ||
+           view_put(into, "returned_before", before) ||
            view_put(into, "outstanding", committed > returned ? committed - returned : 0) ||
            view_put(into, "credits", view->header.credits) || view_put(into, "watermark", view->header.watermark) ||
            view_put(into, "would_block", chx_read(&out->would_block)) ||

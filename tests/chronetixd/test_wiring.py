@@ -13,6 +13,15 @@ import pytest
 
 import shm
 from chronetixd import wiring as module
+from chronetixd.core.counters import (
+    DROPS_OF_CONSUMER,
+    DROPS_OF_PRODUCER,
+    GREATEST,
+    OF_CONSUMER,
+    OF_PRODUCER,
+    Counters,
+)
+from chronetixd.core.wiring.net import Net
 from chronetixd.core.wiring.stages import MAX_SEGMENTS, Handle, Stage
 from chronetixd.core.wiring.states import ConsumerEnd
 from chronetixd.flowrun import FlowRun
@@ -288,6 +297,33 @@ def test_a_route_that_there_is_no_memory_to_look_at_has_no_counters(monkeypatch:
     monkeypatch.setattr("chronetixd.wiring.shm.RouteView", refused)
     stage = Stage(DataRoute("r", "a", "b"), ring=Handle(0), credit=Handle(0), consumer_end=ConsumerEnd.LINKED)
     assert stage.snapshot(Views(shm.remains)) is None
+
+
+class Figures:
+    """Reads the same counters from every pair of memories."""
+
+    def __init__(self, **figures: int) -> None:
+        self.figures = (
+            dict.fromkeys((*OF_PRODUCER, *OF_CONSUMER, *GREATEST, "unseen", "next", "outstanding"), 0) | figures
+        )
+
+    def snapshot(self, ring: Any, credit: Any) -> dict[str, Any]:
+        drops = dict.fromkeys((*DROPS_OF_PRODUCER, *DROPS_OF_CONSUMER), 0)
+        return {**self.figures, "dropped": 0, "drops": drops}
+
+
+@pytest.mark.parametrize("before", [0, 7], ids=["the producer has ended", "the producer was linked again"])
+def test_what_came_back_before_a_consumer_died_is_counted(before: int) -> None:
+    route = DataRoute("r", "a", "b")
+    net = Net((route,), {}, Figures(committed=10, returned=7, returned_before=0, outstanding=3))
+    stage = Stage(route, ring=Handle(0), credit=Handle(1), consumer_end=ConsumerEnd.LINKED)
+    net.chains["r"], net.counters["r"] = [stage], Counters()
+    net.consumer_died(stage, ran=True)
+    stage.credit, stage.consumer_end = Handle(2), ConsumerEnd.LINKED
+    after = Figures(committed=10, returned=before + 3, returned_before=before, outstanding=7 - before)
+    figures = net.counters["r"].total([stage.snapshot(after)])
+    assert figures is not None
+    assert (figures["committed"], figures["returned"], figures["outstanding"]) == (10, 10, 0)
 
 
 def test_a_node_that_cannot_be_told_of_its_memory_is_killed_and_the_others_are_told() -> None:

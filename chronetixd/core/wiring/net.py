@@ -79,7 +79,9 @@ class Net:
         if ran and stage.told_consumer:
             seen = stage.snapshot(self.reader)
             self.counters[stage.route.id].keep_consumer(seen)
-            stage.passed = max(stage.passed, seen["next"] if seen is not None else 0)
+            if seen is not None:
+                stage.passed = max(stage.passed, seen["next"])
+                stage.returned = max(stage.returned, seen["returned"])
             self.close(stage.predecessor)
             stage.predecessor, stage.credit = stage.credit, None
             stage.predecessor_incarnation = stage.consumer_incarnation

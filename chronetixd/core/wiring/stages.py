@@ -130,6 +130,8 @@ class Stage:
     """As its consumer was told of it, where the route is another one by now."""
     passed: int = 0
     """Positions below it a consumer before the present one has passed; what was overwritten there is counted."""
+    returned: int = 0
+    """Frames that consumers before the present one have returned (policy ``latest``: that position)."""
     lines: int = 0
     """Lines between its ends that are over, as one of the two was."""
     held: bool = False
@@ -187,6 +189,9 @@ class Stage:
         unseen = max(0, seen["unseen"] - max(0, self.passed - seen["next"]))
         seen["dropped"] += found + unseen - drops["overwritten"]
         drops["overwritten"], seen["unseen"] = found + unseen, unseen
+        if self._has_consumer:  # a producer that has ended never notes what came back before this consumer
+            seen["returned"] += max(0, self.returned - seen["returned_before"])
+            seen["outstanding"] = max(0, seen["committed"] - seen["returned"])
         return seen
 
     @property

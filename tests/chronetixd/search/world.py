@@ -432,6 +432,7 @@ _FIGURES = (
     "dropped",
     "unseen",
     "returned",
+    "returned_before",
 )
 
 
