@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 import msgspec
 
+from protocol.messages import LogLevel
+
 Stream = Literal["stdout", "stderr", "log", "daemon"]
 
 
@@ -16,6 +18,7 @@ class LogRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     flow: str
     node: str
     stream: Stream
-    level: str
+    level: LogLevel
+    """What is printed to stdout is ``info``, and to stderr ``warning``."""
     line: str
     fields: dict[str, Any] = {}

@@ -22,6 +22,7 @@ from chronetixd.logfiles import LogFiles
 from chronetixd.logrecord import LogRecord
 from chronetixd.output import LINES_A_SECOND, MAX_LINE
 from chronetixd.upgrade.packed import PackedLogs
+from protocol.messages import LogLevel
 
 LOG_CAPACITY = 10_000
 """Lines kept of all workers together."""
@@ -46,7 +47,7 @@ class Logs:
 
     def printed(self, flow: str, node: str, pid: int, stream: Literal["stdout", "stderr"], line: str) -> None:
         """A worker wrote ``line`` to ``stream``."""
-        level = "info" if stream == "stdout" else "warning"
+        level: LogLevel = "info" if stream == "stdout" else "warning"
         record = LogRecord(unix_ns=time.time_ns(), flow=flow, node=node, stream=stream, level=level, line=line)
         self._keep(record)
         self._log.debug(line, flow=flow, node=node, pid=pid, stream=stream)
@@ -109,7 +110,7 @@ class Logs:
         self.feed.append(record, len(record.line) + size)
 
     def logged(
-        self, flow: str, node: str, pid: int, level: str, line: str, unix_ns: int, fields: dict[str, Any]
+        self, flow: str, node: str, pid: int, level: LogLevel, line: str, unix_ns: int, fields: dict[str, Any]
     ) -> None:
         """A plugin logged ``line`` with ``fields``; what is too long of either is cut or left out."""
         at = unix_ns or time.time_ns()

@@ -42,7 +42,7 @@ from chronetixd.taps import find_route
 from chronetixd.turns import Pace
 from protocol import cbor
 from protocol.errors import ChronetixError, error
-from protocol.messages import PROTOCOL_VERSIONS
+from protocol.messages import LOG_LEVELS, PROTOCOL_VERSIONS, LogLevel
 from protocol.nearest import nearest
 
 MAX_REPLAY = 10_000
@@ -171,14 +171,15 @@ class StopArgs(Args, frozen=True):
 
 
 class LogsArgs(Args, frozen=True):
-    """Lines of one flow or node, or of all, from ``since_unix_ns`` on; the last ``tail`` of those kept, then, with
-    ``follow``, all that come. With ``mark`` an item {caught_up: true} stands between the two. With ``after``
-    only what came after the record of that number: where an earlier call was cut off."""
+    """Lines of one flow or node, or of all, of ``level`` at least and from ``since_unix_ns`` on; the last ``tail`` of
+    those kept, then, with ``follow``, all that come. With ``mark`` an item {caught_up: true} stands between the two.
+    With ``after`` only what came after the record of that number: where an earlier call was cut off."""
 
     flow: str | None = None
     node: str | None = None
     follow: bool = False
     tail: Count | None = None
+    level: LogLevel | None = None
     since_unix_ns: int | None = None
     mark: bool = False
     after: Count | None = None
@@ -365,8 +366,9 @@ async def _stop(context: Context, args: StopArgs, emit: Emit) -> Any:
 async def _logs(context: Context, args: LogsArgs, emit: Emit) -> Any:
     def wanted(record: LogRecord) -> bool:
         named = args.flow in (None, record.flow) and args.node in (None, record.node)
-        return named and record.unix_ns >= since
+        return named and record.unix_ns >= since and LOG_LEVELS.index(record.level) >= least
 
+    least = LOG_LEVELS.index(args.level) if args.level is not None else 0
     since = args.since_unix_ns or 0
     if args.flow is not None:
         context.flows.find(args.flow)

@@ -10,7 +10,7 @@ On the wire a message is a CBOR map whose key ``type`` names the struct (see PRO
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 
@@ -19,6 +19,12 @@ Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 
 Priority = Annotated[int, msgspec.Meta(ge=0, le=7)]
 """0 lowest … 7 highest, 4 normal."""
+
+LogLevel = Literal["debug", "info", "warning", "error", "critical"]
+"""How severe a record is."""
+
+LOG_LEVELS: tuple[LogLevel, ...] = get_args(LogLevel)
+"""The least severe first."""
 
 PROTOCOL_VERSIONS = (1,)
 """Versions of this protocol that this code speaks, best first."""
@@ -466,7 +472,7 @@ class Pong(Message, tag="pong", frozen=True):
 class Log(Message, tag="log", frozen=True):
     """Worker to daemon: one structured log record of the plugin."""
 
-    level: Literal["debug", "info", "warning", "error", "critical"]
+    level: LogLevel
     message: str
     unix_ns: Count = 0
     fields: dict[str, Any] = {}

@@ -18,6 +18,7 @@ from chronetixd.cli import exits, output
 from chronetixd.cli.again import follow
 from chronetixd.cli.app import Session
 from chronetixd.cli.options import COUNT, MOMENT, PATTERN, command, flow_argument
+from protocol.messages import LOG_LEVELS
 
 _LEVEL_COLOURS = {"debug": "bright_black", "warning": "yellow", "error": "red", "critical": "red"}
 _STREAM_COLOURS = {"stderr": "magenta", "daemon": "blue"}
@@ -28,6 +29,7 @@ _STREAM_COLOURS = {"stderr": "magenta", "daemon": "blue"}
 chronetixctl logs
 chronetixctl logs my-flow --tail 20
 chronetixctl logs my-flow --node reader -f
+chronetixctl logs my-flow --level warning
 chronetixctl logs my-flow --since 10m --grep 'timed? ?out'
 chronetixctl logs -f -o json | jq .line
 """
@@ -36,6 +38,7 @@ chronetixctl logs -f -o json | jq .line
 @click.option("--flow", "flow_option", metavar="FLOW", help="The same as the argument.")
 @click.option("--node", metavar="NODE", help="Only this node.")
 @click.option("-f", "--follow", is_flag=True, help="Go on with what comes, until Ctrl-C.")
+@click.option("--level", type=click.Choice(LOG_LEVELS), help="Only lines that are at least this severe.")
 @click.option("--tail", type=COUNT, metavar="N", help="Begin with the last N lines.")
 @click.option("--since", type=MOMENT, metavar="WHEN", help="From then on: 10m (ago), 12:30, 2026-05-01T12:30.")
 @click.option("--grep", type=PATTERN, metavar="REGEX", help="Only lines in which it is found; --tail counts these.")
@@ -45,6 +48,7 @@ def logs(
     flow_option: str | None,
     node: str | None,
     follow: bool,
+    level: str | None,
     tail: int | None,
     since: int | None,
     grep: re.Pattern[str] | None,
@@ -53,7 +57,8 @@ def logs(
     if flow and flow_option and flow != flow_option:
         raise click.UsageError(f"two flows were named: {flow} and {flow_option}")
     chosen = flow or flow_option
-    arguments = {"flow": chosen, "node": node, "follow": follow or None, "tail": tail, "since_unix_ns": since}
+    arguments: dict[str, Any] = {"flow": chosen, "node": node, "level": level, "tail": tail, "since_unix_ns": since}
+    arguments["follow"] = follow or None
     if grep is not None:
         arguments |= {"tail": None, "mark": True}
     _stream(session, "logs", arguments, lambda item: log_line(item, with_flow=chosen is None), _Grep(grep, tail))

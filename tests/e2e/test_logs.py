@@ -31,6 +31,8 @@ def test_lines_are_chosen_by_time_pattern_number_and_node(submit: Any, daemon: A
     assert printed(daemon, "f", "--since", "1h", "--tail", "1", "--node", "talks") == every[-1:]
     assert printed(daemon, "f", "--since", time.strftime("%Y-%m-%dT%H:%M", time.localtime(time.time() + 3600))) == []
     assert printed(daemon, "--grep", "line 0") == ["line 0", "line 0"]
+    assert printed(daemon, "f", "--level", "info") == every
+    assert printed(daemon, "f", "--level", "warning") == []
     assert daemon.ctl("logs", "f", "--grep", "(").returncode == 2
     assert "no time" in daemon.ctl("logs", "f", "--since", "yesterday").stderr
     daemon.process.terminate()
