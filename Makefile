@@ -25,8 +25,8 @@ lint: .venv/dev ## ruff, mypy --strict, import contract
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-unit: .venv/dev ## the tests alone
-	$(BIN)/pytest -n auto
+unit: .venv/dev ## the tests alone; T="PATH -k WORD" for some of them
+	$(BIN)/pytest -n auto $(T)
 
 sanitize: .venv/dev ## the data plane under ASan, UBSan and TSan, for long (a few minutes; the tests do it for a moment)
 	SANITIZE_SCALE=$(or $(SCALE),20) $(BIN)/pytest -n auto tests/shm/test_native.py tests/shm/test_sanitized_extension.py \
@@ -51,7 +51,7 @@ soak: .venv/dev ## kill the ends of routes at random for ten minutes (SECONDS=N)
 	CHRONETIX_SOAK_S=$(or $(SECONDS),600) $(BIN)/pytest -q tests/shm/test_crash.py -k random --timeout 0
 
 search: .venv/dev ## kills, and pairs of them, between any two steps of roll-outs, over the real tables (minutes; the tests play some)
-	CHRONETIX_SEARCH=1 nice $(BIN)/pytest -q -n auto tests/chronetixd/test_wiring_search.py
+	CHRONETIX_SEARCH=1 nice $(BIN)/pytest -q -n auto tests/chronetixd/core/test_wiring_search.py
 
 chaos: .venv/dev ## a storm over a real daemon: kills, stops, garbage, want of everything (an hour; SECONDS=N, SEED=N)
 	nice $(BIN)/python -m tests.chaos --seconds $(or $(SECONDS),3600) $(if $(SEED),--seed $(SEED))
@@ -77,8 +77,8 @@ bench-recover: .venv/bench ## from kill -9 of a worker to its successor's first 
 bench-loop: .venv/dev ## what a neighbour's version takes while others start, die, are described, wait for a disk
 	$(BIN)/python -m bench.loop $(if $(JSON),--json $(JSON))
 
-diagrams: .venv/dev ## draw the machines' tables in docs/lives.md anew
-	CHRONETIX_DRAW=1 $(BIN)/pytest -q tests/chronetixd/test_core_diagram.py
+diagrams: .venv/dev ## draw the machines' tables in docs/states.md anew
+	CHRONETIX_DRAW=1 $(BIN)/pytest -q tests/chronetixd/core/test_diagram.py
 
 bench-upgrade: .venv/dev ## how long the control plane stands still while the daemon is replaced in place
 	$(BIN)/python -m bench.upgrade $(if $(JSON),--json $(JSON))

@@ -10,7 +10,7 @@ ABI3 = [("Py_LIMITED_API", "0x030B0000")]
 setup(
     ext_modules=[
         Extension(
-            "shm._native",
+            "chronetix.shm._native",
             sources=sorted(glob("shm/native/*.c")),
             depends=[*sorted(glob("shm/include/chronetix/*.h")), *sorted(glob("shm/native/*.h"))],
             include_dirs=["shm/include"],
@@ -19,7 +19,7 @@ setup(
             py_limited_api=True,
         ),
         Extension(
-            "protocol._cbor",
+            "chronetix.protocol._cbor",
             sources=sorted(glob("protocol/native/*.c")),
             depends=sorted(glob("protocol/native/*.h")),
             extra_compile_args=FLAGS,
@@ -27,7 +27,7 @@ setup(
             py_limited_api=True,
         ),
         Extension(
-            "nodeworker._clone",
+            "chronetix.nodeworker._clone",
             sources=["nodeworker/clone.c"],
             extra_compile_args=FLAGS,
             define_macros=ABI3,

@@ -23,9 +23,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-import shm
 from bench.machine import describe_machine, own_version, progress
 from bench.report import aligned, number_text
+from chronetix import shm
 
 COUNTS = (1, 4, 16, 64)
 FRAMES = 1_000_000

@@ -19,8 +19,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
 
-from chronetixd.cli.client import Client
-from protocol.errors import ChronetixError
+from chronetix.protocol.errors import ChronetixError
+from chronetixctl.client import Client
 
 ROOT = Path(__file__).parents[1]
 PAUSE_S = 0.002

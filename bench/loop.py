@@ -31,7 +31,7 @@ from bench.gauge import Gauge
 from bench.machine import describe_machine, own_version, progress
 from bench.report import aligned
 from bench.start import ROOT, daemon, flow
-from chronetixd.cli.client import Client
+from chronetixctl.client import Client
 
 SIZES = (1, 10, 100, 1000)
 SECONDS = 3.0

@@ -26,7 +26,7 @@ import psutil
 from bench.machine import describe_machine, own_version, progress
 from bench.report import aligned, number_text
 from bench.start import LIMIT, ROOT, await_spares, daemon, flow
-from chronetixd.cli.client import Client
+from chronetixctl.client import Client
 
 WORKERS, SECONDS = 100, 10.0
 SETTLE_S = 60.0

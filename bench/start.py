@@ -33,8 +33,8 @@ from typing import Any
 
 from bench.machine import describe_machine, own_version, progress
 from bench.report import aligned, number_text
-from chronetixd.cli.client import Client
-from protocol.errors import ChronetixError
+from chronetix.protocol.errors import ChronetixError
+from chronetixctl.client import Client
 
 ROOT = Path(__file__).parents[1]
 WORKERS = 50

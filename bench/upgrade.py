@@ -26,8 +26,8 @@ from typing import Any
 from bench.machine import describe_machine, own_version, progress
 from bench.report import aligned
 from bench.start import ROOT, daemon, flow
-from chronetixd.cli.client import Client
-from protocol.errors import ChronetixError
+from chronetix.protocol.errors import ChronetixError
+from chronetixctl.client import Client
 
 ROUNDS = 10
 WORKERS = 20

@@ -15,7 +15,7 @@ import os
 import sys
 import time
 
-from nodeworker.launcher import PRELOADED
+from chronetix.nodeworker.process.launcher import PRELOADED
 
 
 def load() -> None:

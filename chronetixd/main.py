@@ -7,28 +7,44 @@ from __future__ import annotations
 
 import gc
 import sys
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-from chronetixd.upgrade import passage
+from chronetixd.upgrade import exec_handoff
 
 
 def main(**options: Any) -> None:
     """Run ``chronetixd``; ``options`` are click's."""
-    told = passage.received()
+    told = exec_handoff.received()
     if told is None:
-        from chronetixd.command import command
+        from chronetixd.daemon.command import command
 
         command(**options)
         return
-    passage.guard(told)
+    exec_handoff.guard(told)
     try:
         gc.disable()  # nothing of what is imported and rebuilt is garbage
-        _import_structlog()
-        from chronetixd.upgrade.arrival import arrive
+        run = _arrive(told)
     except BaseException as reason:
-        passage.fall_back(told, f"{type(reason).__name__}: {reason}")
+        exec_handoff.back(told, reason)
         raise
-    arrive(told)
+    run()
+
+
+def _arrive(told: exec_handoff.Passage) -> Callable[[], None]:
+    """What runs a daemon that goes on where the one before it stopped."""
+    _import_structlog()
+    from chronetixd.daemon import daemon
+    from chronetixd.records import logs
+    from chronetixd.systemd.activation import Received
+    from chronetixd.upgrade.arrival import Arrival, configured_by
+    from chronetixd.upgrade.snapshot import read
+
+    snapshot = read(told.state)
+    source, configured = configured_by(snapshot)
+    logs.configure(configured.settings.log_level, configured.settings.log_format)
+    return partial(daemon.run, configured, Received(), source, Arrival(told, snapshot))
 
 
 def _import_structlog() -> None:

@@ -17,11 +17,11 @@ from typing import Annotated, Any, Literal, NamedTuple
 import msgspec
 from msgspec import Meta
 
-from chronetixd.core.flow_words import Limits
-from protocol.errors import error
-from protocol.messages import MAX_FRAME
-from protocol.nearest import nearest
-from protocol.paths import socket_path, state_dir
+from chronetix.protocol.errors import error
+from chronetix.protocol.messages import MAX_FRAME
+from chronetix.protocol.nearest import nearest
+from chronetix.protocol.paths import socket_path, state_dir
+from chronetixd.core.flow_messages import Limits
 
 SYSTEM_FILE = "/etc/chronetix/chronetixd.toml"
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]

@@ -193,7 +193,7 @@ static PyModuleDef_Slot slots[] = {{0, NULL}};
 
 static struct PyModuleDef module = {
     PyModuleDef_HEAD_INIT,
-    .m_name = "nodeworker._clone",
+    .m_name = "chronetix.nodeworker._clone",
     .m_doc = "Processes with a chosen parent, and what a new one does first.",
     .m_methods = methods,
     .m_slots = slots,

@@ -19,8 +19,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from protocol import _cbor
-from protocol._cbor import CborError, Decoder, Encoded, Encoder, dismantle, frame
+from chronetix.protocol import _cbor
+from chronetix.protocol._cbor import CborError, Decoder, Encoded, Encoder, dismantle, frame
 
 __all__ = ["MAX_DEPTH", "MAX_INT", "MAX_ITEMS", "MIN_INT", "CborError", "Decoder", "Encoder", "check", "dismantle"]
 __all__ += ["Encoded", "dumps", "frame", "loads"]

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from protocol.contract import Flow, Manifest, Problem, Route
-from protocol.messages import Configure, Port, Timer
+from chronetix.protocol.contract import Flow, Manifest, Problem, Route
+from chronetix.protocol.messages import Configure, Port, Timer
 
 
 def configure(flow: Flow, name: str, base_dir: str) -> list[Configure]:

@@ -16,9 +16,9 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
-from protocol.errors import ChronetixError, error
-from protocol.framing import Decoder, Work, encode, type_of
-from protocol.messages import MAX_FRAME, Message
+from chronetix.protocol.errors import ChronetixError, error
+from chronetix.protocol.framing import Decoder, Work, encode, type_of
+from chronetix.protocol.messages import MAX_FRAME, Message
 
 MAX_PER_SENDMSG: Final = 253
 """SCM_MAX_FD of Linux."""

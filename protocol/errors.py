@@ -17,7 +17,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from protocol.messages import Failure
+from chronetix.protocol.messages import Failure
 
 
 class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -20,9 +20,9 @@ from typing import Any, Final, Generic, TypeVar, get_args
 
 import msgspec
 
-from protocol import cbor
-from protocol.errors import ChronetixError, error
-from protocol.messages import MAX_FRAME, Item, Message, Result
+from chronetix.protocol import cbor
+from chronetix.protocol.errors import ChronetixError, error
+from chronetix.protocol.messages import MAX_FRAME, Item, Message, Result
 
 PREFIX: Final = struct.Struct(">I")
 """The length in front of every frame, itself not counted."""
@@ -116,8 +116,8 @@ def message_types(union: Any) -> dict[str, type[Message]]:
 class Decoder(Generic[M]):
     """Turns a byte stream into the messages of one union.
 
-    ``union`` is one of the unions of ``protocol.messages``; anything else that arrives is refused. ``max_frame`` and
-    ``max_items`` bound each frame and may be changed at any time.
+    ``union`` is one of the unions of ``chronetix.protocol.messages``; anything else that arrives is refused.
+    ``max_frame`` and ``max_items`` bound each frame and may be changed at any time.
     """
 
     def __init__(self, union: Any, max_frame: int = MAX_FRAME, max_items: int = cbor.MAX_ITEMS) -> None:

@@ -16,9 +16,9 @@ from collections.abc import Collection, Mapping, Sequence
 from enum import Enum
 from typing import Final
 
-from protocol.errors import ChronetixError, error, from_failure
-from protocol.framing import type_of
-from protocol.messages import MAX_FRAME, PROTOCOL_VERSIONS, Failure, Hello, Message, Welcome
+from chronetix.protocol.errors import ChronetixError, error, from_failure
+from chronetix.protocol.framing import type_of
+from chronetix.protocol.messages import MAX_FRAME, PROTOCOL_VERSIONS, Failure, Hello, Message, Welcome
 
 
 class Phase(Enum):

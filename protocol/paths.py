@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import PurePosixPath
 
-from protocol.errors import error
+from chronetix.protocol.errors import error
 
 SYSTEM_SOCKET = "/run/chronetix/control.sock"
 """Of the machine's daemon, which clients without one of their own turn to."""

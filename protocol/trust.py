@@ -14,7 +14,7 @@ import stat
 import struct
 from pathlib import PurePosixPath
 
-from protocol.errors import ChronetixError, error
+from chronetix.protocol.errors import ChronetixError, error
 
 
 def listener(sock: socket.socket) -> int:

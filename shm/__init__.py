@@ -13,7 +13,7 @@ headers under `include/chronetix` are the same in C11 for workers in other langu
     frame = Inlet([consumer], consumer_bell).take()
 """
 
-from shm._native import (
+from chronetix.shm._native import (
     ABI_VERSION,
     Arena,
     Batch,

@@ -540,7 +540,7 @@ def line(*, one_way: bool = False) -> tuple[int, int]:
 def missing_features() -> tuple[str, ...]:
     """What this kernel lacks of ``memfd``, ``seals``, ``future_write`` and ``noexec_seal``. The environment variable
     CHRONETIX_WITHOUT (names separated by commas) takes them away; read once. Without seals, memories are named objects
-    in /dev/shm: see ``shm.names``."""
+    in /dev/shm: see ``chronetix.shm.names``."""
 
 def remains(ring_fd: int) -> tuple[int, int]:
     """(end, input_seq) of the RING of a producer that is dead, with all its descendants: the position behind its last

@@ -19,7 +19,7 @@ import psutil
 import pytest
 from hypothesis import HealthCheck, settings
 
-from shm.names import maker
+from chronetix.shm.names import maker
 
 settings.register_profile("chronetix", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("chronetix")
@@ -91,7 +91,7 @@ def leaves_nothing_behind() -> Iterator[None]:
     threads, mappings, names = set(threading.enumerate()), shared_mappings(), named_segments()
     yield
     for thread in threading.enumerate():
-        if thread.name == "closer":  # closes what may wait, then ends by itself (chronetixd.closing)
+        if thread.name == "closer":  # closes what may wait, then ends by itself (chronetixd.loop.closing)
             thread.join(60)
     gc.collect()
     leaks = []

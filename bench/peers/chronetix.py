@@ -17,10 +17,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
-import shm
 from bench.cells import BATCH, KIB, MAX_WINDOW, MIB, Cell, window
 from bench.machine import own_version
 from bench.peers import Link, Peer
+from chronetix import shm
 
 CREDITS = 64
 """As a route gets them when the flow does not say."""

@@ -10,11 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from chronetix.protocol.nearest import did_you_mean
 from chronetixd.compile import catalogue
 from chronetixd.compile.fields import mapping_of, text_of, warn_near_misses
 from chronetixd.compile.problems import Findings, Place
 from chronetixd.compile.tree import Node
-from protocol.nearest import did_you_mean
 
 _PLUGIN_FIELDS = ("kind", "artifact", "type", "id")
 _CANONICAL = {kind.lower(): kind for kind in catalogue.ARTIFACT_KINDS.values()}

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from chronetix.protocol.nearest import did_you_mean, nearest
 from chronetixd.compile.problems import Findings
 from chronetixd.compile.tree import Node
-from protocol.nearest import did_you_mean, nearest
 
 
 def kind_of(node: Node) -> str:

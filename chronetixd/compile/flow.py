@@ -11,6 +11,8 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
+from chronetix.protocol.contract import parse_flow
+from chronetix.protocol.nearest import did_you_mean
 from chronetixd.compile import graph
 from chronetixd.compile.fields import kind_of, list_of, mapping_of, warn_near_misses
 from chronetixd.compile.inherit import settle_qos
@@ -21,8 +23,6 @@ from chronetixd.compile.routes import Edge, read_route
 from chronetixd.compile.schemas import union_of_schemas
 from chronetixd.compile.tree import Node, Unreadable
 from chronetixd.compile.yaml_text import read_yaml
-from protocol.contract import parse_flow
-from protocol.nearest import did_you_mean
 
 _TOP_FIELDS = (
     "nodes",

@@ -12,12 +12,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from chronetix.protocol.nearest import did_you_mean
 from chronetixd.compile import catalogue
 from chronetixd.compile.fields import choice_of, count_of, text_of, warn_near_misses
 from chronetixd.compile.nodes import Draft, normal_type
 from chronetixd.compile.problems import Findings, Place
 from chronetixd.compile.tree import Node
-from protocol.nearest import did_you_mean
 
 ROUTE_FIELDS = (
     "from", "to", "plane", "topic", "port", "content_type", "schema_ver", "buffer", "watermark", "policy",

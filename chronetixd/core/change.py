@@ -14,10 +14,10 @@ from typing import Any, Literal
 
 import msgspec
 
-from protocol.configure import configure
-from protocol.contract import Flow, Manifest, Route
-from protocol.contract.graph import drawn, find_cycle
-from protocol.messages import Configure
+from chronetix.protocol.configure import configure
+from chronetix.protocol.contract import Flow, Manifest, Route
+from chronetix.protocol.contract.graph import drawn, find_cycle
+from chronetix.protocol.messages import Configure
 
 Kind = Literal["added", "removed", "changed"]
 

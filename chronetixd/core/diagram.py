@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from chronetixd.core import flow, worker
-from chronetixd.core.flow_words import FlowState
+from chronetixd.core.flow_messages import FlowState
 
 SHARED = 5
 """What as many states have in common is a sentence below the diagram, not an arrow from each of them."""

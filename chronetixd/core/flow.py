@@ -12,8 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 
-from chronetixd.core import revival, worker
-from chronetixd.core.flow_words import (
+from chronetix.protocol import cbor
+from chronetixd.core import restarts as revival
+from chronetixd.core import worker
+from chronetixd.core.flow_messages import (
     ENDED,
     EVENTS,
     Arm,
@@ -48,7 +50,6 @@ from chronetixd.core.machine import History, IllegalEvent
 from chronetixd.core.packed import PackedFlow, PackedWorker
 from chronetixd.core.restart import Rule, Strategy
 from chronetixd.core.worker import GONE, Tally, Worker, WorkerState
-from protocol import cbor
 
 BEGUN = (
     WorkerState.STARTING,

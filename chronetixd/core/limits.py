@@ -7,7 +7,7 @@ is easier to understand than one that has become slow.
 
 from __future__ import annotations
 
-from protocol.contract.types import ResourceClaims
+from chronetix.protocol.contract.types import ResourceClaims
 
 CONTROLLERS = ("memory", "pids", "cpu")
 """Those that we have a use for."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from chronetixd.core.flow_words import Deadline, Failure, FlowState, Limits, StopRequested
+from chronetixd.core.flow_messages import Deadline, Failure, FlowState, Limits, StopRequested
 from chronetixd.core.restart import Death
 from chronetixd.core.worker import Exit, Faulted, WorkerState
 

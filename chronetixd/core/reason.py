@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from chronetixd.core.death import Death, HeldFrames
-from chronetixd.core.flow_words import Failure
+from chronetixd.core.flow_messages import Failure
 from chronetixd.core.worker import Exit
 
 

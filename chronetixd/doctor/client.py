@@ -8,10 +8,10 @@ import os
 import stat
 from pathlib import Path
 
-import shm
+from chronetix import shm
+from chronetix.protocol.messages import PROTOCOL_VERSIONS
 from chronetixd.doctor import Finding, Place, Side, check, failure, passed, warning
-from chronetixd.peer import user_name
-from protocol.messages import PROTOCOL_VERSIONS
+from chronetixd.linux.peer import user_name
 
 
 @check("client", "daemon", Side.CLIENT)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from chronetixd.cgroups import find_place
 from chronetixd.core.limits import CONTROLLERS
 from chronetixd.doctor import Finding, Place, check, passed, warning
+from chronetixd.linux.cgroups import find_place
 
 NOT_ENFORCED = {
     "memory": "claims on memory hold each process, not a worker with its children",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.machinery
-import importlib.util
 import sys
 
 from chronetixd.doctor import Finding, Place, check, failure, passed
@@ -11,25 +10,31 @@ from chronetixd.doctor import Finding, Place, check, failure, passed
 
 @check("installation", "shared-memory extension")
 def extension(_place: Place) -> Finding:
-    """shm._native, and the launcher's own."""
-    return _modules("shm._native", "nodeworker._clone")
+    """chronetix.shm._native, and the launcher's own."""
+    return _modules("chronetix.shm._native", "chronetix.nodeworker._clone")
 
 
 @check("installation", "worker launcher")
 def launcher(_place: Place) -> Finding:
-    """nodeworker.launcher, which the daemon starts and never imports."""
-    return _modules("nodeworker.launcher")
+    """chronetix.nodeworker.process.launcher, which the daemon starts and never imports."""
+    return _modules("chronetix.nodeworker.process.launcher")
 
 
 def _modules(*names: str) -> Finding:
     for name in names:
-        package = name.partition(".")[0]
-        spec = importlib.util.find_spec(package)
-        if spec is None or spec.submodule_search_locations is None:
-            problem = f"the package {package} is not installed for {sys.executable}"
-        elif importlib.machinery.PathFinder.find_spec(name, list(spec.submodule_search_locations)) is None:
-            problem = f"{name} is not there"
-        else:
-            continue
-        return failure(problem, "install the package again (pip install chronetix), or build it (make .venv/dev)")
+        if problem := _missing(name):
+            return failure(problem, "install the package again (pip install chronetix), or build it (make .venv/dev)")
     return passed(", ".join(names))
+
+
+def _missing(name: str) -> str:
+    """Why the module ``name`` cannot be imported, or nothing. It is not imported, nor are the packages above it."""
+    path: list[str] | None = None
+    parts = name.split(".")
+    for count in range(1, len(parts) + 1):
+        spec = importlib.machinery.PathFinder.find_spec(".".join(parts[:count]), path)
+        if spec is None:
+            where = f"for {sys.executable}" if count == 1 else f"in {', '.join(path or ())}"
+            return f"{'.'.join(parts[:count])} is not installed {where}"
+        path = list(spec.submodule_search_locations or ())
+    return ""

@@ -9,9 +9,9 @@ import platform
 import re
 import signal
 
-import shm
+from chronetix import shm
+from chronetixd.dataplane.shm_support import MEANING
 from chronetixd.doctor import Finding, Place, check, failure, passed, warning
-from chronetixd.memory import MEANING
 
 OLDEST = (5, 15)
 _CLONE3 = 435

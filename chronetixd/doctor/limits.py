@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import resource
 
+from chronetix.shm import missing_features, names
 from chronetixd.doctor import Finding, Place, check, failure, passed, warning
-from shm import missing_features, names
 
 PER_NODE = 10
 """Descriptors that one node takes in the daemon, at most."""

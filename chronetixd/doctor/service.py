@@ -6,7 +6,7 @@ import os
 import subprocess
 
 from chronetixd.doctor import Finding, Place, Side, check, failure, passed, warning
-from chronetixd.units import BOOTED, Scope, scope_of
+from chronetixd.systemd.units import BOOTED, Scope, scope_of
 
 PROPERTIES = ("LoadState", "ActiveState", "SubState", "Result", "KillMode", "Delegate", "WatchdogUSec")
 WANTED = {"KillMode": ("process", "mixed"), "Delegate": ("yes",)}

@@ -6,5 +6,5 @@ Rules:
   exec (``bag``). Each class with state packs itself into a struct, and unpacks itself from one.
 * Nothing is executed before the new image, as a child, has rebuilt everything from a real snapshot (``rehearsal``).
 * The new image reads no socket, reaps, kills and writes nothing before it has rebuilt everything (``arrival``). What
-  keeps it from that makes it execute the old image again, which takes over from the same snapshot (``passage``).
+  keeps it from that makes it execute the old image again, which takes over from the same snapshot (``exec_handoff``).
 """

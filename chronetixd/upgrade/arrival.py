@@ -7,21 +7,18 @@ raised on the way, or takes too long, leads back to the old image.
 from __future__ import annotations
 
 import os
-import traceback
-from contextlib import suppress
 from types import TracebackType
 
-from chronetixd.activation import Received
+from chronetixd.packing import Unbag
 from chronetixd.settings import Configured, Source, keep_fixed
-from chronetixd.upgrade import passage
-from chronetixd.upgrade.bag import Unbag
-from chronetixd.upgrade.snapshot import Snapshot, read
+from chronetixd.upgrade import exec_handoff
+from chronetixd.upgrade.snapshot import Snapshot
 
 
 class Arrival:
     """What was handed over to this image. In its context everything is rebuilt, or the old image executed."""
 
-    def __init__(self, told: passage.Passage, snapshot: Snapshot) -> None:
+    def __init__(self, told: exec_handoff.Passage, snapshot: Snapshot) -> None:
         self._told = told
         self.snapshot = snapshot
         self.bag = Unbag(snapshot.descriptors)
@@ -41,20 +38,13 @@ class Arrival:
 
     def __exit__(self, _kind: object, reason: BaseException | None, trace: TracebackType | None) -> None:
         if reason is not None:
-            back(self._told, reason)
+            exec_handoff.back(self._told, reason)
 
     def complete(self) -> None:
         """Everything is rebuilt, and signals have handlers: there is no way back any more."""
         self.bag.close()
         os.close(self._told.state)
-        passage.arrived()
-
-
-def back(told: passage.Passage, reason: BaseException) -> None:
-    """Execute the image before; returns when this one is that already, to end with ``reason``."""
-    with suppress(OSError):
-        traceback.print_exception(reason)
-    passage.fall_back(told, f"{type(reason).__name__}: {reason}")
+        exec_handoff.arrived()
 
 
 def configured_by(snapshot: Snapshot) -> tuple[Source, Configured]:
@@ -63,18 +53,3 @@ def configured_by(snapshot: Snapshot) -> tuple[Source, Configured]:
     source = Source(snapshot.flags, snapshot.config)
     found = source()
     return source, Configured(keep_fixed(snapshot.settings, found.settings), found.origins)
-
-
-def arrive(told: passage.Passage) -> None:
-    """Run a daemon that goes on where the one before it stopped. The time limit is watched already."""
-    try:
-        from chronetixd import daemon, logs
-
-        snapshot = read(told.state)
-        source, configured = configured_by(snapshot)
-        logs.configure(configured.settings.log_level, configured.settings.log_format)
-        arrival = Arrival(told, snapshot)
-    except BaseException as reason:
-        back(told, reason)
-        raise
-    daemon.run(configured, Received(), source, arrival)

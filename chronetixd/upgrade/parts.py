@@ -4,26 +4,26 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from chronetixd.events import Event
+from chronetixd.records.events import Event
 
 if TYPE_CHECKING:
-    from chronetixd.aside import Aside
-    from chronetixd.audit import Audit
-    from chronetixd.bus import Bus
-    from chronetixd.cgroups import Groups
-    from chronetixd.deaths import Deaths
-    from chronetixd.events import Events
-    from chronetixd.flows import Flows
-    from chronetixd.journal import Journal
-    from chronetixd.logfiles import LogFiles
-    from chronetixd.logs import Logs
-    from chronetixd.notify import Supervisor
-    from chronetixd.pump import Pump
-    from chronetixd.server import Server
-    from chronetixd.state import StateDir
-    from chronetixd.strays import Strays
-    from chronetixd.upgrade.bag import Bag, Unbag
+    from chronetixd.bus.event_bus import Bus
+    from chronetixd.control.server import Server
+    from chronetixd.flows.registry import Flows
+    from chronetixd.linux.cgroups import Groups
+    from chronetixd.loop.aside import Aside
+    from chronetixd.packing import Bag, Unbag
+    from chronetixd.records.audit import Audit
+    from chronetixd.records.events import Events
+    from chronetixd.records.exits import Deaths
+    from chronetixd.records.logfiles import LogFiles
+    from chronetixd.records.logs import Logs
+    from chronetixd.store.journal import Journal
+    from chronetixd.store.state_dir import StateDir
+    from chronetixd.systemd.notify import Supervisor
     from chronetixd.upgrade.snapshot import Snapshot
+    from chronetixd.workers.orphans import Strays
+    from chronetixd.workers.pump import Pump
 
 
 class Parts(NamedTuple):

@@ -18,14 +18,14 @@ from typing import Annotated
 
 import msgspec
 
+from chronetix.protocol.errors import ChronetixError, error
 from chronetixd.core.worker import Exit
-from chronetixd.launch import NOT_INHERITED
-from chronetixd.pidfd import Process
+from chronetixd.linux.pidfd import Process
+from chronetixd.packing import Packed
 from chronetixd.startpath import SAFE
-from chronetixd.upgrade import passage
-from chronetixd.upgrade.packed import Packed
+from chronetixd.upgrade import exec_handoff
 from chronetixd.upgrade.snapshot import FORMATS, Snapshot, read
-from protocol.errors import ChronetixError, error
+from chronetixd.workers.launcher import NOT_INHERITED
 
 OPTION = "--check-upgrade"
 MAX_OUTPUT = 64 * 1024
@@ -52,7 +52,9 @@ class Rehearsal:
         self.pids: set[int] = set()
         self._ended = Exit()
 
-    async def __call__(self, image: passage.Image, state: int, descriptors: Sequence[int], timeout_s: float) -> Answer:
+    async def __call__(
+        self, image: exec_handoff.Image, state: int, descriptors: Sequence[int], timeout_s: float
+    ) -> Answer:
         """Have ``image`` rehearse with the snapshot ``state``. Raises ChronetixError ``upgrade-refused``."""
         out, err = (os.memfd_create(name, os.MFD_CLOEXEC) for name in ("rehearsal-out", "rehearsal-err"))
         try:
@@ -71,7 +73,7 @@ class Rehearsal:
             raise _refused(f"{image.argv[0]} gave no answer of a chronetixd ({reason})", last) from None
 
     async def _run(
-        self, image: passage.Image, state: int, descriptors: Sequence[int], timeout_s: float, out: int, err: int
+        self, image: exec_handoff.Image, state: int, descriptors: Sequence[int], timeout_s: float, out: int, err: int
     ) -> Exit | None:
         """How it ended; None when that took too long."""
         gone = self._loop.create_future()
@@ -130,7 +132,9 @@ def rehearse(state: int, rebuild: Callable[[Snapshot], tuple[str, int]]) -> None
     _end_with_parent()
     snapshot = read(state)
     version, workers = rebuild(snapshot)
-    launcher = subprocess.run([sys.executable, SAFE, "-c", "import nodeworker.launcher"], stdin=subprocess.DEVNULL)
+    launcher = subprocess.run(
+        [sys.executable, SAFE, "-c", "import chronetix.nodeworker.process.launcher"], stdin=subprocess.DEVNULL
+    )
     if launcher.returncode != 0:
         raise error("snapshot-unreadable", reason="this release's launcher of workers does not start, see above")
     answer = Answer(version=version, formats=list(FORMATS), flows=len(snapshot.flows.flows), workers=workers)

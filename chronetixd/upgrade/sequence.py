@@ -15,15 +15,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
-from chronetixd.upgrade import passage
-from chronetixd.upgrade.bag import Bag
-from chronetixd.upgrade.packed import Upgraded
+from chronetix.protocol.errors import error
+from chronetixd.packing import Bag
+from chronetixd.upgrade import exec_handoff
 from chronetixd.upgrade.rehearsal import Rehearsal
-from chronetixd.upgrade.snapshot import Snapshot, write
-from protocol.errors import error
+from chronetixd.upgrade.snapshot import Snapshot, Upgraded, write
 
 if TYPE_CHECKING:
-    from chronetixd.verbs import Emit, UpgradeArgs
+    from chronetixd.control.verbs import Emit, UpgradeArgs
 
 LOOK_S = 0.01
 """How often it is looked whether something is still in the way."""
@@ -84,7 +83,7 @@ class Upgrade:
                 self._begun = False
         raise AssertionError("an upgrade that was not refused has replaced this image")
 
-    async def _rehearse(self, image: passage.Image, timeout_s: float) -> Any:
+    async def _rehearse(self, image: exec_handoff.Image, timeout_s: float) -> Any:
         bag = Bag()
         ways = self._ship.in_the_way()
         if ways:
@@ -106,7 +105,7 @@ class Upgrade:
                 raise error("upgrade-refused", reason="; ".join(ways))
             await asyncio.sleep(LOOK_S)
 
-    async def _go(self, image: passage.Image, upgrade: Upgraded, deadline: float) -> None:
+    async def _go(self, image: exec_handoff.Image, upgrade: Upgraded, deadline: float) -> None:
         """Returns only by raising ChronetixError; everything goes on then."""
         try:
             await self._clear(deadline)
@@ -127,22 +126,22 @@ class Upgrade:
                 raise error("upgrade-refused", reason=text) from None
             raise
 
-    def _leave(self, image: passage.Image, upgrade: Upgraded, since_ns: int) -> None:
+    def _leave(self, image: exec_handoff.Image, upgrade: Upgraded, since_ns: int) -> None:
         snapshot = self._ship.packed(Bag(), upgrade, since_ns)
         state = write(snapshot)
         try:
-            passage.leave(image, passage.Passage(state, passage.own_image()), snapshot.descriptors)
+            exec_handoff.leave(image, exec_handoff.Passage(state, exec_handoff.own_image()), snapshot.descriptors)
         except OSError as reason:
             raise error("upgrade-failed", reason=f"{image.program} cannot be executed: {reason.strerror}") from None
         finally:
             os.close(state)
 
 
-def target(image: str | None) -> passage.Image:
+def target(image: str | None) -> exec_handoff.Image:
     """What is to be executed: ``image`` with the arguments that we were started with, or once more what we were started
     as. Raises ChronetixError ``upgrade-refused``."""
     if image is None:
-        return passage.own_image()
+        return exec_handoff.own_image()
     if not os.path.isabs(image):
         raise error("bad-argument", argument="image", verb="upgrade", reason="must be an absolute path")
     if not os.access(image, os.X_OK) or os.path.isdir(image):
@@ -152,4 +151,4 @@ def target(image: str | None) -> passage.Image:
         whose = f"belongs to user {found.st_uid} and has mode {stat.S_IMODE(found.st_mode):04o}"
         reason = f"{image} {whose}: somebody else could change what is executed"
         raise error("upgrade-refused", reason=reason)
-    return passage.Image(image, [image, *sys.argv[1:]])
+    return exec_handoff.Image(image, [image, *sys.argv[1:]])

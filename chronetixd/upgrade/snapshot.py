@@ -18,21 +18,18 @@ from typing import Any
 
 import msgspec
 
+from chronetix.protocol.errors import error
+from chronetixd.bus.event_bus import PackedBus
+from chronetixd.control.server import PackedServer
 from chronetixd.core.death import Death
+from chronetixd.flows.registry import PackedFlows
+from chronetixd.linux.cgroups import PackedGroups
+from chronetixd.packing import Packed
+from chronetixd.records.audit import PackedAudit
+from chronetixd.records.feed import PackedFeed
+from chronetixd.records.logs import PackedLogs
 from chronetixd.settings import Settings
-from chronetixd.upgrade.packed import (
-    Packed,
-    PackedAudit,
-    PackedBus,
-    PackedFeed,
-    PackedFlows,
-    PackedGroups,
-    PackedLogs,
-    PackedServer,
-    PackedStrays,
-    Upgraded,
-)
-from protocol.errors import error
+from chronetixd.workers.orphans import PackedStrays
 
 FORMAT = 2
 FORMATS = (2,)
@@ -44,6 +41,18 @@ _SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK
 
 MAX_BODY = 1 << 30
 """Bytes. The largest part, what workers have printed lately, is bounded far below."""
+
+
+class Upgraded(Packed, frozen=True):
+    """An upgrade as its result is told. ``failed``: why the version ``after`` did not come up, if it did not."""
+
+    id: str
+    before: str
+    after: str = ""
+    pause_ns: int = 0
+    flows: int = 0
+    workers: int = 0
+    failed: str = ""
 
 
 class Snapshot(Packed, frozen=True):

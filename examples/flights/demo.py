@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from chronetixd.cli.client import Client
+from chronetixctl.client import Client
 from chronetixd.compile import compile_text
 from examples.flights.plugins import flights_csv
 

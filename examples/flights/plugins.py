@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
-from nodeworker import Context, Frame
+from chronetix import Context, Frame
 
 
 def flights_csv() -> zipfile.ZipExtFile:

@@ -1,7 +1,7 @@
 """The plugins of lookups.py by themselves, without a daemon."""
 
+from chronetix.testing import run
 from examples.lookups.lookups import Book, Lookup, words
-from nodeworker.testing import run
 
 
 def test_words_are_looked_up_several_at_once_and_stay_in_order() -> None:

@@ -1,7 +1,7 @@
 """The plugins of squares.py by themselves, without a daemon."""
 
+from chronetix.testing import run
 from examples.squares.squares import Total, numbers, square
-from nodeworker.testing import run
 
 
 def test_numbers_counts_squares_are_squared_and_totalled() -> None:

@@ -1,9 +1,9 @@
 """The plugins that come with Chronetix, by their uri. Each is an ordinary plugin, imported when a node uses it."""
 
 BUILTINS = {
-    "builtin://chronetix/system/timer": "nodeworker.builtins.timer:Timer",
-    "builtin://chronetix/system/eventbus-source": "nodeworker.builtins.eventbus:EventBusSource",
-    "builtin://chronetix/system/eventbus-sink": "nodeworker.builtins.eventbus:EventBusSink",
-    "builtin://chronetix/resource/netinfo": "nodeworker.builtins.netinfo:NetInfo",
+    "builtin://chronetix/system/timer": "chronetix.nodeworker.builtins.timer:Timer",
+    "builtin://chronetix/system/eventbus-source": "chronetix.nodeworker.builtins.eventbus:EventBusSource",
+    "builtin://chronetix/system/eventbus-sink": "chronetix.nodeworker.builtins.eventbus:EventBusSink",
+    "builtin://chronetix/resource/netinfo": "chronetix.nodeworker.builtins.netinfo:NetInfo",
 }
 """uri to ``module:object``."""

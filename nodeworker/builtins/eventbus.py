@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from nodeworker import codec
-from nodeworker.context import Context
-from nodeworker.message import Message
-from shm import Frame
+from chronetix.nodeworker.api import codec
+from chronetix.nodeworker.api.context import Context
+from chronetix.nodeworker.api.message import Message
+from chronetix.shm import Frame
 
 
 class EventBusSource:

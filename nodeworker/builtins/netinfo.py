@@ -16,8 +16,8 @@ import struct
 from pathlib import Path
 from typing import Any
 
-from nodeworker.context import Context
-from nodeworker.message import Message
+from chronetix.nodeworker.api.context import Context
+from chronetix.nodeworker.api.message import Message
 
 SIOCGIFADDR, SIOCGIFNETMASK = 0x8915, 0x891B
 KEYS = ("ip", "netmask", "gateway", "ports", "media_location")

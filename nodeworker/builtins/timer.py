@@ -9,8 +9,8 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from nodeworker.context import Context
-from protocol.messages import Tick
+from chronetix.nodeworker.api.context import Context
+from chronetix.protocol.messages import Tick
 
 
 class Timer:

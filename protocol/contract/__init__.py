@@ -9,8 +9,8 @@ Rules:
 * pure: whether an artifact is there is not asked here.
 """
 
-from protocol.contract.parse import parse_flow
-from protocol.contract.types import (
+from chronetix.protocol.contract.parse import parse_flow
+from chronetix.protocol.contract.types import (
     Artifact,
     Flow,
     Io,

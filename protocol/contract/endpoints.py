@@ -19,8 +19,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from protocol.contract.reading import Notes, quote, quote_key
-from protocol.contract.types import Manifest, Route
+from chronetix.protocol.contract.reading import Notes, quote, quote_key
+from chronetix.protocol.contract.types import Manifest, Route
 
 ROLE_OF_TOPIC: Final = (("control/timer/", "Timer"), ("control/resource/", "EnvProvider"))
 """The role that the source of a route with such a topic has."""

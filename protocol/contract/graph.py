@@ -10,8 +10,8 @@ from dataclasses import replace
 from itertools import count
 from typing import Final
 
-from protocol.contract.reading import Notes
-from protocol.contract.types import Route
+from chronetix.protocol.contract.reading import Notes
+from chronetix.protocol.contract.types import Route
 
 MAX_CYCLES: Final = 10
 """Cycles that are reported; correcting these comes first."""

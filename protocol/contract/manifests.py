@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from protocol.contract.reading import Fields, quote
-from protocol.contract.supervision import read_liveness, read_restart
-from protocol.contract.types import (
+from chronetix.protocol.contract.reading import Fields, quote
+from chronetix.protocol.contract.supervision import read_liveness, read_restart
+from chronetix.protocol.contract.types import (
     ALIGNMENTS,
     ARTIFACT_KINDS,
     CATEGORIES,
@@ -32,7 +32,7 @@ from protocol.contract.types import (
     Subscription,
     Timer,
 )
-from protocol.contract.wording import read_content_type
+from chronetix.protocol.contract.wording import read_content_type
 
 _COUNT = (1 << 31) - 1
 _BYTES = (1 << 62) - 1

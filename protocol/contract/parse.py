@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from protocol.contract.endpoints import resolve
-from protocol.contract.graph import name_routes, refuse_cycles
-from protocol.contract.manifests import read_manifest
-from protocol.contract.reading import Fields, Notes, kind_of
-from protocol.contract.routes import read_route, read_schema, settle_policy
-from protocol.contract.supervision import check_strategy
-from protocol.contract.types import ON_DAEMON_LOSS, STRATEGIES, Flow, Manifest, Validation
+from chronetix.protocol.contract.endpoints import resolve
+from chronetix.protocol.contract.graph import name_routes, refuse_cycles
+from chronetix.protocol.contract.manifests import read_manifest
+from chronetix.protocol.contract.reading import Fields, Notes, kind_of
+from chronetix.protocol.contract.routes import read_route, read_schema, settle_policy
+from chronetix.protocol.contract.supervision import check_strategy
+from chronetix.protocol.contract.types import ON_DAEMON_LOSS, STRATEGIES, Flow, Manifest, Validation
 
 _NO_BINDINGS: Mapping[str, str] = {}
 

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from math import isfinite
 from typing import Any, Final, TypeVar, cast
 
-from protocol import cbor
-from protocol.contract.types import Problem
-from protocol.nearest import nearest
+from chronetix.protocol import cbor
+from chronetix.protocol.contract.types import Problem
+from chronetix.protocol.nearest import nearest
 
 MAX_NOTES: Final = 100
 """Problems, and warnings, that are kept one by one; further ones are counted."""

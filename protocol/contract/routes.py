@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
-from protocol.contract.reading import Fields
-from protocol.contract.types import DEFAULT_BUFFER, MAX_BUFFER, PLANES, POLICIES, Route, SchemaDescriptor
-from protocol.contract.wording import read_content_type
+from chronetix.protocol.contract.reading import Fields
+from chronetix.protocol.contract.types import DEFAULT_BUFFER, MAX_BUFFER, PLANES, POLICIES, Route, SchemaDescriptor
+from chronetix.protocol.contract.wording import read_content_type
 
 MAX_LIMIT_MS: Final = 86_400_000
 """A day."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from protocol.contract.reading import Fields, Notes, one_of, quote
-from protocol.contract.types import RESTARTS, STRATEGIES, Liveness, Manifest, Restart, Route
+from chronetix.protocol.contract.reading import Fields, Notes, one_of, quote
+from chronetix.protocol.contract.types import RESTARTS, STRATEGIES, Liveness, Manifest, Restart, Route
 
 MAX_RESTARTS: Final = 10_000
 MAX_MS: Final = 7 * 24 * 3600 * 1000

@@ -8,8 +8,8 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from protocol.contract.reading import Fields, quote
-from protocol.contract.types import CONTENT_TYPE_ALIASES, CONTENT_TYPES
+from chronetix.protocol.contract.reading import Fields, quote
+from chronetix.protocol.contract.types import CONTENT_TYPE_ALIASES, CONTENT_TYPES
 
 _MEDIA_TYPE: Final = re.compile(r"[A-Za-z0-9!#$&^_.+-]{1,64}/[A-Za-z0-9!#$&^_.+-]{1,64}", re.ASCII)
 

@@ -443,7 +443,7 @@ static PyType_Slot decoder_slots[] = {
 };
 
 PyType_Spec chronetix_decoder_spec = {
-    .name = "protocol._cbor.Decoder",
+    .name = "chronetix.protocol._cbor.Decoder",
     .basicsize = sizeof(decoder),
     .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,
     .slots = decoder_slots,

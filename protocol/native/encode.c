@@ -475,7 +475,7 @@ static PyType_Slot encoder_slots[] = {
 };
 
 PyType_Spec chronetix_encoder_spec = {
-    .name = "protocol._cbor.Encoder",
+    .name = "chronetix.protocol._cbor.Encoder",
     .basicsize = sizeof(encoder),
     .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE,
     .slots = encoder_slots,
@@ -554,7 +554,7 @@ static PyType_Slot encoded_slots[] = {
 };
 
 PyType_Spec chronetix_encoded_spec = {
-    .name = "protocol._cbor.Encoded",
+    .name = "chronetix.protocol._cbor.Encoded",
     .basicsize = sizeof(encoded),
     .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,
     .slots = encoded_slots,

@@ -1,4 +1,4 @@
-/* The module protocol._cbor. */
+/* The module chronetix.protocol._cbor. */
 #include "cbor.h"
 
 static int add_type(PyObject *module, PyType_Spec *spec, PyTypeObject **place)
@@ -11,7 +11,7 @@ static int fill(PyObject *module)
 {
     cbor_state *state = PyModule_GetState(module);
     state->error = PyErr_NewExceptionWithDoc(
-        "protocol.cbor.CborError",
+        "chronetix.protocol.cbor.CborError",
         "These bytes, or this value, are not CBOR as we speak it; the text says which rule is broken.", PyExc_ValueError,
         NULL);
     if (state->error == NULL || PyModule_AddObjectRef(module, "CborError", state->error) < 0) return -1;

@@ -1,4 +1,4 @@
-/* The module shm._native: one file a type, gathered here. Loaded once a process, by the main interpreter. */
+/* The module chronetix.shm._native: one file a type, gathered here. Loaded once a process, by the main interpreter. */
 #include "native.h"
 
 PyTypeObject *native_add_type(PyObject *module, PyType_Spec *spec) {
@@ -24,7 +24,7 @@ static PyMethodDef module_methods[] = {
 };
 
 static struct PyModuleDef module_definition = {
-    PyModuleDef_HEAD_INIT, "shm._native", "Rings, credits and arenas of one process.", -1, module_methods, NULL, NULL,
+    PyModuleDef_HEAD_INIT, "chronetix.shm._native", "Rings, credits and arenas of one process.", -1, module_methods, NULL, NULL,
     NULL,
     NULL,
 };

@@ -22,7 +22,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from bench.gauge import Gauge, Stillness
-from protocol.errors import ChronetixError
+from chronetix.protocol.errors import ChronetixError
 from tests.chaos import invariants, plan
 from tests.chaos.caller import Caller
 from tests.chaos.flows import FLOWS

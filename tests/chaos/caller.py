@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from protocol import messages as wire
-from protocol.descriptors import Channel
-from protocol.errors import ChronetixError
-from protocol.framing import encode
+from chronetix.protocol import messages as wire
+from chronetix.protocol.descriptors import Channel
+from chronetix.protocol.errors import ChronetixError
+from chronetix.protocol.framing import encode
 
 PAUSE_S = 0.02
 ABREAST = 4

@@ -15,8 +15,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from chronetixd.cgroups import base_name, find_place
-from shm.names import abandoned
+from chronetix.shm.names import abandoned
+from chronetixd.linux.cgroups import base_name, find_place
 from tests.chaos import processes
 from tests.chaos.caller import Caller
 from tests.chaos.world import LONGEST_S, ROOT, Violation, World
@@ -107,7 +107,7 @@ def credits(world: World) -> list[str]:
 
 def listed(world: World) -> list[str]:
     """``chronetixctl ls`` answers, and knows all flows."""
-    command = [sys.executable, "-m", "chronetixd.cli", "--socket", str(world.socket), "ls", "-o", "json"]
+    command = [sys.executable, "-m", "chronetixctl", "--socket", str(world.socket), "ls", "-o", "json"]
     told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=LONGEST_S)
     if told.returncode != 0:
         return [f"chronetixctl ls ended with {told.returncode}: {told.stderr}"]

@@ -9,7 +9,7 @@ from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 
-from chronetixd.proc import children, stat
+from chronetixd.linux.proc import children, stat
 
 TOKEN = "CHAOS_TOKEN"
 _SUBREAPER = 36

@@ -45,7 +45,7 @@ def test_the_wall_clock_steps_and_no_other(weather: Weather, days: int) -> None:
 
 
 def test_shared_memory_is_refused_and_whoever_asked_is_told_of_what(weather: Weather) -> None:
-    make = "import shm; shm.Arena(1 << 20, first=1 << 16); print('made')"
+    make = "from chronetix import shm; shm.Arena(1 << 20, first=1 << 16); print('made')"
     assert below(weather, make) == "made"
     assert weather.refused == 0
     weather.refuse_memory(1)

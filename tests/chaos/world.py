@@ -20,9 +20,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from chronetixd.cli.client import Client
-from chronetixd.daemon import EXIT_BROKEN
-from protocol.errors import ChronetixError
+from chronetix.protocol.errors import ChronetixError
+from chronetixctl.client import Client
+from chronetixd.daemon.daemon import EXIT_BROKEN
 from tests.chaos import processes
 from tests.chaos.flows import FLOWS, PLUGINS, FlowKind
 from tests.chaos.ledgers import Arrival, Arrivals, Ledger, Requests, arrival

@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 import uvloop
 
-from chronetixd.cgroups import Groups, find_place
-from protocol import messages as wire
-from protocol.framing import Decoder, encode
+from chronetix.protocol import messages as wire
+from chronetix.protocol.framing import Decoder, encode
+from chronetixd.linux.cgroups import Groups, find_place
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -57,6 +57,16 @@ def until(loop: asyncio.AbstractEventLoop) -> Callable[[Callable[[], Any]], None
 ROOT = Path(__file__).parents[2]
 PROGRAM = Path(__file__).parent / "programs" / "scripted_worker.py"
 Map = dict[str, Any]
+
+
+def without_nodeworker(folder: Path) -> Path:
+    """The package ``chronetix`` below ``folder``, the real one but for ``nodeworker``, which is not there."""
+    package = folder / "chronetix"
+    package.mkdir(parents=True)
+    for file in (ROOT / "chronetix").iterdir():
+        if file.name != "nodeworker":
+            (package / file.name).symlink_to(file.resolve())
+    return package
 
 
 class Peer:

@@ -16,9 +16,9 @@ import msgspec
 import pytest
 
 import chronetixd.doctor as doctor
+from chronetix.shm import names
 from chronetixd.doctor import CHECKS_IN, Finding, Place, Side, Status, check, examine, passed
 from chronetixd.settings import Settings
-from shm import names
 
 Looks = Callable[..., Finding]
 
@@ -106,7 +106,7 @@ class TestKernel:
     def test_memory_without_a_seal_is_a_warning_that_says_what_it_means(
         self, feature: str, look: Looks, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("shm.missing_features", lambda: (feature,))
+        monkeypatch.setattr("chronetix.shm.missing_features", lambda: (feature,))
         found = look("sealed shared memory")
         assert (found.status, feature in found.detail) == (Status.WARN, True)
 

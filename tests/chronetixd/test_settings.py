@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from chronetix.protocol.errors import ChronetixError
 from chronetixd.settings import FIXED, NAMES, configure
-from protocol.errors import ChronetixError
 
 ENV = {"HOME": "/home/nobody", "XDG_RUNTIME_DIR": "/run/user/7"}
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from chronetix.protocol.contract import parse_flow
 from chronetixd.compile import compile_text
-from protocol.contract import parse_flow
 
 NOT_IN_THE_GRAPH = {"retry": 3, "max_inflight": 32}
 """The orchestrator's output has these for http-client; its graph does not say them and the contract has no default."""

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from chronetixd.cli.client import Client
-from protocol.errors import ChronetixError
+from chronetix.protocol.errors import ChronetixError
+from chronetixctl.client import Client
 
 ROOT = Path(__file__).parents[2]
 PLUGINS = ROOT / "tests" / "e2e" / "plugins"
@@ -46,7 +46,7 @@ class Daemon:
 
     def ctl(self, *arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
         """Run chronetixctl to its end."""
-        command = [sys.executable, "-m", "chronetixd.cli", *arguments]
+        command = [sys.executable, "-m", "chronetixctl", *arguments]
         return subprocess.run(command, env=self.environment, cwd=ROOT, input=stdin, capture_output=True, text=True)
 
     def second(self) -> subprocess.CompletedProcess[str]:

@@ -8,8 +8,8 @@ import signal
 from pathlib import Path
 from typing import Any
 
-from chronetixd.cli.client import Client
-from chronetixd.proc import stat
+from chronetixctl.client import Client
+from chronetixd.linux.proc import stat
 
 Map = dict[str, Any]
 PLUGINS = Path(__file__).parent / "plugins"

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from chronetixd.cli.client import Client
+from chronetixctl.client import Client
 from tests.e2e.conftest import launch_daemon
 from tests.e2e.surviving import NODES, PLUGINS, Flow, Pair, end, events, kill, lives, pids
 
@@ -216,7 +216,7 @@ def test_a_stop_that_somebody_asked_for_is_not_forgotten_when_the_daemon_dies_ov
         before = flow.submit(client)
         os.kill(before["sink"], signal.SIGSTOP)
         asking = subprocess.Popen(
-            [sys.executable, "-m", "chronetixd.cli", "stop", "f"], env=first.environment, stderr=subprocess.DEVNULL
+            [sys.executable, "-m", "chronetixctl", "stop", "f"], env=first.environment, stderr=subprocess.DEVNULL
         )
         while client.call("list")["flows"][0]["state"] != "draining":
             pass

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from chronetixd.cli.client import Client
+from chronetixctl.client import Client
 from tests.e2e.conftest import start_daemon
 
 

@@ -13,14 +13,14 @@ from typing import Any
 
 import pytest
 
-from chronetixd.cli.client import Client
-from protocol.errors import ChronetixError
+from chronetix.protocol.errors import ChronetixError
+from chronetixctl.client import Client
 from tests.e2e.conftest import ROOT, Daemon
 from tests.e2e.surviving import PLUGINS, Flow, lives, pids
 
 DYING = """
 import os, signal, sys
-from chronetixd.journal import Journal
+from chronetixd.store.journal import Journal
 from chronetixd.main import main
 
 at, when, commit, seen = int(sys.argv.pop(1)), sys.argv.pop(1), Journal._commit, 0

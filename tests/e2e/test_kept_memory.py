@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from chronetixd.cli.client import Client
+from chronetixctl.client import Client
 from tests.e2e.supervisor import Supervisor
 from tests.e2e.surviving import NODES, Flow, Pair, end, events, kill, lives, pids
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from chronetixd.cli.client import Client
-from chronetixd.output import LINES_A_SECOND, LINES_AT_ONCE
+from chronetixctl.client import Client
+from chronetixd.records.log_record import LINES_A_SECOND, LINES_AT_ONCE
 from tests.e2e.conftest import start_daemon
 
 

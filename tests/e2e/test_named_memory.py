@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from chronetixd.cli.client import Client
-from shm import names
+from chronetix.shm import names
+from chronetixctl.client import Client
 from tests.e2e.conftest import Submit, start_daemon
 
 pytestmark = pytest.mark.settings(without="seals", log_format="json")

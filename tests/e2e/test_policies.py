@@ -16,10 +16,10 @@ from typing import Any
 
 import pytest
 
-import shm
-from chronetixd.cli.client import Client
-from chronetixd.cli.tap import Tap
-from protocol.errors import ChronetixError
+from chronetix import shm
+from chronetix.protocol.errors import ChronetixError
+from chronetixctl.client import Client
+from chronetixctl.tap import Tap
 
 
 def routes_of(client: Any, flow: str) -> dict[str, Any]:
@@ -41,7 +41,7 @@ def until(client: Any, flow: str, target: str, reached: Callable[[Any], bool]) -
 @contextmanager
 def listening(daemon: Any, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
     """A chronetixctl that listens, and has shown its first frame."""
-    command = [sys.executable, "-m", "chronetixd.cli", "topic", "echo", *arguments]
+    command = [sys.executable, "-m", "chronetixctl", "topic", "echo", *arguments]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     process = subprocess.Popen(command, env=daemon.environment, bufsize=0, **pipes)
     assert process.stdout is not None
@@ -296,7 +296,7 @@ class TestEcho:
         submit(nodes, [submit.edge("endless", "check")], name="bytes", wait="running")
         shown = daemon.ctl("topic", "echo", "bytes", "endless:check", "--count", "2")
         assert "000000  " in shown.stdout
-        command = [sys.executable, "-m", "chronetixd.cli", "topic", "echo", "bytes", "endless:check", "--raw"]
+        command = [sys.executable, "-m", "chronetixctl", "topic", "echo", "bytes", "endless:check", "--raw"]
         raw = subprocess.run([*command, "--count", "1"], env=daemon.environment, capture_output=True, check=True)
         assert len(raw.stdout) == 8, "the payload and nothing else"
         listed = json.loads(daemon.ctl("route", "ls", "-o", "json").stdout)["routes"]

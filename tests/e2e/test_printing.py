@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from chronetixd.cli.client import Client
+from chronetixctl.client import Client
 from tests.e2e.surviving import PLUGINS, kill, pids
 
 Map = dict[str, Any]

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from chronetixd.cli.client import Client
+from chronetixctl.client import Client
 
 Map = dict[str, Any]
 TRANSIENT = {"policy": "transient", "max": 100, "backoff_ms": 1}

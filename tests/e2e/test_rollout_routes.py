@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from chronetixd.cli.client import Client
-from protocol.errors import ChronetixError
+from chronetix.protocol.errors import ChronetixError
+from chronetixctl.client import Client
 from tests.e2e.test_rollouts import BY_ONE, PLUGINS, Line, Map
 
 

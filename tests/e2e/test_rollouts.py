@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from protocol.errors import ChronetixError
+from chronetix.protocol.errors import ChronetixError
 
 Map = dict[str, Any]
 PLUGINS = Path(__file__).parent / "plugins"

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from chronetixd.cli.client import Client
+from chronetixctl.client import Client
 from tests.e2e.conftest import ROOT, Daemon, start_daemon
 from tests.e2e.surviving import PLUGINS, Flow, pids
 

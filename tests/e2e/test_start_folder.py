@@ -11,12 +11,25 @@ from typing import Any
 
 import pytest
 
-from chronetixd.cli.client import Client
+from chronetixctl.client import Client
 from tests.e2e.conftest import ROOT, Daemon
 from tests.e2e.test_upgrade import upgrade
 
 NAMES = (
-    *("array", "cbor2", "click", "ctypes", "difflib", "inspect", "json", "msgspec", "nodeworker", "numpy", "protocol"),
+    *(
+        "array",
+        "cbor2",
+        "chronetix",
+        "click",
+        "ctypes",
+        "difflib",
+        "inspect",
+        "json",
+        "msgspec",
+        "nodeworker",
+        "numpy",
+        "protocol",
+    ),
     *("shm", "signal", "socket", "sqlite3", "structlog", "subprocess", "threading", "tomllib", "traceback", "uvloop"),
 )
 """Modules that the programs import, of the standard library, of others, and our own."""
@@ -80,6 +93,16 @@ def test_flows_find_their_own_modules_and_nobody_those_of_the_start_folder(
     assert imported() == []
 
 
+@pytest.mark.parametrize("name", ["protocol", "shm", "nodeworker", "api", "testing", "client"])
+def test_a_module_beside_a_plugin_may_have_the_name_of_one_of_our_folders(
+    name: str, project: Path, daemon: Daemon
+) -> None:
+    (project / "plugin.py").write_text(PLUGIN.replace("helper", name))
+    (project / "helper.py").rename(project / f"{name}.py")
+    with Client.connect(daemon.socket) as client:
+        assert runs(client, project, "plugin.py")["state"] == "stopped"
+
+
 def test_nor_does_the_image_that_takes_over(imported: Callable[[], list[str]], project: Path, daemon: Daemon) -> None:
     assert upgrade(daemon)["failed"] == ""
     with Client.connect(daemon.socket) as client:
@@ -92,13 +115,13 @@ def test_nor_the_command_line(
     arguments: tuple[str, ...], imported: Callable[[], list[str]], project: Path, daemon: Daemon, tmp_path: Path
 ) -> None:
     (project / "flow.json").write_text(json.dumps(flow_of("plugin.py")))
-    command = [sys.executable, "-m", "chronetixd.cli", *arguments]
+    command = [sys.executable, "-m", "chronetixctl", *arguments]
     ended = subprocess.run(command, env=daemon.environment, cwd=tmp_path, capture_output=True, text=True)
     assert (ended.returncode, imported()) == (0, []), ended.stderr
 
 
 def test_a_tree_that_is_not_installed_starts_from_its_own_folder(tmp_path: Path) -> None:
-    for package in ("chronetixd", "nodeworker", "protocol", "shm"):
+    for package in ("chronetix", "chronetixd", "nodeworker", "protocol", "shm"):
         (tmp_path / package).symlink_to(ROOT / package)
     program = (
         "import sys; sys.path[:] = [each for each in sys.path if 'chronetix' not in each]; "

@@ -17,13 +17,13 @@ from typing import Any
 import psutil
 import pytest
 
-from chronetixd.cli.client import Client
-from protocol.errors import ChronetixError
+from chronetix.protocol.errors import ChronetixError
+from chronetixctl.client import Client
 from tests.e2e.surviving import PLUGINS, Flow, events, kill, lives, pids
 from tests.e2e.test_rollouts import Line
 
 Map = dict[str, Any]
-CTL = (sys.executable, "-m", "chronetixd.cli")
+CTL = (sys.executable, "-m", "chronetixctl")
 Start = Callable[[], Any]
 
 
@@ -167,7 +167,7 @@ class TestRefused:
             ("echo 'chronetixd 7'", True, "gave no answer of a chronetixd"),
             ("kill -9 $$", True, "was killed by SIGKILL"),
             ("import chronetixd.upgrade.snapshot as s; s.FORMATS = (99,)", False, "format 2, this release reads 99"),
-            ("import chronetixd.flows as f; f.make_plan = None", False, "TypeError"),
+            ("import chronetixd.flows.registry as f; f.make_plan = None", False, "TypeError"),
         ],
         ids=["exits", "garbage", "killed", "format", "defect"],
     )
@@ -242,7 +242,7 @@ class TestRefused:
 class TestTheOldOneTakesOverAgain:
     DEFECT = """
 if "CHRONETIX_UPGRADE" in os.environ:
-    from chronetixd import daemon
+    from chronetixd.daemon import daemon
     def unpack(*_, **__):
         raise RuntimeError("a defect of the new release")
     daemon.Daemon.unpack = unpack
@@ -516,8 +516,8 @@ class TestClients:
         flow.check()
 
     def test_only_an_admin_may(self, daemon: Any) -> None:
+        from chronetixd.control.verbs import VERBS
         from chronetixd.core.access import Right
-        from chronetixd.verbs import VERBS
 
         assert VERBS["upgrade"].right is Right.ADMIN
         with Client.connect(daemon.socket) as client:

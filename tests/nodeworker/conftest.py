@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-import shm
-from nodeworker.link import Link
-from protocol.messages import (
+from chronetix import shm
+from chronetix.nodeworker.process.link import Link
+from chronetix.protocol.messages import (
     Configure,
     Drain,
     Fault,
@@ -42,7 +42,7 @@ from protocol.messages import (
     Welcome,
     WorkerMessage,
 )
-from protocol.messages import Link as LinkMessage
+from chronetix.protocol.messages import Link as LinkMessage
 
 WATCHDOG_S = 60.0
 WALL = 0x40000000
@@ -125,7 +125,9 @@ class FakeDaemon:
 
     # -- starting -----------------------------------------------------------------------------------------------
 
-    def start(self, config: Configure, argv: Sequence[str] = ("-m", "nodeworker.worker")) -> FakeWorker:
+    def start(
+        self, config: Configure, argv: Sequence[str] = ("-m", "chronetix.nodeworker.process.worker")
+    ) -> FakeWorker:
         """A cold process that runs ``config``'s plugin."""
         ours, theirs = socket.socketpair()
         env = {**os.environ, "CHRONETIX_FD": str(theirs.fileno()), "PYTHONPATH": os.getcwd()}
@@ -358,7 +360,9 @@ class FakeLauncher:
 def launcher() -> Iterator[FakeLauncher]:
     ours, theirs = socket.socketpair()
     env = {**os.environ, "CHRONETIX_FD": str(theirs.fileno())}
-    process = subprocess.Popen([sys.executable, "-m", "nodeworker.launcher"], pass_fds=[theirs.fileno()], env=env)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "chronetix.nodeworker.process.launcher"], pass_fds=[theirs.fileno()], env=env
+    )
     theirs.close()
     fake = FakeLauncher(ours, process)
     try:

@@ -9,9 +9,9 @@ import signal
 
 import pytest
 
-from nodeworker import testing
-from nodeworker.errors import RequestFailed
-from protocol.messages import Deliver, Finished, Log, Publish, Reply, Request, Tick, Timer
+from chronetix.nodeworker.api.errors import RequestFailed
+from chronetix.nodeworker.inprocess import testing
+from chronetix.protocol.messages import Deliver, Finished, Log, Publish, Reply, Request, Tick, Timer
 
 
 class TestCallbacks:

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nodeworker.deployment import Deployment
-from nodeworker.member import FlowFailed
-from protocol.messages import Configure, Port
-from shm import WouldBlock
+from chronetix.nodeworker.inprocess.deployment import Deployment
+from chronetix.nodeworker.inprocess.member import FlowFailed
+from chronetix.protocol.messages import Configure, Port
+from chronetix.shm import WouldBlock
 
 OCTETS = "application/octet-stream"
 RECORD = np.dtype([("number", "<i8"), ("square", "<i8"), ("rest", "V48")])

@@ -6,10 +6,10 @@ import ipaddress
 
 import pytest
 
-from nodeworker.builtins.eventbus import EventBusSink, EventBusSource
-from nodeworker.builtins.netinfo import KEYS, NetInfo, default_route, describe
-from nodeworker.builtins.timer import Timer
-from nodeworker.testing import run
+from chronetix.nodeworker.builtins.eventbus import EventBusSink, EventBusSource
+from chronetix.nodeworker.builtins.netinfo import KEYS, NetInfo, default_route, describe
+from chronetix.nodeworker.builtins.timer import Timer
+from chronetix.testing import run
 
 
 class TestTheTimer:

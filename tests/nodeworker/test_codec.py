@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nodeworker import codec
-from protocol.errors import ChronetixError
+from chronetix.nodeworker.api import codec
+from chronetix.protocol.errors import ChronetixError
 
 scalars = st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.text() | st.floats(allow_nan=False)
 json_values = st.recursive(

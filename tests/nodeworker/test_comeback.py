@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-import shm
-from nodeworker.link import MAX_KEPT, Link
-from protocol.errors import error
-from protocol.messages import (
+from chronetix import shm
+from chronetix.nodeworker.process.link import MAX_KEPT, Link
+from chronetix.protocol.errors import error
+from chronetix.protocol.messages import (
     Drain,
     Drained,
     Finished,
@@ -117,7 +117,7 @@ def take_back(daemon: Any, place: socket.socket) -> tuple[Reattach, int]:
 
 class TestWithoutADaemon:
     def test_frames_go_on_and_the_next_daemon_can_end_the_flow(self, daemon, surviving, plugin, place) -> None:
-        from protocol.messages import Deliver
+        from chronetix.protocol.messages import Deliver
 
         source = daemon.start(surviving("a", plugin(COUNT) + ":numbers", "ab>b"))
         sink = daemon.start(surviving("b", plugin(TELL) + ":Tell", "ab<a"))
@@ -238,7 +238,7 @@ class TestWhatItSays:
 
     def test_a_request_under_way_ends_as_peer_gone(self, daemon, surviving, plugin, place) -> None:
         asking = plugin("""
-            from nodeworker import RequestFailed
+            from chronetix import RequestFailed
             def ask(ctx):
                 try:
                     ctx.request("who", None)
@@ -257,7 +257,7 @@ class TestWhatItSays:
         os.close(reading)
 
     def test_what_it_prints_goes_to_its_new_stdout(self, daemon, surviving, plugin, place) -> None:
-        from protocol.messages import Deliver
+        from chronetix.protocol.messages import Deliver
 
         worker = daemon.start(surviving("a", plugin(ECHO) + ":Echo"))
         daemon.wire()

@@ -6,11 +6,11 @@ import threading
 
 import pytest
 
-from nodeworker import giveback
-from nodeworker.deployment import Deployment
-from nodeworker.member import FlowFailed
-from nodeworker.wiring import FIRST_SEGMENT
-from protocol.messages import Configure, Port, Timer
+from chronetix.nodeworker.inprocess.deployment import Deployment
+from chronetix.nodeworker.inprocess.member import FlowFailed
+from chronetix.nodeworker.memory import arena_trim
+from chronetix.nodeworker.memory.wiring import FIRST_SEGMENT
+from chronetix.protocol.messages import Configure, Port, Timer
 
 OCTETS = "application/octet-stream"
 
@@ -177,7 +177,7 @@ class TestAFlow:
 
 class TestBackPressure:
     def test_shows_as_would_block_to_a_source_that_does_not_wait(self, run):
-        from shm import WouldBlock
+        from chronetix.shm import WouldBlock
 
         blocked = 0
 
@@ -310,7 +310,7 @@ class TestTimeAndMessages:
 
 
 def test_the_memory_of_a_burst_goes_back_while_the_flow_waits_for_a_timer(run, monkeypatch):
-    monkeypatch.setattr(giveback, "SPAN_S", 0.001)
+    monkeypatch.setattr(arena_trim, "SPAN_S", 0.001)
 
     class Burst:
         ticks = 0

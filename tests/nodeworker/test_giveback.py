@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from nodeworker.giveback import LONGEST_PAUSE_S, PATIENCE, SPAN_S, GiveBack
+from chronetix.nodeworker.memory.arena_trim import LONGEST_PAUSE_S, PATIENCE, SPAN_S, GiveBack
 
 FIRST, MIB = 1 << 18, 1 << 20
 

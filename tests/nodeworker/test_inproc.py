@@ -1,4 +1,4 @@
-"""``python -m nodeworker.inproc``: flows from a file, results on stdout, signals."""
+"""``python -m chronetix.nodeworker.inprocess.command``: flows from a file, results on stdout, signals."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def inproc(tmp_path):
     def start(flow, *arguments, stdin=None):
         (tmp_path / "flow.json").write_text(json.dumps(flow))
         return subprocess.Popen(
-            [sys.executable, "-m", "nodeworker.inproc", str(tmp_path / "flow.json"), *arguments],
+            [sys.executable, "-m", "chronetix.nodeworker.inprocess.command", str(tmp_path / "flow.json"), *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -148,7 +148,7 @@ def test_a_timer_flow_ticks_until_it_is_interrupted_and_then_finishes(inproc):
 def test_a_file_that_is_no_flow_is_named(tmp_path):
     for content in ("", "{", "[]", "no json"):
         (tmp_path / "bad.json").write_text(content)
-        run = [sys.executable, "-m", "nodeworker.inproc", str(tmp_path / "bad.json")]
+        run = [sys.executable, "-m", "chronetix.nodeworker.inprocess.command", str(tmp_path / "bad.json")]
         done = subprocess.run(run, capture_output=True, text=True, timeout=60, check=False)
         assert done.returncode == 1
         assert "bad.json" in done.stderr

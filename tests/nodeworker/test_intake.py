@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import deque
 from typing import Any
 
-from nodeworker.intake import MAX_WAITING_BYTES, MAX_WAITING_TICKS, Intake
-from protocol.messages import Deliver, Drain, Tick
+from chronetix.nodeworker.engine.mailbox_limits import MAX_WAITING_BYTES, MAX_WAITING_TICKS, Intake
+from chronetix.protocol.messages import Deliver, Drain, Tick
 
 
 def test_ticks_that_find_others_waiting_count_as_missed_by_the_next() -> None:

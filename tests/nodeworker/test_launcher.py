@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from nodeworker.rehearsal import rehearse
-from protocol.framing import Decoder, encode
-from protocol.messages import Spawned, SpawnFailed, Start, WorkerMessage
+from chronetix.nodeworker.process.rehearsal import rehearse
+from chronetix.protocol.framing import Decoder, encode
+from chronetix.protocol.messages import Spawned, SpawnFailed, Start, WorkerMessage
 
 LIST = "import os; print(sorted(int(n) for n in os.listdir('/proc/self/fd')), flush=True)"
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from nodeworker.load import load
-from protocol.errors import ChronetixError
+from chronetix.nodeworker.engine.load import load
+from chronetix.protocol.errors import ChronetixError
 
 
 @pytest.fixture(autouse=True)
@@ -54,10 +54,10 @@ class TestWhatIsThere:
         assert load("python://sample.py:Outer.Inner", str(folder)).__qualname__ == "Outer.Inner"
 
     def test_every_builtin(self):
-        from nodeworker.builtins import BUILTINS
+        from chronetix.nodeworker.builtins import BUILTINS
 
         for uri in BUILTINS:
-            assert load(uri, kind="WasmComponent").__module__.startswith("nodeworker.builtins")
+            assert load(uri, kind="WasmComponent").__module__.startswith("chronetix.nodeworker.builtins")
 
 
 class TestWhatIsNotThere:

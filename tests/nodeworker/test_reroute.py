@@ -10,8 +10,8 @@ from typing import Any
 import msgspec
 import pytest
 
-import shm
-from protocol.messages import (
+from chronetix import shm
+from chronetix.protocol.messages import (
     Conclude,
     Configure,
     Drain,

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from protocol.messages import FrameFailed, Publish
+from chronetix.protocol.messages import FrameFailed, Publish
 
 NUMBERS = """
     def numbers(ctx):

@@ -13,7 +13,7 @@ import pytest
 BEGINS = """
 import fcntl, json, os, subprocess, sys, termios
 from struct import unpack
-from nodeworker.streams import Streams
+from chronetix.nodeworker.process.streams import Streams
 
 def left(fd):
     return unpack("i", fcntl.ioctl(fd, termios.FIONREAD, bytes(4)))[0]
@@ -85,9 +85,8 @@ def test_whoever_prints_without_a_reader_goes_on_and_each_byte_is_there_or_count
 
 
 def test_what_is_no_pipe_is_left_alone(tmp_path: Path) -> None:
-    program = (
-        "from nodeworker.streams import Streams\ns = Streams()\ns.hold()\nassert not s.shown\ns.begin()\ns.close()"
-    )
+    program = "from chronetix.nodeworker.process.streams import Streams\n"
+    program += "s = Streams()\ns.hold()\nassert not s.shown\ns.begin()\ns.close()"
     with (tmp_path / "file").open("w") as file:
         done = subprocess.run([sys.executable, "-c", program + "\nprint('there')"], stdout=file, stderr=file)
     assert done.returncode == 0

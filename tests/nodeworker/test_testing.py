@@ -7,9 +7,9 @@ import operator
 import numpy as np
 import pytest
 
-from nodeworker import RequestFailed
-from nodeworker.testing import run
-from protocol.errors import ChronetixError
+from chronetix import RequestFailed
+from chronetix.protocol.errors import ChronetixError
+from chronetix.testing import run
 
 OCTETS = "application/octet-stream"
 ARROW = "application/arrow-ipc"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from protocol.messages import (
+from chronetix.protocol.messages import (
     Deliver,
     Drain,
     Finished,
@@ -423,7 +423,7 @@ class TestTheEventBus:
 
     def test_requests_end_with_a_reply_or_a_refusal(self, daemon, configure, plugin):
         asking = plugin("""
-            from nodeworker import RequestFailed
+            from chronetix import RequestFailed
             def ask(ctx):
                 ctx.log.info("reply", value=ctx.request("who", {"q": 1}).value())
                 try:
@@ -506,11 +506,11 @@ class TestAProgramOfItsOwn:
     def test_becomes_a_worker_with_serve(self, daemon, configure):
         program = daemon.folder / "program.py"
         program.write_text(
-            "import nodeworker\n"
+            "import chronetix\n"
             "class Shout:\n"
             "    def on_frame(self, frame, ctx): return frame.value().upper()\n"
             "    def on_stop(self, ctx): return 'served'\n"
-            "nodeworker.serve(Shout)\n"
+            "chronetix.serve(Shout)\n"
             "print('goes on', flush=True)\n"
         )
         words = daemon.folder / "words.py"
@@ -528,11 +528,11 @@ class TestAProgramOfItsOwn:
         assert daemon.finish() == {"a": None, "b": "served", "c": ["A", "B"]}
 
     def test_says_how_it_is_started_when_it_was_not(self, monkeypatch):
-        import nodeworker
+        import chronetix
 
         monkeypatch.delenv("CHRONETIX_FD", raising=False)
         with pytest.raises(RuntimeError, match="started by chronetixd"):
-            nodeworker.serve(object())
+            chronetix.serve(object())
 
 
 class TestManyInputs:

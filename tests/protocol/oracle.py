@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 
 import cbor2
 
-from protocol.cbor import MAX_DEPTH
+from chronetix.protocol.cbor import MAX_DEPTH
 
 SCALARS = frozenset({int, str, bytes, float, bool, type(None)})
 
@@ -22,7 +22,7 @@ class _NoTags(dict[int, Any]):
 
 
 def loads(data: bytes) -> Any:
-    """As protocol.cbor.loads, for documents below its limit of items. Raises Refused."""
+    """As chronetix.protocol.cbor.loads, for documents below its limit of items. Raises Refused."""
     stream = BytesIO(data)
     try:
         value = cbor2.CBORDecoder(

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol import cbor
+from chronetix.protocol import cbor
 
 scalars = (
     st.none()

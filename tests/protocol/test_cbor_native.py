@@ -17,10 +17,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from protocol import cbor
+from chronetix.protocol import cbor
 from tests.protocol import oracle
 from tests.protocol.test_cbor import documents, same
-from tests.shm.sanitize import ADDRESS, compile_c, sanitized_environment
+from tests.shm.sanitize import ADDRESS, compile_c, package_beside, sanitized_environment
 
 ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent / "native"
@@ -178,8 +178,7 @@ def test_whichever_allocation_fails_it_is_raised_and_nothing_is_left(tmp_path: P
 @needs_compiler
 @pytest.mark.timeout(600)
 def test_the_extension_does_no_harm_to_itself(tmp_path: Path) -> None:
-    package = tmp_path / "protocol"
-    shutil.copytree(ROOT / "protocol", package, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    package = package_beside(tmp_path, "protocol")
     flags = ["-shared", "-fPIC", "-std=c11", *ADDRESS, "-fvisibility=hidden", "-D_GNU_SOURCE"]
     include = f"-I{sysconfig.get_paths()['include']}"
     sources = sorted((ROOT / "protocol" / "native").glob("*.c"))

@@ -5,9 +5,9 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
-from protocol.configure import configure
-from protocol.contract import parse_flow
-from protocol.messages import Configure
+from chronetix.protocol.configure import configure
+from chronetix.protocol.contract import parse_flow
+from chronetix.protocol.messages import Configure
 
 
 def manifest(node: str, **fields: Any) -> dict[str, Any]:

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from protocol.contract import Flow, Problem, Validation, parse_flow
-from protocol.contract.types import DEFAULT_ARENA
+from chronetix.protocol.contract import Flow, Problem, Validation, parse_flow
+from chronetix.protocol.contract.types import DEFAULT_ARENA
 
 Make = Callable[..., dict[str, Any]]
 

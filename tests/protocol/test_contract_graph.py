@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol.contract import parse_flow
+from chronetix.protocol.contract import parse_flow
 
 Make = Callable[..., dict[str, Any]]
 ARTIFACT = {"kind": "Python", "uri": "python://module:object"}

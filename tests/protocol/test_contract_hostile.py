@@ -10,9 +10,9 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol import cbor
-from protocol.contract import Validation, parse_flow
-from protocol.contract.reading import MAX_NOTES
+from chronetix.protocol import cbor
+from chronetix.protocol.contract import Validation, parse_flow
+from chronetix.protocol.contract.reading import MAX_NOTES
 
 MINIMAL: dict[str, Any] = json.loads((Path(__file__).parent / "data" / "minimal_compile_output.json").read_bytes())
 

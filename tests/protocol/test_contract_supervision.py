@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from protocol.contract import Flow, Liveness, Restart, parse_flow
+from chronetix.protocol.contract import Flow, Liveness, Restart, parse_flow
 
 Make = Callable[..., dict[str, Any]]
 

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol.descriptors import MAX_PER_SENDMSG, MAX_WAITING, Channel, Piece, expected, pieces
-from protocol.errors import LocalError, ProtocolError
-from protocol.framing import encode
-from protocol.messages import (
+from chronetix.protocol.descriptors import MAX_PER_SENDMSG, MAX_WAITING, Channel, Piece, expected, pieces
+from chronetix.protocol.errors import LocalError, ProtocolError
+from chronetix.protocol.framing import encode
+from chronetix.protocol.messages import (
     InputLink,
     Link,
     Offer,

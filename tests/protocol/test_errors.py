@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from protocol.errors import (
+from chronetix.protocol.errors import (
     CATALOGUE,
     ChronetixError,
     Entry,
@@ -17,8 +17,8 @@ from protocol.errors import (
     error,
     from_failure,
 )
-from protocol.framing import Decoder, encode
-from protocol.messages import Failure, ToClient
+from chronetix.protocol.framing import Decoder, encode
+from chronetix.protocol.messages import Failure, ToClient
 
 ENTRIES = list(CATALOGUE.values())
 

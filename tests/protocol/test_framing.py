@@ -14,10 +14,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from protocol import cbor, messages
-from protocol.errors import LocalError, ProtocolError
-from protocol.framing import SMALL, Decoder, Encoding, Work, encode, message_types, type_of
-from protocol.messages import Cancel, ClientMessage, Deliver, Finished, Message, ToWorker, WorkerMessage
+from chronetix.protocol import cbor, messages
+from chronetix.protocol.errors import LocalError, ProtocolError
+from chronetix.protocol.framing import SMALL, Decoder, Encoding, Work, encode, message_types, type_of
+from chronetix.protocol.messages import Cancel, ClientMessage, Deliver, Finished, Message, ToWorker, WorkerMessage
 
 MESSAGE_TYPES = [
     value

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol.errors import ProtocolError, RemoteError
-from protocol.handshake import NEXT, Event, Phase, advance, answer, concluded, event_of
-from protocol.messages import MAX_FRAME, Call, Failure, Hello, Message, Ready, Welcome
+from chronetix.protocol.errors import ProtocolError, RemoteError
+from chronetix.protocol.handshake import NEXT, Event, Phase, advance, answer, concluded, event_of
+from chronetix.protocol.messages import MAX_FRAME, Call, Failure, Hello, Message, Ready, Welcome
 
 HELLO = Hello(protocol=[1], role="client")
 WELCOME = Welcome(protocol=1, daemon="chronetixd")

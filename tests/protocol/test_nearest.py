@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol.nearest import did_you_mean, nearest
+from chronetix.protocol.nearest import did_you_mean, nearest
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from protocol.errors import ChronetixError
-from protocol.paths import MAX_SOCKET_PATH, socket_path, state_dir
+from chronetix.protocol.errors import ChronetixError
+from chronetix.protocol.paths import MAX_SOCKET_PATH, socket_path, state_dir
 
 FULL = {
     "CHRONETIX_SOCKET": "/c/sock",

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from protocol.configure import configure
-from protocol.contract import parse_flow
+from chronetix.protocol.configure import configure
+from chronetix.protocol.contract import parse_flow
 
 
 def manifest(node: str, **fields: Any) -> dict[str, Any]:

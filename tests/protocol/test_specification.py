@@ -11,11 +11,11 @@ from typing import Annotated, Any, Literal
 import msgspec
 import pytest
 
-from protocol import cbor, descriptors, messages
-from protocol.errors import CATALOGUE
-from protocol.framing import message_types, type_of
-from protocol.handshake import NEXT, Event, Phase
-from protocol.messages import Message
+from chronetix.protocol import cbor, descriptors, messages
+from chronetix.protocol.errors import CATALOGUE
+from chronetix.protocol.framing import message_types, type_of
+from chronetix.protocol.handshake import NEXT, Event, Phase
+from chronetix.protocol.messages import Message
 
 PROTOCOL = resources.files("protocol").joinpath("PROTOCOL.md").read_text("utf-8")
 CDDL = resources.files("protocol").joinpath("protocol.cddl").read_text("utf-8")

@@ -10,10 +10,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from protocol import messages
-from protocol.descriptors import expected
-from protocol.errors import CATALOGUE, ProtocolError
-from protocol.framing import Decoder, encode, message_types
+from chronetix.protocol import messages
+from chronetix.protocol.descriptors import expected
+from chronetix.protocol.errors import CATALOGUE, ProtocolError
+from chronetix.protocol.framing import Decoder, encode, message_types
 
 VECTORS: dict[str, Any] = json.loads(resources.files("protocol").joinpath("vectors.json").read_bytes())
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-import shm
+from chronetix import shm
 from tests.shm.lines import join
 
 MISSING = shm.missing_features()

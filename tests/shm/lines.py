@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-import shm
+from chronetix import shm
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

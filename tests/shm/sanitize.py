@@ -48,12 +48,21 @@ def run(program: Path, *arguments: object) -> str:
     return ended.stdout
 
 
-def build_package(folder: Path) -> None:
-    """The package shm below ``folder``, its extension built for AddressSanitizer and UndefinedBehaviorSanitizer."""
-    package = folder / "shm"
+def package_beside(folder: Path, name: str) -> Path:
+    """The package ``chronetix`` below ``folder``: a copy of its part ``name`` without extensions, whose folder is
+    returned, and the others as they are."""
+    package = folder / "chronetix"
     package.mkdir()
-    for file in (ROOT / "shm").glob("*.py"):
-        shutil.copy(file, package)
+    for file in (ROOT / "chronetix").iterdir():
+        (package / file.name).symlink_to(file.resolve())
+    (package / name).unlink()
+    ignored = shutil.ignore_patterns("*.so", "__pycache__")
+    return Path(shutil.copytree(ROOT / name, package / name, ignore=ignored))
+
+
+def build_package(folder: Path) -> None:
+    """``chronetix.shm`` below ``folder``, built for AddressSanitizer and UndefinedBehaviorSanitizer."""
+    package = package_beside(folder, "shm")
     flags = ["-shared", "-fPIC", "-std=c11", *ADDRESS, "-fvisibility=hidden", "-D_GNU_SOURCE"]
     where = [f"-I{sysconfig.get_paths()['include']}", f"-I{INCLUDE}"]
     sources = sorted((ROOT / "shm" / "native").glob("*.c"))

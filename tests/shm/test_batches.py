@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-import shm
+from chronetix import shm
 from tests.shm.lines import attach
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-import shm
+from chronetix import shm
 from tests.shm.sanitize import ROOT, build, run
 
 PROGRAM = Path(__file__).parent / "programs" / "short_of.py"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-import shm
+from chronetix import shm
 
 
 def test_fan_out_writes_the_payload_once(make_route):

@@ -7,7 +7,7 @@ import gc
 import numpy as np
 import pytest
 
-import shm
+from chronetix import shm
 from tests.shm.lines import join
 
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import shm
+from chronetix import shm
 from tests.shm.lines import attach
 
 

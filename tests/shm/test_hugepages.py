@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import shm
+from chronetix import shm
 from tests.shm.lines import join
 
 HUGE = 2 << 20

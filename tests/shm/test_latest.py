@@ -13,7 +13,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-import shm
+from chronetix import shm
 from tests.shm.lines import attach, join
 from tests.shm.test_route_model import SIZES, payload
 

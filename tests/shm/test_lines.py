@@ -15,7 +15,7 @@ from contextlib import closing
 
 import pytest
 
-import shm
+from chronetix import shm
 from tests.shm.conftest import Forge, MakeRoute, Route
 from tests.shm.lines import a_line
 

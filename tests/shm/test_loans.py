@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-import shm
+from chronetix import shm
 
 
 def test_a_loan_is_filled_in_place_and_committed(route):

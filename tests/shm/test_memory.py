@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-import shm
+from chronetix import shm
 from tests.shm.lines import attach
 
 GOLDEN = Path(__file__).parent / "golden"

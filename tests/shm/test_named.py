@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-import shm
-from shm import names
+from chronetix import shm
+from chronetix.shm import names
 
 PROGRAM = Path(__file__).parent / "programs" / "victim.py"
 named = pytest.mark.skipif("seals" not in shm.missing_features(), reason="this kernel has seals")

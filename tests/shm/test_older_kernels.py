@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-import shm
+from chronetix import shm
 from tests.shm.sanitize import SCALE
 
 HERE = Path(__file__).parent
@@ -51,7 +51,7 @@ def test_the_same_holds_without(without, tests):
     ],
 )
 def test_what_is_missing_is_told(without, missing):
-    program = "import shm; print(*shm.missing_features())"
+    program = "from chronetix import shm; print(*shm.missing_features())"
     env = {**os.environ, "CHRONETIX_WITHOUT": without}
     told = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, env=env, capture_output=True, text=True, check=True

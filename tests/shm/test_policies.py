@@ -10,7 +10,7 @@ import threading
 
 import pytest
 
-import shm
+from chronetix import shm
 from tests.shm.lines import attach, join
 
 NS = 1_000_000

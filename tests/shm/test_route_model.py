@@ -12,7 +12,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
 
-import shm
+from chronetix import shm
 from tests.shm.lines import join
 
 SIZES = st.one_of(st.integers(0, 200), st.integers(3500, 5000), st.sampled_from([0, 64, 4096, 20_000]))

@@ -22,9 +22,9 @@ pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="needs a C c
 def test_the_extension_does_no_harm_to_itself(tmp_path):
     build_package(tmp_path)
     env = sanitized_environment(tmp_path)
-    where = [sys.executable, "-c", "import shm._native; print(shm._native.__file__)"]
+    where = [sys.executable, "-c", "import chronetix.shm._native; print(chronetix.shm._native.__file__)"]
     loaded = subprocess.run(where, cwd=tmp_path, env=env, capture_output=True, text=True)
-    assert loaded.stdout.strip() == f"{tmp_path}/shm/_native.abi3.so", loaded.stderr
+    assert loaded.stdout.strip() == f"{tmp_path}/chronetix/shm/_native.abi3.so", loaded.stderr
     pytest_options = ["-q", "-x", "-p", "no:cacheprovider", "-o", f"pythonpath={tmp_path} ."]
     tests = [f"tests/shm/{name}" for name in (SHORT if SCALE == 1 else LONG)]
     command = [sys.executable, "-m", "pytest", *pytest_options, *tests]

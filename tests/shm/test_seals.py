@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-import shm
+from chronetix import shm
 
 PROGRAM = Path(__file__).parent / "programs" / "attacker.py"
 MISSING = shm.missing_features()

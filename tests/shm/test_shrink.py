@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import shm
+from chronetix import shm
 from tests.shm.lines import attach, join
 
 MIB = 1 << 20

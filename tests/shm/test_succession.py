@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import pytest
 
-import shm
+from chronetix import shm
 from tests.shm.conftest import Forge, MakeRoute, Route
 from tests.shm.lines import a_line, attach, join, succeed
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import shm
+from chronetix import shm
 from tests.shm.lines import attach, join
 
 BIG = 12 << 20  # bytes; long enough for others to run while it is copied

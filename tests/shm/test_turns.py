@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import shm
+from chronetix import shm
 from tests.shm.lines import join
 
 QUOTA = {"best-effort": 1, "normal": 2, "high": 4, "realtime": 8}

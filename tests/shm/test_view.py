@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-import shm
+from chronetix import shm
 
 
 def test_the_counters_tell_what_happened(make_route):

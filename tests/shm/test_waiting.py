@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-import shm
+from chronetix import shm
 from tests.shm.lines import attach
 
 

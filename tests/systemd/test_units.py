@@ -70,6 +70,6 @@ def test_workers_can_be_born_and_outlive_the_daemon_and_wasm_can_be_compiled(sco
 
 @pytest.mark.parametrize("scope", SCOPES)
 def test_the_socket_s_name_is_the_one_that_the_daemon_looks_for(scope: str) -> None:
-    from chronetixd.activation import CONTROL
+    from chronetixd.systemd.activation import CONTROL
 
     assert directives(SCOPES[scope] / "chronetixd.socket")["FileDescriptorName"] == CONTROL

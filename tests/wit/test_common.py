@@ -5,7 +5,7 @@ from pathlib import Path
 
 import msgspec
 
-from protocol.messages import Envelope
+from chronetix.protocol.messages import Envelope
 
 WIT = (Path(__file__).parents[2] / "wit" / "common.wit").read_text()
 

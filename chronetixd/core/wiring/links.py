@@ -6,12 +6,12 @@ from collections.abc import Hashable
 
 import msgspec
 
-from chronetixd.core.wiring.net import Net, ToNode
+from chronetix.protocol.errors import error
+from chronetix.protocol.messages import Extend, InputLink, Link, Linked, Port
+from chronetixd.core.wiring.route_table import Net, ToNode
 from chronetixd.core.wiring.segments import Segments
 from chronetixd.core.wiring.stages import Ends, Place, Stage
 from chronetixd.core.wiring.states import NodeEvent, StageEvent
-from protocol.errors import error
-from protocol.messages import Extend, InputLink, Link, Linked, Port
 
 
 class Links:

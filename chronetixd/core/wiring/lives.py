@@ -6,15 +6,15 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from chronetix.protocol.errors import error
+from chronetix.protocol.messages import Configure, Detach, Offer, Port, Retract
 from chronetixd.core.wiring.links import Links, at
-from chronetixd.core.wiring.net import Net, ToNode
 from chronetixd.core.wiring.offers import in_order, keep
-from chronetixd.core.wiring.rerouting import Rerouting
+from chronetixd.core.wiring.reroute import Rerouting
+from chronetixd.core.wiring.route_table import Net, ToNode
 from chronetixd.core.wiring.segments import Segments, check_new
 from chronetixd.core.wiring.stages import Ends, Handle, Memory, Place, Stage
 from chronetixd.core.wiring.states import NodeEvent
-from protocol.errors import error
-from protocol.messages import Configure, Detach, Offer, Port, Retract
 
 
 class LostMemory(Exception):

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from chronetix.protocol.errors import error
+from chronetix.protocol.messages import Drained, Linked, Segment, SegmentDropped, SegmentMapped
 from chronetixd.core.counters import Counters
 from chronetixd.core.wiring.links import Links
 from chronetixd.core.wiring.lives import Lives
-from chronetixd.core.wiring.net import Close, Net, ToNode
-from chronetixd.core.wiring.rerouting import Rerouting
+from chronetixd.core.wiring.reroute import Rerouting
+from chronetixd.core.wiring.route_table import Close, Net, ToNode
 from chronetixd.core.wiring.segments import Segments
 from chronetixd.core.wiring.stages import DataRoute, Handle, Place, Reader, Stage
 from chronetixd.core.wiring.states import NodeEvent
-from protocol.errors import error
-from protocol.messages import Drained, Linked, Segment, SegmentDropped, SegmentMapped
 
 
 class Machine:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from chronetix.protocol.errors import error
+from chronetix.protocol.messages import Offer
 from chronetixd.core.wiring.stages import Ends, Handle, Memory, Place, Stage
 from chronetixd.core.wiring.states import StageEvent
-from protocol.errors import error
-from protocol.messages import Offer
 
 
 def _meant(place: Place, message: Offer) -> Ends:

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
-from chronetixd.core.wiring.net import Net, ToNode
+from chronetix.protocol.errors import error
+from chronetix.protocol.messages import Segment, SegmentDropped, SegmentMapped
+from chronetixd.core.wiring.route_table import Net, ToNode
 from chronetixd.core.wiring.stages import Handle, Memory, Stage
-from protocol.errors import error
-from protocol.messages import Segment, SegmentDropped, SegmentMapped
 
 
 class Segments:

@@ -11,6 +11,8 @@ from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, NewType, Protocol
 
+from chronetix.protocol.errors import error
+from chronetix.protocol.messages import Port
 from chronetixd.core.machine import IllegalEvent
 from chronetixd.core.wiring.states import (
     CONSUMER,
@@ -23,8 +25,6 @@ from chronetixd.core.wiring.states import (
     StageEvent,
     following,
 )
-from protocol.errors import error
-from protocol.messages import Port
 
 Handle = NewType("Handle", int)
 """A memory that was checked and is kept."""

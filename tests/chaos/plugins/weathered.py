@@ -14,8 +14,8 @@ import struct
 import subprocess
 import time
 
-from nodeworker import remote
-from nodeworker.errors import RequestFailed
+from chronetix.nodeworker.api.errors import RequestFailed
+from chronetix.nodeworker.process import remote
 
 HEAD = struct.Struct("<QII")
 BURST = 10

@@ -12,10 +12,10 @@ import time
 from collections import deque
 from contextlib import ExitStack, suppress
 
-import shm
-from protocol import messages as wire
-from protocol.errors import ChronetixError
-from protocol.framing import encode
+from chronetix import shm
+from chronetix.protocol import messages as wire
+from chronetix.protocol.errors import ChronetixError
+from chronetix.protocol.framing import encode
 from tests.chaos import processes
 from tests.chaos.flows import FLOWS
 from tests.chaos.plan import Args

@@ -10,7 +10,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-from chronetixd.proc import children
+from chronetixd.linux.proc import children
 from tests.chaos.flows import FLOWS, everyone
 from tests.chaos.plan import Args
 from tests.chaos.scenarios.scenario import Scenario
@@ -109,7 +109,10 @@ def _unready_launcher(world: World, args: Args) -> None:
 
 def _is_launcher(pid: int) -> bool:
     with suppress(OSError):
-        return b"nodeworker.launcher" in Path(f"/proc/{pid}/cmdline").read_bytes() and os.getsid(pid) == pid
+        return (
+            b"chronetix.nodeworker.process.launcher" in Path(f"/proc/{pid}/cmdline").read_bytes()
+            and os.getsid(pid) == pid
+        )
     return False
 
 

@@ -6,7 +6,7 @@ import random
 import threading
 import time
 
-from protocol.errors import ChronetixError
+from chronetix.protocol.errors import ChronetixError
 from tests.chaos.flows import FLOWS, PLUGINS, Map
 from tests.chaos.plan import Args
 from tests.chaos.scenarios.scenario import Scenario

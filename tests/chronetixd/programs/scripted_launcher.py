@@ -1,5 +1,5 @@
 """A launcher that does what a plan says: it lies where the real one is looked for. Each takes the first word of the
-plan, which is in the folder above, and is the real one when there is none left."""
+plan, which is in the folder of its package, and is the real one when there is none left."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import socket
 import sys
 from pathlib import Path
 
-FOLDER = Path(__file__).parents[1]
+FOLDER = Path(__file__).parents[3]
 
 
 def next_word() -> str:
@@ -21,9 +21,9 @@ def next_word() -> str:
 
 
 def become_real() -> None:
-    """From here on ``nodeworker`` is the real one."""
+    """From here on ``chronetix`` is the real one."""
     sys.path.remove(str(FOLDER))
-    for name in [name for name in sys.modules if name.split(".")[0] == "nodeworker"]:
+    for name in [name for name in sys.modules if name.split(".")[0] == "chronetix"]:
         del sys.modules[name]
 
 
@@ -32,8 +32,8 @@ SOCKET: list[socket.socket] = []
 
 
 def wait_for_a_request() -> socket.socket:
-    from protocol.framing import encode
-    from protocol.messages import LauncherReady
+    from chronetix.protocol.framing import encode
+    from chronetix.protocol.messages import LauncherReady
 
     sock = socket.socket(fileno=int(os.environ["CHRONETIX_FD"]))
     SOCKET.append(sock)
@@ -44,8 +44,8 @@ def wait_for_a_request() -> socket.socket:
 
 def answer_one_by_one() -> None:
     """One for each line that is written into the fifo beside the plan; the plan tells how many were asked for."""
-    from protocol.framing import Decoder, encode
-    from protocol.messages import Spawn, SpawnFailed
+    from chronetix.protocol.framing import Decoder, encode
+    from chronetix.protocol.messages import Spawn, SpawnFailed
 
     sock = wait_for_a_request()
     decoder: Decoder[Spawn] = Decoder(Spawn)
@@ -82,8 +82,8 @@ def serve(word: str) -> None:
             signal.pause()
         case "forks-and-dies":
             become_real()
-            link = importlib.import_module("nodeworker.link")
-            real = importlib.import_module("nodeworker.launcher")
+            link = importlib.import_module("chronetix.nodeworker.process.link")
+            real = importlib.import_module("chronetix.nodeworker.process.launcher")
             send = link.Link.send
 
             def send_but_spawned(self: object, message: object, *descriptors: object) -> None:
@@ -97,7 +97,7 @@ def serve(word: str) -> None:
             answer_one_by_one()
         case _:
             become_real()
-            importlib.import_module("nodeworker.launcher").main()
+            importlib.import_module("chronetix.nodeworker.process.launcher").main()
 
 
 if __name__ == "__main__":

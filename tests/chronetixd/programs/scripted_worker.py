@@ -9,8 +9,8 @@ import subprocess
 import sys
 from typing import Any
 
-from protocol.descriptors import Channel, pieces
-from protocol.messages import (
+from chronetix.protocol.descriptors import Channel, pieces
+from chronetix.protocol.messages import (
     Configure,
     Drain,
     Fault,

@@ -2,10 +2,10 @@
 
 import threading
 
-from nodeworker import giveback
+from chronetix.nodeworker.memory import arena_trim
 
 SMALL = 1 << 20
-giveback.SPAN_S = 0.01  # for this process: a quiet time that a test can wait for
+arena_trim.SPAN_S = 0.01  # for this process: a quiet time that a test can wait for
 
 
 def arenas():

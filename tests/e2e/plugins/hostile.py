@@ -54,8 +54,8 @@ def prints_much(ctx):
 
 def grows_without_end(ctx):
     """Source: says again and again that its arena has a further segment."""
-    import shm
-    from protocol.messages import Segment
+    from chronetix import shm
+    from chronetix.protocol.messages import Segment
 
     arena = shm.Arena(1 << 20, first=1 << 16)
     for index in range(100, 10_000):
@@ -68,7 +68,7 @@ def sends_a_socket_that_lingers(ctx):
     import socket
     import struct
 
-    from protocol.messages import Segment
+    from chronetix.protocol.messages import Segment
 
     listener = socket.socket()
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)

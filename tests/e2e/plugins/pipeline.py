@@ -14,7 +14,7 @@ def numbers(ctx):
 
 def chooses_not_to_wait(ctx):
     """Source: as ``numbers``, but asks with timeout 0 and waits for its own reasons when there is no credit."""
-    from shm import WouldBlock
+    from chronetix.shm import WouldBlock
 
     blocked = 0
     pause = threading.Event()

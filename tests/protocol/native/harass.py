@@ -6,7 +6,7 @@ import random
 from contextlib import suppress
 from typing import Any
 
-from protocol import _cbor as cbor
+from chronetix.protocol import _cbor as cbor
 
 ROUNDS = 1500
 SCALARS = [

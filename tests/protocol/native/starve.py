@@ -13,9 +13,9 @@ from typing import Any
 
 import msgspec
 
-from protocol import cbor, messages
-from protocol.descriptors import Channel
-from protocol.framing import Encoding, Work, encode
+from chronetix.protocol import cbor, messages
+from chronetix.protocol.descriptors import Channel
+from chronetix.protocol.framing import Encoding, Work, encode
 
 allocator = ctypes.CDLL(None)
 allocator.starve.argtypes = [ctypes.c_long, ctypes.c_long]

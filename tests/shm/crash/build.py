@@ -23,7 +23,7 @@ FLAGS = [
 
 
 def load(folder: Path) -> ModuleType:
-    """``shm._native`` as a test build, beside the real one. It stays loaded."""
+    """``chronetix.shm._native`` as a test build, beside the real one. It stays loaded."""
     made = folder / "_native.so"
     with open(folder / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -11,7 +11,7 @@ import mmap
 import os
 import sys
 
-import shm
+from chronetix import shm
 
 
 def elsewhere() -> None:

@@ -1,0 +1,35 @@
+"""What plugin authors import.
+
+A plugin is a function, a generator function or a class with any of ``on_start``, ``on_frame``, ``on_tick``,
+``on_message``, ``on_stop`` and ``produce``; it gets a :class:`Context`. The same code runs in a process of its own, in
+one process with the whole flow, and in unit tests (``chronetix.testing``). A program of its own becomes a worker with
+:func:`serve`. ``chronetix.client`` talks to the daemon.
+
+Names are imported when they are first used: the launcher has to set the environment before numpy comes in. Type
+checkers read ``__init__.pyi``.
+"""
+
+from importlib import import_module
+from typing import Any
+
+_HOMES = {
+    "Context": "chronetix.nodeworker.api.context",
+    "Frame": "chronetix.shm",
+    "Message": "chronetix.nodeworker.api.message",
+    "Port": "chronetix.protocol.messages",
+    "RequestFailed": "chronetix.nodeworker.api.errors",
+    "RouteClosed": "chronetix.shm",
+    "Tick": "chronetix.protocol.messages",
+    "WouldBlock": "chronetix.shm",
+    "serve": "chronetix.nodeworker.process.worker",
+}
+
+__all__ = list(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(home), name)
+    return value

@@ -1,0 +1,9 @@
+"""``python -m chronetixctl`` is chronetixctl."""
+
+from chronetixd.startpath import forget_start_folder
+
+if __name__ == "__main__":
+    forget_start_folder()
+    from chronetixctl import main
+
+    main()

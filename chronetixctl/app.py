@@ -1,0 +1,259 @@
+"""The command tree of chronetixctl, and how every way of ending becomes an exit code and a message.
+
+Rules: a command's module is imported when it is asked for, so that start-up and ``--help`` stay fast; options
+stand before or behind the command; an error says what, which and what to do next; a reader that goes away
+ends the command quietly.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from io import TextIOWrapper
+from typing import Any
+
+import click
+
+from chronetix.protocol.errors import ChronetixError
+from chronetix.protocol.nearest import did_you_mean
+from chronetixctl import exits, output
+
+PROGRAM = "chronetixctl"
+
+SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
+    "Flows": {
+        "submit": ("chronetixctl.submit:submit", "Submit a flow and wait until it runs."),
+        "validate": ("chronetixctl.validate:validate", "Check a flow without running it; needs no daemon."),
+        "compile": ("chronetixctl.validate:compile_", "Compile a flow's DSL and print the result."),
+        "diff": ("chronetixctl.diff:diff", "Compare a flow that runs with a file."),
+        "apply": ("chronetixctl.apply:apply", "Make a flow that runs the one in a file, while it runs."),
+        "rollout": ("chronetixctl.rollout:rollout", "Follow what apply has begun; go back."),
+        "run": ("chronetixctl.run:run", "Run a whole flow in this one process, without a daemon."),
+        "stop": ("chronetixctl.stop:stop", "Stop a flow, letting it finish what is under way."),
+    },
+    "Watching": {
+        "ls": ("chronetixctl.listing:ls", "List flows and their states."),
+        "describe": ("chronetixctl.describe:describe", "Show a flow's nodes, routes and last exits."),
+        "top": ("chronetixctl.top:top", "Watch routes: rates, credits, latency, the bottleneck."),
+        "topic": ("chronetixctl.topic:topic", "Listen to what a data route carries."),
+        "route": ("chronetixctl.topic:route", "List data routes, listen to one."),
+        "logs": ("chronetixctl.follow:logs", "Show what nodes printed and logged."),
+        "events": ("chronetixctl.follow:events", "Show what happened: states, exits, restarts."),
+    },
+    "Operating": {
+        "service": ("chronetixctl.service:service", "Install, remove or show the systemd service."),
+        "config": ("chronetixctl.config:config", "Show the daemon's settings and where each comes from."),
+        "upgrade": ("chronetixctl.upgrade:upgrade", "Replace the daemon by another release; flows run on."),
+        "audit": ("chronetixctl.audit:audit", "Show who asked the daemon for what."),
+        "doctor": ("chronetixctl.doctor:doctor", "Check this machine and the daemon on it."),
+    },
+    "About": {
+        "version": ("chronetixctl.about:version", "Show versions of this program and of the daemon."),
+        "errors": ("chronetixctl.about:errors", "Look up an error by its code or name."),
+        "completion": ("chronetixctl.completion:completion", "Print a completion script for a shell."),
+    },
+}
+"""Every command: where it is, and its line in the help."""
+
+_PLACES = {name: place for section in SECTIONS.values() for name, (place, _help) in section.items()}
+
+EPILOG = (
+    "\b\nExamples:\n"
+    "  chronetixctl submit flow.yaml\n"
+    "  chronetixctl top\n"
+    "  chronetixctl logs my-flow -f\n"
+    "\b\nExit codes:\n" + "\n".join(f"  {code:<4} {meaning}" for code, meaning in exits.MEANINGS.items())
+)
+
+
+@dataclass(slots=True)
+class Session:
+    """The global options, as given before or behind the command."""
+
+    socket: str | None = None
+    output: str = "table"
+    color: bool | None = None
+
+    def connect(self) -> Any:
+        """A connected client. Raises ChronetixError."""
+        from chronetixctl.client import Client
+
+        return Client.connect(self.socket, software=PROGRAM)
+
+
+@contextmanager
+def _quiet_pipe() -> Iterator[None]:
+    """A reader of stdout that went away ends the command quietly; click itself would make it a failure."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _forget_stdout()
+        raise click.exceptions.Exit(exits.OK) from None
+
+
+class Commands(click.Group):
+    """Commands by name, imported when asked for; an unknown one gets the nearest name."""
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        with _quiet_pipe():
+            return super().make_context(info_name, args, parent, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with _quiet_pipe():
+            return super().invoke(ctx)
+
+    def list_commands(self, _: click.Context) -> list[str]:
+        return list(_PLACES)
+
+    def get_command(self, _: click.Context, cmd_name: str) -> click.Command | None:
+        place = _PLACES.get(cmd_name)
+        if place is None:
+            return None
+        module, name = place.split(":")
+        command: click.Command = getattr(import_module(module), name)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if name not in _PLACES and not name.startswith("-"):
+            hint = did_you_mean(name, _PLACES, f"one of: {', '.join(_PLACES)}")
+            raise click.UsageError(f'there is no command "{name}"; {hint}', ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, _: click.Context, formatter: click.HelpFormatter) -> None:
+        for section, commands in SECTIONS.items():
+            with formatter.section(section):
+                formatter.write_dl([(name, about[1]) for name, about in commands.items()])
+
+
+def _print_version(ctx: click.Context, _: click.Parameter, asked: bool) -> None:
+    if asked:
+        from chronetixctl.about import own_version
+
+        click.echo(f"{PROGRAM} {own_version()}")
+        ctx.exit()
+
+
+@click.group(
+    cls=Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog=EPILOG,
+)
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="Show the version."
+)
+@click.option("--socket", metavar="PATH", help="The daemon's control socket.  [env: CHRONETIX_SOCKET]")
+@click.option("-o", "--output", type=click.Choice(output.FORMATS), help="How to print data.  [default: table]")
+@click.option("--no-color", is_flag=True, help="No colours, as with NO_COLOR in the environment.")
+@click.pass_context
+def cli(ctx: click.Context, socket: str | None, output: str | None, no_color: bool) -> None:
+    """Submit, watch and stop the flows of a chronetixd."""
+    session = Session(socket)
+    ctx.obj = session
+    adopt(ctx, socket, output, no_color or bool(os.environ.get("NO_COLOR")))
+
+
+def adopt(ctx: click.Context, socket: str | None, output: str | None, no_color: bool) -> Session:
+    """Take global options into the session."""
+    session = ctx.find_object(Session)
+    assert session is not None
+    if socket:
+        session.socket = socket
+    if output:
+        session.output = output
+    if no_color:
+        session.color = False
+    if session.color is False:
+        ctx.find_root().color = False
+        ctx.color = False
+    return session
+
+
+def run(args: Sequence[str] | None = None) -> int:
+    """Run chronetixctl with ``args`` (default: this process's) and return its exit code."""
+    if sys.stdout is None:  # closed by whoever runs this; its number must not become a socket's
+        sys.stdout = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # what the locale cannot show must not end a command
+    try:
+        code = cli.main(args=None if args is None else list(args), prog_name=PROGRAM, standalone_mode=False)
+        sys.stdout.flush()
+    except BaseException as reason:
+        return _ending(reason)
+    return code if isinstance(code, int) else exits.OK
+
+
+def _ending(reason: BaseException) -> int:
+    """The exit code for what ended a command, its message printed. Raises what is a defect of ours again."""
+    match reason:
+        case ChronetixError():
+            report(reason)
+            return exits.exit_code(reason.code, reason.name)
+        case click.UsageError():
+            reason.show()
+            return exits.USAGE
+        case click.ClickException():
+            reason.show()
+            return reason.exit_code
+        case click.exceptions.Exit():
+            return reason.exit_code
+        case click.Abort() | KeyboardInterrupt():
+            return exits.INTERRUPTED
+        case BrokenPipeError():
+            _forget_stdout()
+            return exits.OK
+        case OSError(errno=errno.ENOSPC | errno.EDQUOT | errno.EFBIG | errno.EIO) if reason.filename is None:
+            _forget_stdout()
+            output.say(f"{click.style('error:', fg='red', bold=True)} the output cannot be written: {reason.strerror}")
+            return exits.FAILED
+        case SystemExit():
+            return reason.code if isinstance(reason.code, int) else exits.FAILED
+        case _:
+            raise reason
+
+
+def report(reason: ChronetixError) -> None:
+    """Print an error of the catalogue: what, every problem it lists, and what to do next."""
+    first, *rest = reason.message.splitlines() or [""]
+    message = "\n".join([f"{first} [{reason.name}]", *rest])
+    output.say(f"{click.style('error:', fg='red', bold=True)} {output.paragraph(message)}")
+    problems = reason.details.get("problems")
+    for problem in problems if isinstance(problems, list) else ():
+        if isinstance(problem, dict):
+            output.say("  " + problem_line(problem))
+    for line in str(reason.details.get("stderr_tail") or "").splitlines():
+        output.say(f"  | {output.printable_line(line)}")
+    if reason.hint:
+        output.say(f"{click.style('hint:', fg='cyan')} {output.printable(reason.hint)}")
+
+
+def say_failed(result: dict[str, Any]) -> int:
+    """Print why a flow that was asked for has failed, and return the exit code for that."""
+    name, reason = output.printable(result["flow"]), output.paragraph(result.get("reason") or "it does not say why")
+    output.say(f"{click.style('error:', fg='red', bold=True)} the flow {name} failed: {reason}")
+    output.say(f"{click.style('hint:', fg='cyan')} `{PROGRAM} describe {name}` shows every node's exit and last lines")
+    return exits.FAILED
+
+
+def problem_line(problem: dict[str, Any]) -> str:
+    """One problem of a flow as the daemon reports it: path, message, suggestion."""
+    path, message, suggestion = (output.printable(problem.get(key) or "") for key in ("path", "message", "suggestion"))
+    return f"{path or 'flow'}: {message}" + (f" ({suggestion})" if suggestion else "")
+
+
+def _forget_stdout() -> None:
+    """Nobody reads stdout any more: let what is buffered go nowhere, so that the interpreter's exit is quiet
+    too."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)

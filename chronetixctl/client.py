@@ -1,0 +1,318 @@
+"""A synchronous client of the control socket: hello, calls, streamed answers.
+
+Rules: one connection, used from one thread; any number of calls may be open at once. A call ends exactly
+once, also when it is given up: leaving a stream (or Ctrl-C, or a time limit) sends a cancel, and the
+connection stays usable. Errors are the catalogue's: ChronetixError when nobody answers, RemoteError for what
+the daemon reports.
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import os
+import socket
+import struct
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Sequence
+from types import TracebackType
+from typing import Any, NamedTuple
+
+from chronetix.protocol import paths, trust
+from chronetix.protocol.descriptors import MAX_PER_SENDMSG, Channel, pieces
+from chronetix.protocol.errors import ChronetixError, error, from_failure
+from chronetix.protocol.handshake import concluded
+from chronetix.protocol.messages import (
+    PROTOCOL_VERSIONS,
+    Call,
+    Cancel,
+    Failure,
+    Hello,
+    Item,
+    Message,
+    Result,
+    ToClient,
+    Welcome,
+)
+
+CONNECT_TIMEOUT_S = 5.0
+"""How long a daemon may take to accept and to say welcome."""
+
+CANCEL_TIMEOUT_S = 1.0
+"""How long a cancelled call may take to end before the connection is given up instead."""
+
+_CHUNK = 256 * 1024
+
+_ANCILLARY = socket.CMSG_SPACE(MAX_PER_SENDMSG * array.array("i").itemsize)
+
+_Answer = Welcome | Failure | Item | Result
+
+
+class Carried(NamedTuple):
+    """An item that descriptors came with; they are the receiver's to close."""
+
+    value: Any
+    descriptors: list[int]
+
+
+def socket_path(path: str | os.PathLike[str] | None = None) -> str:
+    """The control socket's path: ``path``, else as this user's environment says. Where neither names one and this user
+    has no daemon of its own, the one of the machine, if there is one."""
+    own = str(paths.socket_path(os.environ, os.getuid(), None if path is None else os.fspath(path)))
+    named = path is not None or os.environ.get("CHRONETIX_SOCKET")
+    if not named and not os.path.exists(own) and os.path.exists(paths.SYSTEM_SOCKET):
+        return paths.SYSTEM_SOCKET
+    return own
+
+
+class Client:
+    """A connection to chronetixd. A context manager; closing it cancels what is still open."""
+
+    def __init__(self, sock: socket.socket, path: str) -> None:
+        """Takes a connected stream socket; use :meth:`connect`."""
+        self.path = path
+        self.welcome: Welcome | None = None
+        self._sock = sock
+        self._channel: Channel[Any] = Channel(ToClient)
+        self._last_id = 0
+        self._inbox: dict[int, deque[tuple[_Answer, list[int]]]] = {}
+        self._lobby: deque[_Answer] = deque()
+
+    @classmethod
+    def connect(
+        cls, path: str | os.PathLike[str] | None = None, *, timeout: float = CONNECT_TIMEOUT_S, software: str = ""
+    ) -> Client:
+        """Connect to the daemon at ``path`` (default: as the environment says) and greet it.
+
+        One that is just being upgraded is asked again; one that listens as another user than this one or root is told
+        nothing (:mod:`chronetix.protocol.trust`). Raises ChronetixError ``daemon-unreachable``,
+        ``server-not-trusted`` or ``not-allowed``, RemoteError when the daemon refuses.
+        """
+        deadline = time.monotonic() + timeout
+        while True:
+            try:
+                return cls._connect(path, deadline, timeout, software)
+            except ChronetixError as reason:
+                if reason.name != "daemon-upgrading" or time.monotonic() >= deadline:
+                    raise
+
+    @classmethod
+    def _connect(cls, path: str | os.PathLike[str] | None, deadline: float, timeout: float, software: str) -> Client:
+        where = socket_path(path)
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        client = cls(sock, where)
+        try:
+            _connect(sock, where, max(0.0, deadline - time.monotonic()))
+            trust.check(sock, where, os.environ.get("CHRONETIX_DAEMON_USER"))
+            client._greet(deadline, software)
+        except PermissionError as cause:
+            sock.close()
+            raise error("not-allowed", uid=os.getuid(), what=f"connect to {where}") from cause
+        except TimeoutError as cause:
+            sock.close()
+            raise error("daemon-unreachable", socket=where, reason=f"no answer within {timeout:g} s") from cause
+        except OSError as cause:
+            sock.close()
+            raise error("daemon-unreachable", socket=where, reason=_reason(cause)) from cause
+        except BaseException:
+            sock.close()
+            raise
+        return client
+
+    def close(self) -> None:
+        """Close the connection, and descriptors that nobody took; the daemon ends what was open. Idempotent."""
+        self._sock.close()
+        self._channel.close()
+        for inbox in self._inbox.values():
+            _close_all(inbox)
+
+    def fileno(self) -> int:
+        """The socket's descriptor, to wait on beside others."""
+        return self._sock.fileno()
+
+    @property
+    def waiting(self) -> bool:
+        """Some call's next answer is here already: no need to wait for it."""
+        return any(self._inbox.values())
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def call(
+        self,
+        verb: str,
+        /,
+        *,
+        timeout: float | None = None,
+        on_item: Callable[[Any], None] | None = None,
+        **args: Any,
+    ) -> Any:
+        """Ask for ``verb`` and wait for its value; ``on_item`` is given what is streamed before it.
+
+        Arguments that are None are left out. Raises RemoteError as the daemon reports, ChronetixError
+        ``timed-out`` after ``timeout`` seconds, ``connection-lost`` when the daemon goes away.
+        """
+        messages = self._exchange(verb, args, timeout)
+        while True:
+            try:
+                item = next(messages)
+            except StopIteration as end:
+                return end.value
+            if on_item is not None:
+                on_item(item)
+
+    def stream(
+        self, verb: str, /, *, timeout: float | None = None, descriptors: Sequence[int] = (), **args: Any
+    ) -> Generator[Any, None, Any]:
+        """Iterate over what ``verb`` streams until it ends. Closing the iterator cancels the call.
+
+        ``descriptors`` go along with the call and stay the caller's; an item that some come with is :class:`Carried`.
+        Raises what :meth:`call` raises, while iterating.
+        """
+        return self._exchange(verb, args, timeout, descriptors)
+
+    def _greet(self, deadline: float, software: str) -> None:
+        hello = Hello(protocol=list(PROTOCOL_VERSIONS), role="client", software=software, pid=os.getpid())
+        self._send(hello)
+        while not self._lobby:
+            self._receive(deadline, "a welcome")
+        self.welcome = concluded(hello, self._lobby.popleft())
+
+    def _exchange(
+        self, verb: str, args: dict[str, Any], timeout: float | None, descriptors: Sequence[int] = ()
+    ) -> Generator[Any, None, Any]:
+        """Yields the items, returns the result's value."""
+        self._last_id += 1
+        id = self._last_id
+        self._inbox[id] = deque()
+        deadline = None if timeout is None else time.monotonic() + timeout
+        ended = False
+        try:
+            given = {key: value for key, value in args.items() if value is not None}
+            self._send(Call(id=id, verb=verb, args=given, descriptors=len(descriptors)), descriptors)
+            while True:
+                answer, carried = self._answer(id, deadline, verb)
+                if isinstance(answer, Item):
+                    yield Carried(answer.value, carried) if carried else answer.value
+                    continue
+                ended = True
+                if isinstance(answer, Failure):
+                    raise from_failure(answer)
+                return answer.value if isinstance(answer, Result) else None
+        except TimeoutError:
+            raise error("timed-out", what=f"the answer to {verb}", seconds=f"{timeout:g}") from None
+        except ChronetixError as reason:
+            ended = ended or reason.name != "timed-out"
+            raise
+        finally:
+            if not ended:
+                self._cancel(id)
+            _close_all(self._inbox.pop(id, ()))
+
+    def _answer(self, id: int, deadline: float | None, verb: str) -> tuple[_Answer, list[int]]:
+        inbox = self._inbox[id]
+        while not inbox:
+            self._receive(deadline, f"the answer to {verb}")
+        return inbox.popleft()
+
+    def _cancel(self, id: int) -> None:
+        """Take the call back and wait, shortly, until it has ended; else give the connection up."""
+        try:
+            self._send(Cancel(id=id))
+            deadline = time.monotonic() + CANCEL_TIMEOUT_S
+            while True:
+                answer, carried = self._answer(id, deadline, "cancel")
+                for descriptor in carried:
+                    os.close(descriptor)
+                if not isinstance(answer, Item):
+                    return
+        except (OSError, ChronetixError):
+            self.close()
+
+    def _send(self, message: Message, descriptors: Sequence[int] = ()) -> None:
+        limit = {} if self.welcome is None else {"max_frame": self.welcome.max_frame}
+        parts = pieces(message, descriptors, **limit)
+        self._sock.settimeout(None if self.welcome else CONNECT_TIMEOUT_S)
+        try:
+            for data, carried in parts:
+                flags = socket.MSG_NOSIGNAL
+                sent = socket.send_fds(self._sock, [data], list(carried), flags) if carried else 0
+                self._sock.sendall(memoryview(data)[sent:], flags)
+        except (BrokenPipeError, ConnectionResetError) as cause:
+            # A refusal may be waiting to be read; if there is none, reading says that the connection is lost.
+            with contextlib.suppress(TimeoutError):
+                self._receive(time.monotonic() + CANCEL_TIMEOUT_S, "the message could be sent")
+            raise error("connection-lost", expected="the message could be sent") from cause
+
+    def _receive(self, deadline: float | None, expected: str) -> None:
+        """Read once and hand what came to the calls it belongs to. Raises TimeoutError at the deadline."""
+        remaining = None if deadline is None else deadline - time.monotonic()
+        if remaining is not None and remaining <= 0:
+            raise TimeoutError
+        self._sock.settimeout(remaining)
+        try:
+            chunk, descriptors = self._read()
+        except ConnectionResetError:
+            chunk, descriptors = b"", []
+        if not chunk:
+            self._channel.end()
+            raise error("connection-lost", expected=expected)
+        for message, carried in self._channel.feed(chunk, descriptors):
+            self._dispatch(message, carried)
+
+    def _read(self) -> tuple[bytes, list[int]]:
+        chunk, ancillary, flags, _ = self._sock.recvmsg(_CHUNK, _ANCILLARY, socket.MSG_CMSG_CLOEXEC)
+        descriptors = array.array("i")
+        for level, kind, payload in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                descriptors.frombytes(payload[: len(payload) - len(payload) % descriptors.itemsize])
+        if flags & socket.MSG_CTRUNC:
+            for descriptor in descriptors:
+                os.close(descriptor)
+            raise error("missing-descriptors", type="any", expected="more", count=len(descriptors))
+        return chunk, descriptors.tolist()
+
+    def _dispatch(self, message: _Answer, carried: list[int]) -> None:
+        if isinstance(message, Welcome):
+            self._lobby.append(message)
+        elif message.id is None:
+            assert isinstance(message, Failure)
+            raise from_failure(message)
+        elif message.id in self._inbox:
+            self._inbox[message.id].append((message, carried))
+        else:
+            _close_all([(message, carried)])
+
+
+def _connect(sock: socket.socket, where: str, timeout: float) -> None:
+    """Wait for a place in the daemon's queue of connections, as a non-blocking connect to a Unix socket would not.
+    Raises OSError, of which TimeoutError after ``timeout`` seconds."""
+    seconds, rest = divmod(max(timeout, 1e-6), 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", int(seconds), int(rest * 1e6)))
+    sock.settimeout(None)
+    try:
+        sock.connect(where)
+        sock.getpeername()  # a signal makes Python believe that a connect which was interrupted goes on
+    except BlockingIOError:
+        raise TimeoutError from None
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", 0, 0))
+
+
+def _close_all(answers: Iterable[tuple[_Answer, list[int]]]) -> None:
+    for _, carried in answers:
+        for descriptor in carried:
+            os.close(descriptor)
+
+
+def _reason(cause: OSError) -> str:
+    if isinstance(cause, FileNotFoundError):
+        return "there is no such socket"
+    if isinstance(cause, ConnectionRefusedError):
+        return "the socket is left over from a daemon that has ended"
+    return cause.strerror or str(cause)

@@ -1,0 +1,64 @@
+"""``diff``: what would have to change in a flow that runs, for it to be the one in a file."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from chronetix.protocol.errors import ChronetixError
+from chronetixctl import exits, output
+from chronetixctl.app import Session
+from chronetixctl.flowfile import load_flow
+from chronetixctl.options import bind_option, command, file_argument
+from chronetixctl.submit import report_refusal
+
+_SIGNS = {"added": ("+", "green"), "removed": ("-", "red"), "changed": ("~", "yellow")}
+
+
+@command(
+    """
+chronetixctl diff flow.yaml
+chronetixctl diff flow.yaml --name nightly
+chronetixctl diff flow.yaml --exit-code -o json
+"""
+)
+@file_argument
+@click.option("--name", help="The flow to compare with.  [default: the file's]")
+@bind_option
+@click.option("--exit-code", "tell", is_flag=True, help="End with 1 when something differs.")
+def diff(session: Session, file: str, name: str | None, bindings: dict[str, str], tell: bool) -> int:
+    """Compare the flow in FILE (- for stdin) with the one that the daemon has.
+
+    Listed is what applying it would touch: nodes that would be added (+), removed (-) or replaced (~) with the fields
+    that differ, and routes. What no worker is told of is listed as a note.
+    """
+    flow = load_flow(file)
+    with session.connect() as client:
+        try:
+            found = client.call(
+                "diff", flow=flow.flow, name=name, bindings=bindings or None, base_dir=flow.base_dir or None
+            )
+        except ChronetixError as reason:
+            report_refusal(reason, flow)
+            return exits.exit_code(reason.code, reason.name)
+    output.show(found, session.output, lambda: "\n".join(lines(found)))
+    if found["same"] and session.output == "table":
+        output.say(f"nothing that runs differs in {output.printable(found['flow'])}")
+    return exits.FAILED if tell and not found["same"] else exits.OK
+
+
+def lines(found: dict[str, Any]) -> list[str]:
+    """A line for each difference, its fields set off below it."""
+    told = []
+    for what in ("node", "route"):
+        for each in found[f"{what}s"]:
+            sign, colour = _SIGNS[each["kind"]]
+            told.append(click.style(f"{sign} {what} {output.printable(each['name'])}", fg=colour))
+            told += [f"    {_field(field)}" for field in each["fields"]]
+    return [*told, *(f"  note: {_field(field)}" for field in found["notes"])]
+
+
+def _field(field: dict[str, Any]) -> str:
+    old, new = (output.printable(output.to_json(field[side])) for side in ("old", "new"))
+    return f"{output.printable(field['path'])}: {old} → {new}"

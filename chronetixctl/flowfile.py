@@ -1,0 +1,116 @@
+"""A flow from a file or stdin, whatever it is written in: JSON, CBOR or YAML, DSL or CompileOutput.
+
+Rules: told apart by content, not by name (no text begins with a byte of CBOR's maps); problems of the text
+are printed as ``file:line:column`` and end with exit code 1; warnings are printed and the flow goes on.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import click
+
+from chronetix.protocol import cbor
+from chronetix.protocol.errors import error
+from chronetix.protocol.messages import MAX_FRAME
+from chronetixctl import exits, output
+from chronetixd.compile import Compiled, CompileError, Problem, compile_text
+
+_CBOR_MAPS = range(0xA0, 0xC0)
+
+
+@dataclass(frozen=True, slots=True)
+class FlowFile:
+    """A compiled flow and where it came from. ``compiled`` is None when it came as CBOR, which has no
+    lines."""
+
+    flow: dict[str, Any]
+    source: str
+    base_dir: str
+    compiled: Compiled | None = None
+    warnings: tuple[Problem, ...] = field(default=())
+
+    def where(self, path: str) -> str:
+        """``file:line:column`` of a path in the flow, or the file and the path."""
+        if self.compiled is None:
+            return self.source
+        place = self.compiled.locate(path)
+        return f"{self.source}:{place.line}:{place.column}"
+
+
+def read_flow(file: str) -> FlowFile:
+    """Read and compile ``file`` (``-``: stdin).
+
+    Raises CompileError with the text's problems, ChronetixError ``flow-unreadable`` for what is no text and
+    no CBOR.
+    """
+    if file == "-":
+        data, source, base_dir = sys.stdin.buffer.read(MAX_FRAME + 1), "<stdin>", Path.cwd()
+    else:
+        data, source, base_dir = _bytes_of(file), file, Path(file).resolve().parent
+    if len(data) > MAX_FRAME:
+        raise error("flow-unreadable", source=source, reason=f"it has more than the {MAX_FRAME >> 20} MiB of a message")
+    if data[:1] and data[0] in _CBOR_MAPS:
+        return _from_cbor(data, source, str(base_dir))
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as cause:
+        line = data.count(b"\n", 0, cause.start) + 1
+        reason = f"it is neither UTF-8 text (line {line}) nor a CBOR map"
+        raise error("flow-unreadable", source=source, reason=reason) from None
+    compiled = compile_text(text, source)
+    return FlowFile(compiled.output, source, str(base_dir), compiled, compiled.warnings)
+
+
+def _bytes_of(file: str) -> bytes:
+    try:
+        with open(file, "rb") as opened:
+            return opened.read(MAX_FRAME + 1)
+    except OSError as cause:
+        raise error("flow-unreadable", source=file, reason=cause.strerror or str(cause)) from cause
+
+
+def _from_cbor(data: bytes, source: str, base_dir: str) -> FlowFile:
+    try:
+        flow = cbor.loads(data)
+    except cbor.CborError as reason:
+        raise error("flow-unreadable", source=source, reason=str(reason)) from None
+    if "manifests" in flow or "nodes" not in flow:
+        return FlowFile(flow, source, base_dir)
+    compiled = compile_text(output.to_json(flow, indent=1), source)
+    return FlowFile(compiled.output, source, base_dir, compiled, compiled.warnings)
+
+
+def load_flow(file: str) -> FlowFile:
+    """As :func:`read_flow`, with problems and warnings printed; problems end the command."""
+    try:
+        flow = read_flow(file)
+    except CompileError as reason:
+        print_problems(reason.problems)
+        raise click.exceptions.Exit(exits.FAILED) from None
+    print_warnings(flow.warnings)
+    return flow
+
+
+def print_problems(problems: tuple[Problem, ...]) -> None:
+    """Every problem, then how many."""
+    for problem in problems:
+        _print("error", "red", problem)
+    count = len(problems)
+    output.say(f"{problems[0].file}: {count} problem{'s' if count > 1 else ''}")
+
+
+def print_warnings(warnings: tuple[Problem, ...]) -> None:
+    """Every warning."""
+    for warning in warnings:
+        _print("warning", "yellow", warning)
+
+
+def _print(word: str, colour: str, problem: Problem) -> None:
+    head = click.style(f"{problem.file}:{problem.line}:{problem.column}:", bold=True)
+    output.say(f"{head} {click.style(word, fg=colour)}: {problem.kind}: {output.printable(problem.message)}")
+    if problem.suggestion:
+        output.say(f"  {click.style('hint:', fg='cyan')} {output.printable(problem.suggestion)}")

@@ -1,0 +1,174 @@
+"""Options and arguments that commands share, and the decorator that makes a function a command.
+
+Rules: the global options may stand behind a command too; durations are seconds or carry a unit; completing a
+flow's name asks the daemon, briefly, and offers nothing when it does not answer.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from datetime import datetime
+from datetime import time as clock
+from functools import wraps
+from typing import Any, TypeVar
+
+import click
+from click.shell_completion import CompletionItem
+
+from chronetixctl import output
+from chronetixctl.app import Session, adopt
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+_SPAN = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)?")
+_CLOCK = re.compile(r"\d{1,2}:\d{2}(:\d{2})?")
+_UNITS = {None: 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+COMPLETION_TIMEOUT_S = 0.5
+"""How long the shell may wait for flow names."""
+
+
+class Span(click.ParamType[float]):
+    """A span of time in seconds: ``5``, ``500ms``, ``2m``, ``1h``."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        if isinstance(value, int | float):
+            return float(value)
+        match = _SPAN.fullmatch(str(value))
+        if match is None or float(match.group(1)) == 0:
+            self.fail(f'"{value}" is no duration; write seconds, or 500ms, 30s, 2m, 1h', param, ctx)
+        return float(match.group(1)) * _UNITS[match.group(2)]
+
+
+SPAN = Span()
+
+
+class Moment(click.ParamType[int]):
+    """A point in time as Unix time in ns: a span before now, a time of this day, or a date, in local time without a
+    zone."""
+
+    name = "when"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        text = str(value)
+        match = _SPAN.fullmatch(text)
+        if match is not None:
+            return max(0, time.time_ns() - round(float(match.group(1)) * _UNITS[match.group(2)] * 1e9))
+        try:
+            if _CLOCK.fullmatch(text):
+                found = datetime.combine(datetime.now().date(), clock.fromisoformat(text.zfill(5)))
+            else:
+                found = datetime.fromisoformat(text)
+        except ValueError:
+            self.fail(f'"{value}" is no time; write 10m (ago), 12:30 or 2026-05-01T12:30', param, ctx)
+        return round(found.timestamp() * 1e9)
+
+
+MOMENT = Moment()
+
+
+class Pattern(click.ParamType["re.Pattern[str]"]):
+    """A regular expression."""
+
+    name = "regex"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> re.Pattern[str]:
+        if isinstance(value, re.Pattern):
+            return value
+        try:
+            return re.compile(str(value))
+        except re.error as reason:
+            self.fail(f'"{value}" is no regular expression: {reason}', param, ctx)
+
+
+PATTERN = Pattern()
+
+COUNT = click.IntRange(0, 1 << 53)
+"""How many of something; more than anybody keeps."""
+
+
+def command(examples: str, **settings: Any) -> Callable[[_Function], click.Command]:
+    """Make a function a command whose first argument is the session; ``examples`` end its help."""
+    epilog = "\b\nExamples:\n" + "\n".join(f"  {line}" for line in examples.strip().splitlines())
+
+    def decorate(function: _Function) -> click.Command:
+        @wraps(function)
+        def run(socket_: str | None, output_: str | None, no_color_: bool, **arguments: Any) -> Any:
+            session = adopt(click.get_current_context(), socket_, output_, no_color_)
+            return function(session, **arguments)
+
+        return _as_command(_global_options(run), epilog=epilog, **settings)
+
+    return decorate
+
+
+def _as_command(function: Callable[..., Any], name: str | None = None, **settings: Any) -> click.Command:
+    made: click.Command = click.command(name, click.Command, **settings)(function)
+    return made
+
+
+def _global_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    for option in (
+        click.option("--no-color", "no_color_", is_flag=True, help="No colours."),
+        click.option("-o", "--output", "output_", type=click.Choice(output.FORMATS), help="How to print data."),
+        click.option("--socket", "socket_", metavar="PATH", help="The daemon's control socket."),
+    ):
+        function = option(function)
+    return function
+
+
+def _flow_names(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    from chronetix.protocol.errors import ChronetixError
+    from chronetixctl.client import Client
+
+    session = ctx.find_object(Session)
+    try:
+        with Client.connect(session.socket if session else None, timeout=COMPLETION_TIMEOUT_S) as client:
+            flows = client.call("list", timeout=COMPLETION_TIMEOUT_S)["flows"]
+    except ChronetixError:
+        return []  # a message here would land in the middle of the line that is being typed
+    return [CompletionItem(flow["name"], help=flow["state"]) for flow in flows if flow["name"].startswith(incomplete)]
+
+
+def flow_argument(required: bool = True) -> Callable[[_Function], _Function]:
+    """The argument FLOW, completed from the daemon's list."""
+    return click.argument(
+        "flow", metavar="FLOW" if required else "[FLOW]", required=required, shell_complete=_flow_names
+    )
+
+
+def file_argument(function: _Function) -> _Function:
+    """The argument FILE; ``-`` is stdin."""
+    return click.argument("file", metavar="FILE", type=click.Path(exists=True, dir_okay=False, allow_dash=True))(
+        function
+    )
+
+
+def bind_option(function: _Function) -> _Function:
+    """``--bind ENDPOINT=NODE``, repeatable, as a dict."""
+    return click.option(
+        "--bind",
+        "bindings",
+        metavar="ENDPOINT=NODE",
+        multiple=True,
+        callback=_pairs,
+        help="Which node a route's endpoint means, where its name does not tell. Repeatable.",
+    )(function)
+
+
+def _pairs(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
+    pairs: dict[str, str] = {}
+    for value in values:
+        endpoint, separator, node = value.partition("=")
+        if not (endpoint and separator and node):
+            raise click.BadParameter(f'"{value}" is not ENDPOINT=NODE', ctx, param)
+        if endpoint in pairs:
+            raise click.BadParameter(f'endpoint "{endpoint}" is bound twice', ctx, param)
+        pairs[endpoint] = node
+    return pairs

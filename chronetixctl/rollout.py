@@ -1,0 +1,110 @@
+"""``rollout``: how far a change of a running flow is, what there was, and the way back."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+import click
+
+from chronetix.protocol.errors import ChronetixError
+from chronetixctl import exits, output
+from chronetixctl.app import Session, report
+from chronetixctl.apply import ready_option, roll_out, wait_option
+from chronetixctl.diff import lines
+from chronetixctl.options import command, flow_argument
+from chronetixctl.output import Column
+
+
+@click.group(
+    epilog="\b\nExamples:\n"
+    "  chronetixctl rollout status my-flow\n"
+    "  chronetixctl rollout history my-flow\n"
+    "  chronetixctl rollout undo my-flow\n",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+def rollout() -> None:
+    """Follow what apply has begun, and go back."""
+
+
+@command(
+    """
+chronetixctl rollout status my-flow
+chronetixctl rollout status my-flow -o json
+"""
+)
+@flow_argument()
+def status(session: Session, flow: str) -> int:
+    """Show the last roll-out of FLOW: how far it is, what it changes, why it was rolled back."""
+    with session.connect() as client:
+        found = client.call("rollouts", flow=flow)
+    output.show(found, session.output, lambda: "\n".join(_status(found)))
+    return exits.OK
+
+
+@command(
+    """
+chronetixctl rollout history my-flow
+chronetixctl rollout history my-flow -o json
+"""
+)
+@flow_argument()
+def history(session: Session, flow: str) -> int:
+    """List what FLOW was, and what it was to become. The present one is marked with *."""
+    with session.connect() as client:
+        found = client.call("rollouts", flow=flow)
+    columns = [Column("REVISION"), Column("AT"), Column("OUTCOME"), Column("CHANGE")]
+    rows = [_row(each) for each in found["revisions"]]
+    output.show(found["revisions"], session.output, lambda: output.table(columns, rows))
+    return exits.OK
+
+
+@command(
+    """
+chronetixctl rollout undo my-flow
+chronetixctl rollout undo my-flow --to 1
+"""
+)
+@flow_argument()
+@click.option("--to", type=int, help="The revision to go back to.  [default: the one before]")
+@ready_option
+@wait_option
+def undo(session: Session, flow: str, to: int | None, ready: float | None, wait: bool) -> int:
+    """Make FLOW what it was before, by a roll-out of its own.
+
+    One that is under way and has touched nothing yet is called back instead.
+    """
+    try:
+        return roll_out(session, "undo", {"flow": flow, "to": to}, ready, wait)
+    except ChronetixError as reason:
+        report(reason)
+        return exits.exit_code(reason.code, reason.name)
+
+
+def _status(found: dict[str, Any]) -> list[str]:
+    if not found["revisions"]:
+        return [f"{output.printable(found['flow'])} is as it was submitted"]
+    last, now = found["revisions"][-1], found["rollout"]
+    under_way = now is not None and now["number"] == last["number"] and last["outcome"] in ("preparing", "committed")
+    state = now["step"] if under_way and now is not None else last["outcome"]
+    told = [f"{output.printable(found['flow'])} roll-out {last['number']} {output.state(state)}"]
+    if under_way and now is not None and now["waits_for"]:
+        told.append(f"  waits for {', '.join(map(output.printable, now['waits_for']))}")
+    if last["why"]:
+        told.append(f"  {output.printable(last['why'])}")
+    return [*told, *(f"  {line}" for line in lines(last["change"]))]
+
+
+def _row(revision: dict[str, Any]) -> tuple[str, str, str, str]:
+    at = datetime.fromtimestamp(revision["unix_ns"] / 1e9).strftime("%Y-%m-%d %H:%M:%S")
+    change = revision["change"]
+    parts = [
+        f"{each['kind']} {what} {each['name']}" for what in ("node", "route") for each in change.get(f"{what}s", ())
+    ]
+    mark = "*" if revision["current"] else ""
+    told = ", ".join(parts) or ("" if revision["number"] == 1 else "nothing that runs")
+    return f"{revision['number']}{mark}", at, output.state(revision["outcome"]), output.printable(told)
+
+
+for each in (status, history, undo):
+    rollout.add_command(each)

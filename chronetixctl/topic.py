@@ -1,0 +1,206 @@
+"""``topic echo``: what flows over a data route, shown as it goes by; ``route ls``: which routes there are.
+
+Rules: the frames come over a ring of this process, not through the daemon, and are copies: a reader that is slow, or
+stopped, loses frames and holds nobody up. How many were lost is said at the end. What cannot be decoded is shown as
+bytes, with the reason.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import click
+
+from chronetix import shm
+from chronetix.protocol import cbor
+from chronetix.protocol.errors import error
+from chronetixctl import exits, output
+from chronetixctl.again import Asking
+from chronetixctl.app import Session
+from chronetixctl.options import command, flow_argument
+from chronetixctl.output import Column
+from chronetixctl.tap import DEFAULT_BUFFER, Tap
+
+HEX_SHOWN = 256
+"""Bytes of a frame without a format that the table shows."""
+
+_ROUTES = (
+    Column("FLOW"),
+    Column("ROUTE"),
+    Column("FROM"),
+    Column("TO"),
+    Column("TOPIC"),
+    Column("CONTENT"),
+    Column("POLICY"),
+    Column("DROPPED", right=True),
+    Column("TAPS", right=True),
+)
+
+
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="\b\nExamples:\n"
+    "  chronetixctl topic echo my-flow a:b\n"
+    "  chronetixctl topic echo my-flow flow/edge/a-b --count 10",
+)
+def topic() -> None:
+    """Listen to what flows carry."""
+
+
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="\b\nExamples:\n  chronetixctl route ls\n  chronetixctl route tap my-flow a:b",
+)
+def route() -> None:
+    """The data routes of flows."""
+
+
+@command(
+    """
+chronetixctl route ls
+chronetixctl route ls my-flow -o json
+"""
+)
+@flow_argument(required=False)
+def ls(session: Session, flow: str | None) -> int:
+    """List the data routes of FLOW (default: of all flows), with their policies, losses and taps."""
+    with session.connect() as client:
+        names = [flow] if flow else [each["name"] for each in client.call("list")["flows"]]
+        found = [
+            {"flow": name, **each}
+            for name in names
+            for each in client.call("describe", flow=name)["routes"]
+            if each["plane"] == "data"
+        ]
+    rows = [
+        (
+            *(output.printable(each[key] or "") for key in ("flow", "id", "from", "to", "topic", "content_type")),
+            _policy(each),
+            (each["stats"] or {}).get("dropped", ""),
+            len(each["taps"]),
+        )
+        for each in found
+    ]
+    output.show({"routes": found}, session.output, lambda: output.table(_ROUTES, rows) if rows else "")
+    return exits.OK
+
+
+def _policy(route: dict[str, Any]) -> str:
+    return f"{route['policy']} ≤ {route['limit_ms']:g} ms" if route["limit_ms"] else str(route["policy"])
+
+
+@command(
+    """
+chronetixctl topic echo my-flow a:b
+chronetixctl topic echo my-flow flow/edge/a-b --count 10
+chronetixctl topic echo my-flow dataport/a-b -o json | jq .value
+chronetixctl topic echo my-flow a:b --raw --count 1 > frame.bin
+"""
+)
+@flow_argument()
+@click.argument("route")
+@click.option("--count", type=click.IntRange(min=1), metavar="N", help="End after N frames.")
+@click.option("--raw", is_flag=True, help="Write the payloads alone, as they are, one after another.")
+@click.option(
+    "--buffer",
+    type=click.IntRange(1, 1024),
+    default=DEFAULT_BUFFER,
+    show_default=True,
+    help="Frames that are kept while this reads; older ones are lost.",
+)
+def echo(session: Session, flow: str, route: str, count: int | None, raw: bool, buffer: int) -> int:
+    """Show the frames of ROUTE of FLOW (its id, its topic, or its ends as FROM:TO) from now on, until Ctrl-C.
+
+    JSON and CBOR are shown decoded, of Arrow streams the schema and the number of rows, other bytes as hex.
+    """
+    shown = 0
+    with Asking(session) as asking:
+        while True:
+            with Tap(asking.client, flow, route, buffer) as tap:
+                try:
+                    for frame in tap:
+                        _show(session, frame, str(tap.about["content_type"]), raw)
+                        shown += 1
+                        if shown == count:
+                            return exits.OK
+                except shm.PeerFault as fault:
+                    raise error("route-detached", route=route, reason=str(fault.args[0])) from None
+                finally:
+                    if tap.lost:
+                        output.say(f"{tap.lost} frames were lost: they were overwritten before they were read here")
+            if not tap.again:
+                break
+            if tap.upgrading:
+                asking.again()
+                continue
+            output.say(f"{output.printable(tap.reason)}; going on with the first frames of its successor that come")
+    if not tap.about and not shown:
+        raise error("route-detached", route=route, reason=tap.reason)
+    if tap.reason and not raw:
+        output.say(f"ended: {output.printable(tap.reason)}")
+    return exits.OK
+
+
+topic.add_command(echo, "echo")
+route.add_command(ls, "ls")
+route.add_command(echo, "tap")
+
+
+def _show(session: Session, frame: shm.Frame, content_type: str, raw: bool) -> None:
+    if raw:
+        sys.stdout.buffer.write(memoryview(frame))
+        sys.stdout.buffer.flush()
+    else:
+        item = described(frame, content_type)
+        output.show_item(item, session.output, lambda: "\n".join(_lines(item)))
+
+
+def described(frame: shm.Frame, content_type: str) -> dict[str, Any]:
+    """A frame as it is printed: with ``value``, or with ``base64``, and ``undecoded`` if it should have had a value."""
+    sent_unix_ns = time.time_ns() - (time.monotonic_ns() - frame.time_ns)
+    head = {"seq": frame.seq, "unix_ns": sent_unix_ns, "bytes": len(frame), "content_type": content_type}
+    try:
+        return {**head, "value": _value(frame, content_type)}
+    except Exception as reason:
+        why = {} if isinstance(reason, _NoFormat) else {"undecoded": f"{type(reason).__name__}: {reason}"}
+        return {**head, **why, "base64": base64.b64encode(bytes(frame)).decode()}
+
+
+class _NoFormat(Exception):
+    """Bytes are bytes."""
+
+
+def _value(frame: shm.Frame, content_type: str) -> Any:
+    match content_type:
+        case "application/json":
+            return json.loads(bytes(frame))
+        case "application/cbor":
+            return cbor.loads(bytes(frame))
+        case "application/arrow-ipc" | "application/arrow+ipc":
+            table = frame.arrow()
+            return {"rows": table.num_rows, "schema": {field.name: str(field.type) for field in table.schema}}
+        case _:
+            raise _NoFormat
+
+
+def _lines(item: dict[str, Any]) -> Iterator[str]:
+    head = click.style(output.clock(item["unix_ns"]), dim=True)
+    yield f"{head} #{item['seq']} {output.size(item['bytes'])}"
+    if "value" in item:
+        for line in output.to_json(item["value"], indent=2).splitlines():
+            yield "  " + output.printable_line(line)
+        return
+    if "undecoded" in item:
+        yield f"  {click.style('not', fg='yellow')} {item['content_type']}: {output.first_line(item['undecoded'])}"
+    data = base64.b64decode(item["base64"])
+    for at in range(0, min(len(data), HEX_SHOWN), 16):
+        part = data[at : at + 16]
+        text = "".join(chr(byte) if 32 <= byte < 127 else "." for byte in part)
+        yield f"  {at:06x}  {part.hex(' '):<47}  {text}"
+    if len(data) > HEX_SHOWN:
+        yield f"  … {len(data) - HEX_SHOWN} bytes more"

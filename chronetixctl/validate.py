@@ -1,0 +1,102 @@
+"""``validate`` and ``compile``: what a flow's text is worth, without running anything and without a
+daemon."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from chronetix.protocol.contract import parse_flow
+from chronetixctl import exits, output
+from chronetixctl.app import Session
+from chronetixctl.flowfile import FlowFile, load_flow, print_problems, print_warnings, read_flow
+from chronetixctl.options import bind_option, command, file_argument
+from chronetixd.compile import CompileError, Problem
+
+
+@command(
+    """
+chronetixctl validate flow.yaml
+chronetixctl validate flow.json -o json
+chronetixctl validate flow.json --remote
+"""
+)
+@file_argument
+@bind_option
+@click.option("--remote", is_flag=True, help="Ask the daemon too: it also looks whether artifacts are there.")
+def validate(session: Session, file: str, bindings: dict[str, str], remote: bool) -> int:
+    """Check the flow in FILE (- for stdin) and list everything that is wrong with it."""
+    try:
+        flow = read_flow(file)
+    except CompileError as reason:
+        return _conclude(session, file, _verdict(reason.problems, (), 0, 0))
+    checked = parse_flow(flow.flow, bindings=bindings)
+    problems = tuple(_placed(problem, flow) for problem in checked.problems)
+    known = {(warning.line, warning.suggestion) for warning in flow.warnings}
+    found = (_placed(problem, flow) for problem in checked.warnings)
+    warnings = flow.warnings + tuple(warning for warning in found if (warning.line, warning.suggestion) not in known)
+    nodes = len(checked.flow.manifests) if checked.flow else 0
+    routes = len(checked.flow.routes) if checked.flow else 0
+    if remote and not problems:
+        with session.connect() as client:
+            answer = client.call("validate", flow=flow.flow, bindings=bindings or None, base_dir=flow.base_dir)
+        problems = tuple(_placed_raw(problem, flow) for problem in answer["problems"])
+    return _conclude(session, flow.source, _verdict(problems, warnings, nodes, routes))
+
+
+@command(
+    """
+chronetixctl compile flow.yaml > flow.json
+chronetixctl compile flow.yaml -o yaml
+""",
+    name="compile",
+)
+@file_argument
+def compile_(session: Session, file: str) -> int:
+    """Compile the DSL in FILE (- for stdin) and print the CompileOutput: JSON, or YAML with -o yaml."""
+    flow = load_flow(file)
+    output.show(flow.flow, session.output, lambda: output.to_json(flow.flow, indent=2))
+    return exits.OK
+
+
+def _placed(problem: Any, flow: FlowFile) -> Problem:
+    return _placed_raw({"path": problem.path, "message": problem.message, "suggestion": problem.suggestion}, flow)
+
+
+def _placed_raw(problem: dict[str, Any], flow: FlowFile) -> Problem:
+    path = str(problem.get("path") or "")
+    message = f"{path}: {problem['message']}" if path else str(problem["message"])
+    suggestion = str(problem.get("suggestion") or "")
+    if flow.compiled is None:
+        return Problem(flow.source, 1, 1, "InvalidField", message, suggestion)
+    place = flow.compiled.locate(path)
+    return Problem(flow.source, place.line, place.column, "InvalidField", message, suggestion)
+
+
+def _verdict(problems: tuple[Problem, ...], warnings: tuple[Problem, ...], nodes: int, routes: int) -> dict[str, Any]:
+    return {"valid": not problems, "problems": problems, "warnings": warnings, "nodes": nodes, "routes": routes}
+
+
+def _conclude(session: Session, source: str, verdict: dict[str, Any]) -> int:
+    if session.output == "table":
+        print_warnings(verdict["warnings"])
+        if verdict["problems"]:
+            print_problems(verdict["problems"])
+        else:
+            click.echo(f"{source}: valid, {verdict['nodes']} nodes, {verdict['routes']} routes")
+    else:
+        plain = {**verdict, **{key: [_plain(item) for item in verdict[key]] for key in ("problems", "warnings")}}
+        output.show(plain, session.output, str)
+    return exits.OK if verdict["valid"] else exits.FAILED
+
+
+def _plain(problem: Problem) -> dict[str, Any]:
+    return {
+        "file": problem.file,
+        "line": problem.line,
+        "column": problem.column,
+        "kind": problem.kind,
+        "message": problem.message,
+        "suggestion": problem.suggestion,
+    }

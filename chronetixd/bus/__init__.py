@@ -1,0 +1,1 @@
+"""The event bus: subscriptions, requests, timers, and the queues to those who read slowly."""

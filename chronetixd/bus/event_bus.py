@@ -1,0 +1,244 @@
+"""The event bus's shell: routes what workers and clients say through the router, and ticks through the timers.
+
+A subscriber that does not read what it gets has a bounded queue: when that is full, messages and ticks for it are
+dropped and counted, and nobody else notices. The first drop of each subscriber is an event.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, Protocol
+
+import msgspec
+
+from chronetix.protocol.errors import error
+from chronetix.protocol.messages import (
+    Deliver,
+    Envelope,
+    Message,
+    Publish,
+    Reply,
+    Request,
+    RequestFailed,
+    Subscribe,
+    Tick,
+    Unsubscribe,
+)
+from chronetix.protocol.messages import Timer as TimerSpec
+from chronetixd.core.packed import Key, PackedRouter, PackedTimers
+from chronetixd.core.router import Answer, Delivery, DuplicateRequest, Ended, Router
+from chronetixd.core.timers import Timers
+from chronetixd.loop.alarm import Alarm
+from chronetixd.packing import Packed
+from chronetixd.records.events import Events
+
+MAX_BACKLOG = 8 * 1024 * 1024
+"""Bytes that may wait for one subscriber before messages for it are dropped."""
+
+MAX_OPEN = 4096
+"""Topics that one worker may subscribe to by itself, and requests of it that may be open: each is kept here."""
+
+MAX_NAME = 1024
+"""Characters of what is kept: topics, and the askers' own ids of requests."""
+
+BusMessage = Publish | Subscribe | Unsubscribe | Request | Reply
+
+
+class PackedBus(Packed, frozen=True):
+    """The event bus. ``slow`` are workers that do not read what they get."""
+
+    router: PackedRouter
+    timers: PackedTimers
+    dropped: int
+    slow: list[tuple[str, str]]
+
+
+class Subscriber(Hashable, Protocol):
+    """Whoever is on the bus; hashable by identity."""
+
+    flow: str
+    node: str
+
+    @property
+    def backlog(self) -> int:
+        """Bytes that wait to be sent to it."""
+
+    def send(self, message: Message) -> None:
+        """Queue ``message`` for it."""
+
+
+class Bus:
+    """The daemon's one bus. ``dropped`` counts messages and ticks that a full queue did not take."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, events: Events, max_backlog: int = MAX_BACKLOG) -> None:
+        self.router = Router()
+        self.timers = Timers()
+        self.dropped = 0
+        self._events = events
+        self._max_backlog = max_backlog
+        self._slow: set[Subscriber] = set()
+        self._timeouts = Alarm(loop, self.router.next_ns, self._expire)
+        self._ticks = Alarm(loop, self.timers.next_ns, self._tick)
+
+    def subscribe(self, peer: Subscriber, topics: Sequence[str]) -> None:
+        """From now on ``peer`` gets what is published on ``topics``."""
+        for topic in topics:
+            self.router.subscribe(peer, topic)
+
+    def hand_over(self, peer: Subscriber, successor: Subscriber | None, topics: Sequence[str]) -> None:
+        """Nothing is delivered to ``peer`` any more; what is published on ``topics`` from now on goes to its successor.
+        What it has asked for, and was asked, still ends as ever."""
+        for topic in self.router.topics(peer):
+            self.router.unsubscribe(peer, topic)
+        self.stop_timers(peer)
+        if successor is not None:
+            self.subscribe(successor, topics)
+
+    def start_timers(self, peer: Subscriber, timers: Sequence[TimerSpec]) -> None:
+        """Tick ``peer`` from now on."""
+        now = time.monotonic_ns()
+        for timer in timers:
+            self.timers.add(peer, timer.id, timer.interval_ns, now)
+        self._ticks.rearm()
+
+    def stop_timers(self, peer: Subscriber) -> None:
+        """No more ticks for ``peer``."""
+        self.timers.drop(peer)
+        self._ticks.rearm()
+
+    def handle(self, peer: Subscriber, message: BusMessage) -> None:
+        """What ``peer`` said. Raises ChronetixError for a malformed envelope, a request id used twice, or too much."""
+        match message:
+            case Publish():
+                self.publish(message.envelope, message.payload, peer.node)
+            case Subscribe(topic=topic):
+                _bounded("subscribe", "topic", topic)
+                if self.router.subscriptions_of(peer) >= MAX_OPEN:
+                    raise error("quota-exceeded", what="another subscription of this node", limit=MAX_OPEN)
+                self.router.subscribe(peer, topic)
+            case Unsubscribe(topic=topic):
+                self.router.unsubscribe(peer, topic)
+            case Request():
+                self._request(peer, message)
+            case Reply():
+                answer = self.router.reply(peer, message.corr_id, message.payload, message.content_type)
+                if answer is not None:
+                    self._send(answer)
+                self._timeouts.rearm()
+
+    def publish(self, envelope: dict[str, Any], payload: bytes, source: str = "") -> int:
+        """Deliver to everyone subscribed; how many that are. Raises ProtocolError for a malformed envelope."""
+        head = _read(envelope, "publish")
+        if source and not head.src:
+            envelope = {**envelope, "src": source}
+        deliveries = self.router.publish(head.topic, envelope, payload)
+        for delivery in deliveries:
+            self._send(delivery)
+        return len(deliveries)
+
+    def drop(self, peer: Subscriber) -> None:
+        """``peer`` is gone."""
+        self._slow.discard(peer)
+        self.stop_timers(peer)
+        for ended in self.router.drop(peer):
+            self._send(ended)
+        self._timeouts.rearm()
+
+    def packed(self) -> PackedBus:
+        """All of it. Workers are all that is on the bus."""
+
+        def key(peer: Any) -> Key:
+            return peer.flow, peer.node
+
+        return PackedBus(
+            router=self.router.packed(key),
+            timers=self.timers.packed(key),
+            dropped=self.dropped,
+            slow=[key(peer) for peer in self._slow],
+        )
+
+    def unpack(self, packed: PackedBus, peer: Callable[[Key], Subscriber]) -> None:
+        """The inverse; ``peer`` finds a worker by flow and node, or raises KeyError."""
+        self.router.unpack(packed.router, peer)
+        self.timers.unpack(packed.timers, peer)
+        self.dropped = packed.dropped
+        self._slow = {peer(key) for key in packed.slow}
+        self._timeouts.rearm()
+        self._ticks.rearm()
+
+    def close(self) -> None:
+        """Nothing is armed any more."""
+        self._timeouts.cancel()
+        self._ticks.cancel()
+
+    def _request(self, peer: Subscriber, message: Request) -> None:
+        head = _read(message.envelope, "request")
+        if not head.corr_id:
+            raise error("malformed-message", type="request", reason="its envelope has no corr_id")
+        _bounded("request", "topic", head.topic)
+        _bounded("request", "corr_id", head.corr_id)
+        if self.router.requests_of(peer) >= MAX_OPEN:
+            raise error("quota-exceeded", what="another open request of this node", limit=MAX_OPEN)
+        envelope = message.envelope if head.src else {**message.envelope, "src": peer.node}
+        now = time.monotonic_ns()
+        try:
+            sent = self.router.request(peer, head.topic, envelope, message.payload, max(0, message.timeout_ns), now)
+        except DuplicateRequest as reason:
+            raise error("malformed-message", type="request", reason=str(reason)) from None
+        self._send(sent)
+        self._timeouts.rearm()
+
+    def _expire(self) -> None:
+        for ended in self.router.expire(time.monotonic_ns()):
+            self._send(ended)
+
+    def _tick(self) -> None:
+        for due in self.timers.due(time.monotonic_ns()):
+            peer: Any = due.owner
+            tick = Tick(id=due.timer, sequence=due.sequence, due_ns=due.due_ns, missed=due.missed)
+            if not self._queue(peer, tick):
+                self.timers.withhold(due)
+
+    def _send(self, what: Delivery | Answer | Ended) -> None:
+        peer: Any = what.to
+        match what:
+            case Delivery(_, envelope, payload):
+                self._queue(peer, Deliver(envelope=envelope, payload=payload))
+            case Answer(_, corr_id, payload, _) if peer.backlog > self._max_backlog:
+                self.dropped += 1
+                text = f"its reply of {len(payload)} bytes was dropped: {peer.backlog} bytes wait to be read"
+                peer.send(RequestFailed(corr_id=corr_id, reason="timeout", message=text))
+            case Answer(_, corr_id, payload, content_type):
+                peer.send(Reply(corr_id=corr_id, payload=payload, content_type=content_type))
+            case Ended(_, corr_id, reason, text):
+                peer.send(RequestFailed(corr_id=corr_id, reason=reason, message=text))
+
+    def _queue(self, peer: Subscriber, message: Deliver | Tick) -> bool:
+        """Send unless too much waits already."""
+        if peer.backlog <= self._max_backlog:
+            peer.send(message)
+            return True
+        self.dropped += 1
+        if peer not in self._slow:
+            self._slow.add(peer)
+            text = f"it does not read its messages: {peer.backlog} bytes wait, further ones are dropped"
+            self._events.emit("bus-dropping", flow=peer.flow, node=peer.node, message=text)
+        return False
+
+
+def _bounded(kind: str, what: str, text: str) -> None:
+    if len(text) > MAX_NAME:
+        reason = f"its {what} has {len(text)} characters; at most {MAX_NAME} are kept"
+        raise error("malformed-message", type=kind, reason=reason)
+
+
+def _read(envelope: dict[str, Any], kind: str) -> Envelope:
+    try:
+        head = msgspec.convert(envelope, Envelope)
+    except msgspec.ValidationError as reason:
+        raise error("malformed-message", type=kind, reason=f"its envelope: {reason}") from None
+    if not head.topic:
+        raise error("malformed-message", type=kind, reason="its envelope has no topic")
+    return head

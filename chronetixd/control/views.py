@@ -1,0 +1,247 @@
+"""Figures of flows: routes' counters from shared memory, workers' time and memory from /proc."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from chronetix.protocol import cbor
+from chronetix.protocol.contract import Liveness, Restart, Route
+from chronetixd.core.death import Death
+from chronetixd.core.wiring.stages import DataRoute
+from chronetixd.core.worker import WorkerState
+from chronetixd.flows.run import FlowRun
+from chronetixd.loop.turns import Pace
+
+MAX_RESULTS = 8 * 1024 * 1024
+"""Bytes of all results of a flow that a description may have: the rest of its message needs room too."""
+
+MAX_LAST_WORDS = 4 * 1024 * 1024
+"""Characters of stderr that all remembered exits of a flow may have in a description."""
+
+_TICKS = os.sysconf("SC_CLK_TCK")
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+REFRESHED = 16
+"""Workers whose private memory is looked at anew for one question: the kernel walks a process's memory for it."""
+
+GONE = {"cpu_s": 0.0, "rss_bytes": 0, "unique_bytes": 0}
+
+
+class Figures:
+    """What /proc says of processes. Not for the loop: whoever has to be looked at may hold the kernel up.
+
+    Processor time and resident memory are as they are now; what is private to a process is looked at when it is asked
+    for first, and then in turn, after the answer: the kernel takes its time for it.
+    """
+
+    def __init__(self, proc: Path = Path("/proc")) -> None:
+        self._proc = proc
+        self._private: dict[int, int] = {}
+        """By pid, the one that was looked at longest ago first."""
+
+    def of(self, pids: Collection[int]) -> dict[int, dict[str, float]]:
+        """cpu_s, rss_bytes and unique_bytes (private to the process) of each; zeros for one that is gone or that cannot
+        be read: it has made itself so (setuid), or descriptors have run out."""
+        wanted = frozenset(pids)
+        found = {pid: self._figures(pid) for pid in wanted}
+        if len(self._private) > 2 * len(wanted) + REFRESHED:
+            self._private = {pid: size for pid, size in self._private.items() if (self._proc / str(pid)).exists()}
+        return found
+
+    def refresh(self, pids: Collection[int]) -> None:
+        """Look anew at what is private to those of ``pids`` that were looked at longest ago."""
+        wanted = frozenset(pids)
+        for pid in [pid for pid in self._private if pid in wanted][:REFRESHED]:
+            del self._private[pid]
+            self._figures(pid)
+
+    def _figures(self, pid: int) -> dict[str, float]:
+        try:
+            with open(f"{self._proc}/{pid}/stat", "rb", 0) as file:
+                fields = file.read(4096).rpartition(b")")[2].split()
+            private = self._private.get(pid)
+            if private is None:
+                private = self._private[pid] = self._look_at(pid)
+        except OSError:
+            self._private.pop(pid, None)
+            return GONE
+        cpu_s = (int(fields[11]) + int(fields[12])) / _TICKS
+        return {"cpu_s": cpu_s, "rss_bytes": int(fields[21]) * _PAGE, "unique_bytes": private}
+
+    def _look_at(self, pid: int) -> int:
+        with open(f"{self._proc}/{pid}/smaps_rollup", "rb") as file:
+            rollup = dict(line.split(None, 1) for line in file if line.endswith(b"kB\n"))
+        return 1024 * sum(int(rollup.get(key, b"0 kB").split()[0]) for key in (b"Private_Clean:", b"Private_Dirty:"))
+
+
+Ask = Callable[[Collection[int]], Awaitable[dict[int, dict[str, float]]]]
+"""Figures of processes, gathered beside the loop."""
+
+
+async def flow_stats(runs: list[FlowRun], ask: Ask) -> cbor.Encoded:
+    """The ``stats`` verb's value."""
+    figures = await ask([worker.pid for run in runs for worker in run.workers.values() if worker.alive])
+    pace = Pace()
+    flows = []
+    for run in runs:
+        run.held_frames.stir()
+        known = frozenset(run.failures)
+        nodes = [
+            cbor.dumps(_node_stats(run, name, figures)) async for name in pace.over(run.plan.nodes) if name in known
+        ]
+        routes = [cbor.dumps(_route_stats(run, route)) async for route in pace.over(run.wiring.routes)]
+        told = {"flow": run.name, "state": str(run.state), "nodes": cbor.Encoded.list(nodes)}
+        flows.append(cbor.dumps({**told, "routes": cbor.Encoded.list(routes)}))
+    return cbor.Encoded(cbor.dumps({"monotonic_ns": time.monotonic_ns(), "flows": cbor.Encoded.list(flows)}))
+
+
+def _node_stats(run: FlowRun, node: str, known: Mapping[int, dict[str, float]]) -> dict[str, Any]:
+    worker, subject = run.workers.get(node), run.machine.workers.get(node)
+    pid = worker.pid if worker is not None else 0
+    figures = known.get(pid, GONE) if worker is not None and worker.alive else GONE
+    state = str(subject.state) if subject else str(WorkerState.SPAWNING)
+    restarts = subject.incarnation if subject else 0
+    failed = run.failures[node].figures()
+    return {"node": node, "pid": pid, "state": state, "restarts": restarts, "failed_frames": failed, **figures}
+
+
+def _route_stats(run: FlowRun, route: DataRoute) -> dict[str, Any]:
+    taps, snapshot = run.taps.of(route.id), run.wiring.snapshot(route)
+    return {"id": route.id, "from": route.source, "to": route.target, "taps": taps, **(snapshot or {})}
+
+
+async def describe(run: FlowRun, contract: bytes, ask: Ask) -> cbor.Encoded:
+    """The ``describe`` verb's value; ``contract`` is the flow as it was submitted, in CBOR."""
+    run.held_frames.stir()
+    figures = await ask([worker.pid for worker in run.workers.values() if worker.alive])
+    deaths = await run.deaths()
+    pace = Pace()
+    flow, plan = run.plan.flow, run.plan
+    data = {route.id: route for route in run.wiring.routes}
+    nodes = [_describe_node(run, node, figures) async for node in pace.over(plan.nodes) if node in run.failures]
+    await _bound_results(nodes, pace)
+    await _add_deaths(nodes, deaths, pace)
+    routes = [cbor.dumps(_describe_route(run, route, data.get(route.id))) async for route in pace.over(flow.routes)]
+    described = {
+        "name": run.name,
+        "state": str(run.state),
+        "reason": run.reason,
+        "submitted_unix_ns": run.submitted_unix_ns,
+        "changed_unix_ns": run.changed_unix_ns,
+        "strategy": flow.strategy,
+        "nodes": cbor.Encoded.list([cbor.dumps(node) async for node in pace.over(nodes)]),
+        "routes": cbor.Encoded.list(routes),
+        "timers": [
+            {"node": manifest.node, "id": timer.id, "interval_ns": timer.schedule.interval_ns}
+            for manifest in flow.manifests
+            for timer in manifest.timers
+        ],
+        "subscriptions": [
+            {"node": node, "topic": topic}
+            for node, each in plan.nodes.items()
+            for topic in each.configure.subscriptions
+        ],
+        "flow": cbor.Encoded(contract),
+    }
+    return cbor.Encoded(cbor.dumps(described))
+
+
+async def _bound_results(nodes: list[dict[str, Any]], pace: Pace) -> None:
+    """Results only as far as they fit into one message together, the others by their size."""
+    room = MAX_RESULTS
+    async for node in pace.over(nodes):
+        size = len(cbor.dumps(node["result"])) if node.get("result") is not None else 0
+        if size > room:
+            node["result"] = None
+            node["result_left_out"] = size
+        else:
+            room -= size
+
+
+async def _add_deaths(nodes: list[dict[str, Any]], deaths: Mapping[str, list[Death]], pace: Pace) -> None:
+    """The last exits of every node, oldest first; what they wrote to stderr only as far as MAX_LAST_WORDS goes."""
+    room = MAX_LAST_WORDS
+    async for node in pace.over(nodes):
+        node["deaths"] = [msgspec.to_builtins(death) for death in deaths.get(node["node"], ())]
+        for death in reversed(node["deaths"]):
+            size = sum(map(len, death["stderr"]))
+            room -= size
+            if room < 0 and size:
+                death["stderr"], death["stderr_left_out"] = [], size
+
+
+def _describe_node(run: FlowRun, node: str, known: Mapping[int, dict[str, float]]) -> dict[str, Any]:
+    manifest = run.plan.nodes[node].manifest
+    worker, subject = run.workers.get(node), run.machine.workers.get(node)
+    alive = worker is not None and worker.alive
+    described = {
+        "node": node,
+        "plugin_id": manifest.plugin_id,
+        "role": manifest.role,
+        "kind": manifest.artifact.kind,
+        "uri": manifest.artifact.uri,
+        "state": str(subject.state) if subject else str(WorkerState.SPAWNING),
+        "pid": worker.pid if worker else 0,
+        "started_unix_ns": worker.started_unix_ns if worker else 0,
+        "memory_bytes": known.get(worker.pid, GONE)["unique_bytes"] if worker is not None and alive else 0,
+        "incarnation": subject.incarnation if subject else 0,
+        "restart": _describe_restart(run, node),
+        "failed_frames": run.failures[node].figures(),
+        "exit": None,
+    }
+    if subject is not None and subject.finished:
+        described["result"] = subject.result
+    if worker is not None and subject is not None and (subject.exit or worker.fault):
+        ended = subject.exit._asdict() if subject.exit else {"code": None, "signal": None}
+        described["exit"] = {**ended, "stderr_tail": worker.stderr_tail, "fault": worker.fault}
+    return described
+
+
+def _describe_restart(run: FlowRun, node: str) -> dict[str, Any]:
+    """The node's rule, how often it was restarted, and, while it waits for that, when."""
+    manifest, subject, revival = run.plan.nodes[node].manifest, run.machine.workers.get(node), run.revivals[node]
+    return {
+        **_fields(manifest.restart),
+        "restarts": subject.incarnation if subject else 0,
+        "last_reason": revival.last_reason,
+        "next_restart_unix_ns": revival.next_restart_unix_ns,
+        "liveness": None if manifest.liveness is None else _fields(manifest.liveness),
+    }
+
+
+def _fields(rule: Restart | Liveness) -> dict[str, Any]:
+    """All of them are plain."""
+    return {field.name: getattr(rule, field.name) for field in fields(rule)}
+
+
+def _describe_route(run: FlowRun, route: Route, data: DataRoute | None) -> dict[str, Any]:
+    data = data if route.plane == "data" else None
+    return {
+        "id": route.id,
+        "from": route.source,
+        "to": route.target,
+        "plane": route.plane,
+        "topic": route.topic,
+        "content_type": route.content_type,
+        "buffer": route.buffer,
+        "watermark": route.watermark,
+        "policy": route.policy,
+        "limit_ms": route.limit_ms,
+        "taps": run.taps.of(route.id),
+        "held": _held(run, data) if data is not None else None,
+        "stats": run.wiring.snapshot(data) if data is not None else None,
+    }
+
+
+def _held(run: FlowRun, route: DataRoute) -> dict[str, Any] | None:
+    """What the route's consumer keeps."""
+    kept = run.wiring.kept(route)
+    return None if kept is None else {"node": route.target, "count": kept[0], "seq": kept[1], "age_ns": kept[2]}

@@ -1,0 +1,97 @@
+"""What the supervisor is told of the daemon's doings: one line of status, and more time while it starts or stops.
+
+Rules: the line is sent when something has changed, at most once in EVERY_S, and never without a supervisor; an idle
+daemon sends nothing. While flows start or drain, time is asked for again and again: both have limits of their own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from chronetixd.core.flow_messages import FlowState
+from chronetixd.flows.registry import Flows
+from chronetixd.records.events import Event, Events
+from chronetixd.systemd.notify import Supervisor, supervised
+from chronetixd.workers.pool import Spares
+
+EVERY_S = 1.0
+EXTEND_EVERY_S = 5.0
+EXTENSION_S = 3 * EXTEND_EVERY_S
+
+
+class Report:
+    """Follows the daemon's events from :meth:`ready` on."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        supervisor: Supervisor,
+        flows: Flows,
+        spares: Spares,
+        events: Events,
+    ) -> None:
+        self._loop = loop
+        self._supervisor = supervisor
+        self._flows = flows
+        self._spares = spares
+        self._events = events
+        self._said = ""
+        self._timer: asyncio.TimerHandle | None = None
+        self._unfollow: Callable[[], None] = lambda: None
+
+    def line(self) -> str:
+        """How many flows and workers there are, in words."""
+        living = self._flows.living
+        running = sum(run.state is FlowState.RUNNING for run in living)
+        others = len(living) - running
+        parts = [f"{running} flow{'s' * (running != 1)} running"]
+        if others:
+            parts.append(f"{others} starting or draining")
+        parts.append(f"{len(self._flows.worker_pids())} workers, {len(self._spares.ready)} spare")
+        return ", ".join(parts)
+
+    def ready(self) -> None:
+        """Say that the daemon is up, or has taken over its new configuration, and go on saying what it does."""
+        self._cancel()
+        self._said = self.line()
+        self._supervisor.ready(self._said)
+        if supervised():
+            self._unfollow = self._events.feed.follow(self._happened)
+
+    def starting(self) -> None:
+        """Ask for time until :meth:`ready`: stored flows take as long as they take to start."""
+        if supervised():
+            self._extend()
+
+    def stopping(self) -> None:
+        """Say that the end has begun, and ask for time until :meth:`stop`."""
+        self._cancel()
+        self._supervisor.stopping(self.line())
+        if supervised():
+            self._extend()
+
+    def stop(self) -> None:
+        """Say no more. Idempotent."""
+        self._cancel()
+
+    def _cancel(self) -> None:
+        self._unfollow()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _happened(self, _event: Event) -> None:
+        if self._timer is None:
+            self._timer = self._loop.call_later(EVERY_S, self._say)
+
+    def _say(self) -> None:
+        self._timer = None
+        line = self.line()
+        if line != self._said:
+            self._said = line
+            self._supervisor.status(line)
+
+    def _extend(self) -> None:
+        self._supervisor.extend_timeout(EXTENSION_S, self.line())
+        self._timer = self._loop.call_later(EXTEND_EVERY_S, self._extend)

@@ -1,0 +1,298 @@
+"""A flow's wiring as plain data, and back. Stages and memories refer to each other: each is packed once, by number."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Literal, TypeVar
+
+from chronetix.protocol.messages import Port
+from chronetixd.core.packed import PackedCounters
+from chronetixd.core.wiring.stages import DataRoute, Ends, Handle, Memory, Place, Stage
+from chronetixd.core.wiring.states import ConsumerEnd, NodeState, ProducerEnd
+from chronetixd.dataplane.lines import Lines
+from chronetixd.packing import Bag, Packed, Unbag
+
+Pairs = list[tuple[list[int], list[int]]]
+_T = TypeVar("_T")
+
+
+class PackedMemory(Packed, frozen=True):
+    """A worker's arena. Stages are named by their place in :class:`PackedWiring`."""
+
+    segments: dict[int, int] = {}
+    unmapped: dict[int, list[int]] = {}
+    undropped: dict[int, list[int]] = {}
+    stages: int = 0
+    incarnation: int = 0
+    shown_so: list[int] = []
+    dead: bool = False
+
+
+class PackedStage(Packed, frozen=True):
+    """A route's time with one RING. Memories are named by their place in :class:`PackedWiring`."""
+
+    route: str
+    epoch: int
+    base_seq: int
+    resume: int
+    ring: int | None = None
+    producer: int | None = None
+    credit: int | None = None
+    consumer: int | None = None
+    consumer_incarnation: int | None = None
+    """None in what an older release has packed: that of ``consumer``."""
+    predecessor: int | None = None
+    predecessor_incarnation: int = 0
+    told_producer: bool = False
+    relink: bool = False
+    told_consumer: bool = False
+    by_link: list[int] = []
+    sent: list[int] = []
+    dropping: list[int] = []
+    ended: bool = False
+    port: Port | None = None
+    passed: int = 0
+    returned: int = 0
+    line: dict[Literal["producer", "consumer"], int] = {}
+    """What is still to be given of it."""
+    lines: int = 0
+
+
+class PackedPlace(Packed, frozen=True):
+    """A node. ``due`` and ``answers`` are pairs of stages: whose RINGs, whose CREDITs."""
+
+    memory: int | None = None
+    incarnation: int = 0
+    configured: bool = False
+    linked: bool = False
+    ready: bool = False
+    started: bool = False
+    gone: bool = False
+    due: list[tuple[list[int], list[int]]] = []
+    later: list[int] = []
+    answers: list[tuple[list[int], list[int]]] = []
+    relinking: list[int] = []
+    asked_relink: bool = False
+    came_back: bool = False
+    source: bool | None = None
+    sent: int = 0
+
+
+class PackedWiring(Packed, frozen=True):
+    """The shared memory of one flow. ``last`` are the counters of routes that are over."""
+
+    memories: list[PackedMemory]
+    stages: list[PackedStage]
+    chains: dict[str, list[int]]
+    places: dict[str, PackedPlace]
+    counters: dict[str, PackedCounters]
+    ports: list[tuple[str, str, Port]] = []
+    last: dict[str, dict[str, Any] | None] = {}
+
+
+class Packer:
+    """Numbers stages and memories as they are met."""
+
+    def __init__(self, bag: Bag, lines: Lines) -> None:
+        self._bag = bag
+        self._lines = lines
+        self._stages: dict[Stage, int] = {}
+        self._memories: dict[Memory, int] = {}
+
+    def stages(self, stages: Iterable[Stage]) -> list[int]:
+        """Their numbers."""
+        return [self._stages.setdefault(stage, len(self._stages)) for stage in stages]
+
+    def _memory(self, memory: Memory | None) -> int | None:
+        return None if memory is None else self._memories.setdefault(memory, len(self._memories))
+
+    def place(self, place: Place) -> PackedPlace:
+        """A node."""
+        return PackedPlace(
+            memory=self._memory(place.memory),
+            incarnation=place.incarnation,
+            configured=place.configured,
+            linked=place.linked,
+            ready=place.ready,
+            started=place.started,
+            gone=place.gone,
+            due=self._pairs(place.due),
+            later=self.stages(place.later),
+            answers=self._pairs(place.answers),
+            relinking=sorted(self.stages(place.relinking)),
+            asked_relink=place.asked_relink,
+            came_back=place.came_back,
+            source=place.source,
+            sent=place.sent,
+        )
+
+    def _pairs(self, ends: Iterable[Ends]) -> Pairs:
+        return [(self.stages(each.rings), self.stages(each.credits)) for each in ends]
+
+    def all(self) -> tuple[list[PackedStage], list[PackedMemory]]:
+        """Everything that was met, and what can be reached from there."""
+        packed_stages: list[PackedStage] = []
+        packed_memories: list[PackedMemory] = []
+        while len(packed_stages) < len(self._stages) or len(packed_memories) < len(self._memories):
+            for stage in list(self._stages)[len(packed_stages) :]:
+                packed_stages.append(self._stage(stage))
+            for memory in list(self._memories)[len(packed_memories) :]:
+                packed_memories.append(self._packed(memory))
+        return packed_stages, packed_memories
+
+    def _stage(self, stage: Stage) -> PackedStage:
+        put = self._bag.put_if
+        return PackedStage(
+            route=stage.route.id,
+            epoch=stage.epoch,
+            base_seq=stage.base_seq,
+            resume=stage.resume,
+            ring=put(stage.ring),
+            producer=self._memory(stage.producer),
+            credit=put(stage.credit),
+            consumer=self._memory(stage.consumer),
+            consumer_incarnation=stage.consumer_incarnation,
+            predecessor=put(stage.predecessor),
+            predecessor_incarnation=stage.predecessor_incarnation,
+            told_producer=stage.told_producer,
+            relink=stage.relink,
+            told_consumer=stage.told_consumer,
+            by_link=sorted(stage.by_link),
+            sent=sorted(stage.sent),
+            dropping=sorted(stage.dropping),
+            ended=stage.ended,
+            port=stage.port,
+            passed=stage.passed,
+            returned=stage.returned,
+            lines=stage.lines,
+            line={end: self._bag.put(fd) for end, fd in self._lines.left(stage).items()},
+        )
+
+    def _packed(self, memory: Memory) -> PackedMemory:
+        return PackedMemory(
+            segments={index: self._bag.put(fd) for index, fd in memory.segments.items()},
+            unmapped={index: sorted(self.stages(waiting)) for index, waiting in memory.unmapped.items()},
+            undropped={index: sorted(self.stages(waiting)) for index, waiting in memory.undropped.items()},
+            stages=memory.stages,
+            incarnation=memory.incarnation,
+            shown_so=sorted(memory.shown_so),
+            dead=memory.dead,
+        )
+
+
+class Unpacker:
+    """Stages and memories by number. Raises ValueError for what nothing of the flow is, OSError for a descriptor."""
+
+    def __init__(
+        self,
+        stages: list[PackedStage],
+        memories: list[PackedMemory],
+        routes: Iterable[DataRoute],
+        bag: Unbag,
+        lines: Lines,
+    ) -> None:
+        self._bag = bag
+        self._lines = lines
+        known = {route.id: route for route in routes}
+        self._memories = [self._memory(each) for each in memories]
+        self._stages = [self._stage(known, each) for each in stages]
+        for memory, packed in zip(self._memories, memories, strict=True):
+            memory.unmapped = {index: set(self.stages(waiting)) for index, waiting in packed.unmapped.items()}
+            memory.undropped = {index: set(self.stages(waiting)) for index, waiting in packed.undropped.items()}
+
+    def stages(self, numbers: Iterable[int]) -> list[Stage]:
+        """Those that these numbers mean."""
+        return [_at(self._stages, number, "stage") for number in numbers]
+
+    def place(self, place: Place, packed: PackedPlace) -> None:
+        """Make ``place``, which is new, what ``packed`` was."""
+        place.memory = self._of(packed.memory)
+        place.incarnation = packed.incarnation
+        place.state = _state(packed)
+        place.due.extend(self._ends(packed.due))
+        place.later = self.stages(packed.later)
+        place.answers.extend(self._ends(packed.answers))
+        place.relinking = set(self.stages(packed.relinking))
+        place.asked_relink = packed.asked_relink
+        place.came_back = packed.came_back
+        place.source = not place.inputs if packed.source is None else packed.source
+        place.sent = packed.sent
+
+    def _ends(self, pairs: Pairs) -> list[Ends]:
+        return [Ends(self.stages(rings), self.stages(credits)) for rings, credits in pairs]
+
+    def _of(self, number: int | None) -> Memory | None:
+        return None if number is None else _at(self._memories, number, "memory")
+
+    def _memory(self, packed: PackedMemory) -> Memory:
+        segments = {index: self._bag.take(fd) for index, fd in packed.segments.items()}
+        return Memory(
+            segments,
+            stages=packed.stages,
+            incarnation=packed.incarnation,
+            shown_so=set(packed.shown_so),
+            dead=packed.dead,
+        )
+
+    def _stage(self, routes: dict[str, DataRoute], packed: PackedStage) -> Stage:
+        if packed.route not in routes:
+            raise ValueError(f"there is no data route {packed.route!r}")
+        take = self._bag.take_if
+        consumer, incarnation = self._of(packed.consumer), packed.consumer_incarnation
+        if incarnation is None:
+            incarnation = consumer.incarnation if consumer is not None else 0
+        stage = Stage(
+            routes[packed.route],
+            packed.epoch,
+            packed.base_seq,
+            packed.resume,
+            ring=_handle(take(packed.ring)),
+            producer=self._of(packed.producer),
+            credit=_handle(take(packed.credit)),
+            consumer=consumer,
+            consumer_incarnation=incarnation,
+            predecessor=_handle(take(packed.predecessor)),
+            predecessor_incarnation=packed.predecessor_incarnation,
+            producer_end=producer_end(packed),
+            consumer_end=consumer_end(packed),
+            by_link=set(packed.by_link),
+            sent=set(packed.sent),
+            dropping=set(packed.dropping),
+            ended=packed.ended,
+            port=packed.port,
+            passed=packed.passed,
+            returned=packed.returned,
+            lines=packed.lines,
+        )
+        self._lines.put(stage, {end: self._bag.take(fd) for end, fd in packed.line.items()})
+        return stage
+
+
+def _handle(fd: int | None) -> Handle | None:
+    return None if fd is None else Handle(fd)
+
+
+def _state(packed: PackedPlace) -> NodeState:
+    """The furthest that it has come to. In the snapshot each step stands for itself."""
+    steps = (packed.gone, packed.started, packed.ready, packed.linked, packed.memory is not None, packed.configured)
+    return next((state for state, there in zip(reversed(NodeState), steps, strict=False) if there), NodeState.ABSENT)
+
+
+def producer_end(packed: PackedStage) -> ProducerEnd:
+    """The state that these steps stand for."""
+    if packed.told_producer:
+        return ProducerEnd.STALE if packed.relink else ProducerEnd.LINKED
+    return ProducerEnd.AWAITED if packed.ring is None else ProducerEnd.OFFERED
+
+
+def consumer_end(packed: PackedStage) -> ConsumerEnd:
+    """The state that these steps stand for."""
+    if packed.told_consumer:
+        return ConsumerEnd.LINKED
+    return ConsumerEnd.AWAITED if packed.credit is None else ConsumerEnd.OFFERED
+
+
+def _at(found: list[_T], number: int, what: str) -> _T:
+    if not 0 <= number < len(found):
+        raise ValueError(f"there is no {what} {number} among {len(found)}")
+    return found[number]

@@ -1,0 +1,130 @@
+"""What outlived the workers of one flow, and the daemon that had it, because the supervisor kept it.
+
+A :class:`Key` says what a descriptor is: whose, of which incarnation, of which stage. It is what somebody wrote on it,
+and is believed as far as the memory itself agrees. The ring or the credits of a stage are asked for once; whoever asks
+owns them, and what nobody asked for is closed.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterator, Mapping
+
+from chronetix.protocol.errors import ChronetixError
+from chronetixd.core.wiring.stages import Memory
+from chronetixd.core.worker import Exit
+from chronetixd.dataplane.checked import checked
+from chronetixd.linux.pidfd import is_pidfd, told_by
+from chronetixd.loop.closing import close_memory
+from chronetixd.store.descriptor_keys import Key, Kind
+
+_CLOSED, _NEXT, _STAMPS = 64, 264, 5376
+"""Where in a RING or CREDIT ``closed`` is, in a CREDIT ``next``, and the stamps begin (SPEC §3, §4)."""
+
+
+class Kept:
+    """Owns the descriptors of ``found`` until :meth:`close`. ``whole``: nothing of the flow was missing or left out."""
+
+    def __init__(self, found: Mapping[Key, int], *, whole: bool = True) -> None:
+        self._found = dict(found)
+        self._memories: dict[tuple[str, int], Memory] = {}
+        self._last: dict[str, Memory | None] = {}
+        for key, fd in found.items():
+            if not _is(key, fd):
+                close_memory(self._found.pop(key))
+        self.whole = whole and len(self._found) == len(found) > 0
+        """What is not there was never there."""
+
+    def __iter__(self) -> Iterator[Key]:
+        return iter(self._found)
+
+    def epochs(self, route: str) -> set[int]:
+        """Stages of ``route`` of which there is something."""
+        return {key.number for key in self._found if key.route == route}
+
+    def memory(self, node: str) -> Memory | None:
+        """The arena of the last incarnation of ``node`` of which there is a ring; one without anything, of its last
+        incarnation, when there is none but something else; None when there is nothing. The caller's to close, as every
+        one of a ring is."""
+        if node not in self._last:
+            mine = [key for key in self._found if key.node == node and key.kind != "pidfd"]
+            made = [key.incarnation for key in mine if key.kind == "ring"] or [key.incarnation for key in mine]
+            self._last[node] = self._memory(node, max(made)) if made else None
+        return self._last[node]
+
+    def ring(self, route: str, epoch: int) -> tuple[Key, int, Memory] | None:
+        """The RING of a stage, and the arena it points into."""
+        key = max(self._all("ring", route, epoch), key=lambda key: key.incarnation, default=None)
+        if key is None:
+            return None
+        memory = self._memory(key.node, key.incarnation)
+        return key, self._found.pop(key), memory
+
+    def credit(self, route: str, epoch: int) -> tuple[Key, int] | None:
+        """The CREDIT of the last consumer of a stage that has inherited all that the one before it had given back: one
+        that died before was never a consumer of it."""
+        found = sorted(self._all("credit", route, epoch), key=lambda key: key.incarnation)
+        if not found:
+            return None
+        last = found[0]
+        for key in found[1:]:
+            if _inherited(self._found[key], self._found[last]):
+                last = key
+        return last, self._found.pop(last)
+
+    def closed(self, node: str) -> bool:
+        """Whoever was ``node`` last has closed all of its ends: the streams, and what it took from."""
+        ends = [key for key in self._found if key.node == node and key.kind in ("ring", "credit")]
+        last = {key.route: key for key in sorted(ends, key=lambda key: (key.number, key.incarnation))}
+        return bool(last) and all(any(os.pread(self._found[key], 8, _CLOSED)) for key in last.values())
+
+    def exit(self, node: str, incarnation: int, pid: int) -> Exit:
+        """How the process of ``node`` has ended; unknown where the kernel does not tell."""
+        pidfd = self._found.get(Key(node, "pidfd", incarnation), -1)
+        return told_by(pid, pidfd) if pidfd >= 0 else Exit()
+
+    def close(self) -> None:
+        """Close what nobody has asked for. Idempotent."""
+        close_memory(*self._found.values())
+        self._found.clear()
+
+    def _all(self, kind: Kind, route: str, epoch: int) -> list[Key]:
+        return [key for key in self._found if key.kind == kind and key.route == route and key.number == epoch]
+
+    def _memory(self, node: str, incarnation: int) -> Memory:
+        """Dead, as whoever made it."""
+        made = self._memories.get((node, incarnation))
+        if made is None:
+            made = self._memories[node, incarnation] = Memory(incarnation=incarnation, dead=True)
+            mine = [key for key in self._found if key[:3] == (node, "segment", incarnation)]
+            made.segments |= {key.number: self._found.pop(key) for key in mine}
+        return made
+
+
+def _is(key: Key, fd: int) -> bool:
+    """The descriptor holds what is written on it."""
+    if key.kind == "pidfd":
+        return is_pidfd(fd)
+    try:
+        checked(fd, key.kind, str(key))
+        if key.kind == "segment":
+            return True
+        (epoch,) = struct.unpack("<Q", os.pread(fd, 8, 16))
+    except (ChronetixError, OSError, struct.error):
+        return False
+    return bool(epoch == key.number)
+
+
+def _inherited(credit: int, before: int) -> bool:
+    """Everything that is said in the CREDIT ``before`` is in this one too, or more (SPEC §10.2): its consumer had
+    finished with the predecessor."""
+    here, there = _said(credit), _said(before)
+    return len(here) == len(there) and all(mine >= other for mine, other in zip(here, there, strict=True))
+
+
+def _said(credit: int) -> tuple[int, ...]:
+    """``next``, and the stamp of each slot. The header was checked."""
+    (slots_log2,) = struct.unpack("<I", os.pread(credit, 4, 32))
+    words = os.pread(credit, 8 << slots_log2, _STAMPS)
+    return struct.unpack(f"<Q{1 << slots_log2}Q", os.pread(credit, 8, _NEXT) + words)

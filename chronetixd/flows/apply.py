@@ -1,0 +1,147 @@
+"""Applying a flow to the one that runs under its name: what is refused, what is begun, and the way back.
+
+Refused is by name and before anything is touched: what a running flow cannot become, and what a worker does not know.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from chronetix.protocol import cbor
+from chronetix.protocol.contract import Flow, Problem
+from chronetix.protocol.errors import ChronetixError, error
+from chronetix.protocol.messages import HANDOVER
+from chronetix.protocol.nearest import nearest
+from chronetixd.core import rollout as core
+from chronetixd.core.change import Change, compare, described, refusals
+from chronetixd.core.flow_messages import FlowState
+from chronetixd.flows.context import Services
+from chronetixd.flows.plan import Plan, make_plan
+from chronetixd.flows.registry import Flows, invalid
+from chronetixd.flows.rollout import Rollout
+from chronetixd.flows.run import FlowRun
+from chronetixd.store.journal import StoredRevision
+
+CALLED_BACK = "it was called back"
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """``rollout`` is None when nothing differs."""
+
+    run: FlowRun
+    change: Change
+    rollout: Rollout | None
+    warnings: list[Problem]
+
+
+class Rollouts:
+    """Of all flows."""
+
+    def __init__(self, flows: Flows, services: Services) -> None:
+        self._flows = flows
+        self._services = services
+
+    async def apply(
+        self,
+        raw: Mapping[str, Any],
+        name: str | None,
+        bindings: Mapping[str, str],
+        base_dir: str,
+        replace: Collection[str] = (),
+        ready_ns: int | None = None,
+    ) -> Applied:
+        """Begin to make the flow that runs under ``name`` the one that ``raw`` is. Raises ChronetixError
+        ``flow-invalid``, ``flow-not-found``, ``flow-not-running``, ``rollout-under-way``, ``change-refused``,
+        ``node-not-found``, ``bad-argument``, ``journal-unusable``, ``daemon-stopping``; nothing has changed then."""
+        checked = await self._flows.validate(raw, bindings, base_dir)
+        if self._flows.stopping:
+            raise error("daemon-stopping")
+        shown = name or str(raw.get("name") or "")
+        if checked.flow is None:
+            raise invalid(shown or "without a name", checked.problems)
+        if not shown:
+            raise error("bad-argument", argument="name", verb="apply", reason="neither it nor the flow says which flow")
+        run = self._flows.find(shown)
+        if run.state is not FlowState.RUNNING or run.home is not None:
+            raise error("flow-not-running", flow=run.name, state=str(run.state))
+        if run.rollout is not None and not run.rollout.over:
+            raise error("rollout-under-way", flow=run.name, step=str(run.rollout.machine.step))
+        if self._flows.revisions(run.name).planning:
+            raise error("rollout-under-way", flow=run.name, step=str(core.Step.PREPARING))
+        for node in replace:
+            if node not in run.plan.nodes:
+                raise error("node-not-found", flow=run.name, node=node, nearest=nearest(node, run.plan.nodes))
+        plan = make_plan(run.name, checked.flow, base_dir)
+        change = compare(run.plan.flow, checked.flow, (run.plan.base_dir, base_dir), replace)
+        refused = next(refusals(run.plan.flow, checked.flow), None) or next(unable(run, change), None)
+        if refused is not None:
+            raise error("change-refused", flow=run.name, reason=refused)
+        if not (change or change.notes or flow_options(run.plan.flow) != flow_options(checked.flow)):
+            return Applied(run, change, None, checked.warnings)
+        ready = self._flows.limits.start_ns if ready_ns is None else ready_ns
+        told: asyncio.Future[Rollout | ChronetixError] = self._services.loop.create_future()
+
+        def planned(stored: StoredRevision | None, refusal: ChronetixError | None) -> None:
+            told.set_result(refusal if stored is None else self._begin(run, plan, change, stored.number, ready))  # type: ignore[arg-type]
+
+        stored = self._flows.stored(run.name)
+        self._flows.revisions(run.name).plan(stored, raw, bindings, base_dir, described(change), planned)
+        begun = await asyncio.shield(told)
+        if isinstance(begun, ChronetixError):
+            raise begun
+        return Applied(run, change, begun, checked.warnings)
+
+    def _begin(self, run: FlowRun, plan: Plan, change: Change, number: int, ready: int) -> Rollout | ChronetixError:
+        """The journal has it: begin, unless the flow has come to its end meanwhile."""
+        revisions = self._flows.revisions(run.name)
+        if run.state is not FlowState.RUNNING or run.home is not None:
+            refusal = error("flow-not-running", flow=run.name, state=str(run.state))
+            revisions.ended(number, "rolled-back", str(refusal))
+            return refusal
+
+        def commit() -> None:
+            self._flows.revised(revisions.committed(number, self._flows.stored(run.name)))
+
+        def end(step: core.Step, why: str) -> None:
+            revisions.ended(number, OUTCOMES[step], why)
+
+        rollout = Rollout(run, self._services, plan, change, number, ready, commit, end)
+        run.roll_out(rollout)
+        return rollout
+
+    async def undo(self, name: str, to: int | None, ready_ns: int | None) -> Applied:
+        """Call a roll-out back that has touched nothing yet, or else begin to go back to the revision ``to``, by
+        default the one before the present. Raises ChronetixError ``revision-not-found``, else as :meth:`apply`."""
+        run = self._flows.find(name)
+        rollout = run.rollout
+        if to is None and rollout is not None and not rollout.over and rollout.call_back(CALLED_BACK):
+            return Applied(run, rollout.change, rollout, [])
+        back = self._flows.revisions(run.name).before(to)
+        if back is None:
+            raise error("revision-not-found", flow=run.name, number=to or "before the present one")
+        raw = cbor.loads(back.contract)
+        return await self.apply(raw, run.name, back.bindings, back.base_dir, ready_ns=ready_ns)
+
+
+OUTCOMES: dict[core.Step, Any] = {
+    core.Step.DONE: "done",
+    core.Step.ROLLED_BACK: "rolled-back",
+    core.Step.ENDED: "ended",
+}
+
+
+def flow_options(flow: Flow) -> dict[str, Any]:
+    """What of a flow is neither a node nor a route."""
+    return {name: value for name, value in flow.raw.items() if name not in ("manifests", "routes", "name")}
+
+
+def unable(run: FlowRun, change: Change) -> Iterator[str]:
+    """Who of those that would have to be told cannot be, in words."""
+    for node in sorted(change.ends | change.named("changed")):
+        worker = run.workers.get(node)
+        if worker is not None and worker.alive and HANDOVER not in worker.features:
+            yield f"the worker of node {node!r} cannot leave its place to another one: it does not know 'handover'"

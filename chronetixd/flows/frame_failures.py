@@ -1,0 +1,41 @@
+"""Frames that made a plugin raise, counted by node over all its incarnations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from chronetix.protocol.messages import FrameFailed
+
+
+@dataclass(slots=True)
+class FrameFailures:
+    """Of one node: attempts beyond the first, and how the frames ended that needed them."""
+
+    retries: int = 0
+    passed: int = 0
+    dead_letters: int = 0
+    dropped: int = 0
+
+    @property
+    def set_aside(self) -> int:
+        """Frames that failed for good."""
+        return self.dead_letters + self.dropped
+
+    def count(self, failed: FrameFailed) -> bool:
+        """Note it; True when it is worth an event: the first frame set aside, the second, the fourth, …"""
+        self.retries += max(0, failed.attempts - 1)
+        match failed.outcome:
+            case "passed":
+                self.passed += 1
+                return False
+            case "dead-letter":
+                self.dead_letters += 1
+            case "dropped":
+                self.dropped += 1
+        return self.set_aside & (self.set_aside - 1) == 0
+
+    def figures(self) -> dict[str, Any]:
+        """For descriptions and statistics."""
+        names = ("retries", "passed", "dead_letters", "dropped")
+        return {name: getattr(self, name) for name in names}

@@ -1,0 +1,99 @@
+"""From the contract to what runs: what each node is told, how it is started, and what cannot be run. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from chronetix.protocol import configure
+from chronetix.protocol.contract import Flow, Manifest, Problem, Restart
+from chronetix.protocol.messages import Configure
+from chronetixd.core.liveness import Probe
+from chronetixd.core.restart import Policy, Rule, Strategy
+from chronetixd.dataplane.wiring import DataRoute
+from chronetixd.flows.artifacts import BUILTIN, program
+
+MS = 1_000_000
+"""Nanoseconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodePlan:
+    """One node. ``argv`` is empty for what a Python worker runs."""
+
+    manifest: Manifest
+    configure: Configure
+    argv: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A flow that can be run under ``name``."""
+
+    name: str
+    flow: Flow
+    base_dir: str
+    nodes: dict[str, NodePlan]
+    data_routes: tuple[DataRoute, ...]
+
+    @property
+    def rules(self) -> dict[str, Rule]:
+        """Each node's restart rule."""
+        return {node: _rule(plan.manifest.restart) for node, plan in self.nodes.items()}
+
+    @property
+    def probes(self) -> dict[str, Probe]:
+        """The liveness probes of those nodes that have one."""
+        found = {node: plan.manifest.liveness for node, plan in self.nodes.items()}
+        return {
+            node: Probe(each.limit_ms * MS, each.period_ms * MS, each.delay_ms * MS, each.failures)
+            for node, each in found.items()
+            if each is not None
+        }
+
+    @property
+    def strategy(self) -> Strategy:
+        """Who is restarted with a node that is."""
+        return Strategy(self.flow.strategy)
+
+
+def unsupported(flow: Flow) -> tuple[list[Problem], list[Problem]]:
+    """What of the flow this daemon refuses, and what it accepts without effect: (problems, warnings)."""
+    problems, warnings = configure.unsupported(flow)
+    for index, manifest in enumerate(flow.manifests):
+        if manifest.artifact.kind == "Process" and not _is_text_list(manifest.params.get("args")):
+            problems.append(Problem(f"manifests[{index}].params.args", "must be a list of texts", 'as in ["-v", "3"]'))
+    return problems, warnings
+
+
+def make_plan(name: str, flow: Flow, base_dir: str) -> Plan:
+    """The plan of a flow without problems."""
+    told = configure.configure(flow, name, base_dir)
+    nodes = {
+        manifest.node: NodePlan(manifest, message, _argv(manifest, base_dir))
+        for manifest, message in zip(flow.manifests, told, strict=True)
+    }
+    routes = tuple(DataRoute(route.id, route.source, route.target, route.policy) for route in flow.data_routes)
+    return Plan(name, flow, base_dir, nodes, routes)
+
+
+def _rule(restart: Restart) -> Rule:
+    return Rule(
+        policy=Policy(restart.policy),
+        max=restart.max,
+        window_ns=restart.window_ms * MS,
+        backoff_ns=restart.backoff_ms * MS,
+        backoff_max_ns=restart.backoff_max_ms * MS,
+        jitter_pct=restart.jitter_pct,
+    )
+
+
+def _argv(manifest: Manifest, base_dir: str) -> tuple[str, ...]:
+    if manifest.artifact.kind != "Process" or manifest.artifact.uri.startswith(BUILTIN):
+        return ()
+    return (program(manifest, base_dir), *(manifest.params.get("args") or ()))
+
+
+def _is_text_list(args: Any) -> bool:
+    """Fit for a command line; None is."""
+    return args is None or (isinstance(args, list) and all(isinstance(arg, str) and "\0" not in arg for arg in args))

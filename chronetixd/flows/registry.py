@@ -1,0 +1,377 @@
+"""All flows of the daemon by name: those that live, and the last ones that ended, until their name is used again.
+
+The journal has each from before its launch on. A flow that ended because the daemon did is still wanted, and runs again
+with the next daemon; one that was stopped, or has come to its own end, is only listed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import Any
+
+import msgspec
+
+from chronetix.protocol import cbor
+from chronetix.protocol.contract import Problem, Validation, parse_flow
+from chronetix.protocol.contract.reading import unfit_name
+from chronetix.protocol.errors import ChronetixError, error
+from chronetix.protocol.nearest import nearest
+from chronetixd.core.flow_messages import FlowState, Limits, StopMode
+from chronetixd.core.packed import Key
+from chronetixd.flows.artifacts import artifact_problems
+from chronetixd.flows.context import Services
+from chronetixd.flows.plan import make_plan, unsupported
+from chronetixd.flows.recovery import Visitor
+from chronetixd.flows.revisions import Revisions
+from chronetixd.flows.run import FlowRun, PackedRun
+from chronetixd.flows.worker_records import end_leftovers, lives_on
+from chronetixd.packing import Bag, Packed, Unbag
+from chronetixd.store.descriptor_names import Stored
+from chronetixd.store.journal import Journal, Recovered, StoredFlow, StoredLife, StoredRevision, Wanted
+from chronetixd.workers.process import WorkerProcess
+
+LIVING = ("running", "draining")
+"""States in which workers may have done what cannot be done again."""
+
+ENDED = (FlowState.STOPPED, FlowState.FAILED)
+
+MAX_ENDED = 100
+"""Flows that have ended and are still listed."""
+
+
+class PackedListed(Packed, frozen=True):
+    """A flow as the journal has it, and as it is."""
+
+    stored: StoredFlow
+    run: PackedRun
+    revisions: list[StoredRevision] = []
+
+
+class PackedFlows(Packed, frozen=True):
+    """All that are listed, in their order."""
+
+    flows: list[PackedListed]
+    serial: int
+
+
+class Flows:
+    """Submits flows and finds them again."""
+
+    def __init__(self, services: Services, limits: Limits, journal: Journal) -> None:
+        self._services = services
+        self.limits = limits
+        """Of flows that are submitted from now on."""
+        self._journal = journal
+        self._runs: dict[str, FlowRun] = {}
+        self._stored: dict[str, StoredFlow] = {}
+        self._revisions: dict[str, Revisions] = {}
+        self._serial = 0
+        self._pending: set[str] = set()
+        """Names of flows that are to run as soon as the journal has them."""
+        self.stopping = False
+
+    def __iter__(self) -> Iterator[FlowRun]:
+        return iter(tuple(self._runs.values()))
+
+    def find(self, name: str) -> FlowRun:
+        """The flow ``name``. Raises ChronetixError ``flow-not-found``."""
+        run = self._runs.get(name)
+        if run is None:
+            raise error("flow-not-found", flow=name, nearest=nearest(name, self._runs))
+        return run
+
+    def revisions(self, name: str) -> Revisions:
+        """What the flow ``name`` was and is."""
+        return self._revisions[name]
+
+    def stored(self, name: str) -> StoredFlow:
+        """The flow ``name`` as the journal has it."""
+        return self._stored[name]
+
+    def revised(self, stored: StoredFlow) -> None:
+        """A flow is another one from now on; the journal has that already."""
+        self._stored[stored.name] = stored
+
+    @property
+    def living(self) -> list[FlowRun]:
+        """Flows that have not ended."""
+        return [run for run in self._runs.values() if not run.machine.ended]
+
+    @property
+    def pending(self) -> list[str]:
+        """Names of flows that wait for the journal."""
+        return sorted(self._pending)
+
+    def worker_pids(self) -> set[int]:
+        """Processes that belong to a flow."""
+        return {pid for run in self._runs.values() for pid in run.pids}
+
+    async def submit(
+        self, raw: Mapping[str, Any], name: str | None, bindings: Mapping[str, str], base_dir: str
+    ) -> tuple[FlowRun, list[Problem]]:
+        """Start a flow, once it is in the journal; with its warnings. All or nothing: raises ChronetixError
+        ``flow-invalid``, ``flow-exists``, ``journal-unusable`` or ``daemon-stopping``, and then nothing was started and
+        nothing is listed. Whoever is cancelled while the disk is waited for has submitted it."""
+        if name and unfit_name(name):
+            raise error("bad-argument", argument="name", verb="submit", reason=unfit_name(name))
+        checked = await self.validate(raw, bindings, base_dir)
+        if self.stopping:
+            raise error("daemon-stopping")
+        if checked.flow is None or checked.problems:
+            shown = name or raw.get("name") or "without a name"
+            raise invalid(str(shown), checked.problems)
+        chosen = name or checked.flow.name or self._free_name()
+        earlier = self._runs.get(chosen)
+        if earlier is not None and not earlier.machine.ended:
+            raise error("flow-exists", flow=chosen, state=str(earlier.state))
+        if chosen in self._pending:
+            raise error("flow-exists", flow=chosen, state=str(FlowState.SUBMITTED))
+        self._pending.add(chosen)
+        flow, services, limits = checked.flow, self._services, self.limits
+        try:
+            run, contract = await services.checks.ask(
+                lambda: (FlowRun(make_plan(chosen, flow, base_dir), services, limits), cbor.dumps(raw))
+            )
+        except BaseException:
+            self._pending.discard(chosen)
+            raise
+        stored = StoredFlow(
+            name=chosen,
+            submitted_unix_ns=run.submitted_unix_ns,
+            contract=contract,
+            bindings=dict(bindings),
+            base_dir=base_dir,
+        )
+        told: asyncio.Future[ChronetixError | None] = self._services.loop.create_future()
+        self._journal.submitted(stored, partial(self._submitted, run, stored, told))
+        refusal = await asyncio.shield(told)
+        if refusal is not None:
+            raise refusal
+        return run, checked.warnings
+
+    def _submitted(
+        self,
+        run: FlowRun,
+        stored: StoredFlow,
+        told: asyncio.Future[ChronetixError | None],
+        refusal: ChronetixError | None,
+    ) -> None:
+        """The journal has it, or cannot; what happened meanwhile counts."""
+        self._pending.discard(run.name)
+        if refusal is None and self.stopping:
+            refusal = error("daemon-stopping")
+            earlier = self._stored.get(run.name)
+            self._journal.forgotten(run.name) if earlier is None else self._journal.flow(earlier)
+        elif refusal is None:
+            self._list(run, stored)
+            run.launch()
+        told.set_result(refusal)
+
+    async def validate(self, raw: Mapping[str, Any], bindings: Mapping[str, str], base_dir: str) -> Validation:
+        """The contract's checks, what this version cannot do, and whether the artifacts are there: beside the loop,
+        because flows may be large and files may be anywhere."""
+        return await self._services.checks.ask(lambda: validate(raw, bindings, base_dir))
+
+    async def written(self) -> None:
+        """Return once what has happened to flows by now is in the journal, or is not to be waited for."""
+        told: asyncio.Future[None] = self._services.loop.create_future()
+        self._journal.when_written(lambda: None if told.done() else told.set_result(None))
+        await told
+
+    def stop(self, run: FlowRun, mode: StopMode, drain_ns: int | None = None) -> None:
+        """Someone wants ``run`` to end, for good."""
+        self._store(run.name, wanted="stopped")
+        run.stop(mode, drain_ns)
+
+    def restore(self, left: Recovered, kept: Stored) -> list[FlowRun]:
+        """List what the last daemon had; the flows that are wanted still, which run on with what outlived it, or else
+        again from their beginning. ``kept`` is what the supervisor has, from which each takes its own."""
+        again = []
+        lives: dict[str, list[StoredLife]] = {}
+        for life in left.lives:
+            lives.setdefault(life.flow, []).append(life)
+        was: dict[str, list[StoredRevision]] = {}
+        for revision in left.revisions:
+            was.setdefault(revision.flow, []).append(revision)
+        for stored in left.flows:
+            raw = cbor.loads(stored.contract)
+            flow = parse_flow(raw, bindings=stored.bindings).flow
+            if flow is None:
+                self._services.events.emit("flow-unreadable", flow=stored.name, message="this release cannot read it")
+                continue
+            run = FlowRun(make_plan(stored.name, flow, stored.base_dir), self._services, self.limits)
+            run.submitted_unix_ns = stored.submitted_unix_ns
+            revisions = Revisions(self._journal, was.get(stored.name, ()))
+            self._list(run, stored, revisions)
+            mine = lives.get(stored.name, [])
+            whole = not revisions.interrupted()
+            survives = flow.on_daemon_loss == "survive" and stored.state in LIVING and whole
+            if survives and (any(map(lives_on, mine)) or kept.has(stored.name)):
+                again.append(run)
+                found = kept.take(run.name, run.plan.nodes, (route.id for route in run.plan.data_routes))
+                run.resume(mine, found, whole=not kept.has(run.name))
+                if stored.wanted == "stopped" or stored.again:
+                    run.stop(StopMode.DRAIN)
+                continue
+            end_leftovers(mine)
+            self._stored[run.name] = msgspec.structs.replace(stored, again=False)
+            if stored.wanted == "stopped":
+                self._rest(run, stored)
+            elif problems := validate(raw, stored.bindings, stored.base_dir).problems:
+                run.refuse(f"it cannot run again: {problems[0]}")
+            else:
+                again.append(run)
+                run.launch()
+        return again
+
+    @property
+    def in_the_way(self) -> list[str]:
+        """What keeps flows from being handed over to the next image now, as sentences."""
+        return [f"flow {run.name} {what}" for run in self if (what := run.in_the_way)]
+
+    def packed(self, bag: Bag) -> PackedFlows:
+        """All of them; descriptors go into ``bag``. Nothing may be ``in_the_way``."""
+        flows = [
+            PackedListed(stored=self._stored[run.name], run=run.packed(bag), revisions=list(self._revisions[run.name]))
+            for run in self
+        ]
+        return PackedFlows(flows=flows, serial=self._serial)
+
+    def unpack(self, packed: PackedFlows, bag: Unbag) -> None:
+        """List what was listed. Raises ValueError when this release cannot read a flow, OSError."""
+        self._serial = packed.serial
+        for listed in packed.flows:
+            stored = listed.stored
+            flow = parse_flow(cbor.loads(stored.contract), bindings=stored.bindings).flow
+            if flow is None:
+                raise ValueError(f"this release cannot read the contract of flow {stored.name!r}")
+            run = FlowRun(make_plan(stored.name, flow, stored.base_dir), self._services, listed.run.machine.limits)
+            try:
+                run.unpack(listed.run, bag)
+            except ValueError as reason:
+                raise ValueError(f"flow {stored.name!r}: {reason}") from reason
+            self._list(run, stored, Revisions(self._journal, listed.revisions))
+
+    def go_on(self, packed: PackedFlows) -> None:
+        """All of them are unpacked."""
+        for listed in packed.flows:
+            run = self._runs.get(listed.stored.name)
+            if run is not None:
+                run.go_on([node for node, worker in listed.run.workers.items() if worker.asked])
+
+    def worker(self, key: Key) -> WorkerProcess:
+        """The worker of a flow and a node. Raises ValueError when there is none."""
+        flow, node = key
+        run = self._runs.get(flow)
+        worker = None if run is None else run.workers.get(node)
+        if worker is None:
+            raise ValueError(f"flow {flow!r} has no worker {node!r}")
+        return worker
+
+    def _rest(self, run: FlowRun, stored: StoredFlow) -> None:
+        """It is not wanted any more; one that was about to end when the daemon died has ended with it."""
+        state = FlowState(stored.state)
+        if state in ENDED:
+            run.rest(state, stored.reason, stored.changed_unix_ns)
+        else:
+            run.rest(FlowState.STOPPED, "the daemon died while it was about to end", stored.changed_unix_ns)
+            self._changed(run)
+
+    def reattach(self, visitor: Visitor) -> None:
+        """A worker that has outlived an earlier daemon is back. Raises ChronetixError when it is nobody's, OSError
+        when descriptors have run out; the socket stays the caller's then."""
+        run = self._runs.get(visitor.message.flow)
+        if run is None or run.home is None:
+            reason = "no such flow waits for its workers"
+            raise error("reattach-refused", flow=visitor.message.flow, node=visitor.message.node, reason=reason)
+        run.home.returned(visitor)
+
+    def _list(self, run: FlowRun, stored: StoredFlow, revisions: Revisions | None = None) -> None:
+        self._runs.pop(run.name, None)
+        self._runs[run.name] = run
+        self._stored[run.name] = stored
+        self._revisions[run.name] = revisions or Revisions(self._journal)
+        run.watch(lambda: self._changed(run))
+        self._forget_old()
+
+    def _changed(self, run: FlowRun) -> None:
+        """Follow the flow's state into the journal. What ends while the daemon does is wanted again."""
+        if self._runs.get(run.name) is not run:
+            return
+        if run.machine.ended and not self.stopping:
+            if self._stored[run.name].again and self._stored[run.name].wanted == "running":
+                self._services.loop.call_soon(self._run_again, run)
+                return
+            self._store(run.name, wanted="stopped")
+        stored = self._stored[run.name]
+        if stored.state != run.state:
+            now = {"state": str(run.state), "reason": run.reason, "changed_unix_ns": run.changed_unix_ns}
+            self._stored[run.name] = changed = msgspec.structs.replace(stored, **now)
+            survives = run.plan.flow.on_daemon_loss == "survive"
+            (self._journal.flow if survives else self._journal.soon)(changed)
+
+    def _store(self, name: str, wanted: Wanted) -> None:
+        stored = self._stored[name]
+        if stored.wanted != wanted:
+            self._stored[name] = changed = msgspec.structs.replace(stored, wanted=wanted)
+            self._journal.flow(changed)
+
+    def stop_all(self, mode: StopMode) -> None:
+        """Ask every flow to end, until the next daemon, and take no new ones."""
+        self.stopping = True
+        wanted = [run.name for run in self.living if self._stored[run.name].wanted == "running"]
+        self._stored |= {name: msgspec.structs.replace(self._stored[name], again=True) for name in wanted}
+        self._journal.flow(*(self._stored[name] for name in wanted))
+        for run in self.living:
+            run.stop(mode)
+
+    def _run_again(self, ended: FlowRun) -> None:
+        """It has drained, because the last daemon was about to stop when it died, and is wanted still."""
+        earlier = self._stored[ended.name]
+        if self._runs.get(ended.name) is not ended or self.stopping:
+            return
+        run = FlowRun(ended.plan, self._services, self.limits)
+        run.submitted_unix_ns = earlier.submitted_unix_ns
+        stored = msgspec.structs.replace(earlier, again=False, state="submitted", reason="")
+        self._journal.flow(stored)
+        self._list(run, stored, self._revisions[run.name])
+        run.launch()
+
+    def _free_name(self) -> str:
+        while True:
+            self._serial += 1
+            if f"flow-{self._serial}" not in self._runs.keys() | self._pending:
+                return f"flow-{self._serial}"
+
+    def _forget_old(self) -> None:
+        ended = [name for name, run in self._runs.items() if run.machine.ended and name not in self._pending]
+        for name in ended[: max(0, len(ended) - MAX_ENDED)]:
+            nodes = list(self._runs[name].plan.nodes)
+            self._services.deaths.forget(name, nodes)
+            if self._services.logs.files is not None:
+                self._services.logs.files.forget(name, nodes)
+            del self._runs[name], self._stored[name], self._revisions[name]
+            self._journal.forgotten(name)
+
+
+def validate(raw: Mapping[str, Any], bindings: Mapping[str, str], base_dir: str) -> Validation:
+    """The contract's checks, what this version cannot do, and whether the artifacts are there."""
+    checked = parse_flow(raw, bindings=bindings)
+    if checked.flow is None:
+        return checked
+    problems, warnings = unsupported(checked.flow)
+    problems = [*checked.problems, *problems, *artifact_problems(checked.flow, base_dir)]
+    return Validation(checked.flow if not problems else None, problems, [*checked.warnings, *warnings])
+
+
+def invalid(name: str, problems: list[Problem]) -> Exception:
+    """The refusal of a flow, with every problem in its details."""
+    first = str(problems[0]) if problems else "unknown"
+    return error("flow-invalid", flow=name, count=len(problems), first=first, problems=problem_maps(problems))
+
+
+def problem_maps(problems: list[Problem]) -> list[dict[str, str]]:
+    """Problems as they travel."""
+    return [{"path": each.path, "message": each.message, "suggestion": each.suggestion} for each in problems]

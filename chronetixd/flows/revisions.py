@@ -1,0 +1,147 @@
+"""What a flow was and is to become: the revisions of one flow, in the journal before anything is done about them.
+
+Number 1 is the flow as it was submitted, written when it is first to be changed; each roll-out is the next one,
+whatever comes of it. The last MAX_REVISIONS are kept, and in any case the one that runs and the one to go back to.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import msgspec
+
+from chronetix.protocol import cbor
+from chronetix.protocol.errors import ChronetixError
+from chronetixd.store.journal import Journal, Outcome, StoredFlow, StoredRevision
+
+MAX_REVISIONS = 10
+"""Of a flow, kept."""
+
+
+class Revisions:
+    """Of one flow, oldest first."""
+
+    def __init__(self, journal: Journal, stored: Iterable[StoredRevision] = ()) -> None:
+        self._journal = journal
+        self._all = list(stored)
+        self.planning = False
+        """The journal is to have the next one, and does not have it yet."""
+
+    def __iter__(self) -> Any:
+        return iter(tuple(self._all))
+
+    @property
+    def last(self) -> StoredRevision | None:
+        """The latest, whatever came of it."""
+        return self._all[-1] if self._all else None
+
+    @property
+    def current(self) -> int:
+        """The number of the one that the flow is."""
+        return max((each.number for each in self._all if each.current), default=1)
+
+    def before(self, number: int | None = None) -> StoredRevision | None:
+        """The one of that number, by default the one that the flow was before the present one; None without one."""
+        was = [each for each in self._all if each.current and each.number != self.current]
+        if number is not None:
+            was = [each for each in was if each.number == number]
+        return was[-1] if was else None
+
+    def plan(
+        self,
+        flow: StoredFlow,
+        raw: Mapping[str, Any],
+        bindings: Mapping[str, str],
+        base_dir: str,
+        change: Any,
+        then: Callable[[StoredRevision | None, ChronetixError | None], None],
+    ) -> None:
+        """``flow`` is to become ``raw``; one at a time. ``then`` is called with the revision once it is in the journal,
+        or with ``journal-unusable``, and then nothing is kept."""
+        first = [] if self._all else [_first(flow)]
+        made = StoredRevision(
+            flow=flow.name,
+            number=(first or self._all)[-1].number + 1,
+            unix_ns=time.time_ns(),
+            contract=cbor.dumps(raw),
+            bindings=dict(bindings),
+            base_dir=base_dir,
+            outcome="preparing",
+            current=False,
+            change=change,
+        )
+        forgotten = self._forgettable()
+
+        def planned(refusal: ChronetixError | None) -> None:
+            self.planning = False
+            if refusal is None:
+                self._all = [*(each for each in self._all if each not in forgotten), *first, made]
+            then(made if refusal is None else None, refusal)
+
+        self.planning = True
+        self._journal.planned([*first, made], [each.number for each in forgotten], planned)
+
+    def _forgettable(self) -> list[StoredRevision]:
+        back = self.before()
+        needed = {self.current, back.number if back is not None else 0}
+        left = [each for each in self._all if each.number not in needed]
+        return left[: max(0, len(self._all) + 1 - MAX_REVISIONS)]
+
+    def committed(self, number: int, flow: StoredFlow) -> StoredFlow:
+        """The revision is the flow from now on; ``flow`` as it has to be stored then."""
+        revision = self._change(number, "committed", current=True)
+        after = msgspec.structs.replace(
+            flow, contract=revision.contract, bindings=revision.bindings, base_dir=revision.base_dir
+        )
+        self._journal.revised(revision, after)
+        return after
+
+    def ended(self, number: int, outcome: Outcome, why: str = "") -> None:
+        """That is what came of it."""
+        self._journal.revised(self._change(number, outcome, why=why, ended_unix_ns=time.time_ns()))
+
+    def _change(self, number: int, outcome: Outcome, **fields: Any) -> StoredRevision:
+        at = next(index for index, each in enumerate(self._all) if each.number == number)
+        self._all[at] = changed = msgspec.structs.replace(self._all[at], outcome=outcome, **fields)
+        return changed
+
+    def interrupted(self) -> bool:
+        """The daemon has died in the middle of a roll-out: note that. True if that was after the point of no return."""
+        last = self.last
+        if last is None or last.outcome not in ("preparing", "committed"):
+            return False
+        committed = last.outcome == "committed"
+        done = "and the flow began anew as the new one" if committed else "before anything was touched"
+        self.ended(last.number, "interrupted", f"the daemon has died meanwhile, {done}")
+        return committed
+
+    def described(self) -> list[dict[str, Any]]:
+        """As they travel, without the contracts."""
+        return [
+            {
+                "number": each.number,
+                "unix_ns": each.unix_ns,
+                "ended_unix_ns": each.ended_unix_ns,
+                "outcome": each.outcome,
+                "current": each.number == self.current,
+                "why": each.why,
+                "change": each.change,
+            }
+            for each in self._all
+        ]
+
+
+def _first(flow: StoredFlow) -> StoredRevision:
+    return StoredRevision(
+        flow=flow.name,
+        number=1,
+        unix_ns=flow.submitted_unix_ns,
+        contract=flow.contract,
+        bindings=flow.bindings,
+        base_dir=flow.base_dir,
+        outcome="submitted",
+        current=True,
+        ended_unix_ns=flow.submitted_unix_ns,
+    )

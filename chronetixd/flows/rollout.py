@@ -1,0 +1,271 @@
+"""The shell of one roll-out: gives the core's machine what it sees of the flow, and carries out its instructions.
+
+It looks after every change, but never within one: what the flow's machine is about to do is done first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from chronetixd.core import flow_messages
+from chronetixd.core import rollout as core
+from chronetixd.core.change import Change
+from chronetixd.core.flow_messages import FlowState
+from chronetixd.core.worker import WorkerState
+from chronetixd.flows.context import Services
+from chronetixd.flows.plan import Plan
+from chronetixd.flows.standby import Standby
+from chronetixd.loop.watchers import Watchers
+from chronetixd.workers.process import WorkerProcess
+
+if TYPE_CHECKING:
+    from chronetixd.flows.run import FlowRun
+
+
+class Rollout:
+    """``run`` is to become ``plan``, by ``change``. ``on_commit`` is told that there is no way back, ``on_end`` what
+    came of it: the step, and why it is not done."""
+
+    def __init__(
+        self,
+        run: FlowRun,
+        services: Services,
+        plan: Plan,
+        change: Change,
+        number: int,
+        ready_ns: int,
+        on_commit: Callable[[], None],
+        on_end: Callable[[core.Step, str], None],
+    ) -> None:
+        self.number = number
+        self.change = change
+        self._run = run
+        self._services = services
+        self._plan = plan
+        self._on_commit = on_commit
+        self._on_end = on_end
+        gone, added = change.named("removed"), change.named("added")
+        leaving = change.named("changed") | gone
+        nodes = tuple(node for node in downstream(run.plan) if node in leaving)
+        self.machine = core.Rollout(nodes, ready_ns, tuple(node for node in downstream(plan) if node in added), gone)
+        self._standing: dict[str, Standby] = {}
+        self._instructions: deque[core.Instruction] = deque()
+        self._committing = False
+        """The commit is on its way into the journal."""
+        self._timer: asyncio.TimerHandle | None = None
+        self._looking = False
+        self._unwatch: Callable[[], None] = lambda: None
+        self._watchers = Watchers(services.loop)
+        self._since: dict[str, int] = {}
+        """Monotonic ns when each step began."""
+
+    @property
+    def over(self) -> bool:
+        """Nothing more comes of it."""
+        return self.machine.over
+
+    @property
+    def settled(self) -> bool:
+        """It is over, and nobody stands by any more."""
+        return self.over and not any(each.worker.to_come for each in self._standing.values())
+
+    @property
+    def pids(self) -> set[int]:
+        """Processes that stand by."""
+        return {each.worker.pid for each in self._standing.values() if each.worker.alive}
+
+    def standing(self, node: str) -> WorkerProcess | None:
+        """The worker that stands by for ``node``."""
+        found = self._standing.get(node)
+        return found.worker if found is not None and found.alive else None
+
+    def begin(self) -> None:
+        """Begin."""
+        self._unwatch = self._run.watch(self._changed)
+        differs = [f"{each.kind} {each.name}" for each in (*self.change.nodes, *self.change.routes)]
+        self._run.news.rollout("started", self.number, ", ".join(differs) or "nothing that runs")
+        self._handle(core.Begun())
+        self._changed()
+
+    def call_back(self, why: str) -> bool:
+        """Roll back if that is possible still."""
+        if self.machine.step not in (core.Step.PREPARING, core.Step.SETTLING):
+            return False
+        self._handle(core.Called(why))
+        return True
+
+    async def until(self, reached: Callable[[], bool]) -> None:
+        """Return once ``reached``: looked at now, and after every step."""
+        await self._watchers.until(reached)
+
+    def progress(self) -> dict[str, Any]:
+        """How far it is."""
+        return {
+            "flow": self._run.name,
+            "number": self.number,
+            "step": str(self.machine.step),
+            "waits_for": self.machine.waits_for,
+            "standing": {node: each.worker.pid for node, each in self._standing.items() if each.alive},
+            "why": self.machine.why,
+        }
+
+    @property
+    def cut_ns(self) -> int | None:
+        """From the first worker told to leave to the last successor at work; None before that."""
+        begun, done = self._since.get(core.Step.LEAVING), self._since.get(core.Step.DONE)
+        return None if begun is None or done is None else done - begun
+
+    # -- looking -------------------------------------------------------------------------------------------
+
+    def _changed(self) -> None:
+        if not self._looking and not self.over:
+            self._looking = True
+            self._services.loop.call_soon(self._look)
+
+    def _look(self) -> None:
+        self._looking = False
+        if not self.over and not self._committing:
+            self._handle(core.Looked(self._view()))
+
+    def _view(self) -> core.View:
+        machine = self._run.machine
+        nodes = {
+            node: core.Seen(subject.state, subject.incarnation, machine.revival.group_of(node) is not None)
+            for node, subject in machine.workers.items()
+        }
+        wiring = self._run.wiring
+        runs = machine.state is FlowState.RUNNING
+        return core.View(nodes, runs, self._obstacle(), tuple(wiring.under_way), wiring.clean)
+
+    def _obstacle(self) -> str:
+        """Routes can be changed between nodes that run, or begin, and no others."""
+        workers = self._run.machine.workers
+        for node in self.change.ends:
+            if node in workers and workers[node].state is not WorkerState.STARTED:
+                return f"node {node!r}, whose routes change, is {workers[node].state}"
+        return ""
+
+    # -- events in, instructions out -----------------------------------------------------------------------
+
+    def _handle(self, event: core.Event) -> None:
+        before = self.machine.step
+        try:
+            self._instructions += self.machine.handle(event)
+            self._carry_on()
+        except Exception as defect:
+            self._run.broken(defect)
+        if self.machine.step is not before:
+            self._since[self.machine.step] = time.monotonic_ns()
+            self._watchers.tell()
+            self._changed()
+
+    def _carry_on(self) -> None:
+        """Carry out what is to be done; what comes behind a commit waits until that is in the journal."""
+        while self._instructions and not self._committing:
+            self._carry_out(self._instructions.popleft())
+
+    def _carry_out(self, instruction: core.Instruction) -> None:
+        match instruction:
+            case core.StandBy(nodes):
+                for node in nodes:
+                    self._stand_by(node)
+            case core.Arm(after_ns):
+                self._timer = self._services.loop.call_later(after_ns / 1e9, self._late)
+            case core.Disarm():
+                self._disarm()
+            case core.Commit():
+                self._commit()
+            case core.Leave(node):
+                self._run.dispatch(flow_messages.LeaveRequested(node))
+            case core.Retire(node):
+                self._run.dispatch(flow_messages.Retire(node))
+            case core.TakeOver(node, fresh):
+                self._take_over(node, fresh)
+            case core.Dismiss(node):
+                self._standing[node].dismiss()
+            case core.Finish(why):
+                self._finish(why)
+
+    def _stand_by(self, node: str) -> None:
+        subject = self._run.machine.workers.get(node)
+        incarnation = subject.incarnation + 1 if subject is not None else 0
+        plan = self._plan
+        made = self._standing[node] = Standby(
+            self._services, self._run.name, plan.nodes[node], plan.base_dir, incarnation, self._stood_by, self._fell
+        )
+        made.begin()
+
+    def _stood_by(self, node: str) -> None:
+        if self.machine.step is core.Step.PREPARING:
+            self._handle(core.StoodBy(node))
+
+    def _fell(self, node: str, why: str) -> None:
+        structlog.get_logger("chronetixd.flows.rollout").warning("a worker that stood by is gone", node=node, why=why)
+        self._handle(core.Fell(node, why))
+
+    def _late(self) -> None:
+        self._timer = None
+        self._handle(core.Late())
+
+    def _disarm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _commit(self) -> None:
+        self._on_commit()
+        self._committing = True
+        self._services.journal.when_written(self._committed)
+
+    def _committed(self) -> None:
+        """From here on there is no way back, also for a later daemon; unless the flow has come to its end meanwhile."""
+        self._committing = False
+        try:
+            if self._run.state is FlowState.RUNNING:
+                self._run.revise(self._plan, self.change)
+                self._run.news.rollout("committed", self.number)
+            self._carry_on()
+        except Exception as defect:
+            self._run.broken(defect)
+        self._changed()
+
+    def _take_over(self, node: str, fresh: bool) -> None:
+        machine = self._run.machine
+        if machine.state is not FlowState.RUNNING:
+            return  # perhaps since before the commit, and then it does not know the nodes that were to be added
+        if machine.workers[node].state is not WorkerState.RESTARTING or machine.revival.group_of(node) is not None:
+            return
+        standby = self._standing.pop(node)
+        usable = not fresh and standby.alive
+        if not usable:
+            standby.dismiss()
+        self._run.take_over(node, standby.worker if usable else None)
+
+    def _finish(self, why: str) -> None:
+        self._disarm()
+        self._unwatch()
+        for standby in self._standing.values():
+            standby.dismiss()
+        if self.machine.step is core.Step.ENDED:
+            self._run.send_wiring(self._run.wiring.nobody_leaves())
+        for route, frames in self._run.wiring.take_lost().items():
+            text = f"{frames} frames of route {route} are lost: who had to work on them was killed"
+            self._run.news.rollout("lost-frames", self.number, text)
+        self._run.news.rollout(str(self.machine.step), self.number, why)
+        self._on_end(self.machine.step, why)
+
+
+def downstream(plan: Plan) -> Iterable[str]:
+    """The nodes of ``plan``, each behind those that send to it."""
+    left = {node: {route.source for route in plan.data_routes if route.target == node} for node in plan.nodes}
+    while left:
+        ready = [node for node, before in left.items() if not before & left.keys()]
+        yield from ready
+        for node in ready:
+            del left[node]

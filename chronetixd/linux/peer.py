@@ -1,0 +1,108 @@
+"""The process at the other end of a Unix socket, and the access rules with their names looked up.
+
+The kernel fills in credentials when the peer connects: nothing that it does later, and nothing that it says, changes
+them. SO_PEERCRED shows the primary group only, SO_PEERGROUPS the others.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import grp
+import os
+import pwd
+import socket
+import struct
+from collections.abc import Sequence
+
+from chronetix.protocol.errors import error
+from chronetixd.core.access import Peer, Right, Rules, strongest
+
+SO_PEERGROUPS = 59
+_libc = ctypes.CDLL(None, use_errno=True)
+EVERYONE = "*"
+
+
+def peer_of(sock: socket.socket) -> Peer:
+    """Who has connected ``sock``. Raises OSError for a socket that is not connected."""
+    pid, uid, gid = struct.unpack("iII", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    return Peer(pid, uid, gid, frozenset((gid, *_groups(sock))), program_of(pid))
+
+
+def _groups(sock: socket.socket) -> Sequence[int]:
+    """The supplementary groups, which may be more than the kilobyte that Python's getsockopt has room for."""
+    size = ctypes.c_uint32(4 * 64)
+    while True:
+        groups = (ctypes.c_uint32 * (size.value // 4))()
+        if _libc.getsockopt(sock.fileno(), socket.SOL_SOCKET, SO_PEERGROUPS, groups, ctypes.byref(size)) == 0:
+            return groups[: size.value // 4]
+        number = ctypes.get_errno()
+        if number != errno.ERANGE:
+            raise OSError(number, os.strerror(number))
+        # size now says how many there are
+
+
+def program_of(pid: int) -> str:
+    """The name of a process's program; empty when it has gone or is not ours to see (another pid namespace)."""
+    if pid <= 0:
+        return ""
+    try:
+        with open(f"/proc/{pid}/comm", "rb") as file:
+            return file.read(64).decode("utf-8", "replace").strip()
+    except OSError:
+        return ""
+
+
+def user_name(uid: int) -> str:
+    """The user's name, or its number."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+def group_id(name: str, setting: str) -> int:
+    """The group called ``name``, or of that number. Raises ChronetixError ``config-invalid``."""
+    if name.isdecimal():
+        return int(name)
+    try:
+        return grp.getgrnam(name).gr_gid
+    except KeyError:
+        raise error("config-invalid", source=setting, path=setting, reason=f"there is no group {name}") from None
+
+
+def _user_id(name: str, setting: str) -> int:
+    if name.isdecimal():
+        return int(name)
+    try:
+        return pwd.getpwnam(name).pw_uid
+    except KeyError:
+        text = f"there is no user {name} (a group is written @{name})"
+        raise error("config-invalid", source=setting, path=setting, reason=text) from None
+
+
+def look_up_rules(owner: int, socket_group: int | None, allow: dict[str, Sequence[str] | None]) -> Rules:
+    """The rules that the settings ``allow_read``, ``allow_operate`` and ``allow_admin`` make.
+
+    Each lists users (``ann``, ``1000``), groups (``@staff``, ``@50``) or everyone (``*``, not for admin). Where
+    ``allow_operate`` is not set, the group that was given to the socket may operate. Raises ChronetixError
+    ``config-invalid`` for a name that nobody has.
+    """
+    users: list[tuple[int, Right]] = []
+    groups: list[tuple[int, Right]] = []
+    everyone = Right.NONE
+    for right in (Right.READ, Right.OPERATE, Right.ADMIN):
+        setting = f"allow_{right}"
+        for name in allow[setting] or ():
+            if name == EVERYONE:
+                if right is Right.ADMIN:
+                    text = "not everyone can be an admin: name users or @groups"
+                    raise error("config-invalid", source=setting, path=setting, reason=text)
+                everyone = right
+            elif name.startswith("@"):
+                groups.append((group_id(name[1:], setting), right))
+            else:
+                users.append((_user_id(name, setting), right))
+    if allow["allow_operate"] is None and socket_group is not None:
+        groups.append((socket_group, Right.OPERATE))
+    return Rules(owner, strongest(users), strongest(groups), everyone)

@@ -1,0 +1,1 @@
+"""Around the event loop: connections, and all that keeps one piece of work from stopping the others."""

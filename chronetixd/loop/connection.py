@@ -1,0 +1,537 @@
+"""One Unix stream socket that carries messages and descriptors, without ever waiting.
+
+Rules: a queue of what is to be sent, flushed once a loop turn, so that messages of one turn share system calls;
+everything received goes to ``on_message`` in order; a fault of the peer, or of a handler, ends this connection only.
+Descriptors that a handler leaves in its list are closed. A peer that cannot be written to is still read to its end:
+its last words matter. A stranger's descriptors are not received here but by an inspector, and its socket is closed
+where nobody waits for what comes out of it.
+"""
+
+from __future__ import annotations
+
+import array
+import asyncio
+import socket
+from collections import deque
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import structlog
+
+from chronetix.protocol.descriptors import MAX_PER_SENDMSG, Channel, pieces
+from chronetix.protocol.errors import ChronetixError, error
+from chronetix.protocol.framing import Work
+from chronetix.protocol.messages import MAX_FRAME, Message
+from chronetixd.linux.pipes import waiting
+from chronetixd.loop import shares
+from chronetixd.loop.closing import close, close_all, close_own, close_socket
+from chronetixd.loop.inspection import Inspection, pass_rights
+from chronetixd.loop.shares import Who
+from chronetixd.packing import Bag, Packed, Unbag
+
+READ_SIZE = 64 * 1024
+"""Bytes of one read: bounds one connection's share of a loop turn, and is little enough for malloc to keep at hand."""
+
+GATHER = 256 * 1024
+"""Bytes that are joined for one send."""
+
+MAX_UNREAD = 4 * 1024 * 1024
+"""Bytes that may wait for a peer before it is not listened to: who reads no answers asks nothing more."""
+
+MAX_UNSENT = 256
+"""Descriptors that may wait for a client to read; one that reads none must not have us keep more."""
+
+_seen = bytearray(READ_SIZE)
+"""Where bytes go that were looked at before."""
+
+_ANCILLARY = socket.CMSG_SPACE(MAX_PER_SENDMSG * array.array("i").itemsize)
+
+OnMessage = Callable[[Message, list[int]], None]
+OnEnd = Callable[[ChronetixError | None], None]
+
+
+class PackedConnection(Packed, frozen=True):
+    """A control socket: what was read of a frame that has not ended, with descriptors that came along, and what waits
+    to be sent, with those that go along."""
+
+    fd: int
+    reading: bool
+    unwritable: bool = False
+    unread: bytes = b""
+    arrived: list[int] = []
+    unsent: list[tuple[bytes, list[int]]] = []
+
+
+class Connection:
+    """Owns ``sock``. ``on_end`` is called once, with the peer's or handler's fault or None, unless we close first."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        sock: socket.socket,
+        union: Any,
+        *,
+        on_message: OnMessage,
+        on_end: OnEnd,
+        max_frame: int = MAX_FRAME,
+        frame_s: float | None = None,
+        inspection: Inspection | None = None,
+        owner: int = -1,
+        who: Who = shares.HOUSE,
+    ) -> None:
+        """With ``inspection`` the peer is a stranger: what it sends along is taken in and closed at the cost of
+        ``owner``."""
+        sock.setblocking(False)
+        self._loop = loop
+        self._shares = shares.of(loop)
+        self._who = who
+        self._in_line = self._listening = False
+        self._sock = sock
+        self._fd = sock.fileno()
+        self._channel: Channel[Message] = Channel(union, max_frame, close_descriptor=close)
+        self._on_message = on_message
+        self._on_end = on_end
+        self._out: deque[tuple[bytes | bytearray | memoryview, Sequence[int], bool]] = deque()
+        self._flushing = False
+        self._writing = False
+        self._reading = False
+        self._paused = False
+        self._received = 0
+        self._inspection = inspection
+        self._owner = owner
+        self._taking = False
+        """What was sent is being taken in; nothing is read until it is."""
+        self._frame_s = frame_s
+        """Seconds that the peer has to complete a frame that it has begun; None: for ever, it is trusted that far."""
+        self._frame_timer: asyncio.TimerHandle | None = None
+        self._delivered = 0
+        self._unwritable = False
+        self._closing = False
+        self.backlog = 0
+        """Bytes that wait to be sent."""
+        self._unsent = 0
+        """Descriptors that do."""
+        self.account: Callable[[int], None] | None = None
+        """Called with how many bytes more (or less) wait to be sent."""
+        self.on_closed: Callable[[], None] | None = None
+        """Called once when the socket is closed, whoever closed it."""
+        self.on_partial: Callable[[int], None] | None = None
+        """Called after a read, with ``frame_s`` only, with the bytes that wait for the rest of their frame; may raise
+        ChronetixError to end the connection."""
+        self.on_flushed: Callable[[], None] | None = None
+        """Called when nothing waits to be sent any more."""
+
+    @property
+    def closed(self) -> bool:
+        """Nothing comes or goes any more."""
+        return self._fd < 0
+
+    def packed(self, bag: Bag) -> PackedConnection:
+        """All of its state; descriptors go into ``bag``."""
+        unread, arrived = self._channel.rest
+        return PackedConnection(
+            fd=bag.put(self._fd),
+            reading=self._reading,
+            unwritable=self._unwritable,
+            unread=unread,
+            arrived=[bag.put(fd) for fd in arrived],
+            unsent=[(bytes(data), [bag.put(fd) for fd in fds]) for data, fds, _ in self._out],
+        )
+
+    def unpack(self, packed: PackedConnection, bag: Unbag) -> None:
+        """Go on where ``packed`` stopped; its socket is ours already, and nothing was done with it. Raises OSError,
+        ValueError."""
+        self._unwritable = packed.unwritable
+        self._channel.feed(packed.unread, [bag.take(fd) for fd in packed.arrived])
+        for data, fds in packed.unsent:
+            self._out.append((data, tuple(bag.take(fd) for fd in fds), True))
+            self._waits(len(data))
+            self._unsent += len(fds)
+        if packed.reading:
+            self.start()
+            self._pause_if_unread()
+        if self._out:
+            self._flushing = True
+            self._loop.call_soon(self._flush_soon)
+
+    def start(self) -> None:
+        """Begin to read. What comes before is left in the socket."""
+        self._reading = True
+        self._settle()
+
+    def send(self, message: Message, descriptors: Sequence[int] = (), *, give: bool = False) -> None:
+        """Queue ``message``; never waits. With ``give`` the descriptors are ours to close once sent.
+
+        Silently nothing after the end: whoever sends cannot know yet. Raises LocalError for what cannot be encoded.
+        """
+        if self.closed or self._unwritable or self._closing:
+            if give:
+                close_own(descriptors)
+            return
+        for data, fds in pieces(message, descriptors):
+            self._out.append((data, tuple(fds), give))
+            self._waits(len(data))
+            self._unsent += len(fds)
+        if self._unsent > MAX_UNSENT and self._inspection is not None:
+            self._forget_output()
+            self._loop.call_soon(
+                self._end, error("slow-reader", bytes=f"{MAX_UNSENT} descriptors with their", peer="this client")
+            )
+            return
+        self._queued()
+
+    def send_frame(self, frame: bytes | bytearray) -> None:
+        """Queue what was encoded already, and is not changed any more."""
+        if self.closed or self._unwritable or self._closing:
+            return
+        self._out.append((frame, (), False))
+        self._waits(len(frame))
+        self._queued()
+
+    def limit(self, max_frame: int, max_items: int) -> None:
+        """What is the most that a frame of the peer may have from now on."""
+        self._channel.limit(max_frame, max_items)
+
+    @property
+    def cost(self) -> int:
+        """What the last message has cost, in items."""
+        return self._channel.cost
+
+    @property
+    def items(self) -> int:
+        """Items of the last message; 0 for a small one."""
+        return self._channel.items
+
+    def _waits(self, more: int) -> None:
+        self.backlog += more
+        if self.account is not None:
+            self.account(more)
+
+    def _queued(self) -> None:
+        self._pause_if_unread()
+        if not self._flushing and not self._writing:
+            self._flushing = True
+            self._loop.call_soon(self._flush_soon)
+
+    def _pause_if_unread(self) -> None:
+        if self._reading and not self._paused and self.backlog > MAX_UNREAD:
+            self._paused = True
+            self._settle()
+
+    def drain_input(self) -> None:
+        """Hand on everything that has arrived. For when the peer is known to be dead; a process that inherited its
+        socket may go on sending, which is not waited for."""
+        enough = self._received + waiting(self._fd) if self._fd >= 0 else 0
+        going = self._fd >= 0 and self._reading and not self._taking and self._take(None, [], None)
+        while going and self._fd >= 0 and self._reading and not self._taking and self._received <= enough:
+            going = self._look_in(None)
+
+    def _look(self) -> None:
+        """Read what has arrived, as far as this turn has work for it."""
+        enough = self._received + waiting(self._fd)
+        while self._listening and self._received <= enough and self._look_in(self._shares.at_once()):
+            self._settle()
+        self._settle()
+
+    def hand_over(self) -> socket.socket:
+        """Let go of the socket, which is the caller's now. Nothing may wait to be sent."""
+        assert not self._out
+        self._stop_reading()
+        self._channel.close()
+        self._fd = -1
+        if self.on_closed is not None:
+            self.on_closed()
+        return self._sock
+
+    def pass_rights(self, most: int) -> None:
+        """From now on the peer may send descriptors along, at most ``most`` with one message."""
+        self._channel.max_waiting = most
+        pass_rights(self._sock, True)
+
+    def close_after_flush(self) -> None:
+        """Take nothing more in, send what is queued, then close; ``on_end`` is not called."""
+        if self.closed:
+            return
+        self._closing = True
+        self._stop_reading()
+        if not self._out:
+            self.close()
+
+    def close(self) -> None:
+        """Close now; ``on_end`` is not called. Idempotent."""
+        if self.closed:
+            return
+        self._stop_reading()
+        self._forget_output()
+        self._channel.close()
+        self._fd = -1
+        if self._inspection is None:
+            close_socket(self._sock)
+        else:
+            self._inspection.close(self._owner, self._sock)
+        if self.on_closed is not None:
+            self.on_closed()
+
+    # -- in ------------------------------------------------------------------------------------------------
+
+    def _readable(self) -> None:
+        """Read once and hand on what is complete, as far as this turn of the loop has work for it."""
+        self._look_in(self._shares.at_once())
+        self._settle()
+
+    def _look_in(self, work: Work | None) -> bool:
+        """Read once; False when nothing (more) is there."""
+        try:
+            data, ancillary, flags = self._read()
+        except (BlockingIOError, InterruptedError):
+            return False
+        except (OSError, MemoryError):
+            data, ancillary, flags = b"", [], 0
+        if flags & socket.MSG_CTRUNC and self._inspection is not None:
+            self._take_in(self._inspection, data)
+            return False
+        return self._arrived(data, _descriptors(ancillary), work, truncated=bool(flags & socket.MSG_CTRUNC))
+
+    def _read(self) -> tuple[bytes, Sequence[tuple[int, int, bytes]], int]:
+        """What is there. Of a stranger it is looked at first, and left there when descriptors come with it, which
+        MSG_CTRUNC tells."""
+        if self._inspection is None:
+            return self._sock.recvmsg(READ_SIZE, _ANCILLARY, socket.MSG_CMSG_CLOEXEC)[:3]
+        data, _, flags, _ = self._sock.recvmsg(READ_SIZE, 0, socket.MSG_PEEK)
+        if data and not flags & socket.MSG_CTRUNC:
+            self._sock.recv_into(_seen, len(data))
+        return data, [], flags
+
+    def _take_in(self, inspection: Inspection, data: bytes) -> None:
+        self._taking = True
+        self._settle()
+        inspection.take_in(self._owner, self._sock, len(data), partial(self._taken, data))
+
+    def _taken(self, data: bytes, descriptors: list[int] | None) -> None:
+        """``data`` was received, with ``descriptors``; None: they were refused."""
+        self._taking = False
+        if not self._reading:
+            close_all(descriptors or ())
+        elif descriptors is None:
+            self._end(self._refused(data))
+        else:
+            self._arrived(data, descriptors, self._shares.at_once())
+            self._settle()
+
+    def _refused(self, data: bytes) -> ChronetixError:
+        """Why the peer is not listened to any more, who has sent what it must not along with ``data``."""
+        try:
+            for _ in self._channel.feed(data):
+                pass
+        except ChronetixError as reason:
+            if reason.name != "missing-descriptors":
+                return reason
+            text = "it is neither shared memory nor a pipe"
+            return error("descriptor-refused", what="what was sent along", reason=text)
+        return error("unexpected-descriptors", count="some")
+
+    def _arrived(self, data: bytes, descriptors: list[int], work: Work | None, *, truncated: bool = False) -> bool:
+        """Hand on what is complete now; no data: the end. False when nothing (more) is to be read."""
+        self._received += len(data)
+        return self._take(data, descriptors, work, truncated=truncated)
+
+    def _take(self, data: bytes | None, descriptors: list[int], work: Work | None, *, truncated: bool = False) -> bool:
+        """Hand on what is complete by ``data``: b"" is the end, None that nothing new is there. False when that was the
+        end. Whatever is wrong with what a peer has sent, it costs the connection and nothing else."""
+        fault: ChronetixError | None = None
+        try:
+            if not self._feed(data or b"", descriptors, None if data == b"" else work):
+                return False
+            if truncated:
+                raise error("missing-descriptors", type="unknown", expected="more", count=len(descriptors))
+            if data != b"":
+                if self._frame_s is not None:
+                    self._watch_frame()
+                return True
+            self._channel.end()
+        except ChronetixError as reason:
+            fault = reason
+        except (MemoryError, SystemError):  # CPython says the latter where it has no memory for a traceback
+            fault = error("internal", what="reading what was sent", reason="there is no memory for it")
+        self._shares.discard(self._channel.waste)
+        self._end(fault)
+        return False
+
+    def _feed(self, data: bytes, descriptors: list[int], work: Work | None) -> bool:
+        """False when nothing more is to be read. Raises what is wrong."""
+        for message, owned in self._channel.feed(data, descriptors, work):
+            self._deliver(message, owned)
+            if not self._reading:
+                return False
+            if self._channel.cost > shares.WORTH:
+                self._shares.discard(documents(message))
+            if self._paused and work is not None:
+                break
+        return True
+
+    def _go_on(self, work: Work) -> bool:
+        """A turn in line. Who reads no answers leaves it, and comes back when it does."""
+        going = self._reading and not self._paused and not self._taking and self._take(None, [], work)
+        if going and self._channel.busy and not self._paused:
+            return True
+        self._in_line = False
+        self._settle()
+        return False
+
+    def _settle(self) -> None:
+        """Listen, or stand in line because there is more here than fits one turn, or neither: then nothing is read, and
+        what the peer sends stays in its socket."""
+        ready = self._reading and not self._paused and not self._taking
+        busy = ready and self._channel.busy
+        listen = ready and not busy
+        if listen != self._listening:
+            self._listening = listen
+            if listen:
+                self._loop.add_reader(self._fd, self._readable)
+            else:
+                self._loop.remove_reader(self._fd)
+        if busy and not self._in_line:
+            self._in_line = True
+            self._shares.join(self._who, self._go_on)
+
+    def _watch_frame(self) -> None:
+        """Have an eye on a frame that has begun and not ended."""
+        if self.on_partial is not None:
+            self.on_partial(self._channel.pending)
+        if self._frame_timer is None and self._reading and not self._channel.at_boundary:
+            self._frame_timer = self._loop.call_later(self._frame_s or 0, self._frame_late, self._delivered)
+
+    def _frame_late(self, delivered: int) -> None:
+        """Time for the frame that was under way when ``delivered`` messages had come. What has arrived meanwhile
+        counts, as the daemon may have been stopped; and while it does not listen, the peer cannot write."""
+        self._frame_timer = None
+        if not self._listening:
+            delivered = -1
+        else:
+            self._look()
+        if self._reading and not self._channel.at_boundary:
+            if delivered == self._delivered and self._listening:
+                self._end(error("frame-timeout", seconds=self._frame_s, count=self._channel.pending))
+            else:
+                self._watch_frame()
+
+    def _deliver(self, message: Message, owned: list[int]) -> None:
+        self._delivered += 1
+        try:
+            self._on_message(message, owned)
+        except ChronetixError:
+            raise
+        except MemoryError:
+            raise
+        except Exception as reason:
+            structlog.get_logger("chronetixd").exception("a message could not be handled", type=type(message).__name__)
+            raise error("internal", what=f"handling {type(message).__name__}", reason=repr(reason)) from reason
+        finally:
+            close_all(owned)
+
+    def _end(self, fault: ChronetixError | None) -> None:
+        if self._reading:
+            self._stop_reading()
+            self._on_end(fault)
+
+    def _listen_again(self) -> None:
+        """After a pause, when enough of the output is gone."""
+        if self._paused and self.backlog <= MAX_UNREAD // 2:
+            self._paused = False
+            self._settle()
+
+    def _stop_reading(self) -> None:
+        if self._frame_timer is not None:
+            self._frame_timer.cancel()
+            self._frame_timer = None
+        if self._reading:
+            self._reading = False
+            self._settle()
+
+    # -- out -----------------------------------------------------------------------------------------------
+
+    def _flush_soon(self) -> None:
+        self._flushing = False
+        self._flush()
+
+    def _flush(self) -> None:
+        try:
+            while self._out:
+                self._send_some()
+                self._listen_again()
+        except (BlockingIOError, InterruptedError):
+            if not self._writing:
+                self._writing = True
+                self._loop.add_writer(self._fd, self._flush)
+            return
+        except (OSError, MemoryError):
+            self._unwritable = True
+            self._forget_output()
+            self._listen_again()
+        self._stop_writing()
+        if self.on_flushed is not None:
+            self.on_flushed()
+        if self._closing and not self.closed:
+            self.close()
+
+    def _send_some(self) -> None:
+        data, descriptors, give = self._out[0]
+        if descriptors:
+            sent = self._sock.sendmsg([data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))])
+            if give:
+                close_own(descriptors)
+            self._unsent -= len(descriptors)
+            self._out[0] = (data, (), False)
+        else:
+            sent = self._sock.sendmsg(self._gathered())
+        self._sent(sent)
+
+    def _gathered(self) -> list[bytes | bytearray | memoryview]:
+        parts: list[bytes | bytearray | memoryview] = []
+        size = 0
+        for data, descriptors, _ in self._out:
+            if descriptors or size >= GATHER or len(parts) == 64:
+                break
+            parts.append(data)
+            size += len(data)
+        return parts
+
+    def _sent(self, count: int) -> None:
+        self._waits(-count)
+        while count:
+            data, descriptors, give = self._out[0]
+            if count < len(data):
+                self._out[0] = (memoryview(data)[count:], descriptors, give)
+                return
+            count -= len(data)
+            self._out.popleft()
+
+    def _stop_writing(self) -> None:
+        if self._writing:
+            self._writing = False
+            self._loop.remove_writer(self._fd)
+
+    def _forget_output(self) -> None:
+        if self._fd >= 0:
+            self._stop_writing()
+        for _, descriptors, give in self._out:
+            if give:
+                close_own(descriptors)
+        self._out.clear()
+        self._waits(-self.backlog)
+        self._unsent = 0
+
+
+def documents(message: Message) -> list[Any]:
+    """Lists and maps that are fields of ``message``, to be freed at leisure."""
+    fields = (getattr(message, name) for name in message.__struct_fields__)
+    return [value for value in fields if type(value) in (list, dict)]
+
+
+def _descriptors(ancillary: Sequence[tuple[int, int, bytes]]) -> list[int]:
+    found = array.array("i")
+    for level, kind, data in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            found.frombytes(data[: len(data) - len(data) % found.itemsize])
+    return found.tolist()

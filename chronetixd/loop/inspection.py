@@ -1,0 +1,261 @@
+"""The daemon's side of the inspectors (``inspector``): who has a stranger's descriptor, for how long.
+
+Rules: the daemon looks at what a peer has sent without receiving it (MSG_PEEK), and has whatever brings descriptors
+along received by an inspector; it gets back what is harmless. Each owner (a user) has an inspector of its own, so that
+a close that waits is waited for by its owner's connections alone. One that does not answer for LIMIT_S is killed, and
+counts against its owner until it is gone; an owner with MAX_ENDING of them is to be refused.
+"""
+
+from __future__ import annotations
+
+import array
+import asyncio
+import itertools
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
+
+import structlog
+
+from chronetixd.linux.exhaustion import wanting
+from chronetixd.linux.pidfd import Process
+from chronetixd.linux.pipes import waiting
+from chronetixd.loop import inspector
+
+LIMIT_S = 5.0
+"""How long one request may take; what an inspector does takes microseconds unless somebody makes it wait."""
+
+IDLE_S = 10.0
+"""An inspector that nobody has asked for so long ends."""
+
+MAX_ENDING = 4
+"""Inspectors of one owner that have to end and cannot, because of what they hold."""
+
+SO_PASSRIGHTS = 83
+"""Linux 6.16: whether descriptors may be sent to a socket; sockets that it accepts inherit it."""
+
+_ANCILLARY = socket.CMSG_SPACE(inspector.MAX_PER_SENDMSG * array.array("i").itemsize)
+
+OnTaken = Callable[[list[int] | None], None]
+
+
+def pass_rights(sock: socket.socket, wanted: bool) -> None:
+    """Let peers send descriptors to ``sock``, or refuse that already at the sender. Before Linux 6.16 they always can,
+    which costs an inspector and nothing else. (CHRONETIX_WITHOUT=passrights makes a newer kernel behave so, for
+    tests.)"""
+    if "passrights" in os.environ.get("CHRONETIX_WITHOUT", "").split(","):
+        return
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, SO_PASSRIGHTS, wanted)
+    except OSError:
+        return
+
+
+class _Inspector:
+    """One process."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, line: socket.socket, process: Process) -> None:
+        self._loop = loop
+        self.line = line
+        self.process = process
+        self.asked: deque[tuple[int, OnTaken]] = deque()
+        """What is not answered: its number, whom to tell."""
+        self.on_over: Callable[[], None] = lambda: None
+        self._timer: asyncio.TimerHandle | None = None
+        loop.add_reader(line.fileno(), self._answered)
+        self._time()
+
+    def ask(self, number: int, sock: socket.socket, size: int, on_taken: OnTaken) -> None:
+        """Raises OSError; nothing was asked then."""
+        socket.send_fds(self.line, [inspector.REQUEST.pack(number, size)], [sock.fileno()])
+        self.asked.append((number, on_taken))
+        if len(self.asked) == 1:
+            self._time()
+
+    def _time(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_later(LIMIT_S if self.asked else IDLE_S, self.end)
+
+    def _answered(self) -> None:
+        try:
+            packet, ancillary, flags, _ = self.line.recvmsg(
+                inspector.ANSWER.size, _ANCILLARY, socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
+            )
+        except BlockingIOError:
+            return
+        except OSError:
+            packet, ancillary, flags = b"", [], 0
+        if not packet:
+            self.end()
+            return
+        number, count = inspector.ANSWER.unpack(packet)
+        descriptors = inspector.received(ancillary)  # the inspector's own: it has sent what is harmless
+        expected, on_taken = self.asked.popleft()
+        assert number == expected
+        self._time()
+        if count == inspector.REFUSED or flags & socket.MSG_CTRUNC:
+            for fd in descriptors:
+                os.close(fd)
+            on_taken(None)
+            self.end()
+        else:
+            on_taken(descriptors)
+
+    def wait(self, seconds: float) -> None:
+        """Until everything is answered, at most so long. The loop waits, too: for an upgrade only."""
+        self.line.settimeout(seconds)
+        try:
+            while self.asked:
+                self.line.recv(1, socket.MSG_PEEK)
+                self._answered()
+        except OSError:
+            self.end()
+
+    def end(self) -> None:
+        """Ask it nothing more; what it holds is closed by its end. Idempotent."""
+        if self._timer is None:
+            return
+        self._timer.cancel()
+        self._timer = None
+        self._loop.remove_reader(self.line.fileno())
+        self.line.close()
+        self.process.signal(signal.SIGKILL)
+        self.on_over()
+        while self.asked:
+            self.asked.popleft()[1](None)
+
+
+class Inspection:
+    """The inspectors of all owners. Starts none before it is asked."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._at_work: dict[int, _Inspector] = {}
+        self._ending: dict[int, set[Process]] = {}
+        self._numbers = itertools.count(1)
+        self._kept: deque[tuple[int, socket.socket]] = deque()
+        """Sockets to be closed for which there was no inspector."""
+        self._empty = asyncio.Event()
+
+    @property
+    def pids(self) -> set[int]:
+        """Processes that are ours and not reaped."""
+        ending = {process.pid for processes in self._ending.values() for process in processes}
+        return ending | {each.process.pid for each in self._at_work.values()}
+
+    @property
+    def busy(self) -> bool:
+        """Something is asked for and not answered."""
+        return any(each.asked for each in self._at_work.values())
+
+    def refuses(self, owner: int) -> bool:
+        """``owner`` has sent too much that cannot be closed; who is refused brings nothing more."""
+        return len(self._ending.get(owner, ())) >= MAX_ENDING
+
+    def take_in(self, owner: int, sock: socket.socket, size: int, on_taken: OnTaken) -> None:
+        """Have the ``size`` bytes that wait in ``sock`` received, with what comes along. ``on_taken`` is called later
+        with the descriptors, which are its own then, or None when they were refused or nobody could take them."""
+        if not self._ask(owner, sock, size, on_taken):
+            self._loop.call_soon(on_taken, None)
+
+    def close(self, owner: int, sock: socket.socket) -> None:
+        """Close ``sock``, which ``owner`` has connected, without waiting for what its unread bytes may bring along."""
+        try:
+            sock.shutdown(socket.SHUT_RDWR)  # nothing more can be sent to it
+            if not waiting(sock.fileno()):
+                sock.close()
+                return
+        except OSError:
+            pass  # not connected: what has come may be there still
+        if self._ask(owner, sock, 0, lambda _: None):
+            sock.close()  # not the last one
+        else:
+            self._kept.append((owner, sock))
+
+    def settle(self, seconds: float) -> None:
+        """Wait until everything is answered; the rest is given up. For an upgrade: nobody else runs meanwhile."""
+        for each in tuple(self._at_work.values()):
+            each.wait(seconds)
+            each.end()
+
+    async def stop(self, seconds: float) -> None:
+        """End all inspectors. One that cannot end is left: it has nothing of ours."""
+        for each in tuple(self._at_work.values()):
+            each.end()
+        if self._ending:
+            self._empty.clear()
+            try:
+                await asyncio.wait_for(self._empty.wait(), seconds)
+            except TimeoutError:
+                structlog.get_logger("chronetixd").warning(
+                    "what a peer has sent along cannot be closed yet; its process is left behind", pids=self.pids
+                )
+
+    def _ask(self, owner: int, sock: socket.socket, size: int, on_taken: OnTaken) -> bool:
+        try:
+            found = self._at_work.get(owner) or self._start(owner)
+            if found is None:
+                return False
+            found.ask(next(self._numbers), sock, size, on_taken)
+        except OSError as reason:
+            if not isinstance(reason, BlockingIOError | BrokenPipeError | ConnectionResetError) and not wanting(reason):
+                raise
+            return False
+        return True
+
+    def _start(self, owner: int) -> _Inspector | None:
+        """Raises OSError."""
+        if self.refuses(owner):
+            return None
+        with ExitStack() as opened:
+            ours, theirs = (opened.enter_context(s) for s in socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+            popen = subprocess.Popen(
+                [sys.executable, "-I", "-S", inspector.__file__, str(theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                env={},
+                pass_fds=(theirs.fileno(),),
+                start_new_session=True,
+            )
+            opened.callback(popen.wait)
+            opened.callback(popen.kill)
+            pidfd = os.pidfd_open(popen.pid)
+            opened.pop_all()
+        theirs.close()
+        popen.returncode = 0  # its exit status is taken through its pidfd, not by subprocess
+        ours.setblocking(False)
+        process = Process(self._loop, popen.pid, pidfd, lambda: self._exited(owner, process))
+        made = self._at_work[owner] = _Inspector(self._loop, ours, process)
+        made.on_over = partial(self._over, owner, made)
+        return made
+
+    def _over(self, owner: int, ended: _Inspector) -> None:
+        if self._at_work.get(owner) is ended:
+            del self._at_work[owner]
+        if not ended.process.exited:
+            self._ending.setdefault(owner, set()).add(ended.process)
+
+    def _exited(self, owner: int, process: Process) -> None:
+        at_work = self._at_work.get(owner)
+        if at_work is not None and at_work.process is process:
+            at_work.end()
+        process.reap()
+        self._ending.get(owner, set()).discard(process)
+        if not self._ending.get(owner):
+            self._ending.pop(owner, None)
+        if not self._ending:
+            self._empty.set()
+        self._retry()
+
+    def _retry(self) -> None:
+        kept, self._kept = self._kept, deque()
+        for owner, sock in kept:
+            self.close(owner, sock)

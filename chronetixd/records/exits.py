@@ -1,0 +1,225 @@
+"""The last deaths of each node, on disk: they survive restarts of the node and of the daemon.
+
+One small file for each node of a flow, written anew with every death and put in place by renaming. Rules:
+
+* Files are read and written beside the loop (:mod:`chronetixd.loop.aside`), those that are written one after another;
+  what a death costs does not grow with the number of files.
+* A record has a length and a CRC-32: what has rotted is left out and reported, never believed; what is before it
+  counts.
+* A disk that is full costs nothing but the files: deaths are kept in memory, which is told once, and written with the
+  next one that succeeds. Nothing is waited for: a power cut may lose the last deaths, a crash of the daemon those that
+  the disk had no time for.
+* Bounded: KEPT deaths a node, MAX_FILES nodes; the files that were not written for longest go first.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+import msgspec
+
+from chronetix.protocol import cbor
+from chronetixd.core.death import KEPT, Death
+from chronetixd.store.state_dir import node_file_name
+
+MAX_FILES = 2048
+MAX_FILE = 2 * 1024 * 1024
+"""Bytes that are read of a file: more than KEPT of the largest deaths take."""
+
+SPARE = 8
+"""When there are too many files, one in so many goes at once: all of them have to be looked at for that."""
+
+_HEAD = 8
+"""Length and CRC-32 of a record, big-endian."""
+
+Key = tuple[str, str]
+_Owed = dict[Key, list[Death]]
+
+
+class Deaths:
+    """The deaths in ``folder``. ``on_trouble`` is told once why writing fails, and with "" when it works again;
+    ``on_damage`` of each file that has rotted or cannot be read. Both are called by whoever does the work."""
+
+    def __init__(
+        self,
+        folder: Path,
+        on_trouble: Callable[[str], None],
+        on_damage: Callable[[str], None] = lambda _: None,
+        do: Callable[[Callable[[], None]], None] = lambda work: work(),
+    ) -> None:
+        """Makes nothing yet. ``do`` has writing done, one piece after another; by default at once."""
+        self._folder = folder
+        self._on_trouble = on_trouble
+        self._on_damage = on_damage
+        self._do = do
+        self._trouble = ""
+        self._lock = threading.Lock()
+        self._owed: _Owed = {}
+        """By node, deaths that are in no file yet."""
+        self._writing: _Owed = {}
+        """Of these, what is being written."""
+        self._asked = False
+        self._names: set[str] | None = None
+        """Of files that there are; None before anybody has looked."""
+        self.lost = 0
+        """Deaths that were given up because too many nodes waited for the disk."""
+
+    def add(self, death: Death) -> None:
+        """Remember ``death``. Never fails, and waits for nothing."""
+        with self._lock:
+            self._owe(self._owed, {(death.flow, death.node): [death]})
+        self.flush()
+
+    def _owe(self, owed: _Owed, more: _Owed) -> None:
+        for key, deaths in more.items():
+            owed[key] = [*owed.get(key, ()), *deaths][-KEPT:]
+        while len(owed) > MAX_FILES:
+            self.lost += len(owed.pop(next(iter(owed))))
+
+    def flush(self) -> None:
+        """Have what is owed written."""
+        with self._lock:
+            if not self._owed or self._asked:
+                return
+            self._asked = True
+        self._do(self._write_owed)
+
+    def _write_owed(self) -> None:
+        """All of it; stops at the first that cannot be written."""
+        with self._lock:
+            self._asked = False
+            self._writing, self._owed = self._owed, {}
+            todo = list(self._writing.items())
+        try:
+            for key, deaths in todo:
+                self._write(key, _joined(self._stored(*key), deaths))
+                with self._lock:
+                    self._writing.pop(key, None)
+        except OSError as reason:
+            with self._lock:
+                left, self._writing, later = self._writing, {}, self._owed
+                self._owe(left, later)
+                self._owed = left
+            self._tell(f"{self._folder} cannot be written: {reason.strerror}")
+        else:
+            self._tell("")
+
+    def packed(self) -> list[Death]:
+        """Those that are owed to the disk."""
+        with self._lock:
+            return [death for owed in (self._writing, self._owed) for deaths in owed.values() for death in deaths]
+
+    def unpack(self, packed: Iterable[Death]) -> None:
+        """The inverse: they are written with the next one."""
+        for death in packed:
+            self._owed.setdefault((death.flow, death.node), []).append(death)
+
+    def of(self, flow: str, node: str) -> list[Death]:
+        """The last deaths of ``node``, oldest first. Reads a file: not for the loop."""
+        with self._lock:
+            owed = [*self._writing.get((flow, node), ()), *self._owed.get((flow, node), ())]
+        return _joined(self._stored(flow, node), owed)
+
+    def of_all(self, flow: str, nodes: Iterable[str]) -> dict[str, list[Death]]:
+        """Those of each. Reads files: not for the loop."""
+        return {node: self.of(flow, node) for node in nodes}
+
+    def _stored(self, flow: str, node: str) -> list[Death]:
+        file = self._file(flow, node)
+        try:
+            with open(file, "rb") as opened:
+                data = opened.read(min(MAX_FILE, os.fstat(opened.fileno()).st_size))
+        except OSError as reason:
+            if not isinstance(reason, FileNotFoundError):
+                self._on_damage(f"{file} cannot be read: {reason.strerror}")
+            return []
+        found = list(self._records(file, data))
+        return [death for death in found if (death.flow, death.node) == (flow, node)][-KEPT:]
+
+    def forget(self, flow: str, nodes: list[str]) -> None:
+        """The flow is no longer listed."""
+        with self._lock:
+            for node in nodes:
+                self._owed.pop((flow, node), None)
+        self._do(partial(self._remove, [self._file(flow, node) for node in nodes]))
+
+    def _remove(self, files: list[Path]) -> None:
+        for file in files:
+            with suppress(OSError):
+                file.unlink()
+                self._known().discard(file.name)
+
+    def _file(self, flow: str, node: str) -> Path:
+        return self._folder / node_file_name(flow, node)
+
+    def _records(self, file: Path, data: bytes) -> Iterator[Death]:
+        at = 0
+        while at < len(data):
+            length, crc = int.from_bytes(data[at : at + 4], "big"), int.from_bytes(data[at + 4 : at + _HEAD], "big")
+            row = data[at + _HEAD : at + _HEAD + length]
+            at += _HEAD + length
+            try:
+                if len(row) != length or zlib.crc32(row) != crc:
+                    raise cbor.CborError("its checksum is wrong")
+                yield msgspec.convert(cbor.loads(row), Death)
+            except (cbor.CborError, msgspec.ValidationError) as reason:
+                self._on_damage(f"{file} is damaged, what is behind byte {at - length - _HEAD} is left out: {reason}")
+                return
+
+    def _write(self, key: tuple[str, str], deaths: list[Death]) -> None:
+        file = self._file(*key)
+        beside = self._folder / f".new-{os.getpid()}"
+        try:
+            with open(beside, "wb") as opened:
+                for death in deaths:
+                    row = cbor.dumps(msgspec.to_builtins(death))
+                    opened.write(len(row).to_bytes(4, "big") + zlib.crc32(row).to_bytes(4, "big") + row)
+        except FileNotFoundError:
+            self._folder.mkdir(mode=0o700, parents=True)
+            self._write(key, deaths)
+            return
+        except OSError:
+            with suppress(OSError):
+                beside.unlink()
+            raise
+        beside.rename(file)
+        known = self._known()
+        known.add(file.name)
+        if len(known) > MAX_FILES:
+            self._prune()
+
+    def _known(self) -> set[str]:
+        """Names of the files; the folder is looked at once, and is nobody else's."""
+        if self._names is None:
+            self._names = set()
+            with suppress(FileNotFoundError):
+                self._names = {name for name in os.listdir(self._folder) if not name.startswith(".new-")}
+        return self._names
+
+    def _prune(self) -> None:
+        """Make room, for more than one."""
+        files = []
+        with os.scandir(self._folder) as entries:
+            for entry in entries:
+                with suppress(FileNotFoundError):
+                    files.append((entry.stat().st_mtime_ns, entry.path))
+        for _, path in sorted(files)[: len(files) - MAX_FILES + MAX_FILES // SPARE]:
+            with suppress(FileNotFoundError):
+                os.unlink(path)
+        self._names = None
+
+    def _tell(self, trouble: str) -> None:
+        if trouble != self._trouble:
+            self._trouble = trouble
+            self._on_trouble(trouble)
+
+
+def _joined(stored: list[Death], owed: list[Death]) -> list[Death]:
+    """The last of both; what has come to a file just before an upgrade may be owed still."""
+    return [*stored, *(death for death in owed if death not in stored)][-KEPT:]

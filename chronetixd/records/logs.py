@@ -1,0 +1,182 @@
+"""Logs: what workers print and log, kept in a bounded ring for clients and in files, and the daemon's own records.
+
+The daemon's records go to stderr, for people on a terminal and as JSON lines otherwise; every record has ``pid``, and
+``flow`` and ``node`` where they apply. What plugins log through their context is passed on to it; what they print only
+at level debug.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any, Literal, TextIO
+
+import structlog
+
+from chronetix.protocol.messages import LogLevel
+from chronetixd.packing import Packed
+from chronetixd.records.feed import Feed, PackedFeed
+from chronetixd.records.log_record import LINES_A_SECOND, MAX_LINE, LogRecord
+from chronetixd.records.logfiles import LogFiles
+
+LOG_CAPACITY = 10_000
+"""Lines kept of all workers together."""
+
+LOG_BUDGET = 32 * 1024 * 1024
+"""Bytes that they may take together; usually it is 1 MB."""
+
+LEVELS = ("debug", "info", "warning", "error", "critical")
+
+
+class PackedLogs(Packed, frozen=True):
+    """The workers' lines. ``run`` and ``unwritten``: see LogFiles; ``waiting`` are lines that no file has yet."""
+
+    feed: PackedFeed
+    cut_lines: int
+    dropped_bytes: int
+    run: int
+    unwritten: int
+    waiting: list[tuple[tuple[str, str], bytes]]
+
+
+class Logs:
+    """The workers' lines. ``cut_lines`` counts lines that were longer than allowed, ``dropped_bytes`` what was printed
+    too fast."""
+
+    def __init__(self, capacity: int = LOG_CAPACITY, budget: int = LOG_BUDGET, files: LogFiles | None = None) -> None:
+        """Every line also goes into ``files``, if they are given."""
+        self.files = files
+        self.feed: Feed[LogRecord] = Feed(capacity, budget)
+        self.cut_lines = 0
+        self.dropped_bytes = 0
+        self._log = structlog.get_logger("chronetixd.worker")
+
+    def printed(self, flow: str, node: str, pid: int, stream: Literal["stdout", "stderr"], line: str) -> None:
+        """A worker wrote ``line`` to ``stream``."""
+        level: LogLevel = "info" if stream == "stdout" else "warning"
+        record = LogRecord(unix_ns=time.time_ns(), flow=flow, node=node, stream=stream, level=level, line=line)
+        self._keep(record)
+        self._log.debug(line, flow=flow, node=node, pid=pid, stream=stream)
+
+    def dropped(self, flow: str, node: str, stream: str, size: int, lines: int) -> None:
+        """``size`` bytes of ``stream`` are lost, ``lines`` whole lines among them: it was printed too fast."""
+        self.dropped_bytes += size
+        text = f"{size} bytes of {stream} are left out here: they came faster than {LINES_A_SECOND} lines a second"
+        self._keep(
+            LogRecord(
+                unix_ns=time.time_ns(),
+                flow=flow,
+                node=node,
+                stream="daemon",
+                level="warning",
+                line=text,
+                fields={"lost_bytes": size, "lost_lines": lines, "stream": stream},
+            )
+        )
+
+    def losses(self) -> dict[str, int]:
+        """What was printed and is nowhere, or not in files, since the daemon's start."""
+        unwritten = self.files.unwritten if self.files is not None else 0
+        return {"cut_lines": self.cut_lines, "dropped_bytes": self.dropped_bytes, "lines_not_in_files": unwritten}
+
+    def packed(self) -> PackedLogs:
+        """All of it."""
+        assert self.files is not None
+        unwritten, waiting = self.files.packed()
+        return PackedLogs(
+            feed=self.feed.packed(),
+            cut_lines=self.cut_lines,
+            dropped_bytes=self.dropped_bytes,
+            run=self.files.run,
+            unwritten=unwritten,
+            waiting=waiting,
+        )
+
+    def unpack(self, packed: PackedLogs) -> None:
+        """The inverse. Raises ValueError."""
+        self.feed.unpack(packed.feed, LogRecord)
+        self.cut_lines, self.dropped_bytes = packed.cut_lines, packed.dropped_bytes
+        if self.files is not None:
+            self.files.unpack(packed.run, packed.unwritten, packed.waiting)
+
+    def older(self, flow: str | None, node: str | None) -> Iterator[LogRecord]:
+        """Lines of a flow or a node, or of all, that are in files and not in memory (any more)."""
+        if self.files is None:
+            return iter(())
+        run, first = self.files.run, self.feed.forgotten
+        return (
+            LogRecord(**{name: getattr(record, name) for name in LogRecord.__struct_fields__})
+            for record in self.files.read(flow, node)
+            if record.run != run or record.seq < first
+        )
+
+    def _keep(self, record: LogRecord, size: int = 0) -> None:
+        if self.files is not None:
+            self.files.append(record, self.feed.appended)
+        self.feed.append(record, len(record.line) + size)
+
+    def logged(
+        self, flow: str, node: str, pid: int, level: LogLevel, line: str, unix_ns: int, fields: dict[str, Any]
+    ) -> None:
+        """A plugin logged ``line`` with ``fields``; what is too long of either is cut or left out."""
+        at = unix_ns or time.time_ns()
+        size = len(repr(fields))
+        if len(line) > MAX_LINE or size > MAX_LINE:
+            self.cut_lines += 1
+            line = line[:MAX_LINE]
+            fields = fields if size <= MAX_LINE else {"left_out": f"fields of {size} characters"}
+        record = LogRecord(unix_ns=at, flow=flow, node=node, stream="log", level=level, line=line, fields=fields)
+        self._keep(record, size)
+        # Not as keywords: a plugin may call its fields what it likes, also "exception" or "method_name".
+        getattr(self._log, level)(line, flow=flow, node=node, pid=pid, **({"fields": fields} if fields else {}))
+
+
+_TRACEBACKS = structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False))
+"""Without the values of variables: they hold payloads and tokens."""
+
+
+def configure(level: str, fmt: Literal["auto", "console", "json"], stream: TextIO | None = None) -> None:
+    """Set up the daemon's own log on ``stream`` (stderr). ``auto``: console on a terminal, else JSON."""
+    out = stream or sys.stderr
+    console = fmt == "console" or (fmt == "auto" and out.isatty())
+    renderer: Any = (
+        structlog.dev.ConsoleRenderer(colors=out.isatty() and not os.environ.get("NO_COLOR"))
+        if console
+        else structlog.processors.JSONRenderer(default=str)
+    )
+    structlog.configure(
+        processors=[
+            _with_pid,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            *([] if console else [_TRACEBACKS]),
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level.upper())),
+        logger_factory=lambda *_: _Lines(out),
+        cache_logger_on_first_use=False,
+    )
+
+
+class _Lines:
+    """Writes records to ``stream``. One that nobody takes (its reader has gone, the disk is full) is lost: a daemon
+    that cannot log still has flows to run."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def _write(self, record: str) -> None:
+        with suppress(OSError):
+            self._stream.write(record + "\n")
+            self._stream.flush()
+
+    debug = info = warning = error = critical = exception = _write
+
+
+def _with_pid(_logger: Any, _method: str, record: Any) -> Any:
+    record.setdefault("pid", os.getpid())
+    return record

@@ -1,0 +1,1 @@
+"""The service manager: activation, notification, watchdog, descriptor store, units."""

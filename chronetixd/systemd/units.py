@@ -1,0 +1,111 @@
+"""The systemd units of the daemon, as they are to stand on this machine.
+
+They come from the folder systemd/ of the source, or from share/chronetix/systemd of the installation; only the
+program's path is put in. Every file that is written begins with MARK, and only such files are replaced or removed.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from chronetix.protocol.errors import error
+
+MARK = "# Written by chronetixctl service install; changes belong into a drop-in (systemctl edit chronetixd).\n"
+PROGRAM = "/usr/local/bin/chronetixd"
+"""The program's path as the units in the source have it."""
+
+BOOTED = Path("/run/systemd/system")
+"""Is there where systemd runs."""
+
+UNITS = ("chronetixd.socket", "chronetixd.service")
+USERS = "chronetix.conf"
+"""sysusers.d: the user and group of the system-wide daemon."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """One daemon for the machine, or one of a user's own; ``root`` is the folder that stands for /."""
+
+    system: bool
+    root: Path
+    config_home: Path
+
+    @property
+    def units(self) -> Path:
+        """Where unit files belong."""
+        if self.system:
+            return self.root / "etc/systemd/system"
+        return self.root / str(self.config_home).lstrip("/") / "systemd/user"
+
+    @property
+    def users(self) -> Path:
+        """Where the system-wide daemon's user is described."""
+        return self.root / "etc/sysusers.d" / USERS
+
+    @property
+    def systemctl(self) -> tuple[str, ...]:
+        """The command that manages it."""
+        return ("systemctl",) if self.system else ("systemctl", "--user")
+
+    @property
+    def paths(self) -> list[Path]:
+        """Every file of it."""
+        return [*(self.units / name for name in UNITS), *([self.users] if self.system else [])]
+
+
+def scope_of(system: bool, root: str | None, env: Mapping[str, str]) -> Scope:
+    """The scope that options and environment mean."""
+    config = env.get("XDG_CONFIG_HOME") or f"{env.get('HOME', '/')}/.config"
+    return Scope(system, Path(root or "/"), Path(config))
+
+
+def source() -> Path:
+    """The folder that holds the units. Raises ChronetixError ``service-failed`` when this installation has none."""
+    beside = Path(__file__).parents[2] / "systemd"
+    if (beside / UNITS[1]).is_file():
+        return beside
+    for file in metadata.files("chronetix") or ():
+        if file.match("share/chronetix/systemd/chronetixd.service"):
+            return Path(str(file.locate())).resolve().parent
+    raise error("service-failed", what="its unit files", reason="this installation has none; install the package again")
+
+
+def program() -> Path:
+    """The chronetixd of this installation. Raises ChronetixError ``service-failed``."""
+    path = Path(sys.executable).parent / "chronetixd"
+    if not os.access(path, os.X_OK):
+        raise error("service-failed", what=str(path), reason="there is no such program; install the package again")
+    return path
+
+
+def texts(scope: Scope, program: Path) -> dict[Path, str]:
+    """What each file of ``scope`` must hold."""
+    folder = source() if scope.system else source() / "user"
+    found = {scope.units / name: MARK + _with(program, (folder / name).read_text()) for name in UNITS}
+    if scope.system:
+        found[scope.users] = MARK + (folder / USERS).read_text()
+    return found
+
+
+def _with(program: Path, text: str) -> str:
+    """A unit's text with the program's path, quoted as systemd reads it."""
+    quoted = str(program).replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%").replace("$", "$$")
+    return text.replace(PROGRAM, f'"{quoted}"' if " " in quoted else quoted)
+
+
+def ours(path: Path) -> bool:
+    """Whether ``path`` was written by us."""
+    return path.read_text(errors="replace").startswith(MARK)
+
+
+def out_of_reach(program: Path) -> Path | None:
+    """The first folder above ``program`` that other users may not enter: then the user of a system-wide daemon
+    cannot run it. None when all is well."""
+    real = program.resolve()
+    places = [*reversed(program.parents), *reversed(real.parents)]
+    return next((folder for folder in places if not folder.stat().st_mode & 0o001), None)

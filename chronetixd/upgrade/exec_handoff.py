@@ -1,0 +1,110 @@
+"""From one image of the daemon to the next, in the same process: exec, and back to the old image if the new one fails.
+
+Imports nothing but the standard library, and little of that: it has to work where the rest of an installation does not,
+and everything that is imported here lengthens the pause. Rules:
+
+* signals wait, blocked, from before the exec until the new image has its handlers: none is lost, none kills;
+* an image that is not there within LIMIT_S is interrupted, and the old one executed, as if it had failed by itself;
+* the old image is executed only once: if it fails as well, the daemon ends with both reasons.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from typing import NamedTuple
+
+VARIABLE = "CHRONETIX_UPGRADE"
+LIMIT_S = 20.0
+HELD = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD, signal.SIGALRM)
+
+
+class Image(NamedTuple):
+    """What is executed: ``program``, with ``argv``, whose first one is the name that it is given."""
+
+    program: str
+    argv: Sequence[str]
+
+
+class Passage(NamedTuple):
+    """What the next image is told. ``state`` is the snapshot's descriptor, ``back`` the image that takes over if this
+    one fails, None for the last resort. ``failed`` says why the image before has failed."""
+
+    state: int
+    back: Image | None
+    failed: str = ""
+
+
+def own_image() -> Image:
+    """How this process was started."""
+    return Image(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def received() -> Passage | None:
+    """Taken out of the environment: None for a daemon that begins anew. Raises ValueError for what is none."""
+    text = os.environ.pop(VARIABLE, "")
+    if not text:
+        return None
+    try:
+        told = json.loads(text)
+        back = told["back"]
+        return Passage(int(told["state"]), Image(*back) if back is not None else None, str(told["failed"]))
+    except (ValueError, TypeError, KeyError) as reason:
+        raise ValueError(f"{VARIABLE} was not set by a chronetixd: {reason!r}") from None
+
+
+def leave(image: Image, passage: Passage, descriptors: Iterable[int]) -> None:
+    """Execute ``image``, to which ``descriptors`` are left. Returns only by raising OSError: nothing has changed."""
+    left = [passage.state, *descriptors]
+    held = signal.pthread_sigmask(signal.SIG_BLOCK, HELD)
+    for fd in left:
+        os.set_inheritable(fd, True)
+    signal.setitimer(signal.ITIMER_REAL, LIMIT_S)
+    try:
+        _execute(image, passage)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for fd in left:
+            os.set_inheritable(fd, False)
+        signal.pthread_sigmask(signal.SIG_SETMASK, held)
+
+
+def _execute(image: Image, passage: Passage) -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execve(image.program, list(image.argv), {**os.environ, VARIABLE: json.dumps(passage._asdict())})
+
+
+def guard(passage: Passage) -> None:
+    """From now on the time limit leads back to the old image."""
+    signal.signal(signal.SIGALRM, lambda *_: fall_back(passage, f"it was not ready within {LIMIT_S:g} s"))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGALRM,))
+
+
+def fall_back(passage: Passage, reason: str) -> None:
+    """This image cannot take over: execute the one before, which has everything still. Returns if there is none."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, HELD)
+    if passage.back is None:
+        return
+    signal.setitimer(signal.ITIMER_REAL, LIMIT_S)
+    _execute(passage.back, Passage(passage.state, None, reason))
+
+
+def arrived() -> None:
+    """Everything is rebuilt and signals have their handlers."""
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD)
+
+
+def back(passage: Passage, reason: BaseException) -> None:
+    """Execute the image before; returns when this one is that already, to end with ``reason``."""
+    import traceback  # what only a failure needs
+
+    with suppress(OSError):
+        traceback.print_exception(reason)
+    fall_back(passage, f"{type(reason).__name__}: {reason}")

@@ -1,0 +1,1 @@
+"""Processes: the launcher, the pool of warm workers, their output, and what they leave behind."""

@@ -1,0 +1,274 @@
+"""What a worker prints, line by line: read from its pipes without waiting, bounded in every direction.
+
+A thread reads the pipes (``pump.py``); here their bytes become lines, in the loop. Who prints faster than
+LINES_A_SECOND loses what is too much; a line longer than MAX_LINE is cut; both is counted and told. Bytes that are not
+UTF-8 are shown as escapes. The last lines of stderr are kept for the reason of a failure.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections import deque
+from collections.abc import Callable
+
+from chronetixd.core.token_bucket import Allowance
+from chronetixd.linux.pipes import waiting
+from chronetixd.packing import Bag, Packed
+from chronetixd.records.log_record import LINES_A_SECOND, LINES_AT_ONCE, MAX_LINE
+from chronetixd.workers.pump import READ_SIZE, Piece, Pump
+
+TAIL_LINES = 20
+"""Last lines of a stream that are kept."""
+
+MAX_TAIL_LINE = 1024
+"""Characters of each of them."""
+
+TURN_LINES = 256
+"""Lines of one worker that are handled in one turn of the loop."""
+
+TELL_NS = 1_000_000_000
+"""Between two reports of losses of a stream."""
+
+
+class PackedOutput(Packed, frozen=True):
+    """A pipe that a worker prints into; ``fd`` is None once nobody prints there. ``pieces`` are what was read of it and
+    not looked at: bytes, numbers of bytes that were thrown away, None for its end."""
+
+    fd: int | None
+    lines_left: tuple[float, int]
+    part: bytes = b""
+    dropping: bool = False
+    bytes_left: tuple[float, int] | None = None
+    lost_bytes: int = 0
+    lost_lines: int = 0
+    told_ns: int = 0
+    gap: bool = False
+    rest: bytes = b""
+    pieces: list[bytes | int | None] = []
+    tail: list[str] = []
+
+
+class LineCutter:
+    """Bytes in, lines out. ``cut`` counts lines that were too long."""
+
+    __slots__ = ("_dropping", "_part", "cut")
+
+    def __init__(self) -> None:
+        self._part = bytearray()
+        self._dropping = False
+        self.cut = 0
+
+    def packed(self) -> tuple[bytes, bool]:
+        """The line that has begun, and whether the rest of it is dropped."""
+        return bytes(self._part), self._dropping
+
+    def unpack(self, part: bytes, dropping: bool) -> None:
+        """The inverse."""
+        self._part[:], self._dropping = part, dropping
+
+    def feed(self, data: bytes) -> list[str]:
+        """The lines that ``data`` completes, without their ends."""
+        lines = []
+        *whole, rest = data.split(b"\n")
+        for piece in whole:
+            self._add(piece)
+            lines.append(_text(self._part))
+            self._part.clear()
+            self._dropping = False
+        self._add(rest)
+        return lines
+
+    def end(self) -> list[str]:
+        """The line that had no end, if there is one."""
+        lines = [_text(self._part)] if self._part else []
+        self._part.clear()
+        self._dropping = False
+        return lines
+
+    def _add(self, piece: bytes) -> None:
+        room = MAX_LINE - len(self._part)
+        if len(piece) > room and not self._dropping:
+            self._dropping = True
+            self.cut += 1
+        self._part += piece[:room]
+
+
+def _text(line: bytes | bytearray) -> str:
+    return bytes(line).rstrip(b"\r").decode("utf-8", "backslashreplace")
+
+
+class Output:
+    """One pipe of one worker; owns its read end.
+
+    ``on_cut`` is called for every line that was too long; ``on_dropped``, once in TELL_NS and at the end, with the
+    bytes that are lost because it prints faster than anybody reads, and how many whole lines are known to be among
+    them. Without ``pump`` the loop reads itself.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        fd: int,
+        on_line: Callable[[str], None],
+        on_cut: Callable[[], None],
+        *,
+        pump: Pump | None = None,
+        on_dropped: Callable[[int, int], None] = lambda _bytes, _lines: None,
+    ) -> None:
+        """``fd`` is -1 for a pipe that has ended already."""
+        if fd >= 0:
+            os.set_blocking(fd, False)
+        self._loop = loop
+        self._fd = fd
+        self._on_line = on_line
+        self._on_cut = on_cut
+        self._on_dropped = on_dropped
+        self._cutter = LineCutter()
+        self._allowance = Allowance(LINES_A_SECOND, LINES_AT_ONCE, time.monotonic_ns())
+        self._lost_bytes = self._lost_lines = 0
+        self._told = 0
+        self._rest = b""
+        """Read by the thread, and not looked at."""
+        self._gap = False
+        """The rest of a line whose beginning is lost is lost too."""
+        self.tail: deque[str] = deque(maxlen=TAIL_LINES)
+        self._stream = pump.add(fd, self._ready) if pump is not None and fd >= 0 else None
+        if pump is None and fd >= 0:
+            loop.add_reader(fd, self._readable)
+
+    def packed(self, bag: Bag) -> PackedOutput:
+        """All of its state; the thread must not read meanwhile, if that is to be the last word."""
+        pieces, bytes_left = self._stream.packed() if self._stream is not None else ([], None)
+        part, dropping = self._cutter.packed()
+        return PackedOutput(
+            fd=bag.put(self._fd) if self._fd >= 0 else None,
+            part=part,
+            dropping=dropping,
+            lines_left=self._allowance.packed(),
+            bytes_left=bytes_left,
+            lost_bytes=self._lost_bytes,
+            lost_lines=self._lost_lines,
+            told_ns=self._told,
+            gap=self._gap,
+            rest=self._rest,
+            pieces=pieces,
+            tail=list(self.tail),
+        )
+
+    def unpack(self, packed: PackedOutput) -> None:
+        """Go on where ``packed`` stopped, with its pipe, from which nothing was read here."""
+        self._cutter.unpack(packed.part, packed.dropping)
+        self._allowance.unpack(packed.lines_left)
+        self._lost_bytes, self._lost_lines, self._told = packed.lost_bytes, packed.lost_lines, packed.told_ns
+        self._gap, self._rest = packed.gap, packed.rest
+        self.tail.extend(packed.tail)
+        if self._stream is not None:
+            self._stream.unpack(packed.pieces, packed.bytes_left)
+
+    def finish(self) -> None:
+        """Read what is there now, then close. For when the worker has gone; idempotent.
+
+        What comes meanwhile is not waited for: a process that left the worker's group may go on writing for ever.
+        """
+        self._take_all()
+        left = waiting(self._fd) if self._fd >= 0 else 0
+        while left > 0 and self._fd >= 0 and self._readable():
+            left -= READ_SIZE
+        self.close()
+
+    def close(self) -> None:
+        """Close without reading; idempotent."""
+        if self._fd < 0:
+            return
+        if self._stream is None:
+            self._loop.remove_reader(self._fd)
+        fd, self._fd = self._fd, -1
+        self._take_all()
+        os.close(fd)
+        self._pass_on(self._cutter.end())
+        self._tell_losses(0)
+
+    def _take_all(self) -> None:
+        """Everything that the thread has read, and the pipe out of its hands."""
+        if self._stream is not None:
+            self._stream.give_back()
+            while (piece := self._next()) is not None:
+                self._handle(piece)
+
+    def _ready(self) -> None:
+        """The thread has read something: a part of it now, the rest after everyone else's turn."""
+        piece = self._next()
+        if piece is not None:
+            self._handle(piece)
+            self._loop.call_soon(self._ready)
+
+    def _next(self) -> Piece | None:
+        """At most TURN_LINES lines of what has waited for longest."""
+        assert self._stream is not None
+        piece = self._rest or self._stream.take()
+        self._rest = b""
+        if isinstance(piece, bytes) and piece.count(b"\n") > TURN_LINES:
+            self._rest = piece.split(b"\n", TURN_LINES)[-1]
+            piece = piece[: len(piece) - len(self._rest)]
+        return piece
+
+    def _readable(self) -> bool:
+        """Read once; False when nothing (more) is there."""
+        try:
+            data = os.read(self._fd, READ_SIZE)
+        except BlockingIOError:
+            return False
+        self._handle(data or "end")
+        return bool(data)
+
+    def _handle(self, piece: Piece) -> None:
+        if piece == "end":
+            self.close()
+        elif isinstance(piece, int):
+            self._pass_on(self._cutter.end())
+            self._gap = True
+            self._lose(piece, 0)
+        else:
+            self._feed(piece)
+
+    def _lose(self, size: int, lines: int) -> None:
+        self._lost_bytes += size
+        self._lost_lines += lines
+        self._tell_losses(TELL_NS)
+
+    def _tell_losses(self, since_ns: int) -> None:
+        now = time.monotonic_ns()
+        if self._lost_bytes and (now - self._told >= since_ns or not self._told):
+            self._told = now
+            self._on_dropped(self._lost_bytes, self._lost_lines)
+            self._lost_bytes = self._lost_lines = 0
+
+    def _feed(self, data: bytes) -> None:
+        if self._gap:
+            lost, newline, data = data.partition(b"\n")
+            self._lose(len(lost) + len(newline), 0)
+            self._gap = not newline
+        lines = data.count(b"\n")
+        room = self._allowance.left(time.monotonic_ns())
+        if lines > room:
+            data = self._leave_out(data, lines, room)
+            lines = room
+        self._allowance.take(lines)
+        cut = self._cutter.cut
+        self._pass_on(self._cutter.feed(data))
+        for _ in range(self._cutter.cut - cut):
+            self._on_cut()
+
+    def _leave_out(self, data: bytes, lines: int, room: int) -> bytes:
+        """``data`` with only the last ``room`` of its ``lines`` lines: they are worth more than the first ones."""
+        self._pass_on(self._cutter.end())
+        size = len(data.rsplit(b"\n", room + 1)[0]) + 1
+        self._lose(size, lines - room)
+        return data[size:]
+
+    def _pass_on(self, lines: list[str]) -> None:
+        for line in lines:
+            self.tail.append(line[:MAX_TAIL_LINE])
+            self._on_line(line)

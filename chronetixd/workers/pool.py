@@ -1,0 +1,297 @@
+"""Spare workers: processes forked ahead, which have said hello and wait to be told which worker they are.
+
+A spare has everything that a worker has: control socket, pipes, pidfd, control group. Whoever takes one sends
+``assign`` instead of asking the launcher. Rules:
+
+* refilled one at a time, and only after QUIET_S in which nobody asked for a worker; once it is full nothing runs here;
+* a spare is a child of the daemon and outlives the launcher; one that dies is reaped and replaced, after a growing
+  pause if it died before it was of use; one that is stopped when it is to be taken, or says no hello within GREET_S, is
+  killed and replaced;
+* at the end all are killed and reaped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import select
+import signal
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import structlog
+
+from chronetixd.linux.cgroups import Leaf
+from chronetixd.linux.pidfd import Process
+from chronetixd.linux.proc import stat
+from chronetixd.workers.launcher import FIRST_PAUSE_S, LONGEST_PAUSE_S, Launcher, Request
+from chronetixd.workers.sandbox import Nursery
+from chronetixd.workers.tree import discard
+
+QUIET_S = 0.25
+"""After the last worker that was asked for: starting a flow comes before being prepared for the next."""
+
+GREET_S = 30.0
+"""How long one that was forked may take to rehearse and say hello: one that is stopped would keep all others away."""
+
+NAME = "chronetix-spare"
+
+
+@dataclass(frozen=True, slots=True)
+class Streams:
+    """Our ends of what connects us with a worker: its control socket, and the pipes that it prints into."""
+
+    control: socket.socket
+    stdout: int
+    stderr: int
+
+    def close(self) -> None:
+        """Give them back."""
+        self.control.close()
+        os.close(self.stdout)
+        os.close(self.stderr)
+
+
+def open_streams() -> tuple[Streams, tuple[int, int, int]]:
+    """Our ends, and the worker's: control socket, stdout, stderr. Raises OSError; nothing is left open then."""
+    opened: list[int] = []
+    try:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        opened += (ours.detach(), theirs.detach())
+        opened += os.pipe()
+        opened += os.pipe()
+    except OSError:
+        for fd in opened:
+            os.close(fd)
+        raise
+    control, remote, out_read, out_write, err_read, err_write = opened
+    return Streams(socket.socket(fileno=control), out_read, err_read), (remote, out_write, err_write)
+
+
+@dataclass(frozen=True, slots=True)
+class Spare:
+    """A worker without a name. Who takes it owns both."""
+
+    process: Process
+    streams: Streams
+    leaf: Leaf | None
+
+
+class Spares:
+    """Keeps up to ``size`` of them. ``on_full`` is called, with their number, whenever all are there."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        launcher: Launcher,
+        nursery: Nursery,
+        size: int,
+        on_full: Callable[[int], None],
+    ) -> None:
+        self._loop = loop
+        self._launcher = launcher
+        self._nursery = nursery
+        self.size = size
+        self._on_full = on_full
+        self._log = structlog.get_logger("chronetixd.workers.pool")
+        self._idle: dict[int, Spare] = {}
+        self._coming: Streams | None = None
+        """Of the one that was asked for and has not said hello."""
+        self._crib: Leaf | None = None
+        """The control group of the one that was asked for and is not there."""
+        self._dying: set[Process] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._late: asyncio.TimerHandle | None = None
+        self._pause_s = FIRST_PAUSE_S
+        self._stopped: asyncio.Event | None = None
+
+    @property
+    def pids(self) -> set[int]:
+        """Processes that are ours and not reaped."""
+        return {*self._idle, *(process.pid for process in self._dying)}
+
+    @property
+    def ready(self) -> list[int]:
+        """Processes that could be taken now."""
+        return [pid for pid, spare in self._idle.items() if spare.streams is not self._coming]
+
+    def take(self) -> Spare | None:
+        """One that lives, if there is one. In any case the refilling waits for a quiet moment."""
+        taken = None
+        for pid in self.ready:
+            if _ended(self._idle[pid].process):
+                continue  # the loop is about to tell us
+            taken = self._idle.pop(pid)
+            if not _stands_still(pid):
+                break
+            self._log.warning("a spare worker was stopped by somebody, and is replaced", worker=pid)
+            self.give_back(taken)
+            taken = None
+        self.refill(QUIET_S)
+        return taken
+
+    def resize(self, size: int) -> None:
+        """Keep ``size`` of them from now on; those that are too many wait to be taken."""
+        self.size = size
+        self.refill()
+
+    def refill(self, after_s: float = 0.0) -> None:
+        """Fill up, ``after_s`` from now; a later call counts instead of an earlier one."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._stopped is None and len(self._idle) < self.size:
+            self._timer = self._loop.call_later(after_s, self._fork)
+
+    async def stop(self) -> None:
+        """Kill and reap all."""
+        self._stopped = asyncio.Event()
+        self.refill()
+        for spare in tuple(self._idle.values()):
+            self._discard(spare)
+        self._stopped_if_empty()
+        await self._stopped.wait()
+
+    def release(self) -> None:
+        """Fill up again after :meth:`stop`."""
+        self._stopped = None
+        self.refill()
+
+    # -- one spare -----------------------------------------------------------------------------------------
+
+    def _fork(self) -> None:
+        self._timer = None
+        if self._coming is not None or not self._launcher.ready:
+            return  # it refills when that one is there, or the launcher
+        try:
+            self._crib, group = self._nursery.crib(None)
+        except OSError as reason:
+            self._not_forked(str(reason))
+            return
+        try:
+            streams, theirs = open_streams()
+        except OSError as reason:
+            self._forget_crib()
+            if group >= 0:
+                os.close(group)
+            self._not_forked(str(reason))
+            return
+        self._coming = streams
+        calls = self._forked, self._refused, self._refused
+        self._launcher.spawn(Request(NAME, (), {}, "", *theirs, *calls, spare=True, group=group))
+
+    def _forget_crib(self) -> None:
+        discard(self._crib)
+        self._crib = None
+
+    def _forked(self, pid: int, pidfd: int) -> None:
+        assert self._coming is not None
+        streams = self._coming
+        spare = Spare(Process(self._loop, pid, pidfd, partial(self._exited, pid)), streams, self._crib)
+        self._crib = None
+        self._idle[pid] = spare
+        if self._stopped is not None:
+            self._coming = None
+            self._discard(spare)
+            return
+        self._loop.add_reader(streams.control.fileno(), self._greeted, streams)
+        self._late = self._loop.call_later(GREET_S, spare.process.signal, signal.SIGKILL)
+
+    def _greeted(self, streams: Streams) -> None:
+        """Its hello is in the socket, and stays there for whoever takes it."""
+        self._arrived(streams)
+        self._pause_s = FIRST_PAUSE_S
+        if len(self._idle) == self.size:
+            self._on_full(self.size)
+        elif self._timer is None:
+            self.refill()
+
+    def _arrived(self, streams: Streams) -> None:
+        self._loop.remove_reader(streams.control.fileno())
+        self._coming = None
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
+
+    def _exited(self, pid: int) -> None:
+        """It died by itself, before anybody took it."""
+        spare = self._idle.pop(pid)
+        early = spare.streams is self._coming
+        if early:
+            self._arrived(spare.streams)
+        self._reap(spare)
+        if early:
+            self._not_forked(f"spare worker {pid} died before it said hello")
+        elif self._timer is None:
+            self.refill()
+
+    def _reap(self, spare: Spare) -> None:
+        last = _last_words(spare.streams.stderr)
+        spare.streams.close()
+        self._log.warning("a spare worker ended", worker=spare.process.pid, how=str(spare.process.reap()), stderr=last)
+        discard(spare.leaf)
+
+    def _refused(self, reason: str) -> None:
+        if self._coming is not None:
+            self._coming.close()
+            self._coming = None
+        self._forget_crib()
+        self._not_forked(reason)
+
+    def _not_forked(self, reason: str) -> None:
+        if self._stopped is not None:
+            self._stopped_if_empty()
+            return
+        self._log.warning("no spare worker", reason=reason, next_try_s=self._pause_s)
+        self.refill(self._pause_s)
+        self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
+
+    # -- the end -------------------------------------------------------------------------------------------
+
+    def _discard(self, spare: Spare) -> None:
+        process = spare.process
+        if spare.streams is self._coming:
+            self._arrived(spare.streams)
+        del self._idle[process.pid]
+        self.give_back(spare)
+
+    def give_back(self, spare: Spare) -> None:
+        """End one that was taken and cannot be used."""
+        process = spare.process
+        self._dying.add(process)
+        process.on_exit = partial(self._gone, spare)
+        process.signal(signal.SIGKILL)
+        spare.streams.close()
+
+    def _gone(self, spare: Spare) -> None:
+        spare.process.reap()
+        discard(spare.leaf)
+        self._dying.discard(spare.process)
+        self._stopped_if_empty()
+
+    def _stopped_if_empty(self) -> None:
+        if self._stopped is not None and not self._dying and self._coming is None:
+            self._stopped.set()
+
+
+def _ended(process: Process) -> bool:
+    """It is dead, though the loop may not have told us yet."""
+    poll = select.poll()
+    poll.register(process.pidfd, select.POLLIN)
+    return bool(poll.poll(0))
+
+
+def _stands_still(pid: int) -> bool:
+    """SIGSTOP has reached it: it would take its name and do nothing."""
+    found = stat(pid)
+    return found is not None and found.state == "T"
+
+
+def _last_words(stderr: int) -> str:
+    os.set_blocking(stderr, False)
+    try:
+        return os.read(stderr, 4096).decode("utf-8", "backslashreplace").strip()
+    except BlockingIOError:
+        return ""

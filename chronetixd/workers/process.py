@@ -1,0 +1,473 @@
+"""One worker's process: its control socket, its pipes, its pidfd, and the tree of what it started.
+
+Moves bytes, descriptors and signals; decides nothing. What the worker wrote before it died is handed on before its
+exit, and its exit is told only when nothing is left of its tree.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import msgspec
+
+from chronetix.protocol.contract.types import ResourceClaims
+from chronetix.protocol.errors import ChronetixError
+from chronetix.protocol.messages import MAX_FRAME, Assign, Log, Message, Reattached, WorkerMessage
+from chronetixd.core.death import Death, HeldFrames, OutOfMemory, last_lines, out_of_memory
+from chronetixd.core.token_bucket import Allowance
+from chronetixd.core.worker import Exit
+from chronetixd.linux.cgroups import Leaf
+from chronetixd.linux.pidfd import Process, Usage
+from chronetixd.linux.pipes import pipes_again, two_pipes
+from chronetixd.loop.connection import Connection, PackedConnection
+from chronetixd.loop.inspector import harmless
+from chronetixd.loop.shares import Who
+from chronetixd.packing import Bag, Packed, Unbag
+from chronetixd.records.log_record import LINES_A_SECOND, LINES_AT_ONCE
+from chronetixd.records.logs import Logs
+from chronetixd.workers.launcher import Launcher, Request
+from chronetixd.workers.orphans import Marks, PackedMarks
+from chronetixd.workers.output import TELL_NS, Output, PackedOutput
+from chronetixd.workers.pool import Spare, Streams, open_streams
+from chronetixd.workers.sandbox import Nursery
+from chronetixd.workers.tree import Tree, discard, marks_of
+
+LOSSES = 3
+"""Launchers that may die while they are asked for one worker, before it is held to be the cause."""
+
+UNWANTED = "it is not wanted any more"
+
+
+class PackedProcess(Packed, frozen=True):
+    """A worker's process. Without ``pidfd`` it has none: it has ended, or, with ``asked``, is not born yet."""
+
+    pid: int = 0
+    asked: bool = False
+    incarnation: int = 0
+    started_unix_ns: int = 0
+    born_ns: int = 0
+    features: tuple[str, ...] = ()
+    fault: dict[str, Any] | None = None
+    progress: dict[str, int] | None = None
+    pidfd: int | None = None
+    leaf: str | None = None
+    marks: PackedMarks | None = None
+    oom_before: int | None = None
+    killed_with: str = ""
+    unlogged: tuple[int, int] = (0, 0)
+    connection: PackedConnection | None = None
+    stdout: PackedOutput | None = None
+    stderr: PackedOutput | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Callbacks:
+    """Whom a worker process tells. ``on_exit`` is the last call: everything it said before was handed on by then, and
+    nothing that it started lives."""
+
+    on_spawned: Callable[[str, int], None]
+    on_spawn_failed: Callable[[str, str], None]
+    on_message: Callable[[str, Message, list[int]], None]
+    on_end: Callable[[str, ChronetixError | None], None]
+    on_exit: Callable[[str, Exit], None]
+
+
+MAX_LOG_ITEMS = 4096
+"""Items of a log record whose fields are looked at."""
+
+
+class WorkerProcess:
+    """The process of ``node`` of ``flow``. It is a subscriber of the bus."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        flow: str,
+        node: str,
+        logs: Logs,
+        callbacks: Callbacks,
+        nursery: Nursery,
+        claims: ResourceClaims,
+        max_frame: int = MAX_FRAME,
+    ) -> None:
+        self.flow = flow
+        self.node = node
+        self.pid = 0
+        self.started_unix_ns = 0
+        self.incarnation = 0
+        """How many lives of its node came before this one."""
+        self.features: tuple[str, ...] = ()
+        """What its hello said that it can do."""
+        self.fault: dict[str, Any] | None = None
+        self.progress: dict[str, int] | None = None
+        self._loop = loop
+        self._logs = logs
+        self._callbacks = callbacks
+        self._nursery = nursery
+        self._claims = claims
+        self.to_come = False
+        """Its end, or that it could not begin, is still to be told."""
+        self._asked_for: tuple[Launcher, Request] | None = None
+        self._again: Callable[[], None] = lambda: None
+        """Ask for it once more."""
+        self._losses = 0
+        """Launchers that died while they were asked for it."""
+        self._unwanted = False
+        """It is to end before it has begun."""
+        self._process: Process | None = None
+        self._leaf: Leaf | None = None
+        self._tree: Tree | None = None
+        self._pipes: tuple[int, int] = (-1, -1)
+        self._born = time.monotonic_ns()
+        self._oom_before: int | None = None
+        self._killed_with = ""
+        self._usage: Usage | None = None
+        self._out_of_memory: OutOfMemory = "unknown"
+        self._connection: Connection | None = None
+        self._stdout: Output | None = None
+        self._stderr: Output | None = None
+        self._max_frame = max_frame
+        self._pace = Allowance(LINES_A_SECOND, LINES_AT_ONCE, time.monotonic_ns())
+        self._unlogged = (0, 0)
+        """Characters and records that it has logged too fast, and that nobody was told of."""
+        self._unlogged_told = 0
+
+    def spawn(self, launcher: Launcher, argv: Sequence[str], env: Mapping[str, str], cwd: str) -> None:
+        """Ask ``launcher`` for it. Raises OSError when descriptors or control groups have run out, or the kernel
+        refuses the limits; nothing is left then."""
+        streams, (control, stdout, stderr) = open_streams()
+        try:
+            self._leaf, group = self._nursery.crib(self._claims)
+        except OSError:
+            streams.close()
+            for fd in (control, stdout, stderr):
+                os.close(fd)
+            raise
+        self._connect(streams)
+        self.to_come = True
+        self._again = partial(self.spawn, launcher, argv, env, cwd)
+        request = Request(
+            name=self.node,
+            argv=argv,
+            env=env,
+            cwd=cwd,
+            control=control,
+            stdout=stdout,
+            stderr=stderr,
+            on_spawned=self._spawned,
+            on_failed=self._spawn_failed,
+            on_lost=self._launcher_lost,
+            group=group,
+            data_limit=self._nursery.data_limit(self._claims),
+        )
+        self._asked_for = launcher, request
+        launcher.spawn(request)
+
+    def adopt(self, spare: Spare, env: Mapping[str, str], cwd: str) -> None:
+        """Make ``spare`` this worker. It has said hello already, so what answers that goes with the same send. Raises
+        OSError when the kernel refuses its limits; the spare stays the caller's then."""
+        self._nursery.limit(spare.process.pid, spare.leaf, self._claims)
+        self._leaf = spare.leaf
+        self._connect(spare.streams)
+        self.send(Assign(name=self.node, env=dict(env), cwd=cwd))
+        spare.process.on_exit = self._exited
+        self._begin(spare.process)
+        self.hear()
+
+    @property
+    def asked(self) -> bool:
+        """The launcher is to make it, and has not."""
+        return self.to_come and self._tree is None
+
+    @property
+    def ending(self) -> bool:
+        """Its process is gone, and what that has started is not yet."""
+        return self.to_come and self._tree is not None and self._process is None
+
+    def packed(self, bag: Bag) -> PackedProcess:
+        """All of its state; descriptors go into ``bag``. It must not be ``ending``. One that is only ``asked`` for
+        leaves nothing: it is to be asked for again."""
+        told = PackedProcess(
+            pid=self.pid,
+            asked=self.asked,
+            incarnation=self.incarnation,
+            started_unix_ns=self.started_unix_ns,
+            born_ns=self._born,
+            features=self.features,
+            fault=self.fault,
+            progress=self.progress,
+            oom_before=self._oom_before,
+            killed_with=self._killed_with,
+            unlogged=self._unlogged,
+        )
+        if self.asked:
+            return told
+        outputs = {
+            name: output.packed(bag)
+            for name, output in (("stdout", self._stdout), ("stderr", self._stderr))
+            if output is not None
+        }
+        if self._process is None or self._tree is None:
+            return msgspec.structs.replace(told, **outputs)
+        return msgspec.structs.replace(
+            told,
+            pidfd=bag.put(self._process.pidfd),
+            leaf=None if self._leaf is None else str(self._leaf.path),
+            marks=self._tree.marks.packed(),
+            connection=self._connection.packed(bag) if self._connection and not self._connection.closed else None,
+            **outputs,
+        )
+
+    def unpack(self, packed: PackedProcess, bag: Unbag) -> None:
+        """Be what ``packed`` was. Raises OSError, ValueError."""
+        self.pid, self.incarnation, self.started_unix_ns = packed.pid, packed.incarnation, packed.started_unix_ns
+        self.features, self.fault, self.progress = packed.features, packed.fault, packed.progress
+        self._unlogged = packed.unlogged
+        if packed.connection is not None:
+            self._connection = self._connection_on(socket.socket(fileno=bag.take(packed.connection.fd)))
+            self._connection.unpack(packed.connection, bag)
+        self._stdout = self._unpacked("stdout", packed.stdout, bag)
+        self._stderr = self._unpacked("stderr", packed.stderr, bag)
+        self.to_come = packed.pidfd is not None
+        if packed.pidfd is not None and packed.marks is not None:
+            self._leaf = self._nursery.groups.leaf_at(packed.leaf)
+            marks = Marks.of(self.flow, self.node, packed.marks)
+            self._follow(Process(self._loop, packed.pid, bag.take(packed.pidfd), self._exited), marks)
+            self._born, self._oom_before, self._killed_with = packed.born_ns, packed.oom_before, packed.killed_with
+
+    def _unpacked(self, stream: str, packed: PackedOutput | None, bag: Unbag) -> Output | None:
+        if packed is None:
+            return None
+        output = self._output(stream, -1 if packed.fd is None else bag.take(packed.fd))
+        output.unpack(packed)
+        return output
+
+    def expect(self, pid: int, pidfd: int) -> None:
+        """It is ``pid``, which an earlier daemon has started, and will connect by itself; ``pidfd`` is ours now."""
+        self._leaf = self._nursery.groups.leaf_of(pid)
+        self._watch(Process(self._loop, pid, pidfd, self._exited), ())
+
+    def connect(self, sock: socket.socket, pipes: Sequence[int] = ()) -> None:
+        """It has connected with ``sock``, which is ours now. It goes on with ``pipes``, reading ends of its stdout and
+        stderr, or gets new ones. Raises OSError when descriptors have run out; the
+        socket stays the caller's then, and the pipes in any case."""
+        out, out_theirs, err, err_theirs = pipes_again(*pipes) if pipes else two_pipes()
+        self._connect(Streams(sock, out, err))
+        assert self._connection is not None
+        assert self._tree is not None
+        self._tree.marks.pipes |= {os.fstat(fd).st_ino for fd in (out, err)}
+        self._connection.send(Reattached(), [out_theirs, err_theirs], give=True)
+        self._connection.start()
+
+    def _connect(self, streams: Streams) -> None:
+        self._pipes = streams.stdout, streams.stderr
+        self._stdout = self._output("stdout", streams.stdout)
+        self._stderr = self._output("stderr", streams.stderr)
+        self._connection = self._connection_on(streams.control)
+
+    def _connection_on(self, control: socket.socket) -> Connection:
+        return Connection(
+            self._loop,
+            control,
+            WorkerMessage,
+            on_message=self._said,
+            on_end=self._ended,
+            max_frame=self._max_frame,
+            who=Who("worker", self.flow),
+        )
+
+    def change_hands(self, callbacks: Callbacks) -> None:
+        """From now on somebody else is told."""
+        self._callbacks = callbacks
+
+    @property
+    def backlog(self) -> int:
+        """Bytes that wait to be sent to it."""
+        return self._connection.backlog if self._connection else 0
+
+    @property
+    def alive(self) -> bool:
+        """It has a process that was not reaped."""
+        return self._process is not None
+
+    @property
+    def pidfd(self) -> int:
+        """Of its process, which must be alive; stays ours."""
+        assert self._process is not None
+        return self._process.pidfd
+
+    @property
+    def stderr_tail(self) -> list[str]:
+        """The last lines of its stderr."""
+        return list(self._stderr.tail) if self._stderr else []
+
+    def send(self, message: Message, descriptors: Sequence[int] = (), *, give: bool = False) -> None:
+        """Queue ``message``; with ``give`` its descriptors are closed once sent, else they stay the caller's."""
+        if self._connection is not None:
+            self._connection.send(message, descriptors, give=give)
+        elif give:
+            for fd in descriptors:
+                os.close(fd)
+
+    def logged(self, record: Log) -> None:
+        """Its plugin logs ``record``, as fast as it may print: what is more is left out, counted and told."""
+        now = time.monotonic_ns()
+        if not self._pace.left(now):
+            size, count = self._unlogged
+            self._unlogged = size + len(record.message), count + 1
+            return
+        self._pace.take(1)
+        if now - self._unlogged_told >= TELL_NS:
+            self._unlogged_told = now
+            self._tell_unlogged()
+        fields, items = record.fields, self._connection.items if self._connection is not None else 0
+        if items > MAX_LOG_ITEMS:  # not even to be measured
+            fields = {"left_out": f"fields of {items} items"}
+        self._logs.logged(self.flow, self.node, self.pid, record.level, record.message, record.unix_ns, fields)
+
+    def _tell_unlogged(self) -> None:
+        (size, count), self._unlogged = self._unlogged, (0, 0)
+        if count:
+            self._logs.dropped(self.flow, self.node, "log", size, count)
+
+    def hear(self) -> None:
+        """Hand on everything that it has said by now."""
+        if self._connection is not None:
+            self._connection.drain_input()
+
+    def signal(self, *, kill: bool) -> None:
+        """SIGTERM to its process group, or SIGKILL to its whole tree if ``kill``. One that is asked for and not born
+        will not be asked for again, and ends now if no launcher has it under way."""
+        if self._tree is not None:
+            self._killed_with = "SIGKILL" if kill else "SIGTERM"
+            self._tree.signal(kill=kill)
+        elif self._asked_for is not None:
+            self._unwanted = True
+            launcher, request = self._asked_for
+            if launcher.withdraw(request):
+                self._spawn_failed(UNWANTED)
+
+    def _said(self, message: Message, descriptors: list[int]) -> None:
+        if descriptors and self._tree is not None:
+            self._tree.marks.memory.update(os.fstat(fd).st_ino for fd in descriptors if harmless(fd))
+        self._callbacks.on_message(self.node, message, descriptors)
+
+    def _ended(self, fault: ChronetixError | None) -> None:
+        self._callbacks.on_end(self.node, fault)
+
+    def _launcher_lost(self, reason: str) -> None:
+        """It may have been forked, and is ended then. Its sockets and its control group are renewed: what a dead one
+        has said or left there is not its successor's."""
+        self._losses += 1
+        if self._unwanted or self._losses >= LOSSES:
+            self._spawn_failed(UNWANTED if self._unwanted else f"{LOSSES} launchers died of it, the last so: {reason}")
+            return
+        self._close()
+        discard(self._leaf)
+        self._leaf = None
+        try:
+            self._again()
+        except OSError as refused:
+            self._spawn_failed(str(refused))
+
+    def _spawned(self, pid: int, pidfd: int) -> None:
+        self._begin(Process(self._loop, pid, pidfd, self._exited))
+
+    def _begin(self, process: Process) -> None:
+        self._watch(process, self._pipes)
+        self._callbacks.on_spawned(self.node, process.pid)
+        if self._connection is not None:
+            self._connection.start()
+
+    def _watch(self, process: Process, pipes: Sequence[int]) -> None:
+        self.pid = process.pid
+        self.to_come = True
+        self.started_unix_ns = time.time_ns()
+        self._born = time.monotonic_ns()
+        self._oom_before = self._nursery.oom_kills.at_birth()
+        self._follow(process, marks_of(self.flow, self.node, process.pid, *pipes))
+
+    def _follow(self, process: Process, marks: Marks) -> None:
+        self._process = process
+        self._tree = Tree(self._loop, self._nursery.strays, process, self._leaf, marks)
+
+    def _spawn_failed(self, reason: str) -> None:
+        self.to_come = False
+        self._asked_for = None
+        self._close()
+        discard(self._leaf)
+        self._callbacks.on_spawn_failed(self.node, reason)
+
+    def _exited(self) -> None:
+        self._nursery.turns.add(self._settle)
+
+    def _settle(self) -> None:
+        """Everything it wrote before it died is in our buffers: read that first, then end what it started."""
+        process, tree = self._process, self._tree
+        assert process is not None
+        assert tree is not None
+        self.hear()
+        ended = process.reap()
+        self._process = None
+        self._usage = process.usage
+        suspect = ended.signal == "SIGKILL" and self._killed_with != "SIGKILL"
+        kills = (tree.oom_kills, self._nursery.oom_kills.now()) if suspect else (None, None)
+        self._out_of_memory = out_of_memory(ended, self._killed_with, kills[0], self._oom_before, kills[1])
+        tree.end(partial(self._gone, ended))
+
+    def death(self, ended: Exit, held: Sequence[HeldFrames]) -> Death:
+        """What is to be remembered of its end; for ``on_exit``."""
+        fault = self.fault or {}
+        usage = self._usage or Usage(0, 0)
+        return Death(
+            flow=self.flow,
+            node=self.node,
+            incarnation=self.incarnation,
+            unix_ns=time.time_ns(),
+            pid=self.pid,
+            **ended._asdict(),
+            killed_with=self._killed_with,
+            out_of_memory=self._out_of_memory,
+            fault=f"{fault['phase']}: {fault['error']}: {fault['message']}" if fault else "",
+            stderr=last_lines(self.stderr_tail),
+            held=list(held),
+            uptime_ns=time.monotonic_ns() - self._born,
+            cpu_ns=usage.cpu_ns,
+            max_rss_bytes=usage.max_rss_bytes,
+        )
+
+    def _gone(self, ended: Exit) -> None:
+        self.to_come = False
+        self._close()
+        self._callbacks.on_exit(self.node, ended)
+
+    def _close(self) -> None:
+        self._tell_unlogged()
+        for output in (self._stdout, self._stderr):
+            if output is not None:
+                output.finish()
+        if self._connection is not None:
+            self._connection.close()
+
+    def _output(self, stream: Any, fd: int) -> Output:
+        return Output(
+            self._loop,
+            fd,
+            lambda line: self._printed(stream, line),
+            self._cut,
+            pump=self._nursery.pump,
+            on_dropped=lambda size, lines: self._logs.dropped(self.flow, self.node, stream, size, lines),
+        )
+
+    def _printed(self, stream: Any, line: str) -> None:
+        self._logs.printed(self.flow, self.node, self.pid, stream, line)
+
+    def _cut(self) -> None:
+        self._logs.cut_lines += 1

@@ -1,0 +1,335 @@
+"""What a plugin can do: send frames, publish and ask on the event bus, log, read its configuration.
+
+A context belongs to one node. Everything but ``send`` and ``loan`` may be used from any thread of the plugin. Where the
+messages go is the :class:`Host`'s affair: the daemon, or the one process that runs the whole flow.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, Literal, Protocol
+
+import msgspec
+
+from chronetix.nodeworker.api import codec
+from chronetix.nodeworker.api.errors import RequestFailed
+from chronetix.nodeworker.api.message import Message
+from chronetix.nodeworker.api.outputs import Origin, Outputs
+from chronetix.protocol.messages import Configure, Envelope, Port
+from chronetix.shm import Batch, Frame, Loan, WouldBlock
+
+Level = Literal["debug", "info", "warning", "error", "critical"]
+Outcome = Literal["passed", "dead-letter", "dropped"]
+
+
+Done = Callable[[Message | RequestFailed], Any]
+"""Gets the end of a request."""
+
+
+class Host(Protocol):
+    """Where a context's messages go. ``grace_s``: how much longer than asked to wait for its word that time is up."""
+
+    grace_s: float
+
+    def publish(self, envelope: dict[str, Any], payload: bytes) -> None:
+        """To every subscriber of the envelope's topic."""
+
+    def subscribe(self, topic: str) -> None:
+        """From now on messages of ``topic`` come to this node."""
+
+    def unsubscribe(self, topic: str) -> None:
+        """The opposite."""
+
+    def request(self, envelope: dict[str, Any], payload: bytes, timeout_ns: int) -> Message:
+        """Wait for the reply. Raises RequestFailed."""
+
+    def ask(self, envelope: dict[str, Any], payload: bytes, timeout_ns: int, done: Done) -> Callable[[], None]:
+        """As :meth:`request` without waiting: ``done`` gets the end, at most once, from any thread. What is returned
+        has to be called when the end is known or not wanted any more."""
+
+    def log(self, level: Level, message: str, fields: dict[str, Any]) -> None:
+        """One structured log record."""
+
+    def frame_failed(self, route: str, seq: int, attempts: int, error: str, message: str, outcome: Outcome) -> None:
+        """A frame made the plugin raise ``error`` and passed in the end, or was set aside after ``attempts``."""
+
+
+class Log:
+    """Structured log records: a message and fields, which must not repeat the message."""
+
+    __slots__ = ("_host",)
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+
+    def debug(self, message: str, **fields: Any) -> None:
+        """For who writes the plugin."""
+        self._host.log("debug", str(message), _loggable(fields))
+
+    def info(self, message: str, **fields: Any) -> None:
+        """For who runs the flow."""
+        self._host.log("info", str(message), _loggable(fields))
+
+    def warning(self, message: str, **fields: Any) -> None:
+        """Something that may need a look."""
+        self._host.log("warning", str(message), _loggable(fields))
+
+    def error(self, message: str, **fields: Any) -> None:
+        """Something that failed; the node goes on."""
+        self._host.log("error", str(message), _loggable(fields))
+
+
+def _loggable(fields: dict[str, Any]) -> dict[str, Any]:
+    """Fields as they can travel; what cannot is shown by its repr, because a log call must not raise."""
+    result = {}
+    for key, value in fields.items():
+        try:
+            result[key] = codec.plain(value)
+        except (TypeError, ValueError, RecursionError):
+            result[key] = repr(value)
+    return result
+
+
+class Step:
+    """Where the plugin's thread is: ``doing`` the frame or event it works on, None while it waits; ``count`` steps
+    begun; ``item`` the number of the last item that the ``source`` (a node without inputs has one) has sent.
+
+    Written by the plugin's thread alone, and so cheaply that it is done for every frame; read by others when asked.
+    """
+
+    __slots__ = ("count", "doing", "interrupt", "item", "source")
+
+    def __init__(self) -> None:
+        self.doing: Any = None
+        self.count = 0
+        self.item = 0
+        self.source: Any = None
+        self.interrupt: BaseException | None = None
+        """Why the node must not wait any more; whoever is about to wait raises it."""
+
+
+class Context:
+    """One node's view of the flow it runs in."""
+
+    awaited = False
+    """``send``, ``loan`` and ``request`` are awaited: the plugin is asynchronous."""
+
+    __slots__ = (
+        "_config",
+        "_corr_ids",
+        "_host",
+        "_outputs",
+        "_resume",
+        "_step",
+        "annotations",
+        "features",
+        "flow",
+        "handover",
+        "incarnation",
+        "log",
+        "node",
+        "params",
+        "qos",
+        "stopping",
+    )
+
+    def __init__(self, config: Configure, outputs: Outputs, host: Host, step: Step) -> None:
+        self._config = config
+        self._outputs = outputs
+        self._host = host
+        self._step = step
+        self._corr_ids = itertools.count(1)
+        self.flow = config.flow
+        self.node = config.node
+        self.incarnation = config.incarnation
+        """How often the node was restarted or replaced: 0 in its first life."""
+        self.handover: Any = None
+        """From ``on_start`` on: the result of the worker that left its place to this one, None if there was none."""
+        self.params: Mapping[str, Any] = MappingProxyType(config.params)
+        self.qos: Mapping[str, Any] = MappingProxyType(config.qos)
+        self.features: Mapping[str, Any] = MappingProxyType(config.features)
+        self.annotations: Mapping[str, Any] = MappingProxyType(config.annotations)
+        self.log = Log(host)
+        self.stopping = False
+        """The node was told to end: a long step should come to its end."""
+        self._resume = _resume(config)
+
+    def told(self, config: Configure) -> None:
+        """The worker was told anew what its routes are."""
+        self._config = config
+
+    def connected(self, config: Configure) -> None:
+        """Its life begins with these routes: it does not matter to ``resume_after`` which ones it gets later."""
+        self._config = config
+        self.incarnation = config.incarnation
+        self._resume = _resume(config)
+
+    @property
+    def inputs(self) -> tuple[Port, ...]:
+        """The data routes that come in."""
+        return tuple({port.route: port for port in self._config.inputs}.values())
+
+    @property
+    def outputs(self) -> tuple[Port, ...]:
+        """The data routes that go out."""
+        return tuple(self._config.outputs)
+
+    @property
+    def resume_after(self) -> int:
+        """For a source that was restarted or replaced: the number of the last item that all outputs have got, else 0.
+
+        Items are numbered from 1. A source that reads this goes on behind that item, and the numbering does so too; one
+        that does not begins anew with item 1, and what it repeats is marked ``redelivered``.
+        """
+        self._step.item = max(self._step.item, self._resume)
+        return self._resume
+
+    @property
+    def publications(self) -> tuple[str, ...]:
+        """Topics of this node's control routes and declared publications."""
+        return tuple(self._config.publications)
+
+    @property
+    def high(self) -> bool:
+        """An output's frames in use have reached its watermark: the consumer is slower than this node."""
+        return self._outputs.high
+
+    def send(self, data: Any, *, to: str | None = None, timeout: float | None = None) -> None:
+        """Send one frame to every output, or to the routes that ``to`` (route, topic or peer) names.
+
+        Bytes-like data goes as it is, other values are encoded by each route's content type. ``timeout`` in seconds:
+        None waits for credit, 0 never. Raises WouldBlock (nothing was sent), RouteClosed, FrameTooLarge,
+        ChronetixError ``payload-unencodable``, ValueError for an unknown ``to``.
+        """
+        step = self._step
+        doing, step.doing = step.doing, None
+        try:
+            origin, wait_ns = self._origin(doing), nanoseconds(timeout) if step.interrupt is None else 0
+            self._outputs.sender(to)(data, wait_ns, origin)
+            self._sent(origin)
+        except WouldBlock:
+            if step.interrupt is not None:
+                raise step.interrupt from None
+            raise
+        finally:
+            step.doing = doing
+
+    def send_many(self, data: Any, size: int, *, to: str | None = None, timeout: float | None = None) -> int:
+        """Send records of ``size`` bytes that lie one after another in ``data`` (bytes-like: a numpy array, say) as a
+        frame each, with one step for many of them; how many have gone.
+
+        They go to the outputs as they are, whatever their content type; of a source each counts as an item. Without
+        ``timeout`` all have gone; with one, as many as found credit in time. Raises ValueError for what is no whole
+        number of records, else as :meth:`send`, and with a ``timeout`` only when none has gone.
+        """
+        step = self._step
+        doing, step.doing = step.doing, None
+        try:
+            outlet, sent, rest = self._outputs.outlet(to), 0, data
+            while True:
+                origin, wait_ns = self._origin(doing), nanoseconds(timeout) if step.interrupt is None else 0
+                gone = outlet.send_many(rest, size, wait_ns, origin)
+                sent += gone
+                if isinstance(origin, int):
+                    step.item += gone
+                with memoryview(data) as view:
+                    if timeout is not None or sent * size >= view.nbytes:
+                        return sent
+                    rest = view.tobytes()[sent * size :]
+        except WouldBlock:
+            if step.interrupt is not None:
+                raise step.interrupt from None
+            raise
+        finally:
+            step.doing = doing
+
+    def loan(self, nbytes: int, *, to: str | None = None, timeout: float | None = None) -> Loan:
+        """``nbytes`` of shared memory to write the next frame in place: ``with ctx.loan(n) as room: …`` sends it.
+
+        Goes to the outputs as it is, whatever their content type. Errors as in :meth:`send`.
+        """
+        step = self._step
+        doing, step.doing = step.doing, None
+        try:
+            origin, wait_ns = self._origin(doing), nanoseconds(timeout) if step.interrupt is None else 0
+            loan = self._outputs.outlet(to).loan(nbytes, wait_ns, origin)
+            self._sent(origin)
+            return loan
+        except WouldBlock:
+            if step.interrupt is not None:
+                raise step.interrupt from None
+            raise
+        finally:
+            step.doing = doing
+
+    def _origin(self, doing: Any) -> Origin:
+        """What a frame that is sent now is made from."""
+        if isinstance(doing, Frame | Batch):
+            return doing
+        return self._step.item + 1 if doing is not None and doing is self._step.source else None
+
+    def _sent(self, origin: Origin) -> None:
+        if isinstance(origin, int):
+            self._step.item = origin
+
+    def publish(self, topic: str | None, data: Any, **envelope: Any) -> None:
+        """Publish on the event bus: to ``topic``, or with None to every topic of this node's control routes.
+
+        ``data`` is encoded as ``envelope["content_type"]`` (JSON by default); other keys (``priority``, ``headers``,
+        ``deadline_ns`` …) go into the envelope. Raises ValueError when None is given and there is no such topic.
+        """
+        topics = self.publications if topic is None else (topic,)
+        if not topics:
+            raise ValueError(f"node {self.node!r} has no control route to publish on: name a topic")
+        for name in topics:
+            head, payload = self._message(name, data, envelope)
+            self._host.publish(head, payload)
+
+    def subscribe(self, topic: str) -> None:
+        """Messages of exactly ``topic`` come to ``on_message`` from now on."""
+        self._host.subscribe(topic)
+
+    def unsubscribe(self, topic: str) -> None:
+        """The opposite of :meth:`subscribe`."""
+        self._host.unsubscribe(topic)
+
+    def request(self, topic: str, data: Any = None, timeout: float = 5.0, **envelope: Any) -> Message:
+        """Ask whoever subscribed to ``topic`` (one of them answers) and wait up to ``timeout`` seconds for the reply.
+
+        Raises RequestFailed with reason ``timeout``, ``no-subscriber`` or ``peer-gone``.
+        """
+        head, payload = self._asking(topic, data, envelope)
+        step = self._step
+        doing, step.doing = step.doing, None
+        try:
+            if step.interrupt is not None:
+                raise step.interrupt
+            return self._host.request(head, payload, nanoseconds(timeout))
+        finally:
+            step.doing = doing
+
+    def _asking(self, topic: str, data: Any, extra: Mapping[str, Any]) -> tuple[dict[str, Any], bytes]:
+        corr_id = f"{self.node}-{os.getpid()}-{next(self._corr_ids)}"
+        return self._message(topic, data, {**extra, "corr_id": corr_id})
+
+    def _message(self, topic: str, data: Any, extra: Mapping[str, Any]) -> tuple[dict[str, Any], bytes]:
+        head = {"topic": topic, "src": self.node, "content_type": codec.JSON, **extra}
+        head["content_type"] = codec.canonical(head["content_type"])
+        try:
+            msgspec.convert(head, Envelope)
+        except msgspec.ValidationError as reason:
+            raise ValueError(f"the envelope for {topic!r} is not valid: {reason}") from None
+        return head, codec.of(head["content_type"]).encode(data, topic)
+
+
+def _resume(config: Configure) -> int:
+    """The last item that all outputs had got when a worker was told of them."""
+    return min((port.resume for port in config.outputs), default=0)
+
+
+def nanoseconds(seconds: float | None) -> int:
+    """A time-out as the layers below take it: -1 for none."""
+    return -1 if seconds is None or seconds == float("inf") else max(0, int(seconds * 1e9))

@@ -1,0 +1,45 @@
+"""What this package raises beside the catalogue of ``chronetix.protocol.errors``. A leaf: imports nothing of ours."""
+
+from __future__ import annotations
+
+
+class RequestFailed(Exception):
+    """A request on the event bus ended without a reply.
+
+    ``reason`` is ``timeout``, ``no-subscriber`` or ``peer-gone``; ``topic`` what was asked.
+    """
+
+    def __init__(self, topic: str, reason: str, message: str) -> None:
+        super().__init__(topic, reason, message)
+        self.topic = topic
+        self.reason = reason
+        self.message = message
+
+    def __str__(self) -> str:
+        return f"request on {self.topic!r} got no reply ({self.reason}): {self.message}"
+
+
+def late(topic: str, seconds: float) -> RequestFailed:
+    """Nobody has answered in time."""
+    return RequestFailed(topic, "timeout", f"nobody answered within {seconds:g} s")
+
+
+def sendable(text: str) -> str:
+    """``text`` as UTF-8 can hold it: names of files may have bytes in them that are no text."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def said(reason: BaseException) -> str:
+    """Its text, to be sent; an exception of a plugin may fail to tell."""
+    try:
+        return sendable(str(reason))
+    except Exception as defect:
+        return f"(its text cannot be shown: str() raised {type(defect).__name__})"
+
+
+class Interrupted(BaseException):
+    """The worker was told to stop at once while it waited. No plugin should catch it, hence no Exception."""
+
+
+class DaemonGone(Interrupted):
+    """The control connection ended: nobody would notice this worker any more."""

@@ -1,0 +1,1 @@
+"""The plugin's loop, blocking and asynchronous, whatever process it runs in."""

@@ -1,0 +1,122 @@
+"""The context of an asynchronous plugin: ``send``, ``loan`` and ``request`` are awaited, so that they never block the
+event loop; the rest is as in ``context``. Every method may be used from the loop's thread only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Generator
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from chronetix.nodeworker.api.context import Context, nanoseconds
+from chronetix.nodeworker.api.errors import RequestFailed, late
+from chronetix.nodeworker.api.message import Message
+from chronetix.shm import Loan
+
+if TYPE_CHECKING:
+    from chronetix.nodeworker.engine.async_loop import AsyncLoop
+
+T = TypeVar("T")
+
+
+class Pending(Generic[T]):
+    """What has to be awaited once. Forgetting that would lose a frame silently, so it is told, and ends the node."""
+
+    __slots__ = ("_forgotten", "_work")
+
+    def __init__(self, work: Coroutine[Any, Any, T], forgotten: Callable[[], None]) -> None:
+        self._work: Coroutine[Any, Any, T] | None = work
+        self._forgotten = forgotten
+
+    def __await__(self) -> Generator[Any, None, T]:
+        work, self._work = self._work, None
+        if work is None:
+            raise RuntimeError("this was awaited already: call the method again")
+        return work.__await__()
+
+    def __del__(self) -> None:
+        if self._work is not None:
+            self._work.close()
+            self._forgotten()
+
+
+class AsyncContext(Context):
+    """One node's view of the flow, for callbacks that are awaited."""
+
+    __slots__ = ("_air",)
+
+    awaited = True
+
+    _air: AsyncLoop | None
+
+    def adopt(self, air: AsyncLoop) -> None:
+        """The event loop's side of the node; before that nothing can be sent."""
+        self._air = air
+
+    def send(  # type: ignore[override]  # awaited
+        self, data: Any, *, to: str | None = None, timeout: float | None = None
+    ) -> Pending[None]:
+        """As :meth:`Context.send`, awaited: ``await ctx.send(…)``. It waits for its turn, then for credit."""
+        air = self._started()
+        return self._pending("send", air.send(to, data, timeout))
+
+    def send_many(self, data: Any, size: int, *, to: str | None = None, timeout: float | None = None) -> int:  # noqa: ARG002
+        """Not for asynchronous plugins, which would hold their loop up: TypeError."""
+        raise TypeError("send_many waits for credit; an asynchronous plugin sends one by one: await ctx.send(…)")
+
+    def loan(  # type: ignore[override]
+        self, nbytes: int, *, to: str | None = None, timeout: float | None = None
+    ) -> Pending[Loan]:
+        """As :meth:`Context.loan`: ``with await ctx.loan(n) as room: …``."""
+        return self._pending("loan", self._started().loan(to, nbytes, timeout))
+
+    def request(  # type: ignore[override]
+        self, topic: str, data: Any = None, timeout: float = 5.0, **envelope: Any
+    ) -> Pending[Message]:
+        """As :meth:`Context.request`, awaited."""
+        head, payload = self._asking(topic, data, envelope)
+        return self._pending("request", self._answered(head, payload, timeout))
+
+    async def _answered(self, head: dict[str, Any], payload: bytes, timeout: float) -> Message:
+        air, loop = self._started(), asyncio.get_running_loop()
+        answer: asyncio.Future[Message | RequestFailed] = loop.create_future()
+
+        def settle(end: Message | RequestFailed) -> None:
+            if not answer.done():
+                answer.set_result(end)
+
+        def done(end: Message | RequestFailed) -> None:
+            with suppress(RuntimeError):  # the loop was closed: nobody waits any more
+                loop.call_soon_threadsafe(settle, end)
+
+        if self._step.interrupt is not None:
+            raise self._step.interrupt
+        limit = loop.call_later(timeout + self._host.grace_s, settle, late(str(head["topic"]), timeout))
+        air.asks(1)
+        try:
+            forget = self._host.ask(head, payload, nanoseconds(timeout), done)
+            try:
+                end = await answer
+            finally:
+                forget()
+        finally:
+            air.asks(-1)
+            limit.cancel()
+        if isinstance(end, RequestFailed):
+            raise end
+        return end
+
+    def _started(self) -> AsyncLoop:
+        air: AsyncLoop | None = getattr(self, "_air", None)
+        if air is None:
+            raise RuntimeError(f"node {self.node!r} can send and ask from on_start on, not in its constructor")
+        return air
+
+    def _pending(self, method: str, work: Coroutine[Any, Any, T]) -> Pending[T]:
+        return Pending(work, partial(self._forgotten, method))
+
+    def _forgotten(self, method: str) -> None:
+        text = f"ctx.{method} was called and not awaited: in a plugin with async callbacks write await ctx.{method}(…)"
+        self._started().fail(TypeError(text))

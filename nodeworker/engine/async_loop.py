@@ -1,0 +1,401 @@
+"""The plugin's thread of a node whose plugin is asynchronous: an event loop in which callbacks wait without blocking.
+
+Rules: one thread, one place to sleep (``waits``), no task polls. Up to ``max_inflight`` frames are worked on at once;
+each is returned when what comes of it is committed, which is in the order of the frames unless the plugin says
+``ordered = False``. Ticks and messages come one after another, beside the frames. An ``await`` is a wait: a drain
+cancels a source that waits for its next item, an interrupt whatever waits. What a callback raises ends the node.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterator
+from contextvars import ContextVar
+from functools import partial
+from typing import Any, TypeVar
+
+from chronetix.nodeworker.api.message import Message
+from chronetix.nodeworker.api.outputs import Origin
+from chronetix.nodeworker.engine.async_context import AsyncContext
+from chronetix.nodeworker.engine.loop import Event, Loop
+from chronetix.nodeworker.engine.node import Phase
+from chronetix.nodeworker.engine.sends import Sends
+from chronetix.nodeworker.engine.waits import Waits
+from chronetix.protocol.messages import Deliver, Drain, Leave, Tick
+from chronetix.shm import Frame, Loan, RouteClosed
+
+T = TypeVar("T")
+
+STRETCH = 32
+"""Frames or items without a wait, after which the other tasks get their turn."""
+
+END: Any = object()
+
+
+class Exited(Exception):
+    """SystemExit of a plugin on its way through a task, which would let it fall out of the event loop."""
+
+
+class Flying:
+    """A frame that is worked on. ``turn`` is resolved when all before it have landed."""
+
+    __slots__ = ("frame", "landed", "turn")
+
+    def __init__(self, frame: Frame) -> None:
+        self.frame = frame
+        self.landed = False
+        self.turn: asyncio.Future[None] | None = None
+
+
+class Sourcing:
+    """The source: what it sends are numbered items."""
+
+
+DOING: ContextVar[Flying | Sourcing | None] = ContextVar("doing", default=None)
+"""What the running callback works on. Tasks that it makes inherit it."""
+
+
+class AsyncLoop(Loop):
+    """Runs ``node`` in the event loop of ``waits``. ``notify`` is called when something has come of it; the other
+    arguments are those of :class:`Loop`."""
+
+    def __init__(self, waits: Waits, notify: Callable[[], None], *arguments: Any) -> None:
+        super().__init__(*arguments)
+        node = self._node
+        self._waits = waits
+        self._notify = notify
+        self._limit = node.config.max_inflight
+        self._flying: deque[Flying] = deque()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._source_task: asyncio.Task[None] | None = None
+        self._source_waits = False
+        self._ending = False
+        self._main: asyncio.Task[Any] | None = None
+        self._reason: BaseException | None = None
+        self._open = self._waiting = self._asking = 0
+        self._sends = Sends(node.outputs, node.step, waits, self.waits)
+        self.taken = 0
+        """Frames taken."""
+        assert isinstance(node.ctx, AsyncContext)  # Node.construct has seen to that
+        node.ctx.adopt(self)
+
+    @property
+    def quiet(self) -> bool:
+        """No callback is under way and no event waits."""
+        return not (self._open or self._flying or self._mailbox)
+
+    @property
+    def stuck(self) -> bool:
+        """All callbacks under way wait for credits, or for those that do."""
+        return 0 < self._open == self._waiting and not self._asking
+
+    # -- the node's life ----------------------------------------------------------------------------------------
+
+    async def begin(self) -> None:
+        """``on_start``."""
+        if self._node.plugin.on_start is not None:
+            await self._cancellable(self._call("start", self._node.plugin.on_start, self._node.ctx))
+
+    async def live(self) -> None:
+        """As :meth:`Loop.run`."""
+        try:
+            await self._cancellable(self._work())
+        except RouteClosed as closed:
+            self._consumer_closed(closed)
+        except SystemExit as asked:
+            if asked.code not in (None, 0):
+                raise
+
+    async def finish(self) -> Any:
+        """``on_stop`` and the end of the outputs; the node's result. Raises TypeError if it cannot travel."""
+        result = None
+        self._reason = None
+        if self._node.plugin.on_stop is not None:
+            result = await self._cancellable(self._call("stop", self._node.plugin.on_stop, self._node.ctx))
+        return self._node.end(result)
+
+    def fail(self, reason: BaseException) -> None:
+        """The node ends with ``reason``, if it does not already with another; from the loop's thread."""
+        if self._reason is None:
+            self._reason = reason.args[0] if isinstance(reason, Exited) else reason
+        if self._main is not None:
+            self._main.cancel()
+
+    def interrupt(self, reason: BaseException) -> None:
+        """As :meth:`fail`, from a signal handler."""
+        self._waits.loop.call_soon_threadsafe(self.fail, reason)
+
+    async def _cancellable(self, work: Coroutine[Any, Any, Any]) -> Any:
+        """``work``, until it ends or the node fails, whatever it waits for."""
+        self._main = self._waits.loop.create_task(work)
+        try:
+            result = await self._main
+        except asyncio.CancelledError:
+            if self._reason is None:
+                raise
+        except Exited as asked:
+            raise asked.args[0] from None
+        finally:
+            self._main = None
+        if self._reason is not None:
+            raise self._reason
+        return result
+
+    async def _work(self) -> None:
+        self._task(self._serving())
+        work = [self._task(self._taking())] if self._node.config.inputs else []
+        if self._node.plugin.produce is not None:
+            self._source_task = self._task(self._sourcing())
+            work.append(self._source_task)
+        try:
+            await asyncio.wait(work or [self._task(self._until_drained())])
+            self._ending = True
+            self._waits.wake()
+            await asyncio.wait(self._tasks)  # an event that is being served
+        except BaseException:
+            for task in self._tasks:
+                task.cancel()
+            raise
+        finally:
+            if self._tasks:
+                await asyncio.wait(self._tasks)
+
+    def _task(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = self._waits.loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (reason := task.exception()) is not None:
+            self.fail(reason)
+
+    # -- frames -------------------------------------------------------------------------------------------------
+
+    async def _taking(self) -> None:
+        inlet, flying, waits = self._node.inlet, self._flying, self._waits
+        stretch, left = 0, self._node.room
+        while True:
+            stretch += 1
+            if self._mailbox or stretch >= STRETCH:
+                stretch = 0
+                waits.wake()
+                await asyncio.sleep(0)
+            if len(flying) >= self._limit:
+                await waits.rest()
+                continue
+            if self._node.leaves and left <= 0:
+                break
+            frame = inlet.take(0)
+            if frame is not None:
+                left -= self._node.leaves
+                await self._launch(frame)
+            elif inlet.ended or self.drained:
+                break
+            elif inlet.arm():
+                stretch = 0
+                await waits.rest()
+        while flying:
+            await waits.rest()
+
+    async def _launch(self, frame: Frame) -> None:
+        self.taken += 1
+        entry = Flying(frame)
+        self._flying.append(entry)
+        if self._limit == 1:
+            await self._fly(entry)
+        else:
+            self._task(self._fly(entry))
+
+    async def _fly(self, entry: Flying) -> None:
+        """One frame through the plugin."""
+        DOING.set(entry)
+        on_frame = self._node.plugin.on_frame
+        assert on_frame is not None  # bind refuses inputs without it
+        result = await self._call("frame", on_frame, entry.frame, self._node.ctx)
+        if result is not None:
+            await self._give(result)
+        entry.frame.release()
+        entry.landed = True
+        flying = self._flying
+        if flying[0] is entry:
+            while flying and flying[0].landed:
+                flying.popleft()
+            if flying and flying[0].turn is not None:
+                flying[0].turn.set_result(None)
+            if self._limit > 1:
+                self._waits.wake()
+        self._notify()
+
+    async def _turn(self) -> None:
+        """Until what comes of the present frame may leave."""
+        doing = DOING.get()
+        if not isinstance(doing, Flying) or doing.landed or not self._node.plugin.ordered or self._flying[0] is doing:
+            return
+        if doing.turn is None:
+            doing.turn = self._waits.loop.create_future()
+        self.waits(1)
+        try:
+            await asyncio.shield(doing.turn)
+        finally:
+            self.waits(-1)
+
+    # -- items --------------------------------------------------------------------------------------------------
+
+    async def _sourcing(self) -> None:
+        produce = self._node.plugin.produce
+        assert produce is not None
+        if not self._node.config.inputs:
+            DOING.set(Sourcing())
+        made = await self._call("source", produce, self._node.ctx)
+        items = made if hasattr(made, "__aiter__") else None
+        step = aiter(items).__anext__ if items is not None else partial(_next, iter(self._node.remembering(made)))
+        stretch = 0
+        while not self.drained:
+            item = await self._next_item(step)
+            if item is END:
+                break
+            if item is not None:
+                await self._give(item)
+            stretch += 1
+            if self._mailbox or stretch >= STRETCH:
+                stretch = 0
+                self._waits.wake()
+                await asyncio.sleep(0)
+        while self._node.ctx.stopping and not self.drained and not self._node.config.inputs:
+            await self._waits.rest()
+        close = getattr(made, "aclose", None)
+        if close is not None:
+            await self._call("source", close)
+
+    async def _next_item(self, step: Callable[[], Any]) -> Any:
+        """The next item; END if there is none, or if the node is drained while the source waits for it."""
+        self._source_waits = True
+        try:
+            return await self._call("source", step)
+        except StopAsyncIteration:
+            return END
+        except asyncio.CancelledError:
+            if self.drained and self._reason is None:
+                return END
+            raise
+        finally:
+            self._source_waits = False
+
+    # -- events -------------------------------------------------------------------------------------------------
+
+    async def _serving(self) -> None:
+        while not self._ending:
+            while self._mailbox:
+                await self._serve_beside(self._mailbox.popleft())
+            self._keep_put_off()
+            await self._waits.rest()
+
+    async def _serve_beside(self, event: Event) -> None:
+        plugin, ctx = self._node.plugin, self._node.ctx
+        result = None
+        if isinstance(event, Tick):
+            if plugin.on_tick is not None:
+                result = await self._call("tick", plugin.on_tick, event, ctx)
+        elif isinstance(event, Deliver):
+            if plugin.on_message is not None:
+                message = Message(event.envelope, event.payload, self._answer)
+                result = await self._call("message", plugin.on_message, message, ctx)
+        else:
+            self._event(event)
+            if isinstance(event, Drain | Leave) and self._source_waits and self._source_task is not None:
+                self._source_task.cancel()
+            self._waits.wake()
+        if result is not None:
+            await self._give(result)
+        self._notify()
+
+    async def _until_drained(self) -> None:
+        while not self.drained:
+            await self._waits.rest()
+
+    # -- calling and sending ------------------------------------------------------------------------------------
+
+    async def _call(self, phase: Phase, function: Callable[..., Any], *arguments: Any) -> Any:
+        """What ``function`` returns, awaited if it has to be."""
+        node = self._node
+        node.step.count += 1
+        self._opens(1)
+        try:
+            result = function(*arguments)
+            return await result if hasattr(result, "__await__") else result
+        except SystemExit as asked:
+            raise Exited(asked) from None
+        except StopAsyncIteration:
+            raise
+        except Exception:
+            node.phase = phase
+            raise
+        finally:
+            self._opens(-1)
+
+    def waits(self, more: int) -> None:
+        """So many more callbacks wait for credits, or for their turn."""
+        self._waiting += more
+        self._node.step.doing = self if self._open > self._waiting else None
+
+    def asks(self, more: int) -> None:
+        """So many more callbacks wait for a reply."""
+        self._asking += more
+        self.waits(more)
+
+    def _opens(self, more: int) -> None:
+        self._open += more
+        self._node.step.doing = self if self._open > self._waiting else None
+
+    async def _give(self, result: Any) -> None:
+        """What a callback returned or a source yielded goes out."""
+        if not self._node.config.outputs:
+            self._node.emit(result, 0)
+            self._notify()
+            return
+        self._opens(1)
+        try:
+            await self.send(None, result)
+        finally:
+            self._opens(-1)
+
+    async def send(self, to: str | None, data: Any, timeout: float | None = None) -> None:
+        """As :meth:`chronetix.nodeworker.api.context.Context.send`."""
+        await self._turn()
+        outputs, doing = self._node.outputs, DOING.get()
+        outputs.sender(to)
+        await self._sends.through(to, lambda: self._made(doing, partial(outputs.sender(to), data, 0)), timeout)
+        self._notify()
+
+    async def loan(self, to: str | None, nbytes: int, timeout: float | None = None) -> Loan:
+        """As :meth:`chronetix.nodeworker.api.context.Context.loan`."""
+        await self._turn()
+        outputs, doing = self._node.outputs, DOING.get()
+        outputs.outlet(to)
+        return await self._sends.through(
+            to, lambda: self._made(doing, partial(outputs.outlet(to).loan, nbytes, 0)), timeout
+        )
+
+    def _made(self, doing: Flying | Sourcing | None, attempt: Callable[[Origin], T]) -> T:
+        """Tried with what it is made from: the present frame, or the source's next item, which counts if it goes."""
+        if not isinstance(doing, Sourcing):
+            return attempt(doing.frame if doing is not None else None)
+        step = self._node.step
+        made = attempt(step.item + 1)
+        step.item += 1
+        return made
+
+
+async def _next(items: Iterator[Any]) -> Any:
+    return next(items, END)
+
+
+async def end_tasks() -> None:
+    """Cancel every other task of the running loop, and wait for them."""
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in left:
+        task.cancel()
+    await asyncio.gather(*left, return_exceptions=True)

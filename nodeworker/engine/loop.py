@@ -1,0 +1,198 @@
+"""The plugin's thread of a worker process: takes frames, calls the plugin, sends what it returns, until the stream
+ends.
+
+Rules: it sleeps in one place, on the doorbell; the IO thread puts events into the mailbox and rings. Events are served
+before the next frame is taken, so a busy stream cannot starve them. The frame loop is the hot path: nothing in it but
+what a frame needs. A drained node consumes what was committed to it, then ends; a drained source ends at once. One that
+leaves does so too, but consumes no more than was there, for a successor goes on with what comes.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from chronetix.nodeworker.api.message import Answer, Message
+from chronetix.nodeworker.engine.node import Node
+from chronetix.protocol.errors import error, from_failure
+from chronetix.protocol.framing import type_of
+from chronetix.protocol.messages import Deliver, Drain, Extend, Failure, Leave, Tick, ToWorker
+from chronetix.shm import Batch, Doorbell, RouteClosed
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """Not a message: why the plugin's thread can go no further (interrupted, daemon gone, a peer's garbage)."""
+
+    reason: BaseException
+
+
+@dataclass(frozen=True, slots=True)
+class Emptied:
+    """Not a message: all frames of a stage whose producer is dead were taken and given back."""
+
+    route: str
+    epoch: int
+
+
+Event = ToWorker | Lost | Emptied
+Mailbox = deque[Event]
+Rewire = Callable[[Emptied | Extend], bool]
+"""Told of a stage that is empty, and of outputs that change; False if that cannot be between these two frames yet."""
+
+
+class Loop:
+    """Runs ``node`` once it has started. ``answer`` sends replies to requests, ``rewire`` is told of its routes."""
+
+    def __init__(self, node: Node, mailbox: Mailbox, bell: Doorbell, answer: Answer, rewire: Rewire) -> None:
+        self._node = node
+        self._mailbox = mailbox
+        self._bell = bell
+        self._answer = answer
+        self._rewire = rewire
+        self._put_off: list[Event] = []
+        self.drained = False
+
+    def start(self) -> None:
+        """``on_start``."""
+        self._node.start()
+
+    def stop(self) -> Any:
+        """``on_stop`` and the end of the outputs; the node's result."""
+        return self._node.stop()
+
+    def run(self) -> None:
+        """Until the node has nothing more to do: inputs ended, source exhausted, drained, or every consumer gone.
+
+        Raises Interrupted, PeerFault, and whatever the plugin raises.
+        """
+        items = self._node.items()
+        try:
+            if items is not None:
+                self._source(items)
+            if self._node.config.inputs:
+                self._frames()
+            elif items is None:
+                self._events()
+        except RouteClosed as closed:
+            self._consumer_closed(closed)
+        except SystemExit as asked:
+            if asked.code not in (None, 0):
+                raise
+
+    def _frames(self) -> None:
+        node, mailbox, step = self._node, self._mailbox, self._node.step
+        inlet, ctx, emit = node.inlet, node.ctx, node.emit
+        take, on_frame = node.take, node.plugin.on_frame
+        assert on_frame is not None  # bind refuses inputs without it
+        if node.leaves:
+            return self._rest()
+        count = step.count
+        node.phase = "frame"
+        while True:
+            if mailbox:
+                step.count = count
+                self._serve()
+                count = step.count
+                if self.drained:
+                    return self._rest()
+                node.phase = "frame"
+                emit = node.emit
+            frame = take()
+            if frame is None:
+                if inlet.ended:
+                    return None
+                continue
+            count += 1
+            step.count = count
+            step.doing = frame
+            result = on_frame(frame, ctx)
+            step.doing = None
+            if result is not None:
+                if step.interrupt is not None:
+                    raise step.interrupt
+                emit(result, -1, frame)
+            frame.release()
+
+    def _source(self, items: Iterator[Any]) -> None:
+        node, mailbox, step = self._node, self._mailbox, self._node.step
+        emit, has_inputs = node.emit, bool(node.config.inputs)
+        while not self.drained:
+            node.phase = "source"
+            step.count += 1
+            step.doing = items
+            for item in items:
+                step.doing = None
+                if item is not None:
+                    if step.interrupt is not None:
+                        raise step.interrupt
+                    step.item = number = step.item + 1
+                    emit(item, -1, None if has_inputs else number)
+                if mailbox or has_inputs:
+                    break
+                step.count += 1
+                step.doing = items
+            else:
+                step.doing = None
+                while node.ctx.stopping and not self.drained:
+                    self._events_once()  # it ended because it is to stop: whether it leaves, it is about to be told
+                return
+            self._serve()
+            emit = node.emit
+            if has_inputs:
+                self._rest()
+        close: Callable[[], None] | None = getattr(items, "close", None)
+        if close is not None:
+            close()
+
+    def _events(self) -> None:
+        while not self.drained:
+            self._events_once()
+
+    def _events_once(self) -> None:
+        if all(isinstance(event, Extend) for event in self._mailbox):  # put off, if there is any
+            self._bell.wait()
+        self._serve()
+
+    def _rest(self) -> None:
+        """Every frame that is there now, without waiting; who leaves takes no more than can have been there."""
+        take, handle, left = self._node.take, self._node.frame, self._node.room
+        while (left > 0 or not self._node.leaves) and (frame := take(0)) is not None:
+            left -= len(frame) if isinstance(frame, Batch) else 1
+            handle(frame)
+
+    def _serve(self) -> None:
+        mailbox = self._mailbox
+        while mailbox:
+            self._event(mailbox.popleft())
+        self._keep_put_off()
+
+    def _keep_put_off(self) -> None:
+        """Between the next two frames."""
+        self._mailbox.extend(self._put_off)
+        self._put_off.clear()
+
+    def _event(self, event: Event) -> None:
+        if isinstance(event, Tick):
+            self._node.tick(event)
+        elif isinstance(event, Deliver):
+            self._node.message(Message(event.envelope, event.payload, self._answer))
+        elif isinstance(event, Drain | Leave):
+            self.drained = True
+            self._node.ctx.stopping = True
+            self._node.leaves = isinstance(event, Leave)
+        elif isinstance(event, Emptied | Extend):
+            if not self._rewire(event):
+                self._put_off.append(event)
+        elif isinstance(event, Lost):
+            raise event.reason
+        elif isinstance(event, Failure):
+            raise from_failure(event)
+        else:
+            raise error("unexpected-message", type=type_of(event), when="while the node runs")
+
+    def _consumer_closed(self, closed: RouteClosed) -> None:
+        """Like EPIPE in a pipeline: a producer whose consumer wants no more has nothing to do, and says so."""
+        self._node.ctx.log.info("a consumer closed its route, this node ends", route=str(closed.args[-1]))

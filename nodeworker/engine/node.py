@@ -1,0 +1,213 @@
+"""One node at work: its plugin, context, inlet and outputs, and what happens for each frame and event.
+
+Shared by the worker process (``loop``) and the one-process host (``inproc``); neither sleeps nor receives in here.
+Rules: a frame is returned after the outputs made from it were committed; ``phase`` always names the callback that
+runs, so that a fault can say where it happened; whatever a plugin raises passes through.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+from msgspec.structs import replace as replace_fields
+
+from chronetix.nodeworker.api import codec
+from chronetix.nodeworker.api.context import Context, Host, Step
+from chronetix.nodeworker.api.message import Message
+from chronetix.nodeworker.api.outputs import Origin, Outputs, Sender
+from chronetix.nodeworker.api.plugin import Plugin, bind, is_asynchronous
+from chronetix.nodeworker.engine.retry import retrying, retrying_awaited
+from chronetix.protocol.messages import Configure, Port, Tick
+from chronetix.shm import Batch, Frame, Inlet, Producer
+
+Take = Callable[..., Frame | Batch | None]
+"""Called with the ns to wait, by default for ever."""
+
+BATCH = 256
+"""Most frames of a batch, unless ``io.batch_hints.preferred_rows`` says how many."""
+
+Phase = Literal["load", "init", "start", "frame", "tick", "message", "source", "stop", "wiring"]
+
+
+class Node:
+    """A plugin in its place. Made before the plugin is constructed; :meth:`construct` does that."""
+
+    inlet: Inlet
+    take: Take
+    """What the plugin's ``on_frame`` is called with: the next frame, or batch of frames if it takes these."""
+    emit: Sender
+
+    def __init__(self, config: Configure, inlet: Inlet | None, outputs: Outputs, host: Host) -> None:
+        """Without ``inlet`` it stands by, until :meth:`connect`."""
+        self.config = config
+        self.outputs = outputs
+        self.step = Step()
+        self.ctx = Context(config, outputs, host, self.step)
+        self._host = host
+        self.plugin = Plugin()
+        self.phase: Phase = "init"
+        self._telling = threading.Lock()
+        self.leaves = False
+        """A successor goes on with its routes."""
+        self._produced: Any = None
+        if inlet is not None:
+            self.connect(config, inlet)
+
+    def connect(self, config: Configure, inlet: Inlet) -> None:
+        """Its ends of the routes are there; ``config`` is what it was told last."""
+        self.config = config
+        self.ctx.connected(config)
+        self.inlet = inlet
+        self.take = self._taker()
+        self.emit = self._emitter()
+
+    def rewire(self, outputs: Outputs) -> None:
+        """Send by ``outputs``; before the plugin is constructed."""
+        self.outputs = outputs
+        self.emit = self._emitter()
+
+    def construct(self, found: Any) -> None:
+        """Make the plugin of the loaded object; one with asynchronous callbacks gets a context that is awaited."""
+        self.phase = "init"
+        if is_asynchronous(found):
+            from chronetix.nodeworker.engine.async_context import (
+                AsyncContext,  # what few plugins need, no worker should carry
+            )
+
+            self.ctx = AsyncContext(self.config, self.outputs, self._host, self.step)
+        plugin = bind(found, self.config, self.ctx)
+        if plugin.on_frame is not None:
+            again = retrying_awaited if plugin.asynchronous else retrying
+            on_frame = again(plugin.on_frame, self.config, self._host, self.step)
+            plugin = replace(plugin, on_frame=on_frame)
+        if plugin.on_batch is not None:
+            plugin = replace(plugin, on_frame=plugin.on_batch)
+        self.plugin = plugin
+        if hasattr(self, "inlet"):
+            self.take = self._taker()
+
+    def _taker(self) -> Take:
+        if self.plugin.on_batch is None:
+            return self.inlet.take
+        take_many, limit = self.inlet.take_many, int(self.config.batch_hints.get("preferred_rows") or BATCH)
+        return lambda timeout_ns=-1: take_many(limit, timeout_ns)
+
+    def extended(self, ports: Sequence[Port]) -> None:
+        """These are stages of inputs that it gets while it runs; from any thread."""
+        with self._telling:
+            known = {port.route for port in self.config.inputs}
+            added = [port for port in ports if port.route not in known]
+            self._told(replace_fields(self.config, inputs=[*self.config.inputs, *added]))
+
+    def concluded(self, route: str) -> None:
+        """An input is over; from any thread."""
+        with self._telling:
+            left = [port for port in self.config.inputs if port.route != route]
+            self._told(replace_fields(self.config, inputs=left))
+
+    def rerouted(self, ports: Sequence[Port], producers: Sequence[Producer]) -> None:
+        """Its outputs are others from the next frame on; from the plugin's thread."""
+        with self._telling:
+            self._told(replace_fields(self.config, outputs=list(ports)))
+        self.outputs.connect(ports, producers)
+        self.emit = self._emitter()
+
+    def _told(self, config: Configure) -> None:
+        self.config = config
+        self.ctx.told(config)
+
+    @property
+    def room(self) -> int:
+        """Frames that can be there for it at one time, at most."""
+        return sum(port.credits for port in self.config.inputs)
+
+    def start(self) -> None:
+        """Call ``on_start``."""
+        if self.plugin.on_start is not None:
+            self._call("start", self.plugin.on_start, self.ctx)
+
+    def frame(self, frame: Frame | Batch) -> None:
+        """One frame, or batch, through the plugin; returned when its results are committed."""
+        on_frame = self.plugin.on_frame
+        assert on_frame is not None  # bind refuses inputs without it
+        self.phase = "frame"
+        self.step.count += 1
+        self.step.doing = frame
+        result = on_frame(frame, self.ctx)
+        self.step.doing = None
+        if result is not None:
+            self.emit(result, -1, frame)
+        frame.release()
+
+    def tick(self, tick: Tick) -> None:
+        """One tick of a timer."""
+        if self.plugin.on_tick is not None:
+            self._emit(self._call("tick", self.plugin.on_tick, tick, self.ctx))
+
+    def message(self, message: Message) -> None:
+        """One message of the event bus."""
+        if self.plugin.on_message is not None:
+            self._emit(self._call("message", self.plugin.on_message, message, self.ctx))
+
+    def items(self) -> Iterator[Any] | None:
+        """The source's items, None when it is no source. Its return value is remembered as the node's result."""
+        if self.plugin.produce is None:
+            return None
+        self.phase = "source"
+        made = self.plugin.produce(self.ctx)
+        if made is None:
+            return iter(())
+        try:
+            items = self.remembering(made)
+        except TypeError:
+            kind = type(made).__name__
+            raise TypeError(f"a source must return an iterable or be a generator, this one returned {kind}") from None
+        if not self.config.inputs:
+            self.step.source = items
+        return items
+
+    def stop(self) -> Any:
+        """Call ``on_stop``, close the outputs; the node's result, as it can travel. Raises TypeError if it cannot."""
+        result = None
+        if self.plugin.on_stop is not None:
+            result = self._call("stop", self.plugin.on_stop, self.ctx)
+        return self.end(result)
+
+    def end(self, result: Any = None) -> Any:
+        """Close the outputs, unless the node was interrupted or leaves: then its stream has not ended, a successor may
+        go on with it. ``result``, or what the source returned, as it can travel. TypeError if it cannot."""
+        if self.step.interrupt is None and not self.leaves:
+            self.outputs.close()
+        self.phase = "stop"
+        return codec.plain(self._produced if result is None else result)
+
+    def remembering(self, made: Any) -> Iterator[Any]:
+        """What a source made, item by item; what a generator returns at its end is kept as the node's result."""
+        self._produced = yield from made
+
+    def _call(self, phase: Phase, function: Callable[..., Any], *arguments: Any) -> Any:
+        self.phase = phase
+        self.step.count += 1
+        self.step.doing = function
+        result = function(*arguments)
+        self.step.doing = None
+        return result
+
+    def _emit(self, result: Any) -> None:
+        if result is not None:
+            self.emit(result, -1)
+
+    def _emitter(self) -> Sender:
+        if self.config.outputs:
+            return self.outputs.sender()
+        return self._publish_everywhere if self.config.publications else _drop
+
+    def _publish_everywhere(self, data: Any, timeout_ns: int = -1, origin: Origin = None) -> None:  # noqa: ARG002
+        self.ctx.publish(None, data)
+
+
+def _drop(data: Any, timeout_ns: int = -1, origin: Origin = None) -> None:
+    """What a sink returns has nowhere to go."""

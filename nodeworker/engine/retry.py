@@ -1,0 +1,133 @@
+"""``qos.retry``: a frame that made the plugin raise is tried again, then set aside; the node goes on.
+
+Rules: only ``on_frame`` is retried, at once, and only for what it raised itself: a closed route, a peer's garbage and
+an interrupt pass through, as ever. What a failed attempt has sent already stays sent. A frame that failed for good goes
+to the flow's dead-letter topic as a bus message that says why, or is dropped; either way the daemon is told and counts.
+Without ``retry`` nothing of this is in the frame's way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from chronetix.nodeworker.api.context import Host, Outcome, Step
+from chronetix.nodeworker.api.errors import said
+from chronetix.protocol.errors import ChronetixError
+from chronetix.protocol.messages import Configure
+from chronetix.shm import Frame, PeerFault, RouteClosed
+
+OnFrame = Callable[[Frame, Any], Any]
+
+NOT_THE_FRAMES_FAULT = (RouteClosed, PeerFault, MemoryError)
+"""What another attempt would not change."""
+
+MAX_LETTER = 1 << 20
+"""Bytes of a dead letter's payload; of a larger frame only the head is sent: the bus is not made for bulk."""
+
+MESSAGE_LIMIT = 1024
+"""Characters of an exception's text that travel."""
+
+
+def retrying(on_frame: OnFrame, config: Configure, host: Host, step: Step) -> OnFrame:
+    """``on_frame`` as ``config.qos`` wants it: itself when nothing is to be retried."""
+    retries = config.qos.get("retry") or 0
+    if not retries:
+        return on_frame
+    letters = DeadLetters(config, host)
+
+    def attempt(frame: Frame, ctx: Any) -> Any:
+        try:
+            return on_frame(frame, ctx)
+        except NOT_THE_FRAMES_FAULT:
+            raise
+        except Exception as reason:
+            failed: Exception = reason
+        for tried in range(1, retries + 1):
+            if step.interrupt is not None:
+                raise step.interrupt
+            try:
+                result = on_frame(frame, ctx)
+            except NOT_THE_FRAMES_FAULT:
+                raise
+            except Exception as reason:
+                failed = reason
+            else:
+                host.frame_failed(frame.route, frame.seq, tried + 1, type(failed).__name__, _told(failed), "passed")
+                return result
+        letters.take(frame, retries + 1, failed)
+        return None
+
+    return attempt
+
+
+def retrying_awaited(on_frame: OnFrame, config: Configure, host: Host, step: Step) -> OnFrame:
+    """As :func:`retrying` for a plugin whose ``on_frame`` may return something to be awaited."""
+    retries = config.qos.get("retry") or 0
+    if not retries:
+        return on_frame
+    letters = DeadLetters(config, host)
+
+    async def attempt(frame: Frame, ctx: Any) -> Any:
+        failed: Exception | None = None
+        for tried in range(retries + 1):
+            if failed is not None and step.interrupt is not None:
+                raise step.interrupt
+            try:
+                result = on_frame(frame, ctx)
+                if hasattr(result, "__await__"):
+                    result = await result
+            except NOT_THE_FRAMES_FAULT:
+                raise
+            except Exception as reason:
+                failed = reason
+                continue
+            if failed is not None:
+                host.frame_failed(frame.route, frame.seq, tried + 1, type(failed).__name__, _told(failed), "passed")
+            return result
+        assert failed is not None
+        letters.take(frame, retries + 1, failed)
+        return None
+
+    return attempt
+
+
+class DeadLetters:
+    """Where a node's frames go that failed for good."""
+
+    def __init__(self, config: Configure, host: Host) -> None:
+        self._node = config.node
+        self._topic = str(config.qos.get("dead_letter") or "")
+        self._types: Mapping[str, str] = {port.route: port.content_type for port in config.inputs}
+        self._host = host
+
+    def take(self, frame: Frame, attempts: int, reason: Exception) -> None:
+        """Publish it with its story, or drop it, and tell the daemon which."""
+        error, message = type(reason).__name__, _told(reason)
+        outcome: Outcome = "dropped"
+        if self._topic:
+            whole = len(frame) <= MAX_LETTER
+            headers = {
+                "node": self._node,
+                "route": frame.route,
+                "seq": str(frame.seq),
+                "attempts": str(attempts),
+                "error": error,
+                "message": message,
+                "bytes": str(len(frame)),
+                **({} if whole else {"payload": "left out"}),
+            }
+            head = {
+                "topic": self._topic,
+                "src": self._node,
+                "content_type": self._types.get(frame.route, "application/octet-stream"),
+                "headers": headers,
+            }
+            self._host.publish(head, bytes(memoryview(frame)) if whole else b"")
+            outcome = "dead-letter"
+        self._host.frame_failed(frame.route, frame.seq, attempts, error, message, outcome)
+
+
+def _told(reason: Exception) -> str:
+    text = reason.message if isinstance(reason, ChronetixError) else said(reason)
+    return text[:MESSAGE_LIMIT]

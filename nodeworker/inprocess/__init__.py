@@ -1,0 +1,1 @@
+"""A whole flow in one process: ``chronetixctl run``, and unit tests."""

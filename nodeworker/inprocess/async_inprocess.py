@@ -1,0 +1,140 @@
+"""The event loop of a one-process deployment, in which its asynchronous nodes live beside the others.
+
+The deployment stays in charge: it lets the loop run for a moment (``turn``), or sleeps in it (``sleep``) when nothing
+else is to be done. Nothing that blocks ever runs inside of the loop, so a blocked send of a plain node, which lets the
+others work, can always run it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+from chronetix.nodeworker.api.message import Answer
+from chronetix.nodeworker.engine.async_loop import AsyncLoop, end_tasks
+from chronetix.nodeworker.engine.loop import Emptied, Mailbox
+from chronetix.nodeworker.engine.node import Node
+from chronetix.nodeworker.engine.waits import Waits
+from chronetix.shm import Doorbell
+
+
+class Air:
+    """The loop, which sleeps on ``bell``."""
+
+    def __init__(self, bell: Doorbell) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._bell = bell
+        self.waits = Waits(self._loop, bell, self._loop.stop)
+        self._flights: list[Flight] = []
+        self.steps = 0
+        """How often something has come of a task."""
+
+    @property
+    def quiet(self) -> bool:
+        """No callback of an asynchronous node is under way, and no event waits for one."""
+        return all(flight.quiet for flight in self._flights)
+
+    @property
+    def stuck(self) -> bool:
+        """Some node waits for credits, and no other one is at work."""
+        return any(flight.stuck for flight in self._flights) and all(
+            flight.stuck or flight.quiet for flight in self._flights
+        )
+
+    def add(self, node: Node, mailbox: Mailbox, answer: Answer) -> Flight:
+        """One more node."""
+        flight = Flight(self, node, mailbox, self._bell, answer)
+        self._flights.append(flight)
+        return flight
+
+    def run(self, work: Coroutine[Any, Any, None]) -> None:
+        """A task of the loop."""
+        self._loop.create_task(work)
+
+    def turn(self) -> bool:
+        """Let the tasks go on until all of them wait; whether something has come of it."""
+        before, again = self.steps, True
+        while again:
+            self.waits.stirred = False
+            self._loop.call_soon(self._loop.stop)
+            self._loop.run_forever()
+            again = self.waits.stirred
+        return self.steps != before
+
+    def sleep(self, seconds: float | None) -> None:
+        """Until a ring, or something has come of a task, or the time is up."""
+        timer = None if seconds is None else self._loop.call_later(seconds, self._loop.stop)
+        self._loop.run_forever()
+        if timer is not None:
+            timer.cancel()
+
+    def notify(self) -> None:
+        """Something has come of a task."""
+        self.steps += 1
+        self.waits.stirred = True
+        self._loop.stop()
+
+    def close(self) -> None:
+        """End the loop and every task in it."""
+        self._loop.run_until_complete(end_tasks())
+        self._loop.run_until_complete(self._loop.shutdown_asyncgens())
+        self.waits.close()
+        self._loop.close()
+
+
+class Flight:
+    """One asynchronous node, from ``on_start`` to ``on_stop``."""
+
+    def __init__(self, air: Air, node: Node, mailbox: Mailbox, bell: Doorbell, answer: Answer) -> None:
+        self._air = air
+        self._loop = AsyncLoop(air.waits, air.notify, node, mailbox, bell, answer, _unheard)
+        self.begun = False
+        self.ended = False
+        self.result: Any = None
+        self.failure: BaseException | None = None
+
+    @property
+    def quiet(self) -> bool:
+        """Nothing of it is under way."""
+        return self.ended or (self.begun and self._loop.quiet)
+
+    @property
+    def stuck(self) -> bool:
+        """All that is under way waits for credits."""
+        return self._loop.stuck
+
+    @property
+    def taken(self) -> int:
+        """Frames taken so far."""
+        return self._loop.taken
+
+    def begin(self) -> None:
+        """Call ``on_start``; ``begun`` tells when that is done. The rest follows by itself."""
+        self._air.run(self._live())
+
+    def turn(self) -> bool:
+        """Let it go on; whether something has come of that. Raises what the plugin raised."""
+        self._air.waits.wake()
+        worked = self._air.turn()
+        if self.failure is not None:
+            raise self.failure
+        return worked
+
+    async def _live(self) -> None:
+        try:
+            await self._loop.begin()
+            self.begun = True
+            self._air.notify()
+            await self._loop.live()
+            self.result = await self._loop.finish()
+        except Exception as reason:
+            self.failure = reason
+        except SystemExit as asked:
+            self.failure = asked
+        self.begun = self.ended = True
+        self._air.notify()
+
+
+def _unheard(_stage: Emptied) -> None:
+    """Where producers live and die with their consumers, nobody waits for a stage to be empty."""

@@ -1,0 +1,240 @@
+"""A node of the one-process deployment, and when its thread of work may go on.
+
+A member is *active* while one of its callbacks is on the stack; an active member is never entered again (data routes
+have no cycles, so a blocked send only drives members that are not). Whatever its plugin raises becomes the
+deployment's failure and unwinds the whole stack as ``Aborted``, so that no other plugin can catch it by accident.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from chronetix.nodeworker.api.message import Answer, Message
+from chronetix.nodeworker.engine.loop import Mailbox
+from chronetix.nodeworker.engine.node import Node
+from chronetix.nodeworker.memory.wiring import Wiring
+from chronetix.protocol.messages import Deliver, Drain, Tick
+from chronetix.shm import RouteClosed
+
+if TYPE_CHECKING:
+    from chronetix.nodeworker.inprocess.async_inprocess import Flight
+
+BURST, BURST_BYTES = 32, 1 << 18
+"""Items, and bytes in frames, that a source may make before the others get their turn: enough to spread the cost of the
+turn, little enough to stay in the cache."""
+
+
+class Aborted(BaseException):
+    """A node failed; the deployment has the reason."""
+
+
+class FlowFailed(Exception):
+    """A node of the flow raised. ``__cause__`` is what."""
+
+    def __init__(self, node: str, phase: str, cause: BaseException) -> None:
+        super().__init__(node, phase, cause)
+        self.node = node
+        self.phase = phase
+
+    def __str__(self) -> str:
+        cause = self.args[2]
+        return f"node {self.node} failed in {self.phase}: {type(cause).__name__}: {cause}"
+
+
+class Member:
+    """One node with its wiring and mailbox. ``fail`` takes a failure; ``answer`` sends replies."""
+
+    def __init__(self, node: Node, wiring: Wiring, fail: Callable[[FlowFailed], None], answer: Answer) -> None:
+        self.node = node
+        self.wiring = wiring
+        self.mailbox: Mailbox = deque()
+        self.active = False
+        self.finished = False
+        self.is_source = not node.config.inputs
+        """It has no data inputs: it ends by itself or when it is drained."""
+        self.burst = min([BURST, *(port.credits for port in node.config.outputs if port.policy != "block")])
+        """Items that it may make in one turn: routes that drop do so only when their consumers are slow, not when they
+        had no turn."""
+        self.result: Any = None
+        self.ending = False
+        """It is to take and make nothing more; :meth:`end_if_done` finishes it."""
+        self.flight: Flight | None = None
+        """Its life in the event loop, if its plugin is asynchronous."""
+        self._told = False
+        self._items: Iterator[Any] | None = None
+        self._handled = 0
+        self._fail = fail
+        self._answer = answer
+
+    @property
+    def name(self) -> str:
+        """The node's id."""
+        return self.node.config.node
+
+    def guarded(self, work: Callable[[], Any]) -> bool:
+        """Run ``work`` as this node's; False when the node is to end because of it."""
+        self.active = True
+        try:
+            work()
+        except RouteClosed as closed:
+            self.node.ctx.log.info("a consumer closed its route, this node ends", route=str(closed.args[-1]))
+            self.ending = True
+        except SystemExit as asked:
+            if asked.code not in (None, 0):
+                self._failed(asked)
+            self.ending = True
+        except Exception as reason:
+            self._failed(reason)
+        finally:
+            self.active = False
+            self.node.step.doing = None
+        return not self.ending
+
+    def begin(self) -> None:
+        """``on_start``, and the source's iterator. An asynchronous one has begun when its ``flight`` says so."""
+        if self.flight is not None:
+            self.flight.begin()
+        else:
+            self.guarded(self._begin)
+
+    def drain(self) -> None:
+        """A source produces no more."""
+        self.node.ctx.stopping = True
+        if not self.is_source:
+            return
+        if self.flight is None:
+            self.ending = True
+        elif not self._told:
+            self._told = True
+            self.mailbox.append(Drain())
+
+    def produce(self) -> bool:
+        """A few items of the source; whether there was something to do."""
+        if self.flight is not None:
+            return self._turn(self.flight)
+        if self._items is None or self.active or self.ending or self.finished:
+            return False
+        self.guarded(self._produce)
+        return True
+
+    def consume(self, most: int = 1 << 30) -> int:
+        """Up to ``most`` frames that are there (an asynchronous node takes what it likes); how many were handled."""
+        if self.flight is not None:
+            before = self.flight.taken
+            self._turn(self.flight)
+            return self.flight.taken - before
+        if self.is_source or self.active or self.ending or self.finished:
+            return 0
+        self._handled = 0
+        self.guarded(lambda: self._consume(most))
+        return self._handled
+
+    def serve(self) -> bool:
+        """The events in the mailbox; whether there were any."""
+        if self.flight is not None:
+            return self._turn(self.flight)
+        if not self.mailbox or self.active or self.finished:
+            return False
+        self.guarded(self._serve)
+        return True
+
+    def end_if_done(self) -> bool:
+        """Finish the node if nothing more can come to it; whether it was finished now."""
+        if self.flight is not None:
+            return self._landed(self.flight)
+        if self.finished or self.active or self.mailbox:
+            return False
+        exhausted = not self.is_source and self.node.inlet.ended and self._items is None
+        if not (self.ending or exhausted):
+            return False
+        self.ending = True
+        self.guarded(self._finish)
+        return True
+
+    def _turn(self, flight: Flight) -> bool:
+        """Let the event loop go on; whether something has come of it."""
+        worked = False
+
+        def turn() -> None:
+            nonlocal worked
+            worked = flight.turn()
+
+        if not self.active and not self.finished:
+            self.guarded(turn)
+        return worked
+
+    def _landed(self, flight: Flight) -> bool:
+        if self.finished or not flight.ended:
+            return False
+        self.ending = self.finished = True
+        self.result = flight.result
+        self.wiring.stages.close()
+        return True
+
+    def _begin(self) -> None:
+        self.node.start()
+        self._items = self.node.items()
+
+    def _produce(self) -> None:
+        node, arena = self.node, self.wiring.arena
+        step, emit = node.step, node.emit
+        assert self._items is not None
+        node.phase = "source"
+        left = self.burst
+        step.count += 1
+        step.doing = self._items
+        for item in self._items:
+            step.doing = None
+            if item is not None:
+                step.item = number = step.item + 1
+                emit(item, -1, number if self.is_source else None)
+            left -= 1
+            if not left or arena is None or arena.used > BURST_BYTES or self.ending:
+                return
+            step.count += 1
+            step.doing = self._items
+        self._items = None
+        self.ending = self.is_source
+
+    def _consume(self, most: int) -> None:
+        node, ctx = self.node, self.node.ctx
+        step, take, emit, on_frame = node.step, node.take, node.emit, node.plugin.on_frame
+        assert on_frame is not None  # bind refuses inputs without it
+        node.phase = "frame"
+        while self._handled < most:
+            frame = take(0)
+            if frame is None:
+                return
+            self._handled += 1
+            step.count += 1
+            step.doing = frame
+            result = on_frame(frame, ctx)
+            step.doing = None
+            if result is not None:
+                emit(result, -1, frame)
+            frame.release()
+
+    def _serve(self) -> None:
+        while self.mailbox:
+            event = self.mailbox.popleft()
+            if isinstance(event, Tick):
+                self.node.tick(event)
+            elif isinstance(event, Deliver):
+                self.node.message(Message(event.envelope, event.payload, self._answer))
+
+    def _finish(self) -> None:
+        close = getattr(self._items, "close", None)
+        if close is not None:
+            close()
+        self._items = None
+        self.result = self.node.stop()
+        self.wiring.stages.close()
+        self.finished = True
+
+    def _failed(self, cause: BaseException) -> None:
+        failure = FlowFailed(self.name, self.node.phase, cause)
+        failure.__cause__ = cause
+        self._fail(failure)
+        raise Aborted from cause

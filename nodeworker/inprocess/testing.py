@@ -1,0 +1,198 @@
+"""Runs one plugin without a daemon, for unit tests: ``run(plugin, inputs=[…], params={…})``.
+
+It is the real thing around it: inputs come as frames of a shared-memory ring, what the plugin sends is read from one,
+in this process and thread. Nothing is left behind. An exception of the plugin comes out as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from chronetix.nodeworker.api import codec
+from chronetix.nodeworker.api.context import Context
+from chronetix.nodeworker.api.message import Message
+from chronetix.nodeworker.inprocess.deployment import Deployment
+from chronetix.nodeworker.inprocess.member import FlowFailed
+from chronetix.protocol.messages import Configure, Port, Tick, Timer
+from chronetix.shm import Frame
+
+
+@dataclass(slots=True)
+class Published:
+    """One published message."""
+
+    topic: str
+    value: Any
+    envelope: dict[str, Any]
+
+
+@dataclass(slots=True)
+class Logged:
+    """One log record."""
+
+    level: str
+    message: str
+    fields: dict[str, Any]
+
+
+@dataclass(slots=True)
+class Run:
+    """What came of it: decoded frames that were sent, messages published, replies to ``requests``, the node's result,
+    log records."""
+
+    sent: list[Any] = field(default_factory=list)
+    published: list[Published] = field(default_factory=list)
+    replies: list[Any] = field(default_factory=list)
+    result: Any = None
+    logs: list[Logged] = field(default_factory=list)
+
+
+PLUGIN, FEED, COLLECTOR, SCRIPT, REPLIER = "plugin", "feed", "collector", "script", "replier"
+
+NEVER_NS = 1 << 60
+"""Interval of a timer that does not tick by itself."""
+
+
+def run(
+    plugin: Any,
+    inputs: Iterable[Any] | None = None,
+    params: Mapping[str, Any] | None = None,
+    *,
+    content_type: str = codec.JSON,
+    input_type: str = "",
+    buffer: int = 64,
+    sends: bool = True,
+    ticks: int = 0,
+    messages: Sequence[tuple[str, Any]] = (),
+    requests: Sequence[tuple[str, Any]] = (),
+    replies: Mapping[str, Any] | None = None,
+    publications: Sequence[str] = (),
+    qos: Mapping[str, Any] | None = None,
+    max_inflight: int = 1,
+) -> Run:
+    """Run ``plugin`` (function, class or instance) from ``on_start`` to ``on_stop``. Raises what the plugin raises.
+
+    * ``inputs``: values, encoded as ``input_type`` (default: ``content_type``), one frame each; None: no data input.
+    * ``sends``: whether the node has a data output (of ``content_type``); ``buffer``: credits of its routes.
+    * ``ticks``: how many ticks of a timer ``tick`` it gets, first of all.
+    * ``messages``, ``requests``: (topic, value) published to it, or asked of it; ``replies``: topic → value that its
+      own requests get. All JSON.
+    * ``publications``: what ``ctx.publish(None, …)`` publishes on.
+    * ``max_inflight``: how many frames an asynchronous plugin works on at once.
+    """
+    outcome = Run()
+    found = {
+        PLUGIN: plugin,
+        FEED: lambda _ctx: iter(() if inputs is None else inputs),
+        COLLECTOR: lambda frame, _ctx: outcome.sent.append(_kept(frame)),
+        SCRIPT: _Script(messages, requests, outcome.replies),
+        REPLIER: _Replier(replies or {}),
+    }
+    incoming = _port(FEED, input_type or content_type, buffer) if inputs is not None else None
+    outgoing = _port(COLLECTOR, content_type, buffer) if sends else None
+    topics = [topic for topic, _ in (*messages, *requests)]
+    node = _node(
+        PLUGIN,
+        inputs=_ports(incoming),
+        outputs=_ports(outgoing),
+        timers=[Timer(id="tick", interval_ns=NEVER_NS)] if ticks else [],
+        subscriptions=list(dict.fromkeys(topics)),
+        publications=list(publications),
+        params=dict(params or {}),
+        qos=dict(qos or {}),
+        max_inflight=max_inflight,
+    )
+    deployment = Deployment(
+        [node, *_around(incoming, outgoing, topics, replies)],
+        find=lambda config: found[config.node],
+        on_log=lambda _node, level, text, fields: outcome.logs.append(Logged(level, text, fields)),
+        on_publish=lambda envelope, payload: _note(outcome.published, envelope, payload),
+    )
+    for sequence in range(1, ticks + 1):
+        deployment.post(PLUGIN, Tick(id="tick", sequence=sequence, due_ns=0))
+    try:
+        deployment.run(until_idle=True)
+    except FlowFailed as failure:
+        raise failure.args[2] from None
+    finally:
+        outcome.result = deployment.results.get(PLUGIN)
+        deployment.close()
+    return outcome
+
+
+def _around(
+    incoming: Port | None, outgoing: Port | None, topics: Sequence[str], replies: Mapping[str, Any] | None
+) -> list[Configure]:
+    """The nodes that feed, ask, answer and collect."""
+    nodes = []
+    if incoming is not None:
+        nodes.append(_node(FEED, outputs=[_towards(incoming, PLUGIN)]))
+    if outgoing is not None:
+        nodes.append(_node(COLLECTOR, inputs=[_towards(outgoing, PLUGIN)]))
+    if topics:
+        nodes.append(_node(SCRIPT))
+    if replies:
+        nodes.append(_node(REPLIER, subscriptions=list(replies)))
+    return nodes
+
+
+def _node(name: str, **fields: Any) -> Configure:
+    return Configure(flow="test", node=name, plugin_id=name, version="0", kind="Python", uri=f"test:{name}", **fields)
+
+
+def _port(peer: str, content_type: str, buffer: int) -> Port:
+    low = buffer // 2
+    return Port(route=peer, peer=peer, content_type=content_type, credits=buffer, watermark=buffer, credit_low=low)
+
+
+def _ports(port: Port | None) -> list[Port]:
+    return [] if port is None else [port]
+
+
+def _towards(port: Port, peer: str) -> Port:
+    """The other end of ``port``."""
+    return msgspec.structs.replace(port, peer=peer)
+
+
+def _kept(frame: Frame) -> Any:
+    """The frame's value, not tied to shared memory any more."""
+    value = frame.value()
+    return value.tobytes() if isinstance(value, memoryview) else value
+
+
+def _note(published: list[Published], envelope: dict[str, Any], payload: bytes) -> None:
+    if envelope.get("src") == PLUGIN:
+        value = codec.of(envelope["content_type"]).decode(payload, envelope["topic"])
+        published.append(Published(envelope["topic"], value, envelope))
+
+
+@dataclass(frozen=True, slots=True)
+class _Script:
+    """Publishes and asks what the test wants."""
+
+    messages: Sequence[tuple[str, Any]]
+    requests: Sequence[tuple[str, Any]]
+    replies: list[Any]
+
+    def produce(self, ctx: Context) -> Iterator[None]:
+        for topic, value in self.messages:
+            ctx.publish(topic, value)
+            yield None
+        for topic, value in self.requests:
+            self.replies.append(ctx.request(topic, value).value())
+            yield None
+
+
+@dataclass(frozen=True, slots=True)
+class _Replier:
+    """Answers the plugin's requests."""
+
+    values: Mapping[str, Any]
+
+    def on_message(self, message: Message) -> None:
+        if message.wants_reply:
+            message.reply(self.values[message.topic])

@@ -1,0 +1,1 @@
+"""A node's shared memory: its arena, its ends of routes, and their stages."""

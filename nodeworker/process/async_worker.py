@@ -1,0 +1,53 @@
+"""The thread of a worker whose plugin is asynchronous: an event loop (uvloop) from ``on_start`` to ``on_stop``."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import uvloop
+
+from chronetix.nodeworker.api.message import Answer
+from chronetix.nodeworker.engine.async_loop import AsyncLoop, end_tasks
+from chronetix.nodeworker.engine.loop import Mailbox, Rewire
+from chronetix.nodeworker.engine.node import Node
+from chronetix.nodeworker.engine.waits import Waits
+from chronetix.shm import Doorbell
+
+
+class AsyncRun:
+    """The blocking face of :class:`AsyncLoop`, as :class:`chronetix.nodeworker.engine.loop.Loop` has it."""
+
+    def __init__(self, node: Node, mailbox: Mailbox, bell: Doorbell, answer: Answer, rewire: Rewire) -> None:
+        self._loop = uvloop.new_event_loop()
+        asyncio.set_event_loop(self._loop)
+        self._waits = Waits(self._loop, bell)
+        self._air = AsyncLoop(self._waits, _unheard, node, mailbox, bell, answer, rewire)
+
+    def start(self) -> None:
+        """``on_start``."""
+        self._loop.run_until_complete(self._air.begin())
+
+    def run(self) -> None:
+        """Until the node has nothing more to do."""
+        self._loop.run_until_complete(self._air.live())
+
+    def stop(self) -> Any:
+        """``on_stop`` and the end of the outputs; the node's result."""
+        return self._loop.run_until_complete(self._air.finish())
+
+    def interrupt(self, reason: BaseException) -> None:
+        """Cancel whatever waits: ``start`` and ``run`` raise ``reason``. From a signal handler."""
+        self._air.interrupt(reason)
+
+    def close(self) -> None:
+        """End the event loop, and with it what the plugin has left running there."""
+        self._loop.run_until_complete(end_tasks())
+        self._loop.run_until_complete(self._loop.shutdown_asyncgens())
+        self._waits.close()
+        asyncio.set_event_loop(None)
+        self._loop.close()
+
+
+def _unheard() -> None:
+    """Outside of this thread nobody waits to be told."""

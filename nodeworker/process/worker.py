@@ -1,0 +1,568 @@
+"""A worker process from its control socket to its exit code: hello, wiring, plugin, loop, end.
+
+Exit codes: 0 finished, 1 the plugin or the wiring failed (a Fault was sent), 70 the daemon is gone, 143 told to stop by
+SIGTERM before the inputs had ended; a plugin that calls ``sys.exit`` with something else than 0 ends with that.
+SIGTERM and SIGINT interrupt a wait at once and a callback never: it is finished first, unless the signal comes a
+second time.
+
+A child that the plugin forks is no worker. What goes on in it ends where the plugin was called: it says nothing to the
+daemon or the peers, and ends with the status that its ``sys.exit`` asks for, or 1.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import threading
+import traceback
+from collections import deque
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol, TypeVar
+
+from chronetix.nodeworker import _clone
+from chronetix.nodeworker.api.errors import DaemonGone, Interrupted, said, sendable
+from chronetix.nodeworker.api.outputs import Outputs
+from chronetix.nodeworker.engine.load import load
+from chronetix.nodeworker.engine.loop import Emptied, Event, Loop, Lost, Mailbox
+from chronetix.nodeworker.engine.node import Node
+from chronetix.nodeworker.memory.wiring import NO_HUGEPAGES, Wiring, build
+from chronetix.nodeworker.process.link import Link
+from chronetix.nodeworker.process.reader import Reader
+from chronetix.nodeworker.process.reattach import Comeback
+from chronetix.nodeworker.process.remote import DaemonHost
+from chronetix.protocol.errors import ChronetixError, error, from_failure
+from chronetix.protocol.framing import type_of
+from chronetix.protocol.handshake import concluded
+from chronetix.protocol.messages import (
+    HANDOVER,
+    PROTOCOL_VERSIONS,
+    Assign,
+    Configure,
+    Drain,
+    Drained,
+    Extend,
+    Failure,
+    Fault,
+    Finished,
+    GaveUp,
+    Hello,
+    Message,
+    Ping,
+    Pong,
+    Ready,
+    Reattach,
+    Segment,
+    SegmentDropped,
+    Start,
+    Started,
+    ToWorker,
+)
+from chronetix.protocol.messages import Link as LinkMessage
+from chronetix.shm import Doorbell
+
+if TYPE_CHECKING:
+    from chronetix.nodeworker.process.async_worker import AsyncRun
+
+M = TypeVar("M", LinkMessage, Configure)
+
+FD_VARIABLE = "CHRONETIX_FD"
+"""Environment variable with the number of the inherited control socket."""
+
+STOPPING = (signal.SIGTERM, signal.SIGINT)
+"""Signals that mean: stop at once, orderly."""
+
+OK, FAILED, DAEMON_GONE, TERMINATED = 0, 1, 70, 143
+
+Life = Literal["starting", "started"]
+
+AS_IT_IS = Assign(name="")
+"""The place of a program that was executed where it belongs."""
+
+SPARE = Assign(name="spare")
+"""The place of a worker that does not know its own yet."""
+
+MESSAGE_LIMIT = 4 * 1024
+"""Characters of a failure's message that are sent."""
+
+TRACEBACK_LIMIT = 64 * 1024
+"""Characters of a traceback that are sent; the end, where the cause is, is kept."""
+
+
+class Runs(Protocol):
+    """What runs a node, in this thread: :class:`Loop`, or its asynchronous like."""
+
+    def start(self) -> None:
+        """``on_start``."""
+
+    def run(self) -> None:
+        """Until the node has nothing more to do."""
+
+    def stop(self) -> Any:
+        """``on_stop`` and the end of the outputs; the node's result."""
+
+
+class Worker:
+    """One run of one node over ``sock``. ``found`` is the plugin of a program that brings its own; ``place`` what the
+    process still has to become after its hello, by default nothing, ``SPARE`` if the daemon will say."""
+
+    def __init__(self, sock: socket.socket, found: Any = None, place: Assign = AS_IT_IS) -> None:
+        self._process = os.getpid()
+        self._link: Link[ToWorker] = Link(sock, ToWorker)
+        self._found = found
+        self._place = place
+        self._mailbox: Mailbox = deque()
+        self._node: Node | None = None
+        self._wiring: Wiring | None = None
+        self._reader: Reader | None = None
+        self._comeback: Comeback | None = None
+        self._life: Life = "starting"
+        self._finished: Finished | None = None
+        self._telling = threading.Lock()
+        """Held while its life goes on: what it says of itself and what it says then are of one moment."""
+        self._signals = 0
+        self._air: AsyncRun | None = None
+        self._interruptible = True
+        self._ended_by: BaseException | None = None
+        """Kept until the inputs are abandoned: with it go the frames that were worked on, and with these their credits,
+        as if they had been done with."""
+
+    def run(self) -> int:
+        """The exit code, after everything was sent. Raises nothing that a plugin or the daemon may cause."""
+        global _current
+        before = catch_signals()
+        _current = self
+        code = FAILED
+        try:
+            code = self._lived()
+            return code
+        finally:
+            _current = None
+            self._close(orderly=code == OK)
+            self._ended_by = None
+            if before:
+                _put_back(before)
+
+    def _close(self, orderly: bool) -> None:
+        """Who fails, leaves, or is told to stop at once, says nothing to the peers: whether there is a successor, the
+        daemon decides."""
+        if self._reader is not None:
+            self._reader.end()
+        if self._wiring is not None:
+            _ring_on_signal(-1)
+            stays = orderly and self._node is not None and not self._node.leaves
+            (self._wiring.close if stays else self._wiring.abandon)()
+            self._wiring.bell.close()
+        self._link.close()
+
+    def _lived(self) -> int:
+        try:
+            code = self._live()
+            self._end_child(None)
+            return code
+        except BaseException as reason:
+            self._end_child(reason)
+            return self._ended(reason)
+
+    def _end_child(self, reason: BaseException | None) -> None:
+        """End this process if it is a child that the plugin has forked, which has come back to us."""
+        if os.getpid() == self._process:
+            return
+        status = reason.code if isinstance(reason, SystemExit) else FAILED
+        if reason is not None and not isinstance(reason, SystemExit):
+            traceback.print_exception(reason)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status if isinstance(status, int) else FAILED if status is not None else OK)
+
+    def _ended(self, reason: BaseException) -> int:
+        """The exit code of what it was ended by."""
+        self._ended_by = reason
+        if isinstance(reason, DaemonGone):
+            print(f"chronetix worker: {reason}; stopping", file=sys.stderr)
+            return DAEMON_GONE
+        return TERMINATED if isinstance(reason, Interrupted) else self._report(reason)
+
+    def _live(self) -> int:
+        node = self._prepare(self._hello())
+        self._await_start()
+        arguments = (node, self._mailbox, self._bell, self._host.reply, self._rewire)
+        result = self._run_async(arguments) if node.plugin.asynchronous else self._run(Loop(*arguments))
+        with self._telling:
+            self._finished = Finished(result=result)
+            self._link.send(self._finished)
+        if self._comeback is not None:
+            self._interruptible = True
+            self._comeback.settle()
+        return OK
+
+    def _run(self, loop: Runs) -> Any:
+        """From ``on_start`` to ``on_stop``; the node's result."""
+        try:
+            loop.start()
+            with self._telling:
+                self._life = "started"
+                self._link.send(Started())
+            loop.run()
+        except Interrupted:
+            self._interruptible = False
+            loop.stop()
+            raise
+        self._interruptible = False
+        return loop.stop()
+
+    def _run_async(self, arguments: tuple[Any, ...]) -> Any:
+        """In an event loop. Signals do not raise in it unless it hangs: it is told, and cancels what waits."""
+        from chronetix.nodeworker.process.async_worker import AsyncRun  # what few plugins need, no worker should carry
+
+        self._air = air = AsyncRun(*arguments)
+        self._interruptible = False
+        try:
+            return self._run(air)
+        finally:
+            self._air = None
+            air.close()
+
+    def _hello(self) -> Configure:
+        hello = Hello(protocol=list(PROTOCOL_VERSIONS), role="worker", features=[HANDOVER], pid=os.getpid())
+        self._link.send(hello)
+        if self._place is SPARE:
+            self._place = self._await_assignment()
+            _rename(self._place.name)
+        if self._place is not AS_IT_IS:
+            _move_to(self._place)
+        concluded(hello, self._receive()[0])
+        configure, _ = self._receive()
+        if not isinstance(configure, Configure):
+            raise error("unexpected-message", type=type_of(configure), when="where configure is due")
+        return configure
+
+    def _await_assignment(self) -> Assign:
+        """A spare's long wait. It ends quietly when it is not needed any more."""
+        try:
+            message, _ = self._link.receive()
+        except EOFError:
+            os._exit(OK)
+        if not isinstance(message, Assign):
+            raise error("unexpected-message", type=type_of(message), when="where assign is due")
+        return message
+
+    def _prepare(self, config: Configure) -> Node:
+        """Everything up to ``Ready``; from then on the IO thread reads."""
+        self._host = DaemonHost(self._link)
+        self._bell = Doorbell()
+        outputs = Outputs(config.outputs, (), lambda producers: self._wired.outlet(producers))
+        self._node = node = Node(config, None, outputs, self._host)
+        if config.standby:
+            node.construct(self._load(config))
+            self._link.send(Ready())
+            config = self._receive_configure()
+            self._wire(config)
+            self._link_up()
+        else:
+            self._wire(config)
+            found = self._load(config)
+            self._link_up()
+            node.construct(found)
+        wiring = self._wired
+        if config.on_daemon_loss == "survive":
+            _clone.outlive_parent()
+            self._comeback = Comeback(config.socket, self._link, lambda: self._describe(config))
+        self._link.send(Ready())
+        self._reader = Reader(
+            self._link, self._mailbox, wiring, self._host, node.step, self._on_drain, node.extended, self._comeback
+        )
+        self._reader.start()
+        return node
+
+    def _wire(self, config: Configure) -> None:
+        """Make its ends of the routes."""
+        assert self._node is not None
+        node, outputs = self._node, self._node.outputs
+        self._wiring = wiring = build(config, self._grow, self._drop, self._bell, self._on_emptied, self._gave_up)
+        _ring_on_signal(self._bell.eventfd)
+        wiring.outputs = outputs
+        outputs.connect(config.outputs, list(wiring.producers.values()))
+        node.connect(config, wiring.inlet())
+        if wiring.lacks_hugepages(config):
+            node.ctx.log.warning(NO_HUGEPAGES)
+
+    def _load(self, config: Configure) -> Any:
+        assert self._node is not None
+        self._node.phase = "load"
+        return load(config.uri, config.base_dir, config.kind) if self._found is None else self._found
+
+    def _link_up(self) -> None:
+        """Show its ends, and map those of the peers."""
+        assert self._node is not None
+        self._node.phase = "wiring"
+        self._link.send(*self._wired.offer())
+        self._wired.link(*self._receive_link())
+        self._wired.check_linked()
+
+    @property
+    def _wired(self) -> Wiring:
+        assert self._wiring is not None, "its ends of the routes were not made yet"
+        return self._wiring
+
+    def _describe(self, config: Configure) -> tuple[Reattach, list[int], list[Message]]:
+        """Who this is, how far it is, and all its memory: for a daemon that does not know it yet; and what it would
+        know from before."""
+        with self._telling:
+            self._link.renew()
+            life, finished = self._life, self._finished
+        memory, descriptors = self._wired.inventory()
+        draining = life == "started" and self._node is not None and self._node.ctx.stopping
+        message = Reattach(
+            flow=config.flow,
+            node=config.node,
+            incarnation=config.incarnation,
+            token=config.token,
+            state="draining" if draining else life,
+            outputs=memory.outputs,
+            inputs=memory.inputs,
+            segments=memory.segments,
+            unconfirmed=memory.unconfirmed,
+            dropped=memory.dropped,
+        )
+        return message, descriptors, [*self._host.subscriptions(), *([finished] if finished is not None else ())]
+
+    def _receive_link(self) -> tuple[LinkMessage, list[int]]:
+        """Wait for the other ends."""
+        return self._await(LinkMessage)
+
+    def _receive_configure(self) -> Configure:
+        """Stand by until it is its turn, perhaps for ever."""
+        return self._await(Configure)[0]
+
+    def _await(self, kind: type[M]) -> tuple[M, list[int]]:
+        """The next message of ``kind``; messages of the bus that come before are kept for later."""
+        while True:
+            message, descriptors = self._receive()
+            if isinstance(message, kind):
+                return message, descriptors
+            if isinstance(message, Drain):
+                raise Interrupted("drained before it was linked")
+            if isinstance(message, Ping):
+                self._link.send(Pong(id=message.id, progress=0))
+            else:
+                self._mailbox.append(message)
+
+    def _receive(self) -> tuple[ToWorker, list[int]]:
+        try:
+            message, descriptors = self._link.receive()
+        except EOFError as reason:
+            raise DaemonGone(str(reason)) from None
+        if isinstance(message, Failure):
+            raise from_failure(message)
+        return message, descriptors
+
+    def _await_start(self) -> None:
+        """Sleep until ``Start`` is there; ticks and messages that come before it stay in the mailbox."""
+        early: list[Event] = []
+        while True:
+            while self._mailbox:
+                event = self._mailbox.popleft()
+                if isinstance(event, Start):
+                    self._mailbox.extendleft(reversed(early))
+                    assert self._node is not None
+                    self._node.ctx.handover = event.handover
+                    return
+                if isinstance(event, Lost):
+                    raise event.reason
+                if isinstance(event, Failure):
+                    raise from_failure(event)
+                if isinstance(event, Drain):
+                    raise Interrupted("drained before it started")
+                early.append(event)
+            self._bell.wait()
+
+    def _grow(self, index: int, descriptor: int, _size: int) -> None:
+        self._link.send(Segment(index=index), [descriptor])
+
+    def _drop(self, index: int) -> None:
+        self._link.send(SegmentDropped(index=index))
+
+    def _gave_up(self, route: str, waited_ns: int) -> None:
+        self._link.send(GaveUp(route=route, waited_ns=waited_ns))
+
+    def _on_emptied(self, route: str, epoch: int) -> None:
+        """In whichever thread, perhaps within a send: it is told by the plugin's thread, from the mailbox."""
+        self._mailbox.append(Emptied(route, epoch))
+        self._bell.ring()
+
+    def _rewire(self, event: Emptied | Extend) -> bool:
+        """In the plugin's thread, between two frames."""
+        assert self._node is not None
+        node, wiring = self._node, self._wired
+        if isinstance(event, Emptied):
+            if wiring.stages.forget(event.route):
+                node.concluded(event.route)
+            self._link.send(Drained(route=event.route, epoch=event.epoch))
+            return True
+        if wiring.busy(event):
+            return False
+        ports, offer, descriptors = wiring.reroute(event, node.config.outputs, node.step.item)
+        node.rerouted(ports, [wiring.producers[port.route] for port in ports])
+        self._link.send(offer, descriptors)
+        return True
+
+    def _on_drain(self) -> None:
+        if self._node is not None:
+            self._node.ctx.stopping = True
+
+    def on_signal(self, number: int) -> None:
+        """Runs in the plugin's thread. The IO thread sends SIGTERM too, after it has put the reason into the
+        mailbox."""
+        reason = self._mailbox[-1].reason if self._mailbox and isinstance(self._mailbox[-1], Lost) else None
+        if reason is None:
+            reason = Interrupted(f"stopped by {signal.Signals(number).name}")
+            self._mailbox.append(Lost(reason))
+        self._signals += 1
+        self._on_drain()
+        if self._node is not None:
+            self._node.step.interrupt = reason
+        hangs = False
+        if self._air is not None:
+            self._air.interrupt(reason)
+            hangs = self._signals > 1
+        waits = self._node is None or self._node.step.doing is None
+        if hangs or (self._interruptible and (waits or self._signals > 1)):
+            raise reason
+
+    def _report(self, reason: BaseException) -> int:
+        """Tell the daemon, and whoever reads stderr, what failed and in which phase."""
+        phase = self._node.phase if self._node is not None else "wiring"
+        code = FAILED
+        if isinstance(reason, SystemExit):
+            code = reason.code if isinstance(reason.code, int) and 0 < reason.code < 256 else FAILED
+            name, message = "SystemExit", f"the plugin called sys.exit({reason.code!r})"
+        elif isinstance(reason, ChronetixError):
+            name, message = reason.name, f"{reason.message}. {reason.hint}"
+        else:
+            name, message = type(reason).__name__, said(reason)
+        text = sendable("".join(traceback.format_exception(reason)))[-TRACEBACK_LIMIT:]
+        print(text, end="", file=sys.stderr)
+        try:
+            self._link.send(Fault(phase=phase, error=name, message=message[:MESSAGE_LIMIT], traceback=text))
+        except OSError as gone:
+            print(f"chronetix worker: the daemon is gone ({gone}); stopping", file=sys.stderr)
+            return DAEMON_GONE
+        return code
+
+
+_current: Worker | None = None
+"""Whom a signal concerns."""
+
+_catching = False
+
+
+def catch_signals() -> dict[signal.Signals, Any]:
+    """Let SIGTERM and SIGINT go to the worker of this process. The handlers that were there before, to be put back; {}
+    when that was done already: the launcher does it once for all, because it costs a new process much."""
+    global _catching
+    if _catching:
+        return {}
+    _catching = True
+    return {number: signal.signal(number, _dispatch) for number in STOPPING}
+
+
+_before_fork = threading.local()
+"""``mask``: the signals that this thread had blocked before it forked."""
+
+
+def _forking() -> None:
+    """A signal that comes to a child before its handlers are its own must wait for that."""
+    if _current is not None:
+        _before_fork.mask = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+
+
+def _forked_here() -> None:
+    if _current is not None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, _before_fork.mask)
+
+
+def _forked_there() -> None:
+    """In a child that the plugin has forked signals are its own affair."""
+    global _current, _catching
+    if _current is None:
+        return
+    _ring_on_signal(-1)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    _current, _catching = None, False
+    signal.pthread_sigmask(signal.SIG_SETMASK, _before_fork.mask)
+
+
+os.register_at_fork(before=_forking, after_in_parent=_forked_here, after_in_child=_forked_there)
+
+
+def _put_back(handlers: dict[signal.Signals, Any]) -> None:
+    global _catching
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    _catching = False
+
+
+def _dispatch(number: int, _frame: FrameType | None) -> None:
+    if _current is not None:
+        _current.on_signal(number)
+    elif number == signal.SIGTERM:
+        raise SystemExit(TERMINATED)
+
+
+def _rename(name: str) -> None:
+    """For ps and top; the kernel keeps 15 bytes."""
+    with open("/proc/self/comm", "wb", buffering=0) as comm:
+        comm.write(name.encode())
+
+
+def _move_to(place: Assign) -> None:
+    """Raises OSError when the folder is not there."""
+    os.environ.update(place.env)
+    sys.argv = ["chronetix-worker", place.name]
+    if place.cwd:
+        os.chdir(place.cwd)
+
+
+def _ring_on_signal(descriptor: int) -> None:
+    for number in STOPPING:
+        _clone.ring_on_signal(number, descriptor)
+
+
+def inherited_socket() -> socket.socket:
+    """The control socket whose number the environment names; the variable is removed, so that no child inherits it.
+
+    Raises RuntimeError when this process was not started as a worker.
+    """
+    number = os.environ.pop(FD_VARIABLE, "")
+    if not number.isdigit():
+        raise RuntimeError(f"{FD_VARIABLE} names no descriptor: this program is started by chronetixd, in a flow")
+    sock = socket.socket(fileno=int(number))
+    sock.set_inheritable(False)
+    return sock
+
+
+def serve(plugin: Any) -> None:
+    """Make this program a worker that runs ``plugin`` (class, instance or function); for artifacts of kind Process.
+
+    Call it from the main thread. Returns when the node has finished; raises SystemExit with the worker's exit code when
+    it failed or was told to stop, RuntimeError when the program was not started by the daemon.
+    """
+    code = Worker(inherited_socket(), plugin).run()
+    if code != OK:
+        raise SystemExit(code)
+
+
+def main(sock: socket.socket, place: Assign = AS_IT_IS) -> NoReturn:
+    """Run the plugin that the daemon configures over ``sock``, in ``place``, and end the process."""
+    code = Worker(sock, place=place).run()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Not sys.exit: tearing down an interpreter takes longer than starting this worker did, and copies shared pages.
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    main(inherited_socket())

@@ -1,0 +1,447 @@
+"""A flow in small: the daemon's real tables, workers of ``workers``, memories that are lists. Nothing is left to
+chance: who makes the next step follows from a number, and who is killed before which step is said by whoever plays."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from chronetix.protocol import messages as wire
+from chronetixd.core import flow_messages as core
+from chronetixd.core import rollout as steps
+from chronetixd.core import worker as life
+from chronetixd.core.flow import Flow
+from chronetixd.core.flow_messages import FlowState, NodeEvent
+from chronetixd.core.restart import Policy, Rule, Strategy
+from chronetixd.core.wiring.machine import Machine
+from chronetixd.core.wiring.stages import DataRoute, Handle, LineEnd, Snapshot
+from chronetixd.core.worker import Exit, WorkerState
+from chronetixd.dataplane.lines import Lines
+from tests.chronetixd.core.search.workers import Credit, Frame, Ring, Worker
+
+MOST_STEPS = 4000
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A flow: its routes as (from, to), their credits, and which version of which node is another one."""
+
+    edges: tuple[tuple[str, str], ...]
+    credits: int = 2
+    versions: tuple[str, ...] = ()
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(node for edge in self.edges for node in edge))
+
+    @property
+    def routes(self) -> tuple[DataRoute, ...]:
+        return tuple(DataRoute(f"{source}-{target}", source, target) for source, target in self.edges)
+
+    def configure(self, node: str) -> wire.Configure:
+        """What a worker of ``node`` is told."""
+        credits = {"credits": self.credits, "watermark": self.credits, "credit_low": self.credits // 2}
+        return wire.Configure(
+            flow="f",
+            node=node,
+            plugin_id=node,
+            version="1",
+            kind="Python",
+            uri="x",
+            inputs=[wire.Port(route=f"{a}-{b}", peer=a, **credits) for a, b in self.edges if b == node],
+            outputs=[wire.Port(route=f"{a}-{b}", peer=b, **credits) for a, b in self.edges if a == node],
+        )
+
+    def kinds(self, node: str) -> tuple[bool, bool]:
+        """Whether it has inputs, and outputs."""
+        return any(b == node for _, b in self.edges), any(a == node for a, _ in self.edges)
+
+
+class World:
+    """A flow of ``shape``, until :meth:`become` and :meth:`stop`. ``order`` says who makes the next step; the ``slow``
+    node makes one when nobody else can."""
+
+    def __init__(self, shape: Shape, order: int = 0, slow: str = "") -> None:
+        self.shape = shape
+        self.order = order
+        self.slow = slow
+        self.memory: dict[int, Any] = {}
+        self.kept: set[int] = set()
+        self._ends: set[int] = set()
+        self._made = 0
+        self.lines = Lines(self._new_line, self._ends.discard)
+        self.items = 0
+        self.count = 0
+        self.kills: dict[int, str] = {}
+        self.ledgers: dict[str, list[Frame]] = {}
+        self.rule = Rule(Policy.TRANSIENT, max=100, backoff_ns=1)
+        self.flow = Flow("f", shape.nodes, shape.edges, rules=dict.fromkeys(shape.nodes, self.rule))
+        self.machine = Machine(shape.nodes, shape.routes, self)
+        self.workers: dict[str, Worker] = {}
+        self.former: dict[str, Shape] = {}
+        self.rollout: steps.Rollout | None = None
+        self.becomes = shape
+        self.events: deque[core.FlowEvent] = deque()
+        self.busy = False
+        self.timers: set[str] = set()
+        self.log: list[str] = []
+        self.dispatch(core.Validated())
+        self.dispatch(core.Launch())
+
+    # -- memories ------------------------------------------------------------------------------------------
+
+    def handle(self, thing: Any) -> int:
+        """A descriptor of a memory, which its maker sends along."""
+        self.memory[len(self.memory)] = thing
+        return len(self.memory) - 1
+
+    def _new_line(self) -> tuple[int, int]:
+        """Both ends, as numbers that differ in their last bit."""
+        self._made += 2
+        self._ends |= {self._made, self._made + 1}
+        return self._made, self._made + 1
+
+    @property
+    def ends_left(self) -> set[int]:
+        """Ends of lines that nobody was given."""
+        return set(self.lines.all_left)
+
+    def check_lines(self) -> None:
+        """Whoever live at both ends of a stage have the two ends of one line."""
+        for node, worker in self.workers.items():
+            for route, out in worker.outs.items() if worker.alive else ():
+                for other in self.workers.values() if out.credit is not None and not out.closed else ():
+                    for end in other.ins.get(route, ()) if other.alive else ():
+                        if end.ring is out.ring and end.credit is out.credit:
+                            assert out.line ^ end.line == 1, f"{node} and {other.node} have no line for {route}"
+
+    def ledger(self, node: str) -> list[Frame]:
+        """What a sink has got, in order."""
+        return self.ledgers.setdefault(node, [])
+
+    def remains(self, ring: Handle) -> tuple[int, int]:
+        assert ring in self.kept, "a ring that was closed is read"
+        frames = self.memory[ring].frames
+        return len(frames), max((number for _, number, _ in frames), default=0)
+
+    def snapshot(self, ring: Handle, credit: Handle) -> Snapshot | None:
+        assert {ring, credit} <= self.kept, "a memory that was closed is read"
+        there, back = self.memory[ring], self.memory[credit]
+        assert isinstance(there, Ring)
+        assert isinstance(back, Credit)
+        figures = dict.fromkeys(_FIGURES, 0)
+        outstanding = len(there.frames) - len(back.returned)
+        drops = dict.fromkeys(("no_credit", "no_room", "given_up", "overwritten"), 0)
+        return {**figures, "outstanding": outstanding, "credits": there.credits, "next": back.next, "drops": drops}
+
+    # -- the daemon's shell --------------------------------------------------------------------------------
+
+    def dispatch(self, event: core.FlowEvent) -> None:
+        self.events.append(event)
+        if self.busy:
+            return
+        self.busy = True
+        while self.events:
+            for instruction in self.flow.handle(self.events.popleft(), core.Moment(self.count, 0.5)):
+                self._carry_out(instruction)
+        self.busy = False
+        self._look()
+
+    def _carry_out(self, instruction: core.Instruction) -> None:
+        match instruction:
+            case core.Spawn(nodes):
+                for node in nodes:
+                    self._spawn(node, 1)
+                    self.events.append(NodeEvent(node, life.Spawned(1)))
+            case core.Configure(node):
+                shape = self.shape if node in self.shape.nodes else self.former[node]
+                self._send(node, self.machine.lives.configure(node, shape.configure(node)), ())
+            case core.Relink(node):
+                self._wire(self.machine.relink(node))
+                self._announce()
+            case core.Start(nodes):
+                for node in nodes:
+                    self.machine.started(node)
+                    self._send(node, wire.Start(), ())
+            case core.Drain(nodes):
+                for node in nodes:
+                    self._send(node, wire.Drain(), ())
+            case core.Leave(node):
+                self._send(node, wire.Leave(), ())
+            case core.Removed(node):
+                del self.workers[node]
+            case core.Signal(nodes):
+                for node in nodes:
+                    self.kill(node)
+            case core.WakePeers(node):
+                self._wire(self.machine.lives.gone(node))
+                self._announce()
+            case core.Succeed(node):
+                self._wire(self.machine.lives.succeeded(node))
+                self._announce()
+            case core.ArmNode(node):
+                self.timers.add(node)
+            case _:
+                pass
+
+    def _spawn(self, node: str, pid: int) -> None:
+        assert node not in self.workers or not self.workers[node].alive, "two processes for one node"
+        self.workers[node] = Worker(self, node)
+
+    def _send(self, node: str, message: Any, handles: Sequence[Hashable]) -> None:
+        memories = [handle for handle in handles if not isinstance(handle, LineEnd)]
+        assert all(handle in self.kept for handle in memories), "a memory that was closed is sent"
+        handles = [self.lines.take(each) if isinstance(each, LineEnd) else each for each in handles]
+        self.log.append(f"{self.count} → {node}: {message}")
+        worker = self.workers[node]
+        if worker.alive:
+            worker.inbox.append((message, tuple(handles)))  # type: ignore[arg-type]
+
+    def _wire(self, told: Sequence[Any]) -> None:
+        for node, message, handles in told:
+            if isinstance(message, wire.Link) and self.flow.workers[node].state is WorkerState.OFFERED:
+                self.dispatch(NodeEvent(node, life.LinkSent()))
+            self._send(node, message, handles)
+        for effect in self.machine.take_effects():
+            if isinstance(effect.handle, LineEnd):
+                self.lines.close(effect.handle)
+            else:
+                assert effect.handle in self.kept, f"{effect.handle} is closed again, or was never kept"
+                self.kept.discard(effect.handle)  # type: ignore[arg-type]
+
+    def _announce(self) -> None:
+        for node, subject in tuple(self.flow.workers.items()):
+            ready = self.flow.restarts and subject.state is WorkerState.READY
+            if ready and self.machine.links.relinked(node):
+                self.dispatch(NodeEvent(node, life.Relinked()))
+
+    def _hear(self, node: str, message: Any, handles: tuple[int, ...]) -> None:
+        self.log.append(f"{self.count} ← {node}: {message}")
+        match message:
+            case wire.Hello():
+                if self.flow.workers[node].state is WorkerState.GREETING:
+                    self.dispatch(NodeEvent(node, life.Greeted()))
+            case wire.Offer():
+                self._offered(node, message, handles)
+            case wire.Linked():
+                self._wire(self.machine.linked(node, message))
+                self._announce()
+            case wire.Drained():
+                self._wire(self.machine.drained(node, message))
+                self._look()
+            case wire.Ready():
+                self._wire(self.machine.ready(node))
+                self.dispatch(NodeEvent(node, life.BecameReady()))
+            case wire.Started():
+                self.dispatch(NodeEvent(node, life.HasStarted()))
+            case wire.Finished():
+                self.dispatch(NodeEvent(node, life.HasFinished()))
+            case Exit():
+                self.dispatch(NodeEvent(node, life.Exited(message)))
+            case _:
+                raise AssertionError(message)
+
+    def _offered(self, node: str, message: wire.Offer, handles: tuple[int, ...]) -> None:
+        if self.flow.workers[node].state in (WorkerState.TERMINATING, WorkerState.FAULTED):
+            return
+        self.kept |= set(handles)
+        rings, credits = handles[: len(message.rings)], handles[len(message.rings) :]
+        based = [(Handle(ring), self.memory[ring].base_seq) for ring in rings]
+        told = self.machine.lives.offer(node, message, based, [Handle(each) for each in credits], {})
+        self._wire(told)
+        if self.flow.workers[node].state is WorkerState.OFFERING:
+            self.dispatch(NodeEvent(node, life.Offered()))
+        self._wire(self.machine.links.due(node))
+        self._look()
+
+    # -- a roll-out ----------------------------------------------------------------------------------------
+
+    def become(self, shape: Shape) -> None:
+        """Begin a roll-out to ``shape``."""
+        before, after = self.shape, shape
+        both = [node for node in before.nodes if node in after.nodes]
+        changed = {n for n in both if before.kinds(n) != after.kinds(n)} | (set(after.versions) - set(before.versions))
+        removed = set(before.nodes) - set(after.nodes)
+        added = tuple(node for node in _downstream(after) if node not in before.nodes)
+        nodes = tuple(node for node in _downstream(before) if node in changed | removed)
+        self.becomes, self.changed = shape, changed
+        self.rollout = steps.Rollout(nodes, 1, added, frozenset(removed))
+        self._step(steps.Begun())
+        self._look()
+
+    def _look(self) -> None:
+        if self.busy or self.rollout is None or self.rollout.over:
+            return
+        nodes = {
+            node: steps.Seen(each.state, each.incarnation, self.flow.revival.group_of(node) is not None)
+            for node, each in self.flow.workers.items()
+        }
+        under_way, clean = tuple(self.machine.rerouting.under_way), self.machine.rerouting.clean
+        before = self.rollout.step
+        self._step(steps.Looked(steps.View(nodes, self.flow.state is FlowState.RUNNING, "", under_way, clean)))
+        if self.rollout.step is not before:
+            self._look()
+
+    def _step(self, event: steps.Event) -> None:
+        assert self.rollout is not None
+        for instruction in self.rollout.handle(event):
+            match instruction:
+                case steps.StandBy(nodes):
+                    for node in nodes:
+                        self._step(steps.StoodBy(node))
+                case steps.Commit():
+                    self._commit()
+                case steps.Leave(node):
+                    self.dispatch(core.LeaveRequested(node))
+                case steps.Retire(node):
+                    self.dispatch(core.Retire(node))
+                case steps.TakeOver(node):
+                    self._take_over(node)
+                case steps.Finish() if self.rollout.step is steps.Step.ENDED:
+                    self._wire(self.machine.rerouting.nobody_leaves())
+                case _:
+                    pass
+
+    def _commit(self) -> None:
+        before, after = self.shape, self.becomes
+        self.shape = after
+        self.former |= {node: before for node in before.nodes if node not in after.nodes}
+        self.flow.revise(after.nodes, after.edges, dict.fromkeys(after.nodes, self.rule), Strategy.ONE_FOR_ONE)
+        untold = self.changed | (set(before.nodes) ^ set(after.nodes))
+        stays = {each.id for each in before.routes} & {each.id for each in after.routes}
+        switched = frozenset(stays if before.credits != after.credits else ())
+        told = {node: after.configure(node) for node in after.nodes}
+        self._wire(self.machine.rerouting.revise(after.routes, told, untold, switched))
+
+    def _take_over(self, node: str) -> None:
+        if self.flow.workers[node].state is not WorkerState.RESTARTING or self.flow.revival.group_of(node) is not None:
+            return
+        if self.flow.state is not FlowState.RUNNING:
+            return
+        self._spawn(node, 1)
+        self.workers[node].said.popleft()
+        self.dispatch(core.TakeOver(node, 1))
+
+    def stop(self) -> None:
+        """Have it drain."""
+        self.dispatch(core.StopRequested())
+        self._look()
+
+    def close(self) -> None:
+        """Give all memory back."""
+        self.machine.close()
+        self._wire(())
+
+    # -- time ----------------------------------------------------------------------------------------------
+
+    def kill(self, node: str) -> None:
+        """kill -9, wherever it is."""
+        worker = self.workers.get(node)
+        if worker is not None and worker.alive:
+            worker.alive = False
+            worker.state = "killed"
+            self.log.append(f"{self.count} ✝ {node}")
+
+    def run(self, most: int = MOST_STEPS) -> None:
+        """Until nobody has anything to do, or ``most`` steps further."""
+        until = self.count + most
+        while self.count < until and (self._round(self._turn(), until) or self._round(self._slow_turn(), until)):
+            assert self.count < MOST_STEPS, "it goes round in circles"
+
+    def _round(self, acts: Iterator[Any], until: int) -> bool:
+        """Each of ``acts`` once; True when there was anything to do."""
+        moved = False
+        for act in acts:
+            victim = self.kills.pop(self.count, None)
+            if victim is not None:
+                self.kill(victim)
+            went_on = act() or victim is not None
+            self.count += went_on
+            moved = moved or went_on
+            if self.count >= until:
+                break
+        return moved
+
+    def _turn(self) -> Iterator[Any]:
+        names = sorted(self.workers)
+        at = self.order % max(1, len(names))
+        names = names[at:] + names[:at]
+        if self.order % 2:
+            names.reverse()
+        for node in names:
+            if node != self.slow:
+                yield from self._acts(node)
+        yield self._timer
+
+    def _slow_turn(self) -> Iterator[Any]:
+        """Until the first step of the slow node."""
+        before = self.count
+        for act in self._acts(self.slow):
+            if self.count == before:
+                yield act
+
+    def _acts(self, node: str) -> list[Any]:
+        worker = self.workers.get(node)
+        if worker is None:
+            return []
+        acts = [worker.step_reader, worker.step_plugin, lambda: self._listen(node)]
+        return acts if self.order % 3 else acts[::-1]
+
+    def _listen(self, node: str) -> bool:
+        worker = self.workers.get(node)
+        if worker is None:
+            return False
+        if worker.said:
+            self._hear(node, *worker.said.popleft())
+            return True
+        if worker.state in ("exited", "killed"):
+            ended = Exit(code=0) if worker.state == "exited" else Exit(signal="SIGKILL")
+            worker.state = "reaped"
+            self._hear(node, ended, ())
+            return True
+        return False
+
+    def _timer(self) -> bool:
+        """Only pauses before restarts pass: nothing may depend on a limit."""
+        for node in sorted(self.timers):
+            subject = self.flow.workers.get(node)
+            if subject is not None and subject.state is WorkerState.RESTARTING:
+                self.timers.discard(node)
+                self.dispatch(core.NodeDeadline(node))
+                return True
+        return False
+
+
+_FIGURES = (
+    "committed",
+    "bytes",
+    "would_block",
+    "blocked_ns",
+    "producer_sleeps",
+    "producer_wakes",
+    "skipped",
+    "taken",
+    "again",
+    "consumer_sleeps",
+    "consumer_wakes",
+    "max_outstanding",
+    "max_ns",
+    "gave_up_after_ns",
+    "dropped",
+    "unseen",
+    "returned",
+    "returned_before",
+)
+
+
+def _downstream(shape: Shape) -> list[str]:
+    left = {node: {a for a, b in shape.edges if b == node} for node in shape.nodes}
+    found: list[str] = []
+    while left:
+        ready = [node for node, before in left.items() if not before & left.keys()]
+        found += ready
+        for node in ready:
+            del left[node]
+    return found

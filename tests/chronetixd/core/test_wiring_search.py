@@ -1,0 +1,198 @@
+"""Every kill between any two steps of every sort of roll-out, there and back, over the real tables: no frame is lost,
+what is not marked is new and in order, nobody waits for the dead, the roll-out ends, every handle is closed once."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from itertools import combinations
+
+import pytest
+
+from chronetixd.core.flow_messages import FlowState
+from chronetixd.core.machine import IllegalEvent
+from tests.chronetixd.core.search.workers import Ring
+from tests.chronetixd.core.search.world import Shape, World
+
+LINE = (("s", "a"), ("a", "k"))
+FORK = (("s", "a"), ("s", "b"), ("a", "k"), ("b", "l"))
+JOIN = (("s", "k"), ("t", "k"))
+
+ROLLOUTS = {
+    "a plugin is replaced": (Shape(LINE), Shape(LINE, versions=("a",))),
+    "a source is replaced": (Shape(LINE), Shape(LINE, versions=("s",))),
+    "a sink is replaced": (Shape(LINE), Shape(LINE, versions=("k",))),
+    "all are replaced": (Shape(LINE), Shape(LINE, versions=("s", "a", "k"))),
+    "buffers are others": (Shape(LINE), Shape(LINE, credits=3)),
+    "a buffer and a plugin are others": (Shape(LINE), Shape(LINE, credits=3, versions=("a",))),
+    "a node is put in between": (Shape(LINE), Shape((("s", "a"), ("a", "b"), ("b", "k")))),
+    "a node is put in between, buffers are others": (Shape(LINE), Shape((("s", "a"), ("a", "b"), ("b", "k")), 3)),
+    "a node is taken out": (Shape(LINE), Shape((("s", "k"),))),
+    "a node is taken out, its consumer replaced": (Shape(LINE), Shape((("s", "k"),), versions=("k",))),
+    "a node is taken out, its producer replaced": (Shape(LINE), Shape((("s", "k"),), versions=("s",))),
+    "another node in its place": (Shape(LINE), Shape((("s", "b"), ("b", "k")))),
+    "another node in its place, all replaced": (Shape(LINE), Shape((("s", "b"), ("b", "k")), versions=("s", "k"))),
+    "an output is added": (Shape(LINE), Shape((*LINE, ("s", "l")))),
+    "an output is removed": (Shape(FORK), Shape((("s", "a"), ("a", "k")))),
+    "a consumer is added": (Shape(LINE), Shape((*LINE, ("a", "l")))),
+    "a source is added": (Shape((("s", "k"),)), Shape(JOIN)),
+    "a fork's buffers are others": (Shape(FORK), Shape(FORK, credits=3)),
+}
+ITEMS = (5, 10, 13)
+"""How far sources have come at the end of the roll-out, of that back, and at the end."""
+
+FIRST_STEPS = 14
+"""Before the roll-out begins: so many that frames are everywhere under way."""
+
+
+@dataclass(frozen=True)
+class Course:
+    """What is played: a roll-out, one back, a drain. ``order`` and ``slow`` say who makes the next step, ``kills`` who
+    dies before which, ``stop_at`` at which of the roll-out it is told to drain."""
+
+    name: str
+    order: int = 1
+    slow: str = ""
+    kills: tuple[tuple[int, str], ...] = ()
+    stop_at: int | None = None
+
+    def play(self) -> int:
+        """How many steps it takes. Raises AssertionError when it goes wrong."""
+        try:
+            return self._play()
+        except (AssertionError, LookupError, IllegalEvent) as wrong:
+            raise AssertionError(f"{self}: {wrong}") from wrong
+
+    def _play(self) -> int:
+        before, after = ROLLOUTS[self.name]
+        world = World(before, self.order, self.slow)
+        world.run()
+        assert world.flow.state is FlowState.RUNNING
+        world.check_lines()
+        world.items = ITEMS[0] - 1
+        world.run(FIRST_STEPS)
+        begun = world.count
+        world.kills = {begun + at: node for at, node in self.kills}
+        if self.stop_at is None:
+            self._there_and_back(world, before, after)
+        else:
+            world.become(after)
+            world.run(self.stop_at)
+            world.items = ITEMS[0]
+        world.items = max(world.items, ITEMS[2] if self.stop_at is None else 0)
+        world.stop()
+        world.run()
+        assert world.flow.state is FlowState.STOPPED, f"{world.flow.state}, {world.flow.failure}"
+        check(world)
+        world.close()
+        assert world.kept == set(), "handles are left"
+        assert world.ends_left == set(), "ends of lines are left"
+        return world.count - begun
+
+    @staticmethod
+    def _there_and_back(world: World, before: Shape, after: Shape) -> None:
+        for shape, items in zip((after, before), ITEMS[:2], strict=True):
+            world.items = items
+            world.become(shape if shape is after else replace(before, versions=after.versions))
+            world.run()
+            assert world.rollout is not None
+            assert world.rollout.step == "done", f"it stands still: {world.rollout.step}, {world.rollout.waits_for}"
+            check(world)
+            world.check_lines()
+            for node in before.nodes if shape is after else ():
+                if node not in after.nodes:
+                    forget(world, node)
+
+
+def forget(world: World, node: str) -> None:
+    """It was removed: should it come again, it is another one."""
+    world.ledgers.pop(node, None)
+    for ring in world.memory.values():
+        if isinstance(ring, Ring) and ring.to == node:
+            ring.to = ""
+
+
+def check(world: World) -> None:
+    """Each sink has got all that was sent to it, the items of each source in order, from the first that it got on, and
+    no mark is missing."""
+    for ring in world.memory.values():
+        got = {frame[:2] for frame in world.ledgers.get(ring.to, ())} if isinstance(ring, Ring) else set()
+        if isinstance(ring, Ring) and ring.to in world.ledgers:
+            lost = {frame[:2] for frame in ring.frames} - got
+            assert not lost, f"{ring.to} never got {lost}"
+    for node, frames in world.ledgers.items():
+        highest: dict[str, int] = {}
+        for source, number, marked in frames:
+            last = highest.get(source)
+            assert last is None or number <= last + 1, f"{node}: {number} follows {last}: lost, or out of order"
+            assert marked or last is None or number == last + 1, f"{node}: {number} came again unmarked, after {last}"
+            highest[source] = max(last or 0, number)
+        stays = [source for source, _ in world.shape.edges if not any(b == source for _, b in world.shape.edges)]
+        if node in world.shape.nodes and world.flow.state is FlowState.RUNNING and world.items == ITEMS[1]:
+            assert all(highest.get(source) == world.items for source in stays if source in highest), f"{node}: lost"
+
+
+LONG = bool(os.environ.get("CHRONETIX_SEARCH"))
+"""Every step, for minutes (``make search``); else some of them, others for each sort of roll-out."""
+
+NAMES = pytest.mark.parametrize("name", ROLLOUTS)
+
+
+def nodes_of(name: str) -> list[str]:
+    """Who may die in this roll-out."""
+    return sorted({node for shape in ROLLOUTS[name] for node in shape.nodes})
+
+
+def some(name: str, steps: int, stride: int, long: int = 1) -> list[int]:
+    """The first and every ``stride``-th step, others in each sort of roll-out; in long searches every ``long``-th."""
+    thin = {0, *range([*ROLLOUTS].index(name) % stride, steps, stride)}
+    return sorted(thin) if not LONG else list(range(0, steps, long))
+
+
+def orders(name: str) -> list[Course]:
+    """All that differ in who makes the next step."""
+    return [Course(name, order) for order in range(6)] + [Course(name, slow=node) for node in nodes_of(name)]
+
+
+@pytest.mark.timeout(3600 if LONG else 300)
+@NAMES
+def test_whoever_dies_between_two_steps_of_a_roll_out(name: str) -> None:
+    for course in orders(name):
+        for at in some(name, course.play(), 5 if course == Course(name) else 29):
+            for node in nodes_of(name):
+                replace(course, kills=((at, node),)).play()
+
+
+@pytest.mark.timeout(3600 if LONG else 300)
+@NAMES
+def test_whichever_two_die_in_it(name: str) -> None:
+    for course in orders(name) if LONG else (Course(name),):
+        for first, second in combinations(some(name, course.play(), 29, 7), 2):
+            for one in nodes_of(name):
+                for other in nodes_of(name):
+                    replace(course, kills=((first, one), (second, other))).play()
+
+
+@pytest.mark.timeout(3600 if LONG else 300)
+@NAMES
+def test_a_flow_that_drains_in_the_middle_of_it_ends_whoever_dies(name: str) -> None:
+    for course in orders(name) if LONG else (Course(name), Course(name, 2)):
+        for stop_at in some(name, 60, 17, 3):
+            stopped = replace(course, stop_at=stop_at)
+            for at in some(name, stopped.play(), 23, 3):
+                for node in nodes_of(name):
+                    replace(stopped, kills=((at, node),)).play()
+
+
+@pytest.mark.parametrize(
+    "course",
+    [
+        Course("another node in its place", kills=((0, "a"), (13, "b"))),
+        Course("another node in its place", slow="k", kills=((0, "s"),)),
+        Course("a node is put in between", slow="k", kills=((0, "a"),)),
+        Course("a node is taken out, its consumer replaced", stop_at=0),
+    ],
+    ids=str,
+)
+def test_what_is_easily_wrong(course: Course) -> None:
+    course.play()

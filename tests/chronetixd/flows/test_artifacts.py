@@ -1,0 +1,107 @@
+"""Artifacts are looked for when a flow is submitted; nothing is imported for it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chronetix.nodeworker.builtins import BUILTINS as OFFERED
+from chronetix.protocol.contract import Flow, parse_flow
+from chronetixd.flows.artifacts import BUILTINS, artifact_problems
+from chronetixd.flows.plan import make_plan, unsupported
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    (tmp_path / "plugin.py").write_text("raise RuntimeError('must not be imported')")
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package" / "__init__.py").write_text("raise RuntimeError('must not be imported')")
+    (tmp_path / "data.txt").write_text("")
+    program = tmp_path / "program"
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    return tmp_path
+
+
+def flow(kind: str, uri: str, **more: Any) -> Flow:
+    manifest = {"plugin_id": "p", "version": "1", "artifact": {"kind": kind, "uri": uri}, **more}
+    parsed = parse_flow({"manifests": [manifest], "routes": [], "schemas": []}).flow
+    assert parsed is not None
+    return parsed
+
+
+def test_the_daemon_and_the_worker_know_the_same_builtins() -> None:
+    assert set(BUILTINS) == set(OFFERED)
+
+
+@pytest.mark.parametrize(
+    ("kind", "uri"),
+    [
+        ("Python", "python://plugin.py:thing"),
+        ("Python", "python://plugin:thing"),
+        ("Python", "python://package.inner:thing"),
+        ("Python", "python://json:loads"),
+        ("Python", "python://chronetixd.main:main"),
+        ("Process", "file://program"),
+        ("Process", f"file://{sys.executable}"),
+        ("WasmComponent", "builtin://chronetix/system/timer"),
+    ],
+)
+def test_what_is_there_is_found(kind: str, uri: str, base: Path) -> None:
+    assert artifact_problems(flow(kind, uri), str(base)) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "uri", "words"),
+    [
+        ("Python", "python://plugn.py:thing", "plugin.py"),
+        ("Python", "python://plugn:thing", "plugin"),
+        ("Python", "python://plugin.py", "module:object"),
+        ("Python", "python://no/such/folder/x.py:thing", "folder"),
+        ("Process", "file://programm", "program"),
+        ("Process", "file://data.txt", "chmod +x"),
+        ("Process", "file://package", "no file"),
+        ("Process", "python://plugin:thing", "no program"),
+        ("WasmComponent", "builtin://chronetix/system/timr", "system/timer"),
+        ("WasmComponent", "file://plugin.wasm", "Python and Process"),
+        ("Dylib", "file://plugin.so", "Python and Process"),
+    ],
+)
+def test_what_is_not_there_is_named_with_what_to_do(kind: str, uri: str, words: str, base: Path) -> None:
+    (problem,) = artifact_problems(flow(kind, uri), str(base))
+    assert problem.path.startswith("manifests[0].artifact.")
+    assert words in str(problem)
+
+
+@pytest.mark.parametrize(("kind", "uri"), [("Python", "python://plugin.py:thing"), ("Process", "file://program")])
+def test_a_relative_path_needs_something_to_be_relative_to(kind: str, uri: str) -> None:
+    (problem,) = artifact_problems(flow(kind, uri), "")
+    assert "base_dir" in str(problem)
+
+
+def test_a_program_gets_its_arguments(base: Path) -> None:
+    plan = make_plan("f", flow("Process", "file://program", params={"args": ["-v", "3"]}), str(base))
+    assert plan.nodes["p"].argv == (str(base / "program"), "-v", "3")
+
+
+@pytest.mark.parametrize("args", ["-v", [1], {"a": 1}, ["a\0b"]])
+def test_arguments_that_are_no_list_of_texts_are_refused(args: Any) -> None:
+    (problem,), _ = unsupported(flow("Process", "file:///bin/true", params={"args": args}))
+    assert problem.path == "manifests[0].params.args"
+
+
+def test_what_has_no_effect_is_a_warning() -> None:
+    timers = [{"id": "t", "schedule": {"interval_ms": 5, "align_to": "second"}}]
+    problems, warnings = unsupported(flow("Python", "python://json:loads", timers=timers))
+    assert problems == []
+    assert [warning.path for warning in warnings] == ["manifests[0].timers[0].schedule.align_to"]
+
+
+@pytest.mark.parametrize("uri", ["python://" + "x" * 300 + ".py:thing", "file://" + "x" * 300])
+def test_a_path_that_cannot_even_be_looked_at_is_a_problem_of_the_flow(uri: str, base: Path) -> None:
+    (problem,) = artifact_problems(flow("Python" if "python" in uri else "Process", uri), str(base))
+    assert problem.path == "manifests[0].artifact.uri"
+    assert "too long" in problem.message

@@ -1,0 +1,392 @@
+"""The journal: what was written is there again, whatever happened to the process, the disk and the file."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chronetix.protocol.errors import ChronetixError
+from chronetixd.store.journal import FORMAT, MAX_OWED, RETRY_S, Journal, StoredFlow, StoredLife
+
+Open = Callable[[], Journal]
+
+
+@pytest.fixture
+def told() -> list[str]:
+    """What the journal said of its troubles."""
+    return []
+
+
+@pytest.fixture
+def opened(tmp_path: Path, told: list[str]) -> Iterator[Open]:
+    """Opens the one journal of this test, as often as it likes."""
+    made: list[Journal] = []
+
+    def open_it() -> Journal:
+        journal = Journal(tmp_path / "journal", told.append, never)
+        journal.open()
+        made.append(journal)
+        return journal
+
+    yield open_it
+    for journal in made:
+        journal.close()
+
+
+def submit(journal: Journal, flow: StoredFlow) -> None:
+    """Submit it; raises what it is refused with."""
+    refusals: list[ChronetixError | None] = []
+    journal.submitted(flow, refusals.append)
+    (refusal,) = refusals
+    if refusal is not None:
+        raise refusal
+
+
+def never(seconds: float, call: Callable[[], None]) -> None:
+    """For a journal whose owner flushes it."""
+
+
+def flow(name: str = "squares", **fields: object) -> StoredFlow:
+    plain = StoredFlow(name=name, submitted_unix_ns=1, contract=b"\xa0", bindings={"a": "b"}, base_dir="/f")
+    return msgspec.structs.replace(plain, **fields)
+
+
+def life(node: str = "sink", incarnation: int = 0, **fields: object) -> StoredLife:
+    plain = StoredLife(flow="squares", node=node, incarnation=incarnation, phase="intended", token="t", boot="b")
+    return msgspec.structs.replace(plain, **fields)
+
+
+class TestWhatWasWritten:
+    def test_a_new_journal_is_empty(self, opened: Open) -> None:
+        found = opened().recover()
+        assert (found.flows, found.lives, found.rotten) == ((), (), ())
+
+    def test_flows_come_back_in_the_order_of_submission(self, opened: Open) -> None:
+        journal = opened()
+        submit(journal, flow("later", submitted_unix_ns=2))
+        submit(journal, flow("first"))
+        journal.close()
+        assert opened().recover().flows == (flow("first"), flow("later", submitted_unix_ns=2))
+
+    def test_only_the_owner_can_read_it(self, opened: Open) -> None:
+        assert opened().path.stat().st_mode & 0o777 == 0o600
+
+    def test_a_change_replaces_what_was_there(self, opened: Open) -> None:
+        journal = opened()
+        submit(journal, flow())
+        journal.flow(flow(wanted="stopped", state="stopped", reason="it ended"))
+        assert opened().recover().flows == (flow(wanted="stopped", state="stopped", reason="it ended"),)
+
+    def test_a_flow_that_takes_an_old_ones_name_has_none_of_its_lives(self, opened: Open) -> None:
+        journal = opened()
+        submit(journal, flow())
+        journal.lives([life()])
+        submit(journal, flow(submitted_unix_ns=5))
+        assert opened().recover().lives == ()
+
+    def test_a_forgotten_flow_is_gone_with_its_lives(self, opened: Open) -> None:
+        journal = opened()
+        submit(journal, flow())
+        journal.lives([life(), life("map", 3)])
+        journal.forgotten("squares")
+        found = opened().recover()
+        assert (found.flows, found.lives) == ((), ())
+
+    def test_of_each_node_the_last_life_counts(self, opened: Open) -> None:
+        journal = opened()
+        journal.lives([life(), life("map")])
+        journal.lives([life(phase="gone", pid=7)])
+        journal.lives([life(incarnation=1)])
+        assert set(opened().recover().lives) == {life("map"), life(incarnation=1)}
+
+    def test_what_may_come_soon_is_written_with_the_next_write(self, opened: Open) -> None:
+        journal = opened()
+        journal.soon(life(phase="born", pid=9, started_ticks=3))
+        assert opened().recover().lives == ()
+        journal.flow(flow())
+        assert opened().recover().lives == (life(phase="born", pid=9, started_ticks=3),)
+
+    def test_what_is_owed_is_written_at_the_end(self, opened: Open) -> None:
+        journal = opened()
+        journal.soon(life())
+        assert journal.owed == 1
+        journal.close()
+        assert opened().recover().lives == (life(),)
+
+    @given(
+        flow_=st.builds(
+            StoredFlow,
+            name=st.text(min_size=1, max_size=9),
+            submitted_unix_ns=st.integers(0, 1 << 62),
+            contract=st.binary(max_size=99),
+            bindings=st.dictionaries(st.text(max_size=5), st.text(max_size=5)),
+            base_dir=st.text(max_size=9),
+            wanted=st.sampled_from(["running", "stopped"]),
+            reason=st.text(max_size=9),
+        )
+    )
+    def test_any_flow_comes_back_as_it_was(self, flow_: StoredFlow, tmp_path_factory: pytest.TempPathFactory) -> None:
+        path = tmp_path_factory.mktemp("journal") / "journal"
+        journal = Journal(path, pytest.fail, never)
+        journal.open()
+        submit(journal, flow_)
+        assert journal.recover().flows == (flow_,)
+        journal.close()
+
+
+class TestKilled:
+    PROGRAM = """
+import os, signal, sys
+from pathlib import Path
+from chronetixd.store.journal import Journal, StoredFlow, StoredLife
+journal = Journal(Path(sys.argv[1]), print, lambda seconds, call: None)
+journal.open()
+journal.submitted(StoredFlow(name="f", submitted_unix_ns=1, contract=b"", bindings={}, base_dir=""), print)
+n = 0
+while True:
+    n += 1
+    journal.lives([StoredLife(flow="f", node=f"{node}{n}", incarnation=n, phase="intended", token="t", boot="b")
+                   for node in ("a", "b", "c")])
+    os.write(1, b"%d\\n" % n)
+"""
+
+    def test_after_kill_9_everything_that_was_acknowledged_is_there_and_nothing_is_half(self, opened: Open) -> None:
+        path = opened().path
+        with subprocess.Popen([sys.executable, "-c", self.PROGRAM, path], stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"None\n"
+            for _ in range(40):
+                acknowledged = int(process.stdout.readline())
+            process.kill()
+            acknowledged = max([acknowledged, *map(int, process.stdout.read().splitlines())])
+        lives = opened().recover().lives
+        by_incarnation = {n: sorted(each.node[0] for each in lives if each.incarnation == n) for n in range(1, 10_000)}
+        assert all(by_incarnation[n] == ["a", "b", "c"] for n in range(1, acknowledged + 1))
+        assert all(nodes in ([], ["a", "b", "c"]) for nodes in by_incarnation.values())
+
+    @pytest.mark.parametrize("cut", [1, 100, 4000, 5000])
+    def test_a_torn_tail_is_cut_off(self, opened: Open, tmp_path: Path, told: list[str], cut: int) -> None:
+        journal = opened()
+        submit(journal, flow())
+        journal.lives([life()])
+        copy = tmp_path / "copy"
+        copy.mkdir()
+        for name in ("journal", "journal-wal"):
+            (copy / name).write_bytes((tmp_path / name).read_bytes())
+        os.truncate(copy / "journal-wal", (copy / "journal-wal").stat().st_size - cut)
+        survivor = Journal(copy / "journal", told.append, never)
+        survivor.open()
+        found = survivor.recover()
+        survivor.close()
+        assert found.flows in ((), (flow(),))
+        assert found.lives == ()
+        assert found.rotten == ()
+        assert told == []
+
+
+class TestDamaged:
+    def test_a_row_that_has_rotted_is_left_out_and_named(self, opened: Open) -> None:
+        journal = opened()
+        submit(journal, flow("good"))
+        submit(journal, flow("bad"))
+        with sqlite3.connect(journal.path) as base:
+            base.execute("UPDATE flow SET row = X'A0' WHERE name = 'bad'")
+        base.close()
+        found = opened().recover()
+        assert [each.name for each in found.flows] == ["good"]
+        assert found.rotten == ("bad: its checksum is wrong",)
+
+    def test_a_file_that_is_no_journal_is_put_aside_and_told(
+        self, tmp_path: Path, opened: Open, told: list[str]
+    ) -> None:
+        (tmp_path / "journal").write_bytes(b"no journal at all " * 400)
+        assert opened().recover().flows == ()
+        assert len(told) == 1
+        assert "damaged" in told[0]
+        assert len(list(tmp_path.glob("journal.damaged-*"))) == 1
+
+    def test_a_journal_of_a_later_release_is_refused_and_not_touched(self, tmp_path: Path, opened: Open) -> None:
+        opened().close()
+        with sqlite3.connect(tmp_path / "journal") as base:
+            base.execute(f"PRAGMA user_version = {FORMAT + 1}")
+        base.close()
+        with pytest.raises(ChronetixError, match=f"it has format {FORMAT + 1}"):
+            opened()
+
+    def test_a_folder_that_is_not_there_is_told(self, tmp_path: Path) -> None:
+        with pytest.raises(ChronetixError, match="unable to open") as caught:
+            Journal(tmp_path / "nowhere" / "journal", pytest.fail, never).open()
+        assert caught.value.name == "journal-unusable"
+
+
+class TestDiskFull:
+    """``max_page_count`` makes SQLite answer exactly as it does on a full disk."""
+
+    @staticmethod
+    def fill(journal: Journal) -> None:
+        (pages,) = journal._opened.execute("PRAGMA page_count").fetchone()
+        journal._opened.execute(f"PRAGMA max_page_count = {pages}")
+
+    @staticmethod
+    def make_room(journal: Journal) -> None:
+        journal._opened.execute("PRAGMA max_page_count = 1000000")
+
+    BIG = b"x" * 50_000
+
+    def test_a_submission_is_refused_and_leaves_nothing(self, opened: Open, told: list[str]) -> None:
+        journal = opened()
+        self.fill(journal)
+        with pytest.raises(ChronetixError, match="full"):
+            submit(journal, flow(contract=self.BIG))
+        assert len(told) == 1
+        self.make_room(journal)
+        journal.flush()
+        assert opened().recover().flows == ()
+
+    def test_a_change_goes_on_is_told_once_and_is_written_when_there_is_room(
+        self, opened: Open, told: list[str]
+    ) -> None:
+        journal = opened()
+        submit(journal, flow())
+        self.fill(journal)
+        journal.flow(flow(contract=self.BIG, state="running"))
+        journal.flow(flow(contract=self.BIG, state="stopped"))
+        assert [("full" in line) for line in told] == [True]
+        assert journal.owed == 2
+        self.make_room(journal)
+        journal.lives([life()])
+        assert told[1:] == [""]
+        found = opened().recover()
+        assert [each.state for each in found.flows] == ["stopped"]
+        assert found.lives == (life(),)
+
+    def test_it_tries_again_by_itself(self, tmp_path: Path, told: list[str]) -> None:
+        calls: list[tuple[float, Callable[[], None]]] = []
+        journal = Journal(tmp_path / "journal", told.append, lambda seconds, call: calls.append((seconds, call)))
+        journal.open()
+        self.fill(journal)
+        journal.flow(flow(contract=self.BIG))
+        ((seconds, call),) = calls
+        assert seconds == RETRY_S
+        self.make_room(journal)
+        call()
+        assert (journal.owed, told[1:]) == (0, [""])
+        journal.close()
+
+    def test_what_is_owed_is_bounded_and_what_is_given_up_is_counted(self, opened: Open) -> None:
+        journal = opened()
+        for n in range(MAX_OWED + 5):
+            journal.soon(life(f"n{n}"))
+        assert (journal.owed, journal.given_up) == (MAX_OWED, 5)
+
+
+class Disk:
+    """A disk that answers when the test says so, and the loop's later and soon."""
+
+    def __init__(self) -> None:
+        self.work: list[Callable[[], None]] = []
+        self.timers: list[tuple[float, Callable[[], None]]] = []
+
+    def answer(self) -> None:
+        """One batch is written, or fails."""
+        self.work.pop(0)()
+
+    def settle(self, _seconds: float) -> bool:
+        """All that is to be done is."""
+        while self.work:
+            self.answer()
+        return True
+
+    def pass_time(self) -> None:
+        """All timers are due."""
+        due, self.timers = self.timers, []
+        for _, call in due:
+            call()
+
+
+class TestADiskThatTakesItsTime:
+    @pytest.fixture
+    def disk(self) -> Disk:
+        return Disk()
+
+    @pytest.fixture
+    def journal(self, tmp_path: Path, told: list[str], disk: Disk) -> Iterator[Journal]:
+        journal = Journal(
+            tmp_path / "journal",
+            told.append,
+            lambda seconds, call: disk.timers.append((seconds, call)),
+            disk.work.append,
+            settle=disk.settle,
+        )
+        journal.open()
+        yield journal
+        journal.close()
+
+    def test_nobody_waits_but_who_submits(self, journal: Journal, disk: Disk) -> None:
+        said: list[ChronetixError | None] = []
+        journal.submitted(flow(), said.append)
+        journal.lives([life()])
+        journal.flow(flow("other"))
+        assert (said, journal.awaited) == ([], True)
+        disk.answer()
+        assert said == [None]
+        assert not journal.awaited
+
+    def test_what_comes_while_it_is_busy_is_written_together_and_in_order(self, journal: Journal, disk: Disk) -> None:
+        written: list[int] = []
+        journal.flow(flow(state="starting"))
+        for state in ("running", "draining", "stopped"):
+            journal.flow(flow(state=state))
+            journal.when_written(lambda: written.append(1))
+        assert len(disk.work) == 1
+        disk.answer()
+        assert (written, len(disk.work)) == ([], 1)
+        disk.answer()
+        assert (written, disk.work, journal.owed) == ([1, 1, 1], [], 0)
+        assert [each.state for each in journal.recover().flows] == ["stopped"]
+
+    def test_what_waits_goes_on_after_a_while_and_a_submission_does_not(
+        self, journal: Journal, disk: Disk, told: list[str]
+    ) -> None:
+        said: list[ChronetixError | None] = []
+        went_on: list[int] = []
+        journal.submitted(flow(), said.append)
+        journal.lives([life()])
+        journal.when_written(lambda: went_on.append(1))
+        assert not went_on
+        disk.pass_time()
+        assert (went_on, said) == ([1], [])
+        assert len(told) == 1
+        assert "has not answered" in told[0]
+        disk.answer()
+        disk.answer()
+        assert (went_on, said, told[1:]) == ([1], [None], [""])
+
+    def test_a_submission_that_fails_takes_none_along(self, journal: Journal, disk: Disk) -> None:
+        TestDiskFull.fill(journal)
+        said: list[str] = []
+        journal.lives([life()])
+        journal.submitted(flow("big", contract=TestDiskFull.BIG), lambda refusal: said.append(f"big {refusal}"))
+        journal.submitted(flow("small"), lambda refusal: said.append(f"small {refusal}"))
+        disk.answer()
+        disk.answer()
+        assert said[0].startswith("big the journal")
+        assert said[1] == "small None"
+        assert [each.name for each in journal.recover().flows] == ["small"]
+        TestDiskFull.make_room(journal)
+
+    def test_what_is_under_way_is_handed_over_too(self, journal: Journal, disk: Disk) -> None:
+        journal.flow(flow())
+        journal.soon(life())
+        assert len(journal.packed()) == 2
+        disk.answer()
+        assert len(journal.packed()) == 1
