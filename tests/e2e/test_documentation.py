@@ -21,8 +21,8 @@ BY_CI = {"make demo", "make test", "make lint"}
 BENCHES = ("data", "c", "start", "idle", "fan", "recover", "upgrade", "loop")
 UNITS = ("tests/protocol/test_framing.py", '"tests/shm -k latest"')
 BY_HAND = {"make chaos", *(f"make unit T={some}" for some in UNITS), *(f"make bench-{name}" for name in BENCHES)}
-"""Some of the tests that run just now. Minutes of measuring, which tests/bench runs shortened. An hour of storm, of which
-tests/chaos plays a short one."""
+"""Some of the tests that run just now. Minutes of measuring, which tests/bench runs shortened. An hour of storm, of
+which tests/chaos plays a short one."""
 
 
 def console(page: Path) -> Iterator[tuple[str, list[str]]]:
