@@ -416,7 +416,7 @@ class Client:
 
 
 class _Items:
-    """Sends the items of one call; see :class:`chronetixd.control.verbs.Emit`."""
+    """Sends the items of one call; see :class:`chronetixd.control.verbs.base.Emit`."""
 
     goes_on: dict[str, Any]
 

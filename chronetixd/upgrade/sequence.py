@@ -22,7 +22,7 @@ from chronetixd.upgrade.rehearsal import Rehearsal
 from chronetixd.upgrade.snapshot import Snapshot, Upgraded, write
 
 if TYPE_CHECKING:
-    from chronetixd.control.verbs import Emit, UpgradeArgs
+    from chronetixd.control.verbs.base import Emit, UpgradeArgs
 
 LOOK_S = 0.01
 """How often it is looked whether something is still in the way."""

@@ -1,0 +1,136 @@
+"""Flows: submit, validate, diff, list, describe, stop."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from chronetix.protocol import cbor
+from chronetix.protocol.errors import error
+from chronetixd.control.verbs.base import Args, Context, Duration, Emit, FlowArgs, NoArgs, Verb
+from chronetixd.control.verbs.waiting import wait
+from chronetixd.control.views import describe
+from chronetixd.core.access import Right
+from chronetixd.core.change import compare, described
+from chronetixd.core.flow_messages import FlowState, StopMode
+from chronetixd.flows.registry import invalid, problem_maps
+from chronetixd.flows.run import FlowRun
+from chronetixd.loop.turns import Pace
+
+
+class SubmitArgs(Args, frozen=True):
+    """``wait``: return when it was accepted, when it runs, or when it has ended."""
+
+    flow: dict[str, Any]
+    name: str | None = None
+    bindings: dict[str, str] = {}
+    base_dir: str = ""
+    wait: Literal["accepted", "running", "stopped"] = "accepted"
+    timeout_ns: Duration | None = None
+
+
+class ValidateArgs(Args, frozen=True):
+    """As for submit."""
+
+    flow: dict[str, Any]
+    bindings: dict[str, str] = {}
+    base_dir: str = ""
+
+
+class DiffArgs(ValidateArgs, frozen=True):
+    """``flow`` beside the one of its own name, or of ``name``."""
+
+    name: str | None = None
+
+
+class StopArgs(Args, frozen=True):
+    """``timeout_ns``: how long it may drain."""
+
+    flow: str
+    mode: Literal["drain", "now"] = "drain"
+    timeout_ns: Duration | None = None
+
+
+async def _submit(context: Context, args: SubmitArgs, emit: Emit) -> Any:
+    run, warnings = await context.flows.submit(args.flow, args.name or None, args.bindings, args.base_dir)
+    if args.wait != "accepted":
+        wanted = _runs if args.wait == "running" else FlowRun.has_ended
+        await wait(run, wanted, args.timeout_ns, f"flow {run.name} {args.wait}", emit)
+        await context.flows.written()
+    if args.wait == "running" and run.state is FlowState.FAILED:
+        raise error("flow-failed", flow=run.name, reason=run.reason)
+    answer = {"flow": run.name, "state": str(run.state), "warnings": problem_maps(warnings)}
+    return {**answer, "reason": run.reason} if run.reason else answer
+
+
+def _runs(run: FlowRun) -> bool:
+    """It runs, or ran; one that is on its way to failure does not."""
+    begun = run.state not in (FlowState.SUBMITTED, FlowState.VALIDATED, FlowState.STARTING, FlowState.DRAINING)
+    return begun or (run.state is FlowState.DRAINING and run.machine.failure is None)
+
+
+async def _validate(context: Context, args: ValidateArgs, _emit: Emit) -> Any:
+    checked = await context.flows.validate(args.flow, args.bindings, args.base_dir)
+    nodes, routes = args.flow.get("manifests"), args.flow.get("routes")
+    return {
+        "valid": checked.flow is not None,
+        "problems": problem_maps(checked.problems),
+        "warnings": problem_maps(checked.warnings),
+        "nodes": len(nodes) if isinstance(nodes, list) else 0,
+        "routes": len(routes) if isinstance(routes, list) else 0,
+    }
+
+
+async def _diff(context: Context, args: DiffArgs, _emit: Emit) -> Any:
+    checked = await context.flows.validate(args.flow, args.bindings, args.base_dir)
+    shown = args.name or str(args.flow.get("name") or "")
+    if checked.flow is None:
+        raise invalid(shown or "without a name", checked.problems)
+    if not shown:
+        raise error("bad-argument", argument="name", verb="diff", reason="neither it nor the flow says which flow")
+    run = context.flows.find(shown)
+    folders = (run.plan.base_dir, args.base_dir) if args.base_dir else ("", "")
+    return {"flow": run.name, "state": str(run.state), **described(compare(run.plan.flow, checked.flow, folders))}
+
+
+async def _list(context: Context, _args: NoArgs, _emit: Emit) -> Any:
+    flows = [cbor.dumps(_summary(run)) async for run in Pace().over(context.flows)]
+    return cbor.Encoded(cbor.dumps({"flows": cbor.Encoded.list(flows)}))
+
+
+def _summary(run: FlowRun) -> dict[str, Any]:
+    return {
+        "name": run.name,
+        "state": str(run.state),
+        "nodes": len(run.plan.nodes),
+        "routes": len(run.plan.flow.routes),
+        "restarts": sum(worker.incarnation for worker in run.machine.workers.values()),
+        "submitted_unix_ns": run.submitted_unix_ns,
+        "changed_unix_ns": run.changed_unix_ns,
+        "reason": run.reason,
+    }
+
+
+async def _describe(context: Context, args: FlowArgs, _emit: Emit) -> Any:
+    run = context.flows.find(args.flow)
+    return await describe(run, context.flows.stored(run.name).contract, context.figures)
+
+
+async def _stop(context: Context, args: StopArgs, emit: Emit) -> Any:
+    run = context.flows.find(args.flow)
+    if run.machine.ended:
+        raise error("flow-not-running", flow=run.name, state=str(run.state))
+    context.flows.stop(run, StopMode(args.mode), args.timeout_ns)
+    await wait(run, FlowRun.has_ended, None, f"flow {run.name} stopped", emit)
+    await context.flows.written()
+    answer = {"flow": run.name, "state": str(run.state)}
+    return {**answer, "reason": run.reason} if run.reason else answer
+
+
+VERBS: dict[str, Verb] = {
+    "submit": Verb(SubmitArgs, Right.OPERATE, _submit, carries_flow=True),
+    "validate": Verb(ValidateArgs, Right.OPERATE, _validate, carries_flow=True, at_once=True),
+    "diff": Verb(DiffArgs, Right.OPERATE, _diff, carries_flow=True, at_once=True),
+    "list": Verb(NoArgs, Right.READ, _list, at_once=True),
+    "describe": Verb(FlowArgs, Right.READ, _describe, at_once=True),
+    "stop": Verb(StopArgs, Right.OPERATE, _stop),
+}

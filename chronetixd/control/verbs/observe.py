@@ -1,0 +1,107 @@
+"""What is going on: logs, events, stats, tap."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from chronetix.protocol.errors import error
+from chronetix.protocol.messages import LOG_LEVELS, LogLevel
+from chronetixd.control.verbs.base import Args, Context, Emit, Verb
+from chronetixd.control.verbs.streaming import StreamArgs, stream
+from chronetixd.control.views import flow_stats
+from chronetixd.core.access import Right
+from chronetixd.core.flow_messages import FlowState
+from chronetixd.core.worker import GONE, WorkerState
+from chronetixd.dataplane.taps import find_route
+from chronetixd.records.events import Event
+from chronetixd.records.log_record import LogRecord
+
+
+class LogsArgs(StreamArgs, frozen=True):
+    """Lines of one flow or node, or of all, of ``level`` at least and from ``since_unix_ns`` on. With ``mark`` an item
+    {caught_up: true} stands between those that are kept and those that come."""
+
+    flow: str | None = None
+    node: str | None = None
+    level: LogLevel | None = None
+    since_unix_ns: int | None = None
+    mark: bool = False
+
+
+class EventsArgs(StreamArgs, frozen=True):
+    """Events of one flow or all."""
+
+    flow: str | None = None
+
+
+class StatsArgs(Args, frozen=True):
+    """One flow or all that live."""
+
+    flow: str | None = None
+
+
+class TapArgs(Args, frozen=True):
+    """``route``: id, topic, or ``from:to``. ``credits``: of the CREDIT that comes along."""
+
+    flow: str
+    route: str
+    credits: int
+
+
+async def _logs(context: Context, args: LogsArgs, emit: Emit) -> Any:
+    def wanted(record: LogRecord) -> bool:
+        named = args.flow in (None, record.flow) and args.node in (None, record.node)
+        return named and record.unix_ns >= since and LOG_LEVELS.index(record.level) >= least
+
+    least = LOG_LEVELS.index(args.level) if args.level is not None else 0
+    since = args.since_unix_ns or 0
+    if args.flow is not None:
+        context.flows.find(args.flow)
+    older = context.logs.older(args.flow, args.node) if args.after is None else None
+    return await stream(context, context.logs.feed, wanted, args, emit, older, args.mark)
+
+
+async def _events(context: Context, args: EventsArgs, emit: Emit) -> Any:
+    def wanted(event: Event) -> bool:
+        return args.flow in (None, event.flow)
+
+    if args.flow is not None:
+        context.flows.find(args.flow)
+    return await stream(context, context.events.feed, wanted, args, emit)
+
+
+async def _stats(context: Context, args: StatsArgs, _emit: Emit) -> Any:
+    runs = [context.flows.find(args.flow)] if args.flow is not None else context.flows.living
+    return await flow_stats(runs, context.figures)
+
+
+COMING = frozenset(WorkerState) - GONE - {WorkerState.STARTED, WorkerState.DRAINING, WorkerState.FINISHED}
+"""States of a worker that may send again, or whose successor may; but not now."""
+
+
+async def _tap(context: Context, args: TapArgs, emit: Emit) -> Any:
+    run = context.flows.find(args.flow)
+    if run.state is not FlowState.RUNNING:
+        raise error("flow-not-running", flow=run.name, state=str(run.state))
+    route = find_route(run.name, run.plan.flow.routes, args.route)
+
+    def settled() -> bool:
+        return run.machine.ended or run.machine.workers[route.source].state not in COMING
+
+    await run.until(settled)
+    tap = run.taps.open(route, args.credits, emit.pid, emit.descriptors)
+    try:
+        while (update := await tap.next()) is not None:
+            emit.give(*update)
+        again = run.state is FlowState.RUNNING and run.machine.workers[route.source].state in COMING
+        return {"reason": tap.end, "again": again}
+    finally:
+        run.taps.close(tap)
+
+
+VERBS: dict[str, Verb] = {
+    "logs": Verb(LogsArgs, Right.READ, _logs, streams=True),
+    "events": Verb(EventsArgs, Right.READ, _events, streams=True),
+    "stats": Verb(StatsArgs, Right.READ, _stats, at_once=True),
+    "tap": Verb(TapArgs, Right.OPERATE, _tap, descriptors=1, streams=True),
+}

@@ -1,0 +1,87 @@
+"""Roll-outs: apply, undo, and what there was."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from chronetix.protocol.errors import error
+from chronetixd.control.verbs.base import Args, Context, Emit, FlowArgs, Verb
+from chronetixd.control.verbs.flows import DiffArgs
+from chronetixd.control.verbs.waiting import showing
+from chronetixd.core.access import Right
+from chronetixd.core.change import described
+from chronetixd.core.rollout import Step
+from chronetixd.flows.apply import CALLED_BACK, Applied
+from chronetixd.flows.registry import problem_maps
+
+
+class ApplyArgs(DiffArgs, frozen=True):
+    """``flow`` is what the one of its own name, or of ``name``, is to become; nodes in ``replace`` get a new worker in
+    any case. ``ready_ns``: how long new workers may take to be ready, by default as when a flow starts. With ``wait``
+    the end is awaited."""
+
+    replace: list[str] = []
+    ready_ns: int | None = None
+    wait: bool = True
+
+
+class UndoArgs(Args, frozen=True):
+    """Back to revision ``to``, by default the one before; else as for apply."""
+
+    flow: str
+    to: int | None = None
+    ready_ns: int | None = None
+    wait: bool = True
+
+
+async def _apply(context: Context, args: ApplyArgs, emit: Emit) -> Any:
+    _check_ready("apply", args.ready_ns)
+    name, base_dir = args.name or None, args.base_dir
+    applied = await context.rollouts.apply(args.flow, name, args.bindings, base_dir, args.replace, args.ready_ns)
+    return await _rolled_out(applied, args.wait, emit)
+
+
+async def _undo(context: Context, args: UndoArgs, emit: Emit) -> Any:
+    _check_ready("undo", args.ready_ns)
+    return await _rolled_out(await context.rollouts.undo(args.flow, args.to, args.ready_ns), args.wait, emit)
+
+
+def _check_ready(verb: str, ready_ns: int | None) -> None:
+    if ready_ns is not None and ready_ns <= 0:
+        raise error("bad-argument", argument="ready_ns", verb=verb, reason="must be more than 0")
+
+
+async def _rolled_out(applied: Applied, wait: bool, emit: Emit) -> Any:
+    """The end of a roll-out, or its beginning. Raises ChronetixError ``rolled-back``, ``flow-failed``."""
+    run, rollout = applied.run, applied.rollout
+    answer = {"flow": run.name, "change": described(applied.change), "warnings": problem_maps(applied.warnings)}
+    if rollout is None:
+        return {**answer, "number": None, "step": "same"}
+    if wait:
+        await rollout.until(showing(rollout.progress, emit, lambda: rollout.over))
+    step, why = rollout.machine.step, rollout.machine.why
+    if step is Step.ROLLED_BACK and why != CALLED_BACK:
+        raise error("rolled-back", flow=run.name, number=rollout.number, reason=why)
+    if step is Step.ENDED:
+        raise error("flow-failed", flow=run.name, reason=run.reason or why)
+    return {**answer, "number": rollout.number, "step": str(step), "why": why, "cut_ns": rollout.cut_ns}
+
+
+async def _rollouts(context: Context, args: FlowArgs, _emit: Emit) -> Any:
+    run = context.flows.find(args.flow)
+    revisions = context.flows.revisions(run.name)
+    progress = run.rollout.progress() if run.rollout is not None else None
+    return {
+        "flow": run.name,
+        "state": str(run.state),
+        "current": revisions.current,
+        "revisions": revisions.described(),
+        "rollout": progress,
+    }
+
+
+VERBS: dict[str, Verb] = {
+    "apply": Verb(ApplyArgs, Right.OPERATE, _apply, carries_flow=True),
+    "undo": Verb(UndoArgs, Right.OPERATE, _undo),
+    "rollouts": Verb(FlowArgs, Right.READ, _rollouts, at_once=True),
+}
