@@ -34,6 +34,11 @@ class FlowKind:
     fields: dict[str, Map] = field(default_factory=dict)
 
     @property
+    def replays(self) -> bool:
+        """Its source begins with its first item again whenever it is born."""
+        return "replays" in self.nodes.values()
+
+    @property
     def survives(self) -> bool:
         """It outlives its daemon."""
         return self.top.get("on_daemon_loss") == "survive"
@@ -75,6 +80,12 @@ FLOWS = {
             (_edge("source", "map"), _edge("map", "sink", buffer=4)),
             (Promise("sink", "map-sink"),),
             SURVIVE,
+        ),
+        FlowKind(
+            "replay",
+            {"source": "replays", "map": "forward", "sink": "Ledger"},
+            (_edge("source", "map"), _edge("map", "sink")),
+            (Promise("sink", "map-sink"),),
         ),
         FlowKind(
             "diamond",

@@ -330,7 +330,7 @@ class World:
         with self.client() as client:
             known = {node["pid"] for node in self.workers(client).values()}
             known |= set(client.call("version")["spares"]["pids"])
-        command = f"{sys.executable}\0-P\0-m\0nodeworker.launcher\0".encode()
+        command = f"{sys.executable}\0-P\0-m\0chronetix.nodeworker.process.launcher\0".encode()
         for pid in sorted(set(processes.children(self.pid)) - known):
             with suppress(OSError):
                 if Path(f"/proc/{pid}/cmdline").read_bytes() == command and os.getsid(pid) == pid:

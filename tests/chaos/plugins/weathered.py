@@ -14,7 +14,7 @@ import struct
 import subprocess
 import time
 
-from chronetix.nodeworker.api.errors import RequestFailed
+from chronetix import RequestFailed
 from chronetix.nodeworker.process import remote
 
 HEAD = struct.Struct("<QII")
@@ -38,6 +38,16 @@ def numbers(ctx):
             number += 1
             yield _made(number, ctx)
         time.sleep(PAUSE_S)
+
+
+def replays(ctx):
+    """Source: whichever life it is, from 1; slowly once it goes beyond what its predecessors sent."""
+    number = 0
+    while not ctx.stopping:
+        number += 1
+        yield _made(number, ctx)
+        if number > ctx.resume_after and number % BURST == 0:
+            time.sleep(BURST * PAUSE_S)
 
 
 def prints(ctx):
