@@ -41,12 +41,17 @@ def numbers(ctx):
 
 
 def replays(ctx):
-    """Source: whichever life it is, from 1; slowly once it goes beyond what its predecessors sent."""
-    number = 0
+    """Source: whichever life it is, from 1; slowly once it goes beyond what its predecessors sent, of which its file
+    has a byte for each burst. (Who reads ``ctx.resume_after`` goes on from there.)"""
+    file, number = _ledger(ctx), 0
+    if ctx.incarnation == 0:
+        os.ftruncate(file, 0)
     while not ctx.stopping:
-        number += 1
-        yield _made(number, ctx)
-        if number > ctx.resume_after and number % BURST == 0:
+        for _ in range(BURST):
+            number += 1
+            yield _made(number, ctx)
+        if number > BURST * os.fstat(file).st_size:
+            os.write(file, b".")
             time.sleep(BURST * PAUSE_S)
 
 
