@@ -106,6 +106,8 @@ class Wiring:
         self.machine = Machine(nodes, routes, self._views)
         self._lines = Lines()
         self._last: dict[str, RouteSnapshot | None] = {}
+        self._final: dict[str, RouteSnapshot | None] = {}
+        """Counters of routes whose two ends are gone: taken one by one, so that the flow's end finds them."""
 
     @property
     def routes(self) -> tuple[DataRoute, ...]:
@@ -209,6 +211,7 @@ class Wiring:
 
     def configure(self, node: str, message: wire.Configure) -> wire.Configure:
         """``message`` with the ports of the incarnation of ``node`` that gets it."""
+        self._final.clear()
         return self.machine.lives.configure(node, message)
 
     def offer(self, node: str, message: wire.Offer, descriptors: list[int]) -> list[ToNode]:
@@ -361,7 +364,16 @@ class Wiring:
     def gone(self, node: str) -> list[ToNode]:
         """``node`` has exited for good. Raises PeerFault when it left a RING that makes no sense."""
         with self._carried_out() as machine:
-            return _sent(machine.lives.gone(node))
+            told = _sent(machine.lives.gone(node))
+        self._finish(node)
+        return told
+
+    def _finish(self, node: str) -> None:
+        places = self.machine.net.places
+        place = places.get(node)
+        for route in (*place.inputs, *place.outputs) if place is not None else ():
+            if route.id in self.machine.net.counters and places[route.source].gone and places[route.target].gone:
+                self._final[route.id] = self.snapshot(route)
 
     def succeeded(self, node: str) -> list[ToNode]:
         """``node`` has exited and will be born again. Raises PeerFault, LostMemory when none can go on from it."""
@@ -409,7 +421,7 @@ class Wiring:
         takes the kernel its time; nothing else of it is used from then on."""
         for route in self.routes:
             if route.id not in self._last:
-                self._last[route.id] = self.snapshot(route)
+                self._last[route.id] = self._final[route.id] if route.id in self._final else self.snapshot(route)
         self.machine.close()
         effects = self.machine.take_effects()
         if effects:

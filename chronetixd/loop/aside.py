@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -45,7 +45,8 @@ class Aside:
             self._change.notify_all()
 
     async def ask(self, work: Callable[[], T]) -> T:
-        """What ``work`` returns or raises. It is done also when nobody waits for it any more."""
+        """What ``work`` returns or raises. It is done also when nobody waits for it any more. What it works on is the
+        caller's again, alone, as soon as that is told: no thread keeps it, and none has to free it."""
         done: asyncio.Future[T] = self._loop.create_future()
 
         def told(result: T | None, reason: BaseException | None) -> None:
@@ -57,12 +58,15 @@ class Aside:
                 done.set_exception(reason)
 
         def working() -> None:
+            nonlocal work
+            mine, work = work, _nothing
             try:
-                result = work()
+                result = mine()
             except Exception as reason:
                 failed = reason
                 self.post(lambda: told(None, failed))
             else:
+                del mine
                 self.post(lambda: told(result, None))
 
         self.do(working)
@@ -106,6 +110,11 @@ class Aside:
             try:
                 work()
             finally:
+                del work
                 with self._change:
                     self._busy -= 1
                     self._change.notify_all()
+
+
+def _nothing() -> Any:
+    """Stands for work that is done."""

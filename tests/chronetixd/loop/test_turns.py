@@ -1,15 +1,11 @@
-"""Bursts of work leave turns for everybody else, and a thread beside the loop never holds it up."""
+"""Bursts of work leave turns for everybody else."""
 
 from __future__ import annotations
 
 import asyncio
-import threading
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine
 from typing import Any
 
-import pytest
-
-from chronetixd.loop.aside import Aside
 from chronetixd.loop.turns import Pace, Turns
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
@@ -62,48 +58,3 @@ def test_a_paced_loop_gives_way_and_sees_what_was_there(run: Run) -> None:
 
     assert run(seen()) == ["a", "b", "c"]
     assert not things, "each was taken away while the next one was looked at"
-
-
-@pytest.fixture
-def aside(loop: asyncio.AbstractEventLoop) -> Iterator[Aside]:
-    made = Aside(loop, "aside")
-    yield made
-    assert made.close()
-
-
-def test_what_is_asked_for_comes_back_and_so_does_its_failure(aside: Aside, run: Run) -> None:
-    assert run(aside.ask(lambda: threading.current_thread().name)) == "aside"
-    with pytest.raises(ZeroDivisionError):
-        run(aside.ask(lambda: 1 // 0))
-
-
-def test_a_disk_that_does_not_answer_holds_nobody_up(aside: Aside, run: Run) -> None:
-    answers, done = threading.Event(), list[int]()
-
-    def write() -> None:
-        answers.wait()
-
-    aside.do(write)
-    aside.do(lambda: aside.post(lambda: done.append(1)))
-    assert not aside.settle(0)
-    assert not aside.close(0)
-    run(asyncio.sleep(0))
-    assert done == []
-    answers.set()
-    assert aside.settle(60)
-    run(until(lambda: done == [1]))
-
-
-def test_whoever_does_not_wait_any_more_changes_nothing(aside: Aside, run: Run) -> None:
-    answers, done = threading.Event(), list[int]()
-
-    async def give_up() -> None:
-        asked = asyncio.ensure_future(aside.ask(lambda: (answers.wait(), done.append(1))))
-        await asyncio.sleep(0)
-        asked.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await asked
-        answers.set()
-        await until(lambda: done == [1])
-
-    run(give_up())
