@@ -2,8 +2,9 @@
 documents that are freed.
 
 Rules: a turn of the loop has TURN of such work, whoever it is for, so that input, timers and calls of everybody else
-come between; clients and workers take theirs alternately, so do users (flows) among them, and connections of one user.
-A connection that has little to read does it at once, as long as the turn has work left, and never stands in line.
+come between; clients and workers take theirs alternately, and so do users (flows) among them. Of one user one document
+is made after the other: each may take 80 MB. A connection that has little to read does it at once, as long as the turn
+has work left, and never stands in line.
 """
 
 from __future__ import annotations
@@ -109,7 +110,7 @@ class Shares:
             more = step(work)
             left -= max(given - work.left, 1)
             if more:
-                names[name].append(step)
+                names[name].appendleft(step)  # two that are half made take twice the memory
             names.move_to_end(name)
             self._line.move_to_end(kind)
             if not names[name]:

@@ -112,6 +112,8 @@ class World:
         self.recoveries: dict[str, list[float]] = {}
         """Milliseconds from kill to the first frame, by what was killed."""
         self.renewed = self.broken = 0
+        self.crowded = False
+        """Documents of many items were sent to this daemon, or to one before it."""
         self.failed: list[str] = []
         """Flows that failed as their scenario may make them fail."""
 

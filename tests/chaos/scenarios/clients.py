@@ -178,6 +178,7 @@ def _crowds(world: World, args: Args) -> None:
     args_map = b"\xa1\x61a\x9a" + struct.pack(">I", count) + item * count
     body = b"\xa4\x64type\x64call\x62id\x01\x64verb\x68validate\x64args" + args_map
     frame = struct.pack(">I", len(body)) + body
+    world.crowded = True
     with ExitStack() as stack:
         socks = [stack.enter_context(_connected(world)) for _ in range(args["abreast"])]
         for part in (HELLO + frame[:-1], frame[-1:]):
