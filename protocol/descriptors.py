@@ -103,6 +103,11 @@ class Channel(Generic[M]):
         return self._decoder.busy and self._broken is None
 
     @property
+    def large(self) -> bool:
+        """What is to be done next is part of a large frame."""
+        return self._decoder.large and self._broken is None
+
+    @property
     def cost(self) -> int:
         """What the last message has cost, as :class:`Work`."""
         return self._decoder.cost
@@ -147,6 +152,11 @@ class Channel(Generic[M]):
         self.close()
         if self._broken is None:
             self._decoder.end()
+
+    def abandon(self) -> None:
+        """Nothing more will be read: close descriptors that wait; what is half made becomes ``waste``. Idempotent."""
+        self.close()
+        self._decoder.abandon()
 
     def close(self) -> None:
         """Close every descriptor that waits for its message. Idempotent."""

@@ -159,6 +159,11 @@ class Decoder(Generic[M]):
         return there >= size or size > self.max_frame
 
     @property
+    def large(self) -> bool:
+        """What is to be done next is part of a frame of LARGE bytes or more."""
+        return self.busy and (len(self._body) if self._document is not None else self._announced()) >= LARGE
+
+    @property
     def rest(self) -> bytes:
         """The bytes that are ``pending``: for a decoder that goes on in another process."""
         begun = PREFIX.pack(len(self._body)) + bytes(self._body) if self._document else b""
@@ -183,6 +188,12 @@ class Decoder(Generic[M]):
         """The peer has closed. Raises ProtocolError ``connection-cut`` if it did so within a frame."""
         if self._broken is None and not self.at_boundary:
             raise self._break(error("connection-cut", count=self.pending))
+
+    def abandon(self) -> None:
+        """Nothing more will be read: what is half made becomes ``waste``. Idempotent."""
+        if self._document is not None:
+            self.waste += self._document.leavings()
+        self._document, self._body = None, memoryview(b"")
 
     def _messages(self, work: Work | None) -> Iterator[M]:
         while self._broken is None:

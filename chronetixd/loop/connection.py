@@ -264,7 +264,8 @@ class Connection:
             return
         self._stop_reading()
         self._forget_output()
-        self._channel.close()
+        self._channel.abandon()
+        self._shares.discard(self._channel.waste)
         self._fd = -1
         if self._inspection is None:
             close_socket(self._sock)
@@ -360,7 +361,9 @@ class Connection:
 
     def _feed(self, data: bytes, descriptors: list[int], work: Work | None) -> bool:
         """False when nothing more is to be read. Raises what is wrong."""
-        for message, owned in self._channel.feed(data, descriptors, work):
+        messages = self._channel.feed(data, descriptors, work)
+        while self._may_decode(work) and (arrived := next(messages, None)) is not None:
+            message, owned = arrived
             self._deliver(message, owned)
             if not self._reading:
                 return False
@@ -370,10 +373,16 @@ class Connection:
                 break
         return True
 
+    def _may_decode(self, work: Work | None) -> bool:
+        """Whatever is next, but for a large document while another one of its user is being decoded."""
+        return work is None or not self._channel.large or self._shares.begin(self._who, self)
+
     def _go_on(self, work: Work) -> bool:
         """A turn in line. Who reads no answers leaves it, and comes back when it does."""
         going = self._reading and not self._paused and not self._taking and self._take(None, [], work)
         if going and self._channel.busy and not self._paused:
+            if not self._channel.large:
+                self._shares.end(self._who, self)
             return True
         self._in_line = False
         self._settle()
@@ -384,6 +393,8 @@ class Connection:
         what the peer sends stays in its socket."""
         ready = self._reading and not self._paused and not self._taking
         busy = ready and self._channel.busy
+        if not (busy and self._channel.large):
+            self._shares.end(self._who, self)
         listen = ready and not busy
         if listen != self._listening:
             self._listening = listen

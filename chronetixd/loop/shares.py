@@ -2,9 +2,9 @@
 documents that are freed.
 
 Rules: a turn of the loop has TURN of such work, whoever it is for, so that input, timers and calls of everybody else
-come between; clients and workers take theirs alternately, and so do users (flows) among them. Of one user one document
-is made after the other: each may take 80 MB. A connection that has little to read does it at once, as long as the turn
-has work left, and never stands in line.
+come between; clients and workers take theirs alternately, so do users (flows) among them, and connections of one user.
+Of a user's large documents one is made after the other: each may take 80 MB. A connection that has little to read does
+it at once, as long as the turn has work left, and never stands in line.
 """
 
 from __future__ import annotations
@@ -56,6 +56,7 @@ class Shares:
         self._turning = False
         self._pile: list[Any] = []
         self._makers: WeakValueDictionary[Who, asyncio.Semaphore] = WeakValueDictionary()
+        self._making: WeakValueDictionary[Who, object] = WeakValueDictionary()
 
     def makers(self, who: Who) -> asyncio.Semaphore:
         """To be held while an answer is made for ``who``: what is half made counts nowhere yet. Forgotten with its last
@@ -64,6 +65,15 @@ class Shares:
         if makers is None:
             makers = self._makers[who] = asyncio.Semaphore(ABREAST)
         return makers
+
+    def begin(self, who: Who, document: object) -> bool:
+        """May the large document of a connection of ``who`` be made? Not while another one is, until :meth:`end`."""
+        return self._making.setdefault(who, document) is document
+
+    def end(self, who: Who, document: object) -> None:
+        """It is made, or left. Idempotent."""
+        if self._making.get(who) is document:
+            del self._making[who]
 
     def at_once(self) -> Work:
         """What may be done in this turn of the loop by who does not stand in line."""
@@ -110,7 +120,7 @@ class Shares:
             more = step(work)
             left -= max(given - work.left, 1)
             if more:
-                names[name].appendleft(step)  # two that are half made take twice the memory
+                names[name].append(step)
             names.move_to_end(name)
             self._line.move_to_end(kind)
             if not names[name]:

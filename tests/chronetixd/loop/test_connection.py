@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import socket
 import struct
+import threading
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from chronetix.protocol import cbor
 from chronetix.protocol.errors import ChronetixError, error
-from chronetix.protocol.framing import Decoder, encode
+from chronetix.protocol.framing import LARGE, Decoder, encode
 from chronetix.protocol.messages import Hello, LauncherReady, Ready, Segment, SegmentMapped, Spawned, Started
 from chronetixd.loop.connection import MAX_UNREAD, Connection
 
@@ -240,3 +243,50 @@ def test_a_frame_that_there_is_no_memory_for_ends_its_connection(ends: Ends, unt
     (fault,) = ends.ended
     assert fault is not None
     assert "there is no memory for it" in fault.message
+
+
+@pytest.mark.parametrize("first", ["whole", "broken", "closed"])
+def test_large_documents_of_one_user_are_made_one_after_the_other(
+    first: str, loop: Any, until: Any, monkeypatch: Any
+) -> None:
+    half_made: set[int] = set()
+    most: list[int] = []
+
+    class Document:
+        """Knows how many of its kind have begun and are neither made nor left."""
+
+        def __init__(self, body: memoryview, items: int) -> None:
+            self._real = cbor.Decoder(body, items)
+            half_made.add(id(self))
+            most.append(len(half_made))
+
+        def __getattr__(self, name: str) -> Any:
+            if name in ("take", "leavings"):
+                half_made.discard(id(self))
+            return getattr(self._real, name)
+
+        def __del__(self) -> None:
+            half_made.discard(id(self))
+
+    monkeypatch.setattr("chronetix.protocol.framing.cbor", SimpleNamespace(**vars(cbor) | {"Decoder": Document}))
+    made = [Ends(loop) for _ in range(3)]
+    try:
+        frame = encode(Hello(protocol=[1], role="client", features=["ab"] * 60_000))
+        assert len(frame) > LARGE
+        frames = [frame[:-1] + b"\xff" if first == "broken" else frame, frame, frame]
+        sending = [
+            threading.Thread(target=each.peer.sendall, args=(sent,)) for each, sent in zip(made, frames, strict=True)
+        ]
+        sending[0].start()
+        until(lambda: len(most) == 1)
+        for thread in sending[1:]:
+            thread.start()
+        if first == "closed":
+            made[0].connection.close()
+        until(lambda: all(each.got for each in made[first != "whole" :]))
+        for thread in sending:
+            thread.join()
+        assert max(most) == 1
+    finally:
+        for each in made:
+            each.close()
