@@ -1,19 +1,21 @@
 """A roll-out: nodes of a running flow get other workers. Its steps as a pure machine, beside that of the flow.
 
- preparing ─ all stand by ─▶ settling ─ nobody is on its way ─▶ switching ─ routes are others ─▶ leaving
-     └──── not ready in time, or failed ────┴──▶ rolled-back: nothing was touched                    │
-                                                          done ◀─ taking-over ◀─ the last has left ──┘
+ preparing ─ all stand by ─▶ settling ─ nobody is on its way ─▶ committing ─ written, still nobody ─▶ switching
+     └── not ready in time, or failed ──────┴─────────────────────────┴──▶ rolled-back: nothing was touched │
+                              done ◀─ taking-over ◀─ the last has left ─ leaving ◀─ routes are others ──────┘
 
-Rules: until ``Commit`` nothing that runs is touched. After it there is no way back, only on: what dies from then on is
-born again as what the new flow says. First nodes that were added begin, and those that stay send by other routes.
-Then nodes leave, or end if they were removed, one at a time, each after those that send to it, so that what an old
-worker has sent to an old one is worked on by that; then all successors take over at once, sinks first. It looks at what
-is and not at what has happened: whoever feeds it says ``Looked`` after every change. The table is total.
+Rules: until ``Revise`` nothing that runs is touched, and what was written is written back should that never come. After
+it there is no way back, only on: what dies from then on is born again as what the new flow says. First nodes that were
+added begin, and those that stay send by other routes. Then nodes leave, or end if they were removed, each after those
+that sent to it, so that what an old worker has sent to an old one is worked on by that; then all successors take over
+at once, sinks first. Who died meanwhile and was born again has left already: nobody behind it waits for those before
+it, for they may wait for it. It looks at what is and not at what has happened: whoever feeds it says ``Looked`` after
+every change. The table is total.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from enum import StrEnum
 
 from msgspec import Struct
@@ -28,6 +30,7 @@ class Step(StrEnum):
     PLANNED = "planned"
     PREPARING = "preparing"
     SETTLING = "settling"
+    COMMITTING = "committing"
     SWITCHING = "switching"
     LEAVING = "leaving"
     TAKING_OVER = "taking-over"
@@ -87,6 +90,10 @@ class Fell(Struct, frozen=True):
     why: str
 
 
+class Written(Struct, frozen=True):
+    """The commit is in the journal."""
+
+
 class Looked(Struct, frozen=True):
     """Something may have changed."""
 
@@ -103,8 +110,8 @@ class Called(Struct, frozen=True):
     why: str
 
 
-Event = Begun | StoodBy | Fell | Looked | Late | Called
-EVENTS: tuple[type, ...] = (Begun, StoodBy, Fell, Looked, Late, Called)
+Event = Begun | StoodBy | Fell | Looked | Late | Called | Written
+EVENTS: tuple[type, ...] = (Begun, StoodBy, Fell, Looked, Late, Called, Written)
 
 # -- instructions ------------------------------------------------------------------------------------------
 
@@ -126,6 +133,14 @@ class Disarm(Struct, frozen=True):
 
 
 class Commit(Struct, frozen=True):
+    """Write down that the flow is the new one, and say Written."""
+
+
+class Revoke(Struct, frozen=True):
+    """Write down that it is the old one after all."""
+
+
+class Revise(Struct, frozen=True):
     """From now on the flow is the new one."""
 
 
@@ -160,22 +175,24 @@ class Finish(Struct, frozen=True):
     why: str = ""
 
 
-Instruction = StandBy | Arm | Disarm | Commit | Leave | Retire | TakeOver | Dismiss | Finish
+Instruction = StandBy | Arm | Disarm | Commit | Revoke | Revise | Leave | Retire | TakeOver | Dismiss | Finish
 
 
 class Rollout:
     """Replace ``nodes``, or end those of them that are ``removed``; they come in an order in which each stands behind
-    those that send to it. ``added`` nodes begin. ``told`` is who was told to leave, ``skipped`` who need not be
-    replaced any more: it has ended, or was born again meanwhile."""
+    those that send to it, its ``senders``. ``added`` nodes begin. ``told`` is who was told to leave, ``skipped`` who
+    need not be replaced any more: it has ended, or was born again meanwhile."""
 
     __slots__ = (
         "added",
         "began",
         "history",
+        "leaving",
         "nodes",
         "ready_ns",
         "removed",
         "rerouting",
+        "senders",
         "skipped",
         "standing",
         "step",
@@ -183,6 +200,7 @@ class Rollout:
         "took",
         "waiting",
         "why",
+        "written",
     )
 
     def __init__(
@@ -191,8 +209,10 @@ class Rollout:
         ready_ns: int,
         added: tuple[str, ...] = (),
         removed: frozenset[str] = frozenset(),
+        senders: Mapping[str, Collection[str]] | None = None,
     ) -> None:
         self.nodes = nodes
+        self.senders = senders or {}
         self.added = added
         self.removed = removed
         self.ready_ns = ready_ns
@@ -203,8 +223,12 @@ class Rollout:
         self.began: dict[str, int] = {}
         """Incarnations when it was committed."""
         self.told: list[str] = []
+        self.leaving: list[str] = []
+        """Who was told to leave, and has not."""
         self.skipped: set[str] = set()
         self.took: set[str] = set()
+        self.written = False
+        """The commit is in the journal."""
         self.why = ""
         self.history = History()
 
@@ -221,7 +245,7 @@ class Rollout:
         if self.step is Step.SWITCHING:
             return self.rerouting
         if self.step is Step.LEAVING:
-            return self.told[-1:]
+            return self.leaving
         return (
             [node for node in (*self.nodes, *self.added) if node in self.took] if self.step is Step.TAKING_OVER else []
         )
@@ -259,7 +283,7 @@ class Rollout:
         return self._roll_back(f"the new worker of node {event.node!r} {event.why}")
 
     def _late(self, _event: Event) -> list[Instruction]:
-        if self.step is Step.SETTLING:
+        if self.step is not Step.PREPARING:
             return self._roll_back(f"nodes were restarted all the time for {self.ready_ns / 1e9:g} s")
         late = ", ".join(repr(node) for node in self.waits_for)
         return self._roll_back(f"the new worker of node {late} was not ready within {self.ready_ns / 1e9:g} s")
@@ -269,8 +293,9 @@ class Rollout:
         return self._roll_back(event.why)
 
     def _roll_back(self, why: str) -> list[Instruction]:
+        revoked = [Revoke()] if self.step is Step.COMMITTING else []
         self.step, self.why = Step.ROLLED_BACK, why
-        return [Disarm(), *self._dismiss_all(), Finish(why)]
+        return [Disarm(), *revoked, *self._dismiss_all(), Finish(why)]
 
     def _look_early(self, event: Event) -> list[Instruction]:
         assert isinstance(event, Looked)
@@ -280,7 +305,28 @@ class Rollout:
         assert isinstance(event, Looked)
         if not event.view.runs:
             return self._end()
-        if any(seen.state not in AT_WORK for seen in event.view.nodes.values()):
+        if not self._at_rest(event.view):
+            return []
+        if event.view.obstacle:
+            return self._roll_back(event.view.obstacle)
+        self.step = Step.COMMITTING
+        return [Commit()]
+
+    @staticmethod
+    def _at_rest(view: View) -> bool:
+        """Nobody is just being restarted."""
+        return all(seen.state in AT_WORK for seen in view.nodes.values())
+
+    def _wrote(self, _event: Event) -> list[Instruction]:
+        self.written = True
+        return []
+
+    def _commit(self, event: Event) -> list[Instruction]:
+        """Who has died while it was written is waited for as before."""
+        assert isinstance(event, Looked)
+        if not event.view.runs:
+            return self._end()
+        if not self.written or not self._at_rest(event.view):
             return []
         if event.view.obstacle:
             return self._roll_back(event.view.obstacle)
@@ -288,7 +334,7 @@ class Rollout:
         self.began = {node: event.view.nodes[node].incarnation for node in self.nodes if node in event.view.nodes}
         self.began |= dict.fromkeys(self.added, -1)
         self.took = set(self.added)
-        return [Disarm(), Commit(), *(TakeOver(node, node not in self.standing) for node in self.added)]
+        return [Disarm(), Revise(), *self._hand_over(self.added)]
 
     # -- no way back ---------------------------------------------------------------------------------------
 
@@ -305,40 +351,49 @@ class Rollout:
         if not event.view.runs:
             return self._end()
         if self.rerouting:
-            return []
+            return self._let_go(event.view, all_switched=False)
         self.step = Step.LEAVING
         return self._go_on(event)
 
     def _go_on(self, event: Event) -> list[Instruction]:
-        """The next one leaves when the one before has."""
+        """Who is told to leave now; when the last one has left all successors take over."""
         assert isinstance(event, Looked)
         if not event.view.runs:
             return self._end()
+        done = self._let_go(event.view, all_switched=True)
+        left = all(self._has_left(node, event.view) for node in self.nodes)
+        return done + self._take_over() if left else done
+
+    def _let_go(self, view: View, *, all_switched: bool) -> list[Instruction]:
+        """Tell those to leave whose senders have left. As long as not all have switched to their other routes, only
+        those whose senders are all among ``nodes``: nobody else may send to them still."""
         done: list[Instruction] = []
         for node in self.nodes:
-            seen = event.view.nodes.get(node)
-            if node in self.skipped or seen is None:
-                continue
-            if node in self.removed:
-                return done + self._retire(node, seen)
-            if seen.incarnation > self.began[node] or seen.grouped or seen.state in ENDED_WELL - self._to_come(node):
+            seen = view.nodes.get(node)
+            if seen is not None and node not in self.skipped | self.removed and self._need_not(node, seen):
                 self.skipped.add(node)
                 done += self._dismiss(node)
-            elif node in self.told:
-                if seen.state is not WorkerState.RESTARTING:
-                    return done
-            else:
-                if seen.state is WorkerState.STARTED:
-                    self.told.append(node)
-                    done.append(Leave(node))
-                return done
-        return done + self._take_over()
+        for node in self.nodes:
+            if self._has_left(node, view) or node in self.told or view.nodes[node].state is not WorkerState.STARTED:
+                continue
+            senders = self.senders.get(node, ())
+            known = all_switched or (bool(senders) and all(each in self.nodes for each in senders))
+            if known and all(self._has_left(each, view) for each in senders if each in self.nodes):
+                self.told.append(node)
+                done.append(Retire(node) if node in self.removed else Leave(node))
+        self.leaving = [node for node in self.told if not self._has_left(node, view)]
+        return done
 
-    def _retire(self, node: str, seen: Seen) -> list[Instruction]:
-        if node in self.told or seen.state is not WorkerState.STARTED:
-            return []
-        self.told.append(node)
-        return [Retire(node)]
+    def _need_not(self, node: str, seen: Seen) -> bool:
+        """It is no worker of before any more, or will never be one again."""
+        return seen.incarnation > self.began[node] or seen.grouped or seen.state in ENDED_WELL - self._to_come(node)
+
+    def _has_left(self, node: str, view: View) -> bool:
+        """Nothing more comes from the worker that it had."""
+        seen = view.nodes.get(node)
+        if seen is None or node in self.skipped:
+            return True
+        return node in self.told and node not in self.removed and seen.state is WorkerState.RESTARTING
 
     def _to_come(self, node: str) -> frozenset[WorkerState]:
         """States that one which was told to leave passes through."""
@@ -348,7 +403,15 @@ class Rollout:
         self.step = Step.TAKING_OVER
         left = {node for node in self.told if node not in self.skipped | self.removed}
         self.took |= left
-        return [TakeOver(node, node not in self.standing) for node in reversed(self.nodes) if node in left]
+        return self._hand_over(node for node in reversed(self.nodes) if node in left)
+
+    def _hand_over(self, nodes: Iterable[str]) -> list[Instruction]:
+        """Whoever stood by for one of these does not any more."""
+        done: list[Instruction] = []
+        for node in nodes:
+            done.append(TakeOver(node, node not in self.standing))
+            self.standing.discard(node)
+        return done
 
     def _arrive(self, event: Event) -> list[Instruction]:
         assert isinstance(event, Looked)
@@ -375,7 +438,7 @@ class Rollout:
         return [Dismiss(node)] if known else []
 
     def _dismiss_all(self) -> list[Instruction]:
-        return [each for node in (*self.nodes, *self.added) if node not in self.took for each in self._dismiss(node)]
+        return [each for node in (*self.nodes, *self.added) for each in self._dismiss(node)]
 
     def _ignore(self, _event: Event) -> list[Instruction]:
         return []
@@ -386,15 +449,16 @@ _R = Rollout
 _: None = None
 # fmt: off
 TABLE: dict[Step, tuple[Handler | None, ...]] = {
-    #                   Begun      StoodBy       Fell            Looked          Late       Called
-    Step.PLANNED:      (_R._begin, _,            _,              _R._ignore,     _,         _),
-    Step.PREPARING:    (_,         _R._stood_by, _R._fell_early, _R._look_early, _R._late,  _R._called),
-    Step.SETTLING:     (_,         _,            _R._fell_early, _R._settle,     _R._late,  _R._called),
-    Step.SWITCHING:    (_,         _,            _R._fell,       _R._switch,     _,         _),
-    Step.LEAVING:      (_,         _,            _R._fell,       _R._go_on,      _,         _),
-    Step.TAKING_OVER:  (_,         _,            _R._fell,       _R._arrive,     _,         _),
-    Step.DONE:         (_,         _,            _R._ignore,     _R._ignore,     _,         _),
-    Step.ROLLED_BACK:  (_,         _,            _R._ignore,     _R._ignore,     _,         _),
-    Step.ENDED:        (_,         _,            _R._ignore,     _R._ignore,     _,         _),
+    #                   Begun      StoodBy       Fell            Looked          Late       Called      Written
+    Step.PLANNED:      (_R._begin, _,            _,              _R._ignore,     _,         _,          _),
+    Step.PREPARING:    (_,         _R._stood_by, _R._fell_early, _R._look_early, _R._late,  _R._called, _),
+    Step.SETTLING:     (_,         _,            _R._fell_early, _R._settle,     _R._late,  _R._called, _),
+    Step.COMMITTING:   (_,         _,            _R._fell_early, _R._commit,     _R._late,  _R._called, _R._wrote),
+    Step.SWITCHING:    (_,         _,            _R._fell,       _R._switch,     _,         _,          _),
+    Step.LEAVING:      (_,         _,            _R._fell,       _R._go_on,      _,         _,          _),
+    Step.TAKING_OVER:  (_,         _,            _R._fell,       _R._arrive,     _,         _,          _),
+    Step.DONE:         (_,         _,            _R._ignore,     _R._ignore,     _,         _,          _),
+    Step.ROLLED_BACK:  (_,         _,            _R._ignore,     _R._ignore,     _,         _,          _R._ignore),
+    Step.ENDED:        (_,         _,            _R._ignore,     _R._ignore,     _,         _,          _R._ignore),
 }
 # fmt: on

@@ -104,12 +104,16 @@ class Rollouts:
             return refusal
 
         def commit() -> None:
-            self._flows.revised(revisions.committed(number, self._flows.stored(run.name)))
+            self._flows.revised(revisions.committed(number, was))
+
+        def revoke() -> None:
+            self._flows.revised(revisions.revoked(number, was))
 
         def end(step: core.Step, why: str) -> None:
             revisions.ended(number, OUTCOMES[step], why)
 
-        rollout = Rollout(run, self._services, plan, change, number, ready, commit, end)
+        was = self._flows.stored(run.name)
+        rollout = Rollout(run, self._services, plan, change, number, ready, commit, revoke, end)
         run.roll_out(rollout)
         return rollout
 

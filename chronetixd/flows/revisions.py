@@ -98,6 +98,11 @@ class Revisions:
         self._journal.revised(revision, after)
         return after
 
+    def revoked(self, number: int, flow: StoredFlow) -> StoredFlow:
+        """The revision is not the flow after all: it is ``flow`` again."""
+        self._journal.revised(self._change(number, "preparing", current=False), flow)
+        return flow
+
     def ended(self, number: int, outcome: Outcome, why: str = "") -> None:
         """That is what came of it."""
         self._journal.revised(self._change(number, outcome, why=why, ended_unix_ns=time.time_ns()))

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 
 class Rollout:
-    """``run`` is to become ``plan``, by ``change``. ``on_commit`` is told that there is no way back, ``on_end`` what
-    came of it: the step, and why it is not done."""
+    """``run`` is to become ``plan``, by ``change``. ``on_commit`` writes that down, and ``on_revoke`` that it does not
+    after all; ``on_end`` is told what came of it: the step, and why it is not done."""
 
     def __init__(
         self,
@@ -41,6 +41,7 @@ class Rollout:
         number: int,
         ready_ns: int,
         on_commit: Callable[[], None],
+        on_revoke: Callable[[], None],
         on_end: Callable[[core.Step, str], None],
     ) -> None:
         self.number = number
@@ -49,15 +50,15 @@ class Rollout:
         self._services = services
         self._plan = plan
         self._on_commit = on_commit
+        self._on_revoke = on_revoke
         self._on_end = on_end
         gone, added = change.named("removed"), change.named("added")
         leaving = change.named("changed") | gone
         nodes = tuple(node for node in downstream(run.plan) if node in leaving)
-        self.machine = core.Rollout(nodes, ready_ns, tuple(node for node in downstream(plan) if node in added), gone)
+        begin = tuple(node for node in downstream(plan) if node in added)
+        self.machine = core.Rollout(nodes, ready_ns, begin, gone, senders(run.plan))
         self._standing: dict[str, Standby] = {}
         self._instructions: deque[core.Instruction] = deque()
-        self._committing = False
-        """The commit is on its way into the journal."""
         self._timer: asyncio.TimerHandle | None = None
         self._looking = False
         self._unwatch: Callable[[], None] = lambda: None
@@ -95,7 +96,7 @@ class Rollout:
 
     def call_back(self, why: str) -> bool:
         """Roll back if that is possible still."""
-        if self.machine.step not in (core.Step.PREPARING, core.Step.SETTLING):
+        if self.machine.step not in (core.Step.PREPARING, core.Step.SETTLING, core.Step.COMMITTING):
             return False
         self._handle(core.Called(why))
         return True
@@ -130,7 +131,7 @@ class Rollout:
 
     def _look(self) -> None:
         self._looking = False
-        if not self.over and not self._committing:
+        if not self.over:
             self._handle(core.Looked(self._view()))
 
     def _view(self) -> core.View:
@@ -166,8 +167,7 @@ class Rollout:
             self._changed()
 
     def _carry_on(self) -> None:
-        """Carry out what is to be done; what comes behind a commit waits until that is in the journal."""
-        while self._instructions and not self._committing:
+        while self._instructions:
             self._carry_out(self._instructions.popleft())
 
     def _carry_out(self, instruction: core.Instruction) -> None:
@@ -180,7 +180,13 @@ class Rollout:
             case core.Disarm():
                 self._disarm()
             case core.Commit():
-                self._commit()
+                self._on_commit()
+                self._services.journal.when_written(self._written)
+            case core.Revoke():
+                self._on_revoke()
+            case core.Revise():
+                self._run.revise(self._plan, self.change)
+                self._run.news.rollout("committed", self.number)
             case core.Leave(node):
                 self._run.dispatch(flow_messages.LeaveRequested(node))
             case core.Retire(node):
@@ -218,27 +224,14 @@ class Rollout:
             self._timer.cancel()
             self._timer = None
 
-    def _commit(self) -> None:
-        self._on_commit()
-        self._committing = True
-        self._services.journal.when_written(self._committed)
-
-    def _committed(self) -> None:
-        """From here on there is no way back, also for a later daemon; unless the flow has come to its end meanwhile."""
-        self._committing = False
-        try:
-            if self._run.state is FlowState.RUNNING:
-                self._run.revise(self._plan, self.change)
-                self._run.news.rollout("committed", self.number)
-            self._carry_on()
-        except Exception as defect:
-            self._run.broken(defect)
+    def _written(self) -> None:
+        self._handle(core.Written())
         self._changed()
 
     def _take_over(self, node: str, fresh: bool) -> None:
         machine = self._run.machine
         if machine.state is not FlowState.RUNNING:
-            return  # perhaps since before the commit, and then it does not know the nodes that were to be added
+            return
         if machine.workers[node].state is not WorkerState.RESTARTING or machine.revival.group_of(node) is not None:
             return
         standby = self._standing.pop(node)
@@ -261,9 +254,14 @@ class Rollout:
         self._on_end(self.machine.step, why)
 
 
+def senders(plan: Plan) -> dict[str, set[str]]:
+    """Who sends to each node of ``plan``."""
+    return {node: {route.source for route in plan.data_routes if route.target == node} for node in plan.nodes}
+
+
 def downstream(plan: Plan) -> Iterable[str]:
     """The nodes of ``plan``, each behind those that send to it."""
-    left = {node: {route.source for route in plan.data_routes if route.target == node} for node in plan.nodes}
+    left = senders(plan)
     while left:
         ready = [node for node, before in left.items() if not before & left.keys()]
         yield from ready

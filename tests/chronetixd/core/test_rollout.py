@@ -27,6 +27,8 @@ from chronetixd.core.rollout import (
     Leave,
     Looked,
     Retire,
+    Revise,
+    Revoke,
     Rollout,
     Seen,
     StandBy,
@@ -34,18 +36,20 @@ from chronetixd.core.rollout import (
     StoodBy,
     TakeOver,
     View,
+    Written,
 )
 from chronetixd.core.worker import WorkerState
 
 S = WorkerState
 NODES = ("source", "map", "sink")
+SENDERS = {"source": set[str](), "map": {"source"}, "sink": {"map"}}
 
 
 class Play:
     """A roll-out of ``nodes``, and the flow that it sees."""
 
     def __init__(self, *nodes: str, added: tuple[str, ...] = (), removed: frozenset[str] = frozenset()) -> None:
-        self.rollout = Rollout(nodes, 5_000_000_000, added, removed)
+        self.rollout = Rollout(nodes, 5_000_000_000, added, removed, SENDERS)
         self.nodes = {node: Seen(S.STARTED, 0) for node in NODES}
         self.runs = True
         self.obstacle = ""
@@ -62,13 +66,19 @@ class Play:
         self.nodes |= changes
         return self.do(Looked(View(dict(self.nodes), self.runs, self.obstacle, self.rerouting, self.clean)))
 
+    def committed(self) -> list[Any]:
+        """It settles and is written down; what is said then."""
+        assert self.look() == [Commit()]
+        assert self.do(Written()) == []
+        return self.look()
+
     def leaving(self) -> Play:
         """All stand by, and it was committed."""
         self.do(Begun())
         for node in (*self.rollout.nodes, *self.rollout.added):
             if node not in self.rollout.removed:
                 self.do(StoodBy(node))
-        assert self.look()[:2] == [Disarm(), Commit()]
+        assert self.committed()[:2] == [Disarm(), Revise()]
         self.nodes |= {node: Seen(S.OFFERING, 0) for node in self.rollout.added}
         self.look()
         return self
@@ -95,6 +105,7 @@ EXAMPLES: dict[type, Event] = {
     Looked: Looked(View({node: Seen(S.STARTED, 0) for node in NODES})),
     Late: Late(),
     Called: Called("somebody did"),
+    Written: Written(),
 }
 
 
@@ -105,7 +116,8 @@ def at(step: Step) -> Play:
         Step.PLANNED: lambda: None,
         Step.PREPARING: lambda: play.do(Begun()),
         Step.SETTLING: lambda: (play.do(Begun()), play.do(StoodBy("map"))),
-        Step.SWITCHING: lambda: (play.do(Begun()), play.do(StoodBy("map")), play.look()),
+        Step.COMMITTING: lambda: (play.do(Begun()), play.do(StoodBy("map")), play.look()),
+        Step.SWITCHING: lambda: (play.do(Begun()), play.do(StoodBy("map")), play.committed()),
         Step.LEAVING: lambda: play.leaving(),
         Step.TAKING_OVER: lambda: (play.leaving(), play.all_left()),
         Step.DONE: lambda: (play.leaving(), play.all_left(), play.look(map=Seen(S.STARTED, 1))),
@@ -157,7 +169,7 @@ class TestBeforeAnythingIsTouched:
         play = at(Step.SETTLING)
         assert play.look(sink=Seen(S.RESTARTING, 0)) == []
         assert play.look(sink=Seen(S.OFFERED, 1)) == []
-        assert play.look(sink=Seen(S.STARTED, 1)) == [Disarm(), Commit()]
+        assert play.look(sink=Seen(S.STARTED, 1)) == [Commit()]
 
     def test_but_not_longer_than_for_new_workers(self) -> None:
         play = at(Step.SETTLING)
@@ -167,9 +179,33 @@ class TestBeforeAnythingIsTouched:
     def test_without_a_node_to_replace_it_is_committed_and_done(self) -> None:
         play = Play()
         assert play.do(Begun()) == [Arm(5_000_000_000)]
-        assert play.look() == [Disarm(), Commit()]
+        assert play.committed() == [Disarm(), Revise()]
         assert play.look() == []
         assert play.look() == [Finish()]
+
+    def test_who_dies_while_it_is_written_down_is_waited_for(self) -> None:
+        play = at(Step.COMMITTING)
+        assert play.look(sink=Seen(S.RESTARTING, 0)) == []
+        assert play.do(Written()) == []
+        assert play.look() == []
+        assert play.look(sink=Seen(S.STARTED, 1)) == [Disarm(), Revise()]
+
+    @pytest.mark.parametrize("written", [False, True])
+    @pytest.mark.parametrize("event", [Late(), Called("somebody did"), Fell("map", "is gone")], ids=str)
+    def test_what_was_written_down_is_taken_back_when_it_does_not_come(self, event: Event, written: bool) -> None:
+        play = at(Step.COMMITTING)
+        if written:
+            play.do(Written())
+        assert play.do(event)[:2] == [Disarm(), Revoke()]
+        assert play.rollout.step is Step.ROLLED_BACK
+        if not written:
+            assert play.do(Written()) == []
+
+    def test_so_it_is_when_a_node_whose_routes_change_has_ended_meanwhile(self) -> None:
+        play = at(Step.COMMITTING)
+        play.do(Written())
+        play.obstacle = "node 'source', whose routes change, is finished"
+        assert play.look() == [Disarm(), Revoke(), Dismiss("map"), Finish(play.obstacle)]
 
 
 class TestWithoutAWayBack:
@@ -209,13 +245,31 @@ class TestWithoutAWayBack:
         play.runs = False
         assert play.look() == [Dismiss("map"), Finish("the flow has ended before")]
 
+    def test_who_has_taken_over_by_then_is_at_work_and_does_not_go(self) -> None:
+        play = Play("map", "sink").leaving()
+        play.all_left()
+        play.look(sink=Seen(S.STARTED, 1), map=Seen(S.OFFERED, 1))
+        play.runs = False
+        assert play.look() == [Finish("the flow has ended before")]
+
+    @pytest.mark.parametrize("rerouting", [(), ("source",)], ids=["switched", "not switched"])
+    def test_nobody_behind_one_that_was_born_again_waits_for_those_before_it(self, rerouting: tuple[str, ...]) -> None:
+        """They may wait for it: it sends by a route that is not taken from until the one behind it has ended."""
+        play = Play(*NODES, removed=frozenset({"source", "sink"}))
+        play.do(Begun())
+        play.do(StoodBy("map"))
+        play.committed()
+        play.rerouting = rerouting
+        assert Retire("sink") not in play.look(map=Seen(S.RESTARTING, 0))
+        assert Retire("sink") in play.look(map=Seen(S.STARTED, 1))
+
 
 class TestOtherRoutes:
     def test_one_that_is_added_begins_at_once_and_is_awaited_at_the_end(self) -> None:
         play = Play(added=("extra",))
         assert play.do(Begun())[0] == StandBy(("extra",))
         play.do(StoodBy("extra"))
-        assert play.look() == [Disarm(), Commit(), TakeOver("extra")]
+        assert play.committed() == [Disarm(), Revise(), TakeOver("extra")]
         play.look(extra=Seen(S.OFFERING, 0))
         assert play.rollout.step is Step.TAKING_OVER
         assert play.rollout.waits_for == ["extra"]
@@ -225,7 +279,7 @@ class TestOtherRoutes:
         play = Play("map")
         play.do(Begun())
         play.do(StoodBy("map"))
-        play.look()
+        play.committed()
         play.rerouting = ("source",)
         assert play.look() == []
         assert play.rollout.waits_for == ["source"]
@@ -236,7 +290,7 @@ class TestOtherRoutes:
         play = Play("source", "map", removed=frozenset({"map"}))
         assert play.do(Begun())[0] == StandBy(("source",))
         play.do(StoodBy("source"))
-        play.look()
+        play.committed()
         assert play.look() == [Leave("source")]
         assert play.look(source=Seen(S.RESTARTING, 0)) == [Retire("map")]
         assert play.look(map=Seen(S.DRAINING, 0)) == []
@@ -246,7 +300,7 @@ class TestOtherRoutes:
     def test_it_is_done_when_routes_that_were_removed_are_drained(self) -> None:
         play = Play("map", removed=frozenset({"map"}))
         play.do(Begun())
-        play.look()
+        play.committed()
         assert play.look() == [Retire("map")]
         del play.nodes["map"]
         play.clean = False
@@ -283,6 +337,7 @@ def steps(removed: frozenset[str]) -> st.SearchStrategy[Event]:
         st.builds(Looked, views),
         st.just(Late()),
         st.just(Called("somebody did")),
+        st.just(Written()),
     )
 
 
@@ -306,7 +361,8 @@ def test_whatever_happens_it_leaves_nobody_behind_and_touches_nothing_before_its
     assert kinds.count(Commit) <= 1
     assert kinds.count(Finish) == (play.rollout.step in OVER)
     touched = [at for at, kind in enumerate(kinds) if kind in (Leave, Retire, TakeOver)]
-    assert not touched or (Commit in kinds and min(touched) > kinds.index(Commit))
+    assert not touched or (Revise in kinds and min(touched) > kinds.index(Revise))
+    assert Revise not in kinds or (Commit in kinds and kinds.index(Revise) > kinds.index(Commit))
     left = [each.node for each in play.all if isinstance(each, Leave)]
     retired = [each.node for each in play.all if isinstance(each, Retire)]
     assert len({*left, *retired}) == len(left) + len(retired)
@@ -319,7 +375,8 @@ def test_whatever_happens_it_leaves_nobody_behind_and_touches_nothing_before_its
     assert len(set(dismissed)) == len(dismissed)
     assert not set(dismissed) & set(took)
     if play.rollout.step is Step.ROLLED_BACK:
-        assert Commit not in kinds
+        assert Revise not in kinds
+        assert (Commit in kinds) == (Revoke in kinds)
     if play.rollout.over:
         fallen = {event.node for event in events if isinstance(event, Fell)}
         assert (chosen - removed) | set(added) <= set(dismissed) | set(took) | fallen

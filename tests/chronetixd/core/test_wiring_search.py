@@ -30,6 +30,10 @@ ROLLOUTS = {
     "a node is taken out": (Shape(LINE), Shape((("s", "k"),))),
     "a node is taken out, its consumer replaced": (Shape(LINE), Shape((("s", "k"),), versions=("k",))),
     "a node is taken out, its producer replaced": (Shape(LINE), Shape((("s", "k"),), versions=("s",))),
+    "its neighbours are taken out, a plugin is replaced": (
+        Shape((("s", "a"), ("a", "b"), ("b", "c"), ("c", "k")), credits=1, deep=("a",)),
+        Shape((("s", "b"), ("b", "k")), credits=1, versions=("b",)),
+    ),
     "another node in its place": (Shape(LINE), Shape((("s", "b"), ("b", "k")))),
     "another node in its place, all replaced": (Shape(LINE), Shape((("s", "b"), ("b", "k")), versions=("s", "k"))),
     "an output is added": (Shape(LINE), Shape((*LINE, ("s", "l")))),

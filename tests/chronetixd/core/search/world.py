@@ -26,11 +26,13 @@ MOST_STEPS = 4000
 
 @dataclass(frozen=True)
 class Shape:
-    """A flow: its routes as (from, to), their credits, and which version of which node is another one."""
+    """A flow: its routes as (from, to), their credits, of routes to ``deep`` nodes some more, and which version of
+    which node is another one."""
 
     edges: tuple[tuple[str, str], ...]
     credits: int = 2
     versions: tuple[str, ...] = ()
+    deep: tuple[str, ...] = ()
 
     @property
     def nodes(self) -> tuple[str, ...]:
@@ -42,7 +44,12 @@ class Shape:
 
     def configure(self, node: str) -> wire.Configure:
         """What a worker of ``node`` is told."""
-        credits = {"credits": self.credits, "watermark": self.credits, "credit_low": self.credits // 2}
+
+        def port(source: str, target: str, peer: str) -> wire.Port:
+            credits = 8 if target in self.deep else self.credits
+            route = f"{source}-{target}"
+            return wire.Port(route=route, peer=peer, credits=credits, watermark=credits, credit_low=credits // 2)
+
         return wire.Configure(
             flow="f",
             node=node,
@@ -50,8 +57,8 @@ class Shape:
             version="1",
             kind="Python",
             uri="x",
-            inputs=[wire.Port(route=f"{a}-{b}", peer=a, **credits) for a, b in self.edges if b == node],
-            outputs=[wire.Port(route=f"{a}-{b}", peer=b, **credits) for a, b in self.edges if a == node],
+            inputs=[port(a, b, a) for a, b in self.edges if b == node],
+            outputs=[port(a, b, b) for a, b in self.edges if a == node],
         )
 
     def kinds(self, node: str) -> tuple[bool, bool]:
@@ -82,6 +89,7 @@ class World:
         self.workers: dict[str, Worker] = {}
         self.former: dict[str, Shape] = {}
         self.rollout: steps.Rollout | None = None
+        self.writing = False
         self.becomes = shape
         self.events: deque[core.FlowEvent] = deque()
         self.busy = False
@@ -267,7 +275,8 @@ class World:
         added = tuple(node for node in _downstream(after) if node not in before.nodes)
         nodes = tuple(node for node in _downstream(before) if node in changed | removed)
         self.becomes, self.changed = shape, changed
-        self.rollout = steps.Rollout(nodes, 1, added, frozenset(removed))
+        senders = {node: {a for a, b in before.edges if b == node} for node in before.nodes}
+        self.rollout = steps.Rollout(nodes, 1, added, frozenset(removed), senders)
         self._step(steps.Begun())
         self._look()
 
@@ -292,7 +301,9 @@ class World:
                     for node in nodes:
                         self._step(steps.StoodBy(node))
                 case steps.Commit():
-                    self._commit()
+                    self.writing = True
+                case steps.Revise():
+                    self._revise()
                 case steps.Leave(node):
                     self.dispatch(core.LeaveRequested(node))
                 case steps.Retire(node):
@@ -304,7 +315,7 @@ class World:
                 case _:
                     pass
 
-    def _commit(self) -> None:
+    def _revise(self) -> None:
         before, after = self.shape, self.becomes
         self.shape = after
         self.former |= {node: before for node in before.nodes if node not in after.nodes}
@@ -374,6 +385,15 @@ class World:
             if node != self.slow:
                 yield from self._acts(node)
         yield self._timer
+        yield self._write
+
+    def _write(self) -> bool:
+        """The journal has what was to be written."""
+        written, self.writing = self.writing, False
+        if written:
+            self._step(steps.Written())
+            self._look()
+        return written
 
     def _slow_turn(self) -> Iterator[Any]:
         """Until the first step of the slow node."""
