@@ -5,12 +5,14 @@ from __future__ import annotations
 import copy
 import os
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from chronetix.client import Client
 from chronetix.protocol.errors import ChronetixError
 
 Map = dict[str, Any]
@@ -300,6 +302,52 @@ def test_a_flow_that_is_stopped_in_the_middle_ends_when_the_roll_out_has(line: L
     got = line.stop()
     assert [each.number for each in got] == list(range(1, len(got) + 1))
     assert line.history()[-1][1] in ("done", "ended")
+
+
+def test_so_does_one_that_is_stopped_while_some_have_taken_over_and_others_have_not(
+    line: Line, daemon: Any, tmp_path: Path
+) -> None:
+    gate = tmp_path / "gate"
+    line.start()
+    flow = line.become(map={"params": {"gate": str(gate)}}, sink=BY_ONE)
+    line.client.call("apply", flow=flow, name=line.name, base_dir=str(PLUGINS), wait=False)
+    line.step("taking-over", "map")
+    with ThreadPoolExecutor(1) as asking, Client.connect(daemon.socket) as client:
+        stopped = asking.submit(client.call, "stop", flow=line.name)
+        line.client.call("version")
+        gate.touch()
+        assert stopped.result()["state"] == "stopped"
+    got = [Entry(each) for each in line.ledger.read_text().splitlines()]
+    assert [each.number for each in got] == list(range(1, len(got) + 1))
+    assert line.history()[-1][1] in ("done", "ended")
+
+
+def test_who_waits_behind_one_that_is_killed_does_not_wait_for_those_before_it(line: Line, tmp_path: Path) -> None:
+    """The killed one's successor sends by a route that is taken from when the node behind it has ended."""
+    restart = {"policy": "transient", "backoff_ms": 1}
+    gate = tmp_path / "gate"
+    gate.touch()
+    nodes = [line.node("source", "items"), *(line.node(name, "Mark", restart=restart) for name in "abc")]
+    nodes[1]["params"] = {"frames": str(gate)}
+    nodes.append(line.node("sink", "Ledger", params={"ledger": str(line.ledger)}))
+    names = ["source", "a", "b", "c", "sink"]
+    routes = [line.edge(*pair, buffer=64 if pair[1] == "a" else 2) for pair in pairwise(names)]
+    line.flow = {"manifests": nodes, "routes": routes, "schemas": []}
+    line.name = line.client.call("submit", flow=line.flow, base_dir=str(PLUGINS), wait="running")["flow"]
+    line.further()
+    gate.unlink()
+    left = [each for each in line.become(b=BY_ONE)["manifests"] if each["node_id"] not in ("a", "c")]
+    after = {"manifests": left, "routes": [line.edge("source", "b", buffer=2), line.edge("b", "sink", buffer=2)]}
+    given = {"name": line.name, "base_dir": str(PLUGINS), "wait": False}
+    line.client.call("apply", flow={**after, "schemas": []}, **given)
+    line.until("rollout-committed")
+    os.kill(line.pids()["b"], signal.SIGKILL)
+    line.until("node-restarted", node="b")
+    gate.touch()
+    line.until("rollout-done")
+    assert line.events("rollout-lost-frames") == []
+    got = line.stop()
+    assert sorted({each.number for each in got}) == list(range(1, max(each.number for each in got) + 1))
 
 
 def test_what_cannot_be_changed_is_refused_by_name(line: Line) -> None:

@@ -155,6 +155,33 @@ def _drain(world: World, args: Args) -> None:
         world.submit(client, FLOWS[name])
 
 
+def _stop_updating(world: World, args: Args) -> None:
+    """A flow that is drained while its workers are replaced ends in good order, and loses nothing."""
+    name = args["flow"]
+    told: list[str] = []
+    asking = threading.Thread(target=_ask, args=(world, args, told))
+    asking.start()
+    time.sleep(args["after_s"])
+    with world.client() as client:
+        try:
+            world.drain(client, name)
+        finally:
+            asking.join()
+        if told[0] not in ("done", "rolled-back", "flow-failed", "flow-not-running"):
+            raise Violation(f"updating {args['nodes']} of {name}, which was stopped, ended with {told}")
+        world.submit(client, FLOWS[name])
+
+
+def _choose_stop(chance: random.Random) -> Args:
+    flow = chance.choice(sorted(FLOWS))
+    nodes = sorted(FLOWS[flow].nodes)
+    return {
+        "flow": flow,
+        "nodes": chance.sample(nodes, chance.randint(1, len(nodes))),
+        "after_s": chance.choice([0.005, 0.02, 0.03, 0.04, 0.05, 0.07]),
+    }
+
+
 def _choose_drain(chance: random.Random) -> Args:
     flow = chance.choice(sorted(LINES))
     nodes = sorted(FLOWS[flow].nodes)
@@ -165,5 +192,6 @@ def _choose_drain(chance: random.Random) -> Args:
 SCENARIOS = (
     Scenario("update", _choose, _apply),
     Scenario("reshape", _choose_shape, _reshape),
+    Scenario("stop-while-updating", _choose_stop, _stop_updating),
     Scenario("kill-while-draining", _choose_drain, _drain),
 )

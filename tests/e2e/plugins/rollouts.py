@@ -46,6 +46,12 @@ async def aitems(ctx):
         yield b"%d s%d" % (n, ctx.params.get("by", 0))
 
 
+def _pass(gate):
+    """Wait until there is a file of that name."""
+    while gate and not os.path.exists(gate):
+        time.sleep(0.001)
+
+
 class Mark:
     """Map: adds its version and counts; the count goes on in its successor."""
 
@@ -59,8 +65,10 @@ class Mark:
 
     def on_start(self, ctx):
         self.count = ctx.handover or 0
+        _pass(ctx.params.get("gate"))
 
     def on_frame(self, frame, ctx):
+        _pass(ctx.params.get("frames"))
         self.count += 1
         return b"%s m%d" % (bytes(frame), self.by)
 
