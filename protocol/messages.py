@@ -239,9 +239,9 @@ class InputLink(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Link(Message, tag="link", frozen=True):
-    """Daemon to worker: the other ends. Descriptors: for each of ``outputs`` the consumer's CREDIT and an end
-    of a line to it; then for each of ``inputs`` the producer's RING, an end of a line to it, its segments and, with
-    ``predecessor``, the CREDIT of the end before. Nobody else has that end of the line.
+    """Daemon to worker: the other ends. Descriptors: for each of ``outputs`` the consumer's CREDIT and the
+    producer's end of a line to it; then for each of ``inputs`` the producer's RING, the consumer's end of a line to it,
+    its segments and, with ``predecessor``, the CREDIT of the end before. Nobody else has that end of the line.
 
     The first one is answered by :class:`Ready`. It comes again after an extend, and for an output whose consumer has a
     successor; then :class:`Linked` is the answer. ``epochs``, if given, says which stage of each output is meant;

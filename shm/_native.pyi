@@ -534,8 +534,8 @@ def check(fd: int, kind: Literal["ring", "credit", "segment"]) -> int:
     """Verify seals, size and (for ring and credit) the header; bytes. Raises PeerFault saying what is wrong."""
 
 def line(*, one_way: bool = False) -> tuple[int, int]:
-    """Both ends of a new line, to be given to the two ends of a route, and to nobody else. With ``one_way`` the second
-    can be rung and cannot ring. Raises OSError."""
+    """The producer's end of a new line and the consumer's, to be given to the two ends of a route, and to nobody else.
+    With ``one_way`` the consumer can be rung and cannot ring. Raises OSError."""
 
 def missing_features() -> tuple[str, ...]:
     """What this kernel lacks of ``memfd``, ``seals``, ``future_write`` and ``noexec_seal``. The environment variable

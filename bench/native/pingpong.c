@@ -96,7 +96,7 @@ static void put(struct end *end, uint64_t number) {
     must(chx_arena_alloc(&end->arena, bytes, &extent) == CHX_OK, "room for a frame");
     if (touched) memset(extent.data, (int)(number & 0xFF), bytes);
     tags.input_seq = number;
-    if (chx_producer_commit(producer, &extent, bytes, &tags, chx_now_ns())) chx_line_ring(producer->line);
+    if (chx_producer_commit(producer, &extent, bytes, &tags, chx_now_ns())) chx_producer_ring(producer);
     must(chx_producer_reclaim(producer, CHX_REUSE_LOOK) == CHX_OK, "the peer is honest"); /* while it is on its way */
 }
 

@@ -110,7 +110,7 @@ class End:
         there, back = ("there", "back") if first else ("back", "there")
         self.credits = credits
         self.bell = shm.Doorbell()
-        self.lines = [shm.line(), shm.line()] if first else []
+        self.lines = [shm.line(), shm.line()[::-1]] if first else []
         self.arena = shm.Arena(room(cell.size, self.credits), first=room(cell.size, self.credits), on_grow=refuse)
         self.producers = [self.producer(there)] if sends else []
         self.consumers = [shm.Consumer(back, credits=self.credits)] if receives else []

@@ -30,7 +30,8 @@ class Lines:
         if wanted not in self._left:
             ends = self._make()
             self.close(wanted.other)  # of a line whose other end somebody had before
-            self._left[wanted], self._left[wanted.other] = ends
+            first, second = (wanted, wanted.other) if wanted.end == "producer" else (wanted.other, wanted)
+            self._left[first], self._left[second] = ends
         return self._left.pop(wanted)
 
     def close(self, end: LineEnd) -> None:

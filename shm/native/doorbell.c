@@ -210,7 +210,7 @@ static PyGetSetDef doorbell_getset[] = {
     {NULL, NULL, NULL, NULL, NULL},
 };
 
-/* Both ends of a new line. */
+/* The producer's end of a new line and the consumer's. */
 PyObject *native_line(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs) {
     static char *names[] = {"one_way", NULL};
     int ends[2], one_way = 0;

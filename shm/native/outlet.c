@@ -309,7 +309,7 @@ void native_outlet_cancel(Outlet *self, struct native_claim *claim, int keep_ext
 
 static void outlet_ring(Outlet *self, const struct native_claim *claim) {
     for (Py_ssize_t i = 0; i < claim->routes; i++)
-        if (claim_has(claim, i)) chx_line_ring(self->producers[i]->end.line);
+        if (claim_has(claim, i)) chx_producer_ring(&self->producers[i]->end);
     CHX_FAILPOINT(COMMIT_RUNG);
     native_rings++;
 }

@@ -62,7 +62,7 @@ class Lines:
         if (route, end) not in self._left:
             if other in self._left:
                 os.close(self._left[other])
-            self._left[route, end], self._left[other] = shm.line()
+            self._left[route, "producer"], self._left[route, "consumer"] = shm.line()
         self._taken.append(self._left.pop((route, end)))
         return self._taken[-1]
 

@@ -100,7 +100,7 @@ static inline enum chx_status chx_consumer_link(struct chx_consumer *c, int ring
     if (status != CHX_OK) return status;
     status = chx_header_match(&c->header, &theirs, &c->why);
     if (status == CHX_OK) {
-        c->line = chx_line_adopt(line_fd, bell, &c->why);
+        c->line = chx_line_adopt(line_fd, 1, bell, &c->why);
         if (c->line < 0) status = CHX_FAULT;
     }
     if (status != CHX_OK) {

@@ -5,13 +5,18 @@
  *               └── eventfd (this process alone)   (this process alone) eventfd ──┘
  *
  * A line is a pair of connected Unix stream sockets, made by whoever links the two ends of a route. Each end has one
- * holder: nobody can change how another one's descriptor behaves, or read what another one waits for. Ringing is one
- * byte, sent with MSG_DONTWAIT, which holds for this call whatever was done to the socket. A bell says "look again",
- * nothing more: the words in RING and CREDIT say what happened.
+ * holder: nobody can change how another one's descriptor behaves, or read what another one waits for. A bell says "look
+ * again", nothing more: the words in RING and CREDIT say what happened.
  *
- * Every send is an edge for the epoll (EPOLLET), and so is a peer's end that is closed: a line that has hung up wakes
- * once. Whoever wakes reads what has come on the lines that rang and looks afterwards. EAGAIN at a send means that bytes
- * lie there unread; whoever reads them looks later than that (see SPEC.md, Wake-up).
+ * The producer's end is made shut for writing, and the producer rings by shutting it again: that carries nothing, needs no
+ * memory, cannot wait, and is an edge for the consumer's epoll (EPOLLET) each time. There is nothing to be read, so whoever
+ * was woken has to make no further system call. It is none for the producer's own epoll, whose end is not shut for reading.
+ * Whether the kernel does so is tried out when the first line is made; where it does not, the end is left open.
+ *
+ * The consumer, and the producer whose end is open, ring by one byte, sent with MSG_DONTWAIT, which holds for this call
+ * whatever was done to the socket; every send is an edge, too. Whoever wakes reads what has come on the lines that rang and
+ * looks afterwards. EAGAIN at a send means that bytes lie there unread; whoever reads them looks later than that (see
+ * SPEC.md, Wake-up). A peer's end that is closed is an edge: a line that has hung up wakes once.
  *
  * Descriptors that a peer attaches to its bytes would be closed by whoever reads or drops them, and that may take as long
  * as their sender likes. They are refused by the kernel (SO_PASSRIGHTS) or, where it cannot, seen before anything is
@@ -54,6 +59,7 @@
 
 enum chx_line_state {
     CHX_LINE_NONE,
+    CHX_LINE_SHUT,    /* nothing can come on it: there is nothing to be read, and nothing to be dropped */
     CHX_LINE_BARE,    /* no descriptor can lie in it: SO_PASSRIGHTS was off before anybody could send one */
     CHX_LINE_GUARDED, /* looked at before it is read */
     CHX_LINE_SPOILT,
@@ -79,20 +85,73 @@ static inline int chx_line_refuses_rights(int fd) {
     return passes == 0 || (setsockopt(fd, SOL_SOCKET, SO_PASSRIGHTS, &off, sizeof off), 0);
 }
 
-/* Both ends of a new line, one for each end of a route. With `one_way` the second one cannot ring the first. 0, or -1 with
- * errno. */
-static inline int chx_line_pair(int ends[2], int one_way) {
-    int off = 0, room = CHX_LINE_ROOM;
+/* Shut `ends`[0] for writing: does that wake who listens to `ends`[1], and not who listens to `ends`[0]? */
+static inline int chx_shut_rings_once(const int ends[2], const int epolls[2]) {
+    struct epoll_event event;
+    return shutdown(ends[0], SHUT_WR) == 0 && epoll_wait(epolls[1], &event, 1, 0) == 1 &&
+           epoll_wait(epolls[1], &event, 1, 0) == 0 && epoll_wait(epolls[0], &event, 1, 0) == 0;
+}
+
+/* Does it do so as often as it is shut? -1 with errno: that cannot be found out now. */
+static inline int chx_shut_rings_probe(void) {
+    int ends[2], epolls[2], rings = -1;
     if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends) != 0) return -1;
+    for (int i = 0; i < 2; i++) epolls[i] = epoll_create1(EPOLL_CLOEXEC);
+    struct epoll_event event = {.events = EPOLLIN | EPOLLET};
+    if (epolls[0] >= 0 && epolls[1] >= 0 && epoll_ctl(epolls[0], EPOLL_CTL_ADD, ends[0], &event) == 0 &&
+        epoll_ctl(epolls[1], EPOLL_CTL_ADD, ends[1], &event) == 0)
+        rings = chx_shut_rings_once(ends, epolls) && chx_shut_rings_once(ends, epolls) && chx_shut_rings_once(ends, epolls);
+    int error = errno;
+    for (int i = 0; i < 2; i++) {
+        close(ends[i]);
+        if (epolls[i] >= 0) close(epolls[i]);
+    }
+    errno = error;
+    return rings;
+}
+
+/* The same, found out once. CHRONETIX_WITHOUT=shut_rings makes a kernel behave as one where it does not. */
+static inline int chx_shut_rings(void) {
+    static _Atomic int cached; /* 1: no, 2: yes */
+    if (chx_word_in(getenv("CHRONETIX_WITHOUT"), "shut_rings")) return 0;
+    int known = atomic_load_explicit(&cached, memory_order_relaxed);
+    if (known) return known - 1;
+    int rings = chx_shut_rings_probe();
+    if (rings >= 0) atomic_store_explicit(&cached, rings + 1, memory_order_relaxed);
+    return rings;
+}
+
+/* Both ends of a new line: the producer's, which is shut for writing where that rings, and the consumer's. With `one_way`
+ * the consumer cannot ring the producer. 0, or -1 with errno. */
+static inline int chx_line_pair(int ends[2], int one_way) {
+    int off = 0, room = CHX_LINE_ROOM, rings = chx_shut_rings();
+    if (rings < 0 || socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends) != 0) return -1;
     for (int i = 0; i < 2; i++) {
         setsockopt(ends[i], SOL_SOCKET, SO_PASSRIGHTS, &off, sizeof off); /* Linux 6.16 */
         setsockopt(ends[i], SOL_SOCKET, SO_SNDBUF, &room, sizeof room);
     }
+    if (rings) shutdown(ends[0], SHUT_WR);
     if (one_way) shutdown(ends[1], SHUT_WR);
     return 0;
 }
 
-/* Never blocks. 0, or errno; EAGAIN is success: it has been rung. So is a peer that has gone: there is nobody to wake.
+/* Is this end shut for writing? To send nothing tells, and does nothing. So is one whose peer has gone. */
+static inline int chx_line_is_shut(int fd) { return send(fd, "", 0, MSG_DONTWAIT | MSG_NOSIGNAL) < 0 && errno == EPIPE; }
+
+/* By an end that is. Never blocks, and needs no memory. 0, or errno. */
+static inline int chx_line_ring_shut(int fd) { return fd < 0 || shutdown(fd, SHUT_WR) == 0 ? 0 : errno; }
+
+/* Can nothing come on this end any more? It is asked for by looking, not by reading. */
+static inline int chx_line_is_mute(int fd) {
+    char byte;
+    ssize_t got;
+    do {
+        got = recv(fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
+    } while (got < 0 && errno == EINTR);
+    return got == 0;
+}
+
+/* By one that is not. Never blocks. 0, or errno; EAGAIN is success: it has been rung. So is a peer that has gone: there is nobody to wake.
  * A kernel without memory for one byte ends this process rather than refuse it; if it does refuse, it is asked again. */
 static inline int chx_line_ring(int fd) {
     ssize_t sent;
@@ -216,15 +275,35 @@ static inline int chx_line_is_one(int fd) {
            getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &size) == 0 && type == SOCK_STREAM;
 }
 
-/* A duplicate of this end of a line, which wakes `bell` from now on; -1, and why. */
-static inline int chx_line_adopt(int fd, struct chx_bell *bell, struct chx_why *why) {
+static inline enum chx_line_state chx_line_state_of(int fd) {
+    if (chx_line_is_mute(fd)) return CHX_LINE_SHUT;
+    return chx_line_refuses_rights(fd) ? CHX_LINE_BARE : CHX_LINE_GUARDED;
+}
+
+/* An end that is shut rings as it is put into the epoll, which means nothing: nobody has asked for anything there yet, and
+ * who is linked looks anyway. It is cleared; if another one's ring is, that is rung again. */
+static inline void chx_bell_settle(struct chx_bell *bell, int fd) {
+    struct epoll_event events[CHX_BELL_EVENTS];
+    int got = chx_bell_await(bell, events, 0);
+    if (got <= 0) return;
+    chx_bell_hear(bell, events, got);
+    if (got > 1 || events[0].data.fd != fd) chx_bell_ring(bell);
+}
+
+/* A duplicate of this end of a line, which wakes `bell` from now on; -1, and why. A producer's end on which nothing can come
+ * wakes nobody, whatever the other one does. */
+static inline int chx_line_adopt(int fd, int consumer, struct chx_bell *bell, struct chx_why *why) {
     if (!chx_line_is_one(fd)) {
         snprintf(why->text, sizeof why->text, "descriptor %d is no end of a line: no Unix stream socket", fd);
         return -1;
     }
     int copy = fcntl(fd, F_DUPFD_CLOEXEC, 3);
-    enum chx_line_state state = copy >= 0 && chx_line_refuses_rights(copy) ? CHX_LINE_BARE : CHX_LINE_GUARDED;
-    if (copy >= 0 && chx_bell_note(bell, copy, state) == 0 && chx_bell_watch(bell, copy) == 0) return copy;
+    enum chx_line_state state = copy >= 0 ? chx_line_state_of(copy) : CHX_LINE_NONE;
+    int watched = consumer || state != CHX_LINE_SHUT;
+    if (copy >= 0 && chx_bell_note(bell, copy, state) == 0 && (!watched || chx_bell_watch(bell, copy) == 0)) {
+        if (watched && state == CHX_LINE_SHUT) chx_bell_settle(bell, copy);
+        return copy;
+    }
     snprintf(why->text, sizeof why->text, "the line %d cannot be listened to: %s", fd, strerror(errno));
     if (copy >= 0) {
         if (copy < bell->room) bell->lines[copy] = CHX_LINE_NONE;
@@ -251,7 +330,7 @@ static inline void chx_line_close(struct chx_bell *bell, int fd) {
             bell->spoilt -= state == CHX_LINE_SPOILT;
             epoll_ctl(bell->epoll, EPOLL_CTL_DEL, fd, NULL); /* a forked child may have it open still */
         }
-        while (state != CHX_LINE_BARE && (got = chx_line_read(fd, state)) > 0) continue;
+        while (state != CHX_LINE_BARE && state != CHX_LINE_SHUT && (got = chx_line_read(fd, state)) > 0) continue;
         if (got < 0) return;
     }
     close(fd);

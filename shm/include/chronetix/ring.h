@@ -47,6 +47,7 @@ struct chx_producer {
     uint64_t short_since; /* 0, or since when a frame waits for a credit; only with a limit */
     enum chx_state state;
     int line;              /* to the consumer, or -1 */
+    uint8_t shut;          /* for writing: how it is rung, see doorbell.h */
     struct chx_bell *bell; /* what the consumer's rings wake */
     struct chx_header header;
     struct chx_map ring_map, credit_map;
@@ -98,7 +99,7 @@ static inline enum chx_status chx_producer_link(struct chx_producer *p, int cred
     if (status != CHX_OK) return status;
     status = chx_header_match(&p->header, &theirs, &p->why);
     if (status == CHX_OK) {
-        p->line = chx_line_adopt(line_fd, bell, &p->why);
+        p->line = chx_line_adopt(line_fd, 0, bell, &p->why);
         if (p->line < 0) status = CHX_FAULT;
     }
     if (status != CHX_OK) {
@@ -107,8 +108,14 @@ static inline enum chx_status chx_producer_link(struct chx_producer *p, int cred
     }
     p->credit = (const struct chx_credit *)(const void *)p->credit_map.base;
     p->bell = bell;
+    p->shut = chx_line_is_shut(p->line) != 0;
     p->state = CHX_OPEN;
     return CHX_OK;
+}
+
+/* Wake the consumer. 0, or errno. */
+static inline int chx_producer_ring(const struct chx_producer *p) {
+    return p->shut ? chx_line_ring_shut(p->line) : chx_line_ring(p->line);
 }
 
 /* ---- returned frames -------------------------------------------------------------------------------------------- */
@@ -395,7 +402,7 @@ static inline void chx_producer_close(struct chx_producer *p) {
     atomic_store_explicit(&p->ring->closed, p->position + 1, memory_order_release);
     CHX_FAILPOINT(CLOSE_STORED);
     if (p->state == CHX_OPEN || p->state == CHX_UNLINKED) p->state = CHX_STATE_CLOSED;
-    chx_line_ring(p->line);
+    chx_producer_ring(p);
 }
 
 /* The consumer has kept a frame waiting past the limit: the stream ends here for it, what is in the ring it may still

@@ -147,7 +147,7 @@ static inline enum chx_status chx_producer_relink(struct chx_producer *p, int cr
     status = chx_header_match(&p->header, &theirs, &p->why);
     if (status == CHX_OK && atomic_load_explicit(&credit->returned, memory_order_acquire))
         status = CHX_REFUSE(&p->why, "the consumer's successor has returned frames before it was linked");
-    int line = status == CHX_OK ? chx_line_adopt(line_fd, bell, &p->why) : -1;
+    int line = status == CHX_OK ? chx_line_adopt(line_fd, 0, bell, &p->why) : -1;
     if (line < 0) {
         chx_unmap(&map);
         return CHX_FAULT;
@@ -158,11 +158,12 @@ static inline enum chx_status chx_producer_relink(struct chx_producer *p, int cr
     p->credit = credit;
     p->bell = bell;
     p->line = line;
+    p->shut = chx_line_is_shut(line) != 0;
     CHX_FAILPOINT(RELINK_MAPPED);
     chx_relink_reclaim(p);
     atomic_store_explicit(&p->ring->wake_at, 0, memory_order_relaxed);
     if (p->state == CHX_DETACHED) p->state = CHX_OPEN;
-    chx_line_ring(p->line);
+    chx_producer_ring(p);
     return CHX_OK;
 }
 

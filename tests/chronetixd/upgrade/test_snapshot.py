@@ -44,6 +44,7 @@ from chronetixd.packing import Bag, Packed, Unbag
 from chronetixd.settings import Settings
 from chronetixd.upgrade import snapshot as snapshots
 from chronetixd.upgrade.snapshot import Snapshot, read, write
+from tests.shm.lines import is_shut
 
 WHOLE = {PackedRun, PackedListed, PackedFlows}
 """So much at once that nothing is found out by trying them at random."""
@@ -262,18 +263,22 @@ class TestEverythingIsInIt:
         Unpacker(*packer.all(), (), Unbag([]), Lines()).place(after, packed)
         assert after.state is state
 
-    def test_the_end_of_a_line_that_is_still_to_be_given_is_handed_over(self) -> None:
+    @pytest.mark.parametrize("first", [0, 1])
+    def test_the_end_of_a_line_that_is_still_to_be_given_is_handed_over(self, first: int) -> None:
+        """Each is that of the end it is for: a consumer rings a producer by a byte, and not the other way round."""
         route, bag, before, after = DataRoute("r", "a", "b"), Bag(), Lines(), Lines()
         stage = Stage(route, lines=3)
-        given = before.take(stage.line[0])
+        given = before.take(stage.line[first])
         packer = Packer(bag, before)
         packer.stages([stage])
         unpacker = Unpacker(*packer.all(), [route], Unbag(bag.descriptors), after)
         (again,) = unpacker.stages([0])
-        with socket.socket(fileno=given) as one, socket.socket(fileno=after.take(again.line[1])) as other:
-            one.send(b"x")
-            assert other.recv(8) == b"x"
-        before.close(stage.line[1])
+        with socket.socket(fileno=given) as one, socket.socket(fileno=after.take(again.line[1 - first])) as other:
+            producer, consumer = (one, other) if again.line[first].end == "producer" else (other, one)
+            consumer.send(b"x")
+            assert producer.recv(8) == b"x"
+            assert not is_shut(consumer)
+        before.close(stage.line[1 - first])
 
     @pytest.mark.parametrize("producer", ProducerEnd)
     @pytest.mark.parametrize("consumer", ConsumerEnd)

@@ -44,7 +44,8 @@ impl Plain {
     }
 }
 
-/// A doorbell and the line to it: a counter that ringing raises and a sleeper waits for. A full line is one that was rung.
+/// A doorbell and the line to it: a counter that ringing raises and a sleeper waits for. A ring without a byte is an edge, which
+/// the epoll keeps until it is named; a full line is one that was rung.
 #[derive(Default)]
 pub struct Bell {
     rings: Mutex<u64>,
@@ -52,7 +53,7 @@ pub struct Bell {
 }
 
 impl Bell {
-    /// `chx_bell_ring`
+    /// `chx_bell_ring`, `chx_producer_ring`, `chx_line_ring`
     pub fn ring(&self) {
         *self.rings.lock().unwrap() += 1;
         self.rung.notify_one();

@@ -252,7 +252,7 @@ static int round_for_a_consumer(void) {
                       .count = 2};
     int early = next_random(&seed) % 4 == 0; /* also while it attaches: then the header may be wrong, or right */
     if (early) start(&mad);
-    enum chx_status status = chx_consumer_link(&c, evil.ring_map.fd, line[0], &bell);
+    enum chx_status status = chx_consumer_link(&c, evil.ring_map.fd, line[1], &bell);
     must(chx_consumer_map(&c, 0, arena.segments[0].map.fd) == CHX_OK, "a segment");
     must(early ? status == CHX_OK || (status == CHX_FAULT && c.why.text[0]) : status == CHX_OK, "linked");
     if (!early) start(&mad);
@@ -280,7 +280,7 @@ static void send_some(struct chx_producer *p, uint32_t *state) {
     if (chx_arena_alloc(p->arena, length * frames, &extent) != CHX_OK) return;
     if (length) memset(extent.data, 0xA5, length * frames);
     if (frames > 1) chx_extent_share(p->arena, extent.handle, frames - 1);
-    if (chx_producer_commit_run(p, &extent, length, frames, &tags, 1)) chx_line_ring(p->line);
+    if (chx_producer_commit_run(p, &extent, length, frames, &tags, 1)) chx_producer_ring(p);
 }
 
 static void produce(struct chx_producer *p, uint32_t *state) {

@@ -109,7 +109,7 @@ static uint32_t send_one(uint64_t number, uint64_t length) {
     if (!get_credit() || !get_extent(length, &extent)) return 0;
     if (length) memset(extent.data, (int)(number & 0xFF), length);
     struct chx_tags tags = {.input_seq = number, .trace = length};
-    if (chx_producer_commit(&producer, &extent, length, &tags, chx_now_ns())) chx_line_ring(producer.line);
+    if (chx_producer_commit(&producer, &extent, length, &tags, chx_now_ns())) chx_producer_ring(&producer);
     return 1;
 }
 
@@ -124,7 +124,7 @@ static uint32_t send_run(uint64_t number, uint64_t length, uint32_t wanted) {
     for (uint32_t i = 0; i < run; i++)
         memset(extent.data + i * chx_stride(length), (int)((number + i) & 0xFF), length);
     struct chx_tags tags = {.input_seq = number, .trace = length};
-    if (chx_producer_commit_run(&producer, &extent, length, run, &tags, chx_now_ns())) chx_line_ring(producer.line);
+    if (chx_producer_commit_run(&producer, &extent, length, run, &tags, chx_now_ns())) chx_producer_ring(&producer);
     return run;
 }
 

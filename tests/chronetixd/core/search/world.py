@@ -106,7 +106,7 @@ class World:
         return len(self.memory) - 1
 
     def _new_line(self) -> tuple[int, int]:
-        """Both ends, as numbers that differ in their last bit."""
+        """Both ends, as numbers that differ in their last bit; the producer's is the even one."""
         self._made += 2
         self._ends |= {self._made, self._made + 1}
         return self._made, self._made + 1
@@ -124,6 +124,7 @@ class World:
                     for end in other.ins.get(route, ()) if other.alive else ():
                         if end.ring is out.ring and end.credit is out.credit:
                             assert out.line ^ end.line == 1, f"{node} and {other.node} have no line for {route}"
+                            assert out.line < end.line, f"{node} and {other.node} have each the other's end for {route}"
 
     def ledger(self, node: str) -> list[Frame]:
         """What a sink has got, in order."""
