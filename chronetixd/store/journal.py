@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 from urllib.parse import quote
 
 import msgspec
@@ -44,7 +44,15 @@ FLUSH_S, RETRY_S = 0.1, 5.0
 PATIENCE_S = 5.0
 """How long a disk that does not answer holds up what has to be on it first; then that goes on, as when it is full."""
 
-Later = Callable[[float, Callable[[], None]], object]
+
+class Timer(Protocol):
+    """What is to be called."""
+
+    def cancel(self) -> object:
+        """It is not, any more."""
+
+
+Later = Callable[[float, Callable[[], None]], Timer | None]
 Do = Callable[[Callable[[], None]], object]
 Then = Callable[[ChronetixError | None], None]
 """Called once it is on the disk, or with why it is refused."""
@@ -134,12 +142,13 @@ class _Asked:
     then: Then
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class _Waiter:
-    """Called once everything up to number ``upto`` is on the disk."""
+    """Called once everything up to number ``upto`` is on the disk, or ``patience`` has passed."""
 
     upto: int
     then: Callable[[], None]
+    patience: Timer | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,7 +286,7 @@ class Journal:
         self._waiters.append(waiter)
         self._write_now()
         if waiter in self._waiters:
-            self._later(PATIENCE_S, lambda: self._impatient(waiter))
+            waiter.patience = self._later(PATIENCE_S, lambda: self._impatient(waiter))
 
     def settle(self, seconds: float) -> bool:
         """Write what is owed and wait for it, for so long at most; for when nothing else goes on anyway. What was not
@@ -420,6 +429,8 @@ class Journal:
         done = [waiter for waiter in self._waiters if waiter.upto <= upto]
         self._waiters = [waiter for waiter in self._waiters if waiter.upto > upto]
         for waiter in done:
+            if waiter.patience is not None:
+                waiter.patience.cancel()
             waiter.then()
 
     def _impatient(self, waiter: _Waiter) -> None:

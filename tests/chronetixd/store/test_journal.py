@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -15,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chronetix.protocol.errors import ChronetixError
-from chronetixd.store.journal import FORMAT, MAX_OWED, RETRY_S, Journal, StoredFlow, StoredLife
+from chronetixd.store.journal import FORMAT, MAX_OWED, PATIENCE_S, RETRY_S, Journal, StoredFlow, StoredLife
 
 Open = Callable[[], Journal]
 
@@ -296,6 +297,11 @@ class Disk:
         self.work: list[Callable[[], None]] = []
         self.timers: list[tuple[float, Callable[[], None]]] = []
 
+    def later(self, seconds: float, call: Callable[[], None]) -> DiskTimer:
+        """The loop's."""
+        self.timers.append((seconds, call))
+        return DiskTimer(self, (seconds, call))
+
     def answer(self) -> None:
         """One batch is written, or fails."""
         self.work.pop(0)()
@@ -313,6 +319,17 @@ class Disk:
             call()
 
 
+@dataclass(frozen=True)
+class DiskTimer:
+    """One that is not due yet."""
+
+    disk: Disk
+    entry: tuple[float, Callable[[], None]]
+
+    def cancel(self) -> None:
+        self.disk.timers.remove(self.entry)
+
+
 class TestADiskThatTakesItsTime:
     @pytest.fixture
     def disk(self) -> Disk:
@@ -323,7 +340,7 @@ class TestADiskThatTakesItsTime:
         journal = Journal(
             tmp_path / "journal",
             told.append,
-            lambda seconds, call: disk.timers.append((seconds, call)),
+            disk.later,
             disk.work.append,
             settle=disk.settle,
         )
@@ -340,6 +357,15 @@ class TestADiskThatTakesItsTime:
         disk.answer()
         assert said == [None]
         assert not journal.awaited
+
+    def test_no_timer_is_left_when_it_is_written(self, journal: Journal, disk: Disk) -> None:
+        written: list[int] = []
+        journal.flow(flow())
+        journal.when_written(lambda: written.append(1))
+        patience = [seconds for seconds, _ in disk.timers].count(PATIENCE_S)
+        disk.answer()
+        assert (written, patience) == ([1], 1)
+        assert PATIENCE_S not in [seconds for seconds, _ in disk.timers]
 
     def test_what_comes_while_it_is_busy_is_written_together_and_in_order(self, journal: Journal, disk: Disk) -> None:
         written: list[int] = []
