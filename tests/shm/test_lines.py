@@ -116,6 +116,8 @@ class Answerer:
 @pytest.fixture(params=["shut", "open"])
 def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """How a producer rings: here, and where shutting an end again does not ring."""
+    if request.param == "shut" and "shut_rings" in os.environ.get("CHRONETIX_WITHOUT", ""):
+        pytest.skip("this kernel has no such rings")
     if request.param == "open":
         monkeypatch.setenv("CHRONETIX_WITHOUT", f"{os.environ.get('CHRONETIX_WITHOUT', '')},shut_rings")
     return str(request.param)
@@ -166,8 +168,9 @@ class TestAsALine:
             answerer.credit.give_back(number)
             answerer.credit.put(192, number + 1)
 
-    def test_nothing_lies_in_a_line_that_is_shut(self, forge: Forge) -> None:
-        with closing(Peer(forge)) as peer, pytest.raises(BrokenPipeError):
+    @pytest.mark.parametrize("kind", ["shut"], indirect=True)
+    def test_nothing_lies_in_a_line_that_is_shut(self, peer: Peer) -> None:
+        with pytest.raises(BrokenPipeError):
             peer.sock.send(b"x", socket.MSG_DONTWAIT)
 
     def test_what_rang_before_anybody_slept_is_not_forgotten(self, peer: Peer) -> None:

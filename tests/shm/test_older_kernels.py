@@ -30,6 +30,8 @@ WIRED = ["test_frames.py", "test_fan.py", "test_waiting.py", "test_hostile.py", 
         ("seals", MEMORY),
         ("future_write", MEMORY),
         ("noexec_seal", MEMORY),
+        ("shut_rings", WIRED),
+        ("shut_rings,passrights", WIRED),
     ],
 )
 def test_the_same_holds_without(without, tests):
