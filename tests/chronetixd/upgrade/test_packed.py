@@ -221,7 +221,7 @@ STATE: dict[type, tuple[set[str], set[str]]] = {
     output.LineCutter: ({"_dropping", "_part"}, {"cut"}),
     pump.Stream: ({"_allowance", "buffered", "fd", "pieces"}, {"_pump", "_said", "lock", "on_ready"}),
     token_bucket.Allowance: ({"_at", "_left"}, {"burst", "rate"}),
-    wiring.Wiring: ({"_last", "_lines", "machine"}, {"_views"}),
+    wiring.Wiring: ({"_last", "_lines", "machine"}, {"_final", "_views"}),  # counted again at the end
     machine.Machine: ({"net"}, {"links", "lives", "rerouting", "segments"}),
     route_table.Net: (
         {"chains", "counters", "places", "ports"}, {"effects", "reader", "removed", "routes"},  # not within a roll-out
