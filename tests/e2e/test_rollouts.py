@@ -350,6 +350,36 @@ def test_who_waits_behind_one_that_is_killed_does_not_wait_for_those_before_it(l
     assert sorted({each.number for each in got}) == list(range(1, max(each.number for each in got) + 1))
 
 
+def test_one_that_is_killed_between_branches_that_are_taken_out_holds_up_none_of_them(
+    line: Line, tmp_path: Path
+) -> None:
+    restart = {"policy": "transient", "backoff_ms": 1}
+    gate = tmp_path / "gate"
+    gate.touch()
+    nodes = [line.node("source", "items"), *(line.node(name, "Mark", restart=restart) for name in "abcd")]
+    nodes[1]["params"] = {"frames": str(gate)}
+    nodes.append(line.node("sink", "Ledger", params={"ledger": str(line.ledger)}))
+    pairs = [("source", "a"), ("a", "b"), ("b", "d"), ("d", "sink"), ("a", "c"), ("c", "sink")]
+    routes = [line.edge(*pair, buffer=64 if pair[1] == "a" else 2) for pair in pairs]
+    line.flow = {"manifests": nodes, "routes": routes, "schemas": []}
+    line.name = line.client.call("submit", flow=line.flow, base_dir=str(PLUGINS), wait="running")["flow"]
+    line.further()
+    gate.unlink()
+    left = [each for each in line.become(b=BY_ONE)["manifests"] if each["node_id"] not in ("a", "c", "d")]
+    after = {"manifests": left, "routes": [line.edge("source", "b", buffer=2), line.edge("b", "sink", buffer=2)]}
+    given = {"name": line.name, "base_dir": str(PLUGINS), "wait": False}
+    line.client.call("apply", flow={**after, "schemas": []}, **given)
+    line.until("rollout-committed")
+    os.kill(line.pids()["b"], signal.SIGKILL)
+    line.until("node-restarted", node="b")
+    gate.touch()
+    line.until("rollout-done")
+    assert line.events("rollout-lost-frames") == []
+    got = line.stop()
+    by_b = {each.number for each in got if each.route != "c-sink"}
+    assert sorted(by_b) == list(range(1, max(by_b) + 1))
+
+
 def test_what_cannot_be_changed_is_refused_by_name(line: Line) -> None:
     before = line.start().pids()
     flow = line.become()

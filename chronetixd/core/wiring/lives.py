@@ -43,6 +43,7 @@ class Lives:
         place = self._net.places[node]
         place.happens(NodeEvent.CONFIGURED)
         self._rerouting.know(message)
+        self._rerouting.release(place)
         credits = list(self._net.stages(place.inputs))
         outputs = {port.route: port for port in message.outputs}
         rings = [stage for stage in self._net.present(place.outputs) if stage.route.id in outputs]

@@ -42,6 +42,8 @@ class Rerouting:
         self.lost: dict[str, int] = {}
         """Frames of routes that were removed, which nobody has worked on: their consumer was killed."""
         self._outputs: dict[str, Outputs] = {}
+        self._former: dict[str, set[str]] = {}
+        """Who sent to each node before the routes became others."""
         self._leaving: dict[str, int] = {}
         """Workers, by node and incarnation, that learn of other routes by being replaced, or never."""
 
@@ -62,6 +64,9 @@ class Rerouting:
         told. Routes that are there no more go once they are drained."""
         before, after = {route.id: route for route in self._net.routes}, {route.id: route for route in routes}
         places = self._net.places
+        self._former = {}
+        for route in before.values():
+            self._former.setdefault(route.target, set()).add(route.source)
         self._leaving = {node: places[node].incarnation for node in untold if node in places}
         self._net.removed |= {name: route for name, route in before.items() if name not in after}
         for name in switched:
@@ -121,6 +126,33 @@ class Rerouting:
         for stage in stages:
             stage.held = any(route.target == place.node for route in self._net.removed.values())
         return [self._links.extend(place, stages, changes=True)] if stages else []
+
+    def release(self, place: Place) -> None:
+        """Its worker is born as what the new flow says, and old ones send to it still. What it sends is not held where
+        that would wait for one of these: its consumer would take nothing, so that it would not, and they never end.
+        Frames may then overtake others that come by another branch."""
+        if place.node not in self._leaving or self._leaves(place.node):
+            return
+        old = {route.source for route in self._net.removed.values() if route.target == place.node}
+        old |= {before for node in old for before in self._unfinished_before(node)}
+        for stage in self._net.present(place.outputs):
+            waits_for = {each.source for each in self._net.removed.values() if each.target == stage.route.target}
+            if any(old & self._unfinished_before(node) for node in waits_for):
+                stage.held = False
+
+    def _unfinished_before(self, node: str) -> set[str]:
+        """Of those whose frames came to ``node`` by the routes of before, whoever may send some still."""
+        found: set[str] = set()
+        todo = set(self._former.get(node, ()))
+        while todo:
+            one = todo.pop()
+            place = self._net.places.get(one)
+            if one in found or place is None or place.gone:
+                continue
+            if self._leaves(one) or any(ends.changes for ends in place.due):
+                found.add(one)
+                todo |= self._former.get(one, set())
+        return found
 
     def _reroute(self, node: str, outputs: Outputs) -> list[ToNode]:
         """Only a worker that lived already when the routes became others."""
