@@ -230,7 +230,7 @@ STATE: dict[type, tuple[set[str], set[str]]] = {
     links.Links: (set(), {"_net", "_segments"}),
     reroute.Rerouting: (
         set(),
-        {"_leaving", "_links", "_net", "_outputs", "_segments", "lost", "nodes"},  # not within a roll-out
+        {"_former", "_leaving", "_links", "_net", "_outputs", "_segments", "lost", "nodes"},  # not within a roll-out
     ),
     lives.Lives: (set(), {"_links", "_net", "_rerouting", "_segments"}),
     restarts.Revival: ({"deaths", "groups", "parked"}, {"rules", "strategy"}),
