@@ -8,7 +8,7 @@ JSON   ?=
 CLANG  ?= clang
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo test lint unit sanitize fuzz test-systemd model soak search chaos bench-data bench-c bench-start bench-recover bench-upgrade bench-idle bench-fan bench-loop diagrams lock clean
+.PHONY: help demo test lint unit sanitize fuzz test-systemd model soak search chaos bench-data bench-c bench-start bench-recover bench-upgrade bench-idle bench-fan bench-loop diagrams wheel lock clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -82,6 +82,9 @@ diagrams: .venv/dev ## draw the machines' tables in docs/states.md anew
 
 bench-upgrade: .venv/dev ## how long the control plane stands still while the daemon is replaced in place
 	$(BIN)/python -m bench.upgrade $(if $(JSON),--json $(JSON))
+
+wheel: .venv/dev ## an abi3 wheel in dist/, for any Python from 3.11 on
+	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
 
 lock: .venv/dev ## pin the development environment anew
 	$(BIN)/pip install --quiet 'uv>=0.4'
