@@ -19,6 +19,7 @@ from click.shell_completion import CompletionItem
 
 from chronetixctl import output
 from chronetixctl.app import Session, adopt
+from chronetixd import interrupt
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -101,7 +102,8 @@ def command(examples: str, **settings: Any) -> Callable[[_Function], click.Comma
         @wraps(function)
         def run(socket_: str | None, output_: str | None, no_color_: bool, **arguments: Any) -> Any:
             session = adopt(click.get_current_context(), socket_, output_, no_color_)
-            return function(session, **arguments)
+            with interrupt.raised():
+                return function(session, **arguments)
 
         return _as_command(_global_options(run), epilog=epilog, **settings)
 

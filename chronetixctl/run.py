@@ -7,6 +7,7 @@ flow reaches it on stdin through a memfd: no temporary file, and no pipe that co
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from typing import NoReturn
 
@@ -31,8 +32,8 @@ chronetixctl compile flow.yaml | chronetixctl run --inproc -
 def run(session: Session, file: str, bindings: dict[str, str], inproc: bool) -> int:
     """Run the flow in FILE (- for stdin) to its end in this one process.
 
-    For trying out and debugging plugins: breakpoints work, and nothing is left behind. The exit code is the
-    flow's.
+    For trying out and debugging plugins: breakpoints work, and nothing is left behind. Ctrl-C ends the sources and lets
+    the rest finish, a second one stops at once; the exit code is 130 then, else the flow's.
     """
     if not inproc:
         raise click.UsageError("run needs --inproc; to run a flow in processes of its own: chronetixctl submit FILE")
@@ -52,4 +53,5 @@ def _become_runner(document: bytes, options: list[str]) -> NoReturn:
     os.close(memory)
     sys.stdout.flush()
     sys.stderr.flush()
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT,))  # a new interpreter would show a traceback; it waits
     os.execv(sys.executable, [sys.executable, SAFE, "-m", "chronetix.nodeworker.inprocess.command", *options, "-"])

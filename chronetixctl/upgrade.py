@@ -46,17 +46,37 @@ def upgrade(session: Session, image: str | None, dry_run: bool, wait: float) -> 
         "dry_run": dry_run or None,
         "timeout_ns": round(wait * 1e9),
     }
+    begun: list[Any] = []
     try:
         with session.connect() as client:
-            rehearsed = client.call("upgrade", **arguments)
+            rehearsed = client.call("upgrade", on_item=begun.append, **arguments)
+    except KeyboardInterrupt:
+        return _interrupted(dry_run=dry_run, begun=bool(begun))
     except ChronetixError as reason:
         if reason.name not in (UPGRADING, "connection-lost"):
             raise
-        found = _outcome(session, id)
+        try:
+            found = _outcome(session, id)
+        except KeyboardInterrupt:
+            return _interrupted(dry_run=dry_run, begun=True)
         output.show(found, session.output, lambda: _told(found))
         return exits.OK
     output.show(rehearsed, session.output, lambda: _rehearsed(rehearsed))
     return exits.FAILED if rehearsed["in_the_way"] else exits.OK
+
+
+def _interrupted(*, dry_run: bool, begun: bool) -> int:
+    """Who stops waiting for an upgrade takes it back only as long as the other release rehearses."""
+    if dry_run:
+        output.say("interrupted: the rehearsal is called off, nothing was touched")
+    elif begun:
+        output.say("interrupted; the upgrade goes on")
+        hint = f"`{PROGRAM} version` tells which release answers, `{PROGRAM} events` how it ended"
+        output.say(f"{click.style('hint:', fg='cyan')} {hint}")
+    else:
+        output.say("interrupted while the other release rehearsed: called off, unless the rehearsal had just ended")
+        output.say(f"{click.style('hint:', fg='cyan')} `{PROGRAM} version` tells which release answers")
+    return exits.INTERRUPTED
 
 
 def _outcome(session: Session, id: str) -> dict[str, Any]:

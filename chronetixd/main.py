@@ -1,6 +1,7 @@
 """The way in: the command ``chronetixd``, or straight on from the snapshot that the image before this one has left.
 
-Everybody waits in the second case, so nothing is imported here that it does not need.
+Everybody waits in the second case, so nothing is imported here that it does not need; and in the first one nothing
+before Ctrl-C has its meaning.
 """
 
 from __future__ import annotations
@@ -9,13 +10,26 @@ import gc
 import sys
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from chronetixd.upgrade import exec_handoff
+from chronetixd import interrupt
+
+if TYPE_CHECKING:
+    from chronetixd.upgrade import exec_handoff
 
 
 def main(**options: Any) -> None:
     """Run ``chronetixd``; ``options`` are click's."""
+    interrupt.end_quietly()
+    try:
+        _run(options)
+    finally:
+        interrupt.end_quietly()
+
+
+def _run(options: dict[str, Any]) -> None:
+    from chronetixd.upgrade import exec_handoff
+
     told = exec_handoff.received()
     if told is None:
         from chronetixd.daemon.command import command

@@ -1,7 +1,7 @@
 """The command ``chronetixd``: reads the configuration, sets up the log, runs the daemon in the foreground.
 
 Exit codes: 0 stopped as asked, or --check found nothing wrong; 1 it could not start, or --check found something;
-2 usage; 70 an internal failure, after which the next daemon goes on with the flows.
+2 usage; 70 an internal failure, after which the next daemon goes on with the flows; 130 Ctrl-C before it had begun.
 """
 
 from __future__ import annotations

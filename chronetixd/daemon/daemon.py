@@ -283,11 +283,11 @@ class Daemon:
 
     def _begin(self) -> None:
         """As the first image of this process."""
+        self._handle_signals()
         shm_support.begin()
         self._journal.open()
         self._audit.open()
         self._listen()
-        self._handle_signals()
         self._watchdog.start()
         self._report.starting()
         self._strays.start()

@@ -121,7 +121,8 @@ def test_says_what_needs_a_process_of_its_own(inproc, flow):
     assert "run the flow with chronetixd" in err
 
 
-def test_a_timer_flow_ticks_until_it_is_interrupted_and_then_finishes(inproc):
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
+def test_a_timer_flow_ticks_until_it_is_interrupted_and_then_finishes(inproc, number, code):
     timer = manifest(
         "clock",
         "builtin://chronetix/system/timer",
@@ -139,9 +140,9 @@ def test_a_timer_flow_ticks_until_it_is_interrupted_and_then_finishes(inproc):
     )
     assert process.stderr is not None
     assert "ticking" in process.stderr.readline()
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     out, err = process.communicate(timeout=60)
-    assert process.returncode == 0, err
+    assert process.returncode == code, err
     assert json.loads(out)["nodes"] == {"clock": None, "beat": True}
 
 

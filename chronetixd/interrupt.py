@@ -1,0 +1,40 @@
+"""Ctrl-C before a program has begun, and once it has ended: the process ends, quietly, with what shells make of it.
+
+A KeyboardInterrupt that is raised in the middle of an import comes out as a traceback, or is swallowed by whoever runs
+code in there. Nothing is to be undone then, so nothing is raised. What comes before our first line, the interpreter's
+own start, is not ours to catch: there Python itself says that it was interrupted. Imports nothing that takes time.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Final
+
+INTERRUPTED: Final = 130
+
+
+def end_quietly() -> None:
+    """Have SIGINT end this process from now on; not where it is ignored, as in what a shell runs in the background."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _end)
+
+
+@contextmanager
+def raised() -> Iterator[None]:
+    """Within it SIGINT raises KeyboardInterrupt, where :func:`end_quietly` is in force: somebody catches it."""
+    quiet = signal.getsignal(signal.SIGINT) is _end
+    try:
+        if quiet:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        yield
+    finally:
+        if quiet:
+            signal.signal(signal.SIGINT, _end)
+
+
+def _end(_number: int, _frame: FrameType | None) -> None:
+    os._exit(INTERRUPTED)
