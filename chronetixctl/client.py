@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import array
 import contextlib
+import errno
 import os
 import socket
+import stat
 import struct
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from chronetix.protocol import paths, trust
 from chronetix.protocol.descriptors import MAX_PER_SENDMSG, Channel, pieces
@@ -41,6 +43,9 @@ CONNECT_TIMEOUT_S = 5.0
 
 CANCEL_TIMEOUT_S = 1.0
 """How long a cancelled call may take to end before the connection is given up instead."""
+
+LONGEST_WAIT_S = 86400.0
+"""How long to wait at once: what poll takes is an int of milliseconds."""
 
 _CHUNK = 256 * 1024
 
@@ -108,13 +113,13 @@ class Client:
             client._greet(deadline, software)
         except PermissionError as cause:
             sock.close()
-            raise error("not-allowed", uid=os.getuid(), what=f"connect to {where}") from cause
+            raise error("not-allowed", uid=os.getuid(), what=f"connect to {where}{_barred(where)}") from cause
         except TimeoutError as cause:
             sock.close()
             raise error("daemon-unreachable", socket=where, reason=f"no answer within {timeout:g} s") from cause
         except OSError as cause:
             sock.close()
-            raise error("daemon-unreachable", socket=where, reason=_reason(cause)) from cause
+            raise error("daemon-unreachable", socket=where, reason=_reason(cause, where)) from cause
         except BaseException:
             sock.close()
             raise
@@ -251,13 +256,17 @@ class Client:
             raise error("connection-lost", expected="the message could be sent") from cause
 
     def _receive(self, deadline: float | None, expected: str) -> None:
-        """Read once and hand what came to the calls it belongs to. Raises TimeoutError at the deadline."""
+        """Read once, if anything comes, and hand it to the calls it belongs to. Raises TimeoutError at the deadline."""
         remaining = None if deadline is None else deadline - time.monotonic()
         if remaining is not None and remaining <= 0:
             raise TimeoutError
-        self._sock.settimeout(remaining)
+        self._sock.settimeout(None if remaining is None else min(remaining, LONGEST_WAIT_S))
         try:
             chunk, descriptors = self._read()
+        except TimeoutError:
+            if remaining is not None and remaining > LONGEST_WAIT_S:
+                return
+            raise
         except ConnectionResetError:
             chunk, descriptors = b"", []
         if not chunk:
@@ -310,9 +319,49 @@ def _close_all(answers: Iterable[tuple[_Answer, list[int]]]) -> None:
             os.close(descriptor)
 
 
-def _reason(cause: OSError) -> str:
+_KINDS: Final = {
+    stat.S_IFREG: "a regular file",
+    stat.S_IFDIR: "a directory",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+def _reason(cause: OSError, where: str) -> str:
+    """Why nobody could be connected to at ``where``: the kernel says the same of a socket nobody listens on and of what
+    is none."""
     if isinstance(cause, FileNotFoundError):
-        return "there is no such socket"
+        folder = os.path.dirname(os.path.abspath(where))
+        return "there is no such socket" if os.path.isdir(folder) else f"there is no folder {folder}"
+    if isinstance(cause, NotADirectoryError):
+        return "what should be a folder of its path is none"
     if isinstance(cause, ConnectionRefusedError):
-        return "the socket is left over from a daemon that has ended"
+        kind = _kind(where)
+        if kind in (stat.S_IFSOCK, None):
+            return "the socket is left over from a daemon that has ended"
+        return f"it is {_KINDS.get(kind, 'something else')}, no socket"
+    if cause.errno == errno.EPROTOTYPE:
+        return "it is a socket, but no stream socket: not a daemon's"
     return cause.strerror or str(cause)
+
+
+def _barred(where: str) -> str:
+    """What of ``where`` this user may not pass, where that is not the socket itself."""
+    folder = os.path.dirname(os.path.abspath(where))
+    try:
+        os.stat(where)
+    except PermissionError:
+        return f": a folder on the way, {folder} or one above, lets nobody else in"
+    except OSError:
+        return ""
+    kind = _kind(where)
+    return f", which is {_KINDS[kind]} and no socket" if kind in _KINDS else ""
+
+
+def _kind(path: str) -> int | None:
+    """The kind of file; None for what cannot be looked at."""
+    try:
+        return stat.S_IFMT(os.stat(path).st_mode)
+    except OSError:
+        return None

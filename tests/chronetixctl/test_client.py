@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -202,3 +204,81 @@ def test_a_user_without_a_daemon_turns_to_the_machine_s(tmp_path: Path, monkeypa
     own.parent.mkdir()
     own.touch()
     assert socket_path() == str(own)
+
+
+def _make_file(path: Path) -> None:
+    path.write_text("")
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (_make_file, "it is a regular file, no socket"),
+        (Path.mkdir, "it is a directory, no socket"),
+        (os.mkfifo, "it is a named pipe, no socket"),
+        (lambda path: path.symlink_to("/dev/null"), "it is a device, no socket"),
+    ],
+)
+def test_what_is_no_socket_is_called_what_it_is(make: Any, words: str, tmp_path: Path) -> None:
+    path = tmp_path / "s.sock"
+    make(path)
+    with pytest.raises(ChronetixError, match=words) as caught:
+        Client.connect(path)
+    assert caught.value.name == "daemon-unreachable"
+
+
+def test_a_socket_of_another_kind_is_no_daemons(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
+        other.bind(str(tmp_path / "s.sock"))
+        with pytest.raises(ChronetixError, match="no stream socket"):
+            Client.connect(tmp_path / "s.sock")
+
+
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ChronetixError, match=f"there is no folder {tmp_path}/none"):
+        Client.connect(tmp_path / "none" / "s.sock")
+
+
+def test_a_file_in_the_place_of_a_folder_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ChronetixError, match="what should be a folder of its path is none"):
+        Client.connect(tmp_path / "file" / "s.sock")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user")
+@pytest.mark.parametrize(
+    ("folder_mode", "make", "words"),
+    [
+        (0o700, None, "a folder on the way, .* lets nobody else in"),
+        (0o755, None, r"connect to .*/s.sock \[not-allowed"),
+        (0o755, _make_file, "which is a regular file and no socket"),
+    ],
+)
+def test_who_may_not_connect_is_told_what_bars_him(folder_mode: int, make: Any, words: str) -> None:
+    with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as listener:
+        path = Path(folder) / "s.sock"
+        make(path) if make else listener.bind(str(path))
+        path.chmod(0o600)
+        os.chmod(folder, folder_mode)
+        os.seteuid(65534)
+        try:
+            with pytest.raises(ChronetixError, match=words) as caught:
+                Client.connect(path)
+        finally:
+            os.seteuid(0)
+    assert caught.value.name == "not-allowed"
+
+
+def test_a_time_limit_of_years_is_waited_for_in_parts(daemon: Any, monkeypatch: Any) -> None:
+    daemon.answers["list"] = {"flows": []}
+    read, waits = Client._read, [TimeoutError(), TimeoutError()]
+
+    def patient(client: Client) -> Any:
+        if waits:
+            raise waits.pop()
+        return read(client)
+
+    with Client.connect(daemon.path) as client:
+        monkeypatch.setattr(Client, "_read", patient)
+        assert client.call("list", timeout=3e9) == {"flows": []}
+    assert not waits
