@@ -11,7 +11,7 @@ from chronetixctl import exits, output
 from chronetixctl.app import Session, problem_line
 from chronetixctl.diff import lines
 from chronetixctl.flowfile import load_flow
-from chronetixctl.options import SPAN, bind_option, command, file_argument
+from chronetixctl.options import FLOW_NAME, SPAN, bind_option, command, file_argument
 from chronetixctl.progress import Progress
 from chronetixctl.submit import report_refusal
 
@@ -33,7 +33,7 @@ chronetixctl apply flow.yaml --no-wait -o json
 """
 )
 @file_argument
-@click.option("--name", help="The flow that is to become it.  [default: the file's]")
+@click.option("--name", type=FLOW_NAME, help="The flow that is to become it.  [default: the file's]")
 @bind_option
 @click.option("--replace", metavar="NODE", multiple=True, help="Give this node a new worker, as if it differed.")
 @ready_option

@@ -15,9 +15,12 @@ from typing import Any
 import click
 import msgspec
 
+from chronetix.protocol.contract.reading import quote
 from chronetixctl import again, exits, output
 from chronetixctl.app import Session
 from chronetixctl.options import COUNT, command
+
+MAX_UID = (1 << 32) - 2
 
 
 @command(
@@ -66,6 +69,8 @@ def _from_disk(session: Session, path: Path, tail: int | None, uid: int | None, 
 
 def _user_id(name: str) -> int:
     if name.isdecimal():
+        if len(name) > 10 or int(name) > MAX_UID:
+            raise click.BadParameter(f"{quote(name)} is no user's number", param_hint="--user")
         return int(name)
     try:
         return pwd.getpwnam(name).pw_uid

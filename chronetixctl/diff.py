@@ -10,7 +10,7 @@ from chronetix.protocol.errors import ChronetixError
 from chronetixctl import exits, output
 from chronetixctl.app import Session
 from chronetixctl.flowfile import load_flow
-from chronetixctl.options import bind_option, command, file_argument
+from chronetixctl.options import FLOW_NAME, bind_option, command, file_argument
 from chronetixctl.submit import report_refusal
 
 _SIGNS = {"added": ("+", "green"), "removed": ("-", "red"), "changed": ("~", "yellow")}
@@ -24,7 +24,7 @@ chronetixctl diff flow.yaml --exit-code -o json
 """
 )
 @file_argument
-@click.option("--name", help="The flow to compare with.  [default: the file's]")
+@click.option("--name", type=FLOW_NAME, help="The flow to compare with.  [default: the file's]")
 @bind_option
 @click.option("--exit-code", "tell", is_flag=True, help="End with 1 when something differs.")
 def diff(session: Session, file: str, name: str | None, bindings: dict[str, str], tell: bool) -> int:

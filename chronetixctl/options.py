@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import click
 from click.shell_completion import CompletionItem
 
+from chronetix.protocol.contract.reading import quote, unfit_flow_name
 from chronetixctl import output
 from chronetixctl.app import Session, adopt
 from chronetixd import interrupt
@@ -31,6 +32,16 @@ COMPLETION_TIMEOUT_S = 0.5
 """How long the shell may wait for flow names."""
 
 
+YEAR_S = 365 * 86400
+
+LONGEST_S = 100 * YEAR_S
+"""A span of time that is longer than anybody waits, and the last that is taken: in ns it fits into what is sent."""
+
+
+def _seconds(match: re.Match[str]) -> float:
+    return float(match.group(1)) * _UNITS[match.group(2)]
+
+
 class Span(click.ParamType[float]):
     """A span of time in seconds: ``5``, ``500ms``, ``2m``, ``1h``."""
 
@@ -42,7 +53,10 @@ class Span(click.ParamType[float]):
         match = _SPAN.fullmatch(str(value))
         if match is None or float(match.group(1)) == 0:
             self.fail(f'"{value}" is no duration; write seconds, or 500ms, 30s, 2m, 1h', param, ctx)
-        return float(match.group(1)) * _UNITS[match.group(2)]
+        seconds = _seconds(match)
+        if seconds > LONGEST_S:
+            self.fail(f'"{value}" is too long: at most {LONGEST_S // YEAR_S} years', param, ctx)
+        return seconds
 
 
 SPAN = Span()
@@ -60,15 +74,18 @@ class Moment(click.ParamType[int]):
         text = str(value)
         match = _SPAN.fullmatch(text)
         if match is not None:
-            return max(0, time.time_ns() - round(float(match.group(1)) * _UNITS[match.group(2)] * 1e9))
+            return max(0, time.time_ns() - round(min(_seconds(match), LONGEST_S) * 1e9))
         try:
             if _CLOCK.fullmatch(text):
                 found = datetime.combine(datetime.now().date(), clock.fromisoformat(text.zfill(5)))
             else:
                 found = datetime.fromisoformat(text)
-        except ValueError:
+            seconds = found.timestamp()
+        except (ValueError, OverflowError):
             self.fail(f'"{value}" is no time; write 10m (ago), 12:30 or 2026-05-01T12:30', param, ctx)
-        return round(found.timestamp() * 1e9)
+        if seconds > time.time() + LONGEST_S:
+            self.fail(f'"{value}" is too far away', param, ctx)
+        return max(0, round(seconds * 1e9))
 
 
 MOMENT = Moment()
@@ -90,8 +107,29 @@ class Pattern(click.ParamType["re.Pattern[str]"]):
 
 PATTERN = Pattern()
 
-COUNT = click.IntRange(0, 1 << 53)
-"""How many of something; more than anybody keeps."""
+MAX_COUNT = 1 << 53
+"""More than anybody keeps of anything; the wire takes it."""
+
+COUNT = click.IntRange(0, MAX_COUNT)
+"""How many of something."""
+
+ORDINAL = click.IntRange(1, MAX_COUNT)
+"""Which one, or how many that are not none."""
+
+
+class FlowName(click.ParamType[str]):
+    """The name that a flow is to have."""
+
+    name = "name"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        reason = unfit_flow_name(str(value))
+        if reason:
+            self.fail(f"{quote(str(value))} is no usable name: it {reason}", param, ctx)
+        return str(value)
+
+
+FLOW_NAME = FlowName()
 
 
 def command(examples: str, **settings: Any) -> Callable[[_Function], click.Command]:

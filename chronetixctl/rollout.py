@@ -12,7 +12,7 @@ from chronetixctl import exits, output
 from chronetixctl.app import Session, report
 from chronetixctl.apply import ready_option, roll_out, wait_option
 from chronetixctl.diff import lines
-from chronetixctl.options import command, flow_argument
+from chronetixctl.options import ORDINAL, command, flow_argument
 from chronetixctl.output import Column
 
 
@@ -66,7 +66,7 @@ chronetixctl rollout undo my-flow --to 1
 """
 )
 @flow_argument()
-@click.option("--to", type=int, help="The revision to go back to.  [default: the one before]")
+@click.option("--to", type=ORDINAL, metavar="N", help="The revision to go back to.  [default: the one before]")
 @ready_option
 @wait_option
 def undo(session: Session, flow: str, to: int | None, ready: float | None, wait: bool) -> int:

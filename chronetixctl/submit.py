@@ -10,7 +10,7 @@ from chronetix.protocol.errors import ChronetixError
 from chronetixctl import exits, output
 from chronetixctl.app import Session, problem_line, report, say_failed
 from chronetixctl.flowfile import FlowFile, load_flow
-from chronetixctl.options import SPAN, bind_option, command, file_argument
+from chronetixctl.options import FLOW_NAME, SPAN, bind_option, command, file_argument
 from chronetixctl.progress import Progress
 
 _SLACK_S = 5.0
@@ -26,7 +26,7 @@ some-compiler | chronetixctl submit -
 """
 )
 @file_argument
-@click.option("--name", help="The flow's name.  [default: the file's, else flow-N]")
+@click.option("--name", type=FLOW_NAME, help="The flow's name.  [default: the file's, else flow-N]")
 @bind_option
 @click.option(
     "--wait",

@@ -22,7 +22,7 @@ from chronetix.protocol.errors import error
 from chronetixctl import exits, output
 from chronetixctl.again import Asking
 from chronetixctl.app import Session
-from chronetixctl.options import command, flow_argument
+from chronetixctl.options import ORDINAL, command, flow_argument
 from chronetixctl.output import Column
 from chronetixctl.tap import DEFAULT_BUFFER, Tap
 
@@ -104,7 +104,7 @@ chronetixctl topic echo my-flow a:b --raw --count 1 > frame.bin
 )
 @flow_argument()
 @click.argument("route")
-@click.option("--count", type=click.IntRange(min=1), metavar="N", help="End after N frames.")
+@click.option("--count", type=ORDINAL, metavar="N", help="End after N frames.")
 @click.option("--raw", is_flag=True, help="Write the payloads alone, as they are, one after another.")
 @click.option(
     "--buffer",

@@ -15,7 +15,7 @@ import msgspec
 
 from chronetix.protocol import cbor
 from chronetix.protocol.contract import Problem, Validation, parse_flow
-from chronetix.protocol.contract.reading import unfit_name
+from chronetix.protocol.contract.reading import unfit_flow_name
 from chronetix.protocol.errors import ChronetixError, error
 from chronetix.protocol.nearest import nearest
 from chronetixd.core.flow_messages import FlowState, Limits, StopMode
@@ -114,8 +114,7 @@ class Flows:
         """Start a flow, once it is in the journal; with its warnings. All or nothing: raises ChronetixError
         ``flow-invalid``, ``flow-exists``, ``journal-unusable`` or ``daemon-stopping``, and then nothing was started and
         nothing is listed. Whoever is cancelled while the disk is waited for has submitted it."""
-        if name and unfit_name(name):
-            raise error("bad-argument", argument="name", verb="submit", reason=unfit_name(name))
+        check_name("submit", name)
         checked = await self.validate(raw, bindings, base_dir)
         if self.stopping:
             raise error("daemon-stopping")
@@ -354,6 +353,13 @@ class Flows:
                 self._services.logs.files.forget(name, nodes)
             del self._runs[name], self._stored[name], self._revisions[name]
             self._journal.forgotten(name)
+
+
+def check_name(verb: str, name: str | None) -> None:
+    """Raises ChronetixError ``bad-argument`` for a name that no flow can have; None leaves it to the flow."""
+    reason = "" if name is None else unfit_flow_name(name)
+    if reason:
+        raise error("bad-argument", argument="name", verb=verb, reason=f"it {reason}")
 
 
 def validate(raw: Mapping[str, Any], bindings: Mapping[str, str], base_dir: str) -> Validation:

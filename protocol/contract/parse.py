@@ -35,6 +35,8 @@ def parse_flow(raw: Any, *, bindings: Mapping[str, str] = _NO_BINDINGS) -> Valid
 def _read(fields: Fields, bindings: Mapping[str, str]) -> Flow | None:
     notes = fields.notes
     name = fields.name("name")
+    if fields.raw.get("name") == "":
+        notes.problem("name", '"" is no usable name: it is empty', "leave it out, and one is found")
     manifests = _manifests(fields)
     drafts = [(read_route(item), item.path) for item in fields.items("routes")]
     schemas = tuple(map(read_schema, fields.items("schemas")))

@@ -233,6 +233,12 @@ def unfit_name(value: str) -> str:
     return ""
 
 
+def unfit_flow_name(value: str) -> str:
+    """Why no flow can be called ``value``, or nothing: the one rule for what a file, an option or a call gives as the
+    name of a flow."""
+    return unfit_name(value) if value else "is empty"
+
+
 def one_of(choices: Sequence[str]) -> str:
     """``one of: a, b, c``."""
     return "one of: " + ", ".join(choices)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from pathlib import Path
 from typing import Any, ClassVar
@@ -66,6 +67,20 @@ class TestUsage:
             (["submit", ".", "--wait", "running"], "directory"),
             (["stop", "x", "--timeout", "soon"], "no duration"),
             (["stop", "x", "--timeout", "0"], "no duration"),
+            (["stop", "x", "--timeout", "9" * 400], "too long"),
+            (["submit", os.devnull, "--timeout", "900000h"], "too long"),
+            (["top", "--interval", "900000h"], "too long"),
+            (["rollout", "undo", "x", "--to", "99999999999999999999"], "not in the range"),
+            (["rollout", "undo", "x", "--to", "0"], "not in the range"),
+            (["logs", "--tail", "99999999999999999999"], "not in the range"),
+            (["topic", "echo", "x", "a:b", "--count", "99999999999999999999"], "not in the range"),
+            (["audit", "--user", "99999999999999999999"], "no user's number"),
+            (["audit", "--user", "4294967295"], "no user's number"),
+            (["logs", "--since", "9999-12-31T23:59"], "too far away"),
+            (["logs", "--since", "2500-01-01"], "too far away"),
+            (["submit", os.devnull, "--name", ""], '"" is no usable name: it is empty'),
+            (["apply", os.devnull, "--name", "a b"], '"a b" is no usable name: it has blanks'),
+            (["diff", os.devnull, "--name", "x" * 201], "more than 200 characters"),
             (["logs", "--tail", "-1"], "tail"),
             (["logs", "a", "--flow", "b"], "two flows"),
             (["-o", "xml", "ls"], "json"),

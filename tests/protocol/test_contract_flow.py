@@ -114,6 +114,10 @@ class TestDefaults:
     def test_the_flows_name_is_read(self, manifest: Make) -> None:
         assert flow_of(parse_flow({"name": "f", "manifests": [manifest("a")]})).name == "f"
 
+    def test_a_name_that_is_there_and_empty_is_refused(self, manifest: Make) -> None:
+        (problem,) = parse_flow({"name": "", "manifests": [manifest("a")]}).problems
+        assert (problem.path, problem.message) == ("name", '"" is no usable name: it is empty')
+
 
 class TestContentTypes:
     @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from chronetixd.control.views import describe
 from chronetixd.core.access import Right
 from chronetixd.core.change import compare, described
 from chronetixd.core.flow_messages import FlowState, StopMode
-from chronetixd.flows.registry import invalid, problem_maps
+from chronetixd.flows.registry import check_name, invalid, problem_maps
 from chronetixd.flows.run import FlowRun
 from chronetixd.loop.turns import Pace
 
@@ -51,7 +51,7 @@ class StopArgs(Args, frozen=True):
 
 
 async def _submit(context: Context, args: SubmitArgs, emit: Emit) -> Any:
-    run, warnings = await context.flows.submit(args.flow, args.name or None, args.bindings, args.base_dir)
+    run, warnings = await context.flows.submit(args.flow, args.name, args.bindings, args.base_dir)
     if args.wait != "accepted":
         wanted = _runs if args.wait == "running" else FlowRun.has_ended
         await wait(run, wanted, args.timeout_ns, f"flow {run.name} {args.wait}", emit)
@@ -81,6 +81,7 @@ async def _validate(context: Context, args: ValidateArgs, _emit: Emit) -> Any:
 
 
 async def _diff(context: Context, args: DiffArgs, _emit: Emit) -> Any:
+    check_name("diff", args.name)
     checked = await context.flows.validate(args.flow, args.bindings, args.base_dir)
     shown = args.name or str(args.flow.get("name") or "")
     if checked.flow is None:

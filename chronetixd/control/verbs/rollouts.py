@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from chronetix.protocol.errors import error
-from chronetixd.control.verbs.base import Args, Context, Emit, FlowArgs, Verb
+from chronetixd.control.verbs.base import Args, Context, Count, Emit, FlowArgs, Verb
 from chronetixd.control.verbs.flows import DiffArgs
 from chronetixd.control.verbs.waiting import showing
 from chronetixd.core.access import Right
 from chronetixd.core.change import described
 from chronetixd.core.rollout import Step
 from chronetixd.flows.apply import CALLED_BACK, Applied
-from chronetixd.flows.registry import problem_maps
+from chronetixd.flows.registry import check_name, problem_maps
 
 
 class ApplyArgs(DiffArgs, frozen=True):
@@ -29,15 +29,17 @@ class UndoArgs(Args, frozen=True):
     """Back to revision ``to``, by default the one before; else as for apply."""
 
     flow: str
-    to: int | None = None
+    to: Count | None = None
     ready_ns: int | None = None
     wait: bool = True
 
 
 async def _apply(context: Context, args: ApplyArgs, emit: Emit) -> Any:
     _check_ready("apply", args.ready_ns)
-    name, base_dir = args.name or None, args.base_dir
-    applied = await context.rollouts.apply(args.flow, name, args.bindings, base_dir, args.replace, args.ready_ns)
+    check_name("apply", args.name)
+    applied = await context.rollouts.apply(
+        args.flow, args.name, args.bindings, args.base_dir, args.replace, args.ready_ns
+    )
     return await _rolled_out(applied, args.wait, emit)
 
 

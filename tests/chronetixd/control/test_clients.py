@@ -261,6 +261,13 @@ def test_diff_refuses_what_it_cannot_compare(peer: Any, scripted: Any) -> None:
     assert peer.refused("diff", flow={"manifests": []}, name="f").name == "flow-invalid"
 
 
+@pytest.mark.parametrize("verb", ["submit", "diff", "apply"])
+@pytest.mark.parametrize("name", ["", "a b", "a\n", "x" * 201])
+def test_a_name_that_no_flow_can_have_is_refused_by_every_verb(verb: str, name: str, peer: Any, scripted: Any) -> None:
+    assert peer.refused(verb, flow=scripted("good"), name=name).name == "bad-argument"
+    assert peer.call("list")["flows"] == []
+
+
 def test_who_asks_and_does_not_read_is_answered_once_and_later_all(daemon: Any, peer: Any, scripted: Any) -> None:
     flow = scripted("good")
     flow["manifests"][0]["params"]["blob"] = "x" * 8_000_000
