@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 import numpy as np
 
+from chronetix.nodeworker.api.errors import said
 from chronetix.protocol import cbor
 from chronetix.protocol.errors import error
+from chronetix.protocol.messages import MAX_FRAME
 from chronetix.shm import Frame
 
 if TYPE_CHECKING:
@@ -25,6 +27,9 @@ JSON: Final = "application/json"
 CBOR: Final = "application/cbor"
 ARROW: Final = "application/arrow-ipc"
 OCTETS: Final = "application/octet-stream"
+
+MAX_RESULT: Final = MAX_FRAME - 1024
+"""Bytes of a result: the message around it takes some too."""
 
 _ALIASES: Final = {"application/arrow+ipc": ARROW, "": JSON}
 _BYTES: Final = frozenset({bytes, bytearray, memoryview, Frame})
@@ -97,6 +102,22 @@ def plain(value: Any) -> Any:
     TypeError for what has no such form.
     """
     return msgspec.to_builtins(value, builtin_types=(bytes, bytearray), enc_hook=_foreign, str_keys=True)
+
+
+class Unsendable(Exception):
+    """Why a value cannot be sent in a message; its text is one sentence."""
+
+
+def result(value: Any) -> Any:
+    """``value`` as :func:`plain` makes it, if a message can carry it as a whole. Raises Unsendable."""
+    try:
+        made = plain(value)
+        size = len(cbor.dumps(made))
+    except Exception as reason:
+        raise Unsendable(said(reason) or type(reason).__name__) from reason
+    if size > MAX_RESULT:
+        raise Unsendable(f"it takes {size} bytes, and a message has room for {MAX_RESULT}")
+    return made
 
 
 def _foreign(value: Any) -> Any:

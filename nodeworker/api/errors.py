@@ -37,6 +37,14 @@ def said(reason: BaseException) -> str:
         return f"(its text cannot be shown: str() raised {type(defect).__name__})"
 
 
+def shown(value: object) -> str:
+    """Its ``repr``, to be sent; that of a plugin's object may fail."""
+    try:
+        return sendable(repr(value))
+    except Exception as defect:
+        return f"(a {type(value).__name__} that cannot be shown: repr() raised {type(defect).__name__})"
+
+
 class Interrupted(BaseException):
     """The worker was told to stop at once while it waited. No plugin should catch it, hence no Exception."""
 

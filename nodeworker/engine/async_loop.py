@@ -108,7 +108,7 @@ class AsyncLoop(Loop):
                 raise
 
     async def finish(self) -> Any:
-        """``on_stop`` and the end of the outputs; the node's result. Raises TypeError if it cannot travel."""
+        """``on_stop`` and the end of the outputs; the node's result, as it can travel."""
         result = None
         self._reason = None
         if self._node.plugin.on_stop is not None:

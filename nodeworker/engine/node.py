@@ -16,6 +16,7 @@ from msgspec.structs import replace as replace_fields
 
 from chronetix.nodeworker.api import codec
 from chronetix.nodeworker.api.context import Context, Host, Step
+from chronetix.nodeworker.api.errors import shown
 from chronetix.nodeworker.api.message import Message
 from chronetix.nodeworker.api.outputs import Origin, Outputs, Sender
 from chronetix.nodeworker.api.plugin import Plugin, bind, is_asynchronous
@@ -28,6 +29,9 @@ Take = Callable[..., Frame | Batch | None]
 
 BATCH = 256
 """Most frames of a batch, unless ``io.batch_hints.preferred_rows`` says how many."""
+
+MAX_SHOWN = 4096
+"""Characters that are shown of a result that cannot be sent."""
 
 Phase = Literal["load", "init", "start", "frame", "tick", "message", "source", "stop", "wiring"]
 
@@ -170,7 +174,7 @@ class Node:
         return items
 
     def stop(self) -> Any:
-        """Call ``on_stop``, close the outputs; the node's result, as it can travel. Raises TypeError if it cannot."""
+        """Call ``on_stop``, close the outputs; the node's result, as :meth:`end` gives it."""
         result = None
         if self.plugin.on_stop is not None:
             result = self._call("stop", self.plugin.on_stop, self.ctx)
@@ -178,11 +182,21 @@ class Node:
 
     def end(self, result: Any = None) -> Any:
         """Close the outputs, unless the node was interrupted or leaves: then its stream has not ended, a successor may
-        go on with it. ``result``, or what the source returned, as it can travel. TypeError if it cannot."""
+        go on with it. ``result``, or what the source returned, as it can travel.
+
+        One that cannot be sent fails no node that has done all its work: a map takes its place that says so. But what a
+        node leaves to its successor must be that itself: raises TypeError."""
         if self.step.interrupt is None and not self.leaves:
             self.outputs.close()
         self.phase = "stop"
-        return codec.plain(self._produced if result is None else result)
+        value = self._produced if result is None else result
+        try:
+            return codec.result(value)
+        except codec.Unsendable as reason:
+            if self.leaves:
+                raise TypeError(f"what is left to the successor cannot be sent: {reason}") from reason
+            self.ctx.log.warning("the result cannot be sent, and is shown as text", reason=str(reason))
+            return {"unsendable": str(reason), "text": shown(value)[:MAX_SHOWN]}
 
     def remembering(self, made: Any) -> Iterator[Any]:
         """What a source made, item by item; what a generator returns at its end is kept as the node's result."""

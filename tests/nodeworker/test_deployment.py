@@ -83,6 +83,23 @@ class TestAFlow:
         assert deployment.snapshots()["a-b"]["committed"] == 1000
         assert deployment.snapshots()["b-c"]["returned"] == 1000
 
+    @pytest.mark.parametrize("kind", ["plain", "asynchronous"])
+    def test_ends_well_with_a_result_that_no_message_could_carry(self, run, kind):
+        class Plain:
+            def on_frame(self, frame):
+                pass
+
+            def on_stop(self):
+                return 1 << 64
+
+        class Asynchronous(Plain):
+            async def on_frame(self, frame):
+                pass
+
+        sink = Plain if kind == "plain" else Asynchronous
+        deployment = run({"a": numbers(3), "b": sink}, node("a", feeds="b"), node("b", sees="a"))
+        assert deployment.results["b"]["text"] == str(1 << 64)
+
     def test_with_fan_out_gives_every_consumer_every_frame(self, run):
         deployment = run(
             {"a": numbers(50), "b": Collect, "c": Collect},

@@ -56,6 +56,10 @@ MAPS = """
         async def on_frame(self, frame, ctx):
             return super().on_frame(frame, ctx)
 
+    class Huge(Sum):
+        def on_stop(self, ctx):
+            return 1 << 64
+
     class BSum:
         def on_start(self, ctx):
             self.total = ctx.handover or 0
@@ -141,6 +145,16 @@ def further(daemon: FakeDaemon, rounds: int = 1) -> None:
     sink = daemon.workers["sink"]
     before = len(sink.said(Publish))
     daemon.until(lambda: len(sink.said(Publish)) >= before + rounds)
+
+
+def test_what_is_left_to_a_successor_and_cannot_be_sent_is_no_text_in_its_place_but_a_failure(
+    daemon: FakeDaemon, configure: Any, plugin: Callable[[str], str]
+) -> None:
+    going(daemon, three(configure, plugin, "Huge"))
+    daemon.workers["map"].link.send(Leave())
+    fault = daemon.fault(daemon.workers["map"])
+    assert (fault.phase, fault.error) == ("stop", "TypeError")
+    assert "what is left to the successor cannot be sent: 18446744073709551616 is outside" in fault.message
 
 
 @pytest.mark.parametrize("entry", ["Sum", "ASum", "BSum"])

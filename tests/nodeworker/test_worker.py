@@ -89,6 +89,43 @@ class TestAFlowOfProcesses:
         assert results["b"] == results["c"] == [[i, 1 << 20] for i in range(20)]
         assert daemon.workers["a"].said(Segment)
 
+    @pytest.mark.parametrize(
+        ("returned", "why", "text"),
+        [
+            ("[1, 2**64]", "outside -2^64", "[1, 18446744073709551616]"),
+            ("-2**64 - 1", "outside -2^64", "-18446744073709551617"),
+            ("{'of': self.__class__}", "has no form in it", "{'of': <class"),
+            ("'\\udcff'", "UTF-8 cannot hold", r"'\udcff'"),
+            ("b'x' * (16 << 20)", "bytes, and a message has room for", "b'xxx"),
+            ("10**5000", "outside -2^64", "cannot be shown: repr() raised ValueError"),
+            ("(lambda a: a.append(a) or a)([])", "recursion", "[[...]]"),
+        ],
+    )
+    def test_ends_well_with_a_result_that_cannot_be_sent_and_says_what_it_was(
+        self, daemon, configure, plugin, returned, why, text
+    ):
+        sink = plugin(f"""
+            class Sink:
+                def on_frame(self, frame, ctx): pass
+                def on_stop(self, ctx): return {returned}
+        """)
+        results = daemon.run(
+            configure("a", plugin(NUMBERS) + ":numbers", "ab>b", params={"count": 3}),
+            configure("b", sink + ":Sink", "ab<a"),
+        )
+        assert why in results["b"]["unsendable"]
+        assert text in results["b"]["text"]
+        (log,) = daemon.workers["b"].said(Log)
+        assert log.level == "warning"
+        assert log.fields == {"reason": results["b"]["unsendable"]}
+
+    def test_sends_the_largest_integers_and_what_is_no_number_as_they_are(self, daemon, configure, plugin):
+        source = plugin("def ends(ctx):\n    yield {}\n    return [2**64 - 1, -2**64, float('nan'), float('inf')]\n")
+        results = daemon.run(
+            configure("a", source + ":ends", "ab>b"), configure("b", plugin(COLLECT) + ":Collect", "ab<a")
+        )
+        assert repr(results["a"]) == "[18446744073709551615, -18446744073709551616, nan, inf]"
+
     def test_waits_for_a_slow_sink_instead_of_losing_frames(self, daemon, configure, plugin):
         sink = plugin("""
             class Keep:
