@@ -10,6 +10,7 @@ import click
 
 from chronetixctl import exits, output
 from chronetixctl.app import Session
+from chronetixctl.listing import returning
 from chronetixctl.options import command, flow_argument
 from chronetixctl.output import Column
 
@@ -75,6 +76,8 @@ def _sections(flow: Mapping[str, Any]) -> Iterator[str]:
     yield f"{output.printable(flow['name'])}  {output.state(flow['state'])}"
     if flow.get("reason"):
         yield f"reason: {output.first_line(flow['reason'])}"
+    if waits := returning(flow):
+        yield waits
     yield ""
     yield output.table(_NODES, [_node(node) for node in flow["nodes"]])
     if flow["routes"]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
+from typing import Any
 
 import click
 
@@ -22,6 +24,12 @@ _COLUMNS = (
     Column("SINCE", right=True),
     Column("REASON"),
 )
+
+
+def returning(flow: Mapping[str, Any]) -> str:
+    """What is to be said of a flow whose workers come back from the death of a daemon; nothing of others."""
+    count = flow.get("returning")
+    return f"{count} worker{'s' * (count != 1)} not back yet from an earlier daemon" if count else ""
 
 
 @command(
@@ -51,7 +59,7 @@ def ls(session: Session, quiet: bool, states: tuple[str, ...]) -> int:
             flow["routes"],
             flow.get("restarts", 0),
             output.duration(now - flow["changed_unix_ns"]),
-            output.first_line(flow.get("reason") or ""),
+            output.first_line(flow.get("reason") or returning(flow)),
         )
         for flow in flows
     ]

@@ -26,6 +26,7 @@ _STATE_COLOURS = {
     "started": "green",
     "failed": "red",
     "starting": "yellow",
+    "returning": "yellow",
     "draining": "yellow",
     "stopped": "bright_black",
     "finished": "bright_black",

@@ -103,11 +103,17 @@ async def flow_stats(runs: list[FlowRun], ask: Ask) -> cbor.Encoded:
     return cbor.Encoded(cbor.dumps({"monotonic_ns": time.monotonic_ns(), "flows": cbor.Encoded.list(flows)}))
 
 
+def _state(run: FlowRun, node: str) -> str:
+    """Where its worker is in its life, as far as this daemon knows."""
+    shown, subject = None if run.home is None else run.home.state(node), run.machine.workers.get(node)
+    return shown or str(subject.state if subject else WorkerState.SPAWNING)
+
+
 def _node_stats(run: FlowRun, node: str, known: Mapping[int, dict[str, float]]) -> dict[str, Any]:
     worker, subject = run.workers.get(node), run.machine.workers.get(node)
     pid = worker.pid if worker is not None else 0
     figures = known.get(pid, GONE) if worker is not None and worker.alive else GONE
-    state = str(subject.state) if subject else str(WorkerState.SPAWNING)
+    state = _state(run, node)
     restarts = subject.incarnation if subject else 0
     failed = run.failures[node].figures()
     return {"node": node, "pid": pid, "state": state, "restarts": restarts, "failed_frames": failed, **figures}
@@ -134,6 +140,7 @@ async def describe(run: FlowRun, contract: bytes, ask: Ask) -> cbor.Encoded:
         "name": run.name,
         "state": str(run.state),
         "reason": run.reason,
+        "returning": returning(run),
         "submitted_unix_ns": run.submitted_unix_ns,
         "changed_unix_ns": run.changed_unix_ns,
         "strategy": flow.strategy,
@@ -152,6 +159,11 @@ async def describe(run: FlowRun, contract: bytes, ask: Ask) -> cbor.Encoded:
         "flow": cbor.Encoded(contract),
     }
     return cbor.Encoded(cbor.dumps(described))
+
+
+def returning(run: FlowRun) -> int:
+    """How many of its workers have outlived an earlier daemon, and are not back yet."""
+    return 0 if run.home is None else len(run.home.away)
 
 
 async def _bound_results(nodes: list[dict[str, Any]], pace: Pace) -> None:
@@ -188,7 +200,7 @@ def _describe_node(run: FlowRun, node: str, known: Mapping[int, dict[str, float]
         "role": manifest.role,
         "kind": manifest.artifact.kind,
         "uri": manifest.artifact.uri,
-        "state": str(subject.state) if subject else str(WorkerState.SPAWNING),
+        "state": _state(run, node),
         "pid": worker.pid if worker else 0,
         "started_unix_ns": worker.started_unix_ns if worker else 0,
         "memory_bytes": known.get(worker.pid, GONE)["unique_bytes"] if worker is not None and alive else 0,

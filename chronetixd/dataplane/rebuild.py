@@ -161,20 +161,27 @@ def base_seq(fd: int) -> int:
     return int(value)
 
 
-def missing(stages: Iterable[Stage], dead: Container[str], kept: Kept) -> Iterator[tuple[str, str]]:
-    """What the successor of a dead node would need and nobody has: (node, the rest of a sentence about it)."""
+def missing(
+    stages: Iterable[Stage], dead: Container[str], kept: Kept, late: Mapping[str, str]
+) -> Iterator[tuple[str, str]]:
+    """What the successor of a dead node would need and nobody has: (node, the rest of a sentence about it). ``late``
+    says of those that died under this daemon how."""
+
+    def lost(node: str, what: str) -> tuple[str, str]:
+        return node, f"{late.get(node, 'died while no daemon was there')}, and {what}"
+
     for stage in stages:
         name = stage.route.id
         if stage.route.source in dead and not stage.ended and stage.told_consumer and stage.ring is None:
-            yield stage.route.source, f"died while no daemon was there, and where its route {name!r} ended is lost"
+            yield lost(stage.route.source, f"where its route {name!r} ended is lost")
         if stage.route.target not in dead:
             continue
         if stage.route.source in dead and stage.ring is None and stage.credit is None and not kept.whole:
-            yield stage.route.source, f"died while no daemon was there, and what it had sent on {name!r} is lost"
+            yield lost(stage.route.source, f"what it had sent on {name!r} is lost")
         if stage.told_producer and stage.credit is None and not kept.whole:
-            yield stage.route.target, f"died while no daemon was there, and what it had returned on {name!r} is lost"
+            yield lost(stage.route.target, f"what it had returned on {name!r} is lost")
         if stage.told_consumer and stage.ring is None and stage.ended:
-            yield stage.route.target, f"died while no daemon was there, and what it had to drain of {name!r} is lost"
+            yield lost(stage.route.target, f"what it had to drain of {name!r} is lost")
 
 
 def place(node: str, had: Shown | None, outputs: list[DataRoute], inputs: list[DataRoute], *, over: bool) -> Place:

@@ -142,11 +142,16 @@ class Wiring:
         return rebuild.shown(node, place.outputs, place.inputs, message, descriptors)
 
     def take_over(
-        self, had: Mapping[str, rebuild.Shown], dead: Mapping[str, int], over: set[str], kept: Kept
+        self,
+        had: Mapping[str, rebuild.Shown],
+        dead: Mapping[str, int],
+        over: set[str],
+        kept: Kept,
+        late: Mapping[str, str] | None = None,
     ) -> list[ToNode]:
         """Go on with the memory that the nodes have, and that was ``kept`` for those without: ``dead`` ones, with the
-        incarnation that died, are to have successors, those that are ``over`` had come to their end. What has to be
-        sent: segments that producers wait for.
+        incarnation that died, are to have successors, those that are ``over`` had come to their end; ``late`` says of
+        dead ones that died under this daemon how. What has to be sent: segments that producers wait for.
 
         Raises LostMemory when a successor would need what nobody has.
         """
@@ -162,7 +167,7 @@ class Wiring:
         }
         with self._carried_out() as machine:
             machine.take_over(places, chains)
-            for node, what in rebuild.missing(net.stages(net.routes), dead, kept):
+            for node, what in rebuild.missing(net.stages(net.routes), dead, kept, late or {}):
                 raise LostMemory(node, what)
             living = {node: shown for node, shown in had.items() if node not in dead}
             return _sent(

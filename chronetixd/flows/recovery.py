@@ -39,6 +39,9 @@ STATES = {
     "draining": WorkerState.DRAINING,
 }
 
+RETURNING = "returning"
+"""What is shown of a worker that lives and is not back yet."""
+
 MAX_HELD = 1000
 """Messages of one worker that may wait until all are back: it has little to say of what it has just shown."""
 
@@ -85,6 +88,8 @@ class Homecoming:
         self._kept = kept
         self._shown: dict[str, rebuild.Shown] = {}
         self._died: dict[str, Exit] = {}
+        self._late: dict[str, str] = {}
+        """How those died that did so under this daemon: the beginning of the rest of a sentence."""
         self._stop: core.StopRequested | None = None
         self._lives = {life.node: life for life in lives}
         self._held: list[tuple[str, wire.Message, list[int]]] = []
@@ -99,6 +104,12 @@ class Homecoming:
         """Nodes that have come to their end, as their memory shows where nobody was told."""
         self.over |= {node for node, ended in self._exits.items() if ended == Exit(code=0) and kept.closed(node)}
         self._deadline = loop.call_later(RETURN_S, self._too_late)
+
+    def state(self, node: str) -> str | None:
+        """What is to be shown of a node whose worker is awaited, or has died meanwhile; None of others."""
+        if node in self.away:
+            return RETURNING
+        return str(WorkerState.EXITED) if node in self._died else None
 
     def begin(self) -> None:
         """Watch those who live. Those who died while nobody watched are dead already."""
@@ -161,6 +172,8 @@ class Homecoming:
 
     def ended(self, node: str, ended: Exit) -> None:
         """The process of ``node`` has ended meanwhile."""
+        who = "it" if node in self.away else "another worker"
+        self._late.setdefault(node, f"died when {who} had not come back to this daemon yet")
         self._died[node] = ended
         self.away.discard(node)
         self._complete_if_all()
@@ -179,6 +192,7 @@ class Homecoming:
 
     def _too_late(self) -> None:
         for node in tuple(self.away):
+            self._late[node] = f"was killed, as it had not come back to this daemon within {RETURN_S:g} s"
             self._run.workers[node].signal(kill=True)
 
     def _complete_if_all(self) -> None:
@@ -188,7 +202,7 @@ class Homecoming:
         dead = {node: self._lives[node].incarnation if node in self._lives else 0 for node in self._died}
         lost = None
         try:
-            told = self._run.wiring.take_over(self._shown, dead, self.over, self._kept)
+            told = self._run.wiring.take_over(self._shown, dead, self.over, self._kept, self._late)
         except LostMemory as reason:
             lost, told = reason, []
         self._kept.close()

@@ -430,6 +430,25 @@ class TestLists:
         assert rows[0].split()[:4] == ["one", "running", "3", "2"]
         assert rows[1].endswith("a")
 
+    @pytest.mark.parametrize(("count", "says"), [(1, "1 worker not back yet"), (2, "2 workers not back yet"), (0, "")])
+    def test_workers_that_are_not_back_from_the_death_of_a_daemon_are_told(
+        self, ctl: Any, daemon: Any, count: int, says: str
+    ) -> None:
+        node = {"plugin_id": "p", "node": "a", "role": "Sink", "kind": "Python", "uri": "python://m:f", "pid": 7}
+        daemon.answers["list"] = {"flows": [self.FLOWS["flows"][0] | {"reason": "", "returning": count}]}
+        daemon.answers["describe"] = {
+            "name": "one",
+            "state": "running",
+            "reason": "",
+            "returning": count,
+            "nodes": [node | {"state": "returning" if count else "started"}],
+            "routes": [],
+        }
+        for shown in (ctl("ls").out, ctl("describe", "one").out):
+            assert says in shown
+            assert ("not back yet" in shown) is bool(count)
+        assert ("returning" in ctl("describe", "one").out) is bool(count)
+
     @pytest.mark.parametrize(("fmt", "load"), [("json", json.loads), ("yaml", yaml.safe_load)])
     def test_the_same_data_comes_in_every_format(self, ctl: Any, daemon: Any, fmt: str, load: Any) -> None:
         daemon.answers["list"] = self.FLOWS

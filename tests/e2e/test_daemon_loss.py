@@ -170,6 +170,39 @@ def test_a_worker_that_died_meanwhile_without_a_keeper_of_its_memory_fails_the_f
     assert not [pid for pid in before.values() if lives(pid)]
 
 
+def test_a_worker_that_is_not_back_yet_is_shown_as_such_and_dies_as_such(
+    start: Start, flow: Flow, tmp_path: Path, settings: dict[str, str]
+) -> None:
+    first = start()
+    with Client.connect(first.socket) as client:
+        before = flow.submit(client)
+    kill(first)
+    os.kill(before["map"], signal.SIGSTOP)
+    second = launch_daemon(tmp_path, settings)
+    try:
+        with Client.connect(second.socket) as client:
+            while True:
+                described = client.call("describe", flow="f")
+                states = {node["node"]: node["state"] for node in described["nodes"]}
+                assert states["map"] == "returning"
+                assert set(states.values()) <= {"returning", "started"}
+                assert described["returning"] == list(states.values()).count("returning")
+                if described["returning"] == 1:
+                    break
+            (listed,) = client.call("list")["flows"]
+            assert (listed["state"], listed["returning"]) == ("running", 1)
+            told = {node["node"]: node["state"] for node in client.call("stats", flow="f")["flows"][0]["nodes"]}
+            assert told == states
+            end(before["map"])
+            while client.call("list")["flows"][0]["state"] != "failed":
+                pass
+            failed = client.call("describe", flow="f")
+        assert "'map' died when it had not come back to this daemon yet, and what it had " in failed["reason"]
+        assert failed["returning"] == 0
+    finally:
+        kill(second)
+
+
 def test_a_flow_that_is_not_to_survive_ends_with_its_daemon_and_runs_anew(start: Start, flow: Flow) -> None:
     first = start()
     with Client.connect(first.socket) as client:

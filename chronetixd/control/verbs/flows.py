@@ -8,7 +8,7 @@ from chronetix.protocol import cbor
 from chronetix.protocol.errors import error
 from chronetixd.control.verbs.base import Args, Context, Duration, Emit, FlowArgs, NoArgs, Verb
 from chronetixd.control.verbs.waiting import wait
-from chronetixd.control.views import describe
+from chronetixd.control.views import describe, returning
 from chronetixd.core.access import Right
 from chronetixd.core.change import compare, described
 from chronetixd.core.flow_messages import FlowState, StopMode
@@ -108,6 +108,7 @@ def _summary(run: FlowRun) -> dict[str, Any]:
         "submitted_unix_ns": run.submitted_unix_ns,
         "changed_unix_ns": run.changed_unix_ns,
         "reason": run.reason,
+        "returning": returning(run),
     }
 
 

@@ -17,6 +17,7 @@ from tests.chaos.scenarios.scenario import Scenario
 from tests.chaos.world import Violation, Watch, World
 
 GONE = "died while no daemon was there"
+LATE = "had not come back to this daemon"
 
 
 def some_nodes(chance: random.Random, most: int = 4) -> list[list[str]]:
@@ -173,6 +174,6 @@ SCENARIOS = (
             "nothing_kept": chance.random() < 0.3,
         },
         _daemon_and_workers,
-        may_fail=(GONE,),
+        may_fail=(GONE, LATE),
     ),
 )
