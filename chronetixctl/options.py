@@ -140,7 +140,7 @@ def command(examples: str, **settings: Any) -> Callable[[_Function], click.Comma
         @wraps(function)
         def run(socket_: str | None, output_: str | None, no_color_: bool, **arguments: Any) -> Any:
             session = adopt(click.get_current_context(), socket_, output_, no_color_)
-            with interrupt.raised():
+            with interrupt.Raised():
                 return function(session, **arguments)
 
         return _as_command(_global_options(run), epilog=epilog, **settings)

@@ -2,19 +2,16 @@
 
 A KeyboardInterrupt that is raised in the middle of an import comes out as a traceback, or is swallowed by whoever runs
 code in there. Nothing is to be undone then, so nothing is raised. What comes before our first line, the interpreter's
-own start, is not ours to catch: there Python itself says that it was interrupted. Imports nothing that takes time.
+own start, is not ours to catch: there Python itself says that it was interrupted. Imports as little as can be.
 """
 
 from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from types import FrameType
-from typing import Final
 
-INTERRUPTED: Final = 130
+INTERRUPTED = 130
 
 
 def end_quietly() -> None:
@@ -23,16 +20,16 @@ def end_quietly() -> None:
         signal.signal(signal.SIGINT, _end)
 
 
-@contextmanager
-def raised() -> Iterator[None]:
+class Raised:
     """Within it SIGINT raises KeyboardInterrupt, where :func:`end_quietly` is in force: somebody catches it."""
-    quiet = signal.getsignal(signal.SIGINT) is _end
-    try:
-        if quiet:
+
+    def __enter__(self) -> None:
+        self._quiet = signal.getsignal(signal.SIGINT) is _end
+        if self._quiet:
             signal.signal(signal.SIGINT, signal.default_int_handler)
-        yield
-    finally:
-        if quiet:
+
+    def __exit__(self, *_: object) -> None:
+        if self._quiet:
             signal.signal(signal.SIGINT, _end)
 
 
