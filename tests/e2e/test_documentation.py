@@ -26,8 +26,8 @@ BY_HAND = {
     *(f"make unit T={some}" for some in UNITS),
     *(f"make bench-{name}" for name in BENCHES),
 }
-"""A part of the second, and some of the tests that run just now. Minutes of measuring, which tests/bench runs shortened. An hour of storm, of
-which tests/chaos plays a short one."""
+"""A part of the second; some of the tests that run just now; minutes of measuring, which tests/bench runs shortened;
+an hour of storm, of which tests/chaos plays a short one."""
 
 
 def console(page: Path) -> Iterator[tuple[str, list[str]]]:
