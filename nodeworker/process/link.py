@@ -16,7 +16,7 @@ import socket
 import threading
 from array import array
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -92,6 +92,8 @@ class Link(Generic[M]):
         self._lock = threading.Lock()
         self._channel: Channel[M] = Channel(union)
         self.survives = False
+        self.on_lost: Callable[[], None] = lambda: None
+        """Called by whoever finds out first, in sending, that the daemon is gone; before :meth:`detach` can be."""
         self._away = False
         self._renewed = False
         self._kept: deque[_Kept] = deque()
@@ -133,6 +135,7 @@ class Link(Generic[M]):
                 if not self.survives:
                     raise
                 self._away = True
+                self.on_lost()
                 self._keep(message, parts)
 
     def _write(self, parts: Sequence[Piece]) -> None:

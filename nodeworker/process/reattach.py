@@ -57,6 +57,7 @@ class Comeback:
         self._over = threading.Event()
         self._present = threading.Event()
         self._present.set()
+        link.on_lost = self._present.clear
 
     @property
     def armed(self) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 
 from chronetix import shm
 from chronetix.nodeworker.process.link import MAX_KEPT, Link
+from chronetix.nodeworker.process.reattach import Comeback
 from chronetix.protocol.errors import error
 from chronetix.protocol.messages import (
     Drain,
@@ -419,4 +421,23 @@ class TestALinkThatSurvives:
         link: Link[Any] = Link(ours, ToWorker)
         with pytest.raises(BrokenPipeError):
             link.send(Pong(id=1, progress=0))
+        link.close()
+
+
+def test_who_finishes_before_anybody_has_noticed_that_the_daemon_is_gone_waits_for_the_next() -> None:
+    ours, theirs = socket.socketpair()
+    link: Link[Any] = Link(ours, ToWorker)
+    comeback = Comeback("/nowhere", link, lambda: (Reattach(flow="f", node="n", token="", state="finished"), (), ()))
+    try:
+        comeback.arm()
+        theirs.close()
+        link.send(Finished())
+        settled = threading.Thread(target=comeback.settle)
+        settled.start()
+        assert link.away
+        assert settled.is_alive()
+        comeback.give_up()
+        settled.join()
+    finally:
+        comeback.close()
         link.close()
