@@ -7,7 +7,7 @@ with the next daemon; one that was stopped, or has come to its own end, is only 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -180,9 +180,9 @@ class Flows:
         await told
 
     def stop(self, run: FlowRun, mode: StopMode, drain_ns: int | None = None) -> None:
-        """Someone wants ``run`` to end, for good."""
+        """Someone wants ``run`` to end, for good. A drain begins when the journal has that."""
         self._store(run.name, wanted="stopped")
-        run.stop(mode, drain_ns)
+        self._when_known(mode, lambda: None if run.machine.ended else run.stop(mode, drain_ns))
 
     def restore(self, left: Recovered, kept: Stored) -> list[FlowRun]:
         """List what the last daemon had; the flows that are wanted still, which run on with what outlived it, or else
@@ -318,13 +318,26 @@ class Flows:
             self._journal.flow(changed)
 
     def stop_all(self, mode: StopMode) -> None:
-        """Ask every flow to end, until the next daemon, and take no new ones."""
+        """Ask every flow to end, until the next daemon, and take no new ones. A drain begins when the journal has that
+        the flow is wanted still: should this daemon die over it, the next one could not tell from workers that have
+        ended well."""
         self.stopping = True
         wanted = [run.name for run in self.living if self._stored[run.name].wanted == "running"]
         self._stored |= {name: msgspec.structs.replace(self._stored[name], again=True) for name in wanted}
         self._journal.flow(*(self._stored[name] for name in wanted))
-        for run in self.living:
-            run.stop(mode)
+
+        def begin() -> None:
+            for run in self.living:
+                run.stop(mode)
+
+        self._when_known(mode, begin)
+
+    def _when_known(self, mode: StopMode, begin: Callable[[], None]) -> None:
+        """Begin to end flows: in good order when the next daemon will know why, else at once."""
+        if mode is StopMode.DRAIN:
+            self._journal.when_written(begin)
+        else:
+            begin()
 
     def _run_again(self, ended: FlowRun) -> None:
         """It has drained, because the last daemon was about to stop when it died, and is wanted still."""
