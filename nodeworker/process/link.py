@@ -10,14 +10,17 @@ how everything stands, and from :meth:`renew` on what changes after that.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import select
 import socket
+import termios
 import threading
 from array import array
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from struct import unpack
 from typing import Any, Generic, TypeVar
 
 from chronetix.protocol.descriptors import MAX_PER_SENDMSG, Channel, Piece, pieces
@@ -177,6 +180,17 @@ class Link(Generic[M]):
                 os.close(descriptor)
             raise error("missing-descriptors", type="any", expected="more", count=len(carried))
         return data, carried.tolist()
+
+    @property
+    def delivered(self) -> bool:
+        """The daemon lives and has read all that was sent. Raises OSError."""
+        with self._lock:
+            if self._away:
+                return False
+            poll = select.poll()
+            poll.register(self._sock, select.POLLRDHUP)
+            (unread,) = unpack("i", fcntl.ioctl(self._sock, termios.TIOCOUTQ, bytes(4)))
+            return not unread and not poll.poll(0)  # in this order: a peer that dies throws away what it has not read
 
     # -- a daemon that is away -----------------------------------------------------------------------------
 

@@ -37,6 +37,9 @@ from chronetix.protocol.trust import listener
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.01, 1.0
 
+READ_S = 0.001
+"""Between two looks whether the daemon has read the last message."""
+
 ANSWER_S = 10.0
 """How long a daemon that was reached may take for its answer, before it is left and tried again."""
 
@@ -69,8 +72,9 @@ class Comeback:
         self._link.survives = True
 
     def settle(self) -> None:
-        """Wait until a daemon is there and has what was sent last, or none will be. Not from the IO thread."""
-        self._present.wait()
+        """Wait until a daemon is there and has read what was sent last, or none will be. Not from the IO thread."""
+        while self._present.wait() and not self._over.is_set() and not self._link.delivered:
+            time.sleep(READ_S)
 
     def give_up(self) -> None:
         """The worker ends: whoever waits returns. From any thread."""

@@ -49,7 +49,10 @@ def test_before_anything_was_touched_the_flow_runs_on_as_it_was(start: Start, tm
         hangs = line.become(map={"params": {"hangs": True}})
         client.call("apply", flow=hangs, name=line.name, base_dir=str(PLUGINS), wait=False)
         line.step("preparing", "map")
-        (stands_by,) = client.call("rollouts", flow=line.name)["rollout"]["standing"].values()
+        standing: dict[str, int] = {}
+        while not standing:  # it is asked for, and perhaps not born yet
+            standing = client.call("rollouts", flow=line.name)["rollout"]["standing"]
+        (stands_by,) = standing.values()
     kill(first)
     ended(stands_by)
     second = start()

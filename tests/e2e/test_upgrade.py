@@ -281,7 +281,7 @@ if "CHRONETIX_UPGRADE" in os.environ:
 
 class TestInTheMiddle:
     def test_of_a_back_off(self, daemon: Any, submit: Any, tmp_path: Path) -> None:
-        rule = {"policy": "permanent", "max": 5, "backoff_ms": 5000, "backoff_max_ms": 5000, "jitter_pct": 0}
+        rule = {"policy": "permanent", "max": 5, "backoff_ms": 10_000, "backoff_max_ms": 10_000, "jitter_pct": 0}
         nodes = [
             submit.node("source", "restarts:paced", restart=rule),
             submit.node("map", "restarts:FailsAtFirst", params={"lives": 2}, restart=rule),

@@ -424,20 +424,38 @@ class TestALinkThatSurvives:
         link.close()
 
 
-def test_who_finishes_before_anybody_has_noticed_that_the_daemon_is_gone_waits_for_the_next() -> None:
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_who_finishes_for_a_daemon_that_dies_before_it_has_read_that_waits_for_the_next(when: str) -> None:
     ours, theirs = socket.socketpair()
     link: Link[Any] = Link(ours, ToWorker)
-    comeback = Comeback("/nowhere", link, lambda: (Reattach(flow="f", node="n", token="", state="finished"), (), ()))
+    comeback = Comeback("/nowhere", link, lambda: (Reattach(flow="f", node="n", token="", state="started"), (), ()))
+    settled = threading.Event()
+    waiting = threading.Thread(target=lambda: (comeback.settle(), settled.set()))
     try:
         comeback.arm()
-        theirs.close()
+        if when == "before":
+            theirs.close()
         link.send(Finished())
-        settled = threading.Thread(target=comeback.settle)
-        settled.start()
-        assert link.away
-        assert settled.is_alive()
+        assert not link.delivered
+        theirs.close()
+        assert not link.delivered
+        waiting.start()
+        assert not settled.wait(0.05)
         comeback.give_up()
-        settled.join()
+        waiting.join()
     finally:
+        comeback.close()
+        link.close()
+
+
+def test_who_finishes_for_a_daemon_that_has_read_it_waits_for_nobody() -> None:
+    ours, theirs = socket.socketpair()
+    link: Link[Any] = Link(ours, ToWorker)
+    comeback = Comeback("/nowhere", link, lambda: (Reattach(flow="f", node="n", token="", state="started"), (), ()))
+    with theirs:
+        comeback.arm()
+        link.send(Finished())
+        theirs.recv(1 << 16)
+        comeback.settle()
         comeback.close()
         link.close()
