@@ -120,7 +120,10 @@ class Streams:
         descriptor, taken = self._held[number], 0
         size = fcntl.fcntl(descriptor, fcntl.F_GETPIPE_SZ)
         while (there := _waiting(descriptor)) > size // 4:
-            taken += os.splice(descriptor, self._nowhere, min(there - size // 8, _SPLICE))
+            try:
+                taken += os.splice(descriptor, self._nowhere, min(there - size // 8, _SPLICE))
+            except BlockingIOError:  # a daemon that was shown the pipe has just emptied it
+                break
         self._lost[number] = self._lost.get(number, 0) + taken
         return taken
 
