@@ -103,9 +103,9 @@ class Channel(Generic[M]):
         return self._decoder.busy and self._broken is None
 
     @property
-    def large(self) -> bool:
-        """What is to be done next is part of a large frame."""
-        return self._decoder.large and self._broken is None
+    def making(self) -> bool:
+        """A large frame is half made."""
+        return self._decoder.making
 
     @property
     def cost(self) -> int:
@@ -121,6 +121,10 @@ class Channel(Generic[M]):
     def waste(self) -> list[Any]:
         """What was made of a frame that was refused; to be taken and freed at leisure."""
         return self._decoder.waste
+
+    def admit(self, admit: Callable[[], bool]) -> None:
+        """Ask this before a large frame is begun; see :class:`Decoder`."""
+        self._decoder.admit = admit
 
     def limit(self, max_frame: int, max_items: int) -> None:
         """What is the most that a frame may have from now on."""

@@ -14,7 +14,7 @@ Bytes in, messages out; no socket. Rules:
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any, Final, Generic, TypeVar, get_args
 
@@ -113,6 +113,11 @@ def message_types(union: Any) -> dict[str, type[Message]]:
     return {type_of(member): member for member in get_args(union) or (union,)}
 
 
+def _always() -> bool:
+    """Large frames need not wait."""
+    return True
+
+
 class Decoder(Generic[M]):
     """Turns a byte stream into the messages of one union.
 
@@ -128,6 +133,8 @@ class Decoder(Generic[M]):
         """What the last message has cost, as :class:`Work`."""
         self.items = 0
         """Items of the last message; 0 for one of at most SMALL bytes."""
+        self.admit: Callable[[], bool] = _always
+        """Asked before a frame of LARGE bytes or more is begun for some :class:`Work`; it waits while that is False."""
         self.waste: list[Any] = []
         """What was made of frames that were refused, to be taken and freed at leisure (:func:`cbor.dismantle`)."""
         self._buffer = bytearray()
@@ -159,9 +166,9 @@ class Decoder(Generic[M]):
         return there >= size or size > self.max_frame
 
     @property
-    def large(self) -> bool:
-        """What is to be done next is part of a frame of LARGE bytes or more."""
-        return self.busy and (len(self._body) if self._document is not None else self._announced()) >= LARGE
+    def making(self) -> bool:
+        """A frame of LARGE bytes or more is half made."""
+        return self._document is not None and len(self._body) >= LARGE
 
     @property
     def rest(self) -> bytes:
@@ -194,6 +201,7 @@ class Decoder(Generic[M]):
         if self._document is not None:
             self.waste += self._document.leavings()
         self._document, self._body = None, memoryview(b"")
+        self.admit = _always
 
     def _messages(self, work: Work | None) -> Iterator[M]:
         while self._broken is None:
@@ -212,6 +220,8 @@ class Decoder(Generic[M]):
             if self._document is None:
                 size = self._complete()
                 if size < 0:
+                    break
+                if size >= LARGE and work is not None and not self.admit():
                     break
                 if size > SMALL:
                     self._open(size)

@@ -207,12 +207,12 @@ class Rollout:
         self,
         nodes: tuple[str, ...],
         ready_ns: int,
+        senders: Mapping[str, Collection[str]],
         added: tuple[str, ...] = (),
         removed: frozenset[str] = frozenset(),
-        senders: Mapping[str, Collection[str]] | None = None,
     ) -> None:
         self.nodes = nodes
-        self.senders = senders or {}
+        self.senders = senders
         self.added = added
         self.removed = removed
         self.ready_ns = ready_ns
@@ -283,6 +283,8 @@ class Rollout:
         return self._roll_back(f"the new worker of node {event.node!r} {event.why}")
 
     def _late(self, _event: Event) -> list[Instruction]:
+        if self.step is Step.COMMITTING and not self.written:
+            return self._roll_back(f"it was not written down within {self.ready_ns / 1e9:g} s")
         if self.step is not Step.PREPARING:
             return self._roll_back(f"nodes were restarted all the time for {self.ready_ns / 1e9:g} s")
         late = ", ".join(repr(node) for node in self.waits_for)

@@ -56,7 +56,7 @@ class Rollout:
         leaving = change.named("changed") | gone
         nodes = tuple(node for node in downstream(run.plan) if node in leaving)
         begin = tuple(node for node in downstream(plan) if node in added)
-        self.machine = core.Rollout(nodes, ready_ns, begin, gone, senders(run.plan))
+        self.machine = core.Rollout(nodes, ready_ns, senders(run.plan), begin, gone)
         self._standing: dict[str, Standby] = {}
         self._instructions: deque[core.Instruction] = deque()
         self._timer: asyncio.TimerHandle | None = None

@@ -90,6 +90,7 @@ class Connection:
         self._sock = sock
         self._fd = sock.fileno()
         self._channel: Channel[Message] = Channel(union, max_frame, close_descriptor=close)
+        self._channel.admit(partial(self._shares.begin, who, self))
         self._on_message = on_message
         self._on_end = on_end
         self._out: deque[tuple[bytes | bytearray | memoryview, Sequence[int], bool]] = deque()
@@ -238,7 +239,7 @@ class Connection:
         """Let go of the socket, which is the caller's now. Nothing may wait to be sent."""
         assert not self._out
         self._stop_reading()
-        self._channel.close()
+        self._channel.abandon()
         self._fd = -1
         if self.on_closed is not None:
             self.on_closed()
@@ -361,9 +362,7 @@ class Connection:
 
     def _feed(self, data: bytes, descriptors: list[int], work: Work | None) -> bool:
         """False when nothing more is to be read. Raises what is wrong."""
-        messages = self._channel.feed(data, descriptors, work)
-        while self._may_decode(work) and (arrived := next(messages, None)) is not None:
-            message, owned = arrived
+        for message, owned in self._channel.feed(data, descriptors, work):
             self._deliver(message, owned)
             if not self._reading:
                 return False
@@ -373,15 +372,11 @@ class Connection:
                 break
         return True
 
-    def _may_decode(self, work: Work | None) -> bool:
-        """Whatever is next, but for a large document while another one of its user is being decoded."""
-        return work is None or not self._channel.large or self._shares.begin(self._who, self)
-
     def _go_on(self, work: Work) -> bool:
         """A turn in line. Who reads no answers leaves it, and comes back when it does."""
         going = self._reading and not self._paused and not self._taking and self._take(None, [], work)
         if going and self._channel.busy and not self._paused:
-            if not self._channel.large:
+            if not self._channel.making:
                 self._shares.end(self._who, self)
             return True
         self._in_line = False
@@ -393,7 +388,7 @@ class Connection:
         what the peer sends stays in its socket."""
         ready = self._reading and not self._paused and not self._taking
         busy = ready and self._channel.busy
-        if not (busy and self._channel.large):
+        if not (busy and self._channel.making):
             self._shares.end(self._who, self)
         listen = ready and not busy
         if listen != self._listening:

@@ -18,7 +18,7 @@ import termios
 import threading
 from array import array
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from struct import unpack
 from typing import Any, Generic, TypeVar
@@ -95,8 +95,6 @@ class Link(Generic[M]):
         self._lock = threading.Lock()
         self._channel: Channel[M] = Channel(union)
         self.survives = False
-        self.on_lost: Callable[[], None] = lambda: None
-        """Called by whoever finds out first, in sending, that the daemon is gone; before :meth:`detach` can be."""
         self._away = False
         self._renewed = False
         self._kept: deque[_Kept] = deque()
@@ -138,7 +136,6 @@ class Link(Generic[M]):
                 if not self.survives:
                     raise
                 self._away = True
-                self.on_lost()
                 self._keep(message, parts)
 
     def _write(self, parts: Sequence[Piece]) -> None:

@@ -37,8 +37,8 @@ from chronetix.protocol.trust import listener
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.01, 1.0
 
-READ_S = 0.001
-"""Between two looks whether the daemon has read the last message."""
+READ_S, LONGEST_READ_S = 0.001, 0.1
+"""Between two looks whether the daemon has read the last message: no event tells that."""
 
 ANSWER_S = 10.0
 """How long a daemon that was reached may take for its answer, before it is left and tried again."""
@@ -60,7 +60,6 @@ class Comeback:
         self._over = threading.Event()
         self._present = threading.Event()
         self._present.set()
-        link.on_lost = self._present.clear
 
     @property
     def armed(self) -> bool:
@@ -73,8 +72,10 @@ class Comeback:
 
     def settle(self) -> None:
         """Wait until a daemon is there and has read what was sent last, or none will be. Not from the IO thread."""
+        pause = READ_S
         while self._present.wait() and not self._over.is_set() and not self._link.delivered:
-            time.sleep(READ_S)
+            time.sleep(pause)
+            pause = min(2 * pause, LONGEST_READ_S)
 
     def give_up(self) -> None:
         """The worker ends: whoever waits returns. From any thread."""

@@ -322,62 +322,52 @@ def test_so_does_one_that_is_stopped_while_some_have_taken_over_and_others_have_
     assert line.history()[-1][1] in ("done", "ended")
 
 
+class Reborn:
+    """A flow of maps of which ``b`` alone stays, between source and sink; it is killed while ``a``, which is to go, has
+    much to send to it still."""
+
+    def __init__(self, line: Line, gate: Path, *pairs: tuple[str, str]) -> None:
+        self.line = line
+        gate.touch()
+        maps = sorted({node for pair in pairs for node in pair} - {"source", "sink"})
+        restart = {"policy": "transient", "backoff_ms": 1}
+        nodes = [line.node("source", "items"), *(line.node(name, "Mark", restart=restart) for name in maps)]
+        nodes[1]["params"] = {"frames": str(gate)}
+        nodes.append(line.node("sink", "Ledger", params={"ledger": str(line.ledger)}))
+        routes = [line.edge(*pair, buffer=64 if pair[1] == "a" else 2) for pair in pairs]
+        line.flow = {"manifests": nodes, "routes": routes, "schemas": []}
+        line.name = line.client.call("submit", flow=line.flow, base_dir=str(PLUGINS), wait="running")["flow"]
+        line.further()
+        gate.unlink()
+        left = [each for each in line.become(b=BY_ONE)["manifests"] if each["node_id"] in ("source", "b", "sink")]
+        after = [line.edge("source", "b", buffer=2), line.edge("b", "sink", buffer=2)]
+        flow = {"manifests": left, "routes": after, "schemas": []}
+        line.client.call("apply", flow=flow, name=line.name, base_dir=str(PLUGINS), wait=False)
+        line.until("rollout-committed")
+        os.kill(line.pids()["b"], signal.SIGKILL)
+        line.until("node-restarted", node="b")
+        gate.touch()
+
+    def numbers(self, *but: str) -> set[int]:
+        """What has come when the roll-out is done and the flow stopped, by all routes ``but`` these."""
+        self.line.until("rollout-done")
+        assert self.line.events("rollout-lost-frames") == []
+        return {each.number for each in self.line.stop() if each.route not in but}
+
+
 def test_who_waits_behind_one_that_is_killed_does_not_wait_for_those_before_it(line: Line, tmp_path: Path) -> None:
     """The killed one's successor sends by a route that is taken from when the node behind it has ended."""
-    restart = {"policy": "transient", "backoff_ms": 1}
-    gate = tmp_path / "gate"
-    gate.touch()
-    nodes = [line.node("source", "items"), *(line.node(name, "Mark", restart=restart) for name in "abc")]
-    nodes[1]["params"] = {"frames": str(gate)}
-    nodes.append(line.node("sink", "Ledger", params={"ledger": str(line.ledger)}))
-    names = ["source", "a", "b", "c", "sink"]
-    routes = [line.edge(*pair, buffer=64 if pair[1] == "a" else 2) for pair in pairwise(names)]
-    line.flow = {"manifests": nodes, "routes": routes, "schemas": []}
-    line.name = line.client.call("submit", flow=line.flow, base_dir=str(PLUGINS), wait="running")["flow"]
-    line.further()
-    gate.unlink()
-    left = [each for each in line.become(b=BY_ONE)["manifests"] if each["node_id"] not in ("a", "c")]
-    after = {"manifests": left, "routes": [line.edge("source", "b", buffer=2), line.edge("b", "sink", buffer=2)]}
-    given = {"name": line.name, "base_dir": str(PLUGINS), "wait": False}
-    line.client.call("apply", flow={**after, "schemas": []}, **given)
-    line.until("rollout-committed")
-    os.kill(line.pids()["b"], signal.SIGKILL)
-    line.until("node-restarted", node="b")
-    gate.touch()
-    line.until("rollout-done")
-    assert line.events("rollout-lost-frames") == []
-    got = line.stop()
-    assert sorted({each.number for each in got}) == list(range(1, max(each.number for each in got) + 1))
+    reborn = Reborn(line, tmp_path / "gate", ("source", "a"), ("a", "b"), ("b", "c"), ("c", "sink"))
+    numbers = reborn.numbers()
+    assert sorted(numbers) == list(range(1, max(numbers) + 1))
 
 
 def test_one_that_is_killed_between_branches_that_are_taken_out_holds_up_none_of_them(
     line: Line, tmp_path: Path
 ) -> None:
-    restart = {"policy": "transient", "backoff_ms": 1}
-    gate = tmp_path / "gate"
-    gate.touch()
-    nodes = [line.node("source", "items"), *(line.node(name, "Mark", restart=restart) for name in "abcd")]
-    nodes[1]["params"] = {"frames": str(gate)}
-    nodes.append(line.node("sink", "Ledger", params={"ledger": str(line.ledger)}))
-    pairs = [("source", "a"), ("a", "b"), ("b", "d"), ("d", "sink"), ("a", "c"), ("c", "sink")]
-    routes = [line.edge(*pair, buffer=64 if pair[1] == "a" else 2) for pair in pairs]
-    line.flow = {"manifests": nodes, "routes": routes, "schemas": []}
-    line.name = line.client.call("submit", flow=line.flow, base_dir=str(PLUGINS), wait="running")["flow"]
-    line.further()
-    gate.unlink()
-    left = [each for each in line.become(b=BY_ONE)["manifests"] if each["node_id"] not in ("a", "c", "d")]
-    after = {"manifests": left, "routes": [line.edge("source", "b", buffer=2), line.edge("b", "sink", buffer=2)]}
-    given = {"name": line.name, "base_dir": str(PLUGINS), "wait": False}
-    line.client.call("apply", flow={**after, "schemas": []}, **given)
-    line.until("rollout-committed")
-    os.kill(line.pids()["b"], signal.SIGKILL)
-    line.until("node-restarted", node="b")
-    gate.touch()
-    line.until("rollout-done")
-    assert line.events("rollout-lost-frames") == []
-    got = line.stop()
-    by_b = {each.number for each in got if each.route != "c-sink"}
-    assert sorted(by_b) == list(range(1, max(by_b) + 1))
+    branches = (("b", "d"), ("d", "sink"), ("a", "c"), ("c", "sink"))
+    numbers = Reborn(line, tmp_path / "gate", ("source", "a"), ("a", "b"), *branches).numbers("c-sink")
+    assert sorted(numbers) == list(range(1, max(numbers) + 1))
 
 
 def test_what_cannot_be_changed_is_refused_by_name(line: Line) -> None:

@@ -84,6 +84,42 @@ def test_whoever_prints_without_a_reader_goes_on_and_each_byte_is_there_or_count
         assert told == {"stdout": 0, "stderr": 0}, "what fits is kept"
 
 
+EMPTIED = """
+import chronetix.nodeworker.process.streams as module
+real, once = module._waiting, [True]
+
+def emptied_meanwhile(fd):
+    there = real(fd)
+    if once and there and sys._getframe(1).f_code.co_name == "_make_room":
+        once.pop()
+        os.read(fd, 1 << 20)
+        return 1 << 20
+    return there
+
+module._waiting = emptied_meanwhile
+streams.begin()
+print("to be taken", flush=True)
+while once: pass
+[print("x" * 99) for _ in range(100_000)]
+sys.stdout.flush()
+streams.silence()
+streams.close()
+"""
+
+
+def test_a_daemon_that_empties_a_pipe_just_now_does_not_end_the_thread_that_keeps_room() -> None:
+    out, err = os.pipe(), os.pipe()
+    command = [sys.executable, "-c", BEGINS + EMPTIED]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=out[1], stderr=err[1]) as worker:
+        for end in (out[1], err[1]):
+            os.close(end)
+        assert os.read(out[0], 5) == b"held\n"
+        for end in (out[0], err[0]):
+            os.close(end)
+        worker.communicate(b"go\n")
+    assert worker.returncode == 0
+
+
 def test_what_is_no_pipe_is_left_alone(tmp_path: Path) -> None:
     program = "from chronetix.nodeworker.process.streams import Streams\n"
     program += "s = Streams()\ns.hold()\nassert not s.shown\ns.begin()\ns.close()"

@@ -49,7 +49,7 @@ class Play:
     """A roll-out of ``nodes``, and the flow that it sees."""
 
     def __init__(self, *nodes: str, added: tuple[str, ...] = (), removed: frozenset[str] = frozenset()) -> None:
-        self.rollout = Rollout(nodes, 5_000_000_000, added, removed, SENDERS)
+        self.rollout = Rollout(nodes, 5_000_000_000, SENDERS, added, removed)
         self.nodes = {node: Seen(S.STARTED, 0) for node in NODES}
         self.runs = True
         self.obstacle = ""
@@ -200,6 +200,10 @@ class TestBeforeAnythingIsTouched:
         assert play.rollout.step is Step.ROLLED_BACK
         if not written:
             assert play.do(Written()) == []
+
+    def test_a_disk_that_is_too_slow_for_it_is_what_is_named(self) -> None:
+        play = at(Step.COMMITTING)
+        assert play.do(Late())[-1] == Finish("it was not written down within 5 s")
 
     def test_so_it_is_when_a_node_whose_routes_change_has_ended_meanwhile(self) -> None:
         play = at(Step.COMMITTING)

@@ -277,7 +277,7 @@ class World:
         nodes = tuple(node for node in _downstream(before) if node in changed | removed)
         self.becomes, self.changed = shape, changed
         senders = {node: {a for a, b in before.edges if b == node} for node in before.nodes}
-        self.rollout = steps.Rollout(nodes, 1, added, frozenset(removed), senders)
+        self.rollout = steps.Rollout(nodes, 1, senders, added, frozenset(removed))
         self._step(steps.Begun())
         self._look()
 
