@@ -226,6 +226,7 @@ class Daemon:
             self._audit,
             self._spares,
             self._identity,
+            self._journal,
             self._examine,
             lambda: self._configured.shown(),
             self._reads,
@@ -534,6 +535,7 @@ class Daemon:
             "cgroup_reason": self._groups.reason,
             "cgroup_missing": self._groups.missing,
             "audit_lost": self._audit.lost,
+            "journal_trouble": self._journal.trouble,
         }
         settings = msgspec.structs.replace(self.settings, socket=str(self._server.path))
         return [finding.as_map() for finding in examine(Place(settings, facts), (Side.DAEMON,))]

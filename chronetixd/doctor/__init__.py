@@ -70,9 +70,9 @@ def failure(detail: str, cure: str) -> Finding:
 class Place:
     """What checks look at besides the machine.
 
-    ``facts`` are what whoever runs the checks knows of itself: a daemon ``cgroup_reason``, ``cgroup_missing`` and
-    ``audit_lost``, a client ``client_version``. ``daemon`` is a daemon's answer to ``version``, None when none answers;
-    ``unreachable`` says why.
+    ``facts`` are what whoever runs the checks knows of itself: a daemon ``cgroup_reason``, ``cgroup_missing``,
+    ``audit_lost`` and ``journal_trouble``, a client ``client_version``. ``daemon`` is a daemon's answer to ``version``,
+    None when none answers; ``unreachable`` says why.
     """
 
     settings: Settings

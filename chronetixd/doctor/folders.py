@@ -45,6 +45,15 @@ def state_room(place: Place) -> Finding:
     return passed(detail)
 
 
+@check("folders", "journal")
+def journal(place: Place) -> Finding:
+    """Everything that the next daemon has to know is in it."""
+    if trouble := place.facts.get("journal_trouble"):
+        cure = "make room on the disk of the state folder; until then a crash would lose what the journal lacks"
+        return failure(trouble, cure)
+    return passed("complete" if "journal_trouble" in place.facts else "no daemon writes one")
+
+
 @check("folders", "audit log")
 def audit(place: Place) -> Finding:
     """Everything was recorded."""

@@ -6,8 +6,8 @@ compacted. Rules:
 * Nobody waits for the disk but who has to know that something is on it, and is called then. A thread writes
   (:mod:`chronetixd.loop.aside`); what comes while it does is written together, in its order, by its next commit.
 * The memory of the running daemon is the truth, the journal follows it. Only a submission is refused when it cannot be
-  written; everything else goes on, and what could not be written is kept, told once, and tried again with the next
-  write. All statements are upserts or deletes, so that trying again is harmless.
+  written; everything else goes on, and what could not be written is kept, told once, and tried again by itself and with
+  the next write. All statements are upserts or deletes, so that trying again is harmless.
 * A disk that does not answer is waited for by submissions only; everything else goes on after PATIENCE_S.
 * Rows carry a CRC-32 of their content: one that has rotted is left out and reported, never believed.
 """
@@ -39,7 +39,8 @@ MAX_OWED = 10_000
 """Writes that are kept while the disk is full; beyond it the oldest are given up, and counted."""
 
 FLUSH_S, RETRY_S = 0.1, 5.0
-"""How long something may be owed; while writing fails, how long until it is tried again by itself."""
+"""How long something may be owed. While writing fails it is tried again after twice as long each time, up to RETRY_S:
+what the journal lacks is lost in a crash, and a disk may be full for a moment only."""
 
 PATIENCE_S = 5.0
 """How long a disk that does not answer holds up what has to be on it first; then that goes on, as when it is full."""
@@ -192,6 +193,8 @@ class Journal:
         self.given_up = 0
         self._on_trouble = on_trouble
         self._trouble = ""
+        self._failures = 0
+        """Commits that failed since the last one that did not."""
         self._owed: list[tuple[int, _Statement]] = []
         """Numbered in their order. The first ones may be with the thread."""
         self._count = 0
@@ -325,6 +328,11 @@ class Journal:
         """Writes that are not on the disk yet."""
         return len(self._owed)
 
+    @property
+    def trouble(self) -> str:
+        """What the journal lacks and why, as it was told; "" when it is complete."""
+        return self._trouble
+
     def close(self, seconds: float = LAST_WORDS_S) -> None:
         """Write what is owed and close; gives a disk that does not answer up after so long. Idempotent."""
         base, self._base = self._base, None
@@ -360,11 +368,13 @@ class Journal:
     def _flush_later(self) -> None:
         if not self._awaited:
             self._awaited = True
-            self._later(RETRY_S if self._trouble else FLUSH_S, self._in_time)
+            self._later(min(RETRY_S, FLUSH_S * 2.0 ** min(self._failures, 16)), self._in_time)
 
     def _in_time(self) -> None:
+        """Write what is owed. With nothing owed the journal is complete, which is told where it was in trouble."""
         self._awaited = False
-        self.flush()
+        if self._owed or self._trouble:
+            self._write_now()
 
     def _write_now(self) -> None:
         """Give the thread all that there is, or have it done when it is free."""
@@ -411,6 +421,7 @@ class Journal:
         reason = failed or next((each for each in refused if each is not None), None)
         if failed is None:
             self._owed = [each for each in self._owed if each[0] > batch.upto]
+        self._failures = 0 if failed is None else self._failures + 1
         if reason is None:
             self._tell("")
         else:
@@ -421,7 +432,7 @@ class Journal:
             asked.then(error("journal-unusable", path=str(self.path), reason=told) if refusal is not None else None)
         if self._urgent or self._asked:
             self._write_now()
-        elif self._owed:
+        elif self._owed or self._trouble:
             self._flush_later()
 
     def _release(self, upto: int) -> None:

@@ -369,6 +369,8 @@ class World:
     def _unsettled(self, begun: int, may_fail: tuple[str, ...]) -> list[str]:
         waits = []
         with self.client() as client:
+            if trouble := client.call("version", timeout=LONGEST_S)["journal"]["trouble"]:
+                waits.append(trouble)  # until it is complete, flows need not go on when the daemon is killed
             listed = {flow["name"]: flow for flow in client.call("list", timeout=LONGEST_S)["flows"]}
             for name, watch in list(self.watches.items()):
                 flow = listed.get(name)

@@ -88,6 +88,11 @@ class TestFolders:
         monkeypatch.setattr(os, "statvfs", lambda _: full)
         assert look("room on the disk").status is Status.WARN
 
+    def test_a_journal_that_lacks_something_fails(self, look: Looks) -> None:
+        found = look("journal", facts={"journal_trouble": "/s/journal cannot be written: full"})
+        assert (found.status, found.detail) == (Status.FAIL, "/s/journal cannot be written: full")
+        assert look("journal", facts={"journal_trouble": ""}).status is Status.PASS
+
     def test_records_that_were_lost_are_a_warning(self, look: Looks) -> None:
         assert look("audit log", facts={"audit_lost": 3}).status is Status.WARN
 

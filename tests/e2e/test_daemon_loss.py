@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +76,38 @@ def test_a_worker_that_dies_after_the_return_is_succeeded(victim: str, start: St
         flow.grows(client)
         assert client.call("stop", flow="f")["state"] == "stopped"
     flow.check()
+
+
+def test_a_worker_born_while_the_journal_fails_outlives_the_daemon_once_the_journal_is_complete(
+    start: Start, flow: Flow, tmp_path: Path
+) -> None:
+    first = start()
+    with Client.connect(first.socket) as client:
+        before = flow.submit(client)
+        told = client.stream("events", follow=True)
+        until(told, "flow-running")
+        with closing(sqlite3.connect(tmp_path / "state" / "journal", isolation_level=None)) as lock:
+            lock.execute("BEGIN IMMEDIATE")
+            os.kill(before["map"], signal.SIGKILL)
+            assert "locked" in until(told, "journal-failing")["message"]
+            until(told, "node-restarted")
+            assert "locked" in client.call("version")["journal"]["trouble"]
+            lock.execute("ROLLBACK")
+        until(told, "journal-complete")
+        assert client.call("version")["journal"]["trouble"] == ""
+        reborn = pids(client)
+    kill(first)
+    second = start()
+    with Client.connect(second.socket) as client:
+        assert pids(client) == reborn
+        flow.grows(client)
+        assert client.call("stop", flow="f")["state"] == "stopped"
+    flow.check()
+
+
+def until(told: Iterator[Any], kind: str) -> Any:
+    """The next event of that kind."""
+    return next(event for event in told if event["kind"] == kind)
 
 
 @pytest.mark.parametrize("victim", NODES)

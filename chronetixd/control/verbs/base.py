@@ -19,6 +19,7 @@ from chronetixd.loop.aside import Aside
 from chronetixd.records.audit import Audit
 from chronetixd.records.events import Events
 from chronetixd.records.logs import Logs
+from chronetixd.store.journal import Journal
 from chronetixd.workers.pool import Spares
 
 
@@ -56,6 +57,7 @@ class Context:
     audit: Audit
     spares: Spares
     identity: dict[str, Any]
+    journal: Journal
     examine: Callable[[], list[dict[str, str]]]
     """What ``doctor`` finds in this process."""
     settings: Callable[[], list[dict[str, Any]]]

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chronetix.protocol.errors import ChronetixError
-from chronetixd.store.journal import FORMAT, MAX_OWED, PATIENCE_S, RETRY_S, Journal, StoredFlow, StoredLife
+from chronetixd.store.journal import FLUSH_S, FORMAT, MAX_OWED, PATIENCE_S, RETRY_S, Journal, StoredFlow, StoredLife
 
 Open = Callable[[], Journal]
 
@@ -270,17 +270,38 @@ class TestDiskFull:
         assert [each.state for each in found.flows] == ["stopped"]
         assert found.lives == (life(),)
 
-    def test_it_tries_again_by_itself(self, tmp_path: Path, told: list[str]) -> None:
+    def test_it_tries_again_by_itself_soon_and_then_less_and_less_often(self, tmp_path: Path, told: list[str]) -> None:
         calls: list[tuple[float, Callable[[], None]]] = []
         journal = Journal(tmp_path / "journal", told.append, lambda seconds, call: calls.append((seconds, call)))
         journal.open()
         self.fill(journal)
         journal.flow(flow(contract=self.BIG))
-        ((seconds, call),) = calls
-        assert seconds == RETRY_S
+        waited = []
+        for _ in range(8):
+            seconds, call = calls.pop()
+            waited.append(seconds)
+            call()
+        assert waited == [0.2, 0.4, 0.8, 1.6, 3.2, RETRY_S, RETRY_S, RETRY_S]
+        assert "full" in journal.trouble
         self.make_room(journal)
-        call()
-        assert (journal.owed, told[1:]) == (0, [""])
+        calls.pop()[1]()
+        assert (journal.owed, journal.trouble, told[1:], calls) == (0, "", [""], [])
+        journal.soon(life())
+        assert calls.pop()[0] == FLUSH_S
+        journal.close()
+
+    def test_where_only_a_submission_was_refused_it_lacks_nothing_and_soon_says_so(
+        self, tmp_path: Path, told: list[str]
+    ) -> None:
+        calls: list[Callable[[], None]] = []
+        journal = Journal(tmp_path / "journal", told.append, lambda _, call: calls.append(call))
+        journal.open()
+        self.fill(journal)
+        with pytest.raises(ChronetixError, match="full"):
+            submit(journal, flow(contract=self.BIG))
+        assert journal.trouble
+        calls.pop()()
+        assert (journal.trouble, told[1:], calls) == ("", [""], [])
         journal.close()
 
     def test_what_is_owed_is_bounded_and_what_is_given_up_is_counted(self, opened: Open) -> None:
