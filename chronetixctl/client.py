@@ -8,7 +8,6 @@ the daemon reports.
 
 from __future__ import annotations
 
-import array
 import contextlib
 import errno
 import os
@@ -22,7 +21,7 @@ from types import TracebackType
 from typing import Any, Final, NamedTuple
 
 from chronetix.protocol import paths, trust
-from chronetix.protocol.descriptors import MAX_PER_SENDMSG, Channel, pieces
+from chronetix.protocol.descriptors import ANCILLARY_SIZE, Channel, pieces, received
 from chronetix.protocol.errors import ChronetixError, error, from_failure
 from chronetix.protocol.handshake import concluded
 from chronetix.protocol.messages import (
@@ -48,8 +47,6 @@ LONGEST_WAIT_S = 86400.0
 """How long to wait at once: what poll takes is an int of milliseconds."""
 
 _CHUNK = 256 * 1024
-
-_ANCILLARY = socket.CMSG_SPACE(MAX_PER_SENDMSG * array.array("i").itemsize)
 
 _Answer = Welcome | Failure | Item | Result
 
@@ -276,16 +273,13 @@ class Client:
             self._dispatch(message, carried)
 
     def _read(self) -> tuple[bytes, list[int]]:
-        chunk, ancillary, flags, _ = self._sock.recvmsg(_CHUNK, _ANCILLARY, socket.MSG_CMSG_CLOEXEC)
-        descriptors = array.array("i")
-        for level, kind, payload in ancillary:
-            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-                descriptors.frombytes(payload[: len(payload) - len(payload) % descriptors.itemsize])
+        chunk, ancillary, flags, _ = self._sock.recvmsg(_CHUNK, ANCILLARY_SIZE, socket.MSG_CMSG_CLOEXEC)
+        descriptors = received(ancillary)
         if flags & socket.MSG_CTRUNC:
             for descriptor in descriptors:
                 os.close(descriptor)
             raise error("missing-descriptors", type="any", expected="more", count=len(descriptors))
-        return chunk, descriptors.tolist()
+        return chunk, descriptors
 
     def _dispatch(self, message: _Answer, carried: list[int]) -> None:
         if isinstance(message, Welcome):

@@ -11,7 +11,9 @@ Rules:
 
 from __future__ import annotations
 
+import array
 import os
+import socket
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final, Generic, NamedTuple, TypeVar
@@ -26,6 +28,9 @@ MAX_PER_SENDMSG: Final = 253
 MAX_WAITING: Final = 4096
 """Descriptors that may wait for the end of their message's frame: bounds what a peer can make us keep open."""
 
+ANCILLARY_SIZE: Final = socket.CMSG_SPACE(MAX_PER_SENDMSG * array.array("i").itemsize)
+"""Bytes of ancillary data that a recvmsg has to have room for, so that what one sendmsg carried is whole."""
+
 M = TypeVar("M", bound=Message)
 
 
@@ -34,6 +39,19 @@ class Piece(NamedTuple):
 
     data: bytes
     descriptors: Sequence[int]
+
+
+def received(ancillary: Iterable[tuple[int, int, bytes]]) -> list[int]:
+    """The descriptors among what a recvmsg has brought, in their order; they are the caller's now, to be closed if the
+    call was truncated.
+
+    A payload that was cut within a descriptor ends before it. Whatever is not SCM_RIGHTS is passed over.
+    """
+    found = array.array("i")
+    for level, kind, payload in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            found.frombytes(payload[: len(payload) - len(payload) % found.itemsize])
+    return found.tolist()
 
 
 def expected(message: Message) -> int:

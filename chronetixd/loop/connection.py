@@ -19,7 +19,7 @@ from typing import Any
 
 import structlog
 
-from chronetix.protocol.descriptors import MAX_PER_SENDMSG, Channel, pieces
+from chronetix.protocol.descriptors import ANCILLARY_SIZE, Channel, pieces, received
 from chronetix.protocol.errors import ChronetixError, error
 from chronetix.protocol.framing import Work
 from chronetix.protocol.messages import MAX_FRAME, Message
@@ -44,8 +44,6 @@ MAX_UNSENT = 256
 
 _seen = bytearray(READ_SIZE)
 """Where bytes go that were looked at before."""
-
-_ANCILLARY = socket.CMSG_SPACE(MAX_PER_SENDMSG * array.array("i").itemsize)
 
 OnMessage = Callable[[Message, list[int]], None]
 OnEnd = Callable[[ChronetixError | None], None]
@@ -293,13 +291,13 @@ class Connection:
         if flags & socket.MSG_CTRUNC and self._inspection is not None:
             self._take_in(self._inspection, data)
             return False
-        return self._arrived(data, _descriptors(ancillary), work, truncated=bool(flags & socket.MSG_CTRUNC))
+        return self._arrived(data, received(ancillary), work, truncated=bool(flags & socket.MSG_CTRUNC))
 
     def _read(self) -> tuple[bytes, Sequence[tuple[int, int, bytes]], int]:
         """What is there. Of a stranger it is looked at first, and left there when descriptors come with it, which
         MSG_CTRUNC tells."""
         if self._inspection is None:
-            return self._sock.recvmsg(READ_SIZE, _ANCILLARY, socket.MSG_CMSG_CLOEXEC)[:3]
+            return self._sock.recvmsg(READ_SIZE, ANCILLARY_SIZE, socket.MSG_CMSG_CLOEXEC)[:3]
         data, _, flags, _ = self._sock.recvmsg(READ_SIZE, 0, socket.MSG_PEEK)
         if data and not flags & socket.MSG_CTRUNC:
             self._sock.recv_into(_seen, len(data))
@@ -533,11 +531,3 @@ def documents(message: Message) -> list[Any]:
     """Lists and maps that are fields of ``message``, to be freed at leisure."""
     fields = (getattr(message, name) for name in message.__struct_fields__)
     return [value for value in fields if type(value) in (list, dict)]
-
-
-def _descriptors(ancillary: Sequence[tuple[int, int, bytes]]) -> list[int]:
-    found = array.array("i")
-    for level, kind, data in ancillary:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-            found.frombytes(data[: len(data) - len(data) % found.itemsize])
-    return found.tolist()

@@ -8,7 +8,6 @@ counts against its owner until it is gone; an owner with MAX_ENDING of them is t
 
 from __future__ import annotations
 
-import array
 import asyncio
 import itertools
 import os
@@ -23,6 +22,7 @@ from functools import partial
 
 import structlog
 
+from chronetix.protocol.descriptors import ANCILLARY_SIZE, received
 from chronetixd.linux.exhaustion import wanting
 from chronetixd.linux.pidfd import Process
 from chronetixd.linux.pipes import waiting
@@ -39,8 +39,6 @@ MAX_ENDING = 4
 
 SO_PASSRIGHTS = 83
 """Linux 6.16: whether descriptors may be sent to a socket; sockets that it accepts inherit it."""
-
-_ANCILLARY = socket.CMSG_SPACE(inspector.MAX_PER_SENDMSG * array.array("i").itemsize)
 
 OnTaken = Callable[[list[int] | None], None]
 
@@ -86,7 +84,7 @@ class _Inspector:
     def _answered(self) -> None:
         try:
             packet, ancillary, flags, _ = self.line.recvmsg(
-                inspector.ANSWER.size, _ANCILLARY, socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
+                inspector.ANSWER.size, ANCILLARY_SIZE, socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
             )
         except BlockingIOError:
             return
@@ -96,7 +94,7 @@ class _Inspector:
             self.end()
             return
         number, count = inspector.ANSWER.unpack(packet)
-        descriptors = inspector.received(ancillary)  # the inspector's own: it has sent what is harmless
+        descriptors = received(ancillary)  # the inspector's own: it has sent what is harmless
         expected, on_taken = self.asked.popleft()
         assert number == expected
         self._time()

@@ -37,7 +37,7 @@ def harmless(fd: int) -> bool:
 
 
 def received(ancillary: Sequence[tuple[int, int, bytes]]) -> list[int]:
-    """The descriptors that a recvmsg has brought."""
+    """As in :mod:`chronetix.protocol.descriptors`, which is not there without site-packages."""
     found = array.array("i")
     for level, kind, data in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:

@@ -16,14 +16,13 @@ import select
 import socket
 import termios
 import threading
-from array import array
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from struct import unpack
 from typing import Any, Generic, TypeVar
 
-from chronetix.protocol.descriptors import MAX_PER_SENDMSG, Channel, Piece, pieces
+from chronetix.protocol.descriptors import ANCILLARY_SIZE, Channel, Piece, pieces, received
 from chronetix.protocol.errors import error
 from chronetix.protocol.messages import (
     Drained,
@@ -63,8 +62,6 @@ TOLD_ANEW = (
     Pong,
 )
 """What the next daemon learns from how things stand."""
-
-_ANCILLARY = socket.CMSG_SPACE(MAX_PER_SENDMSG * array("i").itemsize)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -165,18 +162,15 @@ class Link(Generic[M]):
 
     def _read(self) -> tuple[bytes, list[int]]:
         try:
-            data, ancillary, flags, _ = self._sock.recvmsg(CHUNK, _ANCILLARY, socket.MSG_CMSG_CLOEXEC)
+            data, ancillary, flags, _ = self._sock.recvmsg(CHUNK, ANCILLARY_SIZE, socket.MSG_CMSG_CLOEXEC)
         except ConnectionResetError:
             return b"", []
-        carried = array("i")
-        for level, kind, payload in ancillary:
-            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-                carried.frombytes(payload[: len(payload) - len(payload) % carried.itemsize])
+        carried = received(ancillary)
         if flags & socket.MSG_CTRUNC:
             for descriptor in carried:
                 os.close(descriptor)
             raise error("missing-descriptors", type="any", expected="more", count=len(carried))
-        return data, carried.tolist()
+        return data, carried
 
     @property
     def delivered(self) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import array
+import socket
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chronetix.protocol.descriptors import MAX_PER_SENDMSG, MAX_WAITING, Channel, Piece, expected, pieces
+from chronetix.protocol.descriptors import MAX_PER_SENDMSG, MAX_WAITING, Channel, Piece, expected, pieces, received
 from chronetix.protocol.errors import LocalError, ProtocolError
 from chronetix.protocol.framing import encode
 from chronetix.protocol.messages import (
@@ -24,6 +26,28 @@ from chronetix.protocol.messages import (
     ToWorker,
     WorkerMessage,
 )
+
+
+def rights(*descriptors: int) -> bytes:
+    return array.array("i", descriptors).tobytes()
+
+
+def test_descriptors_are_received_in_the_order_of_their_control_messages() -> None:
+    first = (socket.SOL_SOCKET, socket.SCM_RIGHTS, rights(7, 3))
+    second = (socket.SOL_SOCKET, socket.SCM_RIGHTS, rights(5))
+    assert received([first, second]) == [7, 3, 5]
+    assert received([]) == []
+
+
+def test_other_control_messages_bring_no_descriptors() -> None:
+    credentials = (socket.SOL_SOCKET, socket.SCM_CREDENTIALS, rights(1, 0, 0))
+    of_another_level = (socket.IPPROTO_IP, socket.SCM_RIGHTS, rights(9))
+    assert received([credentials, (socket.SOL_SOCKET, socket.SCM_RIGHTS, rights(4)), of_another_level]) == [4]
+
+
+def test_a_payload_that_was_cut_within_a_descriptor_ends_before_it() -> None:
+    assert received([(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights(7, 3)[:-1])]) == [7]
+    assert received([(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights(7)[:3])]) == []
 
 
 class Receiver:
