@@ -1,0 +1,225 @@
+"""Every message that crosses a Unix socket, as one frozen struct each; a module for each subject, and here who may send
+what to whom.
+
+On the wire a message is a CBOR map whose key ``type`` names the struct (see PROTOCOL.md). Rules:
+
+* Fields may be added, never removed or given another meaning; a reader ignores keys it does not know.
+* A message whose struct has ``descriptors`` is followed, in order, by that many SCM_RIGHTS descriptors.
+* Times are integers: ``*_ns`` on CLOCK_MONOTONIC unless the name says ``unix``.
+* Nothing here reads a clock, opens a descriptor or knows a socket.
+"""
+
+from __future__ import annotations
+
+from chronetix.protocol.messages.base import (
+    LOG_LEVELS,
+    MAX_FRAME,
+    Count,
+    LogLevel,
+    Message,
+    Priority,
+)
+from chronetix.protocol.messages.bus import (
+    Deliver,
+    Envelope,
+    Publish,
+    Reply,
+    Request,
+    RequestFailed,
+    Subscribe,
+    Tick,
+    Unsubscribe,
+)
+from chronetix.protocol.messages.call import (
+    Call,
+    Cancel,
+    Item,
+    Result,
+)
+from chronetix.protocol.messages.connection import (
+    HANDOVER,
+    PROTOCOL_VERSIONS,
+    REATTACH,
+    Failure,
+    Hello,
+    Welcome,
+)
+from chronetix.protocol.messages.launcher import (
+    LauncherReady,
+    Spawn,
+    Spawned,
+    SpawnFailed,
+)
+from chronetix.protocol.messages.memory import (
+    Conclude,
+    Detach,
+    Drained,
+    Extend,
+    GaveUp,
+    InputLink,
+    Link,
+    Linked,
+    Offer,
+    Port,
+    Retract,
+    Segment,
+    SegmentDropped,
+    SegmentMapped,
+)
+from chronetix.protocol.messages.node import (
+    Assign,
+    Configure,
+    Drain,
+    Fault,
+    Finished,
+    FrameFailed,
+    Leave,
+    Log,
+    Ping,
+    Pong,
+    Ready,
+    Start,
+    Started,
+    Timer,
+)
+from chronetix.protocol.messages.reattach import (
+    Reattach,
+    Reattached,
+    Stage,
+)
+
+__all__ = [
+    "HANDOVER",
+    "LOG_LEVELS",
+    "MAX_FRAME",
+    "PROTOCOL_VERSIONS",
+    "REATTACH",
+    "Assign",
+    "Call",
+    "Cancel",
+    "ClientMessage",
+    "Conclude",
+    "Configure",
+    "ConnectingMessage",
+    "Count",
+    "Deliver",
+    "Detach",
+    "Drain",
+    "Drained",
+    "Envelope",
+    "Extend",
+    "Failure",
+    "Fault",
+    "Finished",
+    "FrameFailed",
+    "GaveUp",
+    "Hello",
+    "InputLink",
+    "Item",
+    "LauncherMessage",
+    "LauncherReady",
+    "Leave",
+    "Link",
+    "Linked",
+    "Log",
+    "LogLevel",
+    "Message",
+    "Offer",
+    "Ping",
+    "Pong",
+    "Port",
+    "Priority",
+    "Publish",
+    "Ready",
+    "Reattach",
+    "Reattached",
+    "Reply",
+    "Request",
+    "RequestFailed",
+    "Result",
+    "Retract",
+    "Segment",
+    "SegmentDropped",
+    "SegmentMapped",
+    "Spawn",
+    "SpawnFailed",
+    "Spawned",
+    "Stage",
+    "Start",
+    "Started",
+    "Subscribe",
+    "Tick",
+    "Timer",
+    "ToClient",
+    "ToLauncher",
+    "ToWorker",
+    "Unsubscribe",
+    "Welcome",
+    "WorkerMessage",
+]
+
+ClientMessage = Hello | Call | Cancel
+"""What a client may send."""
+
+ConnectingMessage = ClientMessage | Reattach
+"""What may come on the control socket, before it is known who has connected."""
+
+WorkerMessage = (
+    Hello
+    | Reattach
+    | Offer
+    | Linked
+    | Drained
+    | GaveUp
+    | Segment
+    | SegmentMapped
+    | SegmentDropped
+    | Ready
+    | Started
+    | Finished
+    | Fault
+    | FrameFailed
+    | Pong
+    | Log
+    | Publish
+    | Subscribe
+    | Unsubscribe
+    | Request
+    | Reply
+)
+"""What a worker may send."""
+
+ToClient = Welcome | Failure | Item | Result
+"""What the daemon sends to clients."""
+
+ToWorker = (
+    Welcome
+    | Failure
+    | Assign
+    | Configure
+    | Reattached
+    | Extend
+    | Link
+    | Drained
+    | Conclude
+    | Segment
+    | SegmentMapped
+    | SegmentDropped
+    | Start
+    | Detach
+    | Retract
+    | Drain
+    | Leave
+    | Ping
+    | Deliver
+    | Reply
+    | RequestFailed
+    | Tick
+)
+"""What the daemon sends to workers."""
+
+LauncherMessage = LauncherReady | Spawned | SpawnFailed
+"""What the launcher sends."""
+
+ToLauncher = Spawn
+"""What the daemon sends to the launcher: this one alone."""
