@@ -21,6 +21,9 @@ from chronetix.protocol.framing import Work
 TURN = 8192
 """Items that are worked on in one turn of the loop (about 1 ms)."""
 
+ITEM_NS = 120
+"""What an item is worth where work is measured by its time."""
+
 SLICE = 2048
 """Items that one of those who stand in line works on before the next one is asked."""
 

@@ -6,6 +6,7 @@ import os
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +18,7 @@ from chronetix.protocol.errors import ChronetixError, error
 from chronetix.protocol.framing import LARGE, Decoder, encode
 from chronetix.protocol.messages import Hello, LauncherReady, Ready, Segment, SegmentMapped, Spawned, Started
 from chronetixd.loop.connection import MAX_UNREAD, Connection
+from chronetixd.loop.shares import HOUSE, ITEM_NS, TURN, Who
 
 UNION = Hello | Ready | Started | Segment | SegmentMapped | Spawned | LauncherReady
 
@@ -24,12 +26,12 @@ UNION = Hello | Ready | Started | Segment | SegmentMapped | Spawned | LauncherRe
 class Ends:
     """A connection under test and the raw socket of its peer."""
 
-    def __init__(self, loop: Any) -> None:
+    def __init__(self, loop: Any, who: Who = HOUSE) -> None:
         self.got: list[Any] = []
         self.ended: list[ChronetixError | None] = []
         self.handle: Callable[[Any, list[int]], None] = lambda message, fds: None
         ours, self.peer = socket.socketpair()
-        self.connection = Connection(loop, ours, UNION, on_message=self._take, on_end=self.ended.append)
+        self.connection = Connection(loop, ours, UNION, on_message=self._take, on_end=self.ended.append, who=who)
         self.connection.start()
 
     def _take(self, message: Any, descriptors: list[int]) -> None:
@@ -63,6 +65,30 @@ def test_messages_arrive_in_order_however_they_are_cut(ends: Ends, until: Any) -
         until(lambda: True)
     until(lambda: len(ends.got) == 3)
     assert ends.got == [Ready(), Started(), SegmentMapped(index=3, route="r")]
+
+
+@pytest.mark.parametrize("each", [1, 40])
+def test_what_many_say_at_once_is_heard_in_turns_with_everybody_else(each: int, loop: Any, until: Any) -> None:
+    heard: list[str] = []
+
+    def hear(name: str) -> Callable[[Any, list[int]], None]:
+        def note(_message: Any, _descriptors: list[int]) -> None:
+            end = time.thread_time_ns() + TURN * ITEM_NS // 4
+            while name == "worker" and time.thread_time_ns() < end:
+                pass
+            heard.append(name)
+
+        return note
+
+    workers = [Ends(loop, Who("worker", "flow")) for _ in range(40 // each)]
+    client = Ends(loop, Who("client", 0))
+    for ends in (*workers, client):
+        ends.handle = hear("client" if ends is client else "worker")
+        ends.peer.send(encode(Ready()) * (1 if ends is client else each))
+    until(lambda: len(heard) == 41)
+    assert heard.index("client") < 20
+    for ends in (*workers, client):
+        ends.close()
 
 
 def test_descriptors_travel_with_their_message(ends: Ends, until: Any, pipe: tuple[int, int]) -> None:
