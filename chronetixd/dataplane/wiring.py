@@ -167,6 +167,8 @@ class Wiring:
         }
         with self._carried_out() as machine:
             machine.take_over(places, chains)
+            for node in places:
+                self._look_at(node)
             for node, what in rebuild.missing(net.stages(net.routes), dead, kept, late or {}):
                 raise LostMemory(node, what)
             living = {node: shown for node, shown in had.items() if node not in dead}
@@ -211,6 +213,8 @@ class Wiring:
             net.counters[route].unpack(counters)
         net.ports = {(node, route): port for node, route, port in packed.ports}
         self._last = cast("dict[str, RouteSnapshot | None]", packed.last)
+        for node in net.places:
+            self._look_at(node)
 
     # -- what a worker is told and offers ------------------------------------------------------------------
 
@@ -242,7 +246,14 @@ class Wiring:
         except shm.PeerFault as fault:
             raise error("descriptor-refused", what=f"a ring of node {node!r}", reason=str(fault.args[0])) from None
         descriptors.clear()
+        self._look_at(node)
         return _sent(told)
+
+    def _look_at(self, node: str) -> None:
+        """Map the stages of ``node`` while there is memory: what they have counted is wanted when they are over."""
+        place = self.machine.net.places[node]
+        for stage in self.machine.net.stages((*place.outputs, *place.inputs)):
+            self._views.of(stage.seen)
 
     def due(self, node: str) -> list[ToNode]:
         """The links that are due now that ``node`` has offered: its own, and those of its peers."""

@@ -176,20 +176,26 @@ class Stage:
 
     def snapshot(self, reader: Reader) -> Snapshot | None:
         """Its counters, the consuming end's since its predecessor's were kept; None before both ends were there, when
-        one has spoilt its header, or for want of memory."""
+        one has spoilt its header, or for want of memory. Where only the present consumer cannot be looked at, what the
+        producer has counted is told, as if there were no consumer now."""
         pair = self.seen
         found = reader.snapshot(*pair) if pair is not None else None
-        return None if found is None else self._of_present(found)
+        if found is not None:
+            return self._of_present(found, self._has_consumer)
+        if self.ring is None or self.predecessor is None:
+            return None
+        found = reader.snapshot(self.ring, self.predecessor)
+        return None if found is None else self._of_present(found, has_consumer=False)
 
-    def _of_present(self, seen: Snapshot) -> Snapshot:
+    def _of_present(self, seen: Snapshot, has_consumer: bool) -> Snapshot:
         drops = seen["drops"]
         found = drops["overwritten"] - seen["unseen"]
-        if not self._has_consumer:
+        if not has_consumer:
             seen["taken"] = seen["again"] = seen["consumer_sleeps"] = seen["consumer_wakes"] = found = 0
         unseen = max(0, seen["unseen"] - max(0, self.passed - seen["next"]))
         seen["dropped"] += found + unseen - drops["overwritten"]
         drops["overwritten"], seen["unseen"] = found + unseen, unseen
-        if self._has_consumer:  # a producer that has ended never notes what came back before this consumer
+        if has_consumer:  # a producer that has ended never notes what came back before this consumer
             seen["returned"] += max(0, self.returned - seen["returned_before"])
             seen["outstanding"] = max(0, seen["committed"] - seen["returned"])
         return seen

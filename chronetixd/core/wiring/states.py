@@ -41,7 +41,7 @@ class NodeEvent(StrEnum):
     """Producers that had been linked to its predecessor are to be linked to it."""
     START_SENT = "start-sent"
     SAYS_LINKED = "linked"
-    """It has mapped what a later link has brought."""
+    """It has mapped what a later link has brought: a worker that takes long to become ready may do so before."""
     GROWS = "segment"
     MAPS = "segment-mapped"
     SHRINKS = "segment-dropped"
@@ -98,7 +98,7 @@ NODE: dict[NodeState, dict[NodeEvent, NodeState | None]] = {
         _ABS: (_TLD, _,    _,    _,    _,    _,    _,    _,    _,    _,    _,    _,    _ABS, _GON),
         _TLD: (_,    _OFR, _,    _,    _,    _,    _,    _,    _,    _,    _,    _,    _ABS, _GON),
         _OFR: (_,    _OFR, _LNK, _,    _,    _,    _,    _OFR, _,    _OFR, _,    _,    _ABS, _GON),
-        _LNK: (_,    _LNK, _LNK, _RDY, _,    _,    _,    _LNK, _LNK, _LNK, _LNK, _,    _ABS, _GON),
+        _LNK: (_,    _LNK, _LNK, _RDY, _,    _,    _LNK, _LNK, _LNK, _LNK, _LNK, _,    _ABS, _GON),
         _RDY: (_,    _RDY, _RDY, _,    _RDY, _STD, _RDY, _RDY, _RDY, _RDY, _RDY, _RDY, _ABS, _GON),
         _STD: (_,    _STD, _STD, _,    _STD, _STD, _STD, _STD, _STD, _STD, _STD, _STD, _ABS, _GON),
         _GON: (_,    _,    _,    _,    _,    _,    _,    _,    _,    _,    _,    _,    _,    _GON),

@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from chronetix import shm
@@ -151,6 +151,7 @@ STEPS = st.one_of(
 
 
 class TestAnyLives:
+    @example(steps=[("die", "source"), ("offer", "source"), ("die", "sink"), ("start", "sink")])
     @given(steps=st.lists(STEPS, max_size=40))
     def test_whoever_dies_with_whatever_daemon_costs_no_frame(self, steps: list[tuple[str, object]]) -> None:
         play = Survivors()

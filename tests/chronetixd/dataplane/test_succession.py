@@ -356,6 +356,35 @@ def test_when_both_ends_die_the_successor_drains_every_stage(first: str, play: P
     assert play.counted() == (4, 5, 4)
 
 
+def test_what_a_stage_has_counted_is_not_lost_when_there_is_no_memory_to_look_at_its_new_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refused(ring: int, credit: int) -> Any:
+        raise MemoryError("by the test")
+
+    play = Play()
+    play.lives["source"].send(1, 2, 3)
+    assert play.lives["sink"].take_all() == plain(1, 2, 3)
+    play.lives["source"].send(4)
+    with monkeypatch.context() as short:
+        short.setattr("chronetixd.dataplane.wiring.shm.RouteView", refused)
+        for node in ("source", "sink"):
+            play.dies(node)
+        for node in ("sink", "source"):
+            play.born(node)
+        for node in ("sink", "source"):
+            play.offers(node)
+        for node in ("sink", "source"):
+            play.starts(node)
+        play.lives["source"].send(5)
+        assert play.lives["sink"].take_all() == plain(4, 5)
+        play.tell_drained()
+    assert len(play.wiring.machine.net.chains["r"]) == 1
+    committed, _, returned = play.counted()
+    assert (committed, returned) == (5, 5)
+    play.close()
+
+
 def test_a_consumer_that_dies_with_two_stages_leaves_both_to_its_successor(play: Play) -> None:
     play.lives["source"].send(1, 2)
     play.dies("source")
