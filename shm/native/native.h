@@ -115,7 +115,7 @@ extern Producer *native_told; /* whose end native_producer_raise told just now, 
 void native_producer_raise(Producer *self);
 int native_producer_give_up(Producer *self, uint64_t now);
 
-/* ---- outlet.c, run.c, waiting.c, linger.c, loan.c ---- */
+/* ---- outlet.c, claim.c, backpressure.c, waiting.c, linger.c, run.c, loan.c ---- */
 typedef struct {
     PyObject_HEAD
     Producer **producers; /* each a reference */
@@ -142,13 +142,25 @@ struct native_claim {
     uint8_t no_room; /* because of that, not for want of credits */
 };
 
+/* What one attempt to claim has come to: there is no credit of a route that must get the frame, or no room in the arena, or
+ * an exception. */
+enum native_attempt { NATIVE_CLAIMED, NATIVE_NO_CREDIT, NATIVE_NO_ROOM, NATIVE_RAISED };
+
 extern PyTypeObject *native_Outlet, *native_Loan;
 int native_outlet_init(PyObject *module);
 int native_loan_init(PyObject *module);
+int native_claim_init(struct native_claim *claim, Py_ssize_t routes);
+void native_claim_free(struct native_claim *claim);
+enum native_attempt native_claim_try(Outlet *self, uint32_t frames, struct native_claim *claim);
+int native_claim_extent(Outlet *self, uint64_t length, struct chx_extent *extent);
 int native_outlet_claim(Outlet *self, uint64_t length, uint32_t frames, int64_t timeout_ns, struct native_claim *claim);
 int native_outlet_commit(Outlet *self, struct native_claim *claim, uint64_t length, const struct chx_tags *tags,
                          int64_t *seq);
 void native_outlet_cancel(Outlet *self, struct native_claim *claim, int keep_extent);
+int native_outlet_await(Outlet *self, int64_t timeout_ns);
+void native_outlet_blocked_from(Outlet *self, enum native_attempt why, uint64_t now);
+void native_outlet_blocked_until(Outlet *self, uint64_t now);
+void native_outlet_raise_would_block(const Outlet *self, enum native_attempt why, uint64_t length);
 int native_outlet_wait(Outlet *self, int for_room, uint64_t deadline);
 int native_outlet_room(Outlet *self);
 int native_outlet_arm(Outlet *self);
