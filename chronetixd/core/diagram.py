@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from chronetixd.core import flow, worker
+from chronetixd.core import worker
+from chronetixd.core.flow import table
 from chronetixd.core.flow_messages import FlowState
 
 SHARED = 5
@@ -13,8 +14,8 @@ SHARED = 5
 
 def flow_diagram() -> str:
     """Every state of a flow, and where it can go from there."""
-    arrows = [(str(state), str(target), "") for state, targets in flow.NEXT.items() for target in targets]
-    ends = [state for state, targets in flow.NEXT.items() if not targets]
+    arrows = [(str(state), str(target), "") for state, targets in table.NEXT.items() for target in targets]
+    ends = [state for state, targets in table.NEXT.items() if not targets]
     return _diagram(FlowState.SUBMITTED, arrows, ends)
 
 
@@ -23,7 +24,8 @@ def worker_diagram() -> str:
     cells = [
         (state, worker.EVENTS[column].__name__, target)
         for state, row in worker.TABLE.items()
-        for column, target in enumerate(row)
+        for column, cell in enumerate(row)
+        for target in (cell if isinstance(cell, tuple) else (cell,))
         if target is not None and target is not state
     ]
     ways: dict[tuple[str, str], list[str]] = {}
@@ -35,11 +37,18 @@ def worker_diagram() -> str:
             labels.setdefault((source, target), []).append(event)
     arrows = [(source, target, ", ".join(events)) for (source, target), events in labels.items()]
     shared = [
-        f"`{event}` leads to `{target}` from {', '.join(f'`{source}`' for source in states)}."
+        f"`{event}` leads to `{target}` from {_named(states)}."
         for (event, target), states in ways.items()
         if len(states) >= SHARED
     ]
     return "\n\n".join([_diagram(worker.WorkerState.SPAWNING, arrows, ()), *shared])
+
+
+def _named(states: list[str]) -> str:
+    """Those that share a way."""
+    if len(states) + 1 == len(worker.WorkerState):
+        return "every other state"
+    return ", ".join(f"`{state}`" for state in states)
 
 
 def _diagram(first: str, arrows: Iterable[tuple[str, str, str]], ends: Iterable[str]) -> str:

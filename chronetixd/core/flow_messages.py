@@ -1,6 +1,6 @@
 """The words of a flow's machine: its states, what it can be told (events) and what it orders (instructions).
 
-Plain data. ``flow.py`` is the machine; whoever feeds it and carries out its orders needs only these.
+Plain data. ``chronetixd.core.flow`` is the machine; whoever feeds it and carries out its orders needs only these.
 """
 
 from __future__ import annotations
@@ -100,6 +100,20 @@ class Launch(Struct, frozen=True):
     """Start it."""
 
 
+class Remembered(Struct, frozen=True):
+    """It has ended under an earlier daemon, in ``state``, and is only listed."""
+
+    state: FlowState
+
+
+class Resumed(Struct, frozen=True):
+    """It runs already, under workers that an earlier daemon has started, in these ``incarnations``; the nodes that are
+    ``over`` had come to their end."""
+
+    incarnations: dict[str, int]
+    over: frozenset[str]
+
+
 class NodeEvent(Struct, frozen=True):
     """Something happened to the worker of ``node``."""
 
@@ -132,7 +146,11 @@ class NoSuccession(Struct, frozen=True):
 
 
 class Collapsed(Struct, frozen=True):
-    """In the place of an event: whoever carries instructions out has failed in the middle of one."""
+    """Whoever carries its instructions out has failed in the middle of one (``message``): nothing is known any more but
+    which workers are ``living``."""
+
+    message: str
+    living: tuple[str, ...]
 
 
 class LeaveRequested(Struct, frozen=True):
@@ -158,6 +176,8 @@ FlowEvent = (
     Validated
     | Refused
     | Launch
+    | Remembered
+    | Resumed
     | NodeEvent
     | StopRequested
     | DeadlinePassed
@@ -166,12 +186,15 @@ FlowEvent = (
     | LeaveRequested
     | TakeOver
     | Retire
+    | Collapsed
 )
 
 EVENTS: tuple[type, ...] = (
     Validated,
     Refused,
     Launch,
+    Remembered,
+    Resumed,
     NodeEvent,
     StopRequested,
     DeadlinePassed,
@@ -180,6 +203,7 @@ EVENTS: tuple[type, ...] = (
     LeaveRequested,
     TakeOver,
     Retire,
+    Collapsed,
 )
 
 # -- instructions ------------------------------------------------------------------------------------------

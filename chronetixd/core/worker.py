@@ -3,7 +3,7 @@
 The table is total: every state has a cell for every event, an empty one is illegal. Events are what the worker said,
 what we sent it, and what the kernel told. A worker that we have sent a signal is ``terminating``: whatever it still
 says is old news and is ignored. ``exited`` is a clean end, ``failed`` is every other end; from both it may be born
-again, as the next incarnation, by way of ``restarting``.
+again, as the next incarnation, by way of ``restarting``. One that an earlier daemon has started begins where it is.
 """
 
 from __future__ import annotations
@@ -60,6 +60,34 @@ class Exit(NamedTuple):
         if self.signal:
             return f"was killed by {self.signal}"
         return "ended, nobody knows how" if self.code is None else f"exited with code {self.code}"
+
+
+class Awaited(Struct, frozen=True):
+    """Its node was added to a flow that runs: its first process is due."""
+
+
+class WasStarted(Struct, frozen=True):
+    """An earlier daemon has started it, in this incarnation; it is to come back, or has died since."""
+
+    incarnation: int
+
+
+class HadFinished(Struct, frozen=True):
+    """It came to its end under an earlier daemon, in this incarnation."""
+
+    incarnation: int
+
+
+class CameBack(Struct, frozen=True):
+    """It has come back from an earlier daemon and is in ``state``, as it says itself."""
+
+    state: WorkerState
+
+
+class Lost(Struct, frozen=True):
+    """Its flow has collapsed. ``state`` is all that is known: it lives and is ended, or it does not live."""
+
+    state: WorkerState
 
 
 class Spawned(Struct, frozen=True):
@@ -163,6 +191,11 @@ WorkerEvent = (
     | RestartPlanned
     | RespawnSent
     | GivenUp
+    | Awaited
+    | WasStarted
+    | HadFinished
+    | CameBack
+    | Lost
 )
 
 EVENTS: tuple[type, ...] = (
@@ -183,6 +216,11 @@ EVENTS: tuple[type, ...] = (
     RestartPlanned,
     RespawnSent,
     GivenUp,
+    Awaited,
+    WasStarted,
+    HadFinished,
+    CameBack,
+    Lost,
 )
 """The table's columns."""
 
@@ -191,28 +229,31 @@ _: None = None
 GRT, OFR, OFD, LNK, RDY = _S.GREETING, _S.OFFERING, _S.OFFERED, _S.LINKED, _S.READY
 STG, RUN, DRN, FIN, FLT = _S.STARTING, _S.STARTED, _S.DRAINING, _S.FINISHED, _S.FAULTED
 TRM, EXT, BAD, AGN, SPN = _S.TERMINATING, _S.EXITED, _S.FAILED, _S.RESTARTING, _S.SPAWNING
+BCK, END = (STG, RUN, DRN), (TRM, BAD)
 
 # fmt: off
-TABLE: dict[WorkerState, tuple[WorkerState | None, ...]] = {
-    #               Spawned    Greeted    LinkSent   Relinked   Started   Finished   Signal    RestartPlanned
-    #                    SpawnFailed  Offered   Ready      StartSent DrainSent  Faulted   Exited    RespawnSent, GivenUp
-    _S.SPAWNING:    (GRT, BAD, _,    _,   _,   _,   _,   _,   _,   _,   _,   _,   TRM, _,   _,   _,   _),
-    _S.GREETING:    (_,   _,   OFR,  _,   _,   _,   _,   _,   _,   _,   _,   FLT, TRM, BAD, _,   _,   _),
-    _S.OFFERING:    (_,   _,   _,    OFD, _,   _,   _,   _,   _,   _,   _,   FLT, TRM, BAD, _,   _,   _),
-    _S.OFFERED:     (_,   _,   _,    _,   LNK, _,   _,   _,   _,   _,   _,   FLT, TRM, BAD, _,   _,   _),
-    _S.LINKED:      (_,   _,   _,    _,   _,   RDY, _,   _,   _,   _,   _,   FLT, TRM, BAD, _,   _,   _),
-    _S.READY:       (_,   _,   _,    _,   _,   _,   RDY, STG, _,   _,   _,   FLT, TRM, BAD, _,   _,   _),
-    _S.STARTING:    (_,   _,   _,    _,   _,   _,   _,   _,   RUN, DRN, _,   FLT, TRM, BAD, _,   _,   _),
-    _S.STARTED:     (_,   _,   _,    _,   _,   _,   _,   _,   _,   DRN, FIN, FLT, TRM, BAD, _,   _,   _),
-    _S.DRAINING:    (_,   _,   _,    _,   _,   _,   _,   _,   DRN, DRN, FIN, FLT, TRM, BAD, _,   _,   _),
-    _S.FINISHED:    (_,   _,   _,    _,   _,   _,   _,   _,   _,   FIN, _,   FLT, TRM, EXT, _,   _,   _),
-    _S.FAULTED:     (_,   _,   _,    _,   _,   _,   _,   _,   _,   FLT, _,   FLT, FLT, BAD, _,   _,   _),
-    _S.TERMINATING: (TRM, EXT, TRM,  TRM, TRM, TRM, TRM, TRM, TRM, TRM, TRM, TRM, TRM, EXT, _,   _,   _),
-    _S.EXITED:      (_,   _,   _,    _,   _,   _,   _,   _,   _,   _,   _,   _,   _,   _,   AGN, _,   _),
-    _S.FAILED:      (_,   _,   _,    _,   _,   _,   _,   _,   _,   _,   _,   _,   _,   _,   AGN, _,   _),
-    _S.RESTARTING:  (_,   _,   _,    _,   _,   _,   _,   _,   _,   _,   _,   _,   _,   _,   _,   SPN, BAD),
+TABLE: dict[WorkerState, tuple[WorkerState | tuple[WorkerState, ...] | None, ...]] = {
+    #     Spawned        Offered        Relinked       DrainSent      SignalSent     RespawnSent    WasStarted     Lost
+    #          SpawnFailed    LinkSent       StartSent      HasFinished    Exited         GivenUp        HadFinished
+    #               Greeted        BecameReady    HasStarted     Faulted        RestartPlanned Awaited        CameBack
+    SPN: (GRT, BAD, _,   _,   _,   _,   _,   _,   _,   _,   _,   _,   TRM, _,   _,   _,   _,   AGN, RUN, EXT, _,   END),
+    GRT: (_,   _,   OFR, _,   _,   _,   _,   _,   _,   _,   _,   FLT, TRM, BAD, _,   _,   _,   _,   _,   _,   _,   END),
+    OFR: (_,   _,   _,   OFD, _,   _,   _,   _,   _,   _,   _,   FLT, TRM, BAD, _,   _,   _,   _,   _,   _,   _,   END),
+    OFD: (_,   _,   _,   _,   LNK, _,   _,   _,   _,   _,   _,   FLT, TRM, BAD, _,   _,   _,   _,   _,   _,   _,   END),
+    LNK: (_,   _,   _,   _,   _,   RDY, _,   _,   _,   _,   _,   FLT, TRM, BAD, _,   _,   _,   _,   _,   _,   _,   END),
+    RDY: (_,   _,   _,   _,   _,   _,   RDY, STG, _,   _,   _,   FLT, TRM, BAD, _,   _,   _,   _,   _,   _,   _,   END),
+    STG: (_,   _,   _,   _,   _,   _,   _,   _,   RUN, DRN, _,   FLT, TRM, BAD, _,   _,   _,   _,   _,   _,   _,   END),
+    RUN: (_,   _,   _,   _,   _,   _,   _,   _,   _,   DRN, FIN, FLT, TRM, BAD, _,   _,   _,   _,   _,   _,   BCK, END),
+    DRN: (_,   _,   _,   _,   _,   _,   _,   _,   DRN, DRN, FIN, FLT, TRM, BAD, _,   _,   _,   _,   _,   _,   _,   END),
+    FIN: (_,   _,   _,   _,   _,   _,   _,   _,   _,   FIN, _,   FLT, TRM, EXT, _,   _,   _,   _,   _,   _,   _,   END),
+    FLT: (_,   _,   _,   _,   _,   _,   _,   _,   _,   FLT, _,   FLT, FLT, BAD, _,   _,   _,   _,   _,   _,   _,   END),
+    TRM: (TRM, EXT, TRM, TRM, TRM, TRM, TRM, TRM, TRM, TRM, TRM, TRM, TRM, EXT, _,   _,   _,   _,   _,   _,   TRM, END),
+    EXT: (_,   _,   _,   _,   _,   _,   _,   _,   _,   _,   _,   _,   _,   _,   AGN, _,   _,   _,   _,   _,   _,   END),
+    BAD: (_,   _,   _,   _,   _,   _,   _,   _,   _,   _,   _,   _,   _,   _,   AGN, _,   _,   _,   _,   _,   _,   END),
+    AGN: (_,   _,   _,   _,   _,   _,   _,   _,   _,   _,   _,   _,   _,   _,   _,   SPN, BAD, _,   _,   _,   _,   END),
 }
 # fmt: on
+"""Where an event leads. Several states: the event says to which of them."""
 
 PHASES: dict[WorkerState, str] = {
     _S.SPAWNING: "spawn",
@@ -259,11 +300,15 @@ class Worker:
         """Where it is in its life."""
         return self._state
 
-    @state.setter
-    def state(self, state: WorkerState) -> None:
+    def _enter(self, state: WorkerState) -> None:
         self._count(-1)
         self._state = state
         self._count(1)
+
+    def unpack(self, state: WorkerState, history: Iterable[str]) -> None:
+        """It was handed over in ``state``."""
+        self._enter(state)
+        self.history = History(history)
 
     def forget(self) -> None:
         """Its node is the flow's no more: it is not counted any longer."""
@@ -278,28 +323,19 @@ class Worker:
         """It has no process (any more)."""
         return self.state in GONE
 
-    def came_back(self, state: WorkerState) -> None:
-        """It was started under an earlier daemon, and is in ``state``."""
-        self.state = state
-        self.finished = state is WorkerState.FINISHED
-        self.history.add("CameBack", state)
-
-    def awaited(self) -> None:
-        """Its node was added to a flow that runs: its first process is due."""
-        self.state = WorkerState.RESTARTING
-        self.incarnation = -1
-        self.history.add("Awaited", self.state)
-
     def handle(self, event: WorkerEvent) -> WorkerState:
         """The state after ``event``. Raises IllegalEvent, and then nothing has changed."""
         target = TABLE[self.state][EVENTS.index(type(event))]
         name = type(event).__name__
+        if isinstance(target, tuple):
+            assert isinstance(event, CameBack | Lost)
+            target = event.state if event.state in target else None
         if target is None:
             raise IllegalEvent(f"worker {self.node!r}", self.state, name, self.history.entries())
         self._note(event)
         if target is WorkerState.EXITED and self.state is WorkerState.FINISHED and self.exit != Exit(code=0):
             target = WorkerState.FAILED
-        self.state = target
+        self._enter(target)
         self.history.add(name, target)
         return target
 
@@ -319,5 +355,13 @@ class Worker:
                 self.incarnation += 1
                 self.pid, self.exit, self.fault = 0, None, None
                 self.finished, self.result = False, None
+            case Awaited():
+                self.incarnation = -1
+            case WasStarted(incarnation):
+                self.incarnation = incarnation
+            case HadFinished(incarnation):
+                self.incarnation, self.finished = incarnation, True
+            case Lost():
+                self.finished = False
             case _:
                 pass

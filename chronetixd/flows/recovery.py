@@ -20,7 +20,7 @@ from chronetix.protocol.errors import error
 from chronetix.protocol.framing import type_of
 from chronetixd.core import flow_messages as core
 from chronetixd.core.wiring.lives import LostMemory
-from chronetixd.core.worker import Exit, WorkerState
+from chronetixd.core.worker import CameBack, Exit, WorkerState
 from chronetixd.dataplane import rebuild
 from chronetixd.dataplane.recovered import Kept
 from chronetixd.flows.worker_records import lives_on
@@ -91,6 +91,7 @@ class Homecoming:
         self._late: dict[str, str] = {}
         """How those died that did so under this daemon: the beginning of the rest of a sentence."""
         self._stop: core.StopRequested | None = None
+        self._abandoned = False
         self._lives = {life.node: life for life in lives}
         self._held: list[tuple[str, wire.Message, list[int]]] = []
         self.away = {life.node for life in lives if lives_on(life)}
@@ -149,8 +150,8 @@ class Homecoming:
                 os.close(fd)
         self._run.workers[node].features = visitor.features
         self._run.back_on_bus(node)
-        self._run.machine.workers[node].came_back(STATES[message.state])
         self.away.discard(node)
+        self._run.dispatch(core.NodeEvent(node, CameBack(STATES[message.state])))
         self._complete_if_all()
 
     def holds(self, node: str, message: wire.Message, descriptors: list[int]) -> bool:
@@ -187,6 +188,7 @@ class Homecoming:
 
     def abandon(self) -> None:
         """Nobody is awaited any more."""
+        self._abandoned = True
         self._deadline.cancel()
         self._kept.close()
 
@@ -196,7 +198,7 @@ class Homecoming:
             self._run.workers[node].signal(kill=True)
 
     def _complete_if_all(self) -> None:
-        if self.away:
+        if self.away or self._abandoned:
             return
         self._deadline.cancel()
         dead = {node: self._lives[node].incarnation if node in self._lives else 0 for node in self._died}

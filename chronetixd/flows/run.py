@@ -24,7 +24,8 @@ from chronetixd.core import flow_messages as core
 from chronetixd.core import worker as life
 from chronetixd.core.change import Change
 from chronetixd.core.death import Death
-from chronetixd.core.flow import Flow
+from chronetixd.core.flow.state import Flow
+from chronetixd.core.flow.table import handle
 from chronetixd.core.flow_messages import FlowEvent, FlowState, Instruction, NodeEvent, StopMode
 from chronetixd.core.machine import IllegalEvent
 from chronetixd.core.packed import PackedFlow, PackedWatch
@@ -152,7 +153,7 @@ class FlowRun:
 
     def rest(self, state: FlowState, reason: str, changed_unix_ns: int) -> None:
         """It has ended under an earlier daemon, in ``state``; it is only listed."""
-        self.machine.state = state
+        self.dispatch(core.Remembered(state))
         self.reason, self.changed_unix_ns = reason, changed_unix_ns
         self.wiring.close()
 
@@ -165,7 +166,7 @@ class FlowRun:
         self.home = Homecoming(self._services.loop, self, lives, Kept(kept, whole=whole))
         for node in self.plan.nodes.values():
             self.wiring.know(node.configure)
-        self.machine.resume({life.node: life.incarnation for life in lives}, self.home.over)
+        self.dispatch(core.Resumed({life.node: life.incarnation for life in lives}, frozenset(self.home.over)))
         self.home.begin()
 
     def came_home(
@@ -361,14 +362,14 @@ class FlowRun:
             self.home = None
         living = [node for node, worker in self.workers.items() if worker.to_come]
         text = f"the daemon failed inside while it worked on this flow ({type(defect).__name__}: {defect}); see its log"
-        for instruction in self.machine.collapse(text, living):
+        for instruction in handle(self.machine, core.Collapsed(text, tuple(living)), _now()):
             self._carry_out(instruction)
 
     def _step(self, event: FlowEvent) -> None:
         subject = self.machine.workers.get(event.node) if isinstance(event, NodeEvent) else None
         before = subject.state if subject is not None else WorkerState.SPAWNING
         try:
-            instructions = self.machine.handle(event, core.Moment(time.monotonic_ns(), random.random()))
+            instructions = handle(self.machine, event, _now())
         except IllegalEvent as illegal:
             self._illegal(event, illegal)
             return
@@ -755,6 +756,10 @@ class FlowRun:
                 self.workers[node].signal(kill=True)
             else:
                 self.workers[node].send(message, copies, give=True)
+
+
+def _now() -> core.Moment:
+    return core.Moment(time.monotonic_ns(), random.random())
 
 
 FROM_WORKER = (

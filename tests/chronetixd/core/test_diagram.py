@@ -6,8 +6,9 @@ import os
 import re
 from pathlib import Path
 
-from chronetixd.core import flow, worker
+from chronetixd.core import worker
 from chronetixd.core.diagram import flow_diagram, worker_diagram
+from chronetixd.core.flow_messages import FlowState
 
 LIVES = Path(__file__).parents[3] / "docs" / "states.md"
 
@@ -27,7 +28,7 @@ def test_the_documentation_shows_the_tables_as_they_are() -> None:
 
 
 def test_every_state_is_drawn() -> None:
-    assert all(f" {state}" in flow_diagram() for state in flow.FlowState)
+    assert all(f" {state}" in flow_diagram() for state in FlowState)
     assert all(f" {state}" in worker_diagram() or f"`{state}`" in worker_diagram() for state in worker.WorkerState)
 
 

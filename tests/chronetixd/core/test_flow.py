@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from chronetixd.core import flow_messages as core
 from chronetixd.core import worker as life
-from chronetixd.core.flow import NEXT, TABLE, Flow
+from chronetixd.core.flow.state import Flow
+from chronetixd.core.flow.table import NEXT, TABLE, handle
 from chronetixd.core.flow_messages import EVENTS, Deadline, FlowState, NodeEvent, StopMode
 from chronetixd.core.levels import start_waves
 from chronetixd.core.machine import IllegalEvent
@@ -43,7 +44,7 @@ class Play:
 
     def do(self, event: core.FlowEvent) -> list[Any]:
         before = self.flow.state
-        instructions = self.flow.handle(event, core.Moment(0, 0.5))
+        instructions = handle(self.flow, event, core.Moment(0, 0.5))
         self.all += instructions
         goes_as_drawn(before, instructions)
         return instructions
@@ -340,7 +341,7 @@ def test_whenever_its_feeder_fails_its_workers_are_killed_and_it_has_failed(data
     if play.flow.ended:
         return
     living = [node for node, worker in play.flow.workers.items() if not worker.gone and data.draw(st.booleans())]
-    done = play.flow.collapse("lost", living)
+    done = handle(play.flow, core.Collapsed("lost", tuple(living)), core.Moment(0, 0.5))
     assert of(core.Signal, done) == [core.Signal(tuple(living), kill=True)]
     for node in living:
         assert play.flow.state is FlowState.DRAINING
@@ -412,7 +413,45 @@ def test_workers_are_counted_as_they_change(events: list[tuple[str, type]]) -> N
     made = {life.HasFinished: life.HasFinished(None)}
     for node, kind in events:
         with suppress(IllegalEvent):
-            play.flow.handle(NodeEvent(node, made[kind] if kind in made else kind()), core.Moment(0, 0.5))
+            handle(play.flow, NodeEvent(node, made[kind] if kind in made else kind()), core.Moment(0, 0.5))
         for state in WorkerState:
             counted = sum(worker.state is state for worker in play.flow.workers.values())
             assert play.flow.count(state) == counted
+
+
+class TestUnderAnEarlierDaemon:
+    @pytest.mark.parametrize("state", [FlowState.STOPPED, FlowState.FAILED])
+    def test_a_flow_that_has_ended_is_only_listed(self, play: Play, state: FlowState) -> None:
+        assert play.do(core.Remembered(state)) == []
+        assert (play.flow.state, play.flow.ended, play.flow.workers) == (state, True, {})
+        with pytest.raises(IllegalEvent):
+            play.do(core.Launch())
+
+    def test_one_that_ran_goes_on_and_nothing_begins(self, play: Play) -> None:
+        assert play.do(core.Resumed({"left": 2, "sink": 1}, frozenset({"sink"}))) == []
+        assert play.flow.state is FlowState.RUNNING
+        workers = play.flow.workers
+        assert {node: worker.incarnation for node, worker in workers.items()} == {
+            "source": 0,
+            "left": 2,
+            "right": 0,
+            "sink": 1,
+        }
+        assert [node for node, worker in workers.items() if worker.state is WorkerState.EXITED] == ["sink"]
+        assert play.node("left", life.CameBack(WorkerState.DRAINING)) == []
+        assert play.flow.workers["left"].state is WorkerState.DRAINING
+
+    @pytest.mark.parametrize("state", [state for state in FlowState if state is not FlowState.SUBMITTED])
+    def test_only_one_that_nothing_is_known_of_can_be_resumed_or_remembered(self, play: Play, state: FlowState) -> None:
+        play.flow.state = state
+        for event in (core.Resumed({}, frozenset()), core.Remembered(FlowState.STOPPED)):
+            with pytest.raises(IllegalEvent):
+                play.do(event)
+
+
+@pytest.mark.parametrize("state", FlowState)
+def test_whatever_it_does_a_flow_that_collapses_without_workers_has_failed(play: Play, state: FlowState) -> None:
+    play.flow.state = state
+    handle(play.flow, core.Collapsed("lost", ()), core.Moment(0, 0.5))
+    assert play.flow.state is FlowState.FAILED
+    assert play.flow.failure == core.Failure("internal", "", "", "lost")

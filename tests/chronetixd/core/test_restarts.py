@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from chronetixd.core import flow_messages as core
 from chronetixd.core import worker as life
-from chronetixd.core.flow import Flow
+from chronetixd.core.flow.state import Flow
+from chronetixd.core.flow.table import handle
 from chronetixd.core.flow_messages import FlowState, Limits, NodeEvent, StopMode
 from chronetixd.core.machine import IllegalEvent
 from chronetixd.core.reason import reason
@@ -63,7 +64,7 @@ class World:
 
     def do(self, event: core.FlowEvent) -> list[Any]:
         before = self.flow.state
-        done = self.flow.handle(event, core.Moment(self.now, 0.5))
+        done = handle(self.flow, event, core.Moment(self.now, 0.5))
         goes_as_drawn(before, done)
         self.all += done
         for each in done:
@@ -230,20 +231,20 @@ def test_a_temporary_node_that_fails_ends_the_flow(event: life.WorkerEvent) -> N
 def test_a_death_before_the_flow_ran_fails_it_at_once() -> None:
     flow = Flow("f", NODES, EDGES, Limits(), dict.fromkeys(NODES, Rule(Policy.PERMANENT)))
     for event in (core.Validated(), core.Launch(), NodeEvent("map", life.SpawnFailed("no"))):
-        flow.handle(event, core.Moment(0, 0.5))
+        handle(flow, event, core.Moment(0, 0.5))
     assert flow.state is FlowState.DRAINING
 
 
 def starting(policy: Policy = Policy.TRANSIENT) -> Flow:
     """All but the source have started, and it is about to."""
     flow = Flow("f", NODES, EDGES, Limits(), dict.fromkeys(NODES, Rule(policy)))
-    flow.handle(core.Validated(), NOW)
-    flow.handle(core.Launch(), NOW)
+    handle(flow, core.Validated(), NOW)
+    handle(flow, core.Launch(), NOW)
     for event in COMING_UP[:-1]:
         for node in NODES:
-            flow.handle(NodeEvent(node, event), NOW)
+            handle(flow, NodeEvent(node, event), NOW)
     for node in ("sink", "map"):
-        flow.handle(NodeEvent(node, life.HasStarted()), NOW)
+        handle(flow, NodeEvent(node, life.HasStarted()), NOW)
     assert flow.workers["source"].state is WorkerState.STARTING
     return flow
 
@@ -252,38 +253,38 @@ def starting(policy: Policy = Policy.TRANSIENT) -> Flow:
 def test_a_node_that_dies_of_its_first_frames_is_restarted_as_soon_as_the_flow_runs(faulted: bool) -> None:
     flow = starting()
     if faulted:
-        assert flow.handle(NodeEvent("map", life.Faulted("frame", "x")), NOW) == [core.ArmNode("map", 2_000_000_000)]
-        assert flow.handle(core.NodeDeadline("map"), NOW) == [core.Signal(("map",), kill=True)]
-    assert flow.handle(NodeEvent("map", KILLED), NOW) == []
+        assert handle(flow, NodeEvent("map", life.Faulted("frame", "x")), NOW) == [core.ArmNode("map", 2_000_000_000)]
+        assert handle(flow, core.NodeDeadline("map"), NOW) == [core.Signal(("map",), kill=True)]
+    assert handle(flow, NodeEvent("map", KILLED), NOW) == []
     assert flow.state is FlowState.STARTING
-    done = flow.handle(NodeEvent("source", life.HasStarted()), NOW)
+    done = handle(flow, NodeEvent("source", life.HasStarted()), NOW)
     assert flow.state is FlowState.RUNNING
     assert of(core.Spawn, done) == [core.Spawn(("map",))]
 
 
 def test_a_temporary_node_that_dies_of_its_first_frames_fails_the_flow() -> None:
     flow = starting(Policy.TEMPORARY)
-    flow.handle(NodeEvent("map", KILLED), NOW)
+    handle(flow, NodeEvent("map", KILLED), NOW)
     assert flow.state is FlowState.DRAINING
 
 
 def test_when_the_start_fails_who_died_early_is_given_up() -> None:
     flow = starting()
-    flow.handle(NodeEvent("map", KILLED), NOW)
-    done = flow.handle(NodeEvent("source", life.Faulted("start", "x")), NOW)
+    handle(flow, NodeEvent("map", KILLED), NOW)
+    done = handle(flow, NodeEvent("source", life.Faulted("start", "x")), NOW)
     assert flow.state is FlowState.DRAINING
     assert core.WakePeers("map") in done
 
 
 def test_a_drain_that_was_asked_for_while_starting_waits_for_who_died_early() -> None:
     flow = starting()
-    flow.handle(NodeEvent("map", KILLED), NOW)
-    flow.handle(core.StopRequested(), NOW)
-    done = flow.handle(NodeEvent("source", life.HasStarted()), NOW)
+    handle(flow, NodeEvent("map", KILLED), NOW)
+    handle(flow, core.StopRequested(), NOW)
+    done = handle(flow, NodeEvent("source", life.HasStarted()), NOW)
     assert of(core.Spawn, done) == [core.Spawn(("map",))]
     assert flow.state is FlowState.RUNNING
     for event in (*COMING_UP, life.HasStarted()):
-        done = flow.handle(NodeEvent("map", event), NOW)
+        done = handle(flow, NodeEvent("map", event), NOW)
     assert of(core.Drain, done) == [core.Drain(("source",))]
 
 

@@ -16,7 +16,12 @@ EXAMPLES = {
     life.HasFinished: life.HasFinished({"n": 1}),
     life.Faulted: life.Faulted("frame", "ValueError: x"),
     life.Exited: life.Exited(Exit(code=0)),
+    life.WasStarted: life.WasStarted(3),
+    life.HadFinished: life.HadFinished(3),
 }
+
+SAYS_WHERE = (life.CameBack, life.Lost)
+"""Events that say to which state they lead."""
 
 
 def example(kind: type) -> life.WorkerEvent:
@@ -107,17 +112,57 @@ def test_an_illegal_event_carries_the_history() -> None:
     assert "greeting" in str(illegal.value)
 
 
-@given(st.lists(st.sampled_from(EVENTS), max_size=30))
-def test_any_sequence_follows_the_table_and_illegal_events_change_nothing(kinds: list[type]) -> None:
+@given(st.lists(st.tuples(st.sampled_from(EVENTS), st.sampled_from(WorkerState)), max_size=30))
+def test_any_sequence_follows_the_table_and_illegal_events_change_nothing(
+    kinds: list[tuple[type, WorkerState]],
+) -> None:
     worker = Worker("a")
-    for kind in kinds:
+    for kind, state in kinds:
         before = (worker.state, worker.pid, worker.exit, worker.fault, worker.finished, worker.history.entries())
         wanted = TABLE[worker.state][EVENTS.index(kind)]
+        event = kind(state) if kind in SAYS_WHERE else example(kind)
+        if isinstance(wanted, tuple):
+            wanted = state if state in wanted else None
         if wanted is None:
             with pytest.raises(IllegalEvent):
-                worker.handle(example(kind))
+                worker.handle(event)
             after = (worker.state, worker.pid, worker.exit, worker.fault, worker.finished, worker.history.entries())
             assert after == before
         else:
-            assert worker.handle(example(kind)) is wanted
+            assert worker.handle(event) is wanted
             assert worker.gone == (wanted in life.GONE)
+
+
+class TestUnderAnEarlierDaemon:
+    @pytest.mark.parametrize("state", [WorkerState.STARTING, WorkerState.STARTED, WorkerState.DRAINING])
+    def test_one_that_was_started_comes_back_in_the_state_that_it_says(self, state: WorkerState) -> None:
+        worker = Worker("a")
+        assert worker.handle(life.WasStarted(2)) is WorkerState.STARTED
+        assert worker.handle(life.CameBack(state)) is state
+        assert (worker.incarnation, worker.finished) == (2, False)
+
+    @pytest.mark.parametrize("state", [WorkerState.READY, WorkerState.FINISHED, WorkerState.EXITED])
+    def test_it_cannot_come_back_in_any_other(self, state: WorkerState) -> None:
+        worker = Worker("a")
+        worker.handle(life.WasStarted(2))
+        with pytest.raises(IllegalEvent):
+            worker.handle(life.CameBack(state))
+        assert worker.state is WorkerState.STARTED
+
+    def test_one_that_is_killed_meanwhile_stays_so(self) -> None:
+        worker = Worker("a")
+        worker.handle(life.WasStarted(0))
+        worker.handle(life.SignalSent())
+        assert worker.handle(life.CameBack(WorkerState.STARTED)) is WorkerState.TERMINATING
+
+    def test_one_that_had_come_to_its_end_has_no_process_and_has_finished(self) -> None:
+        worker = Worker("a")
+        assert worker.handle(life.HadFinished(1)) is WorkerState.EXITED
+        assert (worker.incarnation, worker.finished) == (1, True)
+
+
+def test_the_first_process_of_a_node_that_was_added_is_its_incarnation_0() -> None:
+    worker = Worker("a")
+    assert worker.handle(life.Awaited()) is WorkerState.RESTARTING
+    worker.handle(life.RespawnSent())
+    assert (worker.state, worker.incarnation) == (WorkerState.SPAWNING, 0)

@@ -21,7 +21,8 @@ from chronetix.protocol.framing import Decoder, encode
 from chronetix.protocol.messages import Hello, Ready, Segment, Started
 from chronetixd.bus import event_bus
 from chronetixd.control import server
-from chronetixd.core import held, restarts, router, timers, token_bucket
+from chronetixd.core import held, router, timers, token_bucket
+from chronetixd.core.flow import state as flow_state
 from chronetixd.core.wiring import links, lives, machine, reroute, route_table, segments
 from chronetixd.dataplane import taps, wiring
 from chronetixd.flows import registry, restart_timers, run
@@ -233,7 +234,7 @@ STATE: dict[type, tuple[set[str], set[str]]] = {
         {"_former", "_leaving", "_links", "_net", "_outputs", "_segments", "lost", "nodes"},  # not within a roll-out
     ),
     lives.Lives: (set(), {"_links", "_net", "_rerouting", "_segments"}),
-    restarts.Revival: ({"deaths", "groups", "parked"}, {"rules", "strategy"}),
+    flow_state.Revival: ({"deaths", "groups", "parked"}, {"rules", "strategy"}),
     router.Router: (
         {"_asked", "_deadlines", "_owing", "_pending", "_serial", "_subscribed", "_topics", "_turn", "late_replies"},
         set(),

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from chronetix.protocol.errors import ChronetixError
 from chronetixd.core import packed as core_packed
-from chronetixd.core.flow import Flow
+from chronetixd.core.flow.state import Flow
 from chronetixd.core.packed import PackedFlow, PackedWorker
 from chronetixd.core.router import Router
 from chronetixd.core.timers import Timers

@@ -12,7 +12,8 @@ from chronetix.protocol import messages as wire
 from chronetixd.core import flow_messages as core
 from chronetixd.core import rollout as steps
 from chronetixd.core import worker as life
-from chronetixd.core.flow import Flow
+from chronetixd.core.flow.state import Flow
+from chronetixd.core.flow.table import handle
 from chronetixd.core.flow_messages import FlowState, NodeEvent
 from chronetixd.core.restart import Policy, Rule, Strategy
 from chronetixd.core.wiring.machine import Machine
@@ -153,7 +154,7 @@ class World:
             return
         self.busy = True
         while self.events:
-            for instruction in self.flow.handle(self.events.popleft(), core.Moment(self.count, 0.5)):
+            for instruction in handle(self.flow, self.events.popleft(), core.Moment(self.count, 0.5)):
                 self._carry_out(instruction)
         self.busy = False
         self._look()

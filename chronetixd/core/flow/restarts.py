@@ -9,11 +9,9 @@ place is succeeded however it ends, by the one that is then given.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-
 from chronetixd.core import restart, worker
+from chronetixd.core.flow import ending
+from chronetixd.core.flow.state import Flow, Group
 from chronetixd.core.flow_messages import (
     ArmNode,
     Configure,
@@ -35,12 +33,8 @@ from chronetixd.core.flow_messages import (
     Succeed,
     WakePeers,
 )
-from chronetixd.core.packed import PackedFlow, PackedGroup
-from chronetixd.core.restart import Death, Ending, Rule, Strategy
+from chronetixd.core.restart import Death, Ending, Policy
 from chronetixd.core.worker import GONE, WorkerState
-
-if TYPE_CHECKING:
-    from chronetixd.core.flow import Flow
 
 AT_WORK = frozenset({WorkerState.STARTED, WorkerState.DRAINING, WorkerState.FINISHED}) | GONE
 """States of a node that nobody has to wait for."""
@@ -52,57 +46,10 @@ WAITS = frozenset({WorkerState.OFFERED, WorkerState.READY})
 """States in which a worker waits for its peers: it is not to blame for being late."""
 
 
-@dataclass(slots=True)
-class Group:
-    """Nodes that come back together, ``after_ns`` from when the last of them is gone. The first one leads."""
-
-    nodes: tuple[str, ...]
-    after_ns: int
-
-
-class Revival:
-    """What a flow remembers of its nodes' deaths."""
-
-    __slots__ = ("deaths", "groups", "parked", "rules", "strategy")
-
-    def __init__(self, rules: Mapping[str, Rule], strategy: Strategy) -> None:
-        self.rules = rules
-        self.strategy = strategy
-        self.deaths: dict[str, list[Death]] = {}
-        self.groups: list[Group] = []
-        self.parked: list[NodeEvent] = []
-        """Exits of nodes that ran already while the last sources were still starting."""
-
-    def rule(self, node: str) -> Rule:
-        """Its rule; ``temporary`` when it has none."""
-        return self.rules.get(node, _NEVER)
-
-    def group_of(self, node: str) -> Group | None:
-        """The group that it waits in."""
-        return next((group for group in self.groups if node in group.nodes), None)
-
-    def packed(self) -> dict[str, Any]:
-        """What :class:`PackedFlow` has of it."""
-        return {
-            "deaths": {node: list(deaths) for node, deaths in self.deaths.items()},
-            "groups": [PackedGroup(nodes=group.nodes, after_ns=group.after_ns) for group in self.groups],
-            "parked": [(each.node, each.event.exit) for each in self.parked if isinstance(each.event, worker.Exited)],
-        }
-
-    def unpack(self, packed: PackedFlow) -> None:
-        """The inverse."""
-        self.deaths = {node: list(deaths) for node, deaths in packed.deaths.items()}
-        self.groups = [Group(group.nodes, group.after_ns) for group in packed.groups]
-        self.parked = [NodeEvent(node, worker.Exited(ended)) for node, ended in packed.parked]
-
-
-_NEVER = Rule()
-
-
 def on_node(flow: Flow, event: NodeEvent, at: Moment) -> list[Instruction]:
     """Something happened to a worker of a running flow."""
     node = event.node
-    state = flow._apply(event)
+    state = flow.apply(event)
     match event.event, state:
         case worker.Greeted(), WorkerState.OFFERING:
             return [Configure(node)]
@@ -114,7 +61,7 @@ def on_node(flow: Flow, event: NodeEvent, at: Moment) -> list[Instruction]:
             flow.workers[node].handle(worker.StartSent())
             return [_arm_start(flow, node), Start((node,))]
         case worker.HasStarted(), WorkerState.STARTED:
-            again = retire(flow, node) if node in flow.retired else flow.drain_successor(node)
+            again = retire(flow, node) if node in flow.retired else ending.drain_successor(flow, node)
             return [Restarted(node), *again, *drain_if_settled(flow, event)]
         case worker.Spawned(), WorkerState.TERMINATING:
             return [Signal((node,), kill=True)]
@@ -240,19 +187,7 @@ def drain_if_settled(flow: Flow, event: NodeEvent) -> list[Instruction]:
     """The drain that waited until every node was back."""
     if flow.stop is None or flow.state is not FlowState.RUNNING or unsettled(flow):
         return []
-    return flow.drain(flow.stop, event)
-
-
-def give_up(flow: Flow) -> list[Instruction]:
-    """The flow ends: who waits to be started again never is, and nobody leaves for another one."""
-    flow.revival.groups.clear()
-    flow.leaving.clear()
-    parked, flow.revival.parked = flow.revival.parked, []
-    some = flow.count(WorkerState.RESTARTING)
-    waiting = [each for each in flow.workers.values() if each.state is WorkerState.RESTARTING] if some else []
-    for subject in waiting:
-        subject.handle(worker.GivenUp())
-    return [WakePeers(node) for node in (*(event.node for event in parked), *(each.node for each in waiting))]
+    return ending.drain(flow, flow.stop, event)
 
 
 # -- ends ----------------------------------------------------------------------------------------------------
@@ -262,7 +197,7 @@ def _faulted(flow: Flow, event: NodeEvent) -> list[Instruction]:
     """It exits by itself, or is killed if that takes too long; what follows is settled when it is gone."""
     restarted = restart.RESTARTED[flow.revival.rule(event.node).policy][Ending.FAILED]
     if not restarted and event.node not in flow.leaving | flow.retiring:
-        return flow.fail(flow.cause(event), event)
+        return ending.fail(flow, flow.cause(event), event)
     return [ArmNode(event.node, flow.limits.terminate_ns)]
 
 
@@ -279,18 +214,18 @@ def _ended(flow: Flow, event: NodeEvent, at: Moment) -> list[Instruction]:
     if leaves:
         flow.workers[node].handle(worker.RestartPlanned())
         return [Succeed(node), Left(node)]
-    ending = _ending(flow, node)
+    how = _ending(flow, node)
     rule = flow.revival.rule(node)
     earlier = restart.within(flow.revival.deaths.get(node, ()), rule.window_ns, at.now_ns)
-    verdict = restart.decide(rule, ending, earlier, at.now_ns, at.chance)
-    if ending is Ending.FAILED:
+    verdict = restart.decide(rule, how, earlier, at.now_ns, at.chance)
+    if how is Ending.FAILED:
         what = flow.cause(event).told
         flow.revival.deaths[node] = [*earlier, Death(at.now_ns, what)]
         return _failed(flow, event, verdict, earlier)
     if isinstance(verdict, restart.Again) and flow.state is FlowState.RUNNING:
         flow.revival.deaths[node] = [*earlier, Death(at.now_ns, "finished")]
         return _restart(flow, event, verdict, "it finished")
-    return [WakePeers(node), *flow.end_if_empty(event), *drain_if_settled(flow, event)]
+    return [WakePeers(node), *ending.end_if_empty(flow, event), *drain_if_settled(flow, event)]
 
 
 def _retiring_ended(flow: Flow, event: NodeEvent, at: Moment) -> list[Instruction]:
@@ -304,7 +239,7 @@ def _retiring_ended(flow: Flow, event: NodeEvent, at: Moment) -> list[Instructio
         what = flow.cause(event).told
         flow.revival.deaths[node] = [*earlier, Death(at.now_ns, what)]
         return _restart(flow, event, verdict, what)
-    return [*_removed(flow, node), *flow.end_if_empty(event), *drain_if_settled(flow, event)]
+    return [*_removed(flow, node), *ending.end_if_empty(flow, event), *drain_if_settled(flow, event)]
 
 
 def _ending(flow: Flow, node: str) -> Ending:
@@ -320,11 +255,11 @@ def _failed(flow: Flow, event: NodeEvent, verdict: restart.Verdict, earlier: lis
         if verdict.exhausted:
             told = restart.exhausted(flow.revival.rule(node), cause.told, earlier)
             cause = Failure("restarts", node, cause.phase, told)
-        return [WakePeers(node), *flow.fail(cause, event)]
+        return [WakePeers(node), *ending.fail(flow, cause, event)]
     stuck = _not_restartable(flow, node)
     if stuck:
         cause = Failure("restarts", node, cause.phase, f"{cause.told}; it cannot be restarted: {stuck}")
-        return [WakePeers(node), *flow.fail(cause, event)]
+        return [WakePeers(node), *ending.fail(flow, cause, event)]
     return _restart(flow, event, verdict, cause.told)
 
 
@@ -335,7 +270,7 @@ def _not_restartable(flow: Flow, node: str) -> str:
         return "every node that it sends to has ended"
     for each in sorted(_living_kin(flow, node)):
         if not restart.RESTARTED[flow.revival.rule(each).policy][Ending.KIN]:
-            return f"the strategy {flow.revival.strategy} restarts node {each!r} with it, which is {_NEVER.policy}"
+            return f"the strategy {flow.revival.strategy} restarts node {each!r} with it, which is {Policy.TEMPORARY}"
     return ""
 
 
