@@ -83,11 +83,10 @@ diagrams: .venv/dev ## draw the machines' tables in docs/states.md anew
 bench-upgrade: .venv/dev ## how long the control plane stands still while the daemon is replaced in place
 	$(BIN)/python -m bench.upgrade $(if $(JSON),--json $(JSON))
 
-wheel: .venv/dev ## an abi3 wheel in dist/, for any Python from 3.11 on
-	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
+wheel: .venv/dev ## an sdist in dist/, and of it an abi3 wheel for any Python from 3.11 on (DIST=FOLDER)
+	$(BIN)/uv build --quiet --python $(BIN)/python --out-dir $(or $(DIST),dist)
 
 lock: .venv/dev ## pin the development environment anew
-	$(BIN)/pip install --quiet 'uv>=0.4'
 	$(BIN)/uv pip compile --quiet --no-header --no-annotate --all-extras --python-version 3.11 -o $(LOCK) pyproject.toml
 
 clean: ## remove what was built
@@ -96,7 +95,7 @@ clean: ## remove what was built
 # One stamp for each set of extras; rebuilt when the C code or the requirements change.
 .venv/%: pyproject.toml setup.py $(LOCK) $(C_CODE) | .venv/python
 	@echo "installing chronetix[$*] into .venv (the first time takes a minute) …" >&2
-	@PYTHONWARNINGS='ignore:Editable installation' $(BIN)/pip install --quiet -c $(LOCK) -e '.[$*]'
+	@PYTHONWARNINGS='ignore:Editable installation' $(BIN)/pip install --quiet --no-compile -c $(LOCK) -e '.[$*]'
 	@touch $@
 
 .venv/python:

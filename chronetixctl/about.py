@@ -14,6 +14,7 @@ from chronetixctl import exits, output
 from chronetixctl.app import Session, report
 from chronetixctl.options import command
 from chronetixctl.output import Column
+from chronetixd import installed
 
 _COLUMNS = (Column("CODE", right=True), Column("NAME"), Column("WHAT HAPPENED"))
 
@@ -37,12 +38,14 @@ chronetixctl version -o json
 )
 @click.option("--client", "client_only", is_flag=True, help="Do not ask the daemon.")
 def version(session: Session, client_only: bool) -> int:
-    """Show the versions of this program and of the daemon that answers."""
+    """Show the versions of this program and of the daemon that answers, and where its documents and headers are."""
     value: dict[str, Any] = {
         "client": {
             "version": own_version(),
             "protocol": list(PROTOCOL_VERSIONS),
             "python": platform.python_version(),
+            "documents": str(installed.documents() or ""),
+            "headers": str(installed.headers()),
         }
     }
     code = exits.OK

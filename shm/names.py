@@ -3,14 +3,21 @@
 Rules: a name says who made it (boot, PID namespace, process, when that one started, a number; see ``named.h``); its
 maker takes it away; what a killed maker has left, :func:`sweep` takes away, and never what belongs to a living process,
 to another user, or to a namespace whose processes cannot be seen from here.
+
+Names are POSIX's, and removed by posix_ipc. Making is C's (``named.h``, ``memory.h``): the maker also reserves, maps
+and guards, and an arena makes its next segment in the middle of a send. Opening is not posix_ipc's either: with the
+interpreter's lock held it waits for a writer where somebody has put a pipe in place of the memory.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from pathlib import Path
 from typing import NamedTuple
+
+import posix_ipc
 
 FOLDER = Path("/dev/shm")
 _NAME = re.compile(r"chronetix-([0-9a-f]+)-(\d+)-(\d+)-(\d+)-\d+")
@@ -48,8 +55,8 @@ def open_memory(path: str) -> int:
 
 
 def sweep() -> list[str]:
-    """Take away what dead processes have left in /dev/shm; the names."""
-    return [name for name in abandoned() if _removed(FOLDER / name)]
+    """Take away what dead processes have left in /dev/shm; the names. Raises OSError where that is forbidden."""
+    return [name for name in abandoned() if _removed(name)]
 
 
 def abandoned() -> list[str]:
@@ -70,13 +77,15 @@ def _abandoned(name: str) -> bool:
     return made_by.namespace == _namespace() and _started(made_by.pid) != made_by.started
 
 
-def _removed(path: Path) -> bool:
+def _removed(name: str) -> bool:
     try:
-        if path.lstat().st_uid != os.geteuid():
+        if (FOLDER / name).lstat().st_uid != os.geteuid():
             return False
-        path.unlink()
-    except FileNotFoundError:
+        posix_ipc.unlink_shared_memory(f"/{name}")
+    except (FileNotFoundError, posix_ipc.ExistentialError):  # another sweep was there first
         return False
+    except posix_ipc.PermissionsError as refused:
+        raise PermissionError(errno.EACCES, str(refused), str(FOLDER / name)) from refused
     return True
 
 

@@ -10,10 +10,10 @@ import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 
 from chronetix.protocol.errors import error
+from chronetixd import installed
 
 MARK = "# Written by chronetixctl service install; changes belong into a drop-in (systemctl edit chronetixd).\n"
 PROGRAM = "/usr/local/bin/chronetixd"
@@ -66,12 +66,9 @@ def scope_of(system: bool, root: str | None, env: Mapping[str, str]) -> Scope:
 
 def source() -> Path:
     """The folder that holds the units. Raises ChronetixError ``service-failed`` when this installation has none."""
-    beside = Path(__file__).parents[2] / "systemd"
-    if (beside / UNITS[1]).is_file():
-        return beside
-    for file in metadata.files("chronetix") or ():
-        if file.match("share/chronetix/systemd/chronetixd.service"):
-            return Path(str(file.locate())).resolve().parent
+    folder = installed.documents()
+    if folder is not None and (folder / "systemd" / UNITS[1]).is_file():
+        return folder / "systemd"
     raise error("service-failed", what="its unit files", reason="this installation has none; install the package again")
 
 

@@ -633,6 +633,8 @@ class TestAbout:
 
         assert ended.code == 5
         assert json.loads(ended.out)["client"]["protocol"] == [1]
+        assert (Path(json.loads(ended.out)["client"]["documents"]) / "docs" / "install.md").is_file()
+        assert (Path(json.loads(ended.out)["client"]["headers"]) / "chronetix" / "chronetix.h").is_file()
         assert ctl("version", "--client").code == 0
 
     @pytest.mark.parametrize("entry", CATALOGUE.values(), ids=lambda entry: entry.name)

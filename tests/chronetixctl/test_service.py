@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from chronetix.protocol.errors import ChronetixError
 from chronetixctl import service as services
 from chronetixd.systemd import units
 
@@ -158,3 +159,10 @@ def test_a_program_that_other_users_cannot_reach_is_named(tmp_path: Path) -> Non
 
 def test_the_installed_package_brings_its_units() -> None:
     assert {path.name for path in units.source().iterdir()} >= {"chronetixd.service", "chronetixd.socket", "user"}
+
+
+def test_an_installation_without_units_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for documents in (None, tmp_path):
+        monkeypatch.setattr(units.installed, "documents", lambda found=documents: found)
+        with pytest.raises(ChronetixError, match="install the package again"):
+            units.source()

@@ -23,11 +23,12 @@ UNITS = ("tests/protocol/test_framing.py", '"tests/shm -k latest"')
 BY_HAND = {
     "make chaos",
     "make lint",
+    "make wheel",
     *(f"make unit T={some}" for some in UNITS),
     *(f"make bench-{name}" for name in BENCHES),
 }
 """A part of the second; some of the tests that run just now; minutes of measuring, which tests/bench runs shortened;
-an hour of storm, of which tests/chaos plays a short one."""
+an hour of storm, of which tests/chaos plays a short one; the wheel, which tests/packaging builds and installs."""
 
 
 def console(page: Path) -> Iterator[tuple[str, list[str]]]:

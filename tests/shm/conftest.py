@@ -15,6 +15,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+import posix_ipc
 import pytest
 
 from chronetix import shm
@@ -293,10 +294,12 @@ class Forge:
         return memory
 
     def descriptor(self) -> int:
-        """A memfd; a file without a name where the kernel has, for this test, no sealed memory."""
+        """A memfd; where the kernel has, for this test, no sealed memory, a POSIX object that has lost its name."""
         if SEALED:
             return os.memfd_create("forged", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        return os.open("/dev/shm", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        memory = posix_ipc.SharedMemory(None, posix_ipc.O_CREX, mode=0o600)
+        memory.unlink()
+        return int(memory.fd)
 
     def ring(self, credits: int = 4, *, extra: int = 0, **changes: int | bytes) -> Memory:
         slots = 1 << slots_log2(credits)

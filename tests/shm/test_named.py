@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import posix_ipc
 import pytest
 
 from chronetix import shm
@@ -150,6 +151,44 @@ def test_any_memory_can_be_opened_by_where_it_is(make_route):
             assert shm.check(fd, kind) == os.fstat(fd).st_size  # type: ignore[arg-type]
         finally:
             os.close(fd)
+
+
+def test_a_pipe_in_place_of_memory_is_refused_and_holds_nobody_up(tmp_path):
+    """Opened as a pipe is, it would wait for a writer, and nobody is one."""
+    os.mkfifo(tmp_path / "pipe", 0o600)
+    fd = names.open_memory(str(tmp_path / "pipe"))
+    try:
+        with pytest.raises(shm.PeerFault):
+            shm.check(fd, "segment")
+    finally:
+        os.close(fd)
+
+
+def test_a_sweep_that_may_not_take_away_says_so(monkeypatch, leftover):
+    """As where /dev/shm can be read and not written."""
+
+    def refuse(name: str) -> None:
+        raise posix_ipc.PermissionsError("Permission denied")
+
+    path = leftover(name_of(started=1))
+    monkeypatch.setattr(names.posix_ipc, "unlink_shared_memory", refuse)
+    monkeypatch.setattr(names, "abandoned", lambda: [path.name])
+    with pytest.raises(PermissionError) as refused:
+        names.sweep()
+    assert refused.value.filename == str(path)
+
+
+def test_a_name_that_another_sweep_takes_first_is_not_told_twice(monkeypatch, leftover):
+    path = leftover(name_of(started=1))
+    unlink = posix_ipc.unlink_shared_memory
+
+    def second(name: str) -> None:
+        path.unlink()
+        unlink(name)
+
+    monkeypatch.setattr(names.posix_ipc, "unlink_shared_memory", second)
+    monkeypatch.setattr(names, "abandoned", lambda: [path.name])
+    assert names.sweep() == []
 
 
 def test_a_sweep_takes_away_what_the_dead_have_left(leftover):
