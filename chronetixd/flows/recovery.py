@@ -11,9 +11,9 @@ import asyncio
 import hmac
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from chronetix.protocol import messages as wire
 from chronetix.protocol.errors import error
@@ -23,12 +23,11 @@ from chronetixd.core.wiring.lives import LostMemory
 from chronetixd.core.worker import CameBack, Exit, WorkerState
 from chronetixd.dataplane import rebuild
 from chronetixd.dataplane.recovered import Kept
+from chronetixd.dataplane.wiring import ToNode, Wiring
 from chronetixd.flows.worker_records import lives_on
 from chronetixd.linux.pipes import is_pipe
 from chronetixd.store.journal import StoredLife
-
-if TYPE_CHECKING:
-    from chronetixd.flows.run import FlowRun
+from chronetixd.workers.process import WorkerProcess
 
 RETURN_S = 10.0
 """How long a worker that lives may take to come back. It tries at least once a second."""
@@ -73,18 +72,48 @@ class Visitor:
     features: tuple[str, ...] = ()
 
 
+class Run(Protocol):
+    """The flow whose workers are awaited."""
+
+    def worker(self, node: str) -> WorkerProcess:
+        """The process of ``node``."""
+
+    def new_worker(self, node: str) -> WorkerProcess:
+        """What is to be the process of ``node`` from now on."""
+
+    def back_on_bus(self, node: str) -> None:
+        """It gets again what its manifest says."""
+
+    def dispatch(self, event: core.FlowEvent) -> None:
+        """Something has happened."""
+
+    def came_home(
+        self,
+        told: list[ToNode],
+        lost: LostMemory | None,
+        held: Sequence[tuple[str, wire.Message, list[int]]],
+        died: Mapping[str, Exit],
+        stop: core.StopRequested | None,
+    ) -> None:
+        """All are back, or dead: what has happened meanwhile happens now."""
+
+
 class Homecoming:
-    """Of the workers of ``run``, whose last ``lives`` an earlier daemon has written down. ``kept`` is what outlived
-    them; closed at the end."""
+    """Of the workers of ``run``, one for each of ``nodes``, whose last ``lives`` an earlier daemon has written down.
+    ``kept`` is what outlived them; closed at the end."""
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        run: FlowRun,
+        run: Run,
+        wiring: Wiring,
+        nodes: Sequence[str],
         lives: Sequence[StoredLife],
         kept: Kept,
     ) -> None:
         self._run = run
+        self._wiring = wiring
+        self._nodes = nodes
         self._kept = kept
         self._shown: dict[str, rebuild.Shown] = {}
         self._died: dict[str, Exit] = {}
@@ -114,7 +143,7 @@ class Homecoming:
 
     def begin(self) -> None:
         """Watch those who live. Those who died while nobody watched are dead already."""
-        for node in self._run.plan.nodes:
+        for node in self._nodes:
             if node in self.over:
                 continue
             worker = self._run.new_worker(node)
@@ -143,12 +172,12 @@ class Homecoming:
             raise error("descriptor-refused", what=f"stdout and stderr of node {node!r}", reason="they are no pipes")
         pipes, visitor.descriptors[at:] = visitor.descriptors[at:], []
         try:
-            self._shown[node] = self._run.wiring.shown(node, message, visitor.descriptors)
-            self._run.workers[node].connect(visitor.sock, pipes)
+            self._shown[node] = self._wiring.shown(node, message, visitor.descriptors)
+            self._run.worker(node).connect(visitor.sock, pipes)
         finally:
             for fd in pipes:
                 os.close(fd)
-        self._run.workers[node].features = visitor.features
+        self._run.worker(node).features = visitor.features
         self._run.back_on_bus(node)
         self.away.discard(node)
         self._run.dispatch(core.NodeEvent(node, CameBack(STATES[message.state])))
@@ -195,7 +224,7 @@ class Homecoming:
     def _too_late(self) -> None:
         for node in tuple(self.away):
             self._late[node] = f"was killed, as it had not come back to this daemon within {RETURN_S:g} s"
-            self._run.workers[node].signal(kill=True)
+            self._run.worker(node).signal(kill=True)
 
     def _complete_if_all(self) -> None:
         if self.away or self._abandoned:
@@ -204,7 +233,7 @@ class Homecoming:
         dead = {node: self._lives[node].incarnation if node in self._lives else 0 for node in self._died}
         lost = None
         try:
-            told = self._run.wiring.take_over(self._shown, dead, self.over, self._kept, self._late)
+            told = self._wiring.take_over(self._shown, dead, self.over, self._kept, self._late)
         except LostMemory as reason:
             lost, told = reason, []
         self._kept.close()

@@ -22,10 +22,11 @@ from chronetixd.core.flow_messages import FlowState, Limits, StopMode
 from chronetixd.core.packed import Key
 from chronetixd.flows.artifacts import artifact_problems
 from chronetixd.flows.context import Services
+from chronetixd.flows.pack import PackedRun, packed_run, unpack_run
 from chronetixd.flows.plan import make_plan, unsupported
 from chronetixd.flows.recovery import Visitor
 from chronetixd.flows.revisions import Revisions
-from chronetixd.flows.run import FlowRun, PackedRun
+from chronetixd.flows.run import FlowRun
 from chronetixd.flows.worker_records import end_leftovers, lives_on
 from chronetixd.packing import Bag, Packed, Unbag
 from chronetixd.store.descriptor_names import Stored
@@ -233,7 +234,9 @@ class Flows:
     def packed(self, bag: Bag) -> PackedFlows:
         """All of them; descriptors go into ``bag``. Nothing may be ``in_the_way``."""
         flows = [
-            PackedListed(stored=self._stored[run.name], run=run.packed(bag), revisions=list(self._revisions[run.name]))
+            PackedListed(
+                stored=self._stored[run.name], run=packed_run(run, bag), revisions=list(self._revisions[run.name])
+            )
             for run in self
         ]
         return PackedFlows(flows=flows, serial=self._serial)
@@ -248,7 +251,7 @@ class Flows:
                 raise ValueError(f"this release cannot read the contract of flow {stored.name!r}")
             run = FlowRun(make_plan(stored.name, flow, stored.base_dir), self._services, listed.run.machine.limits)
             try:
-                run.unpack(listed.run, bag)
+                unpack_run(run, listed.run, bag)
             except ValueError as reason:
                 raise ValueError(f"flow {stored.name!r}: {reason}") from reason
             self._list(run, stored, Revisions(self._journal, listed.revisions))

@@ -8,8 +8,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any, Protocol
 
 import structlog
 
@@ -18,14 +18,71 @@ from chronetixd.core import rollout as core
 from chronetixd.core.change import Change
 from chronetixd.core.flow_messages import FlowState
 from chronetixd.core.worker import WorkerState
+from chronetixd.dataplane.wiring import ToNode
 from chronetixd.flows.context import Services
+from chronetixd.flows.flow_events import News
 from chronetixd.flows.plan import Plan
 from chronetixd.flows.standby import Standby
 from chronetixd.loop.watchers import Watchers
 from chronetixd.workers.process import WorkerProcess
 
-if TYPE_CHECKING:
-    from chronetixd.flows.run import FlowRun
+
+class Routes(Protocol):
+    """What becomes of a flow's routes meanwhile."""
+
+    @property
+    def under_way(self) -> Collection[str]:
+        """Routes whose change has begun and not ended."""
+
+    @property
+    def clean(self) -> bool:
+        """Nothing of an earlier change is left."""
+
+    def nobody_leaves(self) -> list[ToNode]:
+        """Whoever was to leave stays."""
+
+    def take_lost(self) -> Mapping[str, int]:
+        """Frames that are lost, by route, told once."""
+
+
+class Run(Protocol):
+    """The flow that is changed."""
+
+    name: str
+    plan: Plan
+    news: News
+
+    @property
+    def state(self) -> FlowState:
+        """Where it is in its life."""
+
+    @property
+    def wiring(self) -> Routes:
+        """Its routes."""
+
+    def seen(self) -> dict[str, core.Seen]:
+        """Its nodes."""
+
+    def seen_of(self, node: str) -> core.Seen | None:
+        """One of them; None when it has no such node."""
+
+    def watch(self, watcher: Callable[[], None]) -> Callable[[], None]:
+        """Call ``watcher`` after every change, until the returned function is called."""
+
+    def dispatch(self, event: flow_messages.FlowEvent) -> None:
+        """Something has happened."""
+
+    def broken(self, defect: Exception) -> None:
+        """Something that belongs to it has failed inside."""
+
+    def revise(self, plan: Plan, change: Change) -> None:
+        """From now on it is the flow of ``plan``."""
+
+    def take_over(self, node: str, worker: WorkerProcess | None) -> None:
+        """``node`` has no worker: this is its next one, or a new one."""
+
+    def send_wiring(self, messages: Sequence[ToNode]) -> None:
+        """Tell workers about their routes."""
 
 
 class Rollout:
@@ -34,7 +91,7 @@ class Rollout:
 
     def __init__(
         self,
-        run: FlowRun,
+        run: Run,
         services: Services,
         plan: Plan,
         change: Change,
@@ -135,21 +192,15 @@ class Rollout:
             self._handle(core.Looked(self._view()))
 
     def _view(self) -> core.View:
-        machine = self._run.machine
-        nodes = {
-            node: core.Seen(subject.state, subject.incarnation, machine.revival.group_of(node) is not None)
-            for node, subject in machine.workers.items()
-        }
-        wiring = self._run.wiring
-        runs = machine.state is FlowState.RUNNING
-        return core.View(nodes, runs, self._obstacle(), tuple(wiring.under_way), wiring.clean)
+        wiring, nodes = self._run.wiring, self._run.seen()
+        runs = self._run.state is FlowState.RUNNING
+        return core.View(nodes, runs, self._obstacle(nodes), tuple(wiring.under_way), wiring.clean)
 
-    def _obstacle(self) -> str:
+    def _obstacle(self, nodes: Mapping[str, core.Seen]) -> str:
         """Routes can be changed between nodes that run, or begin, and no others."""
-        workers = self._run.machine.workers
         for node in self.change.ends:
-            if node in workers and workers[node].state is not WorkerState.STARTED:
-                return f"node {node!r}, whose routes change, is {workers[node].state}"
+            if node in nodes and nodes[node].state is not WorkerState.STARTED:
+                return f"node {node!r}, whose routes change, is {nodes[node].state}"
         return ""
 
     # -- events in, instructions out -----------------------------------------------------------------------
@@ -199,8 +250,8 @@ class Rollout:
                 self._finish(why)
 
     def _stand_by(self, node: str) -> None:
-        subject = self._run.machine.workers.get(node)
-        incarnation = subject.incarnation + 1 if subject is not None else 0
+        seen = self._run.seen_of(node)
+        incarnation = seen.incarnation + 1 if seen is not None else 0
         plan = self._plan
         made = self._standing[node] = Standby(
             self._services, self._run.name, plan.nodes[node], plan.base_dir, incarnation, self._stood_by, self._fell
@@ -229,10 +280,10 @@ class Rollout:
         self._changed()
 
     def _take_over(self, node: str, fresh: bool) -> None:
-        machine = self._run.machine
-        if machine.state is not FlowState.RUNNING:
+        if self._run.state is not FlowState.RUNNING:
             return
-        if machine.workers[node].state is not WorkerState.RESTARTING or machine.revival.group_of(node) is not None:
+        seen = self._run.seen_of(node)
+        if seen is None or seen.state is not WorkerState.RESTARTING or seen.grouped:
             return
         standby = self._standing.pop(node)
         usable = not fresh and standby.alive

@@ -1,7 +1,9 @@
-"""The shell of one flow: gives the core's machine its events and carries out its instructions.
+"""The shell of one flow: gives the core's machine its events, and has its instructions carried out.
 
 What breaks the rules becomes a worker's fault and ends its flow, nobody else's. Events that arise while instructions
-are carried out wait until those are done. What workers say is in ``hearing``, what everybody is told in ``news``.
+are carried out (``execute``) wait until those are done. What workers say is in ``worker_messages``, what everybody is
+told in ``flow_events``, what is handed over in an upgrade in ``pack``. These, a roll-out and a recovery know of a flow
+what their own protocol names, and import none.
 """
 
 from __future__ import annotations
@@ -10,14 +12,11 @@ import asyncio
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, TypeVar
 
-import msgspec
 import structlog
 
-from chronetix import shm
 from chronetix.protocol import messages as wire
 from chronetix.protocol.errors import ChronetixError
 from chronetixd.core import flow_messages as core
@@ -26,65 +25,37 @@ from chronetixd.core.change import Change
 from chronetixd.core.death import Death
 from chronetixd.core.flow.state import Flow
 from chronetixd.core.flow.table import handle
-from chronetixd.core.flow_messages import FlowEvent, FlowState, Instruction, NodeEvent, StopMode
+from chronetixd.core.flow_messages import FlowEvent, FlowState, NodeEvent, StopMode
 from chronetixd.core.machine import IllegalEvent
-from chronetixd.core.packed import PackedFlow, PackedWatch
-from chronetixd.core.reason import reason
+from chronetixd.core.rollout import Seen
 from chronetixd.core.wiring.lives import LostMemory
 from chronetixd.core.worker import Exit, WorkerState
-from chronetixd.dataplane import shm_support
 from chronetixd.dataplane.held_frames import HeldFrames, look
-from chronetixd.dataplane.pack import PackedWiring
 from chronetixd.dataplane.recovered import Kept
 from chronetixd.dataplane.taps import Taps
 from chronetixd.dataplane.wiring import ToNode, Wiring
 from chronetixd.flows.context import Services
+from chronetixd.flows.execute import Executor
 from chronetixd.flows.flow_events import News
 from chronetixd.flows.frame_failures import FrameFailures
 from chronetixd.flows.liveness import Probes
-from chronetixd.flows.plan import NodePlan, Plan
+from chronetixd.flows.plan import Plan
 from chronetixd.flows.recovery import Homecoming
-from chronetixd.flows.restart_timers import PackedRevival, Revivals
+from chronetixd.flows.restart_timers import Revivals
 from chronetixd.flows.rollout import Rollout
 from chronetixd.flows.worker_messages import Hearing
 from chronetixd.flows.worker_records import Lives
-from chronetixd.loop import closing
-from chronetixd.loop.alarm import due_ns, left_s
 from chronetixd.loop.watchers import Watchers
-from chronetixd.packing import Bag, Packed, Unbag
 from chronetixd.store.descriptor_keys import Key
 from chronetixd.store.descriptor_names import Keeping
 from chronetixd.store.journal import StoredLife
-from chronetixd.workers.process import Callbacks, PackedProcess, WorkerProcess
+from chronetixd.workers.process import Callbacks, WorkerProcess
 
 T = TypeVar("T")
 
 SILENT_EXIT_S = 10.0
 """How long a worker may live on after it closed its control socket. Giving back what it maps takes a busy
 machine seconds when many end at once, and who ends in good order must not be killed for it."""
-
-
-class PackedRun(Packed, frozen=True):
-    """A flow. ``deadline_ns``: when the armed deadline is due. ``silent``: nodes that have closed their control socket
-    and live on."""
-
-    machine: PackedFlow
-    wiring: PackedWiring
-    workers: dict[str, PackedProcess]
-    submitted_unix_ns: int
-    changed_unix_ns: int
-    reason: str
-    failures: dict[str, FrameFailures]
-    deadline_ns: int | None
-    last_deaths: dict[str, Death]
-    revivals: dict[str, PackedRevival]
-    silent: list[str]
-    on_bus: bool
-    lives: list[StoredLife]
-    warned: PackedWatch
-    taps: int
-    kept: list[Key] = []
-    """What the supervisor keeps of it."""
 
 
 class FlowRun:
@@ -110,26 +81,29 @@ class FlowRun:
         self._log = structlog.get_logger("chronetixd.flow").bind(flow=plan.name)
         self._events: deque[FlowEvent] = deque()
         self._busy = False
-        self._deadline: asyncio.TimerHandle | None = None
-        self._delayed_by = ""
-        """What its workers waited for when a deadline passed."""
-        self._last_deaths: dict[str, Death] = {}
+        self.last_deaths: dict[str, Death] = {}
         self.revivals = Revivals(services.loop, nodes, lambda node: self.dispatch(core.NodeDeadline(node)))
-        self._silent: dict[str, asyncio.TimerHandle] = {}
-        self._former: dict[str, tuple[NodePlan, str]] = {}
-        """Nodes that the flow has no more, until their worker is gone: how they were to be run, and where."""
-        self._handovers: dict[str, Any] = {}
-        """Results of workers that have left, for those that take over."""
+        self.silent: dict[str, asyncio.TimerHandle] = {}
+        """Nodes whose worker has closed its control socket and lives on."""
         self.rollout: Rollout | None = None
         """The last one, which may be under way."""
-        self._on_bus = False
-        self._hearing = Hearing(self, services)
-        self._lives = Lives(services.journal, plan.name)
-        self._keeping = Keeping(services.store, plan.name)
+        self.lives = Lives(services.journal, plan.name)
+        self.keeping = Keeping(services.store, plan.name)
+        self.executor = Executor(self, services)
         self._kept = True
         self.home: Homecoming | None = None
         """Its workers are on their way back from the death of a daemon."""
         self._watchers = Watchers(services.loop)
+        self._hearing = Hearing(
+            self,
+            services,
+            wiring=self.wiring,
+            taps=self.taps,
+            held_frames=self.held_frames,
+            probes=self.probes,
+            failures=self.failures,
+            news=self.news,
+        )
 
     @property
     def state(self) -> FlowState:
@@ -161,13 +135,19 @@ class FlowRun:
         """It runs under workers that an earlier daemon has started, and whose last ``lives`` these are: go on with
         them as they come back. ``kept`` is what the supervisor had kept of them, ``whole`` or not; the descriptors are
         ours now."""
-        self._lives = Lives(self._services.journal, self.name, lives)
-        self._keeping = Keeping(self._services.store, self.name, kept)
-        self.home = Homecoming(self._services.loop, self, lives, Kept(kept, whole=whole))
+        self.remember(lives)
+        self.keeping = Keeping(self._services.store, self.name, kept)
+        self.home = Homecoming(
+            self._services.loop, self, self.wiring, tuple(self.plan.nodes), lives, Kept(kept, whole=whole)
+        )
         for node in self.plan.nodes.values():
             self.wiring.know(node.configure)
         self.dispatch(core.Resumed({life.node: life.incarnation for life in lives}, frozenset(self.home.over)))
         self.home.begin()
+
+    def remember(self, lives: Sequence[StoredLife]) -> None:
+        """These are the last lives of its workers that the journal has."""
+        self.lives = Lives(self._services.journal, self.name, lives)
 
     def came_home(
         self,
@@ -179,10 +159,10 @@ class FlowRun:
     ) -> None:
         """All workers are back, or dead: what has happened meanwhile happens now."""
         self.home = None
-        self._on_bus = True
+        self.executor.on_bus = True
         living = [node for node, worker in self.workers.items() if worker.alive]
         for node in living:
-            self._begin_watching(node)
+            self.executor.begin_watching(node)
         self.held_frames.start()
         self.keep()
         self.send_wiring(told)
@@ -213,12 +193,10 @@ class FlowRun:
                 for node, worker in self.workers.items()
                 if worker.alive
             }
-            kept = self._keeping.follow(self.wiring.memories() | pidfds)
+            kept = self.keeping.follow(self.wiring.memories() | pidfds)
             if self._kept and not kept:
                 self.news.not_kept()
             self._kept = kept
-
-    # -- handed over to the next image of the daemon -------------------------------------------------------
 
     @property
     def in_the_way(self) -> str:
@@ -230,48 +208,6 @@ class FlowRun:
         ending = [node for node, worker in self.workers.items() if worker.ending]
         return f"waits for the end of what node {ending[0]!r} has started" if ending else ""
 
-    def packed(self, bag: Bag) -> PackedRun:
-        """All of it; descriptors go into ``bag``. Nothing may be ``in_the_way``, and its taps are not part of it."""
-        return PackedRun(
-            machine=self.machine.packed(),
-            wiring=self.wiring.packed(bag),
-            workers={node: worker.packed(bag) for node, worker in self.workers.items()},
-            submitted_unix_ns=self.submitted_unix_ns,
-            changed_unix_ns=self.changed_unix_ns,
-            reason=self.reason,
-            failures=self.failures,
-            deadline_ns=due_ns(self._services.loop, self._deadline) if self._deadline is not None else None,
-            last_deaths=self._last_deaths,
-            revivals=self.revivals.packed(),
-            silent=list(self._silent),
-            on_bus=self._on_bus,
-            lives=self._lives.packed(),
-            warned=self.held_frames.packed(),
-            taps=self.taps.next,
-            kept=self._keeping.packed(),
-        )
-
-    def unpack(self, packed: PackedRun, bag: Unbag) -> None:
-        """Be the flow that ``packed`` was. Raises ValueError, OSError."""
-        self.machine.unpack(packed.machine)
-        self.wiring.unpack(packed.wiring, bag)
-        for node, worker in packed.workers.items():
-            self.new_worker(node).unpack(worker, bag)
-        self.submitted_unix_ns, self.changed_unix_ns = packed.submitted_unix_ns, packed.changed_unix_ns
-        self.reason = packed.reason
-        self.failures |= packed.failures
-        self._last_deaths = dict(packed.last_deaths)
-        self._on_bus = packed.on_bus
-        self._lives = Lives(self._services.journal, self.name, packed.lives)
-        self.held_frames.unpack(packed.warned)
-        self.taps.next = packed.taps
-        self._keeping.unpack(packed.kept)
-        self.revivals.unpack(packed.revivals)
-        if packed.deadline_ns is not None:
-            self._deadline = self._services.loop.call_later(left_s(packed.deadline_ns), self._deadline_passed)
-        for node in packed.silent:
-            self._silent[node] = self._services.loop.call_later(SILENT_EXIT_S, self._went_silent, node)
-
     def go_on(self, asked: Collection[str]) -> None:
         """It is unpacked. ``asked`` are nodes whose process was asked for and not born."""
         if self.state is FlowState.RUNNING:
@@ -281,7 +217,7 @@ class FlowRun:
                 self.probes.start(node)
         again = tuple(node for node in asked if self.machine.workers[node].state is WorkerState.SPAWNING)
         if again:
-            self._spawn(again)
+            self.executor.spawn(again)
         for node in set(asked) - set(again):
             self._spawn_failed(node, "the daemon was upgraded before it was born")
 
@@ -311,10 +247,10 @@ class FlowRun:
         """How far it has come: state, workers that have started, workers."""
         ready = len(self.workers) - self.machine.count(*life.PHASES)
         told = {"flow": self.name, "state": str(self.state), "ready": ready, "total": len(self.plan.nodes)}
-        return told | ({"waits_for": self._waits_for} if self._waits_for else {})
+        return told | ({"waits_for": self.waits_for} if self.waits_for else {})
 
     @property
-    def _waits_for(self) -> str:
+    def waits_for(self) -> str:
         """What keeps workers from being born that were asked for."""
         trouble = self._services.launcher.trouble
         return trouble if trouble and any(worker.asked for worker in self.workers.values()) else ""
@@ -363,7 +299,7 @@ class FlowRun:
         living = [node for node, worker in self.workers.items() if worker.to_come]
         text = f"the daemon failed inside while it worked on this flow ({type(defect).__name__}: {defect}); see its log"
         for instruction in handle(self.machine, core.Collapsed(text, tuple(living)), _now()):
-            self._carry_out(instruction)
+            self.executor.carry_out(instruction)
 
     def _step(self, event: FlowEvent) -> None:
         subject = self.machine.workers.get(event.node) if isinstance(event, NodeEvent) else None
@@ -376,7 +312,7 @@ class FlowRun:
         if isinstance(event, NodeEvent):
             self._announce(event, before)
         for instruction in instructions:
-            self._carry_out(instruction)
+            self.executor.carry_out(instruction)
 
     def _illegal(self, event: FlowEvent, illegal: IllegalEvent) -> None:
         """A worker that says what it may not say now has broken the protocol. Anything else is our own defect."""
@@ -384,59 +320,6 @@ class FlowRun:
             self.broke(event.node, f"sent {type(event.event).__name__!r} while {illegal.state}")
         else:
             self._log.error("an event was not legal and is ignored", event_name=str(event), why=str(illegal))
-
-    def _carry_out(self, instruction: Instruction) -> None:
-        match instruction:
-            case core.Spawn(nodes):
-                self._spawn(nodes)
-            case core.Configure(node):
-                self._configure(node)
-            case core.Relink(node):
-                self.send_wiring(self.wiring.relink(node))
-                self.announce_relinked()
-            case core.Start(nodes):
-                self._start(nodes)
-            case core.Drain(nodes):
-                self._each(nodes, self._drain)
-            case core.Leave(node):
-                self._leave(node)
-            case core.Left(node):
-                self._handovers[node] = self.machine.workers[node].result
-            case core.Removed(node):
-                self._removed(node)
-            case core.Signal(nodes, kill):
-                self._each(nodes, lambda worker: worker.signal(kill=kill))
-            case core.WakePeers(node):
-                self._after_death(node, self.wiring.gone)
-            case core.Succeed(node):
-                self._after_death(node, self.wiring.succeeded)
-            case core.Restarting(node):
-                self.revivals.planned(node, instruction.kin, instruction.after_ns, instruction.reason)
-                self.news.restarting(instruction, self.machine.revival.rule(node))
-            case core.Restarted(node):
-                self.revivals.back(node)
-                self._begin_watching(node)
-                subject = self.machine.workers[node]
-                reason = self.revivals[node].last_reason
-                self.news.restarted(node, reason, subject.incarnation, self.workers[node].pid)
-            case core.ArmNode(node, after_ns):
-                self.revivals.arm(node, after_ns)
-            case core.Arm(_, after_ns):
-                self._disarm()
-                self._deadline = self._services.loop.call_later(after_ns / 1e9, self._deadline_passed)
-            case core.Disarm():
-                self._disarm()
-            case core.Enter(state):
-                self._entered(state)
-
-    def _each(self, nodes: Iterable[str], act: Callable[[WorkerProcess], None]) -> None:
-        """Have all of these workers told: one now, and a thousand with turns for everybody else."""
-        for worker in [self.workers[node] for node in nodes]:
-            self._services.nursery.turns.add(partial(act, worker))
-
-    def _drain(self, worker: WorkerProcess) -> None:
-        self._services.bus.stop_timers(worker)
-        worker.send(wire.Drain())
 
     @property
     def _callbacks(self) -> Callbacks:
@@ -448,11 +331,6 @@ class FlowRun:
             self._contained(self._worker_exited),
         )
 
-    def _planned(self, node: str) -> tuple[NodePlan, str]:
-        """How ``node`` is run, and where; also one that the flow has no more."""
-        found = self.plan.nodes.get(node)
-        return (found, self.plan.base_dir) if found is not None else self._former[node]
-
     def new_worker(self, node: str) -> WorkerProcess:
         """What is to be the process of ``node`` from now on."""
         services = self._services
@@ -463,79 +341,10 @@ class FlowRun:
             services.logs,
             self._callbacks,
             services.nursery,
-            self._planned(node)[0].manifest.resource_claims,
+            self.executor.planned(node)[0].manifest.resource_claims,
             services.max_frame,
         )
         return worker
-
-    def _spawn(self, nodes: tuple[str, ...]) -> None:
-        services = self._services
-        self._lives.intend({node: self.machine.workers[node].incarnation for node in nodes})
-        for node in nodes:
-            worker = self.new_worker(node)
-            worker.incarnation = self.machine.workers[node].incarnation
-            worker.to_come = True
-            services.nursery.turns.add(partial(self._spawn_one, worker))
-
-    def _spawn_one(self, worker: WorkerProcess) -> None:
-        """It is its turn; it may have been told to end before."""
-        services, node = self._services, worker.node
-        if self.workers.get(node) is not worker or not worker.to_come:
-            return
-        if self.machine.workers[node].state is not WorkerState.SPAWNING:
-            self._not_spawned(worker, "it was to end before it was asked for")
-            return
-        env = {"CHRONETIX_FLOW": self.name, "CHRONETIX_NODE": node}
-        plan, base_dir = self._planned(node)
-        argv = plan.argv
-        spare = None if argv else services.spares.take()
-        try:
-            if spare is not None:
-                worker.adopt(spare, env, base_dir)
-            else:
-                worker.spawn(services.launcher, argv, env, base_dir)
-        except OSError as refused:
-            if spare is not None:
-                services.spares.give_back(spare)
-            self._not_spawned(worker, str(refused))
-
-    def _not_spawned(self, worker: WorkerProcess, why: str) -> None:
-        worker.to_come = False
-        self.dispatch(NodeEvent(worker.node, life.SpawnFailed(why)))
-
-    def _configure(self, node: str) -> None:
-        message = self.wiring.configure(node, self._planned(node)[0].configure)
-        if message.on_daemon_loss == "survive":
-            message = msgspec.structs.replace(message, socket=self._services.socket(), token=self._lives.token(node))
-        self.workers[node].send(message)
-
-    def _start(self, nodes: tuple[str, ...]) -> None:
-        """All are ready: first put everyone on the bus, so that nothing published from now on is missed."""
-        for node in nodes if self._on_bus else self.workers:
-            self._services.bus.subscribe(self.workers[node], self._planned(node)[0].configure.subscriptions)
-        self._on_bus = True
-        starting = {node: self.workers[node] for node in nodes}
-        if self.plan.flow.on_daemon_loss == "survive":
-            # From then on they may outlive us: that they were born has to be known.
-            self._services.journal.when_written(lambda: self._send_start(starting))
-        else:
-            self._send_start(starting)
-
-    def _send_start(self, starting: Mapping[str, WorkerProcess]) -> None:
-        """To those that are to start still: the disk may have taken long."""
-        workers = self.machine.workers
-        left = [
-            node
-            for node, worker in starting.items()
-            if self.workers.get(node) is worker and node in workers and workers[node].state is WorkerState.STARTING
-        ]
-        for node in left:
-            self.wiring.started(node)
-        self.keep()
-        self._each(left, self._tell_start)
-
-    def _tell_start(self, worker: WorkerProcess) -> None:
-        worker.send(wire.Start(handover=self._handovers.pop(worker.node, None)))
 
     # -- roll-outs -----------------------------------------------------------------------------------------
 
@@ -546,7 +355,7 @@ class FlowRun:
 
     def revise(self, plan: Plan, change: Change) -> None:
         """From now on it is the flow of ``plan``, which differs by ``change``: for who is born, and for who asks."""
-        self._former |= {node: (self.plan.nodes[node], self.plan.base_dir) for node in change.named("removed")}
+        self.executor.revise(change.named("removed"))
         self.plan = plan
         edges = tuple((route.source, route.target) for route in plan.data_routes)
         self.machine.revise(tuple(plan.nodes), edges, plan.rules, plan.strategy)
@@ -569,37 +378,11 @@ class FlowRun:
         worker.incarnation = self.machine.workers[node].incarnation + 1
         self.workers[node] = worker
         worker.change_hands(self._callbacks)
-        self._lives.intend({node: worker.incarnation})
-        self._lives.born(node, worker.pid)
+        self.lives.intend({node: worker.incarnation})
+        self.lives.born(node, worker.pid)
         self.keep()
         self.news.spawned(node, worker.pid)
         self.dispatch(core.TakeOver(node, worker.pid))
-
-    def _removed(self, node: str) -> None:
-        del self.workers[node]
-        self.failures.pop(node, None)
-        self._former.pop(node, None)
-        self.revivals.forget(node)
-
-    def _leave(self, node: str) -> None:
-        """What comes for it on the bus from now on is for its successor."""
-        successor = self.rollout.standing(node) if self.rollout is not None else None
-        self._services.bus.hand_over(self.workers[node], successor, self.plan.nodes[node].configure.subscriptions)
-        self.probes.stop(node)
-        self.workers[node].send(wire.Leave())
-
-    # -- restarts ------------------------------------------------------------------------------------------
-
-    def _after_death(self, node: str, settle: Callable[[str], list[ToNode]]) -> None:
-        """Its routes go on without it, or wait for its successor, unless it left something that none can go on from."""
-        try:
-            self.send_wiring(settle(node))
-            self.keep()
-        except LostMemory as lost:
-            self.dispatch(core.NoSuccession(lost.node, lost.what))
-        except (shm.PeerFault, OSError, MemoryError) as fault:
-            self.dispatch(core.NoSuccession(node, f"left a ring that nobody can go on from: {fault}"))
-        self.announce_relinked()
 
     def announce_relinked(self) -> None:
         """Successors that no producer has to be linked to any more may start."""
@@ -608,58 +391,6 @@ class FlowRun:
         for node, subject in tuple(self.machine.workers.items()):
             if subject.state is WorkerState.READY and self.wiring.relinked(node):
                 self.dispatch(NodeEvent(node, life.Relinked()))
-
-    def _entered(self, state: FlowState) -> None:
-        self.changed_unix_ns = time.time_ns()
-        if state is FlowState.RUNNING:
-            self.keep()
-            self.held_frames.start()
-            for node, worker in self.workers.items():
-                if worker.alive:
-                    self._begin_watching(node)
-        if self.machine.ended:
-            self._release()
-        failure = self.machine.failure
-        why = self.reason or (f"node {failure.node!r} {failure.message}" if failure else "")
-        self.news.entered(state, why, len(self.plan.nodes))
-
-    def _begin_watching(self, node: str) -> None:
-        """Its worker runs: timers tick, and it is asked whether it lives."""
-        timers = self._planned(node)[0].configure.timers
-        if timers:
-            self._services.bus.start_timers(self.workers[node], timers)
-        self.probes.start(node)
-
-    def _release(self) -> None:
-        """The last worker is gone: say why it ended, and give everything back."""
-        failure = self.machine.failure
-        if failure is not None:
-            worker = self.workers.get(failure.node)
-            subject = self.machine.workers.get(failure.node)
-            ended, tail = subject.exit if subject else None, worker.stderr_tail if worker else []
-            self.reason = reason(failure, ended, tail, self._last_deaths.get(failure.node))
-            self.reason += f"; {self._delayed_by}" if self._delayed_by else ""
-        elif self.machine.killed:
-            self.reason = f"killed: {', '.join(self.machine.killed)}"
-        for node in tuple(self.workers):
-            if node not in self.plan.nodes:
-                self._removed(node)
-        self.revivals.close()
-        self.taps.end()
-        self.held_frames.stop()
-        self._keeping.close()
-        self.wiring.close(closing.beside)
-        shm_support.flow_ended()
-
-    def _disarm(self) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
-
-    def _deadline_passed(self) -> None:
-        self._deadline = None
-        self._delayed_by = self._waits_for
-        self.dispatch(core.DeadlinePassed())
 
     def _announce(self, event: NodeEvent, before: WorkerState) -> None:
         """Starts, faults and ends of workers are for everyone to see."""
@@ -672,14 +403,14 @@ class FlowRun:
             case life.Faulted() as fault:
                 self.news.faulted(node, fault)
             case life.Exited(ended):
-                self.news.exited(node, ended, self._last_deaths[node], before, self.workers[node].pid)
+                self.news.exited(node, ended, self.last_deaths[node], before, self.workers[node].pid)
             case _:
                 pass
 
     # -- the processes -------------------------------------------------------------------------------------
 
     def _spawned(self, node: str, pid: int) -> None:
-        self._lives.born(node, pid)
+        self.lives.born(node, pid)
         self.keep()
         self.dispatch(NodeEvent(node, life.Spawned(pid)))
 
@@ -690,19 +421,19 @@ class FlowRun:
         if self.home is not None:
             self.home.ended(node, ended)
             return
-        silent = self._silent.pop(node, None)
+        silent = self.silent.pop(node, None)
         if silent is not None:
             silent.cancel()
         self._services.bus.drop(self.workers[node])
         self.probes.stop(node)
         death = self.workers[node].death(ended, self.wiring.held(node))
-        self._last_deaths[node] = death
+        self.last_deaths[node] = death
         self.taps.gone(node)
         self._services.deaths.add(death)
         incarnation = self.workers[node].incarnation
         self.dispatch(NodeEvent(node, life.Exited(ended)))
         subject = self.machine.workers.get(node)
-        self._lives.gone(node, incarnation, well=subject is None or subject.state is WorkerState.EXITED)
+        self.lives.gone(node, incarnation, well=subject is None or subject.state is WorkerState.EXITED)
 
     async def deaths(self) -> dict[str, list[Death]]:
         """The last exits of each node, of earlier runs of this flow too."""
@@ -714,10 +445,14 @@ class FlowRun:
         if fault is not None:
             self.broke(node, str(fault))
         elif self.workers[node].alive:
-            self._silent[node] = self._services.loop.call_later(SILENT_EXIT_S, self._went_silent, node)
+            self.watch_silent(node)
+
+    def watch_silent(self, node: str) -> None:
+        """Its worker has closed its control socket: it is to exit by itself."""
+        self.silent[node] = self._services.loop.call_later(SILENT_EXIT_S, self._went_silent, node)
 
     def _went_silent(self, node: str) -> None:
-        del self._silent[node]
+        del self.silent[node]
         self.broke(node, "closed its control socket and lives on")
 
     def broke(self, node: str, what: str) -> None:
@@ -736,6 +471,36 @@ class FlowRun:
         self.dispatch(NodeEvent(node, life.Faulted("liveness", why)))
         self.workers[node].signal(kill=True)
 
+    # -- what its parts see of it --------------------------------------------------------------------------
+
+    def state_of(self, node: str) -> WorkerState:
+        """Where the worker of ``node`` is in its life."""
+        return self.machine.workers[node].state
+
+    def worker(self, node: str) -> WorkerProcess:
+        """The process of ``node``."""
+        return self.workers[node]
+
+    def holds(self, node: str, message: wire.Message, descriptors: list[int]) -> bool:
+        """What ``node`` said is to be heard later, when all workers are back. Raises ProtocolError."""
+        return self.home is not None and self.home.holds(node, message, descriptors)
+
+    def standing(self, node: str) -> WorkerProcess | None:
+        """The worker that stands by for ``node``."""
+        return self.rollout.standing(node) if self.rollout is not None else None
+
+    def seen(self) -> dict[str, Seen]:
+        """Its nodes as a roll-out sees them."""
+        return {node: self._seen(node, subject) for node, subject in self.machine.workers.items()}
+
+    def seen_of(self, node: str) -> Seen | None:
+        """One of them; None when it has no such node."""
+        subject = self.machine.workers.get(node)
+        return None if subject is None else self._seen(node, subject)
+
+    def _seen(self, node: str, subject: life.Worker) -> Seen:
+        return Seen(subject.state, subject.incarnation, self.machine.revival.group_of(node) is not None)
+
     def source(self, node: str) -> Mapping[int, int] | None:
         """What a tap on a route of ``node`` needs of it: its segments; None when it has no memory, or no more."""
         return self.wiring.segments_of(node)
@@ -743,7 +508,7 @@ class FlowRun:
     def _send_to(self, node: str, message: wire.Message, descriptors: Sequence[int]) -> None:
         self.workers[node].send(message, descriptors, give=True)
 
-    def send_wiring(self, messages: list[ToNode]) -> None:
+    def send_wiring(self, messages: Sequence[ToNode]) -> None:
         """Copies of the descriptors travel: ours may be closed before a worker has read what is sent to it. Whoever
         cannot be told for want of descriptors would wait for ever, and is killed."""
         for node, message, descriptors in messages:

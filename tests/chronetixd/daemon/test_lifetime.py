@@ -359,11 +359,11 @@ FAILS = """
 import sys
 if any("chronetixd" in word for word in sys.orig_argv):
     from chronetixd.records.exits import Deaths
-    from chronetixd.flows.run import FlowRun
-    start, add = FlowRun._start, Deaths.add
+    from chronetixd.flows.execute import Executor
+    start, add = Executor._start, Deaths.add
 
     def fail_to_start(self, nodes):
-        if self.name == "starting":
+        if self._run.name == "starting":
             raise MemoryError("by the test")
         start(self, nodes)
 
@@ -372,7 +372,7 @@ if any("chronetixd" in word for word in sys.orig_argv):
             raise KeyError("by the test")
         add(self, death)
 
-    FlowRun._start, Deaths.add = fail_to_start, fail_to_add
+    Executor._start, Deaths.add = fail_to_start, fail_to_add
 """
 
 

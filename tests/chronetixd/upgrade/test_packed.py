@@ -25,7 +25,7 @@ from chronetixd.core import held, router, timers, token_bucket
 from chronetixd.core.flow import state as flow_state
 from chronetixd.core.wiring import links, lives, machine, reroute, route_table, segments
 from chronetixd.dataplane import taps, wiring
-from chronetixd.flows import registry, restart_timers, run
+from chronetixd.flows import execute, registry, restart_timers, run
 from chronetixd.loop import connection
 from chronetixd.loop.connection import Connection, PackedConnection
 from chronetixd.packing import Bag, Unbag
@@ -187,13 +187,17 @@ def test_records_are_the_same_and_are_counted_on(fields: list[dict[str, Any]]) -
 STATE: dict[type, tuple[set[str], set[str]]] = {
     run.FlowRun: (
         {
-            "_deadline", "_keeping", "_last_deaths", "_lives", "_on_bus", "_silent", "changed_unix_ns", "failures",
-            "held_frames", "machine", "reason", "revivals", "submitted_unix_ns", "taps", "wiring", "workers",
+            "changed_unix_ns", "executor", "failures", "held_frames", "keeping", "last_deaths", "lives", "machine",
+            "reason", "revivals", "silent", "submitted_unix_ns", "taps", "wiring", "workers",
         },
         {
-            "_busy", "_delayed_by", "_events", "_former", "_handovers", "_hearing", "_kept", "_log", "_services",
-            "_watchers", "home", "name", "news", "plan", "probes", "rollout",
+            "_busy", "_events", "_hearing", "_kept", "_log", "_services", "_watchers", "home", "name", "news", "plan",
+            "probes", "rollout",
         },
+    ),
+    execute.Executor: (
+        {"_deadline", "on_bus"},
+        {"_delayed_by", "_former", "_handovers", "_run", "_services"},  # not within a roll-out
     ),
     process.WorkerProcess: (
         {

@@ -38,8 +38,8 @@ from chronetixd.dataplane.pack import (
     consumer_end,
     producer_end,
 )
+from chronetixd.flows.pack import PackedRun
 from chronetixd.flows.registry import PackedFlows, PackedListed
-from chronetixd.flows.run import PackedRun
 from chronetixd.packing import Bag, Packed, Unbag
 from chronetixd.settings import Settings
 from chronetixd.upgrade import snapshot as snapshots

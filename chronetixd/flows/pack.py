@@ -1,0 +1,84 @@
+"""A flow as plain data: what one image of the daemon hands over to the next, and how a flow is made of it again.
+
+Only what cannot be found out anew is in it. Nothing that unpacks acts: timers are armed, and nobody is told anything.
+"""
+
+from __future__ import annotations
+
+from chronetixd.core.death import Death
+from chronetixd.core.packed import PackedFlow, PackedWatch
+from chronetixd.dataplane.pack import PackedWiring
+from chronetixd.flows.frame_failures import FrameFailures
+from chronetixd.flows.restart_timers import PackedRevival
+from chronetixd.flows.run import FlowRun
+from chronetixd.packing import Bag, Packed, Unbag
+from chronetixd.store.descriptor_keys import Key
+from chronetixd.store.journal import StoredLife
+from chronetixd.workers.process import PackedProcess
+
+
+class PackedRun(Packed, frozen=True):
+    """A flow. ``deadline_ns``: when the armed deadline is due. ``silent``: nodes that have closed their control socket
+    and live on."""
+
+    machine: PackedFlow
+    wiring: PackedWiring
+    workers: dict[str, PackedProcess]
+    submitted_unix_ns: int
+    changed_unix_ns: int
+    reason: str
+    failures: dict[str, FrameFailures]
+    deadline_ns: int | None
+    last_deaths: dict[str, Death]
+    revivals: dict[str, PackedRevival]
+    silent: list[str]
+    on_bus: bool
+    lives: list[StoredLife]
+    warned: PackedWatch
+    taps: int
+    kept: list[Key] = []
+    """What the supervisor keeps of it."""
+
+
+def packed_run(run: FlowRun, bag: Bag) -> PackedRun:
+    """All of it; descriptors go into ``bag``. Nothing may be ``in_the_way``, and its taps are not part of it."""
+    return PackedRun(
+        machine=run.machine.packed(),
+        wiring=run.wiring.packed(bag),
+        workers={node: worker.packed(bag) for node, worker in run.workers.items()},
+        submitted_unix_ns=run.submitted_unix_ns,
+        changed_unix_ns=run.changed_unix_ns,
+        reason=run.reason,
+        failures=run.failures,
+        deadline_ns=run.executor.deadline_ns,
+        last_deaths=run.last_deaths,
+        revivals=run.revivals.packed(),
+        silent=list(run.silent),
+        on_bus=run.executor.on_bus,
+        lives=run.lives.packed(),
+        warned=run.held_frames.packed(),
+        taps=run.taps.next,
+        kept=run.keeping.packed(),
+    )
+
+
+def unpack_run(run: FlowRun, packed: PackedRun, bag: Unbag) -> None:
+    """Have ``run`` be the flow that ``packed`` was. Raises ValueError, OSError."""
+    run.machine.unpack(packed.machine)
+    run.wiring.unpack(packed.wiring, bag)
+    for node, worker in packed.workers.items():
+        run.new_worker(node).unpack(worker, bag)
+    run.submitted_unix_ns, run.changed_unix_ns = packed.submitted_unix_ns, packed.changed_unix_ns
+    run.reason = packed.reason
+    run.failures |= packed.failures
+    run.last_deaths = dict(packed.last_deaths)
+    run.executor.on_bus = packed.on_bus
+    run.remember(packed.lives)
+    run.held_frames.unpack(packed.warned)
+    run.taps.next = packed.taps
+    run.keeping.unpack(packed.kept)
+    run.revivals.unpack(packed.revivals)
+    if packed.deadline_ns is not None:
+        run.executor.arm(packed.deadline_ns)
+    for node in packed.silent:
+        run.watch_silent(node)
