@@ -1,0 +1,200 @@
+"""The parts of a daemon, made from its settings and given to one another. None of them acts before the daemon has it do
+so: a rehearsal makes them all, too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from chronetixd.bus.event_bus import Bus
+from chronetixd.control.server import Server
+from chronetixd.daemon.troubles import Troubles
+from chronetixd.flows.context import Services
+from chronetixd.flows.registry import Flows
+from chronetixd.linux.cgroups import Groups, find_place
+from chronetixd.loop import garbage
+from chronetixd.loop.aside import Aside
+from chronetixd.loop.garbage import Garbage
+from chronetixd.loop.inspection import Inspection
+from chronetixd.loop.turns import Turns
+from chronetixd.records.audit import Audit
+from chronetixd.records.events import Events
+from chronetixd.records.exits import Deaths
+from chronetixd.records.logfiles import LogFiles
+from chronetixd.records.logs import Logs
+from chronetixd.settings import Settings
+from chronetixd.store.journal import Journal
+from chronetixd.store.state_dir import StateDir
+from chronetixd.systemd.fdstore import Store, limit_of
+from chronetixd.systemd.notify import Supervisor
+from chronetixd.systemd.watchdog import Watchdog, of_environment
+from chronetixd.workers.launcher import Launcher
+from chronetixd.workers.orphans import Strays
+from chronetixd.workers.pool import Spares
+from chronetixd.workers.pump import Pump
+from chronetixd.workers.sandbox import Nursery
+
+CHECKS, READS = 4, 4
+"""Flows that are checked at once, and logs that are read at once, before others have to wait for the files of these."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tells:
+    """What the parts tell the daemon, or ask it for."""
+
+    client: Callable[[socket.socket], None]
+    known_pids: Callable[[], set[int]]
+    launcher_ready: Callable[[int], None]
+    launcher_lost: Callable[[str], None]
+    launcher_hopeless: Callable[[str], None]
+    held_warning_s: Callable[[], float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class House:
+    """All parts but those that clients talk to."""
+
+    name: str
+    events: Events
+    log_files: LogFiles
+    logs: Logs
+    state: StateDir
+    audit: Audit
+    server: Server
+    watchdog: Watchdog
+    groups: Groups
+    garbage: Garbage
+    strays: Strays
+    pump: Pump
+    inspection: Inspection
+    launcher: Launcher
+    bus: Bus
+    spares: Spares
+    journal: Journal
+    scribe: Aside
+    """Writes the journal."""
+    supervisor: Supervisor
+    store: Store
+    disk: Aside
+    """Works on the state folder."""
+    looks: Aside
+    """Reads what /proc says of processes."""
+    reads: Aside
+    """Reads logs, for who asks for them."""
+    checks: Aside
+    """Looks at what flows name."""
+    deaths: Deaths
+    services: Services
+    flows: Flows
+
+    def close(self) -> None:
+        """Give back what all of them have. The last one is the lock of the state folder."""
+        self.garbage.end()
+        self.server.close()
+        self.bus.close()
+        self.journal.close()
+        self.scribe.close(0)
+        self.supervisor.close()
+        self.strays.close()
+        self.pump.close()
+        self.log_files.close()
+        self.disk.close()
+        self.looks.close()
+        self.checks.close(0)
+        self.reads.close(0)
+        self.groups.close()
+        self.watchdog.stop()
+        self.audit.close()
+        self.state.release()
+
+
+def build(settings: Settings, loop: asyncio.AbstractEventLoop, *, name: str, tells: Tells) -> House:
+    """Make them; ``name`` is what clients and workers are told."""
+    folder = Path(settings.state_dir)
+    events = Events()
+    troubles = Troubles(loop, events)
+    disk, scribe = Aside(loop, "chronetix-disk"), Aside(loop, "chronetix-journal")
+    log_files = LogFiles(
+        folder / "logs", time.time_ns(), settings.log_file_bytes, settings.log_files, troubles.logs_soon
+    )
+    logs = Logs(files=log_files)
+    deaths = Deaths(
+        folder / "deaths",
+        lambda trouble: disk.post(partial(troubles.deaths, trouble)),
+        lambda damage: disk.post(partial(troubles.deaths_damage, damage)),
+        disk.do,
+    )
+    journal = Journal(folder / "journal", troubles.journal, loop.call_later, scribe.do, scribe.post, scribe.settle)
+    audit = Audit(loop, folder, settings.audit_bytes, events, settings.audit_reads)
+    server = Server(loop, Path(settings.socket), tells.client)
+    supervisor = Supervisor(loop.call_later)
+    store = Store(supervisor, limit_of(os.environ))
+    groups = Groups(loop, find_place(settings.cgroup), settings.state_dir)
+    turns = Turns(loop)
+    pump = Pump(loop)
+    strays = Strays(loop, tells.known_pids, lambda: launcher.announced, turns)
+    nursery = Nursery(groups, strays, pump, turns)
+    launcher = Launcher(
+        loop,
+        on_ready=tells.launcher_ready,
+        on_lost=tells.launcher_lost,
+        on_hopeless=tells.launcher_hopeless,
+        on_announced=strays.look_soon,
+    )
+    spares = Spares(loop, launcher, nursery, settings.spares, troubles.spares_full)
+    bus = Bus(loop, events)
+    checks = Aside(loop, "chronetix-checks", threads=CHECKS)
+    services = Services(
+        loop=loop,
+        launcher=launcher,
+        spares=spares,
+        nursery=nursery,
+        bus=bus,
+        events=events,
+        logs=logs,
+        deaths=deaths,
+        disk=disk,
+        checks=checks,
+        journal=journal,
+        store=store,
+        socket=lambda: str(server.path),
+        daemon=name,
+        max_frame=settings.max_frame,
+        held_warning_s=tells.held_warning_s,
+    )
+    return House(
+        name=name,
+        events=events,
+        log_files=log_files,
+        logs=logs,
+        state=StateDir(folder),
+        audit=audit,
+        server=server,
+        watchdog=of_environment(loop),
+        groups=groups,
+        garbage=garbage.of(loop),
+        strays=strays,
+        pump=pump,
+        inspection=Inspection(loop),
+        launcher=launcher,
+        bus=bus,
+        spares=spares,
+        journal=journal,
+        scribe=scribe,
+        supervisor=supervisor,
+        store=store,
+        disk=disk,
+        looks=Aside(loop, "chronetix-looks"),
+        reads=Aside(loop, "chronetix-reads", threads=READS),
+        checks=checks,
+        deaths=deaths,
+        services=services,
+        flows=Flows(services, settings.limits, journal),
+    )
