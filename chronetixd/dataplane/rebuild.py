@@ -8,8 +8,6 @@ dead node is missing that a successor would need, the flow cannot go on, and tha
 
 from __future__ import annotations
 
-import os
-import struct
 from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -17,6 +15,7 @@ from chronetix import shm
 from chronetix.protocol.errors import error
 from chronetix.protocol.messages import Reattach
 from chronetix.protocol.messages import Stage as ShownStage
+from chronetix.shm import layout
 from chronetixd.core.wiring.stages import DataRoute, Handle, Memory, Place, Stage, check_count
 from chronetixd.core.wiring.states import ConsumerEnd, NodeState, ProducerEnd
 from chronetixd.dataplane.checked import checked
@@ -143,7 +142,7 @@ def _stage(
         stage.producer.stages += 1
     for fd in (stage.ring, stage.credit):
         if fd is not None:
-            stage.base_seq = base_seq(fd)
+            stage.base_seq = layout.base_seq(fd)
     return stage
 
 
@@ -153,12 +152,6 @@ def _has_frames(ring: int) -> bool:
         return shm.remains(ring)[0] > 0
     except shm.PeerFault:
         return True  # whoever goes on from it will be told
-
-
-def base_seq(fd: int) -> int:
-    """Where a stage begins: from the header of a RING or CREDIT, which was checked."""
-    (value,) = struct.unpack_from("<Q", os.pread(fd, 64, 0), 24)
-    return int(value)
 
 
 def missing(

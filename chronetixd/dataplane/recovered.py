@@ -7,20 +7,16 @@ owns them, and what nobody asked for is closed.
 
 from __future__ import annotations
 
-import os
-import struct
 from collections.abc import Iterator, Mapping
 
 from chronetix.protocol.errors import ChronetixError
+from chronetix.shm import layout
 from chronetixd.core.wiring.stages import Memory
 from chronetixd.core.worker import Exit
 from chronetixd.dataplane.checked import checked
 from chronetixd.linux.pidfd import is_pidfd, told_by
 from chronetixd.loop.closing import close_memory
 from chronetixd.store.descriptor_keys import Key, Kind
-
-_CLOSED, _NEXT, _STAMPS = 64, 264, 5376
-"""Where in a RING or CREDIT ``closed`` is, in a CREDIT ``next``, and the stamps begin (SPEC §3, §4)."""
 
 
 class Kept:
@@ -77,7 +73,7 @@ class Kept:
         """Whoever was ``node`` last has closed all of its ends: the streams, and what it took from."""
         ends = [key for key in self._found if key.node == node and key.kind in ("ring", "credit")]
         last = {key.route: key for key in sorted(ends, key=lambda key: (key.number, key.incarnation))}
-        return bool(last) and all(any(os.pread(self._found[key], 8, _CLOSED)) for key in last.values())
+        return bool(last) and all(layout.closed(self._found[key]) for key in last.values())
 
     def exit(self, node: str, incarnation: int, pid: int) -> Exit:
         """How the process of ``node`` has ended; unknown where the kernel does not tell."""
@@ -108,23 +104,13 @@ def _is(key: Key, fd: int) -> bool:
         return is_pidfd(fd)
     try:
         checked(fd, key.kind, str(key))
-        if key.kind == "segment":
-            return True
-        (epoch,) = struct.unpack("<Q", os.pread(fd, 8, 16))
-    except (ChronetixError, OSError, struct.error):
+        return key.kind == "segment" or layout.epoch(fd) == key.number
+    except (ChronetixError, OSError, ValueError):
         return False
-    return bool(epoch == key.number)
 
 
 def _inherited(credit: int, before: int) -> bool:
     """Everything that is said in the CREDIT ``before`` is in this one too, or more (SPEC §10.2): its consumer had
     finished with the predecessor."""
-    here, there = _said(credit), _said(before)
+    here, there = layout.given_back(credit), layout.given_back(before)
     return len(here) == len(there) and all(mine >= other for mine, other in zip(here, there, strict=True))
-
-
-def _said(credit: int) -> tuple[int, ...]:
-    """``next``, and the stamp of each slot. The header was checked."""
-    (slots_log2,) = struct.unpack("<I", os.pread(credit, 4, 32))
-    words = os.pread(credit, 8 << slots_log2, _STAMPS)
-    return struct.unpack(f"<Q{1 << slots_log2}Q", os.pread(credit, 8, _NEXT) + words)

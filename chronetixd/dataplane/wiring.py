@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 from chronetix import shm
 from chronetix.protocol import messages as wire
 from chronetix.protocol.errors import error
+from chronetix.shm import layout
 from chronetixd.core.death import HeldFrames
 from chronetixd.core.wiring.lives import LostMemory
 from chronetixd.core.wiring.machine import Machine
@@ -239,7 +240,7 @@ class Wiring:
             segments = {index: next(fds) for index in message.segments}
             for index, fd in segments.items():
                 self._check_segment(node, index, fd)
-            based = [(Handle(ring), rebuild.base_seq(ring)) for ring in rings]
+            based = [(Handle(ring), layout.base_seq(ring)) for ring in rings]
             kept = {index: Handle(fd) for index, fd in segments.items()}
             with self._carried_out() as machine:
                 told = machine.lives.offer(node, message, based, [Handle(fd) for fd in credits], kept)
