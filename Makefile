@@ -77,8 +77,8 @@ bench-recover: .venv/bench ## from kill -9 of a worker to its successor's first 
 bench-loop: .venv/dev ## what a neighbour's version takes while others start, die, are described, wait for a disk
 	$(BIN)/python -m bench.loop $(if $(JSON),--json $(JSON))
 
-diagrams: .venv/dev ## draw the machines' tables in docs/states.md anew
-	CHRONETIX_DRAW=1 $(BIN)/pytest -q tests/chronetixd/core/test_diagram.py
+diagrams: .venv/dev ## draw the machines' tables in docs/states.md anew, and that of docs/events.md
+	CHRONETIX_DRAW=1 $(BIN)/pytest -q tests/chronetixd/core/test_diagram.py tests/chronetixd/records/test_event_catalogue.py
 
 bench-upgrade: .venv/dev ## how long the control plane stands still while the daemon is replaced in place
 	$(BIN)/python -m bench.upgrade $(if $(JSON),--json $(JSON))

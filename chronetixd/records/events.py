@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import structlog
 
+from chronetix.protocol.events import CATALOGUE
 from chronetixd.records.feed import Feed
 
 EVENT_CAPACITY = 4096
@@ -15,7 +16,7 @@ EVENT_CAPACITY = 4096
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):
-    """One event. ``kind`` is flow-STATE, worker-STATE, or a name of its own such as ``launcher-restarted``."""
+    """One event. ``kind`` is one of the catalogue's (:mod:`chronetix.protocol.events`)."""
 
     sequence: int
     unix_ns: int
@@ -34,7 +35,11 @@ class Events:
         self._log = structlog.get_logger("chronetixd.records.events")
 
     def emit(self, kind: str, *, flow: str = "", node: str = "", message: str = "", **data: Any) -> None:
-        """Note that ``kind`` happened now. ``data`` must be CBOR-able."""
+        """Note that ``kind`` happened now. ``data`` must be CBOR-able. Raises LookupError for a kind that the catalogue
+        does not have."""
+        known = CATALOGUE.get(kind)
+        if known is None:
+            raise LookupError(f"no event {kind!r} in protocol/events.json")
         event = Event(
             sequence=self.feed.appended + 1,
             unix_ns=time.time_ns(),
@@ -45,7 +50,5 @@ class Events:
             data=data,
         )
         self.feed.append(event)
-        bad = kind in ("flow-failed", "worker-failed", "worker-faulted", "launcher-lost")
-        log = self._log.warning if bad else self._log.info if kind.startswith("flow-") else self._log.debug
         where = {key: value for key, value in (("flow", flow), ("node", node), ("message", message)) if value}
-        log(kind, **where, **data)
+        getattr(self._log, known.level)(kind, **where, **data)
