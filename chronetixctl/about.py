@@ -19,16 +19,6 @@ from chronetixd import installed
 _COLUMNS = (Column("CODE", right=True), Column("NAME"), Column("WHAT HAPPENED"))
 
 
-def own_version() -> str:
-    """This program's version, as installed."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("chronetix")
-    except PackageNotFoundError:
-        return "0+source"
-
-
 @command(
     """
 chronetixctl version
@@ -41,7 +31,7 @@ def version(session: Session, client_only: bool) -> int:
     """Show the versions of this program and of the daemon that answers, and where its documents and headers are."""
     value: dict[str, Any] = {
         "client": {
-            "version": own_version(),
+            "version": installed.version(),
             "protocol": list(PROTOCOL_VERSIONS),
             "python": platform.python_version(),
             "documents": str(installed.documents() or ""),

@@ -138,9 +138,9 @@ class Commands(click.Group):
 
 def _print_version(ctx: click.Context, _: click.Parameter, asked: bool) -> None:
     if asked:
-        from chronetixctl.about import own_version
+        from chronetixd.installed import version
 
-        click.echo(f"{PROGRAM} {own_version()}")
+        click.echo(f"{PROGRAM} {version()}")
         ctx.exit()
 
 

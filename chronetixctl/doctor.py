@@ -13,10 +13,10 @@ import click
 
 from chronetix.protocol.errors import ChronetixError
 from chronetixctl import exits, output
-from chronetixctl.about import own_version
 from chronetixctl.app import Session
 from chronetixctl.options import command
 from chronetixctl.output import Column
+from chronetixd import installed
 
 _COLUMNS = (Column("STATUS"), Column("AREA"), Column("CHECK"), Column("FOUND"))
 _COLOURS = {"PASS": "green", "WARN": "yellow", "FAIL": "red"}
@@ -39,7 +39,7 @@ def doctor(session: Session, problems: bool) -> int:
 
     settings = configure({"socket": socket_path(session.socket)}, os.environ, os.geteuid()).settings
     daemon, findings, unreachable = _ask(session)
-    facts = {"client_version": own_version()}
+    facts = {"client_version": installed.version()}
     sides = (Side.CLIENT,) if findings is not None else (Side.DAEMON, Side.CLIENT)
     found = [finding.as_map() for finding in examine(Place(settings, facts, daemon, unreachable), sides)]
     every = [*(findings or []), *found]

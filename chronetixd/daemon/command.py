@@ -16,6 +16,7 @@ from chronetix.protocol.errors import ChronetixError
 from chronetixd.control.admission import rules_of
 from chronetixd.daemon import daemon
 from chronetixd.doctor import Place, Side, Status, examine
+from chronetixd.installed import version
 from chronetixd.records import logs
 from chronetixd.settings import Configured, Source
 from chronetixd.systemd.activation import receive
@@ -43,7 +44,7 @@ SIGHUP reads the configuration again.
 @click.option("--log-level", type=click.Choice(logs.LEVELS), help="Lowest level that is logged (info).")
 @click.option("--log-format", type=click.Choice(["auto", "console", "json"]), help="auto: console on a terminal.")
 @click.option("--check-upgrade", type=int, hidden=True, help="Rehearse with the snapshot in this descriptor.")
-@click.version_option(daemon.version(), prog_name="chronetixd")
+@click.version_option(version(), prog_name="chronetixd")
 def command(config: str | None, check: bool, check_upgrade: int | None, **flags: Any) -> None:
     """Run the Chronetix daemon in the foreground."""
     try:

@@ -22,6 +22,7 @@ import structlog
 import uvloop
 
 from chronetix.protocol.errors import ChronetixError, error
+from chronetixd import installed
 from chronetixd.control.admission import Admission, rules_of, socket_group
 from chronetixd.control.verbs import Context
 from chronetixd.control.views import Figures
@@ -57,16 +58,6 @@ SWITCH_S = 0.0005
 
 PARTING_S = 0.05
 """The same when the next image takes over, and everybody waits for that."""
-
-
-def version() -> str:
-    """The installed version, ``0+source`` when run from a tree that is not installed. (Slow to find out.)"""
-    from importlib import metadata
-
-    try:
-        return metadata.version("chronetix")
-    except metadata.PackageNotFoundError:
-        return "0+source"
 
 
 class Daemon:
@@ -443,9 +434,9 @@ def rehearse(state: int) -> None:
 
     def rebuild(snapshot: Snapshot) -> tuple[str, int]:
         source, configured = configured_by(snapshot)
-        made = Daemon(configured, Received(), source, uvloop.new_event_loop(), version())
+        made = Daemon(configured, Received(), source, uvloop.new_event_loop(), installed.version())
         made.unpack(snapshot, Unbag(snapshot.descriptors), rehearsal=True)
-        return version(), len(made._house.flows.worker_pids())
+        return installed.version(), len(made._house.flows.worker_pids())
 
     rehearsal.rehearse(state, rebuild)
 
@@ -458,7 +449,7 @@ def run(configured: Configured, received: Received, source: Source, arrival: Arr
 
     async def main() -> None:
         asyncio.get_running_loop().set_exception_handler(_unexpected)
-        known = version() if arrival is None else arrival.version
+        known = installed.version() if arrival is None else arrival.version
         await Daemon(configured, received, source, asyncio.get_running_loop(), known).run(arrival)
 
     try:

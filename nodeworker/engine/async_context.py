@@ -8,17 +8,30 @@ import asyncio
 from collections.abc import Callable, Coroutine, Generator
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from chronetix.nodeworker.api.context import Context, nanoseconds
 from chronetix.nodeworker.api.errors import RequestFailed, late
 from chronetix.nodeworker.api.message import Message
 from chronetix.shm import Loan
 
-if TYPE_CHECKING:
-    from chronetix.nodeworker.engine.async_loop import AsyncLoop
-
 T = TypeVar("T")
+
+
+class EventLoopSide(Protocol):
+    """What the context needs of the loop that runs the node (:mod:`chronetix.nodeworker.engine.async_loop`)."""
+
+    def send(self, to: str | None, data: Any, timeout: float | None) -> Coroutine[Any, Any, None]:
+        """Wait for its turn, then for credit, and send."""
+
+    def loan(self, to: str | None, nbytes: int, timeout: float | None) -> Coroutine[Any, Any, Loan]:
+        """Wait as a send does, and lend room."""
+
+    def asks(self, more: int) -> None:
+        """So many more requests are open."""
+
+    def fail(self, reason: BaseException) -> None:
+        """The node has failed."""
 
 
 class Pending(Generic[T]):
@@ -49,9 +62,9 @@ class AsyncContext(Context):
 
     awaited = True
 
-    _air: AsyncLoop | None
+    _air: EventLoopSide | None
 
-    def adopt(self, air: AsyncLoop) -> None:
+    def adopt(self, air: EventLoopSide) -> None:
         """The event loop's side of the node; before that nothing can be sent."""
         self._air = air
 
@@ -108,8 +121,8 @@ class AsyncContext(Context):
             raise end
         return end
 
-    def _started(self) -> AsyncLoop:
-        air: AsyncLoop | None = getattr(self, "_air", None)
+    def _started(self) -> EventLoopSide:
+        air: EventLoopSide | None = getattr(self, "_air", None)
         if air is None:
             raise RuntimeError(f"node {self.node!r} can send and ask from on_start on, not in its constructor")
         return air
