@@ -2,7 +2,8 @@
 
 Every call is held against the right that its verb takes and against its user's quota before anything else is looked at,
 and goes into the audit log. Calls of one client run side by side, at most MAX_CALLS at once. Whatever a client sends
-wrongly ends its own connection, after telling it why, and nothing else.
+wrongly ends its own connection, after telling it why, and nothing else. A call's way is one file from its right to its
+record in the audit log, so that none goes round a check.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ added begin, and those that stay send by other routes. Then nodes leave, or end 
 that sent to it, so that what an old worker has sent to an old one is worked on by that; then all successors take over
 at once, sinks first. Who died meanwhile and was born again has left already: nobody behind it waits for those before
 it, for they may wait for it. It looks at what is and not at what has happened: whoever feeds it says ``Looked`` after
-every change. The table is total.
+every change. The table is total. Words, steps and table are one file, for every rule above goes across all of them.
 """
 
 from __future__ import annotations

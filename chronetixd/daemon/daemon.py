@@ -3,7 +3,8 @@
 Order of the start: state folder (so that there is one daemon), journal, audit log, control socket, launcher, the flows
 that are wanted still; then the supervisor is told. Order of the end: flows drain, clients are answered, the launcher
 ends, the socket and the lock go. A first SIGTERM or SIGINT drains, a second one kills the workers; SIGHUP reads the
-configuration again.
+configuration again. What its parts are is in ``build``; here is what they do together: begin, go on from the image
+before, be configured again, end.
 """
 
 from __future__ import annotations

@@ -3,7 +3,8 @@
 Nobody's word is taken: every descriptor is checked (seals, size, header) before the machine hears of it. A handle is
 the descriptor's number; an end of a line is one that is made when it is sent. Memory outlives the worker that made it:
 until the flow has ended, or until a stage whose producer is dead is drained. No message is sent here; what has to be
-sent is returned.
+sent is returned. There is one method for each thing that the machine is told, and it is short: what is long is their
+list.
 """
 
 from __future__ import annotations

@@ -3,7 +3,8 @@
 What breaks the rules becomes a worker's fault and ends its flow, nobody else's. Events that arise while instructions
 are carried out (``execute``) wait until those are done. What workers say is in ``worker_messages``, what everybody is
 told in ``flow_events``, what is handed over in an upgrade in ``pack``. These, a roll-out and a recovery know of a flow
-what their own protocol names, and import none.
+what their own protocol names, and import none. What is here is one thing: the queue of events, and the few ways by
+which something outside becomes one.
 """
 
 from __future__ import annotations

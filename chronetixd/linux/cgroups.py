@@ -7,6 +7,8 @@ Below a group that was delegated to us, one folder for each state folder holds t
 * Controllers are enabled as far as the kernel lets us; ``missing`` names those that are not. Killing a tree and waiting
   for its end need none.
 * A leaf goes when nothing lives in it. Leaves that a dead daemon left behind are killed and removed at the next start.
+
+Finding the place, making a leaf and giving it up are one file: all of it is what the kernel allows in one folder.
 """
 
 from __future__ import annotations

@@ -4,7 +4,8 @@ Rules: a queue of what is to be sent, flushed once a loop turn, so that messages
 everything received goes to ``on_message`` in order; a fault of the peer, or of a handler, ends this connection only.
 Descriptors that a handler leaves in its list are closed. A peer that cannot be written to is still read to its end:
 its last words matter. A stranger's descriptors are not received here but by an inspector, and its socket is closed
-where nobody waits for what comes out of it.
+where nobody waits for what comes out of it. In and out are one class, for each holds the other up: who reads no answers
+is not listened to, and what cannot be written is still read.
 """
 
 from __future__ import annotations

@@ -12,6 +12,8 @@ children; a launcher that dies takes none with it. Rules:
   is stopped, hangs or answers garbage is killed, and that is a death like any other;
 * after HOPELESS launchers in a row that were never ready whoever waits is told so, until one is ready again. The daemon
   and what runs go on.
+
+All of these are about the requests that are open, which is why they are one class.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """One worker's process: its control socket, its pipes, its pidfd, and the tree of what it started.
 
 Moves bytes, descriptors and signals; decides nothing. What the worker wrote before it died is handed on before its
-exit, and its exit is told only when nothing is left of its tree.
+exit, and its exit is told only when nothing is left of its tree. Socket, pipes and tree are one class because of that
+order: each of them may be the last to end.
 """
 
 from __future__ import annotations

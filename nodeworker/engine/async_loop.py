@@ -3,7 +3,8 @@
 Rules: one thread, one place to sleep (``waits``), no task polls. Up to ``max_inflight`` frames are worked on at once;
 each is returned when what comes of it is committed, which is in the order of the frames unless the plugin says
 ``ordered = False``. Ticks and messages come one after another, beside the frames. An ``await`` is a wait: a drain
-cancels a source that waits for its next item, an interrupt whatever waits. What a callback raises ends the node.
+cancels a source that waits for its next item, an interrupt whatever waits. What a callback raises ends the node. The
+ways of frames, items and events are one class, since they share one order of sends.
 """
 
 from __future__ import annotations

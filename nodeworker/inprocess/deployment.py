@@ -3,7 +3,8 @@ same rings, credits, fan-out, end of stream, timers and event bus.
 
 It is cooperative. Consumers go first, then each source makes a few items. A send that finds no credit drives the
 consumers of its routes until there is one; if all credits are held by consumers that wait for more, nothing could
-ever go on, and the flow fails saying so. A drain ends the sources; the rest ends as its inputs end.
+ever go on, and the flow fails saying so. A drain ends the sources; the rest ends as its inputs end. Whose turn it
+is, is one decision, made of the state of all nodes and routes: that is what this file is.
 """
 
 from __future__ import annotations

@@ -7,6 +7,9 @@ second time.
 
 A child that the plugin forks is no worker. What goes on in it ends where the plugin was called: it says nothing to the
 daemon or the peers, and ends with the status that its ``sys.exit`` asks for, or 1.
+
+The socket, its reader, the memory, the node and its loop are modules of their own. What is here is the order in which
+they begin and end, and which exit code each way out has; both are one table, however it is cut.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
  * Two counts bound what a document can make us allocate before its content is there: `owed`, the items that open containers
  * still wait for, each of which takes at least one byte of what is left; and `items`, all that were announced. A container
  * is made only when both agree to its length, so lists that claim a million items each, 64 deep, are refused by their heads.
+ * Heads, items and stack are one file, as every one of them moves both counts.
  */
 #include "cbor.h"
 

@@ -1,6 +1,7 @@
 /* Objects to bytes: one pass over an explicit stack, which may be left after any item and gone on with later. What is
  * written meanwhile belongs to whoever gave it: a container that has another length when its end comes is refused, and none
- * is ever read beyond its end. What is short stays in the writer itself; beyond that a bytearray grows.
+ * is ever read beyond its end. What is short stays in the writer itself; beyond that a bytearray grows. Stack, items and the
+ * writer are one file: each step may be the last one of a slice, and what that leaves behind is known by all three.
  */
 #include "cbor.h"
 

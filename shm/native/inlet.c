@@ -1,5 +1,8 @@
 /* shm.Inlet: frames from several routes, by class, deadline and turn (turn.h), sleeping in one place.
  *
+ * Choosing and sleeping are one file: an inlet sleeps on just what its choice has found empty, and whoever looks at one of
+ * them alone misses a wake-up.
+ *
  * Waiting: look, spin a little, register as sleeper, publish the positions waited for, fence, look again, sleep. See
  * SPEC.md, Wake-up.
  */

@@ -1,7 +1,8 @@
 /* The consuming end of a route: it owns CREDIT and reads RING and the producer's segments.
  *
  * Calls on one consumer are serialised by its caller, but for chx_consumer_return, which any thread may call. A
- * descriptor is copied into locals, checked, and only then believed; a wrong one detaches the route (CHX_FAULT).
+ * descriptor is copied into locals, checked, and only then believed; a wrong one detaches the route (CHX_FAULT). All that
+ * writes CREDIT is in this file, so that each word's order can be read beside its partner's in ring.h.
  */
 #ifndef CHRONETIX_CREDIT_H
 #define CHRONETIX_CREDIT_H

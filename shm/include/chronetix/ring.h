@@ -5,6 +5,8 @@
  *
  * Frames that are committed and not returned stand in a private list in commit order, one entry a slot. `returned` says
  * how many of them have come back since the last look; only then is the list walked, comparing each slot's stamp.
+ *
+ * All that writes RING is in this file, so that each word's order can be read beside its partner's in credit.h.
  */
 #ifndef CHRONETIX_RING_H
 #define CHRONETIX_RING_H
