@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chronetixd.compile import Compiled, CompileError, compile_text
+from chronetixd.compile import Compiled, CompileError, compile_text, tree
 
 FLOW = 'nodes: [{{id: a, plugin: {{artifact: "python://m:f"}}, params: {{v: {}}}}}]'
 
@@ -93,6 +93,26 @@ def test_an_alias_bomb_is_refused() -> None:
     lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 30)]
 
     assert "aliases are expanded" in refusal("\n".join(lines))
+
+
+@pytest.mark.parametrize("name", ["flow.yaml", "flow.json"])
+def test_as_many_levels_as_the_limit_are_read_and_one_more_is_not(name: str) -> None:
+    """The document is the first level, what stands innermost the last."""
+    assert "levels deep" not in refusal(
+        '{"a": ' + "[" * (tree.MAX_DEPTH - 2) + "1" + "]" * (tree.MAX_DEPTH - 2) + "}", name
+    )
+    assert "levels deep" in refusal(
+        '{"a": ' + "[" * (tree.MAX_DEPTH - 1) + "1" + "]" * (tree.MAX_DEPTH - 1) + "}", name
+    )
+
+
+def test_as_many_values_as_the_limit_are_read_and_one_more_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an alias stands for counts where it stands; keys do not."""
+    text = "{a: &x [1, 2], b: *x, c: [*x]}"  # the mapping, three lists, one that holds a list, and six numbers
+    monkeypatch.setattr(tree, "MAX_NODES", 11)
+    assert "aliases are expanded" not in refusal(text)
+    monkeypatch.setattr(tree, "MAX_NODES", 10)
+    assert "more than 10 values once aliases are expanded" in refusal(text)
 
 
 @pytest.mark.parametrize(

@@ -109,6 +109,18 @@ def test_more_items_than_the_limit_are_refused_before_they_are_made() -> None:
         cbor.loads(crowd)
 
 
+@pytest.mark.parametrize(
+    ("value", "items"),
+    [(7, 1), ([], 1), ([1, 2, 3], 4), ({"a": 1}, 3), ([[], {"a": []}], 5), ({"a": {"b": [1]}, "c": 2}, 8)],
+)
+def test_as_many_items_as_the_limit_are_taken_and_one_more_is_not(value: object, items: int) -> None:
+    """A key is an item, and so is every container."""
+    assert cbor.loads(cbor.dumps(value), items) == value
+    if items > 1:
+        with pytest.raises(cbor.CborError, match=f"more than {items - 1} items"):
+            cbor.loads(cbor.dumps(value), items - 1)
+
+
 def test_a_long_string_counts_as_one_item() -> None:
     assert cbor.loads(cbor.dumps([b"\x80" * (cbor.MAX_ITEMS + 1), "z" * cbor.MAX_ITEMS]))[1][0] == "z"
 
@@ -130,6 +142,9 @@ def test_a_long_string_counts_as_one_item() -> None:
         ("61ff", "text string"),
         ("ff", "break"),
         ("9bffffffffffffffff", "end of stream"),
+        ("829bffffffffffffffff00", "end of stream"),  # with the item that is still owed it is 0 in 64 bits
+        ("bb8000000000000000", "end of stream"),  # twice as many are 0 in 64 bits
+        ("bb8000000000000001616100", "end of stream"),
         ("bb7fffffffffffffff", "end of stream"),
         ("5bffffffffffffffff", "end of stream"),
         ("7b0000000fffffffff", "end of stream"),

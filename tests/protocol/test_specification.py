@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import types
 import typing
@@ -51,6 +52,19 @@ def in_cddl(hint: Any) -> str:
     return {str: "tstr", bool: "bool", bytes: "bstr", type(None): "null", Any: "value"}[hint]
 
 
+def with_default(kind: str, field: msgspec.structs.FieldInfo) -> str:
+    """A type, and what it means that the field is left out, which neither side ever sends."""
+    if field.default is msgspec.NODEFAULT:
+        assert field.default_factory in (list, dict, tuple), f"the schema cannot say what {field.name} is without one"
+        return kind
+    nothing = (
+        None if kind == "value" or kind.endswith(" / null") else {"tstr": "", "bool": False, "bstr": b""}.get(kind, 0)
+    )
+    if field.default == nothing and type(field.default) is type(nothing):
+        return kind
+    return f"{f'({kind})' if ' / ' in kind else kind} .default {json.dumps(field.default)}"
+
+
 def rules() -> dict[str, str]:
     """Every rule of the schema by name, its text on one line."""
     text = "\n".join(line.split(";")[0] for line in CDDL.splitlines())
@@ -78,7 +92,8 @@ class TestSchema:
         lines = [f'type: "{type_of(struct)}"'] if issubclass(struct, Message) else []
         for field in msgspec.structs.fields(struct):
             required = field.default is msgspec.NODEFAULT and field.default_factory is msgspec.NODEFAULT
-            lines.append(f"{'' if required else '? '}{field.name}: {in_cddl(hints[field.name])}")
+            kind = in_cddl(hints[field.name])
+            lines.append(f"{field.name}: {kind}" if required else f"? {field.name}: {with_default(kind, field)}")
         assert rules()[rule_name(struct.__name__)] == "{ " + ", ".join([*lines, "extension"]) + ", }"
 
     @pytest.mark.parametrize("union", UNIONS)

@@ -183,6 +183,22 @@ def test_an_exit_is_explained_in_one_line() -> None:
     assert explain(Exit(code=3), death(1)) == "exited with code 3"
 
 
+@pytest.mark.parametrize(
+    ("lines", "kept"),
+    [
+        ([MAX_STDERR], [MAX_STDERR]),
+        ([MAX_STDERR + 1], [MAX_STDERR]),
+        ([10, MAX_STDERR], [MAX_STDERR]),
+        ([10, MAX_STDERR - 1], [MAX_STDERR - 1]),
+        ([10, MAX_STDERR - 2], [1, MAX_STDERR - 2]),
+        ([10, MAX_STDERR - 11], [10, MAX_STDERR - 11]),
+        ([10, 5, MAX_STDERR - 17], [10, 5, MAX_STDERR - 17]),
+    ],
+)
+def test_last_words_fill_their_room_with_a_line_break_after_each(lines: list[int], kept: list[int]) -> None:
+    assert [len(line) for line in last_lines(["x" * length for length in lines])] == kept
+
+
 @given(st.lists(st.text(st.characters(exclude_characters="\n"), max_size=3 * MAX_STDERR), max_size=20))
 def test_last_words_are_the_last_and_bounded(lines: list[str]) -> None:
     kept = last_lines(lines)
