@@ -8,7 +8,7 @@ JSON   ?=
 CLANG  ?= clang
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo test lint unit sanitize fuzz test-systemd model soak search chaos bench-data bench-c bench-start bench-recover bench-upgrade bench-idle bench-fan bench-loop diagrams wheel lock clean
+.PHONY: help demo test lint unit sanitize fuzz test-systemd model soak search chaos mutants bench-data bench-c bench-start bench-recover bench-upgrade bench-idle bench-fan bench-loop diagrams wheel lock clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -55,6 +55,9 @@ search: .venv/dev ## kills, and pairs of them, between any two steps of roll-out
 
 chaos: .venv/dev ## a storm over a real daemon: kills, stops, garbage, want of everything (an hour; SECONDS=N, SEED=N)
 	nice $(BIN)/python -m tests.chaos --seconds $(or $(SECONDS),3600) $(if $(SEED),--seed $(SEED))
+
+mutants: .venv/dev ## changes one thing at a time in the code and looks whether tests notice (root; N=60, SEED=N, AREAS=core,ctl)
+	nice -n 19 $(BIN)/python -m tests.mutants --count $(or $(N),60) $(if $(SEED),--seed $(SEED)) $(if $(AREAS),--areas $(AREAS))
 
 bench-data: .venv/bench ## data plane beside its rivals, in one run (JSON=FILE for one object a line)
 	$(BIN)/python -m bench.data --best-of 3 $(if $(JSON),--json $(JSON))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
+from chronetix.nodeworker.engine.retry import MAX_LETTER, MESSAGE_LIMIT, DeadLetters
 from chronetix.protocol.messages import FrameFailed, Publish
 
 NUMBERS = """
@@ -99,3 +101,24 @@ def test_what_a_frame_did_not_cause_is_not_retried(daemon: Any, configure: Any, 
     daemon.begin()
     assert daemon.fault(worker).error == "SystemExit"
     assert failures(daemon) == []
+
+
+class Frame(bytearray):
+    """A frame as far as a dead letter looks at it."""
+
+    route, seq = "ab", 7
+
+
+@pytest.mark.parametrize(("size", "sent"), [(MAX_LETTER, MAX_LETTER), (MAX_LETTER + 1, 0)])
+def test_a_dead_letter_brings_a_frame_as_large_as_the_limit_and_of_a_larger_one_its_head(
+    size: int, sent: int, configure: Any, plugin: Any
+) -> None:
+    host = Mock()
+    config = configure("b", plugin(PICKY) + ":Picky", "ab<a", qos={"retry": 1, "dead_letter": "failed"})
+    DeadLetters(config, host).take(Frame(size), 2, ValueError("x" * (MESSAGE_LIMIT + 1)))
+    (head, payload), _ = host.publish.call_args
+    assert len(payload) == sent
+    assert head["headers"]["bytes"] == str(size)
+    assert head["headers"].get("payload") == (None if sent else "left out")
+    assert head["headers"]["message"] == "x" * MESSAGE_LIMIT
+    host.frame_failed.assert_called_once_with("ab", 7, 2, "ValueError", "x" * MESSAGE_LIMIT, "dead-letter")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from chronetix.protocol import cbor
 from chronetix.protocol.contract import Validation, parse_flow
-from chronetix.protocol.contract.reading import MAX_NOTES
+from chronetix.protocol.contract.reading import MAX_NAME, MAX_NOTES, MAX_QUOTE, quote, unfit_name
 
 MINIMAL: dict[str, Any] = json.loads((Path(__file__).parent / "data" / "minimal_compile_output.json").read_bytes())
 
@@ -116,3 +116,16 @@ def test_many_unknown_names_are_compared_only_so_often() -> None:
     validation = parse_flow({"manifests": manifests, "routes": routes, **{f"manifest{n}": n for n in range(9000)}})
     holds(validation)
     assert validation.problems[-1].message.startswith("and ")
+
+
+def test_a_name_is_as_long_as_the_limit_and_no_longer() -> None:
+    assert unfit_name("n" * MAX_NAME) == ""
+    assert unfit_name("n" * (MAX_NAME + 1)) == "has more than 200 characters"
+
+
+def test_what_is_quoted_is_cut_behind_the_limit() -> None:
+    assert quote("x" * MAX_QUOTE) == f'"{"x" * MAX_QUOTE}"'
+    assert quote("x" * (MAX_QUOTE + 1)) == f'"{"x" * MAX_QUOTE}…"'
+    assert quote("a\x1b[2Jb") == '"a\N{REPLACEMENT CHARACTER}[2Jb"'
+    assert quote(1 << 127) == str(1 << 127)
+    assert quote(1 << 128) == "of 129 bits"

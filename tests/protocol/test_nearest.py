@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chronetix.protocol.nearest import did_you_mean, nearest
+from chronetix.protocol.nearest import MAX_CANDIDATES, MAX_WORD, did_you_mean, nearest
 
 
 @pytest.mark.parametrize(
@@ -19,6 +19,8 @@ from chronetix.protocol.nearest import did_you_mean, nearest
         ("xyz", ["submit", "stop"], None),
         ("", ["submit"], None),
         ("w", ["WasmComponent"], None),
+        ("wa", ["WasmComponent"], None),
+        ("was", ["WasmComponent"], "WasmComponent"),
         ("anything", [], None),
     ],
 )
@@ -35,3 +37,12 @@ def test_the_question_names_it() -> None:
 def test_what_is_found_is_one_of_the_known_names(word: str, known: list[str]) -> None:
     found = nearest(word, known)
     assert found is None or found in known
+
+
+def test_what_is_compared_is_bounded() -> None:
+    long = "x" * MAX_WORD
+    assert nearest(long + "y", [long + "z"], cutoff=1.0) == long + "z"
+    assert nearest(long[1:] + "y", [long[1:] + "z"], cutoff=1.0) is None
+    many = [f"{number:04}" for number in range(MAX_CANDIDATES + 1)]
+    assert nearest(many[-2], many, cutoff=1.0) == many[-2]
+    assert nearest(many[-1], many, cutoff=1.0) is None

@@ -161,6 +161,9 @@ class TestWhatAWorkerMayHaveKept:
         bus.subscribe(b, ["t"])
         with pytest.raises(ChronetixError, match="its corr_id has 1025 characters"):
             bus.handle(a, Request(envelope={"topic": "t", "corr_id": long}, payload=b""))
+        bus.handle(a, Subscribe(topic=long[1:]))
+        bus.handle(a, Request(envelope={"topic": "t", "corr_id": long[1:]}, payload=b""))
+        assert len(b.got) == 1
 
     def test_the_specification_tells_how_much(self) -> None:
         text = resources.files("protocol").joinpath("PROTOCOL.md").read_text("utf-8")
