@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from chronetix.protocol.messages import MAX_FRAME
@@ -16,6 +16,7 @@ from chronetixd.store.journal import Journal
 from chronetixd.systemd.fdstore import Store
 from chronetixd.workers.launcher import Launcher
 from chronetixd.workers.pool import Spares
+from chronetixd.workers.process import WorkerProcess
 from chronetixd.workers.sandbox import Nursery
 
 
@@ -43,3 +44,17 @@ class Services:
     max_frame: int = MAX_FRAME
     held_warning_s: Callable[[], float] = lambda: 30.0
     """Of flows that are submitted from now on."""
+
+    def start(self, worker: WorkerProcess, argv: Sequence[str], base_dir: str) -> None:
+        """Have ``worker`` get its process: a spare one if there is any and it needs no program of its own. Raises
+        OSError, and then it has none."""
+        env = {"CHRONETIX_FLOW": worker.flow, "CHRONETIX_NODE": worker.node}
+        spare = None if argv else self.spares.take()
+        if spare is None:
+            worker.spawn(self.launcher, argv, env, base_dir)
+            return
+        try:
+            worker.adopt(spare, env, base_dir)
+        except OSError:
+            self.spares.give_back(spare)
+            raise

@@ -181,24 +181,16 @@ class Executor:
 
     def _spawn_one(self, worker: WorkerProcess) -> None:
         """It is its turn; it may have been told to end before."""
-        services, node = self._services, worker.node
+        node = worker.node
         if self._run.workers.get(node) is not worker or not worker.to_come:
             return
         if self._run.machine.workers[node].state is not WorkerState.SPAWNING:
             self._not_spawned(worker, "it was to end before it was asked for")
             return
-        env = {"CHRONETIX_FLOW": self._run.name, "CHRONETIX_NODE": node}
         plan, base_dir = self.planned(node)
-        argv = plan.argv
-        spare = None if argv else services.spares.take()
         try:
-            if spare is not None:
-                worker.adopt(spare, env, base_dir)
-            else:
-                worker.spawn(services.launcher, argv, env, base_dir)
+            self._services.start(worker, plan.argv, base_dir)
         except OSError as refused:
-            if spare is not None:
-                services.spares.give_back(spare)
             self._not_spawned(worker, str(refused))
 
     def _not_spawned(self, worker: WorkerProcess, why: str) -> None:

@@ -66,17 +66,9 @@ class Standby:
 
     def begin(self) -> None:
         """Start it; what goes wrong is told by ``on_fell``."""
-        services, worker = self._services, self.worker
-        env = {"CHRONETIX_FLOW": worker.flow, "CHRONETIX_NODE": self.node}
-        spare = None if self._plan.argv else services.spares.take()
         try:
-            if spare is not None:
-                worker.adopt(spare, env, self._base_dir)
-            else:
-                worker.spawn(services.launcher, self._plan.argv, env, self._base_dir)
+            self._services.start(self.worker, self._plan.argv, self._base_dir)
         except OSError as refused:
-            if spare is not None:
-                services.spares.give_back(spare)
             self._spawn_failed(self.node, str(refused))
 
     def dismiss(self) -> None:
