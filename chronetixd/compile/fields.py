@@ -75,8 +75,9 @@ def count_of(node: Node, key: str, findings: Findings, owner: str, *, least: int
         return None
     if isinstance(found.value, int) and not isinstance(found.value, bool) and found.value >= least:
         return found.value
-    shown = found.value if isinstance(found.value, int | float | str) else kind_of(found)
-    message = f"{owner}: {key} must be a whole number of at least {least}, it is {shown!r}"
+    plain = isinstance(found.value, int | float | str) and not isinstance(found.value, bool)
+    shown = repr(found.value) if plain else kind_of(found)
+    message = f"{owner}: {key} must be a whole number of at least {least}, it is {shown}"
     findings.problem(found.place, "InvalidField", message)
     return None
 

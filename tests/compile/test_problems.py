@@ -179,6 +179,62 @@ class TestInvalidField:
 
         assert (found[0].kind, found[0].line) == ("InvalidField", line)
 
+    @pytest.mark.parametrize(
+        ("change", "message", "suggestion"),
+        [
+            (("nodes:\n", "nodes: 3\nx:\n"), "flow: nodes must be a list, it is a number", ""),
+            (
+                ("routes:\n", "routes:\n  - 3\n"),
+                "flow: every entry of routes must be a mapping, this one is a number",
+                "",
+            ),
+            (("io: {outputs: [{}]}", "io: {outputs: yes}"), "node a: io: outputs must be a list, it is text", ""),
+            (
+                ('plugin: {artifact: "python://m:f"}', "plugin: [x]"),
+                "node a: plugin must be a mapping, it is a list",
+                "",
+            ),
+            (("id: a", "id: ''"), "node: id must be text, it is empty", ""),
+            (("id: a", "id: [x]"), "node: id must be text, it is a list", ""),
+            (("id: a", "id: {x: 1}"), "node: id must be text, it is a mapping", ""),
+            (("id: a", "id: 7"), "node: id must be text, it is a number", "put it in quotes if it is meant as text"),
+            (
+                ("id: a", "id: true"),
+                "node: id must be text, it is true or false",
+                "put it in quotes if it is meant as text",
+            ),
+            (
+                ("to: b", "to: b, buffer: 0"),
+                "route a -> b: buffer must be a whole number of at least 1, it is 0",
+                "",
+            ),
+            (
+                ("to: b", "to: b, buffer: 1.5"),
+                "route a -> b: buffer must be a whole number of at least 1, it is 1.5",
+                "",
+            ),
+            (
+                ("to: b", "to: b, buffer: true"),
+                "route a -> b: buffer must be a whole number of at least 1, it is true or false",
+                "",
+            ),
+            (
+                ("to: b", "to: b, buffer: [1]"),
+                "route a -> b: buffer must be a whole number of at least 1, it is a list",
+                "",
+            ),
+            (("to: b", "to: b, plane: Data"), 'route a -> b: "Data" is no plane', 'write "data"'),
+            (("to: b", "to: b, plane: dat"), 'route a -> b: "dat" is no plane', 'did you mean "data"?'),
+            (("to: b", "to: b, plane: x"), 'route a -> b: "x" is no plane', "one of: control, data"),
+        ],
+    )
+    def test_what_is_wrong_is_said_in_the_words_of_the_text(
+        self, problems: Problems, change: tuple[str, str], message: str, suggestion: str
+    ) -> None:
+        found = problems((NODES + "  - {from: a, to: b}\n").replace(*change, 1))[0]
+
+        assert (found.kind, found.message, found.suggestion) == ("InvalidField", message, suggestion)
+
     def test_what_only_the_contract_knows_has_its_place_too(self, problems: Problems) -> None:
         found = only(
             problems(
