@@ -6,7 +6,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chronetixd.core.access import Peer, Right, Rules, strongest
-from chronetixd.core.quota import ADMIN_RESERVE, MAX_IDLE_USERS, MAX_PARTIAL, Bucket, Gate, Quota
+from chronetixd.core.quota import (
+    ADMIN_RESERVE,
+    MAX_IDLE_USERS,
+    MAX_PARTIAL,
+    MAX_STREAMS,
+    MAX_UNREAD,
+    Bucket,
+    Gate,
+    Quota,
+)
 
 SECOND = 1_000_000_000
 RIGHTS = st.sampled_from(Right)
@@ -116,6 +125,33 @@ class TestGate:
         assert gate.hold(8, Right.READ, MAX_PARTIAL - 1) is None
         gate.admit(0, Right.ADMIN, 0)
         assert gate.hold(0, Right.ADMIN, 2 * MAX_PARTIAL) is None
+
+    def test_answers_that_one_user_has_not_read_are_bounded_for_every_further_call(self) -> None:
+        gate = self.gate()
+        gate.admit(8, Right.READ, 0)
+        gate.admit(9, Right.READ, 0)
+        gate.wait(8, MAX_UNREAD)
+        assert gate.unread(8, Right.READ) is None
+        assert gate.call(8, Right.READ, 0) is None
+        gate.wait(8, 1)
+        for refusal in (gate.unread(8, Right.READ), gate.call(8, Right.READ, 0)):
+            assert refusal is not None
+            assert (refusal.what, refusal.limit) == ("another byte of answers that user 8 has not read", MAX_UNREAD)
+        assert gate.call(9, Right.READ, 0) is None
+        assert gate.call(8, Right.ADMIN, 0) is None
+        gate.wait(8, -1)
+        assert gate.call(8, Right.READ, 0) is None
+
+    def test_streams_of_one_user_are_bounded_and_given_back(self) -> None:
+        gate = self.gate()
+        gate.admit(8, Right.READ, 0)
+        assert [gate.stream(8, Right.READ) for _ in range(MAX_STREAMS)] == [None] * MAX_STREAMS
+        refusal = gate.stream(8, Right.READ)
+        assert refusal is not None
+        assert (refusal.what, refusal.limit) == ("another stream of user 8", MAX_STREAMS)
+        gate.streamed(8)
+        assert gate.stream(8, Right.READ) is None
+        assert gate.stream(8, Right.ADMIN) is None
 
     def test_users_that_have_gone_cost_nothing(self) -> None:
         gate = self.gate(connects=1)
