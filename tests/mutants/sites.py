@@ -150,6 +150,8 @@ class _Finder:
         for name, value in ast.iter_fields(node):
             if name in ("annotation", "returns", "type_params", "decorator_list", "bases"):
                 continue
+            if isinstance(node, ast.ClassDef) and name == "keywords":  # a struct may be written to, and nobody does
+                continue
             for child in value if isinstance(value, list) else [value]:
                 if isinstance(child, ast.stmt):
                     yield from self._statement(child)
