@@ -221,7 +221,7 @@ class Configure(Struct, frozen=True):
     node: str
 
 
-class Relink(Struct, frozen=True):
+class LinkSuccessor(Struct, frozen=True):
     """This successor is ready: link the producers that had its predecessor to it, and say Relinked when all are."""
 
     node: str
@@ -270,7 +270,7 @@ class WakePeers(Struct, frozen=True):
     node: str
 
 
-class Succeed(Struct, frozen=True):
+class PrepareSuccessor(Struct, frozen=True):
     """This worker is gone and will have a successor: its routes get ready for it, nobody is detached."""
 
     node: str
@@ -320,7 +320,7 @@ class Enter(Struct, frozen=True):
 Instruction = (
     Spawn
     | Configure
-    | Relink
+    | LinkSuccessor
     | Start
     | Drain
     | Leave
@@ -328,7 +328,7 @@ Instruction = (
     | Removed
     | Signal
     | WakePeers
-    | Succeed
+    | PrepareSuccessor
     | Restarting
     | Restarted
     | ArmNode

@@ -45,7 +45,7 @@ OVER = frozenset({Step.DONE, Step.ROLLED_BACK, Step.ENDED})
 COMMITTED = frozenset({Step.SWITCHING, Step.LEAVING, Step.TAKING_OVER})
 """Steps in which there is no way back, and it is not done yet."""
 
-AT_WORK = frozenset({WorkerState.STARTED, WorkerState.FINISHED}) | GONE
+RUNNING_OR_DONE = frozenset({WorkerState.STARTED, WorkerState.FINISHED}) | GONE
 """States of a node that nobody has to wait for."""
 
 ENDED_WELL = GONE | {WorkerState.FINISHED}
@@ -317,7 +317,7 @@ class Rollout:
     @staticmethod
     def _at_rest(view: View) -> bool:
         """Nobody is just being restarted."""
-        return all(seen.state in AT_WORK for seen in view.nodes.values())
+        return all(seen.state in RUNNING_OR_DONE for seen in view.nodes.values())
 
     def _wrote(self, _event: Event) -> list[Instruction]:
         self.written = True
@@ -421,7 +421,9 @@ class Rollout:
             return self._end()
         nodes = event.view.nodes
         self.took -= {
-            node for node in self.took if nodes[node].state in AT_WORK and nodes[node].incarnation > self.began[node]
+            node
+            for node in self.took
+            if nodes[node].state in RUNNING_OR_DONE and nodes[node].incarnation > self.began[node]
         }
         if self.took or not event.view.clean:
             return []

@@ -122,7 +122,7 @@ class Executor:
                 self.spawn(nodes)
             case core.Configure(node):
                 self._configure(node)
-            case core.Relink(node):
+            case core.LinkSuccessor(node):
                 self._run.send_wiring(self._run.wiring.relink(node))
                 self._run.announce_relinked()
             case core.Start(nodes):
@@ -139,7 +139,7 @@ class Executor:
                 self._each(nodes, lambda worker: worker.signal(kill=kill))
             case core.WakePeers(node):
                 self._after_death(node, self._run.wiring.gone)
-            case core.Succeed(node):
+            case core.PrepareSuccessor(node):
                 self._after_death(node, self._run.wiring.succeeded)
             case core.Restarting(node):
                 self._run.revivals.planned(node, instruction.kin, instruction.after_ns, instruction.reason)

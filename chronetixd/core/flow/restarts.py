@@ -21,22 +21,22 @@ from chronetixd.core.flow_messages import (
     Instruction,
     Leave,
     Left,
+    LinkSuccessor,
     Moment,
     NodeEvent,
-    Relink,
+    PrepareSuccessor,
     Removed,
     Restarted,
     Restarting,
     Signal,
     Spawn,
     Start,
-    Succeed,
     WakePeers,
 )
 from chronetixd.core.restart import Death, Ending, Policy
 from chronetixd.core.worker import GONE, WorkerState
 
-AT_WORK = frozenset({WorkerState.STARTED, WorkerState.DRAINING, WorkerState.FINISHED}) | GONE
+SETTLED = frozenset({WorkerState.STARTED, WorkerState.DRAINING, WorkerState.FINISHED}) | GONE
 """States of a node that nobody has to wait for."""
 
 ENDED_WELL = GONE | {WorkerState.FINISHED}
@@ -56,7 +56,7 @@ def on_node(flow: Flow, event: NodeEvent, at: Moment) -> list[Instruction]:
         case worker.LinkSent(), WorkerState.LINKED:
             return [_arm_start(flow, node)]
         case worker.BecameReady(), WorkerState.READY:
-            return [Relink(node)]
+            return [LinkSuccessor(node)]
         case worker.Relinked(), WorkerState.READY:
             flow.workers[node].handle(worker.StartSent())
             return [_arm_start(flow, node), Start((node,))]
@@ -180,7 +180,7 @@ def hurry(flow: Flow) -> list[Instruction]:
 
 def unsettled(flow: Flow) -> bool:
     """A node is on its way out or in again."""
-    return bool(flow.leaving or flow.retiring) or flow.count(*AT_WORK) != len(flow.workers)
+    return bool(flow.leaving or flow.retiring) or flow.count(*SETTLED) != len(flow.workers)
 
 
 def drain_if_settled(flow: Flow, event: NodeEvent) -> list[Instruction]:
@@ -210,10 +210,10 @@ def _ended(flow: Flow, event: NodeEvent, at: Moment) -> list[Instruction]:
     flow.leaving.discard(node)
     if group is not None:
         flow.workers[node].handle(worker.RestartPlanned())
-        return [Succeed(node), *_arm_if_complete(flow, group)]
+        return [PrepareSuccessor(node), *_arm_if_complete(flow, group)]
     if leaves:
         flow.workers[node].handle(worker.RestartPlanned())
-        return [Succeed(node), Left(node)]
+        return [PrepareSuccessor(node), Left(node)]
     how = _ending(flow, node)
     rule = flow.revival.rule(node)
     earlier = restart.within(flow.revival.deaths.get(node, ()), rule.window_ns, at.now_ns)
@@ -292,7 +292,7 @@ def _restart(flow: Flow, event: NodeEvent, verdict: restart.Again, why: str) -> 
     for each in living:
         flow.workers[each].handle(worker.SignalSent())
     kin = tuple(each for each in group.nodes if each != node)
-    done: list[Instruction] = [Succeed(node), Restarting(node, group.after_ns, verdict.attempt, why, kin)]
+    done: list[Instruction] = [PrepareSuccessor(node), Restarting(node, group.after_ns, verdict.attempt, why, kin)]
     if living:
         done += [Signal(living, kill=False), *(ArmNode(each, flow.limits.terminate_ns) for each in living)]
     return [*done, *_arm_if_complete(flow, group)]

@@ -88,7 +88,7 @@ def stop(flow: Flow, event: FlowEvent, _at: Moment) -> list[Instruction]:
 
 def late(flow: Flow, event: FlowEvent, _at: Moment) -> list[Instruction]:
     """The drain has waited too long for a node that is being restarted."""
-    slow = next((w for w in flow.workers.values() if w.state not in restarts.AT_WORK), None)
+    slow = next((w for w in flow.workers.values() if w.state not in restarts.SETTLED), None)
     if slow is not None and flow.failure is None:
         text = "was not restarted in time to drain; frames that it had not taken are lost"
         flow.failure = Failure("drain-timeout", slow.node, "drain", text)

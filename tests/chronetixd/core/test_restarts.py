@@ -96,7 +96,7 @@ class World:
 def test_a_node_that_dies_is_started_again_while_the_flow_runs_on() -> None:
     world = World()
     done = world.node("map", KILLED)
-    assert done[0] == core.Succeed("map")
+    assert done[0] == core.PrepareSuccessor("map")
     assert done[-1] == core.Spawn(("map",))
     (told,) = of(core.Restarting, done)
     assert (told.node, told.attempt, told.reason, told.kin) == ("map", 1, "was killed by SIGKILL", ())
@@ -105,7 +105,7 @@ def test_a_node_that_dies_is_started_again_while_the_flow_runs_on() -> None:
     assert world.node("map", life.Greeted()) == [core.Configure("map")]
     world.node("map", life.Offered())
     world.node("map", life.LinkSent())
-    assert world.node("map", life.BecameReady()) == [core.Relink("map")]
+    assert world.node("map", life.BecameReady()) == [core.LinkSuccessor("map")]
     assert of(core.Start, world.node("map", life.Relinked())) == [core.Start(("map",))]
     assert world.node("map", life.HasStarted()) == [core.Restarted("map")]
     assert world.flow.state is FlowState.RUNNING
@@ -319,7 +319,7 @@ def test_kin_are_ended_and_come_back_together(strategy: Strategy, node: str, oth
         world.node(other, life.Exited(Exit(signal="SIGTERM")))
     (spawn,) = of(core.Spawn, world.all)
     assert set(spawn.nodes) == {node, *others}
-    assert {each.node for each in of(core.Succeed, world.all)} == {node, *others}
+    assert {each.node for each in of(core.PrepareSuccessor, world.all)} == {node, *others}
     world.back(node, *others)
     assert all(world.state(each) is WorkerState.STARTED for each in NODES)
 
@@ -578,7 +578,7 @@ def check(world: World) -> None:
     spawned: dict[str, int] = {}
     succeeded: dict[str, int] = {}
     for each in world.all:
-        if isinstance(each, core.Succeed):
+        if isinstance(each, core.PrepareSuccessor):
             succeeded[each.node] = succeeded.get(each.node, 0) + 1
         for node in each.nodes if isinstance(each, core.Spawn) else ():
             spawned[node] = spawned.get(node, 0) + 1
@@ -639,7 +639,7 @@ class TestLeaving:
     def test_when_it_has_left_its_routes_wait_and_one_that_stands_by_takes_over(self, world: World) -> None:
         world.do(core.LeaveRequested("map"))
         assert world.node("map", LEFT[0]) == []
-        assert world.node("map", LEFT[1]) == [core.Succeed("map"), core.Left("map")]
+        assert world.node("map", LEFT[1]) == [core.PrepareSuccessor("map"), core.Left("map")]
         assert world.flow.workers["map"].result == {"seen": 7}
         done = world.do(core.TakeOver("map", 9))
         assert done == [core.ArmNode("map", Limits().start_ns), core.Configure("map")]
@@ -659,14 +659,14 @@ class TestLeaving:
     def test_however_it_ends_it_is_succeeded(self, end: life.Exited, world: World) -> None:
         world.do(core.LeaveRequested("map"))
         world.node("map", life.Faulted("stop", "ValueError: no"))
-        assert world.node("map", end) == [core.Succeed("map"), core.Left("map")]
+        assert world.node("map", end) == [core.PrepareSuccessor("map"), core.Left("map")]
         assert world.flow.failure is None
 
     def test_one_that_does_not_leave_in_time_is_ended_by_force_at_last(self, world: World) -> None:
         world.do(core.LeaveRequested("map"))
         assert world.pass_timer("map")[0] == core.Signal(("map",), kill=False)
         assert world.pass_timer("map") == [core.Signal(("map",), kill=True)]
-        assert world.node("map", KILLED) == [core.Succeed("map"), core.Left("map")]
+        assert world.node("map", KILLED) == [core.PrepareSuccessor("map"), core.Left("map")]
 
     def test_a_drain_waits_until_its_successor_is_at_work(self, world: World) -> None:
         world.do(core.LeaveRequested("map"))

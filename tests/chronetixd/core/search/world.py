@@ -168,7 +168,7 @@ class World:
             case core.Configure(node):
                 shape = self.shape if node in self.shape.nodes else self.former[node]
                 self._send(node, self.machine.lives.configure(node, shape.configure(node)), ())
-            case core.Relink(node):
+            case core.LinkSuccessor(node):
                 self._wire(self.machine.relink(node))
                 self._announce()
             case core.Start(nodes):
@@ -188,7 +188,7 @@ class World:
             case core.WakePeers(node):
                 self._wire(self.machine.lives.gone(node))
                 self._announce()
-            case core.Succeed(node):
+            case core.PrepareSuccessor(node):
                 self._wire(self.machine.lives.succeeded(node))
                 self._announce()
             case core.ArmNode(node):
