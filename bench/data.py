@@ -26,7 +26,7 @@ ROUNDS = 3
 RUN_LIMIT, QUICK_RUN_LIMIT = 290.0, 38.0
 """Seconds for the whole run."""
 CELL_LIMIT, QUICK_CELL_LIMIT = 12.0, 6.0
-"""Seconds for one cell of one peer, with setting up, draining and ending."""
+"""Seconds for one cell of one peer, with setting up, draining and ending; ``--limit`` changes both in proportion."""
 QUICK_SIZES = (64, MIB)
 QUICK_LOAN_SIZES = (64 * KIB, 40_000_000)
 FAILURES = 2
@@ -69,6 +69,8 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--sizes", type=parse_sizes, help="comma-separated, such as 64,1KiB,40MB")
     parser.add_argument("--rounds", type=int, default=None, metavar="N", help=f"median of N rounds (default {ROUNDS})")
     parser.add_argument("--best-of", type=int, default=None, metavar="N", help="best of N rounds instead")
+    limits = f"{RUN_LIMIT:g}, with --quick {QUICK_RUN_LIMIT:g}"
+    parser.add_argument("--limit", type=float, metavar="SECONDS", help=f"of the whole run (default {limits})")
     return parser.parse_args(argv)
 
 
@@ -177,9 +179,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measure and print; 1 when chronetix was asked for and could not be measured."""
     options = arguments(argv)
     rounds = options.best_of or options.rounds or (1 if options.quick else ROUNDS)
-    until = time.monotonic() + (QUICK_RUN_LIMIT if options.quick else RUN_LIMIT)
-    limit = QUICK_CELL_LIMIT if options.quick else CELL_LIMIT
-    run = Run(options.peers, plan(options.sizes, options.quick), until=until, limit=limit)
+    of_run, of_cell = (QUICK_RUN_LIMIT, QUICK_CELL_LIMIT) if options.quick else (RUN_LIMIT, CELL_LIMIT)
+    longer = (options.limit or of_run) / of_run
+    until = time.monotonic() + of_run * longer
+    run = Run(options.peers, plan(options.sizes, options.quick), until=until, limit=of_cell * longer)
     with tempfile.TemporaryDirectory(prefix="chronetix-bench-") as folder:
         try:
             run.start(Path(folder))

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from queue import SimpleQueue
 
@@ -43,6 +44,7 @@ class Supervisor:
         self._sock.bind(str(folder / "notify.sock"))
         self._ready = threading.Event()
         self._heard = threading.Event()
+        self._changed = threading.Condition()
         self._process: SimpleQueue[subprocess.Popen[bytes]] = SimpleQueue()
         self._last = 0
         self.told = 0
@@ -70,6 +72,11 @@ class Supervisor:
             pass
         daemon.process.kill()
         daemon.process.wait()
+
+    def until(self, holds: Callable[[], object]) -> None:
+        """Wait until ``holds``, which may look at all that is kept."""
+        with self._changed:
+            self._changed.wait_for(holds)
 
     def _is_ready_or_ended(self, daemon: Daemon) -> bool:
         """Waits a moment for it. Its exit status is left."""
@@ -134,10 +141,12 @@ class Supervisor:
             data, descriptors, _, _ = socket.recv_fds(self._sock, 65_536, 253)
             fields = dict(line.split("=", 1) for line in data.decode().splitlines())
             name = fields.get("FDNAME", "stored")
-            if "FDSTOREREMOVE" in fields:
-                self._forget(name)
-            elif "FDSTORE" in fields:
-                descriptors = self._keep(name, descriptors)
+            with self._changed:
+                if "FDSTOREREMOVE" in fields:
+                    self._forget(name)
+                elif "FDSTORE" in fields:
+                    descriptors = self._keep(name, descriptors)
+                self._changed.notify_all()
             for fd in descriptors:
                 os.close(fd)
             if "BARRIER" in fields:

@@ -10,6 +10,7 @@ from typing import Any
 
 from chronetixctl.client import Client
 from chronetixd.linux.proc import stat
+from tests.e2e.growing import await_written
 
 Map = dict[str, Any]
 PLUGINS = Path(__file__).parent / "plugins"
@@ -62,8 +63,7 @@ class Flow:
     def grows(self, client: Client) -> None:
         """Wait until further frames have come."""
         before = self.size()
-        while self.size() <= before:
-            client.call("list")
+        await_written(self.ledger, lambda: self.size() > before, client)
 
     def size(self) -> int:
         return self.ledger.stat().st_size if self.ledger.exists() else 0
@@ -117,8 +117,7 @@ class Pair(Flow):
         before = pids(client)["source"]
         self.hold.touch()
         os.kill(before, signal.SIGKILL)
-        while (successor := pids(client)["source"]) in (0, before):
-            pass
+        successor = succeeded(client, "source", before)
         while True:
             (route,) = client.call("describe", flow="f")["routes"]
             if route["stats"] is None or route["stats"]["committed"] == route["stats"]["returned"]:
@@ -137,6 +136,22 @@ def lives(pid: int) -> bool:
 
 def events(client: Client) -> list[Map]:
     return list(client.stream("events", flow="f"))
+
+
+def happens(client: Client, kind: str, node: str = "") -> Map:
+    """The first event of that kind that the daemon tells of."""
+    for event in client.stream("events", flow="f", follow=True):
+        if (event["kind"], event["node"] if node else "") == (kind, node):
+            return dict(event)
+    raise AssertionError("the events have ended")
+
+
+def succeeded(client: Client, node: str, former: int) -> int:
+    """The pid of the process that follows ``former``, once it is born."""
+    for event in client.stream("events", flow="f", follow=True):
+        if (event["kind"], event["node"]) == ("worker-spawned", node) and event["data"]["worker"] != former:
+            return int(event["data"]["worker"])
+    raise AssertionError("the events have ended")
 
 
 def kill(daemon: Any) -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from chronetixctl.client import Client
 from tests.e2e.conftest import launch_daemon
-from tests.e2e.surviving import NODES, PLUGINS, Flow, Pair, end, events, kill, lives, pids
+from tests.e2e.surviving import NODES, PLUGINS, Flow, Pair, end, events, happens, kill, lives, pids
 
 
 @pytest.fixture
@@ -228,8 +228,7 @@ def test_a_worker_that_is_not_back_yet_is_shown_as_such_and_dies_as_such(
             told = {node["node"]: node["state"] for node in client.call("stats", flow="f")["flows"][0]["nodes"]}
             assert told == states
             end(before["map"])
-            while client.call("list")["flows"][0]["state"] != "failed":
-                pass
+            happens(client, "flow-failed")
             failed = client.call("describe", flow="f")
         assert "'map' died when it had not come back to this daemon yet, and what it had " in failed["reason"]
         assert failed["returning"] == 0
@@ -258,8 +257,7 @@ def test_one_that_is_killed_while_it_stops_has_the_next_one_end_the_drain_and_ru
         before = flow.submit(client)
         os.kill(before["sink"], signal.SIGSTOP)
         first.process.send_signal(signal.SIGTERM)
-        while client.call("list")["flows"][0]["state"] != "draining":
-            pass
+        happens(client, "flow-draining")
     kill(first)
     os.kill(before["sink"], signal.SIGCONT)
     second = start()
@@ -285,16 +283,14 @@ def test_a_stop_that_somebody_asked_for_is_not_forgotten_when_the_daemon_dies_ov
         asking = subprocess.Popen(
             [sys.executable, "-m", "chronetixctl", "stop", "f"], env=first.environment, stderr=subprocess.DEVNULL
         )
-        while client.call("list")["flows"][0]["state"] != "draining":
-            pass
+        happens(client, "flow-draining")
     kill(first)
     asking.kill()
     asking.wait()
     os.kill(before["sink"], signal.SIGCONT)
     second = start()
     with Client.connect(second.socket) as client:
-        while client.call("list")["flows"][0]["state"] != "stopped":
-            pass
+        happens(client, "flow-stopped")
     flow.check()
     assert not [pid for pid in before.values() if lives(pid)]
 

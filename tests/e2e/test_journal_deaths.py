@@ -16,7 +16,7 @@ import pytest
 from chronetix.protocol.errors import ChronetixError
 from chronetixctl.client import Client
 from tests.e2e.conftest import ROOT, Daemon
-from tests.e2e.surviving import PLUGINS, Flow, lives, pids
+from tests.e2e.surviving import PLUGINS, Flow, lives, pids, succeeded
 
 DYING = """
 import os, signal, sys
@@ -63,9 +63,7 @@ def play(daemon: Daemon, flow: Flow, seen: set[int], done: list[str]) -> None:
         before = pids(client)
         seen |= set(before.values())
         os.kill(before["map"], signal.SIGKILL)
-        while (now := pids(client))["map"] in (0, before["map"]):
-            pass
-        seen |= set(now.values())
+        seen.add(succeeded(client, "map", before["map"]))
         flow.grows(client)
         client.call("stop", flow="f")
         done.append("stopped")

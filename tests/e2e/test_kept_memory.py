@@ -64,11 +64,9 @@ def test_nothing_is_kept_of_a_flow_that_has_ended(supervisor: Supervisor, flow: 
     daemon = supervisor.start()
     with Client.connect(daemon.socket) as client:
         flow.submit(client)
-        while len(supervisor.store) < 3 + 2 * 2 + 2:
-            client.call("list")
+        supervisor.until(lambda: len(supervisor.store) >= 3 + 2 * 2 + 2)
         assert client.call("stop", flow="f")["state"] == "stopped"
-        while supervisor.store:
-            client.call("list")
+        supervisor.until(lambda: not supervisor.store)
 
 
 def test_also_where_a_source_had_no_memory_yet(supervisor: Supervisor, tmp_path: Path) -> None:
@@ -128,8 +126,7 @@ def test_a_daemon_that_is_killed_on_its_way_back_leaves_all_names_as_they_were(
 ) -> None:
     with Client.connect(supervisor.start().socket) as client:
         before = flow.submit(client)
-        while len(supervisor.store) < 3 + 2 * 2 + 2:
-            client.call("list")
+        supervisor.until(lambda: len(supervisor.store) >= 3 + 2 * 2 + 2)
         kept = {name for name in supervisor.store if "/p/" not in name}
     kill(supervisor.started[-1])
     end(before["sink"])
@@ -142,8 +139,7 @@ def test_a_daemon_that_is_killed_on_its_way_back_leaves_all_names_as_they_were(
 def test_it_is_told_how_a_worker_ended_that_nobody_watched(supervisor: Supervisor, flow: Flow) -> None:
     with Client.connect(supervisor.start().socket) as client:
         before = flow.submit(client)
-        while not any("/p/" in name for name in supervisor.store):
-            client.call("list")
+        supervisor.until(lambda: any("/p/" in name for name in supervisor.store))
     kill(supervisor.started[-1])
     end(before["map"])
     with Client.connect(supervisor.start().socket) as client:
@@ -184,8 +180,7 @@ class TestAStoreThatHoldsSomethingElse:
     ) -> dict[str, int]:
         with Client.connect(supervisor.start().socket) as client:
             before = flow.submit(client)
-            while len(supervisor.store) < 9:
-                client.call("list")
+            supervisor.until(lambda: len(supervisor.store) >= 9)
         kill(supervisor.started[-1])
         swap(supervisor.store)
         return before
@@ -199,10 +194,16 @@ class TestAStoreThatHoldsSomethingElse:
         before = self.swapped(supervisor, flow, swap)
         with Client.connect(supervisor.start().socket) as client:
             assert pids(client) == before
-            while len(supervisor.store) < 9 or any(
-                os.readlink(f"/proc/self/fd/{fd}") == "/dev/null" for fds in supervisor.store.values() for fd in fds
-            ):
-                client.call("list")
+            supervisor.until(
+                lambda: (
+                    len(supervisor.store) >= 9
+                    and not any(
+                        os.readlink(f"/proc/self/fd/{fd}") == "/dev/null"
+                        for fds in supervisor.store.values()
+                        for fd in fds
+                    )
+                )
+            )
         kill(supervisor.started[-1])
         end(before["map"])
         supervisor.start()
@@ -230,8 +231,12 @@ class TestAStoreThatHoldsSomethingElse:
         before = self.swapped(supervisor, flow, swap)
         with Client.connect(supervisor.start().socket) as client:
             assert pids(client) == before
-            while any(len(kept) > 1 for kept in supervisor.store.values()) or len(supervisor.store) != 9 + len(strange):
-                client.call("list")
+            supervisor.until(
+                lambda: (
+                    len(supervisor.store) == 9 + len(strange)
+                    and all(len(kept) == 1 for kept in supervisor.store.values())
+                )
+            )
         assert supervisor.store.keys() > strange, "what is no name of ours is not ours to drop"
         goes_on(supervisor, flow, ())
 

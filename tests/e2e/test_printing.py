@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from chronetixctl.client import Client
+from tests.e2e.growing import await_written
 from tests.e2e.surviving import PLUGINS, kill, pids
 
 Map = dict[str, Any]
@@ -35,8 +36,7 @@ def last(ledger: Path) -> int:
 def goes_on(ledger: Path, more: int) -> int:
     """Wait until so many more have come; the last one then."""
     wanted = last(ledger) + more
-    while last(ledger) < wanted:
-        pass
+    await_written(ledger, lambda: last(ledger) >= wanted)
     return last(ledger)
 
 

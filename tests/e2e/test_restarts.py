@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from chronetixctl.client import Client
+from tests.e2e.growing import await_written
 
 Map = dict[str, Any]
 TRANSIENT = {"policy": "transient", "max": 100, "backoff_ms": 1}
@@ -74,9 +75,12 @@ class Line:
 
     def further(self, frames: int = 100) -> None:
         """Some more frames come to the sink."""
-        before = len(self.numbers()) if self.ledger.exists() else 0
-        while not self.ledger.exists() or len(self.numbers()) < before + frames:
-            self.client.call("version")
+        before = self.ledger.stat().st_size if self.ledger.exists() else 0
+
+        def come() -> int:
+            return self.ledger.read_bytes()[before:].count(b" map-sink ") if self.ledger.exists() else 0
+
+        await_written(self.ledger, lambda: come() >= frames, self.client)
 
     def stop(self) -> Map:
         """Drain it; its description."""

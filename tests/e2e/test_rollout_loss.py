@@ -49,10 +49,7 @@ def test_before_anything_was_touched_the_flow_runs_on_as_it_was(start: Start, tm
         hangs = line.become(map={"params": {"hangs": True}})
         client.call("apply", flow=hangs, name=line.name, base_dir=str(PLUGINS), wait=False)
         line.step("preparing", "map")
-        standing: dict[str, int] = {}
-        while not standing:  # it is asked for, and perhaps not born yet
-            standing = client.call("rollouts", flow=line.name)["rollout"]["standing"]
-        (stands_by,) = standing.values()
+        stands_by = line.stands_by("map")
     kill(first)
     ended(stands_by)
     second = start()
@@ -112,8 +109,7 @@ def test_the_death_of_one_that_stands_by_rolls_it_back(start: Start, tmp_path: P
         hangs = line.become(map={"params": {"hangs": True}})
         client.call("apply", flow=hangs, name=line.name, base_dir=str(PLUGINS), wait=False)
         line.step("preparing", "map")
-        (stands_by,) = client.call("rollouts", flow=line.name)["rollout"]["standing"].values()
-        os.kill(stands_by, signal.SIGKILL)
+        os.kill(line.stands_by("map"), signal.SIGKILL)
         line.until("rollout-rolled-back")
         assert "was killed by SIGKILL" in client.call("rollouts", flow=line.name)["revisions"][-1]["why"]
         assert line.pids() == before
@@ -150,7 +146,9 @@ def test_a_daemon_that_is_told_to_stop_in_the_middle_leaves_nobody_behind(
         hangs = line.become(**{"map": {"params": {"hangs": True}}, victim: {"params": {"by": 1, "hangs": True}}})
         client.call("apply", flow=hangs, name=line.name, base_dir=str(PLUGINS), wait=False)
         line.step("preparing", "map")
+        standing = {line.stands_by("map"), line.stands_by(victim)}
         those = children(daemon.process.pid)
+        assert standing <= those
     daemon.process.send_signal(signal.SIGTERM)
     assert daemon.process.wait() == 0
     assert not [pid for pid in those if lives(pid)]

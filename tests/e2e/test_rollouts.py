@@ -14,6 +14,7 @@ import pytest
 
 from chronetix.client import Client
 from chronetix.protocol.errors import ChronetixError
+from tests.e2e.growing import await_written
 
 Map = dict[str, Any]
 PLUGINS = Path(__file__).parent / "plugins"
@@ -68,9 +69,12 @@ class Line:
 
     def further(self, lines: int = 500) -> None:
         """Some more frames come to the sink."""
-        size = self.ledger.stat().st_size if self.ledger.exists() else 0
-        while not self.ledger.exists() or self.ledger.stat().st_size < size + lines * 10:
-            self.client.call("stats", flow=self.name)
+
+        def size() -> int:
+            return self.ledger.stat().st_size if self.ledger.exists() else 0
+
+        wanted = size() + lines * 10
+        await_written(self.ledger, lambda: size() >= wanted, self.client)
 
     def pids(self) -> dict[str, int]:
         return {node["node"]: node["pid"] for node in self.described()["nodes"]}
@@ -99,6 +103,14 @@ class Line:
             if (now["step"], now["waits_for"]) == (step, [waits_for]):
                 return
             assert now["step"] not in ("done", "rolled-back", "ended"), now
+
+    def stands_by(self, node: str) -> int:
+        """The process that is to follow that of ``node``, once it is born: it is asked for a while before."""
+        while True:
+            now = self.client.call("rollouts", flow=self.name)["rollout"]
+            assert now["step"] == "preparing", now
+            if pid := now["standing"].get(node, 0):
+                return int(pid)
 
     def history(self) -> list[tuple[int, str, bool]]:
         answer = self.client.call("rollouts", flow=self.name)

@@ -14,7 +14,7 @@ import pytest
 
 from chronetixctl.client import Client
 from tests.e2e.conftest import ROOT, Daemon, start_daemon
-from tests.e2e.surviving import PLUGINS, Flow, pids
+from tests.e2e.surviving import PLUGINS, Flow, succeeded
 
 
 class Disk:
@@ -80,8 +80,7 @@ def test_what_runs_goes_on_and_only_who_submits_waits(
     for _ in range(100):
         client.call("version")
     os.kill(before["map"], signal.SIGKILL)
-    while pids(client)["map"] in (0, before["map"]):
-        pass
+    succeeded(client, "map", before["map"])
     flow.grows(client)
     assert not submission.answered.is_set()
     assert [each["name"] for each in client.call("list")["flows"]] == ["f"], "it is not there before it is written"

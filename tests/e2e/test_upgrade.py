@@ -8,7 +8,6 @@ import resource
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -19,6 +18,7 @@ import pytest
 
 from chronetix.protocol.errors import ChronetixError
 from chronetixctl.client import Client
+from tests.e2e.growing import await_written
 from tests.e2e.surviving import PLUGINS, Flow, events, kill, lives, pids
 from tests.e2e.test_rollouts import Line
 
@@ -74,8 +74,7 @@ def follow(client: Client, kind: str, **of: Any) -> Map:
 
 def exists(path: Path) -> None:
     """Wait until it is there."""
-    while not path.exists():
-        time.sleep(0.005)
+    await_written(path, path.exists)
 
 
 class TestUnderLoad:
@@ -486,10 +485,10 @@ class TestClients:
             assert following.stdout is not None
             with Client.connect(daemon.socket) as client:
                 flow.submit(client)
+            seen = [json.loads(following.stdout.readline())]
             upgrade(daemon)
             with Client.connect(daemon.socket) as client:
                 assert client.call("stop", flow="f")["state"] == "stopped"
-            seen = []
             for line in following.stdout:
                 seen.append(json.loads(line))
                 if seen[-1]["kind"] == "flow-stopped":
