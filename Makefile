@@ -7,6 +7,8 @@ C_CODE := $(shell find protocol shm nodeworker -name '*.[ch]')
 JSON   ?=
 CLANG  ?= clang
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
+# Else each of the thousands of interpreters that the tests start would compile all that it imports again.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help demo test lint unit sanitize fuzz test-systemd model soak search chaos mutants bench-data bench-c bench-start bench-recover bench-upgrade bench-idle bench-fan bench-loop diagrams wheel lock clean
 .DEFAULT_GOAL := help
@@ -26,7 +28,7 @@ lint: .venv/dev ## ruff, mypy --strict, import contract
 	$(BIN)/lint-imports
 
 unit: .venv/dev ## the tests alone; T="PATH -k WORD" for some of them
-	$(BIN)/pytest -n auto $(T)
+	$(BIN)/pytest -n auto --dist worksteal $(T)
 
 sanitize: .venv/dev ## the data plane under ASan, UBSan and TSan, for long (a few minutes; the tests do it for a moment)
 	SANITIZE_SCALE=$(or $(SCALE),20) $(BIN)/pytest -n auto tests/shm/test_native.py tests/shm/test_sanitized_extension.py \

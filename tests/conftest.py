@@ -11,6 +11,8 @@ import contextlib
 import gc
 import glob
 import os
+import signal
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,9 +23,28 @@ from hypothesis import HealthCheck, settings
 
 from chronetix.shm.names import maker
 
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+"""Where it was set, each program that a test starts would compile all that it imports again: half of its time."""
+
 settings.register_profile("chronetix", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("chronetix")
 """How long an example takes says nothing on a machine that others use too."""
+
+
+LONGEST = (
+    "tests/bench/",
+    "tests/chronetixd/core/test_wiring_search.py",
+    "tests/shm/test_native.py",
+    "tests/shm/test_older_kernels.py",
+    "tests/shm/test_sanitized_extension.py",
+)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes longest begins first: at the end nobody waits for the one who has got it."""
+    items.sort(key=lambda item: not item.nodeid.startswith(LONGEST))
 
 
 def open_descriptors() -> dict[int, str]:
@@ -72,6 +93,16 @@ def named_segments() -> set[str]:
     """Names in /dev/shm that this process has made. (Other tests run at the same time.)"""
     makers = {name: maker(name) for name in os.listdir("/dev/shm")}
     return {name for name, made_by in makers.items() if made_by is not None and made_by.pid == os.getpid()}
+
+
+@pytest.fixture(autouse=True, scope="session")
+def signals_are_as_a_terminal_leaves_them() -> None:
+    """Programs that tests start ignore and block nothing, also below nohup, or in the background of a script: what is
+    caught here has its default there. (Python ignores SIGPIPE and SIGXFSZ itself, and subprocess resets them.)"""
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    for each in signal.valid_signals() - {signal.SIGPIPE, signal.SIGXFSZ}:
+        if signal.getsignal(each) is signal.SIG_IGN:
+            signal.signal(each, signal.default_int_handler if each == signal.SIGINT else lambda *_: None)
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -95,7 +95,7 @@ class World:
         self.events: deque[core.FlowEvent] = deque()
         self.busy = False
         self.timers: set[str] = set()
-        self.log: list[str] = []
+        self.log: list[tuple[Any, ...]] = []
         self.dispatch(core.Validated())
         self.dispatch(core.Launch())
 
@@ -204,7 +204,7 @@ class World:
         memories = [handle for handle in handles if not isinstance(handle, LineEnd)]
         assert all(handle in self.kept for handle in memories), "a memory that was closed is sent"
         handles = [self.lines.take(each) if isinstance(each, LineEnd) else each for each in handles]
-        self.log.append(f"{self.count} → {node}: {message}")
+        self.log.append((self.count, "→", node, message))
         worker = self.workers[node]
         if worker.alive:
             worker.inbox.append((message, tuple(handles)))  # type: ignore[arg-type]
@@ -228,7 +228,7 @@ class World:
                 self.dispatch(NodeEvent(node, life.Relinked()))
 
     def _hear(self, node: str, message: Any, handles: tuple[int, ...]) -> None:
-        self.log.append(f"{self.count} ← {node}: {message}")
+        self.log.append((self.count, "←", node, message))
         match message:
             case wire.Hello():
                 if self.flow.workers[node].state is WorkerState.GREETING:
@@ -355,7 +355,7 @@ class World:
         if worker is not None and worker.alive:
             worker.alive = False
             worker.state = "killed"
-            self.log.append(f"{self.count} ✝ {node}")
+            self.log.append((self.count, "✝", node))
 
     def run(self, most: int = MOST_STEPS) -> None:
         """Until nobody has anything to do, or ``most`` steps further."""
