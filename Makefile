@@ -10,7 +10,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 # Else each of the thousands of interpreters that the tests start would compile all that it imports again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test lint unit sanitize fuzz test-systemd model soak search chaos mutants bench-data bench-c bench-start bench-recover bench-upgrade bench-idle bench-fan bench-loop diagrams wheel lock clean
+.PHONY: help demo test lint unit sanitize fuzz test-systemd test-debian model soak search chaos mutants bench-data bench-c bench-start bench-recover bench-upgrade bench-idle bench-fan bench-loop diagrams wheel lock clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -43,6 +43,9 @@ fuzz: ## what a peer may have written, found by libFuzzer (clang; SECONDS=60)
 
 test-systemd: .venv/dev ## the service below a real systemd: boots a Debian in a container (root; the first time takes minutes)
 	$(BIN)/pytest tests/systemd/booted.py -p no:randomly
+
+test-debian: ## the README's two commands in a bare Debian 12, of what is committed (root; takes long)
+	.ci/debian
 
 model: ## the ring protocol in every interleaving, under weak memory (Rust; a minute or two)
 	@command -v cargo >/dev/null || { echo "cargo is missing (Rust 1.78 or later, with rustfmt and clippy): https://rustup.rs, or apt-get install rustup && rustup default stable" >&2; exit 1; }
