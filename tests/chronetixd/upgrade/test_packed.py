@@ -275,8 +275,8 @@ STATE: dict[type, tuple[set[str], set[str]]] = {
     journal.Journal: (
         {"_owed"},
         {
-            "_asked", "_awaited", "_base", "_batch", "_count", "_do", "_later", "_on_trouble", "_post", "_settle",
-            "_trouble", "_urgent", "_waiters", "given_up", "path",
+            "_asked", "_awaited", "_base", "_batch", "_count", "_do", "_failures", "_later", "_on_trouble", "_post",
+            "_settle", "_trouble", "_urgent", "_waiters", "given_up", "path",
         },
     ),
     descriptor_names.Keeping: ({"_kept"}, {"_flow", "_store", "_unsure"}),
