@@ -54,7 +54,8 @@ mount -o remount,bind,ro /
 mount -t tmpfs none /dev/shm
 for groups in $(findmnt -rno TARGET -t cgroup,cgroup2); do mount -o remount,bind,ro "$groups"; done
 cd "$COPY"
-exec env --default-signal=INT,QUIT "$@"  # a shell ignores them for what it starts in the background
+# The shell stays, as the init that orphans come to; it ignores these signals for what it starts in the background.
+env --default-signal=INT,QUIT "$@"
 """
 
 
