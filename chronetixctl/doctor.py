@@ -34,14 +34,14 @@ chronetixctl doctor -o json
 def doctor(session: Session, problems: bool) -> int:
     """Check this machine, the installation, and the daemon if one runs. Exit code 1 when something FAILs."""
     from chronetixctl.client import socket_path
-    from chronetixd.doctor import Place, Side, examine
+    from chronetixd.doctor import Side, Surroundings, examine
     from chronetixd.settings import configure
 
     settings = configure({"socket": socket_path(session.socket)}, os.environ, os.geteuid()).settings
     daemon, findings, unreachable = _ask(session)
     facts = {"client_version": installed.version()}
     sides = (Side.CLIENT,) if findings is not None else (Side.DAEMON, Side.CLIENT)
-    found = [finding.as_map() for finding in examine(Place(settings, facts, daemon, unreachable), sides)]
+    found = [finding.as_map() for finding in examine(Surroundings(settings, facts, daemon, unreachable), sides)]
     every = [*(findings or []), *found]
     shown = [finding for finding in every if not problems or finding["status"] != "PASS"]
     output.show({"daemon": daemon is not None, "findings": shown}, session.output, lambda: _table(shown))

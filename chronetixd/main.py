@@ -46,7 +46,7 @@ def _run(options: dict[str, Any]) -> None:
     run()
 
 
-def _arrive(told: exec_handoff.Passage) -> Callable[[], None]:
+def _arrive(told: exec_handoff.ExecHandoff) -> Callable[[], None]:
     """What runs a daemon that goes on where the one before it stopped."""
     _import_structlog()
     from chronetixd.daemon import daemon

@@ -8,6 +8,6 @@ clock read, no artifact looked for.
 from __future__ import annotations
 
 from chronetixd.compile.flow import Compiled, compile_text
-from chronetixd.compile.problems import CompileError, Place, Problem
+from chronetixd.compile.problems import CompileError, Position, Problem
 
-__all__ = ["CompileError", "Compiled", "Place", "Problem", "compile_text"]
+__all__ = ["CompileError", "Compiled", "Position", "Problem", "compile_text"]

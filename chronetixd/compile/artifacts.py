@@ -13,7 +13,7 @@ from typing import Any
 from chronetix.protocol.nearest import did_you_mean
 from chronetixd.compile import catalogue
 from chronetixd.compile.fields import mapping_of, text_of, warn_near_misses
-from chronetixd.compile.problems import Findings, Place
+from chronetixd.compile.problems import Findings, Position
 from chronetixd.compile.tree import Node
 
 _PLUGIN_FIELDS = ("kind", "artifact", "type", "id")
@@ -45,9 +45,9 @@ class _Written:
     kind: str | None
     uri: str | None
     type: str
-    place: Place
-    kind_place: Place
-    uri_place: Place
+    place: Position
+    kind_place: Position
+    uri_place: Position
     said_in: str
     id: str = ""
     short_kind: str = ""
@@ -101,7 +101,7 @@ def _short(node: Node, owner: str, findings: Findings) -> _Written:
     )
 
 
-def _value_place(node: Node, key: str) -> Place:
+def _value_place(node: Node, key: str) -> Position:
     found = node.fields.get(key)
     return node.place if found is None else found.place
 
@@ -173,7 +173,7 @@ def _guessed_kind(written: _Written, owner: str, findings: Findings) -> str:
     return ""
 
 
-def _checked_uri(uri: str, kind: str, place: Place, owner: str, findings: Findings) -> str:
+def _checked_uri(uri: str, kind: str, place: Position, owner: str, findings: Findings) -> str:
     scheme, separator, rest = uri.partition("://")
     if not separator:
         scheme, rest = "file", uri
@@ -194,7 +194,7 @@ def _checked_uri(uri: str, kind: str, place: Place, owner: str, findings: Findin
     return f"{scheme}://{rest}"
 
 
-def _missing(place: Place, owner: str, findings: Findings, written: _Written | None = None) -> None:
+def _missing(place: Position, owner: str, findings: Findings, written: _Written | None = None) -> None:
     if written is not None and written.kind == "python":
         hint = f"add {written.said_in}: python://module:object"
     elif written is not None and written.said_in == "entry" and written.kind is None and not written.short_kind:

@@ -18,7 +18,7 @@ from chronetixd.compile.fields import kind_of, list_of, mapping_of, warn_near_mi
 from chronetixd.compile.inherit import settle_qos
 from chronetixd.compile.json_text import read_json
 from chronetixd.compile.nodes import Draft, read_node
-from chronetixd.compile.problems import CompileError, Findings, Place, Problem
+from chronetixd.compile.problems import CompileError, Findings, Position, Problem
 from chronetixd.compile.routes import Edge, read_route
 from chronetixd.compile.schemas import union_of_schemas
 from chronetixd.compile.tree import Node, Unreadable
@@ -57,7 +57,7 @@ class Compiled:
     passed_through: bool = False
     _roots: dict[str, Node] = field(default_factory=dict)
 
-    def locate(self, path: str) -> Place:
+    def locate(self, path: str) -> Position:
         """Where in the text a path of the output (``routes[2].from``) comes from, as near as can be told."""
         here = self._roots[""]
         steps = [name or int(index) for name, index in _STEP.findall(path)]
@@ -85,10 +85,10 @@ def compile_text(text: str, filename: str) -> Compiled:
 
 
 def _read(text: str, filename: str, findings: Findings) -> Node:
-    def duplicate(place: Place, key: str) -> None:
+    def duplicate(place: Position, key: str) -> None:
         findings.problem(place, "InvalidField", f'key "{key}" stands twice in one mapping', "remove or rename one")
 
-    def not_text(place: Place, shown: str) -> None:
+    def not_text(place: Position, shown: str) -> None:
         findings.problem(place, "InvalidField", f"key {shown} is not text", f'put it in quotes: "{shown}"')
 
     text = text.removeprefix("\ufeff")

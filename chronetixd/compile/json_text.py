@@ -13,7 +13,7 @@ from bisect import bisect_right
 from collections.abc import Callable
 
 from chronetixd.compile import tree
-from chronetixd.compile.problems import Place
+from chronetixd.compile.problems import Position
 from chronetixd.compile.tree import Node, Unreadable
 
 _SPACE = re.compile(r"[ \t\n\r]*")
@@ -22,7 +22,7 @@ _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?")
 _WORDS: tuple[tuple[str, bool | None], ...] = (("true", True), ("false", False), ("null", None))
 
 
-def read_json(text: str, duplicate: Callable[[Place, str], None]) -> Node:
+def read_json(text: str, duplicate: Callable[[Position, str], None]) -> Node:
     """The one value in ``text``; ``duplicate(place, key)`` is told of each repeated key.
 
     Raises Unreadable, and nothing else.
@@ -31,7 +31,7 @@ def read_json(text: str, duplicate: Callable[[Place, str], None]) -> Node:
 
 
 class _Reader:
-    def __init__(self, text: str, duplicate: Callable[[Place, str], None]) -> None:
+    def __init__(self, text: str, duplicate: Callable[[Position, str], None]) -> None:
         self._text = text
         self._duplicate = duplicate
         self._starts = [0, *(match.end() for match in re.finditer("\n", text))]
@@ -43,9 +43,9 @@ class _Reader:
             raise self._fault(at, "something follows the document's end")
         return node
 
-    def _place(self, at: int) -> Place:
+    def _place(self, at: int) -> Position:
         line = bisect_right(self._starts, at)
-        return Place(line, at - self._starts[line - 1] + 1)
+        return Position(line, at - self._starts[line - 1] + 1)
 
     def _fault(self, at: int, what: str) -> Unreadable:
         seen = self._text[at : at + 1]
@@ -90,7 +90,7 @@ class _Reader:
 
     def _object(self, start: int, depth: int) -> tuple[Node, int]:
         fields: dict[str, Node] = {}
-        keys: dict[str, Place] = {}
+        keys: dict[str, Position] = {}
         at = self._skip(start + 1)
         if self._text[at : at + 1] == "}":
             return tree.mapping(self._place(start), fields, keys), at + 1

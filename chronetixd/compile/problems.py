@@ -17,7 +17,7 @@ Kind = Literal[
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class Place:
+class Position:
     """A position in the text, counted from 1 as editors do."""
 
     line: int
@@ -56,11 +56,11 @@ class Findings:
         self.problems: list[Problem] = []
         self.warnings: list[Problem] = []
 
-    def problem(self, place: Place, kind: Kind, message: str, suggestion: str = "") -> None:
+    def problem(self, place: Position, kind: Kind, message: str, suggestion: str = "") -> None:
         """Note something that makes the flow impossible to run."""
         self.problems.append(Problem(self.file, place.line, place.column, kind, message, suggestion))
 
-    def warning(self, place: Place, kind: Kind, message: str, suggestion: str = "") -> None:
+    def warning(self, place: Position, kind: Kind, message: str, suggestion: str = "") -> None:
         """Note something that runs, but probably not as meant."""
         self.warnings.append(Problem(self.file, place.line, place.column, kind, message, suggestion))
 

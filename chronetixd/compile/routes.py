@@ -16,7 +16,7 @@ from chronetix.protocol.nearest import did_you_mean
 from chronetixd.compile import catalogue
 from chronetixd.compile.fields import choice_of, count_of, text_of, warn_near_misses
 from chronetixd.compile.nodes import Draft, normal_type
-from chronetixd.compile.problems import Findings, Place
+from chronetixd.compile.problems import Findings, Position
 from chronetixd.compile.tree import Node
 
 ROUTE_FIELDS = (
@@ -89,7 +89,7 @@ def _end(node: Node, key: str, drafts: Mapping[str, Draft], findings: Findings) 
     if draft is None:
         known = tuple(drafts)
         hint = did_you_mean(name, known, f"nodes: {', '.join(known[:12])}" if known else "there are no nodes")
-        place: Place = node.fields[key].place
+        place: Position = node.fields[key].place
         findings.problem(place, "InvalidGraph", f'route {key} "{name}": there is no such node', hint)
     return draft
 

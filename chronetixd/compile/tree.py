@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from chronetixd.compile.problems import Place
+from chronetixd.compile.problems import Position
 
 MAX_DEPTH = 48
 """Deepest nesting of a document: no flow comes near it, and it bounds every recursion over the tree."""
@@ -26,8 +26,8 @@ class Node:
     """A value and its place; ``keys`` has the places of a mapping's keys."""
 
     value: Scalar | dict[str, Node] | list[Node]
-    place: Place
-    keys: dict[str, Place] = field(default_factory=dict)
+    place: Position
+    keys: dict[str, Position] = field(default_factory=dict)
     size: int = 1
     height: int = 1
 
@@ -51,7 +51,7 @@ class Node:
         found = self.fields.get(key)
         return None if found is None or found.value is None else found
 
-    def place_of(self, key: str) -> Place:
+    def place_of(self, key: str) -> Position:
         """Where ``key`` stands, or this value when it does not."""
         return self.keys.get(key, self.place)
 
@@ -67,24 +67,24 @@ class Node:
 class Unreadable(Exception):
     """The text is no document: reading cannot go on from ``place``."""
 
-    def __init__(self, place: Place, message: str, suggestion: str = "") -> None:
+    def __init__(self, place: Position, message: str, suggestion: str = "") -> None:
         super().__init__(message)
         self.place = place
         self.message = message
         self.suggestion = suggestion
 
 
-def mapping(place: Place, fields: dict[str, Node], keys: dict[str, Place]) -> Node:
+def mapping(place: Position, fields: dict[str, Node], keys: dict[str, Position]) -> Node:
     """A mapping node. Raises Unreadable when it grows over the limits."""
     return _limited(Node(fields, place, keys, *_extent(list(fields.values()))))
 
 
-def sequence(place: Place, items: list[Node]) -> Node:
+def sequence(place: Position, items: list[Node]) -> Node:
     """A list node. Raises Unreadable when it grows over the limits."""
     return _limited(Node(items, place, {}, *_extent(items)))
 
 
-def scalar(place: Place, value: Scalar) -> Node:
+def scalar(place: Position, value: Scalar) -> Node:
     """A scalar node. Raises Unreadable for what neither JSON nor CBOR can carry."""
     if isinstance(value, str):
         _check_text(place, value)
@@ -95,18 +95,18 @@ def scalar(place: Place, value: Scalar) -> Node:
     return Node(value, place)
 
 
-def check_depth(place: Place, depth: int) -> None:
+def check_depth(place: Position, depth: int) -> None:
     """Raises Unreadable when ``depth`` is over MAX_DEPTH."""
     if depth > MAX_DEPTH:
         raise Unreadable(place, f"nested more than {MAX_DEPTH} levels deep", "flatten the document")
 
 
-def check_key(place: Place, key: str) -> None:
+def check_key(place: Position, key: str) -> None:
     """Raises Unreadable when ``key`` cannot be written as UTF-8."""
     _check_text(place, key)
 
 
-def _check_text(place: Place, text: str) -> None:
+def _check_text(place: Position, text: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -16,10 +16,10 @@ from typing import Any, TypeAlias
 import yaml
 
 from chronetixd.compile import tree
-from chronetixd.compile.problems import Place
+from chronetixd.compile.problems import Position
 from chronetixd.compile.tree import Node, Scalar, Unreadable
 
-Noter: TypeAlias = Callable[[Place, str], None]
+Noter: TypeAlias = Callable[[Position, str], None]
 
 _INT = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
@@ -55,12 +55,12 @@ def _events(text: str) -> Iterator[yaml.Event]:
         ) from None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        place = Place(1, 1) if mark is None else Place(mark.line + 1, mark.column + 1)
+        place = Position(1, 1) if mark is None else Position(mark.line + 1, mark.column + 1)
         what = ", ".join(part for part in (error.context, error.problem) if part)
         raise Unreadable(place, f"not YAML: {what}", _syntax_suggestion(what)) from None
     except (yaml.YAMLError, ValueError, OverflowError) as error:
         # PyYAML lets a few Python errors through, e.g. chr() of "\UFFFFFFFF".
-        raise Unreadable(Place(1, 1), f"not YAML: {error}") from None
+        raise Unreadable(Position(1, 1), f"not YAML: {error}") from None
 
 
 def _syntax_suggestion(what: str) -> str:
@@ -71,14 +71,14 @@ def _syntax_suggestion(what: str) -> str:
     return ""
 
 
-def _at_offset(text: str, offset: int) -> Place:
+def _at_offset(text: str, offset: int) -> Position:
     before = text[:offset]
-    return Place(before.count("\n") + 1, offset - (before.rfind("\n") + 1) + 1)
+    return Position(before.count("\n") + 1, offset - (before.rfind("\n") + 1) + 1)
 
 
-def _place(event: yaml.Event) -> Place:
+def _place(event: yaml.Event) -> Position:
     mark = event.start_mark
-    return Place(1, 1) if mark is None else Place(mark.line + 1, mark.column + 1)
+    return Position(1, 1) if mark is None else Position(mark.line + 1, mark.column + 1)
 
 
 class _Composer:
@@ -90,7 +90,7 @@ class _Composer:
         self._open: set[str] = set()
 
     def document(self) -> Node:
-        root = Node(None, Place(1, 1))
+        root = Node(None, Position(1, 1))
         documents = 0
         for event in self._events:
             if isinstance(event, yaml.DocumentStartEvent):
@@ -133,15 +133,15 @@ class _Composer:
             raise Unreadable(_place(event), f'alias "*{name}" has no anchor "&{name}" before it')
         return self._anchors[name]
 
-    def _sequence(self, place: Place, depth: int) -> Node:
+    def _sequence(self, place: Position, depth: int) -> Node:
         items: list[Node] = []
         while not isinstance(event := next(self._events), yaml.SequenceEndEvent):
             items.append(self._node(event, depth + 1))
         return tree.sequence(place, items)
 
-    def _mapping(self, place: Place, depth: int) -> Node:
+    def _mapping(self, place: Position, depth: int) -> Node:
         fields: dict[str, Node] = {}
-        keys: dict[str, Place] = {}
+        keys: dict[str, Position] = {}
         merged: list[Node] = []
         while not isinstance(event := next(self._events), yaml.MappingEndEvent):
             is_merge = isinstance(event, yaml.ScalarEvent) and event.value == "<<" and event.implicit[0]
@@ -173,7 +173,7 @@ def _shown(key: Node) -> str:
     return json.dumps(key.value)
 
 
-def _check_tag(tag: str | None, place: Place, expected: str) -> None:
+def _check_tag(tag: str | None, place: Position, expected: str) -> None:
     if tag not in (None, "!", f"{_TAG}{expected}"):
         raise Unreadable(place, f'tag "{_short(tag)}" is not allowed', "a flow is plain data: leave the tag out")
 
@@ -182,7 +182,7 @@ def _short(tag: Any) -> str:
     return str(tag).replace(_TAG, "!!")
 
 
-def _scalar(event: yaml.ScalarEvent, place: Place) -> Scalar:
+def _scalar(event: yaml.ScalarEvent, place: Position) -> Scalar:
     text = str(event.value)
     tag = event.tag
     if tag is None:
@@ -197,7 +197,7 @@ def _scalar(event: yaml.ScalarEvent, place: Place) -> Scalar:
     return float(value) if tag == f"{_TAG}float" and isinstance(value, int) else value
 
 
-def _resolve(text: str, place: Place) -> Scalar:
+def _resolve(text: str, place: Position) -> Scalar:
     if text in _CONSTANTS:
         return _CONSTANTS[text]
     if _INT.fullmatch(text):

@@ -28,7 +28,7 @@ from chronetix.protocol.framing import Encoding, Work, encode
 from chronetixd.control import verbs
 from chronetixd.core.access import Peer, Right
 from chronetixd.core.quota import Gate
-from chronetixd.flows.recovery import Visitor
+from chronetixd.flows.recovery import ReattachRequest
 from chronetixd.loop import shares
 from chronetixd.loop.connection import Connection, documents
 from chronetixd.loop.inspection import Inspection
@@ -262,7 +262,7 @@ class Client:
         """A worker that has outlived an earlier daemon: its connection is its flow's from now on."""
         sock = self._connection.hand_over()
         try:
-            self._context.flows.reattach(Visitor(message, descriptors, sock, self.peer.pid, self._features))
+            self._context.flows.reattach(ReattachRequest(message, descriptors, sock, self.peer.pid, self._features))
         except (ChronetixError, OSError) as reason:
             structlog.get_logger("chronetixd.control.client").warning("a worker is not taken back", reason=str(reason))
             if not isinstance(reason, ChronetixError):

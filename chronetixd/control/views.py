@@ -13,7 +13,7 @@ import msgspec
 
 from chronetix.protocol import cbor
 from chronetix.protocol.contract import Liveness, Restart, Route
-from chronetixd.core.death import Death
+from chronetixd.core.death import ExitRecord
 from chronetixd.core.wiring.stages import DataRoute
 from chronetixd.core.worker import WorkerState
 from chronetixd.flows.run import FlowRun
@@ -178,7 +178,7 @@ async def _bound_results(nodes: list[dict[str, Any]], pace: Pace) -> None:
             room -= size
 
 
-async def _add_deaths(nodes: list[dict[str, Any]], deaths: Mapping[str, list[Death]], pace: Pace) -> None:
+async def _add_deaths(nodes: list[dict[str, Any]], deaths: Mapping[str, list[ExitRecord]], pace: Pace) -> None:
     """The last exits of every node, oldest first; what they wrote to stderr only as far as MAX_LAST_WORDS goes."""
     room = MAX_LAST_WORDS
     async for node in pace.over(nodes):

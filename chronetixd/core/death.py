@@ -25,7 +25,7 @@ class HeldFrames(msgspec.Struct, frozen=True, kw_only=True):
     sequences: list[int] = []
 
 
-class Death(msgspec.Struct, frozen=True, kw_only=True):
+class ExitRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One exit. ``killed_with`` is the last signal that we sent it. Processor time and the most memory are 0 where the
     kernel did not tell; they are of the process and of the children that it waited for."""
 

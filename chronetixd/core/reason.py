@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from chronetixd.core.death import Death, HeldFrames
+from chronetixd.core.death import ExitRecord, HeldFrames
 from chronetixd.core.flow_messages import Failure
 from chronetixd.core.worker import Exit
 
 
-def reason(failure: Failure, exit: Exit | None, stderr_tail: Sequence[str], death: Death | None = None) -> str:
+def reason(failure: Failure, exit: Exit | None, stderr_tail: Sequence[str], death: ExitRecord | None = None) -> str:
     """One line, then the end of stderr if there is any. ``exit`` is that of the failed node, if it has ended, ``death``
     what is known of that."""
     if not failure.node:
@@ -31,7 +31,7 @@ _MEMORY = {
 }
 
 
-def circumstances(death: Death) -> str:
+def circumstances(death: ExitRecord) -> str:
     """What else is worth saying of an exit, to be put behind it: want of memory, frames that it held."""
     text = _MEMORY.get(death.out_of_memory, "")
     if death.held:
@@ -45,6 +45,6 @@ def _frames(held: HeldFrames) -> str:
     return f"{which} of route {held.route}"
 
 
-def explain(exit: Exit, death: Death) -> str:
+def explain(exit: Exit, death: ExitRecord) -> str:
     """An exit in one line."""
     return f"{exit}{circumstances(death)}"

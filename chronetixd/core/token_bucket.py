@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-class Allowance:
+class TokenBucket:
     """``rate`` a second, ``burst`` at once; full at the beginning."""
 
     __slots__ = ("_at", "_left", "burst", "rate")

@@ -26,20 +26,20 @@ from chronetixd.loop.inspection import Inspection
 from chronetixd.loop.turns import Turns
 from chronetixd.records.audit import Audit
 from chronetixd.records.events import Events
-from chronetixd.records.exits import Deaths
+from chronetixd.records.exits import ExitRecords
 from chronetixd.records.logfiles import LogFiles
 from chronetixd.records.logs import Logs
 from chronetixd.settings import Settings
 from chronetixd.store.journal import Journal
 from chronetixd.store.state_dir import StateDir
-from chronetixd.systemd.fdstore import Store, limit_of
-from chronetixd.systemd.notify import Supervisor
+from chronetixd.systemd.fdstore import DescriptorStore, limit_of
+from chronetixd.systemd.notify import ServiceManager
 from chronetixd.systemd.watchdog import Watchdog, of_environment
 from chronetixd.workers.launcher import Launcher
-from chronetixd.workers.orphans import Strays
+from chronetixd.workers.orphans import Orphans
 from chronetixd.workers.pool import Spares
 from chronetixd.workers.pump import Pump
-from chronetixd.workers.sandbox import Nursery
+from chronetixd.workers.sandbox import Sandboxes
 
 CHECKS, READS = 4, 4
 """Flows that are checked at once, and logs that are read at once, before others have to wait for the files of these."""
@@ -71,7 +71,7 @@ class House:
     watchdog: Watchdog
     groups: Groups
     garbage: Garbage
-    strays: Strays
+    strays: Orphans
     pump: Pump
     inspection: Inspection
     launcher: Launcher
@@ -80,8 +80,8 @@ class House:
     journal: Journal
     scribe: Aside
     """Writes the journal."""
-    supervisor: Supervisor
-    store: Store
+    supervisor: ServiceManager
+    store: DescriptorStore
     disk: Aside
     """Works on the state folder."""
     looks: Aside
@@ -90,7 +90,7 @@ class House:
     """Reads logs, for who asks for them."""
     checks: Aside
     """Looks at what flows name."""
-    deaths: Deaths
+    deaths: ExitRecords
     services: Services
     flows: Flows
 
@@ -125,7 +125,7 @@ def build(settings: Settings, loop: asyncio.AbstractEventLoop, *, name: str, tel
         folder / "logs", time.time_ns(), settings.log_file_bytes, settings.log_files, troubles.logs_soon
     )
     logs = Logs(files=log_files)
-    deaths = Deaths(
+    deaths = ExitRecords(
         folder / "deaths",
         lambda trouble: disk.post(partial(troubles.deaths, trouble)),
         lambda damage: disk.post(partial(troubles.deaths_damage, damage)),
@@ -134,13 +134,13 @@ def build(settings: Settings, loop: asyncio.AbstractEventLoop, *, name: str, tel
     journal = Journal(folder / "journal", troubles.journal, loop.call_later, scribe.do, scribe.post, scribe.settle)
     audit = Audit(loop, folder, settings.audit_bytes, events, settings.audit_reads)
     server = Server(loop, Path(settings.socket), tells.client)
-    supervisor = Supervisor(loop.call_later)
-    store = Store(supervisor, limit_of(os.environ))
+    supervisor = ServiceManager(loop.call_later)
+    store = DescriptorStore(supervisor, limit_of(os.environ))
     groups = Groups(loop, find_place(settings.cgroup), settings.state_dir)
     turns = Turns(loop)
     pump = Pump(loop)
-    strays = Strays(loop, tells.known_pids, lambda: launcher.announced, turns)
-    nursery = Nursery(groups, strays, pump, turns)
+    strays = Orphans(loop, tells.known_pids, lambda: launcher.announced, turns)
+    sandboxes = Sandboxes(groups, strays, pump, turns)
     launcher = Launcher(
         loop,
         on_ready=tells.launcher_ready,
@@ -148,14 +148,14 @@ def build(settings: Settings, loop: asyncio.AbstractEventLoop, *, name: str, tel
         on_hopeless=tells.launcher_hopeless,
         on_announced=strays.look_soon,
     )
-    spares = Spares(loop, launcher, nursery, settings.spares, troubles.spares_full)
+    spares = Spares(loop, launcher, sandboxes, settings.spares, troubles.spares_full)
     bus = Bus(loop, events)
     checks = Aside(loop, "chronetix-checks", threads=CHECKS)
     services = Services(
         loop=loop,
         launcher=launcher,
         spares=spares,
-        nursery=nursery,
+        sandboxes=sandboxes,
         bus=bus,
         events=events,
         logs=logs,

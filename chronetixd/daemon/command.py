@@ -15,7 +15,7 @@ import click
 from chronetix.protocol.errors import ChronetixError
 from chronetixd.control.admission import rules_of
 from chronetixd.daemon import daemon
-from chronetixd.doctor import Place, Side, Status, examine
+from chronetixd.doctor import Side, Status, Surroundings, examine
 from chronetixd.installed import version
 from chronetixd.records import logs
 from chronetixd.settings import Configured, Source
@@ -64,7 +64,7 @@ def command(config: str | None, check: bool, check_upgrade: int | None, **flags:
 
 def _report(configured: Configured) -> int:
     """Print what --check found; the exit code."""
-    findings = examine(Place(configured.settings, {}), (Side.DAEMON,))
+    findings = examine(Surroundings(configured.settings, {}), (Side.DAEMON,))
     for finding in findings:
         cure = f" → {finding.cure}" if finding.cure else ""
         click.echo(f"{finding.status.value:4}  {finding.area}, {finding.name}: {finding.detail}{cure}")

@@ -31,7 +31,7 @@ from chronetixd.core.flow_messages import FlowState, StopMode
 from chronetixd.daemon.build import Tells, build
 from chronetixd.daemon.status import Report
 from chronetixd.dataplane import shm_support
-from chronetixd.doctor import Place, Side, examine
+from chronetixd.doctor import Side, Surroundings, examine
 from chronetixd.flows.apply import Rollouts
 from chronetixd.flows.run import FlowRun
 from chronetixd.flows.worker_records import lives_on
@@ -303,7 +303,7 @@ class Daemon:
     def _restore(self) -> None:
         """Run again what is wanted still; the daemon is ready when that has started, or failed to."""
         left, self._left = self._left, Recovered((), (), ())
-        for row in left.rotten:
+        for row in left.corrupt:
             self._log.error("a row of the journal is not what was written, and is left out", row=row)
         kept = Stored(self._received.stored, self._house.store)
         self._received.stored.clear()
@@ -400,7 +400,7 @@ class Daemon:
             "journal_trouble": self._house.journal.trouble,
         }
         settings = msgspec.structs.replace(self.settings, socket=str(self._house.server.path))
-        return [finding.as_map() for finding in examine(Place(settings, facts), (Side.DAEMON,))]
+        return [finding.as_map() for finding in examine(Surroundings(settings, facts), (Side.DAEMON,))]
 
     # -- the launcher --------------------------------------------------------------------------------------
 

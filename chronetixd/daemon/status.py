@@ -12,7 +12,7 @@ from collections.abc import Callable
 from chronetixd.core.flow_messages import FlowState
 from chronetixd.flows.registry import Flows
 from chronetixd.records.events import Event, Events
-from chronetixd.systemd.notify import Supervisor, supervised
+from chronetixd.systemd.notify import ServiceManager, supervised
 from chronetixd.workers.pool import Spares
 
 EVERY_S = 1.0
@@ -26,7 +26,7 @@ class Report:
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        supervisor: Supervisor,
+        supervisor: ServiceManager,
         flows: Flows,
         spares: Spares,
         events: Events,

@@ -26,7 +26,7 @@ Look = Callable[[], Iterator[Seen]]
 """A look, route by route."""
 
 
-class HeldFrames:
+class HeldFrameWatch:
     """One flow's. ``warn`` is called once for each frame that is kept for longer than ``threshold_s``."""
 
     def __init__(

@@ -7,7 +7,7 @@ from typing import Any, Literal, TypeVar
 
 from chronetix.protocol.messages import Port
 from chronetixd.core.packed import PackedCounters
-from chronetixd.core.wiring.stages import DataRoute, Ends, Handle, Memory, Place, Stage
+from chronetixd.core.wiring.stages import DataRoute, Ends, Handle, Memory, NodeEnds, Stage
 from chronetixd.core.wiring.states import ConsumerEnd, NodeState, ProducerEnd
 from chronetixd.dataplane.lines import Lines
 from chronetixd.packing import Bag, Packed, Unbag
@@ -106,7 +106,7 @@ class Packer:
     def _memory(self, memory: Memory | None) -> int | None:
         return None if memory is None else self._memories.setdefault(memory, len(self._memories))
 
-    def place(self, place: Place) -> PackedPlace:
+    def place(self, place: NodeEnds) -> PackedPlace:
         """A node."""
         return PackedPlace(
             memory=self._memory(place.memory),
@@ -204,7 +204,7 @@ class Unpacker:
         """Those that these numbers mean."""
         return [_at(self._stages, number, "stage") for number in numbers]
 
-    def place(self, place: Place, packed: PackedPlace) -> None:
+    def place(self, place: NodeEnds, packed: PackedPlace) -> None:
         """Make ``place``, which is new, what ``packed`` was."""
         place.memory = self._of(packed.memory)
         place.incarnation = packed.incarnation

@@ -16,15 +16,15 @@ from chronetix.protocol.errors import error
 from chronetix.protocol.messages import Reattach
 from chronetix.protocol.messages import Stage as ShownStage
 from chronetix.shm import layout
-from chronetixd.core.wiring.stages import DataRoute, Handle, Memory, Place, Stage, check_count
+from chronetixd.core.wiring.stages import DataRoute, Handle, Memory, NodeEnds, Stage, check_count
 from chronetixd.core.wiring.states import ConsumerEnd, NodeState, ProducerEnd
 from chronetixd.dataplane.checked import checked
-from chronetixd.dataplane.recovered import Kept
+from chronetixd.dataplane.recovered import RecoveredMemory
 from chronetixd.store.descriptor_keys import Key
 
 
 @dataclass(slots=True)
-class Shown:
+class ReattachedMemory:
     """What one node has: of its own showing, or kept for one that is dead."""
 
     memory: Memory
@@ -37,7 +37,7 @@ class Shown:
 
 def shown(
     node: str, outputs: Iterable[DataRoute], inputs: Iterable[DataRoute], message: Reattach, descriptors: list[int]
-) -> Shown:
+) -> ReattachedMemory:
     """Check what ``node`` shows; takes ``descriptors`` over (empties the list).
 
     Raises ProtocolError ``descriptor-refused`` or ``malformed-message``, and then has kept nothing.
@@ -51,7 +51,7 @@ def shown(
         raise error("malformed-message", type="reattach", reason=reason)
     fds = iter(descriptors)
     memory = Memory(shown_so={*message.unconfirmed, *message.dropped})
-    found = Shown(
+    found = ReattachedMemory(
         memory,
         unconfirmed=tuple(message.unconfirmed),
         dropped=tuple(message.dropped),
@@ -85,7 +85,11 @@ def _check_routes(node: str, what: str, told: list[ShownStage], known: set[str])
 
 
 def chain(
-    route: DataRoute, producer: Shown | None, consumer: Shown | None, kept: Kept, dead: Container[str]
+    route: DataRoute,
+    producer: ReattachedMemory | None,
+    consumer: ReattachedMemory | None,
+    kept: RecoveredMemory,
+    dead: Container[str],
 ) -> list[Stage]:
     """The stages of ``route``, oldest first, from what its two nodes have, or what was kept of it. ``dead`` nodes are
     to have successors."""
@@ -102,7 +106,12 @@ def chain(
 
 
 def _stage(
-    route: DataRoute, epoch: int, producer: Shown | None, consumer: Shown | None, kept: Kept, dead: Container[str]
+    route: DataRoute,
+    epoch: int,
+    producer: ReattachedMemory | None,
+    consumer: ReattachedMemory | None,
+    kept: RecoveredMemory,
+    dead: Container[str],
 ) -> Stage:
     stage = Stage(route, epoch)
     told_producer = told_consumer = False
@@ -155,7 +164,7 @@ def _has_frames(ring: int) -> bool:
 
 
 def missing(
-    stages: Iterable[Stage], dead: Container[str], kept: Kept, late: Mapping[str, str]
+    stages: Iterable[Stage], dead: Container[str], kept: RecoveredMemory, late: Mapping[str, str]
 ) -> Iterator[tuple[str, str]]:
     """What the successor of a dead node would need and nobody has: (node, the rest of a sentence about it). ``late``
     says of those that died under this daemon how."""
@@ -177,9 +186,11 @@ def missing(
             yield lost(stage.route.target, f"what it had to drain of {name!r} is lost")
 
 
-def place(node: str, had: Shown | None, outputs: list[DataRoute], inputs: list[DataRoute], *, over: bool) -> Place:
+def place(
+    node: str, had: ReattachedMemory | None, outputs: list[DataRoute], inputs: list[DataRoute], *, over: bool
+) -> NodeEnds:
     """A node as it was before the daemon died; ``over`` if it had come to its end."""
-    found = Place(node, list(outputs), list(inputs), source=not inputs)
+    found = NodeEnds(node, list(outputs), list(inputs), source=not inputs)
     if had is not None:
         found.memory = had.memory
         found.memory.incarnation = found.incarnation = had.incarnation
@@ -189,7 +200,7 @@ def place(node: str, had: Shown | None, outputs: list[DataRoute], inputs: list[D
     return found
 
 
-def bury(place: Place, kept: Kept, incarnation: int) -> None:
+def bury(place: NodeEnds, kept: RecoveredMemory, incarnation: int) -> None:
     """Its worker is dead: what there is of it was kept."""
     place.memory = kept.memory(place.node)
     place.incarnation = incarnation
@@ -197,7 +208,7 @@ def bury(place: Place, kept: Kept, incarnation: int) -> None:
         place.state = NodeState.STARTED
 
 
-def memories(stages: Iterable[Stage], places: Mapping[str, Place]) -> dict[Key, int]:
+def memories(stages: Iterable[Stage], places: Mapping[str, NodeEnds]) -> dict[Key, int]:
     """What has to outlive the daemon and the workers of these stages: every RING with its arena; of each stage the
     CREDIT of its consumer, and the predecessor's until that one has started."""
     found: dict[Key, int] = {}

@@ -19,7 +19,7 @@ from chronetixd.loop.closing import close_memory
 from chronetixd.store.descriptor_keys import Key, Kind
 
 
-class Kept:
+class RecoveredMemory:
     """Owns the descriptors of ``found`` until :meth:`close`. ``whole``: nothing of the flow was missing or left out."""
 
     def __init__(self, found: Mapping[Key, int], *, whole: bool = True) -> None:

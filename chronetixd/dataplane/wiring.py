@@ -21,15 +21,14 @@ from chronetix.shm import layout
 from chronetixd.core.death import HeldFrames
 from chronetixd.core.wiring.lives import LostMemory
 from chronetixd.core.wiring.machine import Machine
-from chronetixd.core.wiring.route_table import Close
-from chronetixd.core.wiring.route_table import ToNode as Told
+from chronetixd.core.wiring.route_table import Close, Told
 from chronetixd.core.wiring.segments import check_new
 from chronetixd.core.wiring.stages import MAX_SEGMENTS, DataRoute, Handle, LineEnd, Snapshot, check_count
 from chronetixd.dataplane import rebuild
 from chronetixd.dataplane.checked import checked
 from chronetixd.dataplane.lines import Lines
 from chronetixd.dataplane.pack import PackedWiring, Packer, Unpacker
-from chronetixd.dataplane.recovered import Kept
+from chronetixd.dataplane.recovered import RecoveredMemory
 from chronetixd.loop.closing import close_memory
 from chronetixd.packing import Bag, Unbag
 from chronetixd.store.descriptor_keys import Key
@@ -138,17 +137,17 @@ class Wiring:
         """What a worker was told by an earlier daemon."""
         self.machine.rerouting.know(message)
 
-    def shown(self, node: str, message: wire.Reattach, descriptors: list[int]) -> rebuild.Shown:
+    def shown(self, node: str, message: wire.Reattach, descriptors: list[int]) -> rebuild.ReattachedMemory:
         """What ``node`` shows of itself, checked. Raises ProtocolError, and then nothing is kept."""
         place = self.machine.net.places[node]
         return rebuild.shown(node, place.outputs, place.inputs, message, descriptors)
 
     def take_over(
         self,
-        had: Mapping[str, rebuild.Shown],
+        had: Mapping[str, rebuild.ReattachedMemory],
         dead: Mapping[str, int],
         over: set[str],
-        kept: Kept,
+        kept: RecoveredMemory,
         late: Mapping[str, str] | None = None,
     ) -> list[ToNode]:
         """Go on with the memory that the nodes have, and that was ``kept`` for those without: ``dead`` ones, with the

@@ -67,7 +67,7 @@ def failure(detail: str, cure: str) -> Finding:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Surroundings:
     """What checks look at besides the machine.
 
     ``facts`` are what whoever runs the checks knows of itself: a daemon ``cgroup_reason``, ``cgroup_missing``,
@@ -81,7 +81,7 @@ class Place:
     unreachable: str = ""
 
 
-Check = Callable[[Place], Finding]
+Check = Callable[[Surroundings], Finding]
 _CHECKS: list[tuple[str, str, Side, Check]] = []
 
 
@@ -95,7 +95,7 @@ def check(area: str, name: str, side: Side = Side.DAEMON) -> Callable[[Check], C
     return register
 
 
-def examine(place: Place, sides: Iterable[Side]) -> list[Finding]:
+def examine(place: Surroundings, sides: Iterable[Side]) -> list[Finding]:
     """Run every check of ``sides``. One that fails by itself is a failure of its own, not of the others."""
     for module in CHECKS_IN:
         import_module(f"chronetixd.doctor.{module}")
@@ -103,7 +103,7 @@ def examine(place: Place, sides: Iterable[Side]) -> list[Finding]:
     return [_run(place, area, name, function) for area, name, side, function in _CHECKS if side in wanted]
 
 
-def _run(place: Place, area: str, name: str, function: Check) -> Finding:
+def _run(place: Surroundings, area: str, name: str, function: Check) -> Finding:
     try:
         found = function(place)
     except Exception as reason:

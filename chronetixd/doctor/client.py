@@ -10,12 +10,12 @@ from pathlib import Path
 
 from chronetix import shm
 from chronetix.protocol.messages import PROTOCOL_VERSIONS
-from chronetixd.doctor import Finding, Place, Side, check, failure, passed, warning
+from chronetixd.doctor import Finding, Side, Surroundings, check, failure, passed, warning
 from chronetixd.linux.peer import user_name
 
 
 @check("client", "daemon", Side.CLIENT)
-def answers(place: Place) -> Finding:
+def answers(place: Surroundings) -> Finding:
     """Somebody answers, or nobody is there."""
     if place.daemon is not None:
         return passed(f"pid {place.daemon['pid']} answers at {place.settings.socket}")
@@ -43,7 +43,7 @@ def _lock_holder(state: Path) -> str:
 
 
 @check("client", "rights of the socket", Side.CLIENT)
-def rights(place: Place) -> Finding:
+def rights(place: Surroundings) -> Finding:
     """Whether this user may connect, and who else may."""
     path = Path(place.settings.socket)
     try:
@@ -76,7 +76,7 @@ def _group_name(gid: int) -> str:
 
 
 @check("client", "versions", Side.CLIENT)
-def versions(place: Place) -> Finding:
+def versions(place: Surroundings) -> Finding:
     """Daemon, client and protocol fit together."""
     if place.daemon is None:
         return passed("there is no daemon to compare with")

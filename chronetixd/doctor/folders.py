@@ -6,14 +6,14 @@ import os
 import stat
 from pathlib import Path
 
-from chronetixd.doctor import Finding, Place, check, failure, passed, warning
+from chronetixd.doctor import Finding, Surroundings, check, failure, passed, warning
 
 LITTLE = 64 * 1024 * 1024
 """Bytes free on a disk below which a journal or an audit log may soon not be written."""
 
 
 @check("folders", "state folder")
-def state_folder(place: Place) -> Finding:
+def state_folder(place: Surroundings) -> Finding:
     """It is there and writable, or can be made."""
     path = Path(place.settings.state_dir)
     problem = _problem(path)
@@ -22,7 +22,7 @@ def state_folder(place: Place) -> Finding:
 
 
 @check("folders", "control socket")
-def socket_place(place: Place) -> Finding:
+def socket_place(place: Surroundings) -> Finding:
     """It can be made, or is there."""
     path = Path(place.settings.socket)
     cure = f"remove {path}, or choose another path with --socket"
@@ -35,7 +35,7 @@ def socket_place(place: Place) -> Finding:
 
 
 @check("folders", "room on the disk")
-def state_room(place: Place) -> Finding:
+def state_room(place: Surroundings) -> Finding:
     """Enough for what the daemon writes."""
     found = os.statvfs(_nearest(Path(place.settings.state_dir)))
     free = found.f_bavail * found.f_frsize
@@ -46,7 +46,7 @@ def state_room(place: Place) -> Finding:
 
 
 @check("folders", "journal")
-def journal(place: Place) -> Finding:
+def journal(place: Surroundings) -> Finding:
     """Everything that the next daemon has to know is in it."""
     if trouble := place.facts.get("journal_trouble"):
         cure = "make room on the disk of the state folder; until then a crash would lose what the journal lacks"
@@ -55,7 +55,7 @@ def journal(place: Place) -> Finding:
 
 
 @check("folders", "audit log")
-def audit(place: Place) -> Finding:
+def audit(place: Surroundings) -> Finding:
     """Everything was recorded."""
     lost = place.facts.get("audit_lost", 0)
     if lost:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from chronetixd.core.limits import CONTROLLERS
-from chronetixd.doctor import Finding, Place, check, passed, warning
+from chronetixd.doctor import Finding, Surroundings, check, passed, warning
 from chronetixd.linux.cgroups import find_place
 
 NOT_ENFORCED = {
@@ -15,7 +15,7 @@ NOT_ENFORCED = {
 
 
 @check("control groups", "delegation")
-def delegation(place: Place) -> Finding:
+def delegation(place: Surroundings) -> Finding:
     """A group below which each worker gets its own."""
     if "cgroup_reason" in place.facts:
         reason = str(place.facts["cgroup_reason"])
@@ -28,7 +28,7 @@ def delegation(place: Place) -> Finding:
 
 
 @check("control groups", "controllers")
-def controllers(place: Place) -> Finding:
+def controllers(place: Surroundings) -> Finding:
     """Those that limit."""
     missing = _missing(place)
     if missing:
@@ -38,7 +38,7 @@ def controllers(place: Place) -> Finding:
     return passed(", ".join(CONTROLLERS))
 
 
-def _missing(place: Place) -> list[str]:
+def _missing(place: Surroundings) -> list[str]:
     if "cgroup_missing" in place.facts:
         return list(place.facts["cgroup_missing"])
     group = find_place(place.settings.cgroup).group

@@ -5,17 +5,17 @@ from __future__ import annotations
 import importlib.machinery
 import sys
 
-from chronetixd.doctor import Finding, Place, check, failure, passed
+from chronetixd.doctor import Finding, Surroundings, check, failure, passed
 
 
 @check("installation", "shared-memory extension")
-def extension(_place: Place) -> Finding:
+def extension(_place: Surroundings) -> Finding:
     """chronetix.shm._native, and the launcher's own."""
     return _modules("chronetix.shm._native", "chronetix.nodeworker._clone")
 
 
 @check("installation", "worker launcher")
-def launcher(_place: Place) -> Finding:
+def launcher(_place: Surroundings) -> Finding:
     """chronetix.nodeworker.process.launcher, which the daemon starts and never imports."""
     return _modules("chronetix.nodeworker.process.launcher")
 

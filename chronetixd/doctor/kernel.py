@@ -11,7 +11,7 @@ import signal
 
 from chronetix import shm
 from chronetixd.dataplane.shm_support import MEANING
-from chronetixd.doctor import Finding, Place, check, failure, passed, warning
+from chronetixd.doctor import Finding, Surroundings, check, failure, passed, warning
 
 OLDEST = (5, 15)
 _CLONE3 = 435
@@ -19,7 +19,7 @@ _SECCOMP = "allow it in the container's seccomp profile, or use a newer kernel"
 
 
 @check("kernel", "version")
-def version(_place: Place) -> Finding:
+def version(_place: Surroundings) -> Finding:
     """Recent enough."""
     release = platform.release()
     numbers = tuple(int(part) for part in re.findall(r"\d+", release)[:2])
@@ -29,7 +29,7 @@ def version(_place: Place) -> Finding:
 
 
 @check("kernel", "sealed shared memory")
-def memory(_place: Place) -> Finding:
+def memory(_place: Surroundings) -> Finding:
     """memfd with all the seals."""
     missing = shm.missing_features()
     if not missing:
@@ -39,7 +39,7 @@ def memory(_place: Place) -> Finding:
 
 
 @check("kernel", "process descriptors")
-def pidfd(_place: Place) -> Finding:
+def pidfd(_place: Surroundings) -> Finding:
     """pidfd_open and pidfd_send_signal."""
     try:
         fd = os.pidfd_open(os.getpid())
@@ -53,7 +53,7 @@ def pidfd(_place: Place) -> Finding:
 
 
 @check("kernel", "clone3")
-def clone3(_place: Place) -> Finding:
+def clone3(_place: Surroundings) -> Finding:
     """Workers are born by it. Asked with no arguments at all, it says that they are wrong, if it is there."""
     libc = ctypes.CDLL(None, use_errno=True)
     libc.syscall.restype = ctypes.c_long
@@ -66,7 +66,7 @@ def clone3(_place: Place) -> Finding:
 
 
 @check("kernel", "eventfd")
-def eventfd(_place: Place) -> Finding:
+def eventfd(_place: Surroundings) -> Finding:
     """A worker wakes itself with it."""
     try:
         os.close(os.eventfd(0, os.EFD_CLOEXEC))

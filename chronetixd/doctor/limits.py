@@ -6,14 +6,14 @@ import os
 import resource
 
 from chronetix.shm import missing_features, names
-from chronetixd.doctor import Finding, Place, check, failure, passed, warning
+from chronetixd.doctor import Finding, Surroundings, check, failure, passed, warning
 
 PER_NODE = 10
 """Descriptors that one node takes in the daemon, at most."""
 
 
 @check("limits", "open files")
-def open_files(_place: Place) -> Finding:
+def open_files(_place: Surroundings) -> Finding:
     """RLIMIT_NOFILE: the daemon raises its own to the hard limit."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     detail = f"at most {hard}: room for some {hard // 2 // PER_NODE} nodes"
@@ -24,7 +24,7 @@ def open_files(_place: Place) -> Finding:
 
 
 @check("limits", "processes")
-def processes(_place: Place) -> Finding:
+def processes(_place: Surroundings) -> Finding:
     """RLIMIT_NPROC: each worker has two threads and what its plugin starts. Root is not held by it."""
     soft = resource.getrlimit(resource.RLIMIT_NPROC)[0]
     if soft == resource.RLIM_INFINITY or os.geteuid() == 0:
@@ -34,7 +34,7 @@ def processes(_place: Place) -> Finding:
 
 
 @check("limits", "locked memory")
-def locked_memory(_place: Place) -> Finding:
+def locked_memory(_place: Surroundings) -> Finding:
     """RLIMIT_MEMLOCK: chronetix locks nothing, plugins may want to."""
     soft = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]
     if soft == resource.RLIM_INFINITY:
@@ -44,7 +44,7 @@ def locked_memory(_place: Place) -> Finding:
 
 
 @check("limits", "shared memory")
-def shared_memory(_place: Place) -> Finding:
+def shared_memory(_place: Surroundings) -> Finding:
     """/dev/shm counts only where memory has to have names; else memory itself does."""
     if "seals" in missing_features():
         found = os.statvfs(names.FOLDER)
@@ -63,7 +63,7 @@ def _available() -> int:
 
 
 @check("limits", "memory overcommit")
-def overcommit(_place: Place) -> Finding:
+def overcommit(_place: Surroundings) -> Finding:
     """Whether memory is refused before it is used up."""
     with open("/proc/sys/vm/overcommit_memory") as file:
         mode = file.read().strip()
@@ -74,7 +74,7 @@ def overcommit(_place: Place) -> Finding:
 
 
 @check("limits", "leftover segments")
-def leftovers(_place: Place) -> Finding:
+def leftovers(_place: Surroundings) -> Finding:
     """Named memory of processes that are no more."""
     left = names.abandoned()
     if left:

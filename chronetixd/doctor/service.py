@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 
-from chronetixd.doctor import Finding, Place, Side, check, failure, passed, warning
+from chronetixd.doctor import Finding, Side, Surroundings, check, failure, passed, warning
 from chronetixd.systemd.units import BOOTED, Scope, scope_of
 
 PROPERTIES = ("LoadState", "ActiveState", "SubState", "Result", "KillMode", "Delegate", "WatchdogUSec")
@@ -14,7 +14,7 @@ ANSWER_S = 5.0
 
 
 @check("service", "systemd unit", Side.CLIENT)
-def unit(place: Place) -> Finding:
+def unit(place: Surroundings) -> Finding:
     """The unit of root's or the user's own systemd, whichever the daemon would be of."""
     if not BOOTED.exists():
         return passed("systemd does not run here")

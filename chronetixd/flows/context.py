@@ -10,14 +10,14 @@ from chronetix.protocol.messages import MAX_FRAME
 from chronetixd.bus.event_bus import Bus
 from chronetixd.loop.aside import Aside
 from chronetixd.records.events import Events
-from chronetixd.records.exits import Deaths
+from chronetixd.records.exits import ExitRecords
 from chronetixd.records.logs import Logs
 from chronetixd.store.journal import Journal
-from chronetixd.systemd.fdstore import Store
+from chronetixd.systemd.fdstore import DescriptorStore
 from chronetixd.workers.launcher import Launcher
 from chronetixd.workers.pool import Spares
 from chronetixd.workers.process import WorkerProcess
-from chronetixd.workers.sandbox import Nursery
+from chronetixd.workers.sandbox import Sandboxes
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,17 +27,17 @@ class Services:
     loop: asyncio.AbstractEventLoop
     launcher: Launcher
     spares: Spares
-    nursery: Nursery
+    sandboxes: Sandboxes
     bus: Bus
     events: Events
     logs: Logs
-    deaths: Deaths
+    deaths: ExitRecords
     disk: Aside
     """For the state folder."""
     checks: Aside
     """For what flows name: files of anybody, anywhere, and large contracts."""
     journal: Journal
-    store: Store
+    store: DescriptorStore
     socket: Callable[[], str]
     """Path of the control socket."""
     daemon: str

@@ -18,14 +18,14 @@ from chronetix import shm
 from chronetix.protocol import messages as wire
 from chronetixd.core import flow_messages as core
 from chronetixd.core import worker as life
-from chronetixd.core.death import Death
+from chronetixd.core.death import ExitRecord
 from chronetixd.core.flow.state import Flow
 from chronetixd.core.flow_messages import FlowEvent, FlowState, Instruction, NodeEvent
 from chronetixd.core.reason import reason
 from chronetixd.core.wiring.lives import LostMemory
 from chronetixd.core.worker import WorkerState
 from chronetixd.dataplane import shm_support
-from chronetixd.dataplane.held_frames import HeldFrames
+from chronetixd.dataplane.held_frames import HeldFrameWatch
 from chronetixd.dataplane.taps import Taps
 from chronetixd.dataplane.wiring import ToNode, Wiring
 from chronetixd.flows.context import Services
@@ -33,11 +33,11 @@ from chronetixd.flows.flow_events import News
 from chronetixd.flows.frame_failures import FrameFailures
 from chronetixd.flows.liveness import Probes
 from chronetixd.flows.plan import NodePlan, Plan
-from chronetixd.flows.restart_timers import Revivals
-from chronetixd.flows.worker_records import Lives
+from chronetixd.flows.restart_timers import RestartTimers
+from chronetixd.flows.worker_records import WorkerRecords
 from chronetixd.loop import closing
 from chronetixd.loop.alarm import due_ns, left_s
-from chronetixd.store.descriptor_names import Keeping
+from chronetixd.store.descriptor_names import KeptDescriptors
 from chronetixd.workers.process import WorkerProcess
 
 
@@ -52,13 +52,13 @@ class Run(Protocol):
     workers: dict[str, WorkerProcess]
     taps: Taps
     news: News
-    held_frames: HeldFrames
+    held_frames: HeldFrameWatch
     failures: dict[str, FrameFailures]
     probes: Probes
-    revivals: Revivals
-    lives: Lives
-    keeping: Keeping
-    last_deaths: dict[str, Death]
+    revivals: RestartTimers
+    lives: WorkerRecords
+    keeping: KeptDescriptors
+    last_deaths: dict[str, ExitRecord]
     reason: str
     changed_unix_ns: int
 
@@ -163,7 +163,7 @@ class Executor:
     def _each(self, nodes: Iterable[str], act: Callable[[WorkerProcess], None]) -> None:
         """Have all of these workers told: one now, and a thousand with turns for everybody else."""
         for worker in [self._run.workers[node] for node in nodes]:
-            self._services.nursery.turns.add(partial(act, worker))
+            self._services.sandboxes.turns.add(partial(act, worker))
 
     def _drain(self, worker: WorkerProcess) -> None:
         self._services.bus.stop_timers(worker)
@@ -177,7 +177,7 @@ class Executor:
             worker = self._run.new_worker(node)
             worker.incarnation = self._run.machine.workers[node].incarnation
             worker.to_come = True
-            services.nursery.turns.add(partial(self._spawn_one, worker))
+            services.sandboxes.turns.add(partial(self._spawn_one, worker))
 
     def _spawn_one(self, worker: WorkerProcess) -> None:
         """It is its turn; it may have been told to end before."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from chronetix.protocol import messages as wire
 from chronetixd.core import worker as life
-from chronetixd.core.death import Death
+from chronetixd.core.death import ExitRecord
 from chronetixd.core.flow_messages import FlowState, Restarting
 from chronetixd.core.held import Held
 from chronetixd.core.reason import explain
@@ -49,7 +49,7 @@ class News:
         """It said so, or did what it may not."""
         self._events.emit("worker-faulted", flow=self._flow, node=node, message=fault.message, phase=fault.phase)
 
-    def exited(self, node: str, ended: life.Exit, death: Death, before: life.WorkerState, pid: int) -> None:
+    def exited(self, node: str, ended: life.Exit, death: ExitRecord, before: life.WorkerState, pid: int) -> None:
         """It is gone; well, if it was told to go or had come to its end ``before``."""
         wanted = before is life.WorkerState.TERMINATING or (before is life.WorkerState.FINISHED and ended.code == 0)
         kind = "worker-exited" if wanted else "worker-failed"

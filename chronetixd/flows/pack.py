@@ -5,11 +5,11 @@ Only what cannot be found out anew is in it. Nothing that unpacks acts: timers a
 
 from __future__ import annotations
 
-from chronetixd.core.death import Death
+from chronetixd.core.death import ExitRecord
 from chronetixd.core.packed import PackedFlow, PackedWatch
 from chronetixd.dataplane.pack import PackedWiring
 from chronetixd.flows.frame_failures import FrameFailures
-from chronetixd.flows.restart_timers import PackedRevival
+from chronetixd.flows.restart_timers import PackedRestartTimer
 from chronetixd.flows.run import FlowRun
 from chronetixd.packing import Bag, Packed, Unbag
 from chronetixd.store.descriptor_keys import Key
@@ -29,8 +29,8 @@ class PackedRun(Packed, frozen=True):
     reason: str
     failures: dict[str, FrameFailures]
     deadline_ns: int | None
-    last_deaths: dict[str, Death]
-    revivals: dict[str, PackedRevival]
+    last_deaths: dict[str, ExitRecord]
+    revivals: dict[str, PackedRestartTimer]
     silent: list[str]
     on_bus: bool
     lives: list[StoredLife]

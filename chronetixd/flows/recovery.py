@@ -22,7 +22,7 @@ from chronetixd.core import flow_messages as core
 from chronetixd.core.wiring.lives import LostMemory
 from chronetixd.core.worker import CameBack, Exit, WorkerState
 from chronetixd.dataplane import rebuild
-from chronetixd.dataplane.recovered import Kept
+from chronetixd.dataplane.recovered import RecoveredMemory
 from chronetixd.dataplane.wiring import ToNode, Wiring
 from chronetixd.flows.worker_records import lives_on
 from chronetixd.linux.pipes import is_pipe
@@ -62,7 +62,7 @@ WAITS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Visitor:
+class ReattachRequest:
     """Whoever has connected and says that it is a worker. ``descriptors`` are the caller's but for those taken out."""
 
     message: wire.Reattach
@@ -98,7 +98,7 @@ class Run(Protocol):
         """All are back, or dead: what has happened meanwhile happens now."""
 
 
-class Homecoming:
+class Recovery:
     """Of the workers of ``run``, one for each of ``nodes``, whose last ``lives`` an earlier daemon has written down.
     ``kept`` is what outlived them; closed at the end."""
 
@@ -109,13 +109,13 @@ class Homecoming:
         wiring: Wiring,
         nodes: Sequence[str],
         lives: Sequence[StoredLife],
-        kept: Kept,
+        kept: RecoveredMemory,
     ) -> None:
         self._run = run
         self._wiring = wiring
         self._nodes = nodes
         self._kept = kept
-        self._shown: dict[str, rebuild.Shown] = {}
+        self._shown: dict[str, rebuild.ReattachedMemory] = {}
         self._died: dict[str, Exit] = {}
         self._late: dict[str, str] = {}
         """How those died that did so under this daemon: the beginning of the rest of a sentence."""
@@ -159,7 +159,7 @@ class Homecoming:
             self._died[node] = self._exits.get(node, Exit())
         self._complete_if_all()
 
-    def returned(self, visitor: Visitor) -> None:
+    def returned(self, visitor: ReattachRequest) -> None:
         """A process says that it is the worker of a node, and shows its memory. Raises ChronetixError when it is not
         that, or shows what it may not, OSError when descriptors have run out; the socket stays the caller's then."""
         message = visitor.message

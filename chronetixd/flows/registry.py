@@ -24,7 +24,7 @@ from chronetixd.flows.artifacts import artifact_problems
 from chronetixd.flows.context import Services
 from chronetixd.flows.pack import PackedRun, packed_run, unpack_run
 from chronetixd.flows.plan import make_plan, unsupported
-from chronetixd.flows.recovery import Visitor
+from chronetixd.flows.recovery import ReattachRequest
 from chronetixd.flows.revisions import Revisions
 from chronetixd.flows.run import FlowRun
 from chronetixd.flows.worker_records import end_leftovers, lives_on
@@ -281,7 +281,7 @@ class Flows:
             run.rest(FlowState.STOPPED, "the daemon died while it was about to end", stored.changed_unix_ns)
             self._changed(run)
 
-    def reattach(self, visitor: Visitor) -> None:
+    def reattach(self, visitor: ReattachRequest) -> None:
         """A worker that has outlived an earlier daemon is back. Raises ChronetixError when it is nobody's, OSError
         when descriptors have run out; the socket stays the caller's then."""
         run = self._runs.get(visitor.message.flow)

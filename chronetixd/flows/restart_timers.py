@@ -11,7 +11,7 @@ from chronetixd.loop.alarm import due_ns
 from chronetixd.packing import Packed
 
 
-class PackedRevival(Packed, frozen=True):
+class PackedRestartTimer(Packed, frozen=True):
     """Why a node was last restarted, when it is next, and when its timer is due."""
 
     last_reason: str = ""
@@ -20,14 +20,14 @@ class PackedRevival(Packed, frozen=True):
 
 
 @dataclass(slots=True)
-class Revival:
+class RestartTimer:
     """One node: why its worker was last restarted, and when its next one is due (0 when it is not being restarted)."""
 
     last_reason: str = ""
     next_restart_unix_ns: int = 0
 
 
-class Revivals:
+class RestartTimers:
     """``on_deadline`` is called with the node whose timer has passed."""
 
     def __init__(
@@ -36,14 +36,14 @@ class Revivals:
         self._loop = loop
         self._on_deadline = on_deadline
         self._timers: dict[str, asyncio.TimerHandle] = {}
-        self._nodes = {node: Revival() for node in nodes}
+        self._nodes = {node: RestartTimer() for node in nodes}
 
-    def __getitem__(self, node: str) -> Revival:
+    def __getitem__(self, node: str) -> RestartTimer:
         return self._nodes[node]
 
     def add(self, node: str) -> None:
         """The flow has a further node."""
-        self._nodes[node] = Revival()
+        self._nodes[node] = RestartTimer()
 
     def forget(self, node: str) -> None:
         """The flow has it no more."""
@@ -53,14 +53,14 @@ class Revivals:
     def planned(self, node: str, kin: Iterable[str], after_ns: int, reason: str) -> None:
         """``node`` failed and is restarted with its ``kin``."""
         due = time.time_ns() + after_ns
-        self._nodes[node] = Revival(reason, due)
+        self._nodes[node] = RestartTimer(reason, due)
         for each in kin:
-            self._nodes[each] = Revival(f"restarted with node {node!r}", due)
+            self._nodes[each] = RestartTimer(f"restarted with node {node!r}", due)
 
-    def packed(self) -> dict[str, PackedRevival]:
+    def packed(self) -> dict[str, PackedRestartTimer]:
         """All of it."""
         return {
-            node: PackedRevival(
+            node: PackedRestartTimer(
                 last_reason=each.last_reason,
                 next_restart_unix_ns=each.next_restart_unix_ns,
                 due_ns=due_ns(self._loop, self._timers[node]) if node in self._timers else None,
@@ -68,10 +68,10 @@ class Revivals:
             for node, each in self._nodes.items()
         }
 
-    def unpack(self, packed: Mapping[str, PackedRevival]) -> None:
+    def unpack(self, packed: Mapping[str, PackedRestartTimer]) -> None:
         """The inverse: timers are armed for what is left."""
         for node, each in packed.items():
-            self._nodes[node] = Revival(each.last_reason, each.next_restart_unix_ns)
+            self._nodes[node] = RestartTimer(each.last_reason, each.next_restart_unix_ns)
             if each.due_ns is not None:
                 self.arm(node, max(0, each.due_ns - time.monotonic_ns()))
 

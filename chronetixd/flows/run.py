@@ -23,7 +23,7 @@ from chronetix.protocol.errors import ChronetixError
 from chronetixd.core import flow_messages as core
 from chronetixd.core import worker as life
 from chronetixd.core.change import Change
-from chronetixd.core.death import Death
+from chronetixd.core.death import ExitRecord
 from chronetixd.core.flow.state import Flow
 from chronetixd.core.flow.table import handle
 from chronetixd.core.flow_messages import FlowEvent, FlowState, NodeEvent, StopMode
@@ -31,8 +31,8 @@ from chronetixd.core.machine import IllegalEvent
 from chronetixd.core.rollout import Seen
 from chronetixd.core.wiring.lives import LostMemory
 from chronetixd.core.worker import Exit, WorkerState
-from chronetixd.dataplane.held_frames import HeldFrames, look
-from chronetixd.dataplane.recovered import Kept
+from chronetixd.dataplane.held_frames import HeldFrameWatch, look
+from chronetixd.dataplane.recovered import RecoveredMemory
 from chronetixd.dataplane.taps import Taps
 from chronetixd.dataplane.wiring import ToNode, Wiring
 from chronetixd.flows.context import Services
@@ -41,14 +41,14 @@ from chronetixd.flows.flow_events import News
 from chronetixd.flows.frame_failures import FrameFailures
 from chronetixd.flows.liveness import Probes
 from chronetixd.flows.plan import Plan
-from chronetixd.flows.recovery import Homecoming
-from chronetixd.flows.restart_timers import Revivals
+from chronetixd.flows.recovery import Recovery
+from chronetixd.flows.restart_timers import RestartTimers
 from chronetixd.flows.rollout import Rollout
-from chronetixd.flows.worker_messages import Hearing
-from chronetixd.flows.worker_records import Lives
+from chronetixd.flows.worker_messages import WorkerMessages
+from chronetixd.flows.worker_records import WorkerRecords
 from chronetixd.loop.watchers import Watchers
 from chronetixd.store.descriptor_keys import Key
-from chronetixd.store.descriptor_names import Keeping
+from chronetixd.store.descriptor_names import KeptDescriptors
 from chronetixd.store.journal import StoredLife
 from chronetixd.workers.process import Callbacks, WorkerProcess
 
@@ -73,7 +73,7 @@ class FlowRun:
         self.taps = Taps(self._send_to, self.source)
         self.news = News(services.events, plan.name)
         warn_after_s = services.held_warning_s()
-        self.held_frames = HeldFrames(services.loop, warn_after_s, lambda: look(self.wiring), self.news.held)
+        self.held_frames = HeldFrameWatch(services.loop, warn_after_s, lambda: look(self.wiring), self.news.held)
         self.submitted_unix_ns = self.changed_unix_ns = time.time_ns()
         self.reason = ""
         self.failures = {node: FrameFailures() for node in nodes}
@@ -82,20 +82,20 @@ class FlowRun:
         self._log = structlog.get_logger("chronetixd.flow").bind(flow=plan.name)
         self._events: deque[FlowEvent] = deque()
         self._busy = False
-        self.last_deaths: dict[str, Death] = {}
-        self.revivals = Revivals(services.loop, nodes, lambda node: self.dispatch(core.NodeDeadline(node)))
+        self.last_deaths: dict[str, ExitRecord] = {}
+        self.revivals = RestartTimers(services.loop, nodes, lambda node: self.dispatch(core.NodeDeadline(node)))
         self.silent: dict[str, asyncio.TimerHandle] = {}
         """Nodes whose worker has closed its control socket and lives on."""
         self.rollout: Rollout | None = None
         """The last one, which may be under way."""
-        self.lives = Lives(services.journal, plan.name)
-        self.keeping = Keeping(services.store, plan.name)
+        self.lives = WorkerRecords(services.journal, plan.name)
+        self.keeping = KeptDescriptors(services.store, plan.name)
         self.executor = Executor(self, services)
         self._kept = True
-        self.home: Homecoming | None = None
+        self.home: Recovery | None = None
         """Its workers are on their way back from the death of a daemon."""
         self._watchers = Watchers(services.loop)
-        self._hearing = Hearing(
+        self._hearing = WorkerMessages(
             self,
             services,
             wiring=self.wiring,
@@ -137,9 +137,9 @@ class FlowRun:
         them as they come back. ``kept`` is what the supervisor had kept of them, ``whole`` or not; the descriptors are
         ours now."""
         self.remember(lives)
-        self.keeping = Keeping(self._services.store, self.name, kept)
-        self.home = Homecoming(
-            self._services.loop, self, self.wiring, tuple(self.plan.nodes), lives, Kept(kept, whole=whole)
+        self.keeping = KeptDescriptors(self._services.store, self.name, kept)
+        self.home = Recovery(
+            self._services.loop, self, self.wiring, tuple(self.plan.nodes), lives, RecoveredMemory(kept, whole=whole)
         )
         for node in self.plan.nodes.values():
             self.wiring.know(node.configure)
@@ -148,7 +148,7 @@ class FlowRun:
 
     def remember(self, lives: Sequence[StoredLife]) -> None:
         """These are the last lives of its workers that the journal has."""
-        self.lives = Lives(self._services.journal, self.name, lives)
+        self.lives = WorkerRecords(self._services.journal, self.name, lives)
 
     def came_home(
         self,
@@ -341,7 +341,7 @@ class FlowRun:
             node,
             services.logs,
             self._callbacks,
-            services.nursery,
+            services.sandboxes,
             self.executor.planned(node)[0].manifest.resource_claims,
             services.max_frame,
         )
@@ -436,7 +436,7 @@ class FlowRun:
         subject = self.machine.workers.get(node)
         self.lives.gone(node, incarnation, well=subject is None or subject.state is WorkerState.EXITED)
 
-    async def deaths(self) -> dict[str, list[Death]]:
+    async def deaths(self) -> dict[str, list[ExitRecord]]:
         """The last exits of each node, of earlier runs of this flow too."""
         nodes = tuple(self.plan.nodes)
         return await self._services.disk.ask(lambda: self._services.deaths.of_all(self.name, nodes))

@@ -53,7 +53,7 @@ class Standby:
             self.node,
             services.logs,
             Callbacks(self._spawned, self._spawn_failed, self._received, self._connection_ended, self._exited),
-            services.nursery,
+            services.sandboxes,
             plan.manifest.resource_claims,
             services.max_frame,
         )

@@ -16,7 +16,7 @@ from chronetix.protocol.framing import type_of
 from chronetixd.core import worker as life
 from chronetixd.core.flow_messages import FlowEvent, NodeEvent
 from chronetixd.core.worker import WorkerState
-from chronetixd.dataplane.held_frames import HeldFrames
+from chronetixd.dataplane.held_frames import HeldFrameWatch
 from chronetixd.dataplane.taps import Taps
 from chronetixd.dataplane.wiring import ToNode, Wiring
 from chronetixd.flows.context import Services
@@ -67,7 +67,7 @@ class Run(Protocol):
         """Something about its routes has changed."""
 
 
-class Hearing:
+class WorkerMessages:
     """Listens for ``run``, whose memory is in ``wiring``."""
 
     def __init__(
@@ -77,7 +77,7 @@ class Hearing:
         *,
         wiring: Wiring,
         taps: Taps,
-        held_frames: HeldFrames,
+        held_frames: HeldFrameWatch,
         probes: Probes,
         failures: Mapping[str, FrameFailures],
         news: News,

@@ -65,7 +65,7 @@ def end_leftovers(lives: Iterable[StoredLife]) -> None:
         os.close(pidfd)
 
 
-class Lives:
+class WorkerRecords:
     """Of the workers of ``flow``. ``earlier`` are those that an earlier daemon has left."""
 
     def __init__(self, journal: Journal, flow: str, earlier: Iterable[StoredLife] = ()) -> None:

@@ -50,29 +50,31 @@ class PackedGroups(Packed, frozen=True):
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class CgroupPlace:
     """The group below which we may make others, or ``reason`` why there is none."""
 
     group: Path | None
     reason: str = ""
 
 
-def find_place(setting: str, proc: Path = Path("/proc/self")) -> Place:
+def find_place(setting: str, proc: Path = Path("/proc/self")) -> CgroupPlace:
     """Where our groups belong: ``setting`` is ``auto``, ``off`` or a folder. Changes nothing."""
     if setting == "off":
-        return Place(None, "the setting cgroup is off")
+        return CgroupPlace(None, "the setting cgroup is off")
     if setting != "auto":
         return _usable(Path(setting))
     own = own_group(proc)
     if own is None:
-        return Place(None, "no cgroup v2 hierarchy is mounted")
+        return CgroupPlace(None, "no cgroup v2 hierarchy is mounted")
     path, seen_as = own
     if seen_as == "/":
         return _usable(path)
     for group in (path, path.parent):
         if any(_marked(group, name) for name in _MARKS):
             return _usable(group)
-    return Place(None, f"{path} is not delegated: set Delegate=yes in the unit, or name a folder in the setting cgroup")
+    return CgroupPlace(
+        None, f"{path} is not delegated: set Delegate=yes in the unit, or name a folder in the setting cgroup"
+    )
 
 
 def own_group(proc: Path = Path("/proc/self")) -> tuple[Path, str] | None:
@@ -107,13 +109,13 @@ def _marked(group: Path, attribute: str) -> bool:
         return False
 
 
-def _usable(group: Path) -> Place:
+def _usable(group: Path) -> CgroupPlace:
     procs = group / "cgroup.procs"
     if not procs.is_file():
-        return Place(None, f"{group} is no cgroup v2 folder")
+        return CgroupPlace(None, f"{group} is no cgroup v2 folder")
     if not os.access(group, os.W_OK | os.X_OK) or not os.access(procs, os.W_OK):
-        return Place(None, f"{group} is not writable for user {os.geteuid()}")
-    return Place(group)
+        return CgroupPlace(None, f"{group} is not writable for user {os.geteuid()}")
+    return CgroupPlace(group)
 
 
 class Leaf:
@@ -178,7 +180,7 @@ def count_in(file: Path, name: str) -> int | None:
 class Groups:
     """The daemon's control groups. Without a place for them there are none: ``leaf`` returns None."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, place: Place, state_dir: str) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, place: CgroupPlace, state_dir: str) -> None:
         """Makes nothing yet."""
         self._loop = loop
         self._log = structlog.get_logger("chronetixd.linux.cgroups")
@@ -260,7 +262,7 @@ class Groups:
 
     def unpack(self, packed: PackedGroups) -> None:
         """The inverse, before :meth:`open`."""
-        self._place = Place(None if packed.group is None else Path(packed.group), packed.reason)
+        self._place = CgroupPlace(None if packed.group is None else Path(packed.group), packed.reason)
         self.reason = packed.reason
 
     def close(self) -> None:

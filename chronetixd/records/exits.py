@@ -25,7 +25,7 @@ from pathlib import Path
 import msgspec
 
 from chronetix.protocol import cbor
-from chronetixd.core.death import KEPT, Death
+from chronetixd.core.death import KEPT, ExitRecord
 from chronetixd.store.state_dir import node_file_name
 
 MAX_FILES = 2048
@@ -39,10 +39,10 @@ _HEAD = 8
 """Length and CRC-32 of a record, big-endian."""
 
 Key = tuple[str, str]
-_Owed = dict[Key, list[Death]]
+_Owed = dict[Key, list[ExitRecord]]
 
 
-class Deaths:
+class ExitRecords:
     """The deaths in ``folder``. ``on_trouble`` is told once why writing fails, and with "" when it works again;
     ``on_damage`` of each file that has rotted or cannot be read. Both are called by whoever does the work."""
 
@@ -70,7 +70,7 @@ class Deaths:
         self.lost = 0
         """Deaths that were given up because too many nodes waited for the disk."""
 
-    def add(self, death: Death) -> None:
+    def add(self, death: ExitRecord) -> None:
         """Remember ``death``. Never fails, and waits for nothing."""
         with self._lock:
             self._owe(self._owed, {(death.flow, death.node): [death]})
@@ -110,27 +110,27 @@ class Deaths:
         else:
             self._tell("")
 
-    def packed(self) -> list[Death]:
+    def packed(self) -> list[ExitRecord]:
         """Those that are owed to the disk."""
         with self._lock:
             return [death for owed in (self._writing, self._owed) for deaths in owed.values() for death in deaths]
 
-    def unpack(self, packed: Iterable[Death]) -> None:
+    def unpack(self, packed: Iterable[ExitRecord]) -> None:
         """The inverse: they are written with the next one."""
         for death in packed:
             self._owed.setdefault((death.flow, death.node), []).append(death)
 
-    def of(self, flow: str, node: str) -> list[Death]:
+    def of(self, flow: str, node: str) -> list[ExitRecord]:
         """The last deaths of ``node``, oldest first. Reads a file: not for the loop."""
         with self._lock:
             owed = [*self._writing.get((flow, node), ()), *self._owed.get((flow, node), ())]
         return _joined(self._stored(flow, node), owed)
 
-    def of_all(self, flow: str, nodes: Iterable[str]) -> dict[str, list[Death]]:
+    def of_all(self, flow: str, nodes: Iterable[str]) -> dict[str, list[ExitRecord]]:
         """Those of each. Reads files: not for the loop."""
         return {node: self.of(flow, node) for node in nodes}
 
-    def _stored(self, flow: str, node: str) -> list[Death]:
+    def _stored(self, flow: str, node: str) -> list[ExitRecord]:
         file = self._file(flow, node)
         try:
             with open(file, "rb") as opened:
@@ -158,7 +158,7 @@ class Deaths:
     def _file(self, flow: str, node: str) -> Path:
         return self._folder / node_file_name(flow, node)
 
-    def _records(self, file: Path, data: bytes) -> Iterator[Death]:
+    def _records(self, file: Path, data: bytes) -> Iterator[ExitRecord]:
         at = 0
         while at < len(data):
             length, crc = int.from_bytes(data[at : at + 4], "big"), int.from_bytes(data[at + 4 : at + _HEAD], "big")
@@ -167,12 +167,12 @@ class Deaths:
             try:
                 if len(row) != length or zlib.crc32(row) != crc:
                     raise cbor.CborError("its checksum is wrong")
-                yield msgspec.convert(cbor.loads(row), Death)
+                yield msgspec.convert(cbor.loads(row), ExitRecord)
             except (cbor.CborError, msgspec.ValidationError) as reason:
                 self._on_damage(f"{file} is damaged, what is behind byte {at - length - _HEAD} is left out: {reason}")
                 return
 
-    def _write(self, key: tuple[str, str], deaths: list[Death]) -> None:
+    def _write(self, key: tuple[str, str], deaths: list[ExitRecord]) -> None:
         file = self._file(*key)
         beside = self._folder / f".new-{os.getpid()}"
         try:
@@ -220,6 +220,6 @@ class Deaths:
             self._on_trouble(trouble)
 
 
-def _joined(stored: list[Death], owed: list[Death]) -> list[Death]:
+def _joined(stored: list[ExitRecord], owed: list[ExitRecord]) -> list[ExitRecord]:
     """The last of both; what has come to a file just before an upgrade may be owed still."""
     return [*stored, *(death for death in owed if death not in stored)][-KEPT:]

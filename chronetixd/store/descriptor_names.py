@@ -21,7 +21,7 @@ import structlog
 
 from chronetixd.loop.closing import close_memory
 from chronetixd.store.descriptor_keys import HIGHEST, Key, Kind
-from chronetixd.systemd.fdstore import Store
+from chronetixd.systemd.fdstore import DescriptorStore
 
 LONGEST = 60
 """Characters of a flow's, node's or route's name; of a longer one there is a digest. A name may have 255 in all."""
@@ -52,7 +52,7 @@ def _part(text: str) -> str:
 class Stored:
     """What the supervisor has handed over: descriptors by name. Owns them until :meth:`close`."""
 
-    def __init__(self, received: Mapping[str, list[int]], store: Store) -> None:
+    def __init__(self, received: Mapping[str, list[int]], store: DescriptorStore) -> None:
         self._left = dict(received)
         self._store = store
         store.take_over(sum(map(len, received.values())))
@@ -112,10 +112,10 @@ def _parsed(name: str, nodes: Mapping[str, str], routes: Mapping[str, str]) -> K
     return key if max(incarnation, number, resume) <= HIGHEST else None
 
 
-class Keeping:
+class KeptDescriptors:
     """Has the store follow ``flow``. ``found`` is what is in it already."""
 
-    def __init__(self, store: Store, flow: str, found: Mapping[Key, int] | None = None) -> None:
+    def __init__(self, store: DescriptorStore, flow: str, found: Mapping[Key, int] | None = None) -> None:
         self._store = store
         self._flow = flow
         self._unsure = {key: _identity(fd) for key, fd in (found or {}).items()}

@@ -127,7 +127,7 @@ class Recovered:
 
     flows: tuple[StoredFlow, ...]
     lives: tuple[StoredLife, ...]
-    rotten: tuple[str, ...]
+    corrupt: tuple[str, ...]
     revisions: tuple[StoredRevision, ...] = ()
 
 
@@ -232,10 +232,10 @@ class Journal:
             ).fetchall()
         except sqlite3.DatabaseError as reason:
             raise error("journal-unusable", path=str(self.path), reason=str(reason)) from None
-        rotten: list[str] = []
-        found_flows = sorted(_sound(StoredFlow, flows, rotten), key=lambda flow: flow.submitted_unix_ns)
-        found_lives, found_revisions = _sound(StoredLife, lives, rotten), _sound(StoredRevision, revisions, rotten)
-        return Recovered(tuple(found_flows), tuple(found_lives), tuple(rotten), tuple(found_revisions))
+        corrupt: list[str] = []
+        found_flows = sorted(_sound(StoredFlow, flows, corrupt), key=lambda flow: flow.submitted_unix_ns)
+        found_lives, found_revisions = _sound(StoredLife, lives, corrupt), _sound(StoredRevision, revisions, corrupt)
+        return Recovered(tuple(found_flows), tuple(found_lives), tuple(corrupt), tuple(found_revisions))
 
     # -- what is written -----------------------------------------------------------------------------------
 
@@ -531,7 +531,7 @@ def _packed(record: StoredFlow | StoredLife | StoredRevision) -> tuple[bytes, in
     return row, zlib.crc32(row)
 
 
-def _sound(kind: type[_Row], rows: Iterable[tuple[str, bytes, int]], rotten: list[str]) -> list[_Row]:
+def _sound(kind: type[_Row], rows: Iterable[tuple[str, bytes, int]], corrupt: list[str]) -> list[_Row]:
     """The rows that are what was written; the names of the others go into ``rotten``."""
     found: list[_Row] = []
     for name, row, crc in rows:
@@ -540,5 +540,5 @@ def _sound(kind: type[_Row], rows: Iterable[tuple[str, bytes, int]], rotten: lis
                 raise cbor.CborError("its checksum is wrong")
             found.append(msgspec.convert(cbor.loads(row), kind))
         except (cbor.CborError, msgspec.ValidationError, TypeError) as reason:
-            rotten.append(f"{name}: {reason}")
+            corrupt.append(f"{name}: {reason}")
     return found

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 
 from chronetixd.systemd.activation import CONTROL, FOREIGN
-from chronetixd.systemd.notify import Supervisor
+from chronetixd.systemd.notify import ServiceManager
 
 UNLIMITED = 1 << 30
 """Of a supervisor that does not say how many it keeps."""
@@ -19,10 +19,10 @@ UNLIMITED = 1 << 30
 _NAME = re.compile(r"[!-9;-~]{1,255}")
 
 
-class Store:
+class DescriptorStore:
     """One descriptor for each name. ``limit`` is how many ``supervisor`` keeps, as systemd tells in $FDSTORE."""
 
-    def __init__(self, supervisor: Supervisor, limit: int = UNLIMITED) -> None:
+    def __init__(self, supervisor: ServiceManager, limit: int = UNLIMITED) -> None:
         self._supervisor = supervisor
         self.room = limit
         """How many more it takes."""

@@ -59,7 +59,7 @@ def send(message: str, descriptors: Sequence[int] = ()) -> None:
         sock.sendmsg([message.encode()], rights, 0, address)
 
 
-class Supervisor:
+class ServiceManager:
     """Is told everything in order, also when there is more of it than it has read. ``later`` calls a function after so
     many seconds."""
 

@@ -18,7 +18,7 @@ from chronetixd.upgrade.snapshot import Snapshot
 class Arrival:
     """What was handed over to this image. In its context everything is rebuilt, or the old image executed."""
 
-    def __init__(self, told: exec_handoff.Passage, snapshot: Snapshot) -> None:
+    def __init__(self, told: exec_handoff.ExecHandoff, snapshot: Snapshot) -> None:
         self._told = told
         self.snapshot = snapshot
         self.bag = Unbag(snapshot.descriptors)

@@ -30,7 +30,7 @@ class Image(NamedTuple):
     argv: Sequence[str]
 
 
-class Passage(NamedTuple):
+class ExecHandoff(NamedTuple):
     """What the next image is told. ``state`` is the snapshot's descriptor, ``back`` the image that takes over if this
     one fails, None for the last resort. ``failed`` says why the image before has failed."""
 
@@ -44,7 +44,7 @@ def own_image() -> Image:
     return Image(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
-def received() -> Passage | None:
+def received() -> ExecHandoff | None:
     """Taken out of the environment: None for a daemon that begins anew. Raises ValueError for what is none."""
     text = os.environ.pop(VARIABLE, "")
     if not text:
@@ -52,12 +52,12 @@ def received() -> Passage | None:
     try:
         told = json.loads(text)
         back = told["back"]
-        return Passage(int(told["state"]), Image(*back) if back is not None else None, str(told["failed"]))
+        return ExecHandoff(int(told["state"]), Image(*back) if back is not None else None, str(told["failed"]))
     except (ValueError, TypeError, KeyError) as reason:
         raise ValueError(f"{VARIABLE} was not set by a chronetixd: {reason!r}") from None
 
 
-def leave(image: Image, passage: Passage, descriptors: Iterable[int]) -> None:
+def leave(image: Image, passage: ExecHandoff, descriptors: Iterable[int]) -> None:
     """Execute ``image``, to which ``descriptors`` are left. Returns only by raising OSError: nothing has changed."""
     left = [passage.state, *descriptors]
     held = signal.pthread_sigmask(signal.SIG_BLOCK, HELD)
@@ -73,25 +73,25 @@ def leave(image: Image, passage: Passage, descriptors: Iterable[int]) -> None:
         signal.pthread_sigmask(signal.SIG_SETMASK, held)
 
 
-def _execute(image: Image, passage: Passage) -> None:
+def _execute(image: Image, passage: ExecHandoff) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os.execve(image.program, list(image.argv), {**os.environ, VARIABLE: json.dumps(passage._asdict())})
 
 
-def guard(passage: Passage) -> None:
+def guard(passage: ExecHandoff) -> None:
     """From now on the time limit leads back to the old image."""
     signal.signal(signal.SIGALRM, lambda *_: fall_back(passage, f"it was not ready within {LIMIT_S:g} s"))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGALRM,))
 
 
-def fall_back(passage: Passage, reason: str) -> None:
+def fall_back(passage: ExecHandoff, reason: str) -> None:
     """This image cannot take over: execute the one before, which has everything still. Returns if there is none."""
     signal.pthread_sigmask(signal.SIG_BLOCK, HELD)
     if passage.back is None:
         return
     signal.setitimer(signal.ITIMER_REAL, LIMIT_S)
-    _execute(passage.back, Passage(passage.state, None, reason))
+    _execute(passage.back, ExecHandoff(passage.state, None, reason))
 
 
 def arrived() -> None:
@@ -101,7 +101,7 @@ def arrived() -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD)
 
 
-def back(passage: Passage, reason: BaseException) -> None:
+def back(passage: ExecHandoff, reason: BaseException) -> None:
     """Execute the image before; returns when this one is that already, to end with ``reason``."""
     import traceback  # what only a failure needs
 

@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from chronetixd.packing import Bag, Unbag
     from chronetixd.records.audit import Audit
     from chronetixd.records.events import Events
-    from chronetixd.records.exits import Deaths
+    from chronetixd.records.exits import ExitRecords
     from chronetixd.records.logfiles import LogFiles
     from chronetixd.records.logs import Logs
     from chronetixd.store.journal import Journal
     from chronetixd.store.state_dir import StateDir
-    from chronetixd.systemd.notify import Supervisor
+    from chronetixd.systemd.notify import ServiceManager
     from chronetixd.upgrade.snapshot import Snapshot
-    from chronetixd.workers.orphans import Strays
+    from chronetixd.workers.orphans import Orphans
     from chronetixd.workers.pump import Pump
 
 
@@ -32,17 +32,17 @@ class Parts(NamedTuple):
     state: StateDir
     server: Server
     groups: Groups
-    strays: Strays
+    strays: Orphans
     flows: Flows
     bus: Bus
     events: Events
     logs: Logs
     log_files: LogFiles
     audit: Audit
-    deaths: Deaths
+    deaths: ExitRecords
     disk: Aside
     journal: Journal
-    supervisor: Supervisor
+    supervisor: ServiceManager
     pump: Pump
 
     def in_the_way(self) -> list[str]:

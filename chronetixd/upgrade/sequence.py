@@ -130,7 +130,7 @@ class Upgrade:
         snapshot = self._ship.packed(Bag(), upgrade, since_ns)
         state = write(snapshot)
         try:
-            exec_handoff.leave(image, exec_handoff.Passage(state, exec_handoff.own_image()), snapshot.descriptors)
+            exec_handoff.leave(image, exec_handoff.ExecHandoff(state, exec_handoff.own_image()), snapshot.descriptors)
         except OSError as reason:
             raise error("upgrade-failed", reason=f"{image.program} cannot be executed: {reason.strerror}") from None
         finally:

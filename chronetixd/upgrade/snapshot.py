@@ -21,7 +21,7 @@ import msgspec
 from chronetix.protocol.errors import error
 from chronetixd.bus.event_bus import PackedBus
 from chronetixd.control.server import PackedServer
-from chronetixd.core.death import Death
+from chronetixd.core.death import ExitRecord
 from chronetixd.flows.registry import PackedFlows
 from chronetixd.linux.cgroups import PackedGroups
 from chronetixd.packing import Packed
@@ -76,7 +76,7 @@ class Snapshot(Packed, frozen=True):
     events: PackedFeed
     logs: PackedLogs
     audit: PackedAudit
-    deaths: list[Death]
+    deaths: list[ExitRecord]
     owed: list[tuple[str, list[Any]]]
     unsent: list[tuple[str, int]]
     """What the supervisor is still to be told, with descriptors or -1."""

@@ -120,7 +120,7 @@ MAX_LOOKS = 64
 a worker that lives."""
 
 
-class Strays:
+class Orphans:
     """All children of the daemon that are nobody's. ``known`` names those that are somebody's, ``announced`` tells
     whether the launcher has told of everything that it forked."""
 

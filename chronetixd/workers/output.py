@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from chronetixd.core.token_bucket import Allowance
+from chronetixd.core.token_bucket import TokenBucket
 from chronetixd.linux.pipes import waiting
 from chronetixd.packing import Bag, Packed
 from chronetixd.records.log_record import LINES_A_SECOND, LINES_AT_ONCE, MAX_LINE
@@ -126,7 +126,7 @@ class Output:
         self._on_cut = on_cut
         self._on_dropped = on_dropped
         self._cutter = LineCutter()
-        self._allowance = Allowance(LINES_A_SECOND, LINES_AT_ONCE, time.monotonic_ns())
+        self._allowance = TokenBucket(LINES_A_SECOND, LINES_AT_ONCE, time.monotonic_ns())
         self._lost_bytes = self._lost_lines = 0
         self._told = 0
         self._rest = b""

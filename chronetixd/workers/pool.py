@@ -27,7 +27,7 @@ from chronetixd.linux.cgroups import Leaf
 from chronetixd.linux.pidfd import Process
 from chronetixd.linux.proc import stat
 from chronetixd.workers.launcher import FIRST_PAUSE_S, LONGEST_PAUSE_S, Launcher, Request
-from chronetixd.workers.sandbox import Nursery
+from chronetixd.workers.sandbox import Sandboxes
 from chronetixd.workers.tree import discard
 
 QUIET_S = 0.25
@@ -40,7 +40,7 @@ NAME = "chronetix-spare"
 
 
 @dataclass(frozen=True, slots=True)
-class Streams:
+class OutputPipes:
     """Our ends of what connects us with a worker: its control socket, and the pipes that it prints into."""
 
     control: socket.socket
@@ -54,7 +54,7 @@ class Streams:
         os.close(self.stderr)
 
 
-def open_streams() -> tuple[Streams, tuple[int, int, int]]:
+def open_streams() -> tuple[OutputPipes, tuple[int, int, int]]:
     """Our ends, and the worker's: control socket, stdout, stderr. Raises OSError; nothing is left open then."""
     opened: list[int] = []
     try:
@@ -67,7 +67,7 @@ def open_streams() -> tuple[Streams, tuple[int, int, int]]:
             os.close(fd)
         raise
     control, remote, out_read, out_write, err_read, err_write = opened
-    return Streams(socket.socket(fileno=control), out_read, err_read), (remote, out_write, err_write)
+    return OutputPipes(socket.socket(fileno=control), out_read, err_read), (remote, out_write, err_write)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ class Spare:
     """A worker without a name. Who takes it owns both."""
 
     process: Process
-    streams: Streams
+    streams: OutputPipes
     leaf: Leaf | None
 
 
@@ -86,18 +86,18 @@ class Spares:
         self,
         loop: asyncio.AbstractEventLoop,
         launcher: Launcher,
-        nursery: Nursery,
+        sandboxes: Sandboxes,
         size: int,
         on_full: Callable[[int], None],
     ) -> None:
         self._loop = loop
         self._launcher = launcher
-        self._nursery = nursery
+        self._sandboxes = sandboxes
         self.size = size
         self._on_full = on_full
         self._log = structlog.get_logger("chronetixd.workers.pool")
         self._idle: dict[int, Spare] = {}
-        self._coming: Streams | None = None
+        self._coming: OutputPipes | None = None
         """Of the one that was asked for and has not said hello."""
         self._crib: Leaf | None = None
         """The control group of the one that was asked for and is not there."""
@@ -166,7 +166,7 @@ class Spares:
         if self._coming is not None or not self._launcher.ready:
             return  # it refills when that one is there, or the launcher
         try:
-            self._crib, group = self._nursery.crib(None)
+            self._crib, group = self._sandboxes.new_cgroup(None)
         except OSError as reason:
             self._not_forked(str(reason))
             return
@@ -199,7 +199,7 @@ class Spares:
         self._loop.add_reader(streams.control.fileno(), self._greeted, streams)
         self._late = self._loop.call_later(GREET_S, spare.process.signal, signal.SIGKILL)
 
-    def _greeted(self, streams: Streams) -> None:
+    def _greeted(self, streams: OutputPipes) -> None:
         """Its hello is in the socket, and stays there for whoever takes it."""
         self._arrived(streams)
         self._pause_s = FIRST_PAUSE_S
@@ -208,7 +208,7 @@ class Spares:
         elif self._timer is None:
             self.refill()
 
-    def _arrived(self, streams: Streams) -> None:
+    def _arrived(self, streams: OutputPipes) -> None:
         self._loop.remove_reader(streams.control.fileno())
         self._coming = None
         if self._late is not None:

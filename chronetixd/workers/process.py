@@ -21,8 +21,8 @@ import msgspec
 from chronetix.protocol.contract.types import ResourceClaims
 from chronetix.protocol.errors import ChronetixError
 from chronetix.protocol.messages import MAX_FRAME, Assign, Log, Message, Reattached, WorkerMessage
-from chronetixd.core.death import Death, HeldFrames, OutOfMemory, last_lines, out_of_memory
-from chronetixd.core.token_bucket import Allowance
+from chronetixd.core.death import ExitRecord, HeldFrames, OutOfMemory, last_lines, out_of_memory
+from chronetixd.core.token_bucket import TokenBucket
 from chronetixd.core.worker import Exit
 from chronetixd.linux.cgroups import Leaf
 from chronetixd.linux.pidfd import Process, Usage
@@ -36,8 +36,8 @@ from chronetixd.records.logs import Logs
 from chronetixd.workers.launcher import Launcher, Request
 from chronetixd.workers.orphans import Marks, PackedMarks
 from chronetixd.workers.output import TELL_NS, Output, PackedOutput
-from chronetixd.workers.pool import Spare, Streams, open_streams
-from chronetixd.workers.sandbox import Nursery
+from chronetixd.workers.pool import OutputPipes, Spare, open_streams
+from chronetixd.workers.sandbox import Sandboxes
 from chronetixd.workers.tree import Tree, discard, marks_of
 
 LOSSES = 3
@@ -94,7 +94,7 @@ class WorkerProcess:
         node: str,
         logs: Logs,
         callbacks: Callbacks,
-        nursery: Nursery,
+        sandboxes: Sandboxes,
         claims: ResourceClaims,
         max_frame: int = MAX_FRAME,
     ) -> None:
@@ -111,7 +111,7 @@ class WorkerProcess:
         self._loop = loop
         self._logs = logs
         self._callbacks = callbacks
-        self._nursery = nursery
+        self._sandboxes = sandboxes
         self._claims = claims
         self.to_come = False
         """Its end, or that it could not begin, is still to be told."""
@@ -135,7 +135,7 @@ class WorkerProcess:
         self._stdout: Output | None = None
         self._stderr: Output | None = None
         self._max_frame = max_frame
-        self._pace = Allowance(LINES_A_SECOND, LINES_AT_ONCE, time.monotonic_ns())
+        self._pace = TokenBucket(LINES_A_SECOND, LINES_AT_ONCE, time.monotonic_ns())
         self._unlogged = (0, 0)
         """Characters and records that it has logged too fast, and that nobody was told of."""
         self._unlogged_told = 0
@@ -145,7 +145,7 @@ class WorkerProcess:
         refuses the limits; nothing is left then."""
         streams, (control, stdout, stderr) = open_streams()
         try:
-            self._leaf, group = self._nursery.crib(self._claims)
+            self._leaf, group = self._sandboxes.new_cgroup(self._claims)
         except OSError:
             streams.close()
             for fd in (control, stdout, stderr):
@@ -166,7 +166,7 @@ class WorkerProcess:
             on_failed=self._spawn_failed,
             on_lost=self._launcher_lost,
             group=group,
-            data_limit=self._nursery.data_limit(self._claims),
+            data_limit=self._sandboxes.data_limit(self._claims),
         )
         self._asked_for = launcher, request
         launcher.spawn(request)
@@ -174,7 +174,7 @@ class WorkerProcess:
     def adopt(self, spare: Spare, env: Mapping[str, str], cwd: str) -> None:
         """Make ``spare`` this worker. It has said hello already, so what answers that goes with the same send. Raises
         OSError when the kernel refuses its limits; the spare stays the caller's then."""
-        self._nursery.limit(spare.process.pid, spare.leaf, self._claims)
+        self._sandboxes.limit(spare.process.pid, spare.leaf, self._claims)
         self._leaf = spare.leaf
         self._connect(spare.streams)
         self.send(Assign(name=self.node, env=dict(env), cwd=cwd))
@@ -238,7 +238,7 @@ class WorkerProcess:
         self._stderr = self._unpacked("stderr", packed.stderr, bag)
         self.to_come = packed.pidfd is not None
         if packed.pidfd is not None and packed.marks is not None:
-            self._leaf = self._nursery.groups.leaf_at(packed.leaf)
+            self._leaf = self._sandboxes.groups.leaf_at(packed.leaf)
             marks = Marks.of(self.flow, self.node, packed.marks)
             self._follow(Process(self._loop, packed.pid, bag.take(packed.pidfd), self._exited), marks)
             self._born, self._oom_before, self._killed_with = packed.born_ns, packed.oom_before, packed.killed_with
@@ -252,7 +252,7 @@ class WorkerProcess:
 
     def expect(self, pid: int, pidfd: int) -> None:
         """It is ``pid``, which an earlier daemon has started, and will connect by itself; ``pidfd`` is ours now."""
-        self._leaf = self._nursery.groups.leaf_of(pid)
+        self._leaf = self._sandboxes.groups.leaf_of(pid)
         self._watch(Process(self._loop, pid, pidfd, self._exited), ())
 
     def connect(self, sock: socket.socket, pipes: Sequence[int] = ()) -> None:
@@ -260,14 +260,14 @@ class WorkerProcess:
         stderr, or gets new ones. Raises OSError when descriptors have run out; the
         socket stays the caller's then, and the pipes in any case."""
         out, out_theirs, err, err_theirs = pipes_again(*pipes) if pipes else two_pipes()
-        self._connect(Streams(sock, out, err))
+        self._connect(OutputPipes(sock, out, err))
         assert self._connection is not None
         assert self._tree is not None
         self._tree.marks.pipes |= {os.fstat(fd).st_ino for fd in (out, err)}
         self._connection.send(Reattached(), [out_theirs, err_theirs], give=True)
         self._connection.start()
 
-    def _connect(self, streams: Streams) -> None:
+    def _connect(self, streams: OutputPipes) -> None:
         self._pipes = streams.stdout, streams.stderr
         self._stdout = self._output("stdout", streams.stdout)
         self._stderr = self._output("stderr", streams.stderr)
@@ -392,12 +392,12 @@ class WorkerProcess:
         self.to_come = True
         self.started_unix_ns = time.time_ns()
         self._born = time.monotonic_ns()
-        self._oom_before = self._nursery.oom_kills.at_birth()
+        self._oom_before = self._sandboxes.oom_kills.at_birth()
         self._follow(process, marks_of(self.flow, self.node, process.pid, *pipes))
 
     def _follow(self, process: Process, marks: Marks) -> None:
         self._process = process
-        self._tree = Tree(self._loop, self._nursery.strays, process, self._leaf, marks)
+        self._tree = Tree(self._loop, self._sandboxes.strays, process, self._leaf, marks)
 
     def _spawn_failed(self, reason: str) -> None:
         self.to_come = False
@@ -407,7 +407,7 @@ class WorkerProcess:
         self._callbacks.on_spawn_failed(self.node, reason)
 
     def _exited(self) -> None:
-        self._nursery.turns.add(self._settle)
+        self._sandboxes.turns.add(self._settle)
 
     def _settle(self) -> None:
         """Everything it wrote before it died is in our buffers: read that first, then end what it started."""
@@ -419,15 +419,15 @@ class WorkerProcess:
         self._process = None
         self._usage = process.usage
         suspect = ended.signal == "SIGKILL" and self._killed_with != "SIGKILL"
-        kills = (tree.oom_kills, self._nursery.oom_kills.now()) if suspect else (None, None)
+        kills = (tree.oom_kills, self._sandboxes.oom_kills.now()) if suspect else (None, None)
         self._out_of_memory = out_of_memory(ended, self._killed_with, kills[0], self._oom_before, kills[1])
         tree.end(partial(self._gone, ended))
 
-    def death(self, ended: Exit, held: Sequence[HeldFrames]) -> Death:
+    def death(self, ended: Exit, held: Sequence[HeldFrames]) -> ExitRecord:
         """What is to be remembered of its end; for ``on_exit``."""
         fault = self.fault or {}
         usage = self._usage or Usage(0, 0)
-        return Death(
+        return ExitRecord(
             flow=self.flow,
             node=self.node,
             incarnation=self.incarnation,
@@ -463,7 +463,7 @@ class WorkerProcess:
             fd,
             lambda line: self._printed(stream, line),
             self._cut,
-            pump=self._nursery.pump,
+            pump=self._sandboxes.pump,
             on_dropped=lambda size, lines: self._logs.dropped(self.flow, self.node, stream, size, lines),
         )
 

@@ -22,7 +22,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Literal
 
-from chronetixd.core.token_bucket import Allowance
+from chronetixd.core.token_bucket import TokenBucket
 
 READ_SIZE = 64 * 1024
 MAX_BUFFER = 16 * 1024 * 1024
@@ -46,7 +46,7 @@ class Stream:
 
     def __init__(self, pump: Pump, fd: int, on_ready: Callable[[], None]) -> None:
         self._pump = pump
-        self._allowance = Allowance(RATE, BURST, time.monotonic_ns())
+        self._allowance = TokenBucket(RATE, BURST, time.monotonic_ns())
         self._said = False
         self.fd = fd
         self.on_ready = on_ready

@@ -16,7 +16,7 @@ from chronetix.protocol.contract.types import ResourceClaims
 from chronetixd.linux.cgroups import Groups, Leaf, count_in
 from chronetixd.linux.proc import private_data
 from chronetixd.loop.turns import Turns
-from chronetixd.workers.orphans import Strays
+from chronetixd.workers.orphans import Orphans
 from chronetixd.workers.pump import Pump
 
 BIRTH_S = 1.0
@@ -44,17 +44,17 @@ class KillCount:
 
 
 @dataclass(frozen=True, slots=True)
-class Nursery:
+class Sandboxes:
     """Control groups, who sees to it that nobody is left behind, and who reads what workers print."""
 
     groups: Groups
-    strays: Strays
+    strays: Orphans
     pump: Pump
     turns: Turns
     """For what many workers need at once."""
     oom_kills: KillCount = field(default_factory=KillCount)
 
-    def crib(self, claims: ResourceClaims | None) -> tuple[Leaf | None, int]:
+    def new_cgroup(self, claims: ResourceClaims | None) -> tuple[Leaf | None, int]:
         """A leaf that is limited to ``claims`` (None: not yet), and a descriptor of it for the launcher; None and -1
         where there are no control groups. Raises OSError, and then nothing is left."""
         leaf = self.groups.leaf()

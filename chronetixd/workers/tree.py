@@ -17,7 +17,7 @@ import structlog
 from chronetixd.linux.cgroups import Leaf
 from chronetixd.linux.pidfd import Process
 from chronetixd.linux.proc import stat
-from chronetixd.workers.orphans import Marks, Strays
+from chronetixd.workers.orphans import Marks, Orphans
 
 LINGER_S = 5.0
 """A tree that lives on so long after SIGKILL hangs in the kernel: worth a warning."""
@@ -29,7 +29,7 @@ class Tree:
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        strays: Strays,
+        strays: Orphans,
         process: Process,
         leaf: Leaf | None,
         marks: Marks,

@@ -24,7 +24,7 @@ OVERHEAD = 1024
 """Bytes that a message takes beside its payload, about."""
 
 
-class Intake:
+class MailboxLimits:
     """The way into ``mailbox``. ``dropped`` counts messages that found no room since :meth:`account` was asked."""
 
     __slots__ = ("_bytes", "_dropped", "_mailbox", "_sizes", "_withheld")

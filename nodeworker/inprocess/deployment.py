@@ -24,7 +24,7 @@ from chronetix.nodeworker.engine.load import load
 from chronetix.nodeworker.engine.node import Node
 from chronetix.nodeworker.inprocess.local_bus import LocalBus, NodeHost, OnLog, OnPublish
 from chronetix.nodeworker.inprocess.member import Aborted, FlowFailed, Member
-from chronetix.nodeworker.memory.arena_trim import GiveBack
+from chronetix.nodeworker.memory.arena_trim import ArenaTrim
 from chronetix.nodeworker.memory.wiring import NO_HUGEPAGES, Drop, Grow, OnGaveUp, build
 from chronetix.protocol.messages import Configure, Deliver, Tick
 from chronetix.shm import Consumer, Doorbell, Loan, Outlet, Producer, RouteView, WouldBlock, line
@@ -76,7 +76,7 @@ class Deployment:
         self._on_log = on_log
         self._consumers: dict[str, tuple[Member, Consumer]] = {}
         self._views: dict[str, RouteView] = {}
-        self._giving: list[GiveBack] = []
+        self._giving: list[ArenaTrim] = []
         for config in configs:
             self._add(config)
         self._link()
@@ -129,7 +129,7 @@ class Deployment:
         grow, drop = self._growing(config.node), self._dropping(config.node)
         wiring = build(config, grow, drop, self.bell, on_gave_up=_telling(config.node, self._on_log))
         if wiring.arena is not None:
-            self._giving.append(GiveBack(wiring.arena))
+            self._giving.append(ArenaTrim(wiring.arena))
         outputs = Outputs(config.outputs, list(wiring.producers.values()), partial(self._outlet, config.budget_ns))
         host = NodeHost(self._bus, config.node, self._on_log)
         member = Member(Node(config, wiring.inlet(), outputs, host), wiring, self._fail, self._bus.reply)

@@ -22,7 +22,7 @@ PATIENCE, MOST_PATIENCE = 2, 64
 """Spans whose peak counts: at first, and after having been too quick again and again."""
 
 
-class GiveBack:
+class ArenaTrim:
     """Decides for ``arena``, which tells its consumers itself what it drops."""
 
     def __init__(self, arena: Arena) -> None:

@@ -20,11 +20,11 @@ from typing import Any
 from chronetix.nodeworker.api.context import Step
 from chronetix.nodeworker.api.errors import DaemonGone
 from chronetix.nodeworker.engine.loop import Lost, Mailbox
-from chronetix.nodeworker.engine.mailbox_limits import Intake
-from chronetix.nodeworker.memory.arena_trim import GiveBack
+from chronetix.nodeworker.engine.mailbox_limits import MailboxLimits
+from chronetix.nodeworker.memory.arena_trim import ArenaTrim
 from chronetix.nodeworker.memory.wiring import Wiring
 from chronetix.nodeworker.process.link import Link
-from chronetix.nodeworker.process.reattach import Comeback
+from chronetix.nodeworker.process.reattach import Reattachment
 from chronetix.nodeworker.process.remote import DaemonHost
 from chronetix.protocol.messages import (
     Conclude,
@@ -63,18 +63,18 @@ class Reader:
         step: Step,
         on_drain: Callable[[], None],
         on_inputs: Callable[[list[Port]], None],
-        comeback: Comeback | None = None,
+        reattachment: Reattachment | None = None,
     ) -> None:
         self._link = link
         self._mailbox = mailbox
-        self._intake = Intake(mailbox)
+        self._intake = MailboxLimits(mailbox)
         self._wiring = wiring
         self._host = host
         self._step = step
         self._on_drain = on_drain
         self._on_inputs = on_inputs
-        self._comeback = comeback
-        self._giving = GiveBack(wiring.arena) if wiring.arena is not None else None
+        self._reattachment = reattachment
+        self._giving = ArenaTrim(wiring.arena) if wiring.arena is not None else None
         self._seen = (-1, 0)
         self._running = _thread.allocate_lock()
         self._ending = False
@@ -95,7 +95,7 @@ class Reader:
             while self._survives() and isinstance(reason, DaemonGone) and not self._ending:
                 self._host.abandon()
                 try:
-                    if self._comeback is None or not self._comeback.wait():
+                    if self._reattachment is None or not self._reattachment.wait():
                         return
                 except DaemonGone as refused:
                     reason = refused
@@ -106,7 +106,7 @@ class Reader:
             self._running.release()
 
     def _survives(self) -> bool:
-        return self._comeback is not None and self._comeback.armed
+        return self._reattachment is not None and self._reattachment.armed
 
     def _read(self) -> BaseException:
         """Until it ends; why."""
@@ -133,13 +133,13 @@ class Reader:
     def end(self) -> None:
         """The worker is done: stop reading, quietly, and wait for the thread. From the plugin's thread."""
         self._ending = True
-        if self._comeback is not None:
-            self._comeback.give_up()
+        if self._reattachment is not None:
+            self._reattachment.give_up()
         self._link.shutdown()
         with self._running:
             pass
-        if self._comeback is not None:
-            self._comeback.close()
+        if self._reattachment is not None:
+            self._reattachment.close()
 
     def _take(self, message: ToWorker, descriptors: list[int]) -> None:
         if isinstance(message, Ping):
@@ -167,8 +167,8 @@ class Reader:
         else:
             if isinstance(message, Drain | Leave):
                 self._on_drain()
-            elif isinstance(message, Start) and self._comeback is not None:
-                self._comeback.arm()
+            elif isinstance(message, Start) and self._reattachment is not None:
+                self._reattachment.arm()
             self._post(message)
 
     def _extend(self, message: Extend) -> None:

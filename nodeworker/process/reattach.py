@@ -46,7 +46,7 @@ ANSWER_S = 10.0
 Describe = Callable[[], tuple[Reattach, Sequence[int], Sequence[Message]]]
 
 
-class Comeback:
+class Reattachment:
     """The way back of a worker to ``path``, once it was started. ``describe`` tells who it is and how far, with the
     descriptors of its memory, and what is to be told when it was taken back; it has the link renewed."""
 

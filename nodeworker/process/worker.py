@@ -33,7 +33,7 @@ from chronetix.nodeworker.engine.node import Node
 from chronetix.nodeworker.memory.wiring import NO_HUGEPAGES, Wiring, build
 from chronetix.nodeworker.process.link import Link
 from chronetix.nodeworker.process.reader import Reader
-from chronetix.nodeworker.process.reattach import Comeback
+from chronetix.nodeworker.process.reattach import Reattachment
 from chronetix.nodeworker.process.remote import DaemonHost
 from chronetix.protocol.errors import ChronetixError, error, from_failure
 from chronetix.protocol.framing import type_of
@@ -119,7 +119,7 @@ class Worker:
         self._node: Node | None = None
         self._wiring: Wiring | None = None
         self._reader: Reader | None = None
-        self._comeback: Comeback | None = None
+        self._reattachment: Reattachment | None = None
         self._life: Life = "starting"
         self._finished: Finished | None = None
         self._telling = threading.Lock()
@@ -195,9 +195,9 @@ class Worker:
         with self._telling:
             self._finished = Finished(result=result)
             self._link.send(self._finished)
-        if self._comeback is not None:
+        if self._reattachment is not None:
             self._interruptible = True
-            self._comeback.settle()
+            self._reattachment.settle()
         return OK
 
     def _run(self, loop: Runs) -> Any:
@@ -271,10 +271,10 @@ class Worker:
         wiring = self._wired
         if config.on_daemon_loss == "survive":
             _clone.outlive_parent()
-            self._comeback = Comeback(config.socket, self._link, lambda: self._describe(config))
+            self._reattachment = Reattachment(config.socket, self._link, lambda: self._describe(config))
         self._link.send(Ready())
         self._reader = Reader(
-            self._link, self._mailbox, wiring, self._host, node.step, self._on_drain, node.extended, self._comeback
+            self._link, self._mailbox, wiring, self._host, node.step, self._on_drain, node.extended, self._reattachment
         )
         self._reader.start()
         return node

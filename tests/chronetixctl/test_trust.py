@@ -16,7 +16,7 @@ from typing import NoReturn
 import pytest
 
 from chronetix.nodeworker.process.link import Link
-from chronetix.nodeworker.process.reattach import Comeback
+from chronetix.nodeworker.process.reattach import Reattachment
 from chronetix.protocol import trust
 from chronetix.protocol.errors import ChronetixError
 from chronetix.protocol.messages import ToWorker
@@ -111,16 +111,16 @@ def test_a_worker_that_comes_back_shows_another_user_nothing(folder: Path) -> No
     def describe() -> NoReturn:
         pytest.fail("nobody is there who may see it")
 
-    comeback = Comeback(str(path), link, describe)  # type: ignore[arg-type]
+    reattachment = Reattachment(str(path), link, describe)  # type: ignore[arg-type]
     with theirs, listening(path, ATTACKER) as impostor:
         assert impostor.stdin is not None
         assert impostor.stdout is not None
         impostor.stdin.write("\n")
         impostor.stdin.flush()
-        assert not comeback._attempt()
+        assert not reattachment._attempt()
         assert impostor.stdout.readline() == "0\n"
-    comeback.give_up()
-    comeback.close()
+    reattachment.give_up()
+    reattachment.close()
     link.close()
 
 

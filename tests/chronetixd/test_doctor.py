@@ -17,30 +17,30 @@ import pytest
 
 import chronetixd.doctor as doctor
 from chronetix.shm import names
-from chronetixd.doctor import CHECKS_IN, Finding, Place, Side, Status, check, examine, passed
+from chronetixd.doctor import CHECKS_IN, Finding, Side, Status, Surroundings, check, examine, passed
 from chronetixd.settings import Settings
 
 Looks = Callable[..., Finding]
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Place:
-    return Place(Settings(state_dir=str(tmp_path / "state"), socket=str(tmp_path / "c.sock")), {})
+def place(tmp_path: Path) -> Surroundings:
+    return Surroundings(Settings(state_dir=str(tmp_path / "state"), socket=str(tmp_path / "c.sock")), {})
 
 
 @pytest.fixture
-def look(place: Place) -> Looks:
+def look(place: Surroundings) -> Looks:
     """The finding of one check."""
 
     def find(name: str, **changes: Any) -> Finding:
-        where = Place(**{field: changes.get(field, getattr(place, field)) for field in Place.__slots__})
+        where = Surroundings(**{field: changes.get(field, getattr(place, field)) for field in Surroundings.__slots__})
         (found,) = [finding for finding in examine(where, Side) if finding.name == name]
         return found
 
     return find
 
 
-def test_nothing_fails_here_and_every_cure_belongs_to_a_problem(place: Place) -> None:
+def test_nothing_fails_here_and_every_cure_belongs_to_a_problem(place: Surroundings) -> None:
     findings = examine(place, Side)
     assert [finding for finding in findings if finding.status is Status.FAIL] == []
     assert all(bool(finding.cure) == (finding.status is not Status.PASS) for finding in findings)
@@ -52,20 +52,20 @@ def test_every_module_of_checks_is_named() -> None:
     assert there == set(CHECKS_IN)
 
 
-def test_looking_changes_nothing(place: Place, tmp_path: Path) -> None:
+def test_looking_changes_nothing(place: Surroundings, tmp_path: Path) -> None:
     examine(place, Side)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_check_that_fails_by_itself_spoils_no_other(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_check_that_fails_by_itself_spoils_no_other(place: Surroundings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "_CHECKS", [])
 
     @check("a", "broken")
-    def broken(_place: Place) -> Finding:
+    def broken(_place: Surroundings) -> Finding:
         raise ValueError("oh")
 
     @check("a", "well")
-    def well(_place: Place) -> Finding:
+    def well(_place: Surroundings) -> Finding:
         return passed("all is well")
 
     first, second = examine(place, [Side.DAEMON])
@@ -170,7 +170,7 @@ class TestGroups:
         assert found.status is Status.WARN
         assert "any number of processes" in found.detail
 
-    def test_without_a_group_nothing_is(self, look: Looks, place: Place) -> None:
+    def test_without_a_group_nothing_is(self, look: Looks, place: Surroundings) -> None:
         settings = msgspec.structs.replace(place.settings, cgroup="off")
         assert look("delegation", settings=settings).status is Status.WARN
         assert look("controllers", settings=settings).status is Status.WARN
@@ -274,7 +274,7 @@ def test_a_daemon_tells_what_it_finds_of_itself(peer: Any) -> None:
 def test_folders_that_may_not_be_seen_are_named_and_are_no_defect(tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     secret.mkdir(mode=0o700)
-    place = Place(Settings(state_dir=str(secret / "a" / "state"), socket=str(secret / "c.sock")), {})
+    place = Surroundings(Settings(state_dir=str(secret / "a" / "state"), socket=str(secret / "c.sock")), {})
     examine(place, Side)
     for folder in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
         folder.chmod(0o755)

@@ -8,27 +8,27 @@ import msgspec
 
 from chronetix.protocol.errors import error
 from chronetix.protocol.messages import Extend, InputLink, Link, Linked, Port
-from chronetixd.core.wiring.route_table import Net, ToNode
+from chronetixd.core.wiring.route_table import RouteTable, Told
 from chronetixd.core.wiring.segments import Segments
-from chronetixd.core.wiring.stages import Ends, Place, Stage
+from chronetixd.core.wiring.stages import Ends, NodeEnds, Stage
 from chronetixd.core.wiring.states import NodeEvent, StageEvent
 
 
 class Links:
     """Of all nodes of one flow."""
 
-    def __init__(self, net: Net, segments: Segments) -> None:
+    def __init__(self, net: RouteTable, segments: Segments) -> None:
         self._net = net
         self._segments = segments
 
-    def due(self, node: str) -> list[ToNode]:
+    def due(self, node: str) -> list[Told]:
         """The links that are due now that ``node`` has offered: its own, and those of its peers."""
         place = self._net.places[node]
         after, before = [route.target for route in place.outputs], [route.source for route in place.inputs]
         found = [self.link(self._net.places[each]) for each in dict.fromkeys((*after, node, *before))]
         return [link for link in found if link is not None]
 
-    def link(self, place: Place) -> ToNode | None:
+    def link(self, place: NodeEnds) -> Told | None:
         """What ``place`` can be linked to now and was not told of."""
         if place.gone or place.memory is None:
             return None
@@ -49,7 +49,7 @@ class Links:
         be told, lives and knows a new one."""
         return stage.relink and stage.told_consumer and self._net.places[stage.route.target].started
 
-    def _first_link(self, place: Place) -> ToNode | None:
+    def _first_link(self, place: NodeEnds) -> Told | None:
         """All ends at once, when the last peer has offered; but for inputs that wait until others are drained, and
         those that nobody will ever make."""
         outputs = [stage for stage in self._net.present(place.outputs) if stage.producer is place.memory]
@@ -60,7 +60,7 @@ class Links:
         place.happens(NodeEvent.LINK_SENT)
         return _linked(place, outputs, inputs)
 
-    def ready(self, node: str) -> list[ToNode]:
+    def ready(self, node: str) -> list[Told]:
         """``node`` is ready: it has mapped all that came with its link, and can be told of stages begun meanwhile."""
         place = self._net.places[node]
         place.happens(NodeEvent.SAYS_READY)
@@ -71,7 +71,7 @@ class Links:
         place.later = []
         return told
 
-    def relink(self, node: str) -> list[ToNode]:
+    def relink(self, node: str) -> list[Told]:
         """The successor ``node`` is ready: links for the producers that had been linked to its predecessor."""
         place = self._net.places[node]
         mine = [stage for stage in self._net.stages(place.inputs) if stage.consumer is place.memory]
@@ -93,7 +93,7 @@ class Links:
         place.asked_relink = place.asked_relink and not done
         return done
 
-    def linked(self, node: str, message: Linked) -> list[ToNode]:
+    def linked(self, node: str, message: Linked) -> list[Told]:
         """``node`` has mapped what a link after its first brought. Raises ProtocolError when none is unanswered."""
         place = self._net.places[node]
         if not place.answers:
@@ -108,7 +108,7 @@ class Links:
                 self._net.places[stage.route.target].relinking.discard(stage)
         return self._segments.settle(stage for stage in ends.credits if stage.told_consumer)
 
-    def tell_begun(self, node: str, stages: list[Stage]) -> list[ToNode]:
+    def tell_begun(self, node: str, stages: list[Stage]) -> list[Told]:
         """Next stages of inputs of ``node``: now, or when it is ready; one that is yet to be born is told at birth."""
         consumer = self._net.places[node]
         if consumer.ready and not consumer.gone:
@@ -117,11 +117,11 @@ class Links:
             consumer.later += stages
         return []
 
-    def extend(self, place: Place, stages: list[Stage], *, changes: bool = False) -> ToNode:
+    def extend(self, place: NodeEnds, stages: list[Stage], *, changes: bool = False) -> Told:
         """``place`` has these as further stages of its inputs; ``changes``: see Ends."""
         place.due.append(Ends([], list(stages), changes=changes))
         inputs = [at(self._net.ports[place.node, stage.route.id], stage) for stage in stages]
-        return ToNode(place.node, Extend(inputs=inputs))
+        return Told(place.node, Extend(inputs=inputs))
 
 
 def at(port: Port, stage: Stage) -> Port:
@@ -129,7 +129,7 @@ def at(port: Port, stage: Stage) -> Port:
     return msgspec.structs.replace(stage.port or port, epoch=stage.epoch, base_seq=stage.base_seq, resume=stage.resume)
 
 
-def _linked(place: Place, outputs: list[Stage], inputs: list[Stage]) -> ToNode:
+def _linked(place: NodeEnds, outputs: list[Stage], inputs: list[Stage]) -> Told:
     """The link that brings these ends; they count as told."""
     handles: list[Hashable] = []
     for stage in outputs:
@@ -150,4 +150,4 @@ def _linked(place: Place, outputs: list[Stage], inputs: list[Stage]) -> ToNode:
         stage.by_link, stage.sent = set(segments), set(segments)
     epochs = [stage.epoch for stage in outputs] if place.ready else []
     message = Link(outputs=[stage.route.id for stage in outputs], inputs=links, epochs=epochs)
-    return ToNode(place.node, message, tuple(handles))
+    return Told(place.node, message, tuple(handles))

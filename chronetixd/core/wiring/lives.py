@@ -11,9 +11,9 @@ from chronetix.protocol.messages import Configure, Detach, Offer, Port, Retract
 from chronetixd.core.wiring.links import Links, at
 from chronetixd.core.wiring.offers import in_order, keep
 from chronetixd.core.wiring.reroute import Rerouting
-from chronetixd.core.wiring.route_table import Net, ToNode
+from chronetixd.core.wiring.route_table import RouteTable, Told
 from chronetixd.core.wiring.segments import Segments, check_new
-from chronetixd.core.wiring.stages import Ends, Handle, Memory, Place, Stage
+from chronetixd.core.wiring.stages import Ends, Handle, Memory, NodeEnds, Stage
 from chronetixd.core.wiring.states import NodeEvent
 
 
@@ -29,7 +29,7 @@ class LostMemory(Exception):
 class Lives:
     """Of all nodes of one flow."""
 
-    def __init__(self, net: Net, segments: Segments, links: Links, rerouting: Rerouting) -> None:
+    def __init__(self, net: RouteTable, segments: Segments, links: Links, rerouting: Rerouting) -> None:
         self._net = net
         self._segments = segments
         self._links = links
@@ -73,7 +73,7 @@ class Lives:
         rings: Sequence[tuple[Handle, int]],
         credits: Sequence[Handle],
         segments: Mapping[int, Handle],
-    ) -> list[ToNode]:
+    ) -> list[Told]:
         """Keep what ``node`` offers, each RING with the sequence number at which it begins. What consumers have to be
         told of stages that it has left; links are due after that. Raises ProtocolError, and PeerFault for a ring of it
         that makes no sense, and then nothing has changed."""
@@ -101,7 +101,7 @@ class Lives:
             told += self._rerouting.conclude(name) if name in self._net.removed else []
         return told + self._rerouting.change_outputs()
 
-    def ready(self, node: str) -> list[ToNode]:
+    def ready(self, node: str) -> list[Told]:
         """``node`` is ready: what it could not be told before."""
         place = self._net.places[node]
         told = self._links.ready(node)
@@ -109,7 +109,7 @@ class Lives:
 
     # -- gone ----------------------------------------------------------------------------------------------
 
-    def gone(self, node: str) -> list[ToNode]:
+    def gone(self, node: str) -> list[Told]:
         """``node`` has exited for good: detach its producers, let growth go on
         without it. Raises PeerFault when it left a RING that makes no sense, and somebody would have to know its
         end."""
@@ -117,7 +117,7 @@ class Lives:
         place.happens(NodeEvent.ENDS)
         self._nobody_waits_for_relinks(node)
         told = [
-            ToNode(route.source, (Retract if route.id in self._net.removed else Detach)(route=route.id))
+            Told(route.source, (Retract if route.id in self._net.removed else Detach)(route=route.id))
             for route in place.inputs
         ]
         for stage in self._net.stages(place.inputs):
@@ -131,7 +131,7 @@ class Lives:
         self._rerouting.discard(node)
         return [message for message in told if self._net.reachable(message.node)]
 
-    def succeeded(self, node: str) -> list[ToNode]:
+    def succeeded(self, node: str) -> list[Told]:
         """``node`` has exited and will be born again: its routes wait for it, its outputs begin their next stage.
 
         Raises PeerFault when it left a RING that makes no sense, LostMemory when it had to drain one that nobody has:
@@ -159,7 +159,7 @@ class Lives:
         told += [each for target, stages in begun.items() for each in self._links.tell_begun(target, stages)]
         return told + self._rerouting.change_outputs()
 
-    def _end(self, stage: Stage, place: Place) -> bool:
+    def _end(self, stage: Stage, place: NodeEnds) -> bool:
         """Its producer is dead; a next stage has begun, unless nobody ever saw this one."""
         if not stage.lived:
             self._net.forget_ring(stage)
@@ -179,7 +179,7 @@ class Lives:
         for place in self._net.places.values():
             place.relinking = {stage for stage in place.relinking if stage.route.source != node}
 
-    def _check_drainable(self, place: Place) -> None:
+    def _check_drainable(self, place: NodeEnds) -> None:
         """A successor must not have to drain what is there no more: its worker's own mapping of it was the last."""
         for stage in self._net.stages(place.inputs):
             if stage.ended and stage.told_consumer and stage.ring is None:

@@ -10,9 +10,9 @@ from chronetixd.core.counters import Counters
 from chronetixd.core.wiring.links import Links
 from chronetixd.core.wiring.lives import Lives
 from chronetixd.core.wiring.reroute import Rerouting
-from chronetixd.core.wiring.route_table import Close, Net, ToNode
+from chronetixd.core.wiring.route_table import Close, RouteTable, Told
 from chronetixd.core.wiring.segments import Segments
-from chronetixd.core.wiring.stages import DataRoute, Handle, Place, Reader, Stage
+from chronetixd.core.wiring.stages import DataRoute, Handle, NodeEnds, Reader, Stage
 from chronetixd.core.wiring.states import NodeEvent
 
 
@@ -20,7 +20,7 @@ class Machine:
     """All data routes of one flow. What is to be done beside what is said is in :meth:`take_effects`."""
 
     def __init__(self, nodes: Iterable[str], routes: tuple[DataRoute, ...], reader: Reader) -> None:
-        self.net = net = Net(routes, {node: Place(node) for node in nodes}, reader)
+        self.net = net = RouteTable(routes, {node: NodeEnds(node) for node in nodes}, reader)
         self.segments = Segments(net)
         self.links = Links(net, self.segments)
         self.rerouting = Rerouting(net, self.segments, self.links)
@@ -38,37 +38,37 @@ class Machine:
 
     # -- what workers say: each only where the table of a node's states has a cell for it -------------------
 
-    def ready(self, node: str) -> list[ToNode]:
+    def ready(self, node: str) -> list[Told]:
         """``node`` has mapped all that came with its first link. Raises ProtocolError."""
         self._heard(node, NodeEvent.SAYS_READY, "ready")
         return self.lives.ready(node)
 
-    def linked(self, node: str, message: Linked) -> list[ToNode]:
+    def linked(self, node: str, message: Linked) -> list[Told]:
         """``node`` has mapped what a link after its first brought. Raises ProtocolError."""
         self._heard(node, NodeEvent.SAYS_LINKED, "linked")
         return self.links.linked(node, message)
 
-    def grow(self, node: str, message: Segment, segment: Handle) -> list[ToNode]:
+    def grow(self, node: str, message: Segment, segment: Handle) -> list[Told]:
         """``node``'s arena has a further segment, which is kept. Raises ProtocolError."""
         self._heard(node, NodeEvent.GROWS, "segment")
         return self.segments.grow(node, message, segment)
 
-    def mapped(self, node: str, message: SegmentMapped) -> list[ToNode]:
+    def mapped(self, node: str, message: SegmentMapped) -> list[Told]:
         """``node`` can follow descriptors into a segment of one of its inputs. Raises ProtocolError."""
         self._heard(node, NodeEvent.MAPS, "segment-mapped")
         return self.segments.mapped(node, message)
 
-    def drop(self, node: str, message: SegmentDropped, *, reuse: bool = True) -> list[ToNode]:
+    def drop(self, node: str, message: SegmentDropped, *, reuse: bool = True) -> list[Told]:
         """``node`` has given a segment of its arena back. Raises ProtocolError."""
         self._heard(node, NodeEvent.SHRINKS, "segment-dropped")
         return self.segments.drop(node, message, reuse=reuse)
 
-    def dropped(self, node: str, message: SegmentDropped) -> list[ToNode]:
+    def dropped(self, node: str, message: SegmentDropped) -> list[Told]:
         """``node`` has unmapped a segment of an input. Raises ProtocolError."""
         self._heard(node, NodeEvent.UNMAPS, "segment-dropped")
         return self.segments.dropped(node, message)
 
-    def drained(self, node: str, message: Drained) -> list[ToNode]:
+    def drained(self, node: str, message: Drained) -> list[Told]:
         """``node`` has emptied and returned a stage with which its producer has done. Raises ProtocolError."""
         self._heard(node, NodeEvent.DRAINS, "drained")
         return self.rerouting.drained(node, message)
@@ -81,7 +81,7 @@ class Machine:
 
     # -- what we do ----------------------------------------------------------------------------------------
 
-    def relink(self, node: str) -> list[ToNode]:
+    def relink(self, node: str) -> list[Told]:
         """The successor ``node`` is ready: links for the producers that had been linked to its predecessor."""
         self.net.places[node].check(NodeEvent.RELINKS)
         return self.links.relink(node)
@@ -104,7 +104,7 @@ class Machine:
         net.removed.clear()
         net.places = {node: place for node, place in net.places.items() if node in self.rerouting.nodes}
 
-    def take_over(self, places: Mapping[str, Place], chains: Mapping[str, list[Stage]]) -> None:
+    def take_over(self, places: Mapping[str, NodeEnds], chains: Mapping[str, list[Stage]]) -> None:
         """These are the nodes and their routes, as they were found."""
         self.net.places.update(places)
         self.net.chains.update(chains)

@@ -6,11 +6,11 @@ from collections.abc import Iterable
 
 from chronetix.protocol.errors import error
 from chronetix.protocol.messages import Offer
-from chronetixd.core.wiring.stages import Ends, Handle, Memory, Place, Stage
+from chronetixd.core.wiring.stages import Ends, Handle, Memory, NodeEnds, Stage
 from chronetixd.core.wiring.states import StageEvent
 
 
-def _meant(place: Place, message: Offer) -> Ends:
+def _meant(place: NodeEnds, message: Offer) -> Ends:
     """What was asked for that this answers: inputs are offered at once, outputs between two frames."""
     names = sorted(message.rings), sorted(message.credits)
     fits = (due for due in place.due if (_names(due.rings), _names(due.credits)) == names)
@@ -21,7 +21,7 @@ def _names(stages: Iterable[Stage]) -> list[str]:
     return sorted(stage.route.id for stage in stages)
 
 
-def in_order(place: Place, message: Offer) -> tuple[Ends, Ends]:
+def in_order(place: NodeEnds, message: Offer) -> tuple[Ends, Ends]:
     """What was asked for, and the stages that the names of an offer mean. Raises ProtocolError when they are not those
     that were asked for."""
     due = _meant(place, message)

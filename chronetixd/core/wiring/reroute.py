@@ -16,9 +16,9 @@ from chronetix.protocol.errors import error
 from chronetix.protocol.messages import Conclude, Configure, Drained, Extend, Port
 from chronetixd.core.counters import Counters
 from chronetixd.core.wiring.links import Links
-from chronetixd.core.wiring.route_table import Net, ToNode
+from chronetixd.core.wiring.route_table import RouteTable, Told
 from chronetixd.core.wiring.segments import Segments
-from chronetixd.core.wiring.stages import DataRoute, Ends, Place, Stage
+from chronetixd.core.wiring.stages import DataRoute, Ends, NodeEnds, Stage
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class Outputs:
 class Rerouting:
     """Of one flow."""
 
-    def __init__(self, net: Net, segments: Segments, links: Links) -> None:
+    def __init__(self, net: RouteTable, segments: Segments, links: Links) -> None:
         self._net = net
         self._segments = segments
         self._links = links
@@ -58,7 +58,7 @@ class Rerouting:
         told: Mapping[str, Configure],
         untold: Iterable[str],
         switched: Collection[str],
-    ) -> list[ToNode]:
+    ) -> list[Told]:
         """From now on these are the routes; ``told`` is what each node's worker would be told, ``switched`` are those
         whose ring is to be another one. Workers of nodes in ``untold`` are replaced, or end: what the others have to be
         told. Routes that are there no more go once they are drained."""
@@ -73,7 +73,7 @@ class Rerouting:
             for stage in self._net.chains[name]:
                 stage.port = self._net.ports.get((before[name].target, name))
         for node, message in told.items():
-            places.setdefault(node, Place(node))
+            places.setdefault(node, NodeEnds(node))
             self.know(message)
         self.nodes = frozenset(told)
         for name, route in after.items():
@@ -97,7 +97,7 @@ class Rerouting:
         """Its present worker is to be replaced, or to end."""
         return self._leaving.get(node) == self._net.places[node].incarnation
 
-    def nobody_leaves(self) -> list[ToNode]:
+    def nobody_leaves(self) -> list[Told]:
         """The roll-out has ended before it was done. Whoever was to be replaced stays, and is told which of its inputs
         have come to their end."""
         leaving, self._leaving = [node for node in self._leaving if self._leaves_yet(node)], {}
@@ -109,25 +109,25 @@ class Rerouting:
 
     @staticmethod
     def _others(
-        place: Place, message: Configure, added: Collection[str], switched: Collection[str]
+        place: NodeEnds, message: Configure, added: Collection[str], switched: Collection[str]
     ) -> tuple[Port, ...]:
         ports = {port.route: port for port in message.outputs}
         return tuple(ports[route.id] for route in place.outputs if route.id in added or route.id in switched)
 
-    def change_outputs(self) -> list[ToNode]:
+    def change_outputs(self) -> list[Told]:
         """Now, if nobody has still to learn of an input: only then is nobody without any when others are closed."""
         if any(ends.changes for place in self._net.places.values() for ends in place.due):
             return []
         waiting, self._outputs = self._outputs, {}
         return [each for node, outputs in waiting.items() for each in self._reroute(node, outputs)]
 
-    def _extend_inputs(self, place: Place, added: Collection[str]) -> list[ToNode]:
+    def _extend_inputs(self, place: NodeEnds, added: Collection[str]) -> list[Told]:
         stages = [stage for stage in self._net.present(place.inputs) if stage.route.id in added]
         for stage in stages:
             stage.held = any(route.target == place.node for route in self._net.removed.values())
         return [self._links.extend(place, stages, changes=True)] if stages else []
 
-    def release(self, place: Place) -> None:
+    def release(self, place: NodeEnds) -> None:
         """Its worker is born as what the new flow says, and old ones send to it still. What it sends is not held where
         that would wait for one of these: its consumer would take nothing, so that it would not, and they never end.
         Frames may then overtake others that come by another branch."""
@@ -154,7 +154,7 @@ class Rerouting:
                 todo |= self._former.get(one, set())
         return found
 
-    def _reroute(self, node: str, outputs: Outputs) -> list[ToNode]:
+    def _reroute(self, node: str, outputs: Outputs) -> list[Told]:
         """Only a worker that lived already when the routes became others."""
         place = self._net.places.get(node)
         if place is None or place.incarnation != outputs.incarnation or not self._net.reachable(node):
@@ -170,7 +170,7 @@ class Rerouting:
         if not stages and not leave:
             return []
         place.due.append(Ends(stages, [], leave, changes=True))
-        return [ToNode(node, Extend(outputs=ports, leave=list(leave)))]
+        return [Told(node, Extend(outputs=ports, leave=list(leave)))]
 
     @property
     def under_way(self) -> list[str]:
@@ -208,7 +208,7 @@ class Rerouting:
             if stage is not None and stage.ring is not None and not stage.ended:
                 self._net.reader.remains(stage.ring)
 
-    def sent(self, place: Place) -> int:
+    def sent(self, place: NodeEnds) -> int:
         """How far has a source come? Raises PeerFault for a ring of it that makes no sense."""
         found = place.sent
         for stage in self._net.stages(place.outputs) if place.source else ():
@@ -217,14 +217,14 @@ class Rerouting:
         return found
 
     @staticmethod
-    def begin_after_sent(stages: Iterable[Stage], place: Place) -> None:
+    def begin_after_sent(stages: Iterable[Stage], place: NodeEnds) -> None:
         """Of these stages those that are the first of a route that was added. Items that its source had sent before go
         by other routes; if they come again all the same, they are marked."""
         for stage in stages:
             if stage.epoch == 0:
                 stage.resume = max(stage.resume, place.sent)
 
-    def next(self, stage: Stage) -> list[ToNode]:
+    def next(self, stage: Stage) -> list[Told]:
         """Its producer, which lives, has gone on to this stage."""
         self._net.chains[stage.route.id][-1].ended = True
         self._net.chains[stage.route.id].append(stage)
@@ -232,7 +232,7 @@ class Rerouting:
 
     # -- routes that were removed --------------------------------------------------------------------------
 
-    def conclude(self, name: str) -> list[ToNode]:
+    def conclude(self, name: str) -> list[Told]:
         """The producer of a route that was removed has done with it."""
         route, stage = self._net.removed[name], self._net.chains[name][-1]
         outputs = self._net.places[route.source].outputs
@@ -243,7 +243,7 @@ class Rerouting:
             return [*told, *self._forget_route(name)]
         return told
 
-    def conclude_stage(self, stage: Stage) -> list[ToNode]:
+    def conclude_stage(self, stage: Stage) -> list[Told]:
         """Nothing comes behind this stage, which is its route's last one: its consumer is told, now or when it is
         ready."""
         if stage.ended:
@@ -253,27 +253,27 @@ class Rerouting:
         link = self._links.link(target) if not target.linked else None
         return [*([link] if link is not None else []), *self.tell_concluded(stage)]
 
-    def tell_concluded(self, stage: Stage) -> list[ToNode]:
+    def tell_concluded(self, stage: Stage) -> list[Told]:
         """Tell its consumer, if it is ready and stays."""
         target = self._net.places[stage.route.target]
         if not target.ready or self._leaves(target.node):
             return []
         end = self._net.reader.remains(stage.ring)[0] if stage.ring is not None else 0
-        return [ToNode(target.node, Conclude(route=stage.route.id, seq=stage.base_seq + end))]
+        return [Told(target.node, Conclude(route=stage.route.id, seq=stage.base_seq + end))]
 
-    def concluded(self, place: Place) -> list[ToNode]:
+    def concluded(self, place: NodeEnds) -> list[Told]:
         """``place`` is ready: which of its inputs had come to their end before."""
         over = [stage for stage in self._net.present(place.inputs) if stage.ended]
         return [each for stage in over for each in self.tell_concluded(stage)]
 
-    def forget_inputs(self, node: str) -> list[ToNode]:
+    def forget_inputs(self, node: str) -> list[Told]:
         """Whoever took from these routes that were removed is gone for good: nobody ever will. Those with which their
         producers have not done go when they have."""
         names = [name for name, route in self._net.removed.items() if route.target == node]
         names = [name for name in names if self._net.chains[name][-1].ended]
         return [each for name in names for each in self._forget_route(name)]
 
-    def drop_unmade(self, place: Place) -> list[ToNode]:
+    def drop_unmade(self, place: NodeEnds) -> list[Told]:
         """Its worker is dead. A stage that has ended before anybody made its RING is nothing that a successor would
         have to be told of."""
         told = []
@@ -287,7 +287,7 @@ class Rerouting:
                     told += self._forget_route(route.id)
         return told
 
-    def _forget_route(self, name: str, *, drained: bool = False) -> list[ToNode]:
+    def _forget_route(self, name: str, *, drained: bool = False) -> list[Told]:
         """A route that was removed is drained, or nobody is there to do it. What waited for that goes on."""
         told = []
         route = self._net.removed[name]
@@ -322,7 +322,7 @@ class Rerouting:
             self._net.reset(place)
             del self._net.places[node]
 
-    def _release_held(self, node: str) -> list[ToNode]:
+    def _release_held(self, node: str) -> list[Told]:
         if any(route.target == node for route in self._net.removed.values()):
             return []
         place = self._net.places[node]
@@ -331,7 +331,7 @@ class Rerouting:
         link = self._links.link(place)
         return [link] if link is not None else []
 
-    def _give_up(self, stage: Stage) -> list[ToNode]:
+    def _give_up(self, stage: Stage) -> list[Told]:
         """Nothing of this stage will be taken or returned any more. A producer that lives is told."""
         told = [each for index in sorted(stage.dropping) for each in self._segments.settle_drops(stage, index)]
         memory, source = stage.producer, stage.route.source
@@ -339,12 +339,12 @@ class Rerouting:
             told += [each for index in sorted(memory.unmapped) for each in self._segments.settle_segment(stage, index)]
         lives = self._net.reachable(source) and memory is self._net.places[source].memory
         if lives and stage.ended:
-            told.append(ToNode(source, Drained(route=stage.route.id, epoch=stage.epoch)))
+            told.append(Told(source, Drained(route=stage.route.id, epoch=stage.epoch)))
         self._net.chains[stage.route.id].remove(stage)
         self._net.give_up(stage)
         return told
 
-    def drained(self, node: str, message: Drained) -> list[ToNode]:
+    def drained(self, node: str, message: Drained) -> list[Told]:
         """``node`` has emptied and returned a stage with which its producer has done: it is given up. Who has to know.
         Raises ProtocolError."""
         chain = self._net.chains.get(message.route)
@@ -364,12 +364,12 @@ class Rerouting:
         known |= {name: each.source for name, each in self._net.removed.items()}
         return known.get(route) == node
 
-    def leave_outputs(self, place: Place) -> list[ToNode]:
+    def leave_outputs(self, place: NodeEnds) -> list[Told]:
         """Its worker sends nothing more to routes that were removed."""
         removed = [route.id for route in place.outputs if route.id in self._net.removed]
         return [each for name in removed for each in self.conclude(name)]
 
-    def never_made(self, place: Place) -> list[ToNode]:
+    def never_made(self, place: NodeEnds) -> list[Told]:
         """Outputs that were added, and that its worker has not made before its end: nothing will come there."""
         unmade = [stage for stage in self._net.present(place.outputs) if stage.ring is None]
         return [each for stage in unmade for each in self.conclude_stage(stage)]

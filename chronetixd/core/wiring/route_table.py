@@ -20,11 +20,11 @@ from chronetix.protocol.messages import (
     SegmentMapped,
 )
 from chronetixd.core.counters import Counters
-from chronetixd.core.wiring.stages import DataRoute, Place, Reader, Stage
+from chronetixd.core.wiring.stages import DataRoute, NodeEnds, Reader, Stage
 from chronetixd.core.wiring.states import NodeEvent, StageEvent
 
 
-class ToNode(NamedTuple):
+class Told(NamedTuple):
     """A message for ``node``, with handles of memories, which stay kept, and ends of lines, which do not."""
 
     node: str
@@ -39,11 +39,11 @@ class Close(NamedTuple):
 
 
 @dataclass(slots=True)
-class Net:
+class RouteTable:
     """All data routes, each with its stages and what the past ones have counted."""
 
     routes: tuple[DataRoute, ...]
-    places: dict[str, Place]
+    places: dict[str, NodeEnds]
     reader: Reader
     chains: dict[str, list[Stage]] = field(default_factory=dict)
     counters: dict[str, Counters] = field(default_factory=dict)
@@ -117,7 +117,7 @@ class Net:
             self.close(*stage.producer.close_if_unused())
             stage.producer = None
 
-    def reset(self, place: Place) -> None:
+    def reset(self, place: NodeEnds) -> None:
         """Its worker is dead; its successor is told everything anew."""
         place.asked_relink = place.came_back = False
         place.due.clear()

@@ -7,14 +7,14 @@ from collections.abc import Collection, Iterable
 
 from chronetix.protocol.errors import error
 from chronetix.protocol.messages import Segment, SegmentDropped, SegmentMapped
-from chronetixd.core.wiring.route_table import Net, ToNode
+from chronetixd.core.wiring.route_table import RouteTable, Told
 from chronetixd.core.wiring.stages import Handle, Memory, Stage
 
 
 class Segments:
     """Of all arenas of one flow."""
 
-    def __init__(self, net: Net) -> None:
+    def __init__(self, net: RouteTable) -> None:
         self._net = net
 
     @property
@@ -25,7 +25,7 @@ class Segments:
         memories |= {id(place.memory): place.memory for place in self._net.places.values() if place.memory is not None}
         return sum(len(memory.segments) for memory in memories.values())
 
-    def grow(self, node: str, message: Segment, segment: Handle) -> list[ToNode]:
+    def grow(self, node: str, message: Segment, segment: Handle) -> list[Told]:
         """``node``'s arena has a further segment: what its consumers have to get, or, if nobody has to, its own go.
 
         A consumer that is not linked yet gets the segment with its link. A segment that was shown already is not kept
@@ -41,7 +41,7 @@ class Segments:
         memory.segments[message.index] = segment
         return self.spread(node, memory, message.index)
 
-    def spread(self, node: str, memory: Memory, index: int, *, confirmed: bool = False) -> list[ToNode]:
+    def spread(self, node: str, memory: Memory, index: int, *, confirmed: bool = False) -> list[Told]:
         """A segment to every consumer that lacks it; unless ``confirmed``, ``node`` may not use it yet."""
         stages = [stage for stage in self._net.present(self._net.places[node].outputs) if stage.producer is memory]
         lacking = [s for s in stages if not self._net.places[s.route.target].gone and index not in s.sent]
@@ -51,15 +51,15 @@ class Segments:
             if stage.told_consumer:
                 stage.sent.add(index)
                 part = Segment(index=index, route=stage.route.id, epoch=stage.epoch)
-                forwarded.append(ToNode(stage.route.target, part, (memory.segments[index],)))
+                forwarded.append(Told(stage.route.target, part, (memory.segments[index],)))
         if confirmed:
             return forwarded
         if waited_for:
             memory.unmapped[index] = waited_for
             return forwarded
-        return [*forwarded, ToNode(node, SegmentMapped(index=index))]
+        return [*forwarded, Told(node, SegmentMapped(index=index))]
 
-    def mapped(self, node: str, message: SegmentMapped) -> list[ToNode]:
+    def mapped(self, node: str, message: SegmentMapped) -> list[Told]:
         """``node`` can follow descriptors into a segment of one of its inputs. Raises ProtocolError."""
         chain = [stage for stage in self._net.chains.get(message.route, ()) if stage.route.target == node]
         stage = next((each for each in chain if each.epoch == message.epoch), None)
@@ -70,7 +70,7 @@ class Segments:
             raise error("malformed-message", type="segment-mapped", reason=reason)
         return self.settle_segment(stage, message.index)
 
-    def settle(self, stages: Iterable[Stage]) -> list[ToNode]:
+    def settle(self, stages: Iterable[Stage]) -> list[Told]:
         """Consumers have mapped what came with their links."""
         told = []
         for stage in stages:
@@ -79,15 +79,15 @@ class Segments:
             stage.by_link.clear()
         return told
 
-    def settle_segment(self, stage: Stage, index: int) -> list[ToNode]:
+    def settle_segment(self, stage: Stage, index: int) -> list[Told]:
         """Its consumer has mapped this one, or never has to."""
         if stage.producer is None or not stage.producer.settle(stage, index):
             return []
-        return [ToNode(stage.route.source, SegmentMapped(index=index))]
+        return [Told(stage.route.source, SegmentMapped(index=index))]
 
     # -- shrinking -----------------------------------------------------------------------------------------
 
-    def drop(self, node: str, message: SegmentDropped, *, reuse: bool = True) -> list[ToNode]:
+    def drop(self, node: str, message: SegmentDropped, *, reuse: bool = True) -> list[Told]:
         """``node`` has given a segment of its arena back: who has to unmap it, or, if nobody has to, that its index is
         free, which it never is without ``reuse``. Raises ProtocolError for a segment that it may not use."""
         memory, index = self._net.places[node].memory, message.index
@@ -100,7 +100,7 @@ class Segments:
         self._net.close(memory.segments.pop(index))
         return self._take_back(node, memory, index, reuse=reuse)
 
-    def _take_back(self, node: str, memory: Memory, index: int, *, reuse: bool) -> list[ToNode]:
+    def _take_back(self, node: str, memory: Memory, index: int, *, reuse: bool) -> list[Told]:
         """A segment that is there no more, from every consumer that maps it."""
         stages = [
             s for s in self._net.present(self._net.places[node].outputs) if s.producer is memory and index in s.sent
@@ -110,12 +110,12 @@ class Segments:
         for stage in stages:
             stage.told_to_drop(index)
             part = SegmentDropped(index=index, route=stage.route.id, epoch=stage.epoch)
-            forwarded.append(ToNode(stage.route.target, part))
+            forwarded.append(Told(stage.route.target, part))
         if reuse:
             memory.undropped[index] = set(stages)
         return forwarded + self._forget_if_dropped(node, memory, index)
 
-    def dropped(self, node: str, message: SegmentDropped) -> list[ToNode]:
+    def dropped(self, node: str, message: SegmentDropped) -> list[Told]:
         """``node`` has unmapped a segment of an input, or had left that stage already. Raises ProtocolError."""
         chain = [stage for stage in self._net.chains.get(message.route, ()) if stage.route.target == node]
         if not chain:
@@ -124,7 +124,7 @@ class Segments:
         stage = next((each for each in chain if each.epoch == message.epoch), None)
         return [] if stage is None else self.settle_drops(stage, message.index)
 
-    def settle_drops(self, stage: Stage, *indices: int) -> list[ToNode]:
+    def settle_drops(self, stage: Stage, *indices: int) -> list[Told]:
         """Its consumer maps these no more."""
         told = []
         for index in indices:
@@ -135,17 +135,15 @@ class Segments:
                 told += self._forget_if_dropped(stage.route.source, memory, index)
         return told
 
-    def _forget_if_dropped(self, node: str, memory: Memory, index: int) -> list[ToNode]:
+    def _forget_if_dropped(self, node: str, memory: Memory, index: int) -> list[Told]:
         if memory.undropped.get(index) != set():
             return []
         del memory.undropped[index]
-        return [ToNode(node, SegmentDropped(index=index))]
+        return [Told(node, SegmentDropped(index=index))]
 
     # -- workers of an earlier daemon ----------------------------------------------------------------------
 
-    def even_out(
-        self, node: str, memory: Memory, unconfirmed: Collection[int], dropped: Collection[int]
-    ) -> list[ToNode]:
+    def even_out(self, node: str, memory: Memory, unconfirmed: Collection[int], dropped: Collection[int]) -> list[Told]:
         """What was under way about the segments of ``node`` when the daemon died is begun again."""
         told = []
         for index in memory.segments:

@@ -243,7 +243,7 @@ class Ends(NamedTuple):
 
 
 @dataclass(slots=True, eq=False)
-class Place:
+class NodeEnds:
     """One node, with what its present incarnation was told and has said."""
 
     node: str

@@ -8,7 +8,7 @@ import pytest
 
 from chronetix.protocol import cbor
 from chronetixd.control import views
-from chronetixd.core.death import Death
+from chronetixd.core.death import ExitRecord
 from chronetixd.loop.turns import Pace
 
 
@@ -32,8 +32,8 @@ def test_results_are_shown_as_long_as_there_is_room_and_the_others_by_their_size
 
 
 def test_last_words_are_shown_of_the_newest_exits_first(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    def died(stderr: list[str]) -> Death:
-        return Death(flow="f", node="a", incarnation=1, unix_ns=1, pid=1, code=1, stderr=stderr)
+    def died(stderr: list[str]) -> ExitRecord:
+        return ExitRecord(flow="f", node="a", incarnation=1, unix_ns=1, pid=1, code=1, stderr=stderr)
 
     deaths = {"a": [died(["old"]), died([]), died(["new", "er"])]}
     monkeypatch.setattr(views, "MAX_LAST_WORDS", 5)

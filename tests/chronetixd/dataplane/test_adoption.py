@@ -23,7 +23,7 @@ from chronetix.protocol.messages import (
     SegmentMapped,
     Stage,
 )
-from chronetixd.dataplane.recovered import Kept
+from chronetixd.dataplane.recovered import RecoveredMemory
 from chronetixd.dataplane.wiring import ToNode, Wiring
 from tests.chronetixd.dataplane.test_succession import ROUTE, Play
 
@@ -55,7 +55,7 @@ class Survivors(Play):
             self.wiring.know(told(node))
         shown = {node: self.wiring.shown(node, *self.shows(node, incarnations[node], dropped)) for node in living}
         dead = {node: incarnations[node] for node in NODES if node not in living}
-        memory = Kept(had)
+        memory = RecoveredMemory(had)
         try:
             messages = self.wiring.take_over(shown, dead, set(), memory)
         finally:

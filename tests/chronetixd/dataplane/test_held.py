@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from chronetixd.core.held import Held, Watch
 from chronetixd.dataplane import held_frames
-from chronetixd.dataplane.held_frames import HeldFrames
+from chronetixd.dataplane.held_frames import HeldFrameWatch
 
 THRESHOLD = 1_000
 
@@ -97,7 +97,7 @@ def test_a_look_at_many_routes_leaves_turns_for_everybody_else(
             loop.call_soon(order.append, "somebody else")
             yield held(seq, 10**12, f"r{seq}"), 0, 0
 
-    frames = HeldFrames(loop, 0.001, look, order.append)
+    frames = HeldFrameWatch(loop, 0.001, look, order.append)
     frames.start()
     until(lambda: len(order) == 9)
     frames.stop()
@@ -117,7 +117,7 @@ def test_a_look_that_is_under_way_ends_with_the_flow(
             loop.call_soon(frames.stop)
             yield held(seq, 10**12), 0, 0
 
-    frames = HeldFrames(loop, 0.001, look, lambda _: seen.append(-1))
+    frames = HeldFrameWatch(loop, 0.001, look, lambda _: seen.append(-1))
     frames.start()
     until(lambda: seen)
     for _ in range(3):

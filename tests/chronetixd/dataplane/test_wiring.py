@@ -32,7 +32,7 @@ from chronetixd.core.counters import (
     OF_PRODUCER,
     Counters,
 )
-from chronetixd.core.wiring.route_table import Net
+from chronetixd.core.wiring.route_table import RouteTable
 from chronetixd.core.wiring.stages import MAX_SEGMENTS, Handle, Stage
 from chronetixd.core.wiring.states import ConsumerEnd
 from chronetixd.dataplane import wiring as module
@@ -325,7 +325,7 @@ class Figures:
 @pytest.mark.parametrize("before", [0, 7], ids=["the producer has ended", "the producer was linked again"])
 def test_what_came_back_before_a_consumer_died_is_counted(before: int) -> None:
     route = DataRoute("r", "a", "b")
-    net = Net((route,), {}, Figures(committed=10, returned=7, returned_before=0, outstanding=3))
+    net = RouteTable((route,), {}, Figures(committed=10, returned=7, returned_before=0, outstanding=3))
     stage = Stage(route, ring=Handle(0), credit=Handle(1), consumer_end=ConsumerEnd.LINKED)
     net.chains["r"], net.counters["r"] = [stage], Counters()
     net.consumer_died(stage, ran=True)

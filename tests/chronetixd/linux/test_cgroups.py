@@ -14,7 +14,7 @@ import pytest
 from chronetix.protocol.contract.types import ResourceClaims
 from chronetixd.core.limits import MAX_PROCESSES, group_files, weight
 from chronetixd.linux import cgroups
-from chronetixd.linux.cgroups import Groups, Leaf, Place, base_name, count_in, find_place, own_group
+from chronetixd.linux.cgroups import CgroupPlace, Groups, Leaf, base_name, count_in, find_place, own_group
 
 PLACE = find_place("auto")
 real = pytest.mark.skipif(PLACE.group is None, reason=PLACE.reason)
@@ -56,7 +56,7 @@ def hierarchy(tmp_path: Path) -> Callable[[str], Path]:
 
 class TestThePlace:
     def test_is_the_root_that_we_see(self, proc: Any, hierarchy: Any) -> None:
-        assert find_place("auto", proc("/", mount=hierarchy(""))) == Place(hierarchy(""))
+        assert find_place("auto", proc("/", mount=hierarchy(""))) == CgroupPlace(hierarchy(""))
 
     def test_is_a_group_that_systemd_has_marked_or_the_one_above(
         self, proc: Any, hierarchy: Any, monkeypatch: pytest.MonkeyPatch
@@ -71,9 +71,9 @@ class TestThePlace:
 
         monkeypatch.setattr(os, "getxattr", mark)
         folder = proc("/system.slice/c.service")
-        assert find_place("auto", folder) == Place(service)
+        assert find_place("auto", folder) == CgroupPlace(service)
         (folder / "cgroup").write_text("0::/system.slice/c.service/daemon\n")
-        assert find_place("auto", folder) == Place(service)
+        assert find_place("auto", folder) == CgroupPlace(service)
 
     def test_is_nowhere_in_a_group_that_is_somebody_elses(self, proc: Any, hierarchy: Any) -> None:
         hierarchy("user.slice/session-1.scope")
@@ -82,7 +82,7 @@ class TestThePlace:
         assert "Delegate=yes" in found.reason
 
     def test_is_what_the_setting_names_if_that_is_a_group(self, hierarchy: Any, tmp_path: Path) -> None:
-        assert find_place(str(hierarchy("mine"))) == Place(hierarchy("mine"))
+        assert find_place(str(hierarchy("mine"))) == CgroupPlace(hierarchy("mine"))
         assert "no cgroup v2 folder" in find_place(str(tmp_path)).reason
         assert "off" in find_place("off").reason
 
@@ -125,7 +125,7 @@ class TestClaims:
         base = place / base_name(str(tmp_path))
         base.mkdir()
         (base / "cgroup.kill").write_text("")
-        groups = Groups(loop, Place(place), str(tmp_path))
+        groups = Groups(loop, CgroupPlace(place), str(tmp_path))
         groups.open()
         assert groups.enabled == ("memory", "cpu")
         assert groups.missing == ("pids",)
@@ -151,7 +151,7 @@ class TestClaims:
         base = place / base_name(str(tmp_path))
         base.mkdir()
         (base / "cgroup.kill").write_text("")
-        groups = Groups(loop, Place(place), str(tmp_path))
+        groups = Groups(loop, CgroupPlace(place), str(tmp_path))
         groups.open()
         assert groups.enabled == ()
         assert groups.base == base

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from chronetix.protocol.events import CATALOGUE, Kind
-from chronetixd.core.death import Death
+from chronetixd.core.death import ExitRecord
 from chronetixd.core.flow.table import NEXT
 from chronetixd.core.flow_messages import FlowState
 from chronetixd.core.rollout import OVER
@@ -26,7 +26,7 @@ NAMES = {"flow", "node", "message"}
 
 TOLD_AS_THEY_ARE = {
     "told": set(Upgraded.__struct_fields__),
-    "death.essence()": set(Death(flow="f", node="n", incarnation=0, unix_ns=0, pid=1).essence()),
+    "death.essence()": set(ExitRecord(flow="f", node="n", incarnation=0, unix_ns=0, pid=1).essence()),
 }
 """Data that is not named where it is emitted."""
 

@@ -11,16 +11,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chronetixd.core.death import KEPT, MAX_STDERR, Death, HeldFrames, last_lines, out_of_memory
+from chronetixd.core.death import KEPT, MAX_STDERR, ExitRecord, HeldFrames, last_lines, out_of_memory
 from chronetixd.core.reason import explain
 from chronetixd.core.worker import Exit
 from chronetixd.records import exits as module
-from chronetixd.records.exits import Deaths
+from chronetixd.records.exits import ExitRecords
 from chronetixd.workers import sandbox
 
 
-def death(number: int, flow: str = "f", node: str = "n", **more: Any) -> Death:
-    return Death(flow=flow, node=node, incarnation=number, unix_ns=number, pid=number, code=1, **more)
+def death(number: int, flow: str = "f", node: str = "n", **more: Any) -> ExitRecord:
+    return ExitRecord(flow=flow, node=node, incarnation=number, unix_ns=number, pid=number, code=1, **more)
 
 
 @pytest.fixture
@@ -29,17 +29,17 @@ def told() -> list[str]:
 
 
 @pytest.fixture
-def deaths(tmp_path: Path, told: list[str]) -> Deaths:
-    return Deaths(tmp_path / "deaths", told.append, told.append)
+def deaths(tmp_path: Path, told: list[str]) -> ExitRecords:
+    return ExitRecords(tmp_path / "deaths", told.append, told.append)
 
 
-def again(tmp_path: Path, told: list[str]) -> Deaths:
+def again(tmp_path: Path, told: list[str]) -> ExitRecords:
     """What the next daemon finds."""
-    return Deaths(tmp_path / "deaths", told.append, told.append)
+    return ExitRecords(tmp_path / "deaths", told.append, told.append)
 
 
 def test_the_last_ones_of_each_node_are_there_for_the_next_daemon(
-    deaths: Deaths, tmp_path: Path, told: list[str]
+    deaths: ExitRecords, tmp_path: Path, told: list[str]
 ) -> None:
     held = [HeldFrames(route="r", count=2, sequences=[4, 5])]
     for number in range(KEPT + 5):
@@ -55,13 +55,13 @@ def test_the_last_ones_of_each_node_are_there_for_the_next_daemon(
 
 @given(st.lists(st.tuples(st.text(min_size=1, max_size=300), st.text(min_size=1, max_size=300)), max_size=5))
 def test_any_names_have_files_of_their_own(names: list[tuple[str, str]]) -> None:
-    deaths = Deaths(Path("/nowhere/deaths"), lambda _: None)
+    deaths = ExitRecords(Path("/nowhere/deaths"), lambda _: None)
     files = {deaths._file(flow, node) for flow, node in set(names)}
     assert len(files) == len(set(names))
     assert all(file.parent == Path("/nowhere/deaths") and len(file.name.encode()) <= 255 for file in files)
 
 
-def test_a_damaged_file_counts_as_far_as_it_is_sound(deaths: Deaths, tmp_path: Path, told: list[str]) -> None:
+def test_a_damaged_file_counts_as_far_as_it_is_sound(deaths: ExitRecords, tmp_path: Path, told: list[str]) -> None:
     for number in range(3):
         deaths.add(death(number))
     (file,) = (tmp_path / "deaths").iterdir()
@@ -76,7 +76,7 @@ def test_a_damaged_file_counts_as_far_as_it_is_sound(deaths: Deaths, tmp_path: P
 @given(st.data())
 def test_no_bytes_break_it(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     folder, told = tmp_path_factory.mktemp("any"), list[str]()
-    deaths = Deaths(folder / "deaths", told.append, told.append)
+    deaths = ExitRecords(folder / "deaths", told.append, told.append)
     deaths.add(death(1, stderr=["x"]))
     deaths.add(death(2))
     (file,) = (folder / "deaths").iterdir()
@@ -90,7 +90,7 @@ def test_no_bytes_break_it(tmp_path_factory: pytest.TempPathFactory, data: st.Da
 
 
 def test_a_full_disk_is_told_once_and_costs_no_death(
-    deaths: Deaths, tmp_path: Path, told: list[str], monkeypatch: pytest.MonkeyPatch
+    deaths: ExitRecords, tmp_path: Path, told: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     deaths.add(death(0))
 
@@ -122,7 +122,7 @@ def test_a_folder_that_cannot_be_made_is_told_once(tmp_path: Path, told: list[st
 
 
 def test_the_files_not_written_for_longest_make_room(
-    deaths: Deaths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    deaths: ExitRecords, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "MAX_FILES", 3)
     for number in range(6):
@@ -132,7 +132,7 @@ def test_the_files_not_written_for_longest_make_room(
     assert sorted(file.name for file in (tmp_path / "deaths").iterdir()) == ["f+n3", "f+n4", "f+n5"]
 
 
-def test_a_flow_that_is_forgotten_leaves_no_file(deaths: Deaths, tmp_path: Path) -> None:
+def test_a_flow_that_is_forgotten_leaves_no_file(deaths: ExitRecords, tmp_path: Path) -> None:
     deaths.add(death(1))
     deaths.forget("f", ["n", "never died"])
     assert list((tmp_path / "deaths").iterdir()) == []
@@ -207,7 +207,9 @@ def test_last_words_are_the_last_and_bounded(lines: list[str]) -> None:
     assert not lines or kept
 
 
-def test_reading_takes_no_more_memory_than_there_is_to_read(deaths: Deaths, tmp_path: Path, told: list[str]) -> None:
+def test_reading_takes_no_more_memory_than_there_is_to_read(
+    deaths: ExitRecords, tmp_path: Path, told: list[str]
+) -> None:
     deaths.add(death(1))
     later = again(tmp_path, told)
     tracemalloc.start()

@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 
 from chronetix import shm
 from chronetixd.core.worker import Exit
-from chronetixd.dataplane.recovered import Kept
+from chronetixd.dataplane.recovered import RecoveredMemory
 from chronetixd.dataplane.wiring import DataRoute, Wiring
 from chronetixd.store.descriptor_keys import HIGHEST, Key
-from chronetixd.store.descriptor_names import Keeping, Stored, name_of
-from chronetixd.systemd.fdstore import Store
-from chronetixd.systemd.notify import Supervisor
+from chronetixd.store.descriptor_names import KeptDescriptors, Stored, name_of
+from chronetixd.systemd.fdstore import DescriptorStore
+from chronetixd.systemd.notify import ServiceManager
 
 KINDS = ("ring", "credit", "segment", "pidfd")
 TEXTS = st.text(st.characters(codec="utf-8"), min_size=1, max_size=300)
@@ -95,7 +95,7 @@ class TestNames:
         assert len(name) <= 255
         assert all("!" <= character <= "~" and character != ":" for character in name)
         fd = os.memfd_create("kept")
-        stored = Stored({name: [fd]}, Store(Supervisor(lambda *_: None)))
+        stored = Stored({name: [fd]}, DescriptorStore(ServiceManager(lambda *_: None)))
         assert stored.has(flow)
         assert stored.take(flow, [key.node, "another"], [key.route] if key.route else []) == {key: fd}
         os.close(fd)
@@ -107,7 +107,7 @@ class TestNames:
     )
     def test_any_other_name_is_nobodys_or_means_something_of_the_flow(self, name: str) -> None:
         fd = os.memfd_create("kept")
-        stored = Stored({name: [fd]}, Store(Supervisor(lambda *_: None)))
+        stored = Stored({name: [fd]}, DescriptorStore(ServiceManager(lambda *_: None)))
         for key, taken in stored.take("f", ["a"], ["r"]).items():
             assert name_of("f", key) == name
             os.close(taken)
@@ -124,7 +124,7 @@ class TestNames:
     def test_what_is_no_name_of_ours_is_told_and_stays_with_the_supervisor(
         self, heard: Heard, later: Later, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        store = Store(Supervisor(later), limit=10)
+        store = DescriptorStore(ServiceManager(later), limit=10)
         over = name_of("over", Key("a", "ring", 0, "r"))
         stored = Stored({name: [os.memfd_create("kept")] for name in ("of-another-program", over)}, store)
         stored.close()
@@ -135,7 +135,7 @@ class TestNames:
 
     def test_two_descriptors_of_one_name_are_none(self, heard: Heard, later: Later) -> None:
         name = name_of("f", Key("a", "ring", 0, "r"))
-        stored = Stored({name: [os.memfd_create("1"), os.memfd_create("2")]}, Store(Supervisor(later)))
+        stored = Stored({name: [os.memfd_create("1"), os.memfd_create("2")]}, DescriptorStore(ServiceManager(later)))
         assert stored.take("f", ["a"], ["r"]) == {}
         stored.close()
         assert heard.all() == [f"-{name}"]
@@ -143,7 +143,7 @@ class TestNames:
 
 class TestAFlowsPart:
     def test_the_store_follows_the_new_before_the_old_goes(self, heard: Heard, later: Later, descriptor: int) -> None:
-        keeping = Keeping(Store(Supervisor(later)), "f")
+        keeping = KeptDescriptors(DescriptorStore(ServiceManager(later)), "f")
         old, new = Key("b", "credit", 0, "r"), Key("b", "credit", 1, "r")
         keeping.follow({old: descriptor})
         keeping.follow({old: descriptor})
@@ -155,7 +155,7 @@ class TestAFlowsPart:
     def test_what_has_come_back_is_kept_on_if_it_is_the_same(self, heard: Heard, later: Later, descriptor: int) -> None:
         same, other = Key("a", "segment", 0), Key("a", "segment", 0, "", 1)
         foreign = os.memfd_create("foreign")
-        keeping = Keeping(Store(Supervisor(later)), "f", {same: descriptor, other: foreign})
+        keeping = KeptDescriptors(DescriptorStore(ServiceManager(later)), "f", {same: descriptor, other: foreign})
         os.close(foreign)
         keeping.follow({same: descriptor, other: descriptor})
         name = name_of("f", other)
@@ -165,9 +165,9 @@ class TestAFlowsPart:
         self, monkeypatch: pytest.MonkeyPatch, later: Later, descriptor: int
     ) -> None:
         monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
-        supervisor = Supervisor(later)
-        store = Store(supervisor)
-        keeping = Keeping(store, "f")
+        supervisor = ServiceManager(later)
+        store = DescriptorStore(supervisor)
+        keeping = KeptDescriptors(store, "f")
         keeping.follow({Key("a", "segment", 0): descriptor})
         keeping.close()
         assert (supervisor.waiting, later.due) == (0, [])
@@ -175,8 +175,8 @@ class TestAFlowsPart:
 
 class TestASupervisorThatIsBusy:
     def test_it_is_told_everything_in_order_once_it_reads(self, heard: Heard, later: Later, descriptor: int) -> None:
-        supervisor = Supervisor(later)
-        store = Store(supervisor)
+        supervisor = ServiceManager(later)
+        store = DescriptorStore(supervisor)
         wanted = [f"name-{number}" for number in range(2000)]
         told: list[str] = []
         for name in wanted:
@@ -190,8 +190,8 @@ class TestASupervisorThatIsBusy:
         assert told == [*(f"+{name}" for name in wanted), "-name-0"]
 
     def test_at_the_end_what_it_was_not_told_is_given_up(self, heard: Heard, later: Later, descriptor: int) -> None:
-        supervisor = Supervisor(later)
-        store = Store(supervisor)
+        supervisor = ServiceManager(later)
+        store = DescriptorStore(supervisor)
         for number in range(2000):
             store.push(f"name-{number}", descriptor)
         supervisor.close()
@@ -210,7 +210,7 @@ class TestWhatComesOut:
             Key("a", "segment", 0): os.open("/dev/null", os.O_RDONLY),
             Key("a", "pidfd", 0): os.memfd_create("no process"),
         }
-        kept = Kept(found)
+        kept = RecoveredMemory(found)
         assert list(kept) == [Key("b", "credit", 0, "r", 3)]
         kept.close()
         ring.close()
@@ -228,7 +228,9 @@ class TestWhatComesOut:
                 own = [mine + data.draw(st.integers(0, 3)) * 16 for mine in own]
                 said, last = own, incarnation
             lives.append(own)
-        kept = Kept({Key("b", "credit", incarnation, "r"): credit(own) for incarnation, own in enumerate(lives)})
+        kept = RecoveredMemory(
+            {Key("b", "credit", incarnation, "r"): credit(own) for incarnation, own in enumerate(lives)}
+        )
         chosen = kept.credit("r", 0)
         assert chosen is not None
         assert chosen[0].incarnation == last or credit_words(chosen[1]) == said
@@ -246,14 +248,14 @@ class TestWhatComesOut:
             **{Key("a", "segment", source, "", index): os.dup(fd) for index, fd, _ in arena.segments},
         }
         wiring = Wiring(("a", "b"), [DataRoute("r", "a", "b")])
-        wiring.take_over({}, {"a": source, "b": sink + later}, set(), Kept(found))
+        wiring.take_over({}, {"a": source, "b": sink + later}, set(), RecoveredMemory(found))
         assert wiring.memories() == found
         wiring.close()
         for end in (ring, credits, arena):
             end.close()
 
     def test_of_an_exit_that_was_not_kept_nothing_is_known(self) -> None:
-        kept = Kept({})
+        kept = RecoveredMemory({})
         assert kept.exit("a", 0, 1) == Exit()
         assert kept.memory("a") is None
         kept.close()

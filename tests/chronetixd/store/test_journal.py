@@ -69,7 +69,7 @@ def life(node: str = "sink", incarnation: int = 0, **fields: object) -> StoredLi
 class TestWhatWasWritten:
     def test_a_new_journal_is_empty(self, opened: Open) -> None:
         found = opened().recover()
-        assert (found.flows, found.lives, found.rotten) == ((), (), ())
+        assert (found.flows, found.lives, found.corrupt) == ((), (), ())
 
     def test_flows_come_back_in_the_order_of_submission(self, opened: Open) -> None:
         journal = opened()
@@ -190,7 +190,7 @@ while True:
         survivor.close()
         assert found.flows in ((), (flow(),))
         assert found.lives == ()
-        assert found.rotten == ()
+        assert found.corrupt == ()
         assert told == []
 
 
@@ -204,7 +204,7 @@ class TestDamaged:
         base.close()
         found = opened().recover()
         assert [each.name for each in found.flows] == ["good"]
-        assert found.rotten == ("bad: its checksum is wrong",)
+        assert found.corrupt == ("bad: its checksum is wrong",)
 
     def test_a_file_that_is_no_journal_is_put_aside_and_told(
         self, tmp_path: Path, opened: Open, told: list[str]

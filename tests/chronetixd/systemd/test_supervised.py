@@ -20,7 +20,7 @@ from chronetix.protocol.errors import ChronetixError
 from chronetixctl.client import Client
 from chronetixd.systemd import notify
 from chronetixd.systemd.activation import CONTROL, receive
-from chronetixd.systemd.fdstore import Store
+from chronetixd.systemd.fdstore import DescriptorStore
 from chronetixd.systemd.watchdog import Watchdog, period_s
 from tests.chronetixd.conftest import end_what_is_left
 
@@ -273,9 +273,9 @@ class TestActivation:
         assert receive({"LISTEN_FDS": count, "LISTEN_PID": "2"}, 2).stored == {}
 
 
-def store() -> Store:
+def store() -> DescriptorStore:
     """One that has nothing to wait for."""
-    return Store(notify.Supervisor(lambda *_: None))
+    return DescriptorStore(notify.ServiceManager(lambda *_: None))
 
 
 class TestStore:

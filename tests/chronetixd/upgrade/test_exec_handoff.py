@@ -25,7 +25,7 @@ read, write = os.pipe()
 os.write(write, b"the state")
 exec_handoff.LIMIT_S = 0.5
 try:
-    passage = exec_handoff.Passage(read, exec_handoff.own_image())
+    passage = exec_handoff.ExecHandoff(read, exec_handoff.own_image())
     exec_handoff.leave(exec_handoff.Image(sys.argv[1], sys.argv[1:]), passage, [write])
 except OSError as reason:
     left = signal.pthread_sigmask(signal.SIG_BLOCK, ())

@@ -205,7 +205,7 @@ STATE: dict[type, tuple[set[str], set[str]]] = {
             "_unlogged", "fault", "features", "incarnation", "pid", "progress", "started_unix_ns", "to_come",
         },
         {
-            "_again", "_asked_for", "_callbacks", "_claims", "_logs", "_loop", "_losses", "_max_frame", "_nursery",
+            "_again", "_asked_for", "_callbacks", "_claims", "_logs", "_loop", "_losses", "_max_frame", "_sandboxes",
             "_out_of_memory", "_pace", "_pipes", "_unlogged_told", "_unwanted", "_usage", "flow", "node",
         },
     ),
@@ -225,10 +225,10 @@ STATE: dict[type, tuple[set[str], set[str]]] = {
     ),
     output.LineCutter: ({"_dropping", "_part"}, {"cut"}),
     pump.Stream: ({"_allowance", "buffered", "fd", "pieces"}, {"_pump", "_said", "lock", "on_ready"}),
-    token_bucket.Allowance: ({"_at", "_left"}, {"burst", "rate"}),
+    token_bucket.TokenBucket: ({"_at", "_left"}, {"burst", "rate"}),
     wiring.Wiring: ({"_last", "_lines", "machine"}, {"_final", "_views"}),  # counted again at the end
     machine.Machine: ({"net"}, {"links", "lives", "rerouting", "segments"}),
-    route_table.Net: (
+    route_table.RouteTable: (
         {"chains", "counters", "places", "ports"}, {"effects", "reader", "removed", "routes"},  # not within a roll-out
     ),
     segments.Segments: (set(), {"_net"}),
@@ -248,7 +248,7 @@ STATE: dict[type, tuple[set[str], set[str]]] = {
     event_bus.Bus: (
         {"_slow", "dropped", "router", "timers"}, {"_events", "_max_backlog", "_ticks", "_timeouts"},
     ),
-    orphans.Strays: (
+    orphans.Orphans: (
         {"_inherited", "_killed", "_living", "_out_of_reach", "ended", "reaped"},
         {"_announced", "_before", "_due", "_known", "_log", "_loop", "_rested", "_stopped", "_turns", "_waiting"},
     ),
@@ -268,7 +268,7 @@ STATE: dict[type, tuple[set[str], set[str]]] = {
             "limit", "reads",
         },
     ),
-    exits.Deaths: (
+    exits.ExitRecords: (
         {"_owed", "_writing"},
         {"_asked", "_do", "_folder", "_lock", "_names", "_on_damage", "_on_trouble", "_trouble", "lost"},
     ),
@@ -279,11 +279,11 @@ STATE: dict[type, tuple[set[str], set[str]]] = {
             "_settle", "_trouble", "_urgent", "_waiters", "given_up", "path",
         },
     ),
-    descriptor_names.Keeping: ({"_kept"}, {"_flow", "_store", "_unsure"}),
-    fdstore.Store: (set(), {"_supervisor", "room"}),  # counted again
-    notify.Supervisor: ({"_waiting"}, {"_closed", "_later"}),
+    descriptor_names.KeptDescriptors: ({"_kept"}, {"_flow", "_store", "_unsure"}),
+    fdstore.DescriptorStore: (set(), {"_supervisor", "room"}),  # counted again
+    notify.ServiceManager: ({"_waiting"}, {"_closed", "_later"}),
     taps.Taps: ({"next"}, {"_send", "_source", "_taps"}),
-    restart_timers.Revivals: ({"_nodes", "_timers"}, {"_loop", "_on_deadline"}),
+    restart_timers.RestartTimers: ({"_nodes", "_timers"}, {"_loop", "_on_deadline"}),
     registry.Flows: (
         {"_revisions", "_runs", "_serial", "_stored"}, {"_journal", "_pending", "_services", "limits", "stopping"},
     ),

@@ -25,7 +25,7 @@ from chronetixd.core.flow.state import Flow
 from chronetixd.core.packed import PackedFlow, PackedWorker
 from chronetixd.core.router import Router
 from chronetixd.core.timers import Timers
-from chronetixd.core.wiring.stages import DataRoute, Memory, Place, Stage
+from chronetixd.core.wiring.stages import DataRoute, Memory, NodeEnds, Stage
 from chronetixd.core.wiring.states import ConsumerEnd, NodeState, ProducerEnd
 from chronetixd.core.worker import Worker
 from chronetixd.dataplane.lines import Lines
@@ -239,7 +239,7 @@ class TestEverythingIsInIt:
             ),
             (Memory, PackedMemory, {"closed"}, set()),
             (
-                Place,
+                NodeEnds,
                 PackedPlace,
                 {"node", "outputs", "inputs", "state"},
                 {"configured", "linked", "ready", "started", "gone"},
@@ -255,7 +255,7 @@ class TestEverythingIsInIt:
 
     @pytest.mark.parametrize("state", NodeState)
     def test_a_node_is_in_the_state_that_it_was_in(self, state: NodeState) -> None:
-        before, after = Place("n", state=state), Place("n")
+        before, after = NodeEnds("n", state=state), NodeEnds("n")
         if state in range(NodeState.OFFERED, NodeState.GONE):
             before.memory = Memory()
         packer = Packer(Bag(), Lines())

@@ -18,7 +18,7 @@ from chronetixd.linux.pidfd import Process
 from chronetixd.linux.proc import children
 from chronetixd.workers import launcher as launch
 from chronetixd.workers.launcher import HOPELESS, Launcher, Request
-from chronetixd.workers.pool import Streams, open_streams
+from chronetixd.workers.pool import OutputPipes, open_streams
 from tests.chronetixd.conftest import without_nodeworker
 
 PROGRAM = Path(__file__).parents[1] / "programs" / "scripted_launcher.py"
@@ -63,7 +63,7 @@ class Asked:
             answer_s=2.0,
             ready_s=20.0,
         )
-        self._streams: list[Streams] = []
+        self._streams: list[OutputPipes] = []
 
     def ask(self) -> Request:
         streams, (control, out, err) = open_streams()

@@ -14,7 +14,7 @@ import pytest
 
 from chronetixd.linux.proc import Holdings, Stat, children, descendants, holdings, private_data, stat
 from chronetixd.workers import orphans as module
-from chronetixd.workers.orphans import Marks, Strays
+from chronetixd.workers.orphans import Marks, Orphans
 
 NOTHING = Holdings(frozenset(), frozenset(), "", "")
 
@@ -117,7 +117,7 @@ async def until(reached: Callable[[], bool]) -> None:
         await asyncio.sleep(0)
 
 
-async def end(strays: Strays, *marks: Marks) -> None:
+async def end(strays: Orphans, *marks: Marks) -> None:
     """Wait for the end of what carries one of ``marks``."""
     gone = [asyncio.Event() for _ in marks]
     for each, event in zip(marks, gone, strict=True):
@@ -135,7 +135,7 @@ def test_the_ends_of_many_workers_are_looked_for_together(loop: Any, run: Any, m
         return iter(())
 
     monkeypatch.setattr(module, "children", counted)
-    strays = Strays(loop, set, lambda: True)
+    strays = Orphans(loop, set, lambda: True)
     run(end(strays, *(Marks("f", f"n{number}", number, 1, frozenset()) for number in range(2, 1000))))
     assert len(looks) == 1
 
@@ -152,7 +152,7 @@ def test_one_that_we_may_not_end_is_reported_once_and_not_waited_for(
 
     monkeypatch.setattr(module, "kill_exactly", refused)
     known = set(children(os.getpid())) - {holder.pid}
-    strays = Strays(loop, lambda: known, lambda: True)
+    strays = Orphans(loop, lambda: known, lambda: True)
     run(end(strays, Marks("the flow", "the node", 1, 1, frozenset())))
     run(end(strays, Marks("the flow", "the node", 2, 1, frozenset())))
     run(strays.stop())
@@ -163,7 +163,7 @@ def test_one_that_is_not_announced_is_neither_reaped_nor_ended(loop: Any, run: A
     """The launcher has forked it, and its word is under way."""
     known = set(children(os.getpid()))
     announced: list[bool] = []
-    strays = Strays(loop, lambda: known, lambda: bool(announced))
+    strays = Orphans(loop, lambda: known, lambda: bool(announced))
     dead, living = subprocess.Popen(["true"]), subprocess.Popen(["sleep", "1000"])
     os.waitid(os.P_PID, dead.pid, os.WEXITED | os.WNOWAIT)
     strays.look()
@@ -183,7 +183,7 @@ def test_a_stray_of_a_living_worker_is_left_and_so_is_one_that_may_be(
     known = set(children(os.getpid())) - {holder.pid}
     found = stat(holder.pid)
     assert found is not None
-    strays = Strays(loop, lambda: known, lambda: True)
+    strays = Orphans(loop, lambda: known, lambda: True)
     older = Marks("other", "node", 1, found.started, frozenset())
     younger = Marks("the flow", "the node", 2, found.started + 1, frozenset())
     strays.born(older)

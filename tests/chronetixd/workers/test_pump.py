@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chronetixd.core.token_bucket import Allowance
+from chronetixd.core.token_bucket import TokenBucket
 from chronetixd.records.log_record import LINES_AT_ONCE
 from chronetixd.workers import pump as module
 from chronetixd.workers.output import Output
@@ -166,7 +166,7 @@ def test_pipes_come_and_go_while_the_thread_reads(listen: Any, until: Any) -> No
 
 @given(st.lists(st.tuples(st.integers(0, 10**10), st.integers(0, 500))))
 def test_an_allowance_never_lets_through_more_than_its_burst_and_rate(steps: list[tuple[int, int]]) -> None:
-    allowance, now, taken = Allowance(rate=50, burst=100, now=0), 0, 0
+    allowance, now, taken = TokenBucket(rate=50, burst=100, now=0), 0, 0
     for wait, wanted in steps:
         now += wait
         count = min(wanted, allowance.left(now))
@@ -176,7 +176,7 @@ def test_an_allowance_never_lets_through_more_than_its_burst_and_rate(steps: lis
 
 
 def test_a_debt_is_paid_first() -> None:
-    allowance = Allowance(rate=10, burst=10, now=0)
+    allowance = TokenBucket(rate=10, burst=10, now=0)
     allowance.take(30)
     assert allowance.left(10**9) == 0
     assert allowance.left(3 * 10**9) == 10

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import deque
 from typing import Any
 
-from chronetix.nodeworker.engine.mailbox_limits import MAX_WAITING_BYTES, MAX_WAITING_TICKS, Intake
+from chronetix.nodeworker.engine.mailbox_limits import MAX_WAITING_BYTES, MAX_WAITING_TICKS, MailboxLimits
 from chronetix.protocol.messages import Deliver, Drain, Tick
 
 
 def test_ticks_that_find_others_waiting_count_as_missed_by_the_next() -> None:
     mailbox: deque[Any] = deque()
-    intake = Intake(mailbox)
+    intake = MailboxLimits(mailbox)
     for n in range(1, 1001):
         intake.put(Tick(id="t", sequence=n, due_ns=n))
     assert len(mailbox) == MAX_WAITING_TICKS
@@ -22,7 +22,7 @@ def test_ticks_that_find_others_waiting_count_as_missed_by_the_next() -> None:
 
 def test_messages_that_find_no_room_are_dropped_and_told_once_there_is_room() -> None:
     mailbox: deque[Any] = deque()
-    intake = Intake(mailbox)
+    intake = MailboxLimits(mailbox)
     message = Deliver(envelope={"topic": "t"}, payload=bytes(1 << 20))
     taken = [intake.put(message) for _ in range(20)]
     assert sum(len(event.payload) for event in mailbox) <= MAX_WAITING_BYTES
@@ -34,12 +34,12 @@ def test_messages_that_find_no_room_are_dropped_and_told_once_there_is_room() ->
 
 def test_a_message_larger_than_the_bound_goes_into_an_empty_mailbox() -> None:
     mailbox: deque[Any] = deque()
-    assert Intake(mailbox).put(Deliver(envelope={"topic": "t"}, payload=bytes(MAX_WAITING_BYTES + 1)))
+    assert MailboxLimits(mailbox).put(Deliver(envelope={"topic": "t"}, payload=bytes(MAX_WAITING_BYTES + 1)))
 
 
 def test_an_order_goes_in_however_full_it_is() -> None:
     mailbox: deque[Any] = deque()
-    intake = Intake(mailbox)
+    intake = MailboxLimits(mailbox)
     while intake.put(Deliver(envelope={"topic": "t"}, payload=bytes(1 << 20))):
         pass
     assert intake.put(Drain())

@@ -14,7 +14,7 @@ import pytest
 
 from chronetix import shm
 from chronetix.nodeworker.process.link import MAX_KEPT, Link
-from chronetix.nodeworker.process.reattach import Comeback
+from chronetix.nodeworker.process.reattach import Reattachment
 from chronetix.protocol.errors import error
 from chronetix.protocol.messages import (
     Drain,
@@ -428,11 +428,13 @@ class TestALinkThatSurvives:
 def test_who_finishes_for_a_daemon_that_dies_before_it_has_read_that_waits_for_the_next(when: str) -> None:
     ours, theirs = socket.socketpair()
     link: Link[Any] = Link(ours, ToWorker)
-    comeback = Comeback("/nowhere", link, lambda: (Reattach(flow="f", node="n", token="", state="started"), (), ()))
+    reattachment = Reattachment(
+        "/nowhere", link, lambda: (Reattach(flow="f", node="n", token="", state="started"), (), ())
+    )
     settled = threading.Event()
-    waiting = threading.Thread(target=lambda: (comeback.settle(), settled.set()))
+    waiting = threading.Thread(target=lambda: (reattachment.settle(), settled.set()))
     try:
-        comeback.arm()
+        reattachment.arm()
         if when == "before":
             theirs.close()
         link.send(Finished())
@@ -441,21 +443,23 @@ def test_who_finishes_for_a_daemon_that_dies_before_it_has_read_that_waits_for_t
         assert not link.delivered
         waiting.start()
         assert not settled.wait(0.05)
-        comeback.give_up()
+        reattachment.give_up()
         waiting.join()
     finally:
-        comeback.close()
+        reattachment.close()
         link.close()
 
 
 def test_who_finishes_for_a_daemon_that_has_read_it_waits_for_nobody() -> None:
     ours, theirs = socket.socketpair()
     link: Link[Any] = Link(ours, ToWorker)
-    comeback = Comeback("/nowhere", link, lambda: (Reattach(flow="f", node="n", token="", state="started"), (), ()))
+    reattachment = Reattachment(
+        "/nowhere", link, lambda: (Reattach(flow="f", node="n", token="", state="started"), (), ())
+    )
     with theirs:
-        comeback.arm()
+        reattachment.arm()
         link.send(Finished())
         theirs.recv(1 << 16)
-        comeback.settle()
-        comeback.close()
+        reattachment.settle()
+        reattachment.close()
         link.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from chronetix.nodeworker.memory.arena_trim import LONGEST_PAUSE_S, PATIENCE, SPAN_S, GiveBack
+from chronetix.nodeworker.memory.arena_trim import LONGEST_PAUSE_S, PATIENCE, SPAN_S, ArenaTrim
 
 FIRST, MIB = 1 << 18, 1 << 20
 
@@ -42,7 +42,7 @@ class Time:
 
     def __init__(self) -> None:
         self.arena = FakeArena()
-        self.giving = GiveBack(self.arena)  # type: ignore[arg-type]
+        self.giving = ArenaTrim(self.arena)  # type: ignore[arg-type]
         self.now = 0.0
         self.looks = 0
 
