@@ -20,16 +20,17 @@ UPGRADING = "daemon-upgrading"
 
 def follow(session: Session, verb: str, arguments: dict[str, Any]) -> Generator[Any, None, None]:
     """What ``verb`` streams. Raises ChronetixError."""
+    again = False
     while True:
         try:
-            with session.connect() as client, closing(client.stream(verb, **arguments)) as items:
+            with session.connect(again=again) as client, closing(client.stream(verb, **arguments)) as items:
                 yield from items
                 return
         except ChronetixError as reason:
             after = reason.details.get("after")
             if reason.name != UPGRADING or after is None:
                 raise
-        arguments = {**arguments, "after": after, "tail": None}
+        arguments, again = {**arguments, "after": after, "tail": None}, True
 
 
 class Asking:
@@ -60,4 +61,4 @@ class Asking:
     def again(self) -> None:
         """Connect to the daemon that answers now. Raises ChronetixError."""
         self.client.close()
-        self.client = self._session.connect()
+        self.client = self._session.connect(again=True)

@@ -79,11 +79,12 @@ class Session:
     output: str = "table"
     color: bool | None = None
 
-    def connect(self) -> Any:
-        """A connected client. Raises ChronetixError."""
-        from chronetixctl.client import Client
+    def connect(self, *, again: bool = False) -> Any:
+        """A connected client. ``again``: the daemon is being replaced, and is waited for. Raises ChronetixError."""
+        from chronetixctl.client import CONNECT_TIMEOUT_S, UPGRADE_TIMEOUT_S, Client
 
-        return Client.connect(self.socket, software=PROGRAM)
+        timeout = UPGRADE_TIMEOUT_S if again else CONNECT_TIMEOUT_S
+        return Client.connect(self.socket, timeout=timeout, software=PROGRAM)
 
 
 @contextmanager

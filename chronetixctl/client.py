@@ -40,6 +40,9 @@ from chronetix.protocol.messages import (
 CONNECT_TIMEOUT_S = 5.0
 """How long a daemon may take to accept and to say welcome."""
 
+UPGRADE_TIMEOUT_S = 60.0
+"""How long one may that has said that it is being replaced: the next image takes over, or the one before goes on."""
+
 CANCEL_TIMEOUT_S = 1.0
 """How long a cancelled call may take to end before the connection is given up instead."""
 
