@@ -24,6 +24,8 @@ def await_written(file: Path, holds: Callable[[], object], client: Client | None
         if LIBC.inotify_add_watch(changes, os.fsencode(file.parent), MODIFIED | MOVED_THERE | MADE) < 0:
             raise OSError(ctypes.get_errno(), f"inotify_add_watch of {file.parent}")
         while not holds():
+            if client is not None and client.fileno() < 0:
+                raise ConnectionError("its daemon has ended, and the client has closed")
             (first, *_), _, _ = select.select([changes] if client is None else [client, changes], [], [])
             if first is client:
                 client.call("version")

@@ -358,9 +358,9 @@ def test_a_daemon_that_does_not_know_any_more_what_it_was_doing_ends(tmp_path: P
 FAILS = """
 import sys
 if any("chronetixd" in word for word in sys.orig_argv):
-    from chronetixd.records.exits import Deaths
+    from chronetixd.records.exits import ExitRecords
     from chronetixd.flows.execute import Executor
-    start, add = Executor._start, Deaths.add
+    start, add = Executor._start, ExitRecords.add
 
     def fail_to_start(self, nodes):
         if self._run.name == "starting":
@@ -372,7 +372,7 @@ if any("chronetixd" in word for word in sys.orig_argv):
             raise KeyError("by the test")
         add(self, death)
 
-    Executor._start, Deaths.add = fail_to_start, fail_to_add
+    Executor._start, ExitRecords.add = fail_to_start, fail_to_add
 """
 
 
