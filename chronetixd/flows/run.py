@@ -50,13 +50,9 @@ from chronetixd.loop.watchers import Watchers
 from chronetixd.store.descriptor_keys import Key
 from chronetixd.store.descriptor_names import KeptDescriptors
 from chronetixd.store.journal import StoredLife
-from chronetixd.workers.process import Callbacks, WorkerProcess
+from chronetixd.workers.process import SILENT_EXIT_S, Callbacks, WorkerProcess
 
 T = TypeVar("T")
-
-SILENT_EXIT_S = 10.0
-"""How long a worker may live on after it closed its control socket. Giving back what it maps takes a busy
-machine seconds when many end at once, and who ends in good order must not be killed for it."""
 
 
 class FlowRun:

@@ -18,10 +18,7 @@ from chronetixd.core.reason import explain
 from chronetixd.core.worker import Exit
 from chronetixd.flows.context import Services
 from chronetixd.flows.plan import NodePlan
-from chronetixd.workers.process import Callbacks, WorkerProcess
-
-SILENT_EXIT_S = 10.0
-"""How long it may live on after it closed its control socket."""
+from chronetixd.workers.process import SILENT_EXIT_S, Callbacks, WorkerProcess
 
 NO_HANDOVER = "cannot stand by: its program does not know the feature 'handover' of PROTOCOL.md"
 

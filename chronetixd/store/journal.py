@@ -132,6 +132,9 @@ class Recovered:
 
 
 _Statement = tuple[str, tuple[Any, ...]]
+_TRIAL: _Statement = (f"PRAGMA user_version = {FORMAT}", ())
+"""Writes a page and changes nothing."""
+
 _Row = TypeVar("_Row", StoredFlow, StoredLife, StoredRevision)
 
 
@@ -371,7 +374,7 @@ class Journal:
             self._later(min(RETRY_S, FLUSH_S * 2.0 ** min(self._failures, 16)), self._in_time)
 
     def _in_time(self) -> None:
-        """Write what is owed. With nothing owed the journal is complete, which is told where it was in trouble."""
+        """Write what is owed; in trouble with nothing owed, look by a trial whether the disk can be written again."""
         self._awaited = False
         if self._owed or self._trouble:
             self._write_now()
@@ -390,7 +393,8 @@ class Journal:
 
     def _write_batch(self, batch: _Batch) -> None:
         """In the thread: all together, or, when that fails, what is owed and then each submission by itself."""
-        failed = self._try([*batch.owed, *(each for asked in batch.asked for each in asked.statements)])
+        statements = [*batch.owed, *(each for asked in batch.asked for each in asked.statements)]
+        failed = self._try(statements or [_TRIAL])
         refused: list[Exception | None] = [None] * len(batch.asked)
         if failed is not None and batch.asked:
             failed = self._try(batch.owed)

@@ -40,6 +40,10 @@ from chronetixd.workers.pool import OutputPipes, Spare, open_streams
 from chronetixd.workers.sandbox import Sandboxes
 from chronetixd.workers.tree import Tree, discard, marks_of
 
+SILENT_EXIT_S = 10.0
+"""How long a worker may live on after it closed its control socket. Giving back what it maps takes a busy
+machine seconds when many end at once, and who ends in good order must not be killed for it."""
+
 LOSSES = 3
 """Launchers that may die while they are asked for one worker, before it is held to be the cause."""
 

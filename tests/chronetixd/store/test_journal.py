@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -300,6 +301,21 @@ class TestDiskFull:
         with pytest.raises(ChronetixError, match="full"):
             submit(journal, flow(contract=self.BIG))
         assert journal.trouble
+        calls.pop()()
+        assert (journal.trouble, told[1:], calls) == ("", [""], [])
+        journal.close()
+
+    def test_it_is_not_complete_before_a_trial_was_written(self, tmp_path: Path, told: list[str]) -> None:
+        calls: list[Callable[[], None]] = []
+        journal = Journal(tmp_path / "journal", told.append, lambda _, call: calls.append(call))
+        journal.open()
+        with closing(sqlite3.connect(journal.path, isolation_level=None)) as lock:
+            lock.execute("BEGIN IMMEDIATE")
+            with pytest.raises(ChronetixError, match="locked"):
+                submit(journal, flow())
+            calls.pop()()
+            assert ("locked" in journal.trouble, len(told)) == (True, 1)
+            lock.execute("ROLLBACK")
         calls.pop()()
         assert (journal.trouble, told[1:], calls) == ("", [""], [])
         journal.close()
