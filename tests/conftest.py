@@ -14,7 +14,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import psutil
@@ -45,6 +45,22 @@ LONGEST = (
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What takes longest begins first: at the end nobody waits for the one who has got it."""
     items.sort(key=lambda item: not item.nodeid.startswith(LONGEST))
+
+
+MAX_LOG_BYTES = 32 << 10
+"""Of each daemon's log, its end, that a failed test shows."""
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A test that fails shows what its daemons have logged."""
+    report = yield
+    folder = getattr(item, "funcargs", {}).get("tmp_path")
+    if report.failed and folder is not None:
+        for log in sorted(folder.rglob("daemon.log")):
+            text = log.read_bytes()[-MAX_LOG_BYTES:].decode(errors="replace")
+            report.sections.append((f"{log.relative_to(folder)} after {report.when}", text))
+    return report
 
 
 def open_descriptors() -> dict[int, str]:

@@ -249,6 +249,7 @@ def test_a_flow_that_is_not_to_survive_ends_with_its_daemon_and_runs_anew(start:
     assert not [pid for pid in before.values() if lives(pid)]
 
 
+@pytest.mark.settings(drain_timeout=100)
 def test_one_that_is_killed_while_it_stops_has_the_next_one_end_the_drain_and_run_the_flow_again(
     start: Start, flow: Flow
 ) -> None:
@@ -275,6 +276,7 @@ def test_one_that_is_killed_while_it_stops_has_the_next_one_end_the_drain_and_ru
     assert not [pid for pid in before.values() if lives(pid)]
 
 
+@pytest.mark.settings(drain_timeout=100)
 def test_a_stop_that_somebody_asked_for_is_not_forgotten_when_the_daemon_dies_over_it(start: Start, flow: Flow) -> None:
     first = start()
     with Client.connect(first.socket) as client:
