@@ -36,6 +36,7 @@ from chronetixd.flows.apply import Rollouts
 from chronetixd.flows.run import FlowRun
 from chronetixd.flows.worker_records import lives_on
 from chronetixd.linux import fd_reserve
+from chronetixd.loop.signals import SignalHandlers
 from chronetixd.packing import Bag, Unbag
 from chronetixd.records import logs
 from chronetixd.settings import Configured, Settings, Source, keep_fixed
@@ -93,6 +94,7 @@ class Daemon:
         )
         self._figures = Figures()
         self._report = Report(loop, house.supervisor, house.flows, house.spares, house.events)
+        self._signals = SignalHandlers(loop)
         self._stop_requests = 0
         self._stopping, self._ending = asyncio.Event(), asyncio.Event()
         self._ready = False
@@ -170,8 +172,7 @@ class Daemon:
         finally:
             self._report.stop()
             self._house.close()
-            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-                self._loop.remove_signal_handler(number)
+            self._signals.close()
         self._log.info("stopped")
 
     def _begin(self) -> None:
@@ -200,8 +201,8 @@ class Daemon:
 
     def _handle_signals(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
-            self._loop.add_signal_handler(number, self.request_stop)
-        self._loop.add_signal_handler(signal.SIGHUP, self.reload)
+            self._signals.handle(number, self.request_stop)
+        self._signals.handle(signal.SIGHUP, self.reload)
 
     # -- from one image to the next ------------------------------------------------------------------------
 

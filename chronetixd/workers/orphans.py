@@ -27,6 +27,7 @@ import structlog
 from chronetixd.linux import fd_reserve
 from chronetixd.linux.exhaustion import AGAIN_S, wanting
 from chronetixd.linux.proc import Holdings, Stat, children, descendants, holdings, kill_exactly, seen, stat
+from chronetixd.loop.signals import SignalHandlers
 from chronetixd.loop.turns import Turns
 from chronetixd.packing import Packed
 
@@ -145,7 +146,7 @@ class Orphans:
         self._rested = 0.0
         """When the next look may begin, on the loop's clock."""
         self._stopped: asyncio.Event | None = None
-        self._before: object = None
+        self._signals = SignalHandlers(loop)
         self.ended = 0
         """Processes that were killed as strays, or with one."""
         self.reaped = 0
@@ -180,8 +181,7 @@ class Orphans:
         libc = ctypes.CDLL(None, use_errno=True)
         if libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
             raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
-        # Not by add_signal_handler: uvloop keeps SIGCHLD for processes that it starts itself, and we let it start none.
-        self._before = signal.signal(signal.SIGCHLD, lambda *_: self._loop.call_soon_threadsafe(self.look_soon))
+        self._signals.handle(signal.SIGCHLD, self.look_soon)
 
     async def stop(self) -> None:
         """Kill and reap all that are left. Workers, spares and launcher must be gone."""
@@ -191,9 +191,7 @@ class Orphans:
 
     def close(self) -> None:
         """Hear of no more deaths. Idempotent."""
-        if self._before is not None:
-            signal.signal(signal.SIGCHLD, self._before)  # type: ignore[arg-type]
-            self._before = None
+        self._signals.close()
 
     def born(self, marks: Marks) -> None:
         """A worker lives: what carries its marks is its own business."""
