@@ -28,7 +28,7 @@ from chronetix.protocol.messages import (
 )
 from chronetix.protocol.messages import Timer as TimerSpec
 from chronetixd.core.packed import Key, PackedRouter, PackedTimers
-from chronetixd.core.router import Answer, Delivery, DuplicateRequest, Ended, Router
+from chronetixd.core.router import SHARED, Answer, Delivery, DuplicateRequest, Ended, Router, topic_of
 from chronetixd.core.timers import Timers
 from chronetixd.loop.alarm import Alarm
 from chronetixd.packing import Packed
@@ -85,7 +85,7 @@ class Bus:
     def subscribe(self, peer: Subscriber, topics: Sequence[str]) -> None:
         """From now on ``peer`` gets what is published on ``topics``."""
         for topic in topics:
-            self.router.subscribe(peer, topic)
+            self.router.subscribe(peer, topic_of(peer.flow, topic))
 
     def hand_over(self, peer: Subscriber, successor: Subscriber | None, topics: Sequence[str]) -> None:
         """Nothing is delivered to ``peer`` any more; what is published on ``topics`` from now on goes to its successor.
@@ -112,14 +112,14 @@ class Bus:
         """What ``peer`` said. Raises ChronetixError for a malformed envelope, a request id used twice, or too much."""
         match message:
             case Publish():
-                self.publish(message.envelope, message.payload, peer.node)
+                self.publish(peer.flow, message.envelope, message.payload, peer.node)
             case Subscribe(topic=topic):
                 _bounded("subscribe", "topic", topic)
                 if self.router.subscriptions_of(peer) >= MAX_OPEN:
                     raise error("quota-exceeded", what="another subscription of this node", limit=MAX_OPEN)
-                self.router.subscribe(peer, topic)
+                self.router.subscribe(peer, topic_of(peer.flow, topic))
             case Unsubscribe(topic=topic):
-                self.router.unsubscribe(peer, topic)
+                self.router.unsubscribe(peer, topic_of(peer.flow, topic))
             case Request():
                 self._request(peer, message)
             case Reply():
@@ -128,12 +128,15 @@ class Bus:
                     self._send(answer)
                 self._timeouts.rearm()
 
-    def publish(self, envelope: dict[str, Any], payload: bytes, source: str = "") -> int:
-        """Deliver to everyone subscribed; how many that are. Raises ProtocolError for a malformed envelope."""
+    def publish(self, flow: str, envelope: dict[str, Any], payload: bytes, source: str = "") -> int:
+        """Deliver to the subscribers of the topic that ``flow`` means, and return their number. An empty ``flow`` has
+        shared topics only. Raises ChronetixError for a malformed envelope, or a topic that is not shared."""
         head = _read(envelope, "publish")
+        if not flow and not head.topic.startswith(SHARED):
+            raise error("topic-of-no-flow", topic=head.topic)
         if source and not head.src:
             envelope = {**envelope, "src": source}
-        deliveries = self.router.publish(head.topic, envelope, payload)
+        deliveries = self.router.publish(topic_of(flow, head.topic), envelope, payload)
         for delivery in deliveries:
             self._send(delivery)
         return len(deliveries)
@@ -183,8 +186,9 @@ class Bus:
             raise error("quota-exceeded", what="another open request of this node", limit=MAX_OPEN)
         envelope = message.envelope if head.src else {**message.envelope, "src": peer.node}
         now = time.monotonic_ns()
+        topic = topic_of(peer.flow, head.topic)
         try:
-            sent = self.router.request(peer, head.topic, envelope, message.payload, max(0, message.timeout_ns), now)
+            sent = self.router.request(peer, topic, envelope, message.payload, max(0, message.timeout_ns), now)
         except DuplicateRequest as reason:
             raise error("malformed-message", type="request", reason=str(reason)) from None
         self._send(sent)

@@ -67,14 +67,18 @@ class PackedRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PackedRouter(msgspec.Struct, frozen=True, kw_only=True):
-    """Subscriptions in their order, open requests, whose turn it is. Times are CLOCK_MONOTONIC."""
+    """Subscriptions in their order, open requests, whose turn it is. Times are CLOCK_MONOTONIC. A topic is packed by
+    its name: the flows of its peers tell whose it is."""
 
     topics: list[tuple[str, list[Key]]]
     requests: list[PackedRequest]
     deadlines: list[tuple[int, str]]
     serial: int
-    turns: dict[str, int]
+    turns: dict[str, int] = {}
+    """Of an image whose flows shared all topics; says nothing any more."""
     late_replies: int
+    turns_of: list[tuple[str, str, int]] = []
+    """Flow (empty for a shared topic), name, and how many requests have been handed out."""
 
 
 class PackedTimer(msgspec.Struct, frozen=True, kw_only=True):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from msgspec import Struct
 
@@ -18,6 +18,22 @@ from chronetixd.core.packed import Key, PackedRequest, PackedRouter
 
 Peer = Hashable
 """Whoever subscribes or asks; the shell's connection."""
+
+SHARED = "/"
+"""What the name of a topic begins with that all flows share."""
+
+
+class Topic(NamedTuple):
+    """The full name of a topic: two flows may use one name for two topics. ``flow`` is empty for a shared topic."""
+
+    flow: str
+    name: str
+
+
+def topic_of(flow: str, name: str) -> Topic:
+    """The topic that ``flow`` means by ``name``."""
+    return Topic("" if name.startswith(SHARED) else flow, name)
+
 
 FEW = 64
 """Deadlines of requests that have ended which are not worth looking for."""
@@ -60,7 +76,7 @@ class _Pending:
     asker: Peer
     corr_id: str
     responder: Peer
-    topic: str
+    topic: Topic
     timeout_ns: int
 
 
@@ -80,8 +96,8 @@ class Router:
     )
 
     def __init__(self) -> None:
-        self._topics: dict[str, dict[Peer, None]] = {}
-        self._subscribed: dict[Peer, set[str]] = {}
+        self._topics: dict[Topic, dict[Peer, None]] = {}
+        self._subscribed: dict[Peer, set[Topic]] = {}
         self._pending: dict[str, _Pending] = {}
         self._asked: dict[Peer, dict[str, str]] = {}
         """By asker, its own ids of what it has asked and ours."""
@@ -89,7 +105,7 @@ class Router:
         """By responder, our ids of what it is to answer, the oldest first."""
         self._deadlines: list[tuple[int, str]] = []
         self._serial = 0
-        self._turn: dict[str, int] = {}
+        self._turn: dict[Topic, int] = {}
         self.late_replies = 0
 
     @property
@@ -97,12 +113,12 @@ class Router:
         """Requests that have not ended."""
         return len(self._pending)
 
-    def subscribe(self, peer: Peer, topic: str) -> None:
+    def subscribe(self, peer: Peer, topic: Topic) -> None:
         """From now on ``peer`` gets what is published on ``topic``. Idempotent."""
         self._topics.setdefault(topic, {})[peer] = None
         self._subscribed.setdefault(peer, set()).add(topic)
 
-    def unsubscribe(self, peer: Peer, topic: str) -> None:
+    def unsubscribe(self, peer: Peer, topic: Topic) -> None:
         """The end of that. Idempotent."""
         mine, peers = self._subscribed.get(peer), self._topics.get(topic)
         if mine is None or peers is None or topic not in mine:
@@ -115,11 +131,11 @@ class Router:
             del self._topics[topic]
             self._turn.pop(topic, None)
 
-    def topics(self, peer: Peer) -> list[str]:
+    def topics(self, peer: Peer) -> list[Topic]:
         """What ``peer`` subscribes to."""
         return list(self._subscribed.get(peer, ()))
 
-    def subscribers(self, topic: str) -> int:
+    def subscribers(self, topic: Topic) -> int:
         """How many subscribe to exactly this topic."""
         return len(self._topics.get(topic, ()))
 
@@ -131,12 +147,12 @@ class Router:
         """How many requests of ``peer`` have not ended."""
         return len(self._asked.get(peer, ()))
 
-    def publish(self, topic: str, envelope: dict[str, Any], payload: bytes) -> list[Delivery]:
+    def publish(self, topic: Topic, envelope: dict[str, Any], payload: bytes) -> list[Delivery]:
         """One delivery for each subscriber, in the order in which they subscribed."""
         return [Delivery(peer, envelope, payload) for peer in self._topics.get(topic, ())]
 
     def request(
-        self, asker: Peer, topic: str, envelope: dict[str, Any], payload: bytes, timeout_ns: int, now_ns: int
+        self, asker: Peer, topic: Topic, envelope: dict[str, Any], payload: bytes, timeout_ns: int, now_ns: int
     ) -> Delivery | Ended:
         """Hand a request to one subscriber, each in turn, never to the asker itself.
 
@@ -147,7 +163,7 @@ class Router:
             raise DuplicateRequest(f"request {corr_id!r} is already under way")
         responder = self._next_responder(asker, topic)
         if responder is None:
-            return Ended(asker, corr_id, "no-subscriber", f"nobody subscribes to topic {topic!r}")
+            return Ended(asker, corr_id, "no-subscriber", f"nobody subscribes to topic {topic.name!r}")
         self._serial += 1
         key = f"r{self._serial}"
         self._add(key, _Pending(asker, corr_id, responder, topic, timeout_ns))
@@ -172,7 +188,7 @@ class Router:
             if pending is not None:
                 self._end(key)
                 seconds = pending.timeout_ns / 1e9
-                text = f"no reply on topic {pending.topic!r} within {seconds:g} s"
+                text = f"no reply on topic {pending.topic.name!r} within {seconds:g} s"
                 ended.append(Ended(pending.asker, pending.corr_id, "timeout", text))
         self._forget_ended()
         return ended
@@ -191,44 +207,46 @@ class Router:
         for key in tuple(self._owing.get(peer, ())):
             pending = self._pending[key]
             self._end(key)
-            text = f"the subscriber that was to answer on topic {pending.topic!r} has gone"
+            text = f"the subscriber that was to answer on topic {pending.topic.name!r} has gone"
             ended.append(Ended(pending.asker, pending.corr_id, "peer-gone", text))
         return ended
 
     def packed(self, key: Callable[[Peer], Key]) -> PackedRouter:
         """All of its state; ``key`` names a peer."""
         return PackedRouter(
-            topics=[(topic, [key(peer) for peer in peers]) for topic, peers in self._topics.items()],
+            topics=[(topic.name, [key(peer) for peer in peers]) for topic, peers in self._topics.items()],
             requests=[
                 PackedRequest(
                     key=name,
                     asker=key(each.asker),
                     corr_id=each.corr_id,
                     responder=key(each.responder),
-                    topic=each.topic,
+                    topic=each.topic.name,
                     timeout_ns=each.timeout_ns,
                 )
                 for name, each in self._pending.items()
             ],
             deadlines=list(self._deadlines),
             serial=self._serial,
-            turns=dict(self._turn),
+            turns_of=[(topic.flow, topic.name, turn) for topic, turn in self._turn.items()],
             late_replies=self.late_replies,
         )
 
     def unpack(self, packed: PackedRouter, peer: Callable[[Key], Peer]) -> None:
         """The inverse; ``peer`` finds the one that a key names."""
-        for topic, keys in packed.topics:
+        for name, keys in packed.topics:
             for key in keys:
-                self.subscribe(peer(key), topic)
+                self.subscribe(peer(key), topic_of(key[0], name))
         for each in packed.requests:
             asker, responder = peer(each.asker), peer(each.responder)
-            self._add(each.key, _Pending(asker, each.corr_id, responder, each.topic, each.timeout_ns))
+            topic = topic_of(each.asker[0], each.topic)
+            self._add(each.key, _Pending(asker, each.corr_id, responder, topic, each.timeout_ns))
         self._deadlines = list(packed.deadlines)
         heapq.heapify(self._deadlines)
-        self._serial, self._turn, self.late_replies = packed.serial, dict(packed.turns), packed.late_replies
+        self._serial, self.late_replies = packed.serial, packed.late_replies
+        self._turn = {Topic(flow, name): turn for flow, name, turn in packed.turns_of}
 
-    def _next_responder(self, asker: Peer, topic: str) -> Peer | None:
+    def _next_responder(self, asker: Peer, topic: Topic) -> Peer | None:
         peers = [peer for peer in self._topics.get(topic, ()) if peer != asker]
         if not peers:
             return None

@@ -29,7 +29,7 @@ class Caller:
         self._path = path
         self._calls = [("list", {}), ("version", {}), ("stats", {})]
         self._calls += [("describe", {"flow": flow}) for flow in flows]
-        self._calls.append(("publish", {"topic": "nobody", "payload": b"x" * 1000}))
+        self._calls.append(("publish", {"topic": "/nobody", "payload": b"x" * 1000}))
         self.ended = self.failed = self.cut = 0
         self.complaints: list[str] = []
         self._over = threading.Event()

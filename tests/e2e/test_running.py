@@ -124,6 +124,21 @@ def test_requests_are_answered_and_publications_reach_exact_topics(submit: Any, 
     assert client.call("stop", flow=answer["flow"])["state"] == "stopped"
 
 
+def test_one_flow_that_runs_twice_does_not_hear_itself(submit: Any, client: Any) -> None:
+    routes = [{"from": "asks", "to": "collects", "plane": "control", "topic": name} for name in ("own", "/shared")]
+    for flow in ("prod", "staging"):
+        nodes = [submit.node(node, "pipeline:Collects") for node in ("asks", "collects")]
+        submit(nodes, routes, name=flow, wait="running")
+    for topic, heard in (("own", {"staging"}), ("/shared", {"prod", "staging"})):
+        payload = topic.encode()
+        told = client.call("publish", flow="staging", topic=topic, payload=payload, content_type="text/plain")
+        assert told == {"subscribers": len(heard)}
+    for flow, topics in (("prod", ["/shared"]), ("staging", ["own", "/shared"])):
+        logs = client.stream("logs", flow=flow, follow=True)
+        assert [next(logs)["fields"]["topic"] for _ in topics] == topics
+        assert client.call("stop", flow=flow)["state"] == "stopped"
+
+
 def test_timers_tick_and_ticks_travel_as_messages(submit: Any, client: Any) -> None:
     timers = [{"id": "fast", "schedule": {"interval_ms": 5}, "miss_policy": "coalesce"}]
     nodes = [submit.node("ticks", "pipeline:Ticks", timers=timers), submit.node("collects", "pipeline:Collects")]

@@ -317,7 +317,7 @@ class TestInTheMiddle:
             said(client, "asked")
         upgrade(daemon)
         with Client.connect(daemon.socket) as client:
-            assert client.call("publish", topic="now", payload=b"{}")["subscribers"] == 1
+            assert client.call("publish", topic="/now", payload=b"{}")["subscribers"] == 1
             said(client, "the answer: {'late': True}")
             for name in ("asks", "answers"):
                 assert client.call("stop", flow=name)["state"] == "stopped"

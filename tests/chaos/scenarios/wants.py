@@ -116,7 +116,7 @@ def _small_daemon(world: World, args: Args) -> None:
         world.kill_workers(victims(args), known)
         for _ in range(args["publishes"]):
             with suppress(ChronetixError, Violation), world.client() as greedy:
-                greedy.call("publish", topic="nobody", payload=bytes(args["bytes"]), timeout=LONGEST_S)
+                greedy.call("publish", topic="/nobody", payload=bytes(args["bytes"]), timeout=LONGEST_S)
         time.sleep(args["for_s"])
 
 

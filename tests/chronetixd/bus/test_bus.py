@@ -20,14 +20,15 @@ from chronetix.protocol.messages import (
     Unsubscribe,
 )
 from chronetixd.bus.event_bus import MAX_NAME, MAX_OPEN, Bus
+from chronetixd.core.router import topic_of
 from chronetixd.records.events import Events
 
 
 class Subscriber:
     """Keeps what it is sent."""
 
-    def __init__(self, node: str) -> None:
-        self.flow, self.node, self.backlog = "f", node, 0
+    def __init__(self, node: str, flow: str = "f") -> None:
+        self.flow, self.node, self.backlog = flow, node, 0
         self.got: list[Any] = []
 
     def send(self, message: Any) -> None:
@@ -60,6 +61,44 @@ def test_a_publication_keeps_unknown_keys_and_names_its_sender(bus: Bus, a: Subs
     bus.subscribe(a, ["t"])
     bus.handle(b, Publish(envelope={"topic": "t", "x_colour": 1}, payload=b"p"))
     assert a.got == [Deliver(envelope={"topic": "t", "x_colour": 1, "src": "b"}, payload=b"p")]
+
+
+class TestTwoFlows:
+    def test_do_not_hear_each_other_by_the_same_name(self, bus: Bus, a: Subscriber) -> None:
+        other = Subscriber("a", "staging")
+        for peer in (a, other):
+            bus.subscribe(peer, ["t"])
+        bus.handle(a, Publish(envelope={"topic": "t"}, payload=b"mine"))
+        assert [message.payload for message in a.got] == [b"mine"]
+        assert other.got == []
+
+    def test_do_not_answer_each_other(self, bus: Bus, a: Subscriber) -> None:
+        bus.handle(Subscriber("a", "staging"), Subscribe(topic="t"))
+        bus.handle(a, Request(envelope={"topic": "t", "corr_id": "7"}, payload=b"?"))
+        assert [(message.corr_id, message.reason) for message in a.got] == [("7", "no-subscriber")]
+
+    def test_share_what_begins_with_a_slash(self, bus: Bus, a: Subscriber) -> None:
+        other = Subscriber("a", "staging")
+        bus.subscribe(other, ["/t"])
+        bus.handle(a, Publish(envelope={"topic": "/t"}, payload=b"ours"))
+        bus.handle(a, Request(envelope={"topic": "/t", "corr_id": "7"}, payload=b"?"))
+        bus.handle(other, Reply(corr_id=other.got[1].envelope["corr_id"], payload=b"!", content_type="text/plain"))
+        assert (other.got[0].payload, a.got[0].payload) == (b"ours", b"!")
+
+    def test_end_a_subscription_of_their_own_only(self, bus: Bus, a: Subscriber) -> None:
+        other = Subscriber("a", "staging")
+        for peer in (a, other):
+            bus.subscribe(peer, ["t"])
+        bus.handle(other, Unsubscribe(topic="t"))
+        assert bus.publish("f", {"topic": "t"}, b"") == 1
+        assert bus.publish("staging", {"topic": "t"}, b"") == 0
+
+    def test_cannot_be_reached_by_one_who_names_no_flow(self, bus: Bus, a: Subscriber) -> None:
+        bus.subscribe(a, ["t", "/t"])
+        with pytest.raises(ChronetixError, match="the topic t belongs to a flow"):
+            bus.publish("", {"topic": "t"}, b"")
+        assert a.got == []
+        assert bus.publish("", {"topic": "/t"}, b"") == 1
 
 
 def test_a_sender_that_names_itself_is_not_renamed(bus: Bus, a: Subscriber, b: Subscriber) -> None:
@@ -108,7 +147,7 @@ def test_a_slow_subscriber_loses_its_own_messages_and_is_told_of_once(
     bus.subscribe(b, ["t"])
     a.backlog = 101
     for _ in range(3):
-        bus.publish({"topic": "t"}, b"")
+        bus.publish("f", {"topic": "t"}, b"")
     assert (len(a.got), len(b.got), bus.dropped) == (0, 3, 3)
     assert [event.kind for event in events.feed.recent(lambda event: True)] == ["bus-dropping"]
 
@@ -143,7 +182,7 @@ class TestWhatAWorkerMayHaveKept:
         bus.handle(a, Unsubscribe(topic="t0"))
         bus.handle(a, Subscribe(topic="more"))
         bus.drop(a)
-        assert bus.router.subscriptions_of(a) == bus.router.subscribers("more") == 0
+        assert bus.router.subscriptions_of(a) == bus.router.subscribers(topic_of("f", "more")) == 0
 
     def test_requests_without_end_are_refused(self, bus: Bus, a: Subscriber, b: Subscriber) -> None:
         bus.subscribe(b, ["t"])

@@ -207,7 +207,7 @@ def test_a_daemon_that_was_stopped_for_a_while_blames_no_client_for_it(start: An
 
 
 def test_a_publication_without_subscribers_reaches_nobody(peer: Any) -> None:
-    assert peer.call("publish", topic="t", payload=b"x") == {"subscribers": 0}
+    assert peer.call("publish", topic="/t", payload=b"x") == {"subscribers": 0}
 
 
 def test_validate_names_every_problem_and_starts_nothing(peer: Any) -> None:

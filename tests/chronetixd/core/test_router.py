@@ -9,39 +9,40 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from chronetixd.core.router import FEW, Answer, Delivery, DuplicateRequest, Ended, Router
+from chronetixd.core.router import FEW, Answer, Delivery, DuplicateRequest, Ended, Router, Topic, topic_of
 
 ENVELOPE: dict[str, Any] = {"topic": "t", "x_unknown": 1}
 PEERS = ("a", "b", "c")
-TOPICS = ("t", "u")
+T = topic_of("f", "t")
+TOPICS = (T, topic_of("g", "t"), topic_of("f", "/t"))
 
 
 @pytest.fixture
 def router() -> Router:
     router = Router()
-    router.subscribe("a", "t")
-    router.subscribe("b", "t")
+    router.subscribe("a", T)
+    router.subscribe("b", T)
     return router
 
 
-def ask(router: Router, asker: str, corr_id: str, timeout_ns: int = 100, now_ns: int = 0, topic: str = "t") -> Any:
-    return router.request(asker, topic, {"topic": topic, "corr_id": corr_id}, b"?", timeout_ns, now_ns)
+def ask(router: Router, asker: str, corr_id: str, timeout_ns: int = 100, now_ns: int = 0, topic: Topic = T) -> Any:
+    return router.request(asker, topic, {"topic": topic.name, "corr_id": corr_id}, b"?", timeout_ns, now_ns)
 
 
 def test_a_publication_goes_to_every_subscriber_of_exactly_its_topic(router: Router) -> None:
-    router.subscribe("c", "t/more")
-    assert router.publish("t", ENVELOPE, b"x") == [Delivery("a", ENVELOPE, b"x"), Delivery("b", ENVELOPE, b"x")]
+    router.subscribe("c", topic_of("f", "t/more"))
+    assert router.publish(T, ENVELOPE, b"x") == [Delivery("a", ENVELOPE, b"x"), Delivery("b", ENVELOPE, b"x")]
 
 
 def test_subscribing_twice_delivers_once(router: Router) -> None:
-    router.subscribe("a", "t")
-    assert len(router.publish("t", ENVELOPE, b"x")) == 2
+    router.subscribe("a", T)
+    assert len(router.publish(T, ENVELOPE, b"x")) == 2
 
 
 def test_whoever_unsubscribed_gets_nothing(router: Router) -> None:
-    router.unsubscribe("a", "t")
-    router.unsubscribe("a", "t")
-    assert [delivery.to for delivery in router.publish("t", ENVELOPE, b"x")] == ["b"]
+    router.unsubscribe("a", T)
+    router.unsubscribe("a", T)
+    assert [delivery.to for delivery in router.publish(T, ENVELOPE, b"x")] == ["b"]
 
 
 def test_requests_go_to_the_subscribers_in_turn_and_never_to_the_asker(router: Router) -> None:
@@ -76,7 +77,7 @@ def test_only_the_one_who_was_asked_may_answer_and_only_once(router: Router) -> 
 
 
 def test_a_request_that_nobody_can_answer_ends_at_once(router: Router) -> None:
-    ended = ask(router, "c", "1", topic="nobody")
+    ended = ask(router, "c", "1", topic=topic_of("f", "nobody"))
     assert isinstance(ended, Ended)
     assert (ended.reason, ended.corr_id) == ("no-subscriber", "1")
 
@@ -125,11 +126,11 @@ class Requests(RuleBasedStateMachine):
             del self.open[str(each.to), each.corr_id]
 
     @rule(peer=st.sampled_from(PEERS), topic=st.sampled_from(TOPICS), wants=st.booleans())
-    def subscription(self, peer: str, topic: str, wants: bool) -> None:
+    def subscription(self, peer: str, topic: Topic, wants: bool) -> None:
         (self.router.subscribe if wants else self.router.unsubscribe)(peer, topic)
 
     @rule(peer=st.sampled_from(PEERS), topic=st.sampled_from(TOPICS), timeout=st.integers(0, 50))
-    def request(self, peer: str, topic: str, timeout: int) -> None:
+    def request(self, peer: str, topic: Topic, timeout: int) -> None:
         self.serial += 1
         sent = ask(self.router, peer, str(self.serial), timeout, self.now, topic)
         if isinstance(sent, Ended):

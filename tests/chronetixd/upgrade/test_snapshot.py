@@ -23,7 +23,7 @@ from chronetix.protocol.errors import ChronetixError
 from chronetixd.core import packed as core_packed
 from chronetixd.core.flow.state import Flow
 from chronetixd.core.packed import PackedFlow, PackedWorker
-from chronetixd.core.router import Router
+from chronetixd.core.router import Router, topic_of
 from chronetixd.core.timers import Timers
 from chronetixd.core.wiring.stages import DataRoute, Memory, NodeEnds, Stage
 from chronetixd.core.wiring.states import ConsumerEnd, NodeState, ProducerEnd
@@ -307,11 +307,12 @@ class TestEverythingIsInIt:
 
 class TestTheBus:
     def test_requests_subscriptions_and_turns_go_on(self) -> None:
-        router, following = Router(), Router()
+        router, following, shared = Router(), Router(), topic_of("", "/t")
         for peer in (("f", "a"), ("f", "b"), ("g", "c")):
-            router.subscribe(peer, "t")
-        router.request(("f", "x"), "t", {"topic": "t", "corr_id": "1"}, b"", 100, 1000)
-        router.request(("f", "x"), "t", {"topic": "t", "corr_id": "2"}, b"", 50, 1000)
+            router.subscribe(peer, shared)
+            router.subscribe(peer, topic_of(peer[0], "own"))
+        router.request(("f", "x"), shared, {"topic": "/t", "corr_id": "1"}, b"", 100, 1000)
+        router.request(("f", "x"), shared, {"topic": "/t", "corr_id": "2"}, b"", 50, 1000)
         packed = router.packed(lambda peer: peer)  # type: ignore[arg-type, return-value]
         following.unpack(msgspec.msgpack.decode(msgspec.msgpack.encode(packed), type=type(packed)), lambda key: key)
         assert following.packed(lambda peer: peer) == packed  # type: ignore[arg-type, return-value]
@@ -321,8 +322,10 @@ class TestTheBus:
             answer = each.reply(("f", "a"), "r1", b"yes", "text/plain")
             assert answer is not None
             assert (answer.to, answer.corr_id) == (("f", "x"), "1")
-            asked = each.request(("f", "x"), "t", {"topic": "t", "corr_id": "3"}, b"", 50, 2000)
+            asked = each.request(("f", "x"), shared, {"topic": "/t", "corr_id": "3"}, b"", 50, 2000)
             assert asked.to == ("g", "c"), "whose turn it is"
+            told = [delivery.to for delivery in each.publish(topic_of("f", "own"), {}, b"")]
+            assert told == [("f", "a"), ("f", "b")], "a topic belongs to its flow in the next image, too"
 
     @given(st.lists(st.tuples(st.integers(1, 50), st.integers(0, 200)), min_size=1, max_size=5), st.integers(0, 300))
     def test_ticks_are_due_as_they_were(self, made: list[tuple[int, int]], looked: int) -> None:

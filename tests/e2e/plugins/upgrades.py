@@ -18,21 +18,21 @@ class Asks:
     """Requests an answer at start, and publishes it."""
 
     def on_start(self, ctx):
-        answer = ctx.request("slow", {"asked": os.getpid()}, timeout=60)
+        answer = ctx.request("/slow", {"asked": os.getpid()}, timeout=60)
         ctx.publish("answers", answer.value())
         print("the answer:", answer.value(), flush=True)
 
 
 class AnswersLate:
-    """Replies to each request when it hears of topic ``now``."""
+    """Replies to each request when it hears of topic ``/now``."""
 
     def on_start(self, ctx):
         self.asked = None
-        ctx.subscribe("slow")
-        ctx.subscribe("now")
+        ctx.subscribe("/slow")
+        ctx.subscribe("/now")
 
     def on_message(self, message, ctx):
-        if message.topic == "slow":
+        if message.topic == "/slow":
             self.asked = message
             print("asked", flush=True)
         else:
