@@ -20,7 +20,7 @@ from chronetix.protocol.errors import ChronetixError, error
 from chronetixd.control.client import Client, not_allowed
 from chronetixd.control.verbs import Context
 from chronetixd.core.access import Peer, Right, Rules
-from chronetixd.core.quota import Gate, Quota, Refusal
+from chronetixd.core.quota import Quota, QuotaGate, Refusal
 from chronetixd.linux.peer import group_id, look_up_rules, peer_of
 from chronetixd.loop.inspection import MAX_ENDING, Inspection
 from chronetixd.records.audit import Audit
@@ -65,7 +65,7 @@ class Admission:
         self._settings = settings
         self._daemon = daemon
         self._inspection = inspection
-        self._gate = Gate(quota_of(settings))
+        self._gate = QuotaGate(quota_of(settings))
         self._rules = Rules(os.geteuid())
         self.clients: set[Client] = set()
 

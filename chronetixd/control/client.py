@@ -27,7 +27,7 @@ from chronetix.protocol.errors import ChronetixError, error
 from chronetix.protocol.framing import Encoding, Work, encode
 from chronetixd.control import verbs
 from chronetixd.core.access import Peer, Right
-from chronetixd.core.quota import Gate
+from chronetixd.core.quota import QuotaGate
 from chronetixd.flows.recovery import ReattachRequest
 from chronetixd.loop import shares
 from chronetixd.loop.connection import Connection, documents
@@ -83,7 +83,7 @@ class Client:
         *,
         peer: Peer,
         right: Right,
-        gate: Gate,
+        gate: QuotaGate,
         daemon: str,
         hello_s: float,
         frame_s: float,

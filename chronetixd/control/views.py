@@ -219,12 +219,12 @@ def _describe_node(run: FlowRun, node: str, known: Mapping[int, dict[str, float]
 
 def _describe_restart(run: FlowRun, node: str) -> dict[str, Any]:
     """The node's rule, how often it was restarted, and, while it waits for that, when."""
-    manifest, subject, revival = run.plan.nodes[node].manifest, run.machine.workers.get(node), run.revivals[node]
+    manifest, subject, timer = run.plan.nodes[node].manifest, run.machine.workers.get(node), run.revivals[node]
     return {
         **_fields(manifest.restart),
         "restarts": subject.incarnation if subject else 0,
-        "last_reason": revival.last_reason,
-        "next_restart_unix_ns": revival.next_restart_unix_ns,
+        "last_reason": timer.last_reason,
+        "next_restart_unix_ns": timer.next_restart_unix_ns,
         "liveness": None if manifest.liveness is None else _fields(manifest.liveness),
     }
 

@@ -1,8 +1,9 @@
-"""Who may do what: three classes of verbs, and which of them a peer has.
+"""Access rules: three classes of verbs, and which of them a peer may call.
 
-Rules: a class contains those below it. Root and the user that the daemon runs as are always admins; everybody else has
-what the rules give to their user or to one of their groups, and without that nothing. Whoever may operate can have any
-program run as the daemon's user. Pure: names have been looked up, credentials come from the kernel.
+Rules: a class contains the classes below it. Root and the user that the daemon runs as always have the class ADMIN. Any
+other user has what the rules grant to that user or to one of the user's groups, and nothing without a grant. A peer
+with OPERATE can have any program run as the daemon's user. Pure: names have been looked up before, and credentials come
+from the kernel.
 """
 
 from __future__ import annotations
@@ -13,15 +14,15 @@ from enum import IntEnum
 
 
 class Right(IntEnum):
-    """A class of verbs; a higher one contains the lower."""
+    """A class of verbs; a higher value contains the lower ones."""
 
     NONE = 0
     READ = 1
-    """See flows, logs, events, numbers."""
+    """List flows, and read logs, events and figures."""
     OPERATE = 2
-    """Submit and stop flows, publish messages, and look at what a submission would find."""
+    """Submit and stop flows, publish messages, and check what a submission would find."""
     ADMIN = 3
-    """The daemon itself: its audit log, its upgrade."""
+    """Act on the daemon itself: read its audit log, upgrade it."""
 
     def __str__(self) -> str:
         return self.name.lower()
@@ -29,20 +30,20 @@ class Right(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """The process at the other end of a socket, as the kernel vouches for it at the time of its connect."""
+    """The process at the other end of a socket, with the credentials that the kernel recorded when it connected."""
 
     pid: int
     uid: int
     gid: int
     groups: frozenset[int] = frozenset()
-    """All of its groups, the primary one included."""
+    """All groups of the process, the primary one included."""
     program: str = ""
-    """The name of its program, for people; nobody vouches for it."""
+    """The name of the program, for display only: the kernel does not vouch for it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """Users and groups by what they may do; ``owner`` is the user that the daemon runs as."""
+    """The classes that are granted to users and to groups; ``owner`` is the user that the daemon runs as."""
 
     owner: int
     users: Mapping[int, Right] = field(default_factory=dict)
@@ -50,19 +51,20 @@ class Rules:
     everyone: Right = Right.NONE
 
     def right_of(self, peer: Peer) -> Right:
-        """The highest class that ``peer`` has."""
+        """Return the highest class that ``peer`` has."""
         if peer.uid in (0, self.owner):
             return Right.ADMIN
         by_group = (self.groups.get(group, Right.NONE) for group in peer.groups)
         return max(self.everyone, self.users.get(peer.uid, Right.NONE), *by_group, Right.NONE)
 
     def reach_beyond(self, group: int) -> bool:
-        """Whether anybody outside of ``group`` may connect: then the socket must be open to all, and this decides."""
+        """Return whether any user outside ``group`` may connect. The socket must then be open to all users, and these
+        rules alone decide."""
         return self.everyone > Right.NONE or bool(self.users) or bool(set(self.groups) - {group})
 
 
 def strongest(grants: Collection[tuple[int, Right]]) -> dict[int, Right]:
-    """Each id with the highest class that it was given."""
+    """Return each id with the highest class that was granted to it."""
     found: dict[int, Right] = {}
     for id, right in grants:
         found[id] = max(right, found.get(id, Right.NONE))

@@ -1,9 +1,9 @@
-"""What differs between a flow that runs and the one that is to run in its place. Pure.
+"""The difference between a running flow and the flow that is to replace it. Pure.
 
-A node is replaced when anything differs that its worker is told, but for its routes: those come and go while it runs,
-as long as it keeps one of a kind.
-A route is switched (a new stage of it, at a frame boundary) when its ring would be another one, or when the node at
-either of its ends is replaced. Everything that is the same is not touched.
+A node is replaced when anything that its worker is told differs, except its routes: routes are added and removed while
+the worker runs, as long as the node keeps at least one input if it had inputs, and one output if it had outputs. A
+route is switched to a new stage at a frame boundary when its ring would differ, or when the node at either of its ends
+is replaced. Everything that is the same in both flows is left untouched.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from chronetix.protocol.messages import Configure
 Kind = Literal["added", "removed", "changed"]
 
 ABSENT = "-"
-"""In place of a value that one of the two does not have."""
+"""Stands in place of a value that one of the two flows does not have."""
 
 
 @dataclass(frozen=True, slots=True)
 class FieldChange:
-    """One field, by its path below the node or route; values as they stand in the flow."""
+    """One field that differs: its path below the node or route, and its value in each of the two flows."""
 
     path: str
     old: Any
@@ -36,7 +36,7 @@ class FieldChange:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """A node or route that is not as it was. ``fields`` tells what is different in one that both flows have."""
+    """A node or route that was added, removed or changed. ``fields`` lists what differs when both flows have it."""
 
     name: str
     kind: Kind
@@ -45,27 +45,28 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """From one flow to another. ``nodes`` and ``routes`` are in the order of the new flow, what was removed last."""
+    """The change from one flow to another. ``nodes`` and ``routes`` are in the order of the new flow, followed by what
+    was removed."""
 
     nodes: tuple[Difference, ...] = ()
     routes: tuple[Difference, ...] = ()
     notes: tuple[FieldChange, ...] = field(default=())
-    """Fields that no worker is told of: they are kept, and change nothing that runs."""
+    """Fields that no worker is told: the new values are kept, and nothing that runs changes."""
     ends: frozenset[str] = frozenset()
     """Nodes at the ends of routes that differ."""
 
     def __bool__(self) -> bool:
-        """Something that runs has to change."""
+        """Return whether anything that runs has to change."""
         return bool(self.nodes or self.routes)
 
     def named(self, kind: Kind) -> frozenset[str]:
-        """The nodes that were added, removed or changed."""
+        """Return the nodes whose difference is of this kind: added, removed or changed."""
         return frozenset(each.name for each in self.nodes if each.kind == kind)
 
 
 def compare(old: Flow, new: Flow, folders: tuple[str, str] = ("", ""), replaced: Collection[str] = ()) -> Change:
-    """The change from ``old`` to ``new``, whose paths start from these ``folders``. Nodes that are to be ``replaced``
-    change in any case."""
+    """Return the change from ``old`` to ``new``. ``folders`` are the folders that their relative paths start from;
+    nodes in ``replaced`` count as changed in any case."""
     nodes = tuple(_nodes(old, new, folders, replaced))
     routes = tuple(_routes(old, new))
     touched = {each.name for each in nodes}
@@ -81,7 +82,8 @@ def compare(old: Flow, new: Flow, folders: tuple[str, str] = ("", ""), replaced:
 
 
 def refusals(old: Flow, new: Flow) -> Iterator[str]:
-    """What ``old`` cannot become while it runs, with what to do instead. Linear in nodes and routes."""
+    """Yield one sentence for each reason why ``old`` cannot become ``new`` while it runs, with what to do instead.
+    Linear in nodes and routes."""
     before, after = ({route.id: route for route in flow.data_routes} for flow in (old, new))
     for name, route in after.items():
         was = before.get(name, route)
@@ -102,7 +104,7 @@ def refusals(old: Flow, new: Flow) -> Iterator[str]:
 
 
 def described(change: Change) -> dict[str, Any]:
-    """The change as it travels; ``same`` when nothing that runs has to change."""
+    """Return the change as it is sent to a client; ``same`` is true when nothing that runs has to change."""
     return {
         "same": not change,
         "nodes": [_described(each) for each in change.nodes],
@@ -139,7 +141,8 @@ def _nodes(old: Flow, new: Flow, folders: tuple[str, str], replaced: Collection[
 
 
 def _turned(old: Flow, new: Flow, node: str) -> Iterator[FieldChange]:
-    """What its plugin is depends on whether it has inputs, and outputs: a source, a map, a sink."""
+    """Yield the kinds of ends (inputs, outputs) that ``node`` gains entirely or loses entirely. Such a node changes its
+    role as a source, map or sink, so that its worker must be replaced."""
     for what, end in (("inputs", "target"), ("outputs", "source")):
         before, after = (sum(getattr(route, end) == node for route in flow.data_routes) for flow in (old, new))
         if bool(before) != bool(after):
@@ -147,12 +150,13 @@ def _turned(old: Flow, new: Flow, node: str) -> Iterator[FieldChange]:
 
 
 def _told(flow: Flow, folder: str) -> dict[str, Configure]:
-    """What each worker is told, without its routes and the flow's name."""
+    """Return the configure message of each node's worker, without its routes and the flow's name."""
     return {each.node: msgspec.structs.replace(each, inputs=[], outputs=[]) for each in configure(flow, "", folder)}
 
 
 def _manifest_fields(old: Manifest, new: Manifest, before: Configure, after: Configure) -> tuple[FieldChange, ...]:
-    """As they stand in the manifests; what comes from elsewhere (defaults, control routes) as the worker is told it."""
+    """Return the fields that differ in the manifests. If none differs there, return those that differ in the configure
+    messages: defaults and control routes are not in a manifest."""
     found = tuple(fields(old.raw, new.raw))
     return found or tuple(fields(msgspec.to_builtins(before), msgspec.to_builtins(after)))
 
@@ -169,7 +173,7 @@ def _routes(old: Flow, new: Flow) -> Iterator[Difference]:
 
 
 def _ring(route: Route) -> dict[str, Any]:
-    """Everything of a data route that its two ends have to know."""
+    """Return all properties of a data route that both of its ends have to know."""
     names = (name for name in route.__dataclass_fields__ if name not in ("raw", "id"))
     return {name: getattr(route, name) for name in names}
 
@@ -179,7 +183,7 @@ def _has(flow: Flow, node: str) -> bool:
 
 
 def fields(old: Any, new: Any, path: str = "") -> Iterator[FieldChange]:
-    """The leaves that differ, each with its path (``qos.priority``, ``timers[0].id``)."""
+    """Yield each leaf that differs, with its path (``qos.priority``, ``timers[0].id``)."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         for name in (*old, *(name for name in new if name not in old)):
             below = f"{path}.{name}" if path else str(name)

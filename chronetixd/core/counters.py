@@ -1,8 +1,9 @@
-"""The counters of a route over all of its stages: they only grow, whoever dies.
+"""The counters of a route over all of its stages: totals only grow, whichever worker dies.
 
-Each stage counts for itself, the producing end in its RING and the consuming end in its CREDIT. When an end is
-replaced, what it had counted is kept here and added to what its successor counts. What is no sum and no greatest is the
-present stage's, but for ``outstanding``, the sum over stages that are not drained, and ``returned``, which follows.
+Each stage counts for itself: the producing end in its RING, the consuming end in its CREDIT. When an end is replaced,
+its counts are kept here and added to the counts of its successor. A figure that is neither a sum nor a maximum is the
+present stage's, with two exceptions: ``outstanding`` is the sum over all stages that are not drained, and ``returned``
+is derived from it.
 """
 
 from __future__ import annotations
@@ -31,14 +32,14 @@ DROPS_OF_CONSUMER = ("overwritten",)
 """Frames dropped, by reason: also sums."""
 
 OF_ONE_STAGE = frozenset(("next", "unseen", "returned_before"))
-"""What says something about one stage only: no figure of the route."""
+"""Figures that describe one stage only, and are no figure of the route."""
 
 GREATEST = ("max_outstanding", "max_ns", "gave_up_after_ns")
-"""What is the greatest of all stages."""
+"""Figures of which a route reports the maximum over all of its stages."""
 
 
 class Counters:
-    """What the past stages and ends of one route have counted."""
+    """What the past stages and past ends of one route have counted."""
 
     __slots__ = ("_drops", "_fresh", "_greatest", "_last", "_past", "_returned")
 
@@ -48,11 +49,11 @@ class Counters:
         self._greatest: dict[str, int] = dict.fromkeys(GREATEST, 0)
         self._returned = 0
         self._fresh = True
-        """Nothing was kept yet."""
+        """True until the counts of a first stage or end are kept."""
         self._last: Mapping[str, Any] | None = None
 
     def packed(self) -> PackedCounters:
-        """All of it."""
+        """Return the whole state for the next image of the daemon."""
         return PackedCounters(
             past=dict(self._past),
             drops=dict(self._drops),
@@ -62,7 +63,7 @@ class Counters:
         )
 
     def unpack(self, packed: PackedCounters) -> None:
-        """The inverse. A figure that the other image did not have begins at 0."""
+        """Restore the state from ``packed``. A figure that the other image did not have begins at 0."""
         self._fresh = False
         self._past |= packed.past
         self._drops |= packed.drops
@@ -71,17 +72,19 @@ class Counters:
         self._last = packed.last
 
     def _of_one(self, figures: dict[str, Any]) -> dict[str, Any]:
-        """Of a route that has had one stage with its first ends, as most have: nothing is added up."""
+        """Return the figures of a route that has only had one stage with its first ends, which is the usual case.
+        Nothing has to be added up."""
         self._returned = max(self._returned, figures["committed"] - figures["outstanding"])
         figures["returned"] = self._returned
         return figures
 
     def keep(self, stage: Mapping[str, Any] | None) -> None:
-        """This stage is over."""
+        """Add the counts of a stage that is over; None when its counters could not be read."""
         self._add(stage, self._past, self._drops)
 
     def keep_consumer(self, stage: Mapping[str, Any] | None) -> None:
-        """This stage's consuming end is replaced. What it had not seen yet is its successor's to count."""
+        """Add what the consuming end of a stage has counted, because that end is replaced. Frames that this end had not
+        seen yet are left for its successor to count."""
         self._add(stage, OF_CONSUMER, DROPS_OF_CONSUMER)
         self._drops["overwritten"] -= stage["unseen"] if stage is not None else 0
 
@@ -98,7 +101,8 @@ class Counters:
         self._last = stage
 
     def total(self, stages: Iterable[Mapping[str, Any] | None]) -> dict[str, Any] | None:
-        """The route's figures, with those of the stages that are not over, oldest first; None before the first."""
+        """Return the figures of the route, including ``stages``, which are those that are not over, oldest first. None
+        before the first stage could be read."""
         known: list[Mapping[str, Any]] = [stage for stage in stages if stage is not None]
         latest: Mapping[str, Any] | None = known[-1] if known else self._last
         if latest is None:

@@ -1,4 +1,4 @@
-"""How a worker's process ended, as it is remembered, and whether want of memory was the cause. Pure."""
+"""The record of how a worker's process ended, and whether a lack of memory was the cause. Pure."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ import msgspec
 from chronetixd.core.worker import Exit
 
 KEPT = 32
-"""Deaths remembered of each node."""
+"""Exit records kept for each node."""
 
 MAX_STDERR = 8 * 1024
-"""Characters of stderr that are kept of one death, the last ones."""
+"""Characters of stderr that are kept for one exit: the last ones."""
 
 OutOfMemory = Literal["yes", "no", "suspected", "unknown"]
 
 
 class HeldFrames(msgspec.Struct, frozen=True, kw_only=True):
-    """Frames of one route that it had taken and not returned: how many, and sequence numbers of some of them."""
+    """Frames of one route that a worker had taken and not returned: how many, and the sequence numbers of some of
+    them."""
 
     route: str
     count: int
@@ -26,8 +27,9 @@ class HeldFrames(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ExitRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """One exit. ``killed_with`` is the last signal that we sent it. Processor time and the most memory are 0 where the
-    kernel did not tell; they are of the process and of the children that it waited for."""
+    """One exit of a worker's process. ``killed_with`` is the last signal that the daemon sent to it. ``cpu_ns`` and
+    ``max_rss_bytes`` cover the process and the children that it waited for; they are 0 where the kernel reported
+    nothing."""
 
     flow: str
     node: str
@@ -47,11 +49,11 @@ class ExitRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def exit(self) -> Exit:
-        """How it ended."""
+        """How the process ended: by an exit code or by a signal."""
         return Exit(self.code, self.signal)
 
     def essence(self) -> dict[str, Any]:
-        """What its event carries: all but what a line has no room for."""
+        """Return what the exit's event carries: all fields that fit into one line."""
         told = msgspec.to_builtins(self)
         kept = ("code", "signal", "killed_with", "out_of_memory", "uptime_ns", "cpu_ns", "max_rss_bytes", "incarnation")
         return {**{name: told[name] for name in kept}, "held": sum(frames.count for frames in self.held)}
@@ -60,10 +62,11 @@ class ExitRecord(msgspec.Struct, frozen=True, kw_only=True):
 def out_of_memory(
     exit: Exit, killed_with: str, own_kills: int | None, others_before: int | None, others_now: int | None
 ) -> OutOfMemory:
-    """Whether the kernel ended it for want of memory, which it does by SIGKILL.
+    """Return whether the kernel killed the process for lack of memory, which it does by SIGKILL.
 
-    ``own_kills`` is the count of the worker's own control group. Without one there is only a count that it shares with
-    others, from its birth and from now: that it stood still proves that it was not, that it moved proves nothing.
+    ``own_kills`` is the kill count of the worker's own control group. A worker without one shares a count with others:
+    ``others_before`` is that count when the worker was started, ``others_now`` the present one. An unchanged shared
+    count proves that the worker was not killed for lack of memory; a higher one proves nothing.
     """
     if exit.signal != "SIGKILL" or killed_with == "SIGKILL":
         return "no"
@@ -75,7 +78,7 @@ def out_of_memory(
 
 
 def last_lines(lines: list[str]) -> list[str]:
-    """The end of ``lines`` that MAX_STDERR has room for; a line that is too long alone is cut."""
+    """Return the last of ``lines`` that fit into MAX_STDERR characters. A line that is too long alone is cut."""
     kept: list[str] = []
     room = MAX_STDERR
     for line in reversed(lines):

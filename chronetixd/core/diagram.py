@@ -1,4 +1,4 @@
-"""The lives of flows and workers as diagrams (Mermaid), drawn from the tables that the machines run on."""
+"""Diagrams (Mermaid) of the states of flows and workers, drawn from the tables that the state machines run on."""
 
 from __future__ import annotations
 
@@ -9,18 +9,20 @@ from chronetixd.core.flow import table
 from chronetixd.core.flow_messages import FlowState
 
 SHARED = 5
-"""What as many states have in common is a sentence below the diagram, not an arrow from each of them."""
+"""An event that leads to the same state from at least this many states is described by a sentence below the diagram
+instead of by arrows.
+"""
 
 
 def flow_diagram() -> str:
-    """Every state of a flow, and where it can go from there."""
+    """Return the diagram of all states of a flow and the transitions between them."""
     arrows = [(str(state), str(target), "") for state, targets in table.NEXT.items() for target in targets]
     ends = [state for state, targets in table.NEXT.items() if not targets]
     return _diagram(FlowState.SUBMITTED, arrows, ends)
 
 
 def worker_diagram() -> str:
-    """Every state of a worker and the events that lead on."""
+    """Return the diagram of all states of a worker, with the events that lead from one to the next."""
     cells = [
         (state, worker.EVENTS[column].__name__, target)
         for state, row in worker.TABLE.items()
@@ -45,7 +47,7 @@ def worker_diagram() -> str:
 
 
 def _named(states: list[str]) -> str:
-    """Those that share a way."""
+    """Return the names of states that share a transition, as part of a sentence."""
     if len(states) + 1 == len(worker.WorkerState):
         return "every other state"
     return ", ".join(f"`{state}`" for state in states)

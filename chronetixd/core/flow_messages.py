@@ -1,6 +1,7 @@
-"""The words of a flow's machine: its states, what it can be told (events) and what it orders (instructions).
+"""States, events and instructions of a flow's state machine.
 
-Plain data. ``chronetixd.core.flow`` is the machine; whoever feeds it and carries out its orders needs only these.
+Plain data. The state machine is ``chronetixd.core.flow``. The code that feeds events to it and carries out its
+instructions needs only this module.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from chronetixd.core.worker import WorkerEvent
 
 
 class FlowState(StrEnum):
-    """Where a flow is in its life."""
+    """The state of a flow."""
 
     SUBMITTED = "submitted"
     VALIDATED = "validated"
@@ -29,7 +30,7 @@ ENDED = frozenset({FlowState.STOPPED, FlowState.FAILED})
 
 
 class StopMode(StrEnum):
-    """How hard to stop: let it drain, SIGTERM at once, SIGKILL at once."""
+    """How to end a flow: let it drain, send SIGTERM at once, or send SIGKILL at once."""
 
     DRAIN = "drain"
     NOW = "now"
@@ -37,7 +38,7 @@ class StopMode(StrEnum):
 
 
 class Deadline(StrEnum):
-    """What the armed deadline is for."""
+    """What the armed deadline of a flow limits."""
 
     START = "start"
     DRAIN = "drain"
@@ -45,7 +46,7 @@ class Deadline(StrEnum):
 
 
 class Limits(Struct, frozen=True):
-    """How long a flow may take over its steps, in ns."""
+    """How long each step of a flow may take, in ns."""
 
     start_ns: int = 30_000_000_000
     drain_ns: int = 10_000_000_000
@@ -53,11 +54,12 @@ class Limits(Struct, frozen=True):
     terminate_ns: int = 2_000_000_000
 
 
-class Failure(Struct, frozen=True):
-    """Why a flow failed. ``kind`` is one of refused, spawn, start-timeout, fault, exit, drain-timeout,
-    restarts, internal.
+class FlowFailure(Struct, frozen=True):
+    """Why a flow failed. ``kind`` is one of refused, spawn, start-timeout, fault, exit, drain-timeout, restarts,
+    internal.
 
-    ``consequence``: a worker only saw its peer go away; a later cause that is none replaces it.
+    ``consequence``: the worker only reported that a peer was gone. A later cause that is no consequence replaces this
+    one.
     """
 
     kind: str
@@ -68,7 +70,7 @@ class Failure(Struct, frozen=True):
 
     @property
     def told(self) -> str:
-        """What the node did, as the rest of a sentence about it."""
+        """What the node did, as the predicate of a sentence about it."""
         if self.kind == "fault" and self.phase == "liveness":
             return self.message
         if self.kind == "fault":
@@ -76,8 +78,9 @@ class Failure(Struct, frozen=True):
         return f"could not be spawned: {self.message}" if self.kind == "spawn" else self.message
 
 
-class Moment(NamedTuple):
-    """What the machine cannot know by itself: the monotonic time, and a random number, uniform in 0 … 1."""
+class ClockAndChance(NamedTuple):
+    """The inputs that the state machine cannot produce itself: the monotonic time, and a random number, uniform in 0 …
+    1."""
 
     now_ns: int
     chance: float
@@ -87,49 +90,49 @@ class Moment(NamedTuple):
 
 
 class Validated(Struct, frozen=True):
-    """The contract and the artifacts are sound."""
+    """The contract and the artifacts are valid."""
 
 
 class Refused(Struct, frozen=True):
-    """They are not; nothing was started."""
+    """The flow is refused as ``message`` says; nothing was started."""
 
     message: str
 
 
 class Launch(Struct, frozen=True):
-    """Start it."""
+    """The workers of the flow are to be started."""
 
 
 class Remembered(Struct, frozen=True):
-    """It has ended under an earlier daemon, in ``state``, and is only listed."""
+    """The flow ended under an earlier daemon, in ``state``, and is only listed."""
 
     state: FlowState
 
 
 class Resumed(Struct, frozen=True):
-    """It runs already, under workers that an earlier daemon has started, in these ``incarnations``; the nodes that are
-    ``over`` had come to their end."""
+    """The flow runs already, under workers that an earlier daemon has started, in these ``incarnations``. The workers
+    of the nodes in ``over`` had finished."""
 
     incarnations: dict[str, int]
     over: frozenset[str]
 
 
-class NodeEvent(Struct, frozen=True):
-    """Something happened to the worker of ``node``."""
+class WorkerChanged(Struct, frozen=True):
+    """An event of the worker of ``node``."""
 
     node: str
     event: WorkerEvent
 
 
 class StopRequested(Struct, frozen=True):
-    """Someone wants it to end. A drain may take ``drain_ns``, by default the flow's limit."""
+    """The flow is asked to end. A drain may take ``drain_ns``; None means the flow's limit."""
 
     mode: StopMode = StopMode.DRAIN
     drain_ns: int | None = None
 
 
 class DeadlinePassed(Struct, frozen=True):
-    """The armed deadline has passed."""
+    """The armed deadline of the flow has passed."""
 
 
 class NodeDeadline(Struct, frozen=True):
@@ -138,35 +141,37 @@ class NodeDeadline(Struct, frozen=True):
     node: str
 
 
-class NoSuccession(Struct, frozen=True):
-    """What ``node`` has left is of no use to a successor; ``message`` is the rest of a sentence about it."""
+class SuccessionFailed(Struct, frozen=True):
+    """No successor can continue what the worker of ``node`` has left; ``message`` is the predicate of a sentence about
+    the node."""
 
     node: str
     message: str
 
 
 class Collapsed(Struct, frozen=True):
-    """Whoever carries its instructions out has failed in the middle of one (``message``): nothing is known any more but
-    which workers are ``living``."""
+    """An exception (``message``) stopped the execution of an instruction half-way. All that is known is which workers
+    are ``living``."""
 
     message: str
     living: tuple[str, ...]
 
 
 class LeaveRequested(Struct, frozen=True):
-    """``node`` is to leave its place to another worker, which stands by."""
+    """The worker of ``node`` is to leave, because its successor stands by."""
 
     node: str
 
 
-class Retire(Struct, frozen=True):
-    """``node``, which the flow has no more, is to end: nothing comes for it that is not there."""
+class RetireRequested(Struct, frozen=True):
+    """The worker of ``node``, a removed node, is to end: no frames will come for it except those that are there."""
 
     node: str
 
 
-class TakeOver(Struct, frozen=True):
-    """The next worker of ``node``, which has left: process ``pid``, which stands by; 0 for one that has to be made."""
+class SuccessorGiven(Struct, frozen=True):
+    """``node``, whose worker has left, gets its next worker: process ``pid``, which stands by; 0 for one that has to be
+    spawned."""
 
     node: str
     pid: int = 0
@@ -178,14 +183,14 @@ FlowEvent = (
     | Launch
     | Remembered
     | Resumed
-    | NodeEvent
+    | WorkerChanged
     | StopRequested
     | DeadlinePassed
     | NodeDeadline
-    | NoSuccession
+    | SuccessionFailed
     | LeaveRequested
-    | TakeOver
-    | Retire
+    | SuccessorGiven
+    | RetireRequested
     | Collapsed
 )
 
@@ -195,144 +200,147 @@ EVENTS: tuple[type, ...] = (
     Launch,
     Remembered,
     Resumed,
-    NodeEvent,
+    WorkerChanged,
     StopRequested,
     DeadlinePassed,
     NodeDeadline,
-    NoSuccession,
+    SuccessionFailed,
     LeaveRequested,
-    TakeOver,
-    Retire,
+    SuccessorGiven,
+    RetireRequested,
     Collapsed,
 )
 
 # -- instructions ------------------------------------------------------------------------------------------
 
 
-class Spawn(Struct, frozen=True):
-    """Ask the launcher for these workers."""
+class RequestSpawn(Struct, frozen=True):
+    """Ask the launcher for the workers of these nodes."""
 
     nodes: tuple[str, ...]
 
 
-class Configure(Struct, frozen=True):
+class SendConfigure(Struct, frozen=True):
     """Tell this worker which node it is."""
 
     node: str
 
 
 class LinkSuccessor(Struct, frozen=True):
-    """This successor is ready: link the producers that had its predecessor to it, and say Relinked when all are."""
+    """Link the producers that were linked to the predecessor of this ready worker to this worker, and report Relinked
+    when all are linked."""
 
     node: str
 
 
-class Start(Struct, frozen=True):
+class SendStart(Struct, frozen=True):
     """Tell these workers to start."""
 
     nodes: tuple[str, ...]
 
 
-class Drain(Struct, frozen=True):
+class SendDrain(Struct, frozen=True):
     """Tell these workers to drain."""
 
     nodes: tuple[str, ...]
 
 
-class Leave(Struct, frozen=True):
-    """Tell this worker to leave its place to its successor."""
+class SendLeave(Struct, frozen=True):
+    """Tell this worker to leave and make room for its successor."""
 
     node: str
 
 
-class Left(Struct, frozen=True):
-    """This worker has left, and its routes are ready for its successor, which is given in a TakeOver."""
+class WorkerLeft(Struct, frozen=True):
+    """The worker of ``node`` has left, and the routes of the node are ready for its successor, which a SuccessorGiven
+    event names."""
 
     node: str
 
 
-class Removed(Struct, frozen=True):
-    """The worker of a node that the flow has no more is gone."""
+class NodeRemoved(Struct, frozen=True):
+    """The worker of a removed node is gone."""
 
     node: str
 
 
 class Signal(Struct, frozen=True):
-    """Signal the process groups of these workers, SIGKILL if ``kill``, else SIGTERM."""
+    """Signal the process groups of these workers: SIGKILL if ``kill``, else SIGTERM."""
 
     nodes: tuple[str, ...]
     kill: bool
 
 
 class WakePeers(Struct, frozen=True):
-    """This worker is gone for good: detach its producers."""
+    """Detach the producers of this node, whose worker is gone for good."""
 
     node: str
 
 
 class PrepareSuccessor(Struct, frozen=True):
-    """This worker is gone and will have a successor: its routes get ready for it, nobody is detached."""
+    """Prepare the routes of this node for a successor of its worker, which is gone. No peer is detached."""
 
     node: str
 
 
 class Restarting(Struct, frozen=True):
-    """``node`` failed (``reason`` is the rest of a sentence about it) and is restarted with its ``kin``, ``after_ns``
-    after the last of them is gone; for the ``attempt``-th time within its window."""
+    """Report that ``node`` has failed (``reason`` is the predicate of a sentence about it) and is restarted. Its
+    ``restart_group`` is restarted with it, ``after_ns`` after the last of these workers is gone. It is the
+    ``attempt``-th restart within its window."""
 
     node: str
     after_ns: int
     attempt: int
     reason: str
-    kin: tuple[str, ...] = ()
+    restart_group: tuple[str, ...] = ()
 
 
 class Restarted(Struct, frozen=True):
-    """The successor of this node's worker has started. Its timer is not needed any more."""
+    """Report that the successor of this node's worker has started, and cancel the node's timer."""
 
     node: str
 
 
-class ArmNode(Struct, frozen=True):
-    """Send NodeDeadline of ``node`` after this time; replaces the one that was armed."""
+class ArmNodeDeadline(Struct, frozen=True):
+    """Report NodeDeadline for ``node`` after this time. Replaces the timer of the node that was armed."""
 
     node: str
     after_ns: int
 
 
-class Arm(Struct, frozen=True):
-    """Send DeadlinePassed after this time; replaces the deadline that was armed."""
+class ArmDeadline(Struct, frozen=True):
+    """Report DeadlinePassed after this time. Replaces the deadline that was armed."""
 
     deadline: Deadline
     after_ns: int
 
 
-class Disarm(Struct, frozen=True):
-    """No deadline any more."""
+class DisarmDeadline(Struct, frozen=True):
+    """Cancel the armed deadline."""
 
 
-class Enter(Struct, frozen=True):
-    """The flow is in a new state."""
+class EnterState(Struct, frozen=True):
+    """Note that the flow is in a new state."""
 
     state: FlowState
 
 
 Instruction = (
-    Spawn
-    | Configure
+    RequestSpawn
+    | SendConfigure
     | LinkSuccessor
-    | Start
-    | Drain
-    | Leave
-    | Left
-    | Removed
+    | SendStart
+    | SendDrain
+    | SendLeave
+    | WorkerLeft
+    | NodeRemoved
     | Signal
     | WakePeers
     | PrepareSuccessor
     | Restarting
     | Restarted
-    | ArmNode
-    | Arm
-    | Disarm
-    | Enter
+    | ArmNodeDeadline
+    | ArmDeadline
+    | DisarmDeadline
+    | EnterState
 )

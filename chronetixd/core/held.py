@@ -1,7 +1,8 @@
-"""When to look at the frames that consumers keep, and of which to warn. Pure: no clock, no input.
+"""When to check the frames that consumers hold, and which of them to warn of. Pure: no clock, no input.
 
-Rules: a frame is warned of once, when it is older than the threshold. There is a next look only while something has
-moved since the last one, or is kept and not that old yet: an idle flow is left alone, whatever its consumers keep.
+Rules: each frame is warned of once, when it is older than the threshold. Another check is due only if a frame was sent
+or returned since the last one, or if a held frame is not that old yet. An idle flow is therefore not checked, whatever
+its consumers hold.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ from typing import NamedTuple
 from chronetixd.core.packed import PackedWatch
 
 
-class Held(NamedTuple):
-    """The oldest frame that ``node`` keeps of ``route``, and how many it keeps. ``age_ns``: since it was sent."""
+class OldestHeldFrame(NamedTuple):
+    """The oldest frame of ``route`` that ``node`` holds. ``age_ns`` is the time since it was sent, ``kept`` the number
+    of frames that ``node`` holds."""
 
     route: str
     node: str
@@ -22,26 +24,28 @@ class Held(NamedTuple):
     kept: int
 
 
-class Watch:
-    """One flow. ``threshold_ns``: how old a frame may become in its consumer's hands before that is worth a warning."""
+class HeldFramePolicy:
+    """The policy for one flow. ``threshold_ns`` is the age at which a frame that a consumer holds is worth a
+    warning."""
 
     def __init__(self, threshold_ns: int) -> None:
         self._threshold_ns = threshold_ns
         self._warned: dict[str, int] = {}
         self._progress: Sequence[int] | None = None
         self.idle = False
-        """The last look has found nothing that a next one could tell more about."""
+        """Whether another check could find nothing that the last one has not found."""
 
     def packed(self) -> PackedWatch:
-        """What the next image must not warn of again."""
+        """Return the frames that the next image of the daemon must not warn of again."""
         return PackedWatch(warned=dict(self._warned))
 
     def unpack(self, packed: PackedWatch) -> None:
-        """The inverse."""
+        """Restore the state from ``packed``."""
         self._warned = dict(packed.warned)
 
-    def look(self, held: Collection[Held], progress: Sequence[int]) -> list[Held]:
-        """What was found; ``progress`` is anything that changes when a frame is sent or returned. Those to warn of."""
+    def look(self, held: Collection[OldestHeldFrame], progress: Sequence[int]) -> list[OldestHeldFrame]:
+        """Return the frames to warn of among those that are ``held``. ``progress`` are figures that change when a frame
+        is sent or returned."""
         late = [each for each in held if each.age_ns >= self._threshold_ns]
         new = [each for each in late if self._warned.get(each.route) != each.seq]
         self._warned = {each.route: each.seq for each in late}

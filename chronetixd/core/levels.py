@@ -1,9 +1,9 @@
-"""In which order the nodes of a flow start: sinks first, sources last, by its data routes.
+"""The order in which the nodes of a flow start: by its data routes, sinks first and sources last.
 
-Two waves. Nodes without data inputs set a flow in motion (sources, timers): they are the second wave and start only
-when every other node has started, so that a flow whose sink cannot start has had no effect. In the first wave a node is
-told after everything it sends frames to; nobody waits there, because no frame is under way yet. That keeps a long
-chain from starting one node at a time.
+There are two waves. Nodes without data inputs (sources, timers) set a flow in motion: they are the second wave and
+start only when every other node has started, so that a flow whose sink cannot start has had no effect. Within the first
+wave a node is told to start after all nodes that it sends frames to, but no start waits for another node to have
+started: no frame is under way yet. A long chain therefore does not start one node at a time.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 
 
 def successors(nodes: Iterable[str], edges: Iterable[tuple[str, str]]) -> dict[str, set[str]]:
-    """The consumers of every node, by data routes (from, to)."""
+    """Return the consumers of every node, by data routes (from, to)."""
     found: dict[str, set[str]] = {node: set() for node in nodes}
     for source, target in edges:
         found[source].add(target)
@@ -20,12 +20,12 @@ def successors(nodes: Iterable[str], edges: Iterable[tuple[str, str]]) -> dict[s
 
 
 def sources(nodes: Iterable[str], edges: Iterable[tuple[str, str]]) -> frozenset[str]:
-    """Nodes without a data input."""
+    """Return the nodes without a data input."""
     return frozenset(nodes) - {target for _, target in edges}
 
 
 def start_waves(nodes: tuple[str, ...], edges: tuple[tuple[str, str], ...]) -> tuple[tuple[str, ...], ...]:
-    """Nodes by start wave, every node in exactly one, none empty; within a wave sinks come first.
+    """Return the nodes by start wave: every node in exactly one wave, no wave empty, sinks first within a wave.
 
     Raises ValueError when the data routes have a cycle.
     """
@@ -37,7 +37,7 @@ def start_waves(nodes: tuple[str, ...], edges: tuple[tuple[str, str], ...]) -> t
 
 
 def _heights(consumers: Mapping[str, set[str]]) -> dict[str, int]:
-    """Longest way from each node down to a sink, found by taking sinks away one after the other."""
+    """Return the longest way from each node down to a sink, found by removing sinks one after the other."""
     producers: dict[str, list[str]] = {}
     for node, targets in consumers.items():
         for target in targets:

@@ -1,8 +1,8 @@
-"""What a node claims, as the files of its control group. Pure.
+"""The files of a worker's control group, from what its node claims. Pure.
 
-``memory.max`` is what it claims for itself plus its arena, whose pages are charged to it as their maker. Without a
-claim nothing is limited but the number of processes. There is no ``memory.high``: a worker that is ended with a reason
-is easier to understand than one that has become slow.
+``memory.max`` is the claimed memory plus the arena, whose pages the kernel charges to the worker because it made them.
+Without a claim only the number of processes is limited. ``memory.high`` is not set: a worker that is killed for a
+stated reason is easier to understand than one that has become slow.
 """
 
 from __future__ import annotations
@@ -10,17 +10,17 @@ from __future__ import annotations
 from chronetix.protocol.contract.types import ResourceClaims
 
 CONTROLLERS = ("memory", "pids", "cpu")
-"""Those that we have a use for."""
+"""The controllers whose files are written."""
 
 MAX_PROCESSES = 1024
 """Processes and threads of one worker's whole tree: more than any plugin needs, few enough for a fork bomb to stop."""
 
 DEFAULT_WEIGHT = 100
-"""cpu.weight of who claims nothing: as if it had claimed one processor."""
+"""``cpu.weight`` of a node that claims nothing: as if it had claimed one processor."""
 
 
 def group_files(claims: ResourceClaims) -> dict[str, dict[str, str]]:
-    """File name to content, by the controller that brings the file."""
+    """Return file names and contents, by the controller that provides the files."""
     memory = "max" if claims.memory_bytes is None else str(claims.memory_bytes + claims.arena_bytes)
     return {
         "memory": {"memory.max": memory, "memory.oom.group": "1"},
@@ -30,5 +30,5 @@ def group_files(claims: ResourceClaims) -> dict[str, dict[str, str]]:
 
 
 def weight(cpu_millis: int | None) -> int:
-    """``cpu.weight`` (1 to 10000): a tenth of the claim, so that shares are as the claims are."""
+    """Return ``cpu.weight`` (1 to 10000): a tenth of the claim, so that weights are in proportion to the claims."""
     return DEFAULT_WEIGHT if cpu_millis is None else min(10_000, max(1, cpu_millis // 10))

@@ -1,8 +1,10 @@
-"""Is a worker alive? What the answers to pings mean: hung is told from busy and from idle. Pure; time is passed in.
+"""Liveness of a worker: tells a hung worker from a busy one and an idle one by its answers to pings. Pure; time is
+passed in.
 
-A plugin's thread that waits is idle and one whose steps go on is busy, however long: both are well. It is hung when one
-callback has taken longer than the limit. A worker that does not answer at all for that long is no better: its process
-is stopped, or native code does not give the interpreter away. One ping is out at a time.
+A plugin's thread that waits is idle, and one whose steps go on is busy, however long it takes: both are alive. It is
+hung when a single callback has taken longer than the limit. A worker that does not answer at all for that long counts
+as hung too: its process is stopped, or native code does not release the interpreter. Only one ping is unanswered at a
+time.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from msgspec import Struct
 
 
 class Probe(Struct, frozen=True):
-    """How a node is probed, in ns: see the contract's Liveness."""
+    """How a node is probed, with times in ns: see the contract's Liveness."""
 
     limit_ns: int
     period_ns: int
@@ -19,20 +21,20 @@ class Probe(Struct, frozen=True):
     failures: int = 1
 
 
-class Ask(Struct, frozen=True):
+class SendPing(Struct, frozen=True):
     """Send a ping with this id."""
 
     id: int
 
 
-class Dead(Struct, frozen=True):
-    """It has failed often enough; ``why`` is the rest of a sentence about it."""
+class DeclareDead(Struct, frozen=True):
+    """The worker has failed often enough; ``why`` is the predicate of a sentence about it."""
 
     why: str
 
 
-class Liveness:
-    """One worker under a probe."""
+class LivenessCheck:
+    """The probe of one worker."""
 
     __slots__ = ("_asked_ns", "_failed", "_id", "_probe", "_why")
 
@@ -40,17 +42,17 @@ class Liveness:
         self._probe = probe
         self._id = 0
         self._asked_ns = 0
-        """When the ping was sent that is not answered; 0 when there is none."""
+        """When the unanswered ping was sent; 0 when there is none."""
         self._failed = 0
         self._why = ""
 
     @property
     def waits(self) -> bool:
-        """A ping is out that was not answered."""
+        """Whether a ping is unanswered."""
         return self._asked_ns > 0
 
-    def due(self, now_ns: int) -> Ask | Dead | None:
-        """A period has passed. None while an answer is awaited and still may come."""
+    def due(self, now_ns: int) -> SendPing | DeclareDead | None:
+        """Return what to do after a period has passed. None while an answer is awaited and is not late."""
         if self._asked_ns:
             silent_ns = now_ns - self._asked_ns
             if silent_ns < self._probe.limit_ns:
@@ -59,15 +61,16 @@ class Liveness:
                 f"has not answered for {silent_ns / 1e9:.3g} s: it is stopped, or native code keeps the interpreter"
             )
         if self._failed >= self._probe.failures:
-            return Dead(self._why)
+            return DeclareDead(self._why)
         if self._asked_ns:
             return None
         self._id += 1
         self._asked_ns = now_ns
-        return Ask(self._id)
+        return SendPing(self._id)
 
     def answered(self, id: int, busy_ns: int, doing: str) -> None:
-        """A pong. One that answers no open ping is ignored."""
+        """Note the answer to ping ``id``: the present step ``doing`` has taken ``busy_ns``. An answer to any other ping
+        than the unanswered one is ignored."""
         if id != self._id or not self._asked_ns:
             return
         self._asked_ns = 0

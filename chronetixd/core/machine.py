@@ -1,7 +1,7 @@
-"""What all state machines here share: a bounded history and the error for an event that a state forbids.
+"""What all state machines here share: a bounded history, and the error for an event that a state forbids.
 
-A table has a cell for every state and event. An empty cell means: illegal, raise, change nothing. The error carries
-the object's history, so that a report says how it got there.
+A table has a cell for every state and event. An empty cell means that the event is illegal: it raises and changes
+nothing. The error carries the object's history, so that a report tells how the object came to its state.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ from collections import deque
 from collections.abc import Iterable
 
 HISTORY_LENGTH = 32
-"""Transitions remembered of one object: enough to see a whole life, small enough for thousands of objects."""
+"""Transitions kept for one object: enough to see a whole life, few enough for thousands of objects."""
 
 
 class IllegalEvent(Exception):
-    """``event`` is not allowed in ``state``. The object is unchanged; ``history`` is how it came to be there."""
+    """``event`` is not allowed in ``state``. The object is unchanged; ``history`` lists the transitions that led to its
+    state."""
 
     def __init__(self, thing: str, state: str, event: str, history: tuple[str, ...]) -> None:
         super().__init__(f"{thing} cannot take {event!r} while {state}; its history: {' '.join(history) or 'none'}")
@@ -37,5 +38,5 @@ class History:
         self._entries.append(f"{event}>{state}")
 
     def entries(self) -> tuple[str, ...]:
-        """Oldest first."""
+        """Return the kept transitions, oldest first."""
         return tuple(self._entries)

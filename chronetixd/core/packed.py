@@ -1,8 +1,8 @@
-"""The state machines as plain data: what one image of the daemon hands over to the next. No machine reads its own state
-from anywhere else.
+"""The state machines as plain data: what one image of the daemon hands over to the next. Each machine packs and unpacks
+itself.
 
-Fields may be added with a default, never removed or given another meaning, unless the format's version goes up
-(``chronetixd.upgrade.snapshot``).
+Fields may be added with a default. They are never removed and never get another meaning, unless the format's version is
+raised (``chronetixd.upgrade.snapshot``).
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ from typing import Any
 
 import msgspec
 
-from chronetixd.core.flow_messages import Deadline, Failure, FlowState, Limits, StopRequested
-from chronetixd.core.restart import Death
+from chronetixd.core.flow_messages import Deadline, FlowFailure, FlowState, Limits, StopRequested
+from chronetixd.core.restart import CountedExit
 from chronetixd.core.worker import Exit, Faulted, WorkerState
 
 Key = tuple[str, str]
-"""A worker: its flow and its node."""
+"""Names a worker: its flow and its node."""
 
 
 class PackedWorker(msgspec.Struct, frozen=True, kw_only=True):
-    """A worker's machine. ``result`` is CBOR."""
+    """The state machine of a worker. ``result`` is CBOR."""
 
     state: WorkerState
     history: list[str]
@@ -33,24 +33,24 @@ class PackedWorker(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PackedGroup(msgspec.Struct, frozen=True, kw_only=True):
-    """Nodes that come back together."""
+    """Nodes that are restarted together."""
 
     nodes: tuple[str, ...]
     after_ns: int
 
 
 class PackedFlow(msgspec.Struct, frozen=True, kw_only=True):
-    """A flow's machine. ``parked`` are the exits of nodes that are to be restarted once the flow runs."""
+    """The state machine of a flow. ``parked`` are the exits of nodes that are to be restarted once the flow runs."""
 
     state: FlowState
     history: list[str]
     limits: Limits
     workers: dict[str, PackedWorker] = {}
-    failure: Failure | None = None
+    failure: FlowFailure | None = None
     killed: list[str] = []
     deadline: Deadline | None = None
     stop: StopRequested | None = None
-    deaths: dict[str, list[Death]] = {}
+    deaths: dict[str, list[CountedExit]] = {}
     groups: list[PackedGroup] = []
     parked: list[tuple[str, Exit]] = []
 
@@ -67,18 +67,18 @@ class PackedRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PackedRouter(msgspec.Struct, frozen=True, kw_only=True):
-    """Subscriptions in their order, open requests, whose turn it is. Times are CLOCK_MONOTONIC. A topic is packed by
-    its name: the flows of its peers tell whose it is."""
+    """Subscriptions in their order, open requests, and the next responder of each topic. Times are CLOCK_MONOTONIC, in
+    ns. A topic is packed by its name: the flow of a peer completes the name."""
 
     topics: list[tuple[str, list[Key]]]
     requests: list[PackedRequest]
     deadlines: list[tuple[int, str]]
     serial: int
     turns: dict[str, int] = {}
-    """Of an image whose flows shared all topics; says nothing any more."""
+    """Packed by images in which all flows shared all topics; not read any more."""
     late_replies: int
     turns_of: list[tuple[str, str, int]] = []
-    """Flow (empty for a shared topic), name, and how many requests have been handed out."""
+    """Flow (empty for a shared topic), name, and the number of requests that were delivered."""
 
 
 class PackedTimer(msgspec.Struct, frozen=True, kw_only=True):
@@ -93,14 +93,14 @@ class PackedTimer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PackedTimers(msgspec.Struct, frozen=True, kw_only=True):
-    """Those that live, the next due first."""
+    """The live timers, the next due first."""
 
     timers: list[PackedTimer]
     missed: int
 
 
 class PackedWatch(msgspec.Struct, frozen=True, kw_only=True):
-    """Which kept frames were warned of already, by route."""
+    """The held frames that were warned of already, by route."""
 
     warned: dict[str, int] = {}
 

@@ -1,8 +1,8 @@
-"""Caps on what one user may take of the daemon: connections at once, connections and calls a second.
+"""Quotas for what one user may take of the daemon: connections at once, connections and calls a second.
 
-Rules: time comes in as nanoseconds; nothing is kept of a user who has no connection and whose buckets are full again,
-so that any number of users cost nothing. Admins may use a reserve of connections that others cannot take, and are not
-slowed down: whoever may change a limit need not be held by it.
+Rules: time is passed in, as nanoseconds. Nothing is kept of a user who has no connection and whose buckets are full
+again, so that the number of users costs nothing. Admins may use a reserve of connections that other users cannot take,
+and their rates are not limited: a user who may change a limit need not be held by it.
 """
 
 from __future__ import annotations
@@ -12,26 +12,30 @@ from dataclasses import dataclass
 from chronetixd.core.access import Right
 
 ADMIN_RESERVE = 8
-"""Connections beyond ``clients`` that only admins get: there is always room to look and to stop things."""
+"""Connections beyond ``clients`` that only admins get, so that an admin can always connect to look and to stop things.
+"""
 
 MAX_PARTIAL = 64 * 1024 * 1024
-"""Bytes of frames that have begun and not ended, of all connections of one user who is no admin: else who may only read
-could have the daemon hold a whole frame for each of them."""
+"""Bytes of unfinished frames over all connections of one user who is no admin. Without this limit a user who may only
+read could make the daemon hold a whole frame for each connection.
+"""
 
 MAX_UNREAD = 64 * 1024 * 1024
-"""Bytes of answers that wait to be read, of all connections of one user who is no admin."""
+"""Bytes of unread answers over all connections of one user who is no admin."""
 
 MAX_STREAMS = 64
-"""Answers without an end (events, logs, taps) of one user who is no admin: each record is sent to each of them."""
+"""Open streams (events, logs, taps) of one user who is no admin: each record is sent to each stream."""
 
 CALL_WORK = 2048
-"""Items that cost as much as a call, for the rate of calls: what is sent counts, not only how often."""
+"""Decoded items that cost as much as one call, for the rate of calls: the size of what is sent counts, not only how
+often.
+"""
 
 FREE_WORK = 256
-"""Of that what a message may cost without counting: the call that it is pays for it, and a greeting refuses no call."""
+"""Decoded items of a message that cost nothing extra: the call itself pays for them, and a greeting uses up no call."""
 
 MAX_IDLE_USERS = 1024
-"""Users without a connection whose buckets are remembered before full ones are looked for."""
+"""Users without a connection whose buckets are kept before full buckets are removed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +50,7 @@ class Quota:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """What would be exceeded, for the error ``quota-exceeded``."""
+    """What a request would exceed, for the error ``quota-exceeded``."""
 
     what: str
     limit: int | float
@@ -68,7 +72,7 @@ class Bucket:
         self._seen_ns = max(now_ns, self._seen_ns)
 
     def take(self, now_ns: int) -> bool:
-        """Take a token; False, and nothing taken, when there is none."""
+        """Take a token. Returns False, and takes nothing, when there is none."""
         self._fill(now_ns)
         if self._level < 1:
             return False
@@ -76,12 +80,12 @@ class Bucket:
         return True
 
     def spend(self, amount: float, now_ns: int) -> None:
-        """``amount`` was used, also more than there is; at most as much is owed as fits the bucket."""
+        """Take ``amount`` tokens, even if the bucket holds fewer. The debt is at most ``burst``."""
         self._fill(now_ns)
         self._level = max(self._level - amount, -self._burst)
 
     def full(self, now_ns: int) -> bool:
-        """It remembers nothing any more."""
+        """Return whether the bucket is full, so that nothing is lost by forgetting it."""
         self._fill(now_ns)
         return self._level >= self._burst
 
@@ -98,8 +102,8 @@ class _User:
         self.calls = Bucket(quota.calls_per_s, max(1.0, 2 * quota.calls_per_s), now_ns)
 
 
-class Gate:
-    """Counts every user's connections and calls. ``quota`` may be replaced; buckets that are in use keep their rate."""
+class QuotaGate:
+    """Counts the connections and calls of every user. ``quota`` may be replaced; existing buckets keep their rate."""
 
     def __init__(self, quota: Quota) -> None:
         self.quota = quota
@@ -107,7 +111,8 @@ class Gate:
         self._users: dict[int, _User] = {}
 
     def admit(self, uid: int, right: Right, now_ns: int) -> Refusal | None:
-        """A connection of user ``uid``: counted, to be given back by :meth:`leave`, unless it is refused."""
+        """Count a connection of user ``uid``, to be released by :meth:`leave`. Returns a refusal, and counts nothing,
+        when a limit is reached."""
         user = self._user(uid, now_ns)
         refusal = self._refusal(user, uid, right, now_ns)
         if refusal is None:
@@ -127,15 +132,15 @@ class Gate:
         return Refusal("another client", quota.clients) if self.connections >= quota.clients else None
 
     def leave(self, uid: int, now_ns: int) -> None:
-        """A connection that was admitted has ended."""
+        """Release a connection that was admitted and has ended."""
         user = self._users[uid]
         user.connections -= 1
         self.connections -= 1
         self._forget(now_ns)
 
     def hold(self, uid: int, right: Right, more: int) -> Refusal | None:
-        """``more`` bytes of user ``uid``, who is connected, wait for the rest of their frames; negative: fewer. They
-        are counted also when they are refused: the connection gives them back as it ends."""
+        """Count ``more`` bytes of unfinished frames of connected user ``uid``; a negative number releases bytes. The
+        bytes are counted even when they are refused: the connection releases them when it ends."""
         user = self._users[uid]
         user.partial += more
         if right is Right.ADMIN or more <= 0 or user.partial <= MAX_PARTIAL:
@@ -143,7 +148,7 @@ class Gate:
         return Refusal(f"another byte of unfinished frames of user {uid}", MAX_PARTIAL)
 
     def call(self, uid: int, right: Right, now_ns: int) -> Refusal | None:
-        """A call by user ``uid``, who is connected."""
+        """Count a call of connected user ``uid``. Returns a refusal when a limit is reached."""
         if right is Right.ADMIN:
             return None
         if not self._user(uid, now_ns).calls.take(now_ns):
@@ -151,24 +156,27 @@ class Gate:
         return self.unread(uid, right)
 
     def work(self, uid: int, items: int, now_ns: int) -> None:
-        """So much of user ``uid``, who is connected, was decoded; the next calls are held to it."""
+        """Charge connected user ``uid`` for ``items`` decoded items; the next calls pay for them."""
         self._user(uid, now_ns).calls.spend(max(0, items - FREE_WORK) / CALL_WORK, now_ns)
 
     def wait(self, uid: int, more: int) -> None:
-        """``more`` bytes wait to be read by user ``uid``, who is connected; negative: fewer."""
+        """Count ``more`` bytes of answers that connected user ``uid`` has not read yet; a negative number releases
+        bytes."""
         user = self._users.get(uid)
         if user is not None:
             user.unread += more
 
     def unread(self, uid: int, right: Right) -> Refusal | None:
-        """Has user ``uid`` left so much unread that nothing more is made for any of its connections?"""
+        """Return a refusal when user ``uid`` has so many unread bytes that no further answer is made for any of that
+        user's connections."""
         user = self._users.get(uid)
         if right is Right.ADMIN or user is None or user.unread <= MAX_UNREAD:
             return None
         return Refusal(f"another byte of answers that user {uid} has not read", MAX_UNREAD)
 
     def stream(self, uid: int, right: Right) -> Refusal | None:
-        """An answer without an end begins: counted, to be given back by :meth:`streamed`, unless it is refused."""
+        """Count an open stream, to be released by :meth:`streamed`. Returns a refusal, and counts nothing, when the
+        limit is reached."""
         user = self._users[uid]
         if right is not Right.ADMIN and user.streams >= MAX_STREAMS:
             return Refusal(f"another stream of user {uid}", MAX_STREAMS)
@@ -176,7 +184,7 @@ class Gate:
         return None
 
     def streamed(self, uid: int) -> None:
-        """It has ended."""
+        """Release a stream that has ended."""
         user = self._users.get(uid)
         if user is not None:
             user.streams -= 1

@@ -1,17 +1,19 @@
-"""The sentence that tells why a flow failed: node, what it did, how its process ended, its last words on stderr."""
+"""The sentence that tells why a flow failed: the node, what it did, how its process ended, and the last lines of its
+stderr.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from chronetixd.core.death import ExitRecord, HeldFrames
-from chronetixd.core.flow_messages import Failure
+from chronetixd.core.flow_messages import FlowFailure
 from chronetixd.core.worker import Exit
 
 
-def reason(failure: Failure, exit: Exit | None, stderr_tail: Sequence[str], death: ExitRecord | None = None) -> str:
-    """One line, then the end of stderr if there is any. ``exit`` is that of the failed node, if it has ended, ``death``
-    what is known of that."""
+def reason(failure: FlowFailure, exit: Exit | None, stderr_tail: Sequence[str], death: ExitRecord | None = None) -> str:
+    """Return one line, followed by the end of stderr if there is any. ``exit`` is that of the failed node, if its
+    process has ended; ``death`` is the record of that exit."""
     if not failure.node:
         return failure.message
     subject = f"node {failure.node!r}"
@@ -32,7 +34,8 @@ _MEMORY = {
 
 
 def circumstances(death: ExitRecord) -> str:
-    """What else is worth saying of an exit, to be put behind it: want of memory, frames that it held."""
+    """Return what else is worth reporting of an exit, to be appended to it: lack of memory, and frames that the worker
+    held."""
     text = _MEMORY.get(death.out_of_memory, "")
     if death.held:
         text += "; it held " + ", ".join(_frames(frames) for frames in death.held)
@@ -46,5 +49,5 @@ def _frames(held: HeldFrames) -> str:
 
 
 def explain(exit: Exit, death: ExitRecord) -> str:
-    """An exit in one line."""
+    """Return an exit as one line."""
     return f"{exit}{circumstances(death)}"

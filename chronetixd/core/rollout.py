@@ -1,16 +1,17 @@
-"""A roll-out: nodes of a running flow get other workers. Its steps as a pure machine, beside that of the flow.
+"""A roll-out: replaces workers of a running flow. The steps as a pure state machine beside that of the flow.
 
- preparing ─ all stand by ─▶ settling ─ nobody is on its way ─▶ committing ─ written, still nobody ─▶ switching
-     └── not ready in time, or failed ──────┴─────────────────────────┴──▶ rolled-back: nothing was touched │
-                              done ◀─ taking-over ◀─ the last has left ─ leaving ◀─ routes are others ──────┘
+ preparing ─ all successors ready ─▶ settling ─ no node restarts ─▶ committing ─ written, still none ─▶ switching
+     └── not ready in time, or failed ──────┴─────────────────────────┴──▶ rolled-back: no change        │
+                           done ◀─ taking-over ◀─ the last worker left ─ leaving ◀─ all outputs switched ┘
 
-Rules: until ``Revise`` nothing that runs is touched, and what was written is written back should that never come. After
-it there is no way back, only on: what dies from then on is born again as what the new flow says. First nodes that were
-added begin, and those that stay send by other routes. Then nodes leave, or end if they were removed, each after those
-that sent to it, so that what an old worker has sent to an old one is worked on by that; then all successors take over
-at once, sinks first. Who died meanwhile and was born again has left already: nobody behind it waits for those before
-it, for they may wait for it. It looks at what is and not at what has happened: whoever feeds it says ``Looked`` after
-every change. The table is total. Words, steps and table are one file, for every rule above goes across all of them.
+Rules: until ``ReviseFlow`` nothing that runs is changed, and a commit that was written is revoked if the roll-out is
+rolled back. After ``ReviseFlow`` there is no way back: a node that fails from then on is restarted as the new flow
+says. First, added nodes start, and nodes that stay switch their outputs to the new routes. Then workers leave, or end
+if their node was removed, each after the nodes that send to it, so that frames from old workers are worked on by old
+workers. Then all successors take over at once, sinks first. A node that was restarted meanwhile counts as left: nodes
+behind it do not wait for the nodes before it, because those may be waiting for it. The machine decides by the present
+state of the flow and not by what has happened: the calling code reports ``FlowObserved`` after every change. The table
+is total. Events, steps and table are one file, because every rule above spans all of them.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ from chronetixd.core.machine import History, IllegalEvent
 from chronetixd.core.worker import GONE, WorkerState
 
 
-class Step(StrEnum):
-    """How far it is."""
+class RolloutStep(StrEnum):
+    """How far a roll-out has come."""
 
     PLANNED = "planned"
     PREPARING = "preparing"
@@ -37,33 +38,34 @@ class Step(StrEnum):
     DONE = "done"
     ROLLED_BACK = "rolled-back"
     ENDED = "ended"
-    """The flow has ended before it was done."""
+    """The flow has ended before the roll-out was done."""
 
 
-OVER = frozenset({Step.DONE, Step.ROLLED_BACK, Step.ENDED})
+OVER = frozenset({RolloutStep.DONE, RolloutStep.ROLLED_BACK, RolloutStep.ENDED})
 
-COMMITTED = frozenset({Step.SWITCHING, Step.LEAVING, Step.TAKING_OVER})
-"""Steps in which there is no way back, and it is not done yet."""
+COMMITTED = frozenset({RolloutStep.SWITCHING, RolloutStep.LEAVING, RolloutStep.TAKING_OVER})
+"""Steps in which a roll-out is not done and can no longer be rolled back."""
 
 RUNNING_OR_DONE = frozenset({WorkerState.STARTED, WorkerState.FINISHED}) | GONE
-"""States of a node that nobody has to wait for."""
+"""States of a node that a roll-out does not wait for."""
 
 ENDED_WELL = GONE | {WorkerState.FINISHED}
 
 
-class Seen(Struct, frozen=True):
-    """A node as it is now: ``grouped`` if it waits to be restarted with others."""
+class NodeView(Struct, frozen=True):
+    """The present state of a node. ``grouped``: it waits to be restarted together with others."""
 
     state: WorkerState
     incarnation: int
     grouped: bool = False
 
 
-class View(Struct, frozen=True):
-    """The flow as it is now: every node that has a worker or will have one; whether it runs; why it cannot become the
-    other one; who has not changed its outputs yet; whether routes that were removed are drained."""
+class FlowView(Struct, frozen=True):
+    """The present state of a flow: every node that has a worker or will have one; whether it runs; the obstacle to
+    becoming the new flow, if there is one; nodes that have not switched their outputs yet; whether all removed routes
+    are drained."""
 
-    nodes: Mapping[str, Seen]
+    nodes: Mapping[str, NodeView]
     runs: bool = True
     obstacle: str = ""
     rerouting: tuple[str, ...] = ()
@@ -73,131 +75,161 @@ class View(Struct, frozen=True):
 # -- events ------------------------------------------------------------------------------------------------
 
 
-class Begun(Struct, frozen=True):
-    """Begin."""
+class BeginRequested(Struct, frozen=True):
+    """The roll-out is to begin."""
 
 
-class StoodBy(Struct, frozen=True):
-    """The successor of ``node`` is ready."""
+class SuccessorReady(Struct, frozen=True):
+    """The successor of ``node`` stands by and is ready."""
 
     node: str
 
 
-class Fell(Struct, frozen=True):
-    """The successor of ``node`` is gone; ``why`` is the rest of a sentence about it."""
+class SuccessorLost(Struct, frozen=True):
+    """The successor of ``node`` is gone; ``why`` is the predicate of a sentence about it."""
 
     node: str
     why: str
 
 
-class Written(Struct, frozen=True):
+class CommitWritten(Struct, frozen=True):
     """The commit is in the journal."""
 
 
-class Looked(Struct, frozen=True):
-    """Something may have changed."""
+class FlowObserved(Struct, frozen=True):
+    """The flow may have changed; ``view`` is its present state."""
 
-    view: View
-
-
-class Late(Struct, frozen=True):
-    """The deadline has passed."""
+    view: FlowView
 
 
-class Called(Struct, frozen=True):
-    """Somebody wants it back; ``why`` says who."""
+class ReadyDeadlinePassed(Struct, frozen=True):
+    """The deadline that the roll-out armed has passed."""
+
+
+class RollbackRequested(Struct, frozen=True):
+    """The roll-out is to be rolled back; ``why`` is the reason in words."""
 
     why: str
 
 
-Event = Begun | StoodBy | Fell | Looked | Late | Called | Written
-EVENTS: tuple[type, ...] = (Begun, StoodBy, Fell, Looked, Late, Called, Written)
+RolloutEvent = (
+    BeginRequested
+    | SuccessorReady
+    | SuccessorLost
+    | FlowObserved
+    | ReadyDeadlinePassed
+    | RollbackRequested
+    | CommitWritten
+)
+EVENTS: tuple[type, ...] = (
+    BeginRequested,
+    SuccessorReady,
+    SuccessorLost,
+    FlowObserved,
+    ReadyDeadlinePassed,
+    RollbackRequested,
+    CommitWritten,
+)
 
 # -- instructions ------------------------------------------------------------------------------------------
 
 
 class StandBy(Struct, frozen=True):
-    """Start successors of these nodes, and let them stand by."""
+    """Spawn successors for these nodes, and let them stand by."""
 
     nodes: tuple[str, ...]
 
 
-class Arm(Struct, frozen=True):
-    """Say Late after this time."""
+class ArmReadyDeadline(Struct, frozen=True):
+    """Report ReadyDeadlinePassed after this time."""
 
     after_ns: int
 
 
-class Disarm(Struct, frozen=True):
-    """There is no deadline any more."""
+class DisarmReadyDeadline(Struct, frozen=True):
+    """Cancel the deadline."""
 
 
-class Commit(Struct, frozen=True):
-    """Write down that the flow is the new one, and say Written."""
+class WriteCommit(Struct, frozen=True):
+    """Record in the journal that the flow is the new one, and report CommitWritten."""
 
 
-class Revoke(Struct, frozen=True):
-    """Write down that it is the old one after all."""
+class RevokeCommit(Struct, frozen=True):
+    """Record in the journal that the flow is the old one after all."""
 
 
-class Revise(Struct, frozen=True):
-    """From now on the flow is the new one."""
+class ReviseFlow(Struct, frozen=True):
+    """Make the flow the new one."""
 
 
-class Leave(Struct, frozen=True):
-    """This node's worker is to leave."""
-
-    node: str
-
-
-class Retire(Struct, frozen=True):
-    """This node was removed, and is to end."""
+class ReplaceWorker(Struct, frozen=True):
+    """Tell this node's worker to leave."""
 
     node: str
 
 
-class TakeOver(Struct, frozen=True):
-    """This node has no worker: its successor takes over, or, with ``fresh``, one that has to be made."""
+class RetireNode(Struct, frozen=True):
+    """Tell the worker of this removed node to end."""
+
+    node: str
+
+
+class StartSuccessor(Struct, frozen=True):
+    """Let the successor of this node, which has no worker, take over. ``fresh``: no successor stands by, and one has to
+    be spawned."""
 
     node: str
     fresh: bool = False
 
 
-class Dismiss(Struct, frozen=True):
-    """The successor of this node is not needed."""
+class DismissSuccessor(Struct, frozen=True):
+    """End the successor of this node, which is not needed."""
 
     node: str
 
 
-class Finish(Struct, frozen=True):
-    """It is over, as its step says; ``why`` it is not done."""
+class FinishRollout(Struct, frozen=True):
+    """Report that the roll-out is over; ``why`` it is not done, or an empty string."""
 
     why: str = ""
 
 
-Instruction = StandBy | Arm | Disarm | Commit | Revoke | Revise | Leave | Retire | TakeOver | Dismiss | Finish
+RolloutInstruction = (
+    StandBy
+    | ArmReadyDeadline
+    | DisarmReadyDeadline
+    | WriteCommit
+    | RevokeCommit
+    | ReviseFlow
+    | ReplaceWorker
+    | RetireNode
+    | StartSuccessor
+    | DismissSuccessor
+    | FinishRollout
+)
 
 
-class Rollout:
-    """Replace ``nodes``, or end those of them that are ``removed``; they come in an order in which each stands behind
-    those that send to it, its ``senders``. ``added`` nodes begin. ``told`` is who was told to leave, ``skipped`` who
-    need not be replaced any more: it has ended, or was born again meanwhile."""
+class RolloutMachine:
+    """Replaces the workers of ``nodes``, and ends those of nodes that are ``removed``. ``nodes`` is ordered: a node
+    comes after the nodes that send to it, its ``senders``. ``added`` nodes are started. ``asked`` are the nodes whose
+    worker was told to leave or end. ``skipped`` are nodes that need not be replaced any more: they have ended, or were
+    restarted meanwhile."""
 
     __slots__ = (
         "added",
-        "began",
+        "asked",
         "history",
         "leaving",
         "nodes",
+        "old_incarnations",
         "ready_ns",
         "removed",
         "rerouting",
         "senders",
         "skipped",
-        "standing",
+        "standing_by",
         "step",
-        "told",
-        "took",
+        "successors_due",
         "waiting",
         "why",
         "written",
@@ -216,42 +248,45 @@ class Rollout:
         self.added = added
         self.removed = removed
         self.ready_ns = ready_ns
-        self.step = Step.PLANNED
+        self.step = RolloutStep.PLANNED
         self.waiting = {*nodes, *added} - removed
         self.rerouting: list[str] = []
-        self.standing: set[str] = set()
-        self.began: dict[str, int] = {}
-        """Incarnations when it was committed."""
-        self.told: list[str] = []
+        self.standing_by: set[str] = set()
+        self.old_incarnations: dict[str, int] = {}
+        """The incarnation of each node at the time of the commit."""
+        self.asked: list[str] = []
         self.leaving: list[str] = []
-        """Who was told to leave, and has not."""
+        """Nodes whose worker was told to leave or end and has not done so."""
         self.skipped: set[str] = set()
-        self.took: set[str] = set()
+        self.successors_due: set[str] = set()
+        """Nodes whose successor was told to take over and has not started."""
         self.written = False
-        """The commit is in the journal."""
+        """Whether the commit is in the journal."""
         self.why = ""
         self.history = History()
 
     @property
     def over(self) -> bool:
-        """Nothing more comes of it."""
+        """Whether the roll-out has reached a final step."""
         return self.step in OVER
 
     @property
     def waits_for(self) -> list[str]:
-        """The nodes that hold it up."""
-        if self.step is Step.PREPARING:
+        """The nodes that the present step waits for."""
+        if self.step is RolloutStep.PREPARING:
             return [node for node in (*self.nodes, *self.added) if node in self.waiting]
-        if self.step is Step.SWITCHING:
+        if self.step is RolloutStep.SWITCHING:
             return self.rerouting
-        if self.step is Step.LEAVING:
+        if self.step is RolloutStep.LEAVING:
             return self.leaving
         return (
-            [node for node in (*self.nodes, *self.added) if node in self.took] if self.step is Step.TAKING_OVER else []
+            [node for node in (*self.nodes, *self.added) if node in self.successors_due]
+            if self.step is RolloutStep.TAKING_OVER
+            else []
         )
 
-    def handle(self, event: Event) -> list[Instruction]:
-        """What to do about ``event``. Raises IllegalEvent, and then nothing has changed."""
+    def handle(self, event: RolloutEvent) -> list[RolloutInstruction]:
+        """Return the instructions that follow ``event``. Raises IllegalEvent, and then nothing has changed."""
         handler = TABLE[self.step][EVENTS.index(type(event))]
         if handler is None:
             raise IllegalEvent("roll-out", self.step, type(event).__name__, self.history.entries())
@@ -261,208 +296,223 @@ class Rollout:
             self.history.add(type(event).__name__, self.step)
         return done
 
-    # -- before anything is touched ------------------------------------------------------------------------
+    # -- before anything is changed ------------------------------------------------------------------------
 
-    def _begin(self, _event: Event) -> list[Instruction]:
+    def _prepare(self, _event: RolloutEvent) -> list[RolloutInstruction]:
         new = tuple(node for node in (*self.nodes, *self.added) if node not in self.removed)
-        self.step = Step.PREPARING if new else Step.SETTLING
-        return [StandBy(new), Arm(self.ready_ns)] if new else [Arm(self.ready_ns)]
+        self.step = RolloutStep.PREPARING if new else RolloutStep.SETTLING
+        return [StandBy(new), ArmReadyDeadline(self.ready_ns)] if new else [ArmReadyDeadline(self.ready_ns)]
 
-    def _stood_by(self, event: Event) -> list[Instruction]:
-        assert isinstance(event, StoodBy)
+    def _successor_ready(self, event: RolloutEvent) -> list[RolloutInstruction]:
+        assert isinstance(event, SuccessorReady)
         self.waiting.discard(event.node)
-        self.standing.add(event.node)
+        self.standing_by.add(event.node)
         if not self.waiting:
-            self.step = Step.SETTLING
+            self.step = RolloutStep.SETTLING
         return []
 
-    def _fell_early(self, event: Event) -> list[Instruction]:
-        assert isinstance(event, Fell)
+    def _successor_lost_early(self, event: RolloutEvent) -> list[RolloutInstruction]:
+        assert isinstance(event, SuccessorLost)
         self.waiting.discard(event.node)
-        self.standing.discard(event.node)
+        self.standing_by.discard(event.node)
         return self._roll_back(f"the new worker of node {event.node!r} {event.why}")
 
-    def _late(self, _event: Event) -> list[Instruction]:
-        if self.step is Step.COMMITTING and not self.written:
+    def _ready_deadline_passed(self, _event: RolloutEvent) -> list[RolloutInstruction]:
+        if self.step is RolloutStep.COMMITTING and not self.written:
             return self._roll_back(f"it was not written down within {self.ready_ns / 1e9:g} s")
-        if self.step is not Step.PREPARING:
+        if self.step is not RolloutStep.PREPARING:
             return self._roll_back(f"nodes were restarted all the time for {self.ready_ns / 1e9:g} s")
         late = ", ".join(repr(node) for node in self.waits_for)
         return self._roll_back(f"the new worker of node {late} was not ready within {self.ready_ns / 1e9:g} s")
 
-    def _called(self, event: Event) -> list[Instruction]:
-        assert isinstance(event, Called)
+    def _rollback_requested(self, event: RolloutEvent) -> list[RolloutInstruction]:
+        assert isinstance(event, RollbackRequested)
         return self._roll_back(event.why)
 
-    def _roll_back(self, why: str) -> list[Instruction]:
-        revoked = [Revoke()] if self.step is Step.COMMITTING else []
-        self.step, self.why = Step.ROLLED_BACK, why
-        return [Disarm(), *revoked, *self._dismiss_all(), Finish(why)]
+    def _roll_back(self, why: str) -> list[RolloutInstruction]:
+        revoked = [RevokeCommit()] if self.step is RolloutStep.COMMITTING else []
+        self.step, self.why = RolloutStep.ROLLED_BACK, why
+        return [DisarmReadyDeadline(), *revoked, *self._dismiss_all(), FinishRollout(why)]
 
-    def _look_early(self, event: Event) -> list[Instruction]:
-        assert isinstance(event, Looked)
+    def _observe_early(self, event: RolloutEvent) -> list[RolloutInstruction]:
+        assert isinstance(event, FlowObserved)
         return [] if event.view.runs else self._end()
 
-    def _settle(self, event: Event) -> list[Instruction]:
-        assert isinstance(event, Looked)
+    def _settle(self, event: RolloutEvent) -> list[RolloutInstruction]:
+        assert isinstance(event, FlowObserved)
         if not event.view.runs:
             return self._end()
-        if not self._at_rest(event.view):
+        if not self._nobody_restarts(event.view):
             return []
         if event.view.obstacle:
             return self._roll_back(event.view.obstacle)
-        self.step = Step.COMMITTING
-        return [Commit()]
+        self.step = RolloutStep.COMMITTING
+        return [WriteCommit()]
 
     @staticmethod
-    def _at_rest(view: View) -> bool:
-        """Nobody is just being restarted."""
+    def _nobody_restarts(view: FlowView) -> bool:
+        """Return whether no node is being restarted."""
         return all(seen.state in RUNNING_OR_DONE for seen in view.nodes.values())
 
-    def _wrote(self, _event: Event) -> list[Instruction]:
+    def _commit_written(self, _event: RolloutEvent) -> list[RolloutInstruction]:
         self.written = True
         return []
 
-    def _commit(self, event: Event) -> list[Instruction]:
-        """Who has died while it was written is waited for as before."""
-        assert isinstance(event, Looked)
+    def _commit(self, event: RolloutEvent) -> list[RolloutInstruction]:
+        """Revise the flow once the commit is written. If a node has died meanwhile, wait until it has been
+        restarted."""
+        assert isinstance(event, FlowObserved)
         if not event.view.runs:
             return self._end()
-        if not self.written or not self._at_rest(event.view):
+        if not self.written or not self._nobody_restarts(event.view):
             return []
         if event.view.obstacle:
             return self._roll_back(event.view.obstacle)
-        self.step = Step.SWITCHING
-        self.began = {node: event.view.nodes[node].incarnation for node in self.nodes if node in event.view.nodes}
-        self.began |= dict.fromkeys(self.added, -1)
-        self.took = set(self.added)
-        return [Disarm(), Revise(), *self._hand_over(self.added)]
+        self.step = RolloutStep.SWITCHING
+        self.old_incarnations = {
+            node: event.view.nodes[node].incarnation for node in self.nodes if node in event.view.nodes
+        }
+        self.old_incarnations |= dict.fromkeys(self.added, -1)
+        self.successors_due = set(self.added)
+        return [DisarmReadyDeadline(), ReviseFlow(), *self._start_successors(self.added)]
 
     # -- no way back ---------------------------------------------------------------------------------------
 
-    def _fell(self, event: Event) -> list[Instruction]:
-        """Another one is made when it is its turn."""
-        assert isinstance(event, Fell)
-        self.standing.discard(event.node)
+    def _successor_lost(self, event: RolloutEvent) -> list[RolloutInstruction]:
+        """Forget the successor: another one is spawned when the node has to be replaced."""
+        assert isinstance(event, SuccessorLost)
+        self.standing_by.discard(event.node)
         return []
 
-    def _switch(self, event: Event) -> list[Instruction]:
-        """Whoever stays sends by the new routes, so that nothing more comes by the old ones."""
-        assert isinstance(event, Looked)
+    def _switch(self, event: RolloutEvent) -> list[RolloutInstruction]:
+        """Wait until nodes that stay send by the new routes, so that no more frames come by the old ones."""
+        assert isinstance(event, FlowObserved)
         self.rerouting = list(event.view.rerouting)
         if not event.view.runs:
             return self._end()
         if self.rerouting:
-            return self._let_go(event.view, all_switched=False)
-        self.step = Step.LEAVING
-        return self._go_on(event)
+            return self._replace_next(event.view, all_switched=False)
+        self.step = RolloutStep.LEAVING
+        return self._replace(event)
 
-    def _go_on(self, event: Event) -> list[Instruction]:
-        """Who is told to leave now; when the last one has left all successors take over."""
-        assert isinstance(event, Looked)
+    def _replace(self, event: RolloutEvent) -> list[RolloutInstruction]:
+        """Tell the next workers to leave. When the last one has left, let all successors take over."""
+        assert isinstance(event, FlowObserved)
         if not event.view.runs:
             return self._end()
-        done = self._let_go(event.view, all_switched=True)
+        done = self._replace_next(event.view, all_switched=True)
         left = all(self._has_left(node, event.view) for node in self.nodes)
         return done + self._take_over() if left else done
 
-    def _let_go(self, view: View, *, all_switched: bool) -> list[Instruction]:
-        """Tell those to leave whose senders have left. As long as not all have switched to their other routes, only
-        those whose senders are all among ``nodes``: nobody else may send to them still."""
-        done: list[Instruction] = []
+    def _replace_next(self, view: FlowView, *, all_switched: bool) -> list[RolloutInstruction]:
+        """Tell those workers to leave or end whose senders have left. While not all nodes have switched their outputs,
+        only nodes whose senders are all among ``nodes`` are considered: any other sender may still send to them by an
+        old route."""
+        done: list[RolloutInstruction] = []
         for node in self.nodes:
             seen = view.nodes.get(node)
-            if seen is not None and node not in self.skipped | self.removed and self._need_not(node, seen):
+            if seen is not None and node not in self.skipped | self.removed and self._replaced_already(node, seen):
                 self.skipped.add(node)
                 done += self._dismiss(node)
         for node in self.nodes:
-            if self._has_left(node, view) or node in self.told or view.nodes[node].state is not WorkerState.STARTED:
+            if self._has_left(node, view) or node in self.asked or view.nodes[node].state is not WorkerState.STARTED:
                 continue
             senders = self.senders.get(node, ())
             known = all_switched or (bool(senders) and all(each in self.nodes for each in senders))
             if known and all(self._has_left(each, view) for each in senders if each in self.nodes):
-                self.told.append(node)
-                done.append(Retire(node) if node in self.removed else Leave(node))
-        self.leaving = [node for node in self.told if not self._has_left(node, view)]
+                self.asked.append(node)
+                done.append(RetireNode(node) if node in self.removed else ReplaceWorker(node))
+        self.leaving = [node for node in self.asked if not self._has_left(node, view)]
         return done
 
-    def _need_not(self, node: str, seen: Seen) -> bool:
-        """It is no worker of before any more, or will never be one again."""
-        return seen.incarnation > self.began[node] or seen.grouped or seen.state in ENDED_WELL - self._to_come(node)
+    def _replaced_already(self, node: str, seen: NodeView) -> bool:
+        """Return whether the worker of ``node`` is not the one of before the commit any more, or has ended and will not
+        be restarted."""
+        return (
+            seen.incarnation > self.old_incarnations[node]
+            or seen.grouped
+            or seen.state in ENDED_WELL - self._states_of_leaving(node)
+        )
 
-    def _has_left(self, node: str, view: View) -> bool:
-        """Nothing more comes from the worker that it had."""
+    def _has_left(self, node: str, view: FlowView) -> bool:
+        """Return whether no more frames come from the worker that ``node`` had at the commit."""
         seen = view.nodes.get(node)
         if seen is None or node in self.skipped:
             return True
-        return node in self.told and node not in self.removed and seen.state is WorkerState.RESTARTING
+        return node in self.asked and node not in self.removed and seen.state is WorkerState.RESTARTING
 
-    def _to_come(self, node: str) -> frozenset[WorkerState]:
-        """States that one which was told to leave passes through."""
-        return ENDED_WELL if node in self.told else frozenset()
+    def _states_of_leaving(self, node: str) -> frozenset[WorkerState]:
+        """Return the ended states that a worker passes through because it was told to leave; none for a node that was
+        not told."""
+        return ENDED_WELL if node in self.asked else frozenset()
 
-    def _take_over(self) -> list[Instruction]:
-        self.step = Step.TAKING_OVER
-        left = {node for node in self.told if node not in self.skipped | self.removed}
-        self.took |= left
-        return self._hand_over(node for node in reversed(self.nodes) if node in left)
+    def _take_over(self) -> list[RolloutInstruction]:
+        self.step = RolloutStep.TAKING_OVER
+        left = {node for node in self.asked if node not in self.skipped | self.removed}
+        self.successors_due |= left
+        return self._start_successors(node for node in reversed(self.nodes) if node in left)
 
-    def _hand_over(self, nodes: Iterable[str]) -> list[Instruction]:
-        """Whoever stood by for one of these does not any more."""
-        done: list[Instruction] = []
+    def _start_successors(self, nodes: Iterable[str]) -> list[RolloutInstruction]:
+        """Order the successors of ``nodes`` to take over."""
+        done: list[RolloutInstruction] = []
         for node in nodes:
-            done.append(TakeOver(node, node not in self.standing))
-            self.standing.discard(node)
+            done.append(StartSuccessor(node, node not in self.standing_by))
+            self.standing_by.discard(node)
         return done
 
-    def _arrive(self, event: Event) -> list[Instruction]:
-        assert isinstance(event, Looked)
+    def _await_successors(self, event: RolloutEvent) -> list[RolloutInstruction]:
+        assert isinstance(event, FlowObserved)
         if not event.view.runs:
             return self._end()
         nodes = event.view.nodes
-        self.took -= {
+        self.successors_due -= {
             node
-            for node in self.took
-            if nodes[node].state in RUNNING_OR_DONE and nodes[node].incarnation > self.began[node]
+            for node in self.successors_due
+            if nodes[node].state in RUNNING_OR_DONE and nodes[node].incarnation > self.old_incarnations[node]
         }
-        if self.took or not event.view.clean:
+        if self.successors_due or not event.view.clean:
             return []
-        self.step = Step.DONE
-        return [Finish()]
+        self.step = RolloutStep.DONE
+        return [FinishRollout()]
 
-    def _end(self) -> list[Instruction]:
+    def _end(self) -> list[RolloutInstruction]:
         committed = self.step in COMMITTED
-        self.step, self.why = Step.ENDED, "the flow has ended before"
-        return [*([] if committed else [Disarm()]), *self._dismiss_all(), Finish(self.why)]
+        self.step, self.why = RolloutStep.ENDED, "the flow has ended before"
+        return [*([] if committed else [DisarmReadyDeadline()]), *self._dismiss_all(), FinishRollout(self.why)]
 
-    def _dismiss(self, node: str) -> list[Instruction]:
-        known = node in self.standing or node in self.waiting
-        self.standing.discard(node)
+    def _dismiss(self, node: str) -> list[RolloutInstruction]:
+        known = node in self.standing_by or node in self.waiting
+        self.standing_by.discard(node)
         self.waiting.discard(node)
-        return [Dismiss(node)] if known else []
+        return [DismissSuccessor(node)] if known else []
 
-    def _dismiss_all(self) -> list[Instruction]:
+    def _dismiss_all(self) -> list[RolloutInstruction]:
         return [each for node in (*self.nodes, *self.added) for each in self._dismiss(node)]
 
-    def _ignore(self, _event: Event) -> list[Instruction]:
+    def _ignore(self, _event: RolloutEvent) -> list[RolloutInstruction]:
         return []
 
 
-Handler = Callable[[Rollout, Event], list[Instruction]]
-_R = Rollout
+Handler = Callable[[RolloutMachine, RolloutEvent], list[RolloutInstruction]]
+_R = RolloutMachine
 _: None = None
 # fmt: off
-TABLE: dict[Step, tuple[Handler | None, ...]] = {
-    #                   Begun      StoodBy       Fell            Looked          Late       Called      Written
-    Step.PLANNED:      (_R._begin, _,            _,              _R._ignore,     _,         _,          _),
-    Step.PREPARING:    (_,         _R._stood_by, _R._fell_early, _R._look_early, _R._late,  _R._called, _),
-    Step.SETTLING:     (_,         _,            _R._fell_early, _R._settle,     _R._late,  _R._called, _),
-    Step.COMMITTING:   (_,         _,            _R._fell_early, _R._commit,     _R._late,  _R._called, _R._wrote),
-    Step.SWITCHING:    (_,         _,            _R._fell,       _R._switch,     _,         _,          _),
-    Step.LEAVING:      (_,         _,            _R._fell,       _R._go_on,      _,         _,          _),
-    Step.TAKING_OVER:  (_,         _,            _R._fell,       _R._arrive,     _,         _,          _),
-    Step.DONE:         (_,         _,            _R._ignore,     _R._ignore,     _,         _,          _),
-    Step.ROLLED_BACK:  (_,         _,            _R._ignore,     _R._ignore,     _,         _,          _R._ignore),
-    Step.ENDED:        (_,         _,            _R._ignore,     _R._ignore,     _,         _,          _R._ignore),
+_BEGIN, _READY, _LOST, _LOST_EARLY = _R._prepare, _R._successor_ready, _R._successor_lost, _R._successor_lost_early
+_LATE, _BACK, _WROTE, _IGN = _R._ready_deadline_passed, _R._rollback_requested, _R._commit_written, _R._ignore
+_EARLY, _SETTLE, _COMMIT, _SWITCH = _R._observe_early, _R._settle, _R._commit, _R._switch
+_REPLACE, _AWAIT = _R._replace, _R._await_successors
+TABLE: dict[RolloutStep, tuple[Handler | None, ...]] = {
+    # Columns: BeginRequested, SuccessorReady, SuccessorLost, FlowObserved, ReadyDeadlinePassed, RollbackRequested,
+    # CommitWritten
+    RolloutStep.PLANNED:     (_BEGIN, _,      _,           _IGN,     _,     _,     _),
+    RolloutStep.PREPARING:   (_,      _READY, _LOST_EARLY, _EARLY,   _LATE, _BACK, _),
+    RolloutStep.SETTLING:    (_,      _,      _LOST_EARLY, _SETTLE,  _LATE, _BACK, _),
+    RolloutStep.COMMITTING:  (_,      _,      _LOST_EARLY, _COMMIT,  _LATE, _BACK, _WROTE),
+    RolloutStep.SWITCHING:   (_,      _,      _LOST,       _SWITCH,  _,     _,     _),
+    RolloutStep.LEAVING:     (_,      _,      _LOST,       _REPLACE, _,     _,     _),
+    RolloutStep.TAKING_OVER: (_,      _,      _LOST,       _AWAIT,   _,     _,     _),
+    RolloutStep.DONE:        (_,      _,      _IGN,        _IGN,     _,     _,     _),
+    RolloutStep.ROLLED_BACK: (_,      _,      _IGN,        _IGN,     _,     _,     _IGN),
+    RolloutStep.ENDED:       (_,      _,      _IGN,        _IGN,     _,     _,     _IGN),
 }
 # fmt: on

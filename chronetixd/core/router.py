@@ -1,8 +1,8 @@
 """The event bus: publish and subscribe by exact topic, request and reply. Time is passed in (ns, CLOCK_MONOTONIC).
 
-Every request ends exactly once: with a reply, or because of a timeout, no subscriber, or the answering peer having
-gone. The daemon gives each delivered request a correlation id of its own, so two askers cannot collide and nobody can
-answer what he was not asked. Payloads are never looked at.
+Every request ends exactly once: with a reply, by a timeout, for lack of a subscriber, or because the responder has
+gone. The daemon gives each delivered request a correlation id of its own, so that the ids of two askers cannot collide
+and a peer cannot answer a request that it was not given. Payloads are never read.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from msgspec import Struct
 from chronetixd.core.packed import Key, PackedRequest, PackedRouter
 
 Peer = Hashable
-"""Whoever subscribes or asks; the shell's connection."""
+"""A subscriber, asker or responder, as the calling code names it."""
 
 SHARED = "/"
-"""What the name of a topic begins with that all flows share."""
+"""The prefix of the name of a topic that all flows share."""
 
 
 class Topic(NamedTuple):
@@ -31,18 +31,18 @@ class Topic(NamedTuple):
 
 
 def topic_of(flow: str, name: str) -> Topic:
-    """The topic that ``flow`` means by ``name``."""
+    """Return the topic that ``flow`` means by ``name``."""
     return Topic("" if name.startswith(SHARED) else flow, name)
 
 
 FEW = 64
-"""Deadlines of requests that have ended which are not worth looking for."""
+"""Number of stale deadlines, those of ended requests, up to which the heap is not rebuilt."""
 
 End = Literal["timeout", "no-subscriber", "peer-gone"]
 
 
 class Delivery(Struct, frozen=True):
-    """Send ``payload`` to ``to`` under ``envelope``; with ``corr_id`` in it a request."""
+    """Send ``payload`` to ``to`` under ``envelope``. It is a request if the envelope has a ``corr_id``."""
 
     to: Peer
     envelope: dict[str, Any]
@@ -50,7 +50,7 @@ class Delivery(Struct, frozen=True):
 
 
 class Answer(Struct, frozen=True):
-    """The reply to ``to``'s request ``corr_id`` (its own id)."""
+    """Send the reply to request ``corr_id`` of ``to``. The id is the asker's own."""
 
     to: Peer
     corr_id: str
@@ -59,7 +59,7 @@ class Answer(Struct, frozen=True):
 
 
 class Ended(Struct, frozen=True):
-    """``to``'s request ``corr_id`` ended without a reply."""
+    """Tell ``to`` that its request ``corr_id`` ended without a reply."""
 
     to: Peer
     corr_id: str
@@ -68,7 +68,7 @@ class Ended(Struct, frozen=True):
 
 
 class DuplicateRequest(ValueError):
-    """The asker has a request of this id under way; the first one is untouched."""
+    """The asker has an open request with this id; that request is not changed."""
 
 
 @dataclass(slots=True)
@@ -81,7 +81,8 @@ class _Pending:
 
 
 class Router:
-    """All subscriptions and open requests. ``late_replies`` counts replies that no request waited for any more."""
+    """All subscriptions and open requests. ``late_replies`` counts replies to requests that had ended or that the
+    replying peer was not given."""
 
     __slots__ = (
         "_asked",
@@ -100,9 +101,9 @@ class Router:
         self._subscribed: dict[Peer, set[Topic]] = {}
         self._pending: dict[str, _Pending] = {}
         self._asked: dict[Peer, dict[str, str]] = {}
-        """By asker, its own ids of what it has asked and ours."""
+        """By asker: its own ids of its open requests, with the router's ids."""
         self._owing: dict[Peer, dict[str, None]] = {}
-        """By responder, our ids of what it is to answer, the oldest first."""
+        """By responder: the router's ids of the requests that it is to answer, oldest first."""
         self._deadlines: list[tuple[int, str]] = []
         self._serial = 0
         self._turn: dict[Topic, int] = {}
@@ -110,16 +111,16 @@ class Router:
 
     @property
     def open_requests(self) -> int:
-        """Requests that have not ended."""
+        """The number of requests that have not ended."""
         return len(self._pending)
 
     def subscribe(self, peer: Peer, topic: Topic) -> None:
-        """From now on ``peer`` gets what is published on ``topic``. Idempotent."""
+        """Subscribe ``peer`` to ``topic``. Idempotent."""
         self._topics.setdefault(topic, {})[peer] = None
         self._subscribed.setdefault(peer, set()).add(topic)
 
     def unsubscribe(self, peer: Peer, topic: Topic) -> None:
-        """The end of that. Idempotent."""
+        """End the subscription of ``peer`` to ``topic``. Idempotent."""
         mine, peers = self._subscribed.get(peer), self._topics.get(topic)
         if mine is None or peers is None or topic not in mine:
             return
@@ -132,31 +133,32 @@ class Router:
             self._turn.pop(topic, None)
 
     def topics(self, peer: Peer) -> list[Topic]:
-        """What ``peer`` subscribes to."""
+        """Return the topics that ``peer`` subscribes to."""
         return list(self._subscribed.get(peer, ()))
 
     def subscribers(self, topic: Topic) -> int:
-        """How many subscribe to exactly this topic."""
+        """Return the number of subscribers of exactly this topic."""
         return len(self._topics.get(topic, ()))
 
     def subscriptions_of(self, peer: Peer) -> int:
-        """To how many topics ``peer`` subscribes."""
+        """Return the number of topics that ``peer`` subscribes to."""
         return len(self._subscribed.get(peer, ()))
 
     def requests_of(self, peer: Peer) -> int:
-        """How many requests of ``peer`` have not ended."""
+        """Return the number of open requests of ``peer``."""
         return len(self._asked.get(peer, ()))
 
     def publish(self, topic: Topic, envelope: dict[str, Any], payload: bytes) -> list[Delivery]:
-        """One delivery for each subscriber, in the order in which they subscribed."""
+        """Return one delivery for each subscriber of ``topic``, in the order in which they subscribed."""
         return [Delivery(peer, envelope, payload) for peer in self._topics.get(topic, ())]
 
     def request(
         self, asker: Peer, topic: Topic, envelope: dict[str, Any], payload: bytes, timeout_ns: int, now_ns: int
     ) -> Delivery | Ended:
-        """Hand a request to one subscriber, each in turn, never to the asker itself.
+        """Return the delivery of a request to one subscriber of ``topic``. Subscribers take turns, and the asker itself
+        is left out. Returns Ended when no subscriber is left.
 
-        Raises DuplicateRequest when ``envelope["corr_id"]`` is already under way from this asker.
+        Raises DuplicateRequest when the asker has an open request with the id ``envelope["corr_id"]``.
         """
         corr_id = str(envelope.get("corr_id", ""))
         if corr_id in self._asked.get(asker, ()):
@@ -171,7 +173,7 @@ class Router:
         return Delivery(responder, {**envelope, "corr_id": key}, payload)
 
     def reply(self, responder: Peer, corr_id: str, payload: bytes, content_type: str) -> Answer | None:
-        """The answer to pass on; None when nobody waits for it from this responder (any more)."""
+        """Return the answer to forward to the asker. None when no request with this id is open for this responder."""
         pending = self._pending.get(corr_id)
         if pending is None or pending.responder != responder:
             self.late_replies += 1
@@ -180,7 +182,7 @@ class Router:
         return Answer(pending.asker, pending.corr_id, payload, content_type)
 
     def expire(self, now_ns: int) -> list[Ended]:
-        """Ends of all requests whose time is up."""
+        """End all requests whose timeout has passed."""
         ended: list[Ended] = []
         while self._deadlines and self._deadlines[0][0] <= now_ns:
             key = heapq.heappop(self._deadlines)[1]
@@ -194,11 +196,12 @@ class Router:
         return ended
 
     def next_ns(self) -> int | None:
-        """When the next request times out; None when none is open."""
+        """Return when the next request times out; None when none is open."""
         return self._deadlines[0][0] if self._deadlines else None
 
     def drop(self, peer: Peer) -> list[Ended]:
-        """``peer`` is gone: its subscriptions and own requests vanish; requests it was to answer end as peer-gone."""
+        """Forget ``peer``, which is gone, with its subscriptions and its own requests. Returns the ends of the requests
+        that it was to answer."""
         for topic in tuple(self._subscribed.get(peer, ())):
             self.unsubscribe(peer, topic)
         ended: list[Ended] = []
@@ -212,7 +215,7 @@ class Router:
         return ended
 
     def packed(self, key: Callable[[Peer], Key]) -> PackedRouter:
-        """All of its state; ``key`` names a peer."""
+        """Return the whole state; ``key`` names a peer."""
         return PackedRouter(
             topics=[(topic.name, [key(peer) for peer in peers]) for topic, peers in self._topics.items()],
             requests=[
@@ -233,7 +236,7 @@ class Router:
         )
 
     def unpack(self, packed: PackedRouter, peer: Callable[[Key], Peer]) -> None:
-        """The inverse; ``peer`` finds the one that a key names."""
+        """Restore the state from ``packed``; ``peer`` finds the peer that a key names."""
         for name, keys in packed.topics:
             for key in keys:
                 self.subscribe(peer(key), topic_of(key[0], name))
@@ -272,7 +275,8 @@ class Router:
         self._forget_ended()
 
     def _forget_ended(self) -> None:
-        """The deadlines of requests that have ended: those that come first, and all once they are most of the heap."""
+        """Remove deadlines of ended requests: those at the top of the heap, and all of them once they are most of the
+        heap."""
         while self._deadlines and self._deadlines[0][1] not in self._pending:
             heapq.heappop(self._deadlines)
         if len(self._deadlines) > 2 * len(self._pending) + FEW:

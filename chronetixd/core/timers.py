@@ -1,8 +1,8 @@
 """Interval timers without drift, in one heap; time is passed in (ns, CLOCK_MONOTONIC).
 
 Tick n of a timer is due at start + n * interval, whatever happened to earlier ticks. When several ticks of one timer
-have come due before anyone looked, the last one is delivered and the others are counted in its ``missed``; so are
-ticks that the owner could not be given.
+are due at once, only the last one is delivered and the others are counted in its ``missed``. Ticks that could not be
+delivered to the owner are counted there too.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from msgspec import Struct
 from chronetixd.core.packed import Key, PackedTimer, PackedTimers
 
 FEW = 64
-"""Timers that were dropped which are not worth looking for."""
+"""Number of dropped timers up to which the heap is not rebuilt."""
 
 
 class Due(Struct, frozen=True):
-    """Tick ``sequence`` (from 1) of ``timer`` was due at ``due_ns``; ``missed`` before it were not delivered."""
+    """Tick ``sequence`` (from 1) of ``timer`` was due at ``due_ns``; ``missed`` ticks before it were not delivered."""
 
     owner: Hashable
     timer: str
@@ -36,14 +36,14 @@ class _Timer:
     start_ns: int
     interval_ns: int
     delivered: int = 0
-    """Sequence of the last tick accounted for."""
+    """Sequence number of the last tick that was delivered or counted as missed."""
     withheld: int = 0
-    """Ticks since the last delivered one that the owner could not be given."""
+    """Ticks since the last delivered one that could not be delivered to the owner."""
     live: bool = True
 
 
 class Timers:
-    """All timers of the daemon. ``missed`` counts, over its life, every tick that was not delivered."""
+    """All timers of the daemon. ``missed`` counts every tick, over all timers ever, that was not delivered."""
 
     __slots__ = ("_by_owner", "_heap", "_order", "missed")
 
@@ -57,7 +57,8 @@ class Timers:
         return sum(len(timers) for timers in self._by_owner.values())
 
     def add(self, owner: Hashable, timer: str, interval_ns: int, now_ns: int) -> None:
-        """First tick one interval from now. Raises ValueError for an interval below 1 ns or an id in use."""
+        """Add a timer whose first tick is one interval from now. Raises ValueError for an interval below 1 ns or an id
+        in use."""
         if interval_ns < 1:
             raise ValueError(f"timer {timer!r} has interval {interval_ns} ns; it must be at least 1")
         mine = self._by_owner.setdefault(owner, {})
@@ -67,7 +68,7 @@ class Timers:
         self._push(mine[timer])
 
     def drop(self, owner: Hashable) -> None:
-        """End all timers of ``owner``; none is fine."""
+        """End all timers of ``owner``, if it has any."""
         for timer in self._by_owner.pop(owner, {}).values():
             timer.live = False
         self._forget_dead()
@@ -76,11 +77,11 @@ class Timers:
             heapq.heapify(self._heap)
 
     def next_ns(self) -> int | None:
-        """When the next tick is due; None without timers."""
+        """Return when the next tick is due; None without timers."""
         return self._heap[0][0] if self._heap else None
 
     def due(self, now_ns: int) -> list[Due]:
-        """Every timer that came due since it was last looked at, earliest first, each at most once."""
+        """Return one tick for every timer that is due, earliest first, each timer at most once."""
         found: list[Due] = []
         while self._heap and self._heap[0][0] <= now_ns:
             timer = heapq.heappop(self._heap)[2]
@@ -96,14 +97,15 @@ class Timers:
         return found
 
     def withhold(self, tick: Due) -> None:
-        """``tick`` could not be delivered: it and what it had missed count with the timer's next tick."""
+        """Note that ``tick`` could not be delivered: the tick, and those that it had missed, count as missed with the
+        next tick of its timer."""
         timer = self._by_owner.get(tick.owner, {}).get(tick.timer)
         if timer is not None:
             timer.withheld += tick.missed + 1
             self.missed += 1
 
     def packed(self, key: Callable[[Hashable], Key]) -> PackedTimers:
-        """All of its state; ``key`` names an owner."""
+        """Return the whole state; ``key`` names an owner."""
         timers = [
             PackedTimer(
                 owner=key(each.owner),
@@ -119,7 +121,7 @@ class Timers:
         return PackedTimers(timers=timers, missed=self.missed)
 
     def unpack(self, packed: PackedTimers, owner: Callable[[Key], Hashable]) -> None:
-        """The inverse; ``owner`` finds the one that a key names."""
+        """Restore the state from ``packed``; ``owner`` finds the owner that a key names."""
         self.missed = packed.missed
         for each in packed.timers:
             mine = self._by_owner.setdefault(owner(each.owner), {})

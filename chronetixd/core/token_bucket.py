@@ -1,10 +1,10 @@
-"""A token bucket: how much of something is let through, at a steady rate with a burst. Pure: time is passed in (ns)."""
+"""A token bucket: limits a rate and allows a burst. Pure: time is passed in (ns)."""
 
 from __future__ import annotations
 
 
 class TokenBucket:
-    """``rate`` a second, ``burst`` at once; full at the beginning."""
+    """Fills by ``rate`` tokens a second up to ``burst``; full at the beginning."""
 
     __slots__ = ("_at", "_left", "burst", "rate")
 
@@ -15,20 +15,20 @@ class TokenBucket:
         self._at = now
 
     def packed(self) -> tuple[float, int]:
-        """What is left, and when that was."""
+        """Return the number of tokens left, and the time for which that number was computed."""
         return self._left, self._at
 
     def unpack(self, packed: tuple[float, int]) -> None:
-        """The inverse."""
+        """Restore the state from ``packed``."""
         self._left, self._at = packed
 
     def left(self, now: int) -> int:
-        """What may be taken now; never less than 0. Time that goes backwards gives nothing."""
+        """Return how many tokens may be taken now, never less than 0. Time that goes backwards adds no tokens."""
         if now > self._at:
             self._left = min(self.burst, self._left + (now - self._at) * self.rate / 1e9)
             self._at = now
         return max(0, int(self._left))
 
     def take(self, count: int) -> None:
-        """``count`` went through, also more than there was: the debt is paid before anything else goes."""
+        """Take ``count`` tokens, even if the bucket holds fewer: the debt is filled before any token is left."""
         self._left -= count

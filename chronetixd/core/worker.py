@@ -1,9 +1,10 @@
-"""A worker's life, from the request to spawn it to its reaped exit.
+"""The state machine of a worker, from the request to spawn it to its reaped exit.
 
-The table is total: every state has a cell for every event, an empty one is illegal. Events are what the worker said,
-what we sent it, and what the kernel told. A worker that we have sent a signal is ``terminating``: whatever it still
-says is old news and is ignored. ``exited`` is a clean end, ``failed`` is every other end; from both it may be born
-again, as the next incarnation, by way of ``restarting``. One that an earlier daemon has started begins where it is.
+The table is total: every state has a cell for every event, and an empty cell is illegal. Events are messages of the
+worker, messages that the daemon has sent to it, and reports of the kernel. A worker that the daemon has signalled is
+``terminating``, and further messages of it are ignored. ``exited`` is an end in order, ``failed`` is every other end;
+from both a worker may be started again, as the next incarnation, by way of ``restarting``. The machine of a worker that
+an earlier daemon has started begins in the state that this worker is in.
 """
 
 from __future__ import annotations
@@ -18,40 +19,41 @@ from chronetixd.core.machine import History, IllegalEvent
 
 
 class WorkerState(StrEnum):
-    """Where a worker is in its life."""
+    """The state of a worker."""
 
     SPAWNING = "spawning"
-    """The launcher was asked for it."""
+    """The launcher was asked to start it."""
     GREETING = "greeting"
     """Its process lives; its hello is awaited."""
     OFFERING = "offering"
-    """It was told which node it is; it loads the plugin and makes its memory."""
+    """It was configured; it loads the plugin and makes its shared memory."""
     OFFERED = "offered"
-    """Its memory is known; its peers' is awaited."""
+    """It has offered its shared memory; that of its peers is awaited."""
     LINKED = "linked"
-    """It got its peers' memory; it constructs the plugin."""
+    """It was sent the shared memory of its peers; it constructs the plugin."""
     READY = "ready"
     STARTING = "starting"
     STARTED = "started"
     DRAINING = "draining"
     FINISHED = "finished"
-    """It has said that all is done; its exit is awaited."""
+    """It has reported that it has finished; its exit is awaited."""
     FAULTED = "faulted"
-    """It has said why it cannot go on, or broke the protocol; its exit is awaited."""
+    """It has reported a fault, or has broken the protocol; its exit is awaited."""
     TERMINATING = "terminating"
-    """We signalled it; its exit is awaited."""
+    """The daemon has signalled it; its exit is awaited."""
     EXITED = "exited"
     FAILED = "failed"
     RESTARTING = "restarting"
-    """It has no process; its next one is due."""
+    """It has no process, and its next incarnation is due."""
 
 
 GONE = frozenset({WorkerState.EXITED, WorkerState.FAILED})
-"""States without a process, present or future."""
+"""States of a worker that has no process and will get none."""
 
 
 class Exit(NamedTuple):
-    """How a process ended: an exit code or a signal's name, never both; neither when nobody knows."""
+    """How a process ended: an exit code or the name of a signal, never both; neither when the exit could not be
+    observed."""
 
     code: int | None = None
     signal: str | None = None
@@ -59,83 +61,84 @@ class Exit(NamedTuple):
     def __str__(self) -> str:
         if self.signal:
             return f"was killed by {self.signal}"
-        return "ended, nobody knows how" if self.code is None else f"exited with code {self.code}"
+        return "ended, but its exit could not be observed" if self.code is None else f"exited with code {self.code}"
 
 
-class Awaited(Struct, frozen=True):
-    """Its node was added to a flow that runs: its first process is due."""
+class AddedWhileRunning(Struct, frozen=True):
+    """The node was added to a running flow: its first process is due."""
 
 
-class WasStarted(Struct, frozen=True):
-    """An earlier daemon has started it, in this incarnation; it is to come back, or has died since."""
-
-    incarnation: int
-
-
-class HadFinished(Struct, frozen=True):
-    """It came to its end under an earlier daemon, in this incarnation."""
+class StartedEarlier(Struct, frozen=True):
+    """An earlier daemon has started this incarnation of the worker. It is to reattach, or it has died since."""
 
     incarnation: int
 
 
-class CameBack(Struct, frozen=True):
-    """It has come back from an earlier daemon and is in ``state``, as it says itself."""
+class FinishedEarlier(Struct, frozen=True):
+    """This incarnation of the worker finished under an earlier daemon."""
+
+    incarnation: int
+
+
+class Reattached(Struct, frozen=True):
+    """The worker, which an earlier daemon has started, has reattached and reports that it is in ``state``."""
 
     state: WorkerState
 
 
-class Lost(Struct, frozen=True):
-    """Its flow has collapsed. ``state`` is all that is known: it lives and is ended, or it does not live."""
+class FlowCollapsed(Struct, frozen=True):
+    """The executor of its flow has failed. ``state`` is terminating if the worker lives and is killed, failed if it
+    does not live."""
 
     state: WorkerState
 
 
-class Spawned(Struct, frozen=True):
-    """The launcher started it as ``pid``."""
+class ProcessSpawned(Struct, frozen=True):
+    """The launcher has started its process as ``pid``."""
 
     pid: int
 
 
-class SpawnFailed(Struct, frozen=True):
-    """The launcher could not start it; there is no process."""
+class ProcessNotSpawned(Struct, frozen=True):
+    """The launcher could not start its process."""
 
     message: str
 
 
 class Greeted(Struct, frozen=True):
-    """It said hello and was accepted."""
+    """Its hello was received and accepted."""
 
 
 class Offered(Struct, frozen=True):
-    """It offered its memory, and every descriptor held what the ABI demands."""
+    """It has offered its shared memory, and every descriptor has passed the checks of the ABI."""
 
 
 class LinkSent(Struct, frozen=True):
-    """We sent it its peers' memory."""
+    """The daemon has sent it the shared memory of its peers."""
 
 
 class BecameReady(Struct, frozen=True):
-    """It said ready."""
+    """It has reported ready."""
 
 
 class Relinked(Struct, frozen=True):
-    """Every producer that had been linked to its predecessor is linked to it."""
+    """Every producer that was linked to its predecessor is linked to it."""
 
 
 class StartSent(Struct, frozen=True):
-    """We told it to start."""
+    """The daemon has told it to start."""
 
 
 class HasStarted(Struct, frozen=True):
-    """It said started."""
+    """It has reported started."""
 
 
 class DrainSent(Struct, frozen=True):
-    """We told it to drain."""
+    """The daemon has told it to drain."""
 
 
 class HasFinished(Struct, frozen=True):
-    """It said finished; ``result`` is what its ``on_stop`` returned."""
+    """It has reported finished; ``result`` is what its ``on_stop`` returned."""
 
     result: Any = None
 
@@ -143,7 +146,7 @@ class HasFinished(Struct, frozen=True):
 class Faulted(Struct, frozen=True):
     """It cannot go on. ``phase`` is one of messages.Fault's, or ``protocol`` when it broke the rules of the wire.
 
-    ``consequence``: it only reports that a peer went away, so the cause is another worker.
+    ``consequence``: it only reports that a peer was gone, so the cause is another worker.
     """
 
     phase: str
@@ -152,11 +155,11 @@ class Faulted(Struct, frozen=True):
 
 
 class SignalSent(Struct, frozen=True):
-    """We sent it SIGTERM or SIGKILL."""
+    """The daemon has sent it SIGTERM or SIGKILL."""
 
 
-class Exited(Struct, frozen=True):
-    """The kernel reported its exit, and everything it wrote before was read."""
+class ProcessExited(Struct, frozen=True):
+    """The kernel has reported the exit of its process, and everything that the process had written was read."""
 
     exit: Exit
 
@@ -166,16 +169,16 @@ class RestartPlanned(Struct, frozen=True):
 
 
 class RespawnSent(Struct, frozen=True):
-    """The launcher was asked for its next process."""
+    """The launcher was asked for the process of its next incarnation."""
 
 
 class GivenUp(Struct, frozen=True):
-    """It will not be started again after all."""
+    """Its planned restart was cancelled."""
 
 
 WorkerEvent = (
-    Spawned
-    | SpawnFailed
+    ProcessSpawned
+    | ProcessNotSpawned
     | Greeted
     | Offered
     | LinkSent
@@ -187,20 +190,20 @@ WorkerEvent = (
     | HasFinished
     | Faulted
     | SignalSent
-    | Exited
+    | ProcessExited
     | RestartPlanned
     | RespawnSent
     | GivenUp
-    | Awaited
-    | WasStarted
-    | HadFinished
-    | CameBack
-    | Lost
+    | AddedWhileRunning
+    | StartedEarlier
+    | FinishedEarlier
+    | Reattached
+    | FlowCollapsed
 )
 
 EVENTS: tuple[type, ...] = (
-    Spawned,
-    SpawnFailed,
+    ProcessSpawned,
+    ProcessNotSpawned,
     Greeted,
     Offered,
     LinkSent,
@@ -212,15 +215,15 @@ EVENTS: tuple[type, ...] = (
     HasFinished,
     Faulted,
     SignalSent,
-    Exited,
+    ProcessExited,
     RestartPlanned,
     RespawnSent,
     GivenUp,
-    Awaited,
-    WasStarted,
-    HadFinished,
-    CameBack,
-    Lost,
+    AddedWhileRunning,
+    StartedEarlier,
+    FinishedEarlier,
+    Reattached,
+    FlowCollapsed,
 )
 """The table's columns."""
 
@@ -253,7 +256,7 @@ TABLE: dict[WorkerState, tuple[WorkerState | tuple[WorkerState, ...] | None, ...
     AGN: (_,   _,   _,   _,   _,   _,   _,   _,   _,   _,   _,   _,   _,   _,   _,   SPN, BAD, _,   _,   _,   _,   END),
 }
 # fmt: on
-"""Where an event leads. Several states: the event says to which of them."""
+"""The state that an event leads to. Where a cell names several states, the event says which of them."""
 
 PHASES: dict[WorkerState, str] = {
     _S.SPAWNING: "spawn",
@@ -264,21 +267,23 @@ PHASES: dict[WorkerState, str] = {
     _S.STARTING: "start",
     _S.READY: "ready",
 }
-"""What a worker is busy with before it has started, in the words of messages.Fault where they exist; whoever holds
-the others up comes first (a ready worker waits for those that are starting)."""
+"""What a worker does before it has started, in the words of messages.Fault where they exist. Phases that hold other
+workers up come first: a ready worker waits for those that are starting.
+"""
 
 
 class Tally(dict[WorkerState, int]):
-    """How many workers of a flow are in each state: known at any time without looking at all of them."""
+    """The number of workers of a flow in each state, kept up to date so that no count has to visit all workers."""
 
     def count(self, states: Iterable[WorkerState]) -> int:
-        """How many are in one of ``states``, which are different ones."""
+        """Return how many workers are in one of ``states``, which must be distinct."""
         return sum(self.get(state, 0) for state in states)
 
 
-class Worker:
-    """One worker of a flow, by its node id, counted in its flow's ``tally`` until it is forgotten. ``exit`` is set once
-    it is gone, ``fault`` when it said why; both are of the present incarnation, which counts from 0."""
+class WorkerMachine:
+    """The state machine of one worker, named by its node, counted in the ``tally`` of its flow until it is forgotten.
+    ``exit`` is set once its process is gone, ``fault`` once it has reported one; both describe the present incarnation.
+    Incarnations count from 0."""
 
     __slots__ = ("_state", "exit", "fault", "finished", "history", "incarnation", "node", "pid", "result", "tally")
 
@@ -297,7 +302,7 @@ class Worker:
 
     @property
     def state(self) -> WorkerState:
-        """Where it is in its life."""
+        """The present state of the worker."""
         return self._state
 
     def _enter(self, state: WorkerState) -> None:
@@ -306,12 +311,12 @@ class Worker:
         self._count(1)
 
     def unpack(self, state: WorkerState, history: Iterable[str]) -> None:
-        """It was handed over in ``state``."""
+        """Restore the state and history that an earlier image of the daemon handed over."""
         self._enter(state)
         self.history = History(history)
 
     def forget(self) -> None:
-        """Its node is the flow's no more: it is not counted any longer."""
+        """Stop counting the worker, because its node was removed from the flow."""
         self._count(-1)
         self.tally = Tally()
 
@@ -320,15 +325,15 @@ class Worker:
 
     @property
     def gone(self) -> bool:
-        """It has no process (any more)."""
+        """Whether the worker has no process and will get none."""
         return self.state in GONE
 
     def handle(self, event: WorkerEvent) -> WorkerState:
-        """The state after ``event``. Raises IllegalEvent, and then nothing has changed."""
+        """Return the state after ``event``. Raises IllegalEvent, and then nothing has changed."""
         target = TABLE[self.state][EVENTS.index(type(event))]
         name = type(event).__name__
         if isinstance(target, tuple):
-            assert isinstance(event, CameBack | Lost)
+            assert isinstance(event, Reattached | FlowCollapsed)
             target = event.state if event.state in target else None
         if target is None:
             raise IllegalEvent(f"worker {self.node!r}", self.state, name, self.history.entries())
@@ -340,28 +345,28 @@ class Worker:
         return target
 
     def _note(self, event: WorkerEvent) -> None:
-        """Keep what the event tells beyond the state."""
+        """Keep what the event reports besides the state."""
         match event:
-            case Spawned(pid):
+            case ProcessSpawned(pid):
                 self.pid = pid
             case HasFinished(result):
                 self.finished, self.result = True, result
             case Faulted():
                 if self.fault is None:
                     self.fault = event
-            case Exited(exit):
+            case ProcessExited(exit):
                 self.exit = exit
             case RespawnSent():
                 self.incarnation += 1
                 self.pid, self.exit, self.fault = 0, None, None
                 self.finished, self.result = False, None
-            case Awaited():
+            case AddedWhileRunning():
                 self.incarnation = -1
-            case WasStarted(incarnation):
+            case StartedEarlier(incarnation):
                 self.incarnation = incarnation
-            case HadFinished(incarnation):
+            case FinishedEarlier(incarnation):
                 self.incarnation, self.finished = incarnation, True
-            case Lost():
+            case FlowCollapsed():
                 self.finished = False
             case _:
                 pass

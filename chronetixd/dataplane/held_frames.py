@@ -11,7 +11,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterator
 
-from chronetixd.core.held import Held, Watch
+from chronetixd.core.held import HeldFramePolicy, OldestHeldFrame
 from chronetixd.core.packed import PackedWatch
 from chronetixd.dataplane.wiring import Wiring
 from chronetixd.loop.turns import SLICE_NS
@@ -19,7 +19,7 @@ from chronetixd.loop.turns import SLICE_NS
 FIRST_S = 1.0
 """From the flow's start to the first look, unless the threshold is shorter."""
 
-Seen = tuple[Held | None, int, int]
+Seen = tuple[OldestHeldFrame | None, int, int]
 """What is held on one route, and how far it is: frames committed and returned."""
 
 Look = Callable[[], Iterator[Seen]]
@@ -30,11 +30,11 @@ class HeldFrameWatch:
     """One flow's. ``warn`` is called once for each frame that is kept for longer than ``threshold_s``."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, threshold_s: float, look: Look, warn: Callable[[Held], None]
+        self, loop: asyncio.AbstractEventLoop, threshold_s: float, look: Look, warn: Callable[[OldestHeldFrame], None]
     ) -> None:
         self._loop = loop
         self._threshold_s = threshold_s
-        self._watch = Watch(round(threshold_s * 1e9))
+        self._watch = HeldFramePolicy(round(threshold_s * 1e9))
         self._running = False
         self._look = look
         self._warn = warn
@@ -69,7 +69,7 @@ class HeldFrameWatch:
     def _due(self) -> None:
         self._go_on(self._look(), [], [])
 
-    def _go_on(self, looking: Iterator[Seen], held: list[Held], progress: list[int]) -> None:
+    def _go_on(self, looking: Iterator[Seen], held: list[OldestHeldFrame], progress: list[int]) -> None:
         """As much of a look as one turn of the loop has room for."""
         end = time.monotonic_ns() + SLICE_NS
         for kept, *counters in looking:
@@ -96,5 +96,5 @@ def look(wiring: Wiring) -> Iterator[Seen]:
         snapshot = wiring.snapshot(route) if wiring.has(route) else None
         if snapshot is not None:
             found = wiring.kept(route) if snapshot["outstanding"] else None
-            held = Held(route.id, route.target, found[1], found[2], found[0]) if found is not None else None
+            held = OldestHeldFrame(route.id, route.target, found[1], found[2], found[0]) if found is not None else None
             yield held, snapshot["committed"], snapshot["returned"]

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Literal, TypeVar
 
+import msgspec
+
 from chronetix.protocol.messages import Port
 from chronetixd.core.packed import PackedCounters
 from chronetixd.core.wiring.stages import DataRoute, Ends, Handle, Memory, NodeEnds, Stage
-from chronetixd.core.wiring.states import ConsumerEnd, NodeState, ProducerEnd
+from chronetixd.core.wiring.states import ConsumerEnd, MemoryState, ProducerEnd
 from chronetixd.dataplane.lines import Lines
 from chronetixd.packing import Bag, Packed, Unbag
 
@@ -24,7 +26,7 @@ class PackedMemory(Packed, frozen=True):
     undropped: dict[int, list[int]] = {}
     stages: int = 0
     incarnation: int = 0
-    shown_so: list[int] = []
+    reported_segments: list[int] = msgspec.field(default_factory=list, name="shown_so")
     dead: bool = False
 
 
@@ -58,7 +60,7 @@ class PackedStage(Packed, frozen=True):
     lines: int = 0
 
 
-class PackedPlace(Packed, frozen=True):
+class PackedNodeEnds(Packed, frozen=True):
     """A node. ``due`` and ``answers`` are pairs of stages: whose RINGs, whose CREDITs."""
 
     memory: int | None = None
@@ -73,7 +75,7 @@ class PackedPlace(Packed, frozen=True):
     answers: list[tuple[list[int], list[int]]] = []
     relinking: list[int] = []
     asked_relink: bool = False
-    came_back: bool = False
+    reattached: bool = msgspec.field(default=False, name="came_back")
     source: bool | None = None
     sent: int = 0
 
@@ -84,7 +86,7 @@ class PackedWiring(Packed, frozen=True):
     memories: list[PackedMemory]
     stages: list[PackedStage]
     chains: dict[str, list[int]]
-    places: dict[str, PackedPlace]
+    places: dict[str, PackedNodeEnds]
     counters: dict[str, PackedCounters]
     ports: list[tuple[str, str, Port]] = []
     last: dict[str, dict[str, Any] | None] = {}
@@ -106,24 +108,24 @@ class Packer:
     def _memory(self, memory: Memory | None) -> int | None:
         return None if memory is None else self._memories.setdefault(memory, len(self._memories))
 
-    def place(self, place: NodeEnds) -> PackedPlace:
+    def node_ends(self, node_ends: NodeEnds) -> PackedNodeEnds:
         """A node."""
-        return PackedPlace(
-            memory=self._memory(place.memory),
-            incarnation=place.incarnation,
-            configured=place.configured,
-            linked=place.linked,
-            ready=place.ready,
-            started=place.started,
-            gone=place.gone,
-            due=self._pairs(place.due),
-            later=self.stages(place.later),
-            answers=self._pairs(place.answers),
-            relinking=sorted(self.stages(place.relinking)),
-            asked_relink=place.asked_relink,
-            came_back=place.came_back,
-            source=place.source,
-            sent=place.sent,
+        return PackedNodeEnds(
+            memory=self._memory(node_ends.memory),
+            incarnation=node_ends.incarnation,
+            configured=node_ends.configured,
+            linked=node_ends.linked,
+            ready=node_ends.ready,
+            started=node_ends.started,
+            gone=node_ends.gone,
+            due=self._pairs(node_ends.due),
+            later=self.stages(node_ends.later),
+            answers=self._pairs(node_ends.answers),
+            relinking=sorted(self.stages(node_ends.relinking)),
+            asked_relink=node_ends.asked_relink,
+            reattached=node_ends.reattached,
+            source=node_ends.source,
+            sent=node_ends.sent,
         )
 
     def _pairs(self, ends: Iterable[Ends]) -> Pairs:
@@ -175,7 +177,7 @@ class Packer:
             undropped={index: sorted(self.stages(waiting)) for index, waiting in memory.undropped.items()},
             stages=memory.stages,
             incarnation=memory.incarnation,
-            shown_so=sorted(memory.shown_so),
+            reported_segments=sorted(memory.reported_segments),
             dead=memory.dead,
         )
 
@@ -204,19 +206,19 @@ class Unpacker:
         """Those that these numbers mean."""
         return [_at(self._stages, number, "stage") for number in numbers]
 
-    def place(self, place: NodeEnds, packed: PackedPlace) -> None:
-        """Make ``place``, which is new, what ``packed`` was."""
-        place.memory = self._of(packed.memory)
-        place.incarnation = packed.incarnation
-        place.state = _state(packed)
-        place.due.extend(self._ends(packed.due))
-        place.later = self.stages(packed.later)
-        place.answers.extend(self._ends(packed.answers))
-        place.relinking = set(self.stages(packed.relinking))
-        place.asked_relink = packed.asked_relink
-        place.came_back = packed.came_back
-        place.source = not place.inputs if packed.source is None else packed.source
-        place.sent = packed.sent
+    def node_ends(self, node_ends: NodeEnds, packed: PackedNodeEnds) -> None:
+        """Make ``node_ends``, which is new, what ``packed`` was."""
+        node_ends.memory = self._of(packed.memory)
+        node_ends.incarnation = packed.incarnation
+        node_ends.state = _state(packed)
+        node_ends.due.extend(self._ends(packed.due))
+        node_ends.later = self.stages(packed.later)
+        node_ends.answers.extend(self._ends(packed.answers))
+        node_ends.relinking = set(self.stages(packed.relinking))
+        node_ends.asked_relink = packed.asked_relink
+        node_ends.reattached = packed.reattached
+        node_ends.source = not node_ends.inputs if packed.source is None else packed.source
+        node_ends.sent = packed.sent
 
     def _ends(self, pairs: Pairs) -> list[Ends]:
         return [Ends(self.stages(rings), self.stages(credits)) for rings, credits in pairs]
@@ -230,7 +232,7 @@ class Unpacker:
             segments,
             stages=packed.stages,
             incarnation=packed.incarnation,
-            shown_so=set(packed.shown_so),
+            reported_segments=set(packed.reported_segments),
             dead=packed.dead,
         )
 
@@ -272,10 +274,12 @@ def _handle(fd: int | None) -> Handle | None:
     return None if fd is None else Handle(fd)
 
 
-def _state(packed: PackedPlace) -> NodeState:
+def _state(packed: PackedNodeEnds) -> MemoryState:
     """The furthest that it has come to. In the snapshot each step stands for itself."""
     steps = (packed.gone, packed.started, packed.ready, packed.linked, packed.memory is not None, packed.configured)
-    return next((state for state, there in zip(reversed(NodeState), steps, strict=False) if there), NodeState.ABSENT)
+    return next(
+        (state for state, there in zip(reversed(MemoryState), steps, strict=False) if there), MemoryState.ABSENT
+    )
 
 
 def producer_end(packed: PackedStage) -> ProducerEnd:

@@ -13,11 +13,10 @@ from dataclasses import dataclass, field
 
 from chronetix import shm
 from chronetix.protocol.errors import error
-from chronetix.protocol.messages import Reattach
-from chronetix.protocol.messages import Stage as ShownStage
+from chronetix.protocol.messages import Reattach, ReattachedStage
 from chronetix.shm import layout
 from chronetixd.core.wiring.stages import DataRoute, Handle, Memory, NodeEnds, Stage, check_count
-from chronetixd.core.wiring.states import ConsumerEnd, NodeState, ProducerEnd
+from chronetixd.core.wiring.states import ConsumerEnd, MemoryState, ProducerEnd
 from chronetixd.dataplane.checked import checked
 from chronetixd.dataplane.recovered import RecoveredMemory
 from chronetixd.store.descriptor_keys import Key
@@ -28,8 +27,8 @@ class ReattachedMemory:
     """What one node has: of its own showing, or kept for one that is dead."""
 
     memory: Memory
-    rings: dict[tuple[str, int], tuple[int, ShownStage]] = field(default_factory=dict)
-    credits: dict[tuple[str, int], tuple[int, ShownStage]] = field(default_factory=dict)
+    rings: dict[tuple[str, int], tuple[int, ReattachedStage]] = field(default_factory=dict)
+    credits: dict[tuple[str, int], tuple[int, ReattachedStage]] = field(default_factory=dict)
     unconfirmed: tuple[int, ...] = ()
     dropped: tuple[int, ...] = ()
     incarnation: int = 0
@@ -50,7 +49,7 @@ def shown(
         reason = f"{told}: each once, the second of the first, and the third not"
         raise error("malformed-message", type="reattach", reason=reason)
     fds = iter(descriptors)
-    memory = Memory(shown_so={*message.unconfirmed, *message.dropped})
+    memory = Memory(reported_segments={*message.unconfirmed, *message.dropped})
     found = ReattachedMemory(
         memory,
         unconfirmed=tuple(message.unconfirmed),
@@ -76,7 +75,7 @@ def _fit(message: Reattach) -> bool:
     return once and set(message.unconfirmed) <= there and not dropped & there
 
 
-def _check_routes(node: str, what: str, told: list[ShownStage], known: set[str]) -> None:
+def _check_routes(node: str, what: str, told: list[ReattachedStage], known: set[str]) -> None:
     keys = [(stage.route, stage.epoch) for stage in told]
     strange = {stage.route for stage in told} - known
     if strange or len(set(keys)) != len(keys):
@@ -186,7 +185,7 @@ def missing(
             yield lost(stage.route.target, f"what it had to drain of {name!r} is lost")
 
 
-def place(
+def node_ends(
     node: str, had: ReattachedMemory | None, outputs: list[DataRoute], inputs: list[DataRoute], *, over: bool
 ) -> NodeEnds:
     """A node as it was before the daemon died; ``over`` if it had come to its end."""
@@ -194,18 +193,18 @@ def place(
     if had is not None:
         found.memory = had.memory
         found.memory.incarnation = found.incarnation = had.incarnation
-        found.state, found.came_back = NodeState.STARTED, True
+        found.state, found.reattached = MemoryState.STARTED, True
     if over:
-        found.state = NodeState.GONE
+        found.state = MemoryState.GONE
     return found
 
 
-def bury(place: NodeEnds, kept: RecoveredMemory, incarnation: int) -> None:
+def bury(node_ends: NodeEnds, kept: RecoveredMemory, incarnation: int) -> None:
     """Its worker is dead: what there is of it was kept."""
-    place.memory = kept.memory(place.node)
-    place.incarnation = incarnation
-    if not place.gone:
-        place.state = NodeState.STARTED
+    node_ends.memory = kept.memory(node_ends.node)
+    node_ends.incarnation = incarnation
+    if not node_ends.gone:
+        node_ends.state = MemoryState.STARTED
 
 
 def memories(stages: Iterable[Stage], places: Mapping[str, NodeEnds]) -> dict[Key, int]:

@@ -19,9 +19,9 @@ from chronetix.protocol import messages as wire
 from chronetix.protocol.errors import error
 from chronetix.shm import layout
 from chronetixd.core.death import HeldFrames
-from chronetixd.core.wiring.lives import LostMemory
-from chronetixd.core.wiring.machine import Machine
-from chronetixd.core.wiring.route_table import Close, Told
+from chronetixd.core.wiring.incarnations import LostMemory
+from chronetixd.core.wiring.machine import WiringMachine
+from chronetixd.core.wiring.route_table import Close, NodeMessage
 from chronetixd.core.wiring.segments import check_new
 from chronetixd.core.wiring.stages import MAX_SEGMENTS, DataRoute, Handle, LineEnd, Snapshot, check_count
 from chronetixd.dataplane import rebuild
@@ -104,7 +104,7 @@ class Wiring:
 
     def __init__(self, nodes: Iterable[str], routes: tuple[DataRoute, ...], remains: Remains = shm.remains) -> None:
         self._views = Views(remains)
-        self.machine = Machine(nodes, routes, self._views)
+        self.machine = WiringMachine(nodes, routes, self._views)
         self._lines = Lines()
         self._last: dict[str, RouteSnapshot | None] = {}
         self._final: dict[str, RouteSnapshot | None] = {}
@@ -113,15 +113,15 @@ class Wiring:
     @property
     def routes(self) -> tuple[DataRoute, ...]:
         """Those that the flow has."""
-        return self.machine.net.routes
+        return self.machine.table.routes
 
     @contextmanager
-    def _carried_out(self) -> Iterator[Machine]:
+    def _carried_out(self) -> Iterator[WiringMachine]:
         """What the machine says beside messages is done, whether it has failed or not."""
         try:
             yield self.machine
         finally:
-            self._do(self.machine.take_effects())
+            self._do(self.machine.take_closes())
 
     def _do(self, effects: Iterable[Close]) -> None:
         for effect in effects:
@@ -139,8 +139,8 @@ class Wiring:
 
     def shown(self, node: str, message: wire.Reattach, descriptors: list[int]) -> rebuild.ReattachedMemory:
         """What ``node`` shows of itself, checked. Raises ProtocolError, and then nothing is kept."""
-        place = self.machine.net.places[node]
-        return rebuild.shown(node, place.outputs, place.inputs, message, descriptors)
+        node_ends = self.machine.table.nodes[node]
+        return rebuild.shown(node, node_ends.outputs, node_ends.inputs, message, descriptors)
 
     def take_over(
         self,
@@ -156,65 +156,67 @@ class Wiring:
 
         Raises LostMemory when a successor would need what nobody has.
         """
-        net = self.machine.net
+        table = self.machine.table
         places = {}
-        for node, place in net.places.items():
-            made = places[node] = rebuild.place(node, had.get(node), place.outputs, place.inputs, over=node in over)
+        for node, node_ends in table.nodes.items():
+            made = places[node] = rebuild.node_ends(
+                node, had.get(node), node_ends.outputs, node_ends.inputs, over=node in over
+            )
             if node in dead and node not in had:
                 rebuild.bury(made, kept, dead[node])
         chains = {
             route.id: rebuild.chain(route, had.get(route.source), had.get(route.target), kept, dead)
-            for route in net.routes
+            for route in table.routes
         }
         with self._carried_out() as machine:
             machine.take_over(places, chains)
             for node in places:
                 self._look_at(node)
-            for node, what in rebuild.missing(net.stages(net.routes), dead, kept, late or {}):
+            for node, what in rebuild.missing(table.stages(table.routes), dead, kept, late or {}):
                 raise LostMemory(node, what)
             living = {node: shown for node, shown in had.items() if node not in dead}
             return _sent(
                 told
                 for node, shown in living.items()
-                for told in machine.segments.even_out(node, shown.memory, shown.unconfirmed, shown.dropped)
+                for told in machine.segments.resume_segments(node, shown.memory, shown.unconfirmed, shown.dropped)
             )
 
     def memories(self) -> dict[Key, int]:
         """All that a daemon without any needs to go on from what the dead have left; the descriptors stay ours."""
-        return rebuild.memories(self.machine.net.stages(self.machine.net.routes), self.machine.net.places)
+        return rebuild.memories(self.machine.table.stages(self.machine.table.routes), self.machine.table.nodes)
 
     # -- handed over to the next image of the daemon -------------------------------------------------------
 
     def packed(self, bag: Bag) -> PackedWiring:
         """All of it; descriptors go into ``bag``."""
-        packer, net = Packer(bag, self._lines), self.machine.net
-        chains = {route: packer.stages(chain) for route, chain in net.chains.items()}
-        places = {node: packer.place(place) for node, place in net.places.items()}
+        packer, table = Packer(bag, self._lines), self.machine.table
+        chains = {route: packer.stages(chain) for route, chain in table.chains.items()}
+        places = {node: packer.node_ends(node_ends) for node, node_ends in table.nodes.items()}
         stages, memories = packer.all()
         return PackedWiring(
             memories=memories,
             stages=stages,
             chains=chains,
             places=places,
-            counters={route: counters.packed() for route, counters in net.counters.items()},
-            ports=[(node, route, port) for (node, route), port in net.ports.items()],
+            counters={route: counters.packed() for route, counters in table.counters.items()},
+            ports=[(node, route, port) for (node, route), port in table.ports.items()],
             last={route: None if last is None else dict(last) for route, last in self._last.items()},
         )
 
     def unpack(self, packed: PackedWiring, bag: Unbag) -> None:
         """Be the wiring that ``packed`` was. Raises ValueError when that is of another flow, OSError."""
-        net = self.machine.net
-        if packed.chains.keys() != net.chains.keys() or packed.places.keys() != net.places.keys():
+        table = self.machine.table
+        if packed.chains.keys() != table.chains.keys() or packed.places.keys() != table.nodes.keys():
             raise ValueError("it has other nodes or routes than its contract")
-        unpacker = Unpacker(packed.stages, packed.memories, net.routes, bag, self._lines)
-        net.chains = {route: unpacker.stages(chain) for route, chain in packed.chains.items()}
-        for node, place in packed.places.items():
-            unpacker.place(net.places[node], place)
+        unpacker = Unpacker(packed.stages, packed.memories, table.routes, bag, self._lines)
+        table.chains = {route: unpacker.stages(chain) for route, chain in packed.chains.items()}
+        for node, node_ends in packed.places.items():
+            unpacker.node_ends(table.nodes[node], node_ends)
         for route, counters in packed.counters.items():
-            net.counters[route].unpack(counters)
-        net.ports = {(node, route): port for node, route, port in packed.ports}
+            table.counters[route].unpack(counters)
+        table.ports = {(node, route): port for node, route, port in packed.ports}
         self._last = cast("dict[str, RouteSnapshot | None]", packed.last)
-        for node in net.places:
+        for node in table.nodes:
             self._look_at(node)
 
     # -- what a worker is told and offers ------------------------------------------------------------------
@@ -222,7 +224,7 @@ class Wiring:
     def configure(self, node: str, message: wire.Configure) -> wire.Configure:
         """``message`` with the ports of the incarnation of ``node`` that gets it."""
         self._final.clear()
-        return self.machine.lives.configure(node, message)
+        return self.machine.incarnations.configure(node, message)
 
     def offer(self, node: str, message: wire.Offer, descriptors: list[int]) -> list[ToNode]:
         """Check and keep what ``node`` offers; takes ``descriptors`` over (empties the list). What consumers have to be
@@ -230,7 +232,7 @@ class Wiring:
 
         Raises ProtocolError ``descriptor-refused`` or ``malformed-message``, and then has kept nothing.
         """
-        _, ends = self.machine.lives.expected(node, message)
+        _, ends = self.machine.incarnations.expected(node, message)
         fds = iter(descriptors)
         try:
             if len(message.segments) > 1:
@@ -243,7 +245,7 @@ class Wiring:
             based = [(Handle(ring), layout.base_seq(ring)) for ring in rings]
             kept = {index: Handle(fd) for index, fd in segments.items()}
             with self._carried_out() as machine:
-                told = machine.lives.offer(node, message, based, [Handle(fd) for fd in credits], kept)
+                told = machine.incarnations.offer(node, message, based, [Handle(fd) for fd in credits], kept)
         except shm.PeerFault as fault:
             raise error("descriptor-refused", what=f"a ring of node {node!r}", reason=str(fault.args[0])) from None
         descriptors.clear()
@@ -252,8 +254,8 @@ class Wiring:
 
     def _look_at(self, node: str) -> None:
         """Map the stages of ``node`` while there is memory: what they have counted is wanted when they are over."""
-        place = self.machine.net.places[node]
-        for stage in self.machine.net.stages((*place.outputs, *place.inputs)):
+        node_ends = self.machine.table.nodes[node]
+        for stage in self.machine.table.stages((*node_ends.outputs, *node_ends.inputs)):
             self._views.of(stage.seen)
 
     def due(self, node: str) -> list[ToNode]:
@@ -286,8 +288,8 @@ class Wiring:
     def grow(self, node: str, message: wire.Segment, descriptors: list[int]) -> list[ToNode]:
         """``node``'s arena has a further segment; takes ``descriptors`` over, unless it has shown that one already.
         Raises ProtocolError."""
-        memory = self.machine.net.places[node].memory
-        again = memory is not None and message.index in memory.shown_so and message.index in memory.segments
+        memory = self.machine.table.nodes[node].memory
+        again = memory is not None and message.index in memory.reported_segments and message.index in memory.segments
         if not again:
             self._check_segment(node, message.index, descriptors[0])
             self._check_share(node, 1)
@@ -299,14 +301,14 @@ class Wiring:
 
     def _check_segment(self, node: str, index: int, fd: int) -> None:
         """Is ``fd`` a segment that ``node`` has not had yet? Raises ProtocolError."""
-        memory = self.machine.net.places[node].memory
+        memory = self.machine.table.nodes[node].memory
         if memory is not None:
             check_new(memory, node, index)
         checked(fd, "segment", f"segment {index} of node {node!r}")
 
     def _check_share(self, node: str, more: int) -> None:
         """Raises ProtocolError ``quota-exceeded`` when ``node`` may not have ``more`` further segments."""
-        memory = self.machine.net.places[node].memory
+        memory = self.machine.table.nodes[node].memory
         check_count(node, (len(memory.segments) if memory is not None else 0) + more)
         most = most_of_flow()
         if self.machine.segments.held + more > most:
@@ -328,8 +330,8 @@ class Wiring:
 
     def segments_of(self, node: str) -> dict[int, int] | None:
         """Segments of the worker of ``node``, which stay ours; None when there is none, or no more."""
-        place = self.machine.net.places.get(node)
-        return None if place is None or place.memory is None or place.gone else place.memory.segments
+        node_ends = self.machine.table.nodes.get(node)
+        return None if node_ends is None or node_ends.memory is None or node_ends.gone else node_ends.memory.segments
 
     def given(self, descriptors: Iterable[int | LineEnd]) -> list[int]:
         """What travels with a message, and is the receiver's. Raises OSError when there are no more descriptors."""
@@ -348,9 +350,9 @@ class Wiring:
         with self._carried_out() as machine:
             return _sent(machine.rerouting.revise(routes, told, untold, switched))
 
-    def nobody_leaves(self) -> list[ToNode]:
+    def keep_leaving_workers(self) -> list[ToNode]:
         """The roll-out has ended before it was done: who was to be replaced stays."""
-        return _sent(self.machine.rerouting.nobody_leaves())
+        return _sent(self.machine.rerouting.keep_leaving_workers())
 
     def drained(self, node: str, message: wire.Drained) -> list[ToNode]:
         """``node`` has emptied and returned a stage with which its producer has done. Raises ProtocolError."""
@@ -381,21 +383,21 @@ class Wiring:
     def gone(self, node: str) -> list[ToNode]:
         """``node`` has exited for good. Raises PeerFault when it left a RING that makes no sense."""
         with self._carried_out() as machine:
-            told = _sent(machine.lives.gone(node))
+            told = _sent(machine.incarnations.gone(node))
         self._finish(node)
         return told
 
     def _finish(self, node: str) -> None:
-        places = self.machine.net.places
-        place = places.get(node)
-        for route in (*place.inputs, *place.outputs) if place is not None else ():
-            if route.id in self.machine.net.counters and places[route.source].gone and places[route.target].gone:
+        places = self.machine.table.nodes
+        node_ends = places.get(node)
+        for route in (*node_ends.inputs, *node_ends.outputs) if node_ends is not None else ():
+            if route.id in self.machine.table.counters and places[route.source].gone and places[route.target].gone:
                 self._final[route.id] = self.snapshot(route)
 
     def succeeded(self, node: str) -> list[ToNode]:
         """``node`` has exited and will be born again. Raises PeerFault, LostMemory when none can go on from it."""
         with self._carried_out() as machine:
-            return _sent(machine.lives.succeeded(node))
+            return _sent(machine.incarnations.succeeded(node))
 
     # -- watching ------------------------------------------------------------------------------------------
 
@@ -404,27 +406,27 @@ class Wiring:
         header; the last ones after :meth:`close`."""
         if route.id in self._last:
             return self._last[route.id]
-        net = self.machine.net
-        total = net.counters[route.id].total(stage.snapshot(self._views) for stage in net.chains[route.id])
+        table = self.machine.table
+        total = table.counters[route.id].total(stage.snapshot(self._views) for stage in table.chains[route.id])
         return cast("RouteSnapshot | None", total)
 
     def kept(self, route: DataRoute) -> tuple[int, int, int] | None:
         """Frames of ``route`` that its consumer has taken and not returned: how many, the oldest one's sequence number
         and ns since it was sent; None without one."""
-        views = (self._views.of(stage.seen) for stage in self.machine.net.chains[route.id])
+        views = (self._views.of(stage.seen) for stage in self.machine.table.chains[route.id])
         found = [held for view in views if view is not None and (held := view.oldest_held()) is not None]
         return (sum(count for count, _, _ in found), *found[0][1:]) if found else None
 
     def has(self, route: DataRoute) -> bool:
         """It has not been given up: removed, and drained."""
-        return route.id in self.machine.net.counters or route.id in self._last
+        return route.id in self.machine.table.counters or route.id in self._last
 
     def held(self, node: str) -> list[HeldFrames]:
         """Frames that ``node`` has taken and not returned, by route; for one that has just died."""
         found = []
-        for route in self.machine.net.places[node].inputs:
+        for route in self.machine.table.nodes[node].inputs:
             count, sequences = 0, []
-            for stage in self.machine.net.chains[route.id]:
+            for stage in self.machine.table.chains[route.id]:
                 view = self._views.of(stage.seen)
                 taken, frames = view.held() if view is not None else (0, [])
                 count += taken
@@ -440,11 +442,11 @@ class Wiring:
             if route.id not in self._last:
                 self._last[route.id] = self._final[route.id] if route.id in self._final else self.snapshot(route)
         self.machine.close()
-        effects = self.machine.take_effects()
+        effects = self.machine.take_closes()
         if effects:
             do(lambda: self._do(effects))
 
 
-def _sent(told: Iterable[Told]) -> list[ToNode]:
+def _sent(told: Iterable[NodeMessage]) -> list[ToNode]:
     """With descriptors."""
     return [ToNode(node, message, cast("tuple[int | LineEnd, ...]", handles)) for node, message, handles in told]

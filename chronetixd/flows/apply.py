@@ -71,7 +71,7 @@ class Rollouts:
         if run.rollout is not None and not run.rollout.over:
             raise error("rollout-under-way", flow=run.name, step=str(run.rollout.machine.step))
         if self._flows.revisions(run.name).planning:
-            raise error("rollout-under-way", flow=run.name, step=str(core.Step.PREPARING))
+            raise error("rollout-under-way", flow=run.name, step=str(core.RolloutStep.PREPARING))
         for node in replace:
             if node not in run.plan.nodes:
                 raise error("node-not-found", flow=run.name, node=node, nearest=nearest(node, run.plan.nodes))
@@ -109,7 +109,7 @@ class Rollouts:
         def revoke() -> None:
             self._flows.revised(revisions.revoked(number, was))
 
-        def end(step: core.Step, why: str) -> None:
+        def end(step: core.RolloutStep, why: str) -> None:
             revisions.ended(number, OUTCOMES[step], why)
 
         was = self._flows.stored(run.name)
@@ -131,10 +131,10 @@ class Rollouts:
         return await self.apply(raw, run.name, back.bindings, back.base_dir, ready_ns=ready_ns)
 
 
-OUTCOMES: dict[core.Step, Any] = {
-    core.Step.DONE: "done",
-    core.Step.ROLLED_BACK: "rolled-back",
-    core.Step.ENDED: "ended",
+OUTCOMES: dict[core.RolloutStep, Any] = {
+    core.RolloutStep.DONE: "done",
+    core.RolloutStep.ROLLED_BACK: "rolled-back",
+    core.RolloutStep.ENDED: "ended",
 }
 
 

@@ -19,10 +19,10 @@ from chronetix.protocol import messages as wire
 from chronetixd.core import flow_messages as core
 from chronetixd.core import worker as life
 from chronetixd.core.death import ExitRecord
-from chronetixd.core.flow.state import Flow
-from chronetixd.core.flow_messages import FlowEvent, FlowState, Instruction, NodeEvent
+from chronetixd.core.flow.state import FlowMachine
+from chronetixd.core.flow_messages import FlowEvent, FlowState, Instruction, WorkerChanged
 from chronetixd.core.reason import reason
-from chronetixd.core.wiring.lives import LostMemory
+from chronetixd.core.wiring.incarnations import LostMemory
 from chronetixd.core.worker import WorkerState
 from chronetixd.dataplane import shm_support
 from chronetixd.dataplane.held_frames import HeldFrameWatch
@@ -46,7 +46,7 @@ class Run(Protocol):
 
     name: str
     plan: Plan
-    machine: Flow
+    machine: FlowMachine
     """Looked at; events go to :meth:`dispatch`."""
     wiring: Wiring
     workers: dict[str, WorkerProcess]
@@ -118,22 +118,22 @@ class Executor:
     def carry_out(self, instruction: Instruction) -> None:
         """Do it, as far as that goes at once."""
         match instruction:
-            case core.Spawn(nodes):
+            case core.RequestSpawn(nodes):
                 self.spawn(nodes)
-            case core.Configure(node):
+            case core.SendConfigure(node):
                 self._configure(node)
             case core.LinkSuccessor(node):
                 self._run.send_wiring(self._run.wiring.relink(node))
                 self._run.announce_relinked()
-            case core.Start(nodes):
+            case core.SendStart(nodes):
                 self._start(nodes)
-            case core.Drain(nodes):
+            case core.SendDrain(nodes):
                 self._each(nodes, self._drain)
-            case core.Leave(node):
+            case core.SendLeave(node):
                 self._leave(node)
-            case core.Left(node):
+            case core.WorkerLeft(node):
                 self._handovers[node] = self._run.machine.workers[node].result
-            case core.Removed(node):
+            case core.NodeRemoved(node):
                 self._removed(node)
             case core.Signal(nodes, kill):
                 self._each(nodes, lambda worker: worker.signal(kill=kill))
@@ -142,22 +142,22 @@ class Executor:
             case core.PrepareSuccessor(node):
                 self._after_death(node, self._run.wiring.succeeded)
             case core.Restarting(node):
-                self._run.revivals.planned(node, instruction.kin, instruction.after_ns, instruction.reason)
-                self._run.news.restarting(instruction, self._run.machine.revival.rule(node))
+                self._run.revivals.planned(node, instruction.restart_group, instruction.after_ns, instruction.reason)
+                self._run.news.restarting(instruction, self._run.machine.restart_state.rule(node))
             case core.Restarted(node):
                 self._run.revivals.back(node)
                 self.begin_watching(node)
                 subject = self._run.machine.workers[node]
                 reason = self._run.revivals[node].last_reason
                 self._run.news.restarted(node, reason, subject.incarnation, self._run.workers[node].pid)
-            case core.ArmNode(node, after_ns):
+            case core.ArmNodeDeadline(node, after_ns):
                 self._run.revivals.arm(node, after_ns)
-            case core.Arm(_, after_ns):
+            case core.ArmDeadline(_, after_ns):
                 self._disarm()
                 self._deadline = self._services.loop.call_later(after_ns / 1e9, self._deadline_passed)
-            case core.Disarm():
+            case core.DisarmDeadline():
                 self._disarm()
-            case core.Enter(state):
+            case core.EnterState(state):
                 self._entered(state)
 
     def _each(self, nodes: Iterable[str], act: Callable[[WorkerProcess], None]) -> None:
@@ -195,7 +195,7 @@ class Executor:
 
     def _not_spawned(self, worker: WorkerProcess, why: str) -> None:
         worker.to_come = False
-        self._run.dispatch(NodeEvent(worker.node, life.SpawnFailed(why)))
+        self._run.dispatch(WorkerChanged(worker.node, life.ProcessNotSpawned(why)))
 
     def _configure(self, node: str) -> None:
         message = self._run.wiring.configure(node, self.planned(node)[0].configure)
@@ -258,9 +258,9 @@ class Executor:
             self._run.send_wiring(settle(node))
             self._run.keep()
         except LostMemory as lost:
-            self._run.dispatch(core.NoSuccession(lost.node, lost.what))
+            self._run.dispatch(core.SuccessionFailed(lost.node, lost.what))
         except (shm.PeerFault, OSError, MemoryError) as fault:
-            self._run.dispatch(core.NoSuccession(node, f"left a ring that nobody can go on from: {fault}"))
+            self._run.dispatch(core.SuccessionFailed(node, f"left a ring that nobody can go on from: {fault}"))
         self._run.announce_relinked()
 
     def _entered(self, state: FlowState) -> None:

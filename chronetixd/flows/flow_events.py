@@ -8,7 +8,7 @@ from chronetix.protocol import messages as wire
 from chronetixd.core import worker as life
 from chronetixd.core.death import ExitRecord
 from chronetixd.core.flow_messages import FlowState, Restarting
-from chronetixd.core.held import Held
+from chronetixd.core.held import OldestHeldFrame
 from chronetixd.core.reason import explain
 from chronetixd.core.restart import Rule
 from chronetixd.records.events import Events
@@ -68,7 +68,7 @@ class News:
             reason=plan.reason,
             attempt=plan.attempt,
             after_ms=plan.after_ns / 1e6,
-            kin=list(plan.kin),
+            restart_group=list(plan.restart_group),
         )
 
     def restarted(self, node: str, reason: str, incarnation: int, pid: int) -> None:
@@ -103,7 +103,7 @@ class News:
             set_aside=set_aside,
         )
 
-    def held(self, held: Held) -> None:
+    def held(self, held: OldestHeldFrame) -> None:
         """A consumer has kept a frame for long."""
         frames = f"and {held.kept - 1} more " if held.kept > 1 else ""
         self._events.emit(

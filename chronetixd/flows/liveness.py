@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from chronetix.protocol.messages import Ping, Pong
-from chronetixd.core.liveness import Ask, Dead, Liveness, Probe
+from chronetixd.core.liveness import DeclareDead, LivenessCheck, Probe, SendPing
 
 
 class Probes:
@@ -27,7 +27,7 @@ class Probes:
         self._send = send
         self._hear = hear
         self._on_dead = on_dead
-        self._living: dict[str, Liveness] = {}
+        self._living: dict[str, LivenessCheck] = {}
         self._timers: dict[str, asyncio.TimerHandle] = {}
 
     def revise(self, probes: Mapping[str, Probe]) -> None:
@@ -47,7 +47,7 @@ class Probes:
         if probe is None:
             return
         self.stop(node)
-        self._living[node] = Liveness(probe)
+        self._living[node] = LivenessCheck(probe)
         self._timers[node] = self._loop.call_later((probe.delay_ns + probe.period_ns) / 1e9, self._due, node)
 
     def stop(self, node: str) -> None:
@@ -70,10 +70,10 @@ class Probes:
             if self._living.get(node) is not liveness:
                 return  # its last words
         match liveness.due(time.monotonic_ns()):
-            case Dead(why):
+            case DeclareDead(why):
                 self.stop(node)
                 self._on_dead(node, why)
                 return
-            case Ask(id):
+            case SendPing(id):
                 self._send(node, Ping(id=id))
         self._timers[node] = self._loop.call_later(self._probes[node].period_ns / 1e9, self._due, node)

@@ -19,8 +19,8 @@ from chronetix.protocol import messages as wire
 from chronetix.protocol.errors import error
 from chronetix.protocol.framing import type_of
 from chronetixd.core import flow_messages as core
-from chronetixd.core.wiring.lives import LostMemory
-from chronetixd.core.worker import CameBack, Exit, WorkerState
+from chronetixd.core.wiring.incarnations import LostMemory
+from chronetixd.core.worker import Exit, Reattached, WorkerState
 from chronetixd.dataplane import rebuild
 from chronetixd.dataplane.recovered import RecoveredMemory
 from chronetixd.dataplane.wiring import ToNode, Wiring
@@ -180,7 +180,7 @@ class Recovery:
         self._run.worker(node).features = visitor.features
         self._run.back_on_bus(node)
         self.away.discard(node)
-        self._run.dispatch(core.NodeEvent(node, CameBack(STATES[message.state])))
+        self._run.dispatch(core.WorkerChanged(node, Reattached(STATES[message.state])))
         self._complete_if_all()
 
     def holds(self, node: str, message: wire.Message, descriptors: list[int]) -> bool:

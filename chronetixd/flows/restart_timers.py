@@ -50,11 +50,11 @@ class RestartTimers:
         self.disarm(node)
         self._nodes.pop(node, None)
 
-    def planned(self, node: str, kin: Iterable[str], after_ns: int, reason: str) -> None:
-        """``node`` failed and is restarted with its ``kin``."""
+    def planned(self, node: str, restart_group: Iterable[str], after_ns: int, reason: str) -> None:
+        """``node`` failed and is restarted with its ``restart_group``."""
         due = time.time_ns() + after_ns
         self._nodes[node] = RestartTimer(reason, due)
-        for each in kin:
+        for each in restart_group:
             self._nodes[each] = RestartTimer(f"restarted with node {node!r}", due)
 
     def packed(self) -> dict[str, PackedRestartTimer]:
@@ -95,8 +95,8 @@ class RestartTimers:
         """No node is restarted any more."""
         for node in tuple(self._timers):
             self.disarm(node)
-        for revival in self._nodes.values():
-            revival.next_restart_unix_ns = 0
+        for restart_state in self._nodes.values():
+            restart_state.next_restart_unix_ns = 0
 
     def _passed(self, node: str) -> None:
         del self._timers[node]

@@ -38,7 +38,7 @@ class Routes(Protocol):
     def clean(self) -> bool:
         """Nothing of an earlier change is left."""
 
-    def nobody_leaves(self) -> list[ToNode]:
+    def keep_leaving_workers(self) -> list[ToNode]:
         """Whoever was to leave stays."""
 
     def take_lost(self) -> Mapping[str, int]:
@@ -60,10 +60,10 @@ class Run(Protocol):
     def wiring(self) -> Routes:
         """Its routes."""
 
-    def seen(self) -> dict[str, core.Seen]:
+    def seen(self) -> dict[str, core.NodeView]:
         """Its nodes."""
 
-    def seen_of(self, node: str) -> core.Seen | None:
+    def seen_of(self, node: str) -> core.NodeView | None:
         """One of them; None when it has no such node."""
 
     def watch(self, watcher: Callable[[], None]) -> Callable[[], None]:
@@ -99,7 +99,7 @@ class Rollout:
         ready_ns: int,
         on_commit: Callable[[], None],
         on_revoke: Callable[[], None],
-        on_end: Callable[[core.Step, str], None],
+        on_end: Callable[[core.RolloutStep, str], None],
     ) -> None:
         self.number = number
         self.change = change
@@ -113,9 +113,9 @@ class Rollout:
         leaving = change.named("changed") | gone
         nodes = tuple(node for node in downstream(run.plan) if node in leaving)
         begin = tuple(node for node in downstream(plan) if node in added)
-        self.machine = core.Rollout(nodes, ready_ns, senders(run.plan), begin, gone)
+        self.machine = core.RolloutMachine(nodes, ready_ns, senders(run.plan), begin, gone)
         self._standing: dict[str, Standby] = {}
-        self._instructions: deque[core.Instruction] = deque()
+        self._instructions: deque[core.RolloutInstruction] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._looking = False
         self._unwatch: Callable[[], None] = lambda: None
@@ -148,14 +148,18 @@ class Rollout:
         self._unwatch = self._run.watch(self._changed)
         differs = [f"{each.kind} {each.name}" for each in (*self.change.nodes, *self.change.routes)]
         self._run.news.rollout("started", self.number, ", ".join(differs) or "nothing that runs")
-        self._handle(core.Begun())
+        self._handle(core.BeginRequested())
         self._changed()
 
     def call_back(self, why: str) -> bool:
         """Roll back if that is possible still."""
-        if self.machine.step not in (core.Step.PREPARING, core.Step.SETTLING, core.Step.COMMITTING):
+        if self.machine.step not in (
+            core.RolloutStep.PREPARING,
+            core.RolloutStep.SETTLING,
+            core.RolloutStep.COMMITTING,
+        ):
             return False
-        self._handle(core.Called(why))
+        self._handle(core.RollbackRequested(why))
         return True
 
     async def until(self, reached: Callable[[], bool]) -> None:
@@ -176,7 +180,7 @@ class Rollout:
     @property
     def cut_ns(self) -> int | None:
         """From the first worker told to leave to the last successor at work; None before that."""
-        begun, done = self._since.get(core.Step.LEAVING), self._since.get(core.Step.DONE)
+        begun, done = self._since.get(core.RolloutStep.LEAVING), self._since.get(core.RolloutStep.DONE)
         return None if begun is None or done is None else done - begun
 
     # -- looking -------------------------------------------------------------------------------------------
@@ -189,14 +193,14 @@ class Rollout:
     def _look(self) -> None:
         self._looking = False
         if not self.over:
-            self._handle(core.Looked(self._view()))
+            self._handle(core.FlowObserved(self._view()))
 
-    def _view(self) -> core.View:
+    def _view(self) -> core.FlowView:
         wiring, nodes = self._run.wiring, self._run.seen()
         runs = self._run.state is FlowState.RUNNING
-        return core.View(nodes, runs, self._obstacle(nodes), tuple(wiring.under_way), wiring.clean)
+        return core.FlowView(nodes, runs, self._obstacle(nodes), tuple(wiring.under_way), wiring.clean)
 
-    def _obstacle(self, nodes: Mapping[str, core.Seen]) -> str:
+    def _obstacle(self, nodes: Mapping[str, core.NodeView]) -> str:
         """Routes can be changed between nodes that run, or begin, and no others."""
         for node in self.change.ends:
             if node in nodes and nodes[node].state is not WorkerState.STARTED:
@@ -205,7 +209,7 @@ class Rollout:
 
     # -- events in, instructions out -----------------------------------------------------------------------
 
-    def _handle(self, event: core.Event) -> None:
+    def _handle(self, event: core.RolloutEvent) -> None:
         before = self.machine.step
         try:
             self._instructions += self.machine.handle(event)
@@ -221,32 +225,32 @@ class Rollout:
         while self._instructions:
             self._carry_out(self._instructions.popleft())
 
-    def _carry_out(self, instruction: core.Instruction) -> None:
+    def _carry_out(self, instruction: core.RolloutInstruction) -> None:
         match instruction:
             case core.StandBy(nodes):
                 for node in nodes:
                     self._stand_by(node)
-            case core.Arm(after_ns):
+            case core.ArmReadyDeadline(after_ns):
                 self._timer = self._services.loop.call_later(after_ns / 1e9, self._late)
-            case core.Disarm():
+            case core.DisarmReadyDeadline():
                 self._disarm()
-            case core.Commit():
+            case core.WriteCommit():
                 self._on_commit()
                 self._services.journal.when_written(self._written)
-            case core.Revoke():
+            case core.RevokeCommit():
                 self._on_revoke()
-            case core.Revise():
+            case core.ReviseFlow():
                 self._run.revise(self._plan, self.change)
                 self._run.news.rollout("committed", self.number)
-            case core.Leave(node):
+            case core.ReplaceWorker(node):
                 self._run.dispatch(flow_messages.LeaveRequested(node))
-            case core.Retire(node):
-                self._run.dispatch(flow_messages.Retire(node))
-            case core.TakeOver(node, fresh):
+            case core.RetireNode(node):
+                self._run.dispatch(flow_messages.RetireRequested(node))
+            case core.StartSuccessor(node, fresh):
                 self._take_over(node, fresh)
-            case core.Dismiss(node):
+            case core.DismissSuccessor(node):
                 self._standing[node].dismiss()
-            case core.Finish(why):
+            case core.FinishRollout(why):
                 self._finish(why)
 
     def _stand_by(self, node: str) -> None:
@@ -259,16 +263,16 @@ class Rollout:
         made.begin()
 
     def _stood_by(self, node: str) -> None:
-        if self.machine.step is core.Step.PREPARING:
-            self._handle(core.StoodBy(node))
+        if self.machine.step is core.RolloutStep.PREPARING:
+            self._handle(core.SuccessorReady(node))
 
     def _fell(self, node: str, why: str) -> None:
         structlog.get_logger("chronetixd.flows.rollout").warning("a worker that stood by is gone", node=node, why=why)
-        self._handle(core.Fell(node, why))
+        self._handle(core.SuccessorLost(node, why))
 
     def _late(self) -> None:
         self._timer = None
-        self._handle(core.Late())
+        self._handle(core.ReadyDeadlinePassed())
 
     def _disarm(self) -> None:
         if self._timer is not None:
@@ -276,7 +280,7 @@ class Rollout:
             self._timer = None
 
     def _written(self) -> None:
-        self._handle(core.Written())
+        self._handle(core.CommitWritten())
         self._changed()
 
     def _take_over(self, node: str, fresh: bool) -> None:
@@ -296,8 +300,8 @@ class Rollout:
         self._unwatch()
         for standby in self._standing.values():
             standby.dismiss()
-        if self.machine.step is core.Step.ENDED:
-            self._run.send_wiring(self._run.wiring.nobody_leaves())
+        if self.machine.step is core.RolloutStep.ENDED:
+            self._run.send_wiring(self._run.wiring.keep_leaving_workers())
         for route, frames in self._run.wiring.take_lost().items():
             text = f"{frames} frames of route {route} are lost: who had to work on them was killed"
             self._run.news.rollout("lost-frames", self.number, text)

@@ -24,12 +24,12 @@ from chronetixd.core import flow_messages as core
 from chronetixd.core import worker as life
 from chronetixd.core.change import Change
 from chronetixd.core.death import ExitRecord
-from chronetixd.core.flow.state import Flow
+from chronetixd.core.flow.state import FlowMachine
 from chronetixd.core.flow.table import handle
-from chronetixd.core.flow_messages import FlowEvent, FlowState, NodeEvent, StopMode
+from chronetixd.core.flow_messages import FlowEvent, FlowState, StopMode, WorkerChanged
 from chronetixd.core.machine import IllegalEvent
-from chronetixd.core.rollout import Seen
-from chronetixd.core.wiring.lives import LostMemory
+from chronetixd.core.rollout import NodeView
+from chronetixd.core.wiring.incarnations import LostMemory
 from chronetixd.core.worker import Exit, WorkerState
 from chronetixd.dataplane.held_frames import HeldFrameWatch, look
 from chronetixd.dataplane.recovered import RecoveredMemory
@@ -63,7 +63,7 @@ class FlowRun:
         edges = tuple((route.source, route.target) for route in plan.data_routes)
         self.plan = plan
         self.name = plan.name
-        self.machine = Flow(plan.name, nodes, edges, limits, plan.rules, plan.strategy)
+        self.machine = FlowMachine(plan.name, nodes, edges, limits, plan.rules, plan.strategy)
         self.wiring = Wiring(nodes, plan.data_routes)
         self.workers: dict[str, WorkerProcess] = {}
         self.taps = Taps(self._send_to, self.source)
@@ -165,7 +165,7 @@ class FlowRun:
         self.send_wiring(told)
         self.news.resumed(len(living), list(died))
         if lost is not None:
-            self.dispatch(core.NoSuccession(lost.node, lost.what))
+            self.dispatch(core.SuccessionFailed(lost.node, lost.what))
         for node, message, descriptors in held:
             self._hearing.late(node, message, descriptors)
         for node, ended in died.items():
@@ -299,21 +299,21 @@ class FlowRun:
             self.executor.carry_out(instruction)
 
     def _step(self, event: FlowEvent) -> None:
-        subject = self.machine.workers.get(event.node) if isinstance(event, NodeEvent) else None
+        subject = self.machine.workers.get(event.node) if isinstance(event, WorkerChanged) else None
         before = subject.state if subject is not None else WorkerState.SPAWNING
         try:
             instructions = handle(self.machine, event, _now())
         except IllegalEvent as illegal:
             self._illegal(event, illegal)
             return
-        if isinstance(event, NodeEvent):
+        if isinstance(event, WorkerChanged):
             self._announce(event, before)
         for instruction in instructions:
             self.executor.carry_out(instruction)
 
     def _illegal(self, event: FlowEvent, illegal: IllegalEvent) -> None:
         """A worker that says what it may not say now has broken the protocol. Anything else is our own defect."""
-        if isinstance(event, NodeEvent) and isinstance(event.event, FROM_WORKER):
+        if isinstance(event, WorkerChanged) and isinstance(event.event, FROM_WORKER):
             self.broke(event.node, f"sent {type(event.event).__name__!r} while {illegal.state}")
         else:
             self._log.error("an event was not legal and is ignored", event_name=str(event), why=str(illegal))
@@ -370,7 +370,7 @@ class FlowRun:
         """``node`` has no worker: ``worker``, which has stood by, is its next one; without one it gets a new one."""
         self.revivals.planned(node, (), 0, "was replaced by a roll-out")
         if worker is None:
-            self.dispatch(core.TakeOver(node))
+            self.dispatch(core.SuccessorGiven(node))
             return
         worker.incarnation = self.machine.workers[node].incarnation + 1
         self.workers[node] = worker
@@ -379,7 +379,7 @@ class FlowRun:
         self.lives.born(node, worker.pid)
         self.keep()
         self.news.spawned(node, worker.pid)
-        self.dispatch(core.TakeOver(node, worker.pid))
+        self.dispatch(core.SuccessorGiven(node, worker.pid))
 
     def announce_relinked(self) -> None:
         """Successors that no producer has to be linked to any more may start."""
@@ -387,19 +387,19 @@ class FlowRun:
             return
         for node, subject in tuple(self.machine.workers.items()):
             if subject.state is WorkerState.READY and self.wiring.relinked(node):
-                self.dispatch(NodeEvent(node, life.Relinked()))
+                self.dispatch(WorkerChanged(node, life.Relinked()))
 
-    def _announce(self, event: NodeEvent, before: WorkerState) -> None:
+    def _announce(self, event: WorkerChanged, before: WorkerState) -> None:
         """Starts, faults and ends of workers are for everyone to see."""
         node = event.node
         match event.event:
-            case life.Spawned(pid):
+            case life.ProcessSpawned(pid):
                 self.news.spawned(node, pid)
-            case life.SpawnFailed(message) if before is not WorkerState.TERMINATING:
+            case life.ProcessNotSpawned(message) if before is not WorkerState.TERMINATING:
                 self.news.not_spawned(node, message)
             case life.Faulted() as fault:
                 self.news.faulted(node, fault)
-            case life.Exited(ended):
+            case life.ProcessExited(ended):
                 self.news.exited(node, ended, self.last_deaths[node], before, self.workers[node].pid)
             case _:
                 pass
@@ -409,10 +409,10 @@ class FlowRun:
     def _spawned(self, node: str, pid: int) -> None:
         self.lives.born(node, pid)
         self.keep()
-        self.dispatch(NodeEvent(node, life.Spawned(pid)))
+        self.dispatch(WorkerChanged(node, life.ProcessSpawned(pid)))
 
     def _spawn_failed(self, node: str, message: str) -> None:
-        self.dispatch(NodeEvent(node, life.SpawnFailed(message)))
+        self.dispatch(WorkerChanged(node, life.ProcessNotSpawned(message)))
 
     def _worker_exited(self, node: str, ended: Exit) -> None:
         if self.home is not None:
@@ -428,7 +428,7 @@ class FlowRun:
         self.taps.gone(node)
         self._services.deaths.add(death)
         incarnation = self.workers[node].incarnation
-        self.dispatch(NodeEvent(node, life.Exited(ended)))
+        self.dispatch(WorkerChanged(node, life.ProcessExited(ended)))
         subject = self.machine.workers.get(node)
         self.lives.gone(node, incarnation, well=subject is None or subject.state is WorkerState.EXITED)
 
@@ -454,7 +454,7 @@ class FlowRun:
 
     def broke(self, node: str, what: str) -> None:
         """The worker broke the rules of the wire: nothing it says can be trusted any more, so it is killed."""
-        self.dispatch(NodeEvent(node, life.Faulted("protocol", f"the worker broke the protocol: {what}")))
+        self.dispatch(WorkerChanged(node, life.Faulted("protocol", f"the worker broke the protocol: {what}")))
         self.workers[node].signal(kill=True)
 
     def _ping(self, node: str, ping: wire.Ping) -> None:
@@ -465,7 +465,7 @@ class FlowRun:
 
     def _dead(self, node: str, why: str) -> None:
         """It failed its liveness probe: nothing can be expected of it, so it is killed."""
-        self.dispatch(NodeEvent(node, life.Faulted("liveness", why)))
+        self.dispatch(WorkerChanged(node, life.Faulted("liveness", why)))
         self.workers[node].signal(kill=True)
 
     # -- what its parts see of it --------------------------------------------------------------------------
@@ -486,17 +486,17 @@ class FlowRun:
         """The worker that stands by for ``node``."""
         return self.rollout.standing(node) if self.rollout is not None else None
 
-    def seen(self) -> dict[str, Seen]:
+    def seen(self) -> dict[str, NodeView]:
         """Its nodes as a roll-out sees them."""
         return {node: self._seen(node, subject) for node, subject in self.machine.workers.items()}
 
-    def seen_of(self, node: str) -> Seen | None:
+    def seen_of(self, node: str) -> NodeView | None:
         """One of them; None when it has no such node."""
         subject = self.machine.workers.get(node)
         return None if subject is None else self._seen(node, subject)
 
-    def _seen(self, node: str, subject: life.Worker) -> Seen:
-        return Seen(subject.state, subject.incarnation, self.machine.revival.group_of(node) is not None)
+    def _seen(self, node: str, subject: life.WorkerMachine) -> NodeView:
+        return NodeView(subject.state, subject.incarnation, self.machine.restart_state.group_of(node) is not None)
 
     def source(self, node: str) -> Mapping[int, int] | None:
         """What a tap on a route of ``node`` needs of it: its segments; None when it has no memory, or no more."""
@@ -510,18 +510,18 @@ class FlowRun:
         cannot be told for want of descriptors would wait for ever, and is killed."""
         for node, message, descriptors in messages:
             if isinstance(message, wire.Link) and self.machine.workers[node].state is WorkerState.OFFERED:
-                self.dispatch(NodeEvent(node, life.LinkSent()))
+                self.dispatch(WorkerChanged(node, life.LinkSent()))
             try:
                 copies = self.wiring.given(descriptors)
             except OSError as reason:
-                self.dispatch(NodeEvent(node, life.Faulted("wiring", f"no memory could be sent to it: {reason}")))
+                self.dispatch(WorkerChanged(node, life.Faulted("wiring", f"no memory could be sent to it: {reason}")))
                 self.workers[node].signal(kill=True)
             else:
                 self.workers[node].send(message, copies, give=True)
 
 
-def _now() -> core.Moment:
-    return core.Moment(time.monotonic_ns(), random.random())
+def _now() -> core.ClockAndChance:
+    return core.ClockAndChance(time.monotonic_ns(), random.random())
 
 
 FROM_WORKER = (

@@ -14,7 +14,7 @@ from chronetix.protocol import messages as wire
 from chronetix.protocol.errors import ChronetixError, error
 from chronetix.protocol.framing import type_of
 from chronetixd.core import worker as life
-from chronetixd.core.flow_messages import FlowEvent, NodeEvent
+from chronetixd.core.flow_messages import FlowEvent, WorkerChanged
 from chronetixd.core.worker import WorkerState
 from chronetixd.dataplane.held_frames import HeldFrameWatch
 from chronetixd.dataplane.taps import Taps
@@ -122,7 +122,7 @@ class WorkerMessages:
         if isinstance(reply, wire.Failure):
             self._run.broke(node, reply.message)
         else:
-            self._run.dispatch(NodeEvent(node, life.Greeted()))
+            self._run.dispatch(WorkerChanged(node, life.Greeted()))
 
     def _heard(self, node: str, message: wire.Message, descriptors: list[int]) -> None:
         run, wiring = self._run, self._wiring
@@ -148,16 +148,16 @@ class WorkerMessages:
                 run.tell()
             case wire.Ready():
                 run.send_wiring(wiring.ready(node))
-                run.dispatch(NodeEvent(node, life.BecameReady()))
+                run.dispatch(WorkerChanged(node, life.BecameReady()))
             case wire.Started():
-                run.dispatch(NodeEvent(node, life.HasStarted()))
+                run.dispatch(WorkerChanged(node, life.HasStarted()))
             case wire.Finished(result=result):
-                run.dispatch(NodeEvent(node, life.HasFinished(result)))
+                run.dispatch(WorkerChanged(node, life.HasFinished(result)))
             case wire.Fault(phase=phase, error=name, message=text, traceback=trace):
                 name, text, trace = name[:MAX_FAULT_TEXT], text[:MAX_FAULT_TEXT], trace[-MAX_TRACEBACK:]
                 run.worker(node).fault = {"phase": phase, "error": name, "message": text, "traceback": trace}
                 consequence = name == "RouteClosed"
-                run.dispatch(NodeEvent(node, life.Faulted(phase, f"{name}: {text}", consequence)))
+                run.dispatch(WorkerChanged(node, life.Faulted(phase, f"{name}: {text}", consequence)))
             case wire.Segment():
                 self._held_frames.stir()
                 told = wiring.grow(node, message, descriptors)
@@ -206,7 +206,7 @@ class WorkerMessages:
             run.keep()
             run.send_wiring(told)
         if state not in LINKED:
-            run.dispatch(NodeEvent(node, life.Offered()))
+            run.dispatch(WorkerChanged(node, life.Offered()))
         if state is WorkerState.OFFERING or state in LINKED:
             run.send_wiring(wiring.due(node))
             run.tell()

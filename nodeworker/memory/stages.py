@@ -12,7 +12,7 @@ from functools import partial
 
 from chronetix.nodeworker.api import codec
 from chronetix.protocol.errors import error
-from chronetix.protocol.messages import InputLink, Port, Stage
+from chronetix.protocol.messages import InputLink, Port, ReattachedStage
 from chronetix.shm import Consumer, Doorbell, Inlet, PeerFault
 
 OnEmptied = Callable[[str, int], None]
@@ -48,11 +48,11 @@ class Stages:
         """Every end that was not told to be empty, in the order in which they were asked for."""
         return list(self._order)
 
-    def described(self, ends: Iterable[Consumer]) -> list[Stage]:
+    def described(self, ends: Iterable[Consumer]) -> list[ReattachedStage]:
         """Each of these ends, and which segments of its producer it maps."""
         segments, resumes = self._segments, self._resumes
         return [
-            Stage(
+            ReattachedStage(
                 route=end.route,
                 epoch=end.epoch,
                 linked=end.linked,

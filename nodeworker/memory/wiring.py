@@ -27,11 +27,11 @@ from chronetix.protocol.messages import (
     Link,
     Offer,
     Port,
+    ReattachedStage,
     Retract,
     Segment,
     SegmentDropped,
     SegmentMapped,
-    Stage,
 )
 from chronetix.shm import Arena, Consumer, Doorbell, Inlet, Outlet, Producer
 
@@ -51,8 +51,8 @@ FIRST_SEGMENT = 1 << 18
 class Inventory(NamedTuple):
     """All that a worker has made, and what it maps of its peers, as a :class:`Reattach` tells it."""
 
-    outputs: list[Stage]
-    inputs: list[Stage]
+    outputs: list[ReattachedStage]
+    inputs: list[ReattachedStage]
     segments: list[int]
     unconfirmed: list[int]
     dropped: list[int]
@@ -103,11 +103,15 @@ class Wiring:
         segments, unconfirmed, dropped = self.arena.inventory if self.arena is not None else ((), [], [])
         offer, descriptors = self._offered(ends, segments)
         outputs = [
-            Stage(route=route, epoch=producer.epoch, linked=producer.linked, resume=self.resumes.get(route, 0))
+            ReattachedStage(
+                route=route, epoch=producer.epoch, linked=producer.linked, resume=self.resumes.get(route, 0)
+            )
             for route, producer in self.producers.items()
         ]
         left = {key: end for key, end in self.done.items() if key[0] in self.producers}
-        outputs += [Stage(route=route, epoch=epoch, linked=end.linked) for (route, epoch), end in left.items()]
+        outputs += [
+            ReattachedStage(route=route, epoch=epoch, linked=end.linked) for (route, epoch), end in left.items()
+        ]
         at = len(offer.rings)
         descriptors[at:at] = [end.fd for end in left.values()]
         inputs = self.stages.described(ends)

@@ -85,7 +85,7 @@ from chronetix.protocol.messages.node import (
 from chronetix.protocol.messages.reattach import (
     Reattach,
     Reattached,
-    Stage,
+    ReattachedStage,
 )
 
 __all__ = [
@@ -133,6 +133,7 @@ __all__ = [
     "Ready",
     "Reattach",
     "Reattached",
+    "ReattachedStage",
     "Reply",
     "Request",
     "RequestFailed",
@@ -144,7 +145,6 @@ __all__ = [
     "Spawn",
     "SpawnFailed",
     "Spawned",
-    "Stage",
     "Start",
     "Started",
     "Subscribe",

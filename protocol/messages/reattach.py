@@ -9,7 +9,7 @@ import msgspec
 from chronetix.protocol.messages.base import Count, Message
 
 
-class Stage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class ReattachedStage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One stage of a route that a worker has an end of. ``linked``: it maps the other end. ``segments`` (inputs): those
     of the producer that it maps; ``resume``: as its :class:`Port` said."""
 
@@ -35,8 +35,8 @@ class Reattach(Message, tag="reattach", frozen=True):
     token: str
     state: Literal["starting", "started", "draining"]
     incarnation: Count = 0
-    outputs: list[Stage] = []
-    inputs: list[Stage] = []
+    outputs: list[ReattachedStage] = []
+    inputs: list[ReattachedStage] = []
     segments: list[Count] = []
     unconfirmed: list[Count] = []
     dropped: list[Count] = []

@@ -10,7 +10,7 @@ from chronetixd.control.verbs.flows import DiffArgs
 from chronetixd.control.verbs.waiting import showing
 from chronetixd.core.access import Right
 from chronetixd.core.change import described
-from chronetixd.core.rollout import Step
+from chronetixd.core.rollout import RolloutStep
 from chronetixd.flows.apply import CALLED_BACK, Applied
 from chronetixd.flows.registry import check_name, problem_maps
 
@@ -62,9 +62,9 @@ async def _rolled_out(applied: Applied, wait: bool, emit: Emit) -> Any:
     if wait:
         await rollout.until(showing(rollout.progress, emit, lambda: rollout.over))
     step, why = rollout.machine.step, rollout.machine.why
-    if step is Step.ROLLED_BACK and why != CALLED_BACK:
+    if step is RolloutStep.ROLLED_BACK and why != CALLED_BACK:
         raise error("rolled-back", flow=run.name, number=rollout.number, reason=why)
-    if step is Step.ENDED:
+    if step is RolloutStep.ENDED:
         raise error("flow-failed", flow=run.name, reason=run.reason or why)
     return {**answer, "number": rollout.number, "step": str(step), "why": why, "cut_ns": rollout.cut_ns}
 

@@ -1,70 +1,72 @@
-"""A flow on its way down: it drains in good order, or it was told to end at once, or it has failed."""
+"""Handlers for a flow in the state draining: it drains in order, or it was told to end at once, or it has failed."""
 
 from __future__ import annotations
 
 from chronetixd.core import worker
 from chronetixd.core.flow import ending, restarts
-from chronetixd.core.flow.state import Flow, Revival
+from chronetixd.core.flow.state import FlowMachine, RestartState
 from chronetixd.core.flow_messages import (
+    ClockAndChance,
     Collapsed,
     Deadline,
-    Failure,
     FlowEvent,
+    FlowFailure,
     FlowState,
     Instruction,
-    Moment,
-    NodeEvent,
     Signal,
     StopMode,
     StopRequested,
+    WorkerChanged,
 )
-from chronetixd.core.worker import Worker, WorkerState
+from chronetixd.core.worker import WorkerMachine, WorkerState
 
 
-def on_node(flow: Flow, event: FlowEvent, at: Moment) -> list[Instruction]:
-    """Something happened to a worker; one that is born only now is killed, unless it is a successor that is needed."""
-    assert isinstance(event, NodeEvent)
-    if flow.drains_well:
+def on_node(flow: FlowMachine, event: FlowEvent, at: ClockAndChance) -> list[Instruction]:
+    """Handle an event of a worker. A worker that is spawned only now is killed, unless it is a successor that an
+    orderly drain needs."""
+    assert isinstance(event, WorkerChanged)
+    if flow.drains_in_order:
         return restarts.on_node(flow, event, at)
     state = flow.apply(event)
-    if state is WorkerState.TERMINATING and isinstance(event.event, worker.Spawned):
+    if state is WorkerState.TERMINATING and isinstance(event.event, worker.ProcessSpawned):
         return [Signal((event.node,), kill=True)]
     return ending.after(flow, event, state)
 
 
-def stop(flow: Flow, event: FlowEvent, _at: Moment) -> list[Instruction]:
-    """A second, harder request hurries; one that asks for no more than what goes on changes nothing."""
+def stop(flow: FlowMachine, event: FlowEvent, _at: ClockAndChance) -> list[Instruction]:
+    """Handle a further stop request. A harder mode than the present one takes effect at once; any other request changes
+    nothing."""
     assert isinstance(event, StopRequested)
     if event.mode is StopMode.DRAIN or (event.mode is StopMode.NOW and flow.deadline is not Deadline.DRAIN):
         return []
-    done = [*ending.give_up(flow), *ending.signal(flow, kill=event.mode is StopMode.KILL)]
+    done = [*ending.cancel_restarts(flow), *ending.signal(flow, kill=event.mode is StopMode.KILL)]
     return done + ending.end_if_empty(flow, event)
 
 
-def late(flow: Flow, event: FlowEvent, _at: Moment) -> list[Instruction]:
-    """The drain took too long: SIGTERM; SIGTERM did not help: SIGKILL."""
+def deadline_passed(flow: FlowMachine, event: FlowEvent, _at: ClockAndChance) -> list[Instruction]:
+    """Handle the flow's deadline: send SIGTERM when the drain took too long, and SIGKILL when SIGTERM did not help."""
     if flow.deadline is not Deadline.DRAIN:
         return ending.signal(flow, kill=True)
     if flow.failure is None:
         slow = next(w for w in flow.workers.values() if not w.gone)
         text = "did not drain in time and was ended; frames it had not taken are lost"
-        flow.failure = Failure("drain-timeout", slow.node, "drain", text)
-    done = [*ending.give_up(flow), *ending.signal(flow, kill=False)]
+        flow.failure = FlowFailure("drain-timeout", slow.node, "drain", text)
+    done = [*ending.cancel_restarts(flow), *ending.signal(flow, kill=False)]
     return done + ending.end_if_empty(flow, event)
 
 
-def collapse(flow: Flow, event: FlowEvent, _at: Moment) -> list[Instruction]:
-    """Nothing is known any more but which workers live: they are killed, and with the last of them the flow has
-    failed."""
+def collapse(flow: FlowMachine, event: FlowEvent, _at: ClockAndChance) -> list[Instruction]:
+    """Kill all living workers, because the executor failed and only the set of living workers is known. The flow has
+    failed when the last of them is gone."""
     assert isinstance(event, Collapsed)
-    flow.blame(Failure("internal", "", "", event.message))
-    flow.revival = Revival({}, flow.revival.strategy)
+    flow.note_failure(FlowFailure("internal", "", "", event.message))
+    flow.restart_state = RestartState({}, flow.restart_state.strategy)
     flow.leaving.clear()
     flow.stop = None
     for node in flow.peers:
         if node not in flow.workers:
-            flow.workers[node] = Worker(node, flow.tally)
+            flow.workers[node] = WorkerMachine(node, flow.tally)
         living = node in event.living
-        flow.workers[node].handle(worker.Lost(WorkerState.TERMINATING if living else WorkerState.FAILED))
+        flow.workers[node].handle(worker.FlowCollapsed(WorkerState.TERMINATING if living else WorkerState.FAILED))
     done = [*flow.disarm(), *flow.enter(FlowState.DRAINING, event)]
     return [*done, Signal(event.living, kill=True), *ending.end_if_empty(flow, event)]

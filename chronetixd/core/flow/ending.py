@@ -1,7 +1,8 @@
-"""How a flow ends, from wherever it is: who is told to drain, who is signalled, and when nothing of it is left.
+"""How a flow ends, from any of its states: which workers are told to drain, which are signalled, and when the flow has
+ended.
 
-Rules: the first cause counts, unless it was a mere consequence of a later one; whoever waits to be started again when a
-flow begins to end never is; a flow has ended with the last of its workers, and not before.
+Rules: the first cause of a failure counts, unless it was a mere consequence of a later one. A node that waits to be
+restarted when its flow begins to end is not restarted. A flow has ended when its last worker is gone, and not before.
 """
 
 from __future__ import annotations
@@ -9,18 +10,18 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from chronetixd.core import worker
-from chronetixd.core.flow.state import Flow
+from chronetixd.core.flow.state import FlowMachine
 from chronetixd.core.flow_messages import (
     Deadline,
-    Drain,
-    Failure,
     FlowEvent,
+    FlowFailure,
     FlowState,
     Instruction,
-    NodeEvent,
+    SendDrain,
     Signal,
     StopRequested,
     WakePeers,
+    WorkerChanged,
 )
 from chronetixd.core.worker import GONE, WorkerState
 
@@ -31,62 +32,66 @@ BEGUN = (
     WorkerState.FINISHED,
     WorkerState.EXITED,
 )
-"""States of a worker that only a start sent to it leads to: with one of them the flow has had effects."""
+"""States of a worker that only a sent start leads to: if any worker is in one of them, the flow has had effects."""
 
 FINISHING = GONE | {WorkerState.FINISHED, WorkerState.FAULTED}
-"""States in which a worker is about to exit by itself, with a code worth knowing."""
+"""States in which a worker is about to exit by itself, with an exit code worth knowing."""
 
 
-def after(flow: Flow, event: NodeEvent, state: WorkerState) -> list[Instruction]:
-    """What a worker's bad or final state means for the flow, in whatever state that is."""
+def after(flow: FlowMachine, event: WorkerChanged, state: WorkerState) -> list[Instruction]:
+    """Return what follows for the flow when a worker has entered a failed or final ``state``, in any state of the
+    flow."""
     done: list[Instruction] = [WakePeers(event.node)] if state in GONE else []
     if state in (WorkerState.FAULTED, WorkerState.FAILED):
         return done + fail(flow, flow.cause(event), event)
     return done + end_if_empty(flow, event)
 
 
-def fail(flow: Flow, failure: Failure, event: FlowEvent) -> list[Instruction]:
-    """Note the cause, unless an earlier one is known that is not a mere consequence, and stop the others."""
+def fail(flow: FlowMachine, failure: FlowFailure, event: FlowEvent) -> list[Instruction]:
+    """Note the cause of a failure and stop the other workers. An earlier cause is kept, unless it is a mere
+    consequence."""
     known = flow.failure
-    flow.blame(failure)
+    flow.note_failure(failure)
     if known is None and flow.state is FlowState.STARTING and not flow.count(*BEGUN):
-        stopped = [*leave(flow, event), *signal(flow, kill=False, spare=FINISHING)]
+        stopped = [*enter_draining(flow, event), *signal(flow, kill=False, spare=FINISHING)]
     elif flow.state is FlowState.DRAINING:
-        stopped = [*give_up(flow), *_stop_others(flow)]
+        stopped = [*cancel_restarts(flow), *_stop_others(flow)]
     else:
-        stopped = [*leave(flow, event), *_stop_others(flow)]
+        stopped = [*enter_draining(flow, event), *_stop_others(flow)]
     return stopped + end_if_empty(flow, event)
 
 
-def drain(flow: Flow, asked: StopRequested, event: FlowEvent) -> list[Instruction]:
-    """Every node is at work or has ended: from here on it is downhill."""
+def drain(flow: FlowMachine, asked: StopRequested, event: FlowEvent) -> list[Instruction]:
+    """Begin an orderly drain: every node has started or has ended, and the sources are told to drain."""
     return [
-        *leave(flow, event),
+        *enter_draining(flow, event),
         flow.arm(Deadline.DRAIN, drain_ns(flow, asked)),
         *_tell_drain(flow, flow.sources),
     ]
 
 
-def drain_ns(flow: Flow, asked: StopRequested) -> int:
-    """How long the drain that was ``asked`` for may take."""
+def drain_ns(flow: FlowMachine, asked: StopRequested) -> int:
+    """Return how long the drain that was ``asked`` for may take, in ns."""
     return flow.limits.drain_ns if asked.drain_ns is None else asked.drain_ns
 
 
-def drain_successor(flow: Flow, node: str) -> list[Instruction]:
-    """A node that was restarted while the flow drains has started: a source is to end again."""
-    return _tell_drain(flow, flow.sources & {node}) if flow.drains_well else []
+def drain_successor(flow: FlowMachine, node: str) -> list[Instruction]:
+    """Return the order to drain a source that was restarted while the flow drains. For any other node, return
+    nothing."""
+    return _tell_drain(flow, flow.sources & {node}) if flow.drains_in_order else []
 
 
-def leave(flow: Flow, event: FlowEvent) -> list[Instruction]:
-    """To draining: whoever waited to be started again does not any more."""
-    return [*flow.enter(FlowState.DRAINING, event), *give_up(flow)]
+def enter_draining(flow: FlowMachine, event: FlowEvent) -> list[Instruction]:
+    """Enter the state draining and cancel all pending restarts."""
+    return [*flow.enter(FlowState.DRAINING, event), *cancel_restarts(flow)]
 
 
-def give_up(flow: Flow) -> list[Instruction]:
-    """The flow ends: who waits to be started again never is, and nobody leaves for another one."""
-    flow.revival.groups.clear()
+def cancel_restarts(flow: FlowMachine) -> list[Instruction]:
+    """Cancel all pending restarts and replacements, because the flow ends. Returns the instructions that detach the
+    producers of nodes that were waiting to be restarted."""
+    flow.restart_state.groups.clear()
     flow.leaving.clear()
-    parked, flow.revival.parked = flow.revival.parked, []
+    parked, flow.restart_state.parked = flow.restart_state.parked, []
     some = flow.count(WorkerState.RESTARTING)
     waiting = [each for each in flow.workers.values() if each.state is WorkerState.RESTARTING] if some else []
     for subject in waiting:
@@ -94,8 +99,9 @@ def give_up(flow: Flow) -> list[Instruction]:
     return [WakePeers(node) for node in (*(event.node for event in parked), *(each.node for each in waiting))]
 
 
-def signal(flow: Flow, *, kill: bool, spare: frozenset[WorkerState] = GONE) -> list[Instruction]:
-    """Signal everyone who is left, but for states to ``spare``; SIGTERM gets a deadline, SIGKILL needs none."""
+def signal(flow: FlowMachine, *, kill: bool, spare: frozenset[WorkerState] = GONE) -> list[Instruction]:
+    """Signal every worker that is left, except those in states to ``spare``. SIGTERM arms a deadline, SIGKILL needs
+    none."""
     left = tuple(node for node, w in flow.workers.items() if w.state not in spare)
     for node in left:
         flow.workers[node].handle(worker.SignalSent())
@@ -105,8 +111,8 @@ def signal(flow: Flow, *, kill: bool, spare: frozenset[WorkerState] = GONE) -> l
     return [flow.arm(Deadline.TERMINATE, flow.limits.terminate_ns), Signal(left, kill=False)]
 
 
-def end_if_empty(flow: Flow, event: FlowEvent) -> list[Instruction]:
-    """The end of the flow with that of its last worker."""
+def end_if_empty(flow: FlowMachine, event: FlowEvent) -> list[Instruction]:
+    """End the flow if its last worker is gone. A flow that is starting, or has ended, is left as it is."""
     if flow.ended or not flow.all_gone:
         return []
     if flow.state is FlowState.STARTING:
@@ -117,8 +123,9 @@ def end_if_empty(flow: Flow, event: FlowEvent) -> list[Instruction]:
     return [*flow.disarm(), *flow.enter(final, event)]
 
 
-def _stop_others(flow: Flow) -> list[Instruction]:
-    """After a failure: whoever runs drains, whoever has not started is signalled."""
+def _stop_others(flow: FlowMachine) -> list[Instruction]:
+    """Stop the other workers after a failure: a running worker is told to drain, one that has not started is
+    signalled."""
     done = _tell_drain(flow, flow.workers.keys())
     phases = worker.PHASES
     early = tuple(node for node, w in flow.workers.items() if w.state in phases) if flow.count(*phases) else ()
@@ -131,12 +138,12 @@ def _stop_others(flow: Flow) -> list[Instruction]:
     return done
 
 
-def _tell_drain(flow: Flow, nodes: Collection[str]) -> list[Instruction]:
-    """Drain those of ``nodes`` that run and were not told yet."""
+def _tell_drain(flow: FlowMachine, nodes: Collection[str]) -> list[Instruction]:
+    """Tell those of ``nodes`` to drain whose worker is starting or started, and has not been told yet."""
     running = (WorkerState.STARTING, WorkerState.STARTED)
     if not flow.count(*running):
         return []
     told = tuple(node for node, w in flow.workers.items() if node in nodes and w.state in running)
     for node in told:
         flow.workers[node].handle(worker.DrainSent())
-    return [Drain(told)] if told else []
+    return [SendDrain(told)] if told else []

@@ -1,90 +1,93 @@
-"""A flow until it runs: submitted, validated, starting, and what an earlier daemon has left of it.
+"""Handlers for a flow that does not run yet: submitted, validated or starting, or taken over from an earlier daemon.
 
-Workers are started in two waves, sinks first and sources last. Whatever fails before the first start was sent has had
-no effect and ends the flow at once.
+Workers are started in two waves, sinks first and sources last. A failure before the first start was sent has had no
+effect on data and ends the flow at once.
 """
 
 from __future__ import annotations
 
 from chronetixd.core import worker
 from chronetixd.core.flow import ending, restarts, running
-from chronetixd.core.flow.state import Flow
+from chronetixd.core.flow.state import FlowMachine
 from chronetixd.core.flow_messages import (
-    Configure,
+    ClockAndChance,
     Deadline,
-    Failure,
     FlowEvent,
+    FlowFailure,
     FlowState,
     Instruction,
-    Moment,
-    NodeEvent,
     Refused,
     Remembered,
+    RequestSpawn,
     Resumed,
-    Spawn,
-    Start,
+    SendConfigure,
+    SendStart,
     StopMode,
     StopRequested,
+    WorkerChanged,
 )
 from chronetixd.core.worker import WorkerState
 
 
-def accept(flow: Flow, event: FlowEvent, _at: Moment) -> list[Instruction]:
-    """It is sound."""
+def accept(flow: FlowMachine, event: FlowEvent, _at: ClockAndChance) -> list[Instruction]:
+    """Note that the contract and the artifacts of the flow are valid."""
     return flow.enter(FlowState.VALIDATED, event)
 
 
-def refuse(flow: Flow, event: FlowEvent, _at: Moment) -> list[Instruction]:
-    """It is not."""
+def refuse(flow: FlowMachine, event: FlowEvent, _at: ClockAndChance) -> list[Instruction]:
+    """Fail the flow because it was refused."""
     assert isinstance(event, Refused)
-    flow.failure = Failure("refused", "", "", event.message)
+    flow.failure = FlowFailure("refused", "", "", event.message)
     return flow.enter(FlowState.FAILED, event)
 
 
-def remember(flow: Flow, event: FlowEvent, _at: Moment) -> list[Instruction]:
-    """It ended under an earlier daemon, which has told everybody."""
+def remember(flow: FlowMachine, event: FlowEvent, _at: ClockAndChance) -> list[Instruction]:
+    """Enter the final state that the flow reached under an earlier daemon. That daemon has reported it already, so
+    there are no instructions."""
     assert isinstance(event, Remembered)
     flow.enter(event.state, event)
     return []
 
 
-def resume(flow: Flow, event: FlowEvent, _at: Moment) -> list[Instruction]:
-    """It ran under an earlier daemon, and goes on: nothing begins."""
+def resume(flow: FlowMachine, event: FlowEvent, _at: ClockAndChance) -> list[Instruction]:
+    """Enter the state running for a flow that runs already under workers that an earlier daemon has started."""
     assert isinstance(event, Resumed)
-    flow.staff(flow.peers)
+    flow.create_workers(flow.peers)
     for node, subject in flow.workers.items():
         incarnation = event.incarnations.get(node, 0)
-        subject.handle(worker.HadFinished(incarnation) if node in event.over else worker.WasStarted(incarnation))
+        subject.handle(
+            worker.FinishedEarlier(incarnation) if node in event.over else worker.StartedEarlier(incarnation)
+        )
     flow.enter(FlowState.RUNNING, event)
     return []
 
 
-def launch(flow: Flow, event: FlowEvent, _at: Moment) -> list[Instruction]:
-    """Ask for all of its workers."""
+def launch(flow: FlowMachine, event: FlowEvent, _at: ClockAndChance) -> list[Instruction]:
+    """Request all workers of the flow."""
     nodes = tuple(flow.peers)
-    flow.staff(nodes)
+    flow.create_workers(nodes)
     return [
         *flow.enter(FlowState.STARTING, event),
         flow.arm(Deadline.START, flow.limits.start_ns),
-        Spawn(nodes),
+        RequestSpawn(nodes),
     ]
 
 
-def stop_unlaunched(flow: Flow, event: FlowEvent, _at: Moment) -> list[Instruction]:
-    """There is nothing to stop."""
+def stop_unlaunched(flow: FlowMachine, event: FlowEvent, _at: ClockAndChance) -> list[Instruction]:
+    """End the flow, which has no workers yet."""
     return flow.enter(FlowState.STOPPED, event)
 
 
-def on_node(flow: Flow, event: FlowEvent, at: Moment) -> list[Instruction]:
-    """Something happened to a worker: it may be the one that all others wait for."""
-    assert isinstance(event, NodeEvent)
+def on_node(flow: FlowMachine, event: FlowEvent, at: ClockAndChance) -> list[Instruction]:
+    """Handle an event of a worker. If it was the last one that the others waited for, start the next wave."""
+    assert isinstance(event, WorkerChanged)
     ran = restarts.runs_early(flow, event.node)
     state = flow.apply(event)
     if ran and state in (WorkerState.FAULTED, WorkerState.FAILED):
         return restarts.park(flow, event)
     match state:
         case WorkerState.OFFERING:
-            return [Configure(event.node)]
+            return [SendConfigure(event.node)]
         case WorkerState.READY if flow.count(WorkerState.READY) == len(flow.workers):
             return _start_wave(flow, 0)
         case WorkerState.STARTED:
@@ -93,33 +96,34 @@ def on_node(flow: Flow, event: FlowEvent, at: Moment) -> list[Instruction]:
             return ending.after(flow, event, state)
 
 
-def stop(flow: Flow, event: FlowEvent, _at: Moment) -> list[Instruction]:
-    """Before the first start nothing has happened yet: end it. After, a drain waits until all have started."""
+def stop(flow: FlowMachine, event: FlowEvent, _at: ClockAndChance) -> list[Instruction]:
+    """End the flow at once when no start was sent yet. After that, a drain waits until all workers have started."""
     assert isinstance(event, StopRequested)
     if event.mode is StopMode.DRAIN and flow.count(*ending.BEGUN):
         flow.stop = event
         return []
-    return [*ending.leave(flow, event), *ending.signal(flow, kill=event.mode is StopMode.KILL)]
+    return [*ending.enter_draining(flow, event), *ending.signal(flow, kill=event.mode is StopMode.KILL)]
 
 
-def late(flow: Flow, event: FlowEvent, _at: Moment) -> list[Instruction]:
-    """The start deadline: the worker that is furthest behind is the cause."""
+def deadline_passed(flow: FlowMachine, event: FlowEvent, _at: ClockAndChance) -> list[Instruction]:
+    """Fail the flow because it was not ready in time. The worker that is furthest behind is named as the cause."""
     order = list(worker.PHASES)
     unready = [subject for subject in flow.workers.values() if subject.state in worker.PHASES]
     slow = min(unready, key=lambda subject: order.index(subject.state))
     phase = worker.PHASES[slow.state]
     text = f"was not ready within {flow.limits.start_ns / 1e9:g} s; it is still in phase {phase!r}"
-    return ending.fail(flow, Failure("start-timeout", slow.node, phase, text), event)
+    return ending.fail(flow, FlowFailure("start-timeout", slow.node, phase, text), event)
 
 
-def _start_wave(flow: Flow, wave: int) -> list[Instruction]:
+def _start_wave(flow: FlowMachine, wave: int) -> list[Instruction]:
     for node in flow.waves[wave]:
         flow.workers[node].handle(worker.StartSent())
-    return [Start(flow.waves[wave])]
+    return [SendStart(flow.waves[wave])]
 
 
-def _advance(flow: Flow, event: NodeEvent, at: Moment) -> list[Instruction]:
-    """A worker has started: start the next wave if that was the last one of its own."""
+def _advance(flow: FlowMachine, event: WorkerChanged, at: ClockAndChance) -> list[Instruction]:
+    """Start the next wave if the worker that has just started was the last one of its wave. After the last wave the
+    flow runs."""
     if flow.count(WorkerState.STARTING):
         return []
     if flow.count(WorkerState.READY):

@@ -1,14 +1,14 @@
-"""Which handler a flow has for which event, in each of its states, and where events come in."""
+"""The table that names the handler of a flow for each state and event, and the function that events come in by."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 from chronetixd.core.flow import draining, running, starting
-from chronetixd.core.flow.state import Flow
-from chronetixd.core.flow_messages import EVENTS, FlowEvent, FlowState, Instruction, Moment
+from chronetixd.core.flow.state import FlowMachine
+from chronetixd.core.flow_messages import EVENTS, ClockAndChance, FlowEvent, FlowState, Instruction
 
-Handler = Callable[[Flow, FlowEvent, Moment], list[Instruction]]
+Handler = Callable[[FlowMachine, FlowEvent, ClockAndChance], list[Instruction]]
 
 _S = FlowState
 
@@ -21,13 +21,15 @@ NEXT: dict[FlowState, tuple[FlowState, ...]] = {
     _S.STOPPED: (),
     _S.FAILED: (),
 }
-"""Where a flow can go from each state; but for Collapsed, which leads to draining, and on to failed, from all."""
+"""The states that a flow can enter from each state. The event Collapsed is left out: it leads from every state to
+draining, and on to failed.
+"""
 
 _: None = None
 # fmt: off
 TABLE: dict[FlowState, tuple[Handler | None, ...]] = {
-    # Columns: Validated, Refused, Launch, Remembered, Resumed, NodeEvent, StopRequested, DeadlinePassed, NodeDeadline,
-    # NoSuccession, LeaveRequested, TakeOver, Retire, Collapsed
+    # Columns: Validated, Refused, Launch, Remembered, Resumed, WorkerChanged, StopRequested, DeadlinePassed,
+    # NodeDeadline, SuccessionFailed, LeaveRequested, SuccessorGiven, RetireRequested, Collapsed
     _S.SUBMITTED: (
         starting.accept, starting.refuse, _, starting.remember, starting.resume, _, starting.stop_unlaunched, _, _,
         _, _, _, _, draining.collapse,
@@ -37,15 +39,15 @@ TABLE: dict[FlowState, tuple[Handler | None, ...]] = {
         _, _, _, _, draining.collapse,
     ),
     _S.STARTING: (
-        _, _, _, _, _, starting.on_node, starting.stop, starting.late, running.node_deadline,
+        _, _, _, _, _, starting.on_node, starting.stop, starting.deadline_passed, running.node_deadline,
         _, _, _, _, draining.collapse,
     ),
     _S.RUNNING: (
-        _, _, _, _, _, running.on_node, running.stop, running.late, running.node_deadline,
+        _, _, _, _, _, running.on_node, running.stop, running.deadline_passed, running.node_deadline,
         running.no_succession, running.leave_requested, running.take_over, running.retire, draining.collapse,
     ),
     _S.DRAINING: (
-        _, _, _, _, _, draining.on_node, draining.stop, draining.late, running.node_deadline,
+        _, _, _, _, _, draining.on_node, draining.stop, draining.deadline_passed, running.node_deadline,
         running.no_succession, _, _, _, draining.collapse,
     ),
     _S.STOPPED: (_, _, _, _, _, _, _, _, _, _, _, _, _, draining.collapse),
@@ -54,8 +56,9 @@ TABLE: dict[FlowState, tuple[Handler | None, ...]] = {
 # fmt: on
 
 
-def handle(flow: Flow, event: FlowEvent, at: Moment) -> list[Instruction]:
-    """What to do about ``event``. Raises IllegalEvent, and then nothing has changed."""
+def handle(flow: FlowMachine, event: FlowEvent, at: ClockAndChance) -> list[Instruction]:
+    """Apply ``event`` to ``flow`` and return the instructions that follow. Raises IllegalEvent, and then nothing has
+    changed."""
     handler = TABLE[flow.state][EVENTS.index(type(event))]
     if handler is None:
         raise flow.illegal(event)

@@ -1,7 +1,9 @@
-"""Who has offered which shared memory, and who has to get it: a flow's routes as a machine without input or output.
+"""Shared memory of a flow's workers: a state machine without input or output that decides which memory each worker is
+sent.
 
-Events in, instructions out: messages to workers, memories to close. Memories are
-handles that mean nothing here; whoever carries the instructions out has checked what they stand for. What is in a
-memory is asked for by a ``Reader``. Rules: of a node and of both ends of a stage it is always known in which state they
-are (``states``); a route is a chain of stages, of which the last one is the present; every handle is closed once.
+Events are what workers offer and report. Instructions are messages to workers, and memories to close. Memories are
+handles without meaning here: the code that carries the instructions out has checked the memory behind each handle. A
+``MemoryReader`` reads what a memory contains. Rules: every node and both ends of every stage are in a known state at
+all times (``states``). A route is a chain of stages, of which the last one is the present stage. Every handle is closed
+exactly once.
 """

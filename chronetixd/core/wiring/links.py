@@ -1,4 +1,4 @@
-"""Both ends of a stage are told of each other once each has offered its own: links, the first and the later ones."""
+"""Links: each end of a stage is sent the memory of the other end once both ends are offered."""
 
 from __future__ import annotations
 
@@ -8,134 +8,140 @@ import msgspec
 
 from chronetix.protocol.errors import error
 from chronetix.protocol.messages import Extend, InputLink, Link, Linked, Port
-from chronetixd.core.wiring.route_table import RouteTable, Told
+from chronetixd.core.wiring.route_table import NodeMessage, RouteTable
 from chronetixd.core.wiring.segments import Segments
 from chronetixd.core.wiring.stages import Ends, NodeEnds, Stage
-from chronetixd.core.wiring.states import NodeEvent, StageEvent
+from chronetixd.core.wiring.states import MemoryEvent, StageEvent
 
 
 class Links:
-    """Of all nodes of one flow."""
+    """The links of all nodes of one flow."""
 
-    def __init__(self, net: RouteTable, segments: Segments) -> None:
-        self._net = net
+    def __init__(self, table: RouteTable, segments: Segments) -> None:
+        self._table = table
         self._segments = segments
 
-    def due(self, node: str) -> list[Told]:
-        """The links that are due now that ``node`` has offered: its own, and those of its peers."""
-        place = self._net.places[node]
-        after, before = [route.target for route in place.outputs], [route.source for route in place.inputs]
-        found = [self.link(self._net.places[each]) for each in dict.fromkeys((*after, node, *before))]
+    def due(self, node: str) -> list[NodeMessage]:
+        """Return the links that can be sent now that ``node`` has offered: to ``node`` itself and to its peers."""
+        node_ends = self._table.nodes[node]
+        after, before = [route.target for route in node_ends.outputs], [route.source for route in node_ends.inputs]
+        found = [self.link(self._table.nodes[each]) for each in dict.fromkeys((*after, node, *before))]
         return [link for link in found if link is not None]
 
-    def link(self, place: NodeEnds) -> Told | None:
-        """What ``place`` can be linked to now and was not told of."""
-        if place.gone or place.memory is None:
+    def link(self, node_ends: NodeEnds) -> NodeMessage | None:
+        """Return the link with everything that ``node_ends`` can be linked to now and was not told of; None when there
+        is nothing."""
+        if node_ends.gone or node_ends.memory is None:
             return None
-        if not place.linked:
-            return self._first_link(place)
-        outputs = [s for s in self._net.present(place.outputs) if s.producer is place.memory and s.complete]
+        if not node_ends.linked:
+            return self._first_link(node_ends)
+        outputs = [s for s in self._table.present(node_ends.outputs) if s.producer is node_ends.memory and s.complete]
         outputs = [stage for stage in outputs if not stage.told_producer or self._cut(stage)]
-        inputs = [s for s in self._net.stages(place.inputs) if s.consumer is place.memory and s.complete]
+        inputs = [s for s in self._table.stages(node_ends.inputs) if s.consumer is node_ends.memory and s.complete]
         inputs = [stage for stage in inputs if not stage.told_consumer and not stage.held]
         if not outputs and not inputs:
             return None
-        place.happens(NodeEvent.LINK_SENT)
-        place.answers.append(Ends(outputs, inputs))
-        return _linked(place, outputs, inputs)
+        node_ends.apply(MemoryEvent.LINK_SENT)
+        node_ends.answers.append(Ends(outputs, inputs))
+        return _linked(node_ends, outputs, inputs)
 
     def _cut(self, stage: Stage) -> bool:
-        """Its producer has an end of a line whose other one has gone with an earlier daemon: its consumer, which was to
-        be told, lives and knows a new one."""
-        return stage.relink and stage.told_consumer and self._net.places[stage.route.target].started
+        """Return whether the wake-up line of ``stage`` has lost its consumer's end with an earlier daemon. The
+        consumer, which was told of this stage, lives and has been given an end of a new line, so that the producer has
+        to be linked again."""
+        return stage.relink and stage.told_consumer and self._table.nodes[stage.route.target].started
 
-    def _first_link(self, place: NodeEnds) -> Told | None:
-        """All ends at once, when the last peer has offered; but for inputs that wait until others are drained, and
-        those that nobody will ever make."""
-        outputs = [stage for stage in self._net.present(place.outputs) if stage.producer is place.memory]
-        inputs = [stage for stage in self._net.stages(place.inputs) if stage.consumer is place.memory]
+    def _first_link(self, node_ends: NodeEnds) -> NodeMessage | None:
+        """Return the first link of a worker, which brings all of its ends, or None while a peer has not offered. Inputs
+        that wait until others are drained, and inputs whose RING will never be made, are left out."""
+        outputs = [stage for stage in self._table.present(node_ends.outputs) if stage.producer is node_ends.memory]
+        inputs = [stage for stage in self._table.stages(node_ends.inputs) if stage.consumer is node_ends.memory]
         inputs = [stage for stage in inputs if not stage.held and not (stage.ended and stage.ring is None)]
         if not all(stage.complete for stage in (*outputs, *inputs)):
             return None
-        place.happens(NodeEvent.LINK_SENT)
-        return _linked(place, outputs, inputs)
+        node_ends.apply(MemoryEvent.LINK_SENT)
+        return _linked(node_ends, outputs, inputs)
 
-    def ready(self, node: str) -> list[Told]:
-        """``node`` is ready: it has mapped all that came with its link, and can be told of stages begun meanwhile."""
-        place = self._net.places[node]
-        place.happens(NodeEvent.SAYS_READY)
-        told = self._segments.settle(stage for stage in self._net.stages(place.inputs) if stage.told_consumer)
-        later = [stage for stage in place.later if stage in self._net.chains.get(stage.route.id, ())]
+    def ready(self, node: str) -> list[NodeMessage]:
+        """Note that ``node`` has mapped everything that its first link brought. Returns messages about stages that have
+        begun meanwhile, and about segments that producers may use now."""
+        node_ends = self._table.nodes[node]
+        node_ends.apply(MemoryEvent.SAYS_READY)
+        told = self._segments.settle(stage for stage in self._table.stages(node_ends.inputs) if stage.told_consumer)
+        later = [stage for stage in node_ends.later if stage in self._table.chains.get(stage.route.id, ())]
         if later:
-            told.append(self.extend(place, later))
-        place.later = []
+            told.append(self.extend(node_ends, later))
+        node_ends.later = []
         return told
 
-    def relink(self, node: str) -> list[Told]:
-        """The successor ``node`` is ready: links for the producers that had been linked to its predecessor."""
-        place = self._net.places[node]
-        mine = [stage for stage in self._net.stages(place.inputs) if stage.consumer is place.memory]
-        stages = [s for s in mine if s.relink and not s.ended and not self._net.places[s.route.source].gone]
-        place.relinking = set(stages)
-        place.asked_relink = True
+    def relink(self, node: str) -> list[NodeMessage]:
+        """Return the links for the producers that were linked to the predecessor of ``node``, which is ready."""
+        node_ends = self._table.nodes[node]
+        mine = [stage for stage in self._table.stages(node_ends.inputs) if stage.consumer is node_ends.memory]
+        stages = [s for s in mine if s.relink and not s.ended and not self._table.nodes[s.route.source].gone]
+        node_ends.relinking = set(stages)
+        node_ends.asked_relink = True
         told = []
         for source in dict.fromkeys(stage.route.source for stage in stages):
-            producer = self._net.places[source]
+            producer = self._table.nodes[source]
             outputs = [stage for stage in stages if stage.route.source == source]
             producer.answers.append(Ends(outputs, []))
             told.append(_linked(producer, outputs, []))
         return told
 
     def relinked(self, node: str) -> bool:
-        """No producer has to be linked to the successor ``node`` any more: it may start. Said once."""
-        place = self._net.places[node]
-        done = place.asked_relink and not place.relinking
-        place.asked_relink = place.asked_relink and not done
+        """Return True once no producer has to be linked to successor ``node`` any more, so that it may start. True is
+        returned once only."""
+        node_ends = self._table.nodes[node]
+        done = node_ends.asked_relink and not node_ends.relinking
+        node_ends.asked_relink = node_ends.asked_relink and not done
         return done
 
-    def linked(self, node: str, message: Linked) -> list[Told]:
-        """``node`` has mapped what a link after its first brought. Raises ProtocolError when none is unanswered."""
-        place = self._net.places[node]
-        if not place.answers:
+    def linked(self, node: str, message: Linked) -> list[NodeMessage]:
+        """Note that ``node`` has mapped what a later link brought. Raises ProtocolError when no link is unanswered, or
+        when the message names other routes."""
+        node_ends = self._table.nodes[node]
+        if not node_ends.answers:
             raise error("unexpected-message", type="linked", when="where no link is to be answered")
-        ends = place.answers.popleft()
+        ends = node_ends.answers.popleft()
         wanted = [stage.route.id for stage in (*ends.rings, *ends.credits)]
         if message.routes != wanted:
             reason = f"routes are {message.routes}, but the link was of {wanted}"
             raise error("malformed-message", type="linked", reason=reason)
         for stage in ends.rings:
-            if all(stage not in later.rings for later in place.answers):
-                self._net.places[stage.route.target].relinking.discard(stage)
+            if all(stage not in later.rings for later in node_ends.answers):
+                self._table.nodes[stage.route.target].relinking.discard(stage)
         return self._segments.settle(stage for stage in ends.credits if stage.told_consumer)
 
-    def tell_begun(self, node: str, stages: list[Stage]) -> list[Told]:
-        """Next stages of inputs of ``node``: now, or when it is ready; one that is yet to be born is told at birth."""
-        consumer = self._net.places[node]
+    def announce_stages(self, node: str, stages: list[Stage]) -> list[NodeMessage]:
+        """Return the message that tells ``node`` of further stages of its inputs. A worker that is not ready is told
+        when it is; one that is not configured yet learns of them by its configuration."""
+        consumer = self._table.nodes[node]
         if consumer.ready and not consumer.gone:
             return [self.extend(consumer, stages)]
         if consumer.configured:
             consumer.later += stages
         return []
 
-    def extend(self, place: NodeEnds, stages: list[Stage], *, changes: bool = False) -> Told:
-        """``place`` has these as further stages of its inputs; ``changes``: see Ends."""
-        place.due.append(Ends([], list(stages), changes=changes))
-        inputs = [at(self._net.ports[place.node, stage.route.id], stage) for stage in stages]
-        return Told(place.node, Extend(inputs=inputs))
+    def extend(self, node_ends: NodeEnds, stages: list[Stage], *, changes: bool = False) -> NodeMessage:
+        """Return the message that gives ``node_ends`` these further stages of its inputs; for ``changes`` see Ends."""
+        node_ends.due.append(Ends([], list(stages), changes=changes))
+        inputs = [at(self._table.ports[node_ends.node, stage.route.id], stage) for stage in stages]
+        return NodeMessage(node_ends.node, Extend(inputs=inputs))
 
 
 def at(port: Port, stage: Stage) -> Port:
-    """``port`` as it is told of ``stage``."""
+    """Return ``port`` with the position of ``stage``."""
     return msgspec.structs.replace(stage.port or port, epoch=stage.epoch, base_seq=stage.base_seq, resume=stage.resume)
 
 
-def _linked(place: NodeEnds, outputs: list[Stage], inputs: list[Stage]) -> Told:
-    """The link that brings these ends; they count as told."""
+def _linked(node_ends: NodeEnds, outputs: list[Stage], inputs: list[Stage]) -> NodeMessage:
+    """Return the link that brings these ends, and note that both ends are linked."""
     handles: list[Hashable] = []
     for stage in outputs:
         assert stage.credit is not None
         handles += (stage.credit, stage.line[0])
-        stage.happens(StageEvent.PRODUCER_TOLD)
+        stage.apply(StageEvent.PRODUCER_TOLD)
     links = []
     for stage in inputs:
         assert stage.ring is not None
@@ -146,8 +152,8 @@ def _linked(place: NodeEnds, outputs: list[Stage], inputs: list[Stage]) -> Told:
         if stage.predecessor is not None:
             handles.append(stage.predecessor)
         links.append(InputLink(route=stage.route.id, segments=list(segments), epoch=stage.epoch, predecessor=succeeds))
-        stage.happens(StageEvent.CONSUMER_TOLD)
+        stage.apply(StageEvent.CONSUMER_TOLD)
         stage.by_link, stage.sent = set(segments), set(segments)
-    epochs = [stage.epoch for stage in outputs] if place.ready else []
+    epochs = [stage.epoch for stage in outputs] if node_ends.ready else []
     message = Link(outputs=[stage.route.id for stage in outputs], inputs=links, epochs=epochs)
-    return Told(place.node, message, tuple(handles))
+    return NodeMessage(node_ends.node, message, tuple(handles))

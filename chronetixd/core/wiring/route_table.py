@@ -1,5 +1,6 @@
-"""The data routes of one flow as plain state: nodes, chains of stages, counters. Who changes it is told apart by what
-for: ``lives``, ``segments``, ``links``, ``rerouting``; ``machine`` puts them together."""
+"""The data routes of one flow as plain state: nodes, chains of stages, counters. Modules change it by purpose:
+``incarnations``, ``segments``, ``links`` and ``reroute``; ``machine`` assembles them.
+"""
 
 from __future__ import annotations
 
@@ -20,12 +21,13 @@ from chronetix.protocol.messages import (
     SegmentMapped,
 )
 from chronetixd.core.counters import Counters
-from chronetixd.core.wiring.stages import DataRoute, NodeEnds, Reader, Stage
-from chronetixd.core.wiring.states import NodeEvent, StageEvent
+from chronetixd.core.wiring.stages import DataRoute, MemoryReader, NodeEnds, Stage
+from chronetixd.core.wiring.states import MemoryEvent, StageEvent
 
 
-class Told(NamedTuple):
-    """A message for ``node``, with handles of memories, which stay kept, and ends of lines, which do not."""
+class NodeMessage(NamedTuple):
+    """A message for ``node``, with handles of memories, which stay open here, and ends of wake-up lines, which do
+    not."""
 
     node: str
     message: Conclude | Detach | Drained | Extend | Link | Retract | Segment | SegmentDropped | SegmentMapped
@@ -33,49 +35,49 @@ class Told(NamedTuple):
 
 
 class Close(NamedTuple):
-    """A memory, or what is left of a line, is not needed any more."""
+    """Close a memory, or what is left of a wake-up line."""
 
     handle: Hashable
 
 
 @dataclass(slots=True)
 class RouteTable:
-    """All data routes, each with its stages and what the past ones have counted."""
+    """All data routes, each with its stages and the counts of its past stages."""
 
     routes: tuple[DataRoute, ...]
-    places: dict[str, NodeEnds]
-    reader: Reader
+    nodes: dict[str, NodeEnds]
+    reader: MemoryReader
     chains: dict[str, list[Stage]] = field(default_factory=dict)
     counters: dict[str, Counters] = field(default_factory=dict)
     ports: dict[tuple[str, str], Port] = field(default_factory=dict)
-    """What consumers were told of their inputs, by node and route."""
+    """By node and route: the port that the consumer was told for its input."""
     removed: dict[str, DataRoute] = field(default_factory=dict)
-    """Routes that the flow has no more, until they are drained."""
+    """Removed routes that are not drained yet."""
     effects: list[Close] = field(default_factory=list)
-    """What is to be done beside what is said."""
+    """Memories and lines to close."""
 
     def stages(self, routes: Iterable[DataRoute]) -> Iterator[Stage]:
-        """All stages of ``routes``, of each the oldest first."""
+        """Yield all stages of ``routes``, oldest first for each route."""
         for route in routes:
             yield from self.chains[route.id]
 
     def present(self, routes: Iterable[DataRoute]) -> list[Stage]:
-        """The present stage of each."""
+        """Return the present stage of each route."""
         return [self.chains[route.id][-1] for route in routes]
 
     def reachable(self, node: str) -> bool:
-        """``node`` has offered its memory, and is not gone."""
-        place = self.places.get(node)
-        return place is not None and place.memory is not None and not place.gone
+        """Return whether ``node`` has offered its memory and is not gone."""
+        node_ends = self.nodes.get(node)
+        return node_ends is not None and node_ends.memory is not None and not node_ends.gone
 
     def close(self, *handles: Hashable | None) -> None:
-        """These are not needed any more."""
+        """Note that these handles are to be closed."""
         self.effects += [Close(handle) for handle in handles if handle is not None]
 
     # -- ends of stages that are over ----------------------------------------------------------------------
 
     def consumer_died(self, stage: Stage, *, ran: bool) -> None:
-        """What a successor may need of the end that ``ran`` is kept; one that never did changes nothing."""
+        """Detach the dead consumer from ``stage``. If it ``ran``, what a successor may need of its end is kept."""
         if ran and stage.told_consumer:
             seen = stage.snapshot(self.reader)
             self.counters[stage.route.id].keep_consumer(seen)
@@ -88,25 +90,26 @@ class RouteTable:
         self.close(stage.credit, *stage.line)
         stage.lines += 1
         stage.credit = stage.consumer = None
-        stage.happens(StageEvent.CONSUMER_DIED)
+        stage.apply(StageEvent.CONSUMER_DIED)
         stage.by_link.clear()
         stage.sent.clear()
 
     def forget_ring(self, stage: Stage) -> None:
-        """Its maker died before anybody was linked to it: the next one makes this stage's ring."""
-        stage.happens(StageEvent.RING_LOST)
+        """Detach the dead producer from a stage that no consumer was linked to. The next worker makes a new RING for
+        this stage."""
+        stage.apply(StageEvent.RING_LOST)
         self.close(stage.ring, *stage.line)
         stage.lines += 1
         stage.ring = stage.port = None
         self._leave_producer(stage)
 
     def give_up(self, stage: Stage) -> None:
-        """It is over: add up what it counted and give its memory back."""
+        """End ``stage``: add its counts to the route's and release its memory."""
         self.counters[stage.route.id].keep(stage.snapshot(self.reader))
         self.drop(stage)
 
     def drop(self, stage: Stage) -> None:
-        """Nobody asks what it has counted: give its memory back."""
+        """Release the memory of ``stage`` without keeping its counts."""
         self.close(stage.ring, stage.credit, stage.predecessor, *stage.line)
         stage.ring = stage.credit = stage.predecessor = None
         self._leave_producer(stage)
@@ -117,18 +120,19 @@ class RouteTable:
             self.close(*stage.producer.close_if_unused())
             stage.producer = None
 
-    def reset(self, place: NodeEnds) -> None:
-        """Its worker is dead; its successor is told everything anew."""
-        place.asked_relink = place.came_back = False
-        place.due.clear()
-        place.later.clear()
-        place.answers.clear()
-        place.relinking.clear()
-        if place.memory is not None:
-            place.memory.dead = True
-            place.memory.unmapped.clear()
-            self.close(*place.memory.close_if_unused())
-            place.memory = None
-        place.incarnation += 1
-        if not place.gone:
-            place.happens(NodeEvent.DIES)
+    def reset(self, node_ends: NodeEnds) -> None:
+        """Forget what the dead worker of ``node_ends`` was told and has offered; its successor is told everything
+        anew."""
+        node_ends.asked_relink = node_ends.reattached = False
+        node_ends.due.clear()
+        node_ends.later.clear()
+        node_ends.answers.clear()
+        node_ends.relinking.clear()
+        if node_ends.memory is not None:
+            node_ends.memory.dead = True
+            node_ends.memory.unmapped.clear()
+            self.close(*node_ends.memory.close_if_unused())
+            node_ends.memory = None
+        node_ends.incarnation += 1
+        if not node_ends.gone:
+            node_ends.apply(MemoryEvent.DIES)

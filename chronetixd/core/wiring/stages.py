@@ -1,7 +1,7 @@
-"""What is known of the workers' shared memory: who made it, which stage of which route it belongs to.
+"""What is known of the workers' shared memory: which worker made it, and which stage of which route it belongs to.
 
-A route is a chain of stages, one for each RING that it has had; the last one is the present. A memory is closed when
-the last stage that needs it is given up.
+A route is a chain of stages, one for each RING that it has had; the last one is the present stage. A memory is closed
+when the last stage that needs it is given up.
 """
 
 from __future__ import annotations
@@ -19,34 +19,35 @@ from chronetixd.core.wiring.states import (
     NODE,
     PRODUCER,
     ConsumerEnd,
-    NodeEvent,
-    NodeState,
+    MemoryEvent,
+    MemoryState,
     ProducerEnd,
     StageEvent,
     following,
 )
 
 Handle = NewType("Handle", int)
-"""A memory that was checked and is kept."""
+"""Names an open memory whose contents were checked."""
 
 End = Literal["producer", "consumer"]
 
 Snapshot = dict[str, Any]
-"""Counters of one stage, as RING and CREDIT have them."""
+"""The counters of one stage, as read from its RING and CREDIT."""
 
 
-class Reader(Protocol):
-    """Reads what is in a memory, whatever becomes of those who write it."""
+class MemoryReader(Protocol):
+    """Reads the contents of a memory, whatever the processes that write to it do."""
 
     def remains(self, ring: Handle) -> tuple[int, int]:
-        """Where a RING ends, as a position, and the highest input_seq committed to it. Raises PeerFault."""
+        """Return the position at which a RING ends, and the highest input_seq committed to it. Raises PeerFault."""
 
     def snapshot(self, ring: Handle, credit: Handle) -> Snapshot | None:
-        """The counters of both; None when one has spoilt its header, or for want of memory."""
+        """Return the counters of RING and CREDIT; None when the header of one is corrupt, or for lack of memory."""
 
 
 class DataRoute(NamedTuple):
-    """A data route: its id, the nodes at its ends, and whether one waits for the other."""
+    """A data route: its id, the nodes at its ends, and its policy, which determines whether the producer waits for the
+    consumer."""
 
     id: str
     source: str
@@ -55,30 +56,33 @@ class DataRoute(NamedTuple):
 
 
 MAX_SEGMENTS = 64
-"""Of one arena. It doubles by segments, so that one that is as large as can be has fewer than twenty; each is a
-descriptor of the daemon's, and of every consumer's."""
+"""Segments of one arena. An arena grows by doubling, so that even the largest one has fewer than twenty. Each segment
+costs a descriptor in the daemon and in every consumer.
+"""
 
 
 @dataclass(slots=True, eq=False)
 class Memory:
-    """What one process offered beside its ends of routes: the arena that its RINGs point into."""
+    """What one process has offered besides its ends of routes: the arena that its RINGs point into."""
 
     segments: dict[int, int] = field(default_factory=dict)
     unmapped: dict[int, set[Stage]] = field(default_factory=dict)
-    """Segments that it may not use yet, and the stages whose consumer cannot follow descriptors into them."""
+    """Segments that the process may not use yet, and the stages whose consumer has not mapped them."""
     undropped: dict[int, set[Stage]] = field(default_factory=dict)
-    """Segments that it has given back, and the stages whose consumer maps them still."""
+    """Segments that the process has given back, and the stages whose consumer still maps them."""
     stages: int = 0
-    """Stages whose RING points into the arena."""
+    """The number of stages whose RING points into the arena."""
     incarnation: int = 0
-    """Of its node, when it made this."""
-    shown_so: set[int] = field(default_factory=set)
-    """Segments that were new or given back when a worker came back: what it said of them may come still."""
+    """The incarnation of the node that made this memory."""
+    reported_segments: set[int] = field(default_factory=set)
+    """Segments that the worker reported as new or given back when it reattached. Its earlier message about such a
+    segment may still arrive."""
     dead: bool = False
     closed: bool = False
 
     def settle(self, stage: Stage, index: int) -> bool:
-        """The stage's consumer has mapped it, or never has to; True when that was the last one."""
+        """Note that the consumer of ``stage`` has mapped segment ``index``, or never has to. Returns True when that was
+        the last one."""
         waiting = self.unmapped.get(index)
         if waiting is None or stage not in waiting:
             return False
@@ -89,7 +93,8 @@ class Memory:
         return True
 
     def close_if_unused(self) -> list[Hashable]:
-        """What is to be closed: all of it, once its process is dead and nothing points into it. Said once."""
+        """Return the segments to close, once the process is dead and no stage points into the arena. They are returned
+        once only."""
         if not self.dead or self.stages or self.closed:
             return []
         self.closed = True
@@ -100,7 +105,7 @@ class Memory:
 
 @dataclass(slots=True, eq=False)
 class Stage:
-    """A route's time with one RING. Either end's memory is None as long as it was not offered."""
+    """The part of a route's life that uses one RING. The memory of either end is None until it is offered."""
 
     route: DataRoute
     epoch: int = 0
@@ -108,76 +113,77 @@ class Stage:
     resume: int = 0
     ring: Handle | None = None
     producer: Memory | None = None
-    """Of the RING's maker, which may be dead."""
+    """The memory of the worker that made the RING; this worker may be dead."""
     producer_end: ProducerEnd = ProducerEnd.AWAITED
     credit: Handle | None = None
     consumer: Memory | None = None
     consumer_end: ConsumerEnd = ConsumerEnd.AWAITED
     consumer_incarnation: int = 0
-    """Of its node, when the CREDIT was made: the name under which a supervisor keeps it."""
+    """The incarnation of the consumer that made the CREDIT. The service manager stores the CREDIT under it."""
     predecessor: Handle | None = None
-    """CREDIT of the last consumer that ran on this stage and died."""
+    """The CREDIT of the last consumer that ran on this stage and died."""
     predecessor_incarnation: int = 0
     by_link: set[int] = field(default_factory=set)
-    """Segments that came with the present consumer's link; mapped when it answers."""
+    """Segments that came with the present consumer's link; it has mapped them when it answers the link."""
     sent: set[int] = field(default_factory=set)
     """All segments that the present consumer was sent."""
     dropping: set[int] = field(default_factory=set)
-    """Of those, what it was told to unmap and has not said to have unmapped."""
+    """Segments that the present consumer was told to unmap and has not reported as unmapped."""
     ended: bool = False
-    """Its producer is dead or has done with it: nothing more comes."""
+    """Whether the producer is dead or has left this stage: no more frames come."""
     port: Port | None = None
-    """As its consumer was told of it, where the route is another one by now."""
+    """The port that the consumer was told, kept when the route has changed since then."""
     passed: int = 0
-    """Positions below it a consumer before the present one has passed; what was overwritten there is counted."""
+    """The position that the consumers before the present one have passed. Frames overwritten below it are counted
+    already."""
     returned: int = 0
-    """Frames that consumers before the present one have returned (policy ``latest``: that position)."""
+    """Frames that the consumers before the present one have returned (policy ``latest``: that position)."""
     lines: int = 0
-    """Lines between its ends that are over, as one of the two was."""
+    """The number of wake-up lines of this stage that are over because one of the two ends died."""
     held: bool = False
-    """Its consumer is linked when what it loses is drained, so that order is kept."""
+    """Whether the consumer is linked only after the removed routes to it are drained, so that order is kept."""
 
-    def happens(self, event: StageEvent) -> None:
-        """Both ends are now where that leads. Raises IllegalEvent, and then nothing has changed."""
+    def apply(self, event: StageEvent) -> None:
+        """Set the states of both ends after ``event``. Raises IllegalEvent, and then nothing has changed."""
         what = f"stage {self.epoch} of route {self.route.id!r}"
         ends = following(PRODUCER, what, self.producer_end, event), following(CONSUMER, what, self.consumer_end, event)
         self.producer_end, self.consumer_end = ends
 
     @property
     def told_producer(self) -> bool:
-        """The producer was linked, perhaps to a consumer before the present one."""
+        """Whether the producer was linked, perhaps to a consumer before the present one."""
         return self.producer_end in (ProducerEnd.LINKED, ProducerEnd.STALE)
 
     @property
     def relink(self) -> bool:
-        """The producer was linked, but to a consumer before the present one."""
+        """Whether the producer was linked to a consumer before the present one, and has to be linked again."""
         return self.producer_end is ProducerEnd.STALE
 
     @property
     def told_consumer(self) -> bool:
-        """The present consumer was linked."""
+        """Whether the present consumer was linked."""
         return self.consumer_end is ConsumerEnd.LINKED
 
     @property
     def complete(self) -> bool:
-        """Both ends were offered."""
+        """Whether both ends were offered."""
         return self.ring is not None and self.credit is not None
 
     @property
     def lived(self) -> bool:
-        """An end was linked: it may hold frames."""
+        """Whether either end was ever linked, so that the stage may hold frames."""
         return self.told_producer or self.told_consumer or self.predecessor is not None
 
     @property
     def seen(self) -> tuple[Handle, Handle] | None:
-        """RING, and CREDIT of the last consumer that may have done something; None before both were there."""
+        """The RING, and the CREDIT of the last consumer that may have taken frames; None before both exist."""
         credit = self.credit if self._has_consumer else self.predecessor
         return None if self.ring is None or credit is None else (self.ring, credit)
 
-    def snapshot(self, reader: Reader) -> Snapshot | None:
-        """Its counters, the consuming end's since its predecessor's were kept; None before both ends were there, when
-        one has spoilt its header, or for want of memory. Where only the present consumer cannot be looked at, what the
-        producer has counted is told, as if there were no consumer now."""
+    def snapshot(self, reader: MemoryReader) -> Snapshot | None:
+        """Return the counters of the stage; those of the consuming end count from when its predecessor's were kept.
+        None before both ends exist, when a header is corrupt, or for lack of memory. If only the present consumer's end
+        cannot be read, the producer's counters are returned as if there were no present consumer."""
         pair = self.seen
         found = reader.snapshot(*pair) if pair is not None else None
         if found is not None:
@@ -202,113 +208,116 @@ class Stage:
 
     @property
     def _has_consumer(self) -> bool:
-        """Its present consumer was told of it, or there was none before."""
+        """Whether the present consumer was linked, or no consumer was linked before it."""
         return self.told_consumer or self.predecessor is None
 
     @property
     def line(self) -> tuple[LineEnd, LineEnd]:
-        """Both ends of what its producer and its consumer wake each other by."""
+        """Both ends of the line by which producer and consumer wake each other."""
         return LineEnd(self, "producer", self.lines), LineEnd(self, "consumer", self.lines)
 
-    def told_to_drop(self, index: int) -> None:
-        """Its consumer is told that a segment is gone."""
+    def note_drop_sent(self, index: int) -> None:
+        """Note that the consumer is told that a segment was given back."""
         self.sent.discard(index)
         self.by_link.discard(index)
         self.dropping.add(index)
 
 
 class LineEnd(NamedTuple):
-    """The end of a stage's line that one of its two ends is given, and nobody keeps. Who is told of a consumer, or of a
-    producer, that was not there before gets an end of a new one."""
+    """One end of a stage's wake-up line. It is sent to a worker and not kept. A worker that is linked to a new peer
+    gets an end of a new line."""
 
     stage: Stage
     end: End
     number: int
-    """Of the line: what is told of an earlier one is not mistaken for this one's."""
+    """The number of the line within its stage, so that a message about an earlier line is not mistaken for one about
+    this line."""
 
     @property
     def other(self) -> LineEnd:
-        """The one that the other end of the stage is given."""
+        """The opposite end of the same line."""
         return self._replace(end="consumer" if self.end == "producer" else "producer")
 
 
 class Ends(NamedTuple):
-    """What a node has to offer: RINGs of these stages, CREDITs of those. ``leave``: outputs that it closes by then."""
+    """What a node is asked to offer: RINGs of the stages in ``rings``, and CREDITs of the stages in ``credits``.
+    ``leave`` names the outputs that it closes with this offer."""
 
     rings: list[Stage]
     credits: list[Stage]
     leave: tuple[str, ...] = ()
     changes: bool = False
-    """Its routes become others: outputs only when all inputs have, or one that loses its last input would end."""
+    """Whether the routes of a running node change. Outputs change only after all inputs have: else a node that loses
+    its last input would end."""
 
 
 @dataclass(slots=True, eq=False)
 class NodeEnds:
-    """One node, with what its present incarnation was told and has said."""
+    """One node: what its present incarnation was told, and what it has reported."""
 
     node: str
     outputs: list[DataRoute] = field(default_factory=list)
     inputs: list[DataRoute] = field(default_factory=list)
     memory: Memory | None = None
     incarnation: int = 0
-    state: NodeState = NodeState.ABSENT
-    came_back: bool = False
-    """It was started by an earlier daemon: what it said to that one may come still."""
+    state: MemoryState = MemoryState.ABSENT
+    reattached: bool = False
+    """Whether an earlier daemon has started the worker. Messages that it sent to that daemon may still arrive."""
     due: deque[Ends] = field(default_factory=deque)
-    """What it was asked for and has not offered yet."""
+    """What the worker was asked to offer and has not offered yet."""
     later: list[Stage] = field(default_factory=list)
-    """Stages of inputs that it is told of as soon as it is ready."""
+    """Stages of inputs that the worker is told of as soon as it is ready."""
     answers: deque[Ends] = field(default_factory=deque)
-    """Links that it has not answered yet."""
+    """Links that the worker has not answered yet."""
     relinking: set[Stage] = field(default_factory=set)
-    """Stages of its inputs whose producer has to be linked to it before it may start."""
+    """Stages of its inputs whose producer has to be linked to the worker before it may start."""
     asked_relink: bool = False
-    """It is ready, and nobody was told yet that they all are."""
+    """Whether the worker is ready and the completion of its relinks was not reported yet."""
     source: bool = False
-    """Its present incarnation has no inputs: its frames carry the numbers of their items."""
+    """Whether the present incarnation has no inputs: its frames carry the numbers of its items."""
     sent: int = 0
-    """The last item of a source that is known to have gone out on any of its outputs."""
+    """The last item that a source is known to have sent on any of its outputs."""
 
-    def happens(self, event: NodeEvent) -> None:
-        """It is now where that leads. Raises IllegalEvent, and then nothing has changed."""
+    def apply(self, event: MemoryEvent) -> None:
+        """Enter the state that follows ``event``. Raises IllegalEvent, and then nothing has changed."""
         self.state = following(NODE, f"node {self.node!r}", self.state, event)
 
-    def may(self, event: NodeEvent) -> bool:
-        """Its state has a cell for that."""
+    def allows(self, event: MemoryEvent) -> bool:
+        """Return whether the present state allows ``event``."""
         return NODE[self.state][event] is not None
 
     @property
     def configured(self) -> bool:
-        """It was told its routes."""
-        return NodeState.TOLD <= self.state <= NodeState.STARTED
+        """Whether the worker was told its routes."""
+        return MemoryState.TOLD <= self.state <= MemoryState.STARTED
 
     @property
     def linked(self) -> bool:
-        """It got the other ends of its routes."""
-        return NodeState.LINKED <= self.state <= NodeState.STARTED
+        """Whether the worker got the other ends of its routes."""
+        return MemoryState.LINKED <= self.state <= MemoryState.STARTED
 
     @property
     def ready(self) -> bool:
-        """It has mapped what it got at first, and can be told of more."""
-        return NodeState.READY <= self.state <= NodeState.STARTED
+        """Whether the worker has mapped what its first link brought, so that it can be told of more."""
+        return MemoryState.READY <= self.state <= MemoryState.STARTED
 
     @property
     def started(self) -> bool:
-        """It may take and return frames."""
-        return self.state is NodeState.STARTED
+        """Whether the worker may take and return frames."""
+        return self.state is MemoryState.STARTED
 
     @property
     def gone(self) -> bool:
-        """For good."""
-        return self.state is NodeState.GONE
+        """Whether the worker is gone for good."""
+        return self.state is MemoryState.GONE
 
-    def check(self, event: NodeEvent) -> None:
-        """Raises IllegalEvent unless its state has a cell for that."""
-        if not self.may(event):
+    def check(self, event: MemoryEvent) -> None:
+        """Raise IllegalEvent unless the present state allows ``event``."""
+        if not self.allows(event):
             raise IllegalEvent(f"node {self.node!r}", self.state.name.lower(), event, ())
 
 
 def check_count(node: str, count: int) -> None:
-    """Raises ProtocolError ``quota-exceeded`` when an arena of ``node`` may not have ``count`` segments."""
+    """Raise ProtocolError ``quota-exceeded`` when an arena of ``node`` may not have ``count`` segments."""
     if count > MAX_SEGMENTS:
         raise error("quota-exceeded", what=f"another segment of node {node!r}", limit=MAX_SEGMENTS)

@@ -1,6 +1,6 @@
-"""The states of a node's memory and of the two ends of a stage, and the tables that say what leads where.
+"""The states of a node's memory and of the two ends of a stage, and their transition tables.
 
-The tables are total: a cell for every state and event, an empty one is illegal, raises and changes nothing.
+The tables are total: every state has a cell for every event. An empty cell is illegal; it raises and changes nothing.
 """
 
 from __future__ import annotations
@@ -12,69 +12,70 @@ from typing import TypeVar
 from chronetixd.core.machine import IllegalEvent
 
 
-class NodeState(IntEnum):
-    """How far the present worker of a node is, as its routes see it."""
+class MemoryState(IntEnum):
+    """How far the present worker of a node has come in offering and mapping memory."""
 
     ABSENT = 0
-    """There is none, or it was told nothing yet."""
+    """There is no worker, or it was told nothing yet."""
     TOLD = 1
-    """It was told its routes; its memory is awaited."""
+    """The worker was told its routes; its memory is awaited."""
     OFFERED = 2
-    """Its memory is there; that of its peers is awaited."""
+    """The worker has offered its memory; that of its peers is awaited."""
     LINKED = 3
-    """It got the other ends of its routes."""
+    """The worker got the other ends of its routes."""
     READY = 4
     STARTED = 5
     GONE = 6
-    """It is gone for good."""
+    """The worker is gone for good."""
 
 
-class NodeEvent(StrEnum):
-    """What happens to the worker of a node."""
+class MemoryEvent(StrEnum):
+    """An event of a node's worker that concerns its memory."""
 
     CONFIGURED = "configured"
     OFFERS = "offers"
     LINK_SENT = "link-sent"
     SAYS_READY = "ready"
-    """It has mapped all that came with its first link."""
+    """The worker has mapped everything that its first link brought."""
     RELINKS = "relinks"
-    """Producers that had been linked to its predecessor are to be linked to it."""
+    """Producers that were linked to its predecessor are to be linked to the worker."""
     START_SENT = "start-sent"
     SAYS_LINKED = "linked"
-    """It has mapped what a later link has brought: a worker that takes long to become ready may do so before."""
+    """The worker has mapped what a later link brought. A worker that takes long to become ready may do so before it is
+    ready."""
     GROWS = "segment"
     MAPS = "segment-mapped"
     SHRINKS = "segment-dropped"
     UNMAPS = "segment-unmapped"
     DRAINS = "drained"
     DIES = "dies"
-    """It is gone, and is to have a successor."""
+    """The worker is gone and is to have a successor."""
     ENDS = "ends"
-    """It is gone for good."""
+    """The worker is gone for good."""
 
 
 class ProducerEnd(StrEnum):
-    """What there is of the RING of a stage."""
+    """The state of the RING of a stage."""
 
     AWAITED = "awaited"
     OFFERED = "offered"
     LINKED = "linked"
-    """Its maker has the CREDIT of the present consumer, or is about to: it may have sent."""
+    """The producer has, or is being sent, the CREDIT of the present consumer: it may have sent frames."""
     STALE = "stale"
-    """Its maker has the CREDIT of a consumer that is dead."""
+    """The producer has the CREDIT of a dead consumer."""
 
 
 class ConsumerEnd(StrEnum):
-    """What there is of the CREDIT of a stage."""
+    """The state of the CREDIT of a stage."""
 
     AWAITED = "awaited"
     OFFERED = "offered"
     LINKED = "linked"
-    """Its maker has the RING, or is about to: it may have taken."""
+    """The consumer has, or is being sent, the RING: it may have taken frames."""
 
 
 class StageEvent(StrEnum):
-    """What happens to the ends of a stage."""
+    """An event that concerns the ends of a stage."""
 
     RING = "ring"
     """The RING was offered."""
@@ -84,15 +85,15 @@ class StageEvent(StrEnum):
     CONSUMER_TOLD = "consumer-told"
     CONSUMER_DIED = "consumer-died"
     RING_LOST = "ring-lost"
-    """The producer died before anybody was told of the RING."""
+    """The producer died before a consumer was told of the RING."""
 
 
-_N, _E = NodeState, NodeEvent
+_N, _E = MemoryState, MemoryEvent
 _: None = None
-_ABS, _TLD, _OFR, _LNK, _RDY, _STD, _GON = NodeState
+_ABS, _TLD, _OFR, _LNK, _RDY, _STD, _GON = MemoryState
 # fmt: off
-NODE: dict[NodeState, dict[NodeEvent, NodeState | None]] = {
-    state: dict(zip(NodeEvent, row, strict=True)) for state, row in {
+NODE: dict[MemoryState, dict[MemoryEvent, MemoryState | None]] = {
+    state: dict(zip(MemoryEvent, row, strict=True)) for state, row in {
         #      CONFIGURED  LINK_SENT   RELINKS     SAYS_LINKED MAPS        UNMAPS      DIES
         #            OFFERS      SAYS_READY  START_SENT  GROWS       SHRINKS     DRAINS      ENDS
         _ABS: (_TLD, _,    _,    _,    _,    _,    _,    _,    _,    _,    _,    _,    _ABS, _GON),
@@ -127,12 +128,12 @@ CONSUMER: dict[ConsumerEnd, dict[StageEvent, ConsumerEnd | None]] = {
 }
 # fmt: on
 
-S = TypeVar("S", NodeState, ProducerEnd, ConsumerEnd)
-E = TypeVar("E", NodeEvent, StageEvent)
+S = TypeVar("S", MemoryState, ProducerEnd, ConsumerEnd)
+E = TypeVar("E", MemoryEvent, StageEvent)
 
 
 def following(table: Mapping[S, Mapping[E, S | None]], what: str, state: S, event: E) -> S:
-    """The state after ``event``. Raises IllegalEvent, and then nothing has changed."""
+    """Return the state after ``event``. Raises IllegalEvent, and then nothing has changed."""
     target = table[state][event]
     if target is None:
         raise IllegalEvent(what, str(state.name).lower(), event, ())

@@ -12,7 +12,7 @@ from chronetix.protocol.messages import Item
 from chronetixd.control import client as clients
 from chronetixd.core import quota
 from chronetixd.core.access import Peer, Right
-from chronetixd.core.quota import Gate, Quota
+from chronetixd.core.quota import Quota, QuotaGate
 
 
 def test_a_refused_client_that_never_reads_is_closed_in_the_end(
@@ -28,7 +28,7 @@ def test_a_refused_client_that_never_reads_is_closed_in_the_end(
             None,
             peer=Peer(pid=1, uid=7, gid=7),
             right=Right.READ,
-            gate=Gate(Quota(1, 1, 1, 1)),
+            gate=QuotaGate(Quota(1, 1, 1, 1)),
             daemon="d",
             inspection=None,  # type: ignore[arg-type]
             hello_s=60,
@@ -46,7 +46,7 @@ def test_a_user_s_unfinished_frames_are_bounded_over_all_of_his_connections(
     loop: Any, until: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(quota, "MAX_PARTIAL", 1500)
-    gate = Gate(Quota(10, 10, 100, 100))
+    gate = QuotaGate(Quota(10, 10, 100, 100))
     gone: list[Any] = []
     peers: list[socket.socket] = []
     for _ in range(2):

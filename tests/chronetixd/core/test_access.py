@@ -13,8 +13,8 @@ from chronetixd.core.quota import (
     MAX_STREAMS,
     MAX_UNREAD,
     Bucket,
-    Gate,
     Quota,
+    QuotaGate,
 )
 
 SECOND = 1_000_000_000
@@ -79,8 +79,8 @@ class TestBucket:
 
 
 class TestGate:
-    def gate(self, clients: int = 2, per_user: int = 2, connects: float = 1000, calls: float = 1000) -> Gate:
-        return Gate(Quota(clients, per_user, connects, calls))
+    def gate(self, clients: int = 2, per_user: int = 2, connects: float = 1000, calls: float = 1000) -> QuotaGate:
+        return QuotaGate(Quota(clients, per_user, connects, calls))
 
     def test_one_user_cannot_take_all_the_room(self) -> None:
         gate = self.gate(clients=3, per_user=2)

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from chronetixd.core import flow_messages as core
 from chronetixd.core import worker as life
-from chronetixd.core.flow.state import Flow
+from chronetixd.core.flow.state import FlowMachine
 from chronetixd.core.flow.table import NEXT, TABLE, handle
-from chronetixd.core.flow_messages import EVENTS, Deadline, FlowState, NodeEvent, StopMode
+from chronetixd.core.flow_messages import EVENTS, Deadline, FlowState, StopMode, WorkerChanged
 from chronetixd.core.levels import start_waves
 from chronetixd.core.machine import IllegalEvent
 from chronetixd.core.reason import reason
@@ -21,7 +21,7 @@ from chronetixd.core.worker import Exit, WorkerState
 
 NODES = ("source", "left", "right", "sink")
 EDGES = (("source", "left"), ("source", "right"), ("left", "sink"), ("right", "sink"))
-CLEAN = life.Exited(Exit(code=0))
+CLEAN = life.ProcessExited(Exit(code=0))
 
 
 def of(kind: type, instructions: list[Any]) -> list[Any]:
@@ -30,7 +30,7 @@ def of(kind: type, instructions: list[Any]) -> list[Any]:
 
 def goes_as_drawn(state: FlowState, instructions: list[Any]) -> None:
     """From ``state`` the flow has entered only what the table of its states names."""
-    for entered in of(core.Enter, instructions):
+    for entered in of(core.EnterState, instructions):
         assert entered.state in NEXT[state], f"{state} to {entered.state}"
         state = entered.state
 
@@ -39,18 +39,18 @@ class Play:
     """A flow whose workers do what a test says; keeps all instructions."""
 
     def __init__(self, nodes: tuple[str, ...] = NODES, edges: tuple[tuple[str, str], ...] = EDGES) -> None:
-        self.flow = Flow("f", nodes, edges)
+        self.flow = FlowMachine("f", nodes, edges)
         self.all: list[Any] = []
 
     def do(self, event: core.FlowEvent) -> list[Any]:
         before = self.flow.state
-        instructions = handle(self.flow, event, core.Moment(0, 0.5))
+        instructions = handle(self.flow, event, core.ClockAndChance(0, 0.5))
         self.all += instructions
         goes_as_drawn(before, instructions)
         return instructions
 
     def node(self, node: str, event: life.WorkerEvent) -> list[Any]:
-        return self.do(NodeEvent(node, event))
+        return self.do(WorkerChanged(node, event))
 
     def each(self, *events: life.WorkerEvent) -> None:
         for event in events:
@@ -64,7 +64,7 @@ class Play:
 
     def ready(self) -> Play:
         self.launch()
-        self.each(life.Spawned(7), life.Greeted(), life.Offered(), life.LinkSent(), life.BecameReady())
+        self.each(life.ProcessSpawned(7), life.Greeted(), life.Offered(), life.LinkSent(), life.BecameReady())
         return self
 
     def running(self) -> Play:
@@ -107,21 +107,21 @@ def test_every_consumer_starts_before_its_producer(pairs: list[tuple[int, int]])
 
 def test_a_cycle_is_refused() -> None:
     with pytest.raises(ValueError, match="cycle"):
-        Flow("f", ("a", "b"), (("a", "b"), ("b", "a")))
+        FlowMachine("f", ("a", "b"), (("a", "b"), ("b", "a")))
 
 
 def test_a_flow_without_nodes_is_refused() -> None:
     with pytest.raises(ValueError, match="node"):
-        Flow("f", (), ())
+        FlowMachine("f", (), ())
 
 
 def test_sources_start_when_everyone_else_has(play: Play) -> None:
     play.ready()
-    assert play.all[-1] == core.Start(("sink", "left", "right"))
+    assert play.all[-1] == core.SendStart(("sink", "left", "right"))
     assert play.node("right", life.HasStarted()) == []
     assert play.node("sink", life.HasStarted()) == []
-    assert play.node("left", life.HasStarted()) == [core.Start(("source",))]
-    assert play.node("source", life.HasStarted()) == [core.Enter(FlowState.RUNNING), core.Disarm()]
+    assert play.node("left", life.HasStarted()) == [core.SendStart(("source",))]
+    assert play.node("source", life.HasStarted()) == [core.EnterState(FlowState.RUNNING), core.DisarmDeadline()]
 
 
 def test_a_flow_whose_workers_all_finish_has_stopped(play: Play) -> None:
@@ -149,8 +149,8 @@ def test_a_source_may_finish_before_another_has_started() -> None:
 def test_stop_drains_the_sources_only(play: Play) -> None:
     play.running()
     instructions = play.do(core.StopRequested())
-    assert of(core.Drain, instructions) == [core.Drain(("source",))]
-    assert of(core.Arm, instructions)[0].deadline is Deadline.DRAIN
+    assert of(core.SendDrain, instructions) == [core.SendDrain(("source",))]
+    assert of(core.ArmDeadline, instructions)[0].deadline is Deadline.DRAIN
 
 
 def test_a_drain_that_takes_too_long_ends_with_sigterm_then_sigkill_and_says_so(play: Play) -> None:
@@ -158,7 +158,7 @@ def test_a_drain_that_takes_too_long_ends_with_sigterm_then_sigkill_and_says_so(
     play.do(core.StopRequested())
     assert of(core.Signal, play.do(core.DeadlinePassed())) == [core.Signal(NODES, kill=False)]
     assert of(core.Signal, play.do(core.DeadlinePassed())) == [core.Signal(NODES, kill=True)]
-    play.each(life.Exited(Exit(signal="SIGKILL")))
+    play.each(life.ProcessExited(Exit(signal="SIGKILL")))
     assert play.flow.state is FlowState.FAILED
     assert play.flow.failure is not None
     assert play.flow.failure.kind == "drain-timeout"
@@ -170,13 +170,13 @@ def test_a_harder_stop_hurries_a_drain_and_is_no_failure(mode: StopMode, kill: b
     play.do(core.StopRequested())
     assert of(core.Signal, play.do(core.StopRequested(mode))) == [core.Signal(NODES, kill=kill)]
     assert play.do(core.StopRequested()) == []
-    play.each(life.Exited(Exit(signal="SIGKILL")))
+    play.each(life.ProcessExited(Exit(signal="SIGKILL")))
     assert play.flow.state is FlowState.STOPPED
 
 
 def test_a_stop_before_anything_has_started_ends_all_workers(play: Play) -> None:
     play.launch()
-    play.each(life.Spawned(7))
+    play.each(life.ProcessSpawned(7))
     assert of(core.Signal, play.do(core.StopRequested())) == [core.Signal(NODES, kill=False)]
 
 
@@ -187,40 +187,40 @@ def test_a_stop_while_waves_start_waits_until_all_have_started(play: Play) -> No
         for node in wave:
             play.node(node, life.HasStarted())
     assert play.flow.state is FlowState.DRAINING
-    assert play.all[-1] == core.Drain(("source",))
+    assert play.all[-1] == core.SendDrain(("source",))
 
 
 def test_a_worker_spawned_after_the_flow_was_stopped_is_killed_at_once(play: Play) -> None:
     play.launch()
     play.do(core.StopRequested())
-    assert play.node("left", life.Spawned(9)) == [core.Signal(("left",), kill=True)]
+    assert play.node("left", life.ProcessSpawned(9)) == [core.Signal(("left",), kill=True)]
 
 
 def test_a_spawn_that_fails_ends_the_others_and_fails_the_flow(play: Play) -> None:
     play.launch()
     for node in ("source", "left", "right"):
-        play.node(node, life.Spawned(7))
-    instructions = play.node("sink", life.SpawnFailed("no such program"))
+        play.node(node, life.ProcessSpawned(7))
+    instructions = play.node("sink", life.ProcessNotSpawned("no such program"))
     assert of(core.Signal, instructions) == [core.Signal(("source", "left", "right"), kill=False)]
     for node in ("source", "left", "right"):
-        play.node(node, life.Exited(Exit(signal="SIGTERM")))
+        play.node(node, life.ProcessExited(Exit(signal="SIGTERM")))
     assert play.flow.state is FlowState.FAILED
     assert reason(play.flow.failure, None, []) == "node 'sink' could not be spawned: no such program"  # type: ignore[arg-type]
 
 
 def test_a_fault_while_loading_leaves_the_faulty_worker_to_exit_with_its_own_code(play: Play) -> None:
     play.launch()
-    play.each(life.Spawned(7), life.Greeted())
+    play.each(life.ProcessSpawned(7), life.Greeted())
     instructions = play.node("left", life.Faulted("load", "ImportError: x"))
     assert of(core.Signal, instructions) == [core.Signal(("source", "right", "sink"), kill=False)]
-    assert of(core.Arm, instructions)[0].deadline is Deadline.TERMINATE
+    assert of(core.ArmDeadline, instructions)[0].deadline is Deadline.TERMINATE
 
 
 def test_a_fault_while_running_drains_everyone_else(play: Play) -> None:
     play.running()
     instructions = play.node("left", life.Faulted("frame", "ValueError: x"))
-    assert of(core.Drain, instructions) == [core.Drain(("source", "right", "sink"))]
-    play.node("left", life.Exited(Exit(code=1)))
+    assert of(core.SendDrain, instructions) == [core.SendDrain(("source", "right", "sink"))]
+    play.node("left", life.ProcessExited(Exit(code=1)))
     for node in ("source", "right", "sink"):
         play.node(node, life.HasFinished())
         play.node(node, CLEAN)
@@ -233,14 +233,14 @@ def test_a_fault_while_running_drains_everyone_else(play: Play) -> None:
 def test_the_first_cause_stays_unless_it_was_a_mere_consequence(play: Play) -> None:
     play.running()
     play.node("left", life.Faulted("frame", "RouteClosed: sink", consequence=True))
-    play.node("sink", life.Exited(Exit(signal="SIGKILL")))
+    play.node("sink", life.ProcessExited(Exit(signal="SIGKILL")))
     play.node("right", life.Faulted("frame", "ValueError"))
-    assert play.flow.failure == core.Failure("exit", "sink", "", "was killed by SIGKILL")
+    assert play.flow.failure == core.FlowFailure("exit", "sink", "", "was killed by SIGKILL")
 
 
 def test_the_start_deadline_blames_the_worker_that_is_furthest_behind(play: Play) -> None:
     play.launch()
-    play.each(life.Spawned(7), life.Greeted())
+    play.each(life.ProcessSpawned(7), life.Greeted())
     for node in ("source", "left", "sink"):
         play.node(node, life.Offered())
     play.do(core.DeadlinePassed())
@@ -266,8 +266,8 @@ def test_an_event_of_an_unknown_node_is_illegal(play: Play) -> None:
 # -- random sequences --------------------------------------------------------------------------------------
 
 WORKER_EVENTS: list[Any] = [
-    life.Spawned(7),
-    life.SpawnFailed("no"),
+    life.ProcessSpawned(7),
+    life.ProcessNotSpawned("no"),
     life.Greeted(),
     life.Offered(),
     life.BecameReady(),
@@ -276,9 +276,9 @@ WORKER_EVENTS: list[Any] = [
     life.Faulted("frame", "x"),
     life.Faulted("frame", "RouteClosed", consequence=True),
     CLEAN,
-    life.Exited(Exit(signal="SIGKILL")),
+    life.ProcessExited(Exit(signal="SIGKILL")),
 ]
-NODE_EVENTS = st.builds(NodeEvent, st.sampled_from(NODES), st.sampled_from(WORKER_EVENTS))
+NODE_EVENTS = st.builds(WorkerChanged, st.sampled_from(NODES), st.sampled_from(WORKER_EVENTS))
 FLOW_EVENTS: Any = st.one_of(
     NODE_EVENTS,
     NODE_EVENTS,
@@ -289,15 +289,15 @@ FLOW_EVENTS: Any = st.one_of(
 )
 
 
-def picture(flow: Flow) -> Any:
+def picture(flow: FlowMachine) -> Any:
     workers = {n: (w.state, w.exit, w.fault, w.history.entries()) for n, w in flow.workers.items()}
     return flow.state, flow.failure, flow.deadline, tuple(flow.killed), flow.history.entries(), workers
 
 
-def fair_events(flow: Flow) -> Any:
+def fair_events(flow: FlowMachine) -> Any:
     """What could happen next to the workers as they are, so that random plays get far."""
     follows = {
-        WorkerState.SPAWNING: life.Spawned(7),
+        WorkerState.SPAWNING: life.ProcessSpawned(7),
         WorkerState.GREETING: life.Greeted(),
         WorkerState.OFFERING: life.Offered(),
         WorkerState.OFFERED: life.LinkSent(),
@@ -306,10 +306,10 @@ def fair_events(flow: Flow) -> Any:
         WorkerState.STARTED: life.HasFinished(),
         WorkerState.DRAINING: life.HasFinished(),
         WorkerState.FINISHED: CLEAN,
-        WorkerState.FAULTED: life.Exited(Exit(code=1)),
-        WorkerState.TERMINATING: life.Exited(Exit(signal="SIGTERM")),
+        WorkerState.FAULTED: life.ProcessExited(Exit(code=1)),
+        WorkerState.TERMINATING: life.ProcessExited(Exit(signal="SIGTERM")),
     }
-    return [NodeEvent(node, follows[w.state]) for node, w in flow.workers.items() if w.state in follows]
+    return [WorkerChanged(node, follows[w.state]) for node, w in flow.workers.items() if w.state in follows]
 
 
 @settings(max_examples=300)
@@ -341,11 +341,11 @@ def test_whenever_its_feeder_fails_its_workers_are_killed_and_it_has_failed(data
     if play.flow.ended:
         return
     living = [node for node, worker in play.flow.workers.items() if not worker.gone and data.draw(st.booleans())]
-    done = handle(play.flow, core.Collapsed("lost", tuple(living)), core.Moment(0, 0.5))
+    done = handle(play.flow, core.Collapsed("lost", tuple(living)), core.ClockAndChance(0, 0.5))
     assert of(core.Signal, done) == [core.Signal(tuple(living), kill=True)]
     for node in living:
         assert play.flow.state is FlowState.DRAINING
-        play.node(node, life.Exited(Exit(signal="SIGKILL")))
+        play.node(node, life.ProcessExited(Exit(signal="SIGKILL")))
     assert play.flow.state is FlowState.FAILED
 
 
@@ -360,15 +360,21 @@ def check(play: Play) -> None:
         assert (flow.state is FlowState.FAILED) == (flow.failure is not None)
     armed: Any = None
     for each in play.all:
-        armed = each.deadline if isinstance(each, core.Arm) else None if isinstance(each, core.Disarm) else armed
+        armed = (
+            each.deadline
+            if isinstance(each, core.ArmDeadline)
+            else None
+            if isinstance(each, core.DisarmDeadline)
+            else armed
+        )
     assert armed == flow.deadline
     started: list[str] = []
-    for start in of(core.Start, play.all):
+    for start in of(core.SendStart, play.all):
         for node in start.nodes:
             assert all(target in started for source, target in EDGES if source == node)
             started.append(node)
     assert len(started) == len(set(started))
-    states = [enter.state for enter in of(core.Enter, play.all)]
+    states = [enter.state for enter in of(core.EnterState, play.all)]
     assert len(states) == len(set(states))
 
 
@@ -379,9 +385,9 @@ def finish(play: Play) -> None:
         play.do(core.StopRequested(StopMode.KILL))
     for node, worker in flow.workers.items():
         if worker.state is WorkerState.TERMINATING and worker.pid == 0 and not flow.ended:
-            play.node(node, life.SpawnFailed("never came"))
+            play.node(node, life.ProcessNotSpawned("never came"))
         if not worker.gone and not flow.ended:
-            play.node(node, life.Exited(Exit(signal="SIGKILL")))
+            play.node(node, life.ProcessExited(Exit(signal="SIGKILL")))
     assert flow.ended
     check(play)
 
@@ -398,7 +404,7 @@ class Unlooked(dict[str, Any]):
 def test_a_death_costs_no_look_at_all_the_others() -> None:
     play = Play(tuple(f"n{number}" for number in range(50)), ()).running()
     nodes = tuple(play.flow.peers)
-    dead = life.Exited(Exit(signal="SIGKILL"))
+    dead = life.ProcessExited(Exit(signal="SIGKILL"))
     play.node(nodes[0], dead)
     assert play.flow.state is FlowState.DRAINING
     play.flow.workers = Unlooked(play.flow.workers)
@@ -413,7 +419,7 @@ def test_workers_are_counted_as_they_change(events: list[tuple[str, type]]) -> N
     made = {life.HasFinished: life.HasFinished(None)}
     for node, kind in events:
         with suppress(IllegalEvent):
-            handle(play.flow, NodeEvent(node, made[kind] if kind in made else kind()), core.Moment(0, 0.5))
+            handle(play.flow, WorkerChanged(node, made[kind] if kind in made else kind()), core.ClockAndChance(0, 0.5))
         for state in WorkerState:
             counted = sum(worker.state is state for worker in play.flow.workers.values())
             assert play.flow.count(state) == counted
@@ -438,7 +444,7 @@ class TestUnderAnEarlierDaemon:
             "sink": 1,
         }
         assert [node for node, worker in workers.items() if worker.state is WorkerState.EXITED] == ["sink"]
-        assert play.node("left", life.CameBack(WorkerState.DRAINING)) == []
+        assert play.node("left", life.Reattached(WorkerState.DRAINING)) == []
         assert play.flow.workers["left"].state is WorkerState.DRAINING
 
     @pytest.mark.parametrize("state", [state for state in FlowState if state is not FlowState.SUBMITTED])
@@ -452,6 +458,6 @@ class TestUnderAnEarlierDaemon:
 @pytest.mark.parametrize("state", FlowState)
 def test_whatever_it_does_a_flow_that_collapses_without_workers_has_failed(play: Play, state: FlowState) -> None:
     play.flow.state = state
-    handle(play.flow, core.Collapsed("lost", ()), core.Moment(0, 0.5))
+    handle(play.flow, core.Collapsed("lost", ()), core.ClockAndChance(0, 0.5))
     assert play.flow.state is FlowState.FAILED
-    assert play.flow.failure == core.Failure("internal", "", "", "lost")
+    assert play.flow.failure == core.FlowFailure("internal", "", "", "lost")

@@ -8,17 +8,17 @@ from hypothesis import strategies as st
 
 from chronetixd.core.restart import (
     RESTARTED,
-    Again,
-    Death,
+    CountedExit,
     Ending,
     GiveUp,
     Policy,
+    Restart,
     Rule,
     Strategy,
     decide,
     delay,
     exhausted,
-    kin,
+    restart_group,
     within,
 )
 
@@ -27,8 +27,8 @@ NODES = ("source", "left", "right", "sink", "alone")
 EDGES = (("source", "left"), ("source", "right"), ("left", "sink"), ("right", "sink"))
 
 
-def died(*times: int) -> list[Death]:
-    return [Death(at, "was killed by SIGKILL") for at in times]
+def died(*times: int) -> list[CountedExit]:
+    return [CountedExit(at, "was killed by SIGKILL") for at in times]
 
 
 def test_the_matrix_has_a_cell_for_every_policy_and_ending() -> None:
@@ -39,8 +39,8 @@ def test_the_matrix_has_a_cell_for_every_policy_and_ending() -> None:
 @pytest.mark.parametrize(
     ("policy", "restarted"),
     [
-        (Policy.PERMANENT, {Ending.FINISHED, Ending.FAILED, Ending.KIN}),
-        (Policy.TRANSIENT, {Ending.FAILED, Ending.KIN}),
+        (Policy.PERMANENT, {Ending.FINISHED, Ending.FAILED, Ending.WITH_GROUP}),
+        (Policy.TRANSIENT, {Ending.FAILED, Ending.WITH_GROUP}),
         (Policy.TEMPORARY, set()),
     ],
 )
@@ -49,7 +49,7 @@ def test_a_policy_restarts_after_these_endings_and_no_others(
     policy: Policy, restarted: set[Ending], ending: Ending
 ) -> None:
     verdict = decide(Rule(policy), ending, [], 0, 0.5)
-    assert verdict == (Again(0, 1) if ending in restarted else GiveUp())
+    assert verdict == (Restart(0, 1) if ending in restarted else GiveUp())
 
 
 @pytest.mark.parametrize("policy", [Policy.PERMANENT, Policy.TRANSIENT])
@@ -59,7 +59,7 @@ def test_a_full_window_ends_it(policy: Policy, limit: int, deaths: int) -> None:
     rule = Rule(policy, max=limit, window_ns=10 * SECOND, jitter_pct=0)
     verdict = decide(rule, Ending.FAILED, died(*range(deaths)), 9 * SECOND, 0.0)
     assert (verdict == GiveUp(exhausted=True)) == (deaths >= limit)
-    if isinstance(verdict, Again):
+    if isinstance(verdict, Restart):
         assert verdict.attempt == deaths + 1
 
 
@@ -68,7 +68,7 @@ def test_deaths_that_are_old_enough_do_not_count(policy: Policy) -> None:
     rule = Rule(policy, max=1, window_ns=10 * SECOND)
     earlier = died(0, SECOND)
     assert isinstance(decide(rule, Ending.FAILED, earlier, 10 * SECOND, 0.5), GiveUp)
-    assert isinstance(decide(rule, Ending.FAILED, earlier, 11 * SECOND, 0.5), Again) == (policy != "temporary")
+    assert isinstance(decide(rule, Ending.FAILED, earlier, 11 * SECOND, 0.5), Restart) == (policy != "temporary")
 
 
 def test_within_keeps_what_is_younger_than_the_window() -> None:
@@ -104,12 +104,12 @@ def test_jitter_only_shortens_and_by_no_more_than_its_part(
     ],
 )
 def test_a_strategy_says_who_comes_along(strategy: Strategy, wanted: dict[str, str], node: str) -> None:
-    assert kin(strategy, node, NODES, EDGES) == {node, *wanted[node].split()}
+    assert restart_group(strategy, node, NODES, EDGES) == {node, *wanted[node].split()}
 
 
 def test_the_reason_tells_how_often_and_how_it_ended_before() -> None:
     rule = Rule(max=3, window_ns=60 * SECOND)
-    earlier = [Death(1, "was killed by SIGKILL"), Death(2, "exited with code 3 before it had finished")]
+    earlier = [CountedExit(1, "was killed by SIGKILL"), CountedExit(2, "exited with code 3 before it had finished")]
     assert exhausted(rule, "was killed by SIGSEGV", earlier) == (
         "was restarted 3 times within 60 s and failed again: was killed by SIGSEGV; "
         "before that it exited with code 3 before it had finished, it was killed by SIGKILL"

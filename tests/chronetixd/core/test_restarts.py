@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from chronetixd.core import flow_messages as core
 from chronetixd.core import worker as life
-from chronetixd.core.flow.state import Flow
+from chronetixd.core.flow.state import FlowMachine
 from chronetixd.core.flow.table import handle
-from chronetixd.core.flow_messages import FlowState, Limits, NodeEvent, StopMode
+from chronetixd.core.flow_messages import FlowState, Limits, StopMode, WorkerChanged
 from chronetixd.core.machine import IllegalEvent
 from chronetixd.core.reason import reason
 from chronetixd.core.restart import Policy, Rule, Strategy
@@ -22,13 +22,20 @@ from tests.chronetixd.core.test_flow import goes_as_drawn
 MS = 1_000_000
 NODES = ("source", "map", "sink")
 EDGES = (("source", "map"), ("map", "sink"))
-KILLED = life.Exited(Exit(signal="SIGKILL"))
-CLEAN = life.Exited(Exit(code=0))
-NOW = core.Moment(0, 0.5)
-COMING_UP = (life.Spawned(9), life.Greeted(), life.Offered(), life.LinkSent(), life.BecameReady(), life.Relinked())
+KILLED = life.ProcessExited(Exit(signal="SIGKILL"))
+CLEAN = life.ProcessExited(Exit(code=0))
+NOW = core.ClockAndChance(0, 0.5)
+COMING_UP = (
+    life.ProcessSpawned(9),
+    life.Greeted(),
+    life.Offered(),
+    life.LinkSent(),
+    life.BecameReady(),
+    life.Relinked(),
+)
 
 
-LEFT = (life.HasFinished({"seen": 7}), life.Exited(Exit(code=0)))
+LEFT = (life.HasFinished({"seen": 7}), life.ProcessExited(Exit(code=0)))
 
 
 def of(kind: type, instructions: list[Any]) -> list[Any]:
@@ -50,7 +57,7 @@ class World:
         self.timers: dict[str, int] = {}
         self.all: list[Any] = []
         made = Rule(policy, **rule)  # type: ignore[arg-type]
-        self.flow = Flow("f", nodes, edges, Limits(), dict.fromkeys(nodes, made), strategy)
+        self.flow = FlowMachine("f", nodes, edges, Limits(), dict.fromkeys(nodes, made), strategy)
         self.do(core.Validated())
         self.do(core.Launch())
         for event in COMING_UP[:-1]:
@@ -64,19 +71,19 @@ class World:
 
     def do(self, event: core.FlowEvent) -> list[Any]:
         before = self.flow.state
-        done = handle(self.flow, event, core.Moment(self.now, 0.5))
+        done = handle(self.flow, event, core.ClockAndChance(self.now, 0.5))
         goes_as_drawn(before, done)
         self.all += done
         for each in done:
             match each:
-                case core.ArmNode(node, after_ns):
+                case core.ArmNodeDeadline(node, after_ns):
                     self.timers[node] = self.now + after_ns
                 case core.Restarted(node):
                     self.timers.pop(node, None)
         return done
 
     def node(self, node: str, event: life.WorkerEvent) -> list[Any]:
-        return self.do(NodeEvent(node, event))
+        return self.do(WorkerChanged(node, event))
 
     def pass_timer(self, node: str) -> list[Any]:
         """Let the clock come to where the node's timer is due."""
@@ -97,16 +104,16 @@ def test_a_node_that_dies_is_started_again_while_the_flow_runs_on() -> None:
     world = World()
     done = world.node("map", KILLED)
     assert done[0] == core.PrepareSuccessor("map")
-    assert done[-1] == core.Spawn(("map",))
+    assert done[-1] == core.RequestSpawn(("map",))
     (told,) = of(core.Restarting, done)
-    assert (told.node, told.attempt, told.reason, told.kin) == ("map", 1, "was killed by SIGKILL", ())
+    assert (told.node, told.attempt, told.reason, told.restart_group) == ("map", 1, "was killed by SIGKILL", ())
     assert not of(core.WakePeers, done)
-    assert world.node("map", life.Spawned(8)) == []
-    assert world.node("map", life.Greeted()) == [core.Configure("map")]
+    assert world.node("map", life.ProcessSpawned(8)) == []
+    assert world.node("map", life.Greeted()) == [core.SendConfigure("map")]
     world.node("map", life.Offered())
     world.node("map", life.LinkSent())
     assert world.node("map", life.BecameReady()) == [core.LinkSuccessor("map")]
-    assert of(core.Start, world.node("map", life.Relinked())) == [core.Start(("map",))]
+    assert of(core.SendStart, world.node("map", life.Relinked())) == [core.SendStart(("map",))]
     assert world.node("map", life.HasStarted()) == [core.Restarted("map")]
     assert world.flow.state is FlowState.RUNNING
     assert world.timers == {}
@@ -118,17 +125,17 @@ def test_a_fault_waits_for_the_exit_and_the_kill_if_none_comes() -> None:
     assert world.pass_timer("map") == [core.Signal(("map",), kill=True)]
     done = world.node("map", KILLED)
     assert of(core.Restarting, done)[0].reason == "failed in phase 'frame': ValueError: x"
-    assert of(core.Spawn, done) == [core.Spawn(("map",))]
+    assert of(core.RequestSpawn, done) == [core.RequestSpawn(("map",))]
 
 
 def test_the_second_death_in_a_window_is_answered_after_the_pause() -> None:
     world = World(backoff_ns=100 * MS, jitter_pct=0)
     world.node("map", KILLED)
     world.back("map")
-    assert of(core.Spawn, world.node("map", KILLED)) == []
+    assert of(core.RequestSpawn, world.node("map", KILLED)) == []
     assert world.state("map") is WorkerState.RESTARTING
     assert world.timers == {"map": 100 * MS}
-    assert of(core.Spawn, world.pass_timer("map")) == [core.Spawn(("map",))]
+    assert of(core.RequestSpawn, world.pass_timer("map")) == [core.RequestSpawn(("map",))]
 
 
 @pytest.mark.parametrize("limit", [1, 3])
@@ -139,7 +146,7 @@ def test_a_node_that_keeps_dying_fails_the_flow_with_its_story(limit: int) -> No
         if world.state("sink") is WorkerState.RESTARTING:
             world.pass_timer("sink")
         world.back("sink")
-    done = world.node("sink", life.Exited(Exit(signal="SIGSEGV")))
+    done = world.node("sink", life.ProcessExited(Exit(signal="SIGSEGV")))
     assert of(core.WakePeers, done) == [core.WakePeers("sink")]
     assert world.flow.state is FlowState.DRAINING
     assert world.flow.failure is not None
@@ -164,7 +171,7 @@ def test_a_successor_may_die_at_every_step_of_coming_up(phase: int) -> None:
     world.node("map", KILLED)
     for event in COMING_UP[:phase]:
         world.node("map", event)
-    world.node("map", life.SpawnFailed("no room") if phase == 0 else KILLED)
+    world.node("map", life.ProcessNotSpawned("no room") if phase == 0 else KILLED)
     assert world.flow.state is FlowState.RUNNING
     world.back("map")
     assert world.state("map") is WorkerState.STARTED
@@ -197,8 +204,8 @@ def test_a_successor_whose_process_comes_too_late_is_killed_as_soon_as_it_does()
     world = World(max=2, backoff_ns=0)
     world.node("map", KILLED)
     assert world.pass_timer("map") == []
-    assert world.node("map", life.Spawned(9)) == [core.Signal(("map",), kill=True)]
-    assert of(core.Spawn, world.node("map", KILLED)) == [core.Spawn(("map",))]
+    assert world.node("map", life.ProcessSpawned(9)) == [core.Signal(("map",), kill=True)]
+    assert of(core.RequestSpawn, world.node("map", KILLED)) == [core.RequestSpawn(("map",))]
 
 
 # -- who is restarted when -----------------------------------------------------------------------------------
@@ -214,12 +221,12 @@ def test_an_end_in_good_order_is_undone_only_for_a_permanent_node_without_a_stre
     world.node(node, life.HasFinished())
     done = world.node(node, CLEAN)
     again = policy is Policy.PERMANENT and not connected
-    assert of(core.Spawn, done) == ([core.Spawn((node,))] if again else [])
+    assert of(core.RequestSpawn, done) == ([core.RequestSpawn((node,))] if again else [])
     assert of(core.WakePeers, done) == ([] if again else [core.WakePeers(node)])
     assert world.flow.state is FlowState.RUNNING
 
 
-@pytest.mark.parametrize("event", [KILLED, life.Exited(Exit(code=0)), life.Exited(Exit(code=3))])
+@pytest.mark.parametrize("event", [KILLED, life.ProcessExited(Exit(code=0)), life.ProcessExited(Exit(code=3))])
 def test_a_temporary_node_that_fails_ends_the_flow(event: life.WorkerEvent) -> None:
     world = World(Policy.TEMPORARY)
     world.node("map", event)
@@ -229,22 +236,22 @@ def test_a_temporary_node_that_fails_ends_the_flow(event: life.WorkerEvent) -> N
 
 
 def test_a_death_before_the_flow_ran_fails_it_at_once() -> None:
-    flow = Flow("f", NODES, EDGES, Limits(), dict.fromkeys(NODES, Rule(Policy.PERMANENT)))
-    for event in (core.Validated(), core.Launch(), NodeEvent("map", life.SpawnFailed("no"))):
-        handle(flow, event, core.Moment(0, 0.5))
+    flow = FlowMachine("f", NODES, EDGES, Limits(), dict.fromkeys(NODES, Rule(Policy.PERMANENT)))
+    for event in (core.Validated(), core.Launch(), WorkerChanged("map", life.ProcessNotSpawned("no"))):
+        handle(flow, event, core.ClockAndChance(0, 0.5))
     assert flow.state is FlowState.DRAINING
 
 
-def starting(policy: Policy = Policy.TRANSIENT) -> Flow:
+def starting(policy: Policy = Policy.TRANSIENT) -> FlowMachine:
     """All but the source have started, and it is about to."""
-    flow = Flow("f", NODES, EDGES, Limits(), dict.fromkeys(NODES, Rule(policy)))
+    flow = FlowMachine("f", NODES, EDGES, Limits(), dict.fromkeys(NODES, Rule(policy)))
     handle(flow, core.Validated(), NOW)
     handle(flow, core.Launch(), NOW)
     for event in COMING_UP[:-1]:
         for node in NODES:
-            handle(flow, NodeEvent(node, event), NOW)
+            handle(flow, WorkerChanged(node, event), NOW)
     for node in ("sink", "map"):
-        handle(flow, NodeEvent(node, life.HasStarted()), NOW)
+        handle(flow, WorkerChanged(node, life.HasStarted()), NOW)
     assert flow.workers["source"].state is WorkerState.STARTING
     return flow
 
@@ -253,39 +260,41 @@ def starting(policy: Policy = Policy.TRANSIENT) -> Flow:
 def test_a_node_that_dies_of_its_first_frames_is_restarted_as_soon_as_the_flow_runs(faulted: bool) -> None:
     flow = starting()
     if faulted:
-        assert handle(flow, NodeEvent("map", life.Faulted("frame", "x")), NOW) == [core.ArmNode("map", 2_000_000_000)]
+        assert handle(flow, WorkerChanged("map", life.Faulted("frame", "x")), NOW) == [
+            core.ArmNodeDeadline("map", 2_000_000_000)
+        ]
         assert handle(flow, core.NodeDeadline("map"), NOW) == [core.Signal(("map",), kill=True)]
-    assert handle(flow, NodeEvent("map", KILLED), NOW) == []
+    assert handle(flow, WorkerChanged("map", KILLED), NOW) == []
     assert flow.state is FlowState.STARTING
-    done = handle(flow, NodeEvent("source", life.HasStarted()), NOW)
+    done = handle(flow, WorkerChanged("source", life.HasStarted()), NOW)
     assert flow.state is FlowState.RUNNING
-    assert of(core.Spawn, done) == [core.Spawn(("map",))]
+    assert of(core.RequestSpawn, done) == [core.RequestSpawn(("map",))]
 
 
 def test_a_temporary_node_that_dies_of_its_first_frames_fails_the_flow() -> None:
     flow = starting(Policy.TEMPORARY)
-    handle(flow, NodeEvent("map", KILLED), NOW)
+    handle(flow, WorkerChanged("map", KILLED), NOW)
     assert flow.state is FlowState.DRAINING
 
 
 def test_when_the_start_fails_who_died_early_is_given_up() -> None:
     flow = starting()
-    handle(flow, NodeEvent("map", KILLED), NOW)
-    done = handle(flow, NodeEvent("source", life.Faulted("start", "x")), NOW)
+    handle(flow, WorkerChanged("map", KILLED), NOW)
+    done = handle(flow, WorkerChanged("source", life.Faulted("start", "x")), NOW)
     assert flow.state is FlowState.DRAINING
     assert core.WakePeers("map") in done
 
 
 def test_a_drain_that_was_asked_for_while_starting_waits_for_who_died_early() -> None:
     flow = starting()
-    handle(flow, NodeEvent("map", KILLED), NOW)
+    handle(flow, WorkerChanged("map", KILLED), NOW)
     handle(flow, core.StopRequested(), NOW)
-    done = handle(flow, NodeEvent("source", life.HasStarted()), NOW)
-    assert of(core.Spawn, done) == [core.Spawn(("map",))]
+    done = handle(flow, WorkerChanged("source", life.HasStarted()), NOW)
+    assert of(core.RequestSpawn, done) == [core.RequestSpawn(("map",))]
     assert flow.state is FlowState.RUNNING
     for event in (*COMING_UP, life.HasStarted()):
-        done = handle(flow, NodeEvent("map", event), NOW)
-    assert of(core.Drain, done) == [core.Drain(("source",))]
+        done = handle(flow, WorkerChanged("map", event), NOW)
+    assert of(core.SendDrain, done) == [core.SendDrain(("source",))]
 
 
 def test_a_producer_without_anyone_left_to_send_to_is_not_restarted() -> None:
@@ -313,11 +322,11 @@ def test_kin_are_ended_and_come_back_together(strategy: Strategy, node: str, oth
     done = world.node(node, KILLED)
     (signal,) = of(core.Signal, done)
     assert (sorted(signal.nodes), signal.kill) == (sorted(others), False)
-    assert of(core.Restarting, done)[0].kin == others
+    assert of(core.Restarting, done)[0].restart_group == others
     for other in others:
-        assert of(core.Spawn, world.all) == []
-        world.node(other, life.Exited(Exit(signal="SIGTERM")))
-    (spawn,) = of(core.Spawn, world.all)
+        assert of(core.RequestSpawn, world.all) == []
+        world.node(other, life.ProcessExited(Exit(signal="SIGTERM")))
+    (spawn,) = of(core.RequestSpawn, world.all)
     assert set(spawn.nodes) == {node, *others}
     assert {each.node for each in of(core.PrepareSuccessor, world.all)} == {node, *others}
     world.back(node, *others)
@@ -340,23 +349,23 @@ def test_the_pause_begins_when_the_last_of_the_kin_is_gone() -> None:
     world.pass_timer("sink")
     world.node("sink", KILLED)
     assert world.timers["map"] == world.now + 100 * MS
-    assert of(core.Spawn, world.pass_timer("map")) == [core.Spawn(("map", "sink"))]
+    assert of(core.RequestSpawn, world.pass_timer("map")) == [core.RequestSpawn(("map", "sink"))]
 
 
 def test_groups_that_overlap_become_one() -> None:
     world = World(strategy=Strategy.REST_FOR_ONE)
     world.node("map", KILLED)
     world.node("source", KILLED)
-    assert of(core.Spawn, world.all) == []
+    assert of(core.RequestSpawn, world.all) == []
     world.node("sink", KILLED)
-    assert of(core.Spawn, world.all) == [core.Spawn(("source", "map", "sink"))]
+    assert of(core.RequestSpawn, world.all) == [core.RequestSpawn(("source", "map", "sink"))]
 
 
 def test_a_temporary_node_among_the_kin_fails_the_flow() -> None:
     rules = {"map": Rule(Policy.TRANSIENT)}
     world = World()
-    world.flow.revival.rules = rules
-    world.flow.revival.strategy = Strategy.REST_FOR_ONE
+    world.flow.restart_state.rules = rules
+    world.flow.restart_state.strategy = Strategy.REST_FOR_ONE
     world.node("map", KILLED)
     assert world.flow.failure is not None
     assert "restarts node 'sink' with it, which is temporary" in world.flow.failure.message
@@ -371,19 +380,19 @@ def test_a_drain_hurries_the_restart_and_waits_for_it() -> None:
     world.back("map")
     world.node("map", KILLED)
     done = world.do(core.StopRequested())
-    assert of(core.Spawn, done) == [core.Spawn(("map",))]
-    assert of(core.Drain, done) == []
+    assert of(core.RequestSpawn, done) == [core.RequestSpawn(("map",))]
+    assert of(core.SendDrain, done) == []
     assert world.flow.state is FlowState.RUNNING
     world.back("map")
     assert world.flow.state is FlowState.DRAINING
-    assert of(core.Drain, world.all) == [core.Drain(("source",))]
+    assert of(core.SendDrain, world.all) == [core.SendDrain(("source",))]
 
 
 def test_a_drain_that_waits_too_long_ends_everyone() -> None:
     world = World()
     world.node("map", KILLED)
     world.do(core.StopRequested())
-    world.node("map", life.Spawned(9))
+    world.node("map", life.ProcessSpawned(9))
     done = world.do(core.DeadlinePassed())
     assert of(core.Signal, done) == [core.Signal(NODES, kill=False)]
     assert world.flow.failure is not None
@@ -406,7 +415,7 @@ def test_a_harder_stop_gives_restarts_up(mode: StopMode) -> None:
 def draining(policy: Policy = Policy.TRANSIENT, **more: Any) -> World:
     world = World(policy, **more)
     world.do(core.StopRequested())
-    assert world.flow.drains_well
+    assert world.flow.drains_in_order
     world.all.clear()
     return world
 
@@ -422,18 +431,18 @@ def ends_well(world: World, *nodes: str) -> None:
 def test_a_node_that_dies_while_the_flow_drains_is_restarted_at_once_and_the_drain_goes_on() -> None:
     world = draining(backoff_ns=100 * MS)
     for node in ("map", "map", "sink"):
-        assert core.Spawn((node,)) in world.node(node, KILLED)
+        assert core.RequestSpawn((node,)) in world.node(node, KILLED)
         assert world.flow.state is FlowState.DRAINING
         world.back(node)
-    assert of(core.Drain, world.all) == [], "who has inputs ends with them"
+    assert of(core.SendDrain, world.all) == [], "who has inputs ends with them"
     ends_well(world, "source", "map", "sink")
 
 
 def test_a_source_that_dies_while_it_drains_is_restarted_and_told_to_drain() -> None:
     world = draining()
-    assert core.Spawn(("source",)) in world.node("source", KILLED)
+    assert core.RequestSpawn(("source",)) in world.node("source", KILLED)
     world.back("source")
-    assert of(core.Drain, world.all) == [core.Drain(("source",))]
+    assert of(core.SendDrain, world.all) == [core.SendDrain(("source",))]
     assert world.state("source") is WorkerState.DRAINING
     ends_well(world, "source", "map", "sink")
 
@@ -444,7 +453,7 @@ def test_kin_comes_back_in_a_drain_but_for_who_has_ended(strategy: Strategy) -> 
     world.node("source", life.HasFinished())
     world.node("source", CLEAN)
     assert of(core.Signal, world.node("map", KILLED)) == [core.Signal(("sink",), kill=False)]
-    assert core.Spawn(("map", "sink")) in world.node("sink", KILLED)
+    assert core.RequestSpawn(("map", "sink")) in world.node("sink", KILLED)
     world.back("map", "sink")
     ends_well(world, "map", "sink")
 
@@ -459,7 +468,7 @@ def test_what_its_rule_does_not_restart_fails_the_drain_with_its_reason() -> Non
 def test_an_end_in_good_order_is_an_end_while_the_flow_drains() -> None:
     world = draining(Policy.PERMANENT, nodes=("alone", "beside"), edges=())
     world.node("alone", life.HasFinished())
-    assert of(core.Spawn, world.node("alone", CLEAN)) == []
+    assert of(core.RequestSpawn, world.node("alone", CLEAN)) == []
     ends_well(world, "beside")
 
 
@@ -477,7 +486,7 @@ def test_a_drain_that_is_cut_short_waits_for_no_restart(event: core.FlowEvent, s
     for _ in range(2):
         for node in NODES:
             if world.state(node) not in life.GONE:
-                world.node(node, life.Spawned(9) if world.flow.workers[node].pid == 0 else KILLED)
+                world.node(node, life.ProcessSpawned(9) if world.flow.workers[node].pid == 0 else KILLED)
     for node in NODES:
         if world.state(node) not in life.GONE:
             world.node(node, KILLED)
@@ -489,16 +498,16 @@ def test_a_drain_that_is_cut_short_waits_for_no_restart(event: core.FlowEvent, s
 def test_a_failure_for_good_ends_a_drain_and_the_restarts_in_it() -> None:
     world = draining(strategy=Strategy.REST_FOR_ONE)
     world.node("map", KILLED)
-    world.do(core.NoSuccession("map", "left a ring that makes no sense"))
+    world.do(core.SuccessionFailed("map", "left a ring that makes no sense"))
     assert world.flow.failure is not None
     assert world.state("map") is WorkerState.FAILED
-    assert of(core.Spawn, world.node("sink", KILLED)) == []
+    assert of(core.RequestSpawn, world.node("sink", KILLED)) == []
 
 
 def test_what_no_successor_can_go_on_from_fails_the_flow() -> None:
     world = World()
     world.node("map", KILLED)
-    world.do(core.NoSuccession("map", "left a ring that makes no sense"))
+    world.do(core.SuccessionFailed("map", "left a ring that makes no sense"))
     assert world.flow.failure is not None
     assert reason(world.flow.failure, None, []) == "node 'map' left a ring that makes no sense"
 
@@ -506,7 +515,7 @@ def test_what_no_successor_can_go_on_from_fails_the_flow() -> None:
 # -- at random -----------------------------------------------------------------------------------------------
 
 FOLLOWS: dict[WorkerState, life.WorkerEvent] = {
-    WorkerState.SPAWNING: life.Spawned(9),
+    WorkerState.SPAWNING: life.ProcessSpawned(9),
     WorkerState.GREETING: life.Greeted(),
     WorkerState.OFFERING: life.Offered(),
     WorkerState.OFFERED: life.LinkSent(),
@@ -515,7 +524,7 @@ FOLLOWS: dict[WorkerState, life.WorkerEvent] = {
     WorkerState.STARTING: life.HasStarted(),
     WorkerState.DRAINING: life.HasFinished(),
     WorkerState.FINISHED: CLEAN,
-    WorkerState.FAULTED: life.Exited(Exit(code=1)),
+    WorkerState.FAULTED: life.ProcessExited(Exit(code=1)),
     WorkerState.TERMINATING: KILLED,
 }
 
@@ -539,7 +548,7 @@ def test_whatever_dies_everyone_is_back_or_the_flow_ends(data: st.DataObject) ->
     else:
         assert world.flow.state is FlowState.RUNNING
         assert states <= {WorkerState.STARTED, WorkerState.EXITED}
-        assert world.flow.revival.groups == []
+        assert world.flow.restart_state.groups == []
 
 
 def step(world: World, data: st.DataObject) -> None:
@@ -566,13 +575,13 @@ def step(world: World, data: st.DataObject) -> None:
 def check(world: World) -> None:
     """What holds after every event."""
     flow = world.flow
-    grouped = [node for group in flow.revival.groups for node in group.nodes]
+    grouped = [node for group in flow.restart_state.groups for node in group.nodes]
     assert len(grouped) == len(set(grouped))
     waiting = {node for node in flow.peers if world.state(node) is WorkerState.RESTARTING}
     assert waiting <= set(grouped)
     if not flow.restarts:
         assert not grouped
-    for group in flow.revival.groups:
+    for group in flow.restart_state.groups:
         if set(group.nodes) <= waiting:
             assert group.nodes[0] in world.timers
     spawned: dict[str, int] = {}
@@ -580,7 +589,7 @@ def check(world: World) -> None:
     for each in world.all:
         if isinstance(each, core.PrepareSuccessor):
             succeeded[each.node] = succeeded.get(each.node, 0) + 1
-        for node in each.nodes if isinstance(each, core.Spawn) else ():
+        for node in each.nodes if isinstance(each, core.RequestSpawn) else ():
             spawned[node] = spawned.get(node, 0) + 1
             assert spawned[node] == succeeded[node], "spawned again without its routes knowing"
 
@@ -598,7 +607,7 @@ def settle(world: World) -> None:
             if world.flow.restarts and world.state(node) is WorkerState.RESTARTING:
                 world.pass_timer(node)
                 moved = True
-        if world.flow.drains_well and not moved:  # what the sources have left is worked on
+        if world.flow.drains_in_order and not moved:  # what the sources have left is worked on
             started = [node for node in sorted(world.flow.peers) if world.state(node) is WorkerState.STARTED]
             moved = [world.node(node, life.HasFinished()) for node in started] != []
         if world.flow.state is FlowState.DRAINING and not moved:
@@ -622,7 +631,7 @@ def test_of_deaths_only_those_within_the_window_are_remembered(finishes: bool) -
             world.pass_timer("alone")
         world.back("alone")
     assert world.flow.state is FlowState.RUNNING
-    assert len(world.flow.revival.deaths["alone"]) <= 2
+    assert len(world.flow.restart_state.counted_exits["alone"]) <= 2
 
 
 class TestLeaving:
@@ -633,16 +642,19 @@ class TestLeaving:
         return World(Policy.TEMPORARY)
 
     def test_it_is_told_and_has_as_long_as_a_drain(self, world: World) -> None:
-        assert world.do(core.LeaveRequested("map")) == [core.Leave("map"), core.ArmNode("map", Limits().drain_ns)]
+        assert world.do(core.LeaveRequested("map")) == [
+            core.SendLeave("map"),
+            core.ArmNodeDeadline("map", Limits().drain_ns),
+        ]
         assert world.flow.workers["map"].state is WorkerState.DRAINING
 
     def test_when_it_has_left_its_routes_wait_and_one_that_stands_by_takes_over(self, world: World) -> None:
         world.do(core.LeaveRequested("map"))
         assert world.node("map", LEFT[0]) == []
-        assert world.node("map", LEFT[1]) == [core.PrepareSuccessor("map"), core.Left("map")]
+        assert world.node("map", LEFT[1]) == [core.PrepareSuccessor("map"), core.WorkerLeft("map")]
         assert world.flow.workers["map"].result == {"seen": 7}
-        done = world.do(core.TakeOver("map", 9))
-        assert done == [core.ArmNode("map", Limits().start_ns), core.Configure("map")]
+        done = world.do(core.SuccessorGiven("map", 9))
+        assert done == [core.ArmNodeDeadline("map", Limits().start_ns), core.SendConfigure("map")]
         assert world.flow.workers["map"].incarnation == 1
         for event in COMING_UP[2:]:
             world.node("map", event)
@@ -653,20 +665,20 @@ class TestLeaving:
         world.do(core.LeaveRequested("map"))
         for event in LEFT:
             world.node("map", event)
-        assert core.Spawn(("map",)) in world.do(core.TakeOver("map"))
+        assert core.RequestSpawn(("map",)) in world.do(core.SuccessorGiven("map"))
 
-    @pytest.mark.parametrize("end", [KILLED, life.Exited(Exit(code=1))])
-    def test_however_it_ends_it_is_succeeded(self, end: life.Exited, world: World) -> None:
+    @pytest.mark.parametrize("end", [KILLED, life.ProcessExited(Exit(code=1))])
+    def test_however_it_ends_it_is_succeeded(self, end: life.ProcessExited, world: World) -> None:
         world.do(core.LeaveRequested("map"))
         world.node("map", life.Faulted("stop", "ValueError: no"))
-        assert world.node("map", end) == [core.PrepareSuccessor("map"), core.Left("map")]
+        assert world.node("map", end) == [core.PrepareSuccessor("map"), core.WorkerLeft("map")]
         assert world.flow.failure is None
 
     def test_one_that_does_not_leave_in_time_is_ended_by_force_at_last(self, world: World) -> None:
         world.do(core.LeaveRequested("map"))
         assert world.pass_timer("map")[0] == core.Signal(("map",), kill=False)
         assert world.pass_timer("map") == [core.Signal(("map",), kill=True)]
-        assert world.node("map", KILLED) == [core.PrepareSuccessor("map"), core.Left("map")]
+        assert world.node("map", KILLED) == [core.PrepareSuccessor("map"), core.WorkerLeft("map")]
 
     def test_a_drain_waits_until_its_successor_is_at_work(self, world: World) -> None:
         world.do(core.LeaveRequested("map"))
@@ -674,11 +686,11 @@ class TestLeaving:
         assert world.flow.state is FlowState.RUNNING
         for event in LEFT:
             world.node("map", event)
-        world.do(core.TakeOver("map", 9))
+        world.do(core.SuccessorGiven("map", 9))
         for event in COMING_UP[2:]:
             world.node("map", event)
         done = world.node("map", life.HasStarted())
-        assert core.Drain(("source",)) in done
+        assert core.SendDrain(("source",)) in done
         assert world.flow.state is FlowState.DRAINING
 
     def test_a_stop_at_once_does_not_wait(self, world: World) -> None:
@@ -687,13 +699,13 @@ class TestLeaving:
             world.node("map", event)
         world.do(core.StopRequested(StopMode.NOW))
         with pytest.raises(IllegalEvent):
-            world.do(core.TakeOver("map", 9))
+            world.do(core.SuccessorGiven("map", 9))
         for node in ("source", "sink"):
             world.node(node, CLEAN)
         assert world.flow.ended
 
     @pytest.mark.parametrize(
-        "event", [core.TakeOver("map", 9), core.TakeOver("nobody", 9), core.LeaveRequested("nobody")]
+        "event", [core.SuccessorGiven("map", 9), core.SuccessorGiven("nobody", 9), core.LeaveRequested("nobody")]
     )
     def test_nobody_takes_over_from_one_that_works_and_nobody_unknown_leaves(
         self, event: core.FlowEvent, world: World
@@ -708,10 +720,10 @@ class TestLeaving:
         world.node("source", KILLED)
         for node in ("map", "sink"):
             done = world.node(node, CLEAN)
-        assert [each for each in done if isinstance(each, core.Spawn)]
+        assert [each for each in done if isinstance(each, core.RequestSpawn)]
         assert world.flow.leaving == set()
         with pytest.raises(IllegalEvent):
-            world.do(core.TakeOver("map", 9))
+            world.do(core.SuccessorGiven("map", 9))
 
 
 class TestOtherNodes:
@@ -726,46 +738,49 @@ class TestOtherNodes:
         world.flow.revise(nodes, (*EDGES, ("map", "extra")), {}, Strategy.ONE_FOR_ONE)
         world.do(core.StopRequested())
         assert world.flow.state is FlowState.RUNNING, "a drain waits for it"
-        assert core.Configure("extra") in world.do(core.TakeOver("extra", 9))
+        assert core.SendConfigure("extra") in world.do(core.SuccessorGiven("extra", 9))
         assert world.flow.workers["extra"].incarnation == 0
         for event in COMING_UP[2:]:
             world.node("extra", event)
-        assert core.Drain(("source",)) in world.node("extra", life.HasStarted())
+        assert core.SendDrain(("source",)) in world.node("extra", life.HasStarted())
 
-    FORGOTTEN = [core.WakePeers("map"), core.Removed("map")]
+    FORGOTTEN = [core.WakePeers("map"), core.NodeRemoved("map")]
 
     def test_one_that_is_removed_ends_and_is_forgotten_whatever_its_rule_says(self, world: World) -> None:
         world.flow.revise(("source", "sink"), (("source", "sink"),), {}, Strategy.ONE_FOR_ONE)
-        assert world.do(core.Retire("map")) == [core.Drain(("map",)), core.ArmNode("map", Limits().drain_ns)]
+        assert world.do(core.RetireRequested("map")) == [
+            core.SendDrain(("map",)),
+            core.ArmNodeDeadline("map", Limits().drain_ns),
+        ]
         world.node("map", life.HasFinished())
         assert world.node("map", CLEAN) == self.FORGOTTEN
         assert set(world.flow.workers) == set(world.flow.peers) == {"source", "sink"}
         assert world.flow.state is FlowState.RUNNING
 
     @pytest.mark.parametrize("told", [True, False])
-    @pytest.mark.parametrize("end", [KILLED, life.Exited(Exit(code=1))])
+    @pytest.mark.parametrize("end", [KILLED, life.ProcessExited(Exit(code=1))])
     def test_one_that_dies_is_restarted_to_work_on_what_was_sent_to_it_and_is_told_to_end_again(
-        self, end: life.Exited, told: bool, world: World
+        self, end: life.ProcessExited, told: bool, world: World
     ) -> None:
         world.flow.revise(("source", "sink"), (("source", "sink"),), {}, Strategy.ONE_FOR_ALL)
         for _ in range(3):
             if told:
                 world.all.clear()
-                assert told is (core.Drain(("map",)) in (world.do(core.Retire("map"))))
+                assert told is (core.SendDrain(("map",)) in (world.do(core.RetireRequested("map"))))
                 told = False
-            assert core.Spawn(("map",)) in self.dies(world, end)
+            assert core.RequestSpawn(("map",)) in self.dies(world, end)
             world.all.clear()
             world.back("map")
-            assert (core.Drain(("map",)) in world.all) is ("map" in world.flow.retired)
+            assert (core.SendDrain(("map",)) in world.all) is ("map" in world.flow.retired)
         if "map" not in world.flow.retired:
-            world.do(core.Retire("map"))
+            world.do(core.RetireRequested("map"))
         world.node("map", life.HasFinished())
         assert world.node("map", CLEAN) == self.FORGOTTEN
 
     @staticmethod
-    def dies(world: World, end: life.Exited) -> list[Any]:
+    def dies(world: World, end: life.ProcessExited) -> list[Any]:
         done = world.node("map", end)
-        return done if of(core.Spawn, done) else world.pass_timer("map")
+        return done if of(core.RequestSpawn, done) else world.pass_timer("map")
 
     def test_one_whose_rule_does_not_restart_it_is_forgotten_and_the_flow_runs_on(self) -> None:
         for world in (World(Policy.TEMPORARY), World(max=0)):
@@ -773,17 +788,17 @@ class TestOtherNodes:
             assert world.node("map", KILLED) == self.FORGOTTEN
             assert world.flow.state is FlowState.RUNNING
             with pytest.raises(IllegalEvent):
-                world.do(core.Retire("map"))
+                world.do(core.RetireRequested("map"))
 
     def test_a_source_that_is_removed_and_dies_is_forgotten_for_nobody_has_sent_anything_to_it(
         self, world: World
     ) -> None:
         world.flow.revise(("map", "sink"), (("map", "sink"),), {}, Strategy.ONE_FOR_ONE)
-        assert world.node("source", KILLED) == [core.WakePeers("source"), core.Removed("source")]
+        assert world.node("source", KILLED) == [core.WakePeers("source"), core.NodeRemoved("source")]
 
     def test_one_that_does_not_end_in_time_is_ended(self, world: World) -> None:
         world.flow.revise(("source", "sink"), (("source", "sink"),), {}, Strategy.ONE_FOR_ONE)
-        world.do(core.Retire("map"))
+        world.do(core.RetireRequested("map"))
         assert world.pass_timer("map")[0] == core.Signal(("map",), kill=False)
         assert world.pass_timer("map") == [core.Signal(("map",), kill=True)]
         assert world.node("map", KILLED) == self.FORGOTTEN, "it has had its time"

@@ -14,29 +14,29 @@ from chronetixd.core.rollout import (
     EVENTS,
     OVER,
     TABLE,
-    Arm,
-    Begun,
-    Called,
-    Commit,
-    Disarm,
-    Dismiss,
-    Event,
-    Fell,
-    Finish,
-    Late,
-    Leave,
-    Looked,
-    Retire,
-    Revise,
-    Revoke,
-    Rollout,
-    Seen,
+    ArmReadyDeadline,
+    BeginRequested,
+    CommitWritten,
+    DisarmReadyDeadline,
+    DismissSuccessor,
+    FinishRollout,
+    FlowObserved,
+    FlowView,
+    NodeView,
+    ReadyDeadlinePassed,
+    ReplaceWorker,
+    RetireNode,
+    ReviseFlow,
+    RevokeCommit,
+    RollbackRequested,
+    RolloutEvent,
+    RolloutMachine,
+    RolloutStep,
     StandBy,
-    Step,
-    StoodBy,
-    TakeOver,
-    View,
-    Written,
+    StartSuccessor,
+    SuccessorLost,
+    SuccessorReady,
+    WriteCommit,
 )
 from chronetixd.core.worker import WorkerState
 
@@ -49,37 +49,37 @@ class Play:
     """A roll-out of ``nodes``, and the flow that it sees."""
 
     def __init__(self, *nodes: str, added: tuple[str, ...] = (), removed: frozenset[str] = frozenset()) -> None:
-        self.rollout = Rollout(nodes, 5_000_000_000, SENDERS, added, removed)
-        self.nodes = {node: Seen(S.STARTED, 0) for node in NODES}
+        self.rollout = RolloutMachine(nodes, 5_000_000_000, SENDERS, added, removed)
+        self.nodes = {node: NodeView(S.STARTED, 0) for node in NODES}
         self.runs = True
         self.obstacle = ""
         self.rerouting: tuple[str, ...] = ()
         self.clean = True
         self.all: list[Any] = []
 
-    def do(self, event: Event) -> list[Any]:
+    def do(self, event: RolloutEvent) -> list[Any]:
         done = self.rollout.handle(event)
         self.all += done
         return done
 
-    def look(self, **changes: Seen) -> list[Any]:
+    def look(self, **changes: NodeView) -> list[Any]:
         self.nodes |= changes
-        return self.do(Looked(View(dict(self.nodes), self.runs, self.obstacle, self.rerouting, self.clean)))
+        return self.do(FlowObserved(FlowView(dict(self.nodes), self.runs, self.obstacle, self.rerouting, self.clean)))
 
     def committed(self) -> list[Any]:
         """It settles and is written down; what is said then."""
-        assert self.look() == [Commit()]
-        assert self.do(Written()) == []
+        assert self.look() == [WriteCommit()]
+        assert self.do(CommitWritten()) == []
         return self.look()
 
     def leaving(self) -> Play:
         """All stand by, and it was committed."""
-        self.do(Begun())
+        self.do(BeginRequested())
         for node in (*self.rollout.nodes, *self.rollout.added):
             if node not in self.rollout.removed:
-                self.do(StoodBy(node))
-        assert self.committed()[:2] == [Disarm(), Revise()]
-        self.nodes |= {node: Seen(S.OFFERING, 0) for node in self.rollout.added}
+                self.do(SuccessorReady(node))
+        assert self.committed()[:2] == [DisarmReadyDeadline(), ReviseFlow()]
+        self.nodes |= {node: NodeView(S.OFFERING, 0) for node in self.rollout.added}
         self.look()
         return self
 
@@ -87,58 +87,58 @@ class Play:
         """They leave one after the other; what is said when the last has."""
         said: list[Any] = []
         for node in self.rollout.nodes:
-            self.look(**{node: Seen(S.DRAINING, 0)})
-            assert self.look(**{node: Seen(S.FINISHED, 0)}) == []
-            said = self.look(**{node: Seen(S.RESTARTING, 0)})
+            self.look(**{node: NodeView(S.DRAINING, 0)})
+            assert self.look(**{node: NodeView(S.FINISHED, 0)}) == []
+            said = self.look(**{node: NodeView(S.RESTARTING, 0)})
         return said
 
 
 def test_the_table_has_a_cell_for_every_step_and_event() -> None:
-    assert set(TABLE) == set(Step)
+    assert set(TABLE) == set(RolloutStep)
     assert {len(row) for row in TABLE.values()} == {len(EVENTS)}
 
 
-EXAMPLES: dict[type, Event] = {
-    Begun: Begun(),
-    StoodBy: StoodBy("map"),
-    Fell: Fell("map", "is gone"),
-    Looked: Looked(View({node: Seen(S.STARTED, 0) for node in NODES})),
-    Late: Late(),
-    Called: Called("somebody did"),
-    Written: Written(),
+EXAMPLES: dict[type, RolloutEvent] = {
+    BeginRequested: BeginRequested(),
+    SuccessorReady: SuccessorReady("map"),
+    SuccessorLost: SuccessorLost("map", "is gone"),
+    FlowObserved: FlowObserved(FlowView({node: NodeView(S.STARTED, 0) for node in NODES})),
+    ReadyDeadlinePassed: ReadyDeadlinePassed(),
+    RollbackRequested: RollbackRequested("somebody did"),
+    CommitWritten: CommitWritten(),
 }
 
 
-def at(step: Step) -> Play:
+def at(step: RolloutStep) -> Play:
     """A roll-out of the map that is at this step."""
     play = Play("map")
-    ways: dict[Step, Callable[[], Any]] = {
-        Step.PLANNED: lambda: None,
-        Step.PREPARING: lambda: play.do(Begun()),
-        Step.SETTLING: lambda: (play.do(Begun()), play.do(StoodBy("map"))),
-        Step.COMMITTING: lambda: (play.do(Begun()), play.do(StoodBy("map")), play.look()),
-        Step.SWITCHING: lambda: (play.do(Begun()), play.do(StoodBy("map")), play.committed()),
-        Step.LEAVING: lambda: play.leaving(),
-        Step.TAKING_OVER: lambda: (play.leaving(), play.all_left()),
-        Step.DONE: lambda: (play.leaving(), play.all_left(), play.look(map=Seen(S.STARTED, 1))),
-        Step.ROLLED_BACK: lambda: (play.do(Begun()), play.do(Late())),
-        Step.ENDED: lambda: (play.do(Begun()), setattr(play, "runs", False), play.look()),
+    ways: dict[RolloutStep, Callable[[], Any]] = {
+        RolloutStep.PLANNED: lambda: None,
+        RolloutStep.PREPARING: lambda: play.do(BeginRequested()),
+        RolloutStep.SETTLING: lambda: (play.do(BeginRequested()), play.do(SuccessorReady("map"))),
+        RolloutStep.COMMITTING: lambda: (play.do(BeginRequested()), play.do(SuccessorReady("map")), play.look()),
+        RolloutStep.SWITCHING: lambda: (play.do(BeginRequested()), play.do(SuccessorReady("map")), play.committed()),
+        RolloutStep.LEAVING: lambda: play.leaving(),
+        RolloutStep.TAKING_OVER: lambda: (play.leaving(), play.all_left()),
+        RolloutStep.DONE: lambda: (play.leaving(), play.all_left(), play.look(map=NodeView(S.STARTED, 1))),
+        RolloutStep.ROLLED_BACK: lambda: (play.do(BeginRequested()), play.do(ReadyDeadlinePassed())),
+        RolloutStep.ENDED: lambda: (play.do(BeginRequested()), setattr(play, "runs", False), play.look()),
     }
     ways[step]()
     assert play.rollout.step is step
     return play
 
 
-@pytest.mark.parametrize("step", Step)
+@pytest.mark.parametrize("step", RolloutStep)
 @pytest.mark.parametrize("kind", EVENTS)
-def test_every_cell_is_taken_or_refused_and_a_refusal_changes_nothing(step: Step, kind: type) -> None:
+def test_every_cell_is_taken_or_refused_and_a_refusal_changes_nothing(step: RolloutStep, kind: type) -> None:
     play = at(step)
     if TABLE[step][EVENTS.index(kind)] is None:
-        before = (play.rollout.step, set(play.rollout.waiting), set(play.rollout.standing), list(play.rollout.told))
+        before = (play.rollout.step, set(play.rollout.waiting), set(play.rollout.standing_by), list(play.rollout.asked))
         with pytest.raises(IllegalEvent):
             play.do(EXAMPLES[kind])
         rollout = play.rollout
-        assert (rollout.step, rollout.waiting, rollout.standing, rollout.told) == before
+        assert (rollout.step, rollout.waiting, rollout.standing_by, rollout.asked) == before
     else:
         play.do(EXAMPLES[kind])
 
@@ -146,189 +146,209 @@ def test_every_cell_is_taken_or_refused_and_a_refusal_changes_nothing(step: Step
 class TestBeforeAnythingIsTouched:
     def test_all_new_workers_are_asked_for_at_once_and_have_so_long(self) -> None:
         play = Play("source", "sink")
-        assert play.do(Begun()) == [StandBy(("source", "sink")), Arm(5_000_000_000)]
+        assert play.do(BeginRequested()) == [StandBy(("source", "sink")), ArmReadyDeadline(5_000_000_000)]
         assert play.rollout.waits_for == ["source", "sink"]
 
     def test_one_that_is_late_is_named_and_all_are_dismissed(self) -> None:
         play = Play("source", "sink")
-        play.do(Begun())
-        play.do(StoodBy("source"))
+        play.do(BeginRequested())
+        play.do(SuccessorReady("source"))
         why = "the new worker of node 'sink' was not ready within 5 s"
-        assert play.do(Late()) == [Disarm(), Dismiss("source"), Dismiss("sink"), Finish(why)]
-        assert play.rollout.step is Step.ROLLED_BACK
+        assert play.do(ReadyDeadlinePassed()) == [
+            DisarmReadyDeadline(),
+            DismissSuccessor("source"),
+            DismissSuccessor("sink"),
+            FinishRollout(why),
+        ]
+        assert play.rollout.step is RolloutStep.ROLLED_BACK
 
     def test_one_that_fails_rolls_it_back_also_while_it_settles(self) -> None:
         play = Play("source", "sink")
-        play.do(Begun())
-        play.do(StoodBy("source"))
-        play.do(StoodBy("sink"))
+        play.do(BeginRequested())
+        play.do(SuccessorReady("source"))
+        play.do(SuccessorReady("sink"))
         why = "the new worker of node 'sink' was killed by SIGKILL"
-        assert play.do(Fell("sink", "was killed by SIGKILL")) == [Disarm(), Dismiss("source"), Finish(why)]
+        assert play.do(SuccessorLost("sink", "was killed by SIGKILL")) == [
+            DisarmReadyDeadline(),
+            DismissSuccessor("source"),
+            FinishRollout(why),
+        ]
 
     def test_it_waits_until_nobody_is_being_restarted(self) -> None:
-        play = at(Step.SETTLING)
-        assert play.look(sink=Seen(S.RESTARTING, 0)) == []
-        assert play.look(sink=Seen(S.OFFERED, 1)) == []
-        assert play.look(sink=Seen(S.STARTED, 1)) == [Commit()]
+        play = at(RolloutStep.SETTLING)
+        assert play.look(sink=NodeView(S.RESTARTING, 0)) == []
+        assert play.look(sink=NodeView(S.OFFERED, 1)) == []
+        assert play.look(sink=NodeView(S.STARTED, 1)) == [WriteCommit()]
 
     def test_but_not_longer_than_for_new_workers(self) -> None:
-        play = at(Step.SETTLING)
-        play.look(sink=Seen(S.RESTARTING, 0))
-        assert play.do(Late())[-1] == Finish("nodes were restarted all the time for 5 s")
+        play = at(RolloutStep.SETTLING)
+        play.look(sink=NodeView(S.RESTARTING, 0))
+        assert play.do(ReadyDeadlinePassed())[-1] == FinishRollout("nodes were restarted all the time for 5 s")
 
     def test_without_a_node_to_replace_it_is_committed_and_done(self) -> None:
         play = Play()
-        assert play.do(Begun()) == [Arm(5_000_000_000)]
-        assert play.committed() == [Disarm(), Revise()]
+        assert play.do(BeginRequested()) == [ArmReadyDeadline(5_000_000_000)]
+        assert play.committed() == [DisarmReadyDeadline(), ReviseFlow()]
         assert play.look() == []
-        assert play.look() == [Finish()]
+        assert play.look() == [FinishRollout()]
 
     def test_who_dies_while_it_is_written_down_is_waited_for(self) -> None:
-        play = at(Step.COMMITTING)
-        assert play.look(sink=Seen(S.RESTARTING, 0)) == []
-        assert play.do(Written()) == []
+        play = at(RolloutStep.COMMITTING)
+        assert play.look(sink=NodeView(S.RESTARTING, 0)) == []
+        assert play.do(CommitWritten()) == []
         assert play.look() == []
-        assert play.look(sink=Seen(S.STARTED, 1)) == [Disarm(), Revise()]
+        assert play.look(sink=NodeView(S.STARTED, 1)) == [DisarmReadyDeadline(), ReviseFlow()]
 
     @pytest.mark.parametrize("written", [False, True])
-    @pytest.mark.parametrize("event", [Late(), Called("somebody did"), Fell("map", "is gone")], ids=str)
-    def test_what_was_written_down_is_taken_back_when_it_does_not_come(self, event: Event, written: bool) -> None:
-        play = at(Step.COMMITTING)
+    @pytest.mark.parametrize(
+        "event", [ReadyDeadlinePassed(), RollbackRequested("somebody did"), SuccessorLost("map", "is gone")], ids=str
+    )
+    def test_what_was_written_down_is_taken_back_when_it_does_not_come(
+        self, event: RolloutEvent, written: bool
+    ) -> None:
+        play = at(RolloutStep.COMMITTING)
         if written:
-            play.do(Written())
-        assert play.do(event)[:2] == [Disarm(), Revoke()]
-        assert play.rollout.step is Step.ROLLED_BACK
+            play.do(CommitWritten())
+        assert play.do(event)[:2] == [DisarmReadyDeadline(), RevokeCommit()]
+        assert play.rollout.step is RolloutStep.ROLLED_BACK
         if not written:
-            assert play.do(Written()) == []
+            assert play.do(CommitWritten()) == []
 
     def test_a_disk_that_is_too_slow_for_it_is_what_is_named(self) -> None:
-        play = at(Step.COMMITTING)
-        assert play.do(Late())[-1] == Finish("it was not written down within 5 s")
+        play = at(RolloutStep.COMMITTING)
+        assert play.do(ReadyDeadlinePassed())[-1] == FinishRollout("it was not written down within 5 s")
 
     def test_so_it_is_when_a_node_whose_routes_change_has_ended_meanwhile(self) -> None:
-        play = at(Step.COMMITTING)
-        play.do(Written())
+        play = at(RolloutStep.COMMITTING)
+        play.do(CommitWritten())
         play.obstacle = "node 'source', whose routes change, is finished"
-        assert play.look() == [Disarm(), Revoke(), Dismiss("map"), Finish(play.obstacle)]
+        assert play.look() == [
+            DisarmReadyDeadline(),
+            RevokeCommit(),
+            DismissSuccessor("map"),
+            FinishRollout(play.obstacle),
+        ]
 
 
 class TestWithoutAWayBack:
     def test_nodes_leave_one_by_one_from_the_sources_on_and_successors_come_sinks_first(self) -> None:
         play = Play(*NODES).leaving()
         said = play.all_left()
-        assert [each for each in play.all if isinstance(each, Leave)] == [Leave(node) for node in NODES]
-        assert said == [TakeOver(node) for node in reversed(NODES)]
+        assert [each for each in play.all if isinstance(each, ReplaceWorker)] == [ReplaceWorker(node) for node in NODES]
+        assert said == [StartSuccessor(node) for node in reversed(NODES)]
         for node in NODES[:-1]:
-            assert play.look(**{node: Seen(S.STARTED, 1)}) == []
-        assert play.look(sink=Seen(S.STARTED, 1)) == [Finish()]
-        assert play.rollout.step is Step.DONE
+            assert play.look(**{node: NodeView(S.STARTED, 1)}) == []
+        assert play.look(sink=NodeView(S.STARTED, 1)) == [FinishRollout()]
+        assert play.rollout.step is RolloutStep.DONE
 
     def test_one_whose_successor_is_gone_gets_another_one(self) -> None:
-        play = at(Step.LEAVING)
-        assert play.do(Fell("map", "is gone")) == []
-        assert play.all_left() == [TakeOver("map", fresh=True)]
+        play = at(RolloutStep.LEAVING)
+        assert play.do(SuccessorLost("map", "is gone")) == []
+        assert play.all_left() == [StartSuccessor("map", fresh=True)]
 
-    @pytest.mark.parametrize("seen", [Seen(S.EXITED, 0), Seen(S.FINISHED, 0), Seen(S.STARTED, 1), Seen(S.OFFERED, 1)])
-    def test_one_that_has_ended_or_was_born_again_meanwhile_is_not_replaced(self, seen: Seen) -> None:
+    @pytest.mark.parametrize(
+        "seen", [NodeView(S.EXITED, 0), NodeView(S.FINISHED, 0), NodeView(S.STARTED, 1), NodeView(S.OFFERED, 1)]
+    )
+    def test_one_that_has_ended_or_was_born_again_meanwhile_is_not_replaced(self, seen: NodeView) -> None:
         play = Play("source", "map").leaving()
-        said = play.look(source=Seen(S.RESTARTING, 0), map=seen)
-        assert said == [Dismiss("map"), TakeOver("source")]
+        said = play.look(source=NodeView(S.RESTARTING, 0), map=seen)
+        assert said == [DismissSuccessor("map"), StartSuccessor("source")]
 
     def test_one_that_waits_to_be_restarted_with_others_is_left_to_that(self) -> None:
-        play = at(Step.LEAVING)
-        assert play.look(map=Seen(S.RESTARTING, 0, grouped=True)) == [Dismiss("map")]
-        assert play.look(map=Seen(S.STARTED, 1)) == [Finish()]
+        play = at(RolloutStep.LEAVING)
+        assert play.look(map=NodeView(S.RESTARTING, 0, grouped=True)) == [DismissSuccessor("map")]
+        assert play.look(map=NodeView(S.STARTED, 1)) == [FinishRollout()]
 
     def test_one_that_is_on_its_way_out_is_waited_for(self) -> None:
         play = Play("source", "map").leaving()
-        assert play.look(source=Seen(S.RESTARTING, 0), map=Seen(S.FAULTED, 0)) == []
-        assert play.rollout.step is Step.LEAVING
+        assert play.look(source=NodeView(S.RESTARTING, 0), map=NodeView(S.FAULTED, 0)) == []
+        assert play.rollout.step is RolloutStep.LEAVING
 
     def test_it_ends_with_the_flow_and_those_that_stood_by_go(self) -> None:
-        play = at(Step.LEAVING)
+        play = at(RolloutStep.LEAVING)
         play.runs = False
-        assert play.look() == [Dismiss("map"), Finish("the flow has ended before")]
+        assert play.look() == [DismissSuccessor("map"), FinishRollout("the flow has ended before")]
 
     def test_who_has_taken_over_by_then_is_at_work_and_does_not_go(self) -> None:
         play = Play("map", "sink").leaving()
         play.all_left()
-        play.look(sink=Seen(S.STARTED, 1), map=Seen(S.OFFERED, 1))
+        play.look(sink=NodeView(S.STARTED, 1), map=NodeView(S.OFFERED, 1))
         play.runs = False
-        assert play.look() == [Finish("the flow has ended before")]
+        assert play.look() == [FinishRollout("the flow has ended before")]
 
     @pytest.mark.parametrize("rerouting", [(), ("source",)], ids=["switched", "not switched"])
     def test_nobody_behind_one_that_was_born_again_waits_for_those_before_it(self, rerouting: tuple[str, ...]) -> None:
         """They may wait for it: it sends by a route that is not taken from until the one behind it has ended."""
         play = Play(*NODES, removed=frozenset({"source", "sink"}))
-        play.do(Begun())
-        play.do(StoodBy("map"))
+        play.do(BeginRequested())
+        play.do(SuccessorReady("map"))
         play.committed()
         play.rerouting = rerouting
-        assert Retire("sink") not in play.look(map=Seen(S.RESTARTING, 0))
-        assert Retire("sink") in play.look(map=Seen(S.STARTED, 1))
+        assert RetireNode("sink") not in play.look(map=NodeView(S.RESTARTING, 0))
+        assert RetireNode("sink") in play.look(map=NodeView(S.STARTED, 1))
 
 
 class TestOtherRoutes:
     def test_one_that_is_added_begins_at_once_and_is_awaited_at_the_end(self) -> None:
         play = Play(added=("extra",))
-        assert play.do(Begun())[0] == StandBy(("extra",))
-        play.do(StoodBy("extra"))
-        assert play.committed() == [Disarm(), Revise(), TakeOver("extra")]
-        play.look(extra=Seen(S.OFFERING, 0))
-        assert play.rollout.step is Step.TAKING_OVER
+        assert play.do(BeginRequested())[0] == StandBy(("extra",))
+        play.do(SuccessorReady("extra"))
+        assert play.committed() == [DisarmReadyDeadline(), ReviseFlow(), StartSuccessor("extra")]
+        play.look(extra=NodeView(S.OFFERING, 0))
+        assert play.rollout.step is RolloutStep.TAKING_OVER
         assert play.rollout.waits_for == ["extra"]
-        assert play.look(extra=Seen(S.STARTED, 0)) == [Finish()]
+        assert play.look(extra=NodeView(S.STARTED, 0)) == [FinishRollout()]
 
     def test_nobody_leaves_before_all_send_by_other_routes(self) -> None:
         play = Play("map")
-        play.do(Begun())
-        play.do(StoodBy("map"))
+        play.do(BeginRequested())
+        play.do(SuccessorReady("map"))
         play.committed()
         play.rerouting = ("source",)
         assert play.look() == []
         assert play.rollout.waits_for == ["source"]
         play.rerouting = ()
-        assert play.look() == [Leave("map")]
+        assert play.look() == [ReplaceWorker("map")]
 
     def test_one_that_was_removed_is_not_replaced_but_ends_when_it_is_its_turn(self) -> None:
         play = Play("source", "map", removed=frozenset({"map"}))
-        assert play.do(Begun())[0] == StandBy(("source",))
-        play.do(StoodBy("source"))
+        assert play.do(BeginRequested())[0] == StandBy(("source",))
+        play.do(SuccessorReady("source"))
         play.committed()
-        assert play.look() == [Leave("source")]
-        assert play.look(source=Seen(S.RESTARTING, 0)) == [Retire("map")]
-        assert play.look(map=Seen(S.DRAINING, 0)) == []
+        assert play.look() == [ReplaceWorker("source")]
+        assert play.look(source=NodeView(S.RESTARTING, 0)) == [RetireNode("map")]
+        assert play.look(map=NodeView(S.DRAINING, 0)) == []
         del play.nodes["map"]
-        assert play.look() == [TakeOver("source")]
+        assert play.look() == [StartSuccessor("source")]
 
     def test_it_is_done_when_routes_that_were_removed_are_drained(self) -> None:
         play = Play("map", removed=frozenset({"map"}))
-        play.do(Begun())
+        play.do(BeginRequested())
         play.committed()
-        assert play.look() == [Retire("map")]
+        assert play.look() == [RetireNode("map")]
         del play.nodes["map"]
         play.clean = False
         play.look()
         assert play.look() == []
         play.clean = True
-        assert play.look() == [Finish()]
+        assert play.look() == [FinishRollout()]
 
     def test_what_is_in_the_way_rolls_it_back(self) -> None:
         play = Play(added=("extra",))
-        play.do(Begun())
-        play.do(StoodBy("extra"))
+        play.do(BeginRequested())
+        play.do(SuccessorReady("extra"))
         play.obstacle = "node 'source', whose routes change, is finished"
-        assert play.look() == [Disarm(), Dismiss("extra"), Finish(play.obstacle)]
+        assert play.look() == [DisarmReadyDeadline(), DismissSuccessor("extra"), FinishRollout(play.obstacle)]
 
 
-STATES = st.builds(Seen, st.sampled_from(list(WorkerState)), st.integers(0, 2), st.booleans())
+STATES = st.builds(NodeView, st.sampled_from(list(WorkerState)), st.integers(0, 2), st.booleans())
 
 
-def steps(removed: frozenset[str]) -> st.SearchStrategy[Event]:
+def steps(removed: frozenset[str]) -> st.SearchStrategy[RolloutEvent]:
     """What may happen to a flow whose removed nodes may be gone at any time."""
     there = dict.fromkeys((*(node for node in NODES if node not in removed), "extra"), STATES)
     views = st.builds(
-        View,
+        FlowView,
         st.fixed_dictionaries(there, optional=dict.fromkeys(removed, STATES)),
         st.booleans(),
         st.sampled_from(["", "", "something is in the way"]),
@@ -336,12 +356,12 @@ def steps(removed: frozenset[str]) -> st.SearchStrategy[Event]:
         st.booleans(),
     )
     return st.one_of(
-        st.builds(StoodBy, st.sampled_from((*NODES, "extra"))),
-        st.builds(Fell, st.sampled_from((*NODES, "extra")), st.just("is gone")),
-        st.builds(Looked, views),
-        st.just(Late()),
-        st.just(Called("somebody did")),
-        st.just(Written()),
+        st.builds(SuccessorReady, st.sampled_from((*NODES, "extra"))),
+        st.builds(SuccessorLost, st.sampled_from((*NODES, "extra")), st.just("is gone")),
+        st.builds(FlowObserved, views),
+        st.just(ReadyDeadlinePassed()),
+        st.just(RollbackRequested("somebody did")),
+        st.just(CommitWritten()),
     )
 
 
@@ -353,7 +373,7 @@ def test_whatever_happens_it_leaves_nobody_behind_and_touches_nothing_before_its
     removed = frozenset(data.draw(st.sets(st.sampled_from(sorted(chosen))))) if chosen else frozenset[str]()
     added = ("extra",) if adds else ()
     play = Play(*(node for node in NODES if node in chosen), added=added, removed=removed)
-    play.do(Begun())
+    play.do(BeginRequested())
     events = data.draw(st.lists(steps(removed), max_size=40))
     for event in events:
         before = play.rollout.step
@@ -362,25 +382,25 @@ def test_whatever_happens_it_leaves_nobody_behind_and_touches_nothing_before_its
         except IllegalEvent:
             assert play.rollout.step is before
     kinds = [type(each) for each in play.all]
-    assert kinds.count(Commit) <= 1
-    assert kinds.count(Finish) == (play.rollout.step in OVER)
-    touched = [at for at, kind in enumerate(kinds) if kind in (Leave, Retire, TakeOver)]
-    assert not touched or (Revise in kinds and min(touched) > kinds.index(Revise))
-    assert Revise not in kinds or (Commit in kinds and kinds.index(Revise) > kinds.index(Commit))
-    left = [each.node for each in play.all if isinstance(each, Leave)]
-    retired = [each.node for each in play.all if isinstance(each, Retire)]
+    assert kinds.count(WriteCommit) <= 1
+    assert kinds.count(FinishRollout) == (play.rollout.step in OVER)
+    touched = [at for at, kind in enumerate(kinds) if kind in (ReplaceWorker, RetireNode, StartSuccessor)]
+    assert not touched or (ReviseFlow in kinds and min(touched) > kinds.index(ReviseFlow))
+    assert ReviseFlow not in kinds or (WriteCommit in kinds and kinds.index(ReviseFlow) > kinds.index(WriteCommit))
+    left = [each.node for each in play.all if isinstance(each, ReplaceWorker)]
+    retired = [each.node for each in play.all if isinstance(each, RetireNode)]
     assert len({*left, *retired}) == len(left) + len(retired)
     assert set(retired) <= removed
     assert not set(left) & removed
-    took = [each.node for each in play.all if isinstance(each, TakeOver)]
+    took = [each.node for each in play.all if isinstance(each, StartSuccessor)]
     assert len(set(took)) == len(took)
     assert set(took) <= {*left, *added}
-    dismissed = [each.node for each in play.all if isinstance(each, Dismiss)]
+    dismissed = [each.node for each in play.all if isinstance(each, DismissSuccessor)]
     assert len(set(dismissed)) == len(dismissed)
     assert not set(dismissed) & set(took)
-    if play.rollout.step is Step.ROLLED_BACK:
-        assert Revise not in kinds
-        assert (Commit in kinds) == (Revoke in kinds)
+    if play.rollout.step is RolloutStep.ROLLED_BACK:
+        assert ReviseFlow not in kinds
+        assert (WriteCommit in kinds) == (RevokeCommit in kinds)
     if play.rollout.over:
-        fallen = {event.node for event in events if isinstance(event, Fell)}
+        fallen = {event.node for event in events if isinstance(event, SuccessorLost)}
         assert (chosen - removed) | set(added) <= set(dismissed) | set(took) | fallen

@@ -8,19 +8,19 @@ from hypothesis import strategies as st
 
 from chronetixd.core import worker as life
 from chronetixd.core.machine import IllegalEvent
-from chronetixd.core.worker import EVENTS, TABLE, Exit, Worker, WorkerState
+from chronetixd.core.worker import EVENTS, TABLE, Exit, WorkerMachine, WorkerState
 
 EXAMPLES = {
-    life.Spawned: life.Spawned(42),
-    life.SpawnFailed: life.SpawnFailed("no memory"),
+    life.ProcessSpawned: life.ProcessSpawned(42),
+    life.ProcessNotSpawned: life.ProcessNotSpawned("no memory"),
     life.HasFinished: life.HasFinished({"n": 1}),
     life.Faulted: life.Faulted("frame", "ValueError: x"),
-    life.Exited: life.Exited(Exit(code=0)),
-    life.WasStarted: life.WasStarted(3),
-    life.HadFinished: life.HadFinished(3),
+    life.ProcessExited: life.ProcessExited(Exit(code=0)),
+    life.StartedEarlier: life.StartedEarlier(3),
+    life.FinishedEarlier: life.FinishedEarlier(3),
 }
 
-SAYS_WHERE = (life.CameBack, life.Lost)
+SAYS_WHERE = (life.Reattached, life.FlowCollapsed)
 """Events that say to which state they lead."""
 
 
@@ -29,7 +29,7 @@ def example(kind: type) -> life.WorkerEvent:
 
 
 A_WHOLE_LIFE = [
-    life.Spawned(42),
+    life.ProcessSpawned(42),
     life.Greeted(),
     life.Offered(),
     life.LinkSent(),
@@ -38,7 +38,7 @@ A_WHOLE_LIFE = [
     life.HasStarted(),
     life.DrainSent(),
     life.HasFinished("result"),
-    life.Exited(Exit(code=0)),
+    life.ProcessExited(Exit(code=0)),
 ]
 
 
@@ -48,7 +48,7 @@ def test_the_table_has_a_cell_for_every_state_and_event() -> None:
 
 
 def test_a_whole_life_ends_clean_with_the_result() -> None:
-    worker = Worker("a")
+    worker = WorkerMachine("a")
     for event in A_WHOLE_LIFE:
         worker.handle(event)
     assert (worker.state, worker.result, worker.exit) == (WorkerState.EXITED, "result", Exit(code=0))
@@ -56,35 +56,35 @@ def test_a_whole_life_ends_clean_with_the_result() -> None:
 
 @pytest.mark.parametrize("ended", [Exit(code=3), Exit(signal="SIGKILL")])
 def test_a_bad_exit_after_finished_is_a_failure(ended: Exit) -> None:
-    worker = Worker("a")
+    worker = WorkerMachine("a")
     for event in A_WHOLE_LIFE[:-1]:
         worker.handle(event)
-    assert worker.handle(life.Exited(ended)) is WorkerState.FAILED
+    assert worker.handle(life.ProcessExited(ended)) is WorkerState.FAILED
 
 
 @pytest.mark.parametrize("lived", range(1, len(A_WHOLE_LIFE) - 1))
 def test_an_exit_before_finished_is_a_failure_even_with_code_0(lived: int) -> None:
-    worker = Worker("a")
+    worker = WorkerMachine("a")
     for event in A_WHOLE_LIFE[:lived]:
         worker.handle(event)
-    assert worker.handle(life.Exited(Exit(code=0))) is WorkerState.FAILED
+    assert worker.handle(life.ProcessExited(Exit(code=0))) is WorkerState.FAILED
 
 
 @pytest.mark.parametrize("lived", range(len(A_WHOLE_LIFE)))
 def test_a_signalled_worker_may_still_say_anything_and_then_counts_as_exited(lived: int) -> None:
-    worker = Worker("a")
+    worker = WorkerMachine("a")
     for event in A_WHOLE_LIFE[:lived]:
         worker.handle(event)
     worker.handle(life.SignalSent())
     for event in A_WHOLE_LIFE[lived:-1]:
         assert worker.handle(event) is WorkerState.TERMINATING
-    assert worker.handle(life.Exited(Exit(signal="SIGTERM"))) is WorkerState.EXITED
+    assert worker.handle(life.ProcessExited(Exit(signal="SIGTERM"))) is WorkerState.EXITED
 
 
 @pytest.mark.parametrize("ended", [Exit(code=0), Exit(signal="SIGKILL")])
 def test_a_worker_that_is_gone_may_be_born_again_without_its_predecessors_past(ended: Exit) -> None:
-    worker = Worker("a")
-    for event in (*A_WHOLE_LIFE[:-1], life.Exited(ended), life.RestartPlanned()):
+    worker = WorkerMachine("a")
+    for event in (*A_WHOLE_LIFE[:-1], life.ProcessExited(ended), life.RestartPlanned()):
         worker.handle(event)
     assert (worker.state, worker.gone) == (WorkerState.RESTARTING, False)
     worker.handle(life.RespawnSent())
@@ -96,18 +96,18 @@ def test_a_worker_that_is_gone_may_be_born_again_without_its_predecessors_past(e
 
 
 def test_a_worker_that_waits_for_its_restart_can_be_given_up() -> None:
-    worker = Worker("a")
-    for event in (life.SpawnFailed("no"), life.RestartPlanned(), life.GivenUp()):
+    worker = WorkerMachine("a")
+    for event in (life.ProcessNotSpawned("no"), life.RestartPlanned(), life.GivenUp()):
         worker.handle(event)
     assert (worker.state, worker.gone) == (WorkerState.FAILED, True)
 
 
 def test_an_illegal_event_carries_the_history() -> None:
-    worker = Worker("a")
-    worker.handle(life.Spawned(1))
+    worker = WorkerMachine("a")
+    worker.handle(life.ProcessSpawned(1))
     with pytest.raises(IllegalEvent) as illegal:
         worker.handle(life.HasFinished())
-    assert illegal.value.history == ("Spawned>greeting",)
+    assert illegal.value.history == ("ProcessSpawned>greeting",)
     assert "'a'" in str(illegal.value)
     assert "greeting" in str(illegal.value)
 
@@ -116,7 +116,7 @@ def test_an_illegal_event_carries_the_history() -> None:
 def test_any_sequence_follows_the_table_and_illegal_events_change_nothing(
     kinds: list[tuple[type, WorkerState]],
 ) -> None:
-    worker = Worker("a")
+    worker = WorkerMachine("a")
     for kind, state in kinds:
         before = (worker.state, worker.pid, worker.exit, worker.fault, worker.finished, worker.history.entries())
         wanted = TABLE[worker.state][EVENTS.index(kind)]
@@ -136,33 +136,33 @@ def test_any_sequence_follows_the_table_and_illegal_events_change_nothing(
 class TestUnderAnEarlierDaemon:
     @pytest.mark.parametrize("state", [WorkerState.STARTING, WorkerState.STARTED, WorkerState.DRAINING])
     def test_one_that_was_started_comes_back_in_the_state_that_it_says(self, state: WorkerState) -> None:
-        worker = Worker("a")
-        assert worker.handle(life.WasStarted(2)) is WorkerState.STARTED
-        assert worker.handle(life.CameBack(state)) is state
+        worker = WorkerMachine("a")
+        assert worker.handle(life.StartedEarlier(2)) is WorkerState.STARTED
+        assert worker.handle(life.Reattached(state)) is state
         assert (worker.incarnation, worker.finished) == (2, False)
 
     @pytest.mark.parametrize("state", [WorkerState.READY, WorkerState.FINISHED, WorkerState.EXITED])
     def test_it_cannot_come_back_in_any_other(self, state: WorkerState) -> None:
-        worker = Worker("a")
-        worker.handle(life.WasStarted(2))
+        worker = WorkerMachine("a")
+        worker.handle(life.StartedEarlier(2))
         with pytest.raises(IllegalEvent):
-            worker.handle(life.CameBack(state))
+            worker.handle(life.Reattached(state))
         assert worker.state is WorkerState.STARTED
 
     def test_one_that_is_killed_meanwhile_stays_so(self) -> None:
-        worker = Worker("a")
-        worker.handle(life.WasStarted(0))
+        worker = WorkerMachine("a")
+        worker.handle(life.StartedEarlier(0))
         worker.handle(life.SignalSent())
-        assert worker.handle(life.CameBack(WorkerState.STARTED)) is WorkerState.TERMINATING
+        assert worker.handle(life.Reattached(WorkerState.STARTED)) is WorkerState.TERMINATING
 
     def test_one_that_had_come_to_its_end_has_no_process_and_has_finished(self) -> None:
-        worker = Worker("a")
-        assert worker.handle(life.HadFinished(1)) is WorkerState.EXITED
+        worker = WorkerMachine("a")
+        assert worker.handle(life.FinishedEarlier(1)) is WorkerState.EXITED
         assert (worker.incarnation, worker.finished) == (1, True)
 
 
 def test_the_first_process_of_a_node_that_was_added_is_its_incarnation_0() -> None:
-    worker = Worker("a")
-    assert worker.handle(life.Awaited()) is WorkerState.RESTARTING
+    worker = WorkerMachine("a")
+    assert worker.handle(life.AddedWhileRunning()) is WorkerState.RESTARTING
     worker.handle(life.RespawnSent())
     assert (worker.state, worker.incarnation) == (WorkerState.SPAWNING, 0)

@@ -18,10 +18,10 @@ from chronetix.protocol.messages import (
     Drained,
     Port,
     Reattach,
+    ReattachedStage,
     Segment,
     SegmentDropped,
     SegmentMapped,
-    Stage,
 )
 from chronetixd.dataplane.recovered import RecoveredMemory
 from chronetixd.dataplane.wiring import ToNode, Wiring
@@ -43,7 +43,7 @@ class Survivors(Play):
     ) -> list[ToNode]:
         """The next one has what the living show and, if ``kept``, what a supervisor had. What it sends for a start."""
         had = {key: os.dup(fd) for key, fd in self.wiring.memories().items()} if kept else {}
-        places = self.wiring.machine.net.places
+        places = self.wiring.machine.table.nodes
         incarnations = {node: places[node].incarnation for node in NODES}
         living = [node for node in NODES if node in self.lives and places[node].started and node not in with_it]
         self.wiring.close()
@@ -78,10 +78,10 @@ class Survivors(Play):
             state="started",
             incarnation=incarnation,
             outputs=[
-                Stage(route="r", epoch=end.epoch, linked=end.linked, resume=life.config.outputs[0].resume)
+                ReattachedStage(route="r", epoch=end.epoch, linked=end.linked, resume=life.config.outputs[0].resume)
                 for end in rings
             ],
-            inputs=[Stage(route="r", epoch=end.epoch, linked=end.linked, segments=[0]) for end in credits],
+            inputs=[ReattachedStage(route="r", epoch=end.epoch, linked=end.linked, segments=[0]) for end in credits],
             segments=[index for index, _, _ in segments] if rings else [],
             unconfirmed=unconfirmed if rings else [],
             dropped=(dropped or {}).get(node, []),
@@ -179,7 +179,7 @@ class TestAnyLives:
 
 def one_step(play: Survivors, what: str, which: object) -> None:
     """Whatever is not possible now is passed over."""
-    places = play.wiring.machine.net.places
+    places = play.wiring.machine.table.nodes
     if what == "daemon":
         assert isinstance(which, tuple)
         play.daemon_dies(*which)
@@ -205,12 +205,12 @@ def one_step(play: Survivors, what: str, which: object) -> None:
 
 
 def bring_back(play: Survivors, node: str, until: str = "start") -> None:
-    place = play.wiring.machine.net.places[node]
+    node_ends = play.wiring.machine.table.nodes[node]
     if node not in play.lives:
         play.born(node)
-    if until != "born" and place.memory is None:
+    if until != "born" and node_ends.memory is None:
         play.offers(node)
-    if until == "start" and place.linked and not place.started:
+    if until == "start" and node_ends.linked and not node_ends.started:
         play.starts(node)
 
 

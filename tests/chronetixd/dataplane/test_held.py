@@ -9,19 +9,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chronetixd.core.held import Held, Watch
+from chronetixd.core.held import HeldFramePolicy, OldestHeldFrame
 from chronetixd.dataplane import held_frames
 from chronetixd.dataplane.held_frames import HeldFrameWatch
 
 THRESHOLD = 1_000
 
 
-def held(seq: int, age_ns: int, route: str = "r") -> Held:
-    return Held(route, "node", seq, age_ns, 1)
+def held(seq: int, age_ns: int, route: str = "r") -> OldestHeldFrame:
+    return OldestHeldFrame(route, "node", seq, age_ns, 1)
 
 
 def test_a_frame_is_warned_of_once_when_it_is_old_enough():
-    watch = Watch(THRESHOLD)
+    watch = HeldFramePolicy(THRESHOLD)
     assert watch.look([held(7, 999)], [1]) == []
     assert watch.look([held(7, 1_500)], [1]) == [held(7, 1_500)]
     assert watch.look([held(7, 2_500)], [1]) == []
@@ -29,26 +29,26 @@ def test_a_frame_is_warned_of_once_when_it_is_old_enough():
 
 
 def test_a_frame_that_came_back_may_be_warned_of_again_under_its_number():
-    watch = Watch(THRESHOLD)
+    watch = HeldFramePolicy(THRESHOLD)
     assert watch.look([held(7, 1_500)], [1])
     assert watch.look([], [2]) == []
     assert watch.look([held(7, 1_500)], [3])
 
 
 def test_each_route_is_warned_of_by_itself():
-    watch = Watch(THRESHOLD)
+    watch = HeldFramePolicy(THRESHOLD)
     both = [held(1, 5_000, "a"), held(1, 5_000, "b")]
     assert watch.look(both, [0]) == both
 
 
 def test_a_flow_in_which_nothing_happens_is_not_looked_at_again():
-    watch = Watch(THRESHOLD)
+    watch = HeldFramePolicy(THRESHOLD)
     watch.look([], [0, 0])
     assert watch.idle
 
 
 def test_a_flow_in_which_frames_move_is_until_they_stop():
-    watch = Watch(THRESHOLD)
+    watch = HeldFramePolicy(THRESHOLD)
     watch.look([], [5])
     assert not watch.idle
     watch.look([], [6])
@@ -60,14 +60,14 @@ def test_a_flow_in_which_frames_move_is_until_they_stop():
 
 
 def test_a_frame_that_is_kept_and_known_keeps_nobody_awake():
-    watch = Watch(THRESHOLD)
+    watch = HeldFramePolicy(THRESHOLD)
     watch.look([held(7, 1_000)], [1])
     watch.look([held(7, 2_000)], [1])
     assert watch.idle
 
 
 def test_a_frame_that_is_not_old_yet_is_looked_at_again():
-    watch = Watch(THRESHOLD)
+    watch = HeldFramePolicy(THRESHOLD)
     watch.look([], [1])
     watch.look([held(7, 10)], [1])
     assert not watch.idle
@@ -75,7 +75,7 @@ def test_a_frame_that_is_not_old_yet_is_looked_at_again():
 
 @given(st.lists(st.tuples(st.lists(st.integers(0, 3_000), max_size=3), st.integers(0, 2)), max_size=30))
 def test_only_what_is_old_is_warned_of_and_never_twice_in_a_row(looks: list[tuple[list[int], int]]):
-    watch = Watch(THRESHOLD)
+    watch = HeldFramePolicy(THRESHOLD)
     before: set[tuple[str, int]] = set()
     for ages, progress in looks:
         found = [held(at, age, f"r{at}") for at, age in enumerate(ages)]

@@ -210,7 +210,7 @@ class Play:
             self.sent.append((node, message))
             life = self.lives[node]
             if isinstance(message, Link):
-                again = self.wiring.machine.net.places[node].answers
+                again = self.wiring.machine.table.nodes[node].answers
                 life.link(message, descriptors)
                 if again:
                     routes = [*message.outputs, *(each.route for each in message.inputs)]
@@ -315,7 +315,7 @@ def test_a_producers_successor_goes_on_in_a_ring_of_its_own_and_the_old_one_is_g
     sink.give_back(1)
     assert sink.take_all() == plain(2, 3, 4, 5)
     play.tell_drained()
-    assert [stage.epoch for stage in play.wiring.machine.net.chains["r"]] == [1]
+    assert [stage.epoch for stage in play.wiring.machine.table.chains["r"]] == [1]
     assert play.counted() == (5, 5, 5)
 
 
@@ -330,7 +330,7 @@ def test_a_producer_that_dies_again_and_again_loses_nothing(play: Play) -> None:
     assert sink.take_all() == plain(*range(1, sent + 1))
     play.tell_drained()
     assert play.counted() == (sent, sent, sent)
-    assert len(play.wiring.machine.net.chains["r"]) == 1
+    assert len(play.wiring.machine.table.chains["r"]) == 1
 
 
 @pytest.mark.parametrize("first", ["source", "sink"])
@@ -379,7 +379,7 @@ def test_what_a_stage_has_counted_is_not_lost_when_there_is_no_memory_to_look_at
         play.lives["source"].send(5)
         assert play.lives["sink"].take_all() == plain(4, 5)
         play.tell_drained()
-    assert len(play.wiring.machine.net.chains["r"]) == 1
+    assert len(play.wiring.machine.table.chains["r"]) == 1
     committed, _, returned = play.counted()
     assert (committed, returned) == (5, 5)
     play.close()
@@ -417,7 +417,7 @@ def test_a_successor_that_never_offered_changes_nothing(play: Play) -> None:
         play.born(node)
         play.dies(node)
         play.comes_back(node)
-    assert [stage.epoch for stage in play.wiring.machine.net.chains["r"]] == [0, 1]
+    assert [stage.epoch for stage in play.wiring.machine.table.chains["r"]] == [0, 1]
     assert play.lives["sink"].take_all() == plain(1)
 
 
@@ -427,8 +427,8 @@ def test_a_ring_that_nobody_was_linked_to_is_not_a_stage(play: Play) -> None:
     play.born("source")
     play.offers("source")
     play.dies("source")
-    assert [stage.epoch for stage in play.wiring.machine.net.chains["r"]] == [0, 1]
-    assert play.wiring.machine.net.chains["r"][-1].ring is None
+    assert [stage.epoch for stage in play.wiring.machine.table.chains["r"]] == [0, 1]
+    assert play.wiring.machine.table.chains["r"][-1].ring is None
 
 
 def test_a_producer_that_is_told_of_two_successors_holds_the_second_up_until_it_has_answered_both(play: Play) -> None:
@@ -518,7 +518,7 @@ def test_a_ring_that_makes_no_sense_is_told_to_the_caller() -> None:
 
     play = Play()
     try:
-        play.wiring.machine.net.reader._remains = nonsense
+        play.wiring.machine.table.reader._remains = nonsense
         with pytest.raises(shm.PeerFault, match="stamp 9"):
             play.wiring.succeeded("source")
     finally:
@@ -535,7 +535,7 @@ def test_a_route_that_is_removed_and_whose_ring_makes_no_sense_is_its_producers_
         told = {node: msgspec.structs.replace(life.config, inputs=[], outputs=[]) for node, life in play.lives.items()}
         (asked,) = play.wiring.revise((), told, (), ())
         assert (asked.node, asked.message) == ("source", Extend(leave=["r"]))
-        play.wiring.machine.net.reader._remains = nonsense
+        play.wiring.machine.table.reader._remains = nonsense
         if dies:
             with pytest.raises(shm.PeerFault, match="stamp 9"):
                 play.wiring.gone("source")

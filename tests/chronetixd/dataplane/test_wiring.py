@@ -325,13 +325,13 @@ class Figures:
 @pytest.mark.parametrize("before", [0, 7], ids=["the producer has ended", "the producer was linked again"])
 def test_what_came_back_before_a_consumer_died_is_counted(before: int) -> None:
     route = DataRoute("r", "a", "b")
-    net = RouteTable((route,), {}, Figures(committed=10, returned=7, returned_before=0, outstanding=3))
+    table = RouteTable((route,), {}, Figures(committed=10, returned=7, returned_before=0, outstanding=3))
     stage = Stage(route, ring=Handle(0), credit=Handle(1), consumer_end=ConsumerEnd.LINKED)
-    net.chains["r"], net.counters["r"] = [stage], Counters()
-    net.consumer_died(stage, ran=True)
+    table.chains["r"], table.counters["r"] = [stage], Counters()
+    table.consumer_died(stage, ran=True)
     stage.credit, stage.consumer_end = Handle(2), ConsumerEnd.LINKED
     after = Figures(committed=10, returned=before + 3, returned_before=before, outstanding=7 - before)
-    figures = net.counters["r"].total([stage.snapshot(after)])
+    figures = table.counters["r"].total([stage.snapshot(after)])
     assert figures is not None
     assert (figures["committed"], figures["returned"], figures["outstanding"]) == (10, 10, 0)
 

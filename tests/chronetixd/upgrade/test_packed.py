@@ -23,7 +23,7 @@ from chronetixd.bus import event_bus
 from chronetixd.control import server
 from chronetixd.core import held, router, timers, token_bucket
 from chronetixd.core.flow import state as flow_state
-from chronetixd.core.wiring import links, lives, machine, reroute, route_table, segments
+from chronetixd.core.wiring import incarnations, links, machine, reroute, route_table, segments
 from chronetixd.dataplane import taps, wiring
 from chronetixd.flows import execute, registry, restart_timers, run
 from chronetixd.loop import connection
@@ -227,24 +227,24 @@ STATE: dict[type, tuple[set[str], set[str]]] = {
     pump.Stream: ({"_allowance", "buffered", "fd", "pieces"}, {"_pump", "_said", "lock", "on_ready"}),
     token_bucket.TokenBucket: ({"_at", "_left"}, {"burst", "rate"}),
     wiring.Wiring: ({"_last", "_lines", "machine"}, {"_final", "_views"}),  # counted again at the end
-    machine.Machine: ({"net"}, {"links", "lives", "rerouting", "segments"}),
+    machine.WiringMachine: ({"table"}, {"incarnations", "links", "rerouting", "segments"}),
     route_table.RouteTable: (
-        {"chains", "counters", "places", "ports"}, {"effects", "reader", "removed", "routes"},  # not within a roll-out
+        {"chains", "counters", "nodes", "ports"}, {"effects", "reader", "removed", "routes"},  # not within a roll-out
     ),
-    segments.Segments: (set(), {"_net"}),
-    links.Links: (set(), {"_net", "_segments"}),
+    segments.Segments: (set(), {"_table"}),
+    links.Links: (set(), {"_table", "_segments"}),
     reroute.Rerouting: (
         set(),
-        {"_former", "_leaving", "_links", "_net", "_outputs", "_segments", "lost", "nodes"},  # not within a roll-out
+        {"_former", "_leaving", "_links", "_table", "_outputs", "_segments", "lost", "nodes"},  # not within a roll-out
     ),
-    lives.Lives: (set(), {"_links", "_net", "_rerouting", "_segments"}),
-    flow_state.Revival: ({"deaths", "groups", "parked"}, {"rules", "strategy"}),
+    incarnations.Incarnations: (set(), {"_links", "_table", "_rerouting", "_segments"}),
+    flow_state.RestartState: ({"counted_exits", "groups", "parked"}, {"rules", "strategy"}),
     router.Router: (
         {"_asked", "_deadlines", "_owing", "_pending", "_serial", "_subscribed", "_topics", "_turn", "late_replies"},
         set(),
     ),
     timers.Timers: ({"_by_owner", "_heap", "missed"}, {"_order"}),
-    held.Watch: ({"_warned"}, {"_progress", "_threshold_ns", "idle"}),
+    held.HeldFramePolicy: ({"_warned"}, {"_progress", "_threshold_ns", "idle"}),
     event_bus.Bus: (
         {"_slow", "dropped", "router", "timers"}, {"_events", "_max_backlog", "_ticks", "_timeouts"},
     ),

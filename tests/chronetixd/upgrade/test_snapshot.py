@@ -21,17 +21,17 @@ from hypothesis import strategies as st
 
 from chronetix.protocol.errors import ChronetixError
 from chronetixd.core import packed as core_packed
-from chronetixd.core.flow.state import Flow
+from chronetixd.core.flow.state import FlowMachine
 from chronetixd.core.packed import PackedFlow, PackedWorker
 from chronetixd.core.router import Router, topic_of
 from chronetixd.core.timers import Timers
 from chronetixd.core.wiring.stages import DataRoute, Memory, NodeEnds, Stage
-from chronetixd.core.wiring.states import ConsumerEnd, NodeState, ProducerEnd
-from chronetixd.core.worker import Worker
+from chronetixd.core.wiring.states import ConsumerEnd, MemoryState, ProducerEnd
+from chronetixd.core.worker import WorkerMachine
 from chronetixd.dataplane.lines import Lines
 from chronetixd.dataplane.pack import (
     PackedMemory,
-    PackedPlace,
+    PackedNodeEnds,
     PackedStage,
     Packer,
     Unpacker,
@@ -215,7 +215,7 @@ def test_a_field_that_this_release_does_not_know_is_refused() -> None:
         msgspec.msgpack.decode(msgspec.msgpack.encode(Newer()), type=PackedMemory)
 
 
-NOT_OF_A_FLOW = {"name", "edges", "peers", "consumers", "revival", "sources", "tally", "waves"} | {
+NOT_OF_A_FLOW = {"name", "edges", "peers", "consumers", "restart_state", "sources", "tally", "waves"} | {
     "fed",
     "leaving",
     "overdue",
@@ -240,12 +240,12 @@ class TestEverythingIsInIt:
             (Memory, PackedMemory, {"closed"}, set()),
             (
                 NodeEnds,
-                PackedPlace,
+                PackedNodeEnds,
                 {"node", "outputs", "inputs", "state"},
                 {"configured", "linked", "ready", "started", "gone"},
             ),
         ],
-        ids=["stage", "memory", "place"],
+        ids=["stage", "memory", "node"],
     )
     def test_of_shared_memory(
         self, kind: type, struct: type[msgspec.Struct], elsewhere: set[str], states: set[str]
@@ -253,14 +253,14 @@ class TestEverythingIsInIt:
         """``states`` are what the snapshot has in place of a state."""
         assert set(kind.__slots__) - elsewhere | states == set(struct.__struct_fields__)  # type: ignore[attr-defined]
 
-    @pytest.mark.parametrize("state", NodeState)
-    def test_a_node_is_in_the_state_that_it_was_in(self, state: NodeState) -> None:
+    @pytest.mark.parametrize("state", MemoryState)
+    def test_a_node_is_in_the_state_that_it_was_in(self, state: MemoryState) -> None:
         before, after = NodeEnds("n", state=state), NodeEnds("n")
-        if state in range(NodeState.OFFERED, NodeState.GONE):
+        if state in range(MemoryState.OFFERED, MemoryState.GONE):
             before.memory = Memory()
         packer = Packer(Bag(), Lines())
-        packed = packer.place(before)
-        Unpacker(*packer.all(), (), Unbag([]), Lines()).place(after, packed)
+        packed = packer.node_ends(before)
+        Unpacker(*packer.all(), (), Unbag([]), Lines()).node_ends(after, packed)
         assert after.state is state
 
     @pytest.mark.parametrize("first", [0, 1])
@@ -295,13 +295,13 @@ class TestEverythingIsInIt:
     @pytest.mark.parametrize(
         ("kind", "struct", "elsewhere"),
         [
-            (Flow, PackedFlow, NOT_OF_A_FLOW),
-            (Worker, PackedWorker, {"node", "tally", "_state"}),
+            (FlowMachine, PackedFlow, NOT_OF_A_FLOW),
+            (WorkerMachine, PackedWorker, {"node", "tally", "_state"}),
         ],
         ids=["flow", "worker"],
     )
     def test_of_machines(self, kind: type, struct: type[msgspec.Struct], elsewhere: set[str]) -> None:
-        in_parts = {"deaths", "groups", "parked"} if kind is Flow else {"state"}
+        in_parts = {"deaths", "groups", "parked"} if kind is FlowMachine else {"state"}
         assert set(kind.__slots__) - elsewhere | in_parts == set(struct.__struct_fields__)  # type: ignore[attr-defined]
 
 

@@ -108,7 +108,7 @@ class Worker:
         self.outs: dict[str, Out] = {}
         self.done: dict[tuple[str, int], Out] = {}
         self.ins: dict[str, list[In]] = {}
-        self.concluded: set[str] = set()
+        self.tell_ended_inputs: set[str] = set()
         self.resumes: dict[str, int] = {}
         self.state = "hello"
         self.alive = True
@@ -164,7 +164,7 @@ class Worker:
                 self.said.append((offer, tuple(each.handle for each in made)))
             case wire.Conclude(route=route, seq=seq):
                 assert route in self.ins, f"{self.node} has no input {route}"
-                self.concluded.add(route)
+                self.tell_ended_inputs.add(route)
                 if self.ins[route]:
                     self.ins[route][-1].end = seq
             case wire.Drained(route=route, epoch=epoch):
@@ -309,7 +309,7 @@ class Worker:
             if chain and chain[0].empty:
                 end = chain.pop(0)
                 self.said.append((wire.Drained(route=route, epoch=end.epoch), ()))
-                if not chain and route in self.concluded:
+                if not chain and route in self.tell_ended_inputs:
                     del self.ins[route]
                 return True
         return False

@@ -12,11 +12,11 @@ from chronetix.protocol import messages as wire
 from chronetixd.core import flow_messages as core
 from chronetixd.core import rollout as steps
 from chronetixd.core import worker as life
-from chronetixd.core.flow.state import Flow
+from chronetixd.core.flow.state import FlowMachine
 from chronetixd.core.flow.table import handle
-from chronetixd.core.flow_messages import FlowState, NodeEvent
+from chronetixd.core.flow_messages import FlowState, WorkerChanged
 from chronetixd.core.restart import Policy, Rule, Strategy
-from chronetixd.core.wiring.machine import Machine
+from chronetixd.core.wiring.machine import WiringMachine
 from chronetixd.core.wiring.stages import DataRoute, Handle, LineEnd, Snapshot
 from chronetixd.core.worker import Exit, WorkerState
 from chronetixd.dataplane.lines import Lines
@@ -85,11 +85,11 @@ class World:
         self.kills: dict[int, str] = {}
         self.ledgers: dict[str, list[Frame]] = {}
         self.rule = Rule(Policy.TRANSIENT, max=100, backoff_ns=1)
-        self.flow = Flow("f", shape.nodes, shape.edges, rules=dict.fromkeys(shape.nodes, self.rule))
-        self.machine = Machine(shape.nodes, shape.routes, self)
+        self.flow = FlowMachine("f", shape.nodes, shape.edges, rules=dict.fromkeys(shape.nodes, self.rule))
+        self.machine = WiringMachine(shape.nodes, shape.routes, self)
         self.workers: dict[str, Worker] = {}
         self.former: dict[str, Shape] = {}
-        self.rollout: steps.Rollout | None = None
+        self.rollout: steps.RolloutMachine | None = None
         self.writing = False
         self.becomes = shape
         self.events: deque[core.FlowEvent] = deque()
@@ -154,44 +154,44 @@ class World:
             return
         self.busy = True
         while self.events:
-            for instruction in handle(self.flow, self.events.popleft(), core.Moment(self.count, 0.5)):
+            for instruction in handle(self.flow, self.events.popleft(), core.ClockAndChance(self.count, 0.5)):
                 self._carry_out(instruction)
         self.busy = False
         self._look()
 
     def _carry_out(self, instruction: core.Instruction) -> None:
         match instruction:
-            case core.Spawn(nodes):
+            case core.RequestSpawn(nodes):
                 for node in nodes:
                     self._spawn(node, 1)
-                    self.events.append(NodeEvent(node, life.Spawned(1)))
-            case core.Configure(node):
+                    self.events.append(WorkerChanged(node, life.ProcessSpawned(1)))
+            case core.SendConfigure(node):
                 shape = self.shape if node in self.shape.nodes else self.former[node]
-                self._send(node, self.machine.lives.configure(node, shape.configure(node)), ())
+                self._send(node, self.machine.incarnations.configure(node, shape.configure(node)), ())
             case core.LinkSuccessor(node):
                 self._wire(self.machine.relink(node))
                 self._announce()
-            case core.Start(nodes):
+            case core.SendStart(nodes):
                 for node in nodes:
                     self.machine.started(node)
                     self._send(node, wire.Start(), ())
-            case core.Drain(nodes):
+            case core.SendDrain(nodes):
                 for node in nodes:
                     self._send(node, wire.Drain(), ())
-            case core.Leave(node):
+            case core.SendLeave(node):
                 self._send(node, wire.Leave(), ())
-            case core.Removed(node):
+            case core.NodeRemoved(node):
                 del self.workers[node]
             case core.Signal(nodes):
                 for node in nodes:
                     self.kill(node)
             case core.WakePeers(node):
-                self._wire(self.machine.lives.gone(node))
+                self._wire(self.machine.incarnations.gone(node))
                 self._announce()
             case core.PrepareSuccessor(node):
-                self._wire(self.machine.lives.succeeded(node))
+                self._wire(self.machine.incarnations.succeeded(node))
                 self._announce()
-            case core.ArmNode(node):
+            case core.ArmNodeDeadline(node):
                 self.timers.add(node)
             case _:
                 pass
@@ -212,9 +212,9 @@ class World:
     def _wire(self, told: Sequence[Any]) -> None:
         for node, message, handles in told:
             if isinstance(message, wire.Link) and self.flow.workers[node].state is WorkerState.OFFERED:
-                self.dispatch(NodeEvent(node, life.LinkSent()))
+                self.dispatch(WorkerChanged(node, life.LinkSent()))
             self._send(node, message, handles)
-        for effect in self.machine.take_effects():
+        for effect in self.machine.take_closes():
             if isinstance(effect.handle, LineEnd):
                 self.lines.close(effect.handle)
             else:
@@ -225,14 +225,14 @@ class World:
         for node, subject in tuple(self.flow.workers.items()):
             ready = self.flow.restarts and subject.state is WorkerState.READY
             if ready and self.machine.links.relinked(node):
-                self.dispatch(NodeEvent(node, life.Relinked()))
+                self.dispatch(WorkerChanged(node, life.Relinked()))
 
     def _hear(self, node: str, message: Any, handles: tuple[int, ...]) -> None:
         self.log.append((self.count, "←", node, message))
         match message:
             case wire.Hello():
                 if self.flow.workers[node].state is WorkerState.GREETING:
-                    self.dispatch(NodeEvent(node, life.Greeted()))
+                    self.dispatch(WorkerChanged(node, life.Greeted()))
             case wire.Offer():
                 self._offered(node, message, handles)
             case wire.Linked():
@@ -243,13 +243,13 @@ class World:
                 self._look()
             case wire.Ready():
                 self._wire(self.machine.ready(node))
-                self.dispatch(NodeEvent(node, life.BecameReady()))
+                self.dispatch(WorkerChanged(node, life.BecameReady()))
             case wire.Started():
-                self.dispatch(NodeEvent(node, life.HasStarted()))
+                self.dispatch(WorkerChanged(node, life.HasStarted()))
             case wire.Finished():
-                self.dispatch(NodeEvent(node, life.HasFinished()))
+                self.dispatch(WorkerChanged(node, life.HasFinished()))
             case Exit():
-                self.dispatch(NodeEvent(node, life.Exited(message)))
+                self.dispatch(WorkerChanged(node, life.ProcessExited(message)))
             case _:
                 raise AssertionError(message)
 
@@ -259,10 +259,10 @@ class World:
         self.kept |= set(handles)
         rings, credits = handles[: len(message.rings)], handles[len(message.rings) :]
         based = [(Handle(ring), self.memory[ring].base_seq) for ring in rings]
-        told = self.machine.lives.offer(node, message, based, [Handle(each) for each in credits], {})
+        told = self.machine.incarnations.offer(node, message, based, [Handle(each) for each in credits], {})
         self._wire(told)
         if self.flow.workers[node].state is WorkerState.OFFERING:
-            self.dispatch(NodeEvent(node, life.Offered()))
+            self.dispatch(WorkerChanged(node, life.Offered()))
         self._wire(self.machine.links.due(node))
         self._look()
 
@@ -278,42 +278,44 @@ class World:
         nodes = tuple(node for node in _downstream(before) if node in changed | removed)
         self.becomes, self.changed = shape, changed
         senders = {node: {a for a, b in before.edges if b == node} for node in before.nodes}
-        self.rollout = steps.Rollout(nodes, 1, senders, added, frozenset(removed))
-        self._step(steps.Begun())
+        self.rollout = steps.RolloutMachine(nodes, 1, senders, added, frozenset(removed))
+        self._step(steps.BeginRequested())
         self._look()
 
     def _look(self) -> None:
         if self.busy or self.rollout is None or self.rollout.over:
             return
         nodes = {
-            node: steps.Seen(each.state, each.incarnation, self.flow.revival.group_of(node) is not None)
+            node: steps.NodeView(each.state, each.incarnation, self.flow.restart_state.group_of(node) is not None)
             for node, each in self.flow.workers.items()
         }
         under_way, clean = tuple(self.machine.rerouting.under_way), self.machine.rerouting.clean
         before = self.rollout.step
-        self._step(steps.Looked(steps.View(nodes, self.flow.state is FlowState.RUNNING, "", under_way, clean)))
+        self._step(
+            steps.FlowObserved(steps.FlowView(nodes, self.flow.state is FlowState.RUNNING, "", under_way, clean))
+        )
         if self.rollout.step is not before:
             self._look()
 
-    def _step(self, event: steps.Event) -> None:
+    def _step(self, event: steps.RolloutEvent) -> None:
         assert self.rollout is not None
         for instruction in self.rollout.handle(event):
             match instruction:
                 case steps.StandBy(nodes):
                     for node in nodes:
-                        self._step(steps.StoodBy(node))
-                case steps.Commit():
+                        self._step(steps.SuccessorReady(node))
+                case steps.WriteCommit():
                     self.writing = True
-                case steps.Revise():
+                case steps.ReviseFlow():
                     self._revise()
-                case steps.Leave(node):
+                case steps.ReplaceWorker(node):
                     self.dispatch(core.LeaveRequested(node))
-                case steps.Retire(node):
-                    self.dispatch(core.Retire(node))
-                case steps.TakeOver(node):
+                case steps.RetireNode(node):
+                    self.dispatch(core.RetireRequested(node))
+                case steps.StartSuccessor(node):
                     self._take_over(node)
-                case steps.Finish() if self.rollout.step is steps.Step.ENDED:
-                    self._wire(self.machine.rerouting.nobody_leaves())
+                case steps.FinishRollout() if self.rollout.step is steps.RolloutStep.ENDED:
+                    self._wire(self.machine.rerouting.keep_leaving_workers())
                 case _:
                     pass
 
@@ -329,13 +331,16 @@ class World:
         self._wire(self.machine.rerouting.revise(after.routes, told, untold, switched))
 
     def _take_over(self, node: str) -> None:
-        if self.flow.workers[node].state is not WorkerState.RESTARTING or self.flow.revival.group_of(node) is not None:
+        if (
+            self.flow.workers[node].state is not WorkerState.RESTARTING
+            or self.flow.restart_state.group_of(node) is not None
+        ):
             return
         if self.flow.state is not FlowState.RUNNING:
             return
         self._spawn(node, 1)
         self.workers[node].said.popleft()
-        self.dispatch(core.TakeOver(node, 1))
+        self.dispatch(core.SuccessorGiven(node, 1))
 
     def stop(self) -> None:
         """Have it drain."""
@@ -393,7 +398,7 @@ class World:
         """The journal has what was to be written."""
         written, self.writing = self.writing, False
         if written:
-            self._step(steps.Written())
+            self._step(steps.CommitWritten())
             self._look()
         return written
 
