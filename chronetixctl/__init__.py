@@ -1,7 +1,7 @@
-"""chronetixctl: the command line of chronetixd, and the client it is made of (``chronetixctl.client``).
+"""chronetixctl: the command line of chronetixd, and the client of the control socket (``chronetixctl.client``).
 
-Rules: data on stdout, messages on stderr; exit codes in ``exits``; nothing heavy is imported before a command
-needs it, and nothing at all before Ctrl-C has its meaning.
+Rules: data on stdout, messages on stderr; exit codes in ``exits``; a package that is slow to import is imported only by
+the commands that need it, and nothing is imported before Ctrl-C is set to end the process quietly.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""``python -m chronetixctl`` is chronetixctl."""
+"""``python -m chronetixctl`` runs chronetixctl."""
 
 from chronetixd.startpath import forget_start_folder
 

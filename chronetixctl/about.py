@@ -1,4 +1,4 @@
-"""``version`` and ``errors``: what is installed, what answers, and what an error means."""
+"""``version`` and ``errors``: show the versions of client and daemon, and look up errors of the catalogue."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ chronetixctl version -o json
 )
 @click.option("--client", "client_only", is_flag=True, help="Do not ask the daemon.")
 def version(session: Session, client_only: bool) -> int:
-    """Show the versions of this program and of the daemon that answers, and where its documents and headers are."""
+    """Show the versions of this program and of the daemon, and where the documents and C headers are installed."""
     value: dict[str, Any] = {
         "client": {
             "version": installed.version(),

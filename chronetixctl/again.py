@@ -1,6 +1,7 @@
-"""Calls that outlive an upgrade of the daemon: they are asked again, and what follows something goes on where it was.
+"""Calls that survive an upgrade of the daemon: the client connects again and repeats the call.
 
-Only for calls that look: what has an effect is not asked twice. What cannot say where it was ends with the error.
+Rules: only calls without effects are repeated. A stream goes on after its last item, whose position the error
+``daemon-upgrading`` carries as ``after``; a stream whose error carries no position ends with that error.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ UPGRADING = "daemon-upgrading"
 
 
 def follow(session: Session, verb: str, arguments: dict[str, Any]) -> Generator[Any, None, None]:
-    """What ``verb`` streams. Raises ChronetixError."""
+    """Yield the items that ``verb`` streams, across upgrades of the daemon. Raises ChronetixError."""
     again = False
     while True:
         try:
@@ -34,7 +35,7 @@ def follow(session: Session, verb: str, arguments: dict[str, Any]) -> Generator[
 
 
 class Asking:
-    """One connection after the other. A context manager."""
+    """A client that connects anew after each upgrade of the daemon. A context manager."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -49,7 +50,8 @@ class Asking:
         self.client.close()
 
     def call(self, verb: str, **arguments: Any) -> Any:
-        """The value of ``verb``. Raises ChronetixError."""
+        """Call ``verb`` and return its value, repeating the call after an upgrade of the daemon. Raises
+        ChronetixError."""
         while True:
             try:
                 return self.client.call(verb, **arguments)
@@ -59,6 +61,6 @@ class Asking:
             self.again()
 
     def again(self) -> None:
-        """Connect to the daemon that answers now. Raises ChronetixError."""
+        """Close the connection and connect to the daemon that answers now. Raises ChronetixError."""
         self.client.close()
         self.client = self._session.connect(again=True)

@@ -1,8 +1,8 @@
-"""The command tree of chronetixctl, and how every way of ending becomes an exit code and a message.
+"""The command tree of chronetixctl, and the exit code and message for every way in which a command can end.
 
-Rules: a command's module is imported when it is asked for, so that start-up and ``--help`` stay fast; options
-stand before or behind the command; an error says what, which and what to do next; a reader that goes away
-ends the command quietly.
+Rules: the module of a command is imported when the command is called, so that start-up and ``--help`` stay fast;
+global options may stand before or behind the command; an error names what happened, to which thing, and what to do
+next; a command whose stdout is closed by its reader ends without a message.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "submit": ("chronetixctl.submit:submit", "Submit a flow and wait until it runs."),
         "validate": ("chronetixctl.validate:validate", "Check a flow without running it; needs no daemon."),
         "compile": ("chronetixctl.validate:compile_", "Compile a flow's DSL and print the result."),
-        "diff": ("chronetixctl.diff:diff", "Compare a flow that runs with a file."),
-        "apply": ("chronetixctl.apply:apply", "Make a flow that runs the one in a file, while it runs."),
-        "rollout": ("chronetixctl.rollout:rollout", "Follow what apply has begun; go back."),
+        "diff": ("chronetixctl.diff:diff", "Compare a running flow with the one in a file."),
+        "apply": ("chronetixctl.apply:apply", "Change a running flow into the one in a file."),
+        "rollout": ("chronetixctl.rollout:rollout", "Show the roll-outs of a flow, or undo the last one."),
         "run": ("chronetixctl.run:run", "Run a whole flow in this one process, without a daemon."),
-        "stop": ("chronetixctl.stop:stop", "Stop a flow, letting it finish what is under way."),
+        "stop": ("chronetixctl.stop:stop", "Stop a flow; frames that were sent are still processed."),
     },
     "Watching": {
         "ls": ("chronetixctl.listing:ls", "List flows and their states."),
         "describe": ("chronetixctl.describe:describe", "Show a flow's nodes, routes and last exits."),
         "top": ("chronetixctl.top:top", "Watch routes: rates, credits, latency, the bottleneck."),
-        "topic": ("chronetixctl.topic:topic", "Listen to what a data route carries."),
-        "route": ("chronetixctl.topic:route", "List data routes, listen to one."),
+        "topic": ("chronetixctl.topic:topic", "Show the frames of a data route as they are sent."),
+        "route": ("chronetixctl.topic:route", "List data routes, or show the frames of one."),
         "logs": ("chronetixctl.follow:logs", "Show what nodes printed and logged."),
         "events": ("chronetixctl.follow:events", "Show what happened: states, exits, restarts."),
     },
@@ -49,7 +49,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "service": ("chronetixctl.service:service", "Install, remove or show the systemd service."),
         "config": ("chronetixctl.config:config", "Show the daemon's settings and where each comes from."),
         "upgrade": ("chronetixctl.upgrade:upgrade", "Replace the daemon by another release; flows run on."),
-        "audit": ("chronetixctl.audit:audit", "Show who asked the daemon for what."),
+        "audit": ("chronetixctl.audit:audit", "Show which user asked the daemon for what."),
         "doctor": ("chronetixctl.doctor:doctor", "Check this machine and the daemon on it."),
     },
     "About": {
@@ -58,7 +58,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "completion": ("chronetixctl.completion:completion", "Print a completion script for a shell."),
     },
 }
-"""Every command: where it is, and its line in the help."""
+"""Every command by the help's section: the module and object that implement it, and its line in the help."""
 
 _PLACES = {name: place for section in SECTIONS.values() for name, (place, _help) in section.items()}
 
@@ -73,14 +73,18 @@ EPILOG = (
 
 @dataclass(slots=True)
 class Session:
-    """The global options, as given before or behind the command."""
+    """The values of the global options, whether they stood before or behind the command."""
 
     socket: str | None = None
     output: str = "table"
     color: bool | None = None
 
     def connect(self, *, again: bool = False) -> Any:
-        """A connected client. ``again``: the daemon is being replaced, and is waited for. Raises ChronetixError."""
+        """Connect to the daemon and return the client.
+
+        With ``again`` the daemon is being replaced, so the client waits for the next one for UPGRADE_TIMEOUT_S instead
+        of CONNECT_TIMEOUT_S. Raises ChronetixError as :meth:`Client.connect` does.
+        """
         from chronetixctl.client import CONNECT_TIMEOUT_S, UPGRADE_TIMEOUT_S, Client
 
         timeout = UPGRADE_TIMEOUT_S if again else CONNECT_TIMEOUT_S
@@ -89,7 +93,8 @@ class Session:
 
 @contextmanager
 def _quiet_pipe() -> Iterator[None]:
-    """A reader of stdout that went away ends the command quietly; click itself would make it a failure."""
+    """End the command with code 0 and no message when the reader of stdout has closed it; click itself would report a
+    failure."""
     try:
         yield
         sys.stdout.flush()
@@ -99,7 +104,8 @@ def _quiet_pipe() -> Iterator[None]:
 
 
 class Commands(click.Group):
-    """Commands by name, imported when asked for; an unknown one gets the nearest name."""
+    """The group of all commands. Imports a command's module when the command is looked up, and suggests the nearest
+    name for an unknown one."""
 
     def make_context(
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
@@ -165,7 +171,7 @@ def cli(ctx: click.Context, socket: str | None, output: str | None, no_color: bo
 
 
 def adopt(ctx: click.Context, socket: str | None, output: str | None, no_color: bool) -> Session:
-    """Take global options into the session."""
+    """Write the global options that were given into the context's session, and return the session."""
     session = ctx.find_object(Session)
     assert session is not None
     if socket:
@@ -182,10 +188,10 @@ def adopt(ctx: click.Context, socket: str | None, output: str | None, no_color: 
 
 def run(args: Sequence[str] | None = None) -> int:
     """Run chronetixctl with ``args`` (default: this process's) and return its exit code."""
-    if sys.stdout is None:  # closed by whoever runs this; its number must not become a socket's
+    if sys.stdout is None:  # the parent process closed stdout; a socket must not get descriptor number 1
         sys.stdout = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
     if isinstance(sys.stdout, TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # what the locale cannot show must not end a command
+        sys.stdout.reconfigure(errors="backslashreplace")  # a character that the locale lacks must not end a command
     try:
         code = cli.main(args=None if args is None else list(args), prog_name=PROGRAM, standalone_mode=False)
         sys.stdout.flush()
@@ -195,7 +201,8 @@ def run(args: Sequence[str] | None = None) -> int:
 
 
 def _ending(reason: BaseException) -> int:
-    """The exit code for what ended a command, its message printed. Raises what is a defect of ours again."""
+    """Print the message of the exception that ended a command and return its exit code. An exception that is a defect
+    of chronetixctl is raised again."""
     match reason:
         case ChronetixError():
             report(reason)
@@ -224,7 +231,8 @@ def _ending(reason: BaseException) -> int:
 
 
 def report(reason: ChronetixError) -> None:
-    """Print an error of the catalogue: what, every problem it lists, and what to do next."""
+    """Print an error of the catalogue to stderr: its message, the problems and stderr lines in its details, its
+    hint."""
     first, *rest = reason.message.splitlines() or [""]
     message = "\n".join([f"{first} [{reason.name}]", *rest])
     output.say(f"{click.style('error:', fg='red', bold=True)} {output.paragraph(message)}")
@@ -239,7 +247,7 @@ def report(reason: ChronetixError) -> None:
 
 
 def say_failed(result: dict[str, Any]) -> int:
-    """Print why a flow that was asked for has failed, and return the exit code for that."""
+    """Print why the flow of ``result`` has failed, and return the exit code for that."""
     name, reason = output.printable(result["flow"]), output.paragraph(result.get("reason") or "it does not say why")
     output.say(f"{click.style('error:', fg='red', bold=True)} the flow {name} failed: {reason}")
     output.say(f"{click.style('hint:', fg='cyan')} `{PROGRAM} describe {name}` shows every node's exit and last lines")
@@ -247,14 +255,14 @@ def say_failed(result: dict[str, Any]) -> int:
 
 
 def problem_line(problem: dict[str, Any]) -> str:
-    """One problem of a flow as the daemon reports it: path, message, suggestion."""
+    """Return the line for one problem of a flow as the daemon reports it: path, message, suggestion."""
     path, message, suggestion = (output.printable(problem.get(key) or "") for key in ("path", "message", "suggestion"))
     return f"{path or 'flow'}: {message}" + (f" ({suggestion})" if suggestion else "")
 
 
 def _forget_stdout() -> None:
-    """Nobody reads stdout any more: let what is buffered go nowhere, so that the interpreter's exit is quiet
-    too."""
+    """Point stdout at /dev/null after its reader has closed it, so that flushing the buffer at the interpreter's exit
+    raises nothing."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
     os.close(nowhere)

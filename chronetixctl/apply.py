@@ -1,4 +1,5 @@
-"""``apply``: make a flow that runs the one in a file, while it runs; and what ``rollout undo`` shares with it."""
+"""``apply``: changes a running flow into the one in a file; and the options and functions that it shares with ``rollout
+undo``."""
 
 from __future__ import annotations
 
@@ -19,9 +20,11 @@ ready_option = click.option(
     "--ready-timeout",
     "ready",
     type=SPAN,
-    help="How long new workers may take to be ready, before it is rolled back.  [default: as when a flow starts]",
+    help="How long new workers may take to get ready; then it is rolled back.  [default: as when a flow starts]",
 )
-wait_option = click.option("--no-wait", "wait", is_flag=True, flag_value=False, default=True, help="Only begin it.")
+wait_option = click.option(
+    "--no-wait", "wait", is_flag=True, flag_value=False, default=True, help="Return when the roll-out has begun."
+)
 
 
 @command(
@@ -33,9 +36,9 @@ chronetixctl apply flow.yaml --no-wait -o json
 """
 )
 @file_argument
-@click.option("--name", type=FLOW_NAME, help="The flow that is to become it.  [default: the file's]")
+@click.option("--name", type=FLOW_NAME, help="The flow to change.  [default: the file's]")
 @bind_option
-@click.option("--replace", metavar="NODE", multiple=True, help="Give this node a new worker, as if it differed.")
+@click.option("--replace", metavar="NODE", multiple=True, help="Replace this node even if it does not differ.")
 @ready_option
 @wait_option
 def apply(
@@ -47,10 +50,10 @@ def apply(
     ready: float | None,
     wait: bool,
 ) -> int:
-    """Make a flow that runs the one in FILE (- for stdin), while it runs.
+    """Change a running flow into the one in FILE (- for stdin).
 
-    Only what differs is changed, see diff; no frame is lost or comes twice. New workers are made ready first: if one is
-    not ready in time nothing was touched, and the flow runs on as it was.
+    Only the nodes and routes that differ are changed (`diff` lists them); no frame is lost or delivered twice. New
+    workers are started first: if one is not ready in time, the flow runs on unchanged.
     """
     flow = load_flow(file)
     arguments = {
@@ -68,7 +71,8 @@ def apply(
 
 
 def roll_out(session: Session, verb: str, arguments: dict[str, Any], ready: float | None, wait: bool) -> int:
-    """Ask for it and show its end. Raises ChronetixError."""
+    """Begin a roll-out by calling ``verb``, show its progress and its end, and return the exit code. ``ready`` is in
+    seconds. Raises ChronetixError."""
     progress = Progress(_text)
     with session.connect() as client:
         try:
@@ -101,7 +105,7 @@ def _text(item: dict[str, Any]) -> str:
 
 
 def _goes_on(flow: str) -> None:
-    """Who stops waiting for a roll-out has not stopped it."""
+    """Print that Ctrl-C ended only the wait: the roll-out goes on."""
     if flow:
         name = output.printable(flow)
         output.say(f"interrupted; the roll-out of {name} goes on")

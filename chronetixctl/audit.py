@@ -1,7 +1,7 @@
-"""``audit``: who asked the daemon for what, from its audit log.
+"""``audit``: which user asked the daemon for what, from the daemon's audit log.
 
-Rules: the daemon shows the records that it has at hand, to admins only; with --file the log is read from the disk, also
-when no daemon runs.
+Rules: the daemon sends the records that it keeps in memory, to admins only; with --file the log is read from the disk,
+also when no daemon runs.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ chronetixctl audit --verb stop -o json
 chronetixctl audit --file /var/lib/chronetix/audit.log
 """
 )
-@click.option("-f", "--follow", is_flag=True, help="Go on with what comes, until Ctrl-C.")
+@click.option("-f", "--follow", is_flag=True, help="Then show new records as they come, until Ctrl-C.")
 @click.option("--tail", type=COUNT, metavar="N", help="Begin with the last N records.")
-@click.option("--user", metavar="USER", help="Only this user's, by name or number.")
+@click.option("--user", metavar="USER", help="Only calls of this user, by name or number.")
 @click.option("--verb", metavar="VERB", help="Only calls of this verb.")
-@click.option("--file", type=click.Path(exists=True, dir_okay=False), help="Read this log instead of asking.")
+@click.option("--file", type=click.Path(exists=True, dir_okay=False), help="Read this log; do not ask the daemon.")
 def audit(
     session: Session, follow: bool, tail: int | None, user: str | None, verb: str | None, file: str | None
 ) -> int:
-    """Show who had the daemon do what, who was refused, and how it ended."""
+    """Show which user called which verb of the daemon, whether the call was allowed, and how it ended."""
     uid = None if user is None else _user_id(user)
     if file is not None:
         if follow:
@@ -87,7 +87,7 @@ def _user_name(uid: int) -> str:
 
 
 def line(item: dict[str, Any]) -> str:
-    """``2026-11-24 12:30:01+00:00 ann chronetixctl[42] submit name=f: ok (12ms)``."""
+    """Return the line for a record: ``2026-11-24 12:30:01+00:00 ann chronetixctl[42] submit name=f: ok (12ms)``."""
     if "dropped" in item:
         return f"({item['dropped']} records were missed: read faster)"
     about = "".join(f" {key}={output.printable(value)}" for key, value in (item.get("about") or {}).items())

@@ -1,9 +1,9 @@
 """A synchronous client of the control socket: hello, calls, streamed answers.
 
-Rules: one connection, used from one thread; any number of calls may be open at once. A call ends exactly
-once, also when it is given up: leaving a stream (or Ctrl-C, or a time limit) sends a cancel, and the
-connection stays usable. Errors are the catalogue's: ChronetixError when nobody answers, RemoteError for what
-the daemon reports.
+Rules: one connection, used from one thread; any number of calls may be open at once. A call ends exactly once. A call
+that the caller gives up (by leaving its stream, by Ctrl-C or by a time limit) is cancelled, and the connection stays
+usable. Errors come from the catalogue: ChronetixError when no daemon answers, RemoteError for an error that the daemon
+reports.
 """
 
 from __future__ import annotations
@@ -38,16 +38,17 @@ from chronetix.protocol.messages import (
 )
 
 CONNECT_TIMEOUT_S = 5.0
-"""How long a daemon may take to accept and to say welcome."""
+"""How long a daemon may take to accept the connection and to send its welcome."""
 
 UPGRADE_TIMEOUT_S = 60.0
-"""How long one may that has said that it is being replaced: the next image takes over, or the one before goes on."""
+"""How long a daemon that has reported that it is being replaced may take to send its welcome. By then the next image
+has taken over, or the earlier one goes on."""
 
 CANCEL_TIMEOUT_S = 1.0
-"""How long a cancelled call may take to end before the connection is given up instead."""
+"""How long a cancelled call may take to end; after that the client closes the connection."""
 
 LONGEST_WAIT_S = 86400.0
-"""How long to wait at once: what poll takes is an int of milliseconds."""
+"""The longest single wait for the socket: poll takes its time limit as an int of milliseconds."""
 
 _CHUNK = 256 * 1024
 
@@ -55,15 +56,17 @@ _Answer = Welcome | Failure | Item | Result
 
 
 class Carried(NamedTuple):
-    """An item that descriptors came with; they are the receiver's to close."""
+    """A streamed item together with the descriptors that came with it; the receiver of the item closes them."""
 
     value: Any
     descriptors: list[int]
 
 
 def socket_path(path: str | os.PathLike[str] | None = None) -> str:
-    """The control socket's path: ``path``, else as this user's environment says. Where neither names one and this user
-    has no daemon of its own, the one of the machine, if there is one."""
+    """Return the control socket's path: ``path`` if given, else the one that this user's environment names.
+
+    Where neither names one and the user's own socket does not exist, the machine's socket is returned if it exists.
+    """
     own = str(paths.socket_path(os.environ, os.getuid(), None if path is None else os.fspath(path)))
     named = path is not None or os.environ.get("CHRONETIX_SOCKET")
     if not named and not os.path.exists(own) and os.path.exists(paths.SYSTEM_SOCKET):
@@ -72,10 +75,10 @@ def socket_path(path: str | os.PathLike[str] | None = None) -> str:
 
 
 class Client:
-    """A connection to chronetixd. A context manager; closing it cancels what is still open."""
+    """A connection to chronetixd. A context manager; closing it ends the calls that are still open."""
 
     def __init__(self, sock: socket.socket, path: str) -> None:
-        """Takes a connected stream socket; use :meth:`connect`."""
+        """Wrap a connected stream socket. Callers use :meth:`connect` instead."""
         self.path = path
         self.welcome: Welcome | None = None
         self._sock = sock
@@ -88,11 +91,12 @@ class Client:
     def connect(
         cls, path: str | os.PathLike[str] | None = None, *, timeout: float = CONNECT_TIMEOUT_S, software: str = ""
     ) -> Client:
-        """Connect to the daemon at ``path`` (default: as the environment says) and greet it.
+        """Connect to the daemon at ``path`` (default: :func:`socket_path`) and exchange hello and welcome.
 
-        One that is just being upgraded is asked again; one that listens as another user than this one or root is told
-        nothing (:mod:`chronetix.protocol.trust`). Raises ChronetixError ``daemon-unreachable``,
-        ``server-not-trusted`` or ``not-allowed``, RemoteError when the daemon refuses.
+        Tries again within ``timeout`` seconds while the daemon answers that it is being upgraded. Sends nothing to a
+        daemon that runs as a user other than this one, root or $CHRONETIX_DAEMON_USER
+        (:mod:`chronetix.protocol.trust`). Raises ChronetixError ``daemon-unreachable``, ``server-not-trusted`` or
+        ``not-allowed``, RemoteError when the daemon refuses; the socket is closed then.
         """
         deadline = time.monotonic() + timeout
         while True:
@@ -126,19 +130,20 @@ class Client:
         return client
 
     def close(self) -> None:
-        """Close the connection, and descriptors that nobody took; the daemon ends what was open. Idempotent."""
+        """Close the connection and the descriptors in answers that were not taken; the daemon then ends the open calls.
+        Idempotent."""
         self._sock.close()
         self._channel.close()
         for inbox in self._inbox.values():
             _close_all(inbox)
 
     def fileno(self) -> int:
-        """The socket's descriptor, to wait on beside others."""
+        """Return the socket's descriptor, for a caller that polls it together with other descriptors."""
         return self._sock.fileno()
 
     @property
     def waiting(self) -> bool:
-        """Some call's next answer is here already: no need to wait for it."""
+        """Whether an answer to some call has been received already, so that the caller need not wait for the socket."""
         return any(self._inbox.values())
 
     def __enter__(self) -> Client:
@@ -158,10 +163,12 @@ class Client:
         on_item: Callable[[Any], None] | None = None,
         **args: Any,
     ) -> Any:
-        """Ask for ``verb`` and wait for its value; ``on_item`` is given what is streamed before it.
+        """Call ``verb``, wait for its result and return its value; ``on_item`` is called with each item that is
+        streamed
+        before it.
 
-        Arguments that are None are left out. Raises RemoteError as the daemon reports, ChronetixError
-        ``timed-out`` after ``timeout`` seconds, ``connection-lost`` when the daemon goes away.
+        Arguments that are None are left out. Raises RemoteError for an error that the daemon reports, ChronetixError
+        ``timed-out`` after ``timeout`` seconds, ``connection-lost`` when the daemon closes the connection.
         """
         messages = self._exchange(verb, args, timeout)
         while True:
@@ -175,10 +182,10 @@ class Client:
     def stream(
         self, verb: str, /, *, timeout: float | None = None, descriptors: Sequence[int] = (), **args: Any
     ) -> Generator[Any, None, Any]:
-        """Iterate over what ``verb`` streams until it ends. Closing the iterator cancels the call.
+        """Iterate over the items that ``verb`` streams until the call ends. Closing the iterator cancels the call.
 
-        ``descriptors`` go along with the call and stay the caller's; an item that some come with is :class:`Carried`.
-        Raises what :meth:`call` raises, while iterating.
+        ``descriptors`` are sent with the call and stay the caller's to close. An item that arrives with descriptors is
+        yielded as :class:`Carried`. Iterating raises what :meth:`call` raises.
         """
         return self._exchange(verb, args, timeout, descriptors)
 
@@ -192,7 +199,7 @@ class Client:
     def _exchange(
         self, verb: str, args: dict[str, Any], timeout: float | None, descriptors: Sequence[int] = ()
     ) -> Generator[Any, None, Any]:
-        """Yields the items, returns the result's value."""
+        """Send the call, yield its items and return the result's value; cancel the call if the caller leaves early."""
         self._last_id += 1
         id = self._last_id
         self._inbox[id] = deque()
@@ -227,7 +234,7 @@ class Client:
         return inbox.popleft()
 
     def _cancel(self, id: int) -> None:
-        """Take the call back and wait, shortly, until it has ended; else give the connection up."""
+        """Cancel the call and wait for its end; close the connection if that takes longer than CANCEL_TIMEOUT_S."""
         try:
             self._send(Cancel(id=id))
             deadline = time.monotonic() + CANCEL_TIMEOUT_S
@@ -250,13 +257,17 @@ class Client:
                 sent = socket.send_fds(self._sock, [data], list(carried), flags) if carried else 0
                 self._sock.sendall(memoryview(data)[sent:], flags)
         except (BrokenPipeError, ConnectionResetError) as cause:
-            # A refusal may be waiting to be read; if there is none, reading says that the connection is lost.
+            # The daemon may have sent a refusal before it closed; reading raises it, or that the connection is lost.
             with contextlib.suppress(TimeoutError):
                 self._receive(time.monotonic() + CANCEL_TIMEOUT_S, "the message could be sent")
             raise error("connection-lost", expected="the message could be sent") from cause
 
     def _receive(self, deadline: float | None, expected: str) -> None:
-        """Read once, if anything comes, and hand it to the calls it belongs to. Raises TimeoutError at the deadline."""
+        """Wait for data, read once and hand each message to its call.
+
+        Raises TimeoutError at ``deadline`` (monotonic seconds), ChronetixError ``connection-lost`` with ``expected``
+        when the daemon has closed the connection.
+        """
         remaining = None if deadline is None else deadline - time.monotonic()
         if remaining is not None and remaining <= 0:
             raise TimeoutError
@@ -297,14 +308,14 @@ class Client:
 
 
 def _connect(sock: socket.socket, where: str, timeout: float) -> None:
-    """Wait for a place in the daemon's queue of connections, as a non-blocking connect to a Unix socket would not.
-    Raises OSError, of which TimeoutError after ``timeout`` seconds."""
+    """Connect ``sock`` to ``where``, waiting for a place in the daemon's accept queue, for which a non-blocking connect
+    to a Unix socket does not wait. Raises OSError; TimeoutError (an OSError) after ``timeout`` seconds."""
     seconds, rest = divmod(max(timeout, 1e-6), 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", int(seconds), int(rest * 1e6)))
     sock.settimeout(None)
     try:
         sock.connect(where)
-        sock.getpeername()  # a signal makes Python believe that a connect which was interrupted goes on
+        sock.getpeername()  # a signal interrupts connect, and Python then reports success without a connection
     except BlockingIOError:
         raise TimeoutError from None
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", 0, 0))
@@ -326,13 +337,13 @@ _KINDS: Final = {
 
 
 def _reason(cause: OSError, where: str) -> str:
-    """Why nobody could be connected to at ``where``: the kernel says the same of a socket nobody listens on and of what
-    is none."""
+    """Return why connecting to ``where`` failed. Looks at the file too, because the kernel reports the same error for a
+    socket without a listener and for a file that is no socket."""
     if isinstance(cause, FileNotFoundError):
         folder = os.path.dirname(os.path.abspath(where))
         return "there is no such socket" if os.path.isdir(folder) else f"there is no folder {folder}"
     if isinstance(cause, NotADirectoryError):
-        return "what should be a folder of its path is none"
+        return "a part of its path is a file and not a folder"
     if isinstance(cause, ConnectionRefusedError):
         kind = _kind(where)
         if kind in (stat.S_IFSOCK, None):
@@ -344,12 +355,14 @@ def _reason(cause: OSError, where: str) -> str:
 
 
 def _barred(where: str) -> str:
-    """What of ``where`` this user may not pass, where that is not the socket itself."""
+    """Return the end of the message ``not-allowed`` that names what bars this user from ``where``: a folder of the
+    path,
+    or that the file is no socket. Empty when the socket itself bars the user."""
     folder = os.path.dirname(os.path.abspath(where))
     try:
         os.stat(where)
     except PermissionError:
-        return f": a folder on the way, {folder} or one above, lets nobody else in"
+        return f": this user may not enter {folder} or a folder above it"
     except OSError:
         return ""
     kind = _kind(where)
@@ -357,7 +370,7 @@ def _barred(where: str) -> str:
 
 
 def _kind(path: str) -> int | None:
-    """The kind of file; None for what cannot be looked at."""
+    """Return the file type of ``path`` as ``stat.S_IFMT`` gives it; None when ``path`` cannot be examined."""
     try:
         return stat.S_IFMT(os.stat(path).st_mode)
     except OSError:

@@ -1,4 +1,4 @@
-"""``completion``: the script that teaches a shell to complete commands, options and flow names."""
+"""``completion``: prints the script with which a shell completes commands, options and flow names."""
 
 from __future__ import annotations
 

@@ -18,7 +18,10 @@ from chronetixctl.output import Column
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 def config() -> None:
-    """Show the daemon's settings; they come from flag, environment, user's file, /etc, or are the default."""
+    """Show the daemon's settings.
+
+    A setting comes from the command line, the environment, the user's file or the file in /etc, or has its default.
+    """
 
 
 @command(
@@ -29,10 +32,10 @@ chronetixctl config show start_timeout cgroup
 chronetixctl config show -o json
 """
 )
-@click.option("--origin", is_flag=True, help="Also where each comes from, and whether a reload takes a new one over.")
+@click.option("--origin", is_flag=True, help="Also show where each comes from, and whether a reload changes it.")
 @click.argument("names", metavar="[SETTING]...", nargs=-1)
 def show(session: Session, origin: bool, names: tuple[str, ...]) -> int:
-    """Show all settings in force, or only these."""
+    """Show the settings in force: all of them, or only those that are named."""
     with session.connect() as client:
         settings = client.call("config")["settings"]
     known = {each["name"]: each for each in settings}

@@ -1,4 +1,4 @@
-"""``describe``: one flow with its nodes, routes, timers and last exits."""
+"""``describe``: shows one flow with its nodes, routes, timers and last exits."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ _DEATHS = (
 )
 MAX_WHY = 80
 SHOWN_DEATHS = 3
-"""Of each node; -o json has all that are remembered."""
+"""How many exits of each node the table shows; -o json has all that the daemon remembers."""
 
 
 @command(
@@ -65,7 +65,7 @@ chronetixctl describe my-flow -o json | jq '.nodes[].deaths'
 )
 @flow_argument()
 def describe(session: Session, flow: str) -> int:
-    """Show FLOW: its state and why, every node with its process and last exits, every route with its counts."""
+    """Show FLOW: its state and the reason, every node with its process and last exits, every route with its counts."""
     with session.connect() as client:
         answer = client.call("describe", flow=flow)
     output.show(answer, session.output, lambda: "\n".join(_sections(answer)))
@@ -149,7 +149,8 @@ def _death(death: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def _notes(route: Mapping[str, Any]) -> Iterator[str]:
-    """What is unusual about a route: frames that it lost, and why; frames that its consumer keeps; who listens."""
+    """Yield a line for each unusual fact about a route: frames that it lost, and why; frames that its consumer keeps;
+    processes that tap it."""
     name, stats = output.printable(route["id"]), route.get("stats") or {}
     lost = [f"{count} {_REASONS[reason]}" for reason, count in (stats.get("drops") or {}).items() if count]
     if lost:
@@ -181,7 +182,7 @@ def _entry(entry: Any) -> str:
 
 
 def _trouble(node: Mapping[str, Any]) -> Iterator[str]:
-    """What a node has come through: its last restart or the one that is due, and frames that made it raise."""
+    """Yield lines about a node's last or next restart and about the frames over which its plugin raised."""
     name, restart, failed = output.printable(node["node"]), node.get("restart"), node.get("failed_frames")
     if restart and restart.get("last_reason"):
         due = restart.get("next_restart_unix_ns")
@@ -193,7 +194,7 @@ def _trouble(node: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _outcome(node: Mapping[str, Any]) -> Iterator[str]:
-    """What a node left behind: its exit, its fault, its last lines, its result."""
+    """Yield lines about a node's exit code or signal, its fault, its last lines of stderr and its result."""
     name = output.printable(node["node"])
     ended = node.get("exit")
     if ended:
@@ -210,7 +211,8 @@ def _outcome(node: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _last_words(fault: Any, tail: list[str]) -> Iterator[str]:
-    """What the plugin raised, with its traceback once, and the last lines of stderr."""
+    """Yield the exception that the plugin raised, and the last lines of stderr. The traceback is shown once, also when
+    stderr ends with it."""
     trace: list[str] = []
     if isinstance(fault, Mapping):
         phase, error, message = (output.first_line(fault.get(key) or "?") for key in ("phase", "error", "message"))

@@ -1,4 +1,4 @@
-"""``diff``: what would have to change in a flow that runs, for it to be the one in a file."""
+"""``diff``: shows what ``apply`` would change in a running flow to make it the one in a file."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ chronetixctl diff flow.yaml --exit-code -o json
 def diff(session: Session, file: str, name: str | None, bindings: dict[str, str], tell: bool) -> int:
     """Compare the flow in FILE (- for stdin) with the one that the daemon has.
 
-    Listed is what applying it would touch: nodes that would be added (+), removed (-) or replaced (~) with the fields
-    that differ, and routes. What no worker is told of is listed as a note.
+    Lists what `apply` would change: nodes and routes that it would add (+), remove (-) or replace (~), with the fields
+    that differ. Differences that no worker is told of are listed as notes.
     """
     flow = load_flow(file)
     with session.connect() as client:
@@ -49,7 +49,7 @@ def diff(session: Session, file: str, name: str | None, bindings: dict[str, str]
 
 
 def lines(found: dict[str, Any]) -> list[str]:
-    """A line for each difference, its fields set off below it."""
+    """Return the lines for the verb ``diff``'s answer: one for each difference, with its fields indented below it."""
     told = []
     for what in ("node", "route"):
         for each in found[f"{what}s"]:

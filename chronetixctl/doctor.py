@@ -1,7 +1,8 @@
-"""``doctor``: everything that could be wrong here, with its cure.
+"""``doctor``: checks this machine, the installation and the daemon, and names a cure for each problem.
 
-Rules: what concerns the daemon is asked of the daemon, if one answers; what it cannot know, such as whether this user
-may connect, is looked at here. Without a daemon all of it is looked at here, as the daemon of this user would find it.
+Rules: the daemon, if one answers, makes the checks that concern it. This process makes the checks that the daemon
+cannot make, such as whether this user may connect. If no daemon answers, this process makes all checks, with the
+settings that a daemon of this user would have.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ chronetixctl doctor --problems
 chronetixctl doctor -o json
 """
 )
-@click.option("--problems", is_flag=True, help="Only what is not as it should be.")
+@click.option("--problems", is_flag=True, help="Show only checks that fail or warn.")
 def doctor(session: Session, problems: bool) -> int:
     """Check this machine, the installation, and the daemon if one runs. Exit code 1 when something FAILs."""
     from chronetixctl.client import socket_path
@@ -53,7 +54,8 @@ def doctor(session: Session, problems: bool) -> int:
 
 
 def _ask(session: Session) -> tuple[dict[str, Any] | None, list[dict[str, str]] | None, str]:
-    """The daemon's version and findings; None each when it does not answer, and why."""
+    """Return the daemon's version, its findings and an empty reason; or None, None and the reason why the daemon does
+    not answer."""
     try:
         with session.connect() as client:
             version = client.call("version", timeout=ANSWER_S)

@@ -1,5 +1,5 @@
-"""Exit codes of chronetixctl, and which error ends with which. They are part of the interface: scripts rely
-on them."""
+"""Exit codes of chronetixctl, and the exit code for each error. They are part of the interface: scripts rely on
+them."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _BY_NAME: Final[dict[str, int]] = {
 
 
 def exit_code(code: int, name: str) -> int:
-    """The exit code for an error of the catalogue."""
+    """Return the exit code for the error of the catalogue with this code and name."""
     if 4000 <= code < 5000:
         return NOT_ALLOWED
     return _BY_NAME.get(name, FAILED)

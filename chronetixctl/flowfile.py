@@ -1,7 +1,8 @@
-"""A flow from a file or stdin, whatever it is written in: JSON, CBOR or YAML, DSL or CompileOutput.
+"""Reads a flow from a file or stdin, in any form: JSON, CBOR or YAML, DSL or CompileOutput.
 
-Rules: told apart by content, not by name (no text begins with a byte of CBOR's maps); problems of the text
-are printed as ``file:line:column`` and end with exit code 1; warnings are printed and the flow goes on.
+Rules: the form is told by the content, not by the file's name (no UTF-8 text begins with the first byte of a CBOR map);
+problems of the text are printed as ``file:line:column`` and end the command with exit code 1; warnings are printed and
+the command goes on.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ _CBOR_MAPS = range(0xA0, 0xC0)
 
 @dataclass(frozen=True, slots=True)
 class FlowFile:
-    """A compiled flow and where it came from. ``compiled`` is None when it came as CBOR, which has no
+    """A compiled flow and where it came from. ``compiled`` is None for a flow that came compiled as CBOR, which has no
     lines."""
 
     flow: dict[str, Any]
@@ -34,7 +35,7 @@ class FlowFile:
     warnings: tuple[Problem, ...] = field(default=())
 
     def where(self, path: str) -> str:
-        """``file:line:column`` of a path in the flow, or the file and the path."""
+        """Return ``file:line:column`` of a path in the flow; only the file for a flow that has no lines."""
         if self.compiled is None:
             return self.source
         place = self.compiled.locate(path)
@@ -44,8 +45,8 @@ class FlowFile:
 def read_flow(file: str) -> FlowFile:
     """Read and compile ``file`` (``-``: stdin).
 
-    Raises CompileError with the text's problems, ChronetixError ``flow-unreadable`` for what is no text and
-    no CBOR.
+    Raises CompileError with the text's problems, ChronetixError ``flow-unreadable`` for content that is neither UTF-8
+    text nor a CBOR map, or is larger than a message may be.
     """
     if file == "-":
         data, source, base_dir = sys.stdin.buffer.read(MAX_FRAME + 1), "<stdin>", Path.cwd()
@@ -85,7 +86,7 @@ def _from_cbor(data: bytes, source: str, base_dir: str) -> FlowFile:
 
 
 def load_flow(file: str) -> FlowFile:
-    """As :func:`read_flow`, with problems and warnings printed; problems end the command."""
+    """Read a flow as :func:`read_flow` does, and print its problems and warnings; problems end the command."""
     try:
         flow = read_flow(file)
     except CompileError as reason:
@@ -96,7 +97,7 @@ def load_flow(file: str) -> FlowFile:
 
 
 def print_problems(problems: tuple[Problem, ...]) -> None:
-    """Every problem, then how many."""
+    """Print every problem, then how many there are."""
     for problem in problems:
         _print("error", "red", problem)
     count = len(problems)
@@ -104,7 +105,7 @@ def print_problems(problems: tuple[Problem, ...]) -> None:
 
 
 def print_warnings(warnings: tuple[Problem, ...]) -> None:
-    """Every warning."""
+    """Print every warning."""
     for warning in warnings:
         _print("warning", "yellow", warning)
 

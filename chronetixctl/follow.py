@@ -1,7 +1,6 @@
-"""``logs`` and ``events``: streams of the daemon, one line or one JSON object for each element.
+"""``logs`` and ``events``: print streams of the daemon, one line or one JSON object for each item.
 
-Rules: what is shown is let through at once, so that pipes see it; Ctrl-C takes the call back and ends with
-130.
+Rules: every item is flushed at once, so that a pipe's reader gets it; Ctrl-C cancels the call and ends with 130.
 """
 
 from __future__ import annotations
@@ -37,11 +36,11 @@ chronetixctl logs -f -o json | jq .line
 @flow_argument(required=False)
 @click.option("--flow", "flow_option", metavar="FLOW", help="The same as the argument.")
 @click.option("--node", metavar="NODE", help="Only this node.")
-@click.option("-f", "--follow", is_flag=True, help="Go on with what comes, until Ctrl-C.")
+@click.option("-f", "--follow", is_flag=True, help="Then show new lines as they come, until Ctrl-C.")
 @click.option("--level", type=click.Choice(LOG_LEVELS), help="Only lines that are at least this severe.")
 @click.option("--tail", type=COUNT, metavar="N", help="Begin with the last N lines.")
-@click.option("--since", type=MOMENT, metavar="WHEN", help="From then on: 10m (ago), 12:30, 2026-05-01T12:30.")
-@click.option("--grep", type=PATTERN, metavar="REGEX", help="Only lines in which it is found; --tail counts these.")
+@click.option("--since", type=MOMENT, metavar="WHEN", help="Only later lines: 10m (ago), 12:30, 2026-05-01T12:30.")
+@click.option("--grep", type=PATTERN, metavar="REGEX", help="Only lines that match; --tail then counts these.")
 def logs(
     session: Session,
     flow: str | None,
@@ -53,7 +52,8 @@ def logs(
     since: int | None,
     grep: re.Pattern[str] | None,
 ) -> int:
-    """Show what the nodes of FLOW (default: of all flows, and the daemon) printed and logged, as far as it is kept."""
+    """Show the lines that the nodes of FLOW (default: of all flows, and the daemon) printed and logged, as far as the
+    daemon keeps them."""
     if flow and flow_option and flow != flow_option:
         raise click.UsageError(f"two flows were named: {flow} and {flow_option}")
     chosen = flow or flow_option
@@ -73,17 +73,17 @@ chronetixctl events -f -o json | jq 'select(.kind == "worker-exited")'
 """
 )
 @flow_argument(required=False)
-@click.option("-f", "--follow", is_flag=True, help="Go on with what comes, until Ctrl-C.")
+@click.option("-f", "--follow", is_flag=True, help="Then show new events as they come, until Ctrl-C.")
 @click.option("--tail", type=COUNT, metavar="N", help="Begin with the last N events.")
 def events(session: Session, flow: str | None, follow: bool, tail: int | None) -> int:
-    """Show what happened to FLOW (default: to all): changes of state, exits and their reasons."""
+    """Show the events of FLOW (default: of all flows and the daemon): changes of state, exits and their reasons."""
     _stream(session, "events", {"flow": flow, "follow": follow or None, "tail": tail}, event_line)
     return exits.OK
 
 
 class _Grep:
-    """Lets through the items in whose line a pattern is found; of those before the mark the last ``tail``. A regular
-    expression can be slow, so it is this process that uses it."""
+    """Filters log items by a pattern. Of the items before the mark ``caught_up`` it passes only the last ``tail``. The
+    filter runs in this process and not in the daemon, because a regular expression can be slow."""
 
     def __init__(self, pattern: re.Pattern[str] | None = None, tail: int | None = None) -> None:
         self._pattern = pattern
@@ -119,14 +119,14 @@ def _stream(
 
 
 def _missed(item: Mapping[str, Any], what: str) -> str:
-    """What the daemon sends when this reader was too slow for a while."""
+    """Return the line for an item that reports how many items the daemon dropped because this reader was too slow."""
     return click.style(
         f"{output.clock(item['unix_ns'])} ({item['dropped']} {what} were missed: read faster)", fg="yellow"
     )
 
 
 def log_line(item: Mapping[str, Any], with_flow: bool) -> str:
-    """``12:30:01.250 flow/node | the line  key=value``."""
+    """Return the line for a log item: ``12:30:01.250 flow/node | the line  key=value``."""
     if "dropped" in item:
         return _missed(item, "lines")
     source = "/".join(part for part in (item.get("flow") if with_flow else "", item.get("node")) if part)
@@ -145,7 +145,7 @@ def log_line(item: Mapping[str, Any], with_flow: bool) -> str:
 
 
 def event_line(item: Mapping[str, Any]) -> str:
-    """``12:30:01.250 #17 worker-exited flow/node: what happened``."""
+    """Return the line for an event: ``12:30:01.250 #17 worker-exited flow/node: what happened``."""
     if "dropped" in item:
         return _missed(item, "events")
     source = "/".join(part for part in (item.get("flow"), item.get("node")) if part)

@@ -1,4 +1,4 @@
-"""``ls``: the daemon's flows."""
+"""``ls``: lists the daemon's flows."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ _COLUMNS = (
 
 
 def returning(flow: Mapping[str, Any]) -> str:
-    """What is to be said of a flow whose workers come back from the death of a daemon; nothing of others."""
+    """Return a note on how many workers of a flow have not reattached yet since an earlier daemon ended; empty if none
+    is missing."""
     count = flow.get("returning")
     return f"{count} worker{'s' * (count != 1)} not back yet from an earlier daemon" if count else ""
 
@@ -42,7 +43,7 @@ chronetixctl ls -o json
 @click.option("-q", "--quiet", is_flag=True, help="Names only.")
 @click.option("--state", "states", multiple=True, type=_STATE, help="Only flows in this state. Repeatable.")
 def ls(session: Session, quiet: bool, states: tuple[str, ...]) -> int:
-    """List the flows of the daemon: those that run, and the last that stopped or failed."""
+    """List the flows of the daemon: the running ones, and the last that stopped or failed."""
     with session.connect() as client:
         answer = client.call("list")
     flows = [flow for flow in answer["flows"] if not states or flow["state"] in states]

@@ -1,7 +1,7 @@
 """Options and arguments that commands share, and the decorator that makes a function a command.
 
-Rules: the global options may stand behind a command too; durations are seconds or carry a unit; completing a
-flow's name asks the daemon, briefly, and offers nothing when it does not answer.
+Rules: the global options may stand behind a command too; durations are seconds or carry a unit; the completion of a
+flow's name asks the daemon for at most COMPLETION_TIMEOUT_S and offers nothing when the daemon does not answer.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ _CLOCK = re.compile(r"\d{1,2}:\d{2}(:\d{2})?")
 _UNITS = {None: 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 COMPLETION_TIMEOUT_S = 0.5
-"""How long the shell may wait for flow names."""
+"""How long the completion of a flow's name may wait for the daemon."""
 
 
 YEAR_S = 365 * 86400
 
 LONGEST_S = 100 * YEAR_S
-"""A span of time that is longer than anybody waits, and the last that is taken: in ns it fits into what is sent."""
+"""The longest span of time that an option accepts: in ns it fits into the protocol's 64-bit integers."""
 
 
 def _seconds(match: re.Match[str]) -> float:
@@ -43,7 +43,7 @@ def _seconds(match: re.Match[str]) -> float:
 
 
 class Span(click.ParamType[float]):
-    """A span of time in seconds: ``5``, ``500ms``, ``2m``, ``1h``."""
+    """The option type of a span of time, converted to seconds: ``5``, ``500ms``, ``2m``, ``1h``."""
 
     name = "duration"
 
@@ -63,8 +63,8 @@ SPAN = Span()
 
 
 class Moment(click.ParamType[int]):
-    """A point in time as Unix time in ns: a span before now, a time of this day, or a date, in local time without a
-    zone."""
+    """The option type of a point in time, converted to Unix time in ns: a span before now, a time of this day, or a
+    date; a time without a zone is local time."""
 
     name = "when"
 
@@ -92,7 +92,7 @@ MOMENT = Moment()
 
 
 class Pattern(click.ParamType["re.Pattern[str]"]):
-    """A regular expression."""
+    """The option type of a regular expression."""
 
     name = "regex"
 
@@ -108,17 +108,18 @@ class Pattern(click.ParamType["re.Pattern[str]"]):
 PATTERN = Pattern()
 
 MAX_COUNT = 1 << 53
-"""More than anybody keeps of anything; the wire takes it."""
+"""The largest count that an option accepts: more than the daemon keeps of anything, and within the protocol's
+integers."""
 
 COUNT = click.IntRange(0, MAX_COUNT)
-"""How many of something."""
+"""The option type of a count that may be 0."""
 
 ORDINAL = click.IntRange(1, MAX_COUNT)
-"""Which one, or how many that are not none."""
+"""The option type of a number that begins at 1: a position, or a count that may not be 0."""
 
 
 class FlowName(click.ParamType[str]):
-    """The name that a flow is to have."""
+    """The option type of a new flow's name."""
 
     name = "name"
 
@@ -133,7 +134,8 @@ FLOW_NAME = FlowName()
 
 
 def command(examples: str, **settings: Any) -> Callable[[_Function], click.Command]:
-    """Make a function a command whose first argument is the session; ``examples`` end its help."""
+    """Return a decorator that makes a function a command; the function's first argument is the session, and
+    ``examples`` are shown at the end of its help."""
     epilog = "\b\nExamples:\n" + "\n".join(f"  {line}" for line in examples.strip().splitlines())
 
     def decorate(function: _Function) -> click.Command:
@@ -177,28 +179,28 @@ def _flow_names(ctx: click.Context, _: click.Parameter, incomplete: str) -> list
 
 
 def flow_argument(required: bool = True) -> Callable[[_Function], _Function]:
-    """The argument FLOW, completed from the daemon's list."""
+    """Return a decorator that adds the argument FLOW, completed from the daemon's list of flows."""
     return click.argument(
         "flow", metavar="FLOW" if required else "[FLOW]", required=required, shell_complete=_flow_names
     )
 
 
 def file_argument(function: _Function) -> _Function:
-    """The argument FILE; ``-`` is stdin."""
+    """Add the argument FILE; ``-`` is stdin."""
     return click.argument("file", metavar="FILE", type=click.Path(exists=True, dir_okay=False, allow_dash=True))(
         function
     )
 
 
 def bind_option(function: _Function) -> _Function:
-    """``--bind ENDPOINT=NODE``, repeatable, as a dict."""
+    """Add the repeatable option ``--bind ENDPOINT=NODE``, which the function receives as a dict."""
     return click.option(
         "--bind",
         "bindings",
         metavar="ENDPOINT=NODE",
         multiple=True,
         callback=_pairs,
-        help="Which node a route's endpoint means, where its name does not tell. Repeatable.",
+        help="The node that a route's endpoint stands for, when its name is not the node's. Repeatable.",
     )(function)
 
 

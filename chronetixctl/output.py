@@ -1,8 +1,8 @@
-"""How chronetixctl shows things: data on stdout as table, JSON or YAML; messages on stderr.
+"""How chronetixctl prints: data on stdout as table, JSON or YAML; messages on stderr.
 
-Rules: the same value in every format; a stream is one JSON object a line, or one YAML document each. Tables
-are never cut to the terminal's width, so that they can be piped. Control characters from flows and plugins
-are not let through to a terminal.
+Rules: every format shows the same value; a stream is printed as one JSON object a line, or one YAML document for each
+item. Tables are never cut to the terminal's width, so that they can be piped. Control characters in text from flows
+and plugins are escaped, so that no flow controls the terminal.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ _STATE_COLOURS = {
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column of a table: its head and which side it is aligned to."""
+    """One column of a table: its heading, and whether its cells are aligned to the right."""
 
     head: str
     right: bool = False
 
 
 def show(value: Any, fmt: str, table: Callable[[], str]) -> None:
-    """Print one value to stdout; ``table`` makes the text for people."""
+    """Print one value to stdout in the format ``fmt``; ``table`` returns the text for the format ``table``."""
     if fmt == "json":
         click.echo(to_json(value, indent=2))
     elif fmt == "yaml":
@@ -52,7 +52,7 @@ def show(value: Any, fmt: str, table: Callable[[], str]) -> None:
 
 
 def show_item(value: Any, fmt: str, line: Callable[[], str]) -> None:
-    """Print one element of a stream to stdout and let it through at once."""
+    """Print one item of a stream to stdout and flush it at once; ``line`` returns its text for the format ``table``."""
     if fmt == "json":
         click.echo(to_json(value))
     elif fmt == "yaml":
@@ -68,12 +68,12 @@ def say(message: str) -> None:
 
 
 def to_json(value: Any, indent: int | None = None) -> str:
-    """``value`` as JSON text; bytes become text where they are UTF-8, else hex."""
+    """Return ``value`` as JSON text; bytes are written as text if they are UTF-8, else as hex."""
     return json.dumps(value, indent=indent, ensure_ascii=False, default=_plain)
 
 
 def to_yaml(value: Any) -> str:
-    """``value`` as YAML text, keys in their order."""
+    """Return ``value`` as YAML text, keys in their order."""
     import yaml
 
     plain = json.loads(to_json(value))
@@ -90,35 +90,35 @@ def _plain(value: Any) -> Any:
 
 
 def printable(value: Any) -> str:
-    """``value`` on one line, with control characters shown as escapes."""
+    """Return ``value`` as text on one line, with control characters shown as escapes."""
     return _CONTROL.sub(lambda match: repr(match.group())[1:-1], str(value))
 
 
 def printable_line(text: str) -> str:
-    """A line of a plugin's output: colours stay, everything else that moves the cursor is shown as
-    escapes."""
+    """Return a line of a plugin's output with its colours kept and all other control characters shown as escapes."""
     return _CONTROL_BUT_COLOUR.sub(lambda match: repr(match.group())[1:-1], text)
 
 
 def state(name: str) -> str:
-    """A state in its colour."""
+    """Return the name of a state, styled in its colour."""
     colour = _STATE_COLOURS.get(name)
     return click.style(name, fg=colour) if colour else printable(name)
 
 
 def first_line(value: Any) -> str:
-    """The first line of a text that may have more, printable."""
+    """Return the first line of ``value`` as text, with control characters shown as escapes."""
     return printable(next(iter(str(value).splitlines()), ""))
 
 
 def paragraph(value: Any) -> str:
-    """A text of one or more lines; those behind the first are set off, so that none can pass for ours."""
+    """Return a text of one or more lines. Lines behind the first begin with ``|``, so that none can be mistaken for a
+    message of chronetixctl."""
     first, *rest = str(value).splitlines() or [""]
     return "\n".join([printable(first), *(f"  | {printable_line(line)}" for line in rest)])
 
 
 def table(columns: Sequence[Column], rows: Sequence[Sequence[Any]]) -> str:
-    """Aligned columns under a head; cells may hold colours."""
+    """Return the text of a table: aligned columns below their headings; cells may hold colours."""
     cells = [[_cell(value) for value in row] for row in rows]
     widths = [max([width(column.head), *(width(row[index]) for row in cells)]) for index, column in enumerate(columns)]
     head = [click.style(column.head, bold=True) for column in columns]
@@ -140,7 +140,7 @@ def _cell(value: Any) -> str:
 
 
 def width(text: str) -> int:
-    """Terminal cells that ``text`` takes."""
+    """Return how many terminal cells ``text`` takes, without its colour codes."""
     bare = click.unstyle(text)
     return sum(
         0 if unicodedata.combining(char) else 2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in bare
@@ -148,7 +148,7 @@ def width(text: str) -> int:
 
 
 def duration(ns: int | float) -> str:
-    """A span of time in its natural unit: 740ns, 12.3us, 4.1ms, 12s, 3m05s, 2h07m, 4d03h."""
+    """Return a span of time in a unit that suits it: 740ns, 12.3us, 4.1ms, 12s, 3m05s, 2h07m, 4d03h."""
     if ns < 0:
         return "0s"
     for limit, unit, size in ((1_000, "ns", 1), (1_000_000, "us", 1_000), (1_000_000_000, "ms", 1_000_000)):
@@ -165,7 +165,7 @@ def duration(ns: int | float) -> str:
 
 
 def size(count: int | float) -> str:
-    """Bytes in binary units, as memory is counted."""
+    """Return a number of bytes in binary units: 512B, 1.5KiB, 40.0MiB."""
     value = float(count)
     for unit in ("B", "KiB", "MiB", "GiB"):
         if value < 1024:
@@ -175,14 +175,14 @@ def size(count: int | float) -> str:
 
 
 def clock(unix_ns: int) -> str:
-    """Local time of day with milliseconds."""
+    """Return the local time of day with milliseconds."""
     from datetime import datetime
 
     return datetime.fromtimestamp(unix_ns / 1e9).strftime("%H:%M:%S.%f")[:-3]
 
 
 def moment(unix_ns: int) -> str:
-    """Local date and time to the second, with its zone."""
+    """Return the local date and time to the second, with its zone."""
     from datetime import datetime
 
     return datetime.fromtimestamp(unix_ns / 1e9).astimezone().isoformat(sep=" ", timespec="seconds")

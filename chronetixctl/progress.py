@@ -1,4 +1,4 @@
-"""One line on a terminal's stderr that follows a call's progress; nothing when stderr is no terminal."""
+"""Shows a call's progress in one line of stderr, if stderr is a terminal."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from chronetixctl import output
 
 
 class Progress:
-    """``text`` makes a line of an item. ``flow`` is the flow's name, once the daemon has told it."""
+    """The progress line of one call. ``text`` makes the line of an item. ``flow`` is the flow's name, empty until the
+    daemon has sent an item that names it."""
 
     def __init__(self, text: Callable[[dict[str, Any]], str]) -> None:
         self._text = text
@@ -20,7 +21,7 @@ class Progress:
         self._wanted = self._stream.isatty()
 
     def show(self, item: Any) -> None:
-        """Show one progress item."""
+        """Replace the line by the one for this item; an item that is no map is ignored."""
         if not isinstance(item, dict):
             return
         self.flow = str(item.get("flow") or "")
@@ -31,7 +32,7 @@ class Progress:
         self._shown = True
 
     def end(self) -> None:
-        """Take the line away. Idempotent."""
+        """Clear the line. Idempotent."""
         if self._shown:
             self._stream.write("\r\x1b[K")
             self._stream.flush()

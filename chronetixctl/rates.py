@@ -1,9 +1,9 @@
-"""What two snapshots of the routes' counters say: rates, and which route is the bottleneck. Pure.
+"""Rates of routes and nodes, and the bottlenecks, from two snapshots of the daemon's counters. Pure.
 
 Rules: a route is under pressure when it stands at its watermark, or its producer met WouldBlock between the
-snapshots (woken at credit_low, it may just have some credits). The bottleneck is a route under pressure whose
-consumer is not itself held up: none of the consumer's own outputs is under pressure. That consumer is what
-the flow waits for.
+snapshots: a producer that was just woken at credit_low has some credits, although its route is under pressure. The
+bottleneck is a route under pressure whose consumer is not itself held up: none of the consumer's own outputs is under
+pressure. The flow waits for that consumer.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class RouteRate:
-    """One route over the time between two snapshots. Rates are per second, times in ns."""
+    """The rates of one route between two snapshots. Rates are per second, times in ns, ``blocked_share`` from 0 to
+    1."""
 
     flow: str
     route: str
@@ -40,7 +41,8 @@ class RouteRate:
 
 @dataclass(frozen=True, slots=True)
 class NodeRate:
-    """One node over the time between two snapshots. ``cpu``: share of one CPU; memory in bytes."""
+    """The rates of one node between two snapshots. ``cpu`` is in CPUs (1.0 is one CPU busy all the time), memory in
+    bytes."""
 
     flow: str
     node: str
@@ -52,7 +54,7 @@ class NodeRate:
 
 
 def route_rates(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[RouteRate]:
-    """Every data route of the later snapshot; rates of one that was not there before are 0."""
+    """Return the rates of every data route in the later snapshot; a route that the earlier one lacks has rates of 0."""
     seconds = _seconds(before, after)
     earlier = {(flow["flow"], route["id"]): route for flow in before["flows"] for route in flow["routes"]}
     rates = [
@@ -66,7 +68,7 @@ def route_rates(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Rou
 
 
 def node_rates(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[NodeRate]:
-    """Every node of the later snapshot."""
+    """Return the rates of every node in the later snapshot; a process that the earlier one lacks has ``cpu`` 0."""
     seconds = _seconds(before, after)
     earlier = {
         (flow["flow"], node["node"], node.get("pid")): node for flow in before["flows"] for node in flow["nodes"]
@@ -96,7 +98,7 @@ def _seconds(before: Mapping[str, Any], after: Mapping[str, Any]) -> float:
 
 def _route_rate(flow: str, now: Mapping[str, Any], was: Mapping[str, Any] | None, seconds: float) -> RouteRate:
     def grown(key: str) -> int:
-        # A count that went down belongs to another life of the flow: its whole is new.
+        # A counter that went down was reset by a restart between the snapshots: all of it was counted since then.
         if was is None:
             return 0
         difference: int = now[key] - was[key]
@@ -133,7 +135,7 @@ def _marked(rate: RouteRate, held_up: set[tuple[str, str]]) -> RouteRate:
 
 
 def merged(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
-    """The later snapshot as it came, with rates beside the counts of each route and node, for JSON."""
+    """Return the later snapshot with rates added to each route and node, for JSON."""
     routes = {(rate.flow, rate.route): rate for rate in route_rates(before, after)}
     nodes = {(rate.flow, rate.node): rate for rate in node_rates(before, after)}
     flows = [
@@ -155,5 +157,5 @@ def _added(rate: RouteRate | None) -> dict[str, Any]:
 
 
 def bottlenecks(rates: Sequence[RouteRate]) -> list[RouteRate]:
-    """The routes to look at first."""
+    """Return the rates of the routes that are bottlenecks."""
     return [rate for rate in rates if rate.bottleneck]

@@ -1,4 +1,4 @@
-"""``rollout``: how far a change of a running flow is, what there was, and the way back."""
+"""``rollout``: shows how far a change of a running flow is and which revisions there were, and undoes a change."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from chronetixctl.output import Column
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 def rollout() -> None:
-    """Follow what apply has begun, and go back."""
+    """Show the roll-outs of a flow, or undo the last one."""
 
 
 @command(
@@ -35,7 +35,7 @@ chronetixctl rollout status my-flow -o json
 )
 @flow_argument()
 def status(session: Session, flow: str) -> int:
-    """Show the last roll-out of FLOW: how far it is, what it changes, why it was rolled back."""
+    """Show the last roll-out of FLOW: how far it is, what it changes and, if it was rolled back, why."""
     with session.connect() as client:
         found = client.call("rollouts", flow=flow)
     output.show(found, session.output, lambda: "\n".join(_status(found)))
@@ -50,7 +50,7 @@ chronetixctl rollout history my-flow -o json
 )
 @flow_argument()
 def history(session: Session, flow: str) -> int:
-    """List what FLOW was, and what it was to become. The present one is marked with *."""
+    """List the revisions of FLOW, with those that were rolled back. The present one is marked with *."""
     with session.connect() as client:
         found = client.call("rollouts", flow=flow)
     columns = [Column("REVISION"), Column("AT"), Column("OUTCOME"), Column("CHANGE")]
@@ -70,9 +70,9 @@ chronetixctl rollout undo my-flow --to 1
 @ready_option
 @wait_option
 def undo(session: Session, flow: str, to: int | None, ready: float | None, wait: bool) -> int:
-    """Make FLOW what it was before, by a roll-out of its own.
+    """Change FLOW back to an earlier revision, by a further roll-out.
 
-    One that is under way and has touched nothing yet is called back instead.
+    A roll-out that is still preparing has changed nothing yet: it is cancelled instead.
     """
     try:
         return roll_out(session, "undo", {"flow": flow, "to": to}, ready, wait)

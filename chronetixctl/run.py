@@ -1,7 +1,7 @@
-"""``run --inproc``: the whole flow in this one process, no daemon, same semantics.
+"""``run --inproc``: runs a whole flow in this one process, without a daemon and with the same semantics.
 
-Rules: the command becomes the runner (exec), so its exit code and signals are the runner's own; the compiled
-flow reaches it on stdin through a memfd: no temporary file, and no pipe that could fill up.
+Rules: the command replaces itself by the runner (exec), so that exit code and signals are the runner's own; the runner
+reads the compiled flow from stdin, which is a memfd: no temporary file is left behind, and no pipe can fill up.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ chronetixctl compile flow.yaml | chronetixctl run --inproc -
 )
 @file_argument
 @bind_option
-@click.option("--inproc", is_flag=True, help="In this process. The only way so far: for workers of their own, submit.")
+@click.option("--inproc", is_flag=True, help="Required: run all nodes in this process. `submit` runs them in workers.")
 def run(session: Session, file: str, bindings: dict[str, str], inproc: bool) -> int:
     """Run the flow in FILE (- for stdin) to its end in this one process.
 
-    For trying out and debugging plugins: breakpoints work, and nothing is left behind. Ctrl-C ends the sources and lets
-    the rest finish, a second one stops at once; the exit code is 130 then, else the flow's.
+    For trying out and debugging plugins: breakpoints work, and no process is left behind. Ctrl-C ends the sources and
+    lets the other nodes finish; a second Ctrl-C stops at once. The exit code is 130 after Ctrl-C, else the flow's.
     """
     if not inproc:
         raise click.UsageError("run needs --inproc; to run a flow in processes of its own: chronetixctl submit FILE")
@@ -53,5 +53,5 @@ def _become_runner(document: bytes, options: list[str]) -> NoReturn:
     os.close(memory)
     sys.stdout.flush()
     sys.stderr.flush()
-    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT,))  # a new interpreter would show a traceback; it waits
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT,))  # until the runner unblocks it: no traceback at start-up
     os.execv(sys.executable, [sys.executable, SAFE, "-m", "chronetix.nodeworker.inprocess.command", *options, "-"])

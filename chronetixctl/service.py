@@ -1,7 +1,8 @@
-"""``service``: put the systemd units in place, take them away, show what they do.
+"""``service``: installs the systemd units, removes them, and shows the service's state.
 
-Rules: every step is shown, and with --dry-run none is taken; what is as it should be is left alone, so that asking
-twice changes nothing; files of somebody else are never touched. With --root only files are written.
+Rules: every step is shown, and with --dry-run none is taken; a file that has the right content is left alone, so that
+a second install changes nothing; a file that chronetixctl did not write is never changed or removed. With --root only
+files are written.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ SHOWN = (
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One thing that was done, or would be."""
+    """One step that was taken or, in a dry run, would be: ``action`` is write, remove or run."""
 
     action: str
     what: str
@@ -48,7 +49,7 @@ class Step:
 
 
 class Steps:
-    """Takes steps, or with ``dry`` only says which."""
+    """Takes steps and records them in ``done``; with ``dry`` it only records them."""
 
     def __init__(self, scope: Scope, dry: bool) -> None:
         self.scope = scope
@@ -57,11 +58,12 @@ class Steps:
 
     @property
     def changed(self) -> bool:
-        """Whether any file differs from before."""
+        """Whether any file was or would be written, changed or removed."""
         return any(step.result != "unchanged" for step in self.done if step.action in ("write", "remove"))
 
     def write(self, path: Path, text: str) -> None:
-        """Have ``path`` hold ``text``. Raises ChronetixError ``file-not-ours`` or ``service-failed``."""
+        """Write ``text`` to ``path`` unless it has that content. Raises ChronetixError ``file-not-ours`` or
+        ``service-failed``; the file is unchanged then."""
         before = path.read_text(errors="replace") if path.exists() else None
         if before is not None and not ours(path):
             raise error("file-not-ours", path=str(path))
@@ -71,7 +73,8 @@ class Steps:
         self.done.append(Step("write", str(path), result))
 
     def remove(self, path: Path) -> None:
-        """Have ``path`` gone. Raises ChronetixError ``file-not-ours`` or ``service-failed``."""
+        """Remove ``path`` if it exists. Raises ChronetixError ``file-not-ours`` or ``service-failed``; the file is
+        unchanged then."""
         if not path.exists():
             self.done.append(Step("remove", str(path), "unchanged"))
             return
@@ -81,7 +84,8 @@ class Steps:
         self.done.append(Step("remove", str(path), "removed"))
 
     def run(self, *words: str) -> None:
-        """Run a command; not for a machine that is not booted. Raises ChronetixError ``service-failed``."""
+        """Run a command, unless the scope has a root of its own: that machine is not booted. Raises ChronetixError
+        ``service-failed``."""
         if self.scope.root != Path("/"):
             return
         self._take(" ".join(words), lambda: _run(words))
@@ -97,7 +101,7 @@ class Steps:
 
 
 def _replace(path: Path, text: str) -> None:
-    """Put ``text`` there in one go: systemd never reads half of it."""
+    """Replace the file at ``path`` atomically, so that systemd never reads half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_name(f".{path.name}.new")
     fresh.write_text(text)
@@ -118,8 +122,8 @@ def _run(words: Sequence[str]) -> str:
 
 def _scope_options(function: Any) -> Any:
     for option in (
-        click.option("--root", type=click.Path(), help="The folder that stands for /; only files are written."),
-        click.option("--system/--user", "system", default=None, help="For the machine (root's default), or for you."),
+        click.option("--root", type=click.Path(), help="Use this folder as /, and only write files."),
+        click.option("--system/--user", "system", default=None, help="For the machine (root's default) or this user."),
     ):
         function = option(function)
     return function
@@ -151,9 +155,9 @@ chronetixctl service install --user --dry-run
 )
 @_scope_options
 @click.option("--dry-run", is_flag=True, help="Show what would be done.")
-@click.option("--now", is_flag=True, help="Start it, too.")
+@click.option("--now", is_flag=True, help="Start the service, too.")
 def install(session: Session, system: bool | None, root: str | None, dry_run: bool, now: bool) -> int:
-    """Write the units and have the service started at boot, or when you log in."""
+    """Write the units and enable the service: it is started at boot, or with --user when you log in."""
     steps = _begin(_scope(system, root), dry_run)
     path = program()
     for file, text in texts(steps.scope, path).items():
@@ -198,7 +202,8 @@ def uninstall(session: Session, system: bool | None, root: str | None, dry_run: 
 
 
 def _begin(scope: Scope, dry: bool) -> Steps:
-    """Raises ChronetixError ``service-failed`` where no step could be taken to its end."""
+    """Return the steps for ``scope``. Raises ChronetixError ``service-failed`` on a machine that runs without
+    systemd."""
     if scope.root == Path("/") and not dry and not BOOTED.exists():
         raise error("service-failed", what="systemd", reason="this machine was not booted with it")
     return Steps(scope, dry)
@@ -220,7 +225,7 @@ chronetixctl service status --user -o json
 )
 @_scope_options
 def status(session: Session, system: bool | None, root: str | None) -> int:
-    """Show whether the service is installed and what it does. Exit code 3 when it does not run."""
+    """Show whether the service is installed and whether it runs. Exit code 3 when it does not run."""
     scope = _scope(system, root)
     files = {str(path): _state(path) for path in scope.paths}
     value: dict[str, Any] = {"scope": "system" if scope.system else "user", "files": files}

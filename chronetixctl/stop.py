@@ -1,4 +1,4 @@
-"""``stop``: let a flow finish what is under way and end, or end it now."""
+"""``stop``: drains a flow, or terminates its workers at once."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ chronetixctl stop my-flow --now
 """
 )
 @flow_argument()
-@click.option("--now", is_flag=True, help="Do not wait for what is under way: terminate the workers.")
+@click.option("--now", is_flag=True, help="Terminate the workers without draining; frames under way are lost.")
 @click.option("--timeout", type=SPAN, help="How long draining may take; then the workers are terminated.")
 def stop(session: Session, flow: str, now: bool, timeout: float | None) -> int:
-    """Stop FLOW and wait until it has: sources end first, everything that was sent is still worked on."""
+    """Stop FLOW and wait until it has stopped. Sources end first; frames that were sent are still processed."""
     with session.connect() as client:
         result = client.call(
             "stop",

@@ -1,4 +1,4 @@
-"""``submit``: hand a flow to the daemon and wait until it is accepted, runs, or has stopped."""
+"""``submit``: submits a flow to the daemon and waits until the flow is accepted, runs, or has stopped."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from chronetixctl.options import FLOW_NAME, SPAN, bind_option, command, file_arg
 from chronetixctl.progress import Progress
 
 _SLACK_S = 5.0
-"""How much longer than the daemon the client waits: the daemon's own time-out says more."""
+"""How much longer than the daemon the client waits, because the error that the daemon sends at its time-out says
+more."""
 
 
 @command(
@@ -35,14 +36,14 @@ some-compiler | chronetixctl submit -
     show_default=True,
     help="How far the flow must come before this returns.",
 )
-@click.option("--timeout", type=SPAN, help="How long to wait for that; the flow goes on after it.")
+@click.option("--timeout", type=SPAN, help="How long to wait for that; the flow goes on when the time is over.")
 def submit(
     session: Session, file: str, name: str | None, bindings: dict[str, str], wait: str, timeout: float | None
 ) -> int:
     """Submit the flow in FILE (- for stdin) and wait until it runs.
 
-    FILE is YAML or JSON, in the DSL or already compiled, or a compiled flow as CBOR; its content tells. All
-    or nothing: of an invalid flow nothing is started, and every problem is listed.
+    FILE is YAML or JSON, in the DSL or already compiled, or a compiled flow as CBOR; its content tells which. If the
+    flow is invalid, nothing is started and every problem is listed.
     """
     flow = load_flow(file)
     progress = Progress(_text)
@@ -78,7 +79,7 @@ def submit(
 
 
 def report_refusal(reason: ChronetixError, flow: FlowFile) -> None:
-    """Print an error; problems of the flow get their place in the file."""
+    """Print an error, with the place in the file for each problem of the flow that it lists."""
     problems = reason.details.get("problems")
     if flow.compiled is not None and isinstance(problems, list):
         placed = [{**problem, "path": _placed(problem, flow)} for problem in problems if isinstance(problem, dict)]
@@ -92,7 +93,7 @@ def _placed(problem: dict[str, Any], flow: FlowFile) -> str:
 
 
 def _goes_on(flow: str) -> None:
-    """Who stops waiting for a flow has not stopped the flow."""
+    """Print that Ctrl-C ended only the wait: the flow goes on."""
     if flow:
         name = output.printable(flow)
         output.say(f"interrupted; the flow {name} goes on")

@@ -1,8 +1,8 @@
-"""The client's end of a tap: it is the consumer of a ring that the route's producer has added for it.
+"""The client's end of a tap: the consumer of a ring that the route's producer has added for this client.
 
-Rules: everything that comes is checked by shm before it is mapped; one thread, sleeping in one place, on the daemon's
-socket and on the doorbell; a frame is a copy and costs its producer nothing. Whoever reads too slowly loses the oldest
-frames, which are counted.
+Rules: shm checks every descriptor that arrives before it is mapped; the one thread waits in one place, on the daemon's
+socket and on the doorbell together; a frame is a copy and never holds up its producer. A client that reads too slowly
+loses the oldest frames, and their number is counted.
 """
 
 from __future__ import annotations
@@ -20,18 +20,22 @@ if TYPE_CHECKING:
     from chronetixctl.client import Carried, Client
 
 DEFAULT_BUFFER = 16
-"""Frames that the ring keeps for a reader that is slow for a moment."""
+"""How many unread frames the ring keeps by default."""
 
 WORD_S = 1.0
-"""How long to wait, when the frames have ended, for the word why."""
+"""How long to wait for the daemon's reason after the frames have ended."""
 
 
 class Tap:
-    """Listens to ``route`` of ``flow``. A context manager."""
+    """A tap on ``route`` of ``flow``: iterating yields its frames. A context manager."""
 
     def __init__(self, client: Client, flow: str, route: str, buffer: int = DEFAULT_BUFFER) -> None:
-        """Raises what ``client.stream`` does, ChronetixError ``descriptor-refused`` for a ring that cannot be. One that
-        is over before it began has its reason, and nothing ``about`` it."""
+        """Ask the daemon for the tap and link its ring.
+
+        If the daemon ends the tap before it is linked, ``reason`` is set and ``about`` stays empty. Raises what
+        ``client.stream`` raises, ChronetixError ``descriptor-refused`` for a ring that shm refuses; nothing stays open
+        then.
+        """
         self._client = client
         self._bell = shm.Doorbell()
         self._consumer = shm.Consumer("tap", credits=buffer)
@@ -43,14 +47,15 @@ class Tap:
             credits=buffer,
         )
         self.reason = ""
-        """Why it is over, once it is."""
+        """Why the tap has ended; empty until then."""
         self.again = False
-        """There is, or will be, somebody who can be listened to in the same way: the successor of the producer, or the
-        daemon that replaces this one."""
+        """Whether the caller can open the same tap anew, with the producer's successor or with the daemon that replaces
+        this one. Set when the tap has ended."""
         self.upgrading = False
-        """The latter."""
+        """Whether the tap has ended because the daemon is being replaced by another release."""
         self.about: Mapping[str, Any] = {}
-        """Its ``route``, ``topic``, ``content_type``, and the nodes it comes ``from`` and goes ``to``."""
+        """The tapped route: ``route``, ``topic``, ``content_type``, and its producer and consumer, ``from`` and
+        ``to``."""
         try:
             self._begin()
         except BaseException:
@@ -60,7 +65,7 @@ class Tap:
 
     @property
     def lost(self) -> int:
-        """Frames that were overwritten before they were read here."""
+        """How many frames were overwritten before this client read them."""
         return self._consumer.lost
 
     def __enter__(self) -> Tap:
@@ -70,13 +75,15 @@ class Tap:
         self.close()
 
     def close(self) -> None:
-        """Stop listening. Idempotent."""
+        """End the tap and close its descriptors. Idempotent."""
         self._updates.close()
         self._consumer.close()
         self._bell.close()
 
     def __iter__(self) -> Iterator[shm.Frame]:
-        """Every frame from now on, until the stream, the producer or the flow has ended. Raises PeerFault."""
+        """Yield every frame from now on, until the stream, the producer or the flow has ended. Raises PeerFault when
+        the
+        producer has broken the ring."""
         while self.about:
             frame = self._inlet.take(0)
             if frame is not None:
@@ -98,7 +105,8 @@ class Tap:
             self._update()
 
     def _learn_why(self) -> None:
-        """The stream has ended. Usually the daemon says why in the same moment: that is worth a moment."""
+        """Wait up to WORD_S for the daemon to report why the tap has ended: the report usually comes right after the
+        last frame."""
         poll = select.poll()
         poll.register(self._client.fileno(), select.POLLIN)
         while not self.reason and (self._client.waiting or poll.poll(1000 * WORD_S)):

@@ -1,7 +1,7 @@
-"""``top``: the routes of running flows, live: rates, credits, latency, and which one holds the flow up.
+"""``top``: shows the routes of running flows: rates, credits, latency, and which route holds the flow up.
 
-Rules: everything shown comes from two snapshots of the daemon's counters, the maths is in ``rates``; on a
-terminal the table redraws itself, elsewhere (or with ``--once``) it is printed once.
+Rules: everything shown is computed by ``rates`` from two snapshots of the daemon's counters. On a terminal the table
+is redrawn in place; elsewhere it is printed again after every interval, and with ``--once`` a single time.
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ chronetixctl top --once -o json
 def top(session: Session, flow: str | None, once: bool, interval: float) -> int:
     """Watch the data routes of FLOW (default: of all flows).
 
-    A route is marked BOTTLENECK when it stands at its watermark and its consumer is not held up by a route of
-    its own: that consumer is what the flow waits for.
+    A route is marked BOTTLENECK when it stands at its watermark and its consumer is not itself held up by a route: the
+    flow waits for that consumer.
     """
     with Asking(session) as client:
         before = client.call("stats", flow=flow)
@@ -88,7 +88,7 @@ def _print(before: dict[str, Any], after: dict[str, Any], fmt: str, once: bool) 
 
 
 def text(routes: Sequence[RouteRate], nodes: Sequence[NodeRate]) -> str:
-    """The two tables and a line that names the bottlenecks."""
+    """Return the two tables, and a line for each bottleneck, as text."""
     parts = [output.table(_ROUTES, [_route_row(rate) for rate in routes]) if routes else "no data routes"]
     parts += ["", output.table(_NODES, [_node_row(rate) for rate in nodes])] if nodes else []
     for rate in bottlenecks(routes):
@@ -129,7 +129,7 @@ def _node_row(rate: NodeRate) -> tuple[Any, ...]:
 
 
 def _live(client: Asking, flow: str | None, before: dict[str, Any], interval: float) -> None:
-    """Redraw until Ctrl-C, which is how one leaves it."""
+    """Redraw the tables after every interval until Ctrl-C."""
     from rich.console import Console
     from rich.live import Live
 

@@ -1,8 +1,8 @@
-"""``topic echo``: what flows over a data route, shown as it goes by; ``route ls``: which routes there are.
+"""``topic echo``: shows the frames of a data route as they are sent; ``route ls``: lists the data routes.
 
-Rules: the frames come over a ring of this process, not through the daemon, and are copies: a reader that is slow, or
-stopped, loses frames and holds nobody up. How many were lost is said at the end. What cannot be decoded is shown as
-bytes, with the reason.
+Rules: the frames come over a ring of this process, not through the daemon, and are copies: a reader that is slow or
+stopped loses frames and never holds up the flow. The command reports at its end how many frames were lost. A frame that
+cannot be decoded is shown as bytes, with the reason.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from chronetixctl.output import Column
 from chronetixctl.tap import DEFAULT_BUFFER, Tap
 
 HEX_SHOWN = 256
-"""Bytes of a frame without a format that the table shows."""
+"""How many bytes of an undecoded frame are shown as hex."""
 
 _ROUTES = (
     Column("FLOW"),
@@ -49,7 +49,7 @@ _ROUTES = (
     "  chronetixctl topic echo my-flow flow/edge/a-b --count 10",
 )
 def topic() -> None:
-    """Listen to what flows carry."""
+    """Show the frames of data routes as they are sent."""
 
 
 @click.group(
@@ -57,7 +57,7 @@ def topic() -> None:
     epilog="\b\nExamples:\n  chronetixctl route ls\n  chronetixctl route tap my-flow a:b",
 )
 def route() -> None:
-    """The data routes of flows."""
+    """List the data routes of flows, or show the frames of one."""
 
 
 @command(
@@ -105,18 +105,18 @@ chronetixctl topic echo my-flow a:b --raw --count 1 > frame.bin
 @flow_argument()
 @click.argument("route")
 @click.option("--count", type=ORDINAL, metavar="N", help="End after N frames.")
-@click.option("--raw", is_flag=True, help="Write the payloads alone, as they are, one after another.")
+@click.option("--raw", is_flag=True, help="Write only the payloads, unchanged, one after another.")
 @click.option(
     "--buffer",
     type=click.IntRange(1, 1024),
     default=DEFAULT_BUFFER,
     show_default=True,
-    help="Frames that are kept while this reads; older ones are lost.",
+    help="How many unread frames are kept; older ones are lost.",
 )
 def echo(session: Session, flow: str, route: str, count: int | None, raw: bool, buffer: int) -> int:
     """Show the frames of ROUTE of FLOW (its id, its topic, or its ends as FROM:TO) from now on, until Ctrl-C.
 
-    JSON and CBOR are shown decoded, of Arrow streams the schema and the number of rows, other bytes as hex.
+    JSON and CBOR are shown decoded, Arrow streams as their schema and number of rows, other bytes as hex.
     """
     shown = 0
     with Asking(session) as asking:
@@ -161,7 +161,8 @@ def _show(session: Session, frame: shm.Frame, content_type: str, raw: bool) -> N
 
 
 def described(frame: shm.Frame, content_type: str) -> dict[str, Any]:
-    """A frame as it is printed: with ``value``, or with ``base64``, and ``undecoded`` if it should have had a value."""
+    """Return a frame as a map for printing: with ``value`` if it could be decoded, else with ``base64``, and with the
+    reason in ``undecoded`` if its content type has a decoder."""
     sent_unix_ns = time.time_ns() - (time.monotonic_ns() - frame.time_ns)
     head = {"seq": frame.seq, "unix_ns": sent_unix_ns, "bytes": len(frame), "content_type": content_type}
     try:
@@ -172,7 +173,7 @@ def described(frame: shm.Frame, content_type: str) -> dict[str, Any]:
 
 
 class _NoFormat(Exception):
-    """Bytes are bytes."""
+    """Raised for a content type that has no decoder here."""
 
 
 def _value(frame: shm.Frame, content_type: str) -> Any:

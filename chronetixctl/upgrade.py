@@ -1,4 +1,4 @@
-"""``upgrade``: have the daemon replaced by another release while all flows run on."""
+"""``upgrade``: replaces the daemon by another release while all flows run on."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from chronetixctl.app import PROGRAM, Session
 from chronetixctl.options import SPAN, command
 
 ARRIVAL_S = 60.0
-"""How long the daemon may take to answer again, whichever of the two releases it is then."""
+"""How long the daemon may take to answer after the upgrade, be it the other release or the one from before."""
 
 
 @command(
@@ -29,15 +29,15 @@ chronetixctl upgrade --image /opt/chronetix-2/bin/chronetixd --wait 2m
     "--image",
     metavar="PATH",
     type=click.Path(exists=True, dir_okay=False),
-    help="The chronetixd of the other release. Without it the command that the daemon was started with is run anew.",
+    help="The chronetixd of the other release.  [default: the command that the daemon was started with]",
 )
-@click.option("--dry-run", is_flag=True, help="Only have the other release try whether it could take over.")
-@click.option("--wait", type=SPAN, default="30s", show_default=True, help="How long to wait for what is in the way.")
+@click.option("--dry-run", is_flag=True, help="Only rehearse: the other release checks whether it could take over.")
+@click.option("--wait", type=SPAN, default="30s", show_default=True, help="How long to wait until nothing blocks it.")
 def upgrade(session: Session, image: str | None, dry_run: bool, wait: float) -> int:
     """Replace the running daemon by another release in place: same process, and every worker runs on.
 
-    The other release rehearses first; if it cannot take over, nothing is touched. If it fails later, the one that ran
-    before takes over again. Clients are disconnected and connect again.
+    The other release rehearses first; if it cannot take over, nothing is changed. If it fails later, the release that
+    ran before takes over again. Clients are disconnected and connect again.
     """
     id = secrets.token_hex(8)
     arguments = {
@@ -66,7 +66,8 @@ def upgrade(session: Session, image: str | None, dry_run: bool, wait: float) -> 
 
 
 def _interrupted(*, dry_run: bool, begun: bool) -> int:
-    """Who stops waiting for an upgrade takes it back only as long as the other release rehearses."""
+    """Print what Ctrl-C has done, and return the exit code: it cancels an upgrade only while the other release
+    rehearses."""
     if dry_run:
         output.say("interrupted: the rehearsal is called off, nothing was touched")
     elif begun:
@@ -80,7 +81,8 @@ def _interrupted(*, dry_run: bool, begun: bool) -> int:
 
 
 def _outcome(session: Session, id: str) -> dict[str, Any]:
-    """What the daemon that answers now says of the upgrade ``id``. Raises ChronetixError ``upgrade-failed``."""
+    """Ask the daemon that answers now for the outcome of the upgrade ``id`` and return it. Raises ChronetixError
+    ``upgrade-failed``."""
     from chronetixctl.client import Client
 
     with Client.connect(session.socket, timeout=ARRIVAL_S, software=PROGRAM) as client:

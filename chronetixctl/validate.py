@@ -1,5 +1,4 @@
-"""``validate`` and ``compile``: what a flow's text is worth, without running anything and without a
-daemon."""
+"""``validate`` and ``compile``: check or compile a flow's text without running it and without a daemon."""
 
 from __future__ import annotations
 
@@ -24,7 +23,7 @@ chronetixctl validate flow.json --remote
 )
 @file_argument
 @bind_option
-@click.option("--remote", is_flag=True, help="Ask the daemon too: it also looks whether artifacts are there.")
+@click.option("--remote", is_flag=True, help="Ask the daemon too: it also checks that the artifacts exist.")
 def validate(session: Session, file: str, bindings: dict[str, str], remote: bool) -> int:
     """Check the flow in FILE (- for stdin) and list everything that is wrong with it."""
     try:

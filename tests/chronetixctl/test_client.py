@@ -241,7 +241,7 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
 
 def test_a_file_in_the_place_of_a_folder_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(ChronetixError, match="what should be a folder of its path is none"):
+    with pytest.raises(ChronetixError, match="a part of its path is a file and not a folder"):
         Client.connect(tmp_path / "file" / "s.sock")
 
 
@@ -249,7 +249,7 @@ def test_a_file_in_the_place_of_a_folder_is_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("folder_mode", "make", "words"),
     [
-        (0o700, None, "a folder on the way, .* lets nobody else in"),
+        (0o700, None, "this user may not enter .* or a folder above it"),
         (0o755, None, r"connect to .*/s.sock \[not-allowed"),
         (0o755, _make_file, "which is a regular file and no socket"),
     ],
