@@ -11,12 +11,14 @@ import sys
 from typing import Any
 
 import click
+import structlog
 
 from chronetix.protocol.errors import ChronetixError
 from chronetixd.control.admission import rules_of
 from chronetixd.daemon import daemon
 from chronetixd.doctor import Side, Status, Surroundings, examine
 from chronetixd.installed import version
+from chronetixd.linux.inherited import put_right
 from chronetixd.records import logs
 from chronetixd.settings import Configured, Source
 from chronetixd.systemd.activation import receive
@@ -31,7 +33,7 @@ Examples:
 \b
 Every setting can also stand in the configuration file, under its name (start_timeout = 60), or in the environment
 (CHRONETIX_START_TIMEOUT=60). SIGTERM or Ctrl-C drains all flows and stops; a second one kills their workers.
-SIGHUP reads the configuration again.
+SIGHUP reads the configuration again. SIGUSR1 and SIGUSR2 change nothing.
 """
 
 
@@ -55,7 +57,10 @@ def command(config: str | None, check: bool, check_upgrade: int | None, **flags:
         if check:
             rules_of(configured.settings)
             sys.exit(_report(configured))
+        inherited = put_right()
         logs.configure(configured.settings.log_level, configured.settings.log_format)
+        for sentence in inherited:
+            structlog.get_logger("chronetixd").warning(sentence)
         daemon.run(configured, receive(os.environ, os.getpid()), source)
     except ChronetixError as reason:
         click.echo(f"chronetixd: {reason.message}\n  {reason.hint}", err=True)

@@ -203,6 +203,8 @@ class Daemon:
         for number in (signal.SIGTERM, signal.SIGINT):
             self._signals.handle(number, self.request_stop)
         self._signals.handle(signal.SIGHUP, self.reload)
+        for number in (signal.SIGUSR1, signal.SIGUSR2):  # their default would end the daemon: logrotate sends them
+            self._signals.handle(number, partial(self._log.info, "a signal that changes nothing", signal=number.name))
 
     # -- from one image to the next ------------------------------------------------------------------------
 

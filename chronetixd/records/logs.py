@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import cache
 from typing import Any, Literal, TextIO
 
 import structlog
@@ -22,6 +22,7 @@ from chronetixd.packing import Packed
 from chronetixd.records.feed import Feed, PackedFeed
 from chronetixd.records.log_record import LINES_A_SECOND, MAX_LINE, LogRecord
 from chronetixd.records.logfiles import LogFiles
+from chronetixd.records.standard_error import ERROR, UnblockedStream
 
 LOG_CAPACITY = 10_000
 """Lines kept of all workers together."""
@@ -141,7 +142,7 @@ _TRACEBACKS = structlog.processors.ExceptionRenderer(structlog.tracebacks.Except
 
 def configure(level: str, fmt: Literal["auto", "console", "json"], stream: TextIO | None = None) -> None:
     """Set up the daemon's own log on ``stream`` (stderr). ``auto``: console on a terminal, else JSON."""
-    out = stream or sys.stderr
+    out = stream or _standard_error()
     console = fmt == "console" or (fmt == "auto" and out.isatty())
     renderer: Any = (
         structlog.dev.ConsoleRenderer(colors=out.isatty() and not os.environ.get("NO_COLOR"))
@@ -162,17 +163,25 @@ def configure(level: str, fmt: Literal["auto", "console", "json"], stream: TextI
     )
 
 
-class _Lines:
-    """Writes records to ``stream``. One that nobody takes (its reader has gone, the disk is full) is lost: a daemon
-    that cannot log still has flows to run."""
+@cache
+def _standard_error() -> UnblockedStream:
+    """One for the process: what waits in it outlives another configuration."""
+    return UnblockedStream(ERROR)
 
-    def __init__(self, stream: TextIO) -> None:
+
+class _Lines:
+    """Writes records to ``stream``. A record is lost if its reader has gone or the disk is full: a daemon that cannot
+    log still has flows to run. Records that were lost because nobody read are told of once somebody does."""
+
+    def __init__(self, stream: TextIO | UnblockedStream) -> None:
         self._stream = stream
 
     def _write(self, record: str) -> None:
         with suppress(OSError):
             self._stream.write(record + "\n")
             self._stream.flush()
+        if isinstance(self._stream, UnblockedStream) and (lost := self._stream.take_lost()):
+            structlog.get_logger("chronetixd").warning("log lines were lost: nobody read standard error", lines=lost)
 
     debug = info = warning = error = critical = exception = _write
 

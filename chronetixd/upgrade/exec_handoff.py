@@ -20,7 +20,15 @@ from typing import NamedTuple
 
 VARIABLE = "CHRONETIX_UPGRADE"
 LIMIT_S = 20.0
-HELD = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD, signal.SIGALRM)
+HELD = (
+    signal.SIGTERM,
+    signal.SIGINT,
+    signal.SIGHUP,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+    signal.SIGCHLD,
+    signal.SIGALRM,
+)
 
 
 class Image(NamedTuple):
