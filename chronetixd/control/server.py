@@ -4,6 +4,7 @@ A socket file that nobody listens on is a dead daemon's and is replaced; a live 
 left alone and refused. The file is removed at the end if it is still ours; a socket that was handed over stays, and
 with it the clients that wait in its queue for the next daemon. Who has just connected cannot send descriptors along.
 The file's mode is 0660, or 0666 where others than its group have rights: who may do what is decided by credentials.
+A socket file of ours that is removed, as by a program that cleans /tmp, is made anew; no client is disconnected by it.
 """
 
 from __future__ import annotations
@@ -17,11 +18,13 @@ import struct
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import structlog
 
 from chronetix.protocol.errors import ChronetixError, error
 from chronetixd.linux.exhaustion import AGAIN_S, wanting
+from chronetixd.linux.removal import RemovalWatch
 from chronetixd.loop.inspection import pass_rights
 from chronetixd.packing import Bag, Packed, Unbag
 
@@ -31,11 +34,14 @@ OnClient = Callable[[socket.socket], None]
 
 
 class PackedServer(Packed, frozen=True):
-    """The control socket. ``inode`` is 0 for one that the supervisor made."""
+    """The control socket. ``inode`` is 0 for one that the supervisor made. ``given_to`` is the group that a file of
+    ours is given to, ``everyone`` tells whether others may connect, too: what holds for one that is made anew."""
 
     fd: int
     path: str
     inode: int
+    given_to: int | None = None
+    everyone: bool = False
 
 
 class Server:
@@ -47,41 +53,123 @@ class Server:
         self._on_client = on_client
         self._sock: socket.socket | None = None
         self._inode = 0
+        self._given_to: int | None = None
+        self._group = -1
+        self._everyone = False
+        self._trouble = ""
         self._pause: asyncio.TimerHandle | None = None
+        self._watch: RemovalWatch | None = None
 
     def listen(self, inherited: socket.socket | None = None, group: int | None = None) -> None:
         """Begin, on a socket that the supervisor made (:mod:`chronetixd.systemd.activation`) or on one of our own,
         which is given to ``group``. Raises ChronetixError ``socket-in-use`` or ``socket-unusable``."""
         if inherited is not None:
             inherited.setblocking(False)
-            self._sock = inherited
             self._path = Path(inherited.getsockname())
+            self._begin(inherited)
         else:
-            try:
-                _make_folder(self._path.parent)
-                _remove_stale(self._path)
-                self._sock = _bind(self._path)
-                if group is not None:
-                    os.chown(self._path, -1, group)
-            except OSError as reason:
-                self._drop()
-                raise _unusable(self._path, reason.strerror or str(reason)) from None
+            self._given_to = group
+            self._begin(self._make())
+            self._watch_file()
+
+    def _make(self) -> socket.socket:
+        """A socket of our own, bound to the path. Raises ChronetixError: nothing has changed."""
+        try:
+            _make_folder(self._path.parent)
+            _remove_stale(self._path)
+            made = _bind(self._path)
+        except OSError as reason:
+            raise _unusable(self._path, reason.strerror or str(reason)) from None
+        try:
+            if self._given_to is not None:
+                os.chown(self._path, -1, self._given_to)
             self._inode = os.stat(self._path).st_ino
-        pass_rights(self._sock, False)
-        self._loop.add_reader(self._sock.fileno(), self._accept)
+            self.open_to_all(self._everyone)
+        except OSError as reason:
+            made.close()
+            with suppress(FileNotFoundError):
+                self._path.unlink()
+            raise _unusable(self._path, reason.strerror or str(reason)) from None
+        return made
+
+    def _begin(self, sock: socket.socket) -> None:
+        """Accept clients on ``sock``."""
+        self._sock = sock
+        pass_rights(sock, False)
+        self._loop.add_reader(sock.fileno(), self._accept)
+
+    # -- a socket file that somebody removes ------------------------------------------------------------------
+
+    def renew(self) -> None:
+        """Make the socket's file anew if it is gone. What stands in its place is left alone. Of a socket that was
+        handed over, the supervisor makes the file. Raises ChronetixError ``socket-in-use``, ``socket-unusable``."""
+        if self._sock is None or not self._inode or self._is_there():
+            return
+        made, former = self._make(), self._sock
+        self._take_waiting(former)
+        self._begin(made)
+        self._watch_file()
+        _log().warning("the control socket was removed, and was made anew", socket=str(self._path))
+
+    def _is_there(self) -> bool:
+        try:
+            return os.stat(self._path).st_ino == self._inode
+        except FileNotFoundError:
+            return False
+
+    def _take_waiting(self, former: socket.socket) -> None:
+        """Accept the clients that wait on a socket whose file is gone, and close it."""
+        self._loop.remove_reader(former.fileno())
+        with former, suppress(OSError):
+            while True:
+                client, _ = former.accept()
+                client.setblocking(False)
+                self._on_client(client)
+
+    def _watch_file(self) -> None:
+        """Without inotify, or where its limits are reached, a reload makes the file anew."""
+        self._unwatch()
+        try:
+            self._watch = RemovalWatch(self._loop, self._path.parent, self._renew_if_possible)
+        except OSError as reason:
+            text = "the control socket's file is not watched: if it is removed, a reload makes it anew"
+            _log().warning(text, reason=str(reason))
+
+    def _unwatch(self) -> None:
+        if self._watch is not None:
+            self._watch.close()
+            self._watch = None
+
+    def _renew_if_possible(self) -> None:
+        """Said once for each reason: its folder may be one in which much is going on."""
+        told, self._trouble = self._trouble, ""
+        try:
+            self.renew()
+        except ChronetixError as reason:
+            self._trouble = reason.message
+            if told != reason.message:
+                _log().error("the control socket was removed, and cannot be made anew", reason=reason.message)
 
     def packed(self, bag: Bag) -> PackedServer:
         """The socket that is listened on."""
         assert self._sock is not None
-        return PackedServer(fd=bag.put(self._sock.fileno()), path=str(self._path), inode=self._inode)
+        return PackedServer(
+            fd=bag.put(self._sock.fileno()),
+            path=str(self._path),
+            inode=self._inode,
+            given_to=self._given_to,
+            everyone=self._everyone,
+        )
 
     def unpack(self, packed: PackedServer, bag: Unbag) -> None:
         """The inverse; nobody is accepted before :meth:`go_on`. Raises OSError, ValueError."""
         self._sock = socket.socket(fileno=bag.take(packed.fd))
         self._path, self._inode = Path(packed.path), packed.inode
+        self._given_to, self._everyone = packed.given_to, packed.everyone
 
     def hold(self) -> None:
         """Accept nobody until :meth:`go_on`: who connects waits."""
+        self._unwatch()
         if self._pause is not None:
             self._pause.cancel()
             self._pause = None
@@ -91,6 +179,9 @@ class Server:
     def go_on(self) -> None:
         """Accept who waits, and who comes."""
         self._resume()
+        if self._inode:
+            self._watch_file()
+            self._renew_if_possible()
 
     @property
     def path(self) -> Path:
@@ -104,11 +195,14 @@ class Server:
 
     @property
     def group(self) -> int:
-        """The group that the socket's file belongs to."""
-        return os.stat(self._path).st_gid
+        """The group that the socket's file belongs to, or did when it was last there."""
+        with suppress(FileNotFoundError):
+            self._group = os.stat(self._path).st_gid
+        return self._group
 
     def open_to_all(self, everyone: bool) -> None:
         """Let everyone connect, or only owner and group. Of a socket that was handed over, its unit decides."""
+        self._everyone = everyone
         if self._inode:
             self._path.chmod(0o666 if everyone else 0o660)
 
@@ -122,6 +216,7 @@ class Server:
         self._drop()
 
     def _drop(self) -> None:
+        self._unwatch()
         if self._sock is None:
             return
         self._sock.close()
@@ -139,9 +234,7 @@ class Server:
         except OSError as reason:
             if not wanting(reason):
                 raise
-            structlog.get_logger("chronetixd.control.server").error(
-                "no more clients can be accepted now", reason=str(reason)
-            )
+            _log().error("no more clients can be accepted now", reason=str(reason))
             self._loop.remove_reader(self._sock.fileno())
             self._pause = self._loop.call_later(AGAIN_S, self._resume)
             return
@@ -152,6 +245,10 @@ class Server:
         self._pause = None
         if self._sock is not None:
             self._loop.add_reader(self._sock.fileno(), self._accept)
+
+
+def _log() -> Any:
+    return structlog.get_logger("chronetixd.control.server")
 
 
 def _make_folder(folder: Path) -> None:
@@ -195,7 +292,7 @@ def _remove_stale(path: Path) -> None:
             probe.connect(str(path))
         except ConnectionRefusedError:
             path.unlink()
-            structlog.get_logger("chronetixd.control.server").info("a stale socket was replaced", socket=str(path))
+            _log().info("a stale socket was replaced", socket=str(path))
             return
         except BlockingIOError:
             raise error("socket-in-use", socket=str(path), pid=None) from None  # its queue is full

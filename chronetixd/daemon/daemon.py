@@ -340,6 +340,7 @@ class Daemon:
             configured = self._source()
             changed, fixed = self._configured.changed(configured.settings)
             settings = keep_fixed(self.settings, configured.settings)
+            self._house.server.renew()
             self._take_over(settings)
         except ChronetixError as reason:
             self._log.error("the configuration was not taken over", reason=str(reason))

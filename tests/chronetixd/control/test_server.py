@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import shutil
 import socket
 import stat
 from collections.abc import Iterator
@@ -10,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from chronetix.protocol.errors import ChronetixError
 from chronetixd.control.server import Server
@@ -149,3 +152,92 @@ def test_a_state_folder_that_cannot_be_written_is_told_and_not_kept(
     state = StateDir(tmp_path)
     state.claim()
     state.release()
+
+
+class TestASocketThatIsRemoved:
+    """While the daemon runs, as by a program that cleans old files."""
+
+    @pytest.fixture
+    def accepted(self) -> list[socket.socket]:
+        return []
+
+    @pytest.fixture
+    def server(self, loop: Any, path: Path, accepted: list[socket.socket]) -> Iterator[Server]:
+        made = Server(loop, path, accepted.append)
+        made.listen(group=os.getgid())
+        made.open_to_all(True)
+        yield made
+        made.close()
+        for sock in accepted:
+            sock.close()
+
+    @pytest.fixture
+    def turns(self, loop: Any) -> Any:
+        """Lets the loop work until something holds."""
+
+        def work(holds: Any) -> None:
+            while not holds():
+                loop.run_until_complete(asyncio.sleep(0))
+
+        return work
+
+    @staticmethod
+    def connect(path: Path) -> socket.socket:
+        client = socket.socket(socket.AF_UNIX)
+        client.connect(str(path))
+        return client
+
+    def test_is_made_anew_as_it_was(self, server: Server, path: Path, turns: Any, accepted: list[Any]) -> None:
+        path.unlink()
+        turns(path.exists)
+        assert stat.S_IMODE(path.stat().st_mode) == 0o666
+        with self.connect(path):
+            turns(lambda: accepted)
+        server.close()
+        assert not path.exists(), "it is ours to remove"
+
+    def test_is_made_anew_with_its_folder(self, server: Server, path: Path, turns: Any) -> None:
+        shutil.rmtree(path.parent)
+        turns(path.exists)
+        path.unlink()
+        turns(path.exists)
+
+    def test_loses_nobody_who_waits_to_be_accepted(
+        self, server: Server, path: Path, turns: Any, accepted: list[Any]
+    ) -> None:
+        with self.connect(path):
+            path.unlink()
+            turns(path.exists)
+            assert len(accepted) == 1
+
+    def test_is_not_made_in_place_of_something_else(self, server: Server, path: Path, turns: Any) -> None:
+        path.unlink()
+        path.write_text("mine")
+        with pytest.raises(ChronetixError, match="no socket"):
+            server.renew()
+        with capture_logs() as told:
+            turns(lambda: told)
+            path.with_name("another").touch()
+            path.with_name("another").unlink()
+            turns(lambda: True)
+        assert [record["event"] for record in told] == ["the control socket was removed, and cannot be made anew"]
+        assert path.read_text() == "mine"
+        path.unlink()
+        turns(lambda: path.is_socket())
+
+    def test_keeps_the_group_that_it_had(self, server: Server, path: Path) -> None:
+        group = server.group
+        path.unlink()
+        assert server.group == group == os.getgid()
+
+    def test_of_the_supervisor_is_the_supervisors_to_make(self, loop: Any, path: Path) -> None:
+        path.parent.mkdir(exist_ok=True)
+        handed = socket.socket(socket.AF_UNIX)
+        handed.bind(str(path.with_name("handed")))
+        handed.listen()
+        made = Server(loop, path, lambda sock: sock.close())
+        made.listen(handed)
+        path.with_name("handed").unlink()
+        made.renew()
+        assert not path.with_name("handed").exists()
+        made.close()

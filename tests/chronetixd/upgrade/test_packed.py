@@ -287,7 +287,10 @@ STATE: dict[type, tuple[set[str], set[str]]] = {
     registry.Flows: (
         {"_revisions", "_runs", "_serial", "_stored"}, {"_journal", "_pending", "_services", "limits", "stopping"},
     ),
-    server.Server: ({"_inode", "_path", "_sock"}, {"_loop", "_on_client", "_pause"}),
+    server.Server: (
+        {"_everyone", "_given_to", "_inode", "_path", "_sock"},
+        {"_group", "_loop", "_on_client", "_pause", "_trouble", "_watch"},
+    ),
     state_dir.StateDir: ({"_fd"}, {"path"}),
 }  # fmt: skip
 """What each class's objects have: what is handed over, and what is not state or begins anew."""
