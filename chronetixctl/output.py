@@ -121,7 +121,7 @@ def table(columns: Sequence[Column], rows: Sequence[Sequence[Any]]) -> str:
     """Return the text of a table: aligned columns below their headings; cells may hold colours."""
     cells = [[_cell(value) for value in row] for row in rows]
     widths = [max([width(column.head), *(width(row[index]) for row in cells)]) for index, column in enumerate(columns)]
-    head = [click.style(column.head, bold=True) for column in columns]
+    head = [click.style(column.head, bold=True) if column.head else "" for column in columns]
     lines = []
     for row in [head, *cells]:
         padded = [

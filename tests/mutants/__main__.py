@@ -1,11 +1,14 @@
-"""``make mutants``: changes one thing at a time in the code, and looks whether the tests of that folder notice.
+"""``make mutants``: changes one thing at a time in the code, and looks whether the tests notice.
 
     python -m tests.mutants [--count N] [--seed N] [--areas core,cbor,…] [--only PATH]
 
 A mutant that survives is a line that no test stands for, or one that means the same either way; which, a person
-decides. Every change is made in a copy, and tests run in namespaces of their own: the copy is all that they can write
-to, and they see no process and no shared memory but theirs. A mutant of what ends processes or removes files would
-otherwise end and remove others'.
+decides, and writes it into equivalent.py. Tests that speak of the module run first, in a pytest of their own, and the
+rest of its folder only for what they have not noticed. A test that fails counts only when it passes without the mutant.
+
+Every change is made in a copy, and tests run in namespaces of their own: the copy is all that they can write to, and
+they see no process and no shared memory but theirs. A mutant of what ends processes or removes files would otherwise
+end and remove others'.
 """
 
 from __future__ import annotations
@@ -13,21 +16,24 @@ from __future__ import annotations
 import argparse
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
 import sysconfig
 import tempfile
-import time
 from pathlib import Path
 
 import pytest
 
+from tests.mutants.equivalent import EQUIVALENT
 from tests.mutants.sites import Mutant, mutants
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 4
-"""How many times as long as all of its area's tests a mutant may take before it counts as one that stands still."""
+PATIENCE_S = 1800
+"""How long the tests of one mutant may take before it counts as one that stands still."""
+TEST_PATIENCE_S = 120
+"""And one test. (Where that is the machine's fault, the test fails without the mutant too.)"""
 
 
 AREAS = {
@@ -43,6 +49,27 @@ AREAS = {
 
 ELSEWHERE = {"chronetixd/compile": "tests/compile"}
 """Tests that do not lie where their code does."""
+
+BESIDE = {
+    "protocol/native/": ("tests/protocol/test_cbor_native.py", "tests/protocol/test_cbor.py"),
+    "protocol/contract/": ("tests/protocol/test_contract_flow.py",),
+    "chronetixctl/": ("tests/chronetixctl/test_commands.py",),
+    "chronetixd/compile/": ("tests/compile/test_defaults.py", "tests/compile/test_problems.py"),
+    "nodeworker/api/": ("tests/nodeworker/test_testing.py",),
+    "nodeworker/engine/": ("tests/nodeworker/test_worker.py", "tests/nodeworker/test_testing.py"),
+    "nodeworker/engine/async": ("tests/nodeworker/test_async.py",),
+    "nodeworker/inprocess/": ("tests/nodeworker/test_testing.py", "tests/nodeworker/test_inproc.py"),
+    "nodeworker/process/": ("tests/nodeworker/test_worker.py",),
+    "chronetixd/flows/recovery.py": ("tests/e2e/test_daemon_loss.py", "tests/e2e/test_kept_memory.py"),
+    "chronetixd/flows/rollout.py": ("tests/e2e/test_rollouts.py", "tests/e2e/test_rollout_loss.py"),
+    "chronetixd/flows/run.py": ("tests/e2e/test_running.py", "tests/e2e/test_restarts.py"),
+    "chronetixd/flows/standby.py": ("tests/e2e/test_restarts.py",),
+    "chronetixd/flows/worker_messages.py": ("tests/e2e/test_daemon_loss.py", "tests/e2e/test_restarts.py"),
+    "chronetixd/upgrade/sequence.py": ("tests/e2e/test_upgrade.py",),
+    "chronetixd/upgrade/rehearsal.py": ("tests/e2e/test_upgrade.py",),
+    "nodeworker/process/reattach.py": ("tests/e2e/test_daemon_loss.py",),
+}
+"""Tests that a module is tried by, where neither their place nor their text says so; by the beginning of its path."""
 
 SEARCH = ("test_wiring_search.py",)
 """Minutes of play over the tables of core/wiring."""
@@ -74,21 +101,11 @@ class Copy:
         (self.folder / "tmp").mkdir()
 
     def run(self, tests: list[str], patience: float | None = None) -> tuple[bool, str]:
-        """Whether the tests pass, and the end of what they print."""
+        """Whether the tests pass, and which one did not, or the end of what they print."""
         where = {"COPY": str(self.folder), "PYTHONPATH": str(self.folder), "TMPDIR": str(self.folder / "tmp")}
         apart = ["unshare", "--mount", "--pid", "--ipc", "--fork", "--kill-child", "--mount-proc"]
-        tested = [
-            sys.executable,
-            "-m",
-            "pytest",
-            "-q",
-            "-x",
-            "-p",
-            "no:cacheprovider",
-            "-p",
-            "no:randomly",
-            "--no-header",
-        ]
+        tested = [sys.executable, "-m", "pytest", "-q", "-x", "-rfE", "--no-header", f"--timeout={TEST_PATIENCE_S}"]
+        tested += ["-p", "no:cacheprovider", "-p", "no:randomly"]
         # Not tempfile's folder: the kernel takes no longer a path for a socket than 107 characters.
         command = [*apart, "sh", "-c", PRELUDE, "sh", *tested, "--basetemp", str(self.folder / "t"), *tests]
         try:
@@ -97,7 +114,7 @@ class Copy:
             return False, "stood still"
         if ended.returncode in (pytest.ExitCode.USAGE_ERROR, pytest.ExitCode.NO_TESTS_COLLECTED):
             sys.exit(f"pytest ended with {ended.returncode}:\n{ended.stdout[-2000:]}{ended.stderr[-2000:]}")
-        failed = [line for line in ended.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
+        failed = [line for line in ended.stdout.splitlines() if line.startswith(("FAILED ", "ERROR "))]
         return ended.returncode == 0, failed[0] if failed else (ended.stdout + ended.stderr)[-300:]
 
     def put(self, path: Path, source: str) -> str | None:
@@ -139,7 +156,7 @@ def main() -> int:
     for name, (caught, survived) in results.items():
         print(f"{name:<10} caught {caught:>3}  survived {survived:>3}")
     total, survived = (sum(column) for column in zip(*results.values(), strict=True))
-    print(f"{total} of {total + survived} were caught")
+    print(f"{total} of {total + survived} were caught; {run.equivalent} that mean the same were left out")
     return 0
 
 
@@ -166,44 +183,59 @@ def sample(code: tuple[str, ...], only: str, chance: random.Random) -> list[Muta
 
 
 class Run:
-    """Plays mutants, and knows how long tests take without any."""
+    """Plays mutants, and knows which tests pass without any."""
 
     def __init__(self, copy: Copy, near: bool) -> None:
         self._copy = copy
         self._near = near
-        self._took: dict[tuple[str, ...], float] = {}
+        self._sound: set[str] = set()
+        self.equivalent = 0
+        """How many were left out because they mean the same."""
 
     def next_of(self, left: list[Mutant]) -> bool | None:
         """Put the next mutant in, run its tests and take it out again. Whether they failed; None when none is left.
 
-        One that no compiler takes is none.
+        One that no compiler takes is none, nor one that means the same.
         """
         while left:
             mutant = left.pop()
             source = (self._copy.folder / mutant.path).read_text()
-            tests = ordered(mirror_of(mutant.path), mutant.path, self._near)
-            patience = PATIENCE * self._unchanged(tests) + 60
+            if key(mutant, source) in EQUIVALENT:
+                self.equivalent += 1
+                continue
+            near, rest = chosen(mutant.path)
+            told = None
             try:
-                if self._copy.put(mutant.path, mutant.applied(source)) or unreadable(mutant, source):
+                if unreadable(mutant, source) or self._copy.put(mutant.path, mutant.applied(source)):
                     continue
-                passed, told = self._copy.run(tests, patience)
+                for tests in [near[:2], near[2:], [] if self._near else rest]:
+                    told = told or self._noticed(tests, mutant, source)
             finally:
                 self._copy.put(mutant.path, source)
-            print(f"{'SURVIVED' if passed else 'caught'}  {mutant.path}:{mutant.line}\n{mutant.shown(source)}")
-            print("" if passed else f"  {told}\n", flush=True)
-            return not passed
+            print(f"{'caught' if told else 'SURVIVED'}  {mutant.path}:{mutant.line}\n{mutant.shown(source)}")
+            print(f"  {told}\n" if told else "", flush=True)
+            return told is not None
         return None
 
-    def _unchanged(self, tests: list[str]) -> float:
-        """How many seconds tests take; they must pass."""
-        key = tuple(sorted(tests))
-        if key not in self._took:
-            began = time.monotonic()
-            passed, told = self._copy.run(tests)
-            if not passed:
-                sys.exit(f"without any mutant fail {', '.join(tests)}:\n{told}")
-            self._took[key] = time.monotonic() - began
-        return self._took[key]
+    def _noticed(self, tests: list[str], mutant: Mutant, source: str) -> str | None:
+        """What fails with the mutant and does not without; None when nothing does."""
+        while tests:
+            passed, told = self._copy.run(tests, PATIENCE_S)
+            if passed:
+                return None
+            name = re.match(r"(?:FAILED|ERROR) (.*?)(?: - .*)?$", told)
+            failed = [name[1]] if name else tests
+            if not self._sound.issuperset(failed):
+                self._copy.put(mutant.path, source)
+                sound, without = self._copy.run(failed)
+                self._copy.put(mutant.path, mutant.applied(source))
+                if not sound:
+                    print(f"  without any mutant: {without}", flush=True)
+                    tests = [each for each in tests if not failed[0].startswith(each)]
+                    continue
+                self._sound.update(failed)
+            return told
+        return None
 
 
 def mirror_of(path: Path) -> Path:
@@ -226,14 +258,43 @@ def unreadable(mutant: Mutant, source: str) -> bool:
     return False
 
 
-def ordered(tests: Path, path: Path, near: bool) -> list[str]:
-    """The files of a folder of tests, those first that speak of the module; a search only for what it searches."""
-    files = [
-        file for file in sorted((ROOT / tests).glob("test_*.py")) if file.name not in SEARCH or "wiring" in str(path)
-    ]
-    ranked = sorted(files, key=lambda file: (file.name in SEARCH, path.stem not in file.read_text()))
-    speaking = [file for file in ranked if path.stem in file.read_text() and file.name not in SEARCH]
-    return [str(file.relative_to(ROOT)) for file in (speaking if near and speaking else ranked)]
+def chosen(path: Path) -> tuple[list[str], list[str]]:
+    """The files of tests that speak of a module, nearest first, and the others that lie where it is mirrored.
+
+    Nearest is the one with the module's name, then come those of its folder that import it, then other folders', then
+    those that name it. A search is only for what it searches.
+    """
+    folder = ROOT / mirror_of(path)
+    module = re.escape(".".join(path.with_suffix("").parts))
+    imports = re.compile(
+        rf"\b(?:chronetix\.)?{module}\b|from (?:chronetix\.)?{module.rpartition('.')[0]} import .*\b{path.stem}\b"
+    )
+
+    def rank(file: Path) -> int | None:
+        if file.name in SEARCH and "wiring" not in str(path):
+            return None
+        if file.name in SEARCH:
+            return 6
+        beside = any(str(path).startswith(start) and str(file.relative_to(ROOT)) in BESIDE[start] for start in BESIDE)
+        within, text = folder in file.parents, file.read_text()
+        if within and file.stem in (f"test_{path.stem}", f"test_{path.stem}s", f"test_{path.parent.name}"):
+            return 0
+        if beside:
+            return 1
+        if imports.search(text):
+            return 2 if within else 4
+        if within:
+            return 3 if re.search(rf"\b{path.stem}\b", text) else 5
+        return None
+
+    ranks = {file: rank(file) for file in sorted((ROOT / "tests").rglob("test_*.py"))}
+    ranked = sorted((place, str(file.relative_to(ROOT))) for file, place in ranks.items() if place is not None)
+    return [file for place, file in ranked if place < 5], [file for place, file in ranked if place >= 5]
+
+
+def key(mutant: Mutant, source: str) -> tuple[str, str]:
+    """What a mutant is known by, whatever stands above it: its file, and its lines without their indents."""
+    return str(mutant.path), "\n".join(line[0] + line[1:].strip() for line in mutant.shown(source).split("\n"))
 
 
 if __name__ == "__main__":
