@@ -1,5 +1,5 @@
 """The daemon: runs compiled flows, each plugin in a process of its own.
 
-``core/`` decides (pure state machines, no input or output); the modules beside it only move bytes, descriptors and
-signals; ``compile/`` turns a graph into a flow; ``cli/`` is chronetixctl.
+``core/`` decides (pure state machines without input or output); the rooms beside it carry out its decisions: they move
+bytes, descriptors and signals. ``compile/`` compiles a graph of the DSL into a flow.
 """

@@ -1,4 +1,4 @@
-"""``python -m chronetixd`` is the command ``chronetixd``."""
+"""``python -m chronetixd`` runs the command ``chronetixd``."""
 
 from chronetixd.startpath import forget_start_folder
 

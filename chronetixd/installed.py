@@ -1,7 +1,7 @@
-"""Which version is installed, and where an installation keeps what is no module: documents, examples, units, headers.
+"""Finds the installed version, and where an installation keeps its other files: documents, examples, units, headers.
 
-In a checkout it is the checkout; else share/chronetix of the environment, where it lies as in the source, and the
-package's own folder for the headers.
+In a checkout these files are in the checkout. In an installation they are in share/chronetix of the environment, in the
+same folders as in the source; the headers are in the package's own folder.
 """
 
 from __future__ import annotations
@@ -9,11 +9,12 @@ from __future__ import annotations
 from pathlib import Path
 
 FIRST = "README.md"
-"""Is in the folder that is looked for."""
+"""The file by which the folder of the documents is recognised."""
 
 
 def version() -> str:
-    """The installed version, ``0+source`` when run from a tree that is not installed. (Slow to find out.)"""
+    """Return the installed version, or ``0+source`` for a tree that is not installed. Slow: it searches the
+    environment's metadata."""
     from importlib import metadata
 
     try:
@@ -23,7 +24,7 @@ def version() -> str:
 
 
 def documents() -> Path | None:
-    """The folder with README.md, docs/, examples/, systemd/ …; None when this installation has none."""
+    """Return the folder that holds README.md, docs/, examples/, systemd/ …; None if this installation has none."""
     from importlib import metadata
 
     checkout = Path(__file__).parents[1]
@@ -36,7 +37,7 @@ def documents() -> Path | None:
 
 
 def headers() -> Path:
-    """What a C compiler is given with -I, for ``#include <chronetix/chronetix.h>``."""
+    """Return the folder to pass to a C compiler with -I, for ``#include <chronetix/chronetix.h>``."""
     import chronetix
 
     return Path(chronetix.__file__).parent / "shm" / "include"

@@ -1,8 +1,10 @@
-"""Ctrl-C before a program has begun, and once it has ended: the process ends, quietly, with what shells make of it.
+"""Makes Ctrl-C during a program's imports and after its end exit the process without output, with the exit code 130.
 
-A KeyboardInterrupt that is raised in the middle of an import comes out as a traceback, or is swallowed by whoever runs
-code in there. Nothing is to be undone then, so nothing is raised. What comes before our first line, the interpreter's
-own start, is not ours to catch: there Python itself says that it was interrupted. Imports as little as can be.
+A KeyboardInterrupt that is raised during an import shows a traceback, or is swallowed by code that catches exceptions
+in
+the imported module. Nothing has to be undone at these times, so the process ends and no exception is raised. A Ctrl-C
+during the interpreter's own start cannot be handled here: Python itself reports it. This module imports as little as
+possible.
 """
 
 from __future__ import annotations
@@ -15,13 +17,16 @@ INTERRUPTED = 130
 
 
 def end_quietly() -> None:
-    """Have SIGINT end this process from now on; not where it is ignored, as in what a shell runs in the background."""
+    """Make SIGINT end this process from now on. A SIGINT that is ignored, as in a shell's background jobs, stays
+    ignored."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _end)
 
 
 class Raised:
-    """Within it SIGINT raises KeyboardInterrupt, where :func:`end_quietly` is in force: somebody catches it."""
+    """A context manager in which SIGINT raises KeyboardInterrupt although :func:`end_quietly` is in force, for code
+    that
+    catches it."""
 
     def __enter__(self) -> None:
         self._quiet = signal.getsignal(signal.SIGINT) is _end

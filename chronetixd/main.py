@@ -1,7 +1,8 @@
-"""The way in: the command ``chronetixd``, or straight on from the snapshot that the image before this one has left.
+"""The entry point: runs the command ``chronetixd``, or resumes from the snapshot that the image before this one left.
 
-Everybody waits in the second case, so nothing is imported here that it does not need; and in the first one nothing
-before Ctrl-C has its meaning.
+Rules: while a daemon resumes, its clients and workers wait, so this module imports only what resuming needs; in a
+normal
+start nothing is imported before Ctrl-C is set to end the process quietly.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def main(**options: Any) -> None:
-    """Run ``chronetixd``; ``options`` are click's."""
+    """Run ``chronetixd``; ``options`` are passed to click's command."""
     interrupt.end_quietly()
     try:
         _run(options)
@@ -38,7 +39,7 @@ def _run(options: dict[str, Any]) -> None:
         return
     exec_handoff.guard(told)
     try:
-        gc.disable()  # nothing of what is imported and rebuilt is garbage
+        gc.disable()  # importing and rebuilding make no garbage
         run = _arrive(told)
     except BaseException as reason:
         exec_handoff.back(told, reason)
@@ -47,7 +48,7 @@ def _run(options: dict[str, Any]) -> None:
 
 
 def _arrive(told: exec_handoff.ExecHandoff) -> Callable[[], None]:
-    """What runs a daemon that goes on where the one before it stopped."""
+    """Rebuild the daemon from the snapshot and return the function that runs it. Raises what rebuilding raises."""
     _import_structlog()
     from chronetixd.daemon import daemon
     from chronetixd.records import logs
@@ -62,7 +63,7 @@ def _arrive(told: exec_handoff.ExecHandoff) -> Callable[[], None]:
 
 
 def _import_structlog() -> None:
-    """Without rich, with which it takes 30 ms longer, for tracebacks that nobody sees."""
+    """Import structlog without rich, which takes 30 ms longer and would format tracebacks that are not shown."""
     sys.modules["rich"] = None  # type: ignore[assignment]
     try:
         import structlog  # noqa: F401

@@ -1,7 +1,7 @@
-"""The descriptors of a snapshot. They keep their numbers across the exec, so a number is all that the snapshot holds.
+"""The descriptors of a snapshot, which the snapshot holds as numbers: descriptors keep their numbers across an exec.
 
-Whoever unpacks gets duplicates: until everything is rebuilt the originals stay as they were handed over, for the old
-image, should it have to take over again.
+The image that unpacks a snapshot takes duplicates. Until it has rebuilt everything, the originals stay as they were
+handed over, so that the old image can take over again.
 """
 
 from __future__ import annotations
@@ -14,52 +14,56 @@ import msgspec
 
 
 class Packed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What is here is known: an older image must not pass over what a newer one meant."""
+    """Base of all structs in a snapshot. Unknown fields are refused: an older image must not ignore a field that a
+    newer
+    image needs."""
 
 
 class Bag:
-    """Collects descriptors, which stay their owners'."""
+    """Collects the descriptors of a snapshot; their owners keep them and close them."""
 
     def __init__(self) -> None:
         self._numbers: dict[int, None] = {}
 
     @property
     def descriptors(self) -> list[int]:
-        """All of them, each once."""
+        """The numbers of all descriptors in the bag, each once."""
         return list(self._numbers)
 
     def put(self, fd: int) -> int:
-        """``fd`` is handed over; its number."""
+        """Add ``fd`` to the descriptors that are handed over, and return its number."""
         self._numbers[fd] = None
         return fd
 
     def put_if(self, fd: int | None) -> int | None:
-        """The same for one that may be missing."""
+        """Add ``fd`` as :meth:`put` does; None for None."""
         return None if fd is None else self.put(fd)
 
 
 class Unbag:
-    """The descriptors that were handed over, until :meth:`close`."""
+    """The descriptors that an earlier image handed over. Owns them until :meth:`close`."""
 
     def __init__(self, descriptors: Iterable[int]) -> None:
         self._numbers = frozenset(descriptors)
 
     def look(self, number: int) -> int:
-        """The original, which stays ours. Raises ValueError for one that was not handed over."""
+        """Return the original descriptor, which the bag keeps. Raises ValueError for a number that was not handed
+        over."""
         if number not in self._numbers:
             raise ValueError(f"descriptor {number} was not handed over")
         return number
 
     def take(self, number: int) -> int:
-        """A duplicate, which is the caller's. Raises ValueError, OSError."""
+        """Return a duplicate of the descriptor, which the caller closes. Raises ValueError for a number that was not
+        handed over, OSError when descriptors have run out."""
         return fcntl.fcntl(self.look(number), fcntl.F_DUPFD_CLOEXEC, 3)
 
     def take_if(self, number: int | None) -> int | None:
-        """The same for one that may be missing."""
+        """Return a duplicate as :meth:`take` does; None for None."""
         return None if number is None else self.take(number)
 
     def close(self) -> None:
-        """Everything is rebuilt: the originals are not needed any more."""
+        """Close the originals, once everything is rebuilt."""
         for number in self._numbers:
             os.close(number)
         self._numbers = frozenset()

@@ -1,8 +1,9 @@
 """The daemon's configuration: every setting, and from where it comes.
 
-A flag wins over ``CHRONETIX_NAME``, that over the configuration files, those over the default. Without ``--config`` or
-$CHRONETIX_CONFIG the files are the user's ($XDG_CONFIG_HOME/chronetix/chronetixd.toml) and, behind it,
-/etc/chronetix/chronetixd.toml, each if it is there. A setting that does not exist, or of the wrong type, is an error.
+A flag wins over the environment variable ``CHRONETIX_NAME``, the variable over the configuration files, the files over
+the default. Without ``--config`` or $CHRONETIX_CONFIG the files are the user's
+($XDG_CONFIG_HOME/chronetix/chronetixd.toml) and, weaker, /etc/chronetix/chronetixd.toml; a missing file is skipped. An
+unknown setting, or a value of the wrong type, is an error.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ Names = tuple[str, ...]
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What can be set, under these names in TOML and in upper case after ``CHRONETIX_`` in the environment."""
+    """Every setting, under its name in TOML and under ``CHRONETIX_`` and its name in upper case in the environment."""
 
     socket: str = ""
     """Path of the control socket."""
@@ -38,55 +39,55 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     log_level: Literal["debug", "info", "warning", "error", "critical"] = "info"
     log_format: Literal["auto", "console", "json"] = "auto"
     log_files: Annotated[int, Meta(ge=0, le=100)] = 4
-    """Files of what each node prints and logs that are kept in the state folder; 0 for none."""
+    """How many log files of each node are kept in the state folder; 0 for none."""
     log_file_bytes: Annotated[int, Meta(ge=4096, le=1 << 40)] = 4 * 1024 * 1024
-    """Size at which the next one is begun."""
+    """Size in bytes at which the next log file is begun."""
     start_timeout: Seconds = 30.0
-    """Seconds until every worker of a flow must be ready and started."""
+    """Seconds within which every worker of a flow must be ready and started."""
     drain_timeout: Seconds = 10.0
     """Seconds that a flow may take to drain before its workers get SIGTERM."""
     failure_timeout: Seconds = 3.0
-    """The same for what is left of a flow that failed."""
+    """Seconds that the remaining workers of a failed flow may take to drain before they get SIGTERM."""
     terminate_timeout: Seconds = 2.0
     """Seconds between SIGTERM and SIGKILL."""
     hello_timeout: Seconds = 5.0
     """Seconds that a client may stay silent after connecting."""
     held_warning: Seconds = 30.0
-    """Seconds after which a frame that its consumer keeps is worth a warning."""
+    """Seconds for which a consumer may keep a frame before the event ``frame-held`` reports it."""
     spares: Annotated[int, Meta(ge=0, le=256)] = 8
-    """Workers that are forked ahead, so that as many nodes start without a fork; each takes some MiB."""
+    """How many spare workers are forked ahead, so that as many nodes start without a fork; each takes some MiB."""
     cgroup: str = "auto"
-    """Below which control group (v2) workers get theirs: a folder, ``auto``: our own if it is delegated to us, or
-    ``off``."""
+    """The control group (v2) below which workers get theirs: a folder; ``auto`` for the daemon's own group if that is
+    delegated; or ``off``."""
     max_clients: Annotated[int, Meta(ge=1, le=100_000)] = 1024
-    """Connections on the control socket at once; admins have some more."""
+    """Largest number of connections on the control socket at once; admins have some more."""
     max_clients_per_user: Annotated[int, Meta(ge=1, le=100_000)] = 256
-    """The same of one user who is no admin, and so on."""
+    """Largest number of connections at once of one user without the right to admin."""
     connect_rate: Rate = 100.0
-    """Connections a second of one user."""
+    """Largest number of new connections a second of one user."""
     call_rate: Rate = 1000.0
-    """Calls a second of one user."""
+    """Largest number of calls a second of one user."""
     max_frame: Annotated[int, Meta(ge=4096, le=1 << 30)] = MAX_FRAME
-    """Largest frame in bytes that is taken from clients and workers."""
+    """Size in bytes of the largest frame that the daemon accepts from clients and workers."""
     frame_timeout: Seconds = 10.0
-    """Seconds from a frame's first byte to its last that a client may take."""
+    """Seconds that a client may take from a frame's first byte to its last."""
     socket_group: str = ""
-    """Group that the control socket is given to, by name or number. Its members may operate, unless ``allow_operate``
-    says otherwise."""
+    """Group of the control socket, by name or number. Its members may operate, unless ``allow_operate`` is set."""
     allow_read: Names = ()
-    """Who may look: users, @groups, or * for everyone."""
+    """Users, @groups, or * for everyone, with the right to read."""
     allow_operate: Names | None = None
-    """Who may also submit, stop and publish, and so run programs as the daemon's user."""
+    """Users and groups with the right to operate: to submit, stop and publish, and so to run programs as the daemon's
+    user."""
     allow_admin: Names = ()
-    """Who may do everything that root and the daemon's own user may."""
+    """Users and groups with all rights that root and the daemon's own user have."""
     audit_reads: bool = False
-    """Whether calls that only look are recorded in the audit log too."""
+    """Whether calls that only read are recorded in the audit log too."""
     audit_bytes: Annotated[int, Meta(ge=64 * 1024, le=1 << 40)] = 32 * 1024 * 1024
-    """What the audit log may take on the disk."""
+    """Largest size in bytes of the audit log with its rotated files."""
 
     @property
     def limits(self) -> Limits:
-        """The timeouts as the flow machine wants them."""
+        """The timeouts in ns, as the flow machine takes them."""
         return Limits(
             start_ns=round(self.start_timeout * 1e9),
             drain_ns=round(self.drain_timeout * 1e9),
@@ -100,19 +101,19 @@ LISTS = ("allow_read", "allow_operate", "allow_admin")
 """Settings that are lists; in the environment their members are separated by commas."""
 
 FIXED = ("socket", "socket_group", "state_dir", "max_frame", "log_format", "log_files", "log_file_bytes", "cgroup")
-"""Settings that need a restart; all others are taken over by a reload."""
+"""Settings whose new value takes a restart; a reload puts new values of all others into force."""
 
 
 @dataclass(frozen=True, slots=True)
 class Configured:
-    """The settings, and for each that is not a default where it comes from."""
+    """The settings, and the origin of each setting that is not a default."""
 
     settings: Settings
     origins: dict[str, str]
 
     def shown(self) -> list[dict[str, Any]]:
-        """Every setting in force as it travels: {name, value, origin, reload}; ``origin`` is "default" for what nobody
-        has set, ``reload`` says whether a reload takes a new value over."""
+        """Return every setting in force as a map for the wire: {name, value, origin, reload}. ``origin`` is "default"
+        for a setting that is set nowhere; ``reload`` tells whether a reload puts a new value into force."""
         values = msgspec.to_builtins(self.settings)
         return [
             {
@@ -125,14 +126,16 @@ class Configured:
         ]
 
     def changed(self, new: Settings) -> tuple[list[str], list[str]]:
-        """Names of settings that differ in ``new``: those that can be taken over now, and those that need a restart."""
+        """Return the names of settings that differ in ``new``: those that a reload puts into force, and those that take
+        a restart."""
         differ = [name for name in NAMES if getattr(self.settings, name) != getattr(new, name)]
         return [name for name in differ if name not in FIXED], [name for name in differ if name in FIXED]
 
 
 class Source(NamedTuple):
-    """What the daemon was started with. Called, it reads the configuration again: same flags, same environment, the
-    files as they are now; raises ChronetixError."""
+    """The flags and the configuration file that the daemon was started with. Calling it reads the configuration again,
+    with the same flags, the same environment and the files as they are now; raises ChronetixError as :func:`configure`
+    does."""
 
     flags: dict[str, Any]
     config: str | None
@@ -142,13 +145,13 @@ class Source(NamedTuple):
 
 
 def keep_fixed(old: Settings, new: Settings) -> Settings:
-    """``new`` as far as it can be taken over by a daemon that runs with ``old``."""
+    """Return ``new`` with the values of ``old`` for the settings that take a restart."""
     return msgspec.structs.replace(new, **{name: getattr(old, name) for name in FIXED})
 
 
 def configure(flags: Mapping[str, Any], env: Mapping[str, str], uid: int, config: str | None = None) -> Configured:
-    """The settings in force. ``flags`` that are None were not given. Raises ChronetixError ``config-invalid``,
-    ``socket-unusable`` or ``state-dir-unknown``."""
+    """Read all sources and return the settings in force with their origins. A flag that is None was not given. Raises
+    ChronetixError ``config-invalid``, ``socket-unusable`` or ``state-dir-unknown``."""
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
     for source in _files(env, uid, config):
@@ -171,7 +174,8 @@ def configure(flags: Mapping[str, Any], env: Mapping[str, str], uid: int, config
 
 
 def _files(env: Mapping[str, str], uid: int, config: str | None) -> list[Path]:
-    """The files to read, the weakest first. One that was named must be there."""
+    """Return the configuration files to read, the weakest first. A file that the caller names is returned even if it
+    does not exist, so that reading it fails."""
     named = config or env.get("CHRONETIX_CONFIG")
     if named:
         return [Path(named)]
@@ -190,7 +194,8 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _merge(values: dict[str, Any], origins: dict[str, str], new: Mapping[str, Any], source: str) -> None:
-    """Put ``new`` over ``values``, each checked by itself, so that an error can name its source."""
+    """Check each setting of ``new`` by itself, so that an error names its source, and write it into ``values`` and its
+    source into ``origins``."""
     for name, value in new.items():
         if name not in NAMES:
             near = nearest(name, NAMES)

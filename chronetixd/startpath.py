@@ -1,8 +1,8 @@
-"""The folder in which a program was started has no say in what it imports.
+"""Removes the folder in which a program was started from its import path.
 
-``python -m`` puts that folder first on the path: whoever can write there would have a ``json.py`` of his own run by the
-daemon, and as root by root. The processes that the daemon starts are started with ``-P``; this is for its own start.
-Imports nothing that could come from that folder.
+``python -m`` puts that folder first on the path: a user who can write there could have the daemon run a ``json.py`` of
+that user, and root's daemon run it as root. The daemon starts its processes with ``-P``; this module serves its own
+start. It imports nothing that could come from that folder.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ import os
 import sys
 
 SAFE = "-P"
-"""The interpreter's option that leaves the start folder off the path."""
+"""The interpreter's option that keeps the start folder off the import path."""
 
 
 def forget_start_folder() -> None:
-    """Take the start folder off the path of this process; the first thing that a ``__main__`` does.
+    """Remove the start folder from the import path of this process. A ``__main__`` calls this first.
 
-    Where this package itself was found there, as in a tree that is not installed, the folder stays, last, and is named
-    in PYTHONPATH for the processes to come.
+    If this package itself was found in that folder, as in a tree that is not installed, the folder is kept as the last
+    one, and is added to PYTHONPATH for the processes that this one starts.
     """
     if sys.flags.safe_path:
         return

@@ -1,1 +1,1 @@
-"""The composition root: the command, the daemon that puts all rooms together, and its own status."""
+"""The composition root: the command, the daemon that connects the parts of all rooms, and the daemon's own status."""

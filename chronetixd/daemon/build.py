@@ -1,5 +1,6 @@
-"""The parts of a daemon, made from its settings and given to one another. None of them acts before the daemon has it do
-so: a rehearsal makes them all, too.
+"""Makes the parts of a daemon from its settings and connects them.
+
+No part acts before the daemon starts it, because the rehearsal of an upgrade makes all parts, too.
 """
 
 from __future__ import annotations
@@ -42,12 +43,12 @@ from chronetixd.workers.pump import Pump
 from chronetixd.workers.sandbox import Sandboxes
 
 CHECKS, READS = 4, 4
-"""Flows that are checked at once, and logs that are read at once, before others have to wait for the files of these."""
+"""How many flows are checked at once, and how many logs are read at once; further ones wait for a free thread."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tells:
-    """What the parts tell the daemon, or ask it for."""
+    """The daemon's functions that the parts call, to notify the daemon or to ask it for something."""
 
     client: Callable[[socket.socket], None]
     known_pids: Callable[[], set[int]]
@@ -59,7 +60,7 @@ class Tells:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class House:
-    """All parts but those that clients talk to."""
+    """All parts of a daemon except those that serve clients."""
 
     name: str
     events: Events
@@ -79,23 +80,23 @@ class House:
     spares: Spares
     journal: Journal
     scribe: Aside
-    """Writes the journal."""
+    """The thread that writes the journal."""
     supervisor: ServiceManager
     store: DescriptorStore
     disk: Aside
-    """Works on the state folder."""
+    """The thread that writes other files in the state folder."""
     looks: Aside
-    """Reads what /proc says of processes."""
+    """The thread that reads /proc for the figures of workers."""
     reads: Aside
-    """Reads logs, for who asks for them."""
+    """The threads that read log files for clients."""
     checks: Aside
-    """Looks at what flows name."""
+    """The threads that check the files that flows name."""
     deaths: ExitRecords
     services: Services
     flows: Flows
 
     def close(self) -> None:
-        """Give back what all of them have. The last one is the lock of the state folder."""
+        """Close all parts; the lock of the state folder is released last."""
         self.garbage.end()
         self.server.close()
         self.bus.close()
@@ -116,7 +117,7 @@ class House:
 
 
 def build(settings: Settings, loop: asyncio.AbstractEventLoop, *, name: str, tells: Tells) -> House:
-    """Make them; ``name`` is what clients and workers are told."""
+    """Make all parts and return them. ``name`` is the daemon's name in its welcome to clients and workers."""
     folder = Path(settings.state_dir)
     events = Events()
     troubles = Troubles(loop, events)

@@ -1,7 +1,8 @@
 """The command ``chronetixd``: reads the configuration, sets up the log, runs the daemon in the foreground.
 
-Exit codes: 0 stopped as asked, or --check found nothing wrong; 1 it could not start, or --check found something;
-2 usage; 70 an internal failure, after which the next daemon goes on with the flows; 130 Ctrl-C before it had begun.
+Exit codes: 0 the daemon was told to stop, or --check found no failure; 1 the daemon could not start, or --check found a
+failure; 2 usage; 70 an internal failure, after which the next daemon goes on with the flows; 130 Ctrl-C before the
+daemon had begun.
 """
 
 from __future__ import annotations
@@ -27,22 +28,22 @@ EPILOG = """\b
 Examples:
   chronetixd                                     run with the default folders
   chronetixd --state-dir ./state --socket ./ctl  run beside another daemon
-  chronetixd --check --config chronetixd.toml    see whether it would start
+  chronetixd --check --config chronetixd.toml    check whether it would start
   chronetixd --log-format json 2> daemon.log     log as JSON lines
 
 \b
 Every setting can also stand in the configuration file, under its name (start_timeout = 60), or in the environment
-(CHRONETIX_START_TIMEOUT=60). SIGTERM or Ctrl-C drains all flows and stops; a second one kills their workers.
+(CHRONETIX_START_TIMEOUT=60). SIGTERM or Ctrl-C drains all flows and stops the daemon; a second one kills the workers.
 SIGHUP reads the configuration again. SIGUSR1 and SIGUSR2 change nothing.
 """
 
 
 @click.command(epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--config", type=click.Path(), help="Configuration file (TOML) instead of the user's and /etc's.")
-@click.option("--state-dir", type=click.Path(), help="State folder; one daemon has it at a time.")
+@click.option("--state-dir", type=click.Path(), help="State folder; only one daemon can use it at a time.")
 @click.option("--socket", type=click.Path(), help="Control socket that clients connect to.")
 @click.option("--socket-group", metavar="GROUP", help="Group of the control socket; its members may operate.")
-@click.option("--check", is_flag=True, help="Check configuration and environment, start nothing.")
+@click.option("--check", is_flag=True, help="Check configuration and environment; do not start the daemon.")
 @click.option("--log-level", type=click.Choice(logs.LEVELS), help="Lowest level that is logged (info).")
 @click.option("--log-format", type=click.Choice(["auto", "console", "json"]), help="auto: console on a terminal.")
 @click.option("--check-upgrade", type=int, hidden=True, help="Rehearse with the snapshot in this descriptor.")
@@ -68,7 +69,7 @@ def command(config: str | None, check: bool, check_upgrade: int | None, **flags:
 
 
 def _report(configured: Configured) -> int:
-    """Print what --check found; the exit code."""
+    """Print the findings of --check and the settings that are no defaults, and return the exit code."""
     findings = examine(Surroundings(configured.settings, {}), (Side.DAEMON,))
     for finding in findings:
         cure = f" → {finding.cure}" if finding.cure else ""

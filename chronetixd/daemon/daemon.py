@@ -1,10 +1,13 @@
-"""The daemon put together: settings in, a running event loop, an exit code out.
+"""The daemon: starts, resumes from an earlier image, reloads its configuration, hands over and ends its parts.
 
-Order of the start: state folder (so that there is one daemon), journal, audit log, control socket, launcher, the flows
-that are wanted still; then the supervisor is told. Order of the end: flows drain, clients are answered, the launcher
-ends, the socket and the lock go. A first SIGTERM or SIGINT drains, a second one kills the workers; SIGHUP reads the
-configuration again. What its parts are is in ``build``; here is what they do together: begin, go on from the image
-before, be configured again, end.
+Order of the start: state folder (its lock admits one daemon), journal, audit log, control socket, launcher, the flows
+of
+the journal that are to run again; then the service manager is notified. Order of the end: flows drain, clients get
+their
+answers, the launcher ends, the socket and the lock are removed. A first SIGTERM or SIGINT drains, a second one kills
+the
+workers; SIGHUP reads the configuration again. ``build`` makes the parts. Start, hand-over, resumption and end are one
+file, because each takes the same parts in an order that mirrors another's.
 """
 
 from __future__ import annotations
@@ -50,20 +53,21 @@ from chronetixd.upgrade.sequence import Upgrade
 from chronetixd.upgrade.snapshot import Snapshot, Upgraded
 
 EXIT_BROKEN = 70
-"""Exit code (sysexits.h: EX_SOFTWARE) of a daemon that does not know any more what it was doing."""
+"""Exit code (sysexits.h: EX_SOFTWARE) of a daemon that ends because its own state is unknown after an exception."""
 
 FAREWELL_S = 1.0
 """How long clients may take to read their last answers when the daemon ends."""
 
 SWITCH_S = 0.0005
-"""How long the loop waits for a thread of ours that computes; there are several such waits in one answer."""
+"""How long the loop may wait for another thread of the daemon that computes; one answer may take several such waits."""
 
 PARTING_S = 0.05
-"""The same when the next image takes over, and everybody waits for that."""
+"""How long clients may take to read their last answers before an upgrade, during which clients and workers wait."""
 
 
 class Daemon:
-    """One run of the daemon. ``received`` is what the supervisor handed over; ``source`` reads the configuration."""
+    """One run of the daemon. ``received`` holds the descriptors that the service manager handed over; ``source`` reads
+    the configuration again."""
 
     def __init__(
         self,
@@ -100,7 +104,7 @@ class Daemon:
         self._ready = False
         self._starting: set[FlowRun] = set()
         self._left = Recovered((), (), ())
-        """What the journal had at the start, until it is restored."""
+        """The content of the journal at the start, until its flows are restored."""
         self._identity: dict[str, Any] = {
             "daemon": version,
             "pid": os.getpid(),
@@ -148,18 +152,18 @@ class Daemon:
 
     @property
     def settings(self) -> Settings:
-        """Those in force."""
+        """The settings in force."""
         return self._configured.settings
 
     async def _look_at(self, pids: Collection[int]) -> dict[int, dict[str, float]]:
-        """What /proc says of them."""
+        """Return the figures from /proc of the processes ``pids``, by process id."""
         found = await self._house.looks.ask(lambda: self._figures.of(pids))
         self._house.looks.do(lambda: self._figures.refresh(pids))
         return found
 
     async def run(self, arrival: Arrival | None = None) -> None:
-        """Until stopped; with ``arrival`` where the image before this one has stopped. Raises ChronetixError when it
-        cannot start."""
+        """Run until the daemon is told to stop; with ``arrival`` resume where the image before this one has stopped.
+        Raises ChronetixError when the daemon cannot start; all parts are closed then."""
         if arrival is None:
             self._house.state.claim()
         else:
@@ -176,7 +180,7 @@ class Daemon:
         self._log.info("stopped")
 
     def _begin(self) -> None:
-        """As the first image of this process."""
+        """Start all parts in order, as the first image of this process."""
         self._handle_signals()
         shm_support.begin()
         self._house.journal.open()
@@ -209,7 +213,7 @@ class Daemon:
     # -- from one image to the next ------------------------------------------------------------------------
 
     def in_the_way(self) -> list[str]:
-        """What keeps this daemon from being handed over now, as sentences."""
+        """Return what blocks an upgrade now, as sentences; empty if nothing does."""
         ways = self._parts.in_the_way()
         if not self._ready:
             ways.append("the daemon is starting")
@@ -218,23 +222,25 @@ class Daemon:
         return ways
 
     async def hold(self) -> None:
-        """New workers wait from now on; those that were asked for are there, and no spare ones are."""
+        """Hold back starts of new workers and end the spare workers; return when all workers that were asked for
+        earlier have been started."""
         await self._house.spares.stop()
         await self._house.launcher.hold()
 
     async def part(self) -> None:
-        """Nobody is served any more: clients are sent away, and who connects waits."""
+        """Disconnect all clients with the error ``daemon-upgrading``, and accept no connection: new clients wait in the
+        socket's queue."""
         self._house.supervisor.reloading()
         self._house.server.hold()
         await self._admission.part(error("daemon-upgrading"), PARTING_S)
         await self._house.inspection.stop(PARTING_S)
 
     def freeze(self) -> None:
-        """No thread reads or writes any more; what can be written is."""
+        """Stop the threads that read or write, after they have written what they can."""
         self._parts.freeze(PARTING_S)
 
     def release(self, failed: Upgraded) -> None:
-        """Go on after all. Undoes ``hold``, ``part`` and ``freeze`` as far as they were done."""
+        """Resume after an upgrade has ``failed``: undo ``hold``, ``part`` and ``freeze`` as far as they were done."""
         self._tell_upgraded(failed)
         self._parts.thaw()
         self._house.server.go_on()
@@ -243,7 +249,7 @@ class Daemon:
         self._report.ready()
 
     def packed(self, bag: Bag, upgrade: Upgraded, since_ns: int) -> Snapshot:
-        """Everything that the next image has to know. Nothing may be ``in_the_way``."""
+        """Return the snapshot for the next image, and add its descriptors to ``bag``. ``in_the_way`` must be empty."""
         parts = self._parts.packed(bag)
         return Snapshot(
             upgrade=upgrade,
@@ -257,8 +263,8 @@ class Daemon:
         )
 
     def unpack(self, snapshot: Snapshot, bag: Unbag, *, rehearsal: bool = False) -> None:
-        """Be the daemon that ``snapshot`` was, up to the last step before anything acts. Raises ChronetixError,
-        ValueError, OSError."""
+        """Rebuild the daemon that ``snapshot`` describes, without starting any part. A ``rehearsal`` only examines the
+        journal. Raises ChronetixError, ValueError, OSError."""
         rules_of(self.settings, None)
         self._parts.unpack(snapshot, bag)
         self._identity["started_unix_ns"] = snapshot.started_unix_ns
@@ -269,7 +275,7 @@ class Daemon:
             self._house.journal.open()
 
     def _go_on(self, arrival: Arrival) -> None:
-        """Everything is rebuilt: from here on this image acts."""
+        """Start all parts after they were rebuilt; from here on the image before cannot take over again."""
         snapshot = arrival.snapshot
         self._handle_signals()
         self._house.strays.start(again=True)
@@ -284,7 +290,7 @@ class Daemon:
         self._loop.call_soon(self._arrived, snapshot, arrival.failed)
 
     def _arrived(self, snapshot: Snapshot, failed: str) -> None:
-        """The first turn of the loop: what was held goes on."""
+        """Report the upgrade and resume flows, launcher and clients, in the first turn of the loop."""
         pause_ns = time.monotonic_ns() - snapshot.since_ns
         self._tell_upgraded(msgspec.structs.replace(snapshot.upgrade, pause_ns=pause_ns, failed=failed))
         self._house.garbage.begin()
@@ -304,10 +310,12 @@ class Daemon:
         (self._log.error if upgraded.failed else self._log.info)(text)
 
     def _restore(self) -> None:
-        """Run again what is wanted still; the daemon is ready when that has started, or failed to."""
+        """Run the flows of the journal again that had not been stopped; the daemon is ready when all of them have
+        started
+        or have failed to start."""
         left, self._left = self._left, Recovered((), (), ())
         for row in left.corrupt:
-            self._log.error("a row of the journal is not what was written, and is left out", row=row)
+            self._log.error("a row of the journal is corrupt and is ignored", row=row)
         kept = Stored(self._received.stored, self._house.store)
         self._received.stored.clear()
         self._starting = set(self._house.flows.restore(left, kept))
@@ -331,7 +339,8 @@ class Daemon:
         self._take_over(self.settings)
 
     def reload(self) -> None:
-        """Read the configuration again and take over what can be; all of it is as before when any of it is wrong."""
+        """Read the configuration again and put new values into force that take no restart; if any value is wrong, no
+        setting changes."""
         if not self._ready or self._stopping.is_set():
             self._log.warning("the configuration is not read again while the daemon starts or stops")
             return
@@ -343,7 +352,7 @@ class Daemon:
             self._house.server.renew()
             self._take_over(settings)
         except ChronetixError as reason:
-            self._log.error("the configuration was not taken over", reason=str(reason))
+            self._log.error("the configuration was not reloaded", reason=str(reason))
             self._house.events.emit("reload-failed", message=str(reason))
         else:
             self._configured = Configured(settings, configured.origins)
@@ -365,7 +374,7 @@ class Daemon:
         logs.configure(settings.log_level, settings.log_format)
 
     def request_stop(self) -> None:
-        """First: drain everything and end. Again: kill what is left."""
+        """Drain all flows and end the daemon; when called again, kill the remaining workers."""
         self._stop_requests += 1
         fd_reserve.lift()
         mode = StopMode.DRAIN if self._stop_requests == 1 else StopMode.KILL
@@ -392,7 +401,7 @@ class Daemon:
         await self._house.inspection.stop(FAREWELL_S)
 
     def _known_pids(self) -> set[int]:
-        """Children of ours that are somebody's."""
+        """Return the process ids of all children that a part of the daemon knows; other children are orphans."""
         others = self._house.launcher.pids | self._upgrade.rehearsal.pids | self._house.inspection.pids
         return self._house.flows.worker_pids() | self._house.spares.pids | others
 
@@ -421,21 +430,22 @@ class Daemon:
         self._report.ready()
 
     def _launcher_lost(self, reason: str) -> None:
-        """It is replaced, and nothing else stops."""
+        """Report that the launcher has ended; the launcher replaces itself, and nothing else stops."""
         self._house.events.emit("launcher-lost", message=reason)
         for run in self._house.flows.living:
             run.tell()
 
     def _launcher_hopeless(self, reason: str) -> None:
-        """None gets ready: starts are refused meanwhile. The daemon serves, and what survived it goes on."""
+        """Report that no launcher gets ready. Until one does, starts of workers fail; the daemon serves clients, and
+        adopted workers run on."""
         self._log.error("no worker can be started", reason=reason)
         self._house.events.emit("launcher-hopeless", message=reason)
         self._loop.call_soon(self._ready_if_all_is)
 
 
 def rehearse(state: int) -> None:
-    """Rebuild a daemon from the snapshot in descriptor ``state`` without acting, and say so. Ends this process. Raises
-    ChronetixError, ValueError, OSError."""
+    """Rebuild a daemon from the snapshot in descriptor ``state`` without starting it, report the outcome to the running
+    daemon, and end this process. Raises ChronetixError, ValueError, OSError."""
 
     def rebuild(snapshot: Snapshot) -> tuple[str, int]:
         source, configured = configured_by(snapshot)
@@ -447,8 +457,8 @@ def rehearse(state: int) -> None:
 
 
 def run(configured: Configured, received: Received, source: Source, arrival: Arrival | None = None) -> None:
-    """Run a daemon in this thread until it is stopped; with ``arrival`` one that goes on where the image before has
-    stopped. Raises ChronetixError when it cannot start."""
+    """Run a daemon in this thread until it is told to stop; with ``arrival`` it resumes where the image before has
+    stopped. Raises ChronetixError when the daemon cannot start."""
     fd_reserve.keep()
     sys.setswitchinterval(SWITCH_S)
 
@@ -464,15 +474,17 @@ def run(configured: Configured, received: Received, source: Source, arrival: Arr
 
 
 def _unexpected(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """A callback of the loop has raised what nobody had thought of (want of memory, a defect). What it left half done
-    is not known, and a flow of which the daemon has lost track would stand still for ever; so it ends as by a crash,
-    which the next daemon knows how to go on from."""
+    """Handle an exception that a callback of the loop did not catch (want of memory, a defect) by ending the process.
+
+    What the callback left half done is not known, and a flow that the daemon has lost track of would stand still for
+    ever. So the process ends as in a crash, from which the next daemon recovers.
+    """
     log = structlog.get_logger("chronetixd")
     reason = context.get("exception")
     if "handle" not in context:
         log.error(context["message"], exc_info=reason)
         return
     try:
-        log.critical("ending: an internal failure, and what was half done is not known", exc_info=reason)
+        log.critical("ending after an internal failure: the daemon's state is not known", exc_info=reason)
     finally:
         os._exit(EXIT_BROKEN)

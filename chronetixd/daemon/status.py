@@ -1,7 +1,9 @@
-"""What the supervisor is told of the daemon's doings: one line of status, and more time while it starts or stops.
+"""Reports the daemon's state to the service manager: one line of status, and requests for more time.
 
-Rules: the line is sent when something has changed, at most once in EVERY_S, and never without a supervisor; an idle
-daemon sends nothing. While flows start or drain, time is asked for again and again: both have limits of their own.
+Rules: the line is sent when it has changed, at most once in EVERY_S, and never without a service manager; an idle
+daemon
+sends nothing. While the daemon starts or stops, it asks for more time every EXTEND_EVERY_S without a limit, because the
+start and the drain of flows have limits of their own.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ EXTENSION_S = 3 * EXTEND_EVERY_S
 
 
 class Report:
-    """Follows the daemon's events from :meth:`ready` on."""
+    """Sends the status line; follows the daemon's events from :meth:`ready` on."""
 
     def __init__(
         self,
@@ -41,7 +43,7 @@ class Report:
         self._unfollow: Callable[[], None] = lambda: None
 
     def line(self) -> str:
-        """How many flows and workers there are, in words."""
+        """Return the status line: how many flows and workers there are."""
         living = self._flows.living
         running = sum(run.state is FlowState.RUNNING for run in living)
         others = len(living) - running
@@ -52,7 +54,7 @@ class Report:
         return ", ".join(parts)
 
     def ready(self) -> None:
-        """Say that the daemon is up, or has taken over its new configuration, and go on saying what it does."""
+        """Report that the daemon is ready, or has ended a reload, and report changes of its status from now on."""
         self._cancel()
         self._said = self.line()
         self._supervisor.ready(self._said)
@@ -60,19 +62,19 @@ class Report:
             self._unfollow = self._events.feed.follow(self._happened)
 
     def starting(self) -> None:
-        """Ask for time until :meth:`ready`: stored flows take as long as they take to start."""
+        """Ask the service manager for more time until :meth:`ready`, while stored flows start."""
         if supervised():
             self._extend()
 
     def stopping(self) -> None:
-        """Say that the end has begun, and ask for time until :meth:`stop`."""
+        """Report that the daemon is stopping, and ask the service manager for more time until :meth:`stop`."""
         self._cancel()
         self._supervisor.stopping(self.line())
         if supervised():
             self._extend()
 
     def stop(self) -> None:
-        """Say no more. Idempotent."""
+        """Send no further report. Idempotent."""
         self._cancel()
 
     def _cancel(self) -> None:
