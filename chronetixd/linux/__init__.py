@@ -1,1 +1,1 @@
-"""What the kernel offers and no library wraps: control groups, pidfds, /proc, peers of sockets, want of descriptors."""
+"""Kernel features that no library wraps: control groups, pidfds, /proc, peers of sockets, exhaustion of descriptors."""

@@ -1,14 +1,14 @@
-"""Control groups (v2): a leaf for each worker, so that its whole tree can be limited, killed and waited for.
+"""Control groups (v2): a leaf for each worker, so that its whole process tree can be limited, killed and waited for.
 
-Below a group that was delegated to us, one folder for each state folder holds the leaves. Rules:
+Below a group that is delegated to the daemon, one folder for each state folder holds the leaves. Rules:
 
-* A group counts as delegated when it is the root that we see (a container's, or the hierarchy's), when systemd has
-  marked it or the one above it (``Delegate=``, ``DelegateSubgroup=``), or when the setting ``cgroup`` names it.
-* Controllers are enabled as far as the kernel lets us; ``missing`` names those that are not. Killing a tree and waiting
-  for its end need none.
-* A leaf goes when nothing lives in it. Leaves that a dead daemon left behind are killed and removed at the next start.
+* A group counts as delegated when it is the root of the visible hierarchy (a container's, or the machine's), when
+  systemd has marked it or its parent (``Delegate=``, ``DelegateSubgroup=``), or when the setting ``cgroup`` names it.
+* Controllers are enabled as far as the kernel permits; ``missing`` names the others. Killing a tree and waiting for its
+  end need no controller.
+* A leaf is removed when no process lives in it. The next daemon kills and removes leaves that a dead daemon left.
 
-Finding the place, making a leaf and giving it up are one file: all of it is what the kernel allows in one folder.
+Finding the group, making leaves and removing them are one file: all of it is what the kernel allows in one folder.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ from chronetixd.linux.exhaustion import AGAIN_S, wanting
 from chronetixd.packing import Packed
 
 LEFTOVER_S = 5.0
-"""How long the start may wait for the death of what a predecessor left."""
+"""How long the start may wait for processes to die that an earlier daemon left."""
 
 _DAEMON = "daemon"
-"""The leaf that we live in ourselves, where a group with controllers must not have processes of its own."""
+"""The leaf of the daemon itself, needed because a group with controllers must not have processes of its own."""
 
 _MARKS = ("user.delegate", "trusted.delegate")
-"""Extended attributes by which systemd says that a group is for whoever lives in it."""
+"""Extended attributes by which systemd marks a group as delegated to the processes in it."""
 
 
 class PackedGroups(Packed, frozen=True):
-    """Where control groups are made; or why none are."""
+    """The part of a snapshot about control groups: the group below which they are made, or why there are none."""
 
     group: str | None
     reason: str
@@ -51,14 +51,15 @@ class PackedGroups(Packed, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class CgroupPlace:
-    """The group below which we may make others, or ``reason`` why there is none."""
+    """The group below which the daemon may make others; None with the ``reason`` if there is none."""
 
     group: Path | None
     reason: str = ""
 
 
 def find_place(setting: str, proc: Path = Path("/proc/self")) -> CgroupPlace:
-    """Where our groups belong: ``setting`` is ``auto``, ``off`` or a folder. Changes nothing."""
+    """Return the group below which the daemon may make others. ``setting`` is ``auto``, ``off`` or a folder. Changes
+    nothing."""
     if setting == "off":
         return CgroupPlace(None, "the setting cgroup is off")
     if setting != "auto":
@@ -78,7 +79,8 @@ def find_place(setting: str, proc: Path = Path("/proc/self")) -> CgroupPlace:
 
 
 def own_group(proc: Path = Path("/proc/self")) -> tuple[Path, str] | None:
-    """The folder of the v2 group that we are in, and the kernel's name for it; None without such a hierarchy."""
+    """Return the folder of the v2 group that the process at ``proc`` is in, and the kernel's name for that group; None
+    if no v2 hierarchy is mounted."""
     try:
         groups = (proc / "cgroup").read_text().splitlines()
         mounts = (proc / "mountinfo").read_text().splitlines()
@@ -98,7 +100,7 @@ def own_group(proc: Path = Path("/proc/self")) -> tuple[Path, str] | None:
 
 
 def _unescape(field: str) -> str:
-    """mountinfo writes blanks and backslashes as three octal digits."""
+    """Return a field of mountinfo with its octal escapes (of blanks and backslashes) decoded."""
     return field.encode().decode("unicode_escape") if "\\" in field else field
 
 
@@ -128,18 +130,20 @@ class Leaf:
         self.path = path
 
     def open(self) -> int:
-        """A descriptor of the folder, for clone3; the caller closes it. Raises OSError."""
+        """Return a descriptor of the folder, for clone3; the caller closes it. Raises OSError."""
         return os.open(self.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 
     def limit(self, claims: ResourceClaims) -> None:
-        """Write what the node claims, as far as there are controllers. Raises OSError when the kernel refuses."""
+        """Write the limits that follow from ``claims``, for the controllers that are enabled. Raises OSError when the
+        kernel refuses one."""
         files = group_files(claims)
         for controller in self._groups.enabled:
             for name, content in files[controller].items():
                 (self.path / name).write_text(content)
 
     def kill(self) -> None:
-        """SIGKILL for everything in it and below, also for who becomes another user or is being forked."""
+        """Send SIGKILL to all processes in the leaf and below it, also to those that run as another user or are being
+        forked."""
         try:
             with fd_reserve.everything():
                 (self.path / "cgroup.kill").write_text("1")
@@ -149,15 +153,16 @@ class Leaf:
             self._groups.again(reason, self.kill)
 
     def oom_kills(self) -> int | None:
-        """How many of its processes were killed for want of memory; None when nothing counts them here."""
+        """Return how many processes of the leaf the kernel killed for want of memory; None without a memory
+        controller."""
         return count_in(self.path / "memory.events", "oom_kill")
 
     def when_empty(self, then: Callable[[], None]) -> None:
-        """Call ``then`` once nothing lives in it: at once, or when the kernel says so."""
+        """Call ``then`` once no process lives in the leaf: at once, or when the kernel reports it."""
         self._groups.watch(self.path, then)
 
     def remove(self) -> None:
-        """Give the folder back, with groups that its processes made below it. It must be empty."""
+        """Remove the leaf, with groups that its processes made below it. No process may live in it."""
         try:
             with fd_reserve.everything():
                 _remove(self.path)
@@ -166,7 +171,7 @@ class Leaf:
 
 
 def count_in(file: Path, name: str) -> int | None:
-    """The number behind ``name`` in a flat-keyed file; None when there is no such file or line."""
+    """Return the number behind ``name`` in a flat-keyed file; None if there is no such file or line."""
     try:
         for line in file.read_text().splitlines():
             key, _, value = line.partition(" ")
@@ -178,10 +183,10 @@ def count_in(file: Path, name: str) -> int | None:
 
 
 class Groups:
-    """The daemon's control groups. Without a place for them there are none: ``leaf`` returns None."""
+    """The daemon's control groups. If ``place`` has no group there are none, and ``leaf`` returns None."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, place: CgroupPlace, state_dir: str) -> None:
-        """Makes nothing yet."""
+        """Make no group yet; :meth:`open` does."""
         self._loop = loop
         self._log = structlog.get_logger("chronetixd.linux.cgroups")
         self._place = place
@@ -191,23 +196,23 @@ class Groups:
         self._epoll: select.epoll | None = None
         self._watched: dict[int, tuple[Path, Callable[[], None]]] = {}
         self.reason = place.reason
-        """Why there are none; empty when there are."""
+        """Why there are no control groups; empty if there are."""
         self.enabled: tuple[str, ...] = ()
-        """Controllers that every leaf has."""
+        """The controllers that every leaf has."""
 
     @property
     def missing(self) -> tuple[str, ...]:
-        """Controllers that no leaf has."""
+        """The controllers that no leaf has."""
         return tuple(name for name in CONTROLLERS if name not in self.enabled)
 
     @property
     def base(self) -> Path | None:
-        """The folder of the leaves; None when there are none."""
+        """The folder of the leaves; None if there are no control groups."""
         return self._base
 
     def open(self, keep: Iterable[int] = ()) -> None:
-        """Make the folder, end what a predecessor left in it but for the leaves of the processes ``keep``, enable what
-        can be enabled."""
+        """Make the folder of the leaves, kill and remove leaves of an earlier daemon except those of the processes
+        ``keep``, and enable controllers."""
         if self._place.group is None:
             return
         base = self._place.group / self._name
@@ -232,7 +237,9 @@ class Groups:
             base.rmdir()
 
     def leaf(self) -> Leaf | None:
-        """A new one, empty and without limits. Raises OSError when the kernel has no room for more."""
+        """Make and return a new leaf, empty and without limits; None if there are no control groups. Raises OSError
+        when
+        the kernel has no room for more."""
         if self._base is None:
             return None
         while True:
@@ -243,30 +250,32 @@ class Groups:
                 return Leaf(self, path)
 
     def leaf_of(self, pid: int) -> Leaf | None:
-        """That of a worker which an earlier daemon has started; None when it is in none of ours."""
+        """Return the leaf of a worker that an earlier daemon started; None if the process is in none of these
+        leaves."""
         found = own_group(Path(f"/proc/{pid}"))
         return Leaf(self, found[0]) if found is not None and found[0].parent == self._base else None
 
     def leaf_at(self, path: str | None) -> Leaf | None:
-        """That of a worker which an earlier image of this daemon has made at ``path``."""
+        """Return the leaf that an earlier image of this daemon made at ``path``; None for None."""
         return None if path is None else Leaf(self, Path(path))
 
     @property
     def settled(self) -> bool:
-        """Nobody waits for a group to become empty."""
+        """Whether no caller waits for a group to become empty."""
         return not self._watched
 
     def packed(self) -> PackedGroups:
-        """Where they are, or why there are none. (Once we live in one of them ourselves, that cannot be found out.)"""
+        """Return the part of the snapshot about control groups. The next image cannot find the group by itself, because
+        the daemon may live in one of the leaves by now."""
         return PackedGroups(group=None if self._place.group is None else str(self._place.group), reason=self.reason)
 
     def unpack(self, packed: PackedGroups) -> None:
-        """The inverse, before :meth:`open`."""
+        """Take over the group of an earlier image; call this before :meth:`open`."""
         self._place = CgroupPlace(None if packed.group is None else Path(packed.group), packed.reason)
         self.reason = packed.reason
 
     def close(self) -> None:
-        """Remove what is ours, if nothing lives in it. Idempotent."""
+        """Remove the folder of the leaves, if no process lives in it. Idempotent."""
         if self._epoll is not None:
             self._loop.remove_reader(self._epoll.fileno())
             self._epoll.close()
@@ -285,7 +294,7 @@ class Groups:
     # -- waiting for the end of a tree -----------------------------------------------------------------------
 
     def watch(self, path: Path, then: Callable[[], None]) -> None:
-        """Call ``then`` when the group ``path`` has no living process, or is gone."""
+        """Call ``then`` when the group ``path`` has no living process, or does not exist."""
         try:
             with fd_reserve.everything():
                 fd = os.open(path / "cgroup.events", os.O_RDONLY | os.O_CLOEXEC)
@@ -299,12 +308,13 @@ class Groups:
             os.close(fd)
             then()
             return
-        # What changed since that read is told at once: the kernel compares with what we have read.
+        # The kernel reports a change since that read at once: it compares with what was read last.
         self._watched[fd] = path, then
         self._epoll.register(fd, select.EPOLLPRI)
 
     def again(self, reason: OSError, what: Callable[[], None]) -> None:
-        """Do ``what`` a little later if it failed for want of something; else raise ``reason``."""
+        """Call ``what`` again after AGAIN_S if it failed because descriptors or memory had run out; else raise
+        ``reason``."""
         if not wanting(reason):
             raise reason
         self._loop.call_later(AGAIN_S, what)
@@ -318,7 +328,7 @@ class Groups:
             os.close(fd)
             self._watched.pop(fd)[1]()
 
-    # -- ours and our predecessor's --------------------------------------------------------------------------
+    # -- leaves of an earlier daemon, and controllers --------------------------------------------------------
 
     def _end_leftovers(self, base: Path, keep: frozenset[Path]) -> None:
         left = [path for path in base.iterdir() if path.is_dir() and path.name != _DAEMON and path not in keep]
@@ -327,14 +337,14 @@ class Groups:
             with suppress(FileNotFoundError):
                 (path / "cgroup.kill").write_text("1")
         for path in left:
-            self._log.warning("what an earlier daemon left was ended", group=str(path))
+            self._log.warning("processes that an earlier daemon left were killed", group=str(path))
             if not _wait_empty(path, deadline):
-                self._log.error("it does not die; its group stays", group=str(path))
+                self._log.error("processes of an earlier daemon do not die; their group stays", group=str(path))
                 continue
             _remove(path)
 
     def _enable(self, base: Path) -> tuple[str, ...]:
-        """Hand the controllers down to the leaves; those for which that worked."""
+        """Enable the controllers for the leaves, and return those for which that worked."""
         assert self._place.group is not None
         group = self._place.group
         offered = (group / "cgroup.controllers").read_text().split()
@@ -358,7 +368,7 @@ class Groups:
         return True
 
     def _disable(self, base: Path) -> None:
-        """Take the controllers back and leave our own leaf, so that the folder can go."""
+        """Disable the controllers and move the daemon out of its own leaf, so that the folder can be removed."""
         assert self._place.group is not None
         if not (base / _DAEMON).is_dir():
             return
@@ -370,7 +380,7 @@ class Groups:
 
 
 def base_name(state_dir: str) -> str:
-    """The folder's name for a state folder: the same for every daemon that has it."""
+    """Return the name of the folder of the leaves, which is the same for every daemon with this state folder."""
     return f"chronetix-{hashlib.sha256(os.path.realpath(state_dir).encode()).hexdigest()[:12]}"
 
 
@@ -386,7 +396,7 @@ def _populated(fd: int) -> bool:
 
 
 def _wait_empty(path: Path, deadline: float) -> bool:
-    """Block until nothing lives in it; False when the time is up."""
+    """Block until no process lives in the group; False if that takes until ``deadline`` (monotonic seconds)."""
     try:
         fd = os.open(path / "cgroup.events", os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -405,10 +415,10 @@ def _wait_empty(path: Path, deadline: float) -> bool:
 
 
 def _remove(path: Path) -> None:
-    """The group and all below it, deepest first. Raises OSError when something lives there."""
+    """Remove the group and all groups below it, deepest first. Raises OSError when a process lives in one of them."""
     with suppress(FileNotFoundError):
         with suppress(OSError):
-            path.rmdir()  # takes no descriptor, as looking for more does
+            path.rmdir()  # needs no descriptor, which listing the groups below would
             return
         for below in path.iterdir():
             if below.is_dir():

@@ -1,6 +1,7 @@
-"""Want of descriptors or memory, for a moment: what has to be done is done a little later, and nothing is given up.
+"""Tells whether an error means that descriptors or memory have run out for the moment.
 
-The death of a worker is such a thing: whoever looked for what is left of it and could not look has to look again.
+An action that must not be lost is repeated a little later then. An example is the search for processes that a dead
+worker has left: a search that could not open files has to be repeated.
 """
 
 from __future__ import annotations
@@ -14,5 +15,5 @@ _WANTS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
 
 
 def wanting(reason: OSError) -> bool:
-    """It failed because something had run out, and may work later."""
+    """Whether ``reason`` means that descriptors or memory had run out, so that the action may succeed later."""
     return reason.errno in _WANTS

@@ -1,9 +1,10 @@
-"""Descriptors that are kept back, so that what has to end can be ended when all others are in use.
+"""Keeps a reserve of descriptors, so that a dead worker can be cleaned up when all other descriptors are in use.
 
-Who kills a tree, waits for it to die, or looks whether anything is left of it opens files; and only when that is done
-the descriptors of the worker that has died are free. Rules: the soft limit on descriptors (RLIMIT_NOFILE) is KEPT below
-the hard one; it is lifted in ``with everything():``, where nothing may be opened that outlives the tree, and nothing
-may be waited for. Where even these run out it is tried again later (:mod:`chronetixd.linux.exhaustion`).
+Killing a process tree, waiting for its end and searching for what is left of it open files, and only after that the
+descriptors of the dead worker are free. Rules: the soft limit on descriptors (RLIMIT_NOFILE) is KEPT below the hard
+one.
+It is lifted in ``with everything():``, in which no descriptor may be opened that outlives the tree, and nothing may
+wait. If even the reserve runs out, the action is repeated later (:mod:`chronetixd.linux.exhaustion`).
 """
 
 from __future__ import annotations
@@ -13,24 +14,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 KEPT = 16
-"""A look at a stray takes three at once."""
+"""How many descriptors are kept back. The search for orphans needs three at once for one process."""
 
 
 def keep() -> None:
-    """Take as many descriptors as the hard limit gives, but for those kept back. A flow of n nodes needs some 10 n."""
+    """Raise the soft limit to the hard limit less the reserve. A flow of n nodes needs some 10 n descriptors."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(hard - KEPT, hard // 2), hard))
 
 
 def lift() -> None:
-    """The daemon itself ends: nothing is kept back any more."""
+    """Give up the reserve, because the daemon itself ends."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 @contextmanager
 def everything() -> Iterator[None]:
-    """Also those that are kept back. May be entered again inside."""
+    """Permit the use of the reserve inside the ``with``. May be nested."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == hard:
         yield

@@ -1,7 +1,7 @@
 """The process at the other end of a Unix socket, and the access rules with their names looked up.
 
-The kernel fills in credentials when the peer connects: nothing that it does later, and nothing that it says, changes
-them. SO_PEERCRED shows the primary group only, SO_PEERGROUPS the others.
+The kernel records the credentials when the peer connects: the peer cannot change them later. SO_PEERCRED shows only the
+primary group, SO_PEERGROUPS the supplementary ones.
 """
 
 from __future__ import annotations
@@ -24,13 +24,14 @@ EVERYONE = "*"
 
 
 def peer_of(sock: socket.socket) -> Peer:
-    """Who has connected ``sock``. Raises OSError for a socket that is not connected."""
+    """Return the process, user and groups that connected ``sock``. Raises OSError for a socket that is not
+    connected."""
     pid, uid, gid = struct.unpack("iII", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
     return Peer(pid, uid, gid, frozenset((gid, *_groups(sock))), program_of(pid))
 
 
 def _groups(sock: socket.socket) -> Sequence[int]:
-    """The supplementary groups, which may be more than the kilobyte that Python's getsockopt has room for."""
+    """Return the peer's supplementary groups. They may take more than the kilobyte that Python's getsockopt accepts."""
     size = ctypes.c_uint32(4 * 64)
     while True:
         groups = (ctypes.c_uint32 * (size.value // 4))()
@@ -39,11 +40,11 @@ def _groups(sock: socket.socket) -> Sequence[int]:
         number = ctypes.get_errno()
         if number != errno.ERANGE:
             raise OSError(number, os.strerror(number))
-        # size now says how many there are
+        # the kernel has written the needed size into ``size``
 
 
 def program_of(pid: int) -> str:
-    """The name of a process's program; empty when it has gone or is not ours to see (another pid namespace)."""
+    """Return the name of a process's program; empty if the process is gone or invisible (another pid namespace)."""
     if pid <= 0:
         return ""
     try:
@@ -54,7 +55,7 @@ def program_of(pid: int) -> str:
 
 
 def user_name(uid: int) -> str:
-    """The user's name, or its number."""
+    """Return the user's name, or the number as text for a user without a name."""
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
@@ -62,7 +63,8 @@ def user_name(uid: int) -> str:
 
 
 def group_id(name: str, setting: str) -> int:
-    """The group called ``name``, or of that number. Raises ChronetixError ``config-invalid``."""
+    """Return the number of the group ``name``, which may be a number itself. Raises ChronetixError ``config-invalid``,
+    which names ``setting``, for an unknown name."""
     if name.isdecimal():
         return int(name)
     try:
@@ -82,11 +84,11 @@ def _user_id(name: str, setting: str) -> int:
 
 
 def look_up_rules(owner: int, socket_group: int | None, allow: dict[str, Sequence[str] | None]) -> Rules:
-    """The rules that the settings ``allow_read``, ``allow_operate`` and ``allow_admin`` make.
+    """Return the access rules that the settings ``allow_read``, ``allow_operate`` and ``allow_admin`` make.
 
     Each lists users (``ann``, ``1000``), groups (``@staff``, ``@50``) or everyone (``*``, not for admin). Where
-    ``allow_operate`` is not set, the group that was given to the socket may operate. Raises ChronetixError
-    ``config-invalid`` for a name that nobody has.
+    ``allow_operate`` is not set, the group ``socket_group`` may operate. Raises ChronetixError ``config-invalid`` for
+    an unknown user or group.
     """
     users: list[tuple[int, Right]] = []
     groups: list[tuple[int, Right]] = []

@@ -1,7 +1,7 @@
-"""Processes by pidfd: told of an exit by the event loop, reaped without a race, signalled with their whole group.
+"""Processes by pidfd: the event loop reports their exit; they are reaped without a race and signalled with their group.
 
-Workers are our children, but made by clone with no exit signal, so waiting for them needs __WALL. Those of a daemon
-before us are nobody's; the kernel tells their exit through the pidfd.
+Workers are children of the daemon, made by clone without an exit signal, so that waiting for them needs __WALL. Workers
+of an earlier daemon are children of another process; the kernel reports their exit through the pidfd.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ _WALL = 0x40000000
 
 
 _NOT_OURS = (ProcessLookupError, PermissionError)
-"""It is gone, or has become another user's (setuid): no signal of ours reaches it."""
+"""Errors of a process that is gone, or runs as another user (setuid): the daemon's signals do not reach it."""
 
 
 class Usage(NamedTuple):
-    """What a process has used in its life, with those of its children that it waited for."""
+    """Resources that a process has used in its life, including those of children that it has reaped."""
 
     max_rss_bytes: int
     cpu_ns: int
 
 
 class Process:
-    """Owns ``pidfd``. ``on_exit`` is called once when the process has ended; it then has to call :meth:`reap`. Whoever
-    takes the process over replaces it."""
+    """A process by its ``pidfd``, which it owns. ``on_exit`` is called once when the process has ended, and has to call
+    :meth:`reap` then. An owner that takes the process over replaces ``on_exit``."""
 
     __slots__ = ("_loop", "exited", "on_exit", "pid", "pidfd", "usage")
 
@@ -57,7 +57,7 @@ class Process:
         loop.add_reader(pidfd, ended)
 
     def signal(self, number: signal.Signals) -> None:
-        """Send it to the process and to its process group. Nothing happens when it has been reaped."""
+        """Send a signal to the process and to its process group. Does nothing for a process that has been reaped."""
         if self.pidfd < 0:
             return
         with suppress(*_NOT_OURS):
@@ -66,9 +66,10 @@ class Process:
             os.killpg(self.pid, number)
 
     def reap(self) -> Exit:
-        """Kill what is left of its process group, then take its exit status. Once, after ``on_exit``.
+        """Kill what is left of the process group, then reap the process and return its exit. Call this once, after
+        ``on_exit``.
 
-        The group's number cannot have been given away: its leader, unreaped, still holds it.
+        The kernel cannot have reused the group's number, because the group's leader has not been reaped yet.
         """
         with suppress(*_NOT_OURS):
             os.killpg(self.pid, signal.SIGKILL)
@@ -91,8 +92,8 @@ _INFO_EXIT = 1 << 3
 
 
 def told_by(pid: int, pidfd: int) -> Exit:
-    """The exit of a process that is not our child: as long as its parent has not reaped it, /proc has it, afterwards
-    the pidfd; unknown then before Linux 6.15, which does not keep it."""
+    """Return the exit of a process that is no child of this one. Until its parent has reaped it, /proc has the exit;
+    afterwards the pidfd has it, but before Linux 6.15 it is unknown then."""
     seen = proc.stat(pid)
     if seen is not None and seen.state == "Z":
         return exit_of(seen.exit)
@@ -106,7 +107,7 @@ def told_by(pid: int, pidfd: int) -> Exit:
 
 
 def is_pidfd(fd: int) -> bool:
-    """Whatever else it may be, it is asked nothing."""
+    """Whether ``fd`` is a pidfd. Looks only at /proc: a system call on a descriptor of another kind might wait."""
     try:
         return "Pid:" in Path(f"/proc/self/fdinfo/{fd}").read_text()
     except OSError:
@@ -114,7 +115,7 @@ def is_pidfd(fd: int) -> bool:
 
 
 def exit_of(status: int) -> Exit:
-    """What wait4's status of an ended process means."""
+    """Return the exit that wait4's ``status`` of an ended process means."""
     if os.WIFEXITED(status):
         return Exit(code=os.WEXITSTATUS(status))
     number = os.WTERMSIG(status)

@@ -1,7 +1,7 @@
-"""The pipes of a worker that outlives its daemon: new ones, or those that it has, from which is read on.
+"""The output pipes of a worker that outlives its daemon: makes new ones, or opens those that the worker has.
 
-What a worker shows is opened anew: the flags of an open file belong to everyone who has it, and a worker that clears
-O_NONBLOCK would have the reading thread wait.
+A pipe that a worker shows is opened anew, because all owners of an open file share its flags: a worker that clears
+O_NONBLOCK would make the daemon's reading thread wait.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from contextlib import ExitStack
 
 
 def two_pipes() -> tuple[int, int, int, int]:
-    """Each as reading and writing end. Raises OSError, and nothing is left open then."""
+    """Make two pipes and return their ends: read and write end of the first, read and write end of the second. Raises
+    OSError, and nothing is left open then."""
     first = os.pipe()
     try:
         return *first, *os.pipe()
@@ -25,8 +26,8 @@ def two_pipes() -> tuple[int, int, int, int]:
 
 
 def pipes_again(out: int, err: int) -> tuple[int, int, int, int]:
-    """The same of two pipes of which these are any ends, which :func:`is_pipe`, and which stay the caller's. Raises
-    OSError; nothing is left open then."""
+    """Open two pipes anew, of which ``out`` and ``err`` are any ends, and return their ends as :func:`two_pipes` does.
+    Both must pass :func:`is_pipe`, and stay the caller's. Raises OSError, and nothing is left open then."""
     with ExitStack() as opened:
         found = []
         for fd in (out, err):
@@ -39,11 +40,11 @@ def pipes_again(out: int, err: int) -> tuple[int, int, int, int]:
 
 
 def is_pipe(fd: int) -> bool:
-    """A pipe without a name: one that has a name is on somebody's file system, which decides how long anything takes.
-    (So it is not asked by fstat, either.)"""
+    """Whether ``fd`` is a pipe without a name. A named pipe is on a file system that decides how long a call takes, so
+    this function does not call fstat, either."""
     return os.readlink(f"/proc/self/fd/{fd}").startswith("pipe:[")
 
 
 def waiting(fd: int) -> int:
-    """Bytes that could be read from a pipe or stream socket now."""
+    """Return how many bytes can be read from a pipe or stream socket now."""
     return int.from_bytes(fcntl.ioctl(fd, termios.FIONREAD, bytes(4)), sys.byteorder)

@@ -1,6 +1,6 @@
-"""Processes as /proc shows them: who they are, whose children, and what they still hold of a worker.
+"""Reads /proc: a process's identity, its parent and children, and what it holds that a worker has passed on to it.
 
-Whatever is gone, or may not be looked at, is answered with nothing: a process may end between any two reads.
+A process may end between any two reads: for a process that is gone, or that may not be read, the answer is empty.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from pathlib import Path
 
 _PROC = Path("/proc")
 _GONE = (FileNotFoundError, ProcessLookupError, PermissionError)
-"""It is no more, or not for us to look at."""
+"""Errors of a process that is gone, or that this user may not read."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stat:
-    """What /proc/PID/stat says of a process. Its pid and start name it for good."""
+    """The fields of /proc/PID/stat. A process's pid and start time together identify it for ever."""
 
     pid: int
     state: str
@@ -29,17 +29,17 @@ class Stat:
     started: int
     """Clock ticks after boot."""
     exit: int
-    """How it ended, as wait() tells it; for a zombie."""
+    """The exit status of a zombie, as wait() returns it."""
 
     @property
     def key(self) -> tuple[int, int]:
-        """No other process has this, ever."""
+        """Pid and start time, which no other process has."""
         return self.pid, self.started
 
 
 @dataclass(frozen=True, slots=True)
 class Holdings:
-    """What a process may have inherited: inode numbers of pipes and memfds, and two variables."""
+    """Marks that a process may have inherited from a worker: inode numbers of pipes and memfds, and two variables."""
 
     pipes: frozenset[int]
     memory: frozenset[int]
@@ -48,14 +48,14 @@ class Holdings:
 
 
 def stat(pid: int) -> Stat | None:
-    """None for a process that is gone, or where that cannot be seen now."""
+    """Return the process's fields; None for a process that is gone or cannot be read now."""
     with suppress(OSError):
         return seen(pid)
     return None
 
 
 def seen(pid: int) -> Stat | None:
-    """None for a process that is gone. Raises OSError for want of descriptors."""
+    """Return the process's fields; None for a process that is gone. Raises OSError when descriptors have run out."""
     try:
         text = (_PROC / str(pid) / "stat").read_bytes()
     except _GONE:
@@ -65,7 +65,7 @@ def seen(pid: int) -> Stat | None:
 
 
 def children(pid: int) -> Iterator[int]:
-    """Processes whose parent ``pid`` is, zombies included. Raises OSError for want of descriptors."""
+    """Yield the pids of the children of ``pid``, zombies included. Raises OSError when descriptors have run out."""
     try:
         for task in os.scandir(_PROC / str(pid) / "task"):
             with suppress(ProcessLookupError):
@@ -77,7 +77,7 @@ def children(pid: int) -> Iterator[int]:
 
 
 def descendants(pid: int) -> list[Stat]:
-    """All processes below ``pid``, parents before children. Raises OSError for want of descriptors."""
+    """Return all processes below ``pid``, parents before children. Raises OSError when descriptors have run out."""
     found: list[Stat] = []
     queue = [pid]
     while queue:
@@ -90,7 +90,8 @@ def descendants(pid: int) -> list[Stat]:
 
 
 def holdings(pid: int) -> Holdings:
-    """Empty where we may not look: then it is another user's, or gone. Raises OSError for want of descriptors."""
+    """Return the marks of a process; empty for a process that runs as another user or is gone. Raises OSError when
+    descriptors have run out."""
     variables = _variables(pid)
     return Holdings(
         _pipes(pid), _memory(pid), variables.get(b"CHRONETIX_FLOW", ""), variables.get(b"CHRONETIX_NODE", "")
@@ -122,14 +123,15 @@ def _variables(pid: int) -> dict[bytes, str]:
 
 
 def private_data(pid: int) -> int:
-    """Bytes of private writable memory, as RLIMIT_DATA counts them. Raises OSError."""
+    """Return the bytes of private writable memory of a process, as RLIMIT_DATA counts them. Raises OSError."""
     pages = int((_PROC / str(pid) / "statm").read_text().split()[5])
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def kill_exactly(process: Stat) -> bool:
-    """SIGKILL to that process and to no later one of its pid; False when we may not. Raises OSError for want of
-    descriptors."""
+    """Send SIGKILL to ``process``, and never to a later process with its pid. Return False when this user may not
+    signal
+    it. Raises OSError when descriptors have run out."""
     try:
         pidfd = os.pidfd_open(process.pid)
     except ProcessLookupError:

@@ -1,8 +1,9 @@
-"""Descriptors that the supervisor hands over at the start: the control socket, and what was kept in its store.
+"""Receives the descriptors that the service manager hands over at the start: control socket and descriptor store.
 
-systemd's protocol: descriptors 3, 4, … of which $LISTEN_FDS tells the number and $LISTEN_FDNAMES the names, meant for
-the process $LISTEN_PID alone. Rules: they are taken once, made close-on-exec, and the variables are removed, so that
-nobody who is started later takes numbers of ours for his. Nothing of it is trusted to be what its name says.
+systemd's protocol: descriptors 3, 4, … are handed over; $LISTEN_FDS is their number, $LISTEN_FDNAMES their names, and
+$LISTEN_PID the only process that may take them. Rules: the daemon takes them once, makes them close-on-exec, and
+removes the variables, so that no child takes these numbers for descriptors of its own. The daemon never trusts that a
+descriptor is what its name says.
 """
 
 from __future__ import annotations
@@ -19,20 +20,21 @@ CONTROL = "control"
 """FileDescriptorName of the control socket in chronetixd.socket."""
 
 FOREIGN = ".socket"
-"""How the name of a socket ends whose unit gives it none."""
+"""The end of a socket's name if its unit sets no FileDescriptorName: the unit's own name."""
 
 _VARIABLES = ("LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES")
 
 
 @dataclass(slots=True)
 class Received:
-    """What was handed over: the control socket, and by its name whatever the store kept. Who takes it owns it."""
+    """The descriptors that were handed over: the control socket, and those of the descriptor store by name. A caller
+    that takes a descriptor out owns it."""
 
     control: socket.socket | None = None
     stored: dict[str, list[int]] = field(default_factory=dict)
 
     def close(self) -> None:
-        """Close what nobody took."""
+        """Close the descriptors that no caller has taken."""
         if self.control is not None:
             self.control.close()
         for descriptors in self.stored.values():
@@ -42,8 +44,8 @@ class Received:
 
 
 def receive(env: MutableMapping[str, str], pid: int) -> Received:
-    """Take what ``env`` says was handed to the process ``pid``. Raises ChronetixError ``socket-unusable`` for a control
-    socket that is no listening Unix stream socket, or for two."""
+    """Take the descriptors that ``env`` says were handed to the process ``pid``, and return them. Raises ChronetixError
+    ``socket-unusable`` for a control socket that is no listening Unix stream socket, and for more than one."""
     told = {name: env.pop(name) for name in _VARIABLES if name in env}
     count = told.get("LISTEN_FDS", "")
     if told.get("LISTEN_PID") != str(pid) or not count.isdecimal():
@@ -56,7 +58,7 @@ def receive(env: MutableMapping[str, str], pid: int) -> Received:
         try:
             os.set_inheritable(fd, False)
         except OSError:
-            break  # told of more than there are
+            break  # $LISTEN_FDS names more descriptors than are open
         if name == CONTROL or name.endswith(FOREIGN):
             sockets.append(fd)
         else:

@@ -1,8 +1,10 @@
-"""What a supervisor that set $NOTIFY_SOCKET is told (systemd's sd_notify protocol): ready, stopping, what to keep.
+"""Notifies the service manager that set $NOTIFY_SOCKET (systemd's sd_notify protocol): ready, stopping, descriptors.
 
-Rules: nothing is sent without a supervisor; a message never waits, and one that cannot be sent is logged once until one
-goes through again. The supervisor's queue is short (net.unix.max_dgram_qlen): what finds no room there is sent a little
-later, in order. The watchdog alone does not wait its turn (:mod:`chronetixd.systemd.watchdog`): a late beat is none.
+Rules: nothing is sent without a service manager; sending never blocks; a message that cannot be sent is logged, once
+until a message is sent again. The service manager's queue is short (net.unix.max_dgram_qlen): messages that find no
+room
+are sent a little later, in order. Only the watchdog's messages are not queued behind others
+(:mod:`chronetixd.systemd.watchdog`), because a late one is of no use.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ import structlog
 from chronetixd.packing import Bag, Unbag
 
 RETRY_S = 0.02
-"""A supervisor that has too much to read is tried again after this."""
+"""How long to wait before sending again to a service manager whose queue is full."""
 
 _BUSY = (errno.EAGAIN, errno.ENOBUFS, errno.ETOOMANYREFS)
 
@@ -28,12 +30,12 @@ _broken = False
 
 
 def supervised() -> bool:
-    """Whether somebody is there to be told."""
+    """Whether a service manager has asked for notifications."""
     return bool(os.environ.get("NOTIFY_SOCKET"))
 
 
 def notify(message: str, descriptors: Sequence[int] = ()) -> bool:
-    """Send ``message`` (such as ``READY=1``, several lines at once if need be); whether it was sent."""
+    """Send ``message``, one or several lines such as ``READY=1``, and return whether it was sent."""
     global _broken
     if not supervised():
         return False
@@ -42,7 +44,7 @@ def notify(message: str, descriptors: Sequence[int] = ()) -> bool:
     except OSError as reason:
         if not _broken:
             log = structlog.get_logger("chronetixd")
-            log.warning("the supervisor could not be told", text=message, why=str(reason))
+            log.warning("the service manager could not be notified", text=message, why=str(reason))
         _broken = True
         return False
     _broken = False
@@ -50,7 +52,8 @@ def notify(message: str, descriptors: Sequence[int] = ()) -> bool:
 
 
 def send(message: str, descriptors: Sequence[int] = ()) -> None:
-    """As :func:`notify`, to a supervisor that is there. Raises OSError: EAGAIN when it has too much to read."""
+    """Send as :func:`notify` does; $NOTIFY_SOCKET must be set. Raises OSError: EAGAIN when the service manager's queue
+    is full."""
     address = os.environ["NOTIFY_SOCKET"]
     if address.startswith("@"):
         address = "\0" + address[1:]
@@ -60,23 +63,23 @@ def send(message: str, descriptors: Sequence[int] = ()) -> None:
 
 
 class ServiceManager:
-    """Is told everything in order, also when there is more of it than it has read. ``later`` calls a function after so
-    many seconds."""
+    """The service manager, to which messages are sent in order; they are queued here while its own queue is full.
+    ``later`` calls a function after a number of seconds."""
 
     def __init__(self, later: Callable[[float, Callable[[], None]], object]) -> None:
         self._later = later
         self._waiting: deque[tuple[str, int]] = deque()
-        """Messages, each with a descriptor of ours or -1."""
+        """Queued messages, each with a duplicate of its descriptor or -1."""
         self._closed = False
 
     @property
     def waiting(self) -> int:
-        """Messages that it has not been sent yet."""
+        """How many messages are queued."""
         return len(self._waiting)
 
     def tell(self, text: str, descriptor: int = -1) -> bool:
-        """Send ``text``, with a duplicate of ``descriptor``; False when there is nobody, or it cannot be told. Raises
-        OSError when descriptors have run out."""
+        """Send or queue ``text``, with a duplicate of ``descriptor`` unless that is -1. Return False when there is no
+        service manager, or it cannot be reached. Raises OSError when descriptors have run out."""
         if self._closed or not supervised():
             return False
         if not self._waiting:
@@ -88,37 +91,38 @@ class ServiceManager:
         return True
 
     def ready(self, status: str) -> None:
-        """The daemon is up, or a reload has ended."""
+        """Notify that the daemon is ready, or that a reload has ended."""
         self.tell(f"READY=1\nSTATUS={_line(status)}\nMAINPID={os.getpid()}")
 
     def reloading(self) -> None:
-        """The configuration is being read again, or another image takes over; :meth:`ready` ends it."""
+        """Notify that the configuration is being read again, or that another image takes over; :meth:`ready` ends
+        this."""
         self.tell(f"RELOADING=1\nMONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
 
     def stopping(self, status: str) -> None:
-        """The end has begun."""
+        """Notify that the daemon is stopping."""
         self.tell(f"STOPPING=1\nSTATUS={_line(status)}")
 
     def extend_timeout(self, seconds: float, status: str) -> None:
-        """Starting or stopping goes on: it must not give up within ``seconds`` from now."""
+        """Ask the service manager to wait at least ``seconds`` longer for the start or the end of the daemon."""
         self.tell(f"EXTEND_TIMEOUT_USEC={round(seconds * 1e6)}\nSTATUS={_line(status)}")
 
     def status(self, text: str) -> None:
-        """One line for people."""
+        """Send the status, one line for people."""
         self.tell(f"STATUS={_line(text)}")
 
     def packed(self, bag: Bag) -> list[tuple[str, int]]:
-        """What waits."""
+        """Return the queued messages for a snapshot, and add their descriptors to ``bag``."""
         return [(text, bag.put(fd) if fd >= 0 else -1) for text, fd in self._waiting]
 
     def unpack(self, packed: Iterable[tuple[str, int]], bag: Unbag) -> None:
-        """The inverse."""
+        """Queue the messages of a snapshot again. Raises OSError when descriptors have run out."""
         self._waiting.extend((text, bag.take(fd) if fd >= 0 else -1) for text, fd in packed)
         if self._waiting:
             self._later(RETRY_S, self._go_on)
 
     def close(self) -> None:
-        """Nothing more is sent; what waits is given up. Idempotent."""
+        """Drop the queued messages and send no further ones. Idempotent."""
         self._closed = True
         for _, fd in self._waiting:
             if fd >= 0:
@@ -137,7 +141,7 @@ class ServiceManager:
 
 
 def _attempt(text: str, fd: int) -> bool | None:
-    """Whether it went; None when it may go later."""
+    """Send a message and return whether it was sent; None if it may be sent later, because the queue is full."""
     descriptors = [fd] if fd >= 0 else []
     try:
         send(text, descriptors)

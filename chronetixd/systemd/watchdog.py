@@ -1,8 +1,8 @@
-"""Feeds the supervisor's watchdog, and only while the event loop proves that it works.
+"""Feeds the service manager's watchdog, but only while the event loop works.
 
-A beat goes the way that everything goes here: a timer writes a byte into a socket pair, the loop's poll finds it, the
-reader takes it, and only then is the watchdog fed. A loop that is stuck in a callback, that has lost its timers, or
-that no longer polls feeds nothing, and systemd ends and restarts the daemon. Without a watchdog nothing runs.
+Each beat passes through the whole loop: a timer writes a byte into a socket pair, the loop's poll reports it, a reader
+takes it, and only then the watchdog is fed. A loop that is stuck in a callback, that has lost its timers, or that no
+longer polls does not feed it, and systemd ends and restarts the daemon. Without a watchdog no timer runs.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from chronetixd.systemd.notify import notify
 
 
 def period_s(env: Mapping[str, str], pid: int) -> float | None:
-    """How often to feed: a third of what $WATCHDOG_USEC allows, so that one late beat is none too many. None where
-    nobody watches this process."""
+    """Return the seconds between two beats: a third of $WATCHDOG_USEC, so that one late beat does no harm. None if no
+    watchdog watches the process ``pid``."""
     allowed, meant = env.get("WATCHDOG_USEC", ""), env.get("WATCHDOG_PID", str(pid))
     if not allowed.isdecimal() or int(allowed) == 0 or meant != str(pid):
         return None
@@ -25,7 +25,7 @@ def period_s(env: Mapping[str, str], pid: int) -> float | None:
 
 
 class Watchdog:
-    """Beats every ``period`` seconds from :meth:`start` to :meth:`stop`."""
+    """Calls ``feed`` every ``period`` seconds, through the loop, from :meth:`start` to :meth:`stop`."""
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, period: float | None, feed: Callable[[], object] | None = None
@@ -37,7 +37,7 @@ class Watchdog:
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
-        """Beat from now on, if somebody watches."""
+        """Begin to beat, unless ``period`` is None."""
         if self._period is None:
             return
         self._ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
@@ -45,7 +45,7 @@ class Watchdog:
         self._beat()
 
     def stop(self) -> None:
-        """Beat no more. Idempotent."""
+        """Stop beating. Idempotent."""
         if self._timer is not None:
             self._timer.cancel()
         if self._ends is not None:
@@ -66,5 +66,5 @@ class Watchdog:
 
 
 def of_environment(loop: asyncio.AbstractEventLoop) -> Watchdog:
-    """The watchdog that this process's environment asks for."""
+    """Return the watchdog that this process's environment asks for."""
     return Watchdog(loop, period_s(os.environ, os.getpid()))

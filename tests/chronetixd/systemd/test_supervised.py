@@ -367,4 +367,4 @@ def test_a_supervisor_that_has_gone_is_complained_of_once(tmp_path: Path, monkey
     monkeypatch.setattr(notify, "_broken", False)
     with capture_logs() as complaints:
         assert [notify.notify("STATUS=x") for _ in range(3)] == [False] * 3
-    assert [record["event"] for record in complaints] == ["the supervisor could not be told"]
+    assert [record["event"] for record in complaints] == ["the service manager could not be notified"]
