@@ -160,8 +160,11 @@ def kill(daemon: Any) -> None:
 
 
 def end(pid: int) -> None:
-    """Kill a process that is not ours, and wait for its end."""
-    fd = os.pidfd_open(pid)
+    """Kill a process that is not ours, and wait for its end; it may have died with its daemon."""
+    try:
+        fd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
     signal.pidfd_send_signal(fd, signal.SIGKILL)
     select.select([fd], [], [])
     os.close(fd)

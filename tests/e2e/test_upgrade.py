@@ -66,7 +66,7 @@ def descriptors(daemon: Any) -> int:
 def follow(client: Client, kind: str, **of: Any) -> Map:
     """The next event of this kind, or the one that was."""
     for event in client.stream("events", follow=True):
-        if event["kind"] == kind and all(event["data"].get(key) == value for key, value in of.items()):
+        if event["kind"] == kind and all((event | event["data"]).get(key) == value for key, value in of.items()):
             assert isinstance(event, dict)
             return event
     raise AssertionError
@@ -280,23 +280,32 @@ if "CHRONETIX_UPGRADE" in os.environ:
 
 class TestInTheMiddle:
     def test_of_a_back_off(self, daemon: Any, submit: Any, tmp_path: Path) -> None:
-        rule = {"policy": "permanent", "max": 5, "backoff_ms": 10_000, "backoff_max_ms": 10_000, "jitter_pct": 0}
-        nodes = [
-            submit.node("source", "restarts:paced", restart=rule),
-            submit.node("map", "restarts:FailsAtFirst", params={"lives": 2}, restart=rule),
-            submit.node("sink", "restarts:Ledger", params={"ledger": str(tmp_path / "ledger")}, restart=rule),
-        ]
-        routes = [submit.edge("source", "map"), submit.edge("map", "sink")]
-        submit(nodes, routes, name="f", wait="running")
+        """One that is long, so that it cannot end meanwhile, and one that does end."""
+        for flow, backoff_ms in (("long", 3_600_000), ("short", 10_000)):
+            rule = {"policy": "permanent", "max": 5, "backoff_ms": backoff_ms, "backoff_max_ms": backoff_ms}
+            nodes = [
+                submit.node("source", "restarts:paced", restart=rule),
+                submit.node("map", "restarts:FailsAtFirst", params={"lives": 2}, restart=rule),
+                submit.node("sink", "restarts:Ledger", params={"ledger": str(tmp_path / flow)}, restart=rule),
+            ]
+            submit(nodes, [submit.edge("source", "map"), submit.edge("map", "sink")], name=flow, wait="running")
+
+        def waiting(client: Client) -> tuple[str, int, int]:
+            (node,) = [each for each in client.call("describe", flow="long")["nodes"] if each["node"] == "map"]
+            return node["state"], node["incarnation"], node["restart"]["next_restart_unix_ns"]
+
         with Client.connect(daemon.socket) as client:
-            follow(client, "node-restarting", attempt=2)
+            follow(client, "node-restarting", flow="long", attempt=2)
+            before = waiting(client)
+        assert before[:2] == ("restarting", 1)
         upgrade(daemon)
         with Client.connect(daemon.socket) as client:
-            (node,) = [each for each in client.call("describe", flow="f")["nodes"] if each["node"] == "map"]
-            assert (node["state"], node["incarnation"]) == ("restarting", 1)
-            assert node["restart"]["next_restart_unix_ns"] > 0
-            follow(client, "node-restarted", incarnation=2)
-            assert client.call("stop", flow="f")["state"] == "stopped"
+            after = waiting(client)
+            assert after[:2] == before[:2]
+            assert abs(after[2] - before[2]) < 1_000_000_000
+            follow(client, "node-restarted", flow="short", incarnation=2)
+            for flow in ("long", "short"):
+                assert client.call("stop", flow=flow)["state"] == "stopped"
 
     def test_of_a_line(self, daemon: Any, submit: Any, tmp_path: Path) -> None:
         files = {"begun": str(tmp_path / "begun"), "end": str(tmp_path / "end")}
@@ -354,7 +363,7 @@ class TestInTheMiddle:
         timer = {"id": "t", "schedule": {"interval_ms": 20}}
         submit([submit.node("ticks", "upgrades:ticks", timers=[timer])], [], name="f", wait="running")
         with Client.connect(daemon.socket) as client:
-            said(client, "tick 5 0")
+            said(client, "tick 5")
         upgrade(daemon)
         with Client.connect(daemon.socket) as client:
             last = follow(client, "upgraded")["unix_ns"]
@@ -368,9 +377,9 @@ class TestInTheMiddle:
 
 
 def said(client: Client, line: str) -> None:
-    """Wait until a worker has."""
+    """Wait until a worker has said ``line``, with or without more behind it."""
     for item in client.stream("logs", follow=True):
-        if item["line"] == line:
+        if item["line"] == line or item["line"].startswith(line + " "):
             return
 
 

@@ -202,7 +202,8 @@ def named_pipe(opened: ExitStack) -> int:
 
 
 def file(opened: ExitStack) -> int:
-    return opened.enter_context(tempfile.TemporaryFile(dir="/work" if os.path.isdir("/work") else None)).fileno()
+    """Of a file system that is not memory, wherever the temporary files are."""
+    return opened.enter_context(open("/proc/self/cmdline", "rb")).fileno()
 
 
 def unix(opened: ExitStack) -> int:

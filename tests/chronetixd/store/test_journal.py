@@ -152,7 +152,8 @@ from pathlib import Path
 from chronetixd.store.journal import Journal, StoredFlow, StoredLife
 journal = Journal(Path(sys.argv[1]), print, lambda seconds, call: None)
 journal.open()
-journal.submitted(StoredFlow(name="f", submitted_unix_ns=1, contract=b"", bindings={}, base_dir=""), print)
+flow = StoredFlow(name="f", submitted_unix_ns=1, contract=b"", bindings={}, base_dir="")
+journal.submitted(flow, lambda trouble: print(trouble, flush=True))
 n = 0
 while True:
     n += 1
