@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -86,7 +87,7 @@ def interpreter(version: str) -> Path:
 
 @pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
-    """What ``make wheel`` makes of the files that git has or would take, built by whichever worker comes first."""
+    """What ``make wheel`` makes of the files that are not ignored, built by whichever worker comes first."""
     folder = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         folder = folder.parent
@@ -105,18 +106,18 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
 
 
 def copied(folder: Path) -> Path:
-    """The checkout as a clone of it would be after a commit."""
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT,
-        capture_output=True,
-        check=True,
-    )
-    for name in filter(None, listed.stdout.decode().split("\0")):
-        if os.path.lexists(ROOT / name):
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, folder / name, follow_symlinks=False)
-    return folder
+    """The checkout as a clone of it would be after a commit, made without git: it need not be installed."""
+    ignored = [line.rstrip("/") for line in (ROOT / ".gitignore").read_text().splitlines()]
+
+    def left_out(at: str, names: list[str]) -> set[str]:
+        paths = {name: str((Path(at) / name).relative_to(ROOT)) for name in names}
+        return {
+            name
+            for name, path in paths.items()
+            if name == ".git" or any(fnmatch(path if "/" in pattern else name, pattern) for pattern in ignored)
+        }
+
+    return Path(shutil.copytree(ROOT, folder, ignore=left_out, symlinks=True))
 
 
 @pytest.fixture
