@@ -19,7 +19,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 from chronetix.shm.names import maker
 
@@ -30,6 +30,8 @@ sys.dont_write_bytecode = False
 settings.register_profile("chronetix", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("chronetix")
 """How long an example takes says nothing on a machine that others use too."""
+settings.register_profile("mutants", settings.get_profile("chronetix"), phases=(Phase.explicit, Phase.generate))
+"""Of a mutant nobody wants the smallest example."""
 
 
 LONGEST = (

@@ -235,6 +235,62 @@ class TestInvalidField:
 
         assert (found.kind, found.message, found.suggestion) == ("InvalidField", message, suggestion)
 
+    @pytest.mark.parametrize(
+        ("fields", "message"),
+        [
+            ("io: 3", "node c: io must be a mapping, it is a number"),
+            ("io: {inputs: 3}", "node c: io: inputs must be a list, it is a number"),
+            ("io: {outputs: [3]}", "node c: io: every entry of outputs must be a mapping, this one is a number"),
+            ("io: {outputs: [{content_type: 3}]}", "node c: io.outputs: content_type must be text, it is a number"),
+            ("io: {inputs: [{schema_ver: 3}]}", "node c: io.inputs: schema_ver must be text, it is a number"),
+            ("qos: [3]", "node c: qos must be a mapping or the name of a class, it is a list"),
+            ("qos: {priority: x}", "node c: qos: priority must be a whole number of at least 0, it is 'x'"),
+            ("qos: {deadline_ns: -1}", "node c: qos: deadline_ns must be a whole number of at least 0, it is -1"),
+            ("priority: x", "node c: priority must be a whole number of at least 0, it is 'x'"),
+            ("deadline_ns: -1", "node c: deadline_ns must be a whole number of at least 0, it is -1"),
+            ("bindings: 3", "node c: bindings must be a mapping, it is a number"),
+            ("bindings: {timer: 3}", "node c: bindings: timer must be a list, it is a number"),
+            ("bindings: {bus: 3}", "node c: bindings: bus must be a mapping, it is a number"),
+            (
+                "bindings: {bus: {subscriptions: 3}}",
+                "node c: bindings.bus: subscriptions must be a list, it is a number",
+            ),
+            ("bindings: {bus: {publications: 3}}", "node c: bindings.bus: publications must be a list, it is a number"),
+            ("bus: 3", "node c: bus must be a mapping, it is a number"),
+            ("bus: {subscribe: 3}", "node c: bus: subscribe must be a list, it is a number"),
+            ("features: 3", "node c: features must be a mapping, it is a number"),
+            ("annotations: 3", "node c: annotations must be a mapping, it is a number"),
+            ("params: 3", "node c: params must be a mapping, it is a number"),
+            ("version: 3", "node c: version must be text, it is a number"),
+            ("role: 3", "node c: role must be text, it is a number"),
+            ("origin: 3", "node c: origin must be text, it is a number"),
+            ("category: 3", "node c: category must be text, it is a number"),
+        ],
+    )
+    def test_whatever_is_wrong_in_a_node_says_where_in_it(self, problems: Problems, fields: str, message: str) -> None:
+        found = problems(f"nodes:\n  - {{id: c, plugin: {{artifact: 'python://m:f'}}, {fields}}}\n")
+
+        assert message in [each.message for each in found]
+
+    @pytest.mark.parametrize(
+        ("fields", "message"),
+        [
+            ("versoin: x", 'node c: unknown field "versoin"'),
+            ("io: {output: []}", 'node c: io: unknown field "output"'),
+            ("qos: {priorty: 1}", 'node c: qos: unknown field "priorty"'),
+            ("bindings: {timr: []}", 'node c: bindings: unknown field "timr"'),
+            (
+                "bindings: {bus: {publication: []}}",
+                'node c: bindings.bus: unknown field "publication"',
+            ),
+        ],
+    )
+    def test_a_field_that_is_nearly_one_that_is_known_is_warned_of(self, fields: str, message: str) -> None:
+        text = f"nodes:\n  - {{id: c, plugin: {{artifact: 'python://m:f'}}, {fields}}}\n"
+
+        told = [each.message for each in compile_text(text, "f").warnings]
+        assert f"{message} is passed on unread" in told
+
     def test_what_only_the_contract_knows_has_its_place_too(self, problems: Problems) -> None:
         found = only(
             problems(

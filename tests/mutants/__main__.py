@@ -3,7 +3,7 @@
     python -m tests.mutants [--count N] [--seed N] [--areas core,cbor,…] [--only PATH]
 
 A mutant that survives is a line that no test stands for, or one that means the same either way; which, a person
-decides, and writes it into equivalent.py. Tests that speak of the module run first, in a pytest of their own, and the
+decides, and writes it into equivalent.py. Tests that are for the module run first, in a pytest of their own, and the
 rest of its folder only for what they have not noticed. A test that fails counts only when it passes without the mutant.
 
 Every change is made in a copy, and tests run in namespaces of their own: the copy is all that they can write to, and
@@ -51,7 +51,7 @@ ELSEWHERE = {"chronetixd/compile": "tests/compile"}
 """Tests that do not lie where their code does."""
 
 BESIDE = {
-    "protocol/native/": ("tests/protocol/test_cbor_native.py", "tests/protocol/test_cbor.py"),
+    "protocol/native/": ("tests/protocol/test_cbor.py", "tests/protocol/test_cbor_edges.py"),
     "protocol/contract/": ("tests/protocol/test_contract_flow.py",),
     "chronetixctl/": ("tests/chronetixctl/test_commands.py",),
     "chronetixd/compile/": ("tests/compile/test_defaults.py", "tests/compile/test_problems.py"),
@@ -105,7 +105,7 @@ class Copy:
         where = {"COPY": str(self.folder), "PYTHONPATH": str(self.folder), "TMPDIR": str(self.folder / "tmp")}
         apart = ["unshare", "--mount", "--pid", "--ipc", "--fork", "--kill-child", "--mount-proc"]
         tested = [sys.executable, "-m", "pytest", "-q", "-x", "-rfE", "--no-header", f"--timeout={TEST_PATIENCE_S}"]
-        tested += ["-p", "no:cacheprovider", "-p", "no:randomly"]
+        tested += ["-p", "no:cacheprovider", "-p", "no:randomly", "--hypothesis-profile=mutants"]
         # Not tempfile's folder: the kernel takes no longer a path for a socket than 107 characters.
         command = [*apart, "sh", "-c", PRELUDE, "sh", *tested, "--basetemp", str(self.folder / "t"), *tests]
         try:
@@ -166,7 +166,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--count", type=int, default=60)
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
     parser.add_argument("--areas", type=lambda text: text.split(","), default=list(AREAS))
-    parser.add_argument("--near", action="store_true", help="only tests that speak of the module: quick, and too harsh")
+    parser.add_argument("--near", action="store_true", help="only tests that are for the module: quick, and too harsh")
     parser.add_argument("--only", default="", help="files whose path has this in it")
     wanted = parser.parse_args()
     if unknown := set(wanted.areas) - set(AREAS):
@@ -208,7 +208,7 @@ class Run:
             try:
                 if unreadable(mutant, source) or self._copy.put(mutant.path, mutant.applied(source)):
                     continue
-                for tests in [near[:2], near[2:], [] if self._near else rest]:
+                for tests in [near[:2], near[2:], [] if self._near and near else rest]:
                     told = told or self._noticed(tests, mutant, source)
             finally:
                 self._copy.put(mutant.path, source)
@@ -259,10 +259,10 @@ def unreadable(mutant: Mutant, source: str) -> bool:
 
 
 def chosen(path: Path) -> tuple[list[str], list[str]]:
-    """The files of tests that speak of a module, nearest first, and the others that lie where it is mirrored.
+    """The files of tests that are for a module, nearest first, and the others that lie where it is mirrored.
 
-    Nearest is the one with the module's name, then come those of its folder that import it, then other folders', then
-    those that name it. A search is only for what it searches.
+    Nearest is the one with the module's name, then come those of BESIDE, those of its folder that import it, and other
+    folders'; of the others first those that name it. A search is only for what it searches.
     """
     folder = ROOT / mirror_of(path)
     module = re.escape(".".join(path.with_suffix("").parts))
@@ -274,7 +274,7 @@ def chosen(path: Path) -> tuple[list[str], list[str]]:
         if file.name in SEARCH and "wiring" not in str(path):
             return None
         if file.name in SEARCH:
-            return 6
+            return 7
         beside = any(str(path).startswith(start) and str(file.relative_to(ROOT)) in BESIDE[start] for start in BESIDE)
         within, text = folder in file.parents, file.read_text()
         if within and file.stem in (f"test_{path.stem}", f"test_{path.stem}s", f"test_{path.parent.name}"):
@@ -284,7 +284,7 @@ def chosen(path: Path) -> tuple[list[str], list[str]]:
         if imports.search(text):
             return 2 if within else 4
         if within:
-            return 3 if re.search(rf"\b{path.stem}\b", text) else 5
+            return 5 if re.search(rf"\b{path.stem}\b", text) else 6
         return None
 
     ranks = {file: rank(file) for file in sorted((ROOT / "tests").rglob("test_*.py"))}

@@ -1,7 +1,7 @@
 """Where a file can be changed so that it does something else, and what then stands there instead.
 
 A mutant is one replacement in the text, so that what is shown is the line as its author wrote it. Not changed:
-annotations, docstrings, what only type checkers read, assertions, and modules' lists of names.
+annotations, docstrings, what only type checkers read, assertions (and zip's strict), and modules' lists of names.
 """
 
 from __future__ import annotations
@@ -153,6 +153,8 @@ class _Finder:
             if isinstance(node, ast.ClassDef) and name == "keywords":  # a struct may be written to, and nobody does
                 continue
             for child in value if isinstance(value, list) else [value]:
+                if isinstance(child, ast.keyword) and child.arg == "strict":  # of zip: an assertion
+                    continue
                 if isinstance(child, ast.stmt):
                     yield from self._statement(child)
                 elif isinstance(child, ast.AST):

@@ -33,6 +33,7 @@ def changed(tmp_path: Path, text: str, name: str = "m.py") -> list[str]:
         ("t = f'{n:>4} of it'\n", ["t = f'~{n:>4} of it'\n"]),
         ("t = 'as people read it'\n", ["t = '~as people read it'\n"]),
         ("t = 'word'\n", []),
+        ("p = [*zip(a, b, strict=True)]\n", []),
         ('"""A docstring of 3."""\nassert a < 3\n__all__ = ["a b"]\n', []),
         ("if TYPE_CHECKING:\n    a = 1\n", []),
     ],

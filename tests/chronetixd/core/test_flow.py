@@ -343,6 +343,7 @@ def test_whenever_its_feeder_fails_its_workers_are_killed_and_it_has_failed(data
     living = [node for node, worker in play.flow.workers.items() if not worker.gone and data.draw(st.booleans())]
     done = handle(play.flow, core.Collapsed("lost", tuple(living)), core.ClockAndChance(0, 0.5))
     assert of(core.Signal, done) == [core.Signal(tuple(living), kill=True)]
+    assert not play.flow.leaving
     for node in living:
         assert play.flow.state is FlowState.DRAINING
         play.node(node, life.ProcessExited(Exit(signal="SIGKILL")))

@@ -693,6 +693,11 @@ class TestLeaving:
         assert core.SendDrain(("source",)) in done
         assert world.flow.state is FlowState.DRAINING
 
+    def test_nobody_leaves_any_more_where_everybody_is_killed(self, world: World) -> None:
+        world.do(core.LeaveRequested("map"))
+        world.do(core.Collapsed("lost", tuple(world.flow.workers)))
+        assert (world.flow.leaving, world.flow.state) == (set(), FlowState.DRAINING)
+
     def test_a_stop_at_once_does_not_wait(self, world: World) -> None:
         world.do(core.LeaveRequested("map"))
         for event in LEFT:

@@ -410,3 +410,11 @@ class TestShares:
             wiring.offer("source", msgspec.structs.replace(message, segments=more), descriptors)
         close_all(descriptors)
         wiring.offer("source", *nodes["source"].offer())
+
+
+def test_of_a_consumer_that_nobody_can_look_at_nothing_is_held(wiring: Wiring) -> None:
+    """Nobody has offered memory yet, or its header is spoilt."""
+    for node in NODES:
+        assert wiring.held(node) == []
+    for route in ROUTES:
+        assert (wiring.kept(route), wiring.snapshot(route), wiring.has(route)) == (None, None, True)
