@@ -270,6 +270,9 @@ def chosen(path: Path) -> tuple[list[str], list[str]]:
         rf"\b(?:chronetix\.)?{module}\b|from (?:chronetix\.)?{module.rpartition('.')[0]} import .*\b{path.stem}\b"
     )
 
+    own, above = path.stem, path.parent.name
+    mirrored = {f"test_{name}" for name in (own, f"{own}s", above, f"{above}_{own}")}
+
     def rank(file: Path) -> int | None:
         if file.name in SEARCH and "wiring" not in str(path):
             return None
@@ -277,7 +280,7 @@ def chosen(path: Path) -> tuple[list[str], list[str]]:
             return 7
         beside = any(str(path).startswith(start) and str(file.relative_to(ROOT)) in BESIDE[start] for start in BESIDE)
         within, text = folder in file.parents, file.read_text()
-        if within and file.stem in (f"test_{path.stem}", f"test_{path.stem}s", f"test_{path.parent.name}"):
+        if within and file.stem in mirrored:
             return 0
         if beside:
             return 1

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from chronetixd.records.log_record import MAX_LINE
-from chronetixd.workers.output import TAIL_LINES, LineCutter, Output
+from chronetixd.workers.output import MAX_TAIL_LINE, TAIL_LINES, LineCutter, Output
 
 
 @given(st.lists(st.text(st.characters(exclude_characters="\n\r"), max_size=20)), st.data())
@@ -74,3 +75,27 @@ def test_finishing_does_not_read_on_while_somebody_goes_on_writing(loop: Any) ->
     output.finish()
     os.close(write)
     assert lines == ["said"]
+
+
+@pytest.mark.parametrize("size", [MAX_LINE - 1, MAX_LINE, MAX_LINE + 1])
+@pytest.mark.parametrize("piece", [1 << 20, MAX_LINE, 4000])
+def test_a_line_of_just_the_limit_is_whole(size: int, piece: int) -> None:
+    """However it comes: at once, with its end in a piece of its own, in many."""
+    raw = b"x" * size + b"\nnext\n"
+    cutter, got = LineCutter(), []
+    for at in range(0, len(raw), piece):
+        got += cutter.feed(raw[at : at + piece])
+    assert got == ["x" * min(size, MAX_LINE), "next"]
+    assert cutter.cut == (size > MAX_LINE)
+
+
+@pytest.mark.parametrize("size", [MAX_TAIL_LINE - 1, MAX_TAIL_LINE, MAX_TAIL_LINE + 1])
+def test_the_tail_has_of_each_line_as_much_as_the_limit(loop: Any, size: int) -> None:
+    read, write = os.pipe()
+    lines: list[str] = []
+    output = Output(loop, read, lines.append, lambda: None)
+    os.write(write, b"\n".join([b"y" * size] * (TAIL_LINES + 1)))
+    os.close(write)
+    output.finish()
+    assert lines == ["y" * size] * (TAIL_LINES + 1)
+    assert list(output.tail) == ["y" * min(size, MAX_TAIL_LINE)] * TAIL_LINES
