@@ -299,11 +299,11 @@ class TestWhileSomeAreAway:
         descriptors = [5, 6]
         assert recovery.holds("a", wire.Started(), descriptors)
         assert descriptors == []
-        assert recovery.holds("b", wire.Drained(route="r"), [])
+        assert recovery.holds("b", wire.Drained(route="r", epoch=1), [])
         assert not recovery.holds("a", wire.Pong(id=1, progress=0), descriptors)
         for node in NODES:
             back(recovery, sock, node)
-        assert world.home[0][2] == [("a", wire.Started(), [5, 6]), ("b", wire.Drained(route="r"), [])]
+        assert world.home[0][2] == [("a", wire.Started(), [5, 6]), ("b", wire.Drained(route="r", epoch=1), [])]
 
     def test_one_worker_s_messages_that_wait_are_bounded(self, recovery: Recovery) -> None:
         for _ in range(MAX_HELD):
