@@ -62,7 +62,7 @@ def upgrade(session: Session, image: str | None, dry_run: bool, wait: float) -> 
         output.show(found, session.output, lambda: _told(found))
         return exits.OK
     output.show(rehearsed, session.output, lambda: _rehearsed(rehearsed))
-    return exits.FAILED if rehearsed["in_the_way"] else exits.OK
+    return exits.FAILED if rehearsed["upgrade_blockers"] else exits.OK
 
 
 def _interrupted(*, dry_run: bool, begun: bool) -> int:
@@ -104,4 +104,4 @@ def _told(found: dict[str, Any]) -> str:
 def _rehearsed(found: dict[str, Any]) -> str:
     before, after = (output.printable(found[name]) for name in ("before", "after"))
     lines = [f"{before} → {after}: could take over {found['workers']} workers of {found['flows']} flows"]
-    return "\n".join([*lines, *(f"in the way now: {output.printable(way)}" for way in found["in_the_way"])])
+    return "\n".join([*lines, *(f"blocked now: {output.printable(way)}" for way in found["upgrade_blockers"])])

@@ -105,7 +105,7 @@ async def flow_stats(runs: list[FlowRun], ask: Ask) -> cbor.Encoded:
 
 def _state(run: FlowRun, node: str) -> str:
     """Where its worker is in its life, as far as this daemon knows."""
-    shown, subject = None if run.home is None else run.home.state(node), run.machine.workers.get(node)
+    shown, subject = None if run.recovery is None else run.recovery.state(node), run.machine.workers.get(node)
     return shown or str(subject.state if subject else WorkerState.SPAWNING)
 
 
@@ -128,7 +128,7 @@ async def describe(run: FlowRun, contract: bytes, ask: Ask) -> cbor.Encoded:
     """The ``describe`` verb's value; ``contract`` is the flow as it was submitted, in CBOR."""
     run.held_frames.stir()
     figures = await ask([worker.pid for worker in run.workers.values() if worker.alive])
-    deaths = await run.deaths()
+    deaths = await run.exits()
     pace = Pace()
     flow, plan = run.plan.flow, run.plan
     data = {route.id: route for route in run.wiring.routes}
@@ -163,7 +163,7 @@ async def describe(run: FlowRun, contract: bytes, ask: Ask) -> cbor.Encoded:
 
 def returning(run: FlowRun) -> int:
     """How many of its workers have outlived an earlier daemon, and are not back yet."""
-    return 0 if run.home is None else len(run.home.away)
+    return 0 if run.recovery is None else len(run.recovery.awaited)
 
 
 async def _bound_results(nodes: list[dict[str, Any]], pace: Pace) -> None:
@@ -219,7 +219,7 @@ def _describe_node(run: FlowRun, node: str, known: Mapping[int, dict[str, float]
 
 def _describe_restart(run: FlowRun, node: str) -> dict[str, Any]:
     """The node's rule, how often it was restarted, and, while it waits for that, when."""
-    manifest, subject, timer = run.plan.nodes[node].manifest, run.machine.workers.get(node), run.revivals[node]
+    manifest, subject, timer = run.plan.nodes[node].manifest, run.machine.workers.get(node), run.restart_timers[node]
     return {
         **_fields(manifest.restart),
         "restarts": subject.incarnation if subject else 0,

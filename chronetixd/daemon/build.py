@@ -38,7 +38,7 @@ from chronetixd.systemd.notify import ServiceManager
 from chronetixd.systemd.watchdog import Watchdog, of_environment
 from chronetixd.workers.launcher import Launcher
 from chronetixd.workers.orphans import Orphans
-from chronetixd.workers.pool import Spares
+from chronetixd.workers.pool import WorkerPool
 from chronetixd.workers.pump import Pump
 from chronetixd.workers.sandbox import Sandboxes
 
@@ -77,7 +77,7 @@ class House:
     inspection: Inspection
     launcher: Launcher
     bus: Bus
-    spares: Spares
+    spares: WorkerPool
     journal: Journal
     scribe: Aside
     """The thread that writes the journal."""
@@ -149,7 +149,7 @@ def build(settings: Settings, loop: asyncio.AbstractEventLoop, *, name: str, tel
         on_hopeless=tells.launcher_hopeless,
         on_announced=strays.look_soon,
     )
-    spares = Spares(loop, launcher, sandboxes, settings.spares, troubles.spares_full)
+    spares = WorkerPool(loop, launcher, sandboxes, settings.spares, troubles.spares_full)
     bus = Bus(loop, events)
     checks = Aside(loop, "chronetix-checks", threads=CHECKS)
     services = Services(
@@ -160,7 +160,7 @@ def build(settings: Settings, loop: asyncio.AbstractEventLoop, *, name: str, tel
         bus=bus,
         events=events,
         logs=logs,
-        deaths=deaths,
+        exit_records=deaths,
         disk=disk,
         checks=checks,
         journal=journal,

@@ -37,7 +37,7 @@ from chronetixd.dataplane import shm_support
 from chronetixd.doctor import Side, Surroundings, examine
 from chronetixd.flows.apply import Rollouts
 from chronetixd.flows.run import FlowRun
-from chronetixd.flows.worker_records import lives_on
+from chronetixd.flows.worker_records import is_alive
 from chronetixd.linux import fd_reserve
 from chronetixd.loop.signals import SignalHandlers
 from chronetixd.packing import Bag, Unbag
@@ -190,7 +190,7 @@ class Daemon:
         self._report.starting()
         self._house.strays.start()
         self._left = self._house.journal.recover()
-        self._house.groups.open(keep=(life.pid for life in self._left.lives if lives_on(life)))
+        self._house.groups.open(keep=(life.pid for life in self._left.lives if is_alive(life)))
         self._log.info(
             "control groups",
             group=str(self._house.groups.base or ""),
@@ -212,9 +212,9 @@ class Daemon:
 
     # -- from one image to the next ------------------------------------------------------------------------
 
-    def in_the_way(self) -> list[str]:
+    def upgrade_blockers(self) -> list[str]:
         """Return what blocks an upgrade now, as sentences; empty if nothing does."""
-        ways = self._parts.in_the_way()
+        ways = self._parts.upgrade_blockers()
         if not self._ready:
             ways.append("the daemon is starting")
         if self._stopping.is_set():
@@ -249,7 +249,7 @@ class Daemon:
         self._report.ready()
 
     def packed(self, bag: Bag, upgrade: Upgraded, since_ns: int) -> Snapshot:
-        """Return the snapshot for the next image, and add its descriptors to ``bag``. ``in_the_way`` must be empty."""
+        """Return the snapshot for the next image, and add its descriptors to ``bag``. ``upgrade_blockers`` must be empty."""
         parts = self._parts.packed(bag)
         return Snapshot(
             upgrade=upgrade,
@@ -295,7 +295,7 @@ class Daemon:
         self._tell_upgraded(msgspec.structs.replace(snapshot.upgrade, pause_ns=pause_ns, failed=failed))
         self._house.garbage.begin()
         self._house.launcher.start(self._known_pids)
-        self._house.flows.go_on(snapshot.flows)
+        self._house.flows.resume_after_upgrade(snapshot.flows)
         self._house.strays.look_soon()
         self._house.server.go_on()
         self._report.ready()
@@ -321,12 +321,12 @@ class Daemon:
         self._starting = set(self._house.flows.restore(left, kept))
         kept.close()
         for run in tuple(self._starting):
-            self._log.info("a flow goes on" if run.home is not None else "a flow runs again", flow=run.name)
+            self._log.info("a flow goes on" if run.recovery is not None else "a flow runs again", flow=run.name)
             run.watch(partial(self._restored, run))
             self._restored(run)
 
     def _restored(self, run: FlowRun) -> None:
-        waits = run.home is not None or run.state in (FlowState.VALIDATED, FlowState.STARTING)
+        waits = run.recovery is not None or run.state in (FlowState.VALIDATED, FlowState.STARTING)
         if not waits and run in self._starting:
             self._starting.discard(run)
             self._ready_if_all_is()
@@ -433,7 +433,7 @@ class Daemon:
         """Report that the launcher has ended; the launcher replaces itself, and nothing else stops."""
         self._house.events.emit("launcher-lost", message=reason)
         for run in self._house.flows.living:
-            run.tell()
+            run.notify_watchers()
 
     def _launcher_hopeless(self, reason: str) -> None:
         """Report that no launcher gets ready. Until one does, starts of workers fail; the daemon serves clients, and

@@ -15,7 +15,7 @@ from chronetixd.core.flow_messages import FlowState
 from chronetixd.flows.registry import Flows
 from chronetixd.records.events import Event, Events
 from chronetixd.systemd.notify import ServiceManager, supervised
-from chronetixd.workers.pool import Spares
+from chronetixd.workers.pool import WorkerPool
 
 EVERY_S = 1.0
 EXTEND_EVERY_S = 5.0
@@ -30,7 +30,7 @@ class Report:
         loop: asyncio.AbstractEventLoop,
         supervisor: ServiceManager,
         flows: Flows,
-        spares: Spares,
+        spares: WorkerPool,
         events: Events,
     ) -> None:
         self._loop = loop

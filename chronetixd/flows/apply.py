@@ -1,6 +1,7 @@
-"""Applying a flow to the one that runs under its name: what is refused, what is begun, and the way back.
+"""Applies a flow to the running flow of the same name: what is refused, how a roll-out begins, and how to go back.
 
-Refused is by name and before anything is touched: what a running flow cannot become, and what a worker does not know.
+A change is refused with a reason, and before anything is changed, if a running flow cannot become the new one, or if a
+worker lacks a feature that the change needs.
 """
 
 from __future__ import annotations
@@ -25,12 +26,12 @@ from chronetixd.flows.rollout import Rollout
 from chronetixd.flows.run import FlowRun
 from chronetixd.store.journal import StoredRevision
 
-CALLED_BACK = "it was called back"
+ROLLBACK_REQUESTED = "a rollback was requested"
 
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """``rollout`` is None when nothing differs."""
+    """The result of applying a flow. ``rollout`` is None when nothing differs."""
 
     run: FlowRun
     change: Change
@@ -39,7 +40,7 @@ class Applied:
 
 
 class Rollouts:
-    """Of all flows."""
+    """Begins the roll-outs of all flows."""
 
     def __init__(self, flows: Flows, services: Services) -> None:
         self._flows = flows
@@ -54,9 +55,10 @@ class Rollouts:
         replace: Collection[str] = (),
         ready_ns: int | None = None,
     ) -> Applied:
-        """Begin to make the flow that runs under ``name`` the one that ``raw`` is. Raises ChronetixError
+        """Begin to make the flow that runs under ``name`` the flow that ``raw`` describes. Raises ChronetixError
         ``flow-invalid``, ``flow-not-found``, ``flow-not-running``, ``rollout-under-way``, ``change-refused``,
-        ``node-not-found``, ``bad-argument``, ``journal-unusable``, ``daemon-stopping``; nothing has changed then."""
+        ``node-not-found``, ``bad-argument``, ``journal-unusable`` or ``daemon-stopping``, and then nothing has
+        changed."""
         checked = await self._flows.validate(raw, bindings, base_dir)
         if self._flows.stopping:
             raise error("daemon-stopping")
@@ -66,7 +68,7 @@ class Rollouts:
         if not shown:
             raise error("bad-argument", argument="name", verb="apply", reason="neither it nor the flow says which flow")
         run = self._flows.find(shown)
-        if run.state is not FlowState.RUNNING or run.home is not None:
+        if run.state is not FlowState.RUNNING or run.recovery is not None:
             raise error("flow-not-running", flow=run.name, state=str(run.state))
         if run.rollout is not None and not run.rollout.over:
             raise error("rollout-under-way", flow=run.name, step=str(run.rollout.machine.step))
@@ -77,7 +79,7 @@ class Rollouts:
                 raise error("node-not-found", flow=run.name, node=node, nearest=nearest(node, run.plan.nodes))
         plan = make_plan(run.name, checked.flow, base_dir)
         change = compare(run.plan.flow, checked.flow, (run.plan.base_dir, base_dir), replace)
-        refused = next(refusals(run.plan.flow, checked.flow), None) or next(unable(run, change), None)
+        refused = next(refusals(run.plan.flow, checked.flow), None) or next(handover_refusals(run, change), None)
         if refused is not None:
             raise error("change-refused", flow=run.name, reason=refused)
         if not (change or change.notes or flow_options(run.plan.flow) != flow_options(checked.flow)):
@@ -96,9 +98,9 @@ class Rollouts:
         return Applied(run, change, begun, checked.warnings)
 
     def _begin(self, run: FlowRun, plan: Plan, change: Change, number: int, ready: int) -> Rollout | ChronetixError:
-        """The journal has it: begin, unless the flow has come to its end meanwhile."""
+        """Begin the roll-out that the journal has recorded, unless the flow has ended meanwhile."""
         revisions = self._flows.revisions(run.name)
-        if run.state is not FlowState.RUNNING or run.home is not None:
+        if run.state is not FlowState.RUNNING or run.recovery is not None:
             refusal = error("flow-not-running", flow=run.name, state=str(run.state))
             revisions.ended(number, "rolled-back", str(refusal))
             return refusal
@@ -118,11 +120,12 @@ class Rollouts:
         return rollout
 
     async def undo(self, name: str, to: int | None, ready_ns: int | None) -> Applied:
-        """Call a roll-out back that has touched nothing yet, or else begin to go back to the revision ``to``, by
-        default the one before the present. Raises ChronetixError ``revision-not-found``, else as :meth:`apply`."""
+        """Roll back a roll-out that has not been committed. Otherwise begin to go back to the revision ``to``, by
+        default the one before the present one. Raises ChronetixError ``revision-not-found``, and all errors of
+        :meth:`apply`."""
         run = self._flows.find(name)
         rollout = run.rollout
-        if to is None and rollout is not None and not rollout.over and rollout.call_back(CALLED_BACK):
+        if to is None and rollout is not None and not rollout.over and rollout.roll_back(ROLLBACK_REQUESTED):
             return Applied(run, rollout.change, rollout, [])
         back = self._flows.revisions(run.name).before(to)
         if back is None:
@@ -139,13 +142,13 @@ OUTCOMES: dict[core.RolloutStep, Any] = {
 
 
 def flow_options(flow: Flow) -> dict[str, Any]:
-    """What of a flow is neither a node nor a route."""
+    """Return the properties of a flow that belong to no node and no route."""
     return {name: value for name, value in flow.raw.items() if name not in ("manifests", "routes", "name")}
 
 
-def unable(run: FlowRun, change: Change) -> Iterator[str]:
-    """Who of those that would have to be told cannot be, in words."""
+def handover_refusals(run: FlowRun, change: Change) -> Iterator[str]:
+    """Yield a sentence for each worker that would have to hand over and lacks the feature."""
     for node in sorted(change.ends | change.named("changed")):
         worker = run.workers.get(node)
         if worker is not None and worker.alive and HANDOVER not in worker.features:
-            yield f"the worker of node {node!r} cannot leave its place to another one: it does not know 'handover'"
+            yield f"the worker of node {node!r} cannot be replaced while it runs: it lacks the feature 'handover'"

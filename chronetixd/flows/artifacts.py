@@ -1,7 +1,7 @@
-"""Whether the artifacts of a flow are there, looked at when it is submitted: nothing is started that cannot run.
+"""Checks that the artifacts of a flow exist when it is submitted, so that a flow which cannot run is not started.
 
-Nothing is imported or executed here. A Python module's top-level package must be found on the path that its worker will
-have; what is wrong inside of it shows when the worker loads it.
+Nothing is imported or executed here. The top-level package of a Python module must be found on the path that its worker
+will have. Errors inside the module only show when the worker loads it.
 """
 
 from __future__ import annotations
@@ -26,13 +26,14 @@ BUILTINS = (
     "builtin://chronetix/system/eventbus-sink",
     "builtin://chronetix/resource/netinfo",
 )
-"""What a worker can run by itself; chronetix.nodeworker.builtins has the same list."""
+"""The artifacts that a worker provides itself; chronetix.nodeworker.builtins has the same list."""
 
 RUNNABLE = "this daemon runs artifacts of kind Python and Process, and builtin:// of any kind"
 
 
 def artifact_problems(flow: Flow, base_dir: str) -> list[Problem]:
-    """One problem for every artifact that is not there. Paths are relative to ``base_dir``, "" for none."""
+    """Return one problem for every artifact that does not exist. Paths are relative to ``base_dir``; an empty string
+    means that there is none."""
     importlib.invalidate_caches()
     found = []
     for index, manifest in enumerate(flow.manifests):
@@ -48,7 +49,7 @@ def artifact_problems(flow: Flow, base_dir: str) -> list[Problem]:
 
 
 def program(manifest: Manifest, base_dir: str) -> str:
-    """The absolute path of a Process artifact's executable."""
+    """Return the absolute path of a Process artifact's executable."""
     return str(_path(manifest.artifact.uri.removeprefix(FILE), base_dir))
 
 
@@ -58,7 +59,7 @@ def _field(manifest: Manifest) -> str:
 
 
 def _problem(manifest: Manifest, base_dir: str) -> tuple[str, str] | None:
-    """What is wrong and what to do, None when all is well."""
+    """Return what is wrong and what to do about it; None when nothing is wrong."""
     kind, uri = manifest.artifact.kind, manifest.artifact.uri
     if uri.startswith(BUILTIN):
         if uri in BUILTINS:
@@ -136,7 +137,7 @@ def _modules_in(base_dir: str) -> Iterable[str]:
 
 
 def _entries(folder: Path) -> list[str]:
-    """Names in ``folder``, to suggest from; none of one that may not be read."""
+    """Return the names in ``folder``, for suggestions; an empty list when it may not be read."""
     try:
         return sorted(os.listdir(folder))
     except PermissionError:

@@ -1,4 +1,4 @@
-"""What every flow of the daemon shares."""
+"""The services of the daemon that all flows share."""
 
 from __future__ import annotations
 
@@ -15,39 +15,39 @@ from chronetixd.records.logs import Logs
 from chronetixd.store.journal import Journal
 from chronetixd.systemd.fdstore import DescriptorStore
 from chronetixd.workers.launcher import Launcher
-from chronetixd.workers.pool import Spares
+from chronetixd.workers.pool import WorkerPool
 from chronetixd.workers.process import WorkerProcess
 from chronetixd.workers.sandbox import Sandboxes
 
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """What a flow needs of the daemon around it."""
+    """What a flow needs of the daemon."""
 
     loop: asyncio.AbstractEventLoop
     launcher: Launcher
-    spares: Spares
+    spares: WorkerPool
     sandboxes: Sandboxes
     bus: Bus
     events: Events
     logs: Logs
-    deaths: ExitRecords
+    exit_records: ExitRecords
     disk: Aside
-    """For the state folder."""
+    """A thread for the state folder."""
     checks: Aside
-    """For what flows name: files of anybody, anywhere, and large contracts."""
+    """Threads for checks of what flows name: files anywhere, owned by any user, and large contracts."""
     journal: Journal
     store: DescriptorStore
     socket: Callable[[], str]
-    """Path of the control socket."""
+    """Returns the path of the control socket."""
     daemon: str
     max_frame: int = MAX_FRAME
     held_warning_s: Callable[[], float] = lambda: 30.0
-    """Of flows that are submitted from now on."""
+    """Returns the age in seconds at which a held frame is warned of, for flows that are submitted from now on."""
 
     def start(self, worker: WorkerProcess, argv: Sequence[str], base_dir: str) -> None:
-        """Have ``worker`` get its process: a spare one if there is any and it needs no program of its own. Raises
-        OSError, and then it has none."""
+        """Give ``worker`` a process: a warm one from the pool if there is one and the node needs no program of its own,
+        else a new one. Raises OSError, and then the worker has no process."""
         env = {"CHRONETIX_FLOW": worker.flow, "CHRONETIX_NODE": worker.node}
         spare = None if argv else self.spares.take()
         if spare is None:

@@ -1,4 +1,4 @@
-"""Frames that made a plugin raise, counted by node over all its incarnations."""
+"""Counts frames over which a plugin raised, by node over all its incarnations."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from chronetix.protocol.messages import FrameFailed
 
 @dataclass(slots=True)
 class FrameFailures:
-    """Of one node: attempts beyond the first, and how the frames ended that needed them."""
+    """The counts of one node: attempts beyond the first, and the outcomes of the frames that needed them."""
 
     retries: int = 0
     passed: int = 0
@@ -19,11 +19,12 @@ class FrameFailures:
 
     @property
     def set_aside(self) -> int:
-        """Frames that failed for good."""
+        """The number of frames that failed in every attempt."""
         return self.dead_letters + self.dropped
 
     def count(self, failed: FrameFailed) -> bool:
-        """Note it; True when it is worth an event: the first frame set aside, the second, the fourth, …"""
+        """Count a failed frame. Returns True when it is worth an event: for the first frame set aside, the second, the
+        fourth, …"""
         self.retries += max(0, failed.attempts - 1)
         match failed.outcome:
             case "passed":
@@ -36,6 +37,6 @@ class FrameFailures:
         return self.set_aside & (self.set_aside - 1) == 0
 
     def figures(self) -> dict[str, Any]:
-        """For descriptions and statistics."""
+        """Return the counts, for descriptions and statistics."""
         names = ("retries", "passed", "dead_letters", "dropped")
         return {name: getattr(self, name) for name in names}

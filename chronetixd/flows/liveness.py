@@ -1,4 +1,4 @@
-"""Pings for the nodes of one flow whose authors asked for a liveness probe; no other worker is ever woken by one."""
+"""Sends pings to the nodes of one flow that have a liveness probe. No other worker is ever woken by a ping."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from chronetixd.core.liveness import DeclareDead, LivenessCheck, Probe, SendPing
 
 
 class Probes:
-    """``send`` a ping to a node; ``hear`` what it has said and nobody has read, because the daemon itself stood still
-    for a while; ``on_dead`` is called, once, with a node that failed and why."""
+    """Probes the nodes of one flow. ``send`` sends a ping to a node. ``hear`` reads messages of a node that are waiting
+    to be read, because the daemon itself may have stood still. ``on_dead`` is called once with a node that failed, and
+    why."""
 
     def __init__(
         self,
@@ -31,7 +32,7 @@ class Probes:
         self._timers: dict[str, asyncio.TimerHandle] = {}
 
     def revise(self, probes: Mapping[str, Probe]) -> None:
-        """Nodes have other probes, or none, from now on."""
+        """Replace the probes of the flow's nodes."""
         changed = [node for node in self._living if probes.get(node) != self._probes[node]]
         begun = [node for node in probes if node not in self._probes]
         self._probes = probes
@@ -42,7 +43,7 @@ class Probes:
             self.start(node)
 
     def start(self, node: str) -> None:
-        """Its worker has started. Nothing for a node without a probe."""
+        """Start to probe ``node``, whose worker has started. Does nothing for a node without a probe."""
         probe = self._probes.get(node)
         if probe is None:
             return
@@ -51,14 +52,14 @@ class Probes:
         self._timers[node] = self._loop.call_later((probe.delay_ns + probe.period_ns) / 1e9, self._due, node)
 
     def stop(self, node: str) -> None:
-        """Its worker has ended, or will."""
+        """Stop to probe ``node``, whose worker has ended or is about to end."""
         self._living.pop(node, None)
         timer = self._timers.pop(node, None)
         if timer is not None:
             timer.cancel()
 
     def answered(self, node: str, pong: Pong) -> None:
-        """Its worker has answered."""
+        """Note that the worker of ``node`` has answered a ping."""
         liveness = self._living.get(node)
         if liveness is not None:
             liveness.answered(pong.id, pong.busy_ns, pong.doing)
@@ -68,7 +69,7 @@ class Probes:
         if liveness.waits:
             self._hear(node)
             if self._living.get(node) is not liveness:
-                return  # its last words
+                return  # reading its messages has ended the probe
         match liveness.due(time.monotonic_ns()):
             case DeclareDead(why):
                 self.stop(node)

@@ -1,6 +1,6 @@
-"""A flow as plain data: what one image of the daemon hands over to the next, and how a flow is made of it again.
+"""A flow as plain data, for the hand-over to the next image of the daemon, and how a flow is restored from it.
 
-Only what cannot be found out anew is in it. Nothing that unpacks acts: timers are armed, and nobody is told anything.
+It contains only what cannot be found out anew. Unpacking arms timers and does nothing else: no message is sent.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from chronetixd.workers.process import PackedProcess
 
 
 class PackedRun(Packed, frozen=True):
-    """A flow. ``deadline_ns``: when the armed deadline is due. ``silent``: nodes that have closed their control socket
-    and live on."""
+    """A flow. ``deadline_ns``: when the armed deadline is due. ``silent``: nodes whose worker has closed its control
+    socket and lives on."""
 
     machine: PackedFlow
     wiring: PackedWiring
@@ -37,11 +37,12 @@ class PackedRun(Packed, frozen=True):
     warned: PackedWatch
     taps: int
     kept: list[Key] = []
-    """What the supervisor keeps of it."""
+    """Keys of the descriptors that the service manager stores for the flow."""
 
 
 def packed_run(run: FlowRun, bag: Bag) -> PackedRun:
-    """All of it; descriptors go into ``bag``. Nothing may be ``in_the_way``, and its taps are not part of it."""
+    """Return the whole state of ``run``; descriptors go into ``bag``. ``run`` must have no ``upgrade_blocker``. Its
+    taps are not included."""
     return PackedRun(
         machine=run.machine.packed(),
         wiring=run.wiring.packed(bag),
@@ -51,19 +52,19 @@ def packed_run(run: FlowRun, bag: Bag) -> PackedRun:
         reason=run.reason,
         failures=run.failures,
         deadline_ns=run.executor.deadline_ns,
-        last_deaths=run.last_deaths,
-        revivals=run.revivals.packed(),
+        last_deaths=run.last_exits,
+        revivals=run.restart_timers.packed(),
         silent=list(run.silent),
         on_bus=run.executor.on_bus,
-        lives=run.lives.packed(),
+        lives=run.worker_records.packed(),
         warned=run.held_frames.packed(),
         taps=run.taps.next,
-        kept=run.keeping.packed(),
+        kept=run.kept_descriptors.packed(),
     )
 
 
 def unpack_run(run: FlowRun, packed: PackedRun, bag: Unbag) -> None:
-    """Have ``run`` be the flow that ``packed`` was. Raises ValueError, OSError."""
+    """Restore ``run`` from ``packed``. Raises ValueError, OSError."""
     run.machine.unpack(packed.machine)
     run.wiring.unpack(packed.wiring, bag)
     for node, worker in packed.workers.items():
@@ -71,13 +72,13 @@ def unpack_run(run: FlowRun, packed: PackedRun, bag: Unbag) -> None:
     run.submitted_unix_ns, run.changed_unix_ns = packed.submitted_unix_ns, packed.changed_unix_ns
     run.reason = packed.reason
     run.failures |= packed.failures
-    run.last_deaths = dict(packed.last_deaths)
+    run.last_exits = dict(packed.last_deaths)
     run.executor.on_bus = packed.on_bus
     run.remember(packed.lives)
     run.held_frames.unpack(packed.warned)
     run.taps.next = packed.taps
-    run.keeping.unpack(packed.kept)
-    run.revivals.unpack(packed.revivals)
+    run.kept_descriptors.unpack(packed.kept)
+    run.restart_timers.unpack(packed.revivals)
     if packed.deadline_ns is not None:
         run.executor.arm(packed.deadline_ns)
     for node in packed.silent:

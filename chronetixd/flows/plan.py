@@ -1,4 +1,4 @@
-"""From the contract to what runs: what each node is told, how it is started, and what cannot be run. Pure."""
+"""Makes a flow's plan from its contract: what each node is told, how it is started, what cannot be run. Pure."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MS = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class NodePlan:
-    """One node. ``argv`` is empty for what a Python worker runs."""
+    """The plan of one node. ``argv`` is empty for a node that a Python worker runs."""
 
     manifest: Manifest
     configure: Configure
@@ -38,12 +38,12 @@ class Plan:
 
     @property
     def rules(self) -> dict[str, Rule]:
-        """Each node's restart rule."""
+        """The restart rule of each node."""
         return {node: _rule(plan.manifest.restart) for node, plan in self.nodes.items()}
 
     @property
     def probes(self) -> dict[str, Probe]:
-        """The liveness probes of those nodes that have one."""
+        """The liveness probes of the nodes that have one."""
         found = {node: plan.manifest.liveness for node, plan in self.nodes.items()}
         return {
             node: Probe(each.limit_ms * MS, each.period_ms * MS, each.delay_ms * MS, each.failures)
@@ -53,12 +53,12 @@ class Plan:
 
     @property
     def strategy(self) -> Strategy:
-        """Who is restarted with a node that is."""
+        """The strategy that determines which nodes are restarted along with a node."""
         return Strategy(self.flow.strategy)
 
 
 def unsupported(flow: Flow) -> tuple[list[Problem], list[Problem]]:
-    """What of the flow this daemon refuses, and what it accepts without effect: (problems, warnings)."""
+    """Return what this daemon refuses in ``flow``, and what it accepts without effect: (problems, warnings)."""
     problems, warnings = configure.unsupported(flow)
     for index, manifest in enumerate(flow.manifests):
         if manifest.artifact.kind == "Process" and not _is_text_list(manifest.params.get("args")):
@@ -67,7 +67,7 @@ def unsupported(flow: Flow) -> tuple[list[Problem], list[Problem]]:
 
 
 def make_plan(name: str, flow: Flow, base_dir: str) -> Plan:
-    """The plan of a flow without problems."""
+    """Return the plan of a flow without problems."""
     told = configure.configure(flow, name, base_dir)
     nodes = {
         manifest.node: NodePlan(manifest, message, _argv(manifest, base_dir))
@@ -95,5 +95,5 @@ def _argv(manifest: Manifest, base_dir: str) -> tuple[str, ...]:
 
 
 def _is_text_list(args: Any) -> bool:
-    """Fit for a command line; None is."""
+    """Return whether ``args`` can be passed on a command line; None can."""
     return args is None or (isinstance(args, list) and all(isinstance(arg, str) and "\0" not in arg for arg in args))

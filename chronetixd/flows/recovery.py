@@ -1,8 +1,8 @@
-"""A flow that ran under an earlier daemon, until its workers are back: who is awaited, has shown what, or has died.
+"""Recovery of a flow that ran under an earlier daemon: which workers are awaited, have reattached, or have died.
 
-The data goes on meanwhile; what happens to workers is settled once all of them are back, dead, or too late (and then
-killed), because only then it is known which memory there is. Whoever wants the flow to end waits as long, unless he
-wants it killed.
+Data flows meanwhile. Deaths of workers are handled once every worker has reattached, has died, or is too late and
+therefore killed, because only then it is known which memory exists. A request to end the flow waits as long, unless it
+asks to kill the workers.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from chronetixd.core.worker import Exit, Reattached, WorkerState
 from chronetixd.dataplane import rebuild
 from chronetixd.dataplane.recovered import RecoveredMemory
 from chronetixd.dataplane.wiring import ToNode, Wiring
-from chronetixd.flows.worker_records import lives_on
+from chronetixd.flows.worker_records import is_alive
 from chronetixd.linux.pipes import is_pipe
 from chronetixd.store.journal import StoredLife
 from chronetixd.workers.process import WorkerProcess
 
 RETURN_S = 10.0
-"""How long a worker that lives may take to come back. It tries at least once a second."""
+"""How long a living worker may take to reattach. It tries at least once a second."""
 
 STATES = {
     "starting": WorkerState.STARTING,
@@ -39,15 +39,15 @@ STATES = {
 }
 
 RETURNING = "returning"
-"""What is shown of a worker that lives and is not back yet."""
+"""The state that is shown for a worker that lives and has not reattached yet."""
 
-MAX_HELD = 1000
-"""Messages of one worker that may wait until all are back: it has little to say of what it has just shown."""
+MAX_DEFERRED = 1000
+"""Messages of one worker that may be deferred: a worker has little to report right after it has reattached."""
 
-MAX_HELD_DESCRIPTORS = 256
-"""What may have come with them."""
+MAX_DEFERRED_DESCRIPTORS = 256
+"""Descriptors that may come with the deferred messages of one worker."""
 
-WAITS = (
+DEFERRED = (
     wire.Drained,
     wire.Finished,
     wire.GaveUp,
@@ -58,12 +58,13 @@ WAITS = (
     wire.SegmentMapped,
     wire.Started,
 )
-"""What is about routes and lives means nothing before it is known how they stand."""
+"""Messages about routes and states. They cannot be handled before the state of all routes is known."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReattachRequest:
-    """Whoever has connected and says that it is a worker. ``descriptors`` are the caller's but for those taken out."""
+    """A connected process that claims to be a worker. ``descriptors`` belong to the caller, except those that are
+    removed from the list."""
 
     message: wire.Reattach
     descriptors: list[int]
@@ -72,22 +73,22 @@ class ReattachRequest:
     features: tuple[str, ...] = ()
 
 
-class Run(Protocol):
-    """The flow whose workers are awaited."""
+class RecoveryRun(Protocol):
+    """What a recovery needs of a flow."""
 
     def worker(self, node: str) -> WorkerProcess:
-        """The process of ``node``."""
+        """Return the process of ``node``."""
 
     def new_worker(self, node: str) -> WorkerProcess:
-        """What is to be the process of ``node`` from now on."""
+        """Make the object for the next process of ``node``."""
 
-    def back_on_bus(self, node: str) -> None:
-        """It gets again what its manifest says."""
+    def resubscribe(self, node: str) -> None:
+        """Subscribe ``node`` to the topics that its manifest names."""
 
     def dispatch(self, event: core.FlowEvent) -> None:
-        """Something has happened."""
+        """Give ``event`` to the state machine."""
 
-    def came_home(
+    def recovered(
         self,
         told: list[ToNode],
         lost: LostMemory | None,
@@ -95,17 +96,17 @@ class Run(Protocol):
         died: Mapping[str, Exit],
         stop: core.StopRequested | None,
     ) -> None:
-        """All are back, or dead: what has happened meanwhile happens now."""
+        """Handle everything that was deferred, because all workers have reattached or died."""
 
 
 class Recovery:
-    """Of the workers of ``run``, one for each of ``nodes``, whose last ``lives`` an earlier daemon has written down.
-    ``kept`` is what outlived them; closed at the end."""
+    """Recovers the workers of ``run``, one for each of ``nodes``; ``lives`` are the last records of them in an earlier
+    daemon's journal. ``kept`` is the memory that outlived the daemon; it is closed at the end."""
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        run: Run,
+        run: RecoveryRun,
         wiring: Wiring,
         nodes: Sequence[str],
         lives: Sequence[StoredLife],
@@ -115,83 +116,85 @@ class Recovery:
         self._wiring = wiring
         self._nodes = nodes
         self._kept = kept
-        self._shown: dict[str, rebuild.ReattachedMemory] = {}
+        self._reattached: dict[str, rebuild.ReattachedMemory] = {}
         self._died: dict[str, Exit] = {}
         self._late: dict[str, str] = {}
-        """How those died that did so under this daemon: the beginning of the rest of a sentence."""
+        """By node: how a worker died that died under this daemon, as the beginning of a predicate."""
         self._stop: core.StopRequested | None = None
         self._abandoned = False
         self._lives = {life.node: life for life in lives}
-        self._held: list[tuple[str, wire.Message, list[int]]] = []
-        self.away = {life.node for life in lives if lives_on(life)}
-        """Nodes whose worker lives and is not back yet."""
+        self._deferred: list[tuple[str, wire.Message, list[int]]] = []
+        self.awaited = {life.node for life in lives if is_alive(life)}
+        """Nodes whose worker lives and has not reattached yet."""
         self._exits = {
             life.node: kept.exit(life.node, life.incarnation, life.pid)
             for life in lives
-            if life.phase == "born" and life.node not in self.away
+            if life.phase == "born" and life.node not in self.awaited
         }
-        self.over = {life.node for life in lives if life.phase == "gone" and life.well}
-        """Nodes that have come to their end, as their memory shows where nobody was told."""
-        self.over |= {node for node, ended in self._exits.items() if ended == Exit(code=0) and kept.closed(node)}
+        self.finished = {life.node for life in lives if life.phase == "gone" and life.well}
+        """Nodes that had finished. For a node whose exit was not reported, its memory shows that."""
+        self.finished |= {node for node, ended in self._exits.items() if ended == Exit(code=0) and kept.closed(node)}
         self._deadline = loop.call_later(RETURN_S, self._too_late)
 
     def state(self, node: str) -> str | None:
-        """What is to be shown of a node whose worker is awaited, or has died meanwhile; None of others."""
-        if node in self.away:
+        """Return the state to show for a node whose worker is awaited or has died meanwhile; None for any other
+        node."""
+        if node in self.awaited:
             return RETURNING
         return str(WorkerState.EXITED) if node in self._died else None
 
     def begin(self) -> None:
-        """Watch those who live. Those who died while nobody watched are dead already."""
+        """Watch the workers that live, and note the others as dead."""
         for node in self._nodes:
-            if node in self.over:
+            if node in self.finished:
                 continue
             worker = self._run.new_worker(node)
             life = self._lives.get(node)
             worker.incarnation = life.incarnation if life is not None else 0
-            if node in self.away:
+            if node in self.awaited:
                 assert life is not None
                 try:
                     worker.expect(life.pid, os.pidfd_open(life.pid))
                     continue
                 except ProcessLookupError:
-                    self.away.discard(node)
+                    self.awaited.discard(node)
             self._died[node] = self._exits.get(node, Exit())
         self._complete_if_all()
 
-    def returned(self, visitor: ReattachRequest) -> None:
-        """A process says that it is the worker of a node, and shows its memory. Raises ChronetixError when it is not
-        that, or shows what it may not, OSError when descriptors have run out; the socket stays the caller's then."""
-        message = visitor.message
+    def reattached(self, request: ReattachRequest) -> None:
+        """Take back the worker that sent ``request``, with its memory. Raises ChronetixError when the process is not an
+        awaited worker or offers what it may not, and OSError when no descriptors are left. The socket then stays the
+        caller's."""
+        message = request.message
         node = message.node
         life = self._lives.get(node)
-        if node not in self.away or life is None or not self._proves(life, message, visitor.pid):
+        if node not in self.awaited or life is None or not self._proves(life, message, request.pid):
             raise error("reattach-refused", flow=message.flow, node=node, reason="it is not the worker that is awaited")
-        at = len(visitor.descriptors) - 2 * message.pipes
-        if not all(map(is_pipe, visitor.descriptors[at:])):
+        at = len(request.descriptors) - 2 * message.pipes
+        if not all(map(is_pipe, request.descriptors[at:])):
             raise error("descriptor-refused", what=f"stdout and stderr of node {node!r}", reason="they are no pipes")
-        pipes, visitor.descriptors[at:] = visitor.descriptors[at:], []
+        pipes, request.descriptors[at:] = request.descriptors[at:], []
         try:
-            self._shown[node] = self._wiring.shown(node, message, visitor.descriptors)
-            self._run.worker(node).connect(visitor.sock, pipes)
+            self._reattached[node] = self._wiring.shown(node, message, request.descriptors)
+            self._run.worker(node).connect(request.sock, pipes)
         finally:
             for fd in pipes:
                 os.close(fd)
-        self._run.worker(node).features = visitor.features
-        self._run.back_on_bus(node)
-        self.away.discard(node)
+        self._run.worker(node).features = request.features
+        self._run.resubscribe(node)
+        self.awaited.discard(node)
         self._run.dispatch(core.WorkerChanged(node, Reattached(STATES[message.state])))
         self._complete_if_all()
 
-    def holds(self, node: str, message: wire.Message, descriptors: list[int]) -> bool:
-        """``message`` is to be heard later, when all are back; takes ``descriptors`` over then. Raises ProtocolError
-        for a worker that says too much."""
-        if not isinstance(message, WAITS):
+    def defers(self, node: str, message: wire.Message, descriptors: list[int]) -> bool:
+        """Defer ``message`` if it can only be handled after the recovery, and take over its descriptors. Returns
+        whether it was deferred. Raises ProtocolError for a worker that sends too many such messages."""
+        if not isinstance(message, DEFERRED):
             return False
-        held = [len(brought) for each, _, brought in self._held if each == node]
-        if len(held) >= MAX_HELD or sum(held) + len(descriptors) > MAX_HELD_DESCRIPTORS:
+        held = [len(brought) for each, _, brought in self._deferred if each == node]
+        if len(held) >= MAX_DEFERRED or sum(held) + len(descriptors) > MAX_DEFERRED_DESCRIPTORS:
             raise error("unexpected-message", type=type_of(message), when="so often, before all workers are back")
-        self._held.append((node, message, list(descriptors)))
+        self._deferred.append((node, message, list(descriptors)))
         descriptors.clear()
         return True
 
@@ -201,40 +204,40 @@ class Recovery:
         return same and hmac.compare_digest(message.token.encode(), life.token.encode())
 
     def ended(self, node: str, ended: Exit) -> None:
-        """The process of ``node`` has ended meanwhile."""
-        who = "it" if node in self.away else "another worker"
-        self._late.setdefault(node, f"died when {who} had not come back to this daemon yet")
+        """Note that the process of ``node`` has ended during the recovery."""
+        who = "it" if node in self.awaited else "another worker"
+        self._late.setdefault(node, f"died when {who} had not reattached to this daemon yet")
         self._died[node] = ended
-        self.away.discard(node)
+        self.awaited.discard(node)
         self._complete_if_all()
 
     def stop(self, event: core.StopRequested) -> bool:
-        """Someone wants the flow to end; True when that can be done at once."""
+        """Note a request to end the flow. Returns True when it can be carried out at once."""
         if event.mode is core.StopMode.KILL:
             return True
         self._stop = event
         return False
 
     def abandon(self) -> None:
-        """Nobody is awaited any more."""
+        """Stop the recovery and close the memory that outlived the daemon."""
         self._abandoned = True
         self._deadline.cancel()
         self._kept.close()
 
     def _too_late(self) -> None:
-        for node in tuple(self.away):
-            self._late[node] = f"was killed, as it had not come back to this daemon within {RETURN_S:g} s"
+        for node in tuple(self.awaited):
+            self._late[node] = f"was killed, because it had not reattached to this daemon within {RETURN_S:g} s"
             self._run.worker(node).signal(kill=True)
 
     def _complete_if_all(self) -> None:
-        if self.away or self._abandoned:
+        if self.awaited or self._abandoned:
             return
         self._deadline.cancel()
         dead = {node: self._lives[node].incarnation if node in self._lives else 0 for node in self._died}
         lost = None
         try:
-            told = self._wiring.take_over(self._shown, dead, self.over, self._kept, self._late)
+            told = self._wiring.take_over(self._reattached, dead, self.finished, self._kept, self._late)
         except LostMemory as reason:
             lost, told = reason, []
         self._kept.close()
-        self._run.came_home(told, lost, self._held, self._died, self._stop)
+        self._run.recovered(told, lost, self._deferred, self._died, self._stop)

@@ -1,7 +1,7 @@
-"""All flows of the daemon by name: those that live, and the last ones that ended, until their name is used again.
+"""All flows of the daemon by name: those that run, and the last ones that ended, until their name is used again.
 
-The journal has each from before its launch on. A flow that ended because the daemon did is still wanted, and runs again
-with the next daemon; one that was stopped, or has come to its own end, is only listed.
+A flow is in the journal before it is launched. A flow that ended because the daemon stopped is still wanted and runs
+again under the next daemon. A flow that was stopped, or has ended by itself, is only listed.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from chronetixd.flows.plan import make_plan, unsupported
 from chronetixd.flows.recovery import ReattachRequest
 from chronetixd.flows.revisions import Revisions
 from chronetixd.flows.run import FlowRun
-from chronetixd.flows.worker_records import end_leftovers, lives_on
+from chronetixd.flows.worker_records import end_leftovers, is_alive
 from chronetixd.packing import Bag, Packed, Unbag
 from chronetixd.store.descriptor_names import Stored
 from chronetixd.store.journal import Journal, Recovered, StoredFlow, StoredLife, StoredRevision, Wanted
@@ -43,7 +43,7 @@ MAX_ENDED = 100
 
 
 class PackedListed(Packed, frozen=True):
-    """A flow as the journal has it, and as it is."""
+    """A flow: its record in the journal, and its present state."""
 
     stored: StoredFlow
     run: PackedRun
@@ -51,7 +51,7 @@ class PackedListed(Packed, frozen=True):
 
 
 class PackedFlows(Packed, frozen=True):
-    """All that are listed, in their order."""
+    """All listed flows, in their order."""
 
     flows: list[PackedListed]
     serial: int
@@ -63,36 +63,36 @@ class Flows:
     def __init__(self, services: Services, limits: Limits, journal: Journal) -> None:
         self._services = services
         self.limits = limits
-        """Of flows that are submitted from now on."""
+        """The limits of flows that are submitted from now on."""
         self._journal = journal
         self._runs: dict[str, FlowRun] = {}
         self._stored: dict[str, StoredFlow] = {}
         self._revisions: dict[str, Revisions] = {}
         self._serial = 0
         self._pending: set[str] = set()
-        """Names of flows that are to run as soon as the journal has them."""
+        """Names of flows that are launched as soon as the journal has recorded them."""
         self.stopping = False
 
     def __iter__(self) -> Iterator[FlowRun]:
         return iter(tuple(self._runs.values()))
 
     def find(self, name: str) -> FlowRun:
-        """The flow ``name``. Raises ChronetixError ``flow-not-found``."""
+        """Return the flow ``name``. Raises ChronetixError ``flow-not-found``."""
         run = self._runs.get(name)
         if run is None:
             raise error("flow-not-found", flow=name, nearest=nearest(name, self._runs))
         return run
 
     def revisions(self, name: str) -> Revisions:
-        """What the flow ``name`` was and is."""
+        """Return the revisions of the flow ``name``."""
         return self._revisions[name]
 
     def stored(self, name: str) -> StoredFlow:
-        """The flow ``name`` as the journal has it."""
+        """Return the journal's record of the flow ``name``."""
         return self._stored[name]
 
     def revised(self, stored: StoredFlow) -> None:
-        """A flow is another one from now on; the journal has that already."""
+        """Replace the record of a flow by ``stored``, which the journal has already."""
         self._stored[stored.name] = stored
 
     @property
@@ -106,15 +106,15 @@ class Flows:
         return sorted(self._pending)
 
     def worker_pids(self) -> set[int]:
-        """Processes that belong to a flow."""
+        """Return the process ids of all workers of flows."""
         return {pid for run in self._runs.values() for pid in run.pids}
 
     async def submit(
         self, raw: Mapping[str, Any], name: str | None, bindings: Mapping[str, str], base_dir: str
     ) -> tuple[FlowRun, list[Problem]]:
-        """Start a flow, once it is in the journal; with its warnings. All or nothing: raises ChronetixError
+        """Start a flow once the journal has recorded it. Returns the flow and its warnings. Raises ChronetixError
         ``flow-invalid``, ``flow-exists``, ``journal-unusable`` or ``daemon-stopping``, and then nothing was started and
-        nothing is listed. Whoever is cancelled while the disk is waited for has submitted it."""
+        nothing is listed. A caller that is cancelled while the disk is written has submitted the flow."""
         check_name("submit", name)
         checked = await self.validate(raw, bindings, base_dir)
         if self.stopping:
@@ -158,7 +158,8 @@ class Flows:
         told: asyncio.Future[ChronetixError | None],
         refusal: ChronetixError | None,
     ) -> None:
-        """The journal has it, or cannot; what happened meanwhile counts."""
+        """Launch ``run``, which the journal has recorded, or pass on its ``refusal``. A stop of the daemon that began
+        meanwhile refuses the flow."""
         self._pending.discard(run.name)
         if refusal is None and self.stopping:
             refusal = error("daemon-stopping")
@@ -170,24 +171,25 @@ class Flows:
         told.set_result(refusal)
 
     async def validate(self, raw: Mapping[str, Any], bindings: Mapping[str, str], base_dir: str) -> Validation:
-        """The contract's checks, what this version cannot do, and whether the artifacts are there: beside the loop,
-        because flows may be large and files may be anywhere."""
+        """Check a contract in a separate thread, because flows may be large and files may be anywhere. See
+        :func:`validate`."""
         return await self._services.checks.ask(lambda: validate(raw, bindings, base_dir))
 
     async def written(self) -> None:
-        """Return once what has happened to flows by now is in the journal, or is not to be waited for."""
+        """Wait until the journal has everything that has happened to flows by now, or until it cannot be waited for."""
         told: asyncio.Future[None] = self._services.loop.create_future()
         self._journal.when_written(lambda: None if told.done() else told.set_result(None))
         await told
 
     def stop(self, run: FlowRun, mode: StopMode, drain_ns: int | None = None) -> None:
-        """Someone wants ``run`` to end, for good. A drain begins when the journal has that."""
+        """End ``run`` for good. A drain begins when the journal has recorded that."""
         self._store(run.name, wanted="stopped")
         self._when_known(mode, lambda: None if run.machine.ended else run.stop(mode, drain_ns))
 
     def restore(self, left: Recovered, kept: Stored) -> list[FlowRun]:
-        """List what the last daemon had; the flows that are wanted still, which run on with what outlived it, or else
-        again from their beginning. ``kept`` is what the supervisor has, from which each takes its own."""
+        """List the flows that the last daemon had, and return those that run on or run again. A wanted flow continues
+        with the workers and memory that outlived the daemon, or else begins anew. ``kept`` are the descriptors that the
+        service manager has stored; each flow takes its own."""
         again = []
         lives: dict[str, list[StoredLife]] = {}
         for life in left.lives:
@@ -199,7 +201,9 @@ class Flows:
             raw = cbor.loads(stored.contract)
             flow = parse_flow(raw, bindings=stored.bindings).flow
             if flow is None:
-                self._services.events.emit("flow-unreadable", flow=stored.name, message="this release cannot read it")
+                self._services.events.emit(
+                    "flow-unreadable", flow=stored.name, message="this release cannot read its contract"
+                )
                 continue
             run = FlowRun(make_plan(stored.name, flow, stored.base_dir), self._services, self.limits)
             run.submitted_unix_ns = stored.submitted_unix_ns
@@ -208,7 +212,7 @@ class Flows:
             mine = lives.get(stored.name, [])
             whole = not revisions.interrupted()
             survives = flow.on_daemon_loss == "survive" and stored.state in LIVING and whole
-            if survives and (any(map(lives_on, mine)) or kept.has(stored.name)):
+            if survives and (any(map(is_alive, mine)) or kept.has(stored.name)):
                 again.append(run)
                 found = kept.take(run.name, run.plan.nodes, (route.id for route in run.plan.data_routes))
                 run.resume(mine, found, whole=not kept.has(run.name))
@@ -218,7 +222,7 @@ class Flows:
             end_leftovers(mine)
             self._stored[run.name] = msgspec.structs.replace(stored, again=False)
             if stored.wanted == "stopped":
-                self._rest(run, stored)
+                self._list_ended(run, stored)
             elif problems := validate(raw, stored.bindings, stored.base_dir).problems:
                 run.refuse(f"it cannot run again: {problems[0]}")
             else:
@@ -227,12 +231,12 @@ class Flows:
         return again
 
     @property
-    def in_the_way(self) -> list[str]:
-        """What keeps flows from being handed over to the next image now, as sentences."""
-        return [f"flow {run.name} {what}" for run in self if (what := run.in_the_way)]
+    def upgrade_blockers(self) -> list[str]:
+        """The reasons why flows cannot be handed over to the next image now, as sentences."""
+        return [f"flow {run.name} {what}" for run in self if (what := run.upgrade_blocker)]
 
     def packed(self, bag: Bag) -> PackedFlows:
-        """All of them; descriptors go into ``bag``. Nothing may be ``in_the_way``."""
+        """Return the whole state; descriptors go into ``bag``. There must be no ``upgrade_blockers``."""
         flows = [
             PackedListed(
                 stored=self._stored[run.name], run=packed_run(run, bag), revisions=list(self._revisions[run.name])
@@ -242,7 +246,7 @@ class Flows:
         return PackedFlows(flows=flows, serial=self._serial)
 
     def unpack(self, packed: PackedFlows, bag: Unbag) -> None:
-        """List what was listed. Raises ValueError when this release cannot read a flow, OSError."""
+        """Restore the flows that ``packed`` lists. Raises ValueError when this release cannot read a flow, OSError."""
         self._serial = packed.serial
         for listed in packed.flows:
             stored = listed.stored
@@ -256,15 +260,15 @@ class Flows:
                 raise ValueError(f"flow {stored.name!r}: {reason}") from reason
             self._list(run, stored, Revisions(self._journal, listed.revisions))
 
-    def go_on(self, packed: PackedFlows) -> None:
-        """All of them are unpacked."""
+    def resume_after_upgrade(self, packed: PackedFlows) -> None:
+        """Resume all flows, after all of them were unpacked."""
         for listed in packed.flows:
             run = self._runs.get(listed.stored.name)
             if run is not None:
-                run.go_on([node for node, worker in listed.run.workers.items() if worker.asked])
+                run.resume_after_upgrade([node for node, worker in listed.run.workers.items() if worker.asked])
 
     def worker(self, key: Key) -> WorkerProcess:
-        """The worker of a flow and a node. Raises ValueError when there is none."""
+        """Return the worker that ``key`` names. Raises ValueError when there is none."""
         flow, node = key
         run = self._runs.get(flow)
         worker = None if run is None else run.workers.get(node)
@@ -272,23 +276,23 @@ class Flows:
             raise ValueError(f"flow {flow!r} has no worker {node!r}")
         return worker
 
-    def _rest(self, run: FlowRun, stored: StoredFlow) -> None:
-        """It is not wanted any more; one that was about to end when the daemon died has ended with it."""
+    def _list_ended(self, run: FlowRun, stored: StoredFlow) -> None:
+        """List a flow that is not wanted any more. One that was about to end when the daemon died has ended with it."""
         state = FlowState(stored.state)
         if state in ENDED:
-            run.rest(state, stored.reason, stored.changed_unix_ns)
+            run.list_ended(state, stored.reason, stored.changed_unix_ns)
         else:
-            run.rest(FlowState.STOPPED, "the daemon died while it was about to end", stored.changed_unix_ns)
+            run.list_ended(FlowState.STOPPED, "the daemon died while it was about to end", stored.changed_unix_ns)
             self._changed(run)
 
-    def reattach(self, visitor: ReattachRequest) -> None:
-        """A worker that has outlived an earlier daemon is back. Raises ChronetixError when it is nobody's, OSError
-        when descriptors have run out; the socket stays the caller's then."""
-        run = self._runs.get(visitor.message.flow)
-        if run is None or run.home is None:
+    def reattach(self, request: ReattachRequest) -> None:
+        """Take back a worker that has outlived an earlier daemon. Raises ChronetixError when no flow awaits it, and
+        OSError when no descriptors are left. The socket then stays the caller's."""
+        run = self._runs.get(request.message.flow)
+        if run is None or run.recovery is None:
             reason = "no such flow waits for its workers"
-            raise error("reattach-refused", flow=visitor.message.flow, node=visitor.message.node, reason=reason)
-        run.home.returned(visitor)
+            raise error("reattach-refused", flow=request.message.flow, node=request.message.node, reason=reason)
+        run.recovery.reattached(request)
 
     def _list(self, run: FlowRun, stored: StoredFlow, revisions: Revisions | None = None) -> None:
         self._runs.pop(run.name, None)
@@ -299,7 +303,7 @@ class Flows:
         self._forget_old()
 
     def _changed(self, run: FlowRun) -> None:
-        """Follow the flow's state into the journal. What ends while the daemon does is wanted again."""
+        """Record the flow's state in the journal. A flow that ends because the daemon stops stays wanted."""
         if self._runs.get(run.name) is not run:
             return
         if run.machine.ended and not self.stopping:
@@ -321,9 +325,9 @@ class Flows:
             self._journal.flow(changed)
 
     def stop_all(self, mode: StopMode) -> None:
-        """Ask every flow to end, until the next daemon, and take no new ones. A drain begins when the journal has that
-        the flow is wanted still: should this daemon die over it, the next one could not tell from workers that have
-        ended well."""
+        """End every flow until the next daemon runs, and refuse new ones. A drain begins when the journal has recorded
+        that the flow is still wanted: if this daemon dies meanwhile, the next one could not tell from workers that have
+        finished."""
         self.stopping = True
         wanted = [run.name for run in self.living if self._stored[run.name].wanted == "running"]
         self._stored |= {name: msgspec.structs.replace(self._stored[name], again=True) for name in wanted}
@@ -336,14 +340,15 @@ class Flows:
         self._when_known(mode, begin)
 
     def _when_known(self, mode: StopMode, begin: Callable[[], None]) -> None:
-        """Begin to end flows: in good order when the next daemon will know why, else at once."""
+        """Begin to end flows: a drain when the next daemon will know the reason, any other mode at once."""
         if mode is StopMode.DRAIN:
             self._journal.when_written(begin)
         else:
             begin()
 
     def _run_again(self, ended: FlowRun) -> None:
-        """It has drained, because the last daemon was about to stop when it died, and is wanted still."""
+        """Launch a flow again that has drained because the last daemon was about to stop when it died, and that is
+        still wanted."""
         earlier = self._stored[ended.name]
         if self._runs.get(ended.name) is not ended or self.stopping:
             return
@@ -364,7 +369,7 @@ class Flows:
         ended = [name for name, run in self._runs.items() if run.machine.ended and name not in self._pending]
         for name in ended[: max(0, len(ended) - MAX_ENDED)]:
             nodes = list(self._runs[name].plan.nodes)
-            self._services.deaths.forget(name, nodes)
+            self._services.exit_records.forget(name, nodes)
             if self._services.logs.files is not None:
                 self._services.logs.files.forget(name, nodes)
             del self._runs[name], self._stored[name], self._revisions[name]
@@ -372,14 +377,15 @@ class Flows:
 
 
 def check_name(verb: str, name: str | None) -> None:
-    """Raises ChronetixError ``bad-argument`` for a name that no flow can have; None leaves it to the flow."""
+    """Raise ChronetixError ``bad-argument`` for a name that no flow can have; None is accepted and leaves the name to
+    the flow."""
     reason = "" if name is None else unfit_flow_name(name)
     if reason:
         raise error("bad-argument", argument="name", verb=verb, reason=f"it {reason}")
 
 
 def validate(raw: Mapping[str, Any], bindings: Mapping[str, str], base_dir: str) -> Validation:
-    """The contract's checks, what this version cannot do, and whether the artifacts are there."""
+    """Check the contract, whether this release supports it, and whether the artifacts exist."""
     checked = parse_flow(raw, bindings=bindings)
     if checked.flow is None:
         return checked
@@ -389,11 +395,11 @@ def validate(raw: Mapping[str, Any], bindings: Mapping[str, str], base_dir: str)
 
 
 def invalid(name: str, problems: list[Problem]) -> Exception:
-    """The refusal of a flow, with every problem in its details."""
+    """Return the error that refuses a flow, with every problem in its details."""
     first = str(problems[0]) if problems else "unknown"
     return error("flow-invalid", flow=name, count=len(problems), first=first, problems=problem_maps(problems))
 
 
 def problem_maps(problems: list[Problem]) -> list[dict[str, str]]:
-    """Problems as they travel."""
+    """Return problems as they are sent to a client."""
     return [{"path": each.path, "message": each.message, "suggestion": each.suggestion} for each in problems]

@@ -1,4 +1,4 @@
-"""Restarts of one flow's nodes on the shell's side: a timer for each node, and what people want to know."""
+"""The timer of each node of one flow, and what is shown of its restarts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from chronetixd.packing import Packed
 
 
 class PackedRestartTimer(Packed, frozen=True):
-    """Why a node was last restarted, when it is next, and when its timer is due."""
+    """Why a node was last restarted, when it is restarted next, and when its timer is due (CLOCK_MONOTONIC, ns)."""
 
     last_reason: str = ""
     next_restart_unix_ns: int = 0
@@ -21,14 +21,15 @@ class PackedRestartTimer(Packed, frozen=True):
 
 @dataclass(slots=True)
 class RestartTimer:
-    """One node: why its worker was last restarted, and when its next one is due (0 when it is not being restarted)."""
+    """One node: why its worker was last restarted, and when its next worker is due (0 when it is not being
+    restarted)."""
 
     last_reason: str = ""
     next_restart_unix_ns: int = 0
 
 
 class RestartTimers:
-    """``on_deadline`` is called with the node whose timer has passed."""
+    """The timers of a flow's nodes. ``on_deadline`` is called with the node whose timer has passed."""
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, nodes: Iterable[str], on_deadline: Callable[[str], None]
@@ -42,23 +43,23 @@ class RestartTimers:
         return self._nodes[node]
 
     def add(self, node: str) -> None:
-        """The flow has a further node."""
+        """Add a node."""
         self._nodes[node] = RestartTimer()
 
     def forget(self, node: str) -> None:
-        """The flow has it no more."""
+        """Remove a node and cancel its timer."""
         self.disarm(node)
         self._nodes.pop(node, None)
 
-    def planned(self, node: str, restart_group: Iterable[str], after_ns: int, reason: str) -> None:
-        """``node`` failed and is restarted with its ``restart_group``."""
+    def restart_planned(self, node: str, restart_group: Iterable[str], after_ns: int, reason: str) -> None:
+        """Note that ``node`` failed and is restarted together with its ``restart_group``."""
         due = time.time_ns() + after_ns
         self._nodes[node] = RestartTimer(reason, due)
         for each in restart_group:
             self._nodes[each] = RestartTimer(f"restarted with node {node!r}", due)
 
     def packed(self) -> dict[str, PackedRestartTimer]:
-        """All of it."""
+        """Return the whole state for the next image of the daemon."""
         return {
             node: PackedRestartTimer(
                 last_reason=each.last_reason,
@@ -69,34 +70,34 @@ class RestartTimers:
         }
 
     def unpack(self, packed: Mapping[str, PackedRestartTimer]) -> None:
-        """The inverse: timers are armed for what is left."""
+        """Restore the state from ``packed``, and arm each timer for its remaining time."""
         for node, each in packed.items():
             self._nodes[node] = RestartTimer(each.last_reason, each.next_restart_unix_ns)
             if each.due_ns is not None:
                 self.arm(node, max(0, each.due_ns - time.monotonic_ns()))
 
-    def back(self, node: str) -> None:
-        """It has started again."""
+    def restarted(self, node: str) -> None:
+        """Note that ``node`` has started again, and cancel its timer."""
         self.disarm(node)
         self._nodes[node].next_restart_unix_ns = 0
 
     def arm(self, node: str, after_ns: int) -> None:
-        """Call ``on_deadline`` after this time, instead of what was armed."""
+        """Call ``on_deadline`` with ``node`` after this time, instead of the time that was armed."""
         self.disarm(node)
         self._timers[node] = self._loop.call_later(after_ns / 1e9, self._passed, node)
 
     def disarm(self, node: str) -> None:
-        """Its timer is not wanted any more, if there is one."""
+        """Cancel the timer of ``node``, if it has one."""
         timer = self._timers.pop(node, None)
         if timer is not None:
             timer.cancel()
 
     def close(self) -> None:
-        """No node is restarted any more."""
+        """Cancel all timers, because no node is restarted any more."""
         for node in tuple(self._timers):
             self.disarm(node)
-        for restart_state in self._nodes.values():
-            restart_state.next_restart_unix_ns = 0
+        for timer in self._nodes.values():
+            timer.next_restart_unix_ns = 0
 
     def _passed(self, node: str) -> None:
         del self._timers[node]

@@ -1,7 +1,7 @@
-"""What a flow was and is to become: the revisions of one flow, in the journal before anything is done about them.
+"""The revisions of one flow. The journal records each before anything is done about it.
 
-Number 1 is the flow as it was submitted, written when it is first to be changed; each roll-out is the next one,
-whatever comes of it. The last MAX_REVISIONS are kept, and in any case the one that runs and the one to go back to.
+Number 1 is the flow as it was submitted; it is recorded when the flow is first to be changed. Each roll-out is the next
+number, whatever its outcome. The last MAX_REVISIONS are kept, and in any case the one that runs and the one before it.
 """
 
 from __future__ import annotations
@@ -17,33 +17,34 @@ from chronetix.protocol.errors import ChronetixError
 from chronetixd.store.journal import Journal, Outcome, StoredFlow, StoredRevision
 
 MAX_REVISIONS = 10
-"""Of a flow, kept."""
+"""Revisions kept for a flow."""
 
 
 class Revisions:
-    """Of one flow, oldest first."""
+    """The revisions of one flow, oldest first."""
 
     def __init__(self, journal: Journal, stored: Iterable[StoredRevision] = ()) -> None:
         self._journal = journal
         self._all = list(stored)
         self.planning = False
-        """The journal is to have the next one, and does not have it yet."""
+        """Whether the next revision was given to the journal and is not recorded yet."""
 
     def __iter__(self) -> Any:
         return iter(tuple(self._all))
 
     @property
     def last(self) -> StoredRevision | None:
-        """The latest, whatever came of it."""
+        """The latest revision, whatever its outcome."""
         return self._all[-1] if self._all else None
 
     @property
     def current(self) -> int:
-        """The number of the one that the flow is."""
+        """The number of the revision that the flow has now."""
         return max((each.number for each in self._all if each.current), default=1)
 
     def before(self, number: int | None = None) -> StoredRevision | None:
-        """The one of that number, by default the one that the flow was before the present one; None without one."""
+        """Return the revision of this number, by default the one that the flow had before the present one; None when
+        there is none."""
         was = [each for each in self._all if each.current and each.number != self.current]
         if number is not None:
             was = [each for each in was if each.number == number]
@@ -58,8 +59,8 @@ class Revisions:
         change: Any,
         then: Callable[[StoredRevision | None, ChronetixError | None], None],
     ) -> None:
-        """``flow`` is to become ``raw``; one at a time. ``then`` is called with the revision once it is in the journal,
-        or with ``journal-unusable``, and then nothing is kept."""
+        """Record that ``flow`` is to become ``raw``; one plan at a time. ``then`` is called with the revision once the
+        journal has recorded it, or with ``journal-unusable``, and then nothing is kept."""
         first = [] if self._all else [_first(flow)]
         made = StoredRevision(
             flow=flow.name,
@@ -90,7 +91,7 @@ class Revisions:
         return left[: max(0, len(self._all) + 1 - MAX_REVISIONS)]
 
     def committed(self, number: int, flow: StoredFlow) -> StoredFlow:
-        """The revision is the flow from now on; ``flow`` as it has to be stored then."""
+        """Record that the flow has this revision from now on. Returns the record of ``flow`` that follows from it."""
         revision = self._change(number, "committed", current=True)
         after = msgspec.structs.replace(
             flow, contract=revision.contract, bindings=revision.bindings, base_dir=revision.base_dir
@@ -99,12 +100,12 @@ class Revisions:
         return after
 
     def revoked(self, number: int, flow: StoredFlow) -> StoredFlow:
-        """The revision is not the flow after all: it is ``flow`` again."""
+        """Record that the flow does not have this revision after all, and is ``flow`` again."""
         self._journal.revised(self._change(number, "preparing", current=False), flow)
         return flow
 
     def ended(self, number: int, outcome: Outcome, why: str = "") -> None:
-        """That is what came of it."""
+        """Record the outcome of this revision, and why."""
         self._journal.revised(self._change(number, outcome, why=why, ended_unix_ns=time.time_ns()))
 
     def _change(self, number: int, outcome: Outcome, **fields: Any) -> StoredRevision:
@@ -113,17 +114,18 @@ class Revisions:
         return changed
 
     def interrupted(self) -> bool:
-        """The daemon has died in the middle of a roll-out: note that. True if that was after the point of no return."""
+        """Record that the daemon died in the middle of a roll-out, if it did. Returns True if that was after the
+        commit."""
         last = self.last
         if last is None or last.outcome not in ("preparing", "committed"):
             return False
         committed = last.outcome == "committed"
-        done = "and the flow began anew as the new one" if committed else "before anything was touched"
+        done = "and the flow began anew as the new one" if committed else "before anything was changed"
         self.ended(last.number, "interrupted", f"the daemon has died meanwhile, {done}")
         return committed
 
     def described(self) -> list[dict[str, Any]]:
-        """As they travel, without the contracts."""
+        """Return the revisions as they are sent to a client, without the contracts."""
         return [
             {
                 "number": each.number,

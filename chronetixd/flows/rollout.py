@@ -1,6 +1,7 @@
-"""The shell of one roll-out: gives the core's machine what it sees of the flow, and carries out its instructions.
+"""Runs one roll-out: shows the present state of the flow to the core's machine and carries out its instructions.
 
-It looks after every change, but never within one: what the flow's machine is about to do is done first.
+The flow is observed after every change, but never within one: the instructions of the flow's own machine are carried
+out first.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from chronetixd.core.flow_messages import FlowState
 from chronetixd.core.worker import WorkerState
 from chronetixd.dataplane.wiring import ToNode
 from chronetixd.flows.context import Services
-from chronetixd.flows.flow_events import News
+from chronetixd.flows.flow_events import FlowEvents
 from chronetixd.flows.plan import Plan
 from chronetixd.flows.standby import Standby
 from chronetixd.loop.watchers import Watchers
@@ -28,70 +29,70 @@ from chronetixd.workers.process import WorkerProcess
 
 
 class Routes(Protocol):
-    """What becomes of a flow's routes meanwhile."""
+    """What a roll-out needs of a flow's routes."""
 
     @property
     def under_way(self) -> Collection[str]:
-        """Routes whose change has begun and not ended."""
+        """Nodes whose change of routes has begun and not ended."""
 
     @property
     def clean(self) -> bool:
-        """Nothing of an earlier change is left."""
+        """Whether all removed routes are drained."""
 
     def keep_leaving_workers(self) -> list[ToNode]:
-        """Whoever was to leave stays."""
+        """Keep the workers that were to leave. Returns the messages that tell them about their inputs."""
 
     def take_lost(self) -> Mapping[str, int]:
-        """Frames that are lost, by route, told once."""
+        """Return lost frames by route; each is returned once only."""
 
 
-class Run(Protocol):
-    """The flow that is changed."""
+class RolloutRun(Protocol):
+    """What a roll-out needs of a flow."""
 
     name: str
     plan: Plan
-    news: News
+    flow_events: FlowEvents
 
     @property
     def state(self) -> FlowState:
-        """Where it is in its life."""
+        """The state of the flow."""
 
     @property
     def wiring(self) -> Routes:
-        """Its routes."""
+        """The routes of the flow."""
 
-    def seen(self) -> dict[str, core.NodeView]:
-        """Its nodes."""
+    def node_views(self) -> dict[str, core.NodeView]:
+        """Return the present state of all nodes."""
 
-    def seen_of(self, node: str) -> core.NodeView | None:
-        """One of them; None when it has no such node."""
+    def node_view(self, node: str) -> core.NodeView | None:
+        """Return the present state of ``node``; None when the flow has no such node."""
 
     def watch(self, watcher: Callable[[], None]) -> Callable[[], None]:
         """Call ``watcher`` after every change, until the returned function is called."""
 
     def dispatch(self, event: flow_messages.FlowEvent) -> None:
-        """Something has happened."""
+        """Give ``event`` to the state machine."""
 
-    def broken(self, defect: Exception) -> None:
-        """Something that belongs to it has failed inside."""
+    def handle_defect(self, defect: Exception) -> None:
+        """Handle an exception that occurred while the daemon worked on this flow."""
 
     def revise(self, plan: Plan, change: Change) -> None:
-        """From now on it is the flow of ``plan``."""
+        """Make the flow that of ``plan``."""
 
     def take_over(self, node: str, worker: WorkerProcess | None) -> None:
-        """``node`` has no worker: this is its next one, or a new one."""
+        """Give ``node``, which has no worker, its next one: ``worker``, or a new one if that is None."""
 
     def send_wiring(self, messages: Sequence[ToNode]) -> None:
-        """Tell workers about their routes."""
+        """Send workers messages about their routes."""
 
 
 class Rollout:
-    """``run`` is to become ``plan``, by ``change``. ``on_commit`` writes that down, and ``on_revoke`` that it does not
-    after all; ``on_end`` is told what came of it: the step, and why it is not done."""
+    """Makes ``run`` the flow of ``plan``, which differs by ``change``. ``on_commit`` records the commit and
+    ``on_revoke`` revokes it; ``on_end`` is called with the final step, and why the roll-out is not done."""
 
     def __init__(
         self,
-        run: Run,
+        run: RolloutRun,
         services: Services,
         plan: Plan,
         change: Change,
@@ -117,42 +118,42 @@ class Rollout:
         self._standing: dict[str, Standby] = {}
         self._instructions: deque[core.RolloutInstruction] = deque()
         self._timer: asyncio.TimerHandle | None = None
-        self._looking = False
+        self._observing = False
         self._unwatch: Callable[[], None] = lambda: None
         self._watchers = Watchers(services.loop)
         self._since: dict[str, int] = {}
-        """Monotonic ns when each step began."""
+        """When each step began (CLOCK_MONOTONIC, ns)."""
 
     @property
     def over(self) -> bool:
-        """Nothing more comes of it."""
+        """Whether the roll-out has reached a final step."""
         return self.machine.over
 
     @property
     def settled(self) -> bool:
-        """It is over, and nobody stands by any more."""
+        """Whether the roll-out is over and no standby has a process any more."""
         return self.over and not any(each.worker.to_come for each in self._standing.values())
 
     @property
     def pids(self) -> set[int]:
-        """Processes that stand by."""
+        """The process ids of all standbys."""
         return {each.worker.pid for each in self._standing.values() if each.worker.alive}
 
-    def standing(self, node: str) -> WorkerProcess | None:
-        """The worker that stands by for ``node``."""
+    def standby_worker(self, node: str) -> WorkerProcess | None:
+        """Return the worker that stands by for ``node``, or None."""
         found = self._standing.get(node)
         return found.worker if found is not None and found.alive else None
 
     def begin(self) -> None:
-        """Begin."""
+        """Begin the roll-out."""
         self._unwatch = self._run.watch(self._changed)
         differs = [f"{each.kind} {each.name}" for each in (*self.change.nodes, *self.change.routes)]
-        self._run.news.rollout("started", self.number, ", ".join(differs) or "nothing that runs")
+        self._run.flow_events.rollout("started", self.number, ", ".join(differs) or "nothing that runs")
         self._handle(core.BeginRequested())
         self._changed()
 
-    def call_back(self, why: str) -> bool:
-        """Roll back if that is possible still."""
+    def roll_back(self, why: str) -> bool:
+        """Roll back, if the roll-out is not committed. Returns whether it was rolled back."""
         if self.machine.step not in (
             core.RolloutStep.PREPARING,
             core.RolloutStep.SETTLING,
@@ -163,11 +164,11 @@ class Rollout:
         return True
 
     async def until(self, reached: Callable[[], bool]) -> None:
-        """Return once ``reached``: looked at now, and after every step."""
+        """Wait until ``reached()`` is true; it is checked at once and after every step."""
         await self._watchers.until(reached)
 
     def progress(self) -> dict[str, Any]:
-        """How far it is."""
+        """Return how far the roll-out has come."""
         return {
             "flow": self._run.name,
             "number": self.number,
@@ -179,29 +180,29 @@ class Rollout:
 
     @property
     def cut_ns(self) -> int | None:
-        """From the first worker told to leave to the last successor at work; None before that."""
+        """The time in ns from the first worker told to leave to the last successor started; None before that."""
         begun, done = self._since.get(core.RolloutStep.LEAVING), self._since.get(core.RolloutStep.DONE)
         return None if begun is None or done is None else done - begun
 
-    # -- looking -------------------------------------------------------------------------------------------
+    # -- observing the flow --------------------------------------------------------------------------------
 
     def _changed(self) -> None:
-        if not self._looking and not self.over:
-            self._looking = True
-            self._services.loop.call_soon(self._look)
+        if not self._observing and not self.over:
+            self._observing = True
+            self._services.loop.call_soon(self._observe)
 
-    def _look(self) -> None:
-        self._looking = False
+    def _observe(self) -> None:
+        self._observing = False
         if not self.over:
             self._handle(core.FlowObserved(self._view()))
 
     def _view(self) -> core.FlowView:
-        wiring, nodes = self._run.wiring, self._run.seen()
+        wiring, nodes = self._run.wiring, self._run.node_views()
         runs = self._run.state is FlowState.RUNNING
         return core.FlowView(nodes, runs, self._obstacle(nodes), tuple(wiring.under_way), wiring.clean)
 
     def _obstacle(self, nodes: Mapping[str, core.NodeView]) -> str:
-        """Routes can be changed between nodes that run, or begin, and no others."""
+        """Return why routes cannot be changed now, or an empty string: the nodes at their ends must have started."""
         for node in self.change.ends:
             if node in nodes and nodes[node].state is not WorkerState.STARTED:
                 return f"node {node!r}, whose routes change, is {nodes[node].state}"
@@ -215,7 +216,7 @@ class Rollout:
             self._instructions += self.machine.handle(event)
             self._carry_on()
         except Exception as defect:
-            self._run.broken(defect)
+            self._run.handle_defect(defect)
         if self.machine.step is not before:
             self._since[self.machine.step] = time.monotonic_ns()
             self._watchers.tell()
@@ -231,7 +232,7 @@ class Rollout:
                 for node in nodes:
                     self._stand_by(node)
             case core.ArmReadyDeadline(after_ns):
-                self._timer = self._services.loop.call_later(after_ns / 1e9, self._late)
+                self._timer = self._services.loop.call_later(after_ns / 1e9, self._ready_deadline_passed)
             case core.DisarmReadyDeadline():
                 self._disarm()
             case core.WriteCommit():
@@ -241,7 +242,7 @@ class Rollout:
                 self._on_revoke()
             case core.ReviseFlow():
                 self._run.revise(self._plan, self.change)
-                self._run.news.rollout("committed", self.number)
+                self._run.flow_events.rollout("committed", self.number)
             case core.ReplaceWorker(node):
                 self._run.dispatch(flow_messages.LeaveRequested(node))
             case core.RetireNode(node):
@@ -254,23 +255,29 @@ class Rollout:
                 self._finish(why)
 
     def _stand_by(self, node: str) -> None:
-        seen = self._run.seen_of(node)
+        seen = self._run.node_view(node)
         incarnation = seen.incarnation + 1 if seen is not None else 0
         plan = self._plan
         made = self._standing[node] = Standby(
-            self._services, self._run.name, plan.nodes[node], plan.base_dir, incarnation, self._stood_by, self._fell
+            self._services,
+            self._run.name,
+            plan.nodes[node],
+            plan.base_dir,
+            incarnation,
+            self._successor_ready,
+            self._successor_lost,
         )
         made.begin()
 
-    def _stood_by(self, node: str) -> None:
+    def _successor_ready(self, node: str) -> None:
         if self.machine.step is core.RolloutStep.PREPARING:
             self._handle(core.SuccessorReady(node))
 
-    def _fell(self, node: str, why: str) -> None:
-        structlog.get_logger("chronetixd.flows.rollout").warning("a worker that stood by is gone", node=node, why=why)
+    def _successor_lost(self, node: str, why: str) -> None:
+        structlog.get_logger("chronetixd.flows.rollout").warning("a standby worker is gone", node=node, why=why)
         self._handle(core.SuccessorLost(node, why))
 
-    def _late(self) -> None:
+    def _ready_deadline_passed(self) -> None:
         self._timer = None
         self._handle(core.ReadyDeadlinePassed())
 
@@ -286,7 +293,7 @@ class Rollout:
     def _take_over(self, node: str, fresh: bool) -> None:
         if self._run.state is not FlowState.RUNNING:
             return
-        seen = self._run.seen_of(node)
+        seen = self._run.node_view(node)
         if seen is None or seen.state is not WorkerState.RESTARTING or seen.grouped:
             return
         standby = self._standing.pop(node)
@@ -303,19 +310,19 @@ class Rollout:
         if self.machine.step is core.RolloutStep.ENDED:
             self._run.send_wiring(self._run.wiring.keep_leaving_workers())
         for route, frames in self._run.wiring.take_lost().items():
-            text = f"{frames} frames of route {route} are lost: who had to work on them was killed"
-            self._run.news.rollout("lost-frames", self.number, text)
-        self._run.news.rollout(str(self.machine.step), self.number, why)
+            text = f"{frames} frames of route {route} are lost: the worker that had to process them was killed"
+            self._run.flow_events.rollout("lost-frames", self.number, text)
+        self._run.flow_events.rollout(str(self.machine.step), self.number, why)
         self._on_end(self.machine.step, why)
 
 
 def senders(plan: Plan) -> dict[str, set[str]]:
-    """Who sends to each node of ``plan``."""
+    """Return the nodes that send to each node of ``plan``."""
     return {node: {route.source for route in plan.data_routes if route.target == node} for node in plan.nodes}
 
 
 def downstream(plan: Plan) -> Iterable[str]:
-    """The nodes of ``plan``, each behind those that send to it."""
+    """Yield the nodes of ``plan``, each after the nodes that send to it."""
     left = senders(plan)
     while left:
         ready = [node for node, before in left.items() if not before & left.keys()]

@@ -1,7 +1,7 @@
-"""A worker that stands by for a node whose present worker runs on: spawned, and its plugin constructed.
+"""A standby: the successor of a worker that still runs. It is spawned, and its plugin is constructed.
 
-It has no memory and no routes yet and nothing depends on it: whatever it does wrong is its own end, told once as
-``on_fell``. Until its flow takes it over, the journal knows nothing of it: it dies with the daemon.
+It has no memory and no routes yet, and nothing depends on it: any failure ends only the standby, and is reported once
+by ``on_lost``. The journal has no record of it until its flow takes it over, so it dies with the daemon.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ NO_HANDOVER = "cannot stand by: its program does not know the feature 'handover'
 
 
 class Standby:
-    """For ``plan``, a node of ``flow``, in its life ``incarnation``."""
+    """A worker that stands by for the node of ``plan`` of ``flow``, as ``incarnation``."""
 
     def __init__(
         self,
@@ -34,14 +34,14 @@ class Standby:
         base_dir: str,
         incarnation: int,
         on_ready: Callable[[str], None],
-        on_fell: Callable[[str, str], None],
+        on_lost: Callable[[str, str], None],
     ) -> None:
         self.node = plan.manifest.node
         self._services = services
         self._plan = plan
         self._base_dir = base_dir
         self._on_ready = on_ready
-        self._on_fell = on_fell
+        self._on_lost = on_lost
         self._said_ready = self._greeted = self._dismissed = self._failed = False
         self._why = ""
         self.worker = WorkerProcess(
@@ -58,24 +58,24 @@ class Standby:
 
     @property
     def alive(self) -> bool:
-        """It has a process, and was not told to go."""
+        """Whether it has a process and was not dismissed."""
         return self.worker.alive and not self._dismissed and not self._failed
 
     def begin(self) -> None:
-        """Start it; what goes wrong is told by ``on_fell``."""
+        """Start its process; a failure is reported by ``on_lost``."""
         try:
             self._services.start(self.worker, self._plan.argv, self._base_dir)
         except OSError as refused:
             self._spawn_failed(self.node, str(refused))
 
     def dismiss(self) -> None:
-        """It is not needed. Idempotent."""
+        """Kill it, because it is not needed. Idempotent."""
         if not self._dismissed:
             self._dismissed = True
             self._services.bus.drop(self.worker)
             self.worker.signal(kill=True)
 
-    # -- what happens to it --------------------------------------------------------------------------------
+    # -- events of its process -----------------------------------------------------------------------------
 
     def _spawned(self, _node: str, _pid: int) -> None:
         if self._dismissed:
@@ -84,7 +84,7 @@ class Standby:
     def _spawn_failed(self, node: str, why: str) -> None:
         self._failed = True
         if not self._dismissed:
-            self._services.loop.call_soon(self._on_fell, node, f"could not be spawned: {why}")
+            self._services.loop.call_soon(self._on_lost, node, f"could not be spawned: {why}")
 
     def _received(self, node: str, message: wire.Message, _descriptors: list[int]) -> None:
         match message:
@@ -140,5 +140,5 @@ class Standby:
         if self._dismissed:
             return
         death = self.worker.death(ended, ())
-        self._services.deaths.add(death)
-        self._on_fell(node, self._why or explain(ended, death))
+        self._services.exit_records.add(death)
+        self._on_lost(node, self._why or explain(ended, death))

@@ -1,7 +1,7 @@
-"""What the workers of one flow say, each word to whom it concerns.
+"""Dispatches the messages of one flow's workers to the parts of the daemon that handle them.
 
-Nobody's word is taken: what a worker may not say, or not now, is refused with a ProtocolError, which is that worker's
-fault and nobody else's.
+No message is trusted: one that a worker may not send, or may not send now, is refused with a ProtocolError. That is a
+fault of this worker and does not affect any other.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from chronetix.protocol import handshake
 from chronetix.protocol import messages as wire
 from chronetix.protocol.errors import ChronetixError, error
 from chronetix.protocol.framing import type_of
-from chronetixd.core import worker as life
+from chronetixd.core import worker as worker_core
 from chronetixd.core.flow_messages import FlowEvent, WorkerChanged
 from chronetixd.core.worker import WorkerState
 from chronetixd.dataplane.held_frames import HeldFrameWatch
 from chronetixd.dataplane.taps import Taps
 from chronetixd.dataplane.wiring import ToNode, Wiring
 from chronetixd.flows.context import Services
-from chronetixd.flows.flow_events import News
+from chronetixd.flows.flow_events import FlowEvents
 from chronetixd.flows.frame_failures import FrameFailures
 from chronetixd.flows.liveness import Probes
 from chronetixd.loop.closing import close_all
@@ -28,51 +28,51 @@ from chronetixd.workers.process import WorkerProcess
 
 MAX_FAULT_TEXT = 4 * 1024
 MAX_TRACEBACK = 64 * 1024
-"""Characters that are kept of a worker's fault: it goes into events, lists and descriptions."""
+"""Characters that are kept of a worker's fault, which goes into events, lists and descriptions."""
 
 LINKED = frozenset(
     {WorkerState.READY, WorkerState.STARTING, WorkerState.STARTED, WorkerState.DRAINING, WorkerState.FINISHED}
 )
-"""States in which a worker may be extended, and offers what it was asked for."""
+"""States in which a worker may be told of further routes, and may offer memory for them."""
 
 
-class Run(Protocol):
-    """The flow that the workers are of."""
+class MessagesRun(Protocol):
+    """What the message handler needs of a flow."""
 
     def state_of(self, node: str) -> WorkerState:
-        """Where the worker of ``node`` is in its life."""
+        """Return the state of the worker of ``node``."""
 
     def worker(self, node: str) -> WorkerProcess:
-        """The process of ``node``."""
+        """Return the process of ``node``."""
 
-    def holds(self, node: str, message: wire.Message, descriptors: list[int]) -> bool:
-        """``message`` waits until all workers are back from the death of a daemon. Raises ProtocolError."""
+    def defers(self, node: str, message: wire.Message, descriptors: list[int]) -> bool:
+        """Defer ``message`` if it can only be handled after the recovery. Raises ProtocolError."""
 
     def dispatch(self, event: FlowEvent) -> None:
-        """Something has happened."""
+        """Give ``event`` to the state machine."""
 
-    def broke(self, node: str, what: str) -> None:
-        """The worker broke the rules of the wire."""
+    def protocol_broken(self, node: str, what: str) -> None:
+        """Fault and kill the worker of ``node``, which broke the protocol."""
 
-    def keep(self) -> None:
-        """Have the supervisor keep what is new, before anybody is told of it."""
+    def keep_descriptors(self) -> None:
+        """Store new memory with the service manager, before any worker is told of it."""
 
     def send_wiring(self, messages: Sequence[ToNode]) -> None:
-        """Tell workers about their routes."""
+        """Send workers messages about their routes."""
 
     def announce_relinked(self) -> None:
-        """Successors that no producer has to be linked to any more may start."""
+        """Report Relinked for each successor that all of its producers are linked to."""
 
-    def tell(self) -> None:
-        """Something about its routes has changed."""
+    def notify_watchers(self) -> None:
+        """Notify watchers that the routes have changed."""
 
 
 class WorkerMessages:
-    """Listens for ``run``, whose memory is in ``wiring``."""
+    """Handles the messages of the workers of ``run``, whose memory is in ``wiring``."""
 
     def __init__(
         self,
-        run: Run,
+        run: MessagesRun,
         services: Services,
         *,
         wiring: Wiring,
@@ -80,7 +80,7 @@ class WorkerMessages:
         held_frames: HeldFrameWatch,
         probes: Probes,
         failures: Mapping[str, FrameFailures],
-        news: News,
+        flow_events: FlowEvents,
     ) -> None:
         self._run = run
         self._services = services
@@ -89,26 +89,27 @@ class WorkerMessages:
         self._held_frames = held_frames
         self._probes = probes
         self._failures = failures
-        self._news = news
+        self._news = flow_events
 
     def received(self, node: str, message: wire.Message, descriptors: list[int]) -> None:
-        """``node`` said ``message``. Raises ProtocolError; descriptors that nobody took stay the caller's."""
+        """Handle ``message`` of ``node``. Raises ProtocolError. Descriptors that are not taken stay in the list and
+        belong to the caller."""
         if isinstance(message, wire.Hello):
             self._hello(node, message)
             return
         state = self._run.state_of(node)
         if state in (WorkerState.SPAWNING, WorkerState.GREETING):
             raise error("unexpected-message", type=type_of(message), when="before the hello")
-        if not self._run.holds(node, message, descriptors):
-            self._heard(node, message, descriptors)
+        if not self._run.defers(node, message, descriptors):
+            self._handle(node, message, descriptors)
 
-    def late(self, node: str, message: wire.Message, descriptors: list[int]) -> None:
-        """What had to wait until all workers were back; whatever is wrong with it is that worker's fault. Closes the
-        descriptors that nobody takes."""
+    def handle_deferred(self, node: str, message: wire.Message, descriptors: list[int]) -> None:
+        """Handle a message that was deferred until the end of the recovery. A protocol error is reported as a fault of
+        the worker. Descriptors that are not taken are closed."""
         try:
-            self._heard(node, message, descriptors)
+            self._handle(node, message, descriptors)
         except ChronetixError as fault:
-            self._run.broke(node, str(fault))
+            self._run.protocol_broken(node, str(fault))
         finally:
             close_all(descriptors)
 
@@ -120,11 +121,11 @@ class WorkerMessages:
         worker.features = tuple(hello.features)
         worker.send(reply)
         if isinstance(reply, wire.Failure):
-            self._run.broke(node, reply.message)
+            self._run.protocol_broken(node, reply.message)
         else:
-            self._run.dispatch(WorkerChanged(node, life.Greeted()))
+            self._run.dispatch(WorkerChanged(node, worker_core.Greeted()))
 
-    def _heard(self, node: str, message: wire.Message, descriptors: list[int]) -> None:
+    def _handle(self, node: str, message: wire.Message, descriptors: list[int]) -> None:
         run, wiring = self._run, self._wiring
         match message:
             case wire.Publish() | wire.Subscribe() | wire.Unsubscribe() | wire.Request() | wire.Reply():
@@ -143,25 +144,25 @@ class WorkerMessages:
                 run.announce_relinked()
             case wire.Drained():
                 told = wiring.drained(node, message)
-                run.keep()
+                run.keep_descriptors()
                 run.send_wiring(told)
-                run.tell()
+                run.notify_watchers()
             case wire.Ready():
                 run.send_wiring(wiring.ready(node))
-                run.dispatch(WorkerChanged(node, life.BecameReady()))
+                run.dispatch(WorkerChanged(node, worker_core.BecameReady()))
             case wire.Started():
-                run.dispatch(WorkerChanged(node, life.HasStarted()))
+                run.dispatch(WorkerChanged(node, worker_core.HasStarted()))
             case wire.Finished(result=result):
-                run.dispatch(WorkerChanged(node, life.HasFinished(result)))
+                run.dispatch(WorkerChanged(node, worker_core.HasFinished(result)))
             case wire.Fault(phase=phase, error=name, message=text, traceback=trace):
                 name, text, trace = name[:MAX_FAULT_TEXT], text[:MAX_FAULT_TEXT], trace[-MAX_TRACEBACK:]
                 run.worker(node).fault = {"phase": phase, "error": name, "message": text, "traceback": trace}
                 consequence = name == "RouteClosed"
-                run.dispatch(WorkerChanged(node, life.Faulted(phase, f"{name}: {text}", consequence)))
+                run.dispatch(WorkerChanged(node, worker_core.Faulted(phase, f"{name}: {text}", consequence)))
             case wire.Segment():
                 self._held_frames.stir()
                 told = wiring.grow(node, message, descriptors)
-                run.keep()
+                run.keep_descriptors()
                 run.send_wiring(told)
                 segments = wiring.segments_of(node)
                 if segments is not None:
@@ -170,7 +171,7 @@ class WorkerMessages:
                 run.send_wiring(wiring.mapped(node, message))
             case wire.SegmentDropped(route=""):
                 run.send_wiring(wiring.drop(node, message, reuse=not self._taps.listen_to(node)))
-                run.keep()
+                run.keep_descriptors()
             case wire.SegmentDropped():
                 run.send_wiring(wiring.dropped(node, message))
             case wire.Log():
@@ -185,28 +186,28 @@ class WorkerMessages:
                 raise error("unexpected-message", type=type_of(message), when="after the hello")
 
     def _frame_failed(self, node: str, failed: wire.FrameFailed) -> None:
-        """Counted always; told when a frame was set aside, more seldom the more there are."""
+        """Count a failed frame. An event is emitted when a frame was set aside, more seldom the more there are."""
         failures = self._failures[node]
         if failures.count(failed):
             message = f"{failed.error[:MAX_FAULT_TEXT]}: {failed.message[:MAX_FAULT_TEXT]}"
             self._news.frame_failed(node, failed, message, failures.set_aside)
 
     def _gave_up(self, node: str, route: str, waited_ns: int) -> None:
-        """A consumer was too slow for its route's limit: the route is closed, and everybody may know."""
+        """Report that the producer has closed a route because its consumer was slower than the route's limit allows."""
         if not self._wiring.has_output(node, route):
             raise error("malformed-message", type="gave-up", reason=f"{route!r} is not an output of node {node!r}")
         self._news.given_up(node, route, waited_ns)
 
     def _offered(self, node: str, offer: wire.Offer, descriptors: list[int]) -> None:
-        """Its first memory, or that of an extension; either may be the last thing that somebody waits for."""
+        """Handle the first offer of a worker, or one for further routes. Links that waited for this offer are sent."""
         run, wiring = self._run, self._wiring
         state = run.state_of(node)
         if state is WorkerState.OFFERING or state in LINKED:
             told = wiring.offer(node, offer, descriptors)
-            run.keep()
+            run.keep_descriptors()
             run.send_wiring(told)
         if state not in LINKED:
-            run.dispatch(WorkerChanged(node, life.Offered()))
+            run.dispatch(WorkerChanged(node, worker_core.Offered()))
         if state is WorkerState.OFFERING or state in LINKED:
             run.send_wiring(wiring.due(node))
-            run.tell()
+            run.notify_watchers()

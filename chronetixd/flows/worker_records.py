@@ -1,5 +1,5 @@
-"""The lives of one flow's workers, as the journal has them: noted when a worker is about to be asked for, when it is
-born, when it is gone. What a later daemon knows of workers that it has not started itself.
+"""Records of one flow's workers in the journal: one before a worker's process is requested, one when it is spawned, one
+when it has exited. From them a later daemon knows of workers that it has not started itself.
 """
 
 from __future__ import annotations
@@ -20,17 +20,18 @@ from chronetixd.linux import proc
 from chronetixd.store.journal import Journal, StoredLife
 
 LINGER_MS = 5000
-"""A process that lives on so long after SIGKILL hangs in the kernel."""
+"""A process that lives this long after SIGKILL hangs in the kernel."""
 
 
 @cache
 def boot_id() -> str:
-    """Of this boot of the machine: what pids and start times are worth."""
+    """Return the id of this boot of the machine. Pids and start times are only valid within one boot."""
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
-def lives_on(life: StoredLife) -> bool:
-    """Its very process is there, and no later one of the same pid. False for one that was never known to be born."""
+def is_alive(life: StoredLife) -> bool:
+    """Return whether the recorded process lives; a later process with the same pid does not count. False for a worker
+    that was not recorded as spawned."""
     if life.phase != "born" or life.boot != boot_id():
         return False
     found = proc.stat(life.pid)
@@ -38,12 +39,12 @@ def lives_on(life: StoredLife) -> bool:
 
 
 def end_leftovers(lives: Iterable[StoredLife]) -> None:
-    """Kill what is left of workers whose flow is started anew, or is over, and wait until it is dead: they had their
-    end from the daemon's, and those that have not taken it are not asked a second time."""
+    """Kill the recorded processes that still live, because their flow is started anew or is over, and wait until they
+    are dead. A worker was already told to end when its daemon died, so that it is not asked again."""
     poll = select.poll()
     opened = []
     for life in lives:
-        if lives_on(life):
+        if is_alive(life):
             with suppress(ProcessLookupError):
                 pidfd = os.pidfd_open(life.pid)
                 opened.append(pidfd)
@@ -56,7 +57,9 @@ def end_leftovers(lives: Iterable[StoredLife]) -> None:
     while left:
         dead = poll.poll(LINGER_MS)
         if not dead:
-            structlog.get_logger("chronetixd").warning("workers of an earlier daemon do not die", count=left)
+            structlog.get_logger("chronetixd").warning(
+                "workers of an earlier daemon do not die after SIGKILL", count=left
+            )
             break
         for pidfd, _ in dead:
             poll.unregister(pidfd)
@@ -66,15 +69,15 @@ def end_leftovers(lives: Iterable[StoredLife]) -> None:
 
 
 class WorkerRecords:
-    """Of the workers of ``flow``. ``earlier`` are those that an earlier daemon has left."""
+    """The records of the workers of ``flow``. ``earlier`` are those that an earlier daemon has left."""
 
     def __init__(self, journal: Journal, flow: str, earlier: Iterable[StoredLife] = ()) -> None:
         self._journal = journal
         self._flow = flow
         self._now = {life.node: life for life in earlier}
 
-    def intend(self, incarnations: Mapping[str, int]) -> None:
-        """These nodes are about to get a worker."""
+    def note_intended(self, incarnations: Mapping[str, int]) -> None:
+        """Record that processes are about to be requested for these nodes."""
         made = [
             StoredLife(
                 flow=self._flow,
@@ -89,22 +92,23 @@ class WorkerRecords:
         self._now |= {life.node: life for life in made}
         self._journal.lives(made)
 
-    def born(self, node: str, pid: int) -> None:
-        """The launcher has made it."""
+    def note_spawned(self, node: str, pid: int) -> None:
+        """Record that the launcher has started the worker of ``node`` as ``pid``."""
         found = proc.stat(pid)
         self._change(node, phase="born", pid=pid, started_ticks=found.started if found else 0)
 
-    def gone(self, node: str, incarnation: int, *, well: bool) -> None:
-        """That life of it has ended; ``well`` when it had nothing left to do. A successor may have been born before."""
+    def note_exited(self, node: str, incarnation: int, *, well: bool) -> None:
+        """Record that this incarnation of ``node`` has exited; ``well`` when it had nothing left to do. Ignored when a
+        successor is recorded already."""
         if node in self._now and self._now[node].incarnation == incarnation:
             self._change(node, phase="gone", well=well)
 
     def packed(self) -> list[StoredLife]:
-        """The last life of each node: what is ``earlier`` for the next image."""
+        """Return the last record of each node, to be passed as ``earlier`` by the next image of the daemon."""
         return list(self._now.values())
 
     def token(self, node: str) -> str:
-        """What the worker proves itself with when it comes back."""
+        """Return the secret by which the worker of ``node`` proves its identity when it reattaches."""
         return self._now[node].token
 
     def __getitem__(self, node: str) -> StoredLife:

@@ -45,9 +45,9 @@ class Parts(NamedTuple):
     supervisor: ServiceManager
     pump: Pump
 
-    def in_the_way(self) -> list[str]:
+    def upgrade_blockers(self) -> list[str]:
         """What keeps them from being handed over now, as sentences."""
-        ways = self.flows.in_the_way
+        ways = self.flows.upgrade_blockers
         if not self.strays.settled or not self.groups.settled:
             ways.append("what a worker had started is being ended")
         if self.journal.awaited:

@@ -31,7 +31,7 @@ LOOK_S = 0.01
 class Ship(Protocol):
     """The daemon, as far as it is handed over."""
 
-    def in_the_way(self) -> list[str]:
+    def upgrade_blockers(self) -> list[str]:
         """What keeps it from being handed over now, as sentences."""
 
     async def hold(self) -> None:
@@ -73,7 +73,7 @@ class Upgrade:
             answer = await self._rehearse(image, args.timeout_ns / 1e9)
             told = {"before": self._version, "after": answer.version, "flows": answer.flows, "workers": answer.workers}
             if args.dry_run:
-                return {**told, "formats": answer.formats, "in_the_way": self._ship.in_the_way()}
+                return {**told, "formats": answer.formats, "upgrade_blockers": self._ship.upgrade_blockers()}
             emit({"rehearsed": True, **told})
             upgrade = Upgraded(id=args.id, **told)
             self._under_way = self._loop.create_task(self._go(image, upgrade, deadline))
@@ -85,7 +85,7 @@ class Upgrade:
 
     async def _rehearse(self, image: exec_handoff.Image, timeout_s: float) -> Any:
         bag = Bag()
-        ways = self._ship.in_the_way()
+        ways = self._ship.upgrade_blockers()
         if ways:
             await self._clear(self._loop.time() + timeout_s)
         try:
@@ -100,7 +100,7 @@ class Upgrade:
 
     async def _clear(self, deadline: float) -> None:
         """Wait until nothing is in the way. Raises ChronetixError ``upgrade-refused``."""
-        while ways := self._ship.in_the_way():
+        while ways := self._ship.upgrade_blockers():
             if self._loop.time() >= deadline:
                 raise error("upgrade-refused", reason="; ".join(ways))
             await asyncio.sleep(LOOK_S)

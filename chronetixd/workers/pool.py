@@ -79,7 +79,7 @@ class Spare:
     leaf: Leaf | None
 
 
-class Spares:
+class WorkerPool:
     """Keeps up to ``size`` of them. ``on_full`` is called, with their number, whenever all are there."""
 
     def __init__(

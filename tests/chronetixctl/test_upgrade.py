@@ -77,13 +77,13 @@ class TestUpgrade:
         assert "was not begun: flow f is in the middle of roll-out 3 [upgrade-refused]" in ended.err
 
     @pytest.mark.parametrize(("ways", "code"), [([], 0), (["the daemon is stopping"], 1)])
-    def test_a_dry_run_says_what_is_in_the_way(self, ways: list[str], code: int, ctl: Any, daemon: Any) -> None:
-        daemon.answers["upgrade"] = {**TOLD, "formats": [1], "in_the_way": ways}
+    def test_a_dry_run_names_what_blocks_the_upgrade(self, ways: list[str], code: int, ctl: Any, daemon: Any) -> None:
+        daemon.answers["upgrade"] = {**TOLD, "formats": [1], "upgrade_blockers": ways}
         ended = ctl("upgrade", "--dry-run")
         assert ended.code == code
         assert ended.out.splitlines()[0] == "1.0 → 2.0: could take over 7 workers of 2 flows"
-        assert ended.out.splitlines()[1:] == [f"in the way now: {way}" for way in ways]
-        assert json.loads(ctl("upgrade", "--dry-run", "-o", "json").out)["in_the_way"] == ways
+        assert ended.out.splitlines()[1:] == [f"blocked now: {way}" for way in ways]
+        assert json.loads(ctl("upgrade", "--dry-run", "-o", "json").out)["upgrade_blockers"] == ways
 
 
 class TestOthers:

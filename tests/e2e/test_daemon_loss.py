@@ -230,7 +230,7 @@ def test_a_worker_that_is_not_back_yet_is_shown_as_such_and_dies_as_such(
             end(before["map"])
             happens(client, "flow-failed")
             failed = client.call("describe", flow="f")
-        assert "'map' died when it had not come back to this daemon yet, and what it had " in failed["reason"]
+        assert "'map' died when it had not reattached to this daemon yet, and what it had " in failed["reason"]
         assert failed["returning"] == 0
     finally:
         kill(second)

@@ -103,7 +103,7 @@ def test_a_daemon_that_dies_at_a_commit(
             with suppress(ChronetixError):  # it may have ended by itself
                 client.call("stop", flow="f")
         (told,) = client.call("list")["flows"] or [{"state": "stopped", "reason": ""}]
-    lost = any(how in told["reason"] for how in ("died while no daemon was there", "had not come back to this daemon"))
+    lost = any(how in told["reason"] for how in ("died while no daemon was there", "had not reattached to this daemon"))
     assert told["state"] == "stopped" or lost, told
     runs: list[list[tuple[int, bool]]] = [[]]
     for number, marked in flow.numbers() if flow.ledger.exists() else ():

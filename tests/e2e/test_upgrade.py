@@ -194,7 +194,7 @@ class TestRefused:
         with Client.connect(daemon.socket) as client:
             before = flow.submit(client)
             told = upgrade(daemon, "--dry-run")
-            assert (told["workers"], told["in_the_way"], told["formats"]) == (3, [], [2])
+            assert (told["workers"], told["upgrade_blockers"], told["formats"]) == (3, [], [2])
             assert pids(client) == before, "and the connection is still the same"
             assert client.call("stop", flow="f")["state"] == "stopped"
 

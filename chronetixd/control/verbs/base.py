@@ -20,7 +20,7 @@ from chronetixd.records.audit import Audit
 from chronetixd.records.events import Events
 from chronetixd.records.logs import Logs
 from chronetixd.store.journal import Journal
-from chronetixd.workers.pool import Spares
+from chronetixd.workers.pool import WorkerPool
 
 
 class Emit(Protocol):
@@ -55,7 +55,7 @@ class Context:
     events: Events
     logs: Logs
     audit: Audit
-    spares: Spares
+    spares: WorkerPool
     identity: dict[str, Any]
     journal: Journal
     examine: Callable[[], list[dict[str, str]]]

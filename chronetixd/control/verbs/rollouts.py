@@ -11,7 +11,7 @@ from chronetixd.control.verbs.waiting import showing
 from chronetixd.core.access import Right
 from chronetixd.core.change import described
 from chronetixd.core.rollout import RolloutStep
-from chronetixd.flows.apply import CALLED_BACK, Applied
+from chronetixd.flows.apply import ROLLBACK_REQUESTED, Applied
 from chronetixd.flows.registry import check_name, problem_maps
 
 
@@ -62,7 +62,7 @@ async def _rolled_out(applied: Applied, wait: bool, emit: Emit) -> Any:
     if wait:
         await rollout.until(showing(rollout.progress, emit, lambda: rollout.over))
     step, why = rollout.machine.step, rollout.machine.why
-    if step is RolloutStep.ROLLED_BACK and why != CALLED_BACK:
+    if step is RolloutStep.ROLLED_BACK and why != ROLLBACK_REQUESTED:
         raise error("rolled-back", flow=run.name, number=rollout.number, reason=why)
     if step is RolloutStep.ENDED:
         raise error("flow-failed", flow=run.name, reason=run.reason or why)

@@ -17,7 +17,7 @@ from tests.chaos.scenarios.scenario import Scenario
 from tests.chaos.world import Violation, Watch, World
 
 GONE = "died while no daemon was there"
-LATE = "had not come back to this daemon"
+LATE = "had not reattached to this daemon"
 
 
 def some_nodes(chance: random.Random, most: int = 4) -> list[list[str]]:

@@ -34,7 +34,7 @@ TOLD_AS_THEY_ARE = {
 def rollouts() -> set[str]:
     """How far a roll-out is, as ``News.rollout`` is told."""
     text = (ROOT / "chronetixd" / "flows" / "rollout.py").read_text()
-    return {*re.findall(r'news\.rollout\("([a-z-]+)"', text), *map(str, OVER)}
+    return {*re.findall(r'flow_events\.rollout\("([a-z-]+)"', text), *map(str, OVER)}
 
 
 def kinds(call: ast.expr, function: ast.AST) -> Iterator[str]:

@@ -187,12 +187,12 @@ def test_records_are_the_same_and_are_counted_on(fields: list[dict[str, Any]]) -
 STATE: dict[type, tuple[set[str], set[str]]] = {
     run.FlowRun: (
         {
-            "changed_unix_ns", "executor", "failures", "held_frames", "keeping", "last_deaths", "lives", "machine",
-            "reason", "revivals", "silent", "submitted_unix_ns", "taps", "wiring", "workers",
+            "changed_unix_ns", "executor", "failures", "held_frames", "kept_descriptors", "last_exits", "machine",
+            "reason", "restart_timers", "silent", "submitted_unix_ns", "taps", "wiring", "worker_records", "workers",
         },
         {
-            "_busy", "_events", "_hearing", "_kept", "_log", "_services", "_watchers", "home", "name", "news", "plan",
-            "probes", "rollout",
+            "_busy", "_events", "_kept", "_log", "_messages", "_services", "_watchers", "flow_events", "name", "plan",
+            "probes", "recovery", "rollout",
         },
     ),
     execute.Executor: (
