@@ -32,7 +32,7 @@ TOLD_AS_THEY_ARE = {
 
 
 def rollouts() -> set[str]:
-    """How far a roll-out is, as ``News.rollout`` is told."""
+    """How far a roll-out is, as ``FlowEvents.rollout`` is told."""
     text = (ROOT / "chronetixd" / "flows" / "rollout.py").read_text()
     return {*re.findall(r'flow_events\.rollout\("([a-z-]+)"', text), *map(str, OVER)}
 
