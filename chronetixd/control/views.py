@@ -92,7 +92,7 @@ async def flow_stats(runs: list[FlowRun], ask: Ask) -> cbor.Encoded:
     pace = Pace()
     flows = []
     for run in runs:
-        run.held_frames.stir()
+        run.held_frames.note_activity()
         known = frozenset(run.failures)
         nodes = [
             cbor.dumps(_node_stats(run, name, figures)) async for name in pace.over(run.plan.nodes) if name in known
@@ -126,7 +126,7 @@ def _route_stats(run: FlowRun, route: DataRoute) -> dict[str, Any]:
 
 async def describe(run: FlowRun, contract: bytes, ask: Ask) -> cbor.Encoded:
     """The ``describe`` verb's value; ``contract`` is the flow as it was submitted, in CBOR."""
-    run.held_frames.stir()
+    run.held_frames.note_activity()
     figures = await ask([worker.pid for worker in run.workers.values() if worker.alive])
     deaths = await run.exits()
     pace = Pace()
@@ -255,5 +255,5 @@ def _describe_route(run: FlowRun, route: Route, data: DataRoute | None) -> dict[
 
 def _held(run: FlowRun, route: DataRoute) -> dict[str, Any] | None:
     """What the route's consumer keeps."""
-    kept = run.wiring.kept(route)
+    kept = run.wiring.oldest_held(route)
     return None if kept is None else {"node": route.target, "count": kept[0], "seq": kept[1], "age_ns": kept[2]}

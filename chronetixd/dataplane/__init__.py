@@ -1,2 +1,3 @@
-"""The daemon's part of the data plane: which memory is whose, who is linked to whom, counters and taps. Frames never
-pass through here."""
+"""The daemon's part of the data plane: owners of shared memory, links between workers, counters and taps. Frames never
+pass through the daemon.
+"""

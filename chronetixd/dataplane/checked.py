@@ -1,4 +1,4 @@
-"""Is a descriptor that somebody sent what it should be?"""
+"""Checks that a received descriptor refers to the kind of memory that it should."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from chronetix.protocol.errors import error
 
 
 def checked(fd: int, kind: str, what: str) -> int:
-    """``fd`` if it holds what it should. Raises ProtocolError ``descriptor-refused``."""
+    """Return ``fd`` if it refers to a memory of ``kind``. Raises ProtocolError ``descriptor-refused``."""
     try:
         shm.check(fd, kind)  # type: ignore[arg-type]
     except (OSError, ValueError, shm.PeerFault) as reason:

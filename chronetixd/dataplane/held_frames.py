@@ -1,8 +1,9 @@
-"""Looks at what consumers keep, from time to time, and warns; the daemon reads its own maps, no worker is woken.
+"""Checks from time to time which frames consumers hold, and warns of old ones. The daemon reads its own mappings; no
+worker is woken.
 
-Rules: no timer in a flow in which nothing happens. The first look comes soon after the flow runs; further ones as
-long as there is something to see, and again once a worker has said something, or somebody has asked about the flow. A
-look at many routes is taken in slices, with turns for everybody else.
+Rules: no timer runs in a flow in which nothing happens. The first check comes soon after the flow runs. Further checks
+follow as long as frames move or are held, and again after a message of a worker or a request of a client about the
+flow. A check of many routes is done in slices, and other work of the daemon gets its turn in between.
 """
 
 from __future__ import annotations
@@ -13,21 +14,21 @@ from collections.abc import Callable, Iterator
 
 from chronetixd.core.held import HeldFramePolicy, OldestHeldFrame
 from chronetixd.core.packed import PackedWatch
-from chronetixd.dataplane.wiring import Wiring
+from chronetixd.dataplane.wiring import FlowWiring
 from chronetixd.loop.turns import SLICE_NS
 
 FIRST_S = 1.0
-"""From the flow's start to the first look, unless the threshold is shorter."""
+"""The time from the flow's start to the first check, unless the threshold is shorter."""
 
 Seen = tuple[OldestHeldFrame | None, int, int]
-"""What is held on one route, and how far it is: frames committed and returned."""
+"""The oldest frame that is held on one route, and the route's progress: frames committed and returned."""
 
 Look = Callable[[], Iterator[Seen]]
-"""A look, route by route."""
+"""Yields what is held, route by route."""
 
 
 class HeldFrameWatch:
-    """One flow's. ``warn`` is called once for each frame that is kept for longer than ``threshold_s``."""
+    """Watches one flow. ``warn`` is called once for each frame that is held for longer than ``threshold_s``."""
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, threshold_s: float, look: Look, warn: Callable[[OldestHeldFrame], None]
@@ -39,28 +40,29 @@ class HeldFrameWatch:
         self._look = look
         self._warn = warn
         self._timer: asyncio.Handle | None = None
-        """Of the next look, or of the next slice of one."""
+        """The timer of the next check, or of the next slice of one."""
 
     def start(self) -> None:
-        """The flow runs."""
+        """Begin to check, because the flow runs."""
         self._running = True
         self._arm(min(FIRST_S, self._threshold_s))
 
     def packed(self) -> PackedWatch:
-        """What was warned of."""
+        """Return which frames were warned of."""
         return self._watch.packed()
 
     def unpack(self, packed: PackedWatch) -> None:
-        """The inverse; :meth:`start` is called as ever."""
+        """Restore the state from ``packed``; :meth:`start` has to be called as usual."""
         self._watch.unpack(packed)
 
-    def stir(self) -> None:
-        """Something happens in the flow, or somebody asks about it. Cheap: no look is taken now."""
+    def note_activity(self) -> None:
+        """Arm the next check, because a worker has sent a message or a client asks about the flow. Cheap: nothing is
+        checked now."""
         if self._running and self._timer is None:
             self._arm(self._threshold_s)
 
     def stop(self) -> None:
-        """It does not any more. Idempotent."""
+        """Stop to check. Idempotent."""
         self._running = False
         if self._timer is not None:
             self._timer.cancel()
@@ -70,7 +72,7 @@ class HeldFrameWatch:
         self._go_on(self._look(), [], [])
 
     def _go_on(self, looking: Iterator[Seen], held: list[OldestHeldFrame], progress: list[int]) -> None:
-        """As much of a look as one turn of the loop has room for."""
+        """Do as much of a check as fits into one turn of the loop."""
         end = time.monotonic_ns() + SLICE_NS
         for kept, *counters in looking:
             progress += counters
@@ -90,11 +92,11 @@ class HeldFrameWatch:
             self._timer = self._loop.call_later(after_s, self._due)
 
 
-def look(wiring: Wiring) -> Iterator[Seen]:
-    """What consumers keep on any route, and counters that move as long as frames do."""
+def look(wiring: FlowWiring) -> Iterator[Seen]:
+    """Yield what consumers hold on each route, and counters that change when frames move."""
     for route in wiring.routes:
         snapshot = wiring.snapshot(route) if wiring.has(route) else None
         if snapshot is not None:
-            found = wiring.kept(route) if snapshot["outstanding"] else None
+            found = wiring.oldest_held(route) if snapshot["outstanding"] else None
             held = OldestHeldFrame(route.id, route.target, found[1], found[2], found[0]) if found is not None else None
             yield held, snapshot["committed"], snapshot["returned"]

@@ -1,4 +1,6 @@
-"""A flow's wiring as plain data, and back. Stages and memories refer to each other: each is packed once, by number."""
+"""The wiring of a flow as plain data, and back. Stages and memories refer to each other: each is packed once and
+referred to by number.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,7 @@ _T = TypeVar("_T")
 
 
 class PackedMemory(Packed, frozen=True):
-    """A worker's arena. Stages are named by their place in :class:`PackedWiring`."""
+    """The arena of a worker. Stages are referred to by their index in :class:`PackedWiring`."""
 
     segments: dict[int, int] = {}
     unmapped: dict[int, list[int]] = {}
@@ -31,7 +33,7 @@ class PackedMemory(Packed, frozen=True):
 
 
 class PackedStage(Packed, frozen=True):
-    """A route's time with one RING. Memories are named by their place in :class:`PackedWiring`."""
+    """A stage. Memories are referred to by their index in :class:`PackedWiring`."""
 
     route: str
     epoch: int
@@ -42,7 +44,7 @@ class PackedStage(Packed, frozen=True):
     credit: int | None = None
     consumer: int | None = None
     consumer_incarnation: int | None = None
-    """None in what an older release has packed: that of ``consumer``."""
+    """None if an older release has packed it: then it is the incarnation of ``consumer``."""
     predecessor: int | None = None
     predecessor_incarnation: int = 0
     told_producer: bool = False
@@ -56,12 +58,12 @@ class PackedStage(Packed, frozen=True):
     passed: int = 0
     returned: int = 0
     line: dict[Literal["producer", "consumer"], int] = {}
-    """What is still to be given of it."""
+    """The ends of the present wake-up line that were not sent."""
     lines: int = 0
 
 
 class PackedNodeEnds(Packed, frozen=True):
-    """A node. ``due`` and ``answers`` are pairs of stages: whose RINGs, whose CREDITs."""
+    """A node. ``due`` and ``answers`` are pairs of lists: stages whose RING, and stages whose CREDIT, is meant."""
 
     memory: int | None = None
     incarnation: int = 0
@@ -93,7 +95,7 @@ class PackedWiring(Packed, frozen=True):
 
 
 class Packer:
-    """Numbers stages and memories as they are met."""
+    """Packs stages and memories, and numbers them in the order in which they are first referred to."""
 
     def __init__(self, bag: Bag, lines: Lines) -> None:
         self._bag = bag
@@ -102,14 +104,14 @@ class Packer:
         self._memories: dict[Memory, int] = {}
 
     def stages(self, stages: Iterable[Stage]) -> list[int]:
-        """Their numbers."""
+        """Return the numbers of ``stages``."""
         return [self._stages.setdefault(stage, len(self._stages)) for stage in stages]
 
     def _memory(self, memory: Memory | None) -> int | None:
         return None if memory is None else self._memories.setdefault(memory, len(self._memories))
 
     def node_ends(self, node_ends: NodeEnds) -> PackedNodeEnds:
-        """A node."""
+        """Return a packed node."""
         return PackedNodeEnds(
             memory=self._memory(node_ends.memory),
             incarnation=node_ends.incarnation,
@@ -132,7 +134,7 @@ class Packer:
         return [(self.stages(each.rings), self.stages(each.credits)) for each in ends]
 
     def all(self) -> tuple[list[PackedStage], list[PackedMemory]]:
-        """Everything that was met, and what can be reached from there."""
+        """Return every stage and memory that was referred to, including those that are only reachable from others."""
         packed_stages: list[PackedStage] = []
         packed_memories: list[PackedMemory] = []
         while len(packed_stages) < len(self._stages) or len(packed_memories) < len(self._memories):
@@ -183,7 +185,8 @@ class Packer:
 
 
 class Unpacker:
-    """Stages and memories by number. Raises ValueError for what nothing of the flow is, OSError for a descriptor."""
+    """Restores stages and memories by number. Raises ValueError for a route or number that the flow does not have,
+    OSError for a missing descriptor."""
 
     def __init__(
         self,
@@ -203,11 +206,11 @@ class Unpacker:
             memory.undropped = {index: set(self.stages(waiting)) for index, waiting in packed.undropped.items()}
 
     def stages(self, numbers: Iterable[int]) -> list[Stage]:
-        """Those that these numbers mean."""
+        """Return the stages that ``numbers`` refer to."""
         return [_at(self._stages, number, "stage") for number in numbers]
 
     def node_ends(self, node_ends: NodeEnds, packed: PackedNodeEnds) -> None:
-        """Make ``node_ends``, which is new, what ``packed`` was."""
+        """Restore ``node_ends``, which must be new, from ``packed``."""
         node_ends.memory = self._of(packed.memory)
         node_ends.incarnation = packed.incarnation
         node_ends.state = _state(packed)
@@ -275,7 +278,7 @@ def _handle(fd: int | None) -> Handle | None:
 
 
 def _state(packed: PackedNodeEnds) -> MemoryState:
-    """The furthest that it has come to. In the snapshot each step stands for itself."""
+    """Return the furthest state that the flags of ``packed`` stand for: a snapshot has one flag for each state."""
     steps = (packed.gone, packed.started, packed.ready, packed.linked, packed.memory is not None, packed.configured)
     return next(
         (state for state, there in zip(reversed(MemoryState), steps, strict=False) if there), MemoryState.ABSENT
@@ -283,14 +286,14 @@ def _state(packed: PackedNodeEnds) -> MemoryState:
 
 
 def producer_end(packed: PackedStage) -> ProducerEnd:
-    """The state that these steps stand for."""
+    """Return the producer's state that the flags of ``packed`` stand for."""
     if packed.told_producer:
         return ProducerEnd.STALE if packed.relink else ProducerEnd.LINKED
     return ProducerEnd.AWAITED if packed.ring is None else ProducerEnd.OFFERED
 
 
 def consumer_end(packed: PackedStage) -> ConsumerEnd:
-    """The state that these steps stand for."""
+    """Return the consumer's state that the flags of ``packed`` stand for."""
     if packed.told_consumer:
         return ConsumerEnd.LINKED
     return ConsumerEnd.AWAITED if packed.credit is None else ConsumerEnd.OFFERED

@@ -1,9 +1,11 @@
-"""The shared memory of a flow put together again from what its workers show: for a daemon that has outlived none of it.
+"""Rebuilds the wiring of a flow from what its workers offer when they reattach, for a daemon that has none of the
+memory.
 
-Each worker that comes back shows all of its own memory; checked like any offer. What belonged to one that is dead was
-kept by nobody but its peers' mappings, unless the supervisor kept it (``kept``, which :func:`memories` asks it to).
-Rules: a stage is what its two ends agree on; what a living worker shows is newer than what was kept; where the end of a
-dead node is missing that a successor would need, the flow cannot go on, and that is told.
+Each worker that reattaches offers all of its own memory, which is checked like any offer. The memory of a dead worker
+exists only in its peers' mappings, unless the service manager has stored it (``kept``; :func:`memories` lists what it
+has to store). Rules: a stage is what both of its ends agree on. What a living worker offers is newer than what was
+stored. If an end of a dead node is missing that a successor would need, the flow cannot continue, and the missing end
+is reported.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from chronetixd.store.descriptor_keys import Key
 
 @dataclass(slots=True)
 class ReattachedMemory:
-    """What one node has: of its own showing, or kept for one that is dead."""
+    """The memory of one node, as its worker offered it when it reattached."""
 
     memory: Memory
     rings: dict[tuple[str, int], tuple[int, ReattachedStage]] = field(default_factory=dict)
@@ -34,10 +36,10 @@ class ReattachedMemory:
     incarnation: int = 0
 
 
-def shown(
+def reattached(
     node: str, outputs: Iterable[DataRoute], inputs: Iterable[DataRoute], message: Reattach, descriptors: list[int]
 ) -> ReattachedMemory:
-    """Check what ``node`` shows; takes ``descriptors`` over (empties the list).
+    """Check the memory that ``node`` offers; takes ``descriptors`` over and empties the list.
 
     Raises ProtocolError ``descriptor-refused`` or ``malformed-message``, and then has kept nothing.
     """
@@ -69,7 +71,7 @@ def shown(
 
 
 def _fit(message: Reattach) -> bool:
-    """What it says of its segments can be."""
+    """Return whether what the message says of its segments is consistent."""
     there, dropped = set(message.segments), set(message.dropped)
     once = len(there) == len(message.segments) and len(dropped) == len(message.dropped)
     return once and set(message.unconfirmed) <= there and not dropped & there
@@ -90,13 +92,13 @@ def chain(
     kept: RecoveredMemory,
     dead: Container[str],
 ) -> list[Stage]:
-    """The stages of ``route``, oldest first, from what its two nodes have, or what was kept of it. ``dead`` nodes are
-    to have successors."""
+    """Return the stages of ``route``, oldest first, from what its two nodes have offered, or from what was stored.
+    ``dead`` nodes are to have successors."""
     rings = {epoch for name, epoch in producer.rings if name == route.id} if producer is not None else set()
     credits = {epoch for name, epoch in consumer.credits if name == route.id} if consumer is not None else set()
     known = kept.epochs(route.id)
     if credits:
-        known = {epoch for epoch in known if epoch >= min(credits)}  # the others it has drained
+        known = {epoch for epoch in known if epoch >= min(credits)}  # the consumer has drained the earlier ones
     epochs = sorted(rings | credits | known)
     stages = [_stage(route, epoch, producer, consumer, kept, dead) for epoch in epochs or [0]]
     for earlier in stages[:-1]:
@@ -134,7 +136,7 @@ def _stage(
     elif kept_credit is not None:
         stage.credit, stage.consumer = Handle(kept_credit[1]), kept.memory(route.target)
         stage.consumer_incarnation = kept_credit[0].incarnation
-        told_consumer = stage.ring is not None  # each was kept before anybody was told of the other
+        told_consumer = stage.ring is not None  # each end was stored before the other worker was told of it
         stage.resume = max(stage.resume, kept_credit[0].resume)
     if kept_ring is not None:
         told_producer = told_consumer or _has_frames(kept_ring[1])
@@ -143,7 +145,7 @@ def _stage(
     if stage.ring is not None or told_producer:
         stage.producer_end = ProducerEnd.LINKED if told_producer else ProducerEnd.OFFERED
         if told_producer and shown_credit is not None and not told_consumer:
-            stage.producer_end = ProducerEnd.STALE  # the consumer's end of their line has gone with the daemon
+            stage.producer_end = ProducerEnd.STALE  # the consumer's end of their wake-up line died with the daemon
     if stage.credit is not None or told_consumer:
         stage.consumer_end = ConsumerEnd.LINKED if told_consumer else ConsumerEnd.OFFERED
     if stage.producer is not None:
@@ -155,18 +157,18 @@ def _stage(
 
 
 def _has_frames(ring: int) -> bool:
-    """Something was sent by its maker, who is dead."""
+    """Return whether the dead producer of this RING has sent anything. A corrupt RING counts as if it had."""
     try:
         return shm.remains(ring)[0] > 0
     except shm.PeerFault:
-        return True  # whoever goes on from it will be told
+        return True  # the error is reported when a successor continues from it
 
 
-def missing(
+def missing_memory(
     stages: Iterable[Stage], dead: Container[str], kept: RecoveredMemory, late: Mapping[str, str]
 ) -> Iterator[tuple[str, str]]:
-    """What the successor of a dead node would need and nobody has: (node, the rest of a sentence about it). ``late``
-    says of those that died under this daemon how."""
+    """Yield what the successor of a dead node would need and does not exist: (node, predicate of a sentence about it).
+    ``late`` tells how workers died that died under this daemon."""
 
     def lost(node: str, what: str) -> tuple[str, str]:
         return node, f"{late.get(node, 'died while no daemon was there')}, and {what}"
@@ -188,7 +190,7 @@ def missing(
 def node_ends(
     node: str, had: ReattachedMemory | None, outputs: list[DataRoute], inputs: list[DataRoute], *, over: bool
 ) -> NodeEnds:
-    """A node as it was before the daemon died; ``over`` if it had come to its end."""
+    """Return a node in the state that it had before the daemon died; ``over`` if its worker had finished."""
     found = NodeEnds(node, list(outputs), list(inputs), source=not inputs)
     if had is not None:
         found.memory = had.memory
@@ -199,17 +201,17 @@ def node_ends(
     return found
 
 
-def bury(node_ends: NodeEnds, kept: RecoveredMemory, incarnation: int) -> None:
-    """Its worker is dead: what there is of it was kept."""
+def attach_recovered(node_ends: NodeEnds, kept: RecoveredMemory, incarnation: int) -> None:
+    """Give ``node_ends``, whose worker is dead, the memory that was stored for it."""
     node_ends.memory = kept.memory(node_ends.node)
     node_ends.incarnation = incarnation
     if not node_ends.gone:
         node_ends.state = MemoryState.STARTED
 
 
-def memories(stages: Iterable[Stage], places: Mapping[str, NodeEnds]) -> dict[Key, int]:
-    """What has to outlive the daemon and the workers of these stages: every RING with its arena; of each stage the
-    CREDIT of its consumer, and the predecessor's until that one has started."""
+def memories(stages: Iterable[Stage], nodes: Mapping[str, NodeEnds]) -> dict[Key, int]:
+    """Return the memory that has to outlive the daemon and the workers of these stages: every RING with its arena, and
+    of each stage the CREDIT of its consumer, and the predecessor's until that consumer has started."""
     found: dict[Key, int] = {}
     for stage in stages:
         route, epoch = stage.route, stage.epoch
@@ -221,7 +223,7 @@ def memories(stages: Iterable[Stage], places: Mapping[str, NodeEnds]) -> dict[Ke
         if stage.credit is not None:
             incarnation = stage.consumer_incarnation
             found[Key(route.target, "credit", incarnation, route.id, epoch, stage.resume)] = stage.credit
-        ran = stage.told_consumer and places[route.target].started
+        ran = stage.told_consumer and nodes[route.target].started
         if stage.predecessor is not None and not ran:
             incarnation = stage.predecessor_incarnation
             found[Key(route.target, "credit", incarnation, route.id, epoch, stage.resume)] = stage.predecessor

@@ -1,8 +1,8 @@
-"""What outlived the workers of one flow, and the daemon that had it, because the supervisor kept it.
+"""The memory of one flow that outlived its workers and the daemon, because the service manager has stored it.
 
-A :class:`Key` says what a descriptor is: whose, of which incarnation, of which stage. It is what somebody wrote on it,
-and is believed as far as the memory itself agrees. The ring or the credits of a stage are asked for once; whoever asks
-owns them, and what nobody asked for is closed.
+A :class:`Key` names a descriptor: its node, the incarnation and the stage. It was written by an earlier daemon, and is
+trusted only as far as the memory itself agrees. The RING or CREDIT of a stage is handed out once; the caller owns it
+then, and what is not handed out is closed.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ class RecoveredMemory:
         self._memories: dict[tuple[str, int], Memory] = {}
         self._last: dict[str, Memory | None] = {}
         for key, fd in found.items():
-            if not _is(key, fd):
+            if not _matches(key, fd):
                 close_memory(self._found.pop(key))
         self.whole = whole and len(self._found) == len(found) > 0
-        """What is not there was never there."""
+        """Whether memory that is not found never existed."""
 
     def __iter__(self) -> Iterator[Key]:
         return iter(self._found)
 
     def epochs(self, route: str) -> set[int]:
-        """Stages of ``route`` of which there is something."""
+        """Return the stages of ``route`` of which any memory was found."""
         return {key.number for key in self._found if key.route == route}
 
     def memory(self, node: str) -> Memory | None:
-        """The arena of the last incarnation of ``node`` of which there is a ring; one without anything, of its last
-        incarnation, when there is none but something else; None when there is nothing. The caller's to close, as every
-        one of a ring is."""
+        """Return the arena of the last incarnation of ``node`` that has made a RING; an arena without segments when
+        only other memory of the node was found; None when nothing was found. The caller closes it, as it closes the
+        arena of a RING."""
         if node not in self._last:
             mine = [key for key in self._found if key.node == node and key.kind != "pidfd"]
             made = [key.incarnation for key in mine if key.kind == "ring"] or [key.incarnation for key in mine]
@@ -50,7 +50,7 @@ class RecoveredMemory:
         return self._last[node]
 
     def ring(self, route: str, epoch: int) -> tuple[Key, int, Memory] | None:
-        """The RING of a stage, and the arena it points into."""
+        """Return the RING of a stage, with its key and the arena that it points into; None when it was not found."""
         key = max(self._all("ring", route, epoch), key=lambda key: key.incarnation, default=None)
         if key is None:
             return None
@@ -58,8 +58,8 @@ class RecoveredMemory:
         return key, self._found.pop(key), memory
 
     def credit(self, route: str, epoch: int) -> tuple[Key, int] | None:
-        """The CREDIT of the last consumer of a stage that has inherited all that the one before it had given back: one
-        that died before was never a consumer of it."""
+        """Return the CREDIT of the last consumer of a stage, with its key. A consumer counts only if it had taken over
+        all returns of the one before it: one that died earlier never consumed."""
         found = sorted(self._all("credit", route, epoch), key=lambda key: key.incarnation)
         if not found:
             return None
@@ -70,18 +70,18 @@ class RecoveredMemory:
         return last, self._found.pop(last)
 
     def closed(self, node: str) -> bool:
-        """Whoever was ``node`` last has closed all of its ends: the streams, and what it took from."""
+        """Return whether the last worker of ``node`` has closed all of its ends, of inputs and of outputs."""
         ends = [key for key in self._found if key.node == node and key.kind in ("ring", "credit")]
         last = {key.route: key for key in sorted(ends, key=lambda key: (key.number, key.incarnation))}
         return bool(last) and all(layout.closed(self._found[key]) for key in last.values())
 
     def exit(self, node: str, incarnation: int, pid: int) -> Exit:
-        """How the process of ``node`` has ended; unknown where the kernel does not tell."""
+        """Return how the process of ``node`` has ended; unknown where the kernel does not report it."""
         pidfd = self._found.get(Key(node, "pidfd", incarnation), -1)
         return told_by(pid, pidfd) if pidfd >= 0 else Exit()
 
     def close(self) -> None:
-        """Close what nobody has asked for. Idempotent."""
+        """Close what was not handed out. Idempotent."""
         close_memory(*self._found.values())
         self._found.clear()
 
@@ -89,7 +89,7 @@ class RecoveredMemory:
         return [key for key in self._found if key.kind == kind and key.route == route and key.number == epoch]
 
     def _memory(self, node: str, incarnation: int) -> Memory:
-        """Dead, as whoever made it."""
+        """Return the arena of this incarnation, whose worker is dead."""
         made = self._memories.get((node, incarnation))
         if made is None:
             made = self._memories[node, incarnation] = Memory(incarnation=incarnation, dead=True)
@@ -98,8 +98,8 @@ class RecoveredMemory:
         return made
 
 
-def _is(key: Key, fd: int) -> bool:
-    """The descriptor holds what is written on it."""
+def _matches(key: Key, fd: int) -> bool:
+    """Return whether the descriptor refers to what its key says."""
     if key.kind == "pidfd":
         return is_pidfd(fd)
     try:
@@ -110,7 +110,7 @@ def _is(key: Key, fd: int) -> bool:
 
 
 def _inherited(credit: int, before: int) -> bool:
-    """Everything that is said in the CREDIT ``before`` is in this one too, or more (SPEC §10.2): its consumer had
-    finished with the predecessor."""
+    """Return whether ``credit`` contains every return that the CREDIT ``before`` contains (SPEC §10.2): its consumer
+    had taken over from the predecessor."""
     here, there = layout.given_back(credit), layout.given_back(before)
     return len(here) == len(there) and all(mine >= other for mine, other in zip(here, there, strict=True))

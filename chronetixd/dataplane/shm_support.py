@@ -1,7 +1,7 @@
-"""What kind of shared memory this machine has, told once, and the sweeping of named memory.
+"""Reports once what kind of shared memory this machine has, and removes named memory that dead workers have left.
 
-Memory has a name only where the kernel cannot seal it (``chronetix.shm.names``). A worker leaves its names behind: they
-are swept when its flow has ended, and, should nobody have been there to do it, at the daemon's start.
+Memory has a name only where the kernel cannot seal it (``chronetix.shm.names``). The names of a worker outlive it. They
+are removed when its flow has ended, and at the daemon's start, in case no daemon ran when the flow ended.
 """
 
 from __future__ import annotations
@@ -13,14 +13,15 @@ from chronetix.shm import names
 
 MEANING = {
     "memfd": "no anonymous memory",
-    "seals": "memories are named objects in /dev/shm; whoever runs as the same user may cut them short",
-    "future_write": "whoever runs as the same user and has a memory may write to it",
+    "seals": "memories are named objects in /dev/shm; any process of the same user may truncate them",
+    "future_write": "any process of the same user that has a memory may write to it",
     "noexec_seal": "memories could be mapped to be executed",
 }
 
 
 def begin() -> None:
-    """Log what this kernel lacks and what that means, and take away what earlier runs have left."""
+    """Log which features this kernel lacks and what follows from that, and remove named memory that earlier runs have
+    left."""
     log = structlog.get_logger("chronetixd.dataplane.shm_support")
     for feature in shm.missing_features():
         log.warning("the kernel lacks a feature", feature=feature, consequence=MEANING[feature])
@@ -29,6 +30,6 @@ def begin() -> None:
 
 
 def flow_ended() -> None:
-    """The workers of a flow are gone, and take no names away as they go. Costs nothing where memory has no names."""
+    """Remove the named memory of workers that are gone. Costs nothing where memory has no names."""
     if "seals" in shm.missing_features():
         names.sweep()

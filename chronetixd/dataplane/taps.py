@@ -1,8 +1,9 @@
-"""Listeners on one flow's data routes: a client is the consumer of a ring that the route's producer adds while it runs.
+"""Taps: clients that listen to one flow's data routes. A tap is the consumer of a ring that the route's producer adds
+while it runs.
 
-Rules: the daemon hands descriptors on, each checked, and never looks into a frame. A tap waits for nobody and nobody
-waits for it: its ring is of policy latest, and a segment is used whether it has been mapped here or not. It ends with
-its client, with its producer's worker, or with its flow, whichever is first.
+Rules: the daemon checks and forwards descriptors, and never reads a frame. Neither the producer nor the tap waits for
+the other: the ring has policy latest, and the producer uses a segment whether the tap has mapped it or not. A tap ends
+with its client, with its producer's worker, or with its flow, whichever is first.
 """
 
 from __future__ import annotations
@@ -22,25 +23,25 @@ if TYPE_CHECKING:
     from chronetix.shm._native import RouteSnapshot
 
 Send = Callable[[str, Message, Sequence[int]], None]
-"""To a node's worker; the descriptors are given away."""
+"""Sends a message to a node's worker, and hands the descriptors over."""
 
 MAX_CREDITS = 1024
 """Frames of a tap's ring: what it may hold of its producer's memory."""
 
 MAX_TAPS = 64
-"""On one flow at a time: each costs its producer a descriptor and a comparison for every frame."""
+"""Taps on one flow at a time: each costs its producer a descriptor and a comparison for every frame."""
 
 
 class Update(NamedTuple):
-    """Something for the client, with duplicates of descriptors that are its owner's to close."""
+    """A message for the client, with duplicates of descriptors that the receiver has to close."""
 
     value: dict[str, Any]
     descriptors: tuple[int, ...]
 
 
 @dataclass(slots=True)
-class Tap:
-    """One listener. ``end`` says why it is over; until then ``updates`` is not."""
+class RouteTap:
+    """One tap. ``end`` is the reason why it has ended, or an empty string."""
 
     id: str
     route: Route
@@ -48,7 +49,7 @@ class Tap:
     pid: int
     credit: int
     line: int = -1
-    """The client's end, until it has it."""
+    """The client's end of the wake-up line, until it is sent."""
     ring: int = -1
     view: shm.RouteView | None = None
     linked: bool = False
@@ -57,24 +58,25 @@ class Tap:
     updates: asyncio.Queue[Update | None] = field(default_factory=asyncio.Queue)
 
     def snapshot(self) -> RouteSnapshot | None:
-        """Its counters; None before its ring is there."""
+        """Return the counters of the tap; None before its ring exists."""
         return self.view.snapshot() if self.view is not None else None
 
     async def next(self) -> Update | None:
-        """What comes next for the client; None at the end. Raises ChronetixError when it could not be set up."""
+        """Return the next message for the client; None at the end. Raises ChronetixError when the tap could not be set
+        up."""
         update = await self.updates.get()
         if update is None and self.fault is not None:
             raise self.fault
         return update
 
-    def over(self, why: str, fault: ChronetixError | None = None) -> None:
-        """Tell the client. Idempotent."""
+    def finish(self, why: str, fault: ChronetixError | None = None) -> None:
+        """End the tap and tell the client why. Idempotent."""
         if not self.end:
             self.end, self.fault = why, fault
             self.updates.put_nowait(None)
 
     def close(self) -> None:
-        """Give everything back. Idempotent."""
+        """Close all descriptors and mappings of the tap. Idempotent."""
         if self.view is not None:
             self.view.close()
             self.view = None
@@ -89,27 +91,28 @@ class Tap:
 
 
 class Taps:
-    """All taps of one flow. ``source`` gives the segments of a node's worker, which stay its owner's, None while there
-    is no such worker."""
+    """All taps of one flow. ``source`` returns the segments of a node's worker, which the worker's owner keeps, or None
+    while there is no such worker."""
 
     def __init__(self, send: Send, source: Callable[[str], Mapping[int, int] | None]) -> None:
         self._send = send
         self._source = source
-        self._taps: dict[str, Tap] = {}
+        self._taps: dict[str, RouteTap] = {}
         self.next = 1
-        """Number of the next one. What workers say of one that is gone is recognised by it: none is used twice."""
+        """The number of the next tap. No number is used twice, so that a worker's message about a tap that is gone is
+        recognised."""
 
-    def __iter__(self) -> Iterator[Tap]:
+    def __iter__(self) -> Iterator[RouteTap]:
         return iter(tuple(self._taps.values()))
 
     def of(self, route: str) -> list[dict[str, Any]]:
-        """The taps of ``route``: id, process, counters."""
+        """Return the taps of ``route``: id, process, counters."""
         taps = [tap for tap in self if tap.route.id == route]
         return [{"id": tap.id, "pid": tap.pid, **(tap.snapshot() or {})} for tap in taps]
 
-    def open(self, route: Route, credits: int, pid: int, descriptors: list[int]) -> Tap:
-        """Begin to listen to ``route``, whose source runs; takes ``descriptors`` (a CREDIT) over when it
-        succeeds (empties the list). Raises ChronetixError ``bad-argument``, ``quota-exceeded``, ``descriptor-refused``,
+    def open(self, route: Route, credits: int, pid: int, descriptors: list[int]) -> RouteTap:
+        """Begin a tap of ``route``, whose source runs. On success it takes ``descriptors`` (a CREDIT) over and empties
+        the list. Raises ChronetixError ``bad-argument``, ``quota-exceeded``, ``descriptor-refused`` or
         ``route-detached``."""
         if not 1 <= credits <= MAX_CREDITS:
             raise error("bad-argument", argument="credits", verb="tap", reason=f"must be from 1 to {MAX_CREDITS}")
@@ -124,7 +127,7 @@ class Taps:
             shm.check(descriptors[0], "credit")
         except (OSError, ValueError, shm.PeerFault) as reason:
             raise error("descriptor-refused", what=f"a tap of route {route.id!r}", reason=str(reason.args[0])) from None
-        tap = Tap(f"tap/{self.next}", route, credits, pid, descriptors[0])
+        tap = RouteTap(f"tap/{self.next}", route, credits, pid, descriptors[0])
         descriptors.clear()
         self.next += 1
         self._taps[tap.id] = tap
@@ -143,23 +146,24 @@ class Taps:
         self._send(route.source, Extend(outputs=[port]), ())
         return tap
 
-    def close(self, tap: Tap) -> None:
-        """Its client wants no more. Idempotent."""
+    def close(self, tap: RouteTap) -> None:
+        """End a tap whose client does not listen any more. Idempotent."""
         if self._taps.pop(tap.id, None) is not None and self._source(tap.route.source) is not None:
             self._send(tap.route.source, Retract(route=tap.id), ())
-        tap.over("closed")
+        tap.finish("closed")
         tap.close()
 
-    # -- what workers say ----------------------------------------------------------------------------------
+    # -- messages of workers -------------------------------------------------------------------------------
 
     def offers(self, message: Offer) -> bool:
-        """Is this offer the answer to our extend?"""
+        """Return whether this offer answers a request for the ring of a tap."""
         ours = [route for route in message.rings if route.startswith("tap/")]
         return bool(ours) and len(ours) == len(message.rings) and not message.credits and not message.segments
 
     def offered(self, node: str, message: Offer, descriptors: list[int]) -> None:
-        """Hand the client's ends on to the producer; a ring of a tap that is gone meanwhile is left to be closed.
-        Raises ProtocolError ``descriptor-refused`` or ``malformed-message``, which are the worker's fault."""
+        """Send the client's ends to the producer that has offered a tap's ring. The ring of a tap that is gone
+        meanwhile stays in the list. Raises ProtocolError ``descriptor-refused`` or ``malformed-message``, which are the
+        worker's fault."""
         for at, name in enumerate(message.rings):
             tap = self._taps.get(name)
             if tap is None:
@@ -173,19 +177,20 @@ class Taps:
             tap.ring = os.dup(descriptors[at])
             self._pair(tap)
 
-    def _pair(self, tap: Tap) -> None:
-        """Both ends are there. The client may have made its own for other numbers than it said."""
+    def _pair(self, tap: RouteTap) -> None:
+        """Link the producer to the tap, because both ends exist. If the client made its end with other sizes than it
+        has stated, the tap ends with an error."""
         try:
             tap.view = shm.RouteView(tap.ring, tap.credit)
             producers, tap.line = shm.line(one_way=True)
         except (OSError, ValueError, shm.PeerFault) as reason:
             fault = error("descriptor-refused", what=f"a tap of route {tap.route.id!r}", reason=str(reason.args[0]))
-            tap.over("refused", fault)
+            tap.finish("refused", fault)
             return
         self._send(tap.route.source, Link(outputs=[tap.id]), (os.dup(tap.credit), producers))
 
     def linked(self, node: str, routes: Sequence[str]) -> None:
-        """The producer sends from now on: the client gets its ring and every segment there is."""
+        """Send the ring and all segments to the client, because the producer has reported that it sends now."""
         segments = self._source(node)
         for name in routes:
             tap = self._taps.get(name)
@@ -206,41 +211,42 @@ class Taps:
             fds = (os.dup(tap.ring), line, *map(os.dup, segments.values()))
             tap.updates.put_nowait(Update(value, fds))
 
-    def grew(self, node: str, index: int, segment: int) -> None:
-        """The arena of ``node`` has a further segment, which stays the caller's."""
+    def segment_added(self, node: str, index: int, segment: int) -> None:
+        """Send a further segment of the arena of ``node`` to its taps; the descriptor stays the caller's."""
         for tap in self._taps.values():
             if tap.route.source == node and tap.linked and not tap.end:
                 tap.updates.put_nowait(Update({"segment": index}, (os.dup(segment),)))
 
-    def listen_to(self, node: str) -> bool:
-        """Does a client map segments of the arena of ``node``? It is not told when one is given back: the memory is
-        its own until it ends, and the number must not be used again."""
+    def has_listeners(self, node: str) -> bool:
+        """Return whether a tap maps segments of the arena of ``node``. A tap is not told when a segment is given back:
+        it keeps its mapping until it ends, so that the segment's index must not be reused."""
         return any(tap.route.source == node and tap.linked and not tap.end for tap in self._taps.values())
 
     # -- life ----------------------------------------------------------------------------------------------
 
-    def gone(self, node: str) -> None:
-        """The worker of ``node`` has exited: what it has sent can still be read."""
+    def worker_exited(self, node: str) -> None:
+        """End the taps of ``node``, whose worker has exited. Frames that were sent can still be read."""
         for tap in tuple(self._taps.values()):
             if tap.route.source == node:
-                tap.over(f"the worker of node {node!r} has ended")
+                tap.finish(f"the worker of node {node!r} has ended")
 
-    def removed(self, routes: Collection[str]) -> None:
-        """The flow has these routes no more."""
+    def routes_removed(self, routes: Collection[str]) -> None:
+        """End the taps of removed routes."""
         for tap in tuple(self._taps.values()):
             if tap.route.id in routes:
-                tap.over("the route was removed")
+                tap.finish("the route was removed")
 
     def end(self) -> None:
-        """The flow has ended."""
+        """End all taps, because the flow has ended."""
         for tap in tuple(self._taps.values()):
-            tap.over("the flow has ended")
+            tap.finish("the flow has ended")
 
 
 def find_route(flow: str, routes: Sequence[Route], name: str) -> Route:
-    """The data route that ``name`` means: its id, its topic, or its ends as ``from:to``.
+    """Return the data route that ``name`` means: by its id, its topic, or its ends as ``from:to``.
 
-    Raises ChronetixError ``bad-argument``, naming what there is."""
+    Raises ChronetixError ``bad-argument``, which lists the routes that exist.
+    """
     routes = [route for route in routes if route.plane == "data"]
     for meant in (lambda r: r.id, lambda r: f"{r.source}:{r.target}", lambda r: r.topic):
         found = [route for route in routes if meant(route) == name]

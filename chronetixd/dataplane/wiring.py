@@ -1,10 +1,11 @@
-"""The shared memory of one flow as the daemon has it: the shell of the machine in ``core.wiring``.
+"""The shared memory of one flow in the daemon: wraps the state machine of ``core.wiring`` and does its input and
+output.
 
-Nobody's word is taken: every descriptor is checked (seals, size, header) before the machine hears of it. A handle is
-the descriptor's number; an end of a line is one that is made when it is sent. Memory outlives the worker that made it:
-until the flow has ended, or until a stage whose producer is dead is drained. No message is sent here; what has to be
-sent is returned. There is one method for each thing that the machine is told, and it is short: what is long is their
-list.
+No descriptor is trusted: each is checked (seals, size, header) before the machine is told of it. A handle is the number
+of the descriptor; an end of a wake-up line is only made when it is sent. Memory outlives the worker that made it: until
+the flow has ended, or until a stage whose producer is dead is drained. No message is sent here; messages to send are
+returned. There is one short method for each event of the machine; the file is longer than 400 lines because there are
+many events.
 """
 
 from __future__ import annotations
@@ -36,23 +37,26 @@ from chronetixd.store.descriptor_keys import Key
 if TYPE_CHECKING:
     from chronetix.shm._native import RouteSnapshot
 
-__all__ = ["DataRoute", "ToNode", "Wiring"]
+__all__ = ["DataRoute", "FlowWiring", "ToNode"]
 
 Remains = Callable[[int], tuple[int, int]]
-"""Where a dead producer's RING ends, as a position, and the highest input_seq committed to it. Raises PeerFault."""
+"""Returns the position at which a dead producer's RING ends, and the highest input_seq committed to it. Raises
+PeerFault.
+"""
 
 
 SHARE = 8
-"""A flow's arenas may grow by one in so many of the descriptors that the daemon may have open."""
+"""The arenas of a flow may use one in this many of the descriptors that the daemon may have open."""
 
 
 def most_of_flow() -> int:
-    """Segments that all arenas of one flow may have together."""
+    """Return how many segments all arenas of one flow may have together."""
     return max(MAX_SEGMENTS, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // SHARE)
 
 
 class ToNode(NamedTuple):
-    """A message for ``node``, with descriptors that stay ours and ends of lines: see :meth:`Wiring.given`."""
+    """A message for ``node``, with descriptors that the daemon keeps, and ends of wake-up lines: see
+    :meth:`FlowWiring.sendable`."""
 
     node: str
     message: wire.Message
@@ -60,25 +64,25 @@ class ToNode(NamedTuple):
 
 
 class Views:
-    """Reads RINGs and CREDITs for the machine; each pair is mapped once, until one of them is closed."""
+    """Reads RINGs and CREDITs for the machine; each pair is mapped once, until one of the two is closed."""
 
     def __init__(self, remains: Remains) -> None:
         self._remains = remains
         self._open: dict[tuple[int, int], shm.RouteView] = {}
         self._pairs: dict[Hashable, set[tuple[int, int]]] = {}
-        """By either of its ends, what is open."""
+        """By either end: the pairs that are mapped."""
 
     def remains(self, ring: Handle) -> tuple[int, int]:
-        """Raises PeerFault."""
+        """See ``MemoryReader``. Raises PeerFault."""
         return self._remains(ring)
 
     def snapshot(self, ring: Handle, credit: Handle) -> Snapshot | None:
-        """See ``Reader``."""
+        """See ``MemoryReader``."""
         view = self.of((ring, credit))
         return cast("Snapshot", view.snapshot()) if view is not None else None
 
     def of(self, pair: tuple[Handle, Handle] | None) -> shm.RouteView | None:
-        """What a stage looks like; None before both ends were there, when one has spoilt its header, or for want of
+        """Return the mapping of a pair; None before both ends exist, when a header is corrupt, or for lack of
         memory."""
         if pair is None:
             return None
@@ -92,14 +96,14 @@ class Views:
         return self._open[pair]
 
     def close(self, handle: Hashable) -> None:
-        """It is not needed any more."""
+        """Unmap the pairs that ``handle`` belongs to."""
         for pair in self._pairs.pop(handle, ()):
             (other,) = set(pair) - {handle}
             self._pairs[other].discard(pair)
             self._open.pop(pair).close()
 
 
-class Wiring:
+class FlowWiring:
     """All data routes of one flow."""
 
     def __init__(self, nodes: Iterable[str], routes: tuple[DataRoute, ...], remains: Remains = shm.remains) -> None:
@@ -108,22 +112,23 @@ class Wiring:
         self._lines = Lines()
         self._last: dict[str, RouteSnapshot | None] = {}
         self._final: dict[str, RouteSnapshot | None] = {}
-        """Counters of routes whose two ends are gone: taken one by one, so that the flow's end finds them."""
+        """Counters of routes whose two ends are gone: taken one by one, so that the end of the flow need not take them
+        all."""
 
     @property
     def routes(self) -> tuple[DataRoute, ...]:
-        """Those that the flow has."""
+        """The routes that the flow has now."""
         return self.machine.table.routes
 
     @contextmanager
-    def _carried_out(self) -> Iterator[WiringMachine]:
-        """What the machine says beside messages is done, whether it has failed or not."""
+    def _closing_after(self) -> Iterator[WiringMachine]:
+        """Close what the machine has released, whether the event has failed or not."""
         try:
             yield self.machine
         finally:
-            self._do(self.machine.take_closes())
+            self._close_all(self.machine.take_closes())
 
-    def _do(self, effects: Iterable[Close]) -> None:
+    def _close_all(self, effects: Iterable[Close]) -> None:
         for effect in effects:
             if isinstance(effect.handle, LineEnd):
                 self._lines.close(effect.handle)
@@ -134,13 +139,14 @@ class Wiring:
     # -- workers of an earlier daemon ----------------------------------------------------------------------
 
     def know(self, message: wire.Configure) -> None:
-        """What a worker was told by an earlier daemon."""
+        """Remember what a worker was told by an earlier daemon."""
         self.machine.rerouting.know(message)
 
-    def shown(self, node: str, message: wire.Reattach, descriptors: list[int]) -> rebuild.ReattachedMemory:
-        """What ``node`` shows of itself, checked. Raises ProtocolError, and then nothing is kept."""
+    def reattached(self, node: str, message: wire.Reattach, descriptors: list[int]) -> rebuild.ReattachedMemory:
+        """Return the memory that ``node`` offers as it reattaches, checked. Raises ProtocolError, and then nothing is
+        kept."""
         node_ends = self.machine.table.nodes[node]
-        return rebuild.shown(node, node_ends.outputs, node_ends.inputs, message, descriptors)
+        return rebuild.reattached(node, node_ends.outputs, node_ends.inputs, message, descriptors)
 
     def take_over(
         self,
@@ -150,29 +156,30 @@ class Wiring:
         kept: RecoveredMemory,
         late: Mapping[str, str] | None = None,
     ) -> list[ToNode]:
-        """Go on with the memory that the nodes have, and that was ``kept`` for those without: ``dead`` ones, with the
-        incarnation that died, are to have successors, those that are ``over`` had come to their end; ``late`` says of
-        dead ones that died under this daemon how. What has to be sent: segments that producers wait for.
+        """Continue with the memory that reattached workers ``had``, and with what was ``kept`` for others. Nodes in
+        ``dead`` (with the incarnation that died) are to have successors; nodes that are ``over`` had finished; ``late``
+        tells how workers died that died under this daemon. Returns the messages to send: segments that producers wait
+        for.
 
-        Raises LostMemory when a successor would need what nobody has.
+        Raises LostMemory when a successor would need memory that does not exist any more.
         """
         table = self.machine.table
-        places = {}
+        nodes = {}
         for node, node_ends in table.nodes.items():
-            made = places[node] = rebuild.node_ends(
+            made = nodes[node] = rebuild.node_ends(
                 node, had.get(node), node_ends.outputs, node_ends.inputs, over=node in over
             )
             if node in dead and node not in had:
-                rebuild.bury(made, kept, dead[node])
+                rebuild.attach_recovered(made, kept, dead[node])
         chains = {
             route.id: rebuild.chain(route, had.get(route.source), had.get(route.target), kept, dead)
             for route in table.routes
         }
-        with self._carried_out() as machine:
-            machine.take_over(places, chains)
-            for node in places:
-                self._look_at(node)
-            for node, what in rebuild.missing(table.stages(table.routes), dead, kept, late or {}):
+        with self._closing_after() as machine:
+            machine.take_over(nodes, chains)
+            for node in nodes:
+                self._map_stages(node)
+            for node, what in rebuild.missing_memory(table.stages(table.routes), dead, kept, late or {}):
                 raise LostMemory(node, what)
             living = {node: shown for node, shown in had.items() if node not in dead}
             return _sent(
@@ -182,29 +189,30 @@ class Wiring:
             )
 
     def memories(self) -> dict[Key, int]:
-        """All that a daemon without any needs to go on from what the dead have left; the descriptors stay ours."""
+        """Return all memory that a later daemon needs to continue from what dead workers have left. The descriptors
+        stay this daemon's."""
         return rebuild.memories(self.machine.table.stages(self.machine.table.routes), self.machine.table.nodes)
 
     # -- handed over to the next image of the daemon -------------------------------------------------------
 
     def packed(self, bag: Bag) -> PackedWiring:
-        """All of it; descriptors go into ``bag``."""
+        """Return the whole state; descriptors go into ``bag``."""
         packer, table = Packer(bag, self._lines), self.machine.table
         chains = {route: packer.stages(chain) for route, chain in table.chains.items()}
-        places = {node: packer.node_ends(node_ends) for node, node_ends in table.nodes.items()}
+        nodes = {node: packer.node_ends(node_ends) for node, node_ends in table.nodes.items()}
         stages, memories = packer.all()
         return PackedWiring(
             memories=memories,
             stages=stages,
             chains=chains,
-            places=places,
+            places=nodes,
             counters={route: counters.packed() for route, counters in table.counters.items()},
             ports=[(node, route, port) for (node, route), port in table.ports.items()],
             last={route: None if last is None else dict(last) for route, last in self._last.items()},
         )
 
     def unpack(self, packed: PackedWiring, bag: Unbag) -> None:
-        """Be the wiring that ``packed`` was. Raises ValueError when that is of another flow, OSError."""
+        """Restore the state from ``packed``. Raises ValueError when ``packed`` has other nodes or routes, OSError."""
         table = self.machine.table
         if packed.chains.keys() != table.chains.keys() or packed.places.keys() != table.nodes.keys():
             raise ValueError("it has other nodes or routes than its contract")
@@ -217,18 +225,18 @@ class Wiring:
         table.ports = {(node, route): port for node, route, port in packed.ports}
         self._last = cast("dict[str, RouteSnapshot | None]", packed.last)
         for node in table.nodes:
-            self._look_at(node)
+            self._map_stages(node)
 
     # -- what a worker is told and offers ------------------------------------------------------------------
 
     def configure(self, node: str, message: wire.Configure) -> wire.Configure:
-        """``message`` with the ports of the incarnation of ``node`` that gets it."""
+        """Return ``message`` with the ports of the incarnation of ``node`` that is configured."""
         self._final.clear()
         return self.machine.incarnations.configure(node, message)
 
     def offer(self, node: str, message: wire.Offer, descriptors: list[int]) -> list[ToNode]:
-        """Check and keep what ``node`` offers; takes ``descriptors`` over (empties the list). What consumers have to be
-        told of stages that it has left; links are due after that.
+        """Check and keep what ``node`` offers; takes ``descriptors`` over and empties the list. Returns messages to
+        consumers about stages that ``node`` has left; links are due after that.
 
         Raises ProtocolError ``descriptor-refused`` or ``malformed-message``, and then has kept nothing.
         """
@@ -244,70 +252,71 @@ class Wiring:
                 self._check_segment(node, index, fd)
             based = [(Handle(ring), layout.base_seq(ring)) for ring in rings]
             kept = {index: Handle(fd) for index, fd in segments.items()}
-            with self._carried_out() as machine:
+            with self._closing_after() as machine:
                 told = machine.incarnations.offer(node, message, based, [Handle(fd) for fd in credits], kept)
         except shm.PeerFault as fault:
             raise error("descriptor-refused", what=f"a ring of node {node!r}", reason=str(fault.args[0])) from None
         descriptors.clear()
-        self._look_at(node)
+        self._map_stages(node)
         return _sent(told)
 
-    def _look_at(self, node: str) -> None:
-        """Map the stages of ``node`` while there is memory: what they have counted is wanted when they are over."""
+    def _map_stages(self, node: str) -> None:
+        """Map the stages of ``node`` while there is memory, so that their counters can be read when they are over."""
         node_ends = self.machine.table.nodes[node]
         for stage in self.machine.table.stages((*node_ends.outputs, *node_ends.inputs)):
             self._views.of(stage.seen)
 
     def due(self, node: str) -> list[ToNode]:
-        """The links that are due now that ``node`` has offered: its own, and those of its peers."""
+        """Return the links that can be sent now that ``node`` has offered: to ``node`` itself and to its peers."""
         return _sent(self.machine.links.due(node))
 
     def ready(self, node: str) -> list[ToNode]:
-        """``node`` is ready: it has mapped all that came with its link, and can be told of stages begun meanwhile.
-        Raises ProtocolError."""
-        with self._carried_out() as machine:
+        """Note that ``node`` is ready: it has mapped everything that its first link brought, and can be told of stages
+        that have begun meanwhile. Raises ProtocolError."""
+        with self._closing_after() as machine:
             return _sent(machine.ready(node))
 
     def relink(self, node: str) -> list[ToNode]:
-        """The successor ``node`` is ready: links for the producers that had been linked to its predecessor."""
+        """Return the links for the producers that were linked to the predecessor of ``node``, which is ready."""
         return _sent(self.machine.relink(node))
 
     def relinked(self, node: str) -> bool:
-        """No producer has to be linked to the successor ``node`` any more: it may start. Said once."""
+        """Return True once no producer has to be linked to successor ``node`` any more, so that it may start. True is
+        returned once only."""
         return self.machine.links.relinked(node)
 
     def linked(self, node: str, message: wire.Linked) -> list[ToNode]:
-        """``node`` has mapped what a link after its first brought. Raises ProtocolError when none is unanswered."""
-        with self._carried_out() as machine:
+        """Note that ``node`` has mapped what a later link brought. Raises ProtocolError when no link is unanswered."""
+        with self._closing_after() as machine:
             return _sent(machine.linked(node, message))
 
     def started(self, node: str) -> None:
-        """``node`` is told to start: from now on it may take and return frames."""
+        """Note that ``node`` is told to start: from now on it may take and return frames."""
         self.machine.started(node)
 
     def grow(self, node: str, message: wire.Segment, descriptors: list[int]) -> list[ToNode]:
-        """``node``'s arena has a further segment; takes ``descriptors`` over, unless it has shown that one already.
-        Raises ProtocolError."""
+        """Keep a further segment of the arena of ``node``; takes ``descriptors`` over, unless the segment was reported
+        at the reattach already. Raises ProtocolError."""
         memory = self.machine.table.nodes[node].memory
         again = memory is not None and message.index in memory.reported_segments and message.index in memory.segments
         if not again:
             self._check_segment(node, message.index, descriptors[0])
             self._check_share(node, 1)
-        with self._carried_out() as machine:
+        with self._closing_after() as machine:
             told = machine.grow(node, message, Handle(descriptors[0]))
         if not again:
             descriptors.clear()
         return _sent(told)
 
     def _check_segment(self, node: str, index: int, fd: int) -> None:
-        """Is ``fd`` a segment that ``node`` has not had yet? Raises ProtocolError."""
+        """Raise ProtocolError if ``fd`` is no segment, or if ``node`` has a segment with this index already."""
         memory = self.machine.table.nodes[node].memory
         if memory is not None:
             check_new(memory, node, index)
         checked(fd, "segment", f"segment {index} of node {node!r}")
 
     def _check_share(self, node: str, more: int) -> None:
-        """Raises ProtocolError ``quota-exceeded`` when ``node`` may not have ``more`` further segments."""
+        """Raise ProtocolError ``quota-exceeded`` when ``node`` may not have ``more`` further segments."""
         memory = self.machine.table.nodes[node].memory
         check_count(node, (len(memory.segments) if memory is not None else 0) + more)
         most = most_of_flow()
@@ -315,29 +324,30 @@ class Wiring:
             raise error("quota-exceeded", what=f"another segment of node {node!r} and of its flow", limit=most)
 
     def mapped(self, node: str, message: wire.SegmentMapped) -> list[ToNode]:
-        """``node`` can follow descriptors into a segment of one of its inputs. Raises ProtocolError."""
+        """Note that ``node`` has mapped a segment of one of its inputs. Raises ProtocolError."""
         return _sent(self.machine.mapped(node, message))
 
     def drop(self, node: str, message: wire.SegmentDropped, *, reuse: bool = True) -> list[ToNode]:
-        """``node`` has given a segment of its arena back. Raises ProtocolError."""
-        with self._carried_out() as machine:
+        """Note that ``node`` has given back a segment of its arena. Raises ProtocolError."""
+        with self._closing_after() as machine:
             return _sent(machine.drop(node, message, reuse=reuse))
 
     def dropped(self, node: str, message: wire.SegmentDropped) -> list[ToNode]:
-        """``node`` has unmapped a segment of an input. Raises ProtocolError."""
-        with self._carried_out() as machine:
+        """Note that ``node`` has unmapped a segment of an input. Raises ProtocolError."""
+        with self._closing_after() as machine:
             return _sent(machine.dropped(node, message))
 
     def segments_of(self, node: str) -> dict[int, int] | None:
-        """Segments of the worker of ``node``, which stay ours; None when there is none, or no more."""
+        """Return the segments of the worker of ``node``, which the daemon keeps; None when there is no such worker."""
         node_ends = self.machine.table.nodes.get(node)
         return None if node_ends is None or node_ends.memory is None or node_ends.gone else node_ends.memory.segments
 
-    def given(self, descriptors: Iterable[int | LineEnd]) -> list[int]:
-        """What travels with a message, and is the receiver's. Raises OSError when there are no more descriptors."""
-        return self._lines.given(descriptors)
+    def sendable(self, descriptors: Iterable[int | LineEnd]) -> list[int]:
+        """Return the descriptors to send with a message; they are the receiver's. Raises OSError when no descriptors
+        are left."""
+        return self._lines.sendable(descriptors)
 
-    # -- other routes --------------------------------------------------------------------------------------
+    # -- changed routes ------------------------------------------------------------------------------------
 
     def revise(
         self,
@@ -346,83 +356,85 @@ class Wiring:
         untold: Iterable[str],
         switched: Collection[str],
     ) -> list[ToNode]:
-        """From now on these are the routes."""
-        with self._carried_out() as machine:
+        """Change the routes of the flow; see ``Rerouting.revise``."""
+        with self._closing_after() as machine:
             return _sent(machine.rerouting.revise(routes, told, untold, switched))
 
     def keep_leaving_workers(self) -> list[ToNode]:
-        """The roll-out has ended before it was done: who was to be replaced stays."""
+        """Keep the workers that were to be replaced, because the roll-out has ended before it was done."""
         return _sent(self.machine.rerouting.keep_leaving_workers())
 
     def drained(self, node: str, message: wire.Drained) -> list[ToNode]:
-        """``node`` has emptied and returned a stage with which its producer has done. Raises ProtocolError."""
-        with self._carried_out() as machine:
+        """Note that ``node`` has drained a stage that its producer has ended. Raises ProtocolError."""
+        with self._closing_after() as machine:
             return _sent(machine.drained(node, message))
 
     def has_output(self, node: str, route: str) -> bool:
-        """Does ``node`` send to ``route``, or did it until shortly?"""
+        """Return whether ``node`` sends to ``route``, or did so until the route was removed."""
         return self.machine.rerouting.has_output(node, route)
 
     @property
     def under_way(self) -> list[str]:
-        """Nodes whose routes have not changed yet as they were told."""
+        """Nodes that were told of a route change and have not carried it out yet."""
         return self.machine.rerouting.under_way
 
     @property
     def clean(self) -> bool:
-        """Of routes that were removed nothing is left."""
+        """Whether all removed routes are drained."""
         return self.machine.rerouting.clean
 
     def take_lost(self) -> dict[str, int]:
-        """Frames of routes that were removed, which nobody has worked on, since this was last asked."""
+        """Return the frames of removed routes that no consumer has worked on, since the last call."""
         lost, self.machine.rerouting.lost = self.machine.rerouting.lost, {}
         return lost
 
-    # -- life ----------------------------------------------------------------------------------------------
+    # -- exits of workers ----------------------------------------------------------------------------------
 
     def gone(self, node: str) -> list[ToNode]:
-        """``node`` has exited for good. Raises PeerFault when it left a RING that makes no sense."""
-        with self._carried_out() as machine:
+        """Note that ``node`` has exited for good. Raises PeerFault when it left a corrupt RING."""
+        with self._closing_after() as machine:
             told = _sent(machine.incarnations.gone(node))
         self._finish(node)
         return told
 
     def _finish(self, node: str) -> None:
-        places = self.machine.table.nodes
-        node_ends = places.get(node)
+        nodes = self.machine.table.nodes
+        node_ends = nodes.get(node)
         for route in (*node_ends.inputs, *node_ends.outputs) if node_ends is not None else ():
-            if route.id in self.machine.table.counters and places[route.source].gone and places[route.target].gone:
+            if route.id in self.machine.table.counters and nodes[route.source].gone and nodes[route.target].gone:
                 self._final[route.id] = self.snapshot(route)
 
     def succeeded(self, node: str) -> list[ToNode]:
-        """``node`` has exited and will be born again. Raises PeerFault, LostMemory when none can go on from it."""
-        with self._carried_out() as machine:
+        """Note that ``node`` has exited and will have a successor. Raises PeerFault, and LostMemory when no successor
+        can continue."""
+        with self._closing_after() as machine:
             return _sent(machine.incarnations.succeeded(node))
 
     # -- watching ------------------------------------------------------------------------------------------
 
     def snapshot(self, route: DataRoute) -> RouteSnapshot | None:
-        """Counters of ``route`` over all of its stages; None before both ends were there or when an end has spoilt its
-        header; the last ones after :meth:`close`."""
+        """Return the counters of ``route`` over all of its stages; None before both ends exist or when a header is
+        corrupt; the last counters after :meth:`close`."""
         if route.id in self._last:
             return self._last[route.id]
         table = self.machine.table
         total = table.counters[route.id].total(stage.snapshot(self._views) for stage in table.chains[route.id])
         return cast("RouteSnapshot | None", total)
 
-    def kept(self, route: DataRoute) -> tuple[int, int, int] | None:
-        """Frames of ``route`` that its consumer has taken and not returned: how many, the oldest one's sequence number
-        and ns since it was sent; None without one."""
+    def oldest_held(self, route: DataRoute) -> tuple[int, int, int] | None:
+        """Return the frames of ``route`` that its consumer holds: how many, and of the oldest one the sequence number
+        and the ns since it was sent. None when it holds none."""
         views = (self._views.of(stage.seen) for stage in self.machine.table.chains[route.id])
         found = [held for view in views if view is not None and (held := view.oldest_held()) is not None]
         return (sum(count for count, _, _ in found), *found[0][1:]) if found else None
 
     def has(self, route: DataRoute) -> bool:
-        """It has not been given up: removed, and drained."""
+        """Return whether ``route`` has not been given up after it was removed and drained."""
         return route.id in self.machine.table.counters or route.id in self._last
 
-    def held(self, node: str) -> list[HeldFrames]:
-        """Frames that ``node`` has taken and not returned, by route; for one that has just died."""
+    def held_by(self, node: str) -> list[HeldFrames]:
+        """Return the frames that ``node`` has taken and not returned, by route; also for a worker that has just
+        died."""
         found = []
         for route in self.machine.table.nodes[node].inputs:
             count, sequences = 0, []
@@ -436,17 +448,17 @@ class Wiring:
         return found
 
     def close(self, do: Callable[[Callable[[], None]], None] = lambda work: work()) -> None:
-        """Take the last counters, then give all memory back. Idempotent. ``do`` has that done: what was large, or many,
-        takes the kernel its time; nothing else of it is used from then on."""
+        """Take the last counters, then release all memory. Idempotent. ``do`` runs the closing, which takes the kernel
+        time for large or many memories; nothing else uses the memory from then on."""
         for route in self.routes:
             if route.id not in self._last:
                 self._last[route.id] = self._final[route.id] if route.id in self._final else self.snapshot(route)
         self.machine.close()
         effects = self.machine.take_closes()
         if effects:
-            do(lambda: self._do(effects))
+            do(lambda: self._close_all(effects))
 
 
 def _sent(told: Iterable[NodeMessage]) -> list[ToNode]:
-    """With descriptors."""
+    """Return the machine's messages, with descriptors in place of handles."""
     return [ToNode(node, message, cast("tuple[int | LineEnd, ...]", handles)) for node, message, handles in told]

@@ -29,7 +29,7 @@ from chronetixd.core.worker import WorkerState
 from chronetixd.dataplane import shm_support
 from chronetixd.dataplane.held_frames import HeldFrameWatch
 from chronetixd.dataplane.taps import Taps
-from chronetixd.dataplane.wiring import ToNode, Wiring
+from chronetixd.dataplane.wiring import FlowWiring, ToNode
 from chronetixd.flows.context import Services
 from chronetixd.flows.flow_events import FlowEvents
 from chronetixd.flows.frame_failures import FrameFailures
@@ -50,7 +50,7 @@ class ExecutorRun(Protocol):
     plan: Plan
     machine: FlowMachine
     """For reading; events go to :meth:`dispatch`."""
-    wiring: Wiring
+    wiring: FlowWiring
     workers: dict[str, WorkerProcess]
     taps: Taps
     flow_events: FlowEvents

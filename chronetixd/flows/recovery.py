@@ -23,7 +23,7 @@ from chronetixd.core.wiring.incarnations import LostMemory
 from chronetixd.core.worker import Exit, Reattached, WorkerState
 from chronetixd.dataplane import rebuild
 from chronetixd.dataplane.recovered import RecoveredMemory
-from chronetixd.dataplane.wiring import ToNode, Wiring
+from chronetixd.dataplane.wiring import FlowWiring, ToNode
 from chronetixd.flows.worker_records import is_alive
 from chronetixd.linux.pipes import is_pipe
 from chronetixd.store.journal import StoredLife
@@ -107,7 +107,7 @@ class Recovery:
         self,
         loop: asyncio.AbstractEventLoop,
         run: RecoveryRun,
-        wiring: Wiring,
+        wiring: FlowWiring,
         nodes: Sequence[str],
         lives: Sequence[StoredLife],
         kept: RecoveredMemory,
@@ -175,7 +175,7 @@ class Recovery:
             raise error("descriptor-refused", what=f"stdout and stderr of node {node!r}", reason="they are no pipes")
         pipes, request.descriptors[at:] = request.descriptors[at:], []
         try:
-            self._reattached[node] = self._wiring.shown(node, message, request.descriptors)
+            self._reattached[node] = self._wiring.reattached(node, message, request.descriptors)
             self._run.worker(node).connect(request.sock, pipes)
         finally:
             for fd in pipes:

@@ -35,7 +35,7 @@ from chronetixd.core.worker import Exit, WorkerState
 from chronetixd.dataplane.held_frames import HeldFrameWatch, look
 from chronetixd.dataplane.recovered import RecoveredMemory
 from chronetixd.dataplane.taps import Taps
-from chronetixd.dataplane.wiring import ToNode, Wiring
+from chronetixd.dataplane.wiring import FlowWiring, ToNode
 from chronetixd.flows.context import Services
 from chronetixd.flows.execute import Executor
 from chronetixd.flows.flow_events import FlowEvents
@@ -65,7 +65,7 @@ class FlowRun:
         self.plan = plan
         self.name = plan.name
         self.machine = FlowMachine(plan.name, nodes, edges, limits, plan.rules, plan.strategy)
-        self.wiring = Wiring(nodes, plan.data_routes)
+        self.wiring = FlowWiring(nodes, plan.data_routes)
         self.workers: dict[str, WorkerProcess] = {}
         self.taps = Taps(self._send_to, self.source)
         self.flow_events = FlowEvents(services.events, plan.name)
@@ -370,7 +370,7 @@ class FlowRun:
         told = {node: each.configure for node, each in plan.nodes.items()}
         untold = change.named("added") | change.named("changed") | change.named("removed")
         switched = frozenset(each.name for each in change.routes if each.kind == "changed")
-        self.taps.removed({each.name for each in change.routes if each.kind == "removed"})
+        self.taps.routes_removed({each.name for each in change.routes if each.kind == "removed"})
         self.send_wiring(self.wiring.revise(plan.data_routes, told, untold, switched))
 
     def take_over(self, node: str, worker: WorkerProcess | None) -> None:
@@ -431,9 +431,9 @@ class FlowRun:
             silent.cancel()
         self._services.bus.drop(self.workers[node])
         self.probes.stop(node)
-        death = self.workers[node].death(ended, self.wiring.held(node))
+        death = self.workers[node].death(ended, self.wiring.held_by(node))
         self.last_exits[node] = death
-        self.taps.gone(node)
+        self.taps.worker_exited(node)
         self._services.exit_records.add(death)
         incarnation = self.workers[node].incarnation
         self.dispatch(WorkerChanged(node, worker_core.ProcessExited(ended)))
@@ -523,7 +523,7 @@ class FlowRun:
             if isinstance(message, wire.Link) and self.machine.workers[node].state is WorkerState.OFFERED:
                 self.dispatch(WorkerChanged(node, worker_core.LinkSent()))
             try:
-                copies = self.wiring.given(descriptors)
+                copies = self.wiring.sendable(descriptors)
             except OSError as reason:
                 self.dispatch(
                     WorkerChanged(node, worker_core.Faulted("wiring", f"no memory could be sent to it: {reason}"))

@@ -18,7 +18,7 @@ from chronetixd.core.flow_messages import FlowEvent, WorkerChanged
 from chronetixd.core.worker import WorkerState
 from chronetixd.dataplane.held_frames import HeldFrameWatch
 from chronetixd.dataplane.taps import Taps
-from chronetixd.dataplane.wiring import ToNode, Wiring
+from chronetixd.dataplane.wiring import FlowWiring, ToNode
 from chronetixd.flows.context import Services
 from chronetixd.flows.flow_events import FlowEvents
 from chronetixd.flows.frame_failures import FrameFailures
@@ -75,7 +75,7 @@ class WorkerMessages:
         run: MessagesRun,
         services: Services,
         *,
-        wiring: Wiring,
+        wiring: FlowWiring,
         taps: Taps,
         held_frames: HeldFrameWatch,
         probes: Probes,
@@ -129,7 +129,7 @@ class WorkerMessages:
         run, wiring = self._run, self._wiring
         match message:
             case wire.Publish() | wire.Subscribe() | wire.Unsubscribe() | wire.Request() | wire.Reply():
-                self._held_frames.stir()
+                self._held_frames.note_activity()
                 self._services.bus.handle(run.worker(node), message)
             case wire.Offer() if self._taps.offers(message):
                 self._taps.offered(node, message, descriptors)
@@ -160,22 +160,22 @@ class WorkerMessages:
                 consequence = name == "RouteClosed"
                 run.dispatch(WorkerChanged(node, worker_core.Faulted(phase, f"{name}: {text}", consequence)))
             case wire.Segment():
-                self._held_frames.stir()
+                self._held_frames.note_activity()
                 told = wiring.grow(node, message, descriptors)
                 run.keep_descriptors()
                 run.send_wiring(told)
                 segments = wiring.segments_of(node)
                 if segments is not None:
-                    self._taps.grew(node, message.index, segments[message.index])
+                    self._taps.segment_added(node, message.index, segments[message.index])
             case wire.SegmentMapped():
                 run.send_wiring(wiring.mapped(node, message))
             case wire.SegmentDropped(route=""):
-                run.send_wiring(wiring.drop(node, message, reuse=not self._taps.listen_to(node)))
+                run.send_wiring(wiring.drop(node, message, reuse=not self._taps.has_listeners(node)))
                 run.keep_descriptors()
             case wire.SegmentDropped():
                 run.send_wiring(wiring.dropped(node, message))
             case wire.Log():
-                self._held_frames.stir()
+                self._held_frames.note_activity()
                 run.worker(node).logged(message)
             case wire.FrameFailed():
                 self._frame_failed(node, message)

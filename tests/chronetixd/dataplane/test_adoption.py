@@ -24,7 +24,7 @@ from chronetix.protocol.messages import (
     SegmentMapped,
 )
 from chronetixd.dataplane.recovered import RecoveredMemory
-from chronetixd.dataplane.wiring import ToNode, Wiring
+from chronetixd.dataplane.wiring import FlowWiring, ToNode
 from tests.chronetixd.dataplane.test_succession import ROUTE, Play
 
 NODES = ("source", "sink")
@@ -50,10 +50,10 @@ class Survivors(Play):
         for node in NODES:
             if node in self.lives and node not in living:
                 self.dead.append(self.lives.pop(node))
-        self.wiring = Wiring(NODES, (ROUTE,))
+        self.wiring = FlowWiring(NODES, (ROUTE,))
         for node in NODES:
             self.wiring.know(told(node))
-        shown = {node: self.wiring.shown(node, *self.shows(node, incarnations[node], dropped)) for node in living}
+        shown = {node: self.wiring.reattached(node, *self.shows(node, incarnations[node], dropped)) for node in living}
         dead = {node: incarnations[node] for node in NODES if node not in living}
         memory = RecoveredMemory(had)
         try:

@@ -17,7 +17,7 @@ from chronetix.protocol.errors import ChronetixError
 from chronetix.protocol.messages import Configure, Drained, Extend, Link, Linked, Offer, Port, Segment, SegmentMapped
 from chronetixd.core.wiring.stages import LineEnd
 from chronetixd.dataplane.pack import PackedWiring
-from chronetixd.dataplane.wiring import DataRoute, ToNode, Wiring
+from chronetixd.dataplane.wiring import DataRoute, FlowWiring, ToNode
 from chronetixd.packing import Bag, Unbag
 
 if TYPE_CHECKING:
@@ -135,17 +135,17 @@ class HandedOver:
     """A wiring that another one goes on with before each step, from what is packed of it. The earlier ones keep their
     descriptors until the end, as the daemon's old image does."""
 
-    def __init__(self, wiring: Wiring) -> None:
+    def __init__(self, wiring: FlowWiring) -> None:
         self._all = [wiring]
 
     def given(self, descriptors: tuple[int | LineEnd, ...]) -> list[int]:
         """What is to be sent is sent before anything is handed over."""
-        return self._all[-1].given(descriptors)
+        return self._all[-1].sendable(descriptors)
 
     def __getattr__(self, name: str) -> Any:
         bag = Bag()
         packed = msgspec.msgpack.encode(self._all[-1].packed(bag))
-        following = Wiring(("source", "sink"), self._all[-1].routes)
+        following = FlowWiring(("source", "sink"), self._all[-1].routes)
         following.unpack(msgspec.msgpack.decode(packed, type=PackedWiring), Unbag(bag.descriptors))
         self._all.append(following)
         return getattr(following, name)
@@ -160,7 +160,7 @@ class Play:
 
     def __init__(self, handed_over: bool = False, policy: Policy = "block") -> None:
         self.policy: Policy = policy
-        wiring = Wiring(("source", "sink"), (ROUTE._replace(policy=policy),))
+        wiring = FlowWiring(("source", "sink"), (ROUTE._replace(policy=policy),))
         self.wiring: Any = HandedOver(wiring) if handed_over else wiring
         self.lives: dict[str, Life] = {}
         self.dead: list[Life] = []
@@ -205,7 +205,7 @@ class Play:
         return life
 
     def carry_out(self, messages: list[ToNode]) -> None:
-        given = [self.wiring.given(each.descriptors) if isinstance(each.message, Link) else [] for each in messages]
+        given = [self.wiring.sendable(each.descriptors) if isinstance(each.message, Link) else [] for each in messages]
         for (node, message, _), descriptors in zip(messages, given, strict=True):
             self.sent.append((node, message))
             life = self.lives[node]

@@ -36,7 +36,7 @@ from chronetixd.core.wiring.route_table import RouteTable
 from chronetixd.core.wiring.stages import MAX_SEGMENTS, Handle, Stage
 from chronetixd.core.wiring.states import ConsumerEnd
 from chronetixd.dataplane import wiring as module
-from chronetixd.dataplane.wiring import DataRoute, ToNode, Views, Wiring, most_of_flow
+from chronetixd.dataplane.wiring import DataRoute, FlowWiring, ToNode, Views, most_of_flow
 from chronetixd.flows.run import FlowRun
 
 ROUTES = (DataRoute("r1", "source", "left"), DataRoute("r2", "source", "right"))
@@ -96,8 +96,8 @@ def configure(node: str) -> Configure:
 
 
 @pytest.fixture
-def wiring() -> Iterator[Wiring]:
-    made = Wiring(NODES, ROUTES)
+def wiring() -> Iterator[FlowWiring]:
+    made = FlowWiring(NODES, ROUTES)
     for node in NODES:
         made.configure(node, configure(node))
     yield made
@@ -105,7 +105,7 @@ def wiring() -> Iterator[Wiring]:
 
 
 @pytest.fixture
-def linked(wiring: Wiring, nodes: dict[str, Node]) -> dict[str, ToNode]:
+def linked(wiring: FlowWiring, nodes: dict[str, Node]) -> dict[str, ToNode]:
     """Everyone has offered: the links by node."""
     found: dict[str, ToNode] = {}
     for name, node in nodes.items():
@@ -115,7 +115,7 @@ def linked(wiring: Wiring, nodes: dict[str, Node]) -> dict[str, ToNode]:
 
 
 @pytest.fixture
-def offered(wiring: Wiring, linked: dict[str, ToNode]) -> Wiring:
+def offered(wiring: FlowWiring, linked: dict[str, ToNode]) -> FlowWiring:
     assert set(linked) == set(NODES)
     return wiring
 
@@ -140,7 +140,9 @@ def test_a_link_names_the_other_ends_with_a_descriptor_for_each_thing(linked: di
     assert len(descriptors) == link.descriptors == 3
 
 
-def test_a_node_is_linked_once_when_it_and_all_its_peers_have_offered(wiring: Wiring, nodes: dict[str, Node]) -> None:
+def test_a_node_is_linked_once_when_it_and_all_its_peers_have_offered(
+    wiring: FlowWiring, nodes: dict[str, Node]
+) -> None:
     wiring.offer("left", *nodes["left"].offer())
     assert wiring.due("left") == []
     wiring.offer("source", *nodes["source"].offer())
@@ -151,14 +153,14 @@ def test_a_node_is_linked_once_when_it_and_all_its_peers_have_offered(wiring: Wi
 
 
 def test_linked_ends_carry_frames_and_the_view_counts_them(
-    wiring: Wiring, linked: dict[str, ToNode], nodes: dict[str, Node]
+    wiring: FlowWiring, linked: dict[str, ToNode], nodes: dict[str, Node]
 ) -> None:
     source, left = nodes["source"], nodes["left"]
-    ring, line, segment = got = wiring.given(linked["left"].descriptors)
+    ring, line, segment = got = wiring.sendable(linked["left"].descriptors)
     left.consumers["r1"].add_segment(0, segment)
     left.consumers["r1"].link(ring, line, left.bell)
     close_all(got)
-    credit, line, *_ = got = wiring.given(linked["source"].descriptors)
+    credit, line, *_ = got = wiring.sendable(linked["source"].descriptors)
     source.producers["r1"].link(credit, line, source.bell)
     close_all(got)
     assert shm.Inlet([left.consumers["r1"]], left.bell).arm()
@@ -176,14 +178,16 @@ def test_linked_ends_carry_frames_and_the_view_counts_them(
     assert wiring.snapshot(ROUTES[0]) == snapshot
 
 
-def test_routes_that_are_not_the_nodes_own_are_refused(wiring: Wiring, nodes: dict[str, Node]) -> None:
+def test_routes_that_are_not_the_nodes_own_are_refused(wiring: FlowWiring, nodes: dict[str, Node]) -> None:
     message, descriptors = nodes["left"].offer()
     with pytest.raises(ChronetixError, match="routes of node 'right'"):
         wiring.offer("right", message, descriptors)
     close_all(descriptors)
 
 
-def test_a_descriptor_that_is_no_ring_is_refused_and_nothing_is_kept(wiring: Wiring, nodes: dict[str, Node]) -> None:
+def test_a_descriptor_that_is_no_ring_is_refused_and_nothing_is_kept(
+    wiring: FlowWiring, nodes: dict[str, Node]
+) -> None:
     message, descriptors = nodes["source"].offer()
     descriptors[0], descriptors[2] = descriptors[2], descriptors[0]
     with pytest.raises(ChronetixError) as refused:
@@ -193,7 +197,7 @@ def test_a_descriptor_that_is_no_ring_is_refused_and_nothing_is_kept(wiring: Wir
     close_all(descriptors)
 
 
-def test_an_unsealed_file_is_refused(wiring: Wiring, nodes: dict[str, Node]) -> None:
+def test_an_unsealed_file_is_refused(wiring: FlowWiring, nodes: dict[str, Node]) -> None:
     message, descriptors = nodes["left"].offer()
     os.close(descriptors[0])
     descriptors[0] = os.memfd_create("unsealed")
@@ -203,7 +207,7 @@ def test_an_unsealed_file_is_refused(wiring: Wiring, nodes: dict[str, Node]) -> 
     close_all(descriptors)
 
 
-def test_growth_is_confirmed_when_every_consumer_has_mapped_it(offered: Wiring, nodes: dict[str, Node]) -> None:
+def test_growth_is_confirmed_when_every_consumer_has_mapped_it(offered: FlowWiring, nodes: dict[str, Node]) -> None:
     forwarded = offered.grow("source", Segment(index=1), nodes["source"].segment())
     assert sent(forwarded) == [("left", Segment(index=1, route="r1")), ("right", Segment(index=1, route="r2"))]
     assert offered.mapped("left", SegmentMapped(index=1, route="r1")) == []
@@ -212,7 +216,7 @@ def test_growth_is_confirmed_when_every_consumer_has_mapped_it(offered: Wiring, 
 
 
 def test_a_consumer_that_is_not_linked_yet_gets_the_segment_with_its_link(
-    wiring: Wiring, nodes: dict[str, Node]
+    wiring: FlowWiring, nodes: dict[str, Node]
 ) -> None:
     for name in ("source", "left"):
         wiring.offer(name, *nodes[name].offer())
@@ -229,7 +233,9 @@ def test_a_consumer_that_is_not_linked_yet_gets_the_segment_with_its_link(
     assert sent(wiring.ready("right")) == [("source", SegmentMapped(index=1))]
 
 
-def test_a_consumer_that_is_gone_is_detached_and_holds_no_growth_up(offered: Wiring, nodes: dict[str, Node]) -> None:
+def test_a_consumer_that_is_gone_is_detached_and_holds_no_growth_up(
+    offered: FlowWiring, nodes: dict[str, Node]
+) -> None:
     offered.grow("source", Segment(index=1), nodes["source"].segment())
     offered.mapped("left", SegmentMapped(index=1, route="r1"))
     assert sent(offered.gone("right")) == [("source", Detach(route="r2")), ("source", SegmentMapped(index=1))]
@@ -238,26 +244,26 @@ def test_a_consumer_that_is_gone_is_detached_and_holds_no_growth_up(offered: Wir
     ]
 
 
-def test_a_segment_is_offered_once(offered: Wiring, nodes: dict[str, Node]) -> None:
+def test_a_segment_is_offered_once(offered: FlowWiring, nodes: dict[str, Node]) -> None:
     descriptors = nodes["source"].segment()
     with pytest.raises(ChronetixError, match="already"):
         offered.grow("source", Segment(index=0), descriptors)
     close_all(descriptors)
 
 
-def test_only_what_was_sent_can_be_mapped(offered: Wiring) -> None:
+def test_only_what_was_sent_can_be_mapped(offered: FlowWiring) -> None:
     with pytest.raises(ChronetixError, match="not sent"):
         offered.mapped("left", SegmentMapped(index=9, route="r1"))
 
 
-def grown(offered: Wiring, nodes: dict[str, Node], index: int = 1) -> None:
+def grown(offered: FlowWiring, nodes: dict[str, Node], index: int = 1) -> None:
     offered.grow("source", Segment(index=index), nodes["source"].segment())
     offered.mapped("left", SegmentMapped(index=index, route="r1"))
     offered.mapped("right", SegmentMapped(index=index, route="r2"))
 
 
 def test_a_segment_that_was_given_back_is_forgotten_when_nobody_maps_it(
-    offered: Wiring, nodes: dict[str, Node]
+    offered: FlowWiring, nodes: dict[str, Node]
 ) -> None:
     grown(offered, nodes)
     forwarded = offered.drop("source", SegmentDropped(index=1))
@@ -271,7 +277,7 @@ def test_a_segment_that_was_given_back_is_forgotten_when_nobody_maps_it(
     grown(offered, nodes)
 
 
-def test_a_consumer_that_is_gone_or_dies_maps_nothing(offered: Wiring, nodes: dict[str, Node]) -> None:
+def test_a_consumer_that_is_gone_or_dies_maps_nothing(offered: FlowWiring, nodes: dict[str, Node]) -> None:
     grown(offered, nodes)
     offered.drop("source", SegmentDropped(index=1))
     offered.dropped("left", SegmentDropped(index=1, route="r1"))
@@ -280,13 +286,13 @@ def test_a_consumer_that_is_gone_or_dies_maps_nothing(offered: Wiring, nodes: di
     assert ("source", SegmentDropped(index=0)) in sent(offered.succeeded("left"))
 
 
-def test_a_number_that_somebody_else_may_remember_is_never_free(offered: Wiring, nodes: dict[str, Node]) -> None:
+def test_a_number_that_somebody_else_may_remember_is_never_free(offered: FlowWiring, nodes: dict[str, Node]) -> None:
     assert len(offered.drop("source", SegmentDropped(index=0), reuse=False)) == 2
     for node, route in (("left", "r1"), ("right", "r2")):
         assert offered.dropped(node, SegmentDropped(index=0, route=route)) == []
 
 
-def test_only_a_segment_in_use_can_be_given_back_and_only_once(offered: Wiring, nodes: dict[str, Node]) -> None:
+def test_only_a_segment_in_use_can_be_given_back_and_only_once(offered: FlowWiring, nodes: dict[str, Node]) -> None:
     offered.grow("source", Segment(index=1), nodes["source"].segment())
     for index in (1, 7):
         with pytest.raises(ChronetixError, match="not in use"):
@@ -339,7 +345,7 @@ def test_what_came_back_before_a_consumer_died_is_counted(before: int) -> None:
 def test_a_node_that_cannot_be_told_of_its_memory_is_killed_and_the_others_are_told() -> None:
     events: list[Any] = []
     workers = {name: Told() for name in "ab"}
-    run = SimpleNamespace(workers=workers, dispatch=events.append, machine=None, wiring=Wiring((), ()))
+    run = SimpleNamespace(workers=workers, dispatch=events.append, machine=None, wiring=FlowWiring((), ()))
     with open(os.devnull, "rb") as there:
         none = 1 << 20
         before = len(os.listdir("/proc/self/fd"))
@@ -373,7 +379,7 @@ class TestShares:
     """What one node, and one flow, may have the daemon hold."""
 
     def test_an_arena_of_too_many_segments_is_refused_and_no_other(
-        self, offered: Wiring, nodes: dict[str, Node]
+        self, offered: FlowWiring, nodes: dict[str, Node]
     ) -> None:
         grown(offered, nodes)
         for index in range(2, MAX_SEGMENTS):
@@ -387,7 +393,7 @@ class TestShares:
         offered.grow("source", Segment(index=MAX_SEGMENTS), nodes["source"].segment())
 
     def test_a_flow_has_its_share(
-        self, offered: Wiring, nodes: dict[str, Node], monkeypatch: pytest.MonkeyPatch
+        self, offered: FlowWiring, nodes: dict[str, Node], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         most = offered.machine.segments.held + 1
         monkeypatch.setattr(module, "most_of_flow", lambda: most)
@@ -403,7 +409,7 @@ class TestShares:
         monkeypatch.setattr(resource, "getrlimit", lambda _: (128, 128))
         assert most_of_flow() == MAX_SEGMENTS
 
-    def test_an_offer_of_too_many_keeps_nothing(self, wiring: Wiring, nodes: dict[str, Node]) -> None:
+    def test_an_offer_of_too_many_keeps_nothing(self, wiring: FlowWiring, nodes: dict[str, Node]) -> None:
         message, descriptors = nodes["source"].offer()
         more = [*message.segments, *range(100, 100 + MAX_SEGMENTS)]
         with pytest.raises(ChronetixError, match="another segment of node 'source'"):

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from chronetix import shm
 from chronetixd.core.worker import Exit
 from chronetixd.dataplane.recovered import RecoveredMemory
-from chronetixd.dataplane.wiring import DataRoute, Wiring
+from chronetixd.dataplane.wiring import DataRoute, FlowWiring
 from chronetixd.store.descriptor_keys import HIGHEST, Key
 from chronetixd.store.descriptor_names import KeptDescriptors, Stored, name_of
 from chronetixd.systemd.fdstore import DescriptorStore
@@ -247,7 +247,7 @@ class TestWhatComesOut:
             Key("b", "credit", sink, "r"): os.dup(credits.fd),
             **{Key("a", "segment", source, "", index): os.dup(fd) for index, fd, _ in arena.segments},
         }
-        wiring = Wiring(("a", "b"), [DataRoute("r", "a", "b")])
+        wiring = FlowWiring(("a", "b"), [DataRoute("r", "a", "b")])
         wiring.take_over({}, {"a": source, "b": sink + later}, set(), RecoveredMemory(found))
         assert wiring.memories() == found
         wiring.close()

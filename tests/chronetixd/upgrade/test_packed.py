@@ -226,7 +226,7 @@ STATE: dict[type, tuple[set[str], set[str]]] = {
     output.LineCutter: ({"_dropping", "_part"}, {"cut"}),
     pump.Stream: ({"_allowance", "buffered", "fd", "pieces"}, {"_pump", "_said", "lock", "on_ready"}),
     token_bucket.TokenBucket: ({"_at", "_left"}, {"burst", "rate"}),
-    wiring.Wiring: ({"_last", "_lines", "machine"}, {"_final", "_views"}),  # counted again at the end
+    wiring.FlowWiring: ({"_last", "_lines", "machine"}, {"_final", "_views"}),  # counted again at the end
     machine.WiringMachine: ({"table"}, {"incarnations", "links", "rerouting", "segments"}),
     route_table.RouteTable: (
         {"chains", "counters", "nodes", "ports"}, {"effects", "reader", "removed", "routes"},  # not within a roll-out
