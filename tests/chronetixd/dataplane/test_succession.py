@@ -138,7 +138,7 @@ class HandedOver:
     def __init__(self, wiring: FlowWiring) -> None:
         self._all = [wiring]
 
-    def given(self, descriptors: tuple[int | LineEnd, ...]) -> list[int]:
+    def sendable(self, descriptors: tuple[int | LineEnd, ...]) -> list[int]:
         """What is to be sent is sent before anything is handed over."""
         return self._all[-1].sendable(descriptors)
 
