@@ -249,7 +249,8 @@ class Daemon:
         self._report.ready()
 
     def packed(self, bag: Bag, upgrade: Upgraded, since_ns: int) -> Snapshot:
-        """Return the snapshot for the next image, and add its descriptors to ``bag``. ``upgrade_blockers`` must be empty."""
+        """Return the snapshot for the next image, and add its descriptors to ``bag``. There must be no
+        ``upgrade_blockers``."""
         parts = self._parts.packed(bag)
         return Snapshot(
             upgrade=upgrade,
