@@ -418,7 +418,7 @@ class TestShares:
         wiring.offer("source", *nodes["source"].offer())
 
 
-def test_of_a_consumer_that_nobody_can_look_at_nothing_is_held(wiring: Wiring) -> None:
+def test_of_a_consumer_that_nobody_can_look_at_nothing_is_held(wiring: FlowWiring) -> None:
     """Nobody has offered memory yet, or its header is spoilt."""
     for node in NODES:
         assert wiring.held(node) == []
