@@ -421,6 +421,6 @@ class TestShares:
 def test_of_a_consumer_that_nobody_can_look_at_nothing_is_held(wiring: FlowWiring) -> None:
     """Nobody has offered memory yet, or its header is spoilt."""
     for node in NODES:
-        assert wiring.held(node) == []
+        assert wiring.held_by(node) == []
     for route in ROUTES:
         assert (wiring.kept(route), wiring.snapshot(route), wiring.has(route)) == (None, None, True)

@@ -118,21 +118,21 @@ def test_frames_that_are_held_are_looked_at_as_long_as_something_moves(clock: An
         yield None, moves[min(len(looks), len(moves)) - 1], 0
 
     watch = HeldFrameWatch(clock, 5.0, look, lambda _: None)
-    watch.stir()
+    watch.note_activity()
     assert clock.armed == []
     watch.start()
     assert clock.next == [FIRST_S]
     clock.go_to(100)
     assert looks == [1, 6, 11, 16]
     for at in (100, 200, 300):
-        watch.stir()
-        watch.stir()
+        watch.note_activity()
+        watch.note_activity()
         assert clock.next == [5]
         clock.go_to(at + 100)
     assert looks == [1, 6, 11, 16, 105, 205, 305]
-    watch.stir()
+    watch.note_activity()
     watch.stop()
-    watch.stir()
+    watch.note_activity()
     assert clock.armed == []
 
 
