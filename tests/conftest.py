@@ -22,6 +22,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 
 from chronetix.shm.names import maker
+from tests.warm import Warm
 
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
@@ -121,6 +122,20 @@ def signals_are_as_a_terminal_leaves_them() -> None:
     for each in signal.valid_signals() - {signal.SIGPIPE, signal.SIGXFSZ}:
         if signal.getsignal(each) is signal.SIG_IGN:
             signal.signal(each, signal.default_int_handler if each == signal.SIGINT else lambda *_: None)
+
+
+@pytest.fixture(scope="session")
+def warm_programs(signals_are_as_a_terminal_leaves_them: None) -> Iterator[Warm]:
+    """Starts programs without their imports."""
+    warm = Warm()
+    yield warm
+    warm.close()
+
+
+@pytest.fixture
+def warm(request: pytest.FixtureRequest, warm_programs: Warm) -> Warm | None:
+    """None in tests that are marked ``cold``: there programs are started as a user starts them."""
+    return None if request.node.get_closest_marker("cold") else warm_programs
 
 
 @pytest.fixture(autouse=True, scope="module")

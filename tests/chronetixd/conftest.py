@@ -20,6 +20,7 @@ import uvloop
 from chronetix.protocol import messages as wire
 from chronetix.protocol.framing import Decoder, encode
 from chronetixd.linux.cgroups import Groups, find_place
+from tests.warm import Process, Warm
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -139,7 +140,7 @@ class Peer:
 class RunningDaemon:
     """A chronetixd process of the test's own."""
 
-    process: subprocess.Popen[bytes]
+    process: subprocess.Popen[bytes] | Process
     socket: Path
     state: Path
     log: Path
@@ -166,13 +167,14 @@ Meanwhile = Callable[[int], None]
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Starter]:
+def start(tmp_path: Path, warm: Warm | None) -> Iterator[Starter]:
     """Start daemons that have said READY, ``meanwhile`` is called with the pid before; those that still run at the end
-    are killed."""
-    running: list[subprocess.Popen[bytes]] = []
+    are killed. They start cold when something is to happen meanwhile, or where they find modules is said."""
+    running: list[subprocess.Popen[bytes] | Process] = []
 
-    def start_one(*arguments: str, meanwhile: Meanwhile = lambda _pid: None, **env: str) -> RunningDaemon:
-        daemon = spawn_daemon(tmp_path, *arguments, meanwhile=meanwhile, **env)
+    def start_one(*arguments: str, meanwhile: Meanwhile | None = None, **env: str) -> RunningDaemon:
+        ready = warm if meanwhile is None and "PYTHONPATH" not in env else None
+        daemon = spawn_daemon(tmp_path, *arguments, meanwhile=meanwhile, warm=ready, **env)
         running.append(daemon.process)
         return daemon
 
@@ -231,20 +233,28 @@ def end_what_is_left(state: Path) -> None:
         loop.close()
 
 
-def spawn_daemon(folder: Path, *arguments: str, meanwhile: Meanwhile = lambda _pid: None, **env: str) -> RunningDaemon:
+def spawn_daemon(
+    folder: Path, *arguments: str, meanwhile: Meanwhile | None = None, warm: Warm | None = None, **env: str
+) -> RunningDaemon:
     """Start chronetixd in ``folder`` and wait until it says that it is ready."""
     paths = folder / "c.sock", folder / "state", folder / "log"
     notify_path = folder / "notify"
-    command = [sys.executable, "-m", "chronetixd", "--socket", str(paths[0]), "--state-dir", str(paths[1])]
+    options = ["--socket", str(paths[0]), "--state-dir", str(paths[1]), *arguments]
     environment = (
         os.environ | {"PYTHONPATH": str(ROOT), "NOTIFY_SOCKET": str(notify_path), "CHRONETIX_SPARES": "0"} | env
     )
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify, paths[2].open("ab") as log:
         notify.bind(str(notify_path))
-        process = subprocess.Popen([*command, *arguments], env=environment, stdout=log, stderr=log)
+        process: subprocess.Popen[bytes] | Process
+        if warm is not None:
+            process = warm.start("chronetixd", options, env=environment, cwd=Path.cwd(), stdout=log, stderr=log)
+        else:
+            command = [sys.executable, "-m", "chronetixd", *options]
+            process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
         pidfd = os.pidfd_open(process.pid)
         try:
-            meanwhile(process.pid)
+            if meanwhile is not None:
+                meanwhile(process.pid)
             while notify in select.select([notify, pidfd], [], [])[0]:
                 if b"READY=1" in notify.recv(4096):
                     break

@@ -17,6 +17,7 @@ import pytest
 
 from chronetix.protocol.errors import ChronetixError
 from chronetixctl.client import Client
+from tests.warm import Process, Warm
 
 ROOT = Path(__file__).parents[2]
 PLUGINS = ROOT / "tests" / "e2e" / "plugins"
@@ -25,12 +26,13 @@ Map = dict[str, Any]
 
 @dataclass(frozen=True)
 class Daemon:
-    """A running chronetixd."""
+    """A running chronetixd. ``warm``: how to start other programs, if not cold."""
 
-    process: subprocess.Popen[bytes]
+    process: subprocess.Popen[bytes] | Process
     socket: Path
     state: Path
     log: Path
+    warm: Warm | None = None
 
     @property
     def environment(self) -> dict[str, str]:
@@ -46,6 +48,8 @@ class Daemon:
 
     def ctl(self, *arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
         """Run chronetixctl to its end."""
+        if self.warm is not None:
+            return self.warm.run("chronetixctl", *arguments, env=self.environment, cwd=ROOT, input=stdin)
         command = [sys.executable, "-m", "chronetixctl", *arguments]
         return subprocess.run(command, env=self.environment, cwd=ROOT, input=stdin, capture_output=True, text=True)
 
@@ -66,9 +70,9 @@ def settings(request: pytest.FixtureRequest) -> dict[str, str]:
 
 
 @pytest.fixture
-def daemon(tmp_path: Path, settings: dict[str, str]) -> Iterator[Daemon]:
+def daemon(tmp_path: Path, settings: dict[str, str], warm: Warm | None) -> Iterator[Daemon]:
     """A daemon that has said READY; it is told to stop at the end and must leave with 0."""
-    running = start_daemon(tmp_path, settings)
+    running = start_daemon(tmp_path, settings, warm)
     yield running
     if running.process.poll() is None:
         running.process.send_signal(signal.SIGTERM)
@@ -76,12 +80,12 @@ def daemon(tmp_path: Path, settings: dict[str, str]) -> Iterator[Daemon]:
 
 
 @pytest.fixture
-def start(tmp_path: Path, settings: dict[str, str]) -> Iterator[Callable[[], Daemon]]:
+def start(tmp_path: Path, settings: dict[str, str], warm: Warm | None) -> Iterator[Callable[[], Daemon]]:
     """Starts one daemon after the other in the same folder; what still runs at the end is told to stop."""
     started: list[Daemon] = []
 
     def next_one() -> Daemon:
-        started.append(start_daemon(tmp_path, settings))
+        started.append(start_daemon(tmp_path, settings, warm))
         return started[-1]
 
     yield next_one
@@ -102,14 +106,19 @@ def client(daemon: Daemon) -> Iterator[Client]:
         yield connected
 
 
-def start_daemon(folder: Path, settings: dict[str, str]) -> Daemon:
+def start_daemon(folder: Path, settings: dict[str, str], warm: Warm | None = None) -> Daemon:
     """Start a daemon in ``folder`` and wait until it tells its supervisor that it is ready."""
     files = folder / "control.sock", folder / "state", folder / "daemon.log"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify, files[2].open("ab") as log:
         notify.bind(str(folder / "notify.sock"))
-        command = [sys.executable, "-m", "chronetixd", "--socket", str(files[0]), "--state-dir", str(files[1])]
+        arguments = ["--socket", str(files[0]), "--state-dir", str(files[1])]
         environment = os.environ | settings | {"NOTIFY_SOCKET": str(folder / "notify.sock"), "PYTHONPATH": str(ROOT)}
-        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=folder)
+        process: subprocess.Popen[bytes] | Process
+        if warm is not None:
+            process = warm.start("chronetixd", arguments, env=environment, stdout=log, stderr=log, cwd=folder)
+        else:
+            command = [sys.executable, "-m", "chronetixd", *arguments]
+            process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=folder)
         alive = os.pidfd_open(process.pid)
         try:
             while notify in select.select([notify, alive], [], [])[0]:
@@ -120,7 +129,7 @@ def start_daemon(folder: Path, settings: dict[str, str]) -> Daemon:
         finally:
             os.close(alive)
     (folder / "notify.sock").unlink()
-    return Daemon(process, *files)
+    return Daemon(process, *files, warm)
 
 
 def launch_daemon(folder: Path, settings: dict[str, str]) -> Daemon:

@@ -13,8 +13,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from queue import SimpleQueue
+from typing import Any
 
 from tests.e2e.conftest import ROOT, Daemon
+from tests.warm import Process, Warm
 
 START = """
 import fcntl, os, sys
@@ -27,25 +29,27 @@ os.closerange(3 + count, 1000)
 os.environ["LISTEN_PID"] = str(os.getpid())
 os.execv(sys.executable, [sys.executable, "-m", "chronetixd", *sys.argv[2 + count :]])
 """
-"""A daemon whose descriptors 3, 4, … are those told; with pid and numbers put right, as systemd does."""
+"""A daemon that starts cold, whose descriptors 3, 4, … are those told; with pid and numbers put right, as systemd does.
+"""
 
 
 class Supervisor:
     """Of one daemon at a time, in ``folder``. ``store`` has the kept descriptors by name; ``limit`` as
     FileDescriptorStoreMax; ``told`` counts what the present daemon has said."""
 
-    def __init__(self, folder: Path, settings: dict[str, str], limit: int = 8192) -> None:
+    def __init__(self, folder: Path, settings: dict[str, str], warm: Warm | None = None, limit: int = 8192) -> None:
         self.folder = folder
         self.limit = limit
         self.store: dict[str, list[int]] = {}
         self.started: list[Daemon] = []
         self._settings = settings
+        self._warm = warm
         self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._sock.bind(str(folder / "notify.sock"))
         self._ready = threading.Event()
         self._heard = threading.Event()
         self._changed = threading.Condition()
-        self._process: SimpleQueue[subprocess.Popen[bytes]] = SimpleQueue()
+        self._process: SimpleQueue[subprocess.Popen[bytes] | Process] = SimpleQueue()
         self._last = 0
         self.told = 0
         self._over, self._end = os.pipe()
@@ -104,11 +108,18 @@ class Supervisor:
                 "LISTEN_FDNAMES": ":".join(names),
             }
         )
-        numbers = [str(len(descriptors)), *map(str, descriptors)]
         place = ["--socket", str(files[0]), "--state-dir", str(files[1])]
-        command = [sys.executable, "-c", START, *numbers, *place]
+        process: subprocess.Popen[bytes] | Process
         with files[2].open("ab") as log:
-            process = subprocess.Popen(command, env=environment, pass_fds=descriptors, stdout=log, stderr=log)
+            if self._warm is not None:
+                given: dict[str, Any] = {"pass_fds": descriptors, "first_fd": 3}
+                process = self._warm.start(
+                    "chronetixd", place, env=environment, cwd=ROOT, stdout=log, stderr=log, **given
+                )
+            else:
+                numbers = [str(len(descriptors)), *map(str, descriptors)]
+                command = [sys.executable, "-c", START, *numbers, *place]
+                process = subprocess.Popen(command, env=environment, pass_fds=descriptors, stdout=log, stderr=log)
         self.started.append(Daemon(process, *files))
         if last:
             self._process.put(process)

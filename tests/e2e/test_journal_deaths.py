@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -17,6 +15,7 @@ from chronetix.protocol.errors import ChronetixError
 from chronetixctl.client import Client
 from tests.e2e.conftest import ROOT, Daemon
 from tests.e2e.surviving import PLUGINS, Flow, lives, pids, succeeded
+from tests.warm import Warm
 
 DYING = """
 import os, signal, sys
@@ -44,13 +43,12 @@ LEAST = 6
 """Commits that there are at least; some that are not urgent come together."""
 
 
-def dying_daemon(folder: Path, settings: dict[str, str], at: int, when: str) -> Daemon:
+def dying_daemon(folder: Path, settings: dict[str, str], warm: Warm, at: int, when: str) -> Daemon:
     files = folder / "control.sock", folder / "state", folder / "daemon.log"
-    command = [sys.executable, "-c", DYING, str(at), when, "--socket", str(files[0]), "--state-dir", str(files[1])]
+    arguments = [str(at), when, "--socket", str(files[0]), "--state-dir", str(files[1])]
+    env = os.environ | settings | {"PYTHONPATH": str(ROOT)}
     with files[2].open("ab") as log:
-        process = subprocess.Popen(
-            command, env=os.environ | settings | {"PYTHONPATH": str(ROOT)}, stdout=log, stderr=log, cwd=folder
-        )
+        process = warm.start("chronetixd", arguments, code=DYING, env=env, stdout=log, stderr=log, cwd=folder)
     return Daemon(process, *files)
 
 
@@ -72,9 +70,15 @@ def play(daemon: Daemon, flow: Flow, seen: set[int], done: list[str]) -> None:
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("at", range(1, 9))
 def test_a_daemon_that_dies_at_a_commit(
-    at: int, when: str, start: Callable[[], Any], flow: Flow, tmp_path: Path, settings: dict[str, str]
+    at: int,
+    when: str,
+    start: Callable[[], Any],
+    flow: Flow,
+    tmp_path: Path,
+    settings: dict[str, str],
+    warm_programs: Warm,
 ) -> None:
-    dying = dying_daemon(tmp_path, settings, at, when)
+    dying = dying_daemon(tmp_path, settings, warm_programs, at, when)
     seen: set[int] = set()
     done: list[str] = []
     try:

@@ -14,11 +14,12 @@ import pytest
 from chronetixctl.client import Client
 from tests.e2e.supervisor import Supervisor
 from tests.e2e.surviving import NODES, Flow, Pair, end, events, kill, lives, pids
+from tests.warm import Warm
 
 
 @pytest.fixture
-def supervisor(tmp_path: Path, settings: dict[str, str]) -> Iterator[Supervisor]:
-    made = Supervisor(tmp_path, settings)
+def supervisor(tmp_path: Path, settings: dict[str, str], warm_programs: Warm) -> Iterator[Supervisor]:
+    made = Supervisor(tmp_path, settings, warm_programs)
     yield made
     for daemon in made.started:
         if daemon.process.poll() is None:

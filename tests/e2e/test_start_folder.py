@@ -15,6 +15,8 @@ from chronetixctl.client import Client
 from tests.e2e.conftest import ROOT, Daemon
 from tests.e2e.test_upgrade import upgrade
 
+pytestmark = pytest.mark.cold
+
 NAMES = (
     *(
         "array",

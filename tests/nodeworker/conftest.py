@@ -43,6 +43,7 @@ from chronetix.protocol.messages import (
     WorkerMessage,
 )
 from chronetix.protocol.messages import Link as LinkMessage
+from tests.warm import Process, Warm
 
 WATCHDOG_S = 60.0
 WALL = 0x40000000
@@ -117,23 +118,26 @@ class FakeWorker:
 class FakeDaemon:
     """Starts workers and does what the daemon does for them, as far as the worker's side can tell."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, warm: Warm | None) -> None:
         self.folder = folder
+        self.warm = warm
         self.workers: dict[str, FakeWorker] = {}
         self._adopted: list[FakeWorker] = []
         self.lines = Lines()
 
     # -- starting -----------------------------------------------------------------------------------------------
 
-    def start(
-        self, config: Configure, argv: Sequence[str] = ("-m", "chronetix.nodeworker.process.worker")
-    ) -> FakeWorker:
-        """A cold process that runs ``config``'s plugin."""
+    def start(self, config: Configure, argv: Sequence[str] = ()) -> FakeWorker:
+        """A process that runs ``config``'s plugin, or that of Python with ``argv``."""
         ours, theirs = socket.socketpair()
         env = {**os.environ, "CHRONETIX_FD": str(theirs.fileno()), "PYTHONPATH": os.getcwd()}
-        process = subprocess.Popen(
-            [sys.executable, *argv], pass_fds=[theirs.fileno()], env=env, stderr=subprocess.PIPE, cwd=self.folder
-        )
+        module, given = "chronetix.nodeworker.process.worker", [theirs.fileno()]
+        process: subprocess.Popen[bytes] | Process
+        if self.warm is not None and not argv:
+            process = self.warm.start(module, (), pass_fds=given, env=env, stderr=subprocess.PIPE, cwd=self.folder)
+        else:
+            command = [sys.executable, *(argv or ("-m", module))]
+            process = subprocess.Popen(command, pass_fds=given, env=env, stderr=subprocess.PIPE, cwd=self.folder)
         theirs.close()
 
         def wait() -> int:
@@ -291,8 +295,8 @@ class FakeDaemon:
 
 
 @pytest.fixture
-def daemon(tmp_path: Path) -> Iterator[FakeDaemon]:
-    fake = FakeDaemon(tmp_path)
+def daemon(tmp_path: Path, warm: Warm | None) -> Iterator[FakeDaemon]:
+    fake = FakeDaemon(tmp_path, warm)
     yield fake
     fake.close()
 

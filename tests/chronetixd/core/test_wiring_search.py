@@ -4,8 +4,8 @@ what is not marked is new and in order, nobody waits for the dead, the roll-out 
 from __future__ import annotations
 
 import os
+import pickle
 from dataclasses import dataclass, replace
-from itertools import combinations
 
 import pytest
 
@@ -62,50 +62,104 @@ class Course:
 
     def play(self) -> int:
         """How many steps it takes. Raises AssertionError when it goes wrong."""
-        try:
-            return self._play()
-        except (AssertionError, LookupError, IllegalEvent) as wrong:
-            raise AssertionError(f"{self}: {wrong}") from wrong
+        play = Play(replace(self, kills=()))
+        for at, node in self.kills:
+            if play.pauses(at):
+                play.kill(node)
+        return play.end()
 
-    def _play(self) -> int:
-        before, after = ROLLOUTS[self.name]
-        world = World(before, self.order, self.slow)
+
+class Play:
+    """A course that is being played, between two steps."""
+
+    def __init__(self, course: Course) -> None:
+        self.course = course
+        self.before, self.after = ROLLOUTS[course.name]
+        self.world = world = World(self.before, course.order, course.slow)
         world.run()
         assert world.flow.state is FlowState.RUNNING
         world.check_lines()
         world.items = ITEMS[0] - 1
         world.run(FIRST_STEPS)
-        begun = world.count
-        world.kills = {begun + at: node for at, node in self.kills}
-        if self.stop_at is None:
-            self._there_and_back(world, before, after)
-        else:
-            world.become(after)
-            world.run(self.stop_at)
-            world.items = ITEMS[0]
-        world.items = max(world.items, ITEMS[2] if self.stop_at is None else 0)
-        world.stop()
-        world.run()
-        assert world.flow.state is FlowState.STOPPED, f"{world.flow.state}, {world.flow.failure}"
-        check(world)
-        world.close()
-        assert world.kept == set(), "handles are left"
-        assert world.ends_left == set(), "ends of lines are left"
-        return world.count - begun
+        self._first = world.count
+        self._stages = ["there", "back", "drain"] if course.stop_at is None else ["towards", "drain"]
+        self._begin_stage()
+
+    def saved(self) -> bytes:
+        """For :meth:`again`."""
+        return pickle.dumps(self, pickle.HIGHEST_PROTOCOL)
 
     @staticmethod
-    def _there_and_back(world: World, before: Shape, after: Shape) -> None:
-        for shape, items in zip((after, before), ITEMS[:2], strict=True):
-            world.items = items
-            world.become(shape if shape is after else replace(before, versions=after.versions))
-            world.run()
-            assert world.rollout is not None
-            assert world.rollout.step == "done", f"it stands still: {world.rollout.step}, {world.rollout.waits_for}"
-            check(world)
-            world.check_lines()
-            for node in before.nodes if shape is after else ():
-                if node not in after.nodes:
-                    forget(world, node)
+    def again(saved: bytes) -> Play:
+        """One that goes on from there on its own."""
+        play = pickle.loads(saved)
+        assert isinstance(play, Play)
+        return play
+
+    def pauses(self, at: int) -> bool:
+        """Play until step ``at`` comes next; False when it has ended before."""
+        try:
+            return self._go_on(self._first + at)
+        except (AssertionError, LookupError, IllegalEvent) as wrong:
+            raise AssertionError(f"{self.course}: {wrong}") from wrong
+
+    def kill(self, node: str) -> None:
+        """Before the next step."""
+        at = self.world.count
+        self.world.kills[at] = node
+        self.course = replace(self.course, kills=(*self.course.kills, (at - self._first, node)))
+
+    def end(self) -> int:
+        """Play to the end; how many steps it took. Raises AssertionError when it goes wrong."""
+        paused = self.pauses(-1 - self._first)
+        assert not paused
+        return self.world.count - self._first
+
+    def _go_on(self, pause: int) -> bool:
+        while self._stages:
+            if self.world.go_on(pause):
+                return True
+            self._end_stage(self._stages.pop(0))
+            if self._stages:
+                self._begin_stage()
+        return False
+
+    def _begin_stage(self) -> None:
+        world, back = self.world, replace(self.before, versions=self.after.versions)
+        match self._stages[0]:
+            case "there" | "back" as way:
+                world.items = ITEMS[0] if way == "there" else ITEMS[1]
+                world.become(self.after if way == "there" else back)
+                world.begin()
+            case "towards":
+                assert self.course.stop_at is not None
+                world.become(self.after)
+                world.begin(self.course.stop_at)
+            case "drain":
+                world.items = max(world.items, ITEMS[2] if self.course.stop_at is None else 0)
+                world.stop()
+                world.begin()
+
+    def _end_stage(self, stage: str) -> None:
+        world = self.world
+        match stage:
+            case "there" | "back":
+                assert world.rollout is not None
+                step, waits_for = world.rollout.step, world.rollout.waits_for
+                assert step == "done", f"it stands still: {step}, {waits_for}"
+                check(world)
+                world.check_lines()
+                for node in self.before.nodes if stage == "there" else ():
+                    if node not in self.after.nodes:
+                        forget(world, node)
+            case "towards":
+                world.items = ITEMS[0]
+            case "drain":
+                assert world.flow.state is FlowState.STOPPED, f"{world.flow.state}, {world.flow.failure}"
+                check(world)
+                world.close()
+                assert world.kept == set(), "handles are left"
+                assert world.ends_left == set(), "ends of lines are left"
 
 
 def forget(world: World, node: str) -> None:
@@ -158,23 +212,55 @@ def orders(name: str) -> list[Course]:
     return [Course(name, order) for order in range(6)] + [Course(name, slow=node) for node in nodes_of(name)]
 
 
+def kill_one(course: Course, steps: list[int]) -> None:
+    """Each node dies before each of ``steps``."""
+    play = Play(course)
+    for at in steps:
+        assert play.pauses(at), f"{course} has no step {at}"
+        here = play.saved()
+        for node in nodes_of(course.name):
+            killed = Play.again(here)
+            killed.kill(node)
+            killed.end()
+
+
+def kill_two(course: Course, steps: list[int]) -> None:
+    """Each node dies before each of ``steps``, and each before each that comes after it."""
+    play = Play(course)
+    for number, first in enumerate(steps[:-1]):
+        assert play.pauses(first), f"{course} has no step {first}"
+        here = play.saved()
+        for one in nodes_of(course.name):
+            killed = Play.again(here)
+            killed.kill(one)
+            kill_another(killed, steps[number + 1 :])
+
+
+def kill_another(play: Play, steps: list[int]) -> None:
+    """Each node dies before each of ``steps`` that there are."""
+    for second in steps:
+        if not play.pauses(second):
+            return
+        here = play.saved()
+        for other in nodes_of(play.course.name):
+            killed = Play.again(here)
+            killed.kill(other)
+            killed.end()
+    play.end()
+
+
 @pytest.mark.timeout(3600 if LONG else 300)
 @NAMES
 def test_whoever_dies_between_two_steps_of_a_roll_out(name: str) -> None:
     for course in orders(name):
-        for at in some(name, course.play(), 5 if course == Course(name) else 29):
-            for node in nodes_of(name):
-                replace(course, kills=((at, node),)).play()
+        kill_one(course, some(name, course.play(), 5 if course == Course(name) else 29))
 
 
 @pytest.mark.timeout(3600 if LONG else 300)
 @NAMES
 def test_whichever_two_die_in_it(name: str) -> None:
     for course in orders(name) if LONG else (Course(name),):
-        for first, second in combinations(some(name, course.play(), 29, 7), 2):
-            for one in nodes_of(name):
-                for other in nodes_of(name):
-                    replace(course, kills=((first, one), (second, other))).play()
+        kill_two(course, some(name, course.play(), 29, 7))
 
 
 @pytest.mark.timeout(3600 if LONG else 300)
@@ -183,9 +269,7 @@ def test_a_flow_that_drains_in_the_middle_of_it_ends_whoever_dies(name: str) -> 
     for course in orders(name) if LONG else (Course(name), Course(name, 2)):
         for stop_at in some(name, 60, 17, 3):
             stopped = replace(course, stop_at=stop_at)
-            for at in some(name, stopped.play(), 23, 3):
-                for node in nodes_of(name):
-                    replace(stopped, kills=((at, node),)).play()
+            kill_one(stopped, some(name, stopped.play(), 23, 3))
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,8 @@ import pytest
 from chronetixd.daemon.daemon import EXIT_BROKEN
 from tests.chronetixd.conftest import end_what_is_left, without_nodeworker
 
+pytestmark = pytest.mark.cold
+
 ROOT = Path(__file__).parents[3]
 
 

@@ -1,11 +1,13 @@
 """A flow in small: the daemon's real tables, workers of ``workers``, memories that are lists. Nothing is left to
-chance: who makes the next step follows from a number, and who is killed before which step is said by whoever plays."""
+chance: who makes the next step follows from a number, and who is killed before which step is said by whoever plays.
+All of it can be pickled, also between two steps, so that what has the same beginning is played from there on."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Hashable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from chronetix.protocol import messages as wire
@@ -67,6 +69,19 @@ class Shape:
         return any(b == node for _, b in self.edges), any(a == node for a, _ in self.edges)
 
 
+@dataclass
+class _Turn:
+    """What is still tried of one round: ``acts``, then those of ``names``, then what is nobody's. ``slow``: a turn of
+    the slow node, from when ``begun`` steps were made."""
+
+    names: list[str] = field(default_factory=list)
+    acts: list[Callable[[], bool]] = field(default_factory=list)
+    slow: bool = False
+    begun: int = 0
+    over: bool = False
+    moved: bool = False
+
+
 class World:
     """A flow of ``shape``, until :meth:`become` and :meth:`stop`. ``order`` says who makes the next step; the ``slow``
     node makes one when nobody else can."""
@@ -96,6 +111,8 @@ class World:
         self.busy = False
         self.timers: set[str] = set()
         self.log: list[tuple[Any, ...]] = []
+        self._turn: _Turn | None = None
+        self._until = 0
         self.dispatch(core.Validated())
         self.dispatch(core.Launch())
 
@@ -364,35 +381,56 @@ class World:
 
     def run(self, most: int = MOST_STEPS) -> None:
         """Until nobody has anything to do, or ``most`` steps further."""
-        until = self.count + most
-        while self.count < until and (self._round(self._turn(), until) or self._round(self._slow_turn(), until)):
-            assert self.count < MOST_STEPS, "it goes round in circles"
+        self.begin(most)
+        self.go_on()
 
-    def _round(self, acts: Iterator[Any], until: int) -> bool:
-        """Each of ``acts`` once; True when there was anything to do."""
-        moved = False
-        for act in acts:
-            victim = self.kills.pop(self.count, None)
-            if victim is not None:
-                self.kill(victim)
-            went_on = act() or victim is not None
-            self.count += went_on
-            moved = moved or went_on
-            if self.count >= until:
+    def begin(self, most: int = MOST_STEPS) -> None:
+        """What :meth:`go_on` does from now on."""
+        self._until = self.count + most
+        self._turn = None
+
+    def go_on(self, pause: int = -1) -> bool:
+        """Until nobody has anything to do, or the end of what was begun. True when it pauses before step ``pause``."""
+        while self.count < self._until:
+            self._turn = turn = self._turn or _Turn(names=self._names())
+            while self.count < self._until:
+                if self.count == pause:
+                    return True
+                act = self._next(turn)
+                if act is None:
+                    break
+                victim = self.kills.pop(self.count, None)
+                if victim is not None:
+                    self.kill(victim)
+                went_on = act() or victim is not None
+                self.count += went_on
+                turn.moved = turn.moved or went_on
+            if turn.slow and not turn.moved:
                 break
-        return moved
+            self._turn = None if turn.moved else _Turn(slow=True, acts=self._acts(self.slow), begun=self.count)
+            assert self.count < MOST_STEPS, "it goes round in circles"
+        return False
 
-    def _turn(self) -> Iterator[Any]:
+    def _names(self) -> list[str]:
         names = sorted(self.workers)
         at = self.order % max(1, len(names))
         names = names[at:] + names[:at]
         if self.order % 2:
             names.reverse()
-        for node in names:
-            if node != self.slow:
-                yield from self._acts(node)
-        yield self._timer
-        yield self._write
+        return [node for node in names if node != self.slow]
+
+    def _next(self, turn: _Turn) -> Callable[[], bool] | None:
+        """What is tried next; None at the end of the turn, which is, for the slow node, its first step."""
+        if turn.slow and self.count != turn.begun:
+            return None
+        while not turn.acts:
+            if turn.names:
+                turn.acts = self._acts(turn.names.pop(0))
+            elif not turn.slow and not turn.over:
+                turn.over, turn.acts = True, [self._timer, self._write]
+            else:
+                return None
+        return turn.acts.pop(0)
 
     def _write(self) -> bool:
         """The journal has what was to be written."""
@@ -402,18 +440,11 @@ class World:
             self._look()
         return written
 
-    def _slow_turn(self) -> Iterator[Any]:
-        """Until the first step of the slow node."""
-        before = self.count
-        for act in self._acts(self.slow):
-            if self.count == before:
-                yield act
-
     def _acts(self, node: str) -> list[Any]:
         worker = self.workers.get(node)
         if worker is None:
             return []
-        acts = [worker.step_reader, worker.step_plugin, lambda: self._listen(node)]
+        acts = [worker.step_reader, worker.step_plugin, partial(self._listen, node)]
         return acts if self.order % 3 else acts[::-1]
 
     def _listen(self, node: str) -> bool:
