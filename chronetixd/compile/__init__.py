@@ -1,8 +1,8 @@
 """FlowAdapter: the text of a flow, DSL (long or short form, YAML or JSON) or CompileOutput → CompileOutput.
 
-Rules: everything wrong is reported at once with file, line, column and a suggestion; unknown fields are
-passed through; a text that already is a CompileOutput comes out as it went in. Pure: no file is opened, no
-clock read, no artifact looked for.
+Rules: all problems are reported at once with file, line, column and a suggestion; unknown fields are passed through; a
+text that is a CompileOutput already is returned unchanged. Pure: no file is opened, no clock is read, and whether an
+artifact exists is not checked.
 """
 
 from __future__ import annotations

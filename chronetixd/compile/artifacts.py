@@ -1,8 +1,8 @@
-"""What runs a node: the DSL's ``plugin`` (long form) or ``kind, impl_kind, entry`` (short form) → artifact.
+"""The artifact of a node: the DSL's ``plugin`` (long form) or ``kind, impl_kind, entry`` (short form) → artifact.
 
-Rules: a platform type brings its own artifact; everything else must name one, else MissingArtifact. A bare
-path or ``module:object`` gets its scheme. Whether the file is there is not asked here: compiling may happen
-on another machine.
+Rules: a platform type has its own artifact; every other node must name one, else MissingArtifact. A bare path or
+``module:object`` gets its scheme. Whether the file exists is not checked, because a flow may be compiled on another
+machine.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _CANONICAL = {kind.lower(): kind for kind in catalogue.ARTIFACT_KINDS.values()}
 
 @dataclass(frozen=True, slots=True)
 class Plugin:
-    """Kind and uri of the artifact, and what the way it was written says about the node."""
+    """Kind and uri of an artifact, and the role and category that follow from the form in which it was written."""
 
     kind: str = ""
     uri: str = ""
@@ -40,7 +40,7 @@ class Plugin:
 
 @dataclass(frozen=True, slots=True)
 class _Written:
-    """The fields of either form under one set of names."""
+    """The fields of a plugin, under the same names for both forms."""
 
     kind: str | None
     uri: str | None
@@ -55,7 +55,7 @@ class _Written:
 
 
 def read_plugin(node: Node, owner: str, findings: Findings) -> Plugin:
-    """The node's plugin; with kind or uri empty when a problem was noted."""
+    """Return the node's plugin; its kind or uri is empty if a problem was noted."""
     if "plugin" in node.fields:
         plugin = mapping_of(node, "plugin", findings, owner)
         if plugin is None:
@@ -143,7 +143,7 @@ def _platform_type(written: _Written, owner: str, findings: Findings) -> str:
         message = f'{owner}: "{written.type}" is no platform node' if written.type else f"{owner}: which platform node?"
         hint = did_you_mean(written.type, known, f"one of: {', '.join(known)}")
         findings.problem(written.kind_place, "MissingArtifact", message, hint)
-        return next(iter(known))  # settled for now so that the same fault is not reported twice
+        return next(iter(known))  # any known type, so that later steps do not report the same fault again
     return written.type
 
 

@@ -1,7 +1,8 @@
-"""What the compile step knows by name: artifact kinds, platform nodes, and the manifests of the builtins.
+"""The names that the compile step knows: artifact kinds, platform nodes, and the manifests of the builtins.
 
-Rules: tables only. A builtin's entry is what its own manifest says; a node's fields and the flow's defaults
-win over it.
+Rules: this module has only tables. A builtin's entry holds the values of its own manifest; a node's fields and the
+flow's
+defaults win over them.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ SCHEMES: dict[str, tuple[str, ...]] = {
     "Process": ("file", "attach", "builtin"),
     "Python": ("python", "file", "attach", "builtin"),
 }
-"""Where an artifact of each kind may come from."""
+"""The schemes that the uri of each kind of artifact may have."""
 
 CATEGORIES = ("Business", "System", "Resource")
 ORIGINS = ("internal", "external")
@@ -39,10 +40,10 @@ SHORT_KINDS: dict[str, str] = {
     "timer": "Timer",
     "resource": "EnvProvider",
 }
-"""What ``kind`` of the short form means as a role."""
+"""The role that each ``kind`` of the short form means."""
 
 CHANNELS: dict[str, str] = {"event-bus": "control", "stream": "data", "blob-ref": "control"}
-"""The short form's channels → planes. A blob's reference is a small message, the blob itself does not ride a route."""
+"""The short form's channels → planes. A blob's reference is a small message; the blob itself is not sent by a route."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,7 @@ PLATFORM: dict[str, Platform] = {
 
 @dataclass(frozen=True, slots=True)
 class Builtin:
-    """What a builtin's own manifest declares."""
+    """The values that a builtin's own manifest declares."""
 
     qos: dict[str, int] = field(default_factory=dict)
     features: dict[str, Any] = field(default_factory=dict)
@@ -79,4 +80,4 @@ BUILTINS: dict[str, Builtin] = {
 }
 
 NOT_DECLARED = Builtin()
-"""For artifacts that are no builtins."""
+"""The values for artifacts that are no builtins."""

@@ -1,7 +1,6 @@
-"""Typed reading of a document's fields: each reader returns the value, or notes an InvalidField and returns
-nothing.
+"""Typed readers of a document's fields: each returns the value, or notes an InvalidField and returns None.
 
-Rules: an absent or null field is never a problem here; a wrong type always is, at the value's place.
+Rules: an absent or null field is no problem here; a wrong type is a problem at the value's place.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from chronetixd.compile.tree import Node
 
 
 def kind_of(node: Node) -> str:
-    """What a value is, in words for a message."""
+    """Return the kind of a value, in words for a message."""
     match node.value:
         case None:
             return "nothing"
@@ -31,7 +30,7 @@ def kind_of(node: Node) -> str:
 
 
 def text_of(node: Node, key: str, findings: Findings, owner: str) -> str | None:
-    """The non-empty text at ``key``, else None."""
+    """Return the non-empty text at ``key``, else None."""
     found = node.get(key)
     if found is None:
         return None
@@ -43,7 +42,7 @@ def text_of(node: Node, key: str, findings: Findings, owner: str) -> str | None:
 
 
 def mapping_of(node: Node, key: str, findings: Findings, owner: str) -> Node | None:
-    """The mapping at ``key``, else None."""
+    """Return the mapping at ``key``, else None."""
     found = node.get(key)
     if found is None or isinstance(found.value, dict):
         return found
@@ -52,7 +51,7 @@ def mapping_of(node: Node, key: str, findings: Findings, owner: str) -> Node | N
 
 
 def list_of(node: Node, key: str, findings: Findings, owner: str) -> list[Node]:
-    """The mappings in the list at ``key``; a lone mapping counts as a list of one."""
+    """Return the mappings in the list at ``key``; a mapping that is in no list counts as a list of one."""
     found = node.get(key)
     if found is None:
         return []
@@ -69,7 +68,7 @@ def list_of(node: Node, key: str, findings: Findings, owner: str) -> list[Node]:
 
 
 def count_of(node: Node, key: str, findings: Findings, owner: str, *, least: int = 0) -> int | None:
-    """The whole number at ``key``, at least ``least``, else None."""
+    """Return the whole number at ``key``, at least ``least``, else None."""
     found = node.get(key)
     if found is None:
         return None
@@ -83,7 +82,7 @@ def count_of(node: Node, key: str, findings: Findings, owner: str, *, least: int
 
 
 def choice_of(node: Node, key: str, choices: Sequence[str], findings: Findings, owner: str) -> str | None:
-    """The text at ``key``, one of ``choices``, else None."""
+    """Return the text at ``key``, one of ``choices``, else None."""
     text = text_of(node, key, findings, owner)
     if text is None or text in choices:
         return text
@@ -95,7 +94,7 @@ def choice_of(node: Node, key: str, choices: Sequence[str], findings: Findings, 
 
 
 def warn_near_misses(node: Node, known: Iterable[str], findings: Findings, owner: str) -> None:
-    """Warn of unknown fields that look like a known one that is absent; unknown fields as such are fine."""
+    """Warn of unknown fields that resemble a known field that is absent; other unknown fields are no problem."""
     names = set(known)
     for key in node.fields:
         if key in names:

@@ -1,8 +1,8 @@
-"""The compile step itself: text → tree → drafts and edges → checked, completed CompileOutput.
+"""The compile step: text → tree → drafts and edges → checked, completed CompileOutput.
 
-Rules: the steps run in this order and each reports all it finds; later steps run on what the earlier ones
-could read, and a fault is reported by one step only. The finished output is held against the contract too,
-with its problems placed in the text.
+Rules: the steps run in this order and each reports all problems that it finds; later steps run on what the earlier ones
+could read, and a problem is reported by one step only. The finished output is checked against the contract too, and its
+problems are reported at their places in the text.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ _RENAMED: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class Compiled:
-    """``output`` is a CompileOutput; ``warnings`` are about what runs, but perhaps not as meant."""
+    """A compiled flow. ``output`` is a CompileOutput; ``warnings`` are about fields that are valid, but perhaps not as
+    meant."""
 
     output: dict[str, Any]
     warnings: tuple[Problem, ...] = ()
@@ -58,7 +59,8 @@ class Compiled:
     _roots: dict[str, Node] = field(default_factory=dict)
 
     def locate(self, path: str) -> Position:
-        """Where in the text a path of the output (``routes[2].from``) comes from, as near as can be told."""
+        """Return the place in the text from which a path of the output (``routes[2].from``) comes, as near as it is
+        known."""
         here = self._roots[""]
         steps = [name or int(index) for name, index in _STEP.findall(path)]
         prefix = re.match(r"\w+\[\d+\]", path)
@@ -73,9 +75,9 @@ class Compiled:
 
 
 def compile_text(text: str, filename: str) -> Compiled:
-    """Compile the text of a flow; ``filename`` is for messages, and ``.json`` makes it JSON only.
+    """Compile the text of a flow. ``filename`` is for messages; with the ending ``.json`` the text must be JSON.
 
-    Raises CompileError and nothing else. Does not raise for artifacts that are not there.
+    Raises only CompileError. Does not raise for artifacts that do not exist.
     """
     findings = Findings(filename)
     root = _read(text, filename, findings)
@@ -110,7 +112,7 @@ def _read(text: str, filename: str, findings: Findings) -> Node:
 
 
 def _is_json(text: str, filename: str) -> bool:
-    """JSON by name, or by how it begins: YAML's own flow mappings begin with a bare word."""
+    """Whether the text is JSON by the file's name or by its beginning: YAML's flow mappings begin with a bare word."""
     return filename.endswith(".json") or re.match(r'\s*\{\s*("([^"\\]|\\.)*"\s*:|\})', text) is not None
 
 
@@ -174,7 +176,7 @@ def _finish(root: Node, known: dict[str, Draft], edges: list[Edge], findings: Fi
 
 
 def _settle_roles(known: dict[str, Draft], edges: list[Edge]) -> None:
-    """A role that io does not tell follows from the data routes."""
+    """Derive the role from the data routes for each node whose io does not tell it."""
     sending = {edge.start.id for edge in edges if edge.is_data}
     taking = {edge.end.id for edge in edges if edge.is_data}
     for draft in known.values():

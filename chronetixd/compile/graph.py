@@ -1,7 +1,8 @@
-"""What must hold of the graph as a whole: ids, types along edges, open inputs, cycles of data.
+"""Checks of the graph as a whole: ids, types along edges, open inputs, cycles of data routes.
 
-Rules: each function notes every fault of its kind and changes nothing. A node's io describes its data ports;
-where a node has no data route on that side, its io describes the control messages there instead.
+Rules: each function notes every problem of its kind and changes nothing. A node's io describes its data ports; on a
+side
+where a node has no data route, its io describes the control messages instead.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from chronetixd.compile.routes import Edge
 
 
 def index_drafts(drafts: Sequence[Draft], findings: Findings) -> dict[str, Draft]:
-    """Drafts by id; the second of two with the same id is a problem."""
+    """Return the drafts by id; the second of two with the same id is a problem."""
     known: dict[str, Draft] = {}
     for draft in drafts:
         first = known.setdefault(draft.id, draft)
@@ -27,7 +28,8 @@ def index_drafts(drafts: Sequence[Draft], findings: Findings) -> dict[str, Draft
 
 
 def check_types(edges: Sequence[Edge], findings: Findings) -> set[str]:
-    """Every edge carries what its ends declare; ids of the nodes with a fault on their input side."""
+    """Check that every edge carries a type that its ends declare, and return the ids of nodes with a problem on their
+    input side."""
     data_out = {edge.start.id for edge in edges if edge.is_data}
     data_in = {edge.end.id for edge in edges if edge.is_data}
     faulty: set[str] = set()
@@ -56,7 +58,7 @@ def _check_side(edge: Edge, node: Draft, shapes: Sequence[Shape], does: str, fin
 
 
 def check_open_inputs(drafts: Mapping[str, Draft], edges: Sequence[Edge], faulty: set[str], findings: Findings) -> None:
-    """Every required input is reached; ``faulty`` nodes already have a problem there and are passed over."""
+    """Check that every required input has a route; ``faulty`` nodes have a problem there already and are skipped."""
     arriving: dict[str, set[tuple[str, str]]] = {}
     for edge in edges:
         arriving.setdefault(edge.end.id, set()).add(edge.type)
@@ -71,7 +73,7 @@ def check_open_inputs(drafts: Mapping[str, Draft], edges: Sequence[Edge], faulty
 
 
 def check_cycles(drafts: Mapping[str, Draft], edges: Sequence[Edge], findings: Findings) -> None:
-    """Data routes form no cycle; each cycle met is one problem, at the route that closes it."""
+    """Check that data routes form no cycle; each cycle that is found is one problem, at the route that closes it."""
     leaving: dict[str, list[Edge]] = {}
     for edge in edges:
         if edge.is_data:

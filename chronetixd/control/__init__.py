@@ -1,1 +1,2 @@
-"""Who asks: the control socket, its clients, their rights and quotas, the verbs, and what they are shown."""
+"""The control socket: its clients, their rights and quotas, the verbs that they call, and the views that verbs
+return."""

@@ -1,8 +1,9 @@
-"""At the door of the control socket: who has connected, what may he do, is there room.
+"""Admits or refuses new connections on the control socket, by the peer's rights and the quotas.
 
-Rules: somebody without any right, and one too many, is told why, recorded, and sent away before anything that he says
-is read. Whoever was admitted is counted until his connection has ended. New rules hold for those who are connected,
-too.
+Rules: a peer without any right, or beyond a quota, is refused before anything that it sends is read; it gets the
+reason,
+and the audit log a record. An admitted connection counts until it has ended. New rules also apply to clients that are
+connected already.
 """
 
 from __future__ import annotations
@@ -28,27 +29,27 @@ from chronetixd.settings import Settings
 
 
 def rules_of(settings: Settings, inherited_group: int | None = None) -> Rules:
-    """Who may do what: the settings with their names looked up. ``inherited_group`` is that of a socket which the
-    supervisor made. Raises ChronetixError ``config-invalid``."""
+    """Return the access rules of the settings, with names looked up. ``inherited_group`` is the group of a socket that
+    the service manager made. Raises ChronetixError ``config-invalid``."""
     given = socket_group(settings) if settings.socket_group else inherited_group
     names = {name: getattr(settings, name) for name in ("allow_read", "allow_operate", "allow_admin")}
     return look_up_rules(os.geteuid(), given, names)
 
 
 def socket_group(settings: Settings) -> int | None:
-    """The group that the socket is to be given to, None to leave it as it is."""
+    """Return the group that the socket's file is to belong to; None to leave its group unchanged."""
     return group_id(settings.socket_group, "socket_group") if settings.socket_group else None
 
 
 def quota_of(settings: Settings) -> Quota:
-    """The limits. Clients get at most half of the descriptors: the others are for workers."""
+    """Return the quotas of the settings. Clients get at most half of the descriptors; the other half is for workers."""
     half = max(1, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
     clients = min(settings.max_clients, half)
     return Quota(clients, min(settings.max_clients_per_user, clients), settings.connect_rate, settings.call_rate)
 
 
 class Admission:
-    """Makes a :class:`Client` of each connection that is let in."""
+    """Makes a :class:`Client` of each connection, and refuses those that are not admitted."""
 
     def __init__(
         self,
@@ -70,7 +71,7 @@ class Admission:
         self.clients: set[Client] = set()
 
     def configure(self, settings: Settings, rules: Rules) -> None:
-        """Take over new limits and rules. Clients that have no right any more are sent away."""
+        """Put new quotas and rules into force. Clients that have no right any more are disconnected."""
         self._settings = settings
         self._rules = rules
         self._gate.quota = quota_of(settings)
@@ -90,7 +91,7 @@ class Admission:
             task.cancel()
 
     def connected(self, sock: socket.socket) -> None:
-        """Somebody has connected ``sock``, which is ours from now on."""
+        """Admit or refuse the connection ``sock``, which this object owns from now on."""
         try:
             peer = peer_of(sock)
         except OSError as reason:
@@ -144,4 +145,4 @@ class Admission:
 
 
 def _forget(_client: Any) -> None:
-    """A connection that was refused was never counted."""
+    """Do nothing when a refused connection ends, because it was never counted."""

@@ -1,9 +1,9 @@
 """One client's connection: hello within a deadline, then calls, each ending with exactly one result or failure.
 
-Every call is held against the right that its verb takes and against its user's quota before anything else is looked at,
-and goes into the audit log. Calls of one client run side by side, at most MAX_CALLS at once. Whatever a client sends
-wrongly ends its own connection, after telling it why, and nothing else. A call's way is one file from its right to its
-record in the audit log, so that none goes round a check.
+Rules: the right that a call's verb takes and the quota of its user are checked before anything else, and the call is
+recorded in the audit log. Calls of one client run side by side, at most MAX_CALLS at once. A client that breaks the
+protocol gets the reason, and only its own connection ends. The path of a call from the check of its right to its record
+in the audit log is one file, so that no call can bypass a check.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ from chronetixd.loop.inspection import Inspection
 from chronetixd.loop.shares import Who
 
 LINGER_S = 10.0
-"""How long a client may take to read its last messages; who never reads must not keep them and its descriptor."""
+"""How long a client may take to read its last messages; after that the daemon frees them and the descriptor."""
 
 MAX_CALLS = 64
-"""Calls of one client that may be open at once."""
+"""How many calls of one client may be open at once."""
 
 MAX_STREAM_BACKLOG = 4 * 1024 * 1024
 """Bytes of unread items above which further items are dropped (results never are)."""
@@ -47,33 +47,34 @@ MAX_BACKLOG = 64 * 1024 * 1024
 """Bytes of unread answers above which the client is disconnected."""
 
 MAX_UNANSWERED = 256 * 1024
-"""Bytes of answers that may wait while the next one is made: who asks much and reads nothing is answered once."""
+"""Bytes of unread answers up to which the next answer is made: a client that calls often and reads nothing gets one
+answer."""
 
 READER_FRAME, READER_ITEMS = 64 * 1024, 4096
-"""Bytes and items of a frame of who may only read: no such call needs more."""
+"""Largest size in bytes and items of a frame from a client with only the right to read: no such call needs more."""
 
 CALL_ITEMS = 4096
-"""Items of a call that carries no flow."""
+"""Largest number of items in a call that carries no flow."""
 
 
 MAX_DESCRIPTORS = 1
-"""What comes with a client's message at most: a tap's CREDIT."""
+"""How many descriptors may come with a client's message: one, a tap's CREDIT."""
 
 AUDITED = ("not-allowed", "quota-exceeded")
-"""Refusals before a call that go into the audit log."""
+"""The errors of refused calls that are recorded in the audit log."""
 
 
 Outcome = wire.Result | wire.Failure | None
-"""How a call ends; None when that was said already."""
+"""The end of a call to be sent to the client; None if its result has been sent already."""
 
 
 def not_allowed(peer: Peer, needed: Right, what: str) -> ChronetixError:
-    """The refusal for ``peer``, who lacks the right ``needed``."""
+    """Return the error for a ``peer`` that lacks the right ``needed``."""
     return error("not-allowed", uid=peer.uid, what=what, right=str(needed))
 
 
 class Client:
-    """A connection on the control socket. ``on_closed`` is called once, when it is gone."""
+    """A connection on the control socket. ``on_closed`` is called once, when the client is gone."""
 
     def __init__(
         self,
@@ -104,11 +105,11 @@ class Client:
         self._phase = handshake.Phase.HELLO
         self._returns = False
         self._features: tuple[str, ...] = ()
-        """Of a worker that comes back (``_returns``): what its hello said that it can do."""
+        """The features in the hello of a worker that reattaches (``_returns``)."""
         self._calls: dict[int, asyncio.Task[Outcome]] = {}
         self._gone = False
         self._parting: ChronetixError | None = None
-        """Why all of its calls end."""
+        """The error with which all open calls end; None while the client is served."""
         self._closed = asyncio.Event()
         who = Who("client", peer.uid)
         self._connection = Connection(
@@ -127,7 +128,7 @@ class Client:
         self._shares = shares.of(loop)
         self._makers = self._shares.makers(who)
         self._answering = asyncio.Lock()
-        """Held while an answer is made from what is there: the next one is begun when this one was read."""
+        """Held while an answer is made at once: the next answer is begun when enough of this one has been read."""
         self.allow(right)
         self._connection.account = self._waits
         self._connection.on_closed = self._disconnected
@@ -140,7 +141,7 @@ class Client:
         self._connection.start()
 
     def allow(self, right: Right) -> None:
-        """It may do that from now on."""
+        """Give the client ``right`` from now on, with the limits on frames that belong to it."""
         self.right = right
         max_frame, max_items = self._limits()
         self._connection.limit(max_frame, max_items)
@@ -156,7 +157,7 @@ class Client:
             self._gate.wait(self.peer.uid, more)
 
     def close(self) -> None:
-        """Close after what is queued was sent; open calls are cancelled."""
+        """Cancel the open calls, and close the connection after the queued messages have been sent."""
         self._leave()
         self._connection.close_after_flush()
         if not self._connection.closed:
@@ -168,14 +169,16 @@ class Client:
         self._closed.set()
 
     async def farewell(self) -> None:
-        """Let its calls end, send what is queued, close."""
+        """Wait for the open calls to end, send the queued messages, then close."""
         while self._calls:
             await asyncio.wait(tuple(self._calls.values()))
         self.close()
         await self._closed.wait()
 
     async def part(self, reason: ChronetixError) -> None:
-        """End its calls with ``reason``, or tell it that by itself, send what is queued, close."""
+        """End the open calls with ``reason``, or send ``reason`` by itself if none is open; then send the queued
+        messages
+        and close."""
         self._parting = reason
         if self._calls:
             for task in self._calls.values():
@@ -186,7 +189,7 @@ class Client:
             await self._closed.wait()
 
     def abort(self) -> None:
-        """Close now."""
+        """Close the connection at once; queued messages are lost."""
         self._leave()
         self._connection.close()
 
@@ -203,17 +206,17 @@ class Client:
         self._on_closed(self)
 
     def refuse(self, reason: ChronetixError) -> None:
-        """Tell it why, then close."""
+        """Send ``reason`` to the client, then close."""
         self._connection.send(reason.failure())
         self.close()
 
     def _silent(self) -> None:
-        self._connection.drain_input()  # the daemon itself may have been stopped for a while
+        self._connection.drain_input()  # the daemon itself may have been stopped while the hello came
         if self._phase is handshake.Phase.HELLO and not self._gone:
             self.refuse(error("handshake-timeout", seconds=self._hello_s))
 
     def _partial(self, waiting: int) -> None:
-        """``waiting`` bytes are here of a frame that has not ended. Raises ChronetixError ``quota-exceeded``."""
+        """Count the ``waiting`` bytes of an incomplete frame. Raises ChronetixError ``quota-exceeded``."""
         more, self._held = waiting - self._held, waiting
         refusal = self._gate.hold(self.peer.uid, self.right, more) if more else None
         if refusal is not None:
@@ -259,12 +262,12 @@ class Client:
             self._features = tuple(hello.features)
 
     def _reattach(self, message: wire.Reattach, descriptors: list[int]) -> None:
-        """A worker that has outlived an earlier daemon: its connection is its flow's from now on."""
+        """Hand the connection of a worker that outlived an earlier daemon to its flow, which owns it from now on."""
         sock = self._connection.hand_over()
         try:
             self._context.flows.reattach(ReattachRequest(message, descriptors, sock, self.peer.pid, self._features))
         except (ChronetixError, OSError) as reason:
-            structlog.get_logger("chronetixd.control.client").warning("a worker is not taken back", reason=str(reason))
+            structlog.get_logger("chronetixd.control.client").warning("a worker may not reattach", reason=str(reason))
             if not isinstance(reason, ChronetixError):
                 reason = error("reattach-refused", flow=message.flow, node=message.node, reason=str(reason))
             with suppress(OSError):
@@ -292,7 +295,9 @@ class Client:
         task.add_done_callback(partial(self._done, call, call_cost, emit, number, time.monotonic_ns()))
 
     def _check(self, call: wire.Call) -> bool:
-        """Whether the call is one for the audit log. Raises ChronetixError when it must not begin."""
+        """Check the call's quota, right and arguments, and return whether the audit log records it. Raises
+        ChronetixError
+        when it must not begin."""
         refusal = self._gate.call(self.peer.uid, self.right, time.monotonic_ns())
         if refusal is not None:
             raise error("quota-exceeded", what=refusal.what, limit=refusal.limit)
@@ -314,7 +319,7 @@ class Client:
         return verb.right > Right.READ or self._context.audit.reads
 
     async def _run(self, call: wire.Call, emit: _Items) -> Outcome:
-        """The call's end; None when its result was sent already."""
+        """Run the call and return its end; None if its result has been sent already."""
         try:
             if not verbs.find(call.verb).at_once:
                 return wire.Result(id=call.id, value=await verbs.call(self._context, call.verb, call.args, emit))
@@ -328,19 +333,19 @@ class Client:
         except ChronetixError as reason:
             return reason.failure(call.id)
         except MemoryError:
-            return error("internal", what=call.verb, reason="there is no memory for it").failure(call.id)
+            return error("internal", what=call.verb, reason="memory has run out").failure(call.id)
         except Exception as reason:
             structlog.get_logger("chronetixd.control.client").exception("a call failed", verb=call.verb)
             return error("internal", what=call.verb, reason=repr(reason)).failure(call.id)
 
     def _refuse_unread(self) -> None:
-        """Raises ChronetixError ``quota-exceeded`` when this user reads too little of what it asks for."""
+        """Raise ChronetixError ``quota-exceeded`` if too many answers to this user's clients wait to be read."""
         refusal = self._gate.unread(self.peer.uid, self.right)
         if refusal is not None:
             raise error("quota-exceeded", what=refusal.what, limit=refusal.limit)
 
     async def _answer(self, result: wire.Result) -> None:
-        """Encode it, in turns with others where it is large, and queue it. Raises ChronetixError."""
+        """Encode the result, a large one in turns with other work, and queue it. Raises ChronetixError."""
         encoding = Encoding(result)
         if not encoding.step(self._shares.at_once()):
             ended = self._loop.create_future()
@@ -362,8 +367,9 @@ class Client:
     def _done(
         self, call: wire.Call, cost: int, emit: _Items, number: int, began_ns: int, task: asyncio.Task[Outcome]
     ) -> None:
-        """A call has ended; one that was cancelled may never have begun, so what has to happen in any case does here.
-        ``number`` is that of its record in the audit log, 0 for none."""
+        """Clean up after a call and send its end. A cancelled call may never have begun, so the clean-up that every
+        call
+        needs happens here. ``number`` is that of the call in the audit log, 0 for none."""
         del self._calls[call.id]
         for descriptor in emit.descriptors:
             os.close(descriptor)
@@ -398,7 +404,7 @@ class Client:
         return True
 
     async def _room(self, most: int = MAX_STREAM_BACKLOG // 2) -> None:
-        """Wait until no more than ``most`` bytes wait to be read."""
+        """Wait until at most ``most`` bytes of answers are unread by the client."""
         while self._connection.backlog > (MAX_UNANSWERED if self._gate.unread(self.peer.uid, self.right) else most):
             self._flushed.clear()
             await self._flushed.wait()

@@ -1,4 +1,4 @@
-"""The control socket: a Unix stream socket on which clients connect, made here or handed over by the supervisor.
+"""The control socket: a Unix stream socket on which clients connect, made here or handed over by the service manager.
 
 A socket file that nobody listens on is a dead daemon's and is replaced; a live one, or anything that is no socket, is
 left alone and refused. The file is removed at the end if it is still ours; a socket that was handed over stays, and
@@ -34,8 +34,8 @@ OnClient = Callable[[socket.socket], None]
 
 
 class PackedServer(Packed, frozen=True):
-    """The control socket. ``inode`` is 0 for one that the supervisor made. ``given_to`` is the group that a file of
-    ours is given to, ``everyone`` tells whether others may connect, too: what holds for one that is made anew."""
+    """The control socket in a snapshot. ``inode`` is 0 for a socket that the service manager made. For a file that the
+    daemon made and may make anew, ``given_to`` is its group, and ``everyone`` tells whether every user may connect."""
 
     fd: int
     path: str
@@ -61,8 +61,10 @@ class Server:
         self._watch: RemovalWatch | None = None
 
     def listen(self, inherited: socket.socket | None = None, group: int | None = None) -> None:
-        """Begin, on a socket that the supervisor made (:mod:`chronetixd.systemd.activation`) or on one of our own,
-        which is given to ``group``. Raises ChronetixError ``socket-in-use`` or ``socket-unusable``."""
+        """Begin to listen: on ``inherited``, which the service manager made (:mod:`chronetixd.systemd.activation`), or
+        on
+        a new socket whose file is given to ``group``. Raises ChronetixError ``socket-in-use`` or
+        ``socket-unusable``."""
         if inherited is not None:
             inherited.setblocking(False)
             self._path = Path(inherited.getsockname())
@@ -73,7 +75,7 @@ class Server:
             self._watch_file()
 
     def _make(self) -> socket.socket:
-        """A socket of our own, bound to the path. Raises ChronetixError: nothing has changed."""
+        """Make a socket bound to the path and return it. Raises ChronetixError, and nothing has changed then."""
         try:
             _make_folder(self._path.parent)
             _remove_stale(self._path)
@@ -98,11 +100,12 @@ class Server:
         pass_rights(sock, False)
         self._loop.add_reader(sock.fileno(), self._accept)
 
-    # -- a socket file that somebody removes ------------------------------------------------------------------
+    # -- a socket file that another program removes -----------------------------------------------------------
 
     def renew(self) -> None:
-        """Make the socket's file anew if it is gone. What stands in its place is left alone. Of a socket that was
-        handed over, the supervisor makes the file. Raises ChronetixError ``socket-in-use``, ``socket-unusable``."""
+        """Make the socket's file anew if it is gone; another file in its place is left alone. Does nothing for a socket
+        that was handed over, whose file the service manager makes. Raises ChronetixError ``socket-in-use``,
+        ``socket-unusable``."""
         if self._sock is None or not self._inode or self._is_there():
             return
         made, former = self._make(), self._sock
@@ -127,7 +130,7 @@ class Server:
                 self._on_client(client)
 
     def _watch_file(self) -> None:
-        """Without inotify, or where its limits are reached, a reload makes the file anew."""
+        """Watch the socket's file by inotify. Without inotify, or beyond its limits, only a reload makes the file anew."""
         self._unwatch()
         try:
             self._watch = RemovalWatch(self._loop, self._path.parent, self._renew_if_possible)
@@ -141,7 +144,8 @@ class Server:
             self._watch = None
 
     def _renew_if_possible(self) -> None:
-        """Said once for each reason: its folder may be one in which much is going on."""
+        """Make the file anew if it is gone, and log a failure once for each reason: other files in its folder may change
+        often."""
         told, self._trouble = self._trouble, ""
         try:
             self.renew()
@@ -151,7 +155,7 @@ class Server:
                 _log().error("the control socket was removed, and cannot be made anew", reason=reason.message)
 
     def packed(self, bag: Bag) -> PackedServer:
-        """The socket that is listened on."""
+        """Return the listening socket for a snapshot, and add its descriptor to ``bag``."""
         assert self._sock is not None
         return PackedServer(
             fd=bag.put(self._sock.fileno()),
@@ -162,13 +166,14 @@ class Server:
         )
 
     def unpack(self, packed: PackedServer, bag: Unbag) -> None:
-        """The inverse; nobody is accepted before :meth:`go_on`. Raises OSError, ValueError."""
+        """Take over the socket of a snapshot; no connection is accepted before :meth:`go_on`. Raises OSError,
+        ValueError."""
         self._sock = socket.socket(fileno=bag.take(packed.fd))
         self._path, self._inode = Path(packed.path), packed.inode
         self._given_to, self._everyone = packed.given_to, packed.everyone
 
     def hold(self) -> None:
-        """Accept nobody until :meth:`go_on`: who connects waits."""
+        """Accept no connection until :meth:`go_on`; new clients wait in the socket's queue."""
         self._unwatch()
         if self._pause is not None:
             self._pause.cancel()
@@ -177,7 +182,7 @@ class Server:
             self._loop.remove_reader(self._sock.fileno())
 
     def go_on(self) -> None:
-        """Accept who waits, and who comes."""
+        """Accept connections again, those that wait first."""
         self._resume()
         if self._inode:
             self._watch_file()
@@ -185,29 +190,30 @@ class Server:
 
     @property
     def path(self) -> Path:
-        """Where clients connect."""
+        """The path of the socket's file."""
         return self._path
 
     @property
     def inherited(self) -> bool:
-        """The supervisor made the socket."""
+        """Whether the service manager made the socket."""
         return self._sock is not None and not self._inode
 
     @property
     def group(self) -> int:
-        """The group that the socket's file belongs to, or did when it was last there."""
+        """The group of the socket's file; the last known one if the file is gone."""
         with suppress(FileNotFoundError):
             self._group = os.stat(self._path).st_gid
         return self._group
 
     def open_to_all(self, everyone: bool) -> None:
-        """Let everyone connect, or only owner and group. Of a socket that was handed over, its unit decides."""
+        """Let every user connect, or only owner and group. Does nothing to a socket that was handed over: its unit sets
+        the mode."""
         self._everyone = everyone
         if self._inode:
             self._path.chmod(0o666 if everyone else 0o660)
 
     def close(self) -> None:
-        """Take no more clients and remove the socket's file if it is still ours. Idempotent."""
+        """Accept no more clients, and remove the socket's file if this daemon made it. Idempotent."""
         if self._sock is None:
             return
         if self._pause is not None:
@@ -252,8 +258,8 @@ def _log() -> Any:
 
 
 def _make_folder(folder: Path) -> None:
-    """Make the socket's folder. One in a place where everyone may make folders, as /tmp, must be ours alone: whoever
-    owns it could put a socket of his own into it. Raises OSError."""
+    """Make the socket's folder. Below a folder that everyone may write to, as /tmp, it must belong to root or to the
+    daemon's user, because its owner could put another socket into it. Raises OSError."""
     with suppress(FileExistsError):
         folder.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         shared = folder.parent.stat().st_mode & stat.S_IWOTH
@@ -279,8 +285,9 @@ def _bind(path: Path) -> socket.socket:
 
 
 def _remove_stale(path: Path) -> None:
-    """Remove the socket of a daemon that is no more. Raises ChronetixError ``socket-in-use`` when one lives,
-    ``socket-unusable``, OSError."""
+    """Remove the socket of a daemon that has ended. Raises ChronetixError ``socket-in-use`` when a process listens on
+    it,
+    ``socket-unusable`` for a file that is no socket, OSError."""
     try:
         mode = os.lstat(path).st_mode
     except FileNotFoundError:
@@ -300,7 +307,8 @@ def _remove_stale(path: Path) -> None:
 
 
 def _listener(probe: socket.socket) -> int | None:
-    """The process that a connected ``probe`` has reached; None for one of another pid namespace."""
+    """Return the pid of the process that listens at the other end of ``probe``; None if it is in another pid
+    namespace."""
     pid, _, _ = struct.unpack("3i", probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
     return pid or None
 

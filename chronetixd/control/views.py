@@ -1,4 +1,4 @@
-"""Figures of flows: routes' counters from shared memory, workers' time and memory from /proc."""
+"""The views of flows that verbs return: routes' counters from shared memory, workers' time and memory from /proc."""
 
 from __future__ import annotations
 
@@ -20,36 +20,36 @@ from chronetixd.flows.run import FlowRun
 from chronetixd.loop.turns import Pace
 
 MAX_RESULTS = 8 * 1024 * 1024
-"""Bytes of all results of a flow that a description may have: the rest of its message needs room too."""
+"""Bytes that all results of a flow may take in a description: the rest of the message needs room too."""
 
 MAX_LAST_WORDS = 4 * 1024 * 1024
-"""Characters of stderr that all remembered exits of a flow may have in a description."""
+"""Characters of stderr that all stored exits of a flow may take in a description."""
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 REFRESHED = 16
-"""Workers whose private memory is looked at anew for one question: the kernel walks a process's memory for it."""
+"""How many workers' private memory is measured anew for one call: the kernel walks a process's memory for it."""
 
 GONE = {"cpu_s": 0.0, "rss_bytes": 0, "unique_bytes": 0}
 
 
 class Figures:
-    """What /proc says of processes. Not for the loop: whoever has to be looked at may hold the kernel up.
+    """Reads the figures of processes from /proc. Not for the loop: reading a process's /proc files may wait for it.
 
-    Processor time and resident memory are as they are now; what is private to a process is looked at when it is asked
-    for first, and then in turn, after the answer: the kernel takes its time for it.
+    Processor time and resident memory are current. Private memory, which takes the kernel long to measure, is measured
+    when a process is first asked for, and then in turn, after the answer has been made.
     """
 
     def __init__(self, proc: Path = Path("/proc")) -> None:
         self._proc = proc
         self._private: dict[int, int] = {}
-        """By pid, the one that was looked at longest ago first."""
+        """Private memory in bytes by pid; the one that was measured longest ago comes first."""
 
     def of(self, pids: Collection[int]) -> dict[int, dict[str, float]]:
-        """cpu_s, rss_bytes and unique_bytes (private to the process) of each; zeros for one that is gone or that cannot
-        be read: it has made itself so (setuid), or descriptors have run out."""
+        """Return cpu_s, rss_bytes and unique_bytes (memory private to the process) of each process. All are zero for a
+        process that is gone or cannot be read, because it runs as another user (setuid) or descriptors have run out."""
         wanted = frozenset(pids)
         found = {pid: self._figures(pid) for pid in wanted}
         if len(self._private) > 2 * len(wanted) + REFRESHED:
@@ -57,7 +57,7 @@ class Figures:
         return found
 
     def refresh(self, pids: Collection[int]) -> None:
-        """Look anew at what is private to those of ``pids`` that were looked at longest ago."""
+        """Measure the private memory of those REFRESHED processes of ``pids`` anew that were measured longest ago."""
         wanted = frozenset(pids)
         for pid in [pid for pid in self._private if pid in wanted][:REFRESHED]:
             del self._private[pid]
@@ -83,11 +83,11 @@ class Figures:
 
 
 Ask = Callable[[Collection[int]], Awaitable[dict[int, dict[str, float]]]]
-"""Figures of processes, gathered beside the loop."""
+"""A function that returns the figures of processes, read in a thread."""
 
 
 async def flow_stats(runs: list[FlowRun], ask: Ask) -> cbor.Encoded:
-    """The ``stats`` verb's value."""
+    """Return the value of the verb ``stats``, encoded."""
     figures = await ask([worker.pid for run in runs for worker in run.workers.values() if worker.alive])
     pace = Pace()
     flows = []
@@ -104,7 +104,7 @@ async def flow_stats(runs: list[FlowRun], ask: Ask) -> cbor.Encoded:
 
 
 def _state(run: FlowRun, node: str) -> str:
-    """Where its worker is in its life, as far as this daemon knows."""
+    """Return the state of the node's worker; ``returning`` and the like while the worker has not reattached."""
     shown, subject = None if run.recovery is None else run.recovery.state(node), run.machine.workers.get(node)
     return shown or str(subject.state if subject else WorkerState.SPAWNING)
 
@@ -125,7 +125,7 @@ def _route_stats(run: FlowRun, route: DataRoute) -> dict[str, Any]:
 
 
 async def describe(run: FlowRun, contract: bytes, ask: Ask) -> cbor.Encoded:
-    """The ``describe`` verb's value; ``contract`` is the flow as it was submitted, in CBOR."""
+    """Return the value of the verb ``describe``, encoded; ``contract`` is the flow as it was submitted, in CBOR."""
     run.held_frames.note_activity()
     figures = await ask([worker.pid for worker in run.workers.values() if worker.alive])
     deaths = await run.exits()
@@ -162,12 +162,12 @@ async def describe(run: FlowRun, contract: bytes, ask: Ask) -> cbor.Encoded:
 
 
 def returning(run: FlowRun) -> int:
-    """How many of its workers have outlived an earlier daemon, and are not back yet."""
+    """Return how many workers of the flow outlived an earlier daemon and have not reattached yet."""
     return 0 if run.recovery is None else len(run.recovery.awaited)
 
 
 async def _bound_results(nodes: list[dict[str, Any]], pace: Pace) -> None:
-    """Results only as far as they fit into one message together, the others by their size."""
+    """Replace results that do not fit into one message together by their sizes."""
     room = MAX_RESULTS
     async for node in pace.over(nodes):
         size = len(cbor.dumps(node["result"])) if node.get("result") is not None else 0
@@ -179,7 +179,7 @@ async def _bound_results(nodes: list[dict[str, Any]], pace: Pace) -> None:
 
 
 async def _add_deaths(nodes: list[dict[str, Any]], deaths: Mapping[str, list[ExitRecord]], pace: Pace) -> None:
-    """The last exits of every node, oldest first; what they wrote to stderr only as far as MAX_LAST_WORDS goes."""
+    """Add the last exits of every node, oldest first; their lines of stderr only up to MAX_LAST_WORDS characters."""
     room = MAX_LAST_WORDS
     async for node in pace.over(nodes):
         node["deaths"] = [msgspec.to_builtins(death) for death in deaths.get(node["node"], ())]
@@ -218,7 +218,7 @@ def _describe_node(run: FlowRun, node: str, known: Mapping[int, dict[str, float]
 
 
 def _describe_restart(run: FlowRun, node: str) -> dict[str, Any]:
-    """The node's rule, how often it was restarted, and, while it waits for that, when."""
+    """Return the node's restart rule, how often it was restarted and, while a restart is due, when."""
     manifest, subject, timer = run.plan.nodes[node].manifest, run.machine.workers.get(node), run.restart_timers[node]
     return {
         **_fields(manifest.restart),
@@ -230,7 +230,7 @@ def _describe_restart(run: FlowRun, node: str) -> dict[str, Any]:
 
 
 def _fields(rule: Restart | Liveness) -> dict[str, Any]:
-    """All of them are plain."""
+    """Return the fields of a rule as a map; all values are plain."""
     return {field.name: getattr(rule, field.name) for field in fields(rule)}
 
 
@@ -254,6 +254,6 @@ def _describe_route(run: FlowRun, route: Route, data: DataRoute | None) -> dict[
 
 
 def _held(run: FlowRun, route: DataRoute) -> dict[str, Any] | None:
-    """What the route's consumer keeps."""
+    """Return the frames that the route's consumer keeps; None if it keeps none."""
     kept = run.wiring.oldest_held(route)
     return None if kept is None else {"node": route.target, "count": kept[0], "seq": kept[1], "age_ns": kept[2]}

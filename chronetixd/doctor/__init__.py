@@ -1,9 +1,12 @@
-"""What is right and wrong with this machine and the daemon on it: a registry of checks, each with its cure.
+"""Checks of this machine and the daemon on it: a registry of checks, each with its cure.
 
-A check looks at one thing, changes nothing, waits for nothing, and says PASS, WARN (it works, but with less) or FAIL
-(it does not work) and, unless it passes, what to do. It runs where what it looks at matters: in the daemon where one
-answers, for its limits and rights may be others than those of whoever asks; or at the client's. To add one, decorate a
-function with :func:`check` in a module of this package that CHECKS_IN names.
+A check examines one thing, changes nothing and waits for nothing. It reports PASS, WARN (it works, but with less) or
+FAIL
+(it does not work), and a cure unless it passes. A check runs on the side that it concerns: in the daemon, if one
+answers,
+because the daemon's limits and rights may differ from the client's; or in the client. To add a check, decorate a
+function
+with :func:`check` in a module of this package that CHECKS_IN names.
 """
 
 from __future__ import annotations
@@ -29,7 +32,7 @@ class Status(Enum):
 
 
 class Side(Enum):
-    """Where a check has to run to be true."""
+    """The process in which a check has to run to be true."""
 
     DAEMON = "daemon"
     CLIENT = "client"
@@ -37,7 +40,7 @@ class Side(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What one check found. ``cure`` is empty where all is well."""
+    """The finding of one check. ``cure`` is empty if the check passed."""
 
     status: Status
     detail: str
@@ -46,33 +49,34 @@ class Finding:
     name: str = ""
 
     def as_map(self) -> dict[str, str]:
-        """As it travels and is printed."""
+        """Return the finding as a map, for the wire and for printing."""
         found = {"status": self.status.value, "area": self.area, "check": self.name, "detail": self.detail}
         return found | ({"cure": self.cure} if self.cure else {})
 
 
 def passed(detail: str) -> Finding:
-    """All is well."""
+    """Return a finding that the check passed."""
     return Finding(Status.PASS, detail)
 
 
 def warning(detail: str, cure: str) -> Finding:
-    """It works, but with less."""
+    """Return a finding that it works, but with less."""
     return Finding(Status.WARN, detail, cure)
 
 
 def failure(detail: str, cure: str) -> Finding:
-    """It does not work."""
+    """Return a finding that it does not work."""
     return Finding(Status.FAIL, detail, cure)
 
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What checks look at besides the machine.
+    """What checks examine besides the machine.
 
-    ``facts`` are what whoever runs the checks knows of itself: a daemon ``cgroup_reason``, ``cgroup_missing``,
-    ``audit_lost`` and ``journal_trouble``, a client ``client_version``. ``daemon`` is a daemon's answer to ``version``,
-    None when none answers; ``unreachable`` says why.
+    ``facts`` are what the process that runs the checks knows of itself: a daemon ``cgroup_reason``, ``cgroup_missing``,
+    ``audit_lost`` and ``journal_trouble``, a client ``client_version``. ``daemon`` is the daemon's answer to
+    ``version``,
+    None if no daemon answers; ``unreachable`` says why.
     """
 
     settings: Settings
@@ -86,7 +90,7 @@ _CHECKS: list[tuple[str, str, Side, Check]] = []
 
 
 def check(area: str, name: str, side: Side = Side.DAEMON) -> Callable[[Check], Check]:
-    """Register the decorated function as a check."""
+    """Return a decorator that registers a function as a check."""
 
     def register(function: Check) -> Check:
         _CHECKS.append((area, name, side, function))
@@ -96,7 +100,9 @@ def check(area: str, name: str, side: Side = Side.DAEMON) -> Callable[[Check], C
 
 
 def examine(place: Surroundings, sides: Iterable[Side]) -> list[Finding]:
-    """Run every check of ``sides``. One that fails by itself is a failure of its own, not of the others."""
+    """Run every check of ``sides`` and return the findings. A check that raises becomes a finding that it failed, and
+    the
+    others still run."""
     for module in CHECKS_IN:
         import_module(f"chronetixd.doctor.{module}")
     wanted = frozenset(sides)

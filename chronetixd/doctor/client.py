@@ -1,4 +1,4 @@
-"""The way from a client to the daemon: the socket and its rights, whether somebody answers, and in which version."""
+"""Checks of the way from a client to the daemon: the socket and its rights, whether a daemon answers, its version."""
 
 from __future__ import annotations
 
@@ -16,19 +16,20 @@ from chronetixd.linux.peer import user_name
 
 @check("client", "daemon", Side.CLIENT)
 def answers(place: Surroundings) -> Finding:
-    """Somebody answers, or nobody is there."""
+    """Check that a daemon answers, or that none runs."""
     if place.daemon is not None:
         return passed(f"pid {place.daemon['pid']} answers at {place.settings.socket}")
     holder = _lock_holder(Path(place.settings.state_dir))
     if holder:
         what = f"process {holder} has the state folder {place.settings.state_dir}, but at {place.settings.socket}"
         cure = "name its socket with --socket; if it hangs, `kill -ABRT` it and start it again"
-        return failure(f"{what} nobody answers: {place.unreachable}", cure)
-    return warning(f"none answers: {place.unreachable}", "start it: chronetixctl service install --now, or chronetixd")
+        return failure(f"{what} no daemon answers: {place.unreachable}", cure)
+    cure = "start it: chronetixctl service install --now, or chronetixd"
+    return warning(f"no daemon answers: {place.unreachable}", cure)
 
 
 def _lock_holder(state: Path) -> str:
-    """The pid of who has locked the state folder; empty when nobody has, or it cannot be seen."""
+    """Return the pid of the process that has locked the state folder; empty if none has, or the lock cannot be read."""
     try:
         fd = os.open(state / "daemon.pid", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
@@ -44,14 +45,14 @@ def _lock_holder(state: Path) -> str:
 
 @check("client", "rights of the socket", Side.CLIENT)
 def rights(place: Surroundings) -> Finding:
-    """Whether this user may connect, and who else may."""
+    """Check that this user may connect, and that no other user may replace the socket."""
     path = Path(place.settings.socket)
     try:
         found = path.stat()
     except FileNotFoundError:
         return passed("there is no socket yet")
     except PermissionError:
-        return failure(f"{path.parent} may not be entered by user {os.geteuid()}", _join("its owner's group"))
+        return failure(f"user {os.geteuid()} may not enter {path.parent}", _join("its owner's group"))
     group = _group_name(found.st_gid)
     mode = stat.S_IMODE(found.st_mode)
     detail = f"{path} is {mode:04o}, user {user_name(found.st_uid)}, group {group}"
@@ -60,7 +61,7 @@ def rights(place: Surroundings) -> Finding:
     loose = path.parent.stat()
     if loose.st_mode & stat.S_IWOTH and not loose.st_mode & stat.S_ISVTX:
         cure = f"chmod o-w {path.parent}"
-        return warning(f"{detail}; anybody may replace it, as {path.parent} is writable for everyone", cure)
+        return warning(f"{detail}; every user may replace it, because {path.parent} is writable for everyone", cure)
     return passed(detail)
 
 
@@ -77,7 +78,7 @@ def _group_name(gid: int) -> str:
 
 @check("client", "versions", Side.CLIENT)
 def versions(place: Surroundings) -> Finding:
-    """Daemon, client and protocol fit together."""
+    """Check that daemon and client are of the same release, or at least share a protocol version."""
     if place.daemon is None:
         return passed("there is no daemon to compare with")
     theirs, ours = str(place.daemon["daemon"]), str(place.facts.get("client_version", ""))

@@ -1,4 +1,4 @@
-"""The folders that the daemon needs, and whether there is room in them."""
+"""Checks of the folders that the daemon needs, and of the room in them."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from pathlib import Path
 from chronetixd.doctor import Finding, Surroundings, check, failure, passed, warning
 
 LITTLE = 64 * 1024 * 1024
-"""Bytes free on a disk below which a journal or an audit log may soon not be written."""
+"""Free bytes on a disk below which a journal or an audit log may soon fail to be written."""
 
 
 @check("folders", "state folder")
 def state_folder(place: Surroundings) -> Finding:
-    """It is there and writable, or can be made."""
+    """Check that the state folder exists and is writable, or can be made."""
     path = Path(place.settings.state_dir)
     problem = _problem(path)
     cure = f"make {path} a folder of user {os.geteuid()}, or choose another with --state-dir"
@@ -23,11 +23,11 @@ def state_folder(place: Surroundings) -> Finding:
 
 @check("folders", "control socket")
 def socket_place(place: Surroundings) -> Finding:
-    """It can be made, or is there."""
+    """Check that the control socket exists, or can be made."""
     path = Path(place.settings.socket)
     cure = f"remove {path}, or choose another path with --socket"
     if _there(path) and not stat.S_ISSOCK(path.lstat().st_mode):
-        return failure(f"{path}: there is something that is no socket", cure)
+        return failure(f"{path} exists and is no socket", cure)
     problem = "" if _there(path) else _problem(path.parent)
     if problem:
         return failure(f"{path}: {problem}", f"make {path.parent} a folder of user {os.geteuid()}, or use --socket")
@@ -36,18 +36,18 @@ def socket_place(place: Surroundings) -> Finding:
 
 @check("folders", "room on the disk")
 def state_room(place: Surroundings) -> Finding:
-    """Enough for what the daemon writes."""
+    """Check that the disk of the state folder has room for what the daemon writes."""
     found = os.statvfs(_nearest(Path(place.settings.state_dir)))
     free = found.f_bavail * found.f_frsize
     detail = f"{free >> 20} MiB, {found.f_favail} files free"
     if free < LITTLE or (found.f_files > 0 and found.f_favail < 1000):
-        return warning(detail, "make room: submissions and audit records are lost when it is full")
+        return warning(detail, "make room: on a full disk submissions are refused and audit records are lost")
     return passed(detail)
 
 
 @check("folders", "journal")
 def journal(place: Surroundings) -> Finding:
-    """Everything that the next daemon has to know is in it."""
+    """Check that the journal has everything that the next daemon has to know."""
     if trouble := place.facts.get("journal_trouble"):
         cure = "make room on the disk of the state folder; until then a crash would lose what the journal lacks"
         return failure(trouble, cure)
@@ -56,7 +56,7 @@ def journal(place: Surroundings) -> Finding:
 
 @check("folders", "audit log")
 def audit(place: Surroundings) -> Finding:
-    """Everything was recorded."""
+    """Check that no audit record was lost."""
     lost = place.facts.get("audit_lost", 0)
     if lost:
         return warning(f"{lost} records could not be written", "make room on the disk of the state folder")
@@ -64,7 +64,7 @@ def audit(place: Surroundings) -> Finding:
 
 
 def _there(path: Path) -> bool:
-    """Whether something is at ``path`` that this user may see."""
+    """Whether ``path`` exists and this user may see it."""
     try:
         return path.exists()
     except PermissionError:

@@ -1,4 +1,4 @@
-"""What is not enforced where the daemon has no control groups of its own."""
+"""Checks of control groups: which limits are not enforced if the daemon has no group of its own."""
 
 from __future__ import annotations
 
@@ -7,29 +7,29 @@ from chronetixd.doctor import Finding, Surroundings, check, passed, warning
 from chronetixd.linux.cgroups import find_place
 
 NOT_ENFORCED = {
-    "memory": "claims on memory hold each process, not a worker with its children",
+    "memory": "claims on memory limit each process by itself, not a worker with its children",
     "pids": "a worker may start any number of processes",
-    "cpu": "claims on cpu are not held",
+    "cpu": "claims on cpu are not enforced",
 }
-"""By controller: what goes without it."""
+"""What is not enforced without a controller, by the controller's name."""
 
 
 @check("control groups", "delegation")
 def delegation(place: Surroundings) -> Finding:
-    """A group below which each worker gets its own."""
+    """Check that the daemon has a group below which each worker gets its own."""
     if "cgroup_reason" in place.facts:
         reason = str(place.facts["cgroup_reason"])
     else:
         reason = find_place(place.settings.cgroup).reason
     if reason:
-        what = "trees of workers are found by their marks, and what became another user may escape"
+        what = "processes of workers are found by their marks, and a process that became another user may escape"
         return warning(f"{reason}; {what}", "run as a service with Delegate=yes (chronetixctl service install)")
     return passed("each worker has a group of its own")
 
 
 @check("control groups", "controllers")
 def controllers(place: Surroundings) -> Finding:
-    """Those that limit."""
+    """Check that the controllers that limit workers are available."""
     missing = _missing(place)
     if missing:
         text = "; ".join(NOT_ENFORCED.get(name, f"{name} is not limited") for name in missing)

@@ -1,4 +1,4 @@
-"""What the daemon imports and starts."""
+"""Checks of the modules that the daemon imports and starts."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from chronetixd.doctor import Finding, Surroundings, check, failure, passed
 
 @check("installation", "shared-memory extension")
 def extension(_place: Surroundings) -> Finding:
-    """chronetix.shm._native, and the launcher's own."""
+    """Check that the extension of the data plane and that of the launcher are installed."""
     return _modules("chronetix.shm._native", "chronetix.nodeworker._clone")
 
 
 @check("installation", "worker launcher")
 def launcher(_place: Surroundings) -> Finding:
-    """chronetix.nodeworker.process.launcher, which the daemon starts and never imports."""
+    """Check that the launcher's module is installed, which the daemon starts and never imports."""
     return _modules("chronetix.nodeworker.process.launcher")
 
 
@@ -28,7 +28,9 @@ def _modules(*names: str) -> Finding:
 
 
 def _missing(name: str) -> str:
-    """Why the module ``name`` cannot be imported, or nothing. It is not imported, nor are the packages above it."""
+    """Return why the module ``name`` cannot be imported; empty if it can. Imports neither the module nor a package
+    above
+    it."""
     path: list[str] | None = None
     parts = name.split(".")
     for count in range(1, len(parts) + 1):

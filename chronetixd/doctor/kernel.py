@@ -1,4 +1,4 @@
-"""Features of the kernel, tried out; a container's filter counts as a kernel without them."""
+"""Checks of kernel features by trying them out; a feature that a container's filter forbids counts as missing."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SECCOMP = "allow it in the container's seccomp profile, or use a newer kernel"
 
 @check("kernel", "version")
 def version(_place: Surroundings) -> Finding:
-    """Recent enough."""
+    """Check that the kernel is recent enough."""
     release = platform.release()
     numbers = tuple(int(part) for part in re.findall(r"\d+", release)[:2])
     if numbers < OLDEST:
@@ -30,7 +30,7 @@ def version(_place: Surroundings) -> Finding:
 
 @check("kernel", "sealed shared memory")
 def memory(_place: Surroundings) -> Finding:
-    """memfd with all the seals."""
+    """Check that the kernel has memfd with all seals."""
     missing = shm.missing_features()
     if not missing:
         return passed("memfd, seals, F_SEAL_FUTURE_WRITE, MFD_NOEXEC_SEAL")
@@ -40,7 +40,7 @@ def memory(_place: Surroundings) -> Finding:
 
 @check("kernel", "process descriptors")
 def pidfd(_place: Surroundings) -> Finding:
-    """pidfd_open and pidfd_send_signal."""
+    """Check that pidfd_open and pidfd_send_signal work."""
     try:
         fd = os.pidfd_open(os.getpid())
         try:
@@ -54,20 +54,20 @@ def pidfd(_place: Surroundings) -> Finding:
 
 @check("kernel", "clone3")
 def clone3(_place: Surroundings) -> Finding:
-    """Workers are born by it. Asked with no arguments at all, it says that they are wrong, if it is there."""
+    """Check that clone3, which starts workers, exists: without arguments it reports EINVAL if it exists."""
     libc = ctypes.CDLL(None, use_errno=True)
     libc.syscall.restype = ctypes.c_long
     libc.syscall(ctypes.c_long(_CLONE3), ctypes.c_void_p(None), ctypes.c_size_t(0))
     number = ctypes.get_errno()
     if number in (errno.ENOSYS, errno.EPERM):
-        cure = "in a unit RestrictNamespaces= takes it away: remove that; else " + _SECCOMP
-        return failure(f"clone3, by which workers are born: {os.strerror(number)}", cure)
+        cure = "remove RestrictNamespaces= from the unit, which forbids it; else " + _SECCOMP
+        return failure(f"clone3, which starts workers: {os.strerror(number)}", cure)
     return passed("there")
 
 
 @check("kernel", "eventfd")
 def eventfd(_place: Surroundings) -> Finding:
-    """A worker wakes itself with it."""
+    """Check that eventfd works, with which a worker wakes itself."""
     try:
         os.close(os.eventfd(0, os.EFD_CLOEXEC))
     except OSError as reason:

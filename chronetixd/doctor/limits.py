@@ -1,4 +1,4 @@
-"""Limits that the daemon and its workers run into, and what dead processes have left."""
+"""Checks of limits that the daemon and its workers may reach, and of memory that dead processes have left."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from chronetix.shm import missing_features, names
 from chronetixd.doctor import Finding, Surroundings, check, failure, passed, warning
 
 PER_NODE = 10
-"""Descriptors that one node takes in the daemon, at most."""
+"""How many descriptors one node takes in the daemon at most."""
 
 
 @check("limits", "open files")
 def open_files(_place: Surroundings) -> Finding:
-    """RLIMIT_NOFILE: the daemon raises its own to the hard limit."""
+    """Check RLIMIT_NOFILE's hard limit, to which the daemon raises its own."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     detail = f"at most {hard}: room for some {hard // 2 // PER_NODE} nodes"
     cure = "raise LimitNOFILE= of the unit, or ulimit -Hn"
@@ -25,7 +25,8 @@ def open_files(_place: Surroundings) -> Finding:
 
 @check("limits", "processes")
 def processes(_place: Surroundings) -> Finding:
-    """RLIMIT_NPROC: each worker has two threads and what its plugin starts. Root is not held by it."""
+    """Check RLIMIT_NPROC: each worker has two threads and those that its plugin starts. The limit does not hold for
+    root."""
     soft = resource.getrlimit(resource.RLIMIT_NPROC)[0]
     if soft == resource.RLIM_INFINITY or os.geteuid() == 0:
         return passed("no limit")
@@ -35,7 +36,7 @@ def processes(_place: Surroundings) -> Finding:
 
 @check("limits", "locked memory")
 def locked_memory(_place: Surroundings) -> Finding:
-    """RLIMIT_MEMLOCK: chronetix locks nothing, plugins may want to."""
+    """Check RLIMIT_MEMLOCK: chronetix locks no memory, but plugins may."""
     soft = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]
     if soft == resource.RLIM_INFINITY:
         return passed("no limit")
@@ -45,7 +46,7 @@ def locked_memory(_place: Surroundings) -> Finding:
 
 @check("limits", "shared memory")
 def shared_memory(_place: Surroundings) -> Finding:
-    """/dev/shm counts only where memory has to have names; else memory itself does."""
+    """Check the room for shared memory: in /dev/shm on a kernel without seals, else in the machine's memory."""
     if "seals" in missing_features():
         found = os.statvfs(names.FOLDER)
         free, total = found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize
@@ -64,7 +65,7 @@ def _available() -> int:
 
 @check("limits", "memory overcommit")
 def overcommit(_place: Surroundings) -> Finding:
-    """Whether memory is refused before it is used up."""
+    """Check whether the kernel refuses memory that is free (vm.overcommit_memory)."""
     with open("/proc/sys/vm/overcommit_memory") as file:
         mode = file.read().strip()
     if mode == "2":
@@ -75,9 +76,9 @@ def overcommit(_place: Surroundings) -> Finding:
 
 @check("limits", "leftover segments")
 def leftovers(_place: Surroundings) -> Finding:
-    """Named memory of processes that are no more."""
+    """Check for named memory of processes that have ended."""
     left = names.abandoned()
     if left:
         shown = ", ".join(left[:3]) + (", …" if len(left) > 3 else "")
-        return warning(f"{len(left)} in {names.FOLDER}: {shown}", "start chronetixd: it takes them away")
+        return warning(f"{len(left)} in {names.FOLDER}: {shown}", "start chronetixd: it removes them")
     return passed("none")

@@ -1,4 +1,4 @@
-"""The systemd unit, where there is one: its state, and whether it lets the daemon do what it can."""
+"""Checks of the systemd unit, if there is one: its state, and whether it permits what the daemon needs."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ ANSWER_S = 5.0
 
 @check("service", "systemd unit", Side.CLIENT)
 def unit(place: Surroundings) -> Finding:
-    """The unit of root's or the user's own systemd, whichever the daemon would be of."""
+    """Check the unit of the systemd that a daemon of this user would belong to: the system's for root, else the
+    user's."""
     if not BOOTED.exists():
         return passed("systemd does not run here")
     scope = scope_of(os.geteuid() == 0, None, os.environ)
     shown = _show(scope)
     if isinstance(shown, str):
-        return warning(f"{' '.join(scope.systemctl)}: {shown}", "ask from a session that systemd knows of")
+        return warning(f"{' '.join(scope.systemctl)}: {shown}", "run doctor in a session that systemd has started")
     if shown.get("LoadState") != "loaded":
         return passed("not installed as a service")
     name = " ".join((*scope.systemctl, "status chronetixd"))
@@ -31,14 +32,14 @@ def unit(place: Surroundings) -> Finding:
     if shown.get("WatchdogUSec") in (None, "0", "infinity"):
         off.append("no WatchdogSec")
     if off:
-        return warning(f"the unit has {', '.join(off)}", "`chronetixctl service install` writes it as it should be")
+        return warning(f"the unit has {', '.join(off)}", "`chronetixctl service install` writes the unit anew")
     if place.daemon is None and shown.get("ActiveState") != "active":
         return warning(f"the unit is {shown.get('ActiveState')}", f"`{' '.join(scope.systemctl)} start chronetixd`")
     return passed(f"{shown.get('ActiveState')} ({shown.get('SubState')})")
 
 
 def _show(scope: Scope) -> dict[str, str] | str:
-    """The unit's properties, or why there are none."""
+    """Return the unit's properties, or the reason why systemctl does not show them."""
     command = [*scope.systemctl, "show", "chronetixd.service", "--property", ",".join(PROPERTIES)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=ANSWER_S)

@@ -1,1 +1,1 @@
-"""What happened: events, logs and their files, exits, the audit log."""
+"""Records of what happened: events, logs and their files, exits, the audit log."""

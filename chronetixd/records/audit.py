@@ -1,10 +1,14 @@
-"""The audit log: who asked the daemon for what, when, from which process, and how it ended.
+"""The audit log: which user called which verb, when, from which process, and how the call ended.
 
-Rules: one JSON object a line in ``audit.log`` of the state folder, only ever appended to; a record is written before
-the call that it tells of begins, and synced to the disk within SYNC_EVERY_S (a crash of the daemon loses none, one of
-the machine that second). Files are rotated, the oldest goes. What cannot be written, because the disk is full, is
-counted and reported, and stops nothing: flows are worth more than their book-keeping. Refusals of one user are
-recorded at a bounded pace, so that who may nothing cannot push out what the others did; those left out are counted.
+Rules: one JSON object a line in ``audit.log`` of the state folder, to which lines are only appended. A call's record is
+written before the call begins, and synced to the disk within SYNC_EVERY_S: a crash of the daemon loses no record, a
+crash
+of the machine those of that second. Files are rotated, and the oldest is removed. A record that cannot be written,
+because the disk is full, is counted and reported, and the call goes on: flows are worth more than their record.
+Refusals
+of one user are recorded at a bounded pace, so that a user without rights cannot push out the records of others;
+refusals
+that are left out are counted.
 """
 
 from __future__ import annotations
@@ -30,25 +34,26 @@ from chronetixd.records.feed import Feed, PackedFeed
 
 FILE = "audit.log"
 FILES = 4
-"""Files kept: the one that is written and those before it."""
+"""How many files are kept: the one that is written and those before it."""
 
 SYNC_EVERY_S = 1.0
 RECENT = 4096
-"""Records that are kept at hand to be read by clients."""
+"""How many records are kept in memory for clients."""
 
 MAX_TEXT = 200
-"""Characters kept of what a client sent."""
+"""How many characters of each text that a client sent are recorded."""
 
 REFUSALS_PER_S, REFUSAL_BURST = 1.0, 20.0
 MAX_REFUSED_USERS = 256
-"""Users whose refusals are paced each for itself; those beyond share one pace."""
+"""How many users have a pace of refusals of their own; further users share one."""
 
 ABOUT = ("flow", "name", "topic", "mode", "base_dir")
-"""Arguments of verbs that say what a call is about."""
+"""The arguments of verbs that are recorded, because they name what a call is about."""
 
 
 class PackedAudit(Packed, frozen=True):
-    """The audit log beside its file. ``owed`` are records that could not be written."""
+    """The audit log in a snapshot, without its file. ``owed``: how many records could not be written since the last
+    written one."""
 
     feed: PackedFeed
     calls: int
@@ -58,7 +63,8 @@ class PackedAudit(Packed, frozen=True):
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One line. ``outcome`` is ``begun``, ``ok`` or an error's name; the two lines of a call share its number."""
+    """One line of the log. ``outcome`` is ``begun``, ``ok`` or an error's name; a call's two lines have the same
+    number ``call``."""
 
     unix_ns: int
     uid: int
@@ -66,19 +72,19 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     pid: int
     program: str = ""
     verb: str
-    """What was asked for; ``connect`` for a connection that was refused."""
+    """The verb that was called; ``connect`` for a connection that was refused."""
     outcome: str
     call: int = 0
     about: dict[str, str] = {}
     took_ns: int = 0
     lost: int = 0
-    """Records before this one that could not be written."""
+    """How many records right before this one could not be written."""
     suppressed: int = 0
-    """Refusals of this user before this one that were left out."""
+    """How many refusals of this user right before this one were left out."""
 
 
 class Audit:
-    """Writes the log of the state folder ``folder``, at most ``limit`` bytes of it."""
+    """The audit log in the state folder ``folder``; its files take at most ``limit`` bytes together."""
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, folder: Path, limit: int, events: Events, reads: bool = False
@@ -88,10 +94,10 @@ class Audit:
         self._events = events
         self.limit = limit
         self.reads = reads
-        """Whether calls that only look are recorded, too."""
+        """Whether calls that only read are recorded, too."""
         self.feed: Feed[Record] = Feed(RECENT)
         self.lost = 0
-        """Records that could not be written, of this daemon's whole life."""
+        """How many records could not be written since the daemon began."""
         self._owed = 0
         self._fd = -1
         self._size = 0
@@ -104,7 +110,7 @@ class Audit:
         self._sync_timer: asyncio.TimerHandle | None = None
 
     def open(self) -> None:
-        """Begin to write, and have the last records of before at hand. Raises ChronetixError ``config-invalid``."""
+        """Read the last records into memory, and open the file. Raises ChronetixError ``config-invalid``."""
         try:
             for record in tail(self._path, RECENT):
                 self.feed.append(record)
@@ -113,18 +119,18 @@ class Audit:
             raise error("config-invalid", source=str(self._path), path="state_dir", reason=str(reason)) from None
 
     def packed(self) -> PackedAudit:
-        """All of it but the file."""
+        """Return the log for a snapshot, without its file."""
         return PackedAudit(
             feed=self.feed.packed(), calls=self._call, lost=self.lost, owed=self._owed, failing=self._failing
         )
 
     def unpack(self, packed: PackedAudit) -> None:
-        """The inverse. Raises ValueError."""
+        """Take over the log of a snapshot. Raises ValueError."""
         self.feed.unpack(packed.feed, Record)
         self._call, self.lost, self._owed, self._failing = packed.calls, packed.lost, packed.owed, packed.failing
 
     def go_on(self) -> None:
-        """Write on after :meth:`unpack`, instead of :meth:`open`."""
+        """Open the file after :meth:`unpack`, instead of :meth:`open`."""
         try:
             self._open()
         except OSError as reason:
@@ -133,7 +139,7 @@ class Audit:
         self._sync_soon()
 
     def close(self) -> None:
-        """Sync what is written and end; gives a disk that does not answer up after a while. Idempotent."""
+        """Sync and close the file; give up after a while if the disk does not answer. Idempotent."""
         if self._sync_timer is not None:
             self._sync_timer.cancel()
         if self._fd >= 0:
@@ -141,20 +147,21 @@ class Audit:
             self._aside.do(partial(_sync_and_close, fd))
         self._aside.close()
 
-    # -- what happens --------------------------------------------------------------------------------------
+    # -- calls ---------------------------------------------------------------------------------------------
 
     def begun(self, peer: Peer, verb: str, args: Mapping[str, Any]) -> int:
-        """A call that was let through begins; its number, for :meth:`ended`."""
+        """Record that an admitted call begins, and return its number for :meth:`ended`."""
         self._call += 1
         self._add(peer, verb, "begun", call=self._call, about=_about(args))
         return self._call
 
     def ended(self, peer: Peer, verb: str, call: int, outcome: str, took_ns: int) -> None:
-        """It has, with ``ok`` or an error's name."""
+        """Record the end of the call number ``call``; ``outcome`` is ``ok`` or an error's name."""
         self._add(peer, verb, outcome, call=call, took_ns=took_ns)
 
     def refused(self, peer: Peer, verb: str, outcome: str, args: Mapping[str, Any] | None = None) -> None:
-        """Something was not let through, because of ``outcome``."""
+        """Record that a call or connection was refused with the error ``outcome``, unless this user's refusals come too
+        fast."""
         now_ns = time.monotonic_ns()
         key = peer.uid if peer.uid in self._refusals or len(self._refusals) < MAX_REFUSED_USERS else -1
         bucket, suppressed = self._refusals.get(key) or (Bucket(REFUSALS_PER_S, REFUSAL_BURST, now_ns), 0)
@@ -175,7 +182,7 @@ class Audit:
 
     def _write(self, line: bytes) -> None:
         if self._fd < 0 and not self._failing:
-            return  # not opened, or closed: the daemon is not up yet, or is going
+            return  # not opened yet, or closed: the daemon starts or ends
         try:
             if self._fd < 0:
                 self._open()
@@ -209,7 +216,7 @@ class Audit:
         self._fd = os.open(self._path, flags, 0o600)
         self._size = os.fstat(self._fd).st_size
         if self._size and os.pread(self._fd, 1, self._size - 1) != b"\n":
-            self._size += os.write(self._fd, b"\n")  # a line that a crash tore: what follows must not join it
+            self._size += os.write(self._fd, b"\n")  # a crash cut the last line: the next must not be joined to it
 
     def _rotate(self) -> None:
         fd, self._fd = self._fd, -1
@@ -230,18 +237,18 @@ class Audit:
         if self._fd < 0:
             return
         if self._syncing:
-            self._sync_soon()  # a slow disk is not asked twice at once
+            self._sync_soon()  # never two syncs of a slow disk at once
             return
         try:
             fd = os.dup(self._fd)
         except OSError:
-            self._sync_soon()  # when there are descriptors again
+            self._sync_soon()  # descriptors have run out: try again later
             return
         self._syncing = True
         self._aside.do(partial(self._synced_by, fd))
 
     def _synced_by(self, fd: int) -> None:
-        """In the thread."""
+        """Sync and close ``fd``; runs in the thread."""
         _sync_and_close(fd)
         self._aside.post(self._synced)
 
@@ -270,13 +277,13 @@ def _about(args: Mapping[str, Any]) -> dict[str, str]:
 
 
 def files(path: Path) -> list[Path]:
-    """Those of the log at ``path`` that are there, oldest first."""
+    """Return the existing files of the log at ``path``, oldest first."""
     names = [*(path.with_name(f"{path.name}.{number}") for number in range(FILES - 1, 0, -1)), path]
     return [name for name in names if name.exists()]
 
 
 def read(lines: Iterable[bytes]) -> Iterator[Record]:
-    """The records of ``lines``. One that a crash tore is passed over: its call's other line tells of it."""
+    """Yield the records of ``lines``. A line that a crash has cut is skipped: the call has another line."""
     decode = msgspec.json.Decoder(Record).decode
     for line in lines:
         try:
@@ -286,7 +293,7 @@ def read(lines: Iterable[bytes]) -> Iterator[Record]:
 
 
 def tail(path: Path, count: int) -> list[Record]:
-    """The last ``count`` records of the log at ``path``, oldest first. Raises OSError."""
+    """Return the last ``count`` records of the log at ``path``, oldest first. Raises OSError."""
     found: list[Record] = []
     for name in reversed(files(path)):
         with name.open("rb") as file:

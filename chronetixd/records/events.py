@@ -1,4 +1,4 @@
-"""What happened to flows and workers, as a bounded ring of numbered events that clients can read back and follow."""
+"""Events of flows, workers and the daemon: a bounded ring of numbered events that clients can read and follow."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from chronetix.protocol.events import CATALOGUE
 from chronetixd.records.feed import Feed
 
 EVENT_CAPACITY = 4096
-"""Events kept: some hundred lives of a ten-node flow."""
+"""How many events are kept: those of some hundred runs of a ten-node flow."""
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):
-    """One event. ``kind`` is one of the catalogue's (:mod:`chronetix.protocol.events`)."""
+    """One event. ``kind`` is an entry of the catalogue (:mod:`chronetix.protocol.events`)."""
 
     sequence: int
     unix_ns: int
@@ -35,8 +35,9 @@ class Events:
         self._log = structlog.get_logger("chronetixd.records.events")
 
     def emit(self, kind: str, *, flow: str = "", node: str = "", message: str = "", **data: Any) -> None:
-        """Note that ``kind`` happened now. ``data`` must be CBOR-able. Raises LookupError for a kind that the catalogue
-        does not have."""
+        """Record an event of ``kind`` with the present time. ``data`` must be encodable as CBOR. Raises LookupError
+        for a
+        kind that the catalogue does not have."""
         known = CATALOGUE.get(kind)
         if known is None:
             raise LookupError(f"no event {kind!r} in protocol/events.json")

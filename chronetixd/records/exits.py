@@ -1,15 +1,15 @@
-"""The last deaths of each node, on disk: they survive restarts of the node and of the daemon.
+"""The last exits of each node's workers, on disk: they survive restarts of the node and of the daemon.
 
-One small file for each node of a flow, written anew with every death and put in place by renaming. Rules:
+Each node of a flow has one small file, which is written anew with every exit and put in place by renaming. Rules:
 
-* Files are read and written beside the loop (:mod:`chronetixd.loop.aside`), those that are written one after another;
-  what a death costs does not grow with the number of files.
-* A record has a length and a CRC-32: what has rotted is left out and reported, never believed; what is before it
-  counts.
-* A disk that is full costs nothing but the files: deaths are kept in memory, which is told once, and written with the
-  next one that succeeds. Nothing is waited for: a power cut may lose the last deaths, a crash of the daemon those that
-  the disk had no time for.
-* Bounded: KEPT deaths a node, MAX_FILES nodes; the files that were not written for longest go first.
+* Files are read and written in a thread (:mod:`chronetixd.loop.aside`), and written one after another; the cost of an
+  exit does not grow with the number of files.
+* A record has a length and a CRC-32: a damaged record and those behind it are ignored and reported; those before it are
+  used.
+* When the disk is full, exits are kept in memory, which is reported once, and written with the next exit that can be
+  written. Nothing is synced: a power cut may lose the last exits, a crash of the daemon those that were not yet
+  written.
+* Bounded: KEPT exits a node, MAX_FILES nodes; the files that were not written for longest are removed first.
 """
 
 from __future__ import annotations
@@ -30,10 +30,11 @@ from chronetixd.store.state_dir import node_file_name
 
 MAX_FILES = 2048
 MAX_FILE = 2 * 1024 * 1024
-"""Bytes that are read of a file: more than KEPT of the largest deaths take."""
+"""How many bytes of a file are read: more than KEPT exits of the largest size take."""
 
 SPARE = 8
-"""When there are too many files, one in so many goes at once: all of them have to be looked at for that."""
+"""When there are too many files, 1/SPARE of them are removed at once, because finding the oldest reads the whole
+folder."""
 
 _HEAD = 8
 """Length and CRC-32 of a record, big-endian."""
@@ -43,8 +44,11 @@ _Owed = dict[Key, list[ExitRecord]]
 
 
 class ExitRecords:
-    """The deaths in ``folder``. ``on_trouble`` is told once why writing fails, and with "" when it works again;
-    ``on_damage`` of each file that has rotted or cannot be read. Both are called by whoever does the work."""
+    """The stored exits in ``folder``. ``on_trouble`` is called once with the reason when writing fails, and with ""
+    when
+    it works again; ``on_damage`` is called for each file that is damaged or cannot be read. Both are called in the
+    thread
+    that reads or writes."""
 
     def __init__(
         self,
@@ -53,7 +57,7 @@ class ExitRecords:
         on_damage: Callable[[str], None] = lambda _: None,
         do: Callable[[Callable[[], None]], None] = lambda work: work(),
     ) -> None:
-        """Makes nothing yet. ``do`` has writing done, one piece after another; by default at once."""
+        """Make no file yet. ``do`` runs a piece of work in a thread, one after another; by default at once."""
         self._folder = folder
         self._on_trouble = on_trouble
         self._on_damage = on_damage
@@ -61,17 +65,17 @@ class ExitRecords:
         self._trouble = ""
         self._lock = threading.Lock()
         self._owed: _Owed = {}
-        """By node, deaths that are in no file yet."""
+        """By node, exits that are in no file yet."""
         self._writing: _Owed = {}
-        """Of these, what is being written."""
+        """By node, exits that the thread is writing."""
         self._asked = False
         self._names: set[str] | None = None
-        """Of files that there are; None before anybody has looked."""
+        """Names of the existing files; None until the folder has been read."""
         self.lost = 0
-        """Deaths that were given up because too many nodes waited for the disk."""
+        """How many exits were dropped because too many nodes waited for the disk."""
 
     def add(self, death: ExitRecord) -> None:
-        """Remember ``death``. Never fails, and waits for nothing."""
+        """Store an exit. Never fails and never waits."""
         with self._lock:
             self._owe(self._owed, {(death.flow, death.node): [death]})
         self.flush()
@@ -83,7 +87,7 @@ class ExitRecords:
             self.lost += len(owed.pop(next(iter(owed))))
 
     def flush(self) -> None:
-        """Have what is owed written."""
+        """Have the exits written that are in no file yet."""
         with self._lock:
             if not self._owed or self._asked:
                 return
@@ -91,7 +95,7 @@ class ExitRecords:
         self._do(self._write_owed)
 
     def _write_owed(self) -> None:
-        """All of it; stops at the first that cannot be written."""
+        """Write all exits that are in no file yet; stop at the first file that cannot be written."""
         with self._lock:
             self._asked = False
             self._writing, self._owed = self._owed, {}
@@ -111,23 +115,23 @@ class ExitRecords:
             self._tell("")
 
     def packed(self) -> list[ExitRecord]:
-        """Those that are owed to the disk."""
+        """Return the exits that are in no file yet, for a snapshot."""
         with self._lock:
             return [death for owed in (self._writing, self._owed) for deaths in owed.values() for death in deaths]
 
     def unpack(self, packed: Iterable[ExitRecord]) -> None:
-        """The inverse: they are written with the next one."""
+        """Take over the exits of a snapshot; they are written with the next exit."""
         for death in packed:
             self._owed.setdefault((death.flow, death.node), []).append(death)
 
     def of(self, flow: str, node: str) -> list[ExitRecord]:
-        """The last deaths of ``node``, oldest first. Reads a file: not for the loop."""
+        """Return the last exits of ``node``, oldest first. Reads a file: not for the loop."""
         with self._lock:
             owed = [*self._writing.get((flow, node), ()), *self._owed.get((flow, node), ())]
         return _joined(self._stored(flow, node), owed)
 
     def of_all(self, flow: str, nodes: Iterable[str]) -> dict[str, list[ExitRecord]]:
-        """Those of each. Reads files: not for the loop."""
+        """Return the last exits of each node, by node. Reads files: not for the loop."""
         return {node: self.of(flow, node) for node in nodes}
 
     def _stored(self, flow: str, node: str) -> list[ExitRecord]:
@@ -143,7 +147,7 @@ class ExitRecords:
         return [death for death in found if (death.flow, death.node) == (flow, node)][-KEPT:]
 
     def forget(self, flow: str, nodes: list[str]) -> None:
-        """The flow is no longer listed."""
+        """Remove the exits of a flow that is no longer listed."""
         with self._lock:
             for node in nodes:
                 self._owed.pop((flow, node), None)
@@ -169,7 +173,7 @@ class ExitRecords:
                     raise cbor.CborError("its checksum is wrong")
                 yield msgspec.convert(cbor.loads(row), ExitRecord)
             except (cbor.CborError, msgspec.ValidationError) as reason:
-                self._on_damage(f"{file} is damaged, what is behind byte {at - length - _HEAD} is left out: {reason}")
+                self._on_damage(f"{file} is damaged, exits behind byte {at - length - _HEAD} are ignored: {reason}")
                 return
 
     def _write(self, key: tuple[str, str], deaths: list[ExitRecord]) -> None:
@@ -195,7 +199,7 @@ class ExitRecords:
             self._prune()
 
     def _known(self) -> set[str]:
-        """Names of the files; the folder is looked at once, and is nobody else's."""
+        """Return the names of the files. The folder is read once, because only this object writes to it."""
         if self._names is None:
             self._names = set()
             with suppress(FileNotFoundError):
@@ -203,7 +207,7 @@ class ExitRecords:
         return self._names
 
     def _prune(self) -> None:
-        """Make room, for more than one."""
+        """Remove the oldest files, so that there is room for MAX_FILES / SPARE new ones."""
         files = []
         with os.scandir(self._folder) as entries:
             for entry in entries:
@@ -221,5 +225,6 @@ class ExitRecords:
 
 
 def _joined(stored: list[ExitRecord], owed: list[ExitRecord]) -> list[ExitRecord]:
-    """The last of both; what has come to a file just before an upgrade may be owed still."""
+    """Return the last KEPT exits of both lists, each once: an exit that was written just before an upgrade may be in
+    both."""
     return [*stored, *(death for death in owed if death not in stored)][-KEPT:]

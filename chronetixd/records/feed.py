@@ -1,7 +1,8 @@
-"""A bounded ring of records that can be read back and followed; bounded by number and, if wanted, by size.
+"""A ring of records that can be read and followed, bounded by their number and, if given, by their size.
 
-Appending never fails and never waits: the oldest record makes room. A follower is called for every record that is
-appended after it came; it must not raise and must bound what it keeps.
+Rules: appending never fails and never waits, because the oldest record is dropped. A follower is called for every
+record
+that is appended after it was added; it must not raise, and must bound what it keeps.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ T = TypeVar("T")
 
 
 class PackedFeed(Packed, frozen=True):
-    """Records, the oldest first, each packed by itself, with what it takes."""
+    """A feed in a snapshot: its records, oldest first, each encoded by itself, and their sizes in bytes."""
 
     records: list[bytes]
     sizes: list[int]
@@ -27,7 +28,7 @@ class PackedFeed(Packed, frozen=True):
 
 
 class Feed(Generic[T]):
-    """The last ``capacity`` records, ``budget`` bytes together at most. ``forgotten`` counts those that made room."""
+    """The last ``capacity`` records, of at most ``budget`` bytes together. ``forgotten`` counts the dropped ones."""
 
     __slots__ = ("_budget", "_capacity", "_followers", "_records", "_size", "appended")
 
@@ -41,11 +42,11 @@ class Feed(Generic[T]):
 
     @property
     def forgotten(self) -> int:
-        """Records that are no longer there."""
+        """How many records have been dropped."""
         return self.appended - len(self._records)
 
     def append(self, record: T, size: int = 0) -> None:
-        """Keep ``record``, which takes ``size`` bytes, and show it to all followers."""
+        """Append ``record``, which takes ``size`` bytes, and call all followers with it."""
         self._records.append((record, size))
         self._size += size
         self.appended += 1
@@ -55,7 +56,7 @@ class Feed(Generic[T]):
             follower(record)
 
     def packed(self) -> PackedFeed:
-        """All of it but the followers."""
+        """Return the feed for a snapshot, without its followers."""
         return PackedFeed(
             records=[_packed(record) for record, _ in self._records],
             sizes=[size for _, size in self._records],
@@ -63,18 +64,19 @@ class Feed(Generic[T]):
         )
 
     def unpack(self, packed: PackedFeed, kind: type[T]) -> None:
-        """The inverse, of an empty one; ``kind`` is the records' type. Raises ValueError."""
+        """Take over the feed of a snapshot; this feed must be empty. ``kind`` is the type of the records. Raises
+        ValueError."""
         records = [_unpacked(each, kind) for each in packed.records]
         self._records = deque(zip(records, packed.sizes, strict=True))
         self._size, self.appended = sum(packed.sizes), packed.appended
 
     def recent(self, wanted: Callable[[T], bool], limit: int | None = None) -> list[T]:
-        """Those that are ``wanted``, oldest first; the last ``limit`` of them if given."""
+        """Return the ``wanted`` records, oldest first; only the last ``limit`` of them if given."""
         return [record for _, record in self.numbered(wanted, limit)]
 
     def numbered(self, wanted: Callable[[T], bool], limit: int | None = None, after: int = 0) -> list[tuple[int, T]]:
-        """As :meth:`recent`, each with its number: the first that was ever appended has 1. Only those beyond ``after``
-        count."""
+        """Return records as :meth:`recent` does, each with its number: the first record that was ever appended has
+        number 1. Only records with a number above ``after`` are returned."""
         if limit == 0:
             return []
         first = self.forgotten + 1
@@ -83,7 +85,7 @@ class Feed(Generic[T]):
         return list(found)
 
     def follow(self, follower: Callable[[T], None]) -> Callable[[], None]:
-        """Show ``follower`` everything from now on, until the returned function is called (idempotent)."""
+        """Call ``follower`` with every new record, until the returned function is called (idempotent)."""
         key = object()
         self._followers[key] = follower
         return lambda: (self._followers.pop(key, None), None)[1]
@@ -93,7 +95,8 @@ _MSGPACK, _CBOR = b"m", b"c"
 
 
 def _packed(record: Any) -> bytes:
-    """In CBOR only what has an integer of more than 64 bits: workers may log such."""
+    """Return the record encoded as MessagePack; as CBOR if it has an integer of more than 64 bits, which workers may
+    log."""
     try:
         return _MSGPACK + msgspec.msgpack.encode(record)
     except OverflowError:

@@ -1,4 +1,4 @@
-"""One line that a worker printed or logged, as clients and files see it."""
+"""One line that a worker printed or logged, as it is sent to clients and written to files."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from chronetix.protocol.messages import LogLevel
 Stream = Literal["stdout", "stderr", "log", "daemon"]
 
 MAX_LINE = 16 * 1024
-"""Bytes of a line that are kept."""
+"""How many bytes of a line are kept."""
 
 LINES_A_SECOND, LINES_AT_ONCE = 2_000, 10_000
-"""Lines of one stream that are kept, on the long run and of a burst; what is more is left out and counted."""
+"""How many lines of one stream are kept, in the long run and of a burst; further lines are dropped and counted."""
 
 
 class LogRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One line of one worker; with ``stream`` daemon one that the daemon says about it."""
+    """One line of one worker; with ``stream`` ``daemon`` a line of the daemon about this worker."""
 
     unix_ns: int
     flow: str
     node: str
     stream: Stream
     level: LogLevel
-    """What is printed to stdout is ``info``, and to stderr ``warning``."""
+    """The level of the line: ``info`` for a line of stdout, ``warning`` for a line of stderr."""
     line: str
     fields: dict[str, Any] = {}

@@ -1,11 +1,14 @@
-"""What workers print and log, on disk: JSON lines in a few rotating files for each node of a flow.
+"""Writes the lines that workers print and log to disk: JSON lines in a few rotating files for each node of a flow.
 
-A thread writes, so that a slow disk holds up nobody; what waits for it is bounded, what it could not write is counted.
-Rules:
+A thread writes, so that a slow disk holds up nothing else. The lines that wait for it are bounded, and lines that could
+not be written are counted. Rules:
 
-* NAME is the newest file, NAME.1 the one before, and so on; the oldest goes. Lines are whole, also after a full disk.
-* A disk that is full is told once; lines are then in memory only, and files go on as soon as there is room.
-* ``run`` and ``seq`` tell a line on disk from the same line in memory: lines of one run of the daemon count up.
+* NAME is the newest file, NAME.1 the one before, and so on; the oldest is removed. Lines are whole, also after a full
+  disk.
+* A full disk is reported once. Lines are in memory only then, and are written to files again as soon as there is room.
+* ``run`` and ``seq`` identify a line, so that the same line in memory is not shown twice: ``seq`` counts the lines of
+one
+  run of the daemon.
 """
 
 from __future__ import annotations
@@ -24,16 +27,17 @@ from chronetixd.records.log_record import LogRecord
 from chronetixd.store.state_dir import node_file_name
 
 MAX_QUEUED = 8 * 1024 * 1024
-"""Bytes that wait for the disk; what comes then is not written."""
+"""How many bytes may wait for the disk; further lines are not written."""
 
 MAX_NODES = 1024
-"""Nodes with files; those that were not written for longest go first."""
+"""How many nodes may have files; files that were not written for longest are removed first."""
 
 MAX_LINE_READ = 256 * 1024
 
 
 class StoredRecord(LogRecord, frozen=True, kw_only=True):
-    """A line with its number. ``run`` is when that daemon started (Unix time, ns)."""
+    """A line with its number ``seq`` in the run of the daemon that wrote it. ``run`` is the start of that daemon (Unix
+    time in ns)."""
 
     run: int = 0
     seq: int = 0
@@ -44,8 +48,8 @@ Key = tuple[str, str]
 
 
 class LogFiles:
-    """The files in ``folder``, ``count`` of at most ``max_bytes`` each for a node. ``on_trouble`` is called by the
-    thread: once why writing fails, and with "" when it works again."""
+    """The log files in ``folder``: for each node ``count`` files of at most ``max_bytes``. The thread calls
+    ``on_trouble`` once with the reason when writing fails, and with "" when it works again."""
 
     def __init__(self, folder: Path, run: int, max_bytes: int, count: int, on_trouble: Callable[[str], None]) -> None:
         self._folder = folder
@@ -58,9 +62,9 @@ class LogFiles:
         self._queue: deque[tuple[Key, bytes]] = deque()
         self._queued = 0
         self._writing = 0
-        """Lines that the thread is about to write."""
+        """How many lines the thread is about to write."""
         self._forgotten: list[Key] = []
-        """Whose files are to go."""
+        """Nodes whose files the thread is to remove."""
         self._removing = False
         self._halted = False
         self._closing = False
@@ -68,15 +72,15 @@ class LogFiles:
         self._encoder = msgspec.json.Encoder()
         self._decoder = msgspec.json.Decoder(StoredRecord)
         self.unwritten = 0
-        """Lines that are in no file: the disk was full or too slow."""
+        """How many lines are in no file because the disk was full or too slow."""
 
     @property
     def on(self) -> bool:
-        """Anything is written at all."""
+        """Whether log files are written at all."""
         return self._count > 0
 
     def append(self, record: LogRecord, seq: int) -> None:
-        """Have ``record`` written. Never waits for the disk."""
+        """Queue ``record`` for the thread to write. Never waits for the disk."""
         if not self.on:
             return
         stored = StoredRecord(**msgspec.structs.asdict(record), run=self.run, seq=seq)
@@ -97,15 +101,15 @@ class LogFiles:
             self._thread.start()
 
     def halt(self, timeout_s: float) -> None:
-        """Write nothing more until :meth:`go_on`, once what the thread is about is done; if that takes longer, whoever
-        goes on elsewhere counts it as not written."""
+        """Stop writing until :meth:`go_on`, and wait up to ``timeout_s`` for the lines that the thread is writing. If
+        that takes longer, the next image counts these lines as not written."""
         with self._change:
             self._halted = True
             self._change.notify_all()
             self._change.wait_for(lambda: not self._writing, timeout_s)
 
     def go_on(self) -> None:
-        """After :meth:`halt`, or begin with what waits."""
+        """Write again after :meth:`halt` or :meth:`unpack`, beginning with the queued lines."""
         with self._change:
             self._halted = False
             self._change.notify_all()
@@ -114,26 +118,27 @@ class LogFiles:
             self._begin()
 
     def packed(self) -> tuple[int, list[tuple[Key, bytes]]]:
-        """Lines that are in no file, and those that wait for one."""
+        """Return, for a snapshot, the number of lines that are in no file, and the queued lines."""
         with self._change:
             return self.unwritten + self._writing, list(self._queue)
 
     def unpack(self, run: int, unwritten: int, waiting: Iterable[tuple[Key, bytes]]) -> None:
-        """The inverse; nothing is written before :meth:`go_on`."""
+        """Take over the lines of a snapshot; nothing is written before :meth:`go_on`."""
         self._halted = True
         self.run, self.unwritten = run, unwritten
         self._queue.extend(waiting)
         self._queued = sum(len(line) for _, line in self._queue)
 
     def settle(self, timeout_s: float) -> bool:
-        """Wait until all that was appended is written or given up; False when that takes too long."""
+        """Wait until all appended lines have been written or dropped; return False if that takes longer than
+        ``timeout_s``."""
         with self._change:
             return self._change.wait_for(
                 lambda: not (self._queue or self._writing or self._forgotten or self._removing), timeout_s
             )
 
     def close(self) -> None:
-        """Write what waits and end the thread. Idempotent."""
+        """Write the queued lines and end the thread. Idempotent."""
         with self._change:
             self._closing = True
             self._change.notify_all()
@@ -142,7 +147,7 @@ class LogFiles:
             self._thread = None
 
     def forget(self, flow: str, nodes: Iterable[str]) -> None:
-        """The flow is no longer listed: its files go."""
+        """Have the files of a flow removed that is no longer listed."""
         if not self.on:
             return
         with self._change:
@@ -153,8 +158,9 @@ class LogFiles:
     # -- reading ---------------------------------------------------------------------------------------------
 
     def read(self, flow: str | None, node: str | None) -> Iterator[StoredRecord]:
-        """Lines of a flow or a node, or of all, in the order of their time; damaged ones are passed over. Not for the
-        loop."""
+        """Yield the lines of a flow or a node, or of all, in the order of their time; damaged lines are skipped. Not
+        for
+        the loop."""
         files = [self._of(name, flow, node) for name in sorted(self._names())]
         yield from heapq.merge(*files, key=lambda record: record.unix_ns)
 
@@ -210,7 +216,7 @@ class LogFiles:
             self._tell("")
 
     def _append(self, key: Key, lines: list[bytes]) -> None:
-        """All of ``lines`` or, when it raises, whole lines of them."""
+        """Append ``lines`` to the files of a node. Raises OSError; the files hold only whole lines then."""
         newest = self._numbered(node_file_name(*key), 0)
         while lines:
             fd = self._open(newest)
@@ -275,7 +281,7 @@ def _base(entry: str) -> str:
 
 
 def _write_whole(fd: int, data: bytes, size: int) -> None:
-    """All of ``data`` behind ``size`` bytes, or nothing."""
+    """Write all of ``data`` behind the ``size`` bytes of the file. Raises OSError, and nothing is written then."""
     rest = memoryview(data)
     try:
         while rest:

@@ -1,8 +1,8 @@
-"""Logs: what workers print and log, kept in a bounded ring for clients and in files, and the daemon's own records.
+"""Logs: the lines that workers print and log, in a bounded ring for clients and in files; and the daemon's own log.
 
-The daemon's records go to stderr, for people on a terminal and as JSON lines otherwise; every record has ``pid``, and
-``flow`` and ``node`` where they apply. What plugins log through their context is passed on to it; what they print only
-at level debug.
+The daemon writes its own log to stderr, as text on a terminal and else as JSON lines; every record has ``pid``, and
+``flow`` and ``node`` where they apply. Lines that plugins log through their context also go to the daemon's own log;
+lines that they print go there only at level debug.
 """
 
 from __future__ import annotations
@@ -25,16 +25,17 @@ from chronetixd.records.logfiles import LogFiles
 from chronetixd.records.standard_error import ERROR, UnblockedStream
 
 LOG_CAPACITY = 10_000
-"""Lines kept of all workers together."""
+"""How many lines of all workers together are kept in memory."""
 
 LOG_BUDGET = 32 * 1024 * 1024
-"""Bytes that they may take together; usually it is 1 MB."""
+"""How many bytes these lines may take together; usually they take 1 MB."""
 
 LEVELS = ("debug", "info", "warning", "error", "critical")
 
 
 class PackedLogs(Packed, frozen=True):
-    """The workers' lines. ``run`` and ``unwritten``: see LogFiles; ``waiting`` are lines that no file has yet."""
+    """The workers' lines in a snapshot. ``run`` and ``unwritten``: see LogFiles; ``waiting`` are lines that are in no
+    file yet."""
 
     feed: PackedFeed
     cut_lines: int
@@ -45,11 +46,11 @@ class PackedLogs(Packed, frozen=True):
 
 
 class Logs:
-    """The workers' lines. ``cut_lines`` counts lines that were longer than allowed, ``dropped_bytes`` what was printed
-    too fast."""
+    """The workers' lines. ``cut_lines`` counts lines that were longer than allowed, ``dropped_bytes`` the bytes that
+    were printed too fast."""
 
     def __init__(self, capacity: int = LOG_CAPACITY, budget: int = LOG_BUDGET, files: LogFiles | None = None) -> None:
-        """Every line also goes into ``files``, if they are given."""
+        """Keep lines in memory, and also write every line to ``files`` if given."""
         self.files = files
         self.feed: Feed[LogRecord] = Feed(capacity, budget)
         self.cut_lines = 0
@@ -57,14 +58,15 @@ class Logs:
         self._log = structlog.get_logger("chronetixd.worker")
 
     def printed(self, flow: str, node: str, pid: int, stream: Literal["stdout", "stderr"], line: str) -> None:
-        """A worker wrote ``line`` to ``stream``."""
+        """Record that a worker printed ``line`` to ``stream``."""
         level: LogLevel = "info" if stream == "stdout" else "warning"
         record = LogRecord(unix_ns=time.time_ns(), flow=flow, node=node, stream=stream, level=level, line=line)
         self._keep(record)
         self._log.debug(line, flow=flow, node=node, pid=pid, stream=stream)
 
     def dropped(self, flow: str, node: str, stream: str, size: int, lines: int) -> None:
-        """``size`` bytes of ``stream`` are lost, ``lines`` whole lines among them: it was printed too fast."""
+        """Record that ``size`` bytes of ``stream``, with ``lines`` whole lines, are lost because they were printed too
+        fast."""
         self.dropped_bytes += size
         text = f"{size} bytes of {stream} are left out here: they came faster than {LINES_A_SECOND} lines a second"
         self._keep(
@@ -80,12 +82,13 @@ class Logs:
         )
 
     def losses(self) -> dict[str, int]:
-        """What was printed and is nowhere, or not in files, since the daemon's start."""
+        """Return how many lines were cut, how many bytes were dropped and how many lines are in no file, since the
+        daemon's start."""
         unwritten = self.files.unwritten if self.files is not None else 0
         return {"cut_lines": self.cut_lines, "dropped_bytes": self.dropped_bytes, "lines_not_in_files": unwritten}
 
     def packed(self) -> PackedLogs:
-        """All of it."""
+        """Return the lines for a snapshot."""
         assert self.files is not None
         unwritten, waiting = self.files.packed()
         return PackedLogs(
@@ -98,14 +101,14 @@ class Logs:
         )
 
     def unpack(self, packed: PackedLogs) -> None:
-        """The inverse. Raises ValueError."""
+        """Take over the lines of a snapshot. Raises ValueError."""
         self.feed.unpack(packed.feed, LogRecord)
         self.cut_lines, self.dropped_bytes = packed.cut_lines, packed.dropped_bytes
         if self.files is not None:
             self.files.unpack(packed.run, packed.unwritten, packed.waiting)
 
     def older(self, flow: str | None, node: str | None) -> Iterator[LogRecord]:
-        """Lines of a flow or a node, or of all, that are in files and not in memory (any more)."""
+        """Return the lines of a flow or a node, or of all, that are in files and not, or no longer, in memory."""
         if self.files is None:
             return iter(())
         run, first = self.files.run, self.feed.forgotten
@@ -123,7 +126,9 @@ class Logs:
     def logged(
         self, flow: str, node: str, pid: int, level: LogLevel, line: str, unix_ns: int, fields: dict[str, Any]
     ) -> None:
-        """A plugin logged ``line`` with ``fields``; what is too long of either is cut or left out."""
+        """Record that a plugin logged ``line`` with ``fields``. A line that is too long is cut; fields that are too
+        long
+        are left out."""
         at = unix_ns or time.time_ns()
         size = len(repr(fields))
         if len(line) > MAX_LINE or size > MAX_LINE:
@@ -132,7 +137,7 @@ class Logs:
             fields = fields if size <= MAX_LINE else {"left_out": f"fields of {size} characters"}
         record = LogRecord(unix_ns=at, flow=flow, node=node, stream="log", level=level, line=line, fields=fields)
         self._keep(record, size)
-        # Not as keywords: a plugin may call its fields what it likes, also "exception" or "method_name".
+        # As one keyword: a plugin may choose any names for its fields, also "exception" or "method_name".
         getattr(self._log, level)(line, flow=flow, node=node, pid=pid, **({"fields": fields} if fields else {}))
 
 

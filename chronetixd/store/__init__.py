@@ -1,1 +1,1 @@
-"""What must survive the daemon: the state folder, the journal, the names of kept descriptors."""
+"""What must survive the daemon: the state folder, the journal, the names of stored descriptors."""

@@ -1,4 +1,4 @@
-"""What a descriptor is of which life: how those are called that outlive a worker, or the daemon."""
+"""The keys of descriptors that outlive a worker or the daemon: what each one is, and which worker made it."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ Kind = Literal["ring", "credit", "segment", "pidfd"]
 
 
 HIGHEST = (1 << 63) - 1
-"""Of every number of a key: what the wire's messages bring."""
+"""The largest number in a key: the largest that the protocol's messages carry."""
 
 
 class Key(NamedTuple):
-    """What one descriptor is. ``incarnation`` is that of ``node`` when it made it, ``number`` the epoch of a ring or
-    credit, or the index of a segment; ``resume`` that of a ring's or credit's stage. Numbers are 0 to HIGHEST."""
+    """Identifies one descriptor. ``incarnation`` is that of the worker of ``node`` that made it. ``number`` is the
+    epoch
+    of a ring or credit, or the index of a segment. ``resume`` is that of the stage of a ring or credit. Numbers are 0
+    to
+    HIGHEST."""
 
     node: str
     kind: Kind

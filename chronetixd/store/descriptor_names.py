@@ -1,11 +1,16 @@
-"""Which descriptors of which flow are in the supervisor's store, and under which names.
+"""Names and stores the descriptors of a flow in the service manager's descriptor store.
 
-A name says all that is to be known of a descriptor (:class:`chronetixd.store.descriptor_keys.Key`), part by part, so
-that the store alone is enough. Rules: of a flow all is kept or nothing, so that what is not there was never there; a
-name stands for one descriptor, and a descriptor keeps its name (systemd takes none that it has under another); every
-key has a name, and that name is read as this key and no other; the store follows what the flow has, the new before the
-old goes. A name of a flow that does not need it any more, or that has come with several descriptors, is forgotten; one
-that is no name of ours stays in the store. Either is told.
+A name holds everything that the next daemon has to know of a descriptor
+(:class:`chronetixd.store.descriptor_keys.Key`),
+so that the store alone is enough. Rules:
+
+* The store has all descriptors of a flow or none, so that a missing one never existed.
+* A name stands for one descriptor, and a descriptor keeps its name, because systemd does not store the same file under
+a
+  second name. Every key has a name, and the name is parsed as this key and no other.
+* The store follows the flow: new descriptors are stored before old ones are removed.
+* A name that its flow no longer needs, or that came with several descriptors, is removed from the store; a name that
+  chronetix did not make stays in the store. Both are logged.
 """
 
 from __future__ import annotations
@@ -24,7 +29,9 @@ from chronetixd.store.descriptor_keys import HIGHEST, Key, Kind
 from chronetixd.systemd.fdstore import DescriptorStore
 
 LONGEST = 60
-"""Characters of a flow's, node's or route's name; of a longer one there is a digest. A name may have 255 in all."""
+"""The longest name of a flow, node or route that is part of a descriptor's name; a longer one is replaced by a digest.
+A
+descriptor's name may have 255 characters in all."""
 
 _KINDS: dict[str, Kind] = {"c": "credit", "p": "pidfd", "r": "ring", "s": "segment"}
 _LETTERS = {kind: letter for letter, kind in _KINDS.items()}
@@ -32,12 +39,12 @@ assert set(_LETTERS) == set(get_args(Kind))
 
 
 SHOWN = 10
-"""Names that a record of the log tells."""
+"""How many names one record of the log lists."""
 
 
 def name_of(flow: str, key: Key) -> str:
-    """What the descriptor of ``key`` is called. Raises ValueError for numbers that no key has: under another name the
-    next daemon would not find it again."""
+    """Return the name of the descriptor of ``key``. Raises ValueError for numbers outside of 0 to HIGHEST, because the
+    next daemon could not parse their name."""
     numbers = (key.incarnation, key.number, key.resume)
     if not all(0 <= number <= HIGHEST for number in numbers):
         raise ValueError(f"{key} has a number that is not in 0 to {HIGHEST}")
@@ -50,7 +57,7 @@ def _part(text: str) -> str:
 
 
 class Stored:
-    """What the supervisor has handed over: descriptors by name. Owns them until :meth:`close`."""
+    """The descriptors that the service manager handed over, by name. Owns them until :meth:`close`."""
 
     def __init__(self, received: Mapping[str, list[int]], store: DescriptorStore) -> None:
         self._left = dict(received)
@@ -58,12 +65,12 @@ class Stored:
         store.take_over(sum(map(len, received.values())))
 
     def has(self, flow: str) -> bool:
-        """There is something of it."""
+        """Whether there is a descriptor of the flow."""
         first = f"{_part(flow)}/"
         return any(name.startswith(first) for name in self._left)
 
     def take(self, flow: str, nodes: Iterable[str], routes: Iterable[str]) -> dict[Key, int]:
-        """All that is of ``flow``; the caller's now."""
+        """Return all descriptors of ``flow`` by key; the caller owns them from now on."""
         known_nodes = {_part(node): node for node in nodes}
         known_routes = {_part(route): route for route in ("", *routes)}
         found: dict[Key, int] = {}
@@ -74,8 +81,10 @@ class Stored:
         return found
 
     def close(self) -> None:
-        """Close what nobody took, and have it forgotten: it is of flows that have ended. What is no name of ours stays
-        where it is: it is another program's, or of a release that knows it. Idempotent."""
+        """Close the descriptors that were not taken, and remove them from the store: their flows have ended.
+        Descriptors
+        whose names chronetix did not make stay in the store: they belong to another program or to another release.
+        Idempotent."""
         strange = {name for name in self._left if not _MADE.fullmatch(name)}
         for name, descriptors in self._left.items():
             close_memory(*descriptors)
@@ -83,11 +92,11 @@ class Stored:
                 self._store.forget(name)
                 self._store.take_over(1 - len(descriptors))
         _tell(
-            "the supervisor keeps descriptors whose names this release cannot read; they stay with it, and take room "
-            "until the service is stopped",
+            "the service manager stores descriptors whose names this release cannot read; they stay in its store, and "
+            "take room until the service is stopped",
             strange,
         )
-        _tell("the supervisor kept descriptors that no flow goes on with; they are given up", {*self._left} - strange)
+        _tell("the service manager had descriptors of flows that have ended; they are closed", {*self._left} - strange)
         self._left.clear()
 
 
@@ -97,11 +106,12 @@ def _tell(what: str, names: set[str]) -> None:
 
 
 _MADE = re.compile(rf"[^/]+/[^/]+/[^/]*/[{''.join(_KINDS)}](/(0|[1-9][0-9]{{0,18}})){{3}}", re.ASCII)
-"""What :func:`name_of` makes."""
+"""Matches every name that :func:`name_of` makes."""
 
 
 def _parsed(name: str, nodes: Mapping[str, str], routes: Mapping[str, str]) -> Key | None:
-    """What ``name`` says, if it is one of ours, of these nodes and routes: the inverse of :func:`name_of`."""
+    """Return the key that ``name`` stands for; None if :func:`name_of` did not make it for one of these nodes and
+    routes."""
     if not _MADE.fullmatch(name):
         return None
     _, node, route, kind, *told = name.split("/")
@@ -113,27 +123,28 @@ def _parsed(name: str, nodes: Mapping[str, str], routes: Mapping[str, str]) -> K
 
 
 class KeptDescriptors:
-    """Has the store follow ``flow``. ``found`` is what is in it already."""
+    """The descriptors of ``flow`` in the store. ``found`` are those that an earlier daemon stored."""
 
     def __init__(self, store: DescriptorStore, flow: str, found: Mapping[Key, int] | None = None) -> None:
         self._store = store
         self._flow = flow
         self._unsure = {key: _identity(fd) for key, fd in (found or {}).items()}
-        """What came back from the store, until it is compared with what the flow has."""
+        """Descriptors that an earlier daemon stored, until they are compared with those that the flow has."""
         self._kept: set[Key] = set()
 
     def packed(self) -> list[Key]:
-        """What is in the store."""
+        """Return the keys of the stored descriptors, for a snapshot."""
         return sorted(self._kept)
 
     def unpack(self, packed: Iterable[Key]) -> None:
-        """The inverse."""
+        """Take over the keys of a snapshot."""
         self._kept = set(packed)
         self._store.take_over(len(self._kept))
 
     def follow(self, wanted: Mapping[Key, int]) -> bool:
-        """``wanted`` is what is to be kept from now on; the descriptors stay the caller's. False when the store has no
-        room for all of it, and now has nothing."""
+        """Make the store have exactly the descriptors ``wanted``, which stay the caller's. Return False when the store
+        has
+        no room for all of them; it has none of this flow then."""
         unsure, self._unsure = self._unsure, {}
         for key, identity in unsure.items():
             if key in wanted and _identity(wanted[key]) == identity:
@@ -153,11 +164,11 @@ class KeptDescriptors:
         return fits
 
     def close(self) -> None:
-        """Nothing of it is kept any more. Idempotent."""
+        """Remove all descriptors of the flow from the store. Idempotent."""
         self.follow({})
 
 
 def _identity(fd: int) -> tuple[int, int]:
-    """The same for two descriptors of one memory or process."""
+    """Return device and inode, which are the same for two descriptors of one memory or process."""
     found = os.fstat(fd)
     return found.st_dev, found.st_ino

@@ -1,15 +1,17 @@
-"""What was submitted, what is wanted and which workers were born: all that a restarted daemon has to know of its past.
+"""The journal: flows with the state that is wanted for them, revisions and workers, as a restarted daemon needs them.
 
-SQLite in WAL mode does the writing: a commit is on the disk when it returns, a torn tail is cut off, the log is
+SQLite in WAL mode writes it: a commit is on the disk when it returns, an incomplete tail is cut off, the log is
 compacted. Rules:
 
-* Nobody waits for the disk but who has to know that something is on it, and is called then. A thread writes
-  (:mod:`chronetixd.loop.aside`); what comes while it does is written together, in its order, by its next commit.
-* The memory of the running daemon is the truth, the journal follows it. Only a submission is refused when it cannot be
-  written; everything else goes on, and what could not be written is kept, told once, and tried again by itself and with
-  the next write. All statements are upserts or deletes, so that trying again is harmless.
-* A disk that does not answer is waited for by submissions only; everything else goes on after PATIENCE_S.
-* Rows carry a CRC-32 of their content: one that has rotted is left out and reported, never believed.
+* A thread writes (:mod:`chronetixd.loop.aside`). Writes that come during a commit are written together, in their order,
+  by the next commit. Only a caller that has to know that a write is on the disk waits for it; it is called back then.
+* The memory of the running daemon is the truth, and the journal follows it. Only a submission or a planned roll-out is
+  refused when it cannot be written. Other writes that fail are kept, reported once, and tried again later and with the
+  next write. All statements are upserts or deletes, so that trying again is harmless.
+* Only submissions and planned roll-outs wait for a disk that does not answer; everything else goes on after PATIENCE_S.
+* Rows carry a CRC-32 of their content: a damaged row is ignored and reported.
+
+Statements, the thread's batch and the waiters are one file, because every write and its end change all three.
 """
 
 from __future__ import annotations
@@ -33,30 +35,32 @@ from chronetix.protocol.errors import ChronetixError, error
 from chronetixd.loop.aside import LAST_WORDS_S
 
 FORMAT = 1
-"""Version of the tables; a newer one is refused, as it may mean what we do not know."""
+"""Version of the tables; a journal with a newer one is refused, because this release may misread it."""
 
 MAX_OWED = 10_000
-"""Writes that are kept while the disk is full; beyond it the oldest are given up, and counted."""
+"""How many writes are kept while the disk is full; beyond it the oldest are dropped and counted."""
 
 FLUSH_S, RETRY_S = 0.1, 5.0
-"""How long something may be owed. While writing fails it is tried again after twice as long each time, up to RETRY_S:
-what the journal lacks is lost in a crash, and a disk may be full for a moment only."""
+"""How long a write may wait. While writing fails, it is tried again after twice the time each time, up to RETRY_S,
+because a crash loses the writes that the journal lacks, and a disk may be full only for a moment."""
 
 PATIENCE_S = 5.0
-"""How long a disk that does not answer holds up what has to be on it first; then that goes on, as when it is full."""
+"""How long a disk that does not answer holds up a step that waits for a write; then the step goes on, as when the disk
+is
+full."""
 
 
 class Timer(Protocol):
-    """What is to be called."""
+    """A call that is scheduled for later."""
 
     def cancel(self) -> object:
-        """It is not, any more."""
+        """Cancel the call."""
 
 
 Later = Callable[[float, Callable[[], None]], Timer | None]
 Do = Callable[[Callable[[], None]], object]
 Then = Callable[[ChronetixError | None], None]
-"""Called once it is on the disk, or with why it is refused."""
+"""Called with None once a write is on the disk, or with the error with which it is refused."""
 
 Wanted = Literal["running", "stopped"]
 Phase = Literal["intended", "born", "gone"]
@@ -72,9 +76,10 @@ CREATE TABLE IF NOT EXISTS revision (
 
 
 class StoredFlow(msgspec.Struct, frozen=True, kw_only=True):
-    """A flow as it was submitted, and what became of it. ``contract`` is the CompileOutput in CBOR, unknown fields
-    included: encoded once, as the row is written at each change. ``again``: it ends because the daemon does, and is to
-    run anew."""
+    """A flow as it was submitted, and its last state. ``contract`` is the CompileOutput in CBOR with unknown fields,
+    encoded once because the row is written at each change. ``again``: the flow ends because the daemon ends, and the
+    next
+    daemon is to run it anew."""
 
     name: str
     submitted_unix_ns: int
@@ -89,9 +94,9 @@ class StoredFlow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StoredLife(msgspec.Struct, frozen=True, kw_only=True):
-    """The last life of a node's worker. ``well``: it had finished, and ended with 0. ``started_ticks``: the start time
-    of /proc/PID/stat: with the boot's id it tells this process from a later one of the same pid. ``token`` is what it
-    proves itself with when it comes back."""
+    """The last worker of a node. ``well``: the worker had finished and ended with exit code 0. ``started_ticks``: the
+    start time in /proc/PID/stat, which with the boot's id distinguishes the process from a later one with the same pid.
+    ``token``: the secret with which the worker proves its identity when it reattaches."""
 
     flow: str
     node: str
@@ -105,8 +110,9 @@ class StoredLife(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StoredRevision(msgspec.Struct, frozen=True, kw_only=True):
-    """What a flow was, or was to become: as it was submitted, number 1, and then one for each roll-out. ``current``: it
-    was the flow from then on. ``change`` is what differed from the one before, ``why`` it is not done."""
+    """A revision of a flow: number 1 as it was submitted, then one for each roll-out. ``current``: whether the flow
+    became this revision. ``change`` is what differs from the revision before; ``why`` is the reason if the roll-out was
+    not done."""
 
     flow: str
     number: int
@@ -123,7 +129,7 @@ class StoredRevision(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True)
 class Recovered:
-    """What the last daemon left. ``rotten`` names the rows that are not what was written."""
+    """The content of the journal that the last daemon left. ``corrupt`` names the rows that are damaged."""
 
     flows: tuple[StoredFlow, ...]
     lives: tuple[StoredLife, ...]
@@ -133,14 +139,14 @@ class Recovered:
 
 _Statement = tuple[str, tuple[Any, ...]]
 _TRIAL: _Statement = (f"PRAGMA user_version = {FORMAT}", ())
-"""Writes a page and changes nothing."""
+"""A statement that writes a page and changes nothing, to try whether the disk can be written."""
 
 _Row = TypeVar("_Row", StoredFlow, StoredLife, StoredRevision)
 
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """A submission: refused when it cannot be written."""
+    """A submission or planned roll-out, which is refused when it cannot be written."""
 
     statements: list[_Statement]
     then: Then
@@ -148,7 +154,8 @@ class _Asked:
 
 @dataclass(slots=True, eq=False)
 class _Waiter:
-    """Called once everything up to number ``upto`` is on the disk, or ``patience`` has passed."""
+    """A call back: ``then`` is called once everything up to number ``upto`` is on the disk, or the timer ``patience``
+    has run out."""
 
     upto: int
     then: Callable[[], None]
@@ -157,7 +164,8 @@ class _Waiter:
 
 @dataclass(frozen=True, slots=True)
 class _Batch:
-    """What the thread is to write: ``owed``, numbered up to ``upto``, and submissions."""
+    """What the thread writes in one go: the statements ``owed``, numbered up to ``upto``, and the submissions
+    ``asked``."""
 
     owed: list[_Statement]
     upto: int
@@ -173,7 +181,8 @@ def _settled_at_once(_seconds: float) -> bool:
 
 
 class Journal:
-    """The journal in ``path``. ``on_trouble`` is told once why writing fails, and with "" when it works again."""
+    """The journal at ``path``. ``on_trouble`` is called once with the reason when writing fails, and with "" when it
+    works again."""
 
     def __init__(
         self,
@@ -184,9 +193,11 @@ class Journal:
         post: Do = _at_once,
         settle: Callable[[float], bool] = _settled_at_once,
     ) -> None:
-        """``later`` calls a function after so many seconds. ``do`` has a function called where it may wait for a disk,
-        one after another; ``post`` calls one from there in the loop; ``settle`` waits until all of them are done, for
-        so many seconds at most. By default writing is done at once."""
+        """Open no file yet. ``later`` calls a function after a number of seconds. ``do`` calls functions in a thread,
+        one
+        after another; ``post`` calls a function in the loop from that thread; ``settle`` waits for all of them, for at
+        most
+        a number of seconds. By default everything is called at once."""
         self.path = path
         self._later = later
         self._do = do
@@ -197,21 +208,23 @@ class Journal:
         self._on_trouble = on_trouble
         self._trouble = ""
         self._failures = 0
-        """Commits that failed since the last one that did not."""
+        """How many commits have failed since the last success."""
         self._owed: list[tuple[int, _Statement]] = []
-        """Numbered in their order. The first ones may be with the thread."""
+        """Statements that are not on the disk yet, numbered in their order. The thread may be writing the first
+        ones."""
         self._count = 0
         self._asked: list[_Asked] = []
         self._waiters: list[_Waiter] = []
         self._batch: _Batch | None = None
         """What the thread is writing."""
         self._urgent = False
-        """Something is to be written as soon as the thread is free."""
+        """Whether to write again as soon as the thread is free."""
         self._base: sqlite3.Connection | None = None
 
     def open(self) -> None:
-        """Open or make it. Raises ChronetixError ``journal-unusable`` when it can be neither; a file that is no journal
-        is put aside as ``*.damaged-TIME``, and ``on_trouble`` told so."""
+        """Open the journal, or make it. A file that is no journal is renamed to ``*.damaged-TIME``, and ``on_trouble``
+        is
+        called. Raises ChronetixError ``journal-unusable``."""
         path = self.path
         try:
             self._base = _open(path)
@@ -226,7 +239,8 @@ class Journal:
             self._on_trouble(f"the journal was damaged ({reason}); it is kept as {aside.name}, and a new one was begun")
 
     def recover(self) -> Recovered:
-        """Everything that is in it, in the order of submission. Raises ChronetixError ``journal-unusable``."""
+        """Return the content of the journal, flows in the order of submission. Raises ChronetixError
+        ``journal-unusable``."""
         try:
             flows = self._opened.execute("SELECT name, row, crc FROM flow").fetchall()
             lives = self._opened.execute("SELECT flow || '/' || node, row, crc FROM life").fetchall()
@@ -243,8 +257,9 @@ class Journal:
     # -- what is written -----------------------------------------------------------------------------------
 
     def submitted(self, flow: StoredFlow, then: Then) -> None:
-        """``flow`` is about to run; an earlier one of its name is forgotten. ``then`` is called when that is on the
-        disk, or with ``journal-unusable``, and then nothing of it is kept."""
+        """Write that ``flow`` is about to run, and delete an earlier flow of its name. ``then`` is called when that is
+        on
+        the disk, or with ``journal-unusable``, and the journal is unchanged then."""
         self._ask([*_forget_past(flow.name), _put_flow(flow)], then)
 
     def _ask(self, statements: list[_Statement], then: Then) -> None:
@@ -252,39 +267,42 @@ class Journal:
         self._write_now()
 
     def flow(self, *flows: StoredFlow) -> None:
-        """What is wanted of them has changed, or they have ended."""
+        """Write flows whose wanted state has changed, or that have ended."""
         self._write([_put_flow(flow) for flow in flows])
 
     def planned(self, revisions: Iterable[StoredRevision], forget: Iterable[int], then: Then) -> None:
-        """A flow is about to become another one; ``forget`` are numbers of old ones. ``then``: as for submissions."""
+        """Write the revisions of a flow before a roll-out begins, and delete the old revisions with the numbers
+        ``forget``. ``then`` is called as for :meth:`submitted`."""
         revisions = tuple(revisions)
         old = [("DELETE FROM revision WHERE flow = ? AND number = ?", (revisions[0].flow, number)) for number in forget]
         self._ask([*old, *(_put_revision(each) for each in revisions)], then)
 
     def revised(self, revision: StoredRevision, flow: StoredFlow | None = None) -> None:
-        """What came of it; with ``flow`` it is the flow from now on."""
+        """Write the outcome of a roll-out; with ``flow``, also the flow as it is from now on."""
         self._write([_put_revision(revision), *([_put_flow(flow)] if flow is not None else [])])
 
     def forgotten(self, name: str) -> None:
-        """It is no longer listed."""
+        """Delete a flow that is no longer listed."""
         self._write([*_forget_past(name), ("DELETE FROM flow WHERE name = ?", (name,))])
 
     def lives(self, lives: Iterable[StoredLife]) -> None:
-        """These workers are about to be asked for, or have changed."""
+        """Write workers that are about to be started, or that have changed."""
         self._write([_put_life(life) for life in lives])
 
     def soon(self, record: StoredFlow | StoredLife) -> None:
-        """With the next write or :meth:`flush`: for what can be found out, or done again, without the journal."""
+        """Write ``record`` with the next write or :meth:`flush`. For records that the next daemon can do without."""
         self._owe([_put_flow(record) if isinstance(record, StoredFlow) else _put_life(record)])
 
     def flush(self) -> None:
-        """Write what is owed. Nothing to do, or closed, is nothing done."""
+        """Write the statements that are not on the disk yet. Does nothing if there are none, or if the journal is
+        closed."""
         if self._owed:
             self._write_now()
 
     def when_written(self, then: Callable[[], None]) -> None:
-        """Call ``then`` once all that was to be written by now is on the disk: at once if it is; when the disk refuses
-        it, or does not answer for PATIENCE_S, because what runs goes on."""
+        """Call ``then`` once all writes up to now are on the disk; at once if they are. ``then`` is also called when
+        the
+        disk refuses them or does not answer for PATIENCE_S, because running flows go on."""
         if not self._owed or self._base is None:
             then()
             return
@@ -295,28 +313,31 @@ class Journal:
             waiter.patience = self._later(PATIENCE_S, lambda: self._impatient(waiter))
 
     def settle(self, seconds: float) -> bool:
-        """Write what is owed and wait for it, for so long at most; for when nothing else goes on anyway. What was not
-        written by then is owed still, and so is what nobody has been told of."""
+        """Write the statements that are not on the disk yet, and wait for that up to ``seconds``; return whether all
+        were
+        written. Call this only while nothing else runs. Statements that were not written in time are kept, and callers
+        that wait are not called back here."""
         self.flush()
         return self._settle(seconds)
 
     @property
     def awaited(self) -> bool:
-        """Somebody waits until something is on the disk."""
+        """Whether a caller waits for a write to be on the disk."""
         return bool(self._waiters or self._asked or (self._batch is not None and self._batch.asked))
 
     def packed(self) -> list[tuple[str, list[Any]]]:
-        """What is owed, for a journal that goes on with it (:meth:`owe`)."""
+        """Return the statements that are not on the disk yet, for a snapshot; the next image passes them to
+        :meth:`owe`."""
         return [(text, list(values)) for _, (text, values) in self._owed]
 
     def owe(self, packed: Iterable[tuple[str, Sequence[Any]]]) -> None:
-        """What another image owed is ours to write."""
+        """Take over the statements that an earlier image has not written."""
         statements = [(text, tuple(values)) for text, values in packed]
         if statements:
             self._owe(statements)
 
     def examine(self) -> None:
-        """Look whether it could be opened; changes nothing. Raises ChronetixError ``journal-unusable``."""
+        """Check that the journal could be opened; changes nothing. Raises ChronetixError ``journal-unusable``."""
         try:
             base = sqlite3.connect(f"file:{quote(str(self.path))}?mode=ro", uri=True)
             try:
@@ -328,16 +349,17 @@ class Journal:
 
     @property
     def owed(self) -> int:
-        """Writes that are not on the disk yet."""
+        """How many statements are not on the disk yet."""
         return len(self._owed)
 
     @property
     def trouble(self) -> str:
-        """What the journal lacks and why, as it was told; "" when it is complete."""
+        """Why the journal is incomplete, as ``on_trouble`` was called with; "" if it is complete."""
         return self._trouble
 
     def close(self, seconds: float = LAST_WORDS_S) -> None:
-        """Write what is owed and close; gives a disk that does not answer up after so long. Idempotent."""
+        """Write the statements that are not on the disk yet and close; give up after ``seconds`` if the disk does not
+        answer. Idempotent."""
         base, self._base = self._base, None
         if base is not None:
             self._do(partial(self._finish, base, [statement for _, statement in self._owed]))
@@ -374,13 +396,14 @@ class Journal:
             self._later(min(RETRY_S, FLUSH_S * 2.0 ** min(self._failures, 16)), self._in_time)
 
     def _in_time(self) -> None:
-        """Write what is owed; in trouble with nothing owed, look by a trial whether the disk can be written again."""
+        """Write the statements that are not on the disk yet. If there are none and the last write failed, write a trial
+        page to find out whether the disk can be written again."""
         self._awaited = False
         if self._owed or self._trouble:
             self._write_now()
 
     def _write_now(self) -> None:
-        """Give the thread all that there is, or have it done when it is free."""
+        """Give all statements to the thread now, or when it is free."""
         if self._base is None:
             return
         if self._batch is not None:
@@ -392,7 +415,9 @@ class Journal:
         self._do(partial(self._write_batch, batch))
 
     def _write_batch(self, batch: _Batch) -> None:
-        """In the thread: all together, or, when that fails, what is owed and then each submission by itself."""
+        """Write a batch in one commit; if that fails, write the owed statements and then each submission by itself.
+        Runs
+        in the thread."""
         statements = [*batch.owed, *(each for asked in batch.asked for each in asked.statements)]
         failed = self._try(statements or [_TRIAL])
         refused: list[Exception | None] = [None] * len(batch.asked)
@@ -402,7 +427,7 @@ class Journal:
         self._post(partial(self._written, failed, refused))
 
     def _try(self, statements: list[_Statement]) -> Exception | None:
-        """Why they could not be written; whatever it is, the thread goes on."""
+        """Write statements and return the exception if that fails, else None: no exception ends the thread."""
         try:
             if statements:
                 self._commit(statements)
@@ -419,7 +444,7 @@ class Journal:
                 base.execute(text, values)
 
     def _written(self, failed: Exception | None, refused: list[Exception | None]) -> None:
-        """In the loop: what came of a batch."""
+        """Handle the outcome of a batch; runs in the loop."""
         batch, self._batch = self._batch, None
         assert batch is not None
         reason = failed or next((each for each in refused if each is not None), None)
@@ -440,7 +465,7 @@ class Journal:
             self._flush_later()
 
     def _release(self, upto: int) -> None:
-        """Who waited for no more than this goes on."""
+        """Call back all waiters whose statements are numbered up to ``upto``."""
         done = [waiter for waiter in self._waiters if waiter.upto <= upto]
         self._waiters = [waiter for waiter in self._waiters if waiter.upto > upto]
         for waiter in done:
@@ -455,7 +480,7 @@ class Journal:
             waiter.then()
 
     def _finish(self, base: sqlite3.Connection, owed: list[_Statement]) -> None:
-        """In the thread, as the last thing that it does with the journal."""
+        """Write the last statements, compact the log and close. Runs in the thread, as its last work."""
         try:
             if owed:
                 with _transaction(base):
@@ -475,7 +500,7 @@ class Journal:
 
 @contextmanager
 def _transaction(base: sqlite3.Connection) -> Iterator[None]:
-    """All of it or, when anything raises, nothing."""
+    """A context manager that commits its statements, or rolls all of them back when one raises."""
     base.execute("BEGIN IMMEDIATE")
     try:
         yield
@@ -503,7 +528,8 @@ def _open(path: Path) -> sqlite3.Connection:
 
 
 def _check_format(base: sqlite3.Connection, path: Path) -> int:
-    """Its format, 0 for a new one: what is open already is not written to. Raises ChronetixError."""
+    """Return the format of the journal, 0 for a new file. Only reads: another daemon's journal is not changed. Raises
+    ChronetixError ``journal-unusable`` for a newer format."""
     version: int
     (version,) = base.execute("PRAGMA user_version").fetchone()
     if version > FORMAT:
@@ -536,7 +562,7 @@ def _packed(record: StoredFlow | StoredLife | StoredRevision) -> tuple[bytes, in
 
 
 def _sound(kind: type[_Row], rows: Iterable[tuple[str, bytes, int]], corrupt: list[str]) -> list[_Row]:
-    """The rows that are what was written; the names of the others go into ``rotten``."""
+    """Return the rows whose checksum and content are right; append the names of the others to ``corrupt``."""
     found: list[_Row] = []
     for name, row, crc in rows:
         try:

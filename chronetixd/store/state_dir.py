@@ -1,7 +1,8 @@
-"""The daemon's state folder, which one daemon has at a time: an flock on ``daemon.pid``, which holds the pid.
+"""The daemon's state folder, which only one daemon uses at a time: it holds an flock on ``daemon.pid``.
 
-The lock, not the file, is what counts: the kernel drops it however the daemon ends, so a file that a crash left behind
-means nothing.
+The lock decides, not the file with the pid: the kernel releases the lock however the daemon ends, so a file that a
+crash
+left behind does no harm.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ from urllib.parse import quote
 from chronetix.protocol.errors import error
 
 MAX_NAME = 200
-"""Bytes of a file's name; file systems take 255."""
+"""The longest name of a node's file in bytes, without its ending; file systems take 255."""
 
 
 class StateDir:
-    """Holds the folder from :meth:`claim` on until :meth:`release`."""
+    """The state folder at ``path``, locked from :meth:`claim` until :meth:`release`."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -55,15 +56,15 @@ class StateDir:
 
     @property
     def lock(self) -> int:
-        """The descriptor that has the lock."""
+        """The descriptor that holds the lock."""
         return self._fd
 
     def unpack(self, lock: int) -> None:
-        """The folder is ours already, by ``lock``, which is ours from now on."""
+        """Take over the descriptor ``lock`` of an earlier image, which holds the lock."""
         self._fd = lock
 
     def release(self) -> None:
-        """Let go; the file stays, empty. Idempotent."""
+        """Release the lock; the file stays, empty. Idempotent."""
         if self._fd >= 0:
             os.ftruncate(self._fd, 0)
             os.close(self._fd)
@@ -71,15 +72,16 @@ class StateDir:
 
 
 def _check_owner(folder: Path) -> None:
-    """Everything in it is believed, so nobody else may write there. Raises PermissionError."""
+    """Check that no other user can write to the folder, because the daemon trusts its content. Raises
+    PermissionError."""
     found = folder.stat()
     if found.st_uid not in (0, os.geteuid()):
-        raise PermissionError(errno.EPERM, f"it belongs to user {found.st_uid}, and what is in it is believed")
+        raise PermissionError(errno.EPERM, f"it belongs to user {found.st_uid}, and the daemon trusts its content")
     if found.st_mode & stat.S_IWOTH:
-        raise PermissionError(errno.EPERM, "everyone may write to it, and what is in it is believed (chmod o-w)")
+        raise PermissionError(errno.EPERM, "everyone may write to it, and the daemon trusts its content (chmod o-w)")
 
 
 def node_file_name(flow: str, node: str) -> str:
-    """A file name for ``node`` of ``flow``: readable, no other node's, and short enough to get an ending."""
+    """Return a file name for ``node`` of ``flow``: readable, unique to the node, and short enough to get an ending."""
     name = f"{quote(flow, safe='')}+{quote(node, safe='')}"
     return name if len(name) <= MAX_NAME else f"{name[:100]}-{hashlib.sha256(name.encode()).hexdigest()}"

@@ -1,9 +1,10 @@
-"""What clients can ask for: one function and one struct of typed arguments per verb, and the right that it takes.
+"""The verbs that clients can call: for each one function, one struct of typed arguments, and the right that it takes.
 
-Who may only read (:class:`chronetixd.core.access.Right`) starts nothing and learns nothing of the daemon's files. A
-verb gets its arguments, checked, and ``emit`` for the items of a streaming answer; what it returns is the result. It
-raises ChronetixError for what cannot be done. A verb is cancelled when its client cancels or goes away; nothing that it
-began is undone then.
+Rules: with only the right to read (:class:`chronetixd.core.access.Right`) a client starts nothing and learns nothing of
+the daemon's files. A verb gets its checked arguments, and ``emit`` for the items of a streaming answer; its return
+value
+is the result. It raises ChronetixError for what cannot be done. A verb is cancelled when its client cancels the call or
+disconnects; what the verb began is not undone then.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ VERBS: dict[str, Verb] = flows.VERBS | rollouts.VERBS | observe.VERBS | bus.VERB
 
 
 def find(name: str) -> Verb:
-    """The verb ``name``. Raises ChronetixError ``unknown-verb``."""
+    """Return the verb ``name``. Raises ChronetixError ``unknown-verb``."""
     verb = VERBS.get(name)
     if verb is None:
         raise error("unknown-verb", verb=name, nearest=nearest(name, VERBS))
@@ -31,7 +32,8 @@ def find(name: str) -> Verb:
 
 
 async def call(context: Context, name: str, raw: dict[str, Any], emit: Emit) -> Any:
-    """Run verb ``name``. Raises ChronetixError: ``unknown-verb``, ``bad-argument``, or the verb's own."""
+    """Run verb ``name`` with the arguments ``raw`` and return its value. Raises ChronetixError: ``unknown-verb``,
+    ``bad-argument``, or an error of the verb."""
     verb = find(name)
     try:
         args = msgspec.convert(raw, verb.args)
@@ -41,7 +43,8 @@ async def call(context: Context, name: str, raw: dict[str, Any], emit: Emit) -> 
 
 
 def _bad_argument(name: str, verb: Verb, raw: dict[str, Any], reason: str) -> ChronetixError:
-    """msgspec says where (``at `$.flow```) and what; unknown names get the nearest known one."""
+    """Return the error for arguments that msgspec refused with ``reason``, which ends with the place (``at `$.flow```).
+    For an unknown argument the error names the nearest known one."""
     known = {field.name for field in msgspec.structs.fields(verb.args)}
     unknown = next((key for key in raw if key not in known), None)
     if unknown is not None:

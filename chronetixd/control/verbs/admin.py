@@ -1,4 +1,4 @@
-"""The daemon itself: version, doctor, config, audit, upgrade."""
+"""Verbs about the daemon itself: version, doctor, config, audit, upgrade."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from chronetixd.records.audit import Record
 
 
 class AuditArgs(StreamArgs, frozen=True):
-    """Records of one user with ``uid``, of one verb with ``verb``."""
+    """Arguments of ``audit``: only records of the user ``uid``, and only of the verb ``verb``, if given."""
 
     uid: int | None = None
     verb: str | None = None

@@ -1,4 +1,4 @@
-"""What every verb has: its arguments, its context, and the client that it answers."""
+"""What every verb gets: its arguments, its context, and a way to send items to its client."""
 
 from __future__ import annotations
 
@@ -27,19 +27,20 @@ class Emit(Protocol):
     """Sends the items of a streaming answer."""
 
     def __call__(self, value: Any) -> bool:
-        """Send one; False when the client's queue is full and the item was dropped."""
+        """Send an item; return False if the client's queue is full and the item was dropped."""
 
     def give(self, value: Any, descriptors: Sequence[int]) -> None:
-        """Send one with descriptors, which are closed once they have gone; never dropped."""
+        """Send an item with ``descriptors``, which are closed once they have been sent. The item is never dropped."""
 
     descriptors: list[int]
-    """What came with the call; what is left in there is closed at its end."""
+    """The descriptors that came with the call; those that the verb has not removed are closed at the end of the
+    call."""
 
     pid: int
-    """The client's process, as the kernel says."""
+    """The client's process id, as the kernel reports it."""
 
     goes_on: dict[str, Any]
-    """What the call, should it be cut off, can be asked with again to go on where it was."""
+    """Arguments with which the client can repeat the call to go on where it was, if an upgrade cuts the call off."""
 
     async def room(self) -> None:
         """Wait until the client has read most of what was sent."""
@@ -47,7 +48,7 @@ class Emit(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What verbs work on."""
+    """The parts of the daemon that verbs work on."""
 
     flows: Flows
     rollouts: Rollouts
@@ -59,42 +60,43 @@ class Context:
     identity: dict[str, Any]
     journal: Journal
     examine: Callable[[], list[dict[str, str]]]
-    """What ``doctor`` finds in this process."""
+    """Returns the findings of ``doctor`` in this process."""
     settings: Callable[[], list[dict[str, Any]]]
-    """Those in force, each with where it comes from."""
+    """Returns the settings in force, each with its origin."""
     reads: Aside
-    """Of files, for who asks for what they tell."""
+    """The threads that read log files for clients."""
     figures: Ask
-    """Of processes."""
+    """Returns the figures of processes from /proc."""
     upgrade: Callable[[UpgradeArgs, Emit], Awaitable[dict[str, Any]]]
     ending: asyncio.Event
-    """Set when the daemon is about to go: calls that would last for ever end."""
+    """Set when the daemon is about to end: streams that would last for ever end then."""
 
 
 Count = Annotated[int, Meta(ge=0, le=1 << 53)]
 
 
 Duration = Annotated[int, Meta(ge=0)]
-"""In ns."""
+"""A span of time in ns."""
 
 
 class Args(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Arguments of a verb; unknown ones are refused."""
+    """Base of the arguments of a verb; unknown arguments are refused."""
 
 
 class NoArgs(Args, frozen=True):
-    """None."""
+    """Arguments of a verb that takes none."""
 
 
 class FlowArgs(Args, frozen=True):
-    """One flow by name."""
+    """Arguments of a verb about one flow, by its name."""
 
     flow: str
 
 
 class UpgradeArgs(Args, frozen=True):
-    """``image``: the other release's chronetixd, by default what this one was started as. ``id`` is the caller's, and
-    comes back in what ``version`` says of the last upgrade. ``timeout_ns``: how long it may take to begin."""
+    """Arguments of ``upgrade``. ``image``: the other release's chronetixd, by default the command that this daemon was
+    started with. ``id`` is chosen by the caller, and ``version`` returns it with the last upgrade. ``timeout_ns``: how
+    long the upgrade may take to begin."""
 
     id: str = ""
     image: str | None = None
@@ -104,16 +106,16 @@ class UpgradeArgs(Args, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Verb:
-    """A verb's arguments, who may ask for it and what it does."""
+    """A verb: its arguments, the right that it takes and the function that runs it."""
 
     args: type[Args]
     right: Right
     run: Callable[[Context, Any, Emit], Awaitable[Any]]
     descriptors: int = 0
-    """How many come with the call."""
+    """How many descriptors must come with the call."""
     carries_flow: bool = False
-    """Its arguments may have as many items as a frame."""
+    """Whether its arguments may have as many items as a frame."""
     at_once: bool = False
-    """It answers from what is there: one client gets one such answer after the other."""
+    """Whether it answers without waiting for anything to happen; a client gets such answers one after another."""
     streams: bool = False
-    """It may last as long as the client wants, and sends what happens."""
+    """Whether it may last as long as the client wants, and sends items as things happen."""

@@ -1,4 +1,4 @@
-"""The event bus."""
+"""Verbs about the event bus: publish."""
 
 from __future__ import annotations
 

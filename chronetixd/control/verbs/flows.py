@@ -1,4 +1,4 @@
-"""Flows: submit, validate, diff, list, describe, stop."""
+"""Verbs about flows: submit, validate, diff, list, describe, stop."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from chronetixd.loop.turns import Pace
 
 
 class SubmitArgs(Args, frozen=True):
-    """``wait``: return when it was accepted, when it runs, or when it has ended."""
+    """Arguments of ``submit``. ``wait``: return when the flow is accepted, when it runs, or when it has ended."""
 
     flow: dict[str, Any]
     name: str | None = None
@@ -29,7 +29,7 @@ class SubmitArgs(Args, frozen=True):
 
 
 class ValidateArgs(Args, frozen=True):
-    """As for submit."""
+    """Arguments of ``validate``, with the same meaning as for ``submit``."""
 
     flow: dict[str, Any]
     bindings: dict[str, str] = {}
@@ -37,13 +37,13 @@ class ValidateArgs(Args, frozen=True):
 
 
 class DiffArgs(ValidateArgs, frozen=True):
-    """``flow`` beside the one of its own name, or of ``name``."""
+    """Arguments of ``diff``: ``flow`` is compared with the running flow of its own name, or of ``name``."""
 
     name: str | None = None
 
 
 class StopArgs(Args, frozen=True):
-    """``timeout_ns``: how long it may drain."""
+    """Arguments of ``stop``. ``timeout_ns``: how long the flow may drain."""
 
     flow: str
     mode: Literal["drain", "now"] = "drain"
@@ -63,7 +63,7 @@ async def _submit(context: Context, args: SubmitArgs, emit: Emit) -> Any:
 
 
 def _runs(run: FlowRun) -> bool:
-    """It runs, or ran; one that is on its way to failure does not."""
+    """Whether the flow runs or has run; False for a flow that fails before it has run."""
     begun = run.state not in (FlowState.SUBMITTED, FlowState.VALIDATED, FlowState.STARTING, FlowState.DRAINING)
     return begun or (run.state is FlowState.DRAINING and run.machine.failure is None)
 

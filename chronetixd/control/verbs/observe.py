@@ -1,4 +1,4 @@
-"""What is going on: logs, events, stats, tap."""
+"""Verbs that observe flows: logs, events, stats, tap."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from chronetixd.records.log_record import LogRecord
 
 
 class LogsArgs(StreamArgs, frozen=True):
-    """Lines of one flow or node, or of all, of ``level`` at least and from ``since_unix_ns`` on. With ``mark`` an item
-    {caught_up: true} stands between those that are kept and those that come."""
+    """Arguments of ``logs``: lines of one flow or node, or of all, of at least ``level`` and from ``since_unix_ns`` on.
+    With ``mark`` an item {caught_up: true} is sent between the stored lines and the new ones."""
 
     flow: str | None = None
     node: str | None = None
@@ -29,19 +29,20 @@ class LogsArgs(StreamArgs, frozen=True):
 
 
 class EventsArgs(StreamArgs, frozen=True):
-    """Events of one flow or all."""
+    """Arguments of ``events``: events of one flow, or all events."""
 
     flow: str | None = None
 
 
 class StatsArgs(Args, frozen=True):
-    """One flow or all that live."""
+    """Arguments of ``stats``: one flow, or all flows that have not ended."""
 
     flow: str | None = None
 
 
 class TapArgs(Args, frozen=True):
-    """``route``: id, topic, or ``from:to``. ``credits``: of the CREDIT that comes along."""
+    """Arguments of ``tap``. ``route``: id, topic, or ``from:to``. ``credits``: number of credits of the CREDIT memory
+    that comes with the call."""
 
     flow: str
     route: str
@@ -76,7 +77,7 @@ async def _stats(context: Context, args: StatsArgs, _emit: Emit) -> Any:
 
 
 COMING = frozenset(WorkerState) - GONE - {WorkerState.STARTED, WorkerState.DRAINING, WorkerState.FINISHED}
-"""States of a worker that may send again, or whose successor may; but not now."""
+"""States of a worker that does not send now, but that may send later, or whose successor may."""
 
 
 async def _tap(context: Context, args: TapArgs, emit: Emit) -> Any:

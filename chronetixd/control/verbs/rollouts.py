@@ -1,4 +1,4 @@
-"""Roll-outs: apply, undo, and what there was."""
+"""Verbs about roll-outs: apply, undo, rollouts."""
 
 from __future__ import annotations
 
@@ -16,9 +16,11 @@ from chronetixd.flows.registry import check_name, problem_maps
 
 
 class ApplyArgs(DiffArgs, frozen=True):
-    """``flow`` is what the one of its own name, or of ``name``, is to become; nodes in ``replace`` get a new worker in
-    any case. ``ready_ns``: how long new workers may take to be ready, by default as when a flow starts. With ``wait``
-    the end is awaited."""
+    """Arguments of ``apply``: the running flow of the name ``name``, or of ``flow``'s own name, becomes ``flow``. Nodes
+    in ``replace`` get a new worker even if they do not differ. ``ready_ns``: how long new workers may take to get
+    ready,
+    by default as when a flow starts. With ``wait`` the call returns when the roll-out has ended, else when it has
+    begun."""
 
     replace: list[str] = []
     ready_ns: int | None = None
@@ -26,7 +28,7 @@ class ApplyArgs(DiffArgs, frozen=True):
 
 
 class UndoArgs(Args, frozen=True):
-    """Back to revision ``to``, by default the one before; else as for apply."""
+    """Arguments of ``undo``: go back to revision ``to``, by default the one before. The others as for ``apply``."""
 
     flow: str
     to: Count | None = None
@@ -54,7 +56,8 @@ def _check_ready(verb: str, ready_ns: int | None) -> None:
 
 
 async def _rolled_out(applied: Applied, wait: bool, emit: Emit) -> Any:
-    """The end of a roll-out, or its beginning. Raises ChronetixError ``rolled-back``, ``flow-failed``."""
+    """Return the answer about a roll-out that has begun, with ``wait`` after its end. Raises ChronetixError
+    ``rolled-back``, ``flow-failed``."""
     run, rollout = applied.run, applied.rollout
     answer = {"flow": run.name, "change": described(applied.change), "warnings": problem_maps(applied.warnings)}
     if rollout is None:

@@ -1,4 +1,4 @@
-"""Records as a streaming answer: those that are kept, then those that come."""
+"""Sends records as a streaming answer: first the stored ones, then new ones as they come."""
 
 from __future__ import annotations
 
@@ -17,16 +17,17 @@ from chronetixd.loop.aside import Aside
 from chronetixd.records.feed import Feed
 
 MAX_REPLAY = 10_000
-"""Records that may wait behind those that were kept, until these are sent; the oldest make room."""
+"""How many new records may wait until the stored ones have been sent; beyond it the oldest are dropped."""
 
 
 TURN = 256
-"""Kept records that are sent before others get their turn."""
+"""How many stored records are sent before other work of the loop gets its turn."""
 
 
 class StreamArgs(Args, frozen=True):
-    """The last ``tail`` of those that are kept, then, with ``follow``, all that come. With ``after`` only what came
-    after the record of that number: where an earlier call was cut off."""
+    """Arguments of a streaming verb: the last ``tail`` stored records (default: all), then, with ``follow``, new
+    records
+    as they come. With ``after`` only records after the one of that number, at which an earlier call was cut off."""
 
     follow: bool = False
     tail: Count | None = None
@@ -42,9 +43,13 @@ async def stream(
     older: Iterator[Any] | None = None,
     mark: bool = False,
 ) -> dict[str, int]:
-    """Send what is kept (``older`` before what is in memory), then, with ``follow``, what comes, until cancelled or the
-    daemon ends. A client that reads too slowly misses what comes, never what was kept; it is told how many as soon as
-    it reads again."""
+    """Send the stored records (``older`` ones first, then those in memory). With ``follow``, send new ones as they
+    come,
+    until the call is cancelled or the daemon ends. Return how many records the client missed.
+
+    A client that reads too slowly misses new records, never stored ones; an item reports how many it missed as soon as
+    it reads again. Raises ChronetixError ``daemon-stopping``.
+    """
     dropped = 0
     kept: deque[tuple[int, Any]] | None = None
 
@@ -98,7 +103,8 @@ async def stream(
 async def _unhurried(
     aside: Aside, records: Iterator[Any], wanted: Callable[[Any], bool], tail: int | None, emit: Emit
 ) -> AsyncIterator[Any]:
-    """Those that are ``wanted``, the last ``tail`` if given; read beside the loop, at the reader's pace."""
+    """Yield the ``wanted`` records, the last ``tail`` of them if given. They are read in a thread, at the pace at which
+    the client reads."""
     last: deque[Any] = deque(maxlen=tail)
     while some := await aside.ask(lambda: list(itertools.islice(records, TURN))):
         if tail is None:

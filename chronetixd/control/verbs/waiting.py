@@ -1,4 +1,4 @@
-"""Waiting for what a call has begun, showing how far it is."""
+"""Waits for what a call has begun, and sends its progress to the client."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from chronetixd.flows.run import FlowRun
 
 
 async def wait(run: FlowRun, wanted: Callable[[FlowRun], bool], timeout_ns: int | None, what: str, emit: Emit) -> None:
-    """Until ``wanted``, showing progress. Raises ChronetixError ``timed-out``."""
+    """Wait until ``wanted(run)``, sending progress. Raises ChronetixError ``timed-out`` after ``timeout_ns``, which
+    names
+    ``what``."""
     seconds = None if timeout_ns is None else timeout_ns / 1e9
     try:
         async with asyncio.timeout(seconds):
@@ -22,7 +24,7 @@ async def wait(run: FlowRun, wanted: Callable[[FlowRun], bool], timeout_ns: int 
 
 
 def showing(progress: Callable[[], Any], emit: Emit, reached: Callable[[], bool]) -> Callable[[], bool]:
-    """``reached``, which shows progress whenever it is asked."""
+    """Return a function that returns what ``reached`` returns, and sends the progress if it has changed."""
     shown: Any = None
 
     def look() -> bool:
