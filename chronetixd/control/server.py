@@ -130,7 +130,8 @@ class Server:
                 self._on_client(client)
 
     def _watch_file(self) -> None:
-        """Watch the socket's file by inotify. Without inotify, or beyond its limits, only a reload makes the file anew."""
+        """Watch the socket's file by inotify. Without inotify, or beyond its limits, only a reload makes the file
+        anew."""
         self._unwatch()
         try:
             self._watch = RemovalWatch(self._loop, self._path.parent, self._renew_if_possible)
@@ -144,7 +145,8 @@ class Server:
             self._watch = None
 
     def _renew_if_possible(self) -> None:
-        """Make the file anew if it is gone, and log a failure once for each reason: other files in its folder may change
+        """Make the file anew if it is gone, and log a failure once for each reason: other files in its folder may
+        change
         often."""
         told, self._trouble = self._trouble, ""
         try:
