@@ -51,6 +51,8 @@ class NodeRate:
     cpu: float
     rss_bytes: int
     unique_bytes: int
+    dropped_messages: int
+    """Messages of the event bus that the node lost because it did not read them."""
 
 
 def route_rates(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[RouteRate]:
@@ -87,6 +89,7 @@ def node_rates(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Node
                     cpu=max(0.0, spent / seconds),
                     rss_bytes=node.get("rss_bytes") or 0,
                     unique_bytes=node.get("unique_bytes") or 0,
+                    dropped_messages=node.get("dropped_messages") or 0,
                 )
             )
     return rates

@@ -45,6 +45,7 @@ _NODES = (
     Column("CPU", right=True),
     Column("RSS", right=True),
     Column("UNIQUE", right=True),
+    Column("MSGS DROPPED", right=True),
 )
 
 
@@ -125,6 +126,7 @@ def _node_row(rate: NodeRate) -> tuple[Any, ...]:
         f"{rate.cpu:.0%}",
         output.size(rate.rss_bytes) if rate.rss_bytes else "",
         output.size(rate.unique_bytes) if rate.unique_bytes else "",
+        click.style(str(rate.dropped_messages), fg="red") if rate.dropped_messages else "0",
     )
 
 

@@ -53,9 +53,12 @@ def unsupported(flow: Flow) -> tuple[list[Problem], list[Problem]]:
                 if getattr(timer.schedule, field):
                     warnings.append(Problem(f"{path}.{field}", "is kept but has no effect in this version"))
         for at, subscription in enumerate(manifest.bus_subscriptions):
+            path = f"manifests[{index}].bus_subscriptions[{at}]"
             if "*" in subscription.pattern:
-                path = f"manifests[{index}].bus_subscriptions[{at}].pattern"
-                problems.append(Problem(path, "wildcards are not supported", "name each topic in full"))
+                problems.append(Problem(f"{path}.pattern", "wildcards are not supported", "name each topic in full"))
+            if subscription.delivery == "at_least_once":
+                text = "the event bus delivers at most once: it drops messages for a node that does not read them"
+                problems.append(Problem(f"{path}.delivery", text, "set it to at_most_once"))
     return problems, warnings
 
 

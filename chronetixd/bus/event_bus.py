@@ -27,6 +27,7 @@ from chronetix.protocol.messages import (
     Unsubscribe,
 )
 from chronetix.protocol.messages import Timer as TimerSpec
+from chronetixd.core.deliveries import Deliveries
 from chronetixd.core.packed import Key, PackedRouter, PackedTimers
 from chronetixd.core.router import SHARED, Answer, Delivery, DuplicateRequest, Ended, Router, topic_of
 from chronetixd.core.timers import Timers
@@ -60,6 +61,7 @@ class Subscriber(Hashable, Protocol):
 
     flow: str
     node: str
+    deliveries: Deliveries
 
     @property
     def backlog(self) -> int:
@@ -209,7 +211,11 @@ class Bus:
         peer: Any = what.to
         match what:
             case Delivery(_, envelope, payload):
-                self._queue(peer, Deliver(envelope=envelope, payload=payload))
+                count = peer.deliveries.of(envelope["topic"])
+                if self._queue(peer, Deliver(envelope=envelope, payload=payload)):
+                    count.delivered += 1
+                else:
+                    count.dropped += 1
             case Answer(_, corr_id, payload, _) if peer.backlog > self._max_backlog:
                 self.dropped += 1
                 text = f"its reply of {len(payload)} bytes was dropped: {peer.backlog} bytes wait to be read"

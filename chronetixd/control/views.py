@@ -115,8 +115,15 @@ def _node_stats(run: FlowRun, node: str, known: Mapping[int, dict[str, float]]) 
     figures = known.get(pid, GONE) if worker is not None and worker.alive else GONE
     state = _state(run, node)
     restarts = subject.incarnation if subject else 0
-    failed = run.failures[node].figures()
-    return {"node": node, "pid": pid, "state": state, "restarts": restarts, "failed_frames": failed, **figures}
+    return {
+        "node": node,
+        "pid": pid,
+        "state": state,
+        "restarts": restarts,
+        "failed_frames": run.failures[node].figures(),
+        "dropped_messages": run.deliveries[node].dropped,
+        **figures,
+    }
 
 
 def _route_stats(run: FlowRun, route: DataRoute) -> dict[str, Any]:
@@ -152,9 +159,9 @@ async def describe(run: FlowRun, contract: bytes, ask: Ask) -> cbor.Encoded:
             for timer in manifest.timers
         ],
         "subscriptions": [
-            {"node": node, "topic": topic}
+            {"node": node, **figures}
             for node, each in plan.nodes.items()
-            for topic in each.configure.subscriptions
+            for figures in run.deliveries[node].figures(each.configure.subscriptions)
         ],
         "flow": cbor.Encoded(contract),
     }

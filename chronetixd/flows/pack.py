@@ -6,6 +6,7 @@ It contains only what cannot be found out anew. Unpacking arms timers and does n
 from __future__ import annotations
 
 from chronetixd.core.death import ExitRecord
+from chronetixd.core.deliveries import Deliveries
 from chronetixd.core.packed import PackedFlow, PackedWatch
 from chronetixd.dataplane.pack import PackedWiring
 from chronetixd.flows.frame_failures import FrameFailures
@@ -36,6 +37,7 @@ class PackedRun(Packed, frozen=True):
     lives: list[StoredLife]
     warned: PackedWatch
     taps: int
+    deliveries: dict[str, Deliveries] = {}
     kept: list[Key] = []
     """Keys of the descriptors that the service manager stores for the flow."""
 
@@ -51,6 +53,7 @@ def packed_run(run: FlowRun, bag: Bag) -> PackedRun:
         changed_unix_ns=run.changed_unix_ns,
         reason=run.reason,
         failures=run.failures,
+        deliveries=run.deliveries,
         deadline_ns=run.executor.deadline_ns,
         last_deaths=run.last_exits,
         revivals=run.restart_timers.packed(),
@@ -67,6 +70,7 @@ def unpack_run(run: FlowRun, packed: PackedRun, bag: Unbag) -> None:
     """Restore ``run`` from ``packed``. Raises ValueError, OSError."""
     run.machine.unpack(packed.machine)
     run.wiring.unpack(packed.wiring, bag)
+    run.deliveries |= packed.deliveries
     for node, worker in packed.workers.items():
         run.new_worker(node).unpack(worker, bag)
     run.submitted_unix_ns, run.changed_unix_ns = packed.submitted_unix_ns, packed.changed_unix_ns

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -17,6 +17,7 @@ import structlog
 from chronetixd.core import flow_messages
 from chronetixd.core import rollout as core
 from chronetixd.core.change import Change
+from chronetixd.core.deliveries import Deliveries
 from chronetixd.core.flow_messages import FlowState
 from chronetixd.core.worker import WorkerState
 from chronetixd.dataplane.wiring import ToNode
@@ -52,6 +53,7 @@ class RolloutRun(Protocol):
     name: str
     plan: Plan
     flow_events: FlowEvents
+    deliveries: defaultdict[str, Deliveries]
 
     @property
     def state(self) -> FlowState:
@@ -264,6 +266,7 @@ class Rollout:
             plan.nodes[node],
             plan.base_dir,
             incarnation,
+            self._run.deliveries[node],
             self._successor_ready,
             self._successor_lost,
         )

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -25,6 +25,7 @@ from chronetixd.core import flow_messages as core
 from chronetixd.core import worker as worker_core
 from chronetixd.core.change import Change
 from chronetixd.core.death import ExitRecord
+from chronetixd.core.deliveries import Deliveries
 from chronetixd.core.flow.state import FlowMachine
 from chronetixd.core.flow.table import handle
 from chronetixd.core.flow_messages import FlowEvent, FlowState, StopMode, WorkerChanged
@@ -74,6 +75,7 @@ class FlowRun:
         self.submitted_unix_ns = self.changed_unix_ns = time.time_ns()
         self.reason = ""
         self.failures = {node: FrameFailures() for node in nodes}
+        self.deliveries: defaultdict[str, Deliveries] = defaultdict(Deliveries)
         self.probes = Probes(services.loop, plan.probes, self._ping, self._hear, self._probe_failed)
         self._services = services
         self._log = structlog.get_logger("chronetixd.flow").bind(flow=plan.name)
@@ -345,6 +347,7 @@ class FlowRun:
             self._callbacks,
             services.sandboxes,
             self.executor.plan_of(node)[0].manifest.resource_claims,
+            self.deliveries[node],
             services.max_frame,
         )
         return worker

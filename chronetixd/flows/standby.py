@@ -14,6 +14,7 @@ from chronetix.protocol import handshake
 from chronetix.protocol import messages as wire
 from chronetix.protocol.errors import ChronetixError, error
 from chronetix.protocol.framing import type_of
+from chronetixd.core.deliveries import Deliveries
 from chronetixd.core.reason import explain
 from chronetixd.core.worker import Exit
 from chronetixd.flows.context import Services
@@ -33,6 +34,7 @@ class Standby:
         plan: NodePlan,
         base_dir: str,
         incarnation: int,
+        deliveries: Deliveries,
         on_ready: Callable[[str], None],
         on_lost: Callable[[str, str], None],
     ) -> None:
@@ -52,6 +54,7 @@ class Standby:
             Callbacks(self._spawned, self._spawn_failed, self._received, self._connection_ended, self._exited),
             services.sandboxes,
             plan.manifest.resource_claims,
+            deliveries,
             services.max_frame,
         )
         self.worker.incarnation = incarnation

@@ -22,6 +22,7 @@ from chronetix.protocol.contract.types import ResourceClaims
 from chronetix.protocol.errors import ChronetixError
 from chronetix.protocol.messages import MAX_FRAME, Assign, Log, Message, Reattached, WorkerMessage
 from chronetixd.core.death import ExitRecord, HeldFrames, OutOfMemory, last_lines, out_of_memory
+from chronetixd.core.deliveries import Deliveries
 from chronetixd.core.token_bucket import TokenBucket
 from chronetixd.core.worker import Exit
 from chronetixd.linux.cgroups import Leaf
@@ -100,10 +101,13 @@ class WorkerProcess:
         callbacks: Callbacks,
         sandboxes: Sandboxes,
         claims: ResourceClaims,
+        deliveries: Deliveries,
         max_frame: int = MAX_FRAME,
     ) -> None:
         self.flow = flow
         self.node = node
+        self.deliveries = deliveries
+        """What the bus counts for the node."""
         self.pid = 0
         self.started_unix_ns = 0
         self.incarnation = 0

@@ -233,8 +233,8 @@ def test_top(ctl: Any, daemon: Any) -> None:
         "pair  r       a     b      1,000   2.0    48/64           5  1us  2us        3  BOTTLENECK",
         "pair  longer  b     c          0   0.0     0/64           5  1us  2us        0  closed",
         "",
-        "FLOW  NODE  STATE    PID  CPU     RSS  UNIQUE",
-        "pair  a     running    7  25%  3.0MiB       -",
+        "FLOW  NODE  STATE    PID  CPU     RSS  UNIQUE  MSGS DROPPED",
+        "pair  a     running    7  25%  3.0MiB       -             0",
         "",
         "pair: b is what the flow waits for: route r stands at its watermark",
     ]

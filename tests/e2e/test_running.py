@@ -136,6 +136,8 @@ def test_one_flow_that_runs_twice_does_not_hear_itself(submit: Any, client: Any)
     for flow, topics in (("prod", ["/shared"]), ("staging", ["own", "/shared"])):
         logs = client.stream("logs", flow=flow, follow=True)
         assert [next(logs)["fields"]["topic"] for _ in topics] == topics
+        told = {each["topic"]: each["delivered"] for each in client.call("describe", flow=flow)["subscriptions"]}
+        assert told == {topic: int(topic in topics) for topic in ("own", "/shared")}
         assert client.call("stop", flow=flow)["state"] == "stopped"
 
 

@@ -328,6 +328,9 @@ class TestInTheMiddle:
         with Client.connect(daemon.socket) as client:
             assert client.call("publish", topic="/now", payload=b"{}")["subscribers"] == 1
             said(client, "the answer: {'late': True}")
+            told = client.call("describe", flow="answers")["subscriptions"]
+            counted = {each["topic"]: each["delivered"] for each in told}
+            assert counted == {"/slow": 1, "/now": 1}, "also what was delivered before"
             for name in ("asks", "answers"):
                 assert client.call("stop", flow=name)["state"] == "stopped"
 

@@ -20,6 +20,7 @@ from chronetix.protocol.messages import (
     Unsubscribe,
 )
 from chronetixd.bus.event_bus import MAX_NAME, MAX_OPEN, Bus
+from chronetixd.core.deliveries import Deliveries
 from chronetixd.core.router import topic_of
 from chronetixd.records.events import Events
 
@@ -29,6 +30,7 @@ class Subscriber:
 
     def __init__(self, node: str, flow: str = "f") -> None:
         self.flow, self.node, self.backlog = flow, node, 0
+        self.deliveries = Deliveries()
         self.got: list[Any] = []
 
     def send(self, message: Any) -> None:
@@ -149,6 +151,8 @@ def test_a_slow_subscriber_loses_its_own_messages_and_is_told_of_once(
     for _ in range(3):
         bus.publish("f", {"topic": "t"}, b"")
     assert (len(a.got), len(b.got), bus.dropped) == (0, 3, 3)
+    assert a.deliveries.figures([]) == [{"topic": "t", "delivered": 0, "dropped": 3}]
+    assert b.deliveries.figures([]) == [{"topic": "t", "delivered": 3, "dropped": 0}]
     assert [event.kind for event in events.feed.recent(lambda event: True)] == ["bus-dropping"]
 
 

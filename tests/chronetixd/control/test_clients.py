@@ -220,7 +220,7 @@ def test_validate_names_every_problem_and_starts_nothing(peer: Any) -> None:
         {"plugin_id": f"p{at}", "node_id": f"p{at}", "version": "1", "artifact": artifact}
         for at, artifact in enumerate((wasm, builtin, python, relative))
     ]
-    nodes[0] |= {"timers": cron, "bus_subscriptions": [{"pattern": "a/*"}]}
+    nodes[0] |= {"timers": cron, "bus_subscriptions": [{"pattern": "a/*", "delivery": "at_least_once"}]}
     told = peer.call("validate", flow={"manifests": nodes, "routes": [], "schemas": []})
     assert told["valid"] is False
     found = {problem["path"]: problem["message"] + " " + problem["suggestion"] for problem in told["problems"]}
@@ -231,6 +231,7 @@ def test_validate_names_every_problem_and_starts_nothing(peer: Any) -> None:
         "manifests[3].artifact.uri": "base_dir",
         "manifests[0].timers[0].schedule.cron": "interval_ms",
         "manifests[0].bus_subscriptions[0].pattern": "wildcards",
+        "manifests[0].bus_subscriptions[0].delivery": "at_most_once",
     }
     assert {path: words for path, words in wanted.items() if words not in found.get(path, "")} == {}
     assert peer.call("list") == {"flows": []}

@@ -187,8 +187,9 @@ def test_records_are_the_same_and_are_counted_on(fields: list[dict[str, Any]]) -
 STATE: dict[type, tuple[set[str], set[str]]] = {
     run.FlowRun: (
         {
-            "changed_unix_ns", "executor", "failures", "held_frames", "kept_descriptors", "last_exits", "machine",
-            "reason", "restart_timers", "silent", "submitted_unix_ns", "taps", "wiring", "worker_records", "workers",
+            "changed_unix_ns", "deliveries", "executor", "failures", "held_frames", "kept_descriptors", "last_exits",
+            "machine", "reason", "restart_timers", "silent", "submitted_unix_ns", "taps", "wiring", "worker_records",
+            "workers",
         },
         {
             "_busy", "_events", "_kept", "_log", "_messages", "_services", "_watchers", "flow_events", "name", "plan",
@@ -206,7 +207,8 @@ STATE: dict[type, tuple[set[str], set[str]]] = {
         },
         {
             "_again", "_asked_for", "_callbacks", "_claims", "_logs", "_loop", "_losses", "_max_frame", "_sandboxes",
-            "_out_of_memory", "_pace", "_pipes", "_unlogged_told", "_unwanted", "_usage", "flow", "node",
+            "_out_of_memory", "_pace", "_pipes", "_unlogged_told", "_unwanted", "_usage", "deliveries", "flow",
+            "node",
         },
     ),
     connection.Connection: (
