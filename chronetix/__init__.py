@@ -1,12 +1,12 @@
-"""What plugin authors import.
+"""The package that plugin authors import.
 
 A plugin is a function, a generator function or a class with any of ``on_start``, ``on_frame``, ``on_tick``,
 ``on_message``, ``on_stop`` and ``produce``; it gets a :class:`Context`. The same code runs in a process of its own, in
-one process with the whole flow, and in unit tests (``chronetix.testing``). A program of its own becomes a worker with
-:func:`serve`. ``chronetix.client`` talks to the daemon.
+one process with the whole flow, and in unit tests (``chronetix.testing``). A separate program becomes a worker with
+:func:`serve`. ``chronetix.client`` is the client of the daemon.
 
-Names are imported when they are first used: the launcher has to set the environment before numpy comes in. Type
-checkers read ``__init__.pyi``.
+A name's module is imported when the name is first used, because the launcher has to set the environment before numpy is
+imported. Type checkers read ``__init__.pyi``.
 """
 
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""A client of the daemon: calls, streams, taps. What ``chronetixctl`` uses itself."""
+"""The client of the daemon that ``chronetixctl`` uses: calls and streams."""
 
 from chronetixctl.client import Client
 

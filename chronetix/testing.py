@@ -1,4 +1,4 @@
-"""Runs one plugin in a unit test: frames, ticks and messages in, and what it sent, published and logged out."""
+"""Runs one plugin in a unit test: takes frames, ticks and messages, and returns what it sent, published and logged."""
 
 from chronetix.nodeworker.inprocess.testing import Logged, Published, Run, run
 

@@ -1,5 +1,6 @@
-"""What goes over a socket, and what a flow is.
+"""The wire protocol, and the contract of a flow.
 
-Pure: bytes in, messages out; no socket, no clock, no file but the package's own catalogue. Imports nothing else of
-Chronetix, so that a worker in another process, or a test, needs nothing but this. ``PROTOCOL.md`` is the specification.
+Pure: bytes in, messages out; no socket, no clock, no file but the package's own catalogues. Imports nothing else of
+Chronetix, so that a worker in another process, or a test, needs only this package. ``PROTOCOL.md`` is the
+specification.
 """

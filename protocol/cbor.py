@@ -8,11 +8,12 @@ Rules, the same in both directions:
 * integers from -2^64 to 2^64-1; floats may be NaN or infinite;
 * at most MAX_DEPTH containers inside each other and MAX_ITEMS items in all.
 
-Whatever breaks one of them is a :class:`CborError`; where memory runs out it is a MemoryError, and nothing is left
-behind; nothing else is ever raised for bytes that came from outside. The code is ``protocol/native/``.
+Bytes that break a rule raise :class:`CborError`; when memory runs out, MemoryError is raised and everything that was
+made
+is freed. Bytes from outside never raise anything else. The code is in ``protocol/native/``.
 
 A large document can be read and written in pieces (:class:`Decoder`, :class:`Encoder`) and freed in pieces
-(:func:`dismantle`), so that a loop need not stand still for any of the three.
+(:func:`dismantle`), so that an event loop does not stand still for it.
 """
 
 from __future__ import annotations
@@ -26,31 +27,34 @@ __all__ = ["MAX_DEPTH", "MAX_INT", "MAX_ITEMS", "MIN_INT", "CborError", "Decoder
 __all__ += ["Encoded", "dumps", "frame", "loads"]
 
 MAX_DEPTH: Final = _cbor.MAX_DEPTH
-"""Containers inside each other. Bounds what a peer can make us keep of them; real flows need about ten."""
+"""How many containers may be inside each other. Bounds the memory that a peer can make this process use for them; real
+flows need about ten."""
 
 MAX_ITEMS: Final = _cbor.MAX_ITEMS
-"""Items in one document, keys counted. An empty list takes one byte on the wire and 56 in memory: without this
-bound a 16 MiB frame could make us allocate a gigabyte."""
+"""How many items one document may have, keys counted. An empty list takes one byte on the wire and 56 in memory:
+without
+this bound a 16 MiB frame could make this process allocate a gigabyte."""
 
 MIN_INT: Final = -(1 << 64)
 MAX_INT: Final = (1 << 64) - 1
 
 
 def loads(data: bytes | bytearray | memoryview, max_items: int = MAX_ITEMS) -> Any:
-    """The one item that ``data`` holds. Raises CborError when a rule is broken, MemoryError, and nothing else."""
+    """Return the one item that ``data`` holds. Raises CborError when a rule is broken, MemoryError, and nothing
+    else."""
     return _cbor.loads(data, max_items)
 
 
 def dumps(value: Any) -> bytes:
-    """``value`` as CBOR, shortest lengths, keys in the order given.
+    """Return ``value`` encoded as CBOR, with shortest lengths and keys in the given order.
 
-    Takes None, bool, int, float, str, bytes, bytearray, list, tuple and dict with text keys; of exactly these types,
-    since what a subclass adds would be lost. Raises CborError for anything else, for a cycle, for too large a number
-    and for text that UTF-8 cannot hold.
+    Takes None, bool, int, float, str, bytes, bytearray, list, tuple and dict with text keys. The types must be exactly
+    these, because the additions of a subclass would be lost. Raises CborError for any other type, for a cycle, for too
+    large a number and for text that UTF-8 cannot hold.
     """
     return _cbor.dumps(value)
 
 
 def check(value: Any) -> None:
-    """Raise CborError for what :func:`dumps` does not take, but for text that UTF-8 cannot hold."""
+    """Raise CborError for a value that :func:`dumps` refuses. Text that UTF-8 cannot hold is not checked."""
     _cbor.check(value)

@@ -1,7 +1,7 @@
-"""From a flow to what each of its workers is told, and what of the contract this version does not do. Pure.
+"""Makes the configure messages of a flow's workers, and finds parts of the contract that this version lacks. Pure.
 
-A control route makes its source publish, and its target subscribe to, the route's topic. What cannot be kept is refused
-by name, never silently left out.
+A control route makes its source publish on, and its target subscribe to, the route's topic. A part of the contract that
+this version cannot fulfil is refused by name, never silently left out.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from chronetix.protocol.messages import Configure, Port, Timer
 
 
 def configure(flow: Flow, name: str, base_dir: str) -> list[Configure]:
-    """One message for each node of the flow that runs as ``name``, in the flow's order.
+    """Return one message for each node of the flow that runs as ``name``, in the flow's order.
 
-    The flow has nothing that :func:`unsupported` calls a problem. Relative artifacts start from ``base_dir``.
+    :func:`unsupported` must find no problem in the flow. Relative artifacts start from ``base_dir``.
     """
     routes = _Routes(flow)
     return [_node(flow, manifest, name, base_dir, routes) for manifest in flow.manifests]
 
 
 class _Routes:
-    """Those of a flow by their ends."""
+    """The routes of a flow, by plane and by their source or target."""
 
     def __init__(self, flow: Flow) -> None:
         self.qos = {manifest.node: manifest.qos for manifest in flow.manifests}
@@ -38,7 +38,7 @@ class _Routes:
 
 
 def unsupported(flow: Flow) -> tuple[list[Problem], list[Problem]]:
-    """What is refused, and what is accepted without effect: (problems, warnings)."""
+    """Return (problems, warnings): fields that this version refuses, and fields that it accepts without effect."""
     problems: list[Problem] = []
     warnings: list[Problem] = []
     if not flow.manifests:
@@ -93,14 +93,14 @@ def _node(flow: Flow, manifest: Manifest, name: str, base_dir: str, routes: _Rou
 
 
 def _qos(flow: Flow, manifest: Manifest) -> dict[str, Any]:
-    """As given, with the flow's dead-letter topic where frames are retried."""
+    """Return the node's qos as given; if frames are retried, with the flow's dead-letter topic."""
     letters = {"dead_letter": flow.dead_letter} if manifest.qos.retry and flow.dead_letter else {}
     return {**manifest.qos.raw, **letters}
 
 
 def _port(routes: _Routes, route: Route, peer: str) -> Port:
-    """``credit_low`` and the class of service are the producer's; ``credit_low`` is half of the credits by default, and
-    below them in any case."""
+    """Return one end of a route as a port. ``credit_low`` and the class of service are those of the producer;
+    ``credit_low`` is half of the credits by default, and always less than the credits."""
     qos = routes.qos[route.source]
     low = qos.credit_low
     return Port(

@@ -1,12 +1,13 @@
-"""Which descriptor belongs to which message: the bookkeeping of SCM_RIGHTS, without a socket.
+"""Assigns descriptors to messages: the bookkeeping of SCM_RIGHTS, without a socket.
 
 Rules:
 
-* descriptors travel with the first byte of their message's frame, in one sendmsg; a message with more than
-  MAX_PER_SENDMSG of them (a limit of Linux) puts the rest on the bytes that follow;
+* descriptors are sent with the first byte of their message's frame, in one sendmsg; a message with more than
+  MAX_PER_SENDMSG of them (a limit of Linux) sends the rest with the bytes that follow;
 * the receiver keeps them in the order of arrival, and a message takes as many as its ``descriptors`` says;
-* between two frames none may be left over; whatever nobody owns is closed, at the latest by :meth:`Channel.close`;
-* a descriptor that was handed out with a message belongs to whoever took it.
+* between two frames none may be left over; a descriptor without a message is closed, at the latest by
+  :meth:`Channel.close`;
+* the caller that takes a message owns its descriptors.
 """
 
 from __future__ import annotations
@@ -23,29 +24,31 @@ from chronetix.protocol.framing import Decoder, Work, encode, type_of
 from chronetix.protocol.messages import MAX_FRAME, Message
 
 MAX_PER_SENDMSG: Final = 253
-"""SCM_MAX_FD of Linux."""
+"""The largest number of descriptors in one sendmsg: SCM_MAX_FD of Linux."""
 
 MAX_WAITING: Final = 4096
-"""Descriptors that may wait for the end of their message's frame: bounds what a peer can make us keep open."""
+"""How many descriptors may wait for the end of their message's frame: bounds how many a peer can make this process keep
+open."""
 
 ANCILLARY_SIZE: Final = socket.CMSG_SPACE(MAX_PER_SENDMSG * array.array("i").itemsize)
-"""Bytes of ancillary data that a recvmsg has to have room for, so that what one sendmsg carried is whole."""
+"""The size in bytes of the buffer for a recvmsg's ancillary data that holds all descriptors of one sendmsg."""
 
 M = TypeVar("M", bound=Message)
 
 
 class Piece(NamedTuple):
-    """What one sendmsg call has to carry."""
+    """The bytes and descriptors for one sendmsg call."""
 
     data: bytes
     descriptors: Sequence[int]
 
 
 def received(ancillary: Iterable[tuple[int, int, bytes]]) -> list[int]:
-    """The descriptors among what a recvmsg has brought, in their order; they are the caller's now, to be closed if the
+    """Return the descriptors in a recvmsg's ancillary data, in their order. The caller owns them, and closes them if
+    the
     call was truncated.
 
-    A payload that was cut within a descriptor ends before it. Whatever is not SCM_RIGHTS is passed over.
+    A payload that was cut within a descriptor ends before it. Ancillary data other than SCM_RIGHTS is ignored.
     """
     found = array.array("i")
     for level, kind, payload in ancillary:
@@ -55,15 +58,15 @@ def received(ancillary: Iterable[tuple[int, int, bytes]]) -> list[int]:
 
 
 def expected(message: Message) -> int:
-    """How many descriptors travel with ``message``."""
+    """Return how many descriptors are sent with ``message``."""
     return int(getattr(message, "descriptors", 0))
 
 
 def pieces(message: Message, descriptors: Sequence[int] = (), max_frame: int = MAX_FRAME) -> list[Piece]:
-    """``message`` as what one or more sendmsg calls have to carry, in order.
+    """Return the pieces of ``message`` for one or more sendmsg calls, in order.
 
-    A call may take only part of a piece's bytes; its descriptors went with the first of them, so the rest is then sent
-    without. Raises LocalError ``descriptors-mismatch`` or ``frame-not-sendable``.
+    A sendmsg may send only a part of a piece's bytes; the descriptors are sent with the first of them, so the rest is
+    sent without descriptors. Raises LocalError ``descriptors-mismatch`` or ``frame-not-sendable``.
     """
     if len(descriptors) != expected(message):
         raise error(
@@ -87,7 +90,7 @@ def pieces(message: Message, descriptors: Sequence[int] = (), max_frame: int = M
 class Channel(Generic[M]):
     """The receiving end of a stream that carries messages and descriptors.
 
-    ``close_descriptor`` closes what nobody owns (``os.close`` unless a test counts).
+    ``close_descriptor`` closes descriptors that belong to no message (``os.close``; a test may pass its own).
     """
 
     def __init__(
@@ -107,60 +110,62 @@ class Channel(Generic[M]):
 
     @property
     def at_boundary(self) -> bool:
-        """No frame has begun that has not ended."""
+        """Whether no frame has begun that has not ended."""
         return self._decoder.at_boundary
 
     @property
     def pending(self) -> int:
-        """Bytes of the frame that has begun, and of frames that were not given yet."""
+        """How many bytes of frames have arrived whose messages have not been returned yet."""
         return self._decoder.pending
 
     @property
     def busy(self) -> bool:
-        """There is work to do without further bytes."""
+        """Whether there is work to do without further bytes."""
         return self._decoder.busy and self._broken is None
 
     @property
     def making(self) -> bool:
-        """A large frame is half made."""
+        """Whether a large frame is partly decoded."""
         return self._decoder.making
 
     @property
     def cost(self) -> int:
-        """What the last message has cost, as :class:`Work`."""
+        """The work that the last message took, in the unit of :class:`Work`."""
         return self._decoder.cost
 
     @property
     def items(self) -> int:
-        """Items of the last message; 0 for a small one."""
+        """How many items the last message had; 0 for a small one."""
         return self._decoder.items
 
     @property
     def waste(self) -> list[Any]:
-        """What was made of a frame that was refused; to be taken and freed at leisure."""
+        """Objects that were decoded from a refused frame; the caller takes them and frees them in slices."""
         return self._decoder.waste
 
     def admit(self, admit: Callable[[], bool]) -> None:
-        """Ask this before a large frame is begun; see :class:`Decoder`."""
+        """Set the function that is asked before a large frame is begun; see :class:`Decoder`."""
         self._decoder.admit = admit
 
     def limit(self, max_frame: int, max_items: int) -> None:
-        """What is the most that a frame may have from now on."""
+        """Set the largest size in bytes and items of frames from now on."""
         self._decoder.max_frame, self._decoder.max_items = max_frame, max_items
 
     @property
     def rest(self) -> tuple[bytes, list[int]]:
-        """What has arrived of the frame that has begun, bytes and descriptors, which stay here: to be fed to a channel
-        that goes on in another process."""
+        """The bytes and descriptors of the incomplete frame, to be fed to a channel in another process. This channel
+        keeps them."""
         return self._decoder.rest, list(self._waiting)
 
     def feed(
         self, data: bytes | bytearray | memoryview, descriptors: Iterable[int] = (), work: Work | None = None
     ) -> Iterator[tuple[M, list[int]]]:
-        """Take what one recvmsg gave and iterate over the messages complete now, each with its descriptors.
+        """Take what one recvmsg has received, and iterate over the messages that are complete now, each with its
+        descriptors.
 
-        Both are taken at once; the iterator may be left and the next one goes on. It raises ProtocolError as
-        :meth:`Decoder.feed` does, and for too few, too many or unexpected descriptors; all that wait are closed then.
+        Bytes and descriptors are taken at once. A caller may leave the iterator, and the next one goes on. The iterator
+        raises ProtocolError as :meth:`Decoder.feed` does, and for too few, too many or unexpected descriptors; all
+        waiting descriptors are closed then.
         """
         self._waiting.extend(descriptors)
         if self._broken is not None:
@@ -170,13 +175,14 @@ class Channel(Generic[M]):
         return self._messages(self._decoder.feed(data, work))
 
     def end(self) -> None:
-        """The peer has closed: nothing may be left. Raises ProtocolError ``connection-cut`` within a frame."""
+        """Handle that the peer has closed the connection: close waiting descriptors. Raises ProtocolError
+        ``connection-cut`` if the peer closed within a frame."""
         self.close()
         if self._broken is None:
             self._decoder.end()
 
     def abandon(self) -> None:
-        """Nothing more will be read: close descriptors that wait; what is half made becomes ``waste``. Idempotent."""
+        """Stop reading: close waiting descriptors, and move partly decoded objects to ``waste``. Idempotent."""
         self.close()
         self._decoder.abandon()
 

@@ -1,10 +1,11 @@
 """The error catalogue as exceptions: each error has a code, a name, what happened and what to do next.
 
-``errors.json`` is the one source: documents, ``chronetixctl errors lookup`` and these exceptions come from it. Codes:
-1xxx protocol, 2xxx flow contract and compile, 3xxx lifecycle, 4xxx permission, 5xxx data plane, 6xxx daemon. The class
-shows whose fault it is: :class:`LocalError` (this side misused something or failed), :class:`ProtocolError` (the peer
-broke the protocol or its memory), :class:`RemoteError` (the other side reported it), plain :class:`ChronetixError`
-(what was asked cannot be done). A code or a name is never given another meaning.
+``errors.json`` is the one source: documents, ``chronetixctl errors`` and these exceptions come from it. Codes: 1xxx
+protocol, 2xxx flow contract and compile, 3xxx lifecycle, 4xxx permission, 5xxx data plane, 6xxx daemon. The class shows
+which side caused the error: :class:`LocalError` (this side misused something or failed), :class:`ProtocolError` (the
+peer
+broke the protocol or its memory), :class:`RemoteError` (the other side reported it), plain :class:`ChronetixError` (the
+call cannot be fulfilled). A code or a name is never given another meaning.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from chronetix.protocol.messages import Failure
 
 
 class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One kind of error. ``message`` and ``hint`` are templates whose ``{fields}`` are the error's details; what stands
-    in brackets is left out when a detail in it is None."""
+    """One kind of error. ``message`` and ``hint`` are templates whose ``{fields}`` are the error's details; a part in
+    brackets is left out if a detail in it is None."""
 
     code: int
     name: str
@@ -41,7 +42,7 @@ CATALOGUE: Final[Mapping[str, Entry]] = _read_catalogue()
 
 
 class ChronetixError(Exception):
-    """Something that was asked cannot be done. Built by :func:`error`."""
+    """A call cannot be fulfilled. Made by :func:`error`."""
 
     def __init__(self, code: int, name: str, message: str, hint: str, details: dict[str, Any]) -> None:
         super().__init__(code, name, message, hint, details)
@@ -55,7 +56,7 @@ class ChronetixError(Exception):
         return f"{self.message} [{self.name}, {self.code}]"
 
     def failure(self, id: int | None = None) -> Failure:
-        """The message that tells the peer; with ``id`` it ends that call."""
+        """Return the message that reports this error to the peer; with ``id`` the message ends that call."""
         return Failure(
             code=self.code, name=self.name, message=self.message, hint=self.hint, id=id, details=self.details
         )
@@ -70,7 +71,8 @@ class RemoteError(ChronetixError):
 
 
 class ProtocolError(RemoteError):
-    """The peer sent, or wrote into shared memory, what it must not. The connection or route is of no further use."""
+    """The peer broke the protocol, by a message or in shared memory. The connection or route cannot be used any
+    more."""
 
 
 _CLASSES: Final[Mapping[str, type[ChronetixError]]] = {
@@ -81,7 +83,8 @@ _CLASSES: Final[Mapping[str, type[ChronetixError]]] = {
 
 
 class _Details(dict[str, Any]):
-    """A detail that the caller left out shows as ``<name?>``: an error about an error helps nobody."""
+    """The details of an error. One that the caller left out shows as ``<name?>``, so that making an error never
+    fails."""
 
     def __missing__(self, key: str) -> str:
         return f"<{key}?>"
@@ -91,12 +94,14 @@ _OPTIONAL: Final = re.compile(r"\[([^\]]*\{(\w+)\}[^\]]*)\]")
 
 
 def _kept(details: Mapping[str, Any], part: re.Match[str]) -> str:
-    """An optional part of a template, empty if there is nothing to say in it."""
+    """Return an optional part of a template; empty if its detail is None."""
     return "" if details.get(part[2]) is None else part[1]
 
 
 def error(name: str, /, **details: Any) -> ChronetixError:
-    """The catalogue's error ``name`` with its templates filled in; ``details`` travel along and must be CBOR-able.
+    """Return the catalogue's error ``name`` with its templates filled in. ``details`` are sent along and must be
+    encodable
+    as CBOR.
 
     Raises LookupError for a name that the catalogue does not have.
     """
@@ -109,16 +114,17 @@ def error(name: str, /, **details: Any) -> ChronetixError:
 
 
 def from_failure(failure: Failure) -> RemoteError:
-    """What the peer reported, as an exception; also for names that this side's catalogue does not know."""
+    """Return an error that the peer reported as an exception; also for a name that this side's catalogue lacks."""
     return RemoteError(failure.code, failure.name, failure.message, failure.hint, failure.details)
 
 
 _MAX_DETAIL: Final = 4000
-"""Characters of one detail that are shown."""
+"""How many characters of one detail are shown."""
 
 
 def _readable(value: Any) -> str:
-    """A detail as text. It may come from a peer: nothing in it may disturb a terminal or fill a log."""
+    """Return a detail as text, cut and without control characters, because it may come from a peer and is shown on
+    terminals and in logs."""
     if isinstance(value, list | tuple):
         value = ", ".join(map(str, value)) or "none"
     text = "none" if value is None else str(value)

@@ -1,7 +1,7 @@
-"""The catalogue of events: what a daemon tells whoever follows it, each kind with its meaning and data.
+"""The catalogue of events that a daemon records, each kind with its meaning and data.
 
-``events.json`` is the one source: the daemon emits nothing that is not in it, and docs/events.md shows it. A kind is
-never given another meaning; further ones, and further data, may be added.
+``events.json`` is the one source: the daemon emits only kinds that are in it, and docs/events.md shows it. A kind is
+never given another meaning; further kinds, and further data, may be added.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ import msgspec
 
 
 class Kind(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One kind of event. ``about``: whose name it carries, that of a flow, of a flow and its node, or none; ``level``:
-    at which it is in the daemon's own log; ``data``: what its fields mean."""
+    """One kind of event. ``about``: whether its events name a flow, a flow and a node, or neither; ``level``: its
+    level in
+    the daemon's own log; ``data``: the meaning of each field."""
 
     kind: str
     about: Literal["flow", "node", "daemon"]

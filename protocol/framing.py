@@ -6,9 +6,9 @@ Bytes in, messages out; no socket. Rules:
 * a reader ignores keys that it does not know, and refuses types that its peer may not send;
 * any bytes, in one piece or in many, give the same messages and then at most one ProtocolError, nothing else, unless
   memory runs out: that is a MemoryError, and the end of the stream all the same;
-* a decoder that has refused something stays broken: there is no way back into step;
-* whoever has others to serve gives a :class:`Work`: when that is used up the decoder stops, also within a frame, and
-  goes on the next time.
+* a decoder that has refused a frame stays broken, because it cannot find the beginning of the next frame;
+* a caller that serves other connections too gives a :class:`Work`: when it is used up the decoder stops, also within a
+  frame, and goes on the next time.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ M = TypeVar("M", bound=Message)
 E = TypeVar("E", ChronetixError, MemoryError)
 
 SMALL: Final = 2048
-"""Bytes of a frame that is decoded in one go, whatever is in it."""
+"""Largest size in bytes of a frame that is always decoded in one go."""
 
 LARGE: Final = 64 * 1024
-"""Bytes of a frame that is not copied once more to be decoded."""
+"""Smallest size in bytes of a frame that is decoded in the buffer in which it arrived, without a copy."""
 
 MESSAGE_WORK: Final = 64
-"""What a message costs beside its items, as so many of them: its frame, its struct, finding who is to have it."""
+"""The work that a message takes beside its items, counted in items: its frame, its struct, its dispatch."""
 
 
 class Work:
-    """What may still be done before others have their turn, in items of CBOR (some 100 ns each)."""
+    """The work that may still be done in this turn, in items of CBOR (some 100 ns each)."""
 
     __slots__ = ("left",)
 
@@ -50,7 +50,8 @@ class Work:
 
 
 def encode(message: Message, max_frame: int = MAX_FRAME) -> bytes:
-    """``message`` as one frame. Raises LocalError ``frame-not-sendable`` for a value CBOR has no place for, or when
+    """Return ``message`` as one frame. Raises LocalError ``frame-not-sendable`` for a value that CBOR cannot hold, or
+    if
     the frame would be larger than ``max_frame``."""
     try:
         return cbor.frame(_plain(message), max_frame)
@@ -59,7 +60,7 @@ def encode(message: Message, max_frame: int = MAX_FRAME) -> bytes:
 
 
 class Encoding:
-    """An answer that becomes a frame piece by piece."""
+    """Encodes an answer as a frame, in steps."""
 
     def __init__(self, message: Result | Item, max_frame: int = MAX_FRAME) -> None:
         fields = {"type": type_of(message), "id": message.id, "value": message.value}
@@ -69,7 +70,8 @@ class Encoding:
         self._encoder = cbor.Encoder(fields, max_frame, _builtins)
 
     def step(self, work: Work) -> bool:
-        """Go on as far as ``work`` lets; True once all is written. Raises as :func:`encode` does."""
+        """Encode as much as ``work`` permits, and return whether the frame is complete. Raises as :func:`encode`
+        does."""
         before = self._encoder.spent
         try:
             return self._encoder.step(max(1, work.left))
@@ -79,7 +81,7 @@ class Encoding:
             work.left -= self._encoder.spent - before
 
     def take(self) -> bytes | bytearray:
-        """The frame, the caller's alone."""
+        """Return the complete frame, which only the caller holds from now on."""
         return self._encoder.take()
 
 
@@ -88,7 +90,7 @@ def _builtins(value: Any) -> Any:
 
 
 def _plain(message: Message) -> Any:
-    """As maps and lists. What is encoded already stays so."""
+    """Return the message as maps and lists; a value that is encoded already stays encoded."""
     value = getattr(message, "value", None)
     if type(value) is not cbor.Encoded:
         return msgspec.to_builtins(message, builtin_types=_KEPT)
@@ -103,18 +105,18 @@ _KEPT: Final = (bytes, bytearray)
 
 
 def type_of(message: Message | type[Message]) -> str:
-    """The tag that the message has on the wire."""
+    """Return the tag that the message has on the wire."""
     return str(message.__struct_config__.tag)
 
 
 @cache
 def message_types(union: Any) -> dict[str, type[Message]]:
-    """Tag to struct of every member of a union such as ``messages.ToWorker``, or of one message type."""
+    """Return the struct by tag for every member of a union such as ``messages.ToWorker``, or for one message type."""
     return {type_of(member): member for member in get_args(union) or (union,)}
 
 
 def _always() -> bool:
-    """Large frames need not wait."""
+    """Admit every large frame at once."""
     return True
 
 
@@ -130,33 +132,35 @@ class Decoder(Generic[M]):
         self.max_frame = max_frame
         self.max_items = max_items
         self.cost = 0
-        """What the last message has cost, as :class:`Work`."""
+        """The work that the last message took, in the unit of :class:`Work`."""
         self.items = 0
-        """Items of the last message; 0 for one of at most SMALL bytes."""
+        """How many items the last message had; 0 for one of at most SMALL bytes."""
         self.admit: Callable[[], bool] = _always
-        """Asked before a frame of LARGE bytes or more is begun for some :class:`Work`; it waits while that is False."""
+        """Called before a frame of LARGE bytes or more is begun with a :class:`Work`; the frame waits while it returns
+        False."""
         self.waste: list[Any] = []
-        """What was made of frames that were refused, to be taken and freed at leisure (:func:`cbor.dismantle`)."""
+        """Objects that were decoded from refused frames; the caller takes them and frees them in slices
+        (:func:`cbor.dismantle`)."""
         self._buffer = bytearray()
         self._read = 0
         self._body: memoryview = memoryview(b"")
-        """Of the frame that is being decoded."""
+        """The content of the frame that is being decoded."""
         self._document: cbor.Decoder | None = None
         self._broken: ChronetixError | MemoryError | None = None
 
     @property
     def at_boundary(self) -> bool:
-        """No frame has begun that has not ended: the peer may close now."""
+        """Whether no frame has begun that has not ended, so that the peer may close."""
         return not self.pending
 
     @property
     def pending(self) -> int:
-        """Bytes of frames that were not given yet: of one that has begun, and of what :class:`Work` has left."""
+        """How many bytes of frames have arrived whose messages have not been returned yet."""
         return len(self._buffer) - self._read + (PREFIX.size + len(self._body) if self._document else 0)
 
     @property
     def busy(self) -> bool:
-        """There is work to do without further bytes."""
+        """Whether there is work to do without further bytes."""
         if self._document is not None:
             return True
         there = len(self._buffer) - self._read - PREFIX.size
@@ -167,22 +171,23 @@ class Decoder(Generic[M]):
 
     @property
     def making(self) -> bool:
-        """A frame of LARGE bytes or more is half made."""
+        """Whether a frame of LARGE bytes or more is partly decoded."""
         return self._document is not None and len(self._body) >= LARGE
 
     @property
     def rest(self) -> bytes:
-        """The bytes that are ``pending``: for a decoder that goes on in another process."""
+        """The bytes that are ``pending``, for a decoder in another process that goes on with them."""
         begun = PREFIX.pack(len(self._body)) + bytes(self._body) if self._document else b""
         return begun + bytes(self._buffer[self._read :])
 
     def feed(self, data: bytes | bytearray | memoryview, work: Work | None = None) -> Iterator[M]:
         """Take ``data`` and iterate over the messages that are complete now.
 
-        ``data`` is taken at once; messages are decoded as the iterator goes, and what it leaves is there for the next
-        one. With ``work`` it ends when that is used up. The iterator raises ProtocolError (``frame-too-large``,
-        ``malformed-cbor``, ``malformed-message``) after the messages that came before the offence, and so does every
-        later one.
+        ``data`` is taken at once; messages are decoded as the caller iterates, and the next iterator returns those that
+        this one did not. With ``work`` the iterator ends when the work is used up. The iterator raises ProtocolError
+        (``frame-too-large``, ``malformed-cbor``, ``malformed-message``) after the messages before the wrong frame, and
+        so
+        does every later iterator.
         """
         if self._broken is None:
             try:
@@ -192,12 +197,13 @@ class Decoder(Generic[M]):
         return self._messages(work)
 
     def end(self) -> None:
-        """The peer has closed. Raises ProtocolError ``connection-cut`` if it did so within a frame."""
+        """Handle that the peer has closed the connection. Raises ProtocolError ``connection-cut`` if it closed within a
+        frame."""
         if self._broken is None and not self.at_boundary:
             raise self._break(error("connection-cut", count=self.pending))
 
     def abandon(self) -> None:
-        """Nothing more will be read: what is half made becomes ``waste``. Idempotent."""
+        """Stop reading, and move partly decoded objects to ``waste``. Idempotent."""
         if self._document is not None:
             self.waste += self._document.leavings()
         self._document, self._body = None, memoryview(b"")
@@ -215,7 +221,7 @@ class Decoder(Generic[M]):
         raise self._broken
 
     def _next(self, work: Work | None) -> M | None:
-        """The next message; None when it is not here, or the work is used up."""
+        """Return the next message; None if it has not arrived, or the work is used up."""
         while work is None or work.left > 0:
             if self._document is None:
                 size = self._complete()
@@ -241,7 +247,8 @@ class Decoder(Generic[M]):
         return int(PREFIX.unpack_from(self._buffer, self._read)[0])
 
     def _complete(self) -> int:
-        """The size of the next frame, which is here; -1 when it is not. Raises ProtocolError for one too large."""
+        """Return the size of the next frame if it has arrived, else -1. Raises ProtocolError for a frame that is too
+        large."""
         there = len(self._buffer) - self._read - PREFIX.size
         if there < 0:
             return -1
@@ -251,7 +258,7 @@ class Decoder(Generic[M]):
         return size if there >= size else -1
 
     def _forget(self) -> None:
-        """Drop what was read, once for all the frames of a chunk."""
+        """Drop the bytes that were decoded, once for all frames of a chunk."""
         if self._read:
             del self._buffer[: self._read]
             self._read = 0
@@ -266,7 +273,7 @@ class Decoder(Generic[M]):
             raise self._break(error("malformed-cbor", reason=str(reason))) from None
 
     def _open(self, size: int) -> None:
-        """Begin with a frame that may take more than one turn. A large one keeps the buffer that it came in."""
+        """Begin a frame that may take more than one turn. A large one is decoded in the buffer in which it arrived."""
         start = self._read + PREFIX.size
         end = start + size
         body: bytes | bytearray
@@ -279,7 +286,7 @@ class Decoder(Generic[M]):
         self._document = cbor.Decoder(self._body, self.max_items)
 
     def _go_on(self, document: cbor.Decoder, work: Work | None) -> bool:
-        """Decode on; is the frame complete now?"""
+        """Go on decoding a frame, and return whether it is complete."""
         before = document.spent
         try:
             return document.step(_WHOLE if work is None else work.left)
@@ -323,9 +330,9 @@ class Decoder(Generic[M]):
 
 
 _WHOLE: Final = 1 << 62
-"""More work than any frame is."""
+"""More work than any frame takes."""
 
 
 def _clip(text: str, limit: int = 64) -> str:
-    """What a peer wrote, short enough to be quoted."""
+    """Return a peer's text, cut to ``limit`` characters."""
     return text if len(text) <= limit else text[: limit - 1] + "…"

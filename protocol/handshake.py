@@ -1,8 +1,8 @@
 """The first two messages of a connection, as a table.
 
-Whoever connects sends a hello; the daemon answers with a welcome, or with a failure that says which versions would do
-and then closes. Before that nothing else may be said, and neither is ever repeated. Every cell of the table, phase by
-event, is filled in; an event that may not come raises and changes nothing.
+The side that connects sends a hello. The daemon answers with a welcome, or with a failure that lists the supported
+versions, and then closes. No other message may come before these two, and neither is ever repeated. Every cell of the
+table, phase by event, is filled in; an event that may not come raises and changes nothing.
 
     HELLO ──hello, accepted──▶ OPEN          (the daemon's side)
       └────hello, refused────▶ REFUSED
@@ -22,7 +22,7 @@ from chronetix.protocol.messages import MAX_FRAME, PROTOCOL_VERSIONS, Failure, H
 
 
 class Phase(Enum):
-    """Where one side of a connection is."""
+    """The phase of one side of a connection."""
 
     HELLO = "awaiting a hello"
     WELCOME = "awaiting the answer to its hello"
@@ -31,7 +31,7 @@ class Phase(Enum):
 
 
 class Event(Enum):
-    """What arrived, as far as the handshake cares."""
+    """The kinds of messages that the handshake distinguishes."""
 
     HELLO = "hello"
     WELCOME = "welcome"
@@ -68,7 +68,7 @@ _WHEN: Final[Mapping[Phase, str]] = {
 
 
 def event_of(message: Message) -> Event:
-    """What ``message`` is to the handshake."""
+    """Return the kind of ``message`` for the handshake."""
     if isinstance(message, Hello):
         return Event.HELLO
     if isinstance(message, Welcome):
@@ -77,7 +77,7 @@ def event_of(message: Message) -> Event:
 
 
 def advance(phase: Phase, message: Message) -> Phase:
-    """The phase after ``message``. Raises ProtocolError ``unexpected-message`` when it may not come now."""
+    """Return the phase after ``message``. Raises ProtocolError ``unexpected-message`` if it may not come now."""
     following = NEXT[phase, event_of(message)]
     if following is None:
         raise error("unexpected-message", type=type_of(message), when=_WHEN[phase])
@@ -93,10 +93,11 @@ def answer(
     features: Sequence[str] = (),
     max_frame: int = MAX_FRAME,
 ) -> Welcome | Failure:
-    """The daemon's answer: a welcome with the highest version that both speak, or the refusal to send before closing.
+    """Return the daemon's answer: a welcome with the highest version that both sides support, or the refusal to send
+    before closing.
 
-    ``roles`` are those that this socket takes; ``features`` those that the daemon has, of which the welcome names the
-    ones that the peer asked for. The refusal's details hold ``supported`` or ``accepted``: what would have done.
+    ``roles`` are those that this socket accepts. ``features`` are those of the daemon; the welcome names the ones that
+    the peer asked for. The details of a refusal have the accepted values, ``supported`` or ``accepted``.
     """
     if hello.role not in roles:
         return error("role-not-accepted", role=hello.role, accepted=sorted(roles)).failure()
@@ -109,8 +110,9 @@ def answer(
 
 
 def concluded(hello: Hello, reply: Message) -> Welcome:
-    """The welcome that ``reply`` to our ``hello`` is. Raises RemoteError for a refusal, ProtocolError for anything else
-    and for a version that was not offered."""
+    """Return the welcome that answers this side's ``hello``. Raises RemoteError if ``reply`` is a refusal,
+    ProtocolError
+    if it is another message or has a version that was not offered."""
     if isinstance(reply, Failure):
         raise from_failure(reply)
     if not isinstance(reply, Welcome):

@@ -1,7 +1,7 @@
-"""The name that was probably meant: for unknown enum values, endpoints, verbs and misspelt fields.
+"""Finds the name that was probably meant, for unknown enum values, endpoints, verbs and misspelt fields.
 
-Cheap on purpose: what a peer wrote is cut to MAX_WORD characters and compared with at most MAX_CANDIDATES names, so
-that nobody can make us compare for minutes.
+The cost is bounded: a peer's word is cut to MAX_WORD characters and compared with at most MAX_CANDIDATES names, so that
+no peer can make this process compare for minutes.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ MAX_CANDIDATES: Final = 512
 
 
 def nearest(word: str, candidates: Iterable[str], cutoff: float = 0.6) -> str | None:
-    """The candidate most like ``word``, without regard to case, or None when none is near.
+    """Return the candidate most like ``word``, without regard to case, or None if none is near.
 
-    A candidate that begins with ``word`` (three letters at least) is near. ``cutoff``: as difflib's ratio, 0 … 1.
+    A candidate that begins with ``word`` (of at least three letters) is near. ``cutoff`` is a ratio of difflib, 0 … 1.
     """
     folded = word[:MAX_WORD].casefold()
     known = {name.casefold()[:MAX_WORD]: name for name in islice(candidates, MAX_CANDIDATES)}
@@ -30,6 +30,6 @@ def nearest(word: str, candidates: Iterable[str], cutoff: float = 0.6) -> str | 
 
 
 def did_you_mean(word: str, candidates: Iterable[str], otherwise: str = "") -> str:
-    """``did you mean "…"?`` for the nearest candidate, else ``otherwise``."""
+    """Return ``did you mean "…"?`` with the nearest candidate, else ``otherwise``."""
     name = nearest(word, candidates)
     return f'did you mean "{name}"?' if name is not None else otherwise

@@ -1,9 +1,10 @@
-"""Where the daemon and its clients meet by default: pure functions of the environment and the user id.
+"""The default paths of the control socket and the state folder: pure functions of the environment and the user id.
 
-A flag wins over ``CHRONETIX_*``, that over XDG, that over the fixed default. A variable that is empty counts as not
-set, and so does an XDG variable that is not absolute (as the XDG base directory specification has it). Nothing here
-looks at the disk: who makes a folder in ``/tmp`` must make it with mode 0700 and refuse one that belongs to somebody
-else.
+A flag wins over ``CHRONETIX_*``, the variable over XDG, XDG over the fixed default. An empty variable counts as not
+set,
+and so does an XDG variable that is not absolute (as the XDG base directory specification demands). This module does not
+look at the disk: a caller that makes a folder in ``/tmp`` must make it with mode 0700, and must refuse a folder that
+belongs to another user.
 """
 
 from __future__ import annotations
@@ -14,15 +15,15 @@ from pathlib import PurePosixPath
 from chronetix.protocol.errors import error
 
 SYSTEM_SOCKET = "/run/chronetix/control.sock"
-"""Of the machine's daemon, which clients without one of their own turn to."""
+"""The control socket of the machine's daemon, used by clients whose user has no daemon."""
 
 MAX_SOCKET_PATH = 107
-"""Bytes that fit into sockaddr_un with the final zero."""
+"""The longest path in bytes that fits into sockaddr_un with the final zero."""
 
 
 def socket_path(env: Mapping[str, str], uid: int, flag: str | None = None) -> PurePosixPath:
-    """The control socket: ``flag``, $CHRONETIX_SOCKET, $XDG_RUNTIME_DIR/chronetix/control.sock, for root
-    /run/chronetix/control.sock, for others without a runtime folder /tmp/chronetix-UID/control.sock.
+    """Return the path of the control socket: ``flag``, $CHRONETIX_SOCKET, $XDG_RUNTIME_DIR/chronetix/control.sock, for
+    root /run/chronetix/control.sock, for other users without a runtime folder /tmp/chronetix-UID/control.sock.
 
     Raises ChronetixError ``socket-unusable`` for a path that a socket address cannot hold.
     """
@@ -33,7 +34,7 @@ def socket_path(env: Mapping[str, str], uid: int, flag: str | None = None) -> Pu
 
 
 def runtime_dir(env: Mapping[str, str], uid: int) -> PurePosixPath:
-    """The folder of the default control socket."""
+    """Return the folder of the default control socket."""
     xdg = _absolute(env.get("XDG_RUNTIME_DIR"))
     if xdg is not None:
         return xdg / "chronetix"
@@ -41,10 +42,10 @@ def runtime_dir(env: Mapping[str, str], uid: int) -> PurePosixPath:
 
 
 def state_dir(env: Mapping[str, str], uid: int, flag: str | None = None) -> PurePosixPath:
-    """The daemon's state folder: ``flag``, $CHRONETIX_STATE_DIR, $XDG_STATE_HOME/chronetix, for root
-    /var/lib/chronetix, for others ~/.local/state/chronetix.
+    """Return the daemon's state folder: ``flag``, $CHRONETIX_STATE_DIR, $XDG_STATE_HOME/chronetix, for root
+    /var/lib/chronetix, for other users ~/.local/state/chronetix.
 
-    Raises ChronetixError ``state-dir-unknown`` when no variable gives one.
+    Raises ChronetixError ``state-dir-unknown`` if no variable names one.
     """
     chosen = _chosen(flag, env.get("CHRONETIX_STATE_DIR"))
     if chosen is not None:

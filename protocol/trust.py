@@ -1,8 +1,9 @@
-"""Who may be at the other end of a control socket: whoever connects to a path looks before it says anything.
+"""Checks which user listens on a control socket, before a client or worker sends anything to it.
 
-A path in a folder that everyone may write to leads to whoever was there first. Rules: the kernel tells which user
-listens (SO_PEERCRED); believed are root, this process's own user, whom the caller names, and whom root has given the
-folder to (:func:`heir`).
+In a folder that everyone may write to, any user may have made the socket first. Rules: the kernel tells which user
+listens (SO_PEERCRED). Trusted are root, this process's own user, a user that the caller names, and the user to whom
+root
+has given the socket's folder (:func:`heir`).
 """
 
 from __future__ import annotations
@@ -18,14 +19,16 @@ from chronetix.protocol.errors import ChronetixError, error
 
 
 def listener(sock: socket.socket) -> int:
-    """The user who listens where ``sock`` is connected to. Raises OSError."""
+    """Return the user id of the process that listens at the other end of ``sock``. Raises OSError."""
     _pid, uid, _gid = struct.unpack("iII", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
     return int(uid)
 
 
 def heir(path: str) -> int | None:
-    """The user to whom root has given the folder of ``path``: the owner of the first folder on the way that is not
-    root's, when nobody else could have put it or anything below it there. None if there is none, or somebody could."""
+    """Return the user id to whom root has given the folder of ``path``: the owner of the first folder above it that
+    does
+    not belong to root. None if all folders belong to root, or if another user could have made that folder or one below
+    it."""
     found = None
     for folder in reversed(PurePosixPath(os.path.realpath(path)).parents):
         try:
@@ -43,8 +46,8 @@ def heir(path: str) -> int | None:
 
 
 def check(sock: socket.socket, path: str, named: str | None = None) -> None:
-    """Raises ChronetixError ``server-not-trusted`` unless whoever listens at ``path``, where ``sock`` is connected to,
-    is to be believed; ``named`` is a user, by name or number, who is. Raises OSError."""
+    """Raise ChronetixError ``server-not-trusted`` unless the user that listens at the other end of ``sock`` is trusted.
+    ``path`` is the socket's path; ``named`` is a further trusted user, by name or number. Raises OSError."""
     found = listener(sock)
     own = os.geteuid()
     if found in (0, own) or (named and found == _user(named, path)) or found == heir(path):

@@ -1,13 +1,13 @@
 """The data plane: lossless zero-copy rings between processes, with credits, in sealed shared memory.
 
 A route is one RING (written by its producer) and one CREDIT (written by its consumer); payloads lie in the producer's
-ARENA. Every memory has one writer, and nobody believes what a peer wrote. `SPEC.md` is the layout and the rules, the
-headers under `include/chronetix` are the same in C11 for workers in other languages.
+ARENA. Every memory has one writer, and every reader checks what a peer wrote. `SPEC.md` describes the layout and the
+rules; the headers under `include/chronetix` are the same in C11 for workers in other languages.
 
     bell, arena = Doorbell(), Arena()
     producer = Producer(arena, "numbers")            # the sending process
     consumer = Consumer("numbers")                   # the receiving process; descriptors travel over a Unix socket
-    near, far = line()                               # whoever links the two makes a line between them
+    near, far = line()                               # the process that links the two makes a line between them
     producer.link(consumer.fd, near, bell)
     Outlet([producer], bell).send(b"hello")
     frame = Inlet([consumer], consumer_bell).take()

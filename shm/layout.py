@@ -1,8 +1,10 @@
-"""What is read of a RING or CREDIT that nobody maps: a few words, by their place (SPEC §3, §4; in C: ``abi.h``).
+"""Reads a few words of a RING or CREDIT by their offsets, without mapping it (SPEC §3, §4; in C: ``abi.h``).
 
-Of memory whose header was checked (:func:`chronetix.shm.check`), and whose maker may write still, or be dead: each word
-is as it was at some time, and nothing says that two of them belong together. All raise OSError, and ValueError for a
-descriptor that has less.
+The header of the memory must have been checked (:func:`chronetix.shm.check`). Its maker may still write, or be dead:
+each
+word has the value of some time, and two words may be of different times. All functions raise OSError, and ValueError
+for
+a file that is too short.
 """
 
 from __future__ import annotations
@@ -15,29 +17,30 @@ EPOCH: Final = 16
 BASE_SEQ: Final = 24
 SLOTS_LOG2: Final = 32
 CLOSED: Final = 64
-"""In the header and behind it: the same in both."""
+"""Offsets that RING and CREDIT have in common."""
 
 CREDIT_NEXT: Final = 264
 CREDIT_STAMP: Final = 5376
 
 
 def epoch(fd: int) -> int:
-    """Which stage of its route it is."""
+    """Return the epoch: the number of the stage within its route."""
     return _words(fd, EPOCH, 1)[0]
 
 
 def base_seq(fd: int) -> int:
-    """Where the stage begins."""
+    """Return the sequence number at which the stage begins."""
     return _words(fd, BASE_SEQ, 1)[0]
 
 
 def closed(fd: int) -> bool:
-    """Its maker has closed it, in good order."""
+    """Return whether the maker has closed the memory regularly."""
     return _words(fd, CLOSED, 1)[0] != 0
 
 
 def given_back(credit: int) -> tuple[int, ...]:
-    """What a consumer says that it has done with: ``next``, then the stamp of each slot. None ever decreases."""
+    """Return a consumer's ``next``, then its stamp of each slot: the frames that it has returned. No value ever
+    decreases."""
     (slots_log2,) = struct.unpack("<I", _read(credit, SLOTS_LOG2, 4))
     return _words(credit, CREDIT_NEXT, 1) + _words(credit, CREDIT_STAMP, 1 << slots_log2)
 

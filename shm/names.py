@@ -1,12 +1,13 @@
 """Named shared memory, which is used where the kernel has no sealed anonymous memory (``shm.missing_features()``).
 
-Rules: a name says who made it (boot, PID namespace, process, when that one started, a number; see ``named.h``); its
-maker takes it away; what a killed maker has left, :func:`sweep` takes away, and never what belongs to a living process,
-to another user, or to a namespace whose processes cannot be seen from here.
+Rules: a name tells its maker (boot, PID namespace, process, start time of the process, a number; see ``named.h``). The
+maker removes the name. :func:`sweep` removes the names that killed makers have left, and never those of a living
+process,
+of another user, or of a PID namespace whose processes are invisible from here.
 
-Names are POSIX's, and removed by posix_ipc. Making is C's (``named.h``, ``memory.h``): the maker also reserves, maps
-and guards, and an arena makes its next segment in the middle of a send. Opening is not posix_ipc's either: with the
-interpreter's lock held it waits for a writer where somebody has put a pipe in place of the memory.
+posix_ipc removes the names. C code makes them (``named.h``, ``memory.h``), because the maker also reserves, maps and
+guards the memory, and an arena makes its next segment in the middle of a send. posix_ipc does not open memories either:
+if a pipe is in the memory's place, it waits for a writer while it holds the interpreter's lock.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ _NAME = re.compile(r"chronetix-([0-9a-f]+)-(\d+)-(\d+)-(\d+)-\d+")
 
 
 class Maker(NamedTuple):
-    """Who made a named memory. ``started`` is in clock ticks after boot."""
+    """The process that made a named memory. ``started`` is in clock ticks after boot."""
 
     boot: str
     namespace: int
@@ -33,34 +34,39 @@ class Maker(NamedTuple):
 
 
 def maker(name: str) -> Maker | None:
-    """Who made the object of that name; None when it is none of ours."""
+    """Return the maker of the object ``name``; None if it is no memory of Chronetix."""
     match = _NAME.fullmatch(name)
     return match and Maker(match[1], int(match[2]), int(match[3]), int(match[4]))
 
 
 def locate(fd: int) -> str:
-    """Where another process of the same user can open the memory ``fd`` to read, one that cannot receive descriptors.
+    """Return the path at which another process of the same user, which cannot receive descriptors, can open the memory
+    ``fd`` for reading.
 
-    A file in /dev/shm, or an entry in this process's folder in /proc: valid as long as this process has it.
+    The path is a file in /dev/shm, or an entry in this process's folder in /proc, which is valid while this process has
+    ``fd`` open.
     """
     target = os.readlink(f"/proc/self/fd/{fd}")
     return target if target.startswith(f"{FOLDER}/") else f"/proc/{os.getpid()}/fd/{fd}"
 
 
 def open_memory(path: str) -> int:
-    """A descriptor of the memory at ``path``, for ``link``, ``add_segment`` and ``check``, which look at what it is.
+    """Return a descriptor of the memory at ``path``, for ``link``, ``add_segment`` and ``check``, which check what it
+    is.
 
     The caller closes it. Raises OSError."""
     return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
 
 
 def sweep() -> list[str]:
-    """Take away what dead processes have left in /dev/shm; the names. Raises OSError where that is forbidden."""
+    """Remove the memories that dead processes have left in /dev/shm, and return their names. Raises OSError if that is
+    forbidden."""
     return [name for name in abandoned() if _removed(name)]
 
 
 def abandoned() -> list[str]:
-    """Names of what dead processes have left in /dev/shm, also those that are not ours to take away."""
+    """Return the names of memories that dead processes have left in /dev/shm, also those that this user may not
+    remove."""
     try:
         names = os.listdir(FOLDER)
     except FileNotFoundError:
@@ -82,7 +88,7 @@ def _removed(name: str) -> bool:
         if (FOLDER / name).lstat().st_uid != os.geteuid():
             return False
         posix_ipc.unlink_shared_memory(f"/{name}")
-    except (FileNotFoundError, posix_ipc.ExistentialError):  # another sweep was there first
+    except (FileNotFoundError, posix_ipc.ExistentialError):  # another process has removed it
         return False
     except posix_ipc.PermissionsError as refused:
         raise PermissionError(errno.EACCES, str(refused), str(FOLDER / name)) from refused
@@ -98,7 +104,7 @@ def _namespace() -> int:
 
 
 def _started(pid: int) -> int | None:
-    """When the living process ``pid`` started; None when there is none."""
+    """Return the start time of the living process ``pid`` in clock ticks after boot; None if there is none."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):

@@ -4,9 +4,10 @@
 once, each with the path of its field (``routes[2].from``) and, where one is near, the name that was probably meant.
 Rules:
 
-* fields may be added by anybody: unknown ones stay in ``raw`` and travel on, one that looks misspelt gives a warning;
-* nothing about the map is taken for granted: any value of any type gives problems, never an exception;
-* pure: whether an artifact is there is not asked here.
+* other programs may add fields: unknown ones stay in ``raw`` and are passed on; one that looks misspelt gives a
+warning;
+* nothing about the map is taken for granted: a value of a wrong type gives a problem, never an exception;
+* pure: whether an artifact exists is not checked here.
 """
 
 from chronetix.protocol.contract.parse import parse_flow

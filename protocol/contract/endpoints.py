@@ -1,15 +1,16 @@
-"""Which node an endpoint of a route means.
+"""Finds the node that each endpoint of a route means.
 
-Routes name node ids. A manifest of our own compile step has its ``node_id``; one of the orchestrator's own output has
-only its normalised plugin id, so the two need not meet. An endpoint means, first match wins:
+Routes name node ids. A manifest of Chronetix's compile step has its ``node_id``; a manifest of the orchestrator's own
+output has only its normalised plugin id, which may differ from the name in a route. An endpoint means, first match
+wins:
 
-1. the node that ``bindings`` (given by whoever submits) gives for it;
+1. the node that ``bindings`` (given by the client that submits) gives for it;
 2. the manifest with that node_id, else the one manifest without node_id that has it as plugin_id;
 3. as the source of a ``control/timer/…`` or ``control/resource/…`` route: the single manifest without node_id that
    nothing else refers to and that has the role Timer or EnvProvider, with a warning.
 
-What is still open, or ambiguous, is a problem. A manifest without node_id takes the endpoint that means it as its node
-id, else its plugin id; node ids must be unique.
+An endpoint that means no node, or more than one, is a problem. A manifest without node_id takes the endpoint that means
+it as its node id, else its plugin id; node ids must be unique.
 """
 
 from __future__ import annotations
@@ -23,14 +24,14 @@ from chronetix.protocol.contract.reading import Notes, quote, quote_key
 from chronetix.protocol.contract.types import Manifest, Route
 
 ROLE_OF_TOPIC: Final = (("control/timer/", "Timer"), ("control/resource/", "EnvProvider"))
-"""The role that the source of a route with such a topic has."""
+"""Beginnings of topics, each with the role that the source of a route with such a topic has."""
 
 _MAX_LISTED: Final = 8
 
 
 @dataclass(slots=True)
 class Resolution:
-    """Endpoints as far as they are settled; numbers are positions in the list of manifests."""
+    """The endpoints that are resolved so far; numbers are positions in the list of manifests."""
 
     notes: Notes
     manifests: Sequence[Manifest]
@@ -38,7 +39,7 @@ class Resolution:
     by_plugin: dict[str, list[int]] = field(default_factory=dict)
     meant: dict[str, int] = field(default_factory=dict)
     open: dict[str, str] = field(default_factory=dict)
-    """Endpoint that means nothing yet: the path where it was first seen."""
+    """Endpoints that mean no node yet, each with the path at which it was first seen."""
     known: Collection[str] = ()
     """Every name that an endpoint may have."""
 
@@ -56,9 +57,10 @@ def resolve(
     bindings: Mapping[str, str],
     notes: Notes,
 ) -> tuple[tuple[Manifest, ...], dict[str, str]]:
-    """The manifests with their node ids, and for each endpoint the node that it means.
+    """Return the manifests with their node ids, and for each endpoint the node that it means.
 
-    ``paths``: of each route. Problems are noted for what stays open; then the result is of no use.
+    ``paths`` has the path of each route. A problem is noted for each endpoint that stays open; the result must not be
+    used then.
     """
     resolution = Resolution(notes, manifests)
     _index(resolution)
@@ -132,7 +134,8 @@ def _match_roles(resolution: Resolution, routes: Sequence[Route]) -> None:
 
 
 def _roles_wanted(routes: Sequence[Route]) -> dict[str, str]:
-    """For each endpoint the one role that all its routes ask for, if they do; a target is asked for none."""
+    """Return the role that all routes of an endpoint ask for, by endpoint; targets, and endpoints whose routes ask for
+    different roles, are left out."""
     roles: dict[str, str] = {}
     for route in routes:
         role = next((role for topic, role in ROLE_OF_TOPIC if route.topic.startswith(topic)), "")
@@ -143,7 +146,7 @@ def _roles_wanted(routes: Sequence[Route]) -> dict[str, str]:
 
 def _refuse_open(resolution: Resolution) -> None:
     if any(not manifest.node and not manifest.plugin_id for manifest in resolution.manifests):
-        return  # the manifest that is meant may be one whose id could not be read; that is a problem already
+        return  # the endpoint may mean a manifest whose id could not be read, which is a problem already
     free = [resolution.manifests[index] for index in resolution.unreferenced]
     names = [manifest.node or manifest.plugin_id for manifest in free]
     for end, path in resolution.open.items():

@@ -1,4 +1,4 @@
-"""The flow as a graph: ids of routes, and no cycles of data routes (a full ring of rings would stand still for ever).
+"""The flow as a graph: ids of routes, and cycles of data routes, which are refused: full rings in a cycle never move.
 
 Control routes may form cycles.
 """
@@ -14,16 +14,17 @@ from chronetix.protocol.contract.reading import Notes
 from chronetix.protocol.contract.types import Route
 
 MAX_CYCLES: Final = 10
-"""Cycles that are reported; correcting these comes first."""
+"""How many cycles are reported at once."""
 
 MAX_DRAWN: Final = 12
-"""Nodes of a cycle that are named."""
+"""How many nodes of a cycle are named."""
 
 
 def name_routes(routes: Sequence[Route], nodes: Mapping[str, str]) -> tuple[Route, ...]:
-    """The routes between nodes, each with an id: its port, else ``from-to``, made unique with ``#2``, ``#3`` …
+    """Return the routes with resolved ends and an id each: the route's port, else ``from-to``, made unique by ``#2``,
+    ``#3`` …
 
-    ``nodes``: the node that each endpoint means.
+    ``nodes`` has the node that each endpoint means.
     """
     taken: set[str] = set()
     turn: dict[str, int] = {}
@@ -63,7 +64,7 @@ def refuse_cycles(routes: Iterable[Route], notes: Notes) -> None:
 
 
 def drawn(cycle: Sequence[str]) -> str:
-    """A cycle in words."""
+    """Return a cycle as text, ``a → b → a``, with at most MAX_DRAWN nodes."""
     shown = [*cycle, cycle[0]]
     if len(shown) > MAX_DRAWN:
         shown = [*cycle[: MAX_DRAWN - 2], "…", cycle[0]]
@@ -71,7 +72,7 @@ def drawn(cycle: Sequence[str]) -> str:
 
 
 def find_cycle(following: Mapping[str, Sequence[str]]) -> list[str]:
-    """Some cycle, or an empty list. Depth first without recursion; each edge is looked at once."""
+    """Return the nodes of some cycle, or an empty list. Searches depth first without recursion, each edge once."""
     done: set[str] = set()
     for start in following:
         trail: dict[str, int] = {}

@@ -1,4 +1,4 @@
-"""Reading one node's manifest. ``node`` is what the manifest says (``node_id``), empty when it says nothing."""
+"""Reads one node's manifest. Its ``node`` is the manifest's ``node_id``, empty if the manifest has none."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _BYTES = (1 << 62) - 1
 
 
 def read_manifest(fields: Fields) -> Manifest:
-    """The manifest, with defaults where something is missing or wrong."""
+    """Return the manifest, with defaults for fields that are missing or wrong."""
     manifest = Manifest(
         node=fields.name("node_id"),
         plugin_id=fields.name("plugin_id", required=True),
@@ -192,7 +192,7 @@ def _align_to(fields: Fields) -> Literal["second", "minute", "hour"] | None:
 
 
 def _start_at(fields: Fields) -> str | int | None:
-    """A time as text, or Unix nanoseconds."""
+    """Return the field ``start_at``: a time as text, or Unix time in ns; None if it is absent or wrong."""
     value: Any = fields.get("start_at")
     if value is None or type(value) is str:
         return value

@@ -1,4 +1,4 @@
-"""From the map that was submitted to a flow, or to all that is wrong with it."""
+"""Reads a submitted map as a flow, or finds all problems in it."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ _NO_BINDINGS: Mapping[str, str] = {}
 
 
 def parse_flow(raw: Any, *, bindings: Mapping[str, str] = _NO_BINDINGS) -> Validation:
-    """Read and check a CompileOutput.
+    """Read and check a CompileOutput, and return the flow or the problems.
 
-    ``bindings`` gives the node (its node_id, or a plugin_id that only one has) that an endpoint of the routes means
-    where names alone don't tell. ``raw`` should be a map, but nothing in it makes this raise: what is wrong is in
+    ``bindings`` gives the node (its node_id, or a plugin_id that only one node has) that an endpoint of a route means
+    if
+    its name does not tell. ``raw`` should be a map, but no value makes this function raise: what is wrong is in
     ``problems``.
     """
     notes = Notes()

@@ -1,10 +1,10 @@
-"""Reading maps that came from outside, field by field, noting every problem under its path.
+"""Reads maps that came from outside, field by field, and notes every problem under its path.
 
-A :class:`Fields` reads one map. Each of its methods gives a value of the promised type whatever the map holds: the
-default, when the field is absent, null or wrong, and in the last case a problem is noted. Fields nobody asked for are
+A :class:`Fields` reads one map. Each of its methods returns a value of the promised type whatever the map holds: the
+default if the field is absent, null or wrong, and a problem is noted if it is wrong. Fields that no method has read are
 unknown; :meth:`Fields.done` warns about those that look like a misspelling of a known one.
 
-What is noted and how much is compared is bounded, since the maps may be hostile.
+The number of notes and of comparisons is bounded, because the maps may be hostile.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ from chronetix.protocol.contract.types import Problem
 from chronetix.protocol.nearest import nearest
 
 MAX_NOTES: Final = 100
-"""Problems, and warnings, that are kept one by one; further ones are counted."""
+"""How many problems, and how many warnings, are kept; further problems are counted."""
 
 MAX_COMPARISONS: Final = 20_000
-"""Pairs of an unknown and a known word that are compared for likeness: about half a second of work."""
+"""How many pairs of an unknown and a known word are compared for likeness: about half a second of work."""
 
 MAX_QUOTE: Final = 60
 MAX_NAME: Final = 200
-"""Characters of a name: of a flow, a node, a route."""
+"""The longest name of a flow, node or route, in characters."""
 
 MISSPELT: Final = 0.7
-"""How like a known field's name an unknown one must be to be taken for a misspelling."""
+"""The likeness to a known field's name, 0 … 1, from which on an unknown one counts as misspelt."""
 
 Choice = TypeVar("Choice", bound=str)
 
 
 @dataclass(slots=True)
 class Notes:
-    """Problems and warnings as they are found."""
+    """Collects problems and warnings."""
 
     problems: list[Problem] = field(default_factory=list)
     warnings: list[Problem] = field(default_factory=list)
@@ -44,38 +44,38 @@ class Notes:
     comparisons: int = MAX_COMPARISONS
 
     def problem(self, path: str, message: str, suggestion: str = "") -> None:
-        """The flow cannot be run because of this."""
+        """Note a problem, because of which the flow cannot be run."""
         if len(self.problems) < MAX_NOTES:
             self.problems.append(Problem(path, message, suggestion))
         else:
             self.beyond += 1
 
     def warn(self, path: str, message: str, suggestion: str = "") -> None:
-        """The flow can be run, but this may not be what was meant."""
+        """Note a warning: the flow can be run, but perhaps not as it was meant."""
         if len(self.warnings) < MAX_NOTES:
             self.warnings.append(Problem(path, message, suggestion))
 
     def nearest(self, word: str, known: Collection[str], cutoff: float = 0.6) -> str | None:
-        """The known word that was probably meant, or None; always None once MAX_COMPARISONS were made."""
+        """Return the known word that was probably meant, or None; always None after MAX_COMPARISONS comparisons."""
         if self.comparisons <= 0:
             return None
         self.comparisons -= len(known)
         return nearest(word, known, cutoff)
 
     def did_you_mean(self, word: str, known: Collection[str], otherwise: str = "") -> str:
-        """``did you mean "…"?``, or ``otherwise`` when no known word is near."""
+        """Return ``did you mean "…"?``, or ``otherwise`` if no known word is near."""
         meant = self.nearest(word, known)
         return otherwise if meant is None else f'did you mean "{meant}"?'
 
     def finish(self) -> None:
-        """Say how many problems were not kept."""
+        """Add a problem that says how many problems were not kept."""
         if self.beyond:
             self.problems.append(Problem("", f"and {self.beyond} problems more"))
             self.beyond = 0
 
 
 class Fields:
-    """One map being read. ``path`` is where it stands in the flow."""
+    """Reads one map. ``path`` is the map's place in the flow."""
 
     __slots__ = ("_known", "_raw", "notes", "path")
 
@@ -91,16 +91,16 @@ class Fields:
         return self._raw
 
     def at(self, name: str) -> str:
-        """The path of field ``name``."""
+        """Return the path of the field ``name``."""
         return f"{self.path}.{name}" if self.path else name
 
     def get(self, name: str) -> Any:
-        """The field's value, unchecked; None when it is absent or null."""
+        """Return the field's value, unchecked; None if it is absent or null."""
         self._known.add(name)
         return self._raw.get(name)
 
     def text(self, name: str, default: str = "") -> str:
-        """A text."""
+        """Return a text."""
         value = self.get(name)
         if value is None or type(value) is str:
             return default if value is None else value
@@ -108,14 +108,14 @@ class Fields:
         return default
 
     def required_text(self, name: str) -> str:
-        """A text that must be there and not be empty; empty when a problem was noted."""
+        """Return a text that must exist and must not be empty; empty if a problem was noted."""
         value = self.text(name)
         if not value and self._raw.get(name) in (None, ""):
             self.notes.problem(self.at(name), "is required and missing")
         return value
 
     def name(self, name: str, *, required: bool = False) -> str:
-        """A text that names something to people: printable, without blanks, at most MAX_NAME long."""
+        """Return a text that serves as a name: printable, without blanks, at most MAX_NAME long."""
         value = self.required_text(name) if required else self.text(name)
         reason = unfit_name(value)
         if reason:
@@ -124,7 +124,7 @@ class Fields:
         return value
 
     def choice(self, name: str, choices: Sequence[Choice], default: Choice | None = None) -> Choice:
-        """One of ``choices``; without ``default`` the field is required."""
+        """Return one of ``choices``; without ``default`` the field is required."""
         value = self.get(name)
         if value in choices and type(value) is str:
             return cast(Choice, value)
@@ -139,7 +139,7 @@ class Fields:
         return choices[0] if default is None else default
 
     def integer(self, name: str, low: int, high: int) -> int | None:
-        """An integer from ``low`` to ``high``."""
+        """Return an integer from ``low`` to ``high``; None if the field is absent or wrong."""
         value = self.get(name)
         if value is None:
             return None
@@ -154,14 +154,14 @@ class Fields:
         return value
 
     def flag(self, name: str) -> bool:
-        """True or false; false if it is not there."""
+        """Return true or false; false if the field is absent or wrong."""
         value = self.get(name)
         if value is not None and type(value) is not bool:
             self._wrong(name, "true or false", value)
         return value is True
 
     def number(self, name: str, low: float, high: float) -> float | None:
-        """A finite number above ``low`` (exclusive) up to ``high``."""
+        """Return a finite number above ``low`` (exclusive) up to ``high``; None if the field is absent or wrong."""
         value = self.get(name)
         if value is None:
             return None
@@ -174,7 +174,7 @@ class Fields:
         return float(value)
 
     def free_map(self, name: str) -> Mapping[str, Any]:
-        """A map that is handed on as it is: anything that CBOR can carry."""
+        """Return a map that is passed on unchanged; its values must be encodable as CBOR."""
         value = self.get(name)
         if value is None:
             return {}
@@ -189,14 +189,14 @@ class Fields:
         return value
 
     def child(self, name: str) -> Fields:
-        """A map to be read in turn; an empty one when it is absent or wrong."""
+        """Return a reader for the map in a field; for an empty map if the field is absent or wrong."""
         value = self.get(name)
         if value is not None and not isinstance(value, Mapping):
             self._wrong(name, "a map", value)
         return Fields(self.notes, self.at(name), value if isinstance(value, Mapping) else {})
 
     def items(self, name: str) -> Iterator[Fields]:
-        """The maps of a list, each to be read in turn; elements that are no maps are noted and left out."""
+        """Yield a reader for each map in a list; a problem is noted for each element that is no map."""
         value = self.get(name)
         if value is None:
             return
@@ -211,7 +211,7 @@ class Fields:
                 self.notes.problem(path, f"must be a map, not {kind_of(item)}")
 
     def done(self) -> None:
-        """All known fields have been asked for: warn about unknown ones that look misspelt."""
+        """Warn about unknown fields that look misspelt. Call this after all known fields have been read."""
         for name in self._raw:
             if name in self._known or type(name) is not str:
                 continue
@@ -225,7 +225,7 @@ class Fields:
 
 
 def unfit_name(value: str) -> str:
-    """Why ``value`` cannot name something, or nothing. The empty text is somebody else's problem."""
+    """Return why ``value`` is no usable name; empty if it is one. The caller checks for the empty text."""
     if len(value) > MAX_NAME:
         return f"has more than {MAX_NAME} characters"
     if not value.isprintable() or any(char.isspace() for char in value):
@@ -234,18 +234,18 @@ def unfit_name(value: str) -> str:
 
 
 def unfit_flow_name(value: str) -> str:
-    """Why no flow can be called ``value``, or nothing: the one rule for what a file, an option or a call gives as the
-    name of a flow."""
+    """Return why ``value`` is no usable name of a flow; empty if it is one. Files, options and calls all use this
+    rule."""
     return unfit_name(value) if value else "is empty"
 
 
 def one_of(choices: Sequence[str]) -> str:
-    """``one of: a, b, c``."""
+    """Return ``one of: a, b, c``."""
     return "one of: " + ", ".join(choices)
 
 
 def kind_of(value: Any) -> str:
-    """What a value is, in the words of JSON, with as much of it as can be quoted."""
+    """Return the kind of a value in the words of JSON, with as much of the value as fits into a message."""
     match value:
         case None:
             return "null"
@@ -266,7 +266,7 @@ def kind_of(value: Any) -> str:
 
 
 def quote(value: str | float) -> str:
-    """A text in quotes, or a number, cut to what can be read; nothing in it can disturb a terminal."""
+    """Return a text in quotes, or a number, cut to a readable length and without control characters."""
     if isinstance(value, str):
         shown = value[:MAX_QUOTE]
         printable = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in shown)
@@ -277,5 +277,5 @@ def quote(value: str | float) -> str:
 
 
 def quote_key(name: str) -> str:
-    """A key as part of a path."""
+    """Return a key as a part of a path."""
     return quote(name)[1:-1]

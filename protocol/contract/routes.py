@@ -1,4 +1,4 @@
-"""Reading one route. ``source`` and ``target`` are the endpoints as written; ``endpoints`` settles what they mean."""
+"""Reads one route. Its ``source`` and ``target`` are the endpoints as written; ``endpoints`` finds their nodes."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from chronetix.protocol.contract.types import DEFAULT_BUFFER, MAX_BUFFER, PLANES
 from chronetix.protocol.contract.wording import read_content_type
 
 MAX_LIMIT_MS: Final = 86_400_000
-"""A day."""
+"""The longest limit of a route in ms: a day."""
 
 
 def read_route(fields: Fields) -> Route:
-    """The route, with defaults where something is missing or wrong. The watermark is three quarters of the buffer
-    unless it is given."""
+    """Return the route, with defaults for fields that are missing or wrong. The watermark is three quarters of the
+    buffer unless it is given."""
     buffer = fields.integer("buffer", 1, MAX_BUFFER)
     credits = DEFAULT_BUFFER if buffer is None else buffer
     route = Route(
@@ -44,8 +44,8 @@ def read_route(fields: Fields) -> Route:
 
 
 def settle_policy(route: Route, qos: str) -> Route:
-    """``qos``: of its source. Frames of a best-effort node need not arrive: they wait for nobody unless the route says
-    so."""
+    """Return the route with its final policy: ``drop_newest`` if the class ``qos`` of its source is best-effort and the
+    route names neither policy nor limit, because frames of a best-effort node need not arrive."""
     said = route.raw.get("policy") is not None or route.limit_ms is not None
     return replace(route, policy="drop_newest") if qos == "best-effort" and not said else route
 
@@ -63,7 +63,7 @@ def _watermark(fields: Fields, credits: int) -> int:
 
 
 def read_schema(fields: Fields) -> SchemaDescriptor:
-    """One entry of ``schemas``."""
+    """Return one entry of ``schemas``."""
     schema = SchemaDescriptor(
         content_type=read_content_type(fields),
         schema_ver=fields.text("schema_ver", "v1"),

@@ -1,4 +1,4 @@
-"""Reading what a flow says about nodes that fail: restart, liveness, and who is restarted with whom."""
+"""Reads what a flow declares about nodes that fail: restart, liveness, and which nodes are restarted together."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from chronetix.protocol.contract.types import RESTARTS, STRATEGIES, Liveness, Ma
 
 MAX_RESTARTS: Final = 10_000
 MAX_MS: Final = 7 * 24 * 3600 * 1000
-"""A week: a longer back-off, window or probe is a slip."""
+"""The longest back-off, window or probe in ms: a week, because a longer one is probably a mistake."""
 
 MIN_PERIOD_MS: Final = 10
 DEFAULT: Final = Restart()
 
 
 def read_restart(parent: Fields) -> Restart:
-    """A policy's name, or a map with ``policy`` and figures."""
+    """Return the restart rule, given as a policy's name or as a map with ``policy`` and numbers."""
     value = parent.get("restart")
     if value is None:
         return DEFAULT
@@ -41,7 +41,7 @@ def read_restart(parent: Fields) -> Restart:
 
 
 def read_liveness(parent: Fields) -> Liveness | None:
-    """None when it is not probed. The period is half the limit unless it is given."""
+    """Return the liveness rule; None if the node is not probed. The period is half the limit unless it is given."""
     if parent.get("liveness") is None:
         return None
     fields = parent.child("liveness")
@@ -67,7 +67,7 @@ def _figure(fields: Fields, name: str, low: int, high: int, default: int) -> int
 
 
 def check_strategy(strategy: str, manifests: Sequence[Manifest], routes: Sequence[Route], notes: Notes) -> None:
-    """A strategy restarts nodes together: none of them may be one that is never restarted."""
+    """Check that no node with the policy temporary is among the nodes that the strategy restarts together."""
     if strategy == STRATEGIES[0]:
         return
     never = {manifest.node: at for at, manifest in enumerate(manifests) if manifest.restart.policy == "temporary"}
@@ -85,7 +85,7 @@ def check_strategy(strategy: str, manifests: Sequence[Manifest], routes: Sequenc
 
 
 def _downstream(starts: Sequence[str], routes: Sequence[Route]) -> dict[str, str]:
-    """Every node that data routes lead to from one of ``starts``, with that one."""
+    """Return every node that data routes lead to from one of ``starts``, with the start that it was reached from."""
     consumers: dict[str, list[str]] = {}
     for route in routes:
         if route.plane == "data":

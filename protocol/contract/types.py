@@ -1,7 +1,7 @@
-"""The contract's types, read and with defaults filled in. Plain frozen data; ``raw`` is always the map as it came.
+"""The contract's types, read and with defaults filled in. Plain frozen data; ``raw`` is always the original map.
 
-Every name is the contract's own, except: ``Manifest.node`` and ``Route.id``, ``source``, ``target`` are resolved. An
-optional number that was not given is None. Bounds and enums stand here, beside the field that they are of.
+Fields have the contract's own names, except that ``Manifest.node`` and ``Route.id``, ``source`` and ``target`` are
+resolved. An optional number that was not given is None. Bounds and enums of fields are in this module.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ CONTENT_TYPE_ALIASES: Final = {"application/arrow+ipc": "application/arrow-ipc"}
 MAX_NS: Final = (1 << 63) - 1
 MAX_PRIORITY: Final = 7
 MAX_BUFFER: Final = 1 << 16
-"""Credits of one route. Its ring takes 144 bytes of shared memory for each, whether used or not."""
+"""The largest number of credits of one route. Its ring takes 144 bytes of shared memory for each credit, used or
+not."""
 DEFAULT_BUFFER: Final = 64
 MIN_ARENA: Final = 1 << 18
 DEFAULT_ARENA: Final = 1 << 30
@@ -172,7 +173,7 @@ class Timer:
 
 @dataclass(frozen=True, slots=True)
 class Subscription:
-    """What a node wants from the event bus."""
+    """A subscription of a node on the event bus."""
 
     pattern: str
     delivery: Literal["at_most_once", "at_least_once"] = "at_most_once"
@@ -182,7 +183,7 @@ class Subscription:
 
 @dataclass(frozen=True, slots=True)
 class Publication:
-    """What a node puts on the event bus; ``default_envelope`` as given."""
+    """A publication of a node on the event bus; ``default_envelope`` as given."""
 
     topic: str
     codec: Literal["json", "cbor"] = "json"
@@ -216,10 +217,11 @@ class Manifest:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One edge. ``id`` is unique in the flow; ``source`` and ``target`` are nodes of it.
+    """One route. ``id`` is unique in the flow; ``source`` and ``target`` are nodes of the flow.
 
-    ``buffer``: credits, in frames; ``watermark``: the high mark, 1 … buffer. ``policy``: what becomes of a frame that
-    finds no credit; ``limit_ms`` (policy block): how long it waits before the route is given up, None for ever.
+    ``buffer``: credits, in frames; ``watermark``: the high mark, 1 … buffer. ``policy``: what happens to a frame that
+    finds no credit; ``limit_ms`` (policy block): how long the producer waits for a credit before it closes the route,
+    None for ever.
     """
 
     id: str
@@ -248,11 +250,13 @@ class SchemaDescriptor:
 
 @dataclass(frozen=True, slots=True)
 class Flow:
-    """A flow without problems: every route's ends are there, data routes form no cycle. ``name`` may be empty.
+    """A flow without problems: both ends of every route exist, and data routes form no cycle. ``name`` may be empty.
 
-    ``strategy``: who is restarted with a node that is. ``dead_letter``: the topic of frames that a node could not take
-    even when retried (``qos.retry``), empty when they are dropped. ``on_daemon_loss``: whether its workers end when the
-    daemon dies, so that the next one runs the flow from its beginning, or go on and are taken over.
+    ``strategy``: which nodes are restarted together with a failed one. ``dead_letter``: the topic for frames over
+    which a
+    plugin raised also when they were retried (``qos.retry``); empty if such frames are dropped. ``on_daemon_loss``:
+    whether the flow's workers end when the daemon dies, so that the next daemon runs the flow from its beginning, or
+    survive and are adopted.
     """
 
     name: str
@@ -267,11 +271,11 @@ class Flow:
 
     @property
     def data_routes(self) -> tuple[Route, ...]:
-        """The routes that are rings."""
+        """The data routes."""
         return tuple(route for route in self.routes if route.plane == "data")
 
     def manifest(self, node: str) -> Manifest:
-        """The node's manifest. Raises LookupError for a node that the flow does not have."""
+        """Return the node's manifest. Raises LookupError for a node that the flow does not have."""
         for manifest in self.manifests:
             if manifest.node == node:
                 return manifest
@@ -280,7 +284,7 @@ class Flow:
 
 @dataclass(frozen=True, slots=True)
 class Validation:
-    """What reading a flow gave: the flow, or the problems why there is none; warnings either way."""
+    """The result of reading a flow: the flow, or None and the problems; warnings in both cases."""
 
     flow: Flow | None
     problems: list[Problem]

@@ -1,6 +1,6 @@
 """Content types: one spelling for each, and a warning for one that looks misspelt.
 
-A type that is not of the contract is legal as long as it looks like a media type: its payload is passed on as bytes.
+A type that the contract does not name is valid if it has the form of a media type: its payload is passed on as bytes.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ _MEDIA_TYPE: Final = re.compile(r"[A-Za-z0-9!#$&^_.+-]{1,64}/[A-Za-z0-9!#$&^_.+-
 
 
 def normalised(content_type: str) -> str:
-    """The contract's spelling of ``content_type``; itself when it has only one."""
+    """Return the contract's spelling of ``content_type``; ``content_type`` itself if the contract does not name it."""
     folded = content_type.strip().lower()
     folded = CONTENT_TYPE_ALIASES.get(folded, folded)
     return folded if folded in CONTENT_TYPES else content_type
 
 
 def read_content_type(fields: Fields, name: str = "content_type") -> str:
-    """Field ``name`` as a normalised content type, application/json by default."""
+    """Return the field ``name`` as a normalised content type, application/json by default."""
     given = fields.text(name) or CONTENT_TYPES[0]
     content_type = normalised(given)
     if content_type in CONTENT_TYPES:

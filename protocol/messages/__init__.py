@@ -1,5 +1,6 @@
-"""Every message that crosses a Unix socket, as one frozen struct each; a module for each subject, and here who may send
-what to whom.
+"""Every message that is sent over a Unix socket, as one frozen struct each: a module for each subject, and in this
+module
+the unions of messages that each side may send.
 
 On the wire a message is a CBOR map whose key ``type`` names the struct (see PROTOCOL.md). Rules:
 
@@ -159,10 +160,10 @@ __all__ = [
 ]
 
 ClientMessage = Hello | Call | Cancel
-"""What a client may send."""
+"""The messages that a client may send."""
 
 ConnectingMessage = ClientMessage | Reattach
-"""What may come on the control socket, before it is known who has connected."""
+"""The messages that may come on the control socket before the daemon knows whether the peer is a client or a worker."""
 
 WorkerMessage = (
     Hello
@@ -187,10 +188,10 @@ WorkerMessage = (
     | Request
     | Reply
 )
-"""What a worker may send."""
+"""The messages that a worker may send."""
 
 ToClient = Welcome | Failure | Item | Result
-"""What the daemon sends to clients."""
+"""The messages that the daemon sends to clients."""
 
 ToWorker = (
     Welcome
@@ -216,10 +217,10 @@ ToWorker = (
     | RequestFailed
     | Tick
 )
-"""What the daemon sends to workers."""
+"""The messages that the daemon sends to workers."""
 
 LauncherMessage = LauncherReady | Spawned | SpawnFailed
-"""What the launcher sends."""
+"""The messages that the launcher sends."""
 
 ToLauncher = Spawn
-"""What the daemon sends to the launcher: this one alone."""
+"""The only message that the daemon sends to the launcher."""

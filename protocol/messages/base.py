@@ -1,4 +1,4 @@
-"""What all messages are made of: their common base, and types and limits of their fields."""
+"""The common base of all messages, and the types and limits of their fields."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ Priority = Annotated[int, msgspec.Meta(ge=0, le=7)]
 """0 lowest … 7 highest, 4 normal."""
 
 LogLevel = Literal["debug", "info", "warning", "error", "critical"]
-"""How severe a record is."""
+"""The severity of a log record."""
 
 LOG_LEVELS: tuple[LogLevel, ...] = get_args(LogLevel)
-"""The least severe first."""
+"""All levels, the least severe first."""
 
 MAX_FRAME = 16 * 1024 * 1024
-"""Largest frame in bytes, length prefix not counted: bounds what a peer can make us allocate."""
+"""Largest frame in bytes, length prefix not counted: bounds the memory that a peer can make this process allocate."""
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", omit_defaults=True):
-    """What every message has in common: nothing but its tag."""
+    """The base of every message; messages have only their tag ``type`` in common."""

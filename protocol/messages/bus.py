@@ -29,14 +29,14 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Publish(Message, tag="publish", frozen=True):
-    """Worker or client to daemon: to everyone who subscribed to the envelope's topic."""
+    """Worker to daemon: deliver this to all subscribers of the envelope's topic."""
 
     envelope: dict[str, Any]
     payload: bytes
 
 
 class Deliver(Message, tag="deliver", frozen=True):
-    """Daemon to subscriber: a published message. With ``envelope.corr_id`` it is a request that wants a
+    """Daemon to subscriber: a published message. With ``envelope.corr_id`` it is a request that expects a
     :class:`Reply`.
     """
 
@@ -45,19 +45,19 @@ class Deliver(Message, tag="deliver", frozen=True):
 
 
 class Subscribe(Message, tag="subscribe", frozen=True):
-    """Worker to daemon: wants ``topic`` (exact) from now on."""
+    """Worker to daemon: subscribe to ``topic`` (exact match)."""
 
     topic: str
 
 
 class Unsubscribe(Message, tag="unsubscribe", frozen=True):
-    """Worker to daemon: no longer wants ``topic``."""
+    """Worker to daemon: end the subscription to ``topic``."""
 
     topic: str
 
 
 class Request(Message, tag="request", frozen=True):
-    """Worker to daemon: one subscriber of the topic is to answer. ``envelope.corr_id`` is the asker's own.
+    """Worker to daemon: one subscriber of the topic is to reply. ``envelope.corr_id`` is chosen by the requester.
 
     Ends exactly once: :class:`Reply` or :class:`RequestFailed`.
     """
@@ -68,7 +68,7 @@ class Request(Message, tag="request", frozen=True):
 
 
 class Reply(Message, tag="reply", frozen=True):
-    """Answer to a delivered request, and its forwarding to the asker."""
+    """Subscriber to daemon: the reply to a delivered request. Daemon to requester: the same reply, forwarded."""
 
     corr_id: str
     payload: bytes
@@ -76,7 +76,7 @@ class Reply(Message, tag="reply", frozen=True):
 
 
 class RequestFailed(Message, tag="request-failed", frozen=True):
-    """Daemon to asker: the request ended without a reply; ``reason`` is one of the three ends."""
+    """Daemon to requester: the request ended without a reply, for one of the three reasons."""
 
     corr_id: str
     reason: Literal["timeout", "no-subscriber", "peer-gone"]

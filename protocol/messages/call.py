@@ -1,4 +1,4 @@
-"""What clients ask, and what they are answered: calls of verbs."""
+"""Calls of verbs by clients, and the daemon's answers."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from chronetix.protocol.messages.base import Count, Message
 
 
 class Call(Message, tag="call", frozen=True):
-    """A client asks for ``verb``; ends with exactly one :class:`Result` or :class:`Failure` of the same id.
+    """Client to daemon: call ``verb``. The call ends with exactly one :class:`Result` or :class:`Failure` of the same
+    id.
 
-    ``descriptors``: how many travel with it; only for verbs that ask for some.
+    ``descriptors``: how many are sent with the call; only for verbs that take some.
     """
 
     id: Count
@@ -20,8 +21,8 @@ class Call(Message, tag="call", frozen=True):
 
 
 class Item(Message, tag="item", frozen=True):
-    """One element of a streaming answer (logs, events), before the call's end. ``descriptors``: how many travel with
-    it."""
+    """Daemon to client: one item of a streaming answer (logs, events), before the call's end. ``descriptors``: how many
+    are sent with the item."""
 
     id: Count
     value: Any
@@ -29,13 +30,13 @@ class Item(Message, tag="item", frozen=True):
 
 
 class Result(Message, tag="result", frozen=True):
-    """The call's end, with its value."""
+    """Daemon to client: the call's end, with its value."""
 
     id: Count
     value: Any = None
 
 
 class Cancel(Message, tag="cancel", frozen=True):
-    """The client no longer wants the call; it still ends with a Result or Failure."""
+    """Client to daemon: cancel the call, which still ends with a Result or Failure."""
 
     id: Count

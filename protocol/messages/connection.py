@@ -1,4 +1,4 @@
-"""First on every connection, both ways: who comes, whether it is accepted, or why not."""
+"""The first messages on every connection: the hello of the side that connects, and the daemon's welcome or refusal."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from typing import Any, Literal
 from chronetix.protocol.messages.base import MAX_FRAME, Count, Message
 
 PROTOCOL_VERSIONS = (1,)
-"""Versions of this protocol that this code speaks, best first."""
+"""Versions of this protocol that this code supports, best first."""
 
 HANDOVER = "handover"
-"""The feature in the hello of a worker that may stand by, and leave its place to another one."""
+"""The feature in the hello of a worker that can stand by, and can hand its node over to another worker."""
 
 REATTACH = "reattach"
-"""The feature in the hello of a worker that comes back: a :class:`Reattach` is next."""
+"""The feature in the hello of a worker that reattaches: a :class:`Reattach` is its next message."""
 
 
 class Hello(Message, tag="hello", frozen=True):
-    """First message of whoever connects: which versions it speaks and as what it comes."""
+    """The first message of the side that connects: the versions that it supports, and its role."""
 
     protocol: list[Count]
     role: Literal["client", "worker"]
@@ -27,7 +27,8 @@ class Hello(Message, tag="hello", frozen=True):
 
 
 class Welcome(Message, tag="welcome", frozen=True):
-    """The daemon's answer to a hello it accepts; a refusal is a :class:`Failure` and the end."""
+    """The daemon's answer to a hello that it accepts. A refusal is a :class:`Failure`, after which the daemon
+    closes."""
 
     protocol: Count
     daemon: str
@@ -36,7 +37,7 @@ class Welcome(Message, tag="welcome", frozen=True):
 
 
 class Failure(Message, tag="error", frozen=True):
-    """Something was refused or went wrong; ``code`` and ``name`` are of the error catalogue.
+    """An error; ``code`` and ``name`` are those of the error catalogue.
 
     With ``id`` it ends that call; without, it concerns the connection.
     """

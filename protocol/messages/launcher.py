@@ -1,4 +1,4 @@
-"""Between the daemon and the process that forks its workers."""
+"""The messages between the daemon and its launcher, the process that forks workers."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ class Spawn(Message, tag="spawn", frozen=True):
     """Daemon to launcher: start one worker. Descriptors: its control socket, its stdout, its stderr and, with
     ``cgroup``, the folder of the control group that it is born in.
 
-    With empty ``argv`` a warm fork that runs a Python worker; else that program is executed. A ``spare`` one says hello
-    and then waits for :class:`Assign`. ``data_limit``: bytes of private memory that it may add to what it is born with
-    (RLIMIT_DATA), 0 for no limit.
+    With empty ``argv`` the worker is a warm fork that runs Python; else the program ``argv`` is executed. A ``spare``
+    worker sends its hello and then waits for :class:`Assign`. ``data_limit``: how many bytes of private memory the
+    worker
+    may add to those that it is born with (RLIMIT_DATA), 0 for no limit.
     """
 
     id: Count
@@ -25,12 +26,12 @@ class Spawn(Message, tag="spawn", frozen=True):
 
     @property
     def descriptors(self) -> int:
-        """How many descriptors travel with this message."""
+        """How many descriptors are sent with this message."""
         return 3 + self.cgroup
 
 
 class Spawned(Message, tag="spawned", frozen=True):
-    """Launcher to daemon: worker ``id`` lives, as the daemon's own child. Descriptors: its pidfd."""
+    """Launcher to daemon: worker ``id`` has been started, as a child of the daemon. Descriptors: its pidfd."""
 
     id: Count
     pid: Count
@@ -46,6 +47,6 @@ class SpawnFailed(Message, tag="spawn-failed", frozen=True):
 
 
 class LauncherReady(Message, tag="launcher-ready", frozen=True):
-    """Launcher to daemon, first: everything is imported, forks are cheap now."""
+    """Launcher to daemon, as its first message: everything is imported, so that forks are cheap from now on."""
 
     pid: Count

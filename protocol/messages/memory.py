@@ -1,6 +1,6 @@
-"""The memory of data routes: what a worker is to make, has made and maps of others, and how a route ends.
+"""The memory of data routes: which memory a worker has to make, has made, and maps of others; and how a route ends.
 
-A route is a chain of stages, each with one RING; ``epoch`` counts them. What is in the memory: shm/SPEC.md.
+A route is a chain of stages, each with one RING; ``epoch`` counts the stages. shm/SPEC.md describes the memory.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ class Port(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One end of one stage of a data route, as a worker needs to know it. ``route`` is unique within the flow.
 
     A stage is a route's time with one RING; ``epoch`` counts the rings. ``limit_ns`` (policy block): how long the
-    producer waits for a credit before it gives the route up, 0 for ever. ``resume``: the highest input_seq that
-    predecessors of the producer committed to this route; what a successor sends up to it may be a duplicate. ``qos``:
-    the class in which the consumer serves it. ``tap_of`` (outputs added to a running node, policy latest): it listens,
-    and gets what is sent to that route.
+    producer waits for a credit before it closes the route, 0 for ever. ``resume``: the highest input_seq that
+    predecessors of the producer committed to this route; frames that a successor sends up to it may be duplicates.
+    ``qos``: the class in which the consumer serves the route. ``tap_of`` (only outputs added to a running node, with
+    policy latest): this port is a tap, and gets the frames that are sent to the route ``tap_of``.
     """
 
     route: str
@@ -42,12 +42,15 @@ class Port(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 class Extend(Message, tag="extend", frozen=True):
     """Daemon to worker, any time after its ready: further routes, or next stages of routes that it has.
 
-    A higher epoch of an input that is there means that the producer of the stage before has done with it and that the
-    stage ends at sequence number ``base_seq`` of this one. Answered by one :class:`Offer` for exactly these ports.
+    A higher epoch of an input that the worker has means that the producer has finished the stage before, and that this
+    stage ends at the sequence number ``base_seq`` of the new one. Answered by one :class:`Offer` for exactly these
+    ports.
 
     Outputs that are no taps, and ``leave``, take effect between two frames, all at once: a higher epoch of an output
-    that is there takes its place, and begins where that one ends; outputs in ``leave`` are closed. Frames for what is
-    not linked yet wait. Only for workers with the feature ``handover``.
+    that
+    the worker has replaces it, and begins where the replaced one ends; outputs in ``leave`` are closed. Frames for
+    outputs
+    that are not linked yet wait. Only for workers with the feature ``handover``.
     """
 
     inputs: list[Port] = []
@@ -56,7 +59,7 @@ class Extend(Message, tag="extend", frozen=True):
 
 
 class Offer(Message, tag="offer", frozen=True):
-    """Worker to daemon, once after configure and once after each extend: the memory it made. Descriptors:
+    """Worker to daemon, once after configure and once after each extend: the memory that it has made. Descriptors:
     one RING for each of ``rings`` (its output routes), one CREDIT for each of ``credits`` (its input routes, in
     the order of the ports), one ARENA segment for each index of ``segments`` (those not offered before).
     """
@@ -72,8 +75,8 @@ class Offer(Message, tag="offer", frozen=True):
 
 
 class InputLink(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One stage of an input route ready to be mapped. With ``predecessor`` an end before this one died within the
-    stage: its CREDIT comes along, to be read.
+    """One stage of an input route that is ready to be mapped. With ``predecessor`` an earlier consumer died within the
+    stage, and its CREDIT is sent along to be read.
     """
 
     route: str
@@ -85,11 +88,13 @@ class InputLink(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 class Link(Message, tag="link", frozen=True):
     """Daemon to worker: the other ends. Descriptors: for each of ``outputs`` the consumer's CREDIT and the
     producer's end of a line to it; then for each of ``inputs`` the producer's RING, the consumer's end of a line to it,
-    its segments and, with ``predecessor``, the CREDIT of the end before. Nobody else has that end of the line.
+    its segments and, with ``predecessor``, the CREDIT of the earlier consumer. No other process has that end of the
+    line.
 
-    The first one is answered by :class:`Ready`. It comes again after an extend, and for an output whose consumer has a
-    successor; then :class:`Linked` is the answer. ``epochs``, if given, says which stage of each output is meant;
-    without, the present one.
+    The first link is answered by :class:`Ready`. Further ones come after an extend, and for an output whose consumer
+    has a
+    successor; they are answered by :class:`Linked`. ``epochs``, if given, names the stage of each output; without, the
+    present stage is meant.
     """
 
     outputs: list[str] = []
@@ -103,15 +108,15 @@ class Link(Message, tag="link", frozen=True):
 
 
 class Linked(Message, tag="linked", frozen=True):
-    """Worker to daemon: everything of a later link is mapped; ``routes`` are those that it named, outputs first."""
+    """Worker to daemon: all memory of a further link is mapped; ``routes`` are the link's routes, outputs first."""
 
     routes: list[str] = []
 
 
 class Drained(Message, tag="drained", frozen=True):
-    """Worker to daemon: this stage of an input, with which its producer has done, is empty, returned and unmapped.
+    """Worker to daemon: this stage of an input, which its producer has finished, is empty, returned and unmapped.
 
-    Daemon to a producer that lives: so it is; what it has of that stage can be given up.
+    Daemon to a living producer: the consumer has drained this stage, and the producer may free its memory.
     """
 
     route: str
@@ -119,8 +124,10 @@ class Drained(Message, tag="drained", frozen=True):
 
 
 class Conclude(Message, tag="conclude", frozen=True):
-    """Daemon to consumer: input ``route`` ends for good at sequence number ``seq``. When all before it is taken and
-    returned the stage is :class:`Drained`, and the route forgotten. Only for workers with the feature ``handover``.
+    """Daemon to consumer: input ``route`` ends for good at sequence number ``seq``. When the worker has taken and
+    returned
+    all frames before it, it sends :class:`Drained` and forgets the route. Only for workers with the feature
+    ``handover``.
     """
 
     route: str
@@ -128,10 +135,10 @@ class Conclude(Message, tag="conclude", frozen=True):
 
 
 class Segment(Message, tag="segment", frozen=True):
-    """An arena grew by segment ``index``. Descriptors: that segment.
+    """An arena grew by the segment ``index``. Descriptors: that segment.
 
-    Worker to daemon with ``route`` empty; daemon to each consumer once for each route it shares with that producer,
-    with the ``epoch`` of the stage.
+    Worker to daemon with ``route`` empty; daemon to each consumer once for each route from that producer, with the
+    ``epoch`` of the stage.
     """
 
     index: Count
@@ -141,9 +148,10 @@ class Segment(Message, tag="segment", frozen=True):
 
 
 class SegmentMapped(Message, tag="segment-mapped", frozen=True):
-    """Consumer to daemon: it can follow descriptors into ``index`` of the stage ``epoch`` of ``route``.
+    """Consumer to daemon: it has mapped the segment ``index`` for the stage ``epoch`` of ``route``.
 
-    Daemon to producer (``route`` empty) when every consumer can: from now on the producer may use the segment.
+    Daemon to producer (``route`` empty) when every consumer has mapped it: from now on the producer may use the
+    segment.
     """
 
     index: Count
@@ -152,11 +160,12 @@ class SegmentMapped(Message, tag="segment-mapped", frozen=True):
 
 
 class SegmentDropped(Message, tag="segment-dropped", frozen=True):
-    """A segment of an arena was given back; what was in it has come back from every consumer.
+    """A producer has given a segment of its arena back, after every consumer had returned the frames in it.
 
-    Worker to daemon with ``route`` empty; daemon to each consumer that maps it, once for each route, with the ``epoch``
-    of the stage; consumer to daemon when it has unmapped it; daemon to producer (``route`` empty) when all have: from
-    now on the index may be used for another segment.
+    Worker to daemon with ``route`` empty; daemon to each consumer that maps the segment, once for each route, with the
+    ``epoch`` of the stage; consumer to daemon when it has unmapped the segment; daemon to producer (``route`` empty)
+    when
+    all consumers have: from now on the index may be used for another segment.
     """
 
     index: Count
@@ -165,14 +174,15 @@ class SegmentDropped(Message, tag="segment-dropped", frozen=True):
 
 
 class Detach(Message, tag="detach", frozen=True):
-    """Daemon to producer: the consumer of ``route`` is gone for good. Sends to it fail, also one that waits."""
+    """Daemon to producer: the consumer of ``route`` is gone for good. Sends to the route fail, also one that waits."""
 
     route: str
 
 
 class GaveUp(Message, tag="gave-up", frozen=True):
     """Worker to daemon: ``route`` (policy block with a limit) had no credit for ``waited_ns`` while a frame waited for
-    it. It is closed; what goes to the worker's other outputs from now on is counted as lost to this one.
+    one, and the worker has closed it. Frames that it sends to its other outputs from now on count as lost on this
+    route.
     """
 
     route: str

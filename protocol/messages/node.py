@@ -1,4 +1,4 @@
-"""A worker's life as one node of a flow: which one it is, start, end, faults, and how it is meanwhile."""
+"""A worker as one node of a flow: its configuration, start and end, faults, probes and log records."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from chronetix.protocol.messages.memory import Port
 
 
 class Timer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A timer whose ticks the worker will get."""
+    """A timer whose ticks the daemon sends to the worker."""
 
     id: str
     interval_ns: Count
 
 
 class Assign(Message, tag="assign", frozen=True):
-    """Daemon to a spare worker, before welcome: under which name it goes on, with which variables added and where."""
+    """Daemon to a spare worker, before welcome: its new process name, environment variables to add, and its folder."""
 
     name: str
     env: dict[str, str] = {}
@@ -26,15 +26,16 @@ class Assign(Message, tag="assign", frozen=True):
 
 
 class Configure(Message, tag="configure", frozen=True):
-    """Daemon to worker, once, after welcome: which node it is.
+    """Daemon to worker, once, after welcome: the node that the worker runs.
 
     ``inputs`` names a route once for each of its stages that are not drained, oldest first. ``incarnation`` is how
     often the node was restarted before. With ``on_daemon_loss`` survive the worker goes on when its control connection
-    ends, and comes back to ``socket`` with ``token`` (:class:`Reattach`).
-    ``budget_ns``: its frames are due that long after their commit, 0 for whenever. ``max_inflight``: frames that an
-    asynchronous plugin works on at once.
-    With ``standby`` another worker of the node runs still: load and construct the plugin, make no memory, say
-    :class:`Ready`, and wait for the configure that is meant. Only for workers with the feature ``handover``.
+    ends, and reattaches at ``socket`` with ``token`` (:class:`Reattach`).
+    ``budget_ns``: the worker's frames are due that long after their commit, 0 for no deadline. ``max_inflight``: how
+    many
+    frames an asynchronous plugin processes at once.
+    With ``standby`` another worker of the node still runs: load and construct the plugin, make no memory, send
+    :class:`Ready`, and wait for a second configure. Only for workers with the feature ``handover``.
     """
 
     flow: str
@@ -66,43 +67,46 @@ class Configure(Message, tag="configure", frozen=True):
 
 
 class Ready(Message, tag="ready", frozen=True):
-    """Worker to daemon: plugin loaded, every route linked. After a configure with ``standby``: plugin constructed."""
+    """Worker to daemon: the plugin is loaded and every route is linked. After a configure with ``standby``: the plugin
+    is
+    constructed."""
 
 
 class Start(Message, tag="start", frozen=True):
-    """Daemon to worker: call ``on_start`` and begin. Sinks get it first, sources last.
+    """Daemon to worker: call ``on_start`` and begin. Sinks get this message first, sources last.
 
-    ``handover``: what the worker that left its place to this one has finished with.
+    ``handover``: the result of the worker that handed the node over to this one.
     """
 
     handover: Any = None
 
 
 class Started(Message, tag="started", frozen=True):
-    """Worker to daemon: ``on_start`` is done."""
+    """Worker to daemon: ``on_start`` has returned."""
 
 
 class Drain(Message, tag="drain", frozen=True):
-    """Daemon to worker: a source stops producing and closes its routes; others end when their inputs have."""
+    """Daemon to worker: a source stops producing and closes its routes; other nodes end when their inputs have
+    ended."""
 
 
 class Leave(Message, tag="leave", frozen=True):
-    """Daemon to worker: its successor is ready. Work on what is there now and on nothing that comes later, call
-    ``on_stop`` and finish, but close no route: the successor goes on with them. Only for workers with the feature
+    """Daemon to worker: its successor is ready. Process the frames that have arrived and none that come later, call
+    ``on_stop`` and finish, but close no route: the successor goes on with the routes. Only for workers with the feature
     ``handover``.
     """
 
 
 class Finished(Message, tag="finished", frozen=True):
-    """Worker to daemon: all inputs were consumed, outputs are closed, ``on_stop`` is done; it exits with 0 next. After
-    a leave: it has given everything back, and its routes are its successor's.
+    """Worker to daemon: all inputs are consumed, outputs are closed, ``on_stop`` has returned; the worker exits with 0
+    next. After a leave: the worker has returned all frames, and its successor takes over its routes.
     """
 
     result: Any = None
 
 
 class Fault(Message, tag="fault", frozen=True):
-    """Worker to daemon: the plugin raised, or cannot be run; it exits with a non-zero code next."""
+    """Worker to daemon: the plugin raised, or cannot be run; the worker exits with a non-zero code next."""
 
     phase: Literal["load", "init", "start", "frame", "tick", "message", "source", "stop", "wiring"]
     error: str
@@ -111,8 +115,8 @@ class Fault(Message, tag="fault", frozen=True):
 
 
 class FrameFailed(Message, tag="frame-failed", frozen=True):
-    """Worker to daemon: a frame of input ``route`` made the plugin raise, and was retried as the node's qos says: it
-    passed at the last of ``attempts``, or was set aside after them, as a dead letter or dropped.
+    """Worker to daemon: the plugin raised over a frame of input ``route``, and the worker retried it as the node's qos
+    says. The last of ``attempts`` succeeded, or the frame was set aside: published as a dead letter, or dropped.
     """
 
     route: str
@@ -124,7 +128,7 @@ class FrameFailed(Message, tag="frame-failed", frozen=True):
 
 
 class Ping(Message, tag="ping", frozen=True):
-    """Daemon to worker: say where the plugin's thread is."""
+    """Daemon to worker: report what the plugin's thread is doing."""
 
     id: Count
 

@@ -1,4 +1,4 @@
-"""A worker that has outlived its daemon shows the next one what it has."""
+"""The messages with which a worker that has outlived its daemon reattaches to the next one."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from chronetix.protocol.messages.base import Count, Message
 
 
 class ReattachedStage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One stage of a route that a worker has an end of. ``linked``: it maps the other end. ``segments`` (inputs): those
-    of the producer that it maps; ``resume``: as its :class:`Port` said."""
+    """One stage of a route, one end of which a worker has. ``linked``: the worker maps the other end. ``segments``
+    (inputs): the segments of the producer that it maps. ``resume``: the value in its :class:`Port`."""
 
     route: str
     epoch: Count = 0
@@ -21,13 +21,17 @@ class ReattachedStage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
 
 
 class Reattach(Message, tag="reattach", frozen=True):
-    """Worker to daemon, second on a new connection: it has outlived the daemon that it had, and this is how far it is
+    """Worker to daemon, as the second message on a new connection: the worker has outlived its daemon, and shows its
+    state
     and all its memory. Descriptors: one RING for each of ``outputs``, one CREDIT for each of ``inputs``, one ARENA
-    segment for each index of ``segments``; with ``pipes`` reading ends of its stdout and stderr.
+    segment for each index of ``segments``; with ``pipes`` the read ends of its stdout and stderr.
 
-    ``unconfirmed`` are those of ``segments`` that it may not use yet, ``dropped`` others that it has given back and
-    whose numbers it may not use again yet. Answered by :class:`Reattached`, or a :class:`Failure`, after which the
-    worker ends. Once taken back it says what it has subscribed to at run time, and ``finished`` (again) if it has.
+    ``unconfirmed`` are those of ``segments`` that the worker may not use yet; ``dropped`` are other segments that it
+    has
+    given back and whose numbers it may not use again yet. Answered by :class:`Reattached`, or by a :class:`Failure`,
+    after
+    which the worker ends. After it has reattached, the worker repeats the subscriptions that it made at run time, and
+    ``finished`` if it has finished.
     """
 
     flow: str
@@ -49,8 +53,8 @@ class Reattach(Message, tag="reattach", frozen=True):
 
 
 class Reattached(Message, tag="reattached", frozen=True):
-    """Daemon to worker: it is its node's worker again; the connection goes on as the one before. Descriptors: its
-    stdout and stderr from now on: writing ends of the ``pipes`` that it has shown, or of new ones.
+    """Daemon to worker: it is its node's worker again, and the connection goes on like the one before. Descriptors: its
+    stdout and stderr from now on, which are the write ends of the ``pipes`` that it has shown, or of new pipes.
     """
 
     descriptors = 2
