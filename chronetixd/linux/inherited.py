@@ -1,10 +1,11 @@
-"""What a process inherits from whatever started it, put right before anything depends on it.
+"""Repairs what a process inherits from its parent, before anything depends on it.
 
 A daemon may be started by cron, by a script in the background, by another daemon, or by a program that blocks signals.
-Some of what they leave behind makes a daemon deaf or blind, and its plugins with it: signals that are blocked or
-ignored, standard streams that are closed (the next file that is opened would be taken for one), a umask that makes
-everything unreadable, or writable for everybody. The rest, as the limits on resources, is the operator's choice;
-``chronetixctl doctor`` shows it. Imports the standard library alone.
+Some inherited properties harm the daemon and its plugins: signals that are blocked or ignored, standard streams that
+are
+closed (the next file that is opened would get the number of one), a umask that makes files unreadable, or writable for
+everybody. Other properties, such as limits on resources, are the operator's choice; ``chronetixctl doctor`` shows them.
+This module imports only the standard library.
 """
 
 from __future__ import annotations
@@ -15,14 +16,15 @@ import sys
 from collections.abc import Iterable
 
 UMASK = 0o022
-"""Instead of one that takes the owner's own rights away, or leaves everybody the right to write."""
+"""The umask that replaces one that takes away the owner's rights, or that lets everybody write."""
 
 KEPT_IGNORED = frozenset({signal.SIGPIPE, signal.SIGXFSZ})
-"""Python ignores these itself, and gives the default back to the programs that it starts."""
+"""Signals that Python itself ignores, and whose default it restores in the programs that it starts."""
 
 
 def put_right() -> list[str]:
-    """Put right what was inherited; returns a sentence for each thing. To be called first, in the only thread."""
+    """Repair inherited streams, signals and umask, and return a sentence for each repair. Call this first, in the only
+    thread."""
     return [*_standard_streams(), *_signals(), *_umask()]
 
 
@@ -32,7 +34,7 @@ def _standard_streams() -> list[str]:
         try:
             os.fstat(number)
         except OSError:
-            opened = os.open(os.devnull, os.O_RDWR)  # the lowest number that is free: this one
+            opened = os.open(os.devnull, os.O_RDWR)  # gets the lowest free number, which is this stream's
             assert opened == number
             os.set_inheritable(opened, True)
             told.append(f"{name} was closed, and is /dev/null now")

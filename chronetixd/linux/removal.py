@@ -1,7 +1,8 @@
-"""Tells when a file may have been removed, or another one put into its place: inotify(7) on its folder.
+"""Reports when a file may have been removed or replaced, by inotify(7) on its folder.
 
-A watch says no more than "look again": whoever is told compares inode numbers. A folder that is itself removed takes
-the watch with it; that too is told.
+A report only means that something in the folder has changed: the receiver compares inode numbers. When the folder
+itself
+is removed, the watch reports that and ends.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ class RemovalWatch:
     """Calls ``then`` in the loop after files of ``folder`` were removed, moved or replaced."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, folder: Path, then: Callable[[], None]) -> None:
-        """Raises OSError."""
+        """Begin to watch. Raises OSError, and nothing is left open then."""
         libc = ctypes.CDLL(None, use_errno=True)
         fd = libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK)
         if fd < 0:
@@ -37,7 +38,7 @@ class RemovalWatch:
         loop.add_reader(fd, self._changed)
 
     def close(self) -> None:
-        """Tell nothing more. Idempotent."""
+        """Stop watching. Idempotent."""
         if self._fd >= 0:
             self._loop.remove_reader(self._fd)
             os.close(self._fd)
@@ -45,5 +46,5 @@ class RemovalWatch:
 
     def _changed(self) -> None:
         with suppress(BlockingIOError):
-            os.read(self._fd, 1 << 16)  # what has changed is looked for, not read: events may have been lost
+            os.read(self._fd, 1 << 16)  # the content is ignored, because the kernel may have dropped events
         self._then()

@@ -1,11 +1,11 @@
-"""Standard error as a stream that never waits for a reader: a daemon whose log nobody reads has flows to run.
+"""Standard error as a stream that never waits for its reader, so that an unread log does not hold up the daemon.
 
 A write into a pipe waits once 64 KiB are in it, and a write to a terminal waits after Ctrl-S. Rules:
 
-* a write hands over as many bytes as the kernel takes at once, and keeps up to MAX_PENDING bytes for the next write;
-* a line for which there is no room is lost as a whole and counted; ``take_lost`` tells how many there were.
+* a write passes as many bytes to the kernel as it takes at once, and keeps up to MAX_PENDING bytes for the next write;
+* a line for which there is no room is lost as a whole and counted; ``take_lost`` returns how many were lost.
 
-The descriptor's own O_NONBLOCK is left alone: other processes share it.
+The descriptor's O_NONBLOCK is not changed, because other processes share it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ ERROR = 2
 
 
 class UnblockedStream:
-    """Writes text to ``fd``, which stays the caller's."""
+    """Writes text to ``fd``, which the caller owns and closes."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
@@ -35,12 +35,13 @@ class UnblockedStream:
         self._is_socket = stat.S_ISSOCK(os.fstat(fd).st_mode)
 
     def isatty(self) -> bool:
-        """As of a file."""
+        """Return whether the descriptor is a terminal."""
         return os.isatty(self._fd)
 
     def write(self, line: str) -> None:
-        """Write ``line`` and what has waited before it, or keep it, or lose it. Raises OSError if nobody can read it
-        any more; then it is lost."""
+        """Write the kept bytes and ``line``; keep ``line`` if the kernel does not take it now, or drop it if there is
+        no
+        room. Raises OSError if the reader is gone; ``line`` is lost then."""
         self.flush()
         data = line.encode(errors="backslashreplace")
         if self._pending and len(self._pending) + len(data) > MAX_PENDING:
@@ -50,8 +51,8 @@ class UnblockedStream:
         self.flush()
 
     def flush(self) -> None:
-        """Hand over what waits, as far as the kernel takes it now. Raises OSError if nobody can read it any more; then
-        it is lost."""
+        """Write as many of the kept bytes as the kernel takes now. Raises OSError if the reader is gone; the kept lines
+        are lost then."""
         try:
             while self._pending and self._ready.poll(0):
                 del self._pending[: self._hand_over(bytes(self._pending[: self._at_once]))]
@@ -63,7 +64,9 @@ class UnblockedStream:
             raise
 
     def take_lost(self) -> int:
-        """The number of lost lines since the last call, once there is room for a line that tells it; else 0."""
+        """Return the number of lines lost since the last call, and reset it; 0 while bytes are still kept, because
+        there
+        is no room for a line that reports the loss."""
         if self._pending:
             return 0
         lost, self._lost = self._lost, 0
