@@ -1,6 +1,6 @@
 """Benchmarks: the data plane and start-up, side by side with what else a Python process could use.
 
 ``python -m bench.data`` measures frames between two Python processes, ``python -m bench.start`` the start of
-many workers. Rivals come from the extra ``bench``; one that cannot run is reported with its reason, never left
-out in silence.
+many workers. The rivals' packages are installed by the extra ``bench``; a rival that cannot run is reported with its
+reason.
 """

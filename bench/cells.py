@@ -1,4 +1,4 @@
-"""What one measurement is (a cell: peer, mode, size) and what comes out of it (a row of the JSON file).
+"""One measurement (a cell: peer, mode, size) and its result (a row of the JSON file).
 
 Rules:
 
@@ -27,11 +27,11 @@ IN_FLIGHT_BYTES = 128 * MIB
 """Every peer that queues may have this much on its way; a larger queue would measure memory, not transport."""
 
 MIN_WINDOW, MAX_WINDOW = 4, 1024
-"""Frames on their way: at least, at most."""
+"""The smallest and the largest number of frames under way."""
 
 
 def window(size: int) -> int:
-    """Frames of ``size`` bytes that may be on their way at once."""
+    """Return how many frames of ``size`` bytes may be under way at once."""
     return max(MIN_WINDOW, min(MAX_WINDOW, IN_FLIGHT_BYTES // size))
 
 
@@ -115,5 +115,5 @@ def row(peer: str, version: str, cell: Cell, samples: Sequence[Sample], *, best:
 
 
 def rate(sample: Sample) -> float:
-    """Frames a second that arrived."""
+    """Return how many frames arrived per second."""
     return sample.received / sample.elapsed if sample.elapsed > 0 else 0.0

@@ -1,9 +1,10 @@
 """``python -m bench.ctoc``: C to C over one route in each direction, by the method of iceoryx2's own benchmark.
 
-Two ends, each pinned to a processor, each asking without pause for the next frame; half of a round trip's mean counts,
-of the best of ROUNDS. Two threads of one process, then two processes; 8 KiB that nobody touches, and that the sender
-writes and the receiver reads whole. Beside it the floor, one word that two threads change in turn, and what iceoryx2's
-authors publish of theirs: measured by them, elsewhere, not here.
+Two ends, each pinned to a processor, poll without pause for the next frame; the figure is half of a round trip's mean,
+in
+the best of ROUNDS. The ends are two threads of one process, then two processes. A frame has 8 KiB that neither end
+touches, or that the sender writes and the receiver reads whole. For comparison the table has the lower bound, one word
+that two threads change in turn, and the figure that iceoryx2's authors publish, which they measured on another machine.
 """
 
 from __future__ import annotations
@@ -46,7 +47,8 @@ class Row:
 
 
 def build(folder: Path) -> Path:
-    """The program. Raises FileNotFoundError without a compiler, CalledProcessError when it does not compile."""
+    """Compile the program and return its path. Raises FileNotFoundError without a compiler, CalledProcessError if the
+    program does not compile."""
     compiler = shutil.which("cc")
     if compiler is None:
         raise FileNotFoundError("a C compiler is missing: apt-get install gcc")
@@ -56,7 +58,7 @@ def build(folder: Path) -> Path:
 
 
 def measure(program: Path, ends: str, touched: bool, trips: int, processors: tuple[int, int]) -> float:
-    """One round of one case."""
+    """Measure one round of one case, and return the nanoseconds of one way."""
     words = [ends, str(BYTES), str(int(touched)), str(trips), *map(str, processors)]
     done = subprocess.run([program, *words], capture_output=True, text=True, check=False, timeout=120)
     if done.returncode != 0:
@@ -65,7 +67,7 @@ def measure(program: Path, ends: str, touched: bool, trips: int, processors: tup
 
 
 def document(rows: Sequence[Row], machine: str) -> str:
-    """What is printed."""
+    """Return the text to print."""
     lines = [("ends", "payload", "ns one way", "rounds")]
     for row in rows:
         payload = "one word" if row.ends == "word" else f"{row.bytes} B, {'touched' if row.touched else 'untouched'}"

@@ -1,8 +1,10 @@
 """``python -m bench.data``: frames from one Python process to another, chronetix and its rivals side by side.
 
-Every round measures every cell (mode and size) with all peers one after another, starting with another peer each
-time; a figure is the median of its rounds, or with ``--best-of N`` the best of N. The run has a time limit: what
-it did not get to is listed, as is every peer that could not start.
+Every round measures every cell (mode and size) with all peers one after another, starting with another peer each time;
+a
+figure is the median of its rounds, or with ``--best-of N`` the best of N. The run has a time limit; cells that it did
+not
+reach are listed, and so is every peer that could not start.
 """
 
 from __future__ import annotations
@@ -26,11 +28,11 @@ ROUNDS = 3
 RUN_LIMIT, QUICK_RUN_LIMIT = 290.0, 38.0
 """Seconds for the whole run."""
 CELL_LIMIT, QUICK_CELL_LIMIT = 12.0, 6.0
-"""Seconds for one cell of one peer, with setting up, draining and ending; ``--limit`` changes both in proportion."""
+"""Seconds for one cell of one peer, including set-up, drain and end; ``--limit`` changes both in proportion."""
 QUICK_SIZES = (64, MIB)
 QUICK_LOAN_SIZES = (64 * KIB, 40_000_000)
 FAILURES = 2
-"""Failures of a cell after which later rounds leave it out."""
+"""After how many failures of a cell the later rounds skip it."""
 
 UNITS = {"": 1, "B": 1, "K": KIB, "KB": 1000, "KIB": KIB, "M": MIB, "MB": 1_000_000, "MIB": MIB}
 
@@ -114,12 +116,12 @@ class Run:
                 self.drop(name, f"could not start: {reason}")
 
     def drop(self, name: str, reason: str) -> None:
-        """Go on without a peer."""
+        """Drop a peer for the rest of the run, and note the reason."""
         self.miss(name, reason, "all that follows")
         self.hosts.pop(name).close()
 
     def round(self, turn: int, rounds: int) -> None:
-        """Every cell with every peer."""
+        """Measure every cell with every peer."""
         for index, cell in enumerate(self.cells):
             names = [name for name in self.names if name in self.hosts and self.hosts[name].takes(cell)]
             shift = (turn + index) % len(names) if names else 0
@@ -131,7 +133,7 @@ class Run:
                 self.measure(name, cell, turn)
 
     def measure(self, name: str, cell: Cell, turn: int) -> None:
-        """One cell of one peer, unless it failed too often."""
+        """Measure one cell of one peer, unless it failed too often."""
         key: Key = (name, cell.mode, cell.size)
         failed = self.failures.setdefault(key, [])
         if len(failed) >= FAILURES or name not in self.hosts:
@@ -147,7 +149,7 @@ class Run:
             self.samples.setdefault(key, {})[turn] = sample
 
     def miss(self, name: str, reason: str, what: str) -> None:
-        """Note what of a peer was not measured, and why."""
+        """Note which measurement of a peer is missing, and why."""
         self.missing.setdefault((name, reason), []).append(what)
 
     def missing_lines(self) -> list[str]:

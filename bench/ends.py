@@ -1,4 +1,4 @@
-"""What the two ends of a measurement do, whatever carries the frames.
+"""The two ends of a measurement, the same for every peer.
 
 Rules:
 
@@ -6,8 +6,8 @@ Rules:
 * In throughput the count goes round after TURN frames, so that small frames are written beforehand, not while they are
   timed. A gap of whole turns shows too: what was sent is compared with what was received.
 * A link with batches sends BATCH frames of one buffer at once and checks the numbers of all that it gets at once.
-* A phase ends with a frame that carries minus the phase. It is sent again until the other end says that it has it,
-  because some peers lose frames. What still arrives of an earlier phase is not counted.
+* A phase ends with a frame that carries minus the phase. It is sent again until the other end confirms it, because some
+  peers lose frames. Frames of an earlier phase that still arrive are not counted.
 * Phase 1 warms up, phase 2 counts. Time runs from before the first send until the end marker is taken.
 * A receiver reads the eight bytes and drops the frame at once; it never copies the payload itself.
 * ``wire`` is a SOCK_SEQPACKET socket between the two ends, apart from the peer that is measured.
@@ -46,7 +46,7 @@ Report = dict[str, Any]
 
 
 class EndLost(Exception):
-    """The other end did not answer in time, or went away."""
+    """The other end did not answer in time, or has ended."""
 
 
 def cpu_ns(others: Iterable[int] = ()) -> int:
@@ -161,7 +161,7 @@ def take_batches_until_end(receive_many: Callable[[], Frames | None], size: int,
 
 @dataclass(slots=True)
 class Tally:
-    """What has arrived of a phase: frames, those of them that came twice or late, and where in the turn it stands."""
+    """Counts of a phase: frames received, frames that came twice or late, and the position in the turn."""
 
     phase: int
     begin: int = 0
@@ -169,12 +169,12 @@ class Tally:
     repeated: int = 0
 
     def go_on(self, count: int) -> None:
-        """That many have come in order."""
+        """Count ``count`` frames that have come in order."""
         self.received += count
         self.begin = (self.begin + count) % TURN
 
     def add(self, number: int) -> None:
-        """One has come that may be out of order, or of another phase."""
+        """Count one frame that may be out of order, or of another phase."""
         if number >> PHASE_SHIFT != self.phase:
             return
         gap = (number - self.begin) % TURN

@@ -2,10 +2,11 @@
 
 Rules:
 
-* Frames of 64 bytes over routes with 64 credits, all on policy block: nothing is lost, and the slowest sets the pace.
+* Frames of 64 bytes over routes with 64 credits and policy block: no frame is lost, and the slowest process sets the
+pace.
 * Every process makes its own memories and maps its peers'; descriptors travel over Unix sockets, as under the daemon.
-* The clock runs from the moment when all are linked until the last frame was taken. CPU time is what each process has
-  used from then on, told by itself.
+* The clock runs from the moment when all are linked until the last frame was taken. Each process reports the CPU time
+  that it has used since then.
 * Shares (fan-in): frames of each producer that were taken by the time when the first one had ended; least to most.
 """
 
@@ -34,7 +35,7 @@ CREDITS, SIZE = 64, 64
 ROUNDS = 3
 Mode = Literal["fan-out", "fan-in"]
 REPORT = struct.Struct("<QQ")
-"""What a child says at its end: frames, CPU ns."""
+"""The report of a child at its end: frames, CPU ns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,7 @@ class FanRow:
 
 
 class Child:
-    """Another process that runs ``work`` with its end of a socket, and what it says at its end."""
+    """Another process that runs ``work`` with its end of a socket, and reports at its end."""
 
     def __init__(self, work: Callable[[socket.socket], tuple[int, int]]) -> None:
         self.sock, theirs = socket.socketpair()
@@ -82,12 +83,12 @@ class Child:
 
 
 def give(sock: socket.socket, *descriptors: int) -> None:
-    """Hand descriptors over."""
+    """Send descriptors over ``sock``."""
     socket.send_fds(sock, [b"f"], descriptors)
 
 
 def get(sock: socket.socket, count: int) -> list[int]:
-    """Take them."""
+    """Receive ``count`` descriptors from ``sock``."""
     _, found, _, _ = socket.recv_fds(sock, 1, count)
     assert len(found) == count
     return found
@@ -133,13 +134,13 @@ def attach_producer(sock: socket.socket, arena: shm.Arena, bell: shm.Doorbell) -
 
 
 def arena_for(routes: int) -> shm.Arena:
-    """Room for all credits."""
+    """Return an arena with room for the credits of all routes."""
     size = max(1 << 20, routes * CREDITS * SIZE * 2)
     return shm.Arena(size, first=size)
 
 
 def consumer_child(sock: socket.socket) -> tuple[int, int]:
-    """Takes what comes."""
+    """Take all frames until the stream ends; return their number and the CPU ns used."""
     bell = shm.Doorbell()
     inlet = shm.Inlet([attach_consumer(sock, bell)], bell)
     taken = [0]
@@ -167,7 +168,7 @@ def producer_child(frames: int) -> Callable[[socket.socket], tuple[int, int]]:
 
 
 def fan_out(consumers: int, frames: int) -> FanRow:
-    """This process sends each frame to all."""
+    """Measure fan-out: this process sends each frame to all consumers."""
     children = [Child(consumer_child) for _ in range(consumers)]
     bell, arena = shm.Doorbell(), arena_for(consumers)
     producers = [attach_producer(child.sock, arena, bell) for child in children]
@@ -187,7 +188,7 @@ def fan_out(consumers: int, frames: int) -> FanRow:
 
 
 def fan_in(producers: int, frames: int) -> FanRow:
-    """This process takes from all."""
+    """Measure fan-in: this process takes the frames of all producers."""
     children = [Child(producer_child(frames)) for _ in range(producers)]
     bell = shm.Doorbell()
     inlet = shm.Inlet([attach_consumer(child.sock, bell) for child in children], bell)
@@ -234,7 +235,7 @@ def added(rows: Sequence[FanRow], now: FanRow) -> str:
 
 
 def document(rows: Sequence[FanRow], machine: str) -> str:
-    """The table and its words."""
+    """Return the table and its explanation."""
     lines = [("mode", "processes", "frames/s", "CPU s/M one", "CPU s/M many", "ns/frame added", "least", "most")]
     lines += [
         (

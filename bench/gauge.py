@@ -1,9 +1,11 @@
-"""How long a daemon's loop stands still, seen from outside: a process that asks ``version`` again and again.
+"""Measures from outside how long a daemon's loop stands still: a process that calls ``version`` again and again.
 
-Rules: one question at a time, the next one PAUSE_S after an answer. Of the time that an answer takes, what the daemon's
-first thread and the asking one have waited for a processor is left out (``/proc/PID/task/PID/schedstat``): what is
-left is what the loop was busy with, or was waiting for. An answer that was cut off, or that came while the daemon was
-stopped by a signal, does not count. The daemon knows nothing of this, and pays nothing for it while nobody asks.
+Rules: one call at a time, the next one PAUSE_S after an answer. The time for which the daemon's first thread and the
+calling thread have waited for a processor is subtracted from the time of an answer (``/proc/PID/task/PID/schedstat``),
+so
+that the rest is the time for which the loop was busy or waited. An answer that was cut off, or that came while the
+daemon
+was stopped by a signal, does not count. The daemon has no code for this measurement.
 """
 
 from __future__ import annotations
@@ -25,11 +27,11 @@ from chronetixctl.client import Client
 ROOT = Path(__file__).parents[1]
 PAUSE_S = 0.002
 LOOK_S = 0.02
-"""How often it is looked whether the daemon is stopped."""
+"""The time between two checks whether the daemon is stopped by a signal."""
 
 
 class Stillness(NamedTuple):
-    """Of the answers since the last look, in ms."""
+    """The figures of the answers since the last look, in ms."""
 
     answers: int
     p50: float
@@ -38,7 +40,7 @@ class Stillness(NamedTuple):
 
 
 class Gauge:
-    """Asks the daemon on ``path`` from a process of its own. Use as a context."""
+    """Calls the daemon at ``path`` from a process of its own. A context manager."""
 
     def __init__(self, path: Path) -> None:
         self._process = subprocess.Popen(
@@ -51,7 +53,7 @@ class Gauge:
         self.look()
 
     def look(self) -> Stillness:
-        """What was seen since the last look; begins anew."""
+        """Return the figures since the last look, and begin anew."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write("\n")
@@ -59,7 +61,7 @@ class Gauge:
         return Stillness(*json.loads(self._process.stdout.readline()))
 
     def close(self) -> None:
-        """Idempotent."""
+        """End the calling process. Idempotent."""
         if self._process.stdin is not None and not self._process.stdin.closed:
             self._process.stdin.close()
             self._process.wait()
@@ -86,13 +88,13 @@ def stillness(taken_ms: Sequence[float]) -> Stillness:
 
 
 def waited_ns(pid: int | str) -> int:
-    """What the first thread of ``pid`` has waited for a processor so far."""
+    """Return how long the first thread of ``pid`` has waited for a processor so far, in ns."""
     name = "thread-self" if pid == "self" else f"{pid}/task/{pid}"
     return int(Path(f"/proc/{name}/schedstat").read_text().split()[1])
 
 
 class Asking:
-    """The thread that asks."""
+    """The thread that calls the daemon."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -123,7 +125,7 @@ class Asking:
                 self._taken.append(max(0, taken) / 1e6)
 
     def watch(self) -> None:
-        """For ever: whoever is stopped by a signal does not stand still of itself."""
+        """Check for ever whether the daemon is stopped by a signal, because that time does not count."""
         while True:
             time.sleep(LOOK_S)
             try:
@@ -133,7 +135,7 @@ class Asking:
             self._stopped = self._stopped or state in "Tt"
 
     def seen(self) -> Stillness:
-        """Since the last time."""
+        """Return the figures since the last call."""
         with self._lock:
             taken, self._taken = self._taken, []
         return stillness(taken)

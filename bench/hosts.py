@@ -1,7 +1,6 @@
-"""The hosts of all peers, seen from the coordinator: start, ask, end, each within a time limit.
+"""The hosts of all peers, as the coordinator uses them: start, measure, end, each within a time limit.
 
-A host is a process of its own in its own session, with a private folder. It is asked for one cell at a time; the
-others sleep.
+A host is a process in a session of its own, with a private folder. Only one host measures at a time; the others sleep.
 """
 
 from __future__ import annotations
@@ -27,11 +26,11 @@ SLACK = 45.0
 
 
 class Unavailable(Exception):
-    """The peer cannot be measured here; says why."""
+    """The peer cannot be measured on this machine; the message says why."""
 
 
 class CellFailed(Exception):
-    """One cell could not be measured; says why."""
+    """One cell could not be measured; the message says why."""
 
 
 class Host:
@@ -56,7 +55,7 @@ class Host:
             )
 
     def ready(self) -> None:
-        """Wait until it can be asked; Unavailable when it cannot."""
+        """Wait until the host is ready to measure. Raises Unavailable if it cannot."""
         answer = self.answer(START_LIMIT)
         if "ready" not in answer:
             raise Unavailable(answer.get("unavailable", str(answer)))
@@ -64,11 +63,11 @@ class Host:
         self.largest = answer["largest"]
 
     def takes(self, cell: Cell) -> bool:
-        """Is its peer measured in such a cell?"""
+        """Return whether the peer is measured in ``cell``."""
         return cell.mode in self.modes and (self.largest is None or cell.size <= self.largest)
 
     def measure(self, cell: Cell, limit: float) -> Sample:
-        """Ask for ``cell``; CellFailed with the reason, Unavailable when the host has gone."""
+        """Have the host measure ``cell``. Raises CellFailed with the reason, Unavailable if the host has ended."""
         assert self.process.stdin is not None
         line = json.dumps({"cell": ends.cell_as_json(cell), "limit": limit}) + "\n"
         try:
@@ -82,7 +81,7 @@ class Host:
         return ends.sample(answer["report"])
 
     def answer(self, limit: float) -> dict[str, Any]:
-        """Its next line."""
+        """Return the host's next answer."""
         assert self.process.stdout is not None
         if not select.select([self.process.stdout], [], [], limit)[0]:
             self.kill()
@@ -94,17 +93,17 @@ class Host:
         return answer
 
     def tail(self) -> str:
-        """The last line that it or its ends wrote to stderr."""
+        """Return the last line that the host or its ends wrote to stderr."""
         lines = self.errors.read_text(errors="replace").strip().splitlines()
         return lines[-1] if lines else "it wrote no message"
 
     def kill(self) -> None:
-        """End it and what it started in its session."""
+        """Kill the host and all processes of its session."""
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
 
     def close(self) -> None:
-        """Hang up; it ends what it started and leaves."""
+        """Close the host's stdin; the host then ends the processes that it started, and exits."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         with suppress(BrokenPipeError):

@@ -1,4 +1,4 @@
-"""Plugins of the benchmarks whose flows do nothing, or cannot: idle nodes, and a stream that is held up at its end."""
+"""Plugins of benchmarks whose flows are idle, or are held up by a sink that keeps every frame."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 class Idle:
-    """Without inputs it waits for the end; with one it passes frames on."""
+    """A node that waits for the end; with an input it passes frames on."""
 
     def on_start(self, _ctx: Any) -> None:
         """Nothing to prepare."""
@@ -18,7 +18,7 @@ class Idle:
 
 
 def flood(_ctx: Any) -> Iterator[bytes]:
-    """A source that sends as fast as it may."""
+    """A source that sends as fast as its credits permit."""
     while True:
         yield bytes(64)
 
@@ -30,5 +30,5 @@ class Hoard:
         self.kept: list[memoryview] = []
 
     def on_frame(self, frame: Any, _ctx: Any) -> None:
-        """Never given back."""
+        """Keep the frame, so that its credit never goes back."""
         self.kept.append(memoryview(frame))

@@ -1,13 +1,14 @@
-"""``python -m bench.loop``: what a neighbour's ``version`` takes while the daemon is busy with others.
+"""``python -m bench.loop``: how long a client waits for ``version`` while the daemon works for other clients.
 
 Rules:
 
-* A process of its own asks ``version`` again and again (bench.gauge); what it or the daemon has waited for a processor
-  is left out, so the figures are the loop's and not the machine's.
-* One daemon for each number of nodes, which are one chain that is started, asked for (``describe``, ``stats``),
-  validated with eight routes a node, and killed at once; one daemon for each number of flows of one node.
+* A process of its own calls ``version`` again and again (bench.gauge). The time for which it or the daemon waits for a
+  processor is subtracted, so that the figures are those of the loop and not of the machine.
+* There is one daemon for each number of nodes. The nodes are one chain that is started, queried (``describe``,
+``stats``),
+  validated with eight routes a node, and killed at once. There is one daemon for each number of flows of one node.
 * Slow disk: every fsync takes DISK_MS while a flow is submitted and a worker dies and is restarted.
-* ``took``: one of what was done, in the median; of ``top`` that is one ``stats`` of everything.
+* ``took``: the median time of one such operation; for ``top`` that is one ``stats`` of all flows.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ SECONDS = 3.0
 DISK_MS = 1000
 LIMIT_S = 600.0
 P99_MS, LONGEST_MS, TOP_MS = 10.0, 50.0, 20.0
-"""Targets: of the neighbour, and of ``stats``."""
+"""Targets in ms: p99 and maximum of ``version``, and the median of ``stats``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,7 @@ class LoopRow:
 
 
 class Bench:
-    """One daemon with a gauge on it. ``of`` says what there are ``count`` of."""
+    """One daemon with a gauge. ``of`` names the things (nodes or flows) of which there are ``count``."""
 
     def __init__(self, client: Client, gauge: Gauge, of: str, count: int) -> None:
         self.client = client
@@ -68,7 +69,7 @@ class Bench:
         self._count = count
 
     def during(self, what: str, act: Callable[[], Any], seconds: float = 0.0) -> None:
-        """A row: ``act`` once, and again for ``seconds``."""
+        """Add a row: call ``act`` once, and then again for ``seconds``."""
         progress(f"{self._count} {self._of}: {what}")
         self._gauge.look()
         end, took = time.monotonic() + seconds, list[float]()
@@ -83,7 +84,7 @@ class Bench:
 
 @contextlib.contextmanager
 def bench(of: str, count: int, slow: Path) -> Iterator[Bench]:
-    """With a daemon whose disk is slow while the file ``slow`` is there."""
+    """Run a daemon whose disk is slow while the file ``slow`` exists."""
     library = slow.with_name("slow_sync.so")
     if not library.exists():
         source = ROOT / "bench" / "native" / "slow_sync.c"
@@ -105,7 +106,7 @@ def bench(of: str, count: int, slow: Path) -> Iterator[Bench]:
 
 
 def crowd(nodes: int) -> dict[str, Any]:
-    """A flow that is only looked at: each node sends to the eight after it."""
+    """Return a flow that is only validated: each node sends to the eight nodes after it."""
     compiled = flow("crowd", nodes, chained=False)
     names = [each["node_id"] for each in compiled["manifests"]]
     compiled["routes"] = [
@@ -117,7 +118,7 @@ def crowd(nodes: int) -> dict[str, Any]:
 
 
 def of_nodes(count: int, slow: Path) -> list[LoopRow]:
-    """Everything that one flow of ``count`` nodes does."""
+    """Measure all operations with one flow of ``count`` nodes."""
     restarts = {"policy": "transient", "max": 100, "window_ms": 1000}
     small = flow("small", 2, chained=True)
     for each in small["manifests"]:
@@ -173,7 +174,7 @@ def of_flows(count: int, slow: Path) -> list[LoopRow]:
 
 
 def until(reached: Callable[[], bool]) -> None:
-    """Wait. TimeoutError when it does not come."""
+    """Wait until ``reached()``. Raises TimeoutError after LIMIT_S."""
     give_up = time.monotonic() + LIMIT_S
     while not reached():
         if time.monotonic() > give_up:
@@ -182,7 +183,7 @@ def until(reached: Callable[[], bool]) -> None:
 
 
 def missed(row: LoopRow) -> bool:
-    """Beyond the targets."""
+    """Return whether a row misses its target."""
     slow_top = row.what == "top" and row.of == "flows" and row.count <= 100 and row.took > TOP_MS
     return row.count <= 300 and (row.p99 > P99_MS or row.longest > LONGEST_MS or slow_top)
 

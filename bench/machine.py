@@ -1,4 +1,4 @@
-"""Where a benchmark runs, which version it measures, and a line of progress: what all of them print."""
+"""Text that all benchmarks print: the machine, the measured version, and a line of progress."""
 
 from __future__ import annotations
 

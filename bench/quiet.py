@@ -1,12 +1,13 @@
-"""``python -m bench.quiet``: what a flow of N workers costs while it does nothing, and while it is held up.
+"""``python -m bench.quiet``: the cost of a flow of N workers while it is idle, and while it is held up.
 
 Rules:
 
 * Wake-ups are context switches of every thread of the daemon, its launcher, its spares and all workers, as
   ``/proc/PID/task/*/status`` counts them; CPU time is ``/proc/PID/task/*/schedstat``. Nothing is sampled.
-* Idle: a chain of data routes on which nothing is sent. Held up: its first node sends as fast as it may, its last one
-  gives nothing back; the clock starts when no route carries anything any more.
-* The interval begins when two looks in a row have seen the same counts, or after a minute of waiting for that.
+* Idle: a chain of data routes on which no frame is sent. Held up: its first node sends as fast as its credits permit,
+its
+  last one returns no frame; the clock starts when no route carries frames any more.
+* The interval begins when the counts have been the same twice in a row, or after a minute of waiting for that.
 """
 
 from __future__ import annotations
@@ -93,7 +94,7 @@ def settled(pids: Sequence[int]) -> None:
 
 
 def held_up(client: Client, name: str) -> None:
-    """Wait until nothing is sent on any route any more. TimeoutError if that does not come."""
+    """Wait until no frame is sent on any route any more. Raises TimeoutError if that takes too long."""
     give_up = time.monotonic() + LIMIT
     before = 0
     while True:
@@ -117,7 +118,7 @@ def flooded(workers: int) -> dict[str, Any]:
 def observe(
     client: Client, compiled: dict[str, Any], mode: Literal["idle", "held up"], seconds: float
 ) -> list[QuietRow]:
-    """Run the flow, wait until it is where it should be, and count."""
+    """Run the flow, wait until it is idle or held up, and count wake-ups."""
     name = compiled["name"]
     progress(f"{len(compiled['manifests'])} workers, {mode}: starting")
     client.call("submit", flow=compiled, base_dir=str(ROOT), wait="running", timeout=LIMIT)

@@ -2,9 +2,9 @@
 
 Rules:
 
-* The same worker everywhere: a Python process with numpy and its transport, which takes a number a millisecond.
-* The clock runs from the kill until the host has the successor's word that a frame is there.
-* supervisord restarts the process and nothing else: pyzmq carries its frames.
+* Every peer runs the same worker: a Python process with numpy and its transport, which takes a number a millisecond.
+* The clock runs from the kill until the successor has reported its first frame to the host.
+* supervisord only restarts the process; pyzmq carries its frames.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ NODES = ROOT / "bench" / "recover_nodes.py"
 ROUNDS = 7
 LIMIT_S = 60.0
 SETTLE_S = 0.3
-"""Between a recovery and the next kill: supervisors count a program that dies at once as broken."""
+"""Seconds between a recovery and the next kill, because supervisors treat a program that dies at once as broken."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class Recovery:
 
 
 class Host:
-    """Hears which process has had its first frame."""
+    """Receives the reports of processes that have had their first frame."""
 
     def __init__(self, folder: Path) -> None:
         self.address = str(folder / "report")
@@ -62,18 +62,18 @@ class Host:
         self._sock.settimeout(LIMIT_S)
 
     def first_frame(self) -> int:
-        """The pid of the next process that has had one."""
+        """Wait for the next report, and return the pid of its process."""
         return int(self._sock.recv(64).split()[0])
 
     def recovery(self, pid: int) -> tuple[float, int]:
-        """Kill ``pid``; seconds until another process has a frame, and its pid."""
+        """Kill ``pid``, and return the seconds until another process has a frame, and that process's pid."""
         start = time.perf_counter()
         os.kill(pid, signal.SIGKILL)
         successor = self.first_frame()
         return time.perf_counter() - start, successor
 
     def close(self) -> None:
-        """Hear nothing more."""
+        """Close the socket of the reports."""
         self._sock.close()
 
 
@@ -105,7 +105,7 @@ def _manifest(node: str, uri: str, **more: object) -> dict[str, object]:
 
 @contextlib.contextmanager
 def supervisord(folder: Path, report: str) -> Iterator[None]:
-    """The sink is a program of supervisord, the source a process of ours."""
+    """Run the sink as a program of supervisord, and the source as a child of this process."""
     program = shutil.which("supervisord", path=f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}")
     if program is None:
         raise FileNotFoundError("the program supervisord is not installed (PyPI: supervisor)")
@@ -156,7 +156,7 @@ def dora(folder: Path, report: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _process(command: Sequence[str], log: Path, report: str) -> Iterator[None]:
-    """Runs in a session of its own, all of which is ended."""
+    """Run a process in a session of its own, and kill the whole session at the end."""
     env = os.environ | {"BENCH_REPORT": report, "RUST_LOG": "off", "HOME": str(log.parent)}
     with log.open("wb") as out:
         process = subprocess.Popen(

@@ -1,4 +1,5 @@
-"""The worker that is killed, once for each way to run it: it tells ``$BENCH_REPORT`` the number of its first frame.
+"""The worker that is killed, once for each way to run it: it reports the number of its first frame to
+``$BENCH_REPORT``.
 
 Each is a Python process with the imports of its own transport and numpy; the sender makes a frame a millisecond.
 """
@@ -65,7 +66,7 @@ class Sink:
 
 
 def zmq_source(address: str) -> None:
-    """Blocks while nobody pulls."""
+    """Push numbers; blocks while no process pulls."""
     import zmq
 
     with zmq.Context() as context, context.socket(zmq.PUSH) as push:

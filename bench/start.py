@@ -6,10 +6,13 @@ Rules:
   done too. Cold interpreters import the same modules, each for itself.
 * The clock runs from before the submit call until its answer that the flow is running; for the others until every
   process has written its byte.
-* chronetix is a daemon as it comes, its few spare workers there when the clock starts; chronetix-spares is one with
-  as many spares as workers. What forking those ahead costs is not in the time; their idle memory is reported.
-* Unique memory is what the process alone has (Private_Clean and Private_Dirty of smaps_rollup), read while all are up.
-* Rounds take turns; medians count.
+* chronetix is a daemon with default settings, whose few spare workers are forked when the clock starts;
+chronetix-spares
+  is a daemon with as many spares as workers. The time of forking spares ahead is not counted; their idle memory is
+  reported.
+* Unique memory is memory that only the process has (Private_Clean and Private_Dirty of smaps_rollup), read while all
+run.
+* Rounds of all peers take turns; the figures are medians.
 """
 
 from __future__ import annotations
@@ -69,7 +72,7 @@ class StartRow:
 
 
 def unique_bytes(pid: int) -> int:
-    """What process ``pid`` alone has in memory."""
+    """Return how many bytes of memory only the process ``pid`` has."""
     rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
     return sum(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Private_")) * 1024
 
@@ -84,7 +87,7 @@ def mean_unique(pids: Sequence[int]) -> float:
 
 @contextlib.contextmanager
 def daemon(folder: Path, **settings: str) -> Iterator[Client]:
-    """A chronetixd of our own in ``folder``, with a client connected; stopped by SIGTERM at the end."""
+    """Run a chronetixd in ``folder`` and yield a connected client; stop the daemon by SIGTERM at the end."""
     folder.mkdir(exist_ok=True)
     socket_path = folder / "control.sock"
     with (folder / "daemon.log").open("wb") as log:

@@ -2,10 +2,10 @@
 
 Rules:
 
-* The pause is the daemon's own figure: from when the old image accepts nobody and answers nothing any more to the
-  first turn of the new image's event loop. The new image is the same release.
-* ``idle``: a chain of workers in which nothing flows. ``load``: beside it a source, a map and a sink that keep every
-  processor busy; each frame is checked, so a lost or repeated one fails the run.
+* The pause is the daemon's own figure: from the time when the old image accepts no connection and answers no call any
+  more to the first turn of the new image's event loop. The new image is the same release.
+* ``idle``: a chain of workers without frames. ``load``: beside it a source, a map and a sink that keep every processor
+  busy; each frame is checked, so that a lost or repeated one fails the run.
 * The daemon's modules are compiled, as they are after an installation. Its rehearsal is not in the pause.
 """
 

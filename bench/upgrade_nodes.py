@@ -1,4 +1,4 @@
-"""The nodes of the benchmark of upgrades: numbers as fast as they go through, checked, and the longest gap of them."""
+"""The nodes of the benchmark of upgrades: send numbers as fast as possible, check them, and measure the longest gap."""
 
 from __future__ import annotations
 

@@ -1,10 +1,13 @@
 """chronetix: an Outlet and an Inlet over one route in each direction, between two processes and within one.
 
-Set up as a worker sets up its routes, with the descriptors sent over the wire instead of through the daemon. The
-receiver sleeps on its doorbell (after the short adaptive spin that the data plane itself does); the sender sleeps
-when its credits are used up. ``InProcess`` has the same classes at both ends of one thread, as the single-process
-deployment drives them: it is what a frame costs without a second process, and the strictest figure to compare with,
-as no plugin is called.
+The routes are set up as by a worker, but the descriptors are sent over the benchmark's wire instead of through the
+daemon.
+The receiver sleeps on its doorbell (after the short adaptive spin that the data plane itself does); the sender sleeps
+when
+its credits are used up. ``InProcess`` has the same classes at both ends of one thread, as in the single-process
+deployment: it shows the cost of a frame without a second process, and is the strictest figure to compare with, because
+no
+plugin is called.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ from bench.peers import Link, Peer
 from chronetix import shm
 
 CREDITS = 64
-"""As a route gets them when the flow does not say."""
+"""How many credits a route has by default."""
 LOAN_CREDITS = 16
 """For loans of any size, so that sizes differ in nothing else."""
 PAGE = 4 * KIB
