@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from chronetix.protocol.json_text import json_text
 from chronetixctl import exits, output
 from chronetixctl.app import Session
 from chronetixctl.listing import returning
@@ -207,7 +208,7 @@ def _outcome(node: Mapping[str, Any]) -> Iterator[str]:
         yield f"\n{click.style(name, bold=True)} result of {size} is not shown: too large for one answer"
     if node.get("result") is not None:
         yield f"\n{click.style(name, bold=True)} result"
-        yield from (f"  {output.printable(line)}" for line in output.to_json(node["result"], indent=2).splitlines())
+        yield from (f"  {output.printable(line)}" for line in json_text(node["result"], indent=2).splitlines())
 
 
 def _last_words(fault: Any, tail: list[str]) -> Iterator[str]:

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from chronetix.protocol.errors import ChronetixError
+from chronetix.protocol.json_text import json_text
 from chronetixctl import exits, output
 from chronetixctl.app import Session
 from chronetixctl.flowfile import load_flow
@@ -60,5 +61,5 @@ def lines(found: dict[str, Any]) -> list[str]:
 
 
 def _field(field: dict[str, Any]) -> str:
-    old, new = (output.printable(output.to_json(field[side])) for side in ("old", "new"))
+    old, new = (output.printable(json_text(field[side])) for side in ("old", "new"))
     return f"{output.printable(field['path'])}: {old} → {new}"

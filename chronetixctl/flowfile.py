@@ -16,6 +16,7 @@ import click
 
 from chronetix.protocol import cbor
 from chronetix.protocol.errors import error
+from chronetix.protocol.json_text import json_text
 from chronetix.protocol.messages import MAX_FRAME
 from chronetixctl import exits, output
 from chronetixd.compile import Compiled, CompileError, Problem, compile_text
@@ -81,7 +82,7 @@ def _from_cbor(data: bytes, source: str, base_dir: str) -> FlowFile:
         raise error("flow-unreadable", source=source, reason=str(reason)) from None
     if "manifests" in flow or "nodes" not in flow:
         return FlowFile(flow, source, base_dir)
-    compiled = compile_text(output.to_json(flow, indent=1), source)
+    compiled = compile_text(json_text(flow, indent=1), source)
     return FlowFile(compiled.output, source, base_dir, compiled, compiled.warnings)
 
 

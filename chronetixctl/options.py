@@ -178,10 +178,15 @@ def _flow_names(ctx: click.Context, _: click.Parameter, incomplete: str) -> list
     return [CompletionItem(flow["name"], help=flow["state"]) for flow in flows if flow["name"].startswith(incomplete)]
 
 
-def flow_argument(required: bool = True) -> Callable[[_Function], _Function]:
-    """Return a decorator that adds the argument FLOW, completed from the daemon's list of flows."""
+def flow_argument(required: bool = True, several: bool = False) -> Callable[[_Function], _Function]:
+    """Return a decorator that adds the argument FLOW, completed from the daemon's list of flows. With ``several`` the
+    function receives a tuple of names."""
     return click.argument(
-        "flow", metavar="FLOW" if required else "[FLOW]", required=required, shell_complete=_flow_names
+        "flow",
+        metavar=("FLOW" if required else "[FLOW]") + ("..." if several else ""),
+        required=required,
+        nargs=-1 if several else 1,
+        shell_complete=_flow_names,
     )
 
 

@@ -17,6 +17,8 @@ from typing import Any
 
 import click
 
+from chronetix.protocol.json_text import json_text
+
 FORMATS = ("table", "json", "yaml")
 
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
@@ -44,7 +46,7 @@ class Column:
 def show(value: Any, fmt: str, table: Callable[[], str]) -> None:
     """Print one value to stdout in the format ``fmt``; ``table`` returns the text for the format ``table``."""
     if fmt == "json":
-        click.echo(to_json(value, indent=2))
+        click.echo(json_text(value, indent=2))
     elif fmt == "yaml":
         click.echo(to_yaml(value), nl=False)
     elif text := table():
@@ -54,7 +56,7 @@ def show(value: Any, fmt: str, table: Callable[[], str]) -> None:
 def show_item(value: Any, fmt: str, line: Callable[[], str]) -> None:
     """Print one item of a stream to stdout and flush it at once; ``line`` returns its text for the format ``table``."""
     if fmt == "json":
-        click.echo(to_json(value))
+        click.echo(json_text(value))
     elif fmt == "yaml":
         click.echo("---\n" + to_yaml(value), nl=False)
     else:
@@ -67,26 +69,12 @@ def say(message: str) -> None:
     click.echo(message, err=True)
 
 
-def to_json(value: Any, indent: int | None = None) -> str:
-    """Return ``value`` as JSON text; bytes are written as text if they are UTF-8, else as hex."""
-    return json.dumps(value, indent=indent, ensure_ascii=False, default=_plain)
-
-
 def to_yaml(value: Any) -> str:
     """Return ``value`` as YAML text, keys in their order."""
     import yaml
 
-    plain = json.loads(to_json(value))
+    plain = json.loads(json_text(value))
     return str(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True))
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, bytes):
-        try:
-            return value.decode()
-        except UnicodeDecodeError:
-            return value.hex()
-    return str(value)
 
 
 def printable(value: Any) -> str:

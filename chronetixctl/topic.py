@@ -19,6 +19,7 @@ import click
 from chronetix import shm
 from chronetix.protocol import cbor
 from chronetix.protocol.errors import error
+from chronetix.protocol.json_text import json_text
 from chronetixctl import exits, output
 from chronetixctl.again import Asking
 from chronetixctl.app import Session
@@ -193,7 +194,7 @@ def _lines(item: dict[str, Any]) -> Iterator[str]:
     head = click.style(output.clock(item["unix_ns"]), dim=True)
     yield f"{head} #{item['seq']} {output.size(item['bytes'])}"
     if "value" in item:
-        for line in output.to_json(item["value"], indent=2).splitlines():
+        for line in json_text(item["value"], indent=2).splitlines():
             yield "  " + output.printable_line(line)
         return
     if "undecoded" in item:

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from chronetix.protocol.contract import parse_flow
+from chronetix.protocol.json_text import json_text
 from chronetixctl import exits, output
 from chronetixctl.app import Session
 from chronetixctl.flowfile import FlowFile, load_flow, print_problems, print_warnings, read_flow
@@ -55,7 +56,7 @@ chronetixctl compile flow.yaml -o yaml
 def compile_(session: Session, file: str) -> int:
     """Compile the DSL in FILE (- for stdin) and print the CompileOutput: JSON, or YAML with -o yaml."""
     flow = load_flow(file)
-    output.show(flow.flow, session.output, lambda: output.to_json(flow.flow, indent=2))
+    output.show(flow.flow, session.output, lambda: json_text(flow.flow, indent=2))
     return exits.OK
 
 

@@ -17,6 +17,7 @@ from typing import Any, Literal, TextIO
 
 import structlog
 
+from chronetix.protocol.json_text import json_text
 from chronetix.protocol.messages import LogLevel
 from chronetixd.packing import Packed
 from chronetixd.records.feed import Feed, PackedFeed
@@ -152,7 +153,7 @@ def configure(level: str, fmt: Literal["auto", "console", "json"], stream: TextI
     renderer: Any = (
         structlog.dev.ConsoleRenderer(colors=out.isatty() and not os.environ.get("NO_COLOR"))
         if console
-        else structlog.processors.JSONRenderer(default=str)
+        else structlog.processors.JSONRenderer(serializer=_json)
     )
     structlog.configure(
         processors=[
@@ -172,6 +173,10 @@ def configure(level: str, fmt: Literal["auto", "console", "json"], stream: TextI
 def _standard_error() -> UnblockedStream:
     """One for the process: what waits in it outlives another configuration."""
     return UnblockedStream(ERROR)
+
+
+def _json(record: Any, **_: Any) -> str:
+    return json_text(record)
 
 
 class _Lines:

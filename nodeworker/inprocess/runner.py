@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import signal
 import sys
 import traceback
@@ -22,6 +21,7 @@ from chronetix.protocol import cbor
 from chronetix.protocol.configure import configure, unsupported
 from chronetix.protocol.contract import Flow, Problem, parse_flow
 from chronetix.protocol.errors import ChronetixError, error
+from chronetix.protocol.json_text import json_text
 
 COLUMNS = ("committed", "bytes", "credits", "would_block", "p50_ns", "p99_ns")
 """What the table shows of each route's counters; ``-o json`` has all."""
@@ -156,21 +156,13 @@ def _print_results(name: str, flow: Flow, deployment: Deployment, output: str) -
             {"id": id, "from": routes[id].source, "to": routes[id].target, **snapshot}
             for id, snapshot in snapshots.items()
         ]
-        print(json.dumps({"flow": name, "nodes": deployment.results, "routes": described}, default=_text))
+        print(json_text({"flow": name, "nodes": deployment.results, "routes": described}))
         return
     for node, result in deployment.results.items():
         if result is not None:
-            print(f"{node}: {json.dumps(result, indent=2, default=_text)}")
+            print(f"{node}: {json_text(result, 2)}")
     width = max((len(id) for id in snapshots), default=5)
     print("  ".join(["route".ljust(width), *(column.rjust(12) for column in COLUMNS)]))
     for id, snapshot in snapshots.items():
         counters: Mapping[str, Any] = {**snapshot}
         print("  ".join([id.ljust(width), *(str(counters[column]).rjust(12) for column in COLUMNS)]))
-
-
-def _text(value: Any) -> str:
-    """Bytes in a result, as JSON can show them: text where they are UTF-8, else hex."""
-    try:
-        return bytes(value).decode()
-    except UnicodeDecodeError:
-        return bytes(value).hex()

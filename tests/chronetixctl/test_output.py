@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 import pytest
 
+from chronetix.protocol.json_text import json_text
 from chronetixctl import output
 from chronetixctl.output import Column
 
@@ -121,7 +122,7 @@ def test_lines_behind_the_first_are_set_off() -> None:
 
 
 def test_bytes_are_text_where_they_are_some_else_hex() -> None:
-    assert output.to_json({"a": "ä".encode(), "b": b"\xff\x00"}) == '{"a": "ä", "b": "ff00"}'
+    assert json_text({"a": "ä".encode(), "b": b"\xff\x00"}) == '{"a": "ä", "b": "ff00"}'
     assert output.to_yaml({"b": 1, "a": "ä"}) == "b: 1\na: ä\n"
 
 

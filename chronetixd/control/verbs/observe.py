@@ -6,6 +6,7 @@ from typing import Any
 
 from chronetix.protocol.errors import error
 from chronetix.protocol.messages import LOG_LEVELS, LogLevel
+from chronetix.protocol.nearest import nearest
 from chronetixd.control.verbs.base import Args, Context, Emit, Verb
 from chronetixd.control.verbs.streaming import StreamArgs, stream
 from chronetixd.control.views import flow_stats
@@ -57,7 +58,9 @@ async def _logs(context: Context, args: LogsArgs, emit: Emit) -> Any:
     least = LOG_LEVELS.index(args.level) if args.level is not None else 0
     since = args.since_unix_ns or 0
     if args.flow is not None:
-        context.flows.find(args.flow)
+        run = context.flows.find(args.flow)
+        if args.node is not None and args.node not in run.plan.nodes:
+            raise error("node-not-found", flow=run.name, node=args.node, nearest=nearest(args.node, run.plan.nodes))
     older = context.logs.older(args.flow, args.node) if args.after is None else None
     return await stream(context, context.logs.feed, wanted, args, emit, older, args.mark)
 

@@ -237,6 +237,12 @@ def test_validate_names_every_problem_and_starts_nothing(peer: Any) -> None:
     assert peer.call("list") == {"flows": []}
 
 
+def test_logs_of_a_node_that_the_flow_does_not_have_are_refused(peer: Any, scripted: Any) -> None:
+    peer.call("submit", flow=scripted("good"), name="f", wait="running")
+    failure = peer.refused("logs", flow="f", node="goood")
+    assert (failure.name, failure.details["node"]) == ("node-not-found", "goood")
+
+
 def test_an_empty_flow_is_refused(peer: Any) -> None:
     failure = peer.refused("submit", flow={"manifests": [], "routes": [], "schemas": []})
     assert failure.name == "flow-invalid"
