@@ -1,7 +1,8 @@
-/* Strict CBOR for CPython: what the files of this folder share. The rules stand in protocol/cbor.py.
+/* Strict CBOR for CPython: the declarations that the files of this folder share. The rules are in protocol/cbor.py.
  *
- * Whatever is read here comes from somebody else, and memory may run out at any allocation: then MemoryError is raised,
- * everything that was made so far is given back, and the process goes on. Nothing here recurses, aborts or asserts.
+ * All input comes from other processes, and memory may run out at any allocation: then MemoryError is raised,
+ * everything
+ * that was made so far is freed, and the process goes on. No function here recurses, aborts or asserts.
  */
 #ifndef CHRONETIX_CBOR_H
 #define CHRONETIX_CBOR_H
@@ -21,8 +22,8 @@ enum {
     LONGEST_KEY = 32,       /* bytes of a key that is worth remembering */
 };
 
-/* Map keys that were read lately, by what their bytes hash to: the same few dozen come again and again. Bounded by KEYS *
- * LONGEST_KEY bytes, whoever sends what. */
+/* Map keys that were read lately, by the hash of their bytes: the same few dozen come again and again. Bounded by KEYS *
+ * LONGEST_KEY bytes, whatever a peer sends. */
 typedef struct {
     PyObject *text[KEYS];
 } key_cache;

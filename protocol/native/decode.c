@@ -1,9 +1,12 @@
 /* Bytes to objects: one pass over an explicit stack, which may be left after any item and gone on with later.
  *
- * Two counts bound what a document can make us allocate before its content is there: `owed`, the items that open containers
- * still wait for, each of which takes at least one byte of what is left; and `items`, all that were announced. A container
- * is made only when both agree to its length, so lists that claim a million items each, 64 deep, are refused by their heads.
- * Heads, items and stack are one file, as every one of them moves both counts.
+ * Two counts bound the memory that a document can make this process allocate before its content has arrived: `owed`,
+ * the
+ * items that open containers still wait for, each of which takes at least one of the remaining bytes; and `items`, all
+ * that
+ * were announced. A container is made only if both counts permit its length, so lists that claim a million items each,
+ * 64
+ * deep, are refused by their heads. Heads, items and stack are one file, because each of them changes both counts.
  */
 #include "cbor.h"
 
@@ -452,7 +455,8 @@ PyType_Spec chronetix_decoder_spec = {
 
 /* -- taking apart ------------------------------------------------------------------------------------------- */
 
-/* A container with something in it that nobody but who asks has. NULL stands in a list that was given up half filled. */
+/* Whether this is a non-empty container to which only the caller has a reference. A list that was abandoned half filled
+ * holds NULL. */
 static bool ours(PyObject *item)
 {
     if (item == NULL) return false;
@@ -460,7 +464,8 @@ static bool ours(PyObject *item)
     return PyDict_CheckExact(item) && Py_REFCNT(item) == 1 && PyDict_Size(item) > 0;
 }
 
-/* Shortens `list` from its end until a container of ours has come to light, which goes on the pile. -1 on error. */
+/* Shorten `list` from its end until it gives up a container that only the caller holds, which goes on the pile. -1 on
+ * error. */
 static int shorten(PyObject *pile, PyObject *list, Py_ssize_t *budget)
 {
     Py_ssize_t size = PyList_Size(list), keep = size;

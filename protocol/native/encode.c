@@ -1,7 +1,10 @@
-/* Objects to bytes: one pass over an explicit stack, which may be left after any item and gone on with later. What is
- * written meanwhile belongs to whoever gave it: a container that has another length when its end comes is refused, and none
- * is ever read beyond its end. What is short stays in the writer itself; beyond that a bytearray grows. Stack, items and the
- * writer are one file: each step may be the last one of a slice, and what that leaves behind is known by all three.
+/* Objects to bytes: one pass over an explicit stack, which may be left after any item and continued later. The caller may
+ * change the objects meanwhile: a container whose length has changed when its end comes is refused, and none is ever
+ * read
+ * beyond its end. Short documents stay in the writer itself; longer ones go into a bytearray that grows. Stack, items
+ * and
+ * the writer are one file, because each step may be the last one of a slice, and all three know the state that it
+ * leaves.
  */
 #include "cbor.h"
 
@@ -66,7 +69,8 @@ static int grow(writer *w, Py_ssize_t wanted)
 static char *reserve(writer *w, Py_ssize_t size)
 {
     if (size > w->limit - w->used) {
-        PyErr_Format(w->state->error, "it has %zd bytes or more, at most %zd fit", w->used + size - w->head, w->limit - w->head);
+        PyErr_Format(w->state->error, "it has %zd bytes or more, at most %zd fit", w->used + size - w->head, w->limit -
+        w->head);
         return NULL;
     }
     if (size > w->room - w->used && grow(w, w->used + size) < 0) return NULL;

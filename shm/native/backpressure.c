@@ -27,7 +27,7 @@ void native_outlet_blocked_from(Outlet *self, enum native_attempt why, uint64_t 
     }
 }
 
-/* It is over, whatever has ended it: for this process, not for a child that was forked meanwhile. */
+/* End the wait in this process, whatever has ended it, but not in a child that was forked meanwhile. */
 void native_outlet_blocked_until(Outlet *self, uint64_t now) {
     if (self->arena->owner != native_process()) return;
     for (Py_ssize_t i = 0; i < self->count; i++) {
@@ -95,7 +95,8 @@ static int outlet_block(Outlet *self, uint32_t frames, int64_t timeout_ns, struc
 
 /* Claim a run of 1 to `frames` frames of `length` bytes, waiting up to `timeout_ns` for the first. 0, or -1 with an
  * exception and nothing claimed. */
-int native_outlet_claim(Outlet *self, uint64_t length, uint32_t frames, int64_t timeout_ns, struct native_claim *claim) {
+int native_outlet_claim(Outlet *self, uint64_t length, uint32_t frames, int64_t timeout_ns, struct native_claim *claim)
+{
     if (native_foreign(self->arena->owner, "outlet") || native_claim_init(claim, self->count)) return -1;
     claim->length = length;
     enum native_attempt result = native_claim_try(self, frames, claim);

@@ -56,7 +56,7 @@ static Py_ssize_t outlet_alive(Outlet *self) {
     return -1;
 }
 
-/* Take back what was returned on all routes of the arena, whatever outlet they belong to. */
+/* Reclaim returned frames on all routes of the arena, also on those of other outlets. */
 static void outlet_reclaim(Outlet *self) {
     for (Producer *producer = self->arena->producers; producer; producer = producer->next)
         if (chx_producer_returns(&producer->end)) chx_producer_reclaim(&producer->end, UINT32_MAX);
@@ -181,7 +181,8 @@ static enum native_attempt outlet_attempt(Outlet *self, uint32_t frames, struct 
     return NATIVE_CLAIMED;
 }
 
-/* One attempt. Routes stay in their places meanwhile, whatever on_grow, on_drop or on_give_up do, or other threads. */
+/* Make one attempt. Routes stay in their places meanwhile, also if on_grow, on_drop, on_give_up or other threads change
+ * them. */
 enum native_attempt native_claim_try(Outlet *self, uint32_t frames, struct native_claim *claim) {
     self->claiming++;
     enum native_attempt result = outlet_attempt(self, frames, claim);
@@ -189,7 +190,7 @@ enum native_attempt native_claim_try(Outlet *self, uint32_t frames, struct nativ
     return result;
 }
 
-/* Give the credits back, and the extent unless somebody still looks at it. */
+/* Give the credits back, and the extent too unless a view of it is left. */
 void native_outlet_cancel(Outlet *self, struct native_claim *claim, int keep_extent) {
     for (Py_ssize_t i = 0; i < claim->routes; i++)
         if (claim_has(claim, i)) self->producers[i]->end.reserved -= claim->frames;

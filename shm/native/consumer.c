@@ -135,11 +135,11 @@ static PyObject *consumer_close(Consumer *self, PyObject *Py_UNUSED(ignored)) {
     Py_RETURN_NONE;
 }
 
-/* The inlet has gone on: unmap when the last frame has come back and the last copy is made, and tell. A frame may come back
- * anywhere, also while an exception is on its way. */
+/* Unmap a stage that the inlet has left, when the last frame has come back and the last copy is made, and report that. A
+ * frame may come back anywhere, also while an exception is being raised. */
 void native_consumer_drained(Consumer *self) {
     if (!self->end.credit || chx_consumer_busy(&self->end)) return;
-    int fd = self->end.credit_map.fd; /* somebody may be about to send it */
+    int fd = self->end.credit_map.fd; /* the descriptor may be about to be sent */
     self->end.credit_map.fd = -1;
     chx_consumer_destroy(&self->end);
     self->end.credit_map.fd = fd;

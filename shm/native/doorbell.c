@@ -1,9 +1,11 @@
-/* shm.Doorbell: what an event loop sleeps on, how several threads of a process sleep on one, and both ends of a line.
+/* shm.Doorbell: the descriptor on which an event loop sleeps, several threads that sleep on one doorbell, and lines.
  *
- * The first sleeper leads: it sleeps on the bell and reads the lines that rang, under the interpreter lock, so that none of
+ * The first sleeper leads: it sleeps on the bell and reads the lines that rang, under the interpreter lock, so that
+ * none of
  * them is closed meanwhile. Further ones follow: each sleeps on an eventfd of its
- * own, which the leader rings when it clears the bell or leaves. So a ring is seen by everyone who was registered before
- * it, and whoever was registered looks at its own routes again. A thread registers before it arms its routes.
+ * own, which the leader rings when it clears the bell or leaves. So every thread that was registered before a ring
+ * sees it,
+ * and looks at its own routes again. A thread registers before it arms its routes.
  */
 #include "native.h"
 
@@ -15,7 +17,7 @@ uint64_t native_deadline(int64_t timeout_ns) {
     return (uint64_t)timeout_ns > UINT64_MAX - 1 - now ? UINT64_MAX - 1 : now + (uint64_t)timeout_ns;
 }
 
-/* A follower's eventfd, which nobody but its process has. */
+/* A follower's eventfd, which no other process has. */
 static int follower_create(void) { return eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK); }
 
 static void follower_ring(int fd) {
@@ -115,7 +117,7 @@ int native_bell_sleep(Doorbell *bell, struct native_sleeper *sleeper, uint64_t d
             } else {
                 follower_clear(sleeper->fd);
             }
-            return bell_signals(bell) != 0 ? -1 : 1; /* a signal handler may be who rang */
+            return bell_signals(bell) != 0 ? -1 : 1; /* a signal handler may have rung */
         }
         if (got == 0) return 0;
         if (error != EINTR) {

@@ -1,7 +1,8 @@
 /* shm.Inlet: frames from several routes, by class, deadline and turn (turn.h), sleeping in one place.
  *
- * Choosing and sleeping are one file: an inlet sleeps on just what its choice has found empty, and whoever looks at one of
- * them alone misses a wake-up.
+ * Choosing and sleeping are one file, because an inlet sleeps on exactly the inputs that its choice has found empty: a
+ * change
+ * of only one of the two would lose a wake-up.
  *
  * Waiting: look, spin a little, register as sleeper, publish the positions waited for, fence, look again, sleep. See
  * SPEC.md, Wake-up.
@@ -164,8 +165,8 @@ static inline void rank_took(struct rank *rank, uint32_t at, const struct take *
     rank->deadlines = TURN_PATIENCE;
 }
 
-/* Nothing new at the next position? A glance that believes nothing and checks nothing: for passing over those that have
- * nothing while another one has. */
+/* Whether there is no new frame at the next position. Only for passing over empty inputs while another has frames: the word
+ * is read without any check. */
 static inline int consumer_still(const struct chx_consumer *end) {
     if (end->state != CHX_CONSUMER_OPEN) return end->state == CHX_CONSUMER_UNLINKED;
     uint32_t slot = (uint32_t)(end->position & end->mask);
@@ -350,7 +351,7 @@ static void inlet_nudge(const Inlet *self) {
     }
 }
 
-/* What the sleep since `start` that ended with a frame of that time tells about spinning. */
+/* Adapt the spin to the sleep since `start`, which ended with a frame of that time. */
 static void inlet_learn(Inlet *self, uint64_t committed, uint64_t start) {
     if (committed < start) return;
     uint64_t after = committed - start;
@@ -489,7 +490,7 @@ static PyObject *inlet_consumers(Inlet *self, void *Py_UNUSED(closure)) {
     return tuple;
 }
 
-/* Safe while a thread sleeps in it: whoever wakes up looks at all. */
+/* Safe while a thread sleeps in the inlet: a thread that wakes up looks at all inputs. */
 static PyObject *inlet_add(Inlet *self, PyObject *consumer) {
     if (!PyObject_TypeCheck(consumer, native_Consumer))
         return PyErr_Format(PyExc_TypeError, "a consumer must be a shm.Consumer, not %R", consumer);
@@ -502,7 +503,7 @@ static PyObject *inlet_add(Inlet *self, PyObject *consumer) {
     Py_RETURN_NONE;
 }
 
-/* A route that has ended is forgotten. Not within a take: whoever takes next ranks the others anew. */
+/* Forget a route that has ended. Not within a take: the next take ranks the others anew. */
 static PyObject *inlet_remove(Inlet *self, PyObject *consumer) {
     for (Py_ssize_t i = 0; i < self->count && !self->scanning; i++) {
         if ((PyObject *)self->consumers[i] != consumer) continue;

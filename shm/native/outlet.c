@@ -104,7 +104,8 @@ void native_outlet_copy(Outlet *self, void *to, const void *from, size_t length)
     native_arena_unpin(self->arena);
 }
 
-static PyObject *outlet_send_buffer(Outlet *self, const Py_buffer *data, int64_t timeout_ns, const struct chx_tags *tags) {
+static PyObject *outlet_send_buffer(Outlet *self, const Py_buffer *data, int64_t timeout_ns, const struct chx_tags
+*tags) {
     struct native_claim claim;
     uint64_t length = (uint64_t)data->len;
     int64_t seq;
@@ -170,8 +171,8 @@ static PyObject *outlet_wait(Outlet *self, PyObject *const *args, Py_ssize_t nar
     return may < 0 ? NULL : PyBool_FromLong(may);
 }
 
-/* Taps that have ended go, unless a frame is on its way: then places must not change, and the next call does it. The last
- * route stays: its end is what a sender is told. */
+/* Remove taps that have ended, unless a frame is under way: then places must not change, and the next call removes them.
+ * The last route stays, because its end is reported to the sender. */
 static void outlet_sweep(Outlet *self) {
     Py_ssize_t kept = 0, count = self->count;
     if (self->claiming) return;

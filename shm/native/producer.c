@@ -142,7 +142,8 @@ void native_producer_raise(Producer *self) {
     }
 }
 
-/* It has kept a frame waiting past its limit. The others go on without it, so nobody is told but on_give_up. */
+/* Close a route on which a frame waited for longer than its limit. The other routes go on without it, so only on_give_up
+ * is called. */
 int native_producer_give_up(Producer *self, uint64_t now) {
     chx_producer_give_up(&self->end, now);
     self->told = 1;
@@ -220,7 +221,8 @@ static uint64_t producer_used(Producer *self) {
     return chx_outstanding(&self->end) + self->end.reserved;
 }
 
-static PyObject *producer_fd(Producer *self, void *Py_UNUSED(closure)) { return PyLong_FromLong(self->end.ring_map.fd); }
+static PyObject *producer_fd(Producer *self, void *Py_UNUSED(closure)) { return PyLong_FromLong(self->end.ring_map.fd);
+}
 
 static PyObject *producer_route(Producer *self, void *Py_UNUSED(closure)) { return Py_NewRef(self->route); }
 

@@ -101,7 +101,8 @@ static int view_put_ends(PyObject *into, const struct chx_view *view) {
     uint64_t before = latest ? returned : chx_read(&out->returned_before);
     uint64_t taken = chx_read(&in->taken), committed = chx_read(&out->committed);
     return view_put(into, "committed", committed) || view_put(into, "bytes", chx_read(&out->bytes)) ||
-           view_put(into, "taken", taken) || view_put(into, "again", chx_read(&in->again)) || view_put(into, "returned", returned) ||
+           view_put(into, "taken", taken) || view_put(into, "again", chx_read(&in->again)) || view_put(into,
+           "returned", returned) ||
            view_put(into, "returned_before", before) ||
            view_put(into, "outstanding", committed > returned ? committed - returned : 0) ||
            view_put(into, "credits", view->header.credits) || view_put(into, "watermark", view->header.watermark) ||
@@ -211,8 +212,8 @@ static void *view_copy(int fd, uint64_t size) {
     return copy;
 }
 
-/* Where a dead producer's ring ends. It is read and not mapped: whoever has no address space left can go on, and what
- * some child of the producer still writes changes nothing under us. */
+/* Find where a dead producer's ring ends. The ring is read and not mapped, so that this works without free address space,
+ * and a child of the producer that still writes cannot change the copy. */
 PyObject *native_remains(PyObject *Py_UNUSED(module), PyObject *arg) {
     long fd = PyLong_AsLong(arg);
     if (fd == -1 && PyErr_Occurred()) return NULL;

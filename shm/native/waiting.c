@@ -1,6 +1,7 @@
 /* How an outlet waits: for credits (down to credit_low) or for room (any return on any route of the arena).
  *
- * Look, spin a little, register as sleeper, publish what is waited for, fence, look again, sleep. The order is what makes
+ * Look, spin a little, register as sleeper, publish what is waited for, fence, look again, sleep. The order is what
+ * makes
  * it safe: see SPEC.md, Wake-up.
  */
 #include "native.h"
@@ -98,7 +99,7 @@ int native_outlet_wait(Outlet *self, int for_room, uint64_t deadline) {
     return waiting_sleep(self, for_room, deadline);
 }
 
-/* For an event loop that polls the bell itself. 1: a ring will tell when to try again, 0: try now. */
+/* Arm the routes for an event loop that polls the bell itself. 1: a ring follows when a retry makes sense; 0: retry now. */
 int native_outlet_arm(Outlet *self) {
     int for_room = self->short_at != 0;
     int waits = waiting_look(self, for_room, 1);

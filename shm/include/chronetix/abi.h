@@ -1,7 +1,7 @@
-/* The shared layout of the data plane, version 1: what lies in RING and CREDIT memory, byte for byte.
+/* The shared layout of the data plane, version 1: the content of RING and CREDIT memory, byte for byte.
  *
- * Little-endian, 64-byte lines, every word naturally aligned. Each memory has one writer; everybody else has it mapped
- * read-only and believes nothing of it. Offsets are asserted here and frozen by golden bytes in tests/shm/golden.
+ * Little-endian, 64-byte lines, every word naturally aligned. Each memory has one writer; every other process maps it
+ * read-only and checks what it reads. Offsets are asserted here and frozen by golden bytes in tests/shm/golden.
  * A change of any offset or meaning is a new CHX_ABI; new words may only take reserved (zero) bytes.
  * The steps and memory orders are in SPEC.md; the code that performs them in ring.h (producer) and credit.h (consumer).
  */

@@ -1,8 +1,9 @@
-/* ARENA: payload memory of one producing process, in sealed segments; the allocator itself is private. Where segments
- * come from and go to is in segments.h.
+/* ARENA: payload memory of one producing process, in sealed segments; the allocator itself is private. segments.h makes
+ * segments and gives them back.
  *
- * Nothing about allocation is shared, so nothing of it can be corrupted by a peer. Extents are 64-byte aligned. Small
- * ones (up to 3584 bytes) are objects of a class in a slab of 8 pages (or 1); larger ones are runs of whole pages. What was
+ * No allocation data is shared, so no peer can corrupt it. Extents are 64-byte aligned. Small
+ * ones (up to 3584 bytes) are objects of a class in a slab of 8 pages (or 1); larger ones are runs of whole pages.
+ * What was
  * freed last is handed out first, because it is still in the cache. Every operation is constant time or nearly so,
  * whatever the size. Calls on one arena are serialised by the caller.
  *
@@ -11,8 +12,8 @@
  *   quick     | the runs freed last, not merged: an exact size match is taken from here, newest first
  *   bins      | free runs by size, four steps an octave, after the two-level segregated fit of Masmano et al.
  *
- * Of a segment that is leaving nothing is handed out: its free runs stand in no list, and grow together as extents
- * come back, until one run is the whole segment.
+ * A segment that is leaving hands out no extents: its free runs are in no list, and are merged as extents come back,
+ * until one run is the whole segment.
  */
 #ifndef CHRONETIX_ARENA_H
 #define CHRONETIX_ARENA_H

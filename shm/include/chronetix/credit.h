@@ -1,8 +1,8 @@
 /* The consuming end of a route: it owns CREDIT and reads RING and the producer's segments.
  *
- * Calls on one consumer are serialised by its caller, but for chx_consumer_return, which any thread may call. A
- * descriptor is copied into locals, checked, and only then believed; a wrong one detaches the route (CHX_FAULT). All that
- * writes CREDIT is in this file, so that each word's order can be read beside its partner's in ring.h.
+ * Calls on one consumer are serialised by its caller, except chx_consumer_return, which any thread may call. A
+ * descriptor is copied into locals, checked, and only then used; a wrong one detaches the route (CHX_FAULT). All code
+ * that writes CREDIT is in this file, so that each word's order can be read beside its partner's in ring.h.
  */
 #ifndef CHRONETIX_CREDIT_H
 #define CHRONETIX_CREDIT_H
@@ -149,8 +149,8 @@ static inline enum chx_status chx_consumer_fault(struct chx_consumer *c) {
     return CHX_FAULT;
 }
 
-/* Unmap segment `index`, which the producer has given up: every frame of it has come back, or the producer lies, and the
- * route is lost rather than the memory under whoever reads it.
+/* Unmap segment `index`, which the producer has given back. If a frame of it has not come back, the producer has broken
+ * the protocol: the route ends, and the memory stays mapped under its readers.
  * reads: acquire; partner: the release in chx_consumer_stamp, before the stamp that the producer has seen. */
 static inline enum chx_status chx_consumer_drop(struct chx_consumer *c, uint32_t index) {
     if (!c->credit) return CHX_OK; /* drained: nothing is mapped any more */
@@ -180,8 +180,8 @@ static inline int chx_stamp_possible(const struct chx_consumer *c, uint64_t stam
     return stamp == 0 || (stamp <= awaited && ((stamp ^ awaited) & c->mask) == 0);
 }
 
-/* Believe the descriptor of `position`, or say why not. The caller has seen its stamp (acquire). EMPTY: its segment is not
- * mapped yet. */
+/* Check the descriptor of `position`, and set why if it is wrong. The caller has seen its stamp (acquire). EMPTY: its
+ * segment is not mapped yet. */
 static inline enum chx_status chx_desc_check(struct chx_consumer *c, uint64_t position, struct chx_taken *out) {
     const struct chx_desc *desc = &c->desc[position & c->mask];
     uint64_t offset = desc->offset, length = desc->length;
@@ -194,7 +194,7 @@ static inline enum chx_status chx_desc_check(struct chx_consumer *c, uint64_t po
     atomic_signal_fence(memory_order_seq_cst); /* the copies above are the ones that are checked below */
     unsigned long long at = (unsigned long long)position;
     if (flags & ~CHX_FLAG_REDELIVERED) return CHX_REFUSE(&c->why, "frame at %llu: unknown flags 0x%x", at, flags);
-    /* An honest producer passes over such a slot. Ordered by its stamp, which it stores after it has seen ours. */
+    /* A correct producer passes over such a slot. Ordered by its stamp, which it stores after it has seen this consumer's. */
     if (atomic_load_explicit(&c->reads[position & c->mask], memory_order_relaxed))
         return c->latest ? CHX_WOULD_BLOCK /* another thread still copies that one, which was overwritten */
                          : CHX_REFUSE(&c->why, "frame at %llu: its slot has a frame that is still held", at);
@@ -241,8 +241,8 @@ static inline enum chx_status chx_consumer_peek(struct chx_consumer *c) {
     return CHX_REFUSE(&c->why, "more skipped positions than slots");
 }
 
-/* Nothing there: is it the end? closed: acquire; partner: chx_producer_close. What was committed before it is visible,
- * so the caller looks at the next position once more before it believes the end. */
+/* No frame is there: has the stream ended? closed: acquire; partner: chx_producer_close. Frames that were committed before
+ * it are visible, so the caller looks at the next position once more before it reports the end. */
 static inline enum chx_status chx_consumer_end(struct chx_consumer *c) {
     uint64_t closed = atomic_load_explicit(&c->ring->closed, memory_order_acquire);
     uint64_t end = closed ? closed - 1 : c->end;
@@ -345,7 +345,7 @@ static inline void chx_consumer_step(struct chx_consumer *c, struct chx_taken *o
     chx_consumer_hold(c, out);
 }
 
-/* The books, before anybody sees a frame: a successor takes what is below `next` for seen. */
+/* Update the counters before a caller sees a frame: a successor counts positions below `next` as seen. */
 static inline void chx_consumer_note(struct chx_consumer *c) {
     CHX_FAILPOINT(TAKE_CHOSEN);
     atomic_store_explicit(&c->credit->stats.taken, c->taken, memory_order_relaxed);
@@ -386,12 +386,14 @@ static inline void chx_latency_run(struct chx_consumer *c, const struct chx_take
     }
 }
 
-/* Up to `limit` (at least 1) frames that are there, in order, with one look at the clock; as chx_consumer_take. What is
- * wrong after the first of them is found by the next call. After a succession they come one by one.
+/* Take up to `limit` (at least 1) frames that have arrived, in order, with one reading of the clock; as chx_consumer_take.
+ * A fault after the first frame is found by the next call. After a succession frames come one by one.
  *
- * They have no more bytes than `room`, off which theirs are taken; EMPTY when the first has more. Frames that are out at the
- * same time do not overlap, so all of them together fit into what is mapped (c->mapped): who takes no more than that at once
- * can be made to copy an extent once, and not as often as there are descriptors that name it. */
+ * The frames have at most `room` bytes together, which is reduced by their size; EMPTY if the first has more. Frames
+ * that
+ * are held at the same time do not overlap, so all of them together fit into the mapped memory (c->mapped). A caller
+ * that
+ * takes no more bytes than that at once copies an extent only once, however many descriptors name it. */
 static inline enum chx_status chx_consumer_take_within(struct chx_consumer *c, struct chx_taken *out, uint32_t limit,
                                                        uint64_t *room, uint32_t *frames) {
     uint32_t count = 0;
@@ -452,7 +454,7 @@ static inline void chx_consumer_stamp(struct chx_consumer *c, uint64_t stamp) {
  * Order: reads of the payload -> stamp (release) -> returned += 1 (seq_cst) -> wake_at (seq_cst). Partners:
  * chx_producer_look acquires returned; chx_producer_arm stores wake_at -> fence -> loads returned. Exactly one call
  * crosses each count, so exactly one rings for it. While the taker sleeps (wait_for), any return rings a producer that
- * sleeps for a later count: it has a credit now, and nobody else would tell it; see chx_consumer_nudge. */
+ * sleeps for a later count: it has a credit now, and no other call would ring it; see chx_consumer_nudge. */
 static inline void chx_consumer_return(struct chx_consumer *c, uint64_t stamp) {
     chx_consumer_stamp(c, stamp);
     chx_consumer_count(c, 1);
@@ -512,10 +514,10 @@ static inline void chx_consumer_close(struct chx_consumer *c) {
     chx_line_ring(c->line);
 }
 
-/* Does anybody still use the mappings: is a frame held, or just now copied? */
+/* Whether the mappings are in use: a frame is held, or just being copied. */
 static inline int chx_consumer_busy(const struct chx_consumer *c) { return c->copying || chx_consumer_held(c); }
 
-/* Give up the mappings; nobody may use them any more (chx_consumer_busy). What it was like can still be asked. */
+/* Unmap everything; no mapping may be in use (chx_consumer_busy). The counters can still be read. */
 static inline void chx_consumer_destroy(struct chx_consumer *c) {
     if (c->credit) c->lost = chx_read(&c->credit->stats.lost);
     for (uint32_t i = 0; i < c->segment_count; i++) {

@@ -4,23 +4,31 @@
  *   chx_bell: epoll ── line end ═══ one socketpair ═══ line end ── epoll :chx_bell
  *               └── eventfd (this process alone)   (this process alone) eventfd ──┘
  *
- * A line is a pair of connected Unix stream sockets, made by whoever links the two ends of a route. Each end has one
- * holder: nobody can change how another one's descriptor behaves, or read what another one waits for. A bell says "look
- * again", nothing more: the words in RING and CREDIT say what happened.
+ * A line is a pair of connected Unix stream sockets, made by the process that links the two ends of a route. Each end
+ * has
+ * one holder, so that no process can change the flags of another one's descriptor, or read bytes that another one waits
+ * for. A ring only means "look again": the words in RING and CREDIT tell what happened.
  *
- * The producer's end is made shut for writing, and the producer rings by shutting it again: that carries nothing, needs no
- * memory, cannot wait, and is an edge for the consumer's epoll (EPOLLET) each time. There is nothing to be read, so whoever
- * was woken has to make no further system call. It is none for the producer's own epoll, whose end is not shut for reading.
- * Whether the kernel does so is tried out when the first line is made; where it does not, the end is left open.
+ * The producer's end is shut for writing when it is made, and the producer rings by shutting it again: that sends no
+ * data,
+ * needs no memory, never waits, and is an edge for the consumer's epoll (EPOLLET) each time. The woken consumer has
+ * nothing
+ * to read and makes no further system call. The shutdown is no edge for the producer's own epoll, whose end is not
+ * shut for
+ * reading. Whether the kernel does so is tried out when the first line is made; if it does not, the end is left open.
  *
- * The consumer, and the producer whose end is open, ring by one byte, sent with MSG_DONTWAIT, which holds for this call
- * whatever was done to the socket; every send is an edge, too. Whoever wakes reads what has come on the lines that rang and
- * looks afterwards. EAGAIN at a send means that bytes lie there unread; whoever reads them looks later than that (see
- * SPEC.md, Wake-up). A peer's end that is closed is an edge: a line that has hung up wakes once.
+ * The consumer, and a producer whose end is open, ring by one byte, sent with MSG_DONTWAIT, which holds for this call
+ * whatever flags the socket has; every send is an edge, too. A woken process reads the bytes on the lines that rang and
+ * then looks at its routes. EAGAIN at a send means that unread bytes are there; the process that reads them looks at
+ * its
+ * routes later than that (see SPEC.md, Wake-up). A peer's end that is closed is an edge: a line that has hung up wakes
+ * once.
  *
- * Descriptors that a peer attaches to its bytes would be closed by whoever reads or drops them, and that may take as long
- * as their sender likes. They are refused by the kernel (SO_PASSRIGHTS) or, where it cannot, seen before anything is
- * read: then the line is spoilt, never read and never closed, and its route is at fault.
+ * Descriptors that a peer attaches to its bytes would be closed by the process that reads or drops the bytes, and
+ * closing
+ * them may take as long as their sender wants. The kernel refuses them (SO_PASSRIGHTS); where it cannot, they are
+ * detected
+ * before the bytes are read: then the line is never read and never closed, and its route gets a fault.
  */
 #ifndef CHRONETIX_DOORBELL_H
 #define CHRONETIX_DOORBELL_H
@@ -60,7 +68,7 @@
 enum chx_line_state {
     CHX_LINE_NONE,
     CHX_LINE_SHUT,    /* nothing can come on it: there is nothing to be read, and nothing to be dropped */
-    CHX_LINE_BARE,    /* no descriptor can lie in it: SO_PASSRIGHTS was off before anybody could send one */
+    CHX_LINE_BARE,    /* it holds no descriptors: SO_PASSRIGHTS was off before a peer could send one */
     CHX_LINE_GUARDED, /* looked at before it is read */
     CHX_LINE_SPOILT,
 };
@@ -76,7 +84,7 @@ struct chx_bell {
 
 /* ---- lines ------------------------------------------------------------------------------------------------------ */
 
-/* Is it certain that no descriptor was attached to what lies in `fd`, and that none will be? */
+/* Whether it is certain that no descriptor is attached to the bytes in `fd`, and that none will be. */
 static inline int chx_line_refuses_rights(int fd) {
     int passes = 1, off = 0;
     socklen_t size = sizeof passes;
@@ -85,7 +93,7 @@ static inline int chx_line_refuses_rights(int fd) {
     return passes == 0 || (setsockopt(fd, SOL_SOCKET, SO_PASSRIGHTS, &off, sizeof off), 0);
 }
 
-/* Shut `ends`[0] for writing: does that wake who listens to `ends`[1], and not who listens to `ends`[0]? */
+/* Whether shutting `ends`[0] for writing wakes the epoll of `ends`[1], and not that of `ends`[0]. */
 static inline int chx_shut_rings_once(const int ends[2], const int epolls[2]) {
     struct epoll_event event;
     return shutdown(ends[0], SHUT_WR) == 0 && epoll_wait(epolls[1], &event, 1, 0) == 1 &&
@@ -135,8 +143,10 @@ static inline int chx_line_pair(int ends[2], int one_way) {
     return 0;
 }
 
-/* Is this end shut for writing? To send nothing tells, and does nothing. So is one whose peer has gone. */
-static inline int chx_line_is_shut(int fd) { return send(fd, "", 0, MSG_DONTWAIT | MSG_NOSIGNAL) < 0 && errno == EPIPE; }
+/* Whether this end is shut for writing; true also if its peer has gone. Sending no bytes finds that out and has no other
+ * effect. */
+static inline int chx_line_is_shut(int fd) { return send(fd, "", 0, MSG_DONTWAIT | MSG_NOSIGNAL) < 0 && errno == EPIPE;
+}
 
 /* By an end that is. Never blocks, and needs no memory. 0, or errno. */
 static inline int chx_line_ring_shut(int fd) { return fd < 0 || shutdown(fd, SHUT_WR) == 0 ? 0 : errno; }
@@ -152,7 +162,8 @@ static inline int chx_line_is_mute(int fd) {
 }
 
 /* By one that is not. Never blocks. 0, or errno; EAGAIN is success: it has been rung. So is a peer that has gone: there is nobody to wake.
- * A kernel without memory for one byte ends this process rather than refuse it; if it does refuse, it is asked again. */
+ * A kernel without memory for one byte ends this process rather than refuse it; if it does refuse, it is asked again.
+ * */
 static inline int chx_line_ring(int fd) {
     ssize_t sent;
     if (fd < 0) return 0;
@@ -280,8 +291,10 @@ static inline enum chx_line_state chx_line_state_of(int fd) {
     return chx_line_refuses_rights(fd) ? CHX_LINE_BARE : CHX_LINE_GUARDED;
 }
 
-/* An end that is shut rings as it is put into the epoll, which means nothing: nobody has asked for anything there yet, and
- * who is linked looks anyway. It is cleared; if another one's ring is, that is rung again. */
+/* An end that is shut rings when it is added to the epoll. That ring has no meaning, because no position is waited for yet
+ * and linking looks at the route anyway. It is cleared; if the ring of another line is cleared with it, that line is
+ * rung
+ * again. */
 static inline void chx_bell_settle(struct chx_bell *bell, int fd) {
     struct epoll_event events[CHX_BELL_EVENTS];
     int got = chx_bell_await(bell, events, 0);
@@ -290,8 +303,8 @@ static inline void chx_bell_settle(struct chx_bell *bell, int fd) {
     if (got > 1 || events[0].data.fd != fd) chx_bell_ring(bell);
 }
 
-/* A duplicate of this end of a line, which wakes `bell` from now on; -1, and why. A producer's end on which nothing can come
- * wakes nobody, whatever the other one does. */
+/* Duplicate this end of a line and have it wake `bell` from now on; -1 and `why` on failure. A producer's end on which no
+ * data can come never wakes, whatever the other end does. */
 static inline int chx_line_adopt(int fd, int consumer, struct chx_bell *bell, struct chx_why *why) {
     if (!chx_line_is_one(fd)) {
         snprintf(why->text, sizeof why->text, "descriptor %d is no end of a line: no Unix stream socket", fd);
@@ -317,8 +330,8 @@ static inline int chx_line_spoilt(const struct chx_bell *bell, int fd) {
     return bell && bell->spoilt && fd >= 0 && fd < bell->room && bell->lines[fd] == CHX_LINE_SPOILT;
 }
 
-/* The route has ended: the peer can ring here no more, and learns that. What lies there is looked at before it is dropped;
- * a line with a descriptor in it stays open for as long as this process lives. A forked child closes its duplicate. */
+/* Close the line of a route that has ended, which the peer notices. Unread bytes are checked before they are dropped; a
+ * line with a descriptor in it stays open for as long as this process lives. A forked child closes its duplicate. */
 static inline void chx_line_close(struct chx_bell *bell, int fd) {
     if (fd < 0) return;
     if (bell && bell->pid == getpid()) {

@@ -1,7 +1,8 @@
 /* What this kernel has of what the memories are made with: looked up once, never guessed from a version.
  *
  * The environment variable CHRONETIX_WITHOUT (names as in chx_feature_names, separated by commas) takes features away,
- * so that what happens on an older kernel can be tried on a newer one. It is read when the features are first asked for.
+ * so that what happens on an older kernel can be tried on a newer one. It is read when the features are first asked
+ * for.
  */
 #ifndef CHRONETIX_FEATURES_H
 #define CHRONETIX_FEATURES_H
@@ -57,7 +58,7 @@ static inline int chx_features_taken_away(void) {
     return away;
 }
 
-/* The features, or -1 when it cannot be found out now (no descriptor is left, say); errno tells. */
+/* Return the features, or -1 with errno when they cannot be found out now (for example, no descriptor is left). */
 static inline int chx_features_probe(void) {
     int found = CHX_HAS_NOEXEC_SEAL;
     int fd = memfd_create("chronetix-probe", MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_NOEXEC_SEAL);

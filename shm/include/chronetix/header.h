@@ -1,4 +1,4 @@
-/* The first line of RING and CREDIT: made once by the writer, checked once by everybody else.
+/* The first line of RING and CREDIT: made once by the writer, checked once by every reader.
  *
  * chx_header_check works on a private copy: the page may change under a reader's eyes, the copy may not.
  */

@@ -1,8 +1,9 @@
-/* Segments of huge pages, for who asked for them: from the machine's reserve (vm.nr_hugepages) where it has enough,
- * else by advice where the kernel heeds it for shared memory (transparent_hugepage/shmem_enabled), else of small pages.
+/* Segments of huge pages, for arenas that ask for them: from the machine's reserve (vm.nr_hugepages) if it has enough,
+ * else by advice if the kernel follows it for shared memory (transparent_hugepage/shmem_enabled), else of small pages.
  *
- * They make making memory several times cheaper (a page fault and a page cleared for 2 MiB at once), not copying. Whoever
- * asked is told what came of it: `got` has a bit for each kind that was made.
+ * Huge pages make it several times cheaper to make memory (one page fault and one cleared page for 2 MiB), but not to
+ * copy.
+ * `got` has a bit for each kind of pages that was made.
  */
 #ifndef CHRONETIX_HUGEPAGES_H
 #define CHRONETIX_HUGEPAGES_H

@@ -1,7 +1,8 @@
 /* Policy latest, the consuming end: the producer never waits, so a frame may be overwritten while it is read.
  *
  * A frame is therefore copied out and looked at again afterwards: chx_consumer_look, chx_latest_begin, copy,
- * chx_latest_keep. What keep refuses was torn and is forgotten. Positions and frames are the same thing here (nothing is
+ * chx_latest_keep. What keep refuses was torn and is forgotten. Positions and frames are the same thing here (nothing
+ * is
  * ever skipped), and `returned` is a position: all before it are done with, read or lost.
  *
  * Reads of a descriptor and a payload that the producer may be writing are races by design, as in any seqlock; nothing
@@ -12,7 +13,7 @@
 
 #include "credit.h"
 
-#define CHX_LAPS_MAX 65536u /* laps in a row that a producer may be ahead between two loads before it is called a liar */
+#define CHX_LAPS_MAX 65536u /* laps in a row that a producer may be ahead between two loads before that counts as a fault */
 #define CHX_LOOKS_MAX 64u   /* descriptors in a row that are overwritten while they are read before the caller gets a turn */
 
 /* Positions up to `to` are lost. */
@@ -36,7 +37,7 @@ static inline void chx_latest_fall(struct chx_consumer *c, uint64_t oldest) {
 }
 
 /* As chx_consumer_peek. stamp: acquire; partner: the release store in chx_producer_commit. A stamp of a later lap was
- * stored after `oldest` had left this position behind, so that is visible too; if not, it is a lie. */
+ * stored after `oldest` had left this position behind, so that is visible too; if not, the producer is at fault. */
 static inline enum chx_status chx_latest_peek(struct chx_consumer *c) {
     for (uint32_t laps = 0; laps < CHX_LAPS_MAX; laps++) {
         uint64_t oldest = chx_read(&c->ring->oldest);
@@ -85,7 +86,8 @@ static inline void chx_latest_begin(struct chx_consumer *c, struct chx_taken *ta
 
 /* It is copied: 1 if the copy is whole, and then it was taken; 0 if it was overwritten meanwhile, and is lost.
  *
- * Order: reads of descriptor and payload -> fence (acquire) -> oldest (relaxed), and -> returned (release), which lets the
+ * Order: reads of descriptor and payload -> fence (acquire) -> oldest (relaxed), and -> returned (release), which lets
+ * the
  * producer use the extent again without revoking it. Partners: chx_producer_revoke, chx_producer_look. While another
  * thread still copies, nothing is given back. */
 static inline int chx_latest_keep(struct chx_consumer *c, const struct chx_taken *taken) {

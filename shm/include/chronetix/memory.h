@@ -1,10 +1,11 @@
-/* Shared memory with one writer and any number of readers: sealed and anonymous, so there is nothing to clean up.
+/* Shared memory with one writer and any number of readers: sealed and anonymous, so that nothing is left after a crash.
  *
  * The writer reserves every page (a full machine is an error here, not a SIGBUS later), maps the memory, then seals it
  * against shrinking, growing and any further writable mapping. A reader checks exactly that before it maps.
  *
- * Where the kernel has no seals (features.h) the memory is a named object for this user only (named.h), what is handed out
- * can only be read, and every mapping is guarded (guard.h), because anybody of the same user may cut it short.
+ * On a kernel without seals (features.h) the memory is a named object for this user only (named.h), descriptors that
+ * are
+ * handed out are read-only, and every mapping is guarded (guard.h), because processes of the same user may truncate it.
  */
 #ifndef CHRONETIX_MEMORY_H
 #define CHRONETIX_MEMORY_H
@@ -40,7 +41,7 @@ static inline void chx_unmap(struct chx_map *map) {
     *map = (struct chx_map){.fd = -1};
 }
 
-/* Has somebody cut this memory short? Costs one load while nothing ever was. */
+/* Whether this memory was truncated. Costs one load as long as no memory was. */
 static inline int chx_map_cut(const struct chx_map *map) { return chx_guards_cut() && chx_guard_cut(map->guard); }
 
 /* The seals to ask of a peer: those this kernel knows. */
@@ -65,8 +66,8 @@ static inline int chx_memory_read_only(struct chx_map *map) {
     return 0;
 }
 
-/* The memory is mapped and its header written: nobody is to change it from here on, but through that mapping, and no child
- * of this process. */
+/* Seal the memory after it was mapped and its header written: from here on it can be changed only through that mapping, and
+ * not by a child of this process. */
 static inline int chx_memory_seal(struct chx_map *map) {
     if (chx_own_add(map->base, map->size) != 0) return -1;
     map->own = 1;
@@ -74,7 +75,7 @@ static inline int chx_memory_seal(struct chx_map *map) {
     return chx_features() & CHX_HAS_FUTURE_WRITE ? 0 : chx_memory_read_only(map);
 }
 
-/* Bytes the machine could still give without swapping; UINT64_MAX when it does not say. */
+/* How many bytes the machine can still give without swapping; UINT64_MAX if that is unknown. */
 static inline uint64_t chx_memory_available(void) {
     char text[512];
     int fd = open("/proc/meminfo", O_RDONLY | O_CLOEXEC);
@@ -86,8 +87,8 @@ static inline uint64_t chx_memory_available(void) {
     return line ? strtoull(line + sizeof "MemAvailable:" - 1, NULL, 10) * 1024 : UINT64_MAX;
 }
 
-/* Reserve every page now. The kernel would rather kill somebody than refuse, so what is clearly too much is refused
- * here. 0 or errno. */
+/* Reserve every page now; return 0 or errno. The kernel would kill a process rather than refuse, so a size that is clearly
+ * too large is refused here. */
 static inline int chx_memory_reserve(int fd, uint64_t size) {
     if (size >= CHX_ASK_BYTES && size > chx_memory_available()) return ENOMEM;
     int error;

@@ -1,8 +1,8 @@
 /* Named shared memory (POSIX: /dev/shm), for machines without sealed anonymous memory.
  *
- * A name says who made it: boot, PID namespace, process and when that one started, and a number. So a sweep can tell what
- * is left over from what is used (shm/names.py), and a process that gets the same number later is no excuse to keep it.
- * The maker takes the name away when it gives the memory up.
+ * A name identifies its maker by boot, PID namespace, process id and start time of the process, and has a number. So a
+ * sweep can tell names of dead makers from those in use (shm/names.py), also when a later process has the same pid. The
+ * maker removes the name when it frees the memory.
  */
 #ifndef CHRONETIX_NAMED_H
 #define CHRONETIX_NAMED_H

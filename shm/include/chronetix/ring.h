@@ -1,12 +1,13 @@
 /* The producing end of a route: it owns RING and reads CREDIT.
  *
- * Calls on one producer are serialised by its caller. Everything that decides anything is private: the consumer's words
- * are compared with it, never followed. A consumer that writes nonsense loses its route (CHX_FAULT), nothing else.
+ * Calls on one producer are serialised by its caller. All state that decides is private: the consumer's words are
+ * compared
+ * with it, never followed. A consumer that writes wrong values loses only its route (CHX_FAULT).
  *
  * Frames that are committed and not returned stand in a private list in commit order, one entry a slot. `returned` says
  * how many of them have come back since the last look; only then is the list walked, comparing each slot's stamp.
  *
- * All that writes RING is in this file, so that each word's order can be read beside its partner's in credit.h.
+ * All code that writes RING is in this file, so that each word's order can be read beside its partner's in credit.h.
  */
 #ifndef CHRONETIX_RING_H
 #define CHRONETIX_RING_H
@@ -197,7 +198,7 @@ static inline enum chx_status chx_producer_reclaim(struct chx_producer *p, uint3
     return chx_producer_fault(p);
 }
 
-/* Policy latest: take the oldest frame back, read or not. Whoever copies it just now finds out afterwards.
+/* Policy latest: take the oldest frame back, read or not. A consumer that is copying it finds that out afterwards.
  *
  * Order: oldest (relaxed) -> fence (release) -> whatever is written into its extent and its descriptor from now on.
  * Partner: chx_latest_keep reads those -> fence (acquire) -> oldest. If it has read anything new, it sees oldest. */
@@ -259,7 +260,8 @@ static inline void chx_producer_peak(struct chx_producer *p) {
 
 /* The next frame's descriptor, all but its stamp, and its entry in the books. Its stamp is p->position afterwards. The
  * caller has made sure of a credit. */
-static inline struct chx_desc *chx_producer_put(struct chx_producer *p, const struct chx_extent *extent, uint64_t inside,
+static inline struct chx_desc *chx_producer_put(struct chx_producer *p, const struct chx_extent *extent, uint64_t
+inside,
                                                 uint64_t length, const struct chx_tags *tags, uint64_t time_ns) {
     if (p->latest && chx_outstanding(p) >= p->credits) chx_producer_make_way(p);
     if (p->slots[p->position & p->mask].stamp) {
@@ -308,7 +310,8 @@ static inline int chx_producer_announce(struct chx_producer *p, uint64_t first, 
 }
 
 /* Publish a frame of `length` bytes in `extent`, giving the route one reference to it. The caller has made sure of a
- * credit and of CHX_OPEN. Returns 1 if the consumer's doorbell is to be rung (the caller may ring after its last route).
+ * credit and of CHX_OPEN. Returns 1 if the consumer's doorbell is to be rung (the caller may ring after its last
+ * route).
  *
  * Order: fields (plain) -> stamp (release) -> fence -> wait_for (relaxed). */
 static inline int chx_producer_commit(struct chx_producer *p, const struct chx_extent *extent, uint64_t length,
@@ -325,7 +328,8 @@ static inline uint64_t chx_stride(uint64_t length) { return (length + CHX_LINE -
 /* Publish `frames` (at least 1) frames of `length` bytes that lie chx_stride(length) apart in `extent`, giving the route
  * one reference to it for each. As chx_producer_commit, but one fence and one look for all of them.
  *
- * The first stamp is stored last: the run appears at once, and a producer that dies before that has sent nothing of it. */
+ * The first stamp is stored last: the run appears at once, and a producer that dies before that has sent nothing of
+ * it. */
 static inline int chx_producer_commit_run(struct chx_producer *p, const struct chx_extent *extent, uint64_t length,
                                           uint32_t frames, const struct chx_tags *tags, uint64_t time_ns) {
     uint64_t first = p->position, inside = 0;
@@ -356,13 +360,13 @@ static inline uint64_t chx_producer_goal(const struct chx_producer *p) {
     return p->committed - floor;
 }
 
-/* Is the consumer asleep for the very frame we have not sent yet, while we have a credit for it? Then waiting for
- * credit_low would wait for ever: it holds more than credit_low frames on purpose. */
+/* Whether the consumer sleeps for exactly the frame that is not sent yet, while there is a credit for it. Then waiting for
+ * credit_low would never end, because the consumer holds more than credit_low frames on purpose. */
 static inline int chx_producer_starves(const struct chx_producer *p, uint64_t returned) {
     return p->committed - returned + p->reserved < p->credits && chx_read(&p->credit->wait_for) == p->position + 1;
 }
 
-/* Down to `goal`, starving, or closed: whatever makes it worth looking closer. */
+/* Whether the producer has to look closer: the route is down to `goal`, starves, or is closed. */
 static inline int chx_producer_ready(struct chx_producer *p, uint64_t goal) {
     uint64_t due;
     if (p->state != CHX_OPEN || chx_producer_detached(p) || chx_producer_look(p, &due) != CHX_OK) return 1;
@@ -384,8 +388,8 @@ static inline void chx_producer_disarm(struct chx_producer *p) {
     atomic_store_explicit(&p->ring->wake_at, 0, memory_order_relaxed);
 }
 
-/* A frame finds no credit here at `now`. 1: that has been so for longer than the route's limit. The caller says the other
- * thing, chx_producer_not_short, whenever one is there. */
+/* Note that a frame finds no credit on this route at `now`; return 1 if there was none for longer than the route's limit.
+ * The caller calls chx_producer_not_short whenever there is a credit. */
 static inline int chx_producer_short(struct chx_producer *p, uint64_t now) {
     if (p->limit_ns == 0) return 0;
     if (p->short_since == 0) p->short_since = now;

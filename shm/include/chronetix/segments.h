@@ -1,13 +1,15 @@
-/* Where the arena's memory comes from and goes to: whole segments, never resized.
+/* Makes the arena's memory and gives it back: whole segments, never resized.
  *
  *   NONE -> MADE -> USED <-> LEAVING -> DROPPED -> NONE
  *
- * A segment is used once every consumer has mapped it (chx_arena_confirm). What is more than is wanted takes its leave
- * (chx_arena_shrink): no extent comes from it any more, and when the last one has come back it is unmapped. Its index is
- * free again once every consumer has unmapped it too (chx_arena_forget), so that a descriptor never means another
- * segment to its reader than it did to its writer. Until it has gone a leaving segment can be used again at no cost.
+ * A segment is used once every consumer has mapped it (chx_arena_confirm). A segment that is not needed any more leaves
+ * (chx_arena_shrink): no extent is taken from it any more, and it is unmapped when the last extent has come back. Its
+ * index
+ * is free again once every consumer has unmapped it too (chx_arena_forget), so that a descriptor never means another
+ * segment
+ * to its reader than to its writer. Until it is unmapped, a leaving segment can be used again at no cost.
  *
- * Telling the consumers is the caller's affair: `announced` says whether that was done for the present state.
+ * The caller notifies the consumers: `announced` tells whether that was done for the present state.
  */
 #ifndef CHRONETIX_SEGMENTS_H
 #define CHRONETIX_SEGMENTS_H
@@ -153,7 +155,8 @@ static inline int chx_arena_stay(struct chx_arena *arena) {
 }
 
 /* Have segments leave, largest first, as long as `keep` bytes stay, and drop those that are empty. Bytes given back. Those
- * that are no larger than the first one was leave only if less than that is to stay: they are what it would end with. */
+ * that are no larger than the first one was leave only if less than that is to stay: they are what it would end with.
+ * */
 static inline uint64_t chx_arena_shrink(struct chx_arena *arena, uint64_t keep) {
     if (!arena->drops) return 0;
     uint64_t staying = chx_arena_staying(arena), before = arena->size, least = keep < arena->first ? 0 : arena->first + 1;

@@ -22,7 +22,8 @@ static inline int chx_stamp_order(const void *left, const void *right) {
 }
 
 /* The stamps of a dead consumer become this one's; the position behind the last of them. */
-static inline enum chx_status chx_inherit_stamps(struct chx_consumer *c, const struct chx_credit *dead, uint64_t *last) {
+static inline enum chx_status chx_inherit_stamps(struct chx_consumer *c, const struct chx_credit *dead, uint64_t *last)
+{
     *last = 0;
     for (uint32_t slot = 0; slot < c->slots; slot++) {
         uint64_t stamp = atomic_load_explicit(&dead->stamp[slot], memory_order_acquire);
@@ -83,7 +84,8 @@ static inline enum chx_status chx_inherit_from(struct chx_consumer *c, const str
  * chx_consumer_link and before the first take. Nothing may be returned before the producer has linked this CREDIT: see
  * chx_producer_relink. The descriptor is not kept. A fault detaches the route.
  *
- * All positions at or behind the last returned one's successor hold frames that were not returned, or are still to come:
+ * All positions at or behind the last returned one's successor hold frames that were not returned, or are still to
+ * come:
  * the ring is gone through from there. Frames before it are remembered and come first. */
 static inline enum chx_status chx_consumer_inherit(struct chx_consumer *c, int credit_fd) {
     struct chx_header theirs;
@@ -99,8 +101,8 @@ static inline enum chx_status chx_consumer_inherit(struct chx_consumer *c, int c
     return status == CHX_FAULT ? chx_consumer_fault(c) : status;
 }
 
-/* The producer is dead, its ring ends at position `end`: whoever has taken all before it has come to the end of this
- * stage. The same again is nothing new; another end is a fault. */
+/* Set the end of a dead producer's ring to position `end`: a consumer that has taken all frames before it has come to the
+ * end of this stage. Setting the same end again has no effect; another end is a fault. */
 static inline enum chx_status chx_consumer_end_at(struct chx_consumer *c, uint64_t end) {
     if (c->state == CHX_CONSUMER_FAULTY || c->state == CHX_CONSUMER_DETACHED) return CHX_OK;
     if (end > CHX_POSITION_MAX || (c->end != CHX_NO_END && c->end != end) ||
@@ -134,7 +136,8 @@ static inline void chx_relink_reclaim(struct chx_producer *p) {
 }
 
 /* Go on with the CREDIT of the consumer's successor and a line to it, which has inherited and returned nothing yet. Also while
- * a thread sleeps for credits: it has to be woken, and looks again, since what it has armed counts otherwise. The successor
+ * a thread sleeps for credits: it has to be woken, and looks again, since what it has armed counts otherwise. The
+ * successor
  * is rung, because it may have armed before. A fault changes nothing. */
 static inline enum chx_status chx_producer_relink(struct chx_producer *p, int credit_fd, int line_fd,
                                                   struct chx_bell *bell) {
@@ -189,11 +192,13 @@ static inline enum chx_status chx_remains_last(const struct chx_desc *desc, cons
     return CHX_OK;
 }
 
-/* Where does this ring end? Its writer is dead. The first position that holds neither frame nor skip is the end, whatever
- * stands behind it: a run whose first stamp is missing was never sent. At most one lap is gone through.
+/* Find where the ring of a dead writer ends. The end is the first position that holds neither frame nor skip, whatever is
+ * behind it: a run whose first stamp is missing was never sent. At most one lap is searched.
  *
- * The producer may have died while it described frames up to a credits' number behind the end, in slots whose old stamps
- * still stand: their input_seq are not looked at. Of the others one at least is a frame: no more are skipped in a lap. */
+ * The producer may have died while it described frames up to a credits' number behind the end, in slots whose old
+ * stamps
+ * still stand: their input_seq are not looked at. Of the others one at least is a frame: no more are skipped in a lap.
+ * */
 static inline enum chx_status chx_ring_remains(const struct chx_ring *ring, const struct chx_header *header,
                                                struct chx_remains *remains, struct chx_why *why) {
     uint32_t slots = 1u << header->slots_log2, mask = slots - 1;
@@ -203,7 +208,8 @@ static inline enum chx_status chx_ring_remains(const struct chx_ring *ring, cons
     enum chx_status status = chx_remains_last(desc, skip, slots, &last, why);
     if (status != CHX_OK) return status;
     uint64_t end = last > slots ? last - slots : 0;
-    while (end < last && (chx_read(&desc[end & mask].stamp) == end + 1 || chx_read(&skip[end & mask]) == end + 1)) end++;
+    while (end < last && (chx_read(&desc[end & mask].stamp) == end + 1 || chx_read(&skip[end & mask]) == end + 1))
+    end++;
     *remains = (struct chx_remains){.end = end};
     uint64_t sound = slots - header->credits;
     for (uint64_t position = end > sound ? end - sound : 0; position < end; position++) {

@@ -1,5 +1,5 @@
 /* Read-only view of a route for an observer: both ends' counters and the latency histogram, while they run or after
- * they died. The numbers are the writers' claims; a liar can make them wrong, never dangerous.
+ * they died. The numbers are the writers' claims: a faulty writer can make them wrong, never dangerous.
  */
 #ifndef CHRONETIX_VIEW_H
 #define CHRONETIX_VIEW_H
@@ -43,8 +43,8 @@ struct chx_held {
     uint64_t seq, bytes, trace, time_ns;
 };
 
-/* Frames that are held, `room` of them at most into `out`; their number. For a consumer that is dead, or
- * is not looked at too closely: a living one goes on meanwhile. What a stamp in a wrong slot says is passed over. */
+/* Write the held frames into `out`, at most `room` of them, and return their number. Exact for a dead consumer; a living
+ * one changes them meanwhile. A stamp in a wrong slot is ignored. */
 static inline uint32_t chx_view_held(const struct chx_view *view, struct chx_held *out, uint32_t room) {
     uint32_t slots = 1u << view->header.slots_log2, held = 0;
     if (view->header.policy == CHX_POLICY_LATEST) return 0; /* they are copies */
