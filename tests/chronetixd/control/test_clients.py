@@ -7,6 +7,7 @@ import select
 import signal
 import socket
 import struct
+from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
 
@@ -16,6 +17,24 @@ from chronetix.protocol import cbor
 from chronetix.protocol import messages as wire
 from chronetix.protocol.framing import encode
 from chronetixd.core.quota import ADMIN_RESERVE
+from tests.chronetixd.conftest import Peer, RunningDaemon, spawn_daemon
+from tests.warm import Warm
+
+
+@pytest.fixture(scope="module")
+def one_daemon(tmp_path_factory: pytest.TempPathFactory, warm_programs: Warm) -> Iterator[RunningDaemon]:
+    """A daemon for all tests that leave it as it was: no flow has run, and it ends well."""
+    running = spawn_daemon(tmp_path_factory.mktemp("one"), warm=warm_programs)
+    yield running
+    with running.connect() as peer:
+        assert peer.call("list") == {"flows": []}
+    assert running.stop() == 0, running.log.read_text()
+
+
+@pytest.fixture
+def one_peer(one_daemon: RunningDaemon) -> Iterator[Peer]:
+    with one_daemon.connect() as connected:
+        yield connected
 
 
 def test_version_tells_who_answers(peer: Any, daemon: Any) -> None:
@@ -37,8 +56,8 @@ def test_version_tells_who_answers(peer: Any, daemon: Any) -> None:
         (encode(wire.Ready()), "malformed-message"),
     ],
 )
-def test_a_client_that_breaks_the_protocol_is_told_why_and_cut_off(sent: bytes, name: str, daemon: Any) -> None:
-    with daemon.connect() as bystander, type(bystander)(daemon.socket) as bad:
+def test_a_client_that_breaks_the_protocol_is_told_why_and_cut_off(sent: bytes, name: str, one_daemon: Any) -> None:
+    with one_daemon.connect() as bystander, type(bystander)(one_daemon.socket) as bad:
         bad.sock.sendall(sent)
         said = []
         while (message := bad.receive()) is not None:
@@ -48,8 +67,8 @@ def test_a_client_that_breaks_the_protocol_is_told_why_and_cut_off(sent: bytes, 
         assert bystander.call("list") == {"flows": []}
 
 
-def test_a_refused_version_names_those_that_would_do(daemon: Any) -> None:
-    with daemon.connect() as other, type(other)(daemon.socket) as bad:
+def test_a_refused_version_names_those_that_would_do(one_daemon: Any) -> None:
+    with one_daemon.connect() as other, type(other)(one_daemon.socket) as bad:
         bad.send(wire.Hello(protocol=[7, 8], role="client"))
         assert bad.receive().details["supported"] == [1]
 
@@ -76,8 +95,8 @@ def test_descriptors_from_a_client_are_closed_and_refused(daemon: Any) -> None:
     os.close(read)
 
 
-def test_an_unknown_verb_gets_the_nearest_name(peer: Any) -> None:
-    failure = peer.refused("sumbit")
+def test_an_unknown_verb_gets_the_nearest_name(one_peer: Any) -> None:
+    failure = one_peer.refused("sumbit")
     assert failure.name == "unknown-verb"
     assert "submit" in failure.hint
 
@@ -97,29 +116,31 @@ def test_an_unknown_verb_gets_the_nearest_name(peer: Any) -> None:
         ("list", {"all": True}, "all", "no such argument"),
     ],
 )
-def test_a_wrong_argument_is_named(verb: str, args: dict[str, Any], argument: str, words: str, peer: Any) -> None:
-    failure = peer.refused(verb, **args)
+def test_a_wrong_argument_is_named(verb: str, args: dict[str, Any], argument: str, words: str, one_peer: Any) -> None:
+    failure = one_peer.refused(verb, **args)
     assert failure.name == "bad-argument"
     assert failure.details["argument"] == argument
     assert words in failure.message
 
 
 @pytest.mark.parametrize("verb", ["describe", "stop", "logs", "events", "stats"])
-def test_a_flow_that_is_not_there_is_named(verb: str, peer: Any) -> None:
-    assert peer.refused(verb, flow="nobody").name == "flow-not-found"
+def test_a_flow_that_is_not_there_is_named(verb: str, one_peer: Any) -> None:
+    assert one_peer.refused(verb, flow="nobody").name == "flow-not-found"
 
 
-def test_calls_of_one_client_run_side_by_side(peer: Any) -> None:
-    following = peer.begin("events", follow=True)
-    assert peer.call("list") == {"flows": []}
-    peer.send(wire.Cancel(id=following))
-    assert peer.end(following).name == "cancelled"
+def test_calls_of_one_client_run_side_by_side(one_peer: Any) -> None:
+    following = one_peer.begin("events", follow=True)
+    assert one_peer.call("list") == {"flows": []}
+    one_peer.send(wire.Cancel(id=following))
+    assert one_peer.end(following).name == "cancelled"
 
 
-def test_a_call_that_is_cancelled_before_it_begins_ends_all_the_same(peer: Any) -> None:
+def test_a_call_that_is_cancelled_before_it_begins_ends_all_the_same(one_peer: Any) -> None:
     for id in range(1, 2 * 64):
-        peer.sock.sendall(encode(wire.Call(id=id, verb="events", args={"follow": True})) + encode(wire.Cancel(id=id)))
-        assert peer.end(id).name == "cancelled"
+        one_peer.sock.sendall(
+            encode(wire.Call(id=id, verb="events", args={"follow": True})) + encode(wire.Cancel(id=id))
+        )
+        assert one_peer.end(id).name == "cancelled"
 
 
 def test_descriptors_of_a_call_that_never_begins_are_closed(daemon: Any) -> None:
@@ -152,10 +173,10 @@ def test_an_id_in_use_ends_the_connection(daemon: Any) -> None:
         assert last.name == "malformed-message"
 
 
-def test_a_client_has_a_quota_of_open_calls(peer: Any) -> None:
+def test_a_client_has_a_quota_of_open_calls(one_peer: Any) -> None:
     for _ in range(64):
-        peer.begin("events", follow=True)
-    assert peer.refused("list").name == "quota-exceeded"
+        one_peer.begin("events", follow=True)
+    assert one_peer.refused("list").name == "quota-exceeded"
 
 
 def test_a_client_that_goes_away_while_it_follows_leaves_nothing(daemon: Any, peer: Any) -> None:
@@ -206,11 +227,11 @@ def test_a_daemon_that_was_stopped_for_a_while_blames_no_client_for_it(start: An
     assert daemon.stop() == 0
 
 
-def test_a_publication_without_subscribers_reaches_nobody(peer: Any) -> None:
-    assert peer.call("publish", topic="/t", payload=b"x") == {"subscribers": 0}
+def test_a_publication_without_subscribers_reaches_nobody(one_peer: Any) -> None:
+    assert one_peer.call("publish", topic="/t", payload=b"x") == {"subscribers": 0}
 
 
-def test_validate_names_every_problem_and_starts_nothing(peer: Any) -> None:
+def test_validate_names_every_problem_and_starts_nothing(one_peer: Any) -> None:
     wasm = {"kind": "WasmComponent", "uri": "file://x.wasm"}
     builtin = {"kind": "WasmComponent", "uri": "builtin://chronetix/system/tmer"}
     python = {"kind": "Python", "uri": "python://no_such_module_anywhere:thing"}
@@ -221,7 +242,7 @@ def test_validate_names_every_problem_and_starts_nothing(peer: Any) -> None:
         for at, artifact in enumerate((wasm, builtin, python, relative))
     ]
     nodes[0] |= {"timers": cron, "bus_subscriptions": [{"pattern": "a/*", "delivery": "at_least_once"}]}
-    told = peer.call("validate", flow={"manifests": nodes, "routes": [], "schemas": []})
+    told = one_peer.call("validate", flow={"manifests": nodes, "routes": [], "schemas": []})
     assert told["valid"] is False
     found = {problem["path"]: problem["message"] + " " + problem["suggestion"] for problem in told["problems"]}
     wanted = {
@@ -234,7 +255,7 @@ def test_validate_names_every_problem_and_starts_nothing(peer: Any) -> None:
         "manifests[0].bus_subscriptions[0].delivery": "at_most_once",
     }
     assert {path: words for path, words in wanted.items() if words not in found.get(path, "")} == {}
-    assert peer.call("list") == {"flows": []}
+    assert one_peer.call("list") == {"flows": []}
 
 
 def test_logs_of_a_node_that_the_flow_does_not_have_are_refused(peer: Any, scripted: Any) -> None:
@@ -243,8 +264,8 @@ def test_logs_of_a_node_that_the_flow_does_not_have_are_refused(peer: Any, scrip
     assert (failure.name, failure.details["node"]) == ("node-not-found", "goood")
 
 
-def test_an_empty_flow_is_refused(peer: Any) -> None:
-    failure = peer.refused("submit", flow={"manifests": [], "routes": [], "schemas": []})
+def test_an_empty_flow_is_refused(one_peer: Any) -> None:
+    failure = one_peer.refused("submit", flow={"manifests": [], "routes": [], "schemas": []})
     assert failure.name == "flow-invalid"
     assert failure.details["problems"]
 
@@ -262,17 +283,19 @@ def test_diff_names_the_fields_that_differ(peer: Any, scripted: Any) -> None:
     peer.call("stop", flow="f")
 
 
-def test_diff_refuses_what_it_cannot_compare(peer: Any, scripted: Any) -> None:
-    assert peer.refused("diff", flow=scripted("good"), name="nobody").name == "flow-not-found"
-    assert peer.refused("diff", flow=scripted("good")).name == "bad-argument"
-    assert peer.refused("diff", flow={"manifests": []}, name="f").name == "flow-invalid"
+def test_diff_refuses_what_it_cannot_compare(one_peer: Any, scripted: Any) -> None:
+    assert one_peer.refused("diff", flow=scripted("good"), name="nobody").name == "flow-not-found"
+    assert one_peer.refused("diff", flow=scripted("good")).name == "bad-argument"
+    assert one_peer.refused("diff", flow={"manifests": []}, name="f").name == "flow-invalid"
 
 
 @pytest.mark.parametrize("verb", ["submit", "diff", "apply"])
 @pytest.mark.parametrize("name", ["", "a b", "a\n", "x" * 201])
-def test_a_name_that_no_flow_can_have_is_refused_by_every_verb(verb: str, name: str, peer: Any, scripted: Any) -> None:
-    assert peer.refused(verb, flow=scripted("good"), name=name).name == "bad-argument"
-    assert peer.call("list")["flows"] == []
+def test_a_name_that_no_flow_can_have_is_refused_by_every_verb(
+    verb: str, name: str, one_peer: Any, scripted: Any
+) -> None:
+    assert one_peer.refused(verb, flow=scripted("good"), name=name).name == "bad-argument"
+    assert one_peer.call("list")["flows"] == []
 
 
 def test_who_asks_and_does_not_read_is_answered_once_and_later_all(daemon: Any, peer: Any, scripted: Any) -> None:
@@ -300,13 +323,13 @@ def crowd(verb: str, argument: str, items: int) -> bytes:
     return struct.pack(">I", len(body)) + body
 
 
-def test_a_call_that_carries_no_flow_has_few_items(peer: Any) -> None:
-    peer.sock.sendall(crowd("list", "x", 100_000))
-    assert peer.end(1).name == "bad-argument"
-    assert peer.call("list") == {"flows": []}
+def test_a_call_that_carries_no_flow_has_few_items(one_peer: Any) -> None:
+    one_peer.sock.sendall(crowd("list", "x", 100_000))
+    assert one_peer.end(1).name == "bad-argument"
+    assert one_peer.call("list") == {"flows": []}
 
 
-def test_calls_behind_a_large_one_come_in_order(peer: Any) -> None:
-    peer.sock.sendall(crowd("validate", "flow", 200_000) + encode(wire.Call(id=2, verb="list")))
-    said = {peer.receive().id, peer.receive().id}
+def test_calls_behind_a_large_one_come_in_order(one_peer: Any) -> None:
+    one_peer.sock.sendall(crowd("validate", "flow", 200_000) + encode(wire.Call(id=2, verb="list")))
+    said = {one_peer.receive().id, one_peer.receive().id}
     assert said == {1, 2}
