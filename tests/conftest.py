@@ -37,6 +37,7 @@ settings.register_profile("mutants", settings.get_profile("chronetix"), phases=(
 
 LONGEST = (
     "tests/bench/",
+    "tests/chaos/",
     "tests/chronetixd/core/test_wiring_search.py",
     "tests/shm/test_native.py",
     "tests/shm/test_older_kernels.py",

@@ -24,7 +24,7 @@ def storm(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(1200)
 def test_after_every_scenario_all_that_was_promised_still_holds() -> None:
     told = storm("--seed", str(SEED), "--steps", str(len(ALL)))
     assert told.returncode == 0, told.stdout + told.stderr
