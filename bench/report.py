@@ -120,7 +120,7 @@ def aligned(lines: Sequence[Sequence[str]], left: int = LEFT) -> list[str]:
 # -- targets -------------------------------------------------------------------------------------------------
 
 RIVALS = ("pipe", "queue", "faster-fifo", "pyzmq", "iceoryx2-poll", "iceoryx2-event", "zenoh", "dora")
-"""Peers that move frames between processes and are not ours."""
+"""The peers besides chronetix that move frames between processes."""
 
 
 def p50(sample: Sample) -> float:

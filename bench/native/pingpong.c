@@ -2,8 +2,10 @@
  * a processor, each asking without pause for the next frame; the time of one way is half of a round trip's mean.
  *
  * Everything that a frame costs is in it: reclaiming, an extent from the arena, the descriptor, both ends' statistics
- * with their two looks at the clock, the return. With `touched` the sender writes every byte and the receiver reads every
- * byte; without, nobody looks at the payload. `word` is the floor of this machine: one word that two threads change in
+ * with their two looks at the clock, the return. With `touched` the sender writes every byte and the receiver reads
+ * every
+ * byte; without, neither end reads the payload. `word` is the lower bound of this machine: one word that two threads
+ * change in
  * turn. Arguments: threads|processes|word, bytes, touched (0|1), round trips, two processors. One line: nanoseconds of
  * one way.
  */

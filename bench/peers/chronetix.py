@@ -142,7 +142,7 @@ class End:
                 consumer.add_segment(index, segment)
 
     def as_link(self) -> Link:
-        """The measured operations, without anything of ours around them."""
+        """Return the measured operations, without any code around them."""
         outlet = shm.Outlet(self.producers, self.bell) if self.producers else None
         receive = shm.Inlet(self.consumers, self.bell).take if self.consumers else not_here
         send = outlet.send if outlet else not_here

@@ -130,7 +130,7 @@ class Dataflow:
         return report
 
     def close(self) -> None:
-        """Hang up on the nodes, which then leave; whoever is still there is ended by pid."""
+        """Close the sockets of the nodes, which then exit; kill processes that are left by their pids."""
         for node in self.nodes.values():
             node.close()
         with contextlib.suppress(subprocess.TimeoutExpired):

@@ -86,7 +86,7 @@ class Zenoh(Peer):
 
 
 def configuration(path: Path, listening: bool) -> zenoh.Config:
-    """A session that talks to one other over ``path`` and looks for nobody else."""
+    """Return the configuration of a session that connects only to one other session, over ``path``."""
     config = zenoh.Config()
     endpoint = json.dumps([f"unixsock-stream/{path}"])
     config.insert_json5("mode", '"peer"')
@@ -109,7 +109,7 @@ def await_match(publisher: zenoh.Publisher) -> None:
 
 
 def note_shared_memory(folder: Path) -> None:
-    """Write down which files of /dev/shm this process has mapped, for whoever cleans up."""
+    """Write the names of the files in /dev/shm that this process has mapped to a file, for the host to remove them."""
     maps = Path("/proc/self/maps").read_text().split()
     paths = {word for word in maps if word.startswith("/dev/shm/") and word.endswith(".zenoh")}
     (folder / f"{os.getpid()}.shm").write_text("\n".join(sorted(paths)))

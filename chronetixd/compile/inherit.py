@@ -1,9 +1,8 @@
-"""Deadline and priority of nodes that do not say: from the flow's defaults, else a builtin's own, else from
+"""Deadline and priority of nodes that do not declare them: from the flow's defaults, else a builtin's own, else from
 upstream.
 
-Rules: nearest upstream node first, over data routes before any route at all; of several equally near, the
-tightest deadline and the highest priority win. What nobody upstream says stays without deadline and at
-priority 4.
+Rules: the nearest upstream node wins, over data routes first and then over any route; of several equally near ones, the
+tightest deadline and the highest priority win. Without a value upstream a node has no deadline and priority 4.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ _STRICTEST: dict[str, Callable[[int, int], int]] = {"deadline_ns": min, "priorit
 
 
 def settle_qos(drafts: Mapping[str, Draft], edges: Sequence[Edge], defaults: Mapping[str, Any]) -> None:
-    """Write ``qos`` of every draft's manifest."""
+    """Write ``qos`` into every draft's manifest."""
     data_edges = [edge for edge in edges if edge.is_data]
     for key, stricter in _STRICTEST.items():
         values = {draft.id: value for draft in drafts.values() if (value := _own(draft, key, defaults)) is not None}
@@ -45,7 +44,7 @@ def _own(draft: Draft, key: str, defaults: Mapping[str, Any]) -> int | None:
 
 
 def _spread(values: dict[str, int], edges: Sequence[Edge], stricter: Callable[[int, int], int]) -> None:
-    """Hop by hop downstream from the nodes that have a value to those that have none."""
+    """Pass values hop by hop downstream, from the nodes that have one to those that have none."""
     leaving: dict[str, list[str]] = {}
     for edge in edges:
         leaving.setdefault(edge.start.id, []).append(edge.end.id)

@@ -1,8 +1,7 @@
 """JSON text → tree with places. Strict RFC 8259, one value, nothing behind it.
 
-Rules: duplicate keys are noted and reading goes on; every other fault ends it with Unreadable. Recursion is
-bounded by the tree's depth limit. The standard library's scanner has no positions, its string scanner is used
-for strings.
+Rules: duplicate keys are noted and reading goes on; every other fault raises Unreadable. Recursion is bounded by the
+tree's depth limit. The standard library's scanner reports no positions, so only its string scanner is used.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ _WORDS: tuple[tuple[str, bool | None], ...] = (("true", True), ("false", False),
 
 
 def read_json(text: str, duplicate: Callable[[Position, str], None]) -> Node:
-    """The one value in ``text``; ``duplicate(place, key)`` is told of each repeated key.
+    """Return the one value in ``text``; ``duplicate(place, key)`` is called for each repeated key.
 
     Raises Unreadable, and nothing else.
     """

@@ -1,7 +1,7 @@
 """One node of the DSL, long or short form → its PluginManifest.
 
-Rules: defaults as the contract lists them; fields that are not known here go into the manifest unchanged;
-deadline and priority are filled in later, when the whole graph is known.
+Rules: defaults are those of the contract; unknown fields go into the manifest unchanged; deadline and priority are
+filled in later, when the whole graph is known.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Shape:
 
     @property
     def type(self) -> tuple[str, str]:
-        """What must agree along a route."""
+        """Content type and schema version, which must agree along a route."""
         return self.content_type, self.schema_ver
 
     def __str__(self) -> str:
@@ -51,7 +51,7 @@ class Shape:
 
 @dataclass(slots=True)
 class Draft:
-    """A node on its way to becoming a manifest."""
+    """A node whose manifest is not complete yet."""
 
     id: str
     source: Node
@@ -64,17 +64,17 @@ class Draft:
 
     @property
     def hears(self) -> bool:
-        """Something other than a route can reach it: a timer or a subscription."""
+        """Whether the node has a timer or a subscription, and so gets input without a route."""
         return bool(self.manifest.get("timers") or self.manifest.get("bus_subscriptions"))
 
 
 def normal_type(content_type: str) -> str:
-    """The one spelling of a content type that has two."""
+    """Return the contract's spelling of a content type that has two spellings."""
     return "application/arrow-ipc" if content_type == "application/arrow+ipc" else content_type
 
 
 def read_node(node: Node, short: bool, default_type: str, findings: Findings) -> Draft | None:
-    """The draft of a node with an id; None (and a problem) when it has none."""
+    """Return the draft of a node; None, and a problem is noted, if the node has no id."""
     node_id = text_of(node, "id", findings, "node")
     if node_id is None:
         if node.get("id") is None:

@@ -1,7 +1,7 @@
-"""What can be wrong with a flow's text, and where.
+"""The problems that a flow's text can have, with their places.
 
-Rules: a problem names its file, line and column (both from 1), one of five kinds, what is wrong and what to
-do about it. All problems of a file are reported at once, in the order of the text. Nothing here reads a file.
+Rules: a problem names its file, line and column (both from 1), its kind, what is wrong and what to do about it. All
+problems of a file are reported at once, in the order of the text. This module reads no file.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that is wrong (or, among warnings, dubious) and what to do about it."""
+    """One problem (or, among warnings, a doubtful field) and what to do about it."""
 
     file: str
     line: int
@@ -41,7 +41,7 @@ class Problem:
 
 
 class CompileError(Exception):
-    """The text is no runnable flow; ``problems`` has at least one entry, in the order of the text."""
+    """Raised for a text that is no runnable flow; ``problems`` has at least one entry, in the order of the text."""
 
     def __init__(self, problems: Sequence[Problem]) -> None:
         self.problems = tuple(sorted(problems, key=lambda problem: (problem.line, problem.column)))
@@ -57,14 +57,14 @@ class Findings:
         self.warnings: list[Problem] = []
 
     def problem(self, place: Position, kind: Kind, message: str, suggestion: str = "") -> None:
-        """Note something that makes the flow impossible to run."""
+        """Note a problem that makes the flow impossible to run."""
         self.problems.append(Problem(self.file, place.line, place.column, kind, message, suggestion))
 
     def warning(self, place: Position, kind: Kind, message: str, suggestion: str = "") -> None:
-        """Note something that runs, but probably not as meant."""
+        """Note a field that is valid, but probably not as meant."""
         self.warnings.append(Problem(self.file, place.line, place.column, kind, message, suggestion))
 
     def raise_if_any(self) -> None:
-        """Raises CompileError when a problem was noted, else nothing."""
+        """Raise CompileError if a problem was noted."""
         if self.problems:
             raise CompileError(self.problems)

@@ -1,8 +1,7 @@
 """One edge of the DSL, long or short form → its Route.
 
-Rules: defaults as the contract lists them; a route that names no content type takes its producer's, when that
-declares exactly one; unknown fields go into the route unchanged. Both ends are checked against the nodes that
-there are.
+Rules: defaults are those of the contract; a route that names no content type takes its producer's, if the producer
+declares exactly one; unknown fields go into the route unchanged. Both ends must name existing nodes.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ class Edge:
 
     @property
     def is_data(self) -> bool:
-        """It is a data route."""
+        """Whether it is a data route."""
         return bool(self.route["plane"] == "data")
 
     @property
@@ -57,7 +56,7 @@ class Edge:
 def read_route(
     node: Node, short: bool, default_type: str, drafts: Mapping[str, Draft], findings: Findings
 ) -> Edge | None:
-    """The edge; None (and a problem) when an end is missing or names no node."""
+    """Return the edge; None, and a problem is noted, if an end is missing or names no node."""
     ends = [_end(node, key, drafts, findings) for key in ("from", "to")]
     owner = "route " + " -> ".join(end.id if end else "?" for end in ends)
     warn_near_misses(node, EDGE_FIELDS if short else ROUTE_FIELDS, findings, owner)

@@ -1,7 +1,7 @@
 """``schemas`` of a CompileOutput: the union of what the file lists, the nodes' io and the routes name.
 
-Rules: one entry for each content type, version and reference; one without a reference is left out where the
-same type and version has one; in the order of first mention.
+Rules: there is one entry for each content type, version and reference; an entry without a reference is left out if the
+same type and version has one with a reference; entries are in the order of first mention.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 def union_of_schemas(
     given: Sequence[dict[str, Any]], manifests: Sequence[Mapping[str, Any]], routes: Sequence[Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
-    """Descriptors ``{content_type, schema_ver, schema_ref?}`` without duplicates."""
+    """Return descriptors ``{content_type, schema_ver, schema_ref?}`` without duplicates."""
     found: dict[tuple[str, str, str], dict[str, Any]] = {}
     for entry in [*given, *_ports(manifests), *routes]:
         key = tuple(str(entry.get(name) or "") for name in ("content_type", "schema_ver", "schema_ref"))

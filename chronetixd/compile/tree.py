@@ -1,8 +1,8 @@
-"""A document as a tree whose every value knows its place in the text.
+"""A document as a tree in which every value has its place in the text.
 
-Rules: mappings have text keys only; the tree is finite, at most MAX_DEPTH deep and MAX_NODES large (aliases
-counted as often as they stand), so that walking it recursively and writing it out are bounded whatever the
-text was.
+Rules: mappings have text keys only; the tree is finite, at most MAX_DEPTH deep and MAX_NODES large (an alias counts
+each
+time it occurs), so that the cost of walking it recursively and of writing it out is bounded for every text.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from typing import Any, TypeAlias
 from chronetixd.compile.problems import Position
 
 MAX_DEPTH = 48
-"""Deepest nesting of a document: no flow comes near it, and it bounds every recursion over the tree."""
+"""Deepest nesting of a document, which bounds every recursion over the tree; flows need far less."""
 
 MAX_NODES = 1_000_000
-"""Most values in a document after aliases are expanded: stops alias bombs."""
+"""Largest number of values in a document after aliases are expanded: refuses alias bombs."""
 
 Scalar: TypeAlias = bool | int | float | str | None
 
@@ -52,7 +52,7 @@ class Node:
         return None if found is None or found.value is None else found
 
     def place_of(self, key: str) -> Position:
-        """Where ``key`` stands, or this value when it does not."""
+        """Return the place of ``key``, or of this value if it has no such key."""
         return self.keys.get(key, self.place)
 
     def plain(self) -> Any:
@@ -65,7 +65,7 @@ class Node:
 
 
 class Unreadable(Exception):
-    """The text is no document: reading cannot go on from ``place``."""
+    """Raised for a text that is no document: reading cannot go on from ``place``."""
 
     def __init__(self, place: Position, message: str, suggestion: str = "") -> None:
         super().__init__(message)
@@ -96,13 +96,13 @@ def scalar(place: Position, value: Scalar) -> Node:
 
 
 def check_depth(place: Position, depth: int) -> None:
-    """Raises Unreadable when ``depth`` is over MAX_DEPTH."""
+    """Raise Unreadable if ``depth`` is over MAX_DEPTH."""
     if depth > MAX_DEPTH:
         raise Unreadable(place, f"nested more than {MAX_DEPTH} levels deep", "flatten the document")
 
 
 def check_key(place: Position, key: str) -> None:
-    """Raises Unreadable when ``key`` cannot be written as UTF-8."""
+    """Raise Unreadable if ``key`` cannot be written as UTF-8."""
     _check_text(place, key)
 
 

@@ -1,9 +1,11 @@
 """YAML text → tree with places, from PyYAML's event stream.
 
 Rules: scalars follow YAML 1.2's core schema (``no`` and ``on`` are text, ``2026-01-01`` is text); one
-document; anchors, aliases and ``<<`` work within the tree's limits; tags other than the core ones, keys that
-are not text and aliases of unfinished anchors are refused. Events rather than PyYAML's own composer, which
-recurses without bound. Whatever the text is, the outcome is a tree or Unreadable.
+document; anchors, aliases and ``<<`` work within the tree's limits; tags other than the core ones, keys that are not
+text
+and aliases of unfinished anchors are refused. PyYAML's own composer is not used, because it recurses without bound.
+Every
+text gives a tree or raises Unreadable.
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ _SCALAR_TYPES: dict[str, tuple[type, ...]] = {
 
 
 def read_yaml(text: str, duplicate: Noter, not_text: Noter) -> Node:
-    """The one document in ``text``; ``duplicate`` and ``not_text`` are told of bad keys, reading goes on.
+    """Return the one document in ``text``; ``duplicate`` and ``not_text`` are called for bad keys, and reading goes on.
 
     An empty text is a null node. Raises Unreadable, and nothing else.
     """

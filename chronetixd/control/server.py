@@ -1,10 +1,11 @@
 """The control socket: a Unix stream socket on which clients connect, made here or handed over by the service manager.
 
-A socket file that nobody listens on is a dead daemon's and is replaced; a live one, or anything that is no socket, is
-left alone and refused. The file is removed at the end if it is still ours; a socket that was handed over stays, and
-with it the clients that wait in its queue for the next daemon. Who has just connected cannot send descriptors along.
-The file's mode is 0660, or 0666 where others than its group have rights: who may do what is decided by credentials.
-A socket file of ours that is removed, as by a program that cleans /tmp, is made anew; no client is disconnected by it.
+Rules: a socket file without a listener is a dead daemon's and is replaced; a socket with a listener, and a file that is
+no socket, is refused and left alone. The file is removed at the end if this daemon made it. A socket that was handed
+over
+stays, and with it the clients that wait in its queue for the next daemon. A new connection cannot send descriptors. The
+file's mode is 0660, or 0666 if users outside of its group have rights: the daemon decides by credentials. A socket file
+that another program removes, for example one that cleans /tmp, is made anew, and no client is disconnected.
 """
 
 from __future__ import annotations

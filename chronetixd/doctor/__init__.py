@@ -24,7 +24,7 @@ CHECKS_IN = ("folders", "kernel", "limits", "groups", "installation", "client", 
 
 
 class Status(Enum):
-    """How a check ended."""
+    """The outcome of a check."""
 
     PASS = "PASS"
     WARN = "WARN"

@@ -180,8 +180,8 @@ def _json(record: Any, **_: Any) -> str:
 
 
 class _Lines:
-    """Writes records to ``stream``. A record is lost if its reader has gone or the disk is full: a daemon that cannot
-    log still has flows to run. Records that were lost because nobody read are told of once somebody does."""
+    """Writes records to ``stream``. A record is lost if the stream's reader has gone or the disk is full, because flows
+    must run on without a log. A record reports how many were lost once the stream is read again."""
 
     def __init__(self, stream: TextIO | UnblockedStream) -> None:
         self._stream = stream
@@ -191,7 +191,7 @@ class _Lines:
             self._stream.write(record + "\n")
             self._stream.flush()
         if isinstance(self._stream, UnblockedStream) and (lost := self._stream.take_lost()):
-            structlog.get_logger("chronetixd").warning("log lines were lost: nobody read standard error", lines=lost)
+            structlog.get_logger("chronetixd").warning("log lines were lost: standard error was not read", lines=lost)
 
     debug = info = warning = error = critical = exception = _write
 

@@ -61,7 +61,8 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
-    """What runs a node. ``uri``: file://, builtin://, python://module:object, attach://name, or a bare path."""
+    """The artifact that runs a node. ``uri``: file://, builtin://, python://module:object, attach://name, or a bare
+    path."""
 
     kind: Literal["WasmComponent", "Dylib", "Process", "Python"]
     uri: str
@@ -69,7 +70,7 @@ class Artifact:
 
 @dataclass(frozen=True, slots=True)
 class PortType:
-    """What one input or output carries."""
+    """The type of the frames of one input or output."""
 
     content_type: str
     schema_ver: str
@@ -87,7 +88,7 @@ class Io:
 
 @dataclass(frozen=True, slots=True)
 class Qos:
-    """How a node's messages are to be served. ``deadline_ns`` is a budget: ns for each message."""
+    """The quality of service of a node's frames. ``deadline_ns`` is a budget: ns for each frame."""
 
     deadline_ns: int | None = None
     priority: int | None = None
@@ -132,7 +133,7 @@ class Liveness:
 
 @dataclass(frozen=True, slots=True)
 class ResourceClaims:
-    """What a node may use. ``arena_bytes`` limits the shared memory of its outputs, which is to be of huge pages with
+    """Limits of a node. ``arena_bytes`` limits the shared memory of its outputs, which is made of huge pages with
     ``hugepages``."""
 
     cpu_millis: int | None = None
