@@ -1,8 +1,7 @@
 """``python -m bench.ctoc``: C to C over one route in each direction, by the method of iceoryx2's own benchmark.
 
 Two ends, each pinned to a processor, poll without pause for the next frame; the figure is half of a round trip's mean,
-in
-the best of ROUNDS. The ends are two threads of one process, then two processes. A frame has 8 KiB that neither end
+in the best of ROUNDS. The ends are two threads of one process, then two processes. A frame has 8 KiB that neither end
 touches, or that the sender writes and the receiver reads whole. For comparison the table has the lower bound, one word
 that two threads change in turn, and the figure that iceoryx2's authors publish, which they measured on another machine.
 """

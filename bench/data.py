@@ -1,10 +1,8 @@
 """``python -m bench.data``: frames from one Python process to another, chronetix and its rivals side by side.
 
 Every round measures every cell (mode and size) with all peers one after another, starting with another peer each time;
-a
-figure is the median of its rounds, or with ``--best-of N`` the best of N. The run has a time limit; cells that it did
-not
-reach are listed, and so is every peer that could not start.
+a figure is the median of its rounds, or with ``--best-of N`` the best of N. The run has a time limit; cells that it did
+not reach are listed, and so is every peer that could not start.
 """
 
 from __future__ import annotations

@@ -2,10 +2,8 @@
 
 Rules: one call at a time, the next one PAUSE_S after an answer. The time for which the daemon's first thread and the
 calling thread have waited for a processor is subtracted from the time of an answer (``/proc/PID/task/PID/schedstat``),
-so
-that the rest is the time for which the loop was busy or waited. An answer that was cut off, or that came while the
-daemon
-was stopped by a signal, does not count. The daemon has no code for this measurement.
+so that the rest is the time for which the loop was busy or waited. An answer that was cut off, or that came while the
+daemon was stopped by a signal, does not count. The daemon has no code for this measurement.
 """
 
 from __future__ import annotations

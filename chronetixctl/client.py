@@ -164,8 +164,7 @@ class Client:
         **args: Any,
     ) -> Any:
         """Call ``verb``, wait for its result and return its value; ``on_item`` is called with each item that is
-        streamed
-        before it.
+        streamed before it.
 
         Arguments that are None are left out. Raises RemoteError for an error that the daemon reports, ChronetixError
         ``timed-out`` after ``timeout`` seconds, ``connection-lost`` when the daemon closes the connection.
@@ -356,8 +355,7 @@ def _reason(cause: OSError, where: str) -> str:
 
 def _barred(where: str) -> str:
     """Return the end of the message ``not-allowed`` that names what bars this user from ``where``: a folder of the
-    path,
-    or that the file is no socket. Empty when the socket itself bars the user."""
+    path, or that the file is no socket. Empty when the socket itself bars the user."""
     folder = os.path.dirname(os.path.abspath(where))
     try:
         os.stat(where)

@@ -82,8 +82,7 @@ class Tap:
 
     def __iter__(self) -> Iterator[shm.Frame]:
         """Yield every frame from now on, until the stream, the producer or the flow has ended. Raises PeerFault when
-        the
-        producer has broken the ring."""
+        the producer has broken the ring."""
         while self.about:
             frame = self._inlet.take(0)
             if frame is not None:

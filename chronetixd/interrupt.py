@@ -1,10 +1,9 @@
 """Makes Ctrl-C during a program's imports and after its end exit the process without output, with the exit code 130.
 
 A KeyboardInterrupt that is raised during an import shows a traceback, or is swallowed by code that catches exceptions
-in
-the imported module. Nothing has to be undone at these times, so the process ends and no exception is raised. A Ctrl-C
-during the interpreter's own start cannot be handled here: Python itself reports it. This module imports as little as
-possible.
+in the imported module. Nothing has to be undone at these times, so the process ends and no exception is raised. A
+Ctrl-C during the interpreter's own start cannot be handled here: Python itself reports it. This module imports as
+little as possible.
 """
 
 from __future__ import annotations
@@ -25,8 +24,7 @@ def end_quietly() -> None:
 
 class Raised:
     """A context manager in which SIGINT raises KeyboardInterrupt although :func:`end_quietly` is in force, for code
-    that
-    catches it."""
+    that catches it."""
 
     def __enter__(self) -> None:
         self._quiet = signal.getsignal(signal.SIGINT) is _end

@@ -1,8 +1,7 @@
 """The entry point: runs the command ``chronetixd``, or resumes from the snapshot that the image before this one left.
 
 Rules: while a daemon resumes, its clients and workers wait, so this module imports only what resuming needs; in a
-normal
-start nothing is imported before Ctrl-C is set to end the process quietly.
+normal start nothing is imported before Ctrl-C is set to end the process quietly.
 """
 
 from __future__ import annotations

@@ -15,8 +15,7 @@ import msgspec
 
 class Packed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Base of all structs in a snapshot. Unknown fields are refused: an older image must not ignore a field that a
-    newer
-    image needs."""
+    newer image needs."""
 
 
 class Bag:

@@ -9,8 +9,7 @@ Rules, the same in both directions:
 * at most MAX_DEPTH containers inside each other and MAX_ITEMS items in all.
 
 Bytes that break a rule raise :class:`CborError`; when memory runs out, MemoryError is raised and everything that was
-made
-is freed. Bytes from outside never raise anything else. The code is in ``protocol/native/``.
+made is freed. Bytes from outside never raise anything else. The code is in ``protocol/native/``.
 
 A large document can be read and written in pieces (:class:`Decoder`, :class:`Encoder`) and freed in pieces
 (:func:`dismantle`), so that an event loop does not stand still for it.
@@ -32,8 +31,7 @@ flows need about ten."""
 
 MAX_ITEMS: Final = _cbor.MAX_ITEMS
 """How many items one document may have, keys counted. An empty list takes one byte on the wire and 56 in memory:
-without
-this bound a 16 MiB frame could make this process allocate a gigabyte."""
+without this bound a 16 MiB frame could make this process allocate a gigabyte."""
 
 MIN_INT: Final = -(1 << 64)
 MAX_INT: Final = (1 << 64) - 1

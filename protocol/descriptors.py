@@ -45,8 +45,7 @@ class Piece(NamedTuple):
 
 def received(ancillary: Iterable[tuple[int, int, bytes]]) -> list[int]:
     """Return the descriptors in a recvmsg's ancillary data, in their order. The caller owns them, and closes them if
-    the
-    call was truncated.
+    the call was truncated.
 
     A payload that was cut within a descriptor ends before it. Ancillary data other than SCM_RIGHTS is ignored.
     """

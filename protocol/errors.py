@@ -3,9 +3,8 @@
 ``errors.json`` is the one source: documents, ``chronetixctl errors`` and these exceptions come from it. Codes: 1xxx
 protocol, 2xxx flow contract and compile, 3xxx lifecycle, 4xxx permission, 5xxx data plane, 6xxx daemon. The class shows
 which side caused the error: :class:`LocalError` (this side misused something or failed), :class:`ProtocolError` (the
-peer
-broke the protocol or its memory), :class:`RemoteError` (the other side reported it), plain :class:`ChronetixError` (the
-call cannot be fulfilled). A code or a name is never given another meaning.
+peer broke the protocol or its memory), :class:`RemoteError` (the other side reported it), plain :class:`ChronetixError`
+(the call cannot be fulfilled). A code or a name is never given another meaning.
 """
 
 from __future__ import annotations
@@ -100,8 +99,7 @@ def _kept(details: Mapping[str, Any], part: re.Match[str]) -> str:
 
 def error(name: str, /, **details: Any) -> ChronetixError:
     """Return the catalogue's error ``name`` with its templates filled in. ``details`` are sent along and must be
-    encodable
-    as CBOR.
+    encodable as CBOR.
 
     Raises LookupError for a name that the catalogue does not have.
     """

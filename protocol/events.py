@@ -14,9 +14,8 @@ import msgspec
 
 
 class Kind(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One kind of event. ``about``: whether its events name a flow, a flow and a node, or neither; ``level``: its
-    level in
-    the daemon's own log; ``data``: the meaning of each field."""
+    """One kind of event. ``about``: whether its events name a flow, a flow and a node, or neither; ``level``: its level
+    in the daemon's own log; ``data``: the meaning of each field."""
 
     kind: str
     about: Literal["flow", "node", "daemon"]

@@ -51,8 +51,7 @@ class Work:
 
 def encode(message: Message, max_frame: int = MAX_FRAME) -> bytes:
     """Return ``message`` as one frame. Raises LocalError ``frame-not-sendable`` for a value that CBOR cannot hold, or
-    if
-    the frame would be larger than ``max_frame``."""
+    if the frame would be larger than ``max_frame``."""
     try:
         return cbor.frame(_plain(message), max_frame)
     except (cbor.CborError, TypeError, ValueError, RecursionError) as cause:
@@ -186,8 +185,7 @@ class Decoder(Generic[M]):
         ``data`` is taken at once; messages are decoded as the caller iterates, and the next iterator returns those that
         this one did not. With ``work`` the iterator ends when the work is used up. The iterator raises ProtocolError
         (``frame-too-large``, ``malformed-cbor``, ``malformed-message``) after the messages before the wrong frame, and
-        so
-        does every later iterator.
+        so does every later iterator.
         """
         if self._broken is None:
             try:

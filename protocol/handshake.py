@@ -111,8 +111,7 @@ def answer(
 
 def concluded(hello: Hello, reply: Message) -> Welcome:
     """Return the welcome that answers this side's ``hello``. Raises RemoteError if ``reply`` is a refusal,
-    ProtocolError
-    if it is another message or has a version that was not offered."""
+    ProtocolError if it is another message or has a version that was not offered."""
     if isinstance(reply, Failure):
         raise from_failure(reply)
     if not isinstance(reply, Welcome):

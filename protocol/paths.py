@@ -1,10 +1,9 @@
 """The default paths of the control socket and the state folder: pure functions of the environment and the user id.
 
 A flag wins over ``CHRONETIX_*``, the variable over XDG, XDG over the fixed default. An empty variable counts as not
-set,
-and so does an XDG variable that is not absolute (as the XDG base directory specification demands). This module does not
-look at the disk: a caller that makes a folder in ``/tmp`` must make it with mode 0700, and must refuse a folder that
-belongs to another user.
+set, and so does an XDG variable that is not absolute (as the XDG base directory specification demands). This module
+does not look at the disk: a caller that makes a folder in ``/tmp`` must make it with mode 0700, and must refuse a
+folder that belongs to another user.
 """
 
 from __future__ import annotations

@@ -2,8 +2,7 @@
 
 In a folder that everyone may write to, any user may have made the socket first. Rules: the kernel tells which user
 listens (SO_PEERCRED). Trusted are root, this process's own user, a user that the caller names, and the user to whom
-root
-has given the socket's folder (:func:`heir`).
+root has given the socket's folder (:func:`heir`).
 """
 
 from __future__ import annotations
@@ -26,9 +25,8 @@ def listener(sock: socket.socket) -> int:
 
 def heir(path: str) -> int | None:
     """Return the user id to whom root has given the folder of ``path``: the owner of the first folder above it that
-    does
-    not belong to root. None if all folders belong to root, or if another user could have made that folder or one below
-    it."""
+    does not belong to root. None if all folders belong to root, or if another user could have made that folder or one
+    below it."""
     found = None
     for folder in reversed(PurePosixPath(os.path.realpath(path)).parents):
         try:

@@ -1,10 +1,8 @@
 """Reads a few words of a RING or CREDIT by their offsets, without mapping it (SPEC §3, §4; in C: ``abi.h``).
 
 The header of the memory must have been checked (:func:`chronetix.shm.check`). Its maker may still write, or be dead:
-each
-word has the value of some time, and two words may be of different times. All functions raise OSError, and ValueError
-for
-a file that is too short.
+each word has the value of some time, and two words may be of different times. All functions raise OSError, and
+ValueError for a file that is too short.
 """
 
 from __future__ import annotations

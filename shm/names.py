@@ -2,8 +2,7 @@
 
 Rules: a name tells its maker (boot, PID namespace, process, start time of the process, a number; see ``named.h``). The
 maker removes the name. :func:`sweep` removes the names that killed makers have left, and never those of a living
-process,
-of another user, or of a PID namespace whose processes are invisible from here.
+process, of another user, or of a PID namespace whose processes are invisible from here.
 
 posix_ipc removes the names. C code makes them (``named.h``, ``memory.h``), because the maker also reserves, maps and
 guards the memory, and an arena makes its next segment in the middle of a send. posix_ipc does not open memories either:

@@ -3,11 +3,9 @@
 The routes are set up as by a worker, but the descriptors are sent over the benchmark's wire instead of through the
 daemon.
 The receiver sleeps on its doorbell (after the short adaptive spin that the data plane itself does); the sender sleeps
-when
-its credits are used up. ``InProcess`` has the same classes at both ends of one thread, as in the single-process
+when its credits are used up. ``InProcess`` has the same classes at both ends of one thread, as in the single-process
 deployment: it shows the cost of a frame without a second process, and is the strictest figure to compare with, because
-no
-plugin is called.
+no plugin is called.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """The names that the compile step knows: artifact kinds, platform nodes, and the manifests of the builtins.
 
 Rules: this module has only tables. A builtin's entry holds the values of its own manifest; a node's fields and the
-flow's
-defaults win over them.
+flow's defaults win over them.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Checks of the graph as a whole: ids, types along edges, open inputs, cycles of data routes.
 
 Rules: each function notes every problem of its kind and changes nothing. A node's io describes its data ports; on a
-side
-where a node has no data route, its io describes the control messages instead.
+side where a node has no data route, its io describes the control messages instead.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """A document as a tree in which every value has its place in the text.
 
 Rules: mappings have text keys only; the tree is finite, at most MAX_DEPTH deep and MAX_NODES large (an alias counts
-each
-time it occurs), so that the cost of walking it recursively and of writing it out is bounded for every text.
+each time it occurs), so that the cost of walking it recursively and of writing it out is bounded for every text.
 """
 
 from __future__ import annotations

@@ -2,10 +2,8 @@
 
 Rules: scalars follow YAML 1.2's core schema (``no`` and ``on`` are text, ``2026-01-01`` is text); one
 document; anchors, aliases and ``<<`` work within the tree's limits; tags other than the core ones, keys that are not
-text
-and aliases of unfinished anchors are refused. PyYAML's own composer is not used, because it recurses without bound.
-Every
-text gives a tree or raises Unreadable.
+text and aliases of unfinished anchors are refused. PyYAML's own composer is not used, because it recurses without
+bound. Every text gives a tree or raises Unreadable.
 """
 
 from __future__ import annotations

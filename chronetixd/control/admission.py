@@ -1,9 +1,8 @@
 """Admits or refuses new connections on the control socket, by the peer's rights and the quotas.
 
 Rules: a peer without any right, or beyond a quota, is refused before anything that it sends is read; it gets the
-reason,
-and the audit log a record. An admitted connection counts until it has ended. New rules also apply to clients that are
-connected already.
+reason, and the audit log a record. An admitted connection counts until it has ended. New rules also apply to clients
+that are connected already.
 """
 
 from __future__ import annotations

@@ -177,8 +177,7 @@ class Client:
 
     async def part(self, reason: ChronetixError) -> None:
         """End the open calls with ``reason``, or send ``reason`` by itself if none is open; then send the queued
-        messages
-        and close."""
+        messages and close."""
         self._parting = reason
         if self._calls:
             for task in self._calls.values():
@@ -296,8 +295,7 @@ class Client:
 
     def _check(self, call: wire.Call) -> bool:
         """Check the call's quota, right and arguments, and return whether the audit log records it. Raises
-        ChronetixError
-        when it must not begin."""
+        ChronetixError when it must not begin."""
         refusal = self._gate.call(self.peer.uid, self.right, time.monotonic_ns())
         if refusal is not None:
             raise error("quota-exceeded", what=refusal.what, limit=refusal.limit)
@@ -368,8 +366,7 @@ class Client:
         self, call: wire.Call, cost: int, emit: _Items, number: int, began_ns: int, task: asyncio.Task[Outcome]
     ) -> None:
         """Clean up after a call and send its end. A cancelled call may never have begun, so the clean-up that every
-        call
-        needs happens here. ``number`` is that of the call in the audit log, 0 for none."""
+        call needs happens here. ``number`` is that of the call in the audit log, 0 for none."""
         del self._calls[call.id]
         for descriptor in emit.descriptors:
             os.close(descriptor)

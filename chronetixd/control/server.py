@@ -2,10 +2,10 @@
 
 Rules: a socket file without a listener is a dead daemon's and is replaced; a socket with a listener, and a file that is
 no socket, is refused and left alone. The file is removed at the end if this daemon made it. A socket that was handed
-over
-stays, and with it the clients that wait in its queue for the next daemon. A new connection cannot send descriptors. The
-file's mode is 0660, or 0666 if users outside of its group have rights: the daemon decides by credentials. A socket file
-that another program removes, for example one that cleans /tmp, is made anew, and no client is disconnected.
+over stays, and with it the clients that wait in its queue for the next daemon. A new connection cannot send
+descriptors. The file's mode is 0660, or 0666 if users outside of its group have rights: the daemon decides by
+credentials. A socket file that another program removes, for example one that cleans /tmp, is made anew, and no client
+is disconnected.
 """
 
 from __future__ import annotations
@@ -63,8 +63,7 @@ class Server:
 
     def listen(self, inherited: socket.socket | None = None, group: int | None = None) -> None:
         """Begin to listen: on ``inherited``, which the service manager made (:mod:`chronetixd.systemd.activation`), or
-        on
-        a new socket whose file is given to ``group``. Raises ChronetixError ``socket-in-use`` or
+        on a new socket whose file is given to ``group``. Raises ChronetixError ``socket-in-use`` or
         ``socket-unusable``."""
         if inherited is not None:
             inherited.setblocking(False)
@@ -147,8 +146,7 @@ class Server:
 
     def _renew_if_possible(self) -> None:
         """Make the file anew if it is gone, and log a failure once for each reason: other files in its folder may
-        change
-        often."""
+        change often."""
         told, self._trouble = self._trouble, ""
         try:
             self.renew()
@@ -289,8 +287,7 @@ def _bind(path: Path) -> socket.socket:
 
 def _remove_stale(path: Path) -> None:
     """Remove the socket of a daemon that has ended. Raises ChronetixError ``socket-in-use`` when a process listens on
-    it,
-    ``socket-unusable`` for a file that is no socket, OSError."""
+    it, ``socket-unusable`` for a file that is no socket, OSError."""
     try:
         mode = os.lstat(path).st_mode
     except FileNotFoundError:

@@ -1,13 +1,10 @@
 """The daemon: starts, resumes from an earlier image, reloads its configuration, hands over and ends its parts.
 
 Order of the start: state folder (its lock admits one daemon), journal, audit log, control socket, launcher, the flows
-of
-the journal that are to run again; then the service manager is notified. Order of the end: flows drain, clients get
-their
-answers, the launcher ends, the socket and the lock are removed. A first SIGTERM or SIGINT drains, a second one kills
-the
-workers; SIGHUP reads the configuration again. ``build`` makes the parts. Start, hand-over, resumption and end are one
-file, because each takes the same parts in an order that mirrors another's.
+of the journal that are to run again; then the service manager is notified. Order of the end: flows drain, clients get
+their answers, the launcher ends, the socket and the lock are removed. A first SIGTERM or SIGINT drains, a second one
+kills the workers; SIGHUP reads the configuration again. ``build`` makes the parts. Start, hand-over, resumption and end
+are one file, because each takes the same parts in an order that mirrors another's.
 """
 
 from __future__ import annotations
@@ -312,8 +309,7 @@ class Daemon:
 
     def _restore(self) -> None:
         """Run the flows of the journal again that had not been stopped; the daemon is ready when all of them have
-        started
-        or have failed to start."""
+        started or have failed to start."""
         left, self._left = self._left, Recovered((), (), ())
         for row in left.corrupt:
             self._log.error("a row of the journal is corrupt and is ignored", row=row)

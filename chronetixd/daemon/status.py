@@ -1,9 +1,8 @@
 """Reports the daemon's state to the service manager: one line of status, and requests for more time.
 
 Rules: the line is sent when it has changed, at most once in EVERY_S, and never without a service manager; an idle
-daemon
-sends nothing. While the daemon starts or stops, it asks for more time every EXTEND_EVERY_S without a limit, because the
-start and the drain of flows have limits of their own.
+daemon sends nothing. While the daemon starts or stops, it asks for more time every EXTEND_EVERY_S without a limit,
+because the start and the drain of flows have limits of their own.
 """
 
 from __future__ import annotations

@@ -1,12 +1,9 @@
 """Checks of this machine and the daemon on it: a registry of checks, each with its cure.
 
 A check examines one thing, changes nothing and waits for nothing. It reports PASS, WARN (it works, but with less) or
-FAIL
-(it does not work), and a cure unless it passes. A check runs on the side that it concerns: in the daemon, if one
-answers,
-because the daemon's limits and rights may differ from the client's; or in the client. To add a check, decorate a
-function
-with :func:`check` in a module of this package that CHECKS_IN names.
+FAIL (it does not work), and a cure unless it passes. A check runs on the side that it concerns: in the daemon, if one
+answers, because the daemon's limits and rights may differ from the client's; or in the client. To add a check, decorate
+a function with :func:`check` in a module of this package that CHECKS_IN names.
 """
 
 from __future__ import annotations
@@ -75,8 +72,7 @@ class Surroundings:
 
     ``facts`` are what the process that runs the checks knows of itself: a daemon ``cgroup_reason``, ``cgroup_missing``,
     ``audit_lost`` and ``journal_trouble``, a client ``client_version``. ``daemon`` is the daemon's answer to
-    ``version``,
-    None if no daemon answers; ``unreachable`` says why.
+    ``version``, None if no daemon answers; ``unreachable`` says why.
     """
 
     settings: Settings
@@ -101,8 +97,7 @@ def check(area: str, name: str, side: Side = Side.DAEMON) -> Callable[[Check], C
 
 def examine(place: Surroundings, sides: Iterable[Side]) -> list[Finding]:
     """Run every check of ``sides`` and return the findings. A check that raises becomes a finding that it failed, and
-    the
-    others still run."""
+    the others still run."""
     for module in CHECKS_IN:
         import_module(f"chronetixd.doctor.{module}")
     wanted = frozenset(sides)

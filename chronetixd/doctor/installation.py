@@ -29,8 +29,7 @@ def _modules(*names: str) -> Finding:
 
 def _missing(name: str) -> str:
     """Return why the module ``name`` cannot be imported; empty if it can. Imports neither the module nor a package
-    above
-    it."""
+    above it."""
     path: list[str] | None = None
     parts = name.split(".")
     for count in range(1, len(parts) + 1):

@@ -238,8 +238,7 @@ class Groups:
 
     def leaf(self) -> Leaf | None:
         """Make and return a new leaf, empty and without limits; None if there are no control groups. Raises OSError
-        when
-        the kernel has no room for more."""
+        when the kernel has no room for more."""
         if self._base is None:
             return None
         while True:

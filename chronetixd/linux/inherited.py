@@ -2,10 +2,9 @@
 
 A daemon may be started by cron, by a script in the background, by another daemon, or by a program that blocks signals.
 Some inherited properties harm the daemon and its plugins: signals that are blocked or ignored, standard streams that
-are
-closed (the next file that is opened would get the number of one), a umask that makes files unreadable, or writable for
-everybody. Other properties, such as limits on resources, are the operator's choice; ``chronetixctl doctor`` shows them.
-This module imports only the standard library.
+are closed (the next file that is opened would get the number of one), a umask that makes files unreadable, or writable
+for everybody. Other properties, such as limits on resources, are the operator's choice; ``chronetixctl doctor`` shows
+them. This module imports only the standard library.
 """
 
 from __future__ import annotations

@@ -130,8 +130,7 @@ def private_data(pid: int) -> int:
 
 def kill_exactly(process: Stat) -> bool:
     """Send SIGKILL to ``process``, and never to a later process with its pid. Return False when this user may not
-    signal
-    it. Raises OSError when descriptors have run out."""
+    signal it. Raises OSError when descriptors have run out."""
     try:
         pidfd = os.pidfd_open(process.pid)
     except ProcessLookupError:

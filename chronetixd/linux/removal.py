@@ -1,8 +1,7 @@
 """Reports when a file may have been removed or replaced, by inotify(7) on its folder.
 
 A report only means that something in the folder has changed: the receiver compares inode numbers. When the folder
-itself
-is removed, the watch reports that and ends.
+itself is removed, the watch reports that and ends.
 """
 
 from __future__ import annotations

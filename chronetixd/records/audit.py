@@ -2,13 +2,10 @@
 
 Rules: one JSON object a line in ``audit.log`` of the state folder, to which lines are only appended. A call's record is
 written before the call begins, and synced to the disk within SYNC_EVERY_S: a crash of the daemon loses no record, a
-crash
-of the machine those of that second. Files are rotated, and the oldest is removed. A record that cannot be written,
-because the disk is full, is counted and reported, and the call goes on: flows are worth more than their record.
-Refusals
-of one user are recorded at a bounded pace, so that a user without rights cannot push out the records of others;
-refusals
-that are left out are counted.
+crash of the machine those of that second. Files are rotated, and the oldest is removed. A record that cannot be
+written, because the disk is full, is counted and reported, and the call goes on: flows are worth more than their
+record. Refusals of one user are recorded at a bounded pace, so that a user without rights cannot push out the records
+of others; refusals that are left out are counted.
 """
 
 from __future__ import annotations

@@ -35,9 +35,8 @@ class Events:
         self._log = structlog.get_logger("chronetixd.records.events")
 
     def emit(self, kind: str, *, flow: str = "", node: str = "", message: str = "", **data: Any) -> None:
-        """Record an event of ``kind`` with the present time. ``data`` must be encodable as CBOR. Raises LookupError
-        for a
-        kind that the catalogue does not have."""
+        """Record an event of ``kind`` with the present time. ``data`` must be encodable as CBOR. Raises LookupError for
+        a kind that the catalogue does not have."""
         known = CATALOGUE.get(kind)
         if known is None:
             raise LookupError(f"no event {kind!r} in protocol/events.json")

@@ -45,10 +45,8 @@ _Owed = dict[Key, list[ExitRecord]]
 
 class ExitRecords:
     """The stored exits in ``folder``. ``on_trouble`` is called once with the reason when writing fails, and with ""
-    when
-    it works again; ``on_damage`` is called for each file that is damaged or cannot be read. Both are called in the
-    thread
-    that reads or writes."""
+    when it works again; ``on_damage`` is called for each file that is damaged or cannot be read. Both are called in the
+    thread that reads or writes."""
 
     def __init__(
         self,

@@ -1,8 +1,7 @@
 """A ring of records that can be read and followed, bounded by their number and, if given, by their size.
 
 Rules: appending never fails and never waits, because the oldest record is dropped. A follower is called for every
-record
-that is appended after it was added; it must not raise, and must bound what it keeps.
+record that is appended after it was added; it must not raise, and must bound what it keeps.
 """
 
 from __future__ import annotations

@@ -159,8 +159,7 @@ class LogFiles:
 
     def read(self, flow: str | None, node: str | None) -> Iterator[StoredRecord]:
         """Yield the lines of a flow or a node, or of all, in the order of their time; damaged lines are skipped. Not
-        for
-        the loop."""
+        for the loop."""
         files = [self._of(name, flow, node) for name in sorted(self._names())]
         yield from heapq.merge(*files, key=lambda record: record.unix_ns)
 

@@ -128,8 +128,7 @@ class Logs:
         self, flow: str, node: str, pid: int, level: LogLevel, line: str, unix_ns: int, fields: dict[str, Any]
     ) -> None:
         """Record that a plugin logged ``line`` with ``fields``. A line that is too long is cut; fields that are too
-        long
-        are left out."""
+        long are left out."""
         at = unix_ns or time.time_ns()
         size = len(repr(fields))
         if len(line) > MAX_LINE or size > MAX_LINE:

@@ -40,8 +40,7 @@ class UnblockedStream:
 
     def write(self, line: str) -> None:
         """Write the kept bytes and ``line``; keep ``line`` if the kernel does not take it now, or drop it if there is
-        no
-        room. Raises OSError if the reader is gone; ``line`` is lost then."""
+        no room. Raises OSError if the reader is gone; ``line`` is lost then."""
         self.flush()
         data = line.encode(errors="backslashreplace")
         if self._pending and len(self._pending) + len(data) > MAX_PENDING:
@@ -65,8 +64,7 @@ class UnblockedStream:
 
     def take_lost(self) -> int:
         """Return the number of lines lost since the last call, and reset it; 0 while bytes are still kept, because
-        there
-        is no room for a line that reports the loss."""
+        there is no room for a line that reports the loss."""
         if self._pending:
             return 0
         lost, self._lost = self._lost, 0

@@ -13,10 +13,8 @@ HIGHEST = (1 << 63) - 1
 
 class Key(NamedTuple):
     """Identifies one descriptor. ``incarnation`` is that of the worker of ``node`` that made it. ``number`` is the
-    epoch
-    of a ring or credit, or the index of a segment. ``resume`` is that of the stage of a ring or credit. Numbers are 0
-    to
-    HIGHEST."""
+    epoch of a ring or credit, or the index of a segment. ``resume`` is that of the stage of a ring or credit. Numbers
+    are 0 to HIGHEST."""
 
     node: str
     kind: Kind

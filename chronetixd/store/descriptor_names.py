@@ -30,8 +30,7 @@ from chronetixd.systemd.fdstore import DescriptorStore
 
 LONGEST = 60
 """The longest name of a flow, node or route that is part of a descriptor's name; a longer one is replaced by a digest.
-A
-descriptor's name may have 255 characters in all."""
+A descriptor's name may have 255 characters in all."""
 
 _KINDS: dict[str, Kind] = {"c": "credit", "p": "pidfd", "r": "ring", "s": "segment"}
 _LETTERS = {kind: letter for letter, kind in _KINDS.items()}
@@ -82,9 +81,8 @@ class Stored:
 
     def close(self) -> None:
         """Close the descriptors that were not taken, and remove them from the store: their flows have ended.
-        Descriptors
-        whose names chronetix did not make stay in the store: they belong to another program or to another release.
-        Idempotent."""
+        Descriptors whose names chronetix did not make stay in the store: they belong to another program or to another
+        release. Idempotent."""
         strange = {name for name in self._left if not _MADE.fullmatch(name)}
         for name, descriptors in self._left.items():
             close_memory(*descriptors)
@@ -143,8 +141,7 @@ class KeptDescriptors:
 
     def follow(self, wanted: Mapping[Key, int]) -> bool:
         """Make the store have exactly the descriptors ``wanted``, which stay the caller's. Return False when the store
-        has
-        no room for all of them; it has none of this flow then."""
+        has no room for all of them; it has none of this flow then."""
         unsure, self._unsure = self._unsure, {}
         for key, identity in unsure.items():
             if key in wanted and _identity(wanted[key]) == identity:

@@ -46,8 +46,7 @@ because a crash loses the writes that the journal lacks, and a disk may be full 
 
 PATIENCE_S = 5.0
 """How long a disk that does not answer holds up a step that waits for a write; then the step goes on, as when the disk
-is
-full."""
+is full."""
 
 
 class Timer(Protocol):
@@ -78,8 +77,7 @@ CREATE TABLE IF NOT EXISTS revision (
 class StoredFlow(msgspec.Struct, frozen=True, kw_only=True):
     """A flow as it was submitted, and its last state. ``contract`` is the CompileOutput in CBOR with unknown fields,
     encoded once because the row is written at each change. ``again``: the flow ends because the daemon ends, and the
-    next
-    daemon is to run it anew."""
+    next daemon is to run it anew."""
 
     name: str
     submitted_unix_ns: int
@@ -194,10 +192,8 @@ class Journal:
         settle: Callable[[float], bool] = _settled_at_once,
     ) -> None:
         """Open no file yet. ``later`` calls a function after a number of seconds. ``do`` calls functions in a thread,
-        one
-        after another; ``post`` calls a function in the loop from that thread; ``settle`` waits for all of them, for at
-        most
-        a number of seconds. By default everything is called at once."""
+        one after another; ``post`` calls a function in the loop from that thread; ``settle`` waits for all of them, for
+        at most a number of seconds. By default everything is called at once."""
         self.path = path
         self._later = later
         self._do = do
@@ -223,8 +219,7 @@ class Journal:
 
     def open(self) -> None:
         """Open the journal, or make it. A file that is no journal is renamed to ``*.damaged-TIME``, and ``on_trouble``
-        is
-        called. Raises ChronetixError ``journal-unusable``."""
+        is called. Raises ChronetixError ``journal-unusable``."""
         path = self.path
         try:
             self._base = _open(path)
@@ -258,8 +253,7 @@ class Journal:
 
     def submitted(self, flow: StoredFlow, then: Then) -> None:
         """Write that ``flow`` is about to run, and delete an earlier flow of its name. ``then`` is called when that is
-        on
-        the disk, or with ``journal-unusable``, and the journal is unchanged then."""
+        on the disk, or with ``journal-unusable``, and the journal is unchanged then."""
         self._ask([*_forget_past(flow.name), _put_flow(flow)], then)
 
     def _ask(self, statements: list[_Statement], then: Then) -> None:
@@ -301,8 +295,7 @@ class Journal:
 
     def when_written(self, then: Callable[[], None]) -> None:
         """Call ``then`` once all writes up to now are on the disk; at once if they are. ``then`` is also called when
-        the
-        disk refuses them or does not answer for PATIENCE_S, because running flows go on."""
+        the disk refuses them or does not answer for PATIENCE_S, because running flows go on."""
         if not self._owed or self._base is None:
             then()
             return
@@ -314,9 +307,8 @@ class Journal:
 
     def settle(self, seconds: float) -> bool:
         """Write the statements that are not on the disk yet, and wait for that up to ``seconds``; return whether all
-        were
-        written. Call this only while nothing else runs. Statements that were not written in time are kept, and callers
-        that wait are not called back here."""
+        were written. Call this only while nothing else runs. Statements that were not written in time are kept, and
+        callers that wait are not called back here."""
         self.flush()
         return self._settle(seconds)
 
@@ -416,8 +408,7 @@ class Journal:
 
     def _write_batch(self, batch: _Batch) -> None:
         """Write a batch in one commit; if that fails, write the owed statements and then each submission by itself.
-        Runs
-        in the thread."""
+        Runs in the thread."""
         statements = [*batch.owed, *(each for asked in batch.asked for each in asked.statements)]
         failed = self._try(statements or [_TRIAL])
         refused: list[Exception | None] = [None] * len(batch.asked)

@@ -1,8 +1,7 @@
 """The daemon's state folder, which only one daemon uses at a time: it holds an flock on ``daemon.pid``.
 
 The lock decides, not the file with the pid: the kernel releases the lock however the daemon ends, so a file that a
-crash
-left behind does no harm.
+crash left behind does no harm.
 """
 
 from __future__ import annotations

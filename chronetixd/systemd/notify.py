@@ -2,8 +2,7 @@
 
 Rules: nothing is sent without a service manager; sending never blocks; a message that cannot be sent is logged, once
 until a message is sent again. The service manager's queue is short (net.unix.max_dgram_qlen): messages that find no
-room
-are sent a little later, in order. Only the watchdog's messages are not queued behind others
+room are sent a little later, in order. Only the watchdog's messages are not queued behind others
 (:mod:`chronetixd.systemd.watchdog`), because a late one is of no use.
 """
 

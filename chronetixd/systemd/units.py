@@ -104,8 +104,7 @@ def ours(path: Path) -> bool:
 
 def out_of_reach(program: Path) -> Path | None:
     """Return the first folder above ``program`` that other users may not enter, so that the user of a system-wide
-    daemon
-    cannot run the program; None if there is no such folder."""
+    daemon cannot run the program; None if there is no such folder."""
     real = program.resolve()
     places = [*reversed(program.parents), *reversed(real.parents)]
     return next((folder for folder in places if not folder.stat().st_mode & 0o001), None)

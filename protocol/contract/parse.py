@@ -20,8 +20,7 @@ def parse_flow(raw: Any, *, bindings: Mapping[str, str] = _NO_BINDINGS) -> Valid
     """Read and check a CompileOutput, and return the flow or the problems.
 
     ``bindings`` gives the node (its node_id, or a plugin_id that only one node has) that an endpoint of a route means
-    if
-    its name does not tell. ``raw`` should be a map, but no value makes this function raise: what is wrong is in
+    if its name does not tell. ``raw`` should be a map, but no value makes this function raise: what is wrong is in
     ``problems``.
     """
     notes = Notes()

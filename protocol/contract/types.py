@@ -253,9 +253,8 @@ class SchemaDescriptor:
 class Flow:
     """A flow without problems: both ends of every route exist, and data routes form no cycle. ``name`` may be empty.
 
-    ``strategy``: which nodes are restarted together with a failed one. ``dead_letter``: the topic for frames over
-    which a
-    plugin raised also when they were retried (``qos.retry``); empty if such frames are dropped. ``on_daemon_loss``:
+    ``strategy``: which nodes are restarted together with a failed one. ``dead_letter``: the topic for frames over which
+    a plugin raised also when they were retried (``qos.retry``); empty if such frames are dropped. ``on_daemon_loss``:
     whether the flow's workers end when the daemon dies, so that the next daemon runs the flow from its beginning, or
     survive and are adopted.
     """

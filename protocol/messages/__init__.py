@@ -1,6 +1,5 @@
 """Every message that is sent over a Unix socket, as one frozen struct each: a module for each subject, and in this
-module
-the unions of messages that each side may send.
+module the unions of messages that each side may send.
 
 On the wire a message is a CBOR map whose key ``type`` names the struct (see PROTOCOL.md). Rules:
 

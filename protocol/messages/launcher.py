@@ -11,8 +11,7 @@ class Spawn(Message, tag="spawn", frozen=True):
 
     With empty ``argv`` the worker is a warm fork that runs Python; else the program ``argv`` is executed. A ``spare``
     worker sends its hello and then waits for :class:`Assign`. ``data_limit``: how many bytes of private memory the
-    worker
-    may add to those that it is born with (RLIMIT_DATA), 0 for no limit.
+    worker may add to those that it is born with (RLIMIT_DATA), 0 for no limit.
     """
 
     id: Count

@@ -47,10 +47,8 @@ class Extend(Message, tag="extend", frozen=True):
     ports.
 
     Outputs that are no taps, and ``leave``, take effect between two frames, all at once: a higher epoch of an output
-    that
-    the worker has replaces it, and begins where the replaced one ends; outputs in ``leave`` are closed. Frames for
-    outputs
-    that are not linked yet wait. Only for workers with the feature ``handover``.
+    that the worker has replaces it, and begins where the replaced one ends; outputs in ``leave`` are closed. Frames for
+    outputs that are not linked yet wait. Only for workers with the feature ``handover``.
     """
 
     inputs: list[Port] = []
@@ -92,9 +90,8 @@ class Link(Message, tag="link", frozen=True):
     line.
 
     The first link is answered by :class:`Ready`. Further ones come after an extend, and for an output whose consumer
-    has a
-    successor; they are answered by :class:`Linked`. ``epochs``, if given, names the stage of each output; without, the
-    present stage is meant.
+    has a successor; they are answered by :class:`Linked`. ``epochs``, if given, names the stage of each output;
+    without, the present stage is meant.
     """
 
     outputs: list[str] = []
@@ -125,8 +122,7 @@ class Drained(Message, tag="drained", frozen=True):
 
 class Conclude(Message, tag="conclude", frozen=True):
     """Daemon to consumer: input ``route`` ends for good at sequence number ``seq``. When the worker has taken and
-    returned
-    all frames before it, it sends :class:`Drained` and forgets the route. Only for workers with the feature
+    returned all frames before it, it sends :class:`Drained` and forgets the route. Only for workers with the feature
     ``handover``.
     """
 
@@ -164,8 +160,7 @@ class SegmentDropped(Message, tag="segment-dropped", frozen=True):
 
     Worker to daemon with ``route`` empty; daemon to each consumer that maps the segment, once for each route, with the
     ``epoch`` of the stage; consumer to daemon when it has unmapped the segment; daemon to producer (``route`` empty)
-    when
-    all consumers have: from now on the index may be used for another segment.
+    when all consumers have: from now on the index may be used for another segment.
     """
 
     index: Count

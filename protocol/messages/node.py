@@ -32,10 +32,9 @@ class Configure(Message, tag="configure", frozen=True):
     often the node was restarted before. With ``on_daemon_loss`` survive the worker goes on when its control connection
     ends, and reattaches at ``socket`` with ``token`` (:class:`Reattach`).
     ``budget_ns``: the worker's frames are due that long after their commit, 0 for no deadline. ``max_inflight``: how
-    many
-    frames an asynchronous plugin processes at once.
-    With ``standby`` another worker of the node still runs: load and construct the plugin, make no memory, send
-    :class:`Ready`, and wait for a second configure. Only for workers with the feature ``handover``.
+    many frames an asynchronous plugin processes at once. With ``standby`` another worker of the node still runs: load
+    and construct the plugin, make no memory, send :class:`Ready`, and wait for a second configure. Only for workers
+    with the feature ``handover``.
     """
 
     flow: str
@@ -68,8 +67,7 @@ class Configure(Message, tag="configure", frozen=True):
 
 class Ready(Message, tag="ready", frozen=True):
     """Worker to daemon: the plugin is loaded and every route is linked. After a configure with ``standby``: the plugin
-    is
-    constructed."""
+    is constructed."""
 
 
 class Start(Message, tag="start", frozen=True):

@@ -22,16 +22,13 @@ class ReattachedStage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
 
 class Reattach(Message, tag="reattach", frozen=True):
     """Worker to daemon, as the second message on a new connection: the worker has outlived its daemon, and shows its
-    state
-    and all its memory. Descriptors: one RING for each of ``outputs``, one CREDIT for each of ``inputs``, one ARENA
-    segment for each index of ``segments``; with ``pipes`` the read ends of its stdout and stderr.
+    state and all its memory. Descriptors: one RING for each of ``outputs``, one CREDIT for each of ``inputs``, one
+    ARENA segment for each index of ``segments``; with ``pipes`` the read ends of its stdout and stderr.
 
     ``unconfirmed`` are those of ``segments`` that the worker may not use yet; ``dropped`` are other segments that it
-    has
-    given back and whose numbers it may not use again yet. Answered by :class:`Reattached`, or by a :class:`Failure`,
-    after
-    which the worker ends. After it has reattached, the worker repeats the subscriptions that it made at run time, and
-    ``finished`` if it has finished.
+    has given back and whose numbers it may not use again yet. Answered by :class:`Reattached`, or by a
+    :class:`Failure`, after which the worker ends. After it has reattached, the worker repeats the subscriptions that it
+    made at run time, and ``finished`` if it has finished.
     """
 
     flow: str

@@ -2,9 +2,8 @@
 
 Rules: with only the right to read (:class:`chronetixd.core.access.Right`) a client starts nothing and learns nothing of
 the daemon's files. A verb gets its checked arguments, and ``emit`` for the items of a streaming answer; its return
-value
-is the result. It raises ChronetixError for what cannot be done. A verb is cancelled when its client cancels the call or
-disconnects; what the verb began is not undone then.
+value is the result. It raises ChronetixError for what cannot be done. A verb is cancelled when its client cancels the
+call or disconnects; what the verb began is not undone then.
 """
 
 from __future__ import annotations

@@ -18,9 +18,8 @@ from chronetixd.flows.registry import check_name, problem_maps
 class ApplyArgs(DiffArgs, frozen=True):
     """Arguments of ``apply``: the running flow of the name ``name``, or of ``flow``'s own name, becomes ``flow``. Nodes
     in ``replace`` get a new worker even if they do not differ. ``ready_ns``: how long new workers may take to get
-    ready,
-    by default as when a flow starts. With ``wait`` the call returns when the roll-out has ended, else when it has
-    begun."""
+    ready, by default as when a flow starts. With ``wait`` the call returns when the roll-out has ended, else when it
+    has begun."""
 
     replace: list[str] = []
     ready_ns: int | None = None

@@ -26,8 +26,8 @@ TURN = 256
 
 class StreamArgs(Args, frozen=True):
     """Arguments of a streaming verb: the last ``tail`` stored records (default: all), then, with ``follow``, new
-    records
-    as they come. With ``after`` only records after the one of that number, at which an earlier call was cut off."""
+    records as they come. With ``after`` only records after the one of that number, at which an earlier call was cut
+    off."""
 
     follow: bool = False
     tail: Count | None = None
@@ -44,8 +44,7 @@ async def stream(
     mark: bool = False,
 ) -> dict[str, int]:
     """Send the stored records (``older`` ones first, then those in memory). With ``follow``, send new ones as they
-    come,
-    until the call is cancelled or the daemon ends. Return how many records the client missed.
+    come, until the call is cancelled or the daemon ends. Return how many records the client missed.
 
     A client that reads too slowly misses new records, never stored ones; an item reports how many it missed as soon as
     it reads again. Raises ChronetixError ``daemon-stopping``.

@@ -13,8 +13,7 @@ from chronetixd.flows.run import FlowRun
 
 async def wait(run: FlowRun, wanted: Callable[[FlowRun], bool], timeout_ns: int | None, what: str, emit: Emit) -> None:
     """Wait until ``wanted(run)``, sending progress. Raises ChronetixError ``timed-out`` after ``timeout_ns``, which
-    names
-    ``what``."""
+    names ``what``."""
     seconds = None if timeout_ns is None else timeout_ns / 1e9
     try:
         async with asyncio.timeout(seconds):
