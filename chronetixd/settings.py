@@ -50,6 +50,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Seconds that the remaining workers of a failed flow may take to drain before they get SIGTERM."""
     terminate_timeout: Seconds = 2.0
     """Seconds between SIGTERM and SIGKILL."""
+    end_timeout: Seconds = 5.0
+    """Seconds that the process of a node that has finished or failed may take for its end: threads that are no daemons,
+    atexit handlers, finalizers. Then it is ended, and its exit says what hung."""
     hello_timeout: Seconds = 5.0
     """Seconds that a client may stay silent after connecting."""
     held_warning: Seconds = 30.0
@@ -93,6 +96,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             drain_ns=round(self.drain_timeout * 1e9),
             failure_drain_ns=round(self.failure_timeout * 1e9),
             terminate_ns=round(self.terminate_timeout * 1e9),
+            end_ns=round(self.end_timeout * 1e9),
         )
 
 

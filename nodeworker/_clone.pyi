@@ -27,3 +27,13 @@ def limit_data(more: int, from_now: bool = True) -> None:
 def ring_on_signal(signum: int, descriptor: int) -> None:
     """The handler that ``signal.signal`` installed for ``signum`` also rings the eventfd ``descriptor`` (one for all
     signals; -1: none), so that a thread that sleeps on it, or is about to, comes back and runs it."""
+
+def limit_end(seconds: float, code: int, control: int, frame: bytes, text: bytes) -> None:
+    """In so many seconds exit with ``code``, after ``frame`` was sent to the socket ``control`` (-1: none) and ``text``
+    was written to stderr. By a thread that needs no interpreter: also while one hangs, or is being taken down. A
+    further call replaces all of it. Raises OSError when there may be no more threads."""
+
+def end_with(code: int) -> None:
+    """The end of the interpreter is that of the process, with ``code``, whatever the interpreter finds (120, say, when
+    stdout is broken). In a process that :func:`fork` has made it ends as soon as nothing of Python's is left that could
+    have something to do, unless it has loaded libraries of its own: what is left out would only copy shared memory."""

@@ -43,6 +43,7 @@ class Deadline(StrEnum):
     START = "start"
     DRAIN = "drain"
     TERMINATE = "terminate"
+    END = "end"
 
 
 class Limits(Struct, frozen=True):
@@ -52,6 +53,12 @@ class Limits(Struct, frozen=True):
     drain_ns: int = 10_000_000_000
     failure_drain_ns: int = 3_000_000_000
     terminate_ns: int = 2_000_000_000
+    end_ns: int = 5_000_000_000
+
+    @property
+    def last_ns(self) -> int:
+        """When a worker that has finished or failed, and does not say itself what keeps it from ending, is killed."""
+        return self.end_ns + self.terminate_ns
 
 
 class FlowFailure(Struct, frozen=True):

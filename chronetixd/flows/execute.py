@@ -202,7 +202,12 @@ class Executor:
         self._run.dispatch(WorkerChanged(worker.node, worker_core.ProcessNotSpawned(why)))
 
     def _configure(self, node: str) -> None:
-        message = self._run.wiring.configure(node, self.plan_of(node)[0].configure)
+        limits = self._run.machine.limits
+        message = msgspec.structs.replace(
+            self._run.wiring.configure(node, self.plan_of(node)[0].configure),
+            end_ns=limits.end_ns,
+            terminate_ns=limits.terminate_ns,
+        )
         if message.on_daemon_loss == "survive":
             message = msgspec.structs.replace(
                 message, socket=self._services.socket(), token=self._run.worker_records.token(node)

@@ -19,8 +19,8 @@ from chronetixd.workers.process import PackedProcess
 
 
 class PackedRun(Packed, frozen=True):
-    """A flow. ``deadline_ns``: when the armed deadline is due. ``silent``: nodes whose worker has closed its control
-    socket and lives on."""
+    """A flow. ``deadline_ns``: when the armed deadline is due. ``silent``: nodes whose worker has finished, or closed
+    its control socket, and lives on."""
 
     machine: PackedFlow
     wiring: PackedWiring
@@ -86,4 +86,5 @@ def unpack_run(run: FlowRun, packed: PackedRun, bag: Unbag) -> None:
     if packed.deadline_ns is not None:
         run.executor.arm(packed.deadline_ns)
     for node in packed.silent:
-        run.watch_silent(node)
+        watch = run.watch_end if run.machine.workers[node].finished else run.watch_silent
+        watch(node)

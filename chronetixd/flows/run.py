@@ -84,7 +84,7 @@ class FlowRun:
         self.last_exits: dict[str, ExitRecord] = {}
         self.restart_timers = RestartTimers(services.loop, nodes, lambda node: self.dispatch(core.NodeDeadline(node)))
         self.silent: dict[str, asyncio.TimerHandle] = {}
-        """Nodes whose worker has closed its control socket and lives on."""
+        """Nodes whose worker has finished, or closed its control socket, and lives on."""
         self.rollout: Rollout | None = None
         """The last roll-out, which may be under way."""
         self.worker_records = WorkerRecords(services.journal, plan.name)
@@ -429,9 +429,7 @@ class FlowRun:
         if self.recovery is not None:
             self.recovery.ended(node, ended)
             return
-        silent = self.silent.pop(node, None)
-        if silent is not None:
-            silent.cancel()
+        self._expect_nothing(node)
         self._services.bus.drop(self.workers[node])
         self.probes.stop(node)
         death = self.workers[node].death(ended, self.wiring.held_by(node))
@@ -459,11 +457,25 @@ class FlowRun:
     def watch_silent(self, node: str) -> None:
         """Arm the time in which the worker of ``node`` has to exit by itself, after it has closed its control
         socket."""
+        self._expect_nothing(node)
         self.silent[node] = self._services.loop.call_later(SILENT_EXIT_S, self._went_silent, node)
+
+    def watch_end(self, node: str) -> None:
+        """Arm the time in which the process of ``node``, which has finished, has to end. A process that hangs says so
+        itself, much earlier."""
+        self._expect_nothing(node)
+        within_s = SILENT_EXIT_S + self.machine.limits.last_ns / 1e9
+        self.silent[node] = self._services.loop.call_later(within_s, self._went_silent, node)
+
+    def _expect_nothing(self, node: str) -> None:
+        silent = self.silent.pop(node, None)
+        if silent is not None:
+            silent.cancel()
 
     def _went_silent(self, node: str) -> None:
         del self.silent[node]
-        self.protocol_broken(node, "closed its control socket and lives on")
+        finished = self.machine.workers[node].finished
+        self.protocol_broken(node, "finished and lives on" if finished else "closed its control socket and lives on")
 
     def protocol_broken(self, node: str, what: str) -> None:
         """Fault and kill the worker of ``node``: it broke the protocol, so that no further message of it can be

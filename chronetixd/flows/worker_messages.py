@@ -51,6 +51,9 @@ class MessagesRun(Protocol):
     def dispatch(self, event: FlowEvent) -> None:
         """Give ``event`` to the state machine."""
 
+    def watch_end(self, node: str) -> None:
+        """Watch the end of the process of ``node``, which has finished."""
+
     def protocol_broken(self, node: str, what: str) -> None:
         """Fault and kill the worker of ``node``, which broke the protocol."""
 
@@ -153,6 +156,8 @@ class WorkerMessages:
             case wire.Started():
                 run.dispatch(WorkerChanged(node, worker_core.HasStarted()))
             case wire.Finished(result=result):
+                self._probes.stop(node)
+                run.watch_end(node)
                 run.dispatch(WorkerChanged(node, worker_core.HasFinished(result)))
             case wire.Fault(phase=phase, error=name, message=text, traceback=trace):
                 name, text, trace = name[:MAX_FAULT_TEXT], text[:MAX_FAULT_TEXT], trace[-MAX_TRACEBACK:]

@@ -13,6 +13,7 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Callable
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from functools import partial
 from types import FunctionType, MethodType
@@ -146,9 +147,10 @@ def _many_awaited(function: Callback) -> Callback:
     """The same for an asynchronous generator."""
 
     async def send_each(thing: Any, context: Any) -> None:
-        async for result in function(thing, context):
-            if result is not None:
-                await context.send(result)
+        async with aclosing(function(thing, context)) as results:
+            async for result in results:
+                if result is not None:
+                    await context.send(result)
 
     return send_each
 

@@ -16,6 +16,7 @@ from contextvars import ContextVar
 from functools import partial
 from typing import Any, TypeVar
 
+from chronetix.nodeworker.api.errors import said
 from chronetix.nodeworker.api.message import Message
 from chronetix.nodeworker.api.outputs import Origin
 from chronetix.nodeworker.engine.async_context import AsyncContext
@@ -251,6 +252,26 @@ class AsyncLoop(Loop):
         if not self._node.config.inputs:
             DOING.set(Sourcing())
         made = await self._call("source", produce, self._node.ctx)
+        try:
+            await self._produced(made)
+        except BaseException as reason:
+            await self._closed_after(made, reason)
+            raise
+        await self._closed(made)
+
+    async def _closed(self, made: Any) -> None:
+        """Its generator's ``finally`` runs."""
+        close = getattr(made, "aclose", None) or getattr(made, "close", None)
+        if close is not None:
+            await self._call("source", close)
+
+    async def _closed_after(self, made: Any, reason: BaseException) -> None:
+        try:
+            await self._closed(made)
+        except (Exception, Exited) as further:
+            reason.add_note(f"closing the source then raised {type(further).__name__}: {said(further)}")
+
+    async def _produced(self, made: Any) -> None:
         items = made if hasattr(made, "__aiter__") else None
         step = aiter(items).__anext__ if items is not None else partial(_next, iter(self._node.remembering(made)))
         stretch = 0
@@ -267,9 +288,6 @@ class AsyncLoop(Loop):
                 await asyncio.sleep(0)
         while self._node.ctx.stopping and not self.drained and not self._node.config.inputs:
             await self._waits.rest()
-        close = getattr(made, "aclose", None)
-        if close is not None:
-            await self._call("source", close)
 
     async def _next_item(self, step: Callable[[], Any]) -> Any:
         """The next item; END if there is none, or if the node is drained while the source waits for it."""

@@ -70,12 +70,13 @@ class Loop:
         """
         items = self._node.items()
         try:
-            if items is not None:
-                self._source(items)
-            if self._node.config.inputs:
-                self._frames()
-            elif items is None:
-                self._events()
+            with self._node.closing(items):
+                if items is not None:
+                    self._source(items)
+                if self._node.config.inputs:
+                    self._frames()
+                elif items is None:
+                    self._events()
         except RouteClosed as closed:
             self._consumer_closed(closed)
         except SystemExit as asked:
@@ -143,9 +144,6 @@ class Loop:
             emit = node.emit
             if has_inputs:
                 self._rest()
-        close: Callable[[], None] | None = getattr(items, "close", None)
-        if close is not None:
-            close()
 
     def _events(self) -> None:
         while not self.drained:

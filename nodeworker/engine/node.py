@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -16,7 +17,7 @@ from msgspec.structs import replace as replace_fields
 
 from chronetix.nodeworker.api import codec
 from chronetix.nodeworker.api.context import Context, Host, Step
-from chronetix.nodeworker.api.errors import shown
+from chronetix.nodeworker.api.errors import said, shown
 from chronetix.nodeworker.api.message import Message
 from chronetix.nodeworker.api.outputs import Origin, Outputs, Sender
 from chronetix.nodeworker.api.plugin import Plugin, bind, is_asynchronous
@@ -92,6 +93,11 @@ class Node:
         self.plugin = plugin
         if hasattr(self, "inlet"):
             self.take = self._taker()
+
+    def let_go(self) -> None:
+        """Of the plugin, which is called no more."""
+        self.plugin = Plugin()
+        self.step.source = self.step.doing = self._produced = None
 
     def _taker(self) -> Take:
         if self.plugin.on_batch is None:
@@ -197,6 +203,27 @@ class Node:
                 raise TypeError(f"what is left to the successor cannot be sent: {reason}") from reason
             self.ctx.log.warning("the result cannot be sent, and is shown as text", reason=str(reason))
             return {"unsendable": str(reason), "text": shown(value)[:MAX_SHOWN]}
+
+    @contextmanager
+    def closing(self, items: Iterator[Any] | None) -> Iterator[None]:
+        """However this block is left, the source's generator is closed: its ``finally`` runs, and what it holds is
+        given back. What that raises counts if nothing else was raised, else it is a note of that."""
+        try:
+            yield
+        except BaseException as reason:
+            phase = self.phase
+            try:
+                self._close(items)
+            except Exception as further:
+                reason.add_note(f"closing the source then raised {type(further).__name__}: {said(further)}")
+            self.phase = phase
+            raise
+        self._close(items)
+
+    def _close(self, items: Iterator[Any] | None) -> None:
+        close: Callable[[], None] | None = getattr(items, "close", None)
+        if close is not None:
+            self._call("source", close)
 
     def remembering(self, made: Any) -> Iterator[Any]:
         """What a source made, item by item; what a generator returns at its end is kept as the node's result."""

@@ -128,6 +128,10 @@ class Flight:
             self._air.notify()
             await self._loop.live()
             self.result = await self._loop.finish()
+        except asyncio.CancelledError:
+            if self.begun and self.failure is None:
+                await self._loop.finish()  # the flow ends at once
+            raise
         except Exception as reason:
             self.failure = reason
         except SystemExit as asked:

@@ -111,7 +111,15 @@ class Deployment:
             self._loop(until_idle)
         except Aborted:
             assert self._failure is not None
+            self._end_at_once(self._failure.node)
             raise self._failure from self._failure.__cause__
+        except BaseException:
+            self._end_at_once()
+            raise
+
+    def _end_at_once(self, failed: str = "") -> None:
+        for member in reversed(self._sinks_first):
+            member.end_at_once(failed=member.name == failed)
 
     def close(self) -> None:
         """Give back all memory and descriptors."""

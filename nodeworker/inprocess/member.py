@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from chronetix.nodeworker.api.errors import Interrupted, said
 from chronetix.nodeworker.api.message import Answer, Message
 from chronetix.nodeworker.engine.loop import Mailbox
 from chronetix.nodeworker.engine.node import Node
@@ -62,6 +63,8 @@ class Member:
         """It is to take and make nothing more; :meth:`end_if_done` finishes it."""
         self.flight: Flight | None = None
         """Its life in the event loop, if its plugin is asynchronous."""
+        self.begun = False
+        """Its ``on_start`` is done."""
         self._told = False
         self._items: Iterator[Any] | None = None
         self._handled = 0
@@ -175,6 +178,7 @@ class Member:
 
     def _begin(self) -> None:
         self.node.start()
+        self.begun = True
         self._items = self.node.items()
 
     def _produce(self) -> None:
@@ -224,11 +228,27 @@ class Member:
             elif isinstance(event, Deliver):
                 self.node.message(Message(event.envelope, event.payload, self._answer))
 
+    def end_at_once(self, *, failed: bool) -> None:
+        """The flow ends in the middle, as a worker does that is told to by SIGTERM: its source is closed, and
+        ``on_stop`` called unless it is what has ``failed``. What they raise is logged: the flow's own reason counts.
+        An asynchronous node does so when its tasks are cancelled."""
+        self.node.step.interrupt = Interrupted("the flow ends at once")
+        if self.finished or not self.begun or self.flight is not None:
+            return
+        for work in (self._close_source,) if failed else (self._close_source, self.node.stop):
+            try:
+                work()
+            except (Exception, Interrupted) as reason:
+                what = f"{type(reason).__name__}: {said(reason)}"
+                self.node.ctx.log.error("raised while the flow ended at once", phase=self.node.phase, error=what)
+
+    def _close_source(self) -> None:
+        items, self._items = self._items, None
+        with self.node.closing(items):
+            pass
+
     def _finish(self) -> None:
-        close = getattr(self._items, "close", None)
-        if close is not None:
-            close()
-        self._items = None
+        self._close_source()
         self.result = self.node.stop()
         self.wiring.stages.close()
         self.finished = True

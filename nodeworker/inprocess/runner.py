@@ -109,10 +109,10 @@ def run(flow: Flow, base_dir: str, output: str = "table") -> int:
         print(f"error: {failure}", file=sys.stderr)
         return FAILED
     finally:
+        deployment.close()
         _clone.ring_on_signal(signal.SIGINT, -1)
         for number, handler in before.items():
             signal.signal(number, handler)
-        deployment.close()
     return INTERRUPTED if signal.SIGINT in asked else FINISHED
 
 

@@ -34,6 +34,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from chronetix.nodeworker import _clone
+from chronetix.nodeworker.engine import ending
 from chronetix.nodeworker.process import worker
 from chronetix.nodeworker.process.link import Link
 from chronetix.nodeworker.process.rehearsal import rehearse
@@ -92,6 +93,7 @@ class Launcher:
             stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
         worker.catch_signals()  # workers inherit it; here a terminal's ^C means nothing: it is for the daemon
         rehearse(REHEARSALS)
+        ending.share()
         gc.collect()
         gc.disable()
         gc.freeze()
@@ -159,9 +161,10 @@ def _program(spawn: Spawn) -> str:
 
 
 def _become(spawn: Spawn, program: str, descriptors: Sequence[int], daemon: int) -> NoReturn:
-    """The new process: from the launcher's copy to a worker. Never returns, whatever happens."""
-    code = worker.FAILED
+    """The new process: from the launcher's copy to a worker. Never returns; a worker that has come to its end leaves by
+    SystemExit, through all that the launcher was doing."""
     try:
+        ending.forked()
         control, out, err = descriptors[:3]
         sock = socket.socket(fileno=_clone.settle(control, out, err, daemon, spawn.name))
         if spawn.data_limit:
@@ -170,11 +173,14 @@ def _become(spawn: Spawn, program: str, descriptors: Sequence[int], daemon: int)
             _execute(spawn, program, sock)
         else:
             _work(spawn, sock)
+    except SystemExit as asked:
+        if ending.begun():
+            raise
+        os._exit(asked.code if isinstance(asked.code, int) else worker.FAILED)
     except BaseException:
         sys.excepthook(*sys.exc_info())
-    finally:
-        sys.stderr.flush()
-        os._exit(code)
+    sys.stderr.flush()
+    os._exit(worker.FAILED)
 
 
 def _work(spawn: Spawn, sock: socket.socket) -> NoReturn:

@@ -99,6 +99,8 @@ class Link(Generic[M]):
         self.dropped = 0
         """Messages that found no room while the daemon was away."""
         self._ready: deque[tuple[M, list[int]]] = deque()
+        self._stop = -1
+        """An eventfd that ends every :meth:`receive`."""
 
     def fileno(self) -> int:
         """The socket's descriptor."""
@@ -147,6 +149,8 @@ class Link(Generic[M]):
             return True
         poll = select.poll()
         poll.register(self._sock, select.POLLIN)
+        if self._stop >= 0:
+            poll.register(self._stop, select.POLLIN)
         return bool(poll.poll(timeout_s * 1000))
 
     def receive(self) -> tuple[M, list[int]]:
@@ -161,6 +165,8 @@ class Link(Generic[M]):
         return self._ready.popleft()
 
     def _read(self) -> tuple[bytes, list[int]]:
+        if self._stop >= 0 and not self._await_data():
+            return b"", []
         try:
             data, ancillary, flags, _ = self._sock.recvmsg(CHUNK, ANCILLARY_SIZE, socket.MSG_CMSG_CLOEXEC)
         except ConnectionResetError:
@@ -171,6 +177,17 @@ class Link(Generic[M]):
                 os.close(descriptor)
             raise error("missing-descriptors", type="any", expected="more", count=len(carried))
         return data, carried
+
+    def _await_data(self) -> bool:
+        """False when nothing is to be received any more. Raises TimeoutError as the socket does."""
+        poll = select.poll()
+        poll.register(self._sock, select.POLLIN)
+        poll.register(self._stop, select.POLLIN)
+        timeout_s = self._sock.gettimeout()
+        there = poll.poll(None if timeout_s is None else timeout_s * 1000)
+        if not there:
+            raise TimeoutError("timed out")
+        return all(fd != self._stop for fd, _ in there)
 
     @property
     def delivered(self) -> bool:
@@ -265,12 +282,16 @@ class Link(Generic[M]):
         self._forget()
         while self._kept:
             self._drop(self._kept.popleft())
+        stop, self._stop = self._stop, -1
+        if stop >= 0:
+            os.close(stop)
 
-    def shutdown(self) -> None:
-        """Wake whoever receives: it gets EOFError. Idempotent. Nothing in a forked child, whose parent has it too."""
-        if os.getpid() != self._owner:
-            return
-        try:
-            self._sock.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            return  # not connected any more: whoever receives knows already
+    def make_stoppable(self) -> None:
+        """From now on :meth:`stop_receiving` may be called. Raises OSError."""
+        self._stop = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+
+    def stop_receiving(self) -> None:
+        """Whoever receives, or will, gets EOFError; what is sent still goes out. Idempotent. Nothing in a forked child,
+        whose parent has it too."""
+        if os.getpid() == self._owner:
+            os.eventfd_write(self._stop, 1)

@@ -81,7 +81,9 @@ class Reader:
 
     def start(self) -> None:
         """Begin to read, in a thread of its own. Without ``threading.Thread``, which waits until its thread runs.
-        Raises RuntimeError when there may be no more threads."""
+        Raises RuntimeError when there may be no more threads,
+        OSError when descriptors have run out."""
+        self._link.make_stoppable()
         self._running.acquire()
         try:
             _thread.start_new_thread(self._run, ())
@@ -131,11 +133,12 @@ class Reader:
             self._giving.look(time.monotonic())
 
     def end(self) -> None:
-        """The worker is done: stop reading, quietly, and wait for the thread. From the plugin's thread."""
+        """The worker is done: stop reading, quietly, and wait for the thread; the link stays. From the plugin's
+        thread."""
         self._ending = True
         if self._reattachment is not None:
             self._reattachment.give_up()
-        self._link.shutdown()
+        self._link.stop_receiving()
         with self._running:
             pass
         if self._reattachment is not None:

@@ -1,7 +1,8 @@
 """A worker process from its control socket to its exit code: hello, wiring, plugin, loop, end.
 
 Exit codes: 0 finished, 1 the plugin or the wiring failed (a Fault was sent), 70 the daemon is gone, 143 told to stop by
-SIGTERM before the inputs had ended; a plugin that calls ``sys.exit`` with something else than 0 ends with that.
+SIGTERM before the inputs had ended; a plugin that calls ``sys.exit`` with something else than 0 ends with that. In each
+case the interpreter's own end follows (``engine.ending``), in time, or it is a fault of phase ``end``.
 SIGTERM and SIGINT interrupt a wait at once and a callback never: it is finished first, unless the signal comes a
 second time.
 
@@ -19,6 +20,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 import traceback
 from collections import deque
 from types import FrameType
@@ -27,6 +29,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol, TypeVar
 from chronetix.nodeworker import _clone
 from chronetix.nodeworker.api.errors import DaemonGone, Interrupted, said, sendable
 from chronetix.nodeworker.api.outputs import Outputs
+from chronetix.nodeworker.engine import ending
 from chronetix.nodeworker.engine.load import load
 from chronetix.nodeworker.engine.loop import Emptied, Event, Loop, Lost, Mailbox
 from chronetix.nodeworker.engine.node import Node
@@ -36,7 +39,7 @@ from chronetix.nodeworker.process.reader import Reader
 from chronetix.nodeworker.process.reattach import Reattachment
 from chronetix.nodeworker.process.remote import DaemonHost
 from chronetix.protocol.errors import ChronetixError, error, from_failure
-from chronetix.protocol.framing import type_of
+from chronetix.protocol.framing import encode, type_of
 from chronetix.protocol.handshake import concluded
 from chronetix.protocol.messages import (
     HANDOVER,
@@ -77,6 +80,9 @@ STOPPING = (signal.SIGTERM, signal.SIGINT)
 """Signals that mean: stop at once, orderly."""
 
 OK, FAILED, DAEMON_GONE, TERMINATED = 0, 1, 70, 143
+
+HURRY = 0.75
+"""Of the time between SIGTERM and SIGKILL: how much of it may have passed before what hangs at the end is told."""
 
 Life = Literal["starting", "started"]
 
@@ -125,6 +131,8 @@ class Worker:
         self._telling = threading.Lock()
         """Held while its life goes on: what it says of itself and what it says then are of one moment."""
         self._signals = 0
+        self._signalled = 0.0
+        """When the first of them came."""
         self._air: AsyncRun | None = None
         self._interruptible = True
         self._ended_by: BaseException | None = None
@@ -133,6 +141,13 @@ class Worker:
 
     def run(self) -> int:
         """The exit code, after everything was sent. Raises nothing that a plugin or the daemon may cause."""
+        try:
+            return self.live()
+        finally:
+            self.close()
+
+    def live(self) -> int:
+        """As :meth:`run`, and the daemon can still be told what goes wrong at the very end, until :meth:`close`."""
         global _current
         before = catch_signals()
         _current = self
@@ -142,12 +157,39 @@ class Worker:
             return code
         finally:
             _current = None
-            self._close(orderly=code == OK)
+            self._give_back(orderly=code == OK)
             self._ended_by = None
             if before:
                 _put_back(before)
 
-    def _close(self, orderly: bool) -> None:
+    def close(self) -> None:
+        """Nothing more is said to the daemon. Idempotent."""
+        self._link.close()
+
+    def end(self, code: int) -> NoReturn:
+        """The end of the interpreter, and with it of the process. Raises SystemExit."""
+        config = self._node.config if self._node is not None else None
+        hurry_s = HURRY * (config.terminate_ns if config is not None else 0) / 1e9
+        limit_s = config.end_ns / 1e9 if config is not None else 0.0
+        if self._signals:
+            limit_s = min(limit_s, hurry_s - (time.monotonic() - self._signalled))
+        end = ending.Ending(code, max(limit_s, 0.0), self._say_what_hangs, self._last_words, self._let_go)
+        ending.signals(end, hurry_s)
+        end.run()
+
+    def _let_go(self) -> None:
+        """Of the plugin: it is finalized now, and not with all that there is here."""
+        self._found = None
+        if self._node is not None:
+            self._node.let_go()
+
+    def _say_what_hangs(self, text: str) -> None:
+        self._link.send(_hung(text))
+
+    def _last_words(self, text: str) -> tuple[int, bytes]:
+        return os.dup(self._link.fileno()), encode(_hung(text))
+
+    def _give_back(self, orderly: bool) -> None:
         """Who fails, leaves, or is told to stop at once, says nothing to the peers: whether there is a successor, the
         daemon decides."""
         if self._reader is not None:
@@ -157,7 +199,6 @@ class Worker:
             stays = orderly and self._node is not None and not self._node.leaves
             (self._wiring.close if stays else self._wiring.abandon)()
             self._wiring.bell.close()
-        self._link.close()
 
     def _lived(self) -> int:
         try:
@@ -423,6 +464,7 @@ class Worker:
             reason = Interrupted(f"stopped by {signal.Signals(number).name}")
             self._mailbox.append(Lost(reason))
         self._signals += 1
+        self._signalled = self._signalled or time.monotonic()
         self._on_drain()
         if self._node is not None:
             self._node.step.interrupt = reason
@@ -453,6 +495,10 @@ class Worker:
             print(f"chronetix worker: the daemon is gone ({gone}); stopping", file=sys.stderr)
             return DAEMON_GONE
         return code
+
+
+def _hung(text: str) -> Fault:
+    return Fault(phase="end", error="EndTimeout", message=sendable(text)[:MESSAGE_LIMIT])
 
 
 _current: Worker | None = None
@@ -559,12 +605,10 @@ def serve(plugin: Any) -> None:
 
 
 def main(sock: socket.socket, place: Assign = AS_IT_IS) -> NoReturn:
-    """Run the plugin that the daemon configures over ``sock``, in ``place``, and end the process."""
-    code = Worker(sock, place=place).run()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    # Not sys.exit: tearing down an interpreter takes longer than starting this worker did, and copies shared pages.
-    os._exit(code)
+    """Run the plugin that the daemon configures over ``sock``, in ``place``, and end the process: by SystemExit, for
+    the interpreter's own end."""
+    worker = Worker(sock, place=place)
+    worker.end(worker.live())
 
 
 if __name__ == "__main__":

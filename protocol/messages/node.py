@@ -32,9 +32,11 @@ class Configure(Message, tag="configure", frozen=True):
     often the node was restarted before. With ``on_daemon_loss`` survive the worker goes on when its control connection
     ends, and reattaches at ``socket`` with ``token`` (:class:`Reattach`).
     ``budget_ns``: the worker's frames are due that long after their commit, 0 for no deadline. ``max_inflight``: how
-    many frames an asynchronous plugin processes at once. With ``standby`` another worker of the node still runs: load
-    and construct the plugin, make no memory, send :class:`Ready`, and wait for a second configure. Only for workers
-    with the feature ``handover``.
+    many frames an asynchronous plugin processes at once. ``end_ns``: how long the end of the worker's process may take
+    after the node has finished or failed; then the worker reports what hangs and exits. ``terminate_ns``: the time
+    between SIGTERM and SIGKILL. With ``standby`` another worker of the node still runs: load and construct the plugin,
+    make no memory, send :class:`Ready`, and wait for a second configure. Only for workers with the feature
+    ``handover``.
     """
 
     flow: str
@@ -63,6 +65,8 @@ class Configure(Message, tag="configure", frozen=True):
     budget_ns: Count = 0
     max_inflight: Count = 1
     standby: bool = False
+    end_ns: Count = 5_000_000_000
+    terminate_ns: Count = 2_000_000_000
 
 
 class Ready(Message, tag="ready", frozen=True):
@@ -104,9 +108,10 @@ class Finished(Message, tag="finished", frozen=True):
 
 
 class Fault(Message, tag="fault", frozen=True):
-    """Worker to daemon: the plugin raised, or cannot be run; the worker exits with a non-zero code next."""
+    """Worker to daemon: the plugin raised, or cannot be run; the worker exits with a non-zero code next.
+    Of phase ``end``, and then also after finished: the process did not end in time, and ``message`` names what hung."""
 
-    phase: Literal["load", "init", "start", "frame", "tick", "message", "source", "stop", "wiring"]
+    phase: Literal["load", "init", "start", "frame", "tick", "message", "source", "stop", "wiring", "end"]
     error: str
     message: str
     traceback: str = ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 from pathlib import Path
 
 import pytest
@@ -404,7 +405,8 @@ class TestBeingStopped:
         worker = daemon.start(configure("a", idle + ":Idle"))
         daemon.wire()
         daemon.begin()
-        worker.link.shutdown()
+        with socket.socket(fileno=os.dup(worker.link.fileno())) as end:
+            end.shutdown(socket.SHUT_RDWR)
         assert worker.wait() == 70
         assert "daemon" in daemon.stderr
 

@@ -44,11 +44,14 @@ def stop(flow: FlowMachine, event: FlowEvent, _at: ClockAndChance) -> list[Instr
 
 
 def deadline_passed(flow: FlowMachine, event: FlowEvent, _at: ClockAndChance) -> list[Instruction]:
-    """Handle the flow's deadline: send SIGTERM when the drain took too long, and SIGKILL when SIGTERM did not help."""
+    """Handle the flow's deadline: send SIGTERM when the drain took too long, and SIGKILL when SIGTERM did not help.
+    Workers whose work is done get time for the end of their process."""
     if flow.deadline is not Deadline.DRAIN:
         return ending.signal(flow, kill=True)
     if flow.failure is None:
-        slow = next(w for w in flow.workers.values() if not w.gone)
+        slow = next((w for w in flow.workers.values() if w.state not in ending.FINISHING), None)
+        if slow is None:
+            return [flow.arm(Deadline.END, flow.limits.last_ns)]
         text = "did not drain in time and was ended; frames it had not taken are lost"
         flow.failure = FlowFailure("drain-timeout", slow.node, "drain", text)
     done = [*ending.cancel_restarts(flow), *ending.signal(flow, kill=False)]

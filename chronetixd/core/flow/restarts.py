@@ -88,7 +88,7 @@ def park(flow: FlowMachine, event: WorkerChanged) -> list[Instruction]:
     """Remember the exit of a worker, so that its node is restarted as soon as the flow runs. A worker that has faulted
     and not exited yet gets time to exit."""
     if flow.workers[event.node].state is WorkerState.FAULTED:
-        return [ArmNodeDeadline(event.node, flow.limits.terminate_ns)]
+        return [ArmNodeDeadline(event.node, flow.limits.last_ns)]
     flow.restart_state.parked.append(event)
     return []
 
@@ -204,7 +204,7 @@ def _faulted(flow: FlowMachine, event: WorkerChanged) -> list[Instruction]:
     restarted = restart.RESTARTED[flow.restart_state.rule(event.node).policy][Ending.FAILED]
     if not restarted and event.node not in flow.leaving | flow.retiring:
         return ending.fail(flow, flow.cause(event), event)
-    return [ArmNodeDeadline(event.node, flow.limits.terminate_ns)]
+    return [ArmNodeDeadline(event.node, flow.limits.last_ns)]
 
 
 def _ended(flow: FlowMachine, event: WorkerChanged, at: ClockAndChance) -> list[Instruction]:
@@ -274,6 +274,8 @@ def _failed(
 
 def _not_restartable(flow: FlowMachine, node: str) -> str:
     """Return why ``node`` cannot be restarted although its rule allows it; an empty string when it can."""
+    if flow.workers[node].finished and flow.peers[node]:
+        return "its work was done, and its streams have ended"
     consumers = flow.consumers.get(node, ())
     if consumers and all(flow.workers[each].gone for each in consumers):
         return "every node that it sends to has ended"

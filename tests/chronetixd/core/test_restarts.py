@@ -261,7 +261,7 @@ def test_a_node_that_dies_of_its_first_frames_is_restarted_as_soon_as_the_flow_r
     flow = starting()
     if faulted:
         assert handle(flow, WorkerChanged("map", life.Faulted("frame", "x")), NOW) == [
-            core.ArmNodeDeadline("map", 2_000_000_000)
+            core.ArmNodeDeadline("map", Limits().last_ns)
         ]
         assert handle(flow, core.NodeDeadline("map"), NOW) == [core.Signal(("map",), kill=True)]
     assert handle(flow, WorkerChanged("map", KILLED), NOW) == []
