@@ -173,6 +173,7 @@ _REASONS = {
     "no_room": "for want of room",
     "overwritten": "to newer ones",
     "given_up": "after it was given up",
+    "unread": "unread, because its consumer had finished",
 }
 
 

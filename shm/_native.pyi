@@ -476,12 +476,13 @@ class Inlet:
 class Drops(TypedDict):
     """Frames that a route's consumer does not get, by reason: no credit or no room was left (and the policy does not
     wait), overwritten by newer ones (``latest``), sent to other routes after this one was given up (``block`` with a
-    limit)."""
+    limit), or left there by a consumer that has closed the route."""
 
     no_credit: int
     no_room: int
     overwritten: int
     given_up: int
+    unread: int
 
 class RouteSnapshot(TypedDict):
     """Counters of a route as both ends wrote them. Times in ns."""

@@ -28,7 +28,7 @@ OF_CONSUMER = ("taken", "again", "consumer_sleeps", "consumer_wakes")
 """Sums that the consuming end counts."""
 
 DROPS_OF_PRODUCER = ("no_credit", "no_room", "given_up")
-DROPS_OF_CONSUMER = ("overwritten",)
+DROPS_OF_CONSUMER = ("overwritten", "unread")
 """Frames dropped, by reason: also sums."""
 
 OF_ONE_STAGE = frozenset(("next", "unseen", "returned_before"))

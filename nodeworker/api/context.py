@@ -100,13 +100,15 @@ class Step:
     Written by the plugin's thread alone, and so cheaply that it is done for every frame; read by others when asked.
     """
 
-    __slots__ = ("count", "doing", "interrupt", "item", "source")
+    __slots__ = ("count", "doing", "finishing", "interrupt", "item", "source")
 
     def __init__(self) -> None:
         self.doing: Any = None
         self.count = 0
         self.item = 0
         self.source: Any = None
+        self.finishing = False
+        """The plugin wants no more: between two steps the node begins to end."""
         self.interrupt: BaseException | None = None
         """Why the node must not wait any more; whoever is about to wait raises it."""
 
@@ -124,6 +126,7 @@ class Context:
         "_outputs",
         "_resume",
         "_step",
+        "_wake",
         "annotations",
         "features",
         "flow",
@@ -141,6 +144,7 @@ class Context:
         self._outputs = outputs
         self._host = host
         self._step = step
+        self._wake: Callable[[], None] = _asleep
         self._corr_ids = itertools.count(1)
         self.flow = config.flow
         self.node = config.node
@@ -156,6 +160,23 @@ class Context:
         self.stopping = False
         """The node was told to end: a long step should come to its end."""
         self._resume = _resume(config)
+
+    def finish(self) -> None:
+        """This node has done its work: it takes no more input and makes no more items. From any thread; idempotent.
+
+        The present callback goes on to its end, and what it returns is sent; then a source is closed, inputs are closed
+        (frames that were sent and not taken are dropped and counted, as ``unread``; whoever sends to nobody else ends
+        too), ``on_stop`` is called, and the outputs end in order. The node has finished, and is not restarted. It is
+        the one way to end early: an exception, ``sys.exit(0)`` too, is a failure. A source may also just return.
+        """
+        self._step.finishing = True
+        self._wake()
+
+    def woken_by(self, wake: Callable[[], None]) -> None:
+        """Have ``wake`` called when the plugin wants to finish: whoever runs the node may sleep."""
+        self._wake = wake
+        if self._step.finishing:
+            wake()
 
     def told(self, config: Configure) -> None:
         """The worker was told anew what its routes are."""
@@ -323,6 +344,10 @@ class Context:
         except msgspec.ValidationError as reason:
             raise ValueError(f"the envelope for {topic!r} is not valid: {reason}") from None
         return head, codec.of(head["content_type"]).encode(data, topic)
+
+
+def _asleep() -> None:
+    """Nobody runs the node yet, and whoever will looks."""
 
 
 def _resume(config: Configure) -> int:

@@ -20,7 +20,7 @@ from chronetix.nodeworker.api.errors import said
 from chronetix.nodeworker.api.message import Message
 from chronetix.nodeworker.api.outputs import Origin
 from chronetix.nodeworker.engine.async_context import AsyncContext
-from chronetix.nodeworker.engine.loop import Event, Loop
+from chronetix.nodeworker.engine.loop import Event, Finish, Loop
 from chronetix.nodeworker.engine.node import Phase
 from chronetix.nodeworker.engine.sends import Sends
 from chronetix.nodeworker.engine.waits import Waits
@@ -36,7 +36,8 @@ END: Any = object()
 
 
 class Exited(Exception):
-    """SystemExit of a plugin on its way through a task, which would let it fall out of the event loop."""
+    """What a plugin has raised that is no Exception, on its way through a task: SystemExit and KeyboardInterrupt would
+    fall out of the event loop, and a CancelledError that nobody asked for would look like a task that was cancelled."""
 
 
 class Flying:
@@ -105,9 +106,6 @@ class AsyncLoop(Loop):
             await self._cancellable(self._work())
         except RouteClosed as closed:
             self._consumer_closed(closed)
-        except SystemExit as asked:
-            if asked.code not in (None, 0):
-                raise
 
     async def finish(self) -> Any:
         """``on_stop`` and the end of the outputs; the node's result, as it can travel."""
@@ -171,7 +169,11 @@ class AsyncLoop(Loop):
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
-        if not task.cancelled() and (reason := task.exception()) is not None:
+        if task.cancelled():
+            if self._reason is not None or self._main is None or self._main.cancelling():
+                return  # we did
+            self.fail(asyncio.CancelledError("a task of the plugin was cancelled, and not by the node's end"))
+        elif (reason := task.exception()) is not None:
             self.fail(reason)
 
     # -- frames -------------------------------------------------------------------------------------------------
@@ -188,7 +190,7 @@ class AsyncLoop(Loop):
             if len(flying) >= self._limit:
                 await waits.rest()
                 continue
-            if self._node.leaves and left <= 0:
+            if (self._node.leaves and left <= 0) or self._node.step.finishing:
                 break
             frame = inlet.take(0)
             if frame is not None:
@@ -275,7 +277,7 @@ class AsyncLoop(Loop):
         items = made if hasattr(made, "__aiter__") else None
         step = aiter(items).__anext__ if items is not None else partial(_next, iter(self._node.remembering(made)))
         stretch = 0
-        while not self.drained:
+        while not self.drained and not self._node.step.finishing:
             item = await self._next_item(step)
             if item is END:
                 break
@@ -297,7 +299,7 @@ class AsyncLoop(Loop):
         except StopAsyncIteration:
             return END
         except asyncio.CancelledError:
-            if self.drained and self._reason is None:
+            if self._source_over and self._reason is None:
                 return END
             raise
         finally:
@@ -324,7 +326,7 @@ class AsyncLoop(Loop):
                 result = await self._call("message", plugin.on_message, message, ctx)
         else:
             self._event(event)
-            if isinstance(event, Drain | Leave) and self._source_waits and self._source_task is not None:
+            if isinstance(event, Drain | Leave | Finish) and self._source_waits and self._source_task is not None:
                 self._source_task.cancel()
             self._waits.wake()
         if result is not None:
@@ -332,8 +334,12 @@ class AsyncLoop(Loop):
         self._notify()
 
     async def _until_drained(self) -> None:
-        while not self.drained:
+        while not self._source_over:
             await self._waits.rest()
+
+    @property
+    def _source_over(self) -> bool:
+        return self.drained or self._node.step.finishing
 
     # -- calling and sending ------------------------------------------------------------------------------------
 
@@ -345,15 +351,26 @@ class AsyncLoop(Loop):
         try:
             result = function(*arguments)
             return await result if hasattr(result, "__await__") else result
-        except SystemExit as asked:
-            raise Exited(asked) from None
         except StopAsyncIteration:
+            if phase != "source":
+                node.phase = phase
             raise
         except Exception:
             node.phase = phase
             raise
+        except BaseException as reason:
+            if isinstance(reason, asyncio.CancelledError) and self._was_cancelled(phase):
+                raise
+            node.phase = phase
+            raise Exited(reason) from None
         finally:
             self._opens(-1)
+
+    def _was_cancelled(self, phase: Phase) -> bool:
+        """By us, or from outside of the plugin's callback."""
+        task = asyncio.current_task()
+        asked = task is not None and task.cancelling() > 0
+        return asked or self._reason is not None or (phase == "source" and self._source_over)
 
     def waits(self, more: int) -> None:
         """So many more callbacks wait for credits, or for their turn."""

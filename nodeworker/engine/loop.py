@@ -37,7 +37,12 @@ class Emptied:
     epoch: int
 
 
-Event = ToWorker | Lost | Emptied
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """Not a message: the plugin wants to finish (``Step.finishing``), and whoever sleeps or is busy looks."""
+
+
+Event = ToWorker | Lost | Emptied | Finish
 Mailbox = deque[Event]
 Rewire = Callable[[Emptied | Extend], bool]
 """Told of a stage that is empty, and of outputs that change; False if that cannot be between these two frames yet."""
@@ -54,6 +59,12 @@ class Loop:
         self._rewire = rewire
         self._put_off: list[Event] = []
         self.drained = False
+        node.ctx.woken_by(self._look)
+
+    def _look(self) -> None:
+        """From any thread."""
+        self._mailbox.append(Finish())
+        self._bell.ring()
 
     def start(self) -> None:
         """``on_start``."""
@@ -79,16 +90,13 @@ class Loop:
                     self._events()
         except RouteClosed as closed:
             self._consumer_closed(closed)
-        except SystemExit as asked:
-            if asked.code not in (None, 0):
-                raise
 
     def _frames(self) -> None:
         node, mailbox, step = self._node, self._mailbox, self._node.step
         inlet, ctx, emit = node.inlet, node.ctx, node.emit
         take, on_frame = node.take, node.plugin.on_frame
         assert on_frame is not None  # bind refuses inputs without it
-        if node.leaves:
+        if node.leaves or step.finishing:
             return self._rest()
         count = step.count
         node.phase = "frame"
@@ -97,7 +105,7 @@ class Loop:
                 step.count = count
                 self._serve()
                 count = step.count
-                if self.drained:
+                if self.drained or step.finishing:
                     return self._rest()
                 node.phase = "frame"
                 emit = node.emit
@@ -120,7 +128,7 @@ class Loop:
     def _source(self, items: Iterator[Any]) -> None:
         node, mailbox, step = self._node, self._mailbox, self._node.step
         emit, has_inputs = node.emit, bool(node.config.inputs)
-        while not self.drained:
+        while not self.drained and not step.finishing:
             node.phase = "source"
             step.count += 1
             step.doing = items
@@ -146,7 +154,7 @@ class Loop:
                 self._rest()
 
     def _events(self) -> None:
-        while not self.drained:
+        while not self.drained and not self._node.step.finishing:
             self._events_once()
 
     def _events_once(self) -> None:
@@ -155,9 +163,10 @@ class Loop:
         self._serve()
 
     def _rest(self) -> None:
-        """Every frame that is there now, without waiting; who leaves takes no more than can have been there."""
-        take, handle, left = self._node.take, self._node.frame, self._node.room
-        while (left > 0 or not self._node.leaves) and (frame := take(0)) is not None:
+        """Every frame that is there now, without waiting, until the plugin wants no more; who leaves takes no more
+        than can have been there."""
+        take, handle, left, step = self._node.take, self._node.frame, self._node.room, self._node.step
+        while not step.finishing and (left > 0 or not self._node.leaves) and (frame := take(0)) is not None:
             left -= len(frame) if isinstance(frame, Batch) else 1
             handle(frame)
 
@@ -184,6 +193,8 @@ class Loop:
         elif isinstance(event, Emptied | Extend):
             if not self._rewire(event):
                 self._put_off.append(event)
+        elif isinstance(event, Finish):
+            return
         elif isinstance(event, Lost):
             raise event.reason
         elif isinstance(event, Failure):

@@ -1,9 +1,9 @@
 """``qos.retry``: a frame that made the plugin raise is tried again, then set aside; the node goes on.
 
-Rules: only ``on_frame`` is retried, at once, and only for what it raised itself: a closed route, a peer's garbage and
-an interrupt pass through, as ever. What a failed attempt has sent already stays sent. A frame that failed for good goes
-to the flow's dead-letter topic as a bus message that says why, or is dropped; either way the daemon is told and counts.
-Without ``retry`` nothing of this is in the frame's way.
+Rules: only ``on_frame`` is retried, at once, and only for what it raised itself, be it SystemExit or a CancelledError:
+a closed route, a peer's garbage and an interrupt pass through, as ever. What a failed attempt has sent already stays
+sent. A frame that failed for good goes to the flow's dead-letter topic as a bus message that says why, or is dropped;
+either way the daemon is told and counts. Without ``retry`` nothing of this is in the frame's way.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from chronetix.nodeworker.api.context import Host, Outcome, Step
-from chronetix.nodeworker.api.errors import said
+from chronetix.nodeworker.api.errors import Interrupted, said
 from chronetix.protocol.errors import ChronetixError
 from chronetix.protocol.messages import Configure
 from chronetix.shm import Frame, PeerFault, RouteClosed
 
 OnFrame = Callable[[Frame, Any], Any]
 
-NOT_THE_FRAMES_FAULT = (RouteClosed, PeerFault, MemoryError)
-"""What another attempt would not change."""
+NOT_THE_FRAMES_FAULT = (RouteClosed, PeerFault, MemoryError, Interrupted, KeyboardInterrupt)
+"""What another attempt would not change, or is not about the frame."""
 
 MAX_LETTER = 1 << 20
 """Bytes of a dead letter's payload; of a larger frame only the head is sent: the bus is not made for bulk."""
@@ -41,8 +41,8 @@ def retrying(on_frame: OnFrame, config: Configure, host: Host, step: Step) -> On
             return on_frame(frame, ctx)
         except NOT_THE_FRAMES_FAULT:
             raise
-        except Exception as reason:
-            failed: Exception = reason
+        except BaseException as reason:
+            failed: BaseException = reason
         for tried in range(1, retries + 1):
             if step.interrupt is not None:
                 raise step.interrupt
@@ -50,7 +50,7 @@ def retrying(on_frame: OnFrame, config: Configure, host: Host, step: Step) -> On
                 result = on_frame(frame, ctx)
             except NOT_THE_FRAMES_FAULT:
                 raise
-            except Exception as reason:
+            except BaseException as reason:
                 failed = reason
             else:
                 host.frame_failed(frame.route, frame.seq, tried + 1, type(failed).__name__, _told(failed), "passed")
@@ -67,9 +67,10 @@ def retrying_awaited(on_frame: OnFrame, config: Configure, host: Host, step: Ste
     if not retries:
         return on_frame
     letters = DeadLetters(config, host)
+    import asyncio  # what few plugins need, no worker should carry
 
     async def attempt(frame: Frame, ctx: Any) -> Any:
-        failed: Exception | None = None
+        failed: BaseException | None = None
         for tried in range(retries + 1):
             if failed is not None and step.interrupt is not None:
                 raise step.interrupt
@@ -79,7 +80,10 @@ def retrying_awaited(on_frame: OnFrame, config: Configure, host: Host, step: Ste
                     result = await result
             except NOT_THE_FRAMES_FAULT:
                 raise
-            except Exception as reason:
+            except BaseException as reason:
+                task = asyncio.current_task()
+                if isinstance(reason, asyncio.CancelledError) and task is not None and task.cancelling():
+                    raise
                 failed = reason
                 continue
             if failed is not None:
@@ -101,7 +105,7 @@ class DeadLetters:
         self._types: Mapping[str, str] = {port.route: port.content_type for port in config.inputs}
         self._host = host
 
-    def take(self, frame: Frame, attempts: int, reason: Exception) -> None:
+    def take(self, frame: Frame, attempts: int, reason: BaseException) -> None:
         """Publish it with its story, or drop it, and tell the daemon which."""
         error, message = type(reason).__name__, _told(reason)
         outcome: Outcome = "dropped"
@@ -128,6 +132,6 @@ class DeadLetters:
         self._host.frame_failed(frame.route, frame.seq, attempts, error, message, outcome)
 
 
-def _told(reason: Exception) -> str:
+def _told(reason: BaseException) -> str:
     text = reason.message if isinstance(reason, ChronetixError) else said(reason)
     return text[:MESSAGE_LIMIT]

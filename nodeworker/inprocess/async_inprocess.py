@@ -27,6 +27,8 @@ class Air:
         self._bell = bell
         self.waits = Waits(self._loop, bell, self._loop.stop)
         self._flights: list[Flight] = []
+        self.ending = False
+        """Every task is cancelled."""
         self.steps = 0
         """How often something has come of a task."""
 
@@ -77,6 +79,7 @@ class Air:
 
     def close(self) -> None:
         """End the loop and every task in it."""
+        self.ending = True
         self._loop.run_until_complete(end_tasks())
         self._loop.run_until_complete(self._loop.shutdown_asyncgens())
         self.waits.close()
@@ -128,14 +131,15 @@ class Flight:
             self._air.notify()
             await self._loop.live()
             self.result = await self._loop.finish()
-        except asyncio.CancelledError:
-            if self.begun and self.failure is None:
-                await self._loop.finish()  # the flow ends at once
-            raise
-        except Exception as reason:
+        except asyncio.CancelledError as reason:
+            if not self._air.ending:
+                self.failure = reason
+            else:
+                if self.begun:
+                    await self._loop.finish()  # the flow ends at once
+                raise
+        except BaseException as reason:
             self.failure = reason
-        except SystemExit as asked:
-            self.failure = asked
         self.begun = self.ended = True
         self._air.notify()
 

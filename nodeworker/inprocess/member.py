@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from chronetix.nodeworker.api.errors import Interrupted, said
 from chronetix.nodeworker.api.message import Answer, Message
-from chronetix.nodeworker.engine.loop import Mailbox
+from chronetix.nodeworker.engine.loop import Finish, Mailbox
 from chronetix.nodeworker.engine.node import Node
 from chronetix.nodeworker.memory.wiring import Wiring
 from chronetix.protocol.messages import Deliver, Drain, Tick
@@ -70,6 +70,7 @@ class Member:
         self._handled = 0
         self._fail = fail
         self._answer = answer
+        node.ctx.woken_by(lambda: self.mailbox.append(Finish()))
 
     @property
     def name(self) -> str:
@@ -84,16 +85,23 @@ class Member:
         except RouteClosed as closed:
             self.node.ctx.log.info("a consumer closed its route, this node ends", route=str(closed.args[-1]))
             self.ending = True
-        except SystemExit as asked:
-            if asked.code not in (None, 0):
-                self._failed(asked)
-            self.ending = True
-        except Exception as reason:
+        except (Aborted, Interrupted):
+            raise
+        except BaseException as reason:
             self._failed(reason)
         finally:
             self.active = False
             self.node.step.doing = None
+        self._look_whether_it_ends()
         return not self.ending
+
+    def _look_whether_it_ends(self) -> None:
+        """The plugin wants to finish, or its tasks have ended: whoever waits for its credits is to know."""
+        if self.flight is not None:
+            self.ending |= self.flight.ended
+        elif self.node.step.finishing:
+            self.ending = True
+            self.mailbox.clear()
 
     def begin(self) -> None:
         """``on_start``, and the source's iterator. An asynchronous one has begun when its ``flight`` says so."""
@@ -195,7 +203,7 @@ class Member:
                 step.item = number = step.item + 1
                 emit(item, -1, number if self.is_source else None)
             left -= 1
-            if not left or arena is None or arena.used > BURST_BYTES or self.ending:
+            if not left or step.finishing or arena is None or arena.used > BURST_BYTES or self.ending:
                 return
             step.count += 1
             step.doing = self._items
@@ -207,7 +215,7 @@ class Member:
         step, take, emit, on_frame = node.step, node.take, node.emit, node.plugin.on_frame
         assert on_frame is not None  # bind refuses inputs without it
         node.phase = "frame"
-        while self._handled < most:
+        while self._handled < most and not step.finishing:
             frame = take(0)
             if frame is None:
                 return

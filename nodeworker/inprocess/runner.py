@@ -15,6 +15,7 @@ import msgspec
 
 from chronetix.nodeworker import _clone
 from chronetix.nodeworker.api.context import Level
+from chronetix.nodeworker.api.errors import Interrupted
 from chronetix.nodeworker.inprocess.deployment import Deployment
 from chronetix.nodeworker.inprocess.member import FlowFailed
 from chronetix.protocol import cbor
@@ -43,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for problem in reason.details.get("problems", ()):
             print(f"  {problem}", file=sys.stderr)
         return FAILED
-    except KeyboardInterrupt:
+    except Interrupted:
         return INTERRUPTED
 
 
@@ -92,7 +93,7 @@ def run(flow: Flow, base_dir: str, output: str = "table") -> int:
     def stop(number: int, _frame: FrameType | None) -> None:
         asked.append(number)
         if len(asked) > 1:
-            raise KeyboardInterrupt
+            raise Interrupted("told twice to stop")
         print("stopping: sources end now, the rest finishes what is there (again to stop at once)", file=sys.stderr)
         deployment.drain()
 

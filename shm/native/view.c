@@ -72,18 +72,33 @@ static uint64_t view_unseen(const struct chx_view *view, uint64_t *next) {
     return oldest > *next ? oldest - *next : 0;
 }
 
+/* Frames that its consumer has left in the route: it has closed it, and neither holds them nor will take them. */
+static uint64_t view_unread(const struct chx_view *view) {
+    if (!atomic_load_explicit(&view->credit->closed, memory_order_acquire)) return 0;
+    uint64_t returned = chx_read(&view->credit->returned), oldest = chx_read(&view->ring->oldest);
+    if (view->header.policy != CHX_POLICY_LATEST)
+        returned += chx_read(&view->ring->stats.returned_before);
+    else if (returned < oldest)
+        returned = oldest;
+    uint64_t committed = chx_read(&view->ring->stats.committed), out = committed > returned ? committed - returned : 0;
+    uint64_t held = out ? chx_view_held(view, NULL, 0) : 0;
+    return out > held ? out - held : 0;
+}
+
 /* Frames that were meant for the route and that its consumer does not get, by reason, and their sum. */
 static int view_put_drops(PyObject *into, const struct chx_view *view) {
     const struct chx_ring *ring = view->ring;
     uint64_t next, unseen = view_unseen(view, &next);
     uint64_t overwritten = chx_read(&view->credit->stats.lost) + unseen, no_credit = chx_read(&ring->stats.dropped);
     uint64_t no_room = chx_read(&ring->losses.no_room), given_up = chx_read(&ring->losses.given_up);
+    uint64_t unread = view_unread(view);
     PyObject *drops = PyDict_New();
     int failed = !drops || view_put(drops, "no_credit", no_credit) || view_put(drops, "no_room", no_room) ||
                  view_put(drops, "overwritten", overwritten) || view_put(drops, "given_up", given_up) ||
+                 view_put(drops, "unread", unread) ||
                  PyDict_SetItemString(into, "drops", drops) || view_put(into, "next", next) ||
                  view_put(into, "unseen", unseen) ||
-                 view_put(into, "dropped", no_credit + no_room + overwritten + given_up) ||
+                 view_put(into, "dropped", no_credit + no_room + overwritten + given_up + unread) ||
                  view_put(into, "gave_up_after_ns", chx_read(&ring->losses.gave_up_after_ns));
     Py_XDECREF(drops);
     return failed;

@@ -73,6 +73,7 @@ class TestPolicies:
             "no_room": 0,
             "given_up": 0,
             "overwritten": 5_000 - newest["seen"],
+            "unread": 0,
         }
 
     def test_a_consumer_past_its_limit_is_given_up_and_the_flow_goes_on(self, submit: Any, client: Any):

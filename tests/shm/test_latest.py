@@ -116,7 +116,7 @@ class LatestRoute(RuleBasedStateMachine):
         view.close()
         lost = self.sent - self.taken - len(self.queue)
         assert (seen["committed"], seen["taken"], seen["outstanding"]) == (self.sent, self.taken, len(self.queue))
-        assert seen["drops"] == {"no_credit": 0, "no_room": 0, "overwritten": lost, "given_up": 0}
+        assert seen["drops"] == {"no_credit": 0, "no_room": 0, "overwritten": lost, "given_up": 0, "unread": 0}
         assert seen["dropped"] == lost
         assert self.inlet.ended == (self.closed and not self.queue)
         assert self.consumer.lost == lost

@@ -17,7 +17,7 @@ NS = 1_000_000
 
 
 def drops(**counts: int) -> dict[str, int]:
-    return {"no_credit": 0, "no_room": 0, "overwritten": 0, "given_up": 0, **counts}
+    return {"no_credit": 0, "no_room": 0, "overwritten": 0, "given_up": 0, "unread": 0, **counts}
 
 
 @pytest.fixture

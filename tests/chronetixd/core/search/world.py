@@ -160,7 +160,7 @@ class World:
         assert isinstance(back, Credit)
         figures = dict.fromkeys(_FIGURES, 0)
         outstanding = len(there.frames) - len(back.returned)
-        drops = dict.fromkeys(("no_credit", "no_room", "given_up", "overwritten"), 0)
+        drops = dict.fromkeys(("no_credit", "no_room", "given_up", "overwritten", "unread"), 0)
         return {**figures, "outstanding": outstanding, "credits": there.credits, "next": back.next, "drops": drops}
 
     # -- the daemon's shell --------------------------------------------------------------------------------
