@@ -6,10 +6,10 @@ messages go is the :class:`Host`'s affair: the daemon, or the one process that r
 
 from __future__ import annotations
 
+import copy
 import itertools
 import os
 from collections.abc import Callable, Mapping
-from types import MappingProxyType
 from typing import Any, Literal, Protocol
 
 import msgspec
@@ -113,6 +113,32 @@ class Step:
         """Why the node must not wait any more; whoever is about to wait raises it."""
 
 
+class ReadOnly(dict[str, Any]):
+    """A dict that nobody changes. It can be dumped (``json.dumps(ctx.params)``) and pickled; a copy of it is a dict of
+    its own."""
+
+    __slots__ = ()
+
+    def _refuse(self, *_: Any, **__: Any) -> Any:
+        raise TypeError("this is what the flow says, and is not changed by a plugin: change a copy, dict(…)")
+
+    __setitem__ = __delitem__ = __ior__ = _refuse
+    clear = pop = popitem = setdefault = update = _refuse
+
+    def __copy__(self) -> dict[str, Any]:
+        return dict(self)
+
+    def copy(self) -> dict[str, Any]:
+        """A dict of its own."""
+        return dict(self)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> dict[str, Any]:
+        return {key: copy.deepcopy(value, memo) for key, value in self.items()}
+
+    def __reduce__(self) -> Any:
+        return ReadOnly, (dict(self),)
+
+
 class Context:
     """One node's view of the flow it runs in."""
 
@@ -152,10 +178,10 @@ class Context:
         """How often the node was restarted or replaced: 0 in its first life."""
         self.handover: Any = None
         """From ``on_start`` on: the result of the worker that left its place to this one, None if there was none."""
-        self.params: Mapping[str, Any] = MappingProxyType(config.params)
-        self.qos: Mapping[str, Any] = MappingProxyType(config.qos)
-        self.features: Mapping[str, Any] = MappingProxyType(config.features)
-        self.annotations: Mapping[str, Any] = MappingProxyType(config.annotations)
+        self.params: Mapping[str, Any] = ReadOnly(config.params)
+        self.qos: Mapping[str, Any] = ReadOnly(config.qos)
+        self.features: Mapping[str, Any] = ReadOnly(config.features)
+        self.annotations: Mapping[str, Any] = ReadOnly(config.annotations)
         self.log = Log(host)
         self.stopping = False
         """The node was told to end: a long step should come to its end."""

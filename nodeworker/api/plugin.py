@@ -75,6 +75,7 @@ def bind(found: Any, config: Configure, ctx: Context) -> Plugin:
     if any(hasattr(found, name) for name in CALLBACKS):
         callbacks: dict[str, Any] = {name: _callback(found, name, config, ctx) for name in CALLBACKS}
         plugin = Plugin(**callbacks)
+        _notice_misspelt(found, ctx)
     elif callable(found):
         plugin = _of_function(found, config, ctx)
     else:
@@ -216,6 +217,16 @@ def _check_batches(plugin: Plugin, config: Configure, name: str) -> None:
         raise _unfit(config, f"{name} has on_frame and on_batch: a frame can come to only one of them")
     if config.qos.get("retry"):
         raise _unfit(config, f"qos.retry sets single frames aside, but {name} takes batches: leave one of them out")
+
+
+def _notice_misspelt(found: Any, ctx: Context) -> None:
+    """A callback that is never called, because it is called otherwise, is told in the log."""
+    for method in dir(found):
+        if not method.startswith("on_") or method in CALLBACKS:
+            continue
+        near = [each for each in difflib.get_close_matches(method, CALLBACKS, 1, 0.75) if not hasattr(found, each)]
+        if near:
+            ctx.log.warning(f"{method} of {_name(found)} is never called: did you mean {near[0]}?")
 
 
 def _near(found: Any) -> str:

@@ -14,10 +14,13 @@ import importlib.util
 import os
 import pkgutil
 import sys
+import traceback
 from collections.abc import Iterable
 from types import ModuleType
 from typing import Any
 
+from chronetix.nodeworker.api import files
+from chronetix.nodeworker.api.tracebacks import is_users
 from chronetix.nodeworker.builtins import BUILTINS
 from chronetix.protocol.errors import ChronetixError, error
 
@@ -58,23 +61,57 @@ def _python(uri: str, base_dir: str) -> Any:
 
 def _from_file(uri: str, place: str, base_dir: str) -> ModuleType:
     path = os.path.realpath(os.path.join(base_dir, place))
-    folder, file = os.path.split(path)
+    folder = os.path.dirname(path)
     if not os.path.isfile(path):
         raise _failure(uri, f"there is no file {path}{_suggest(place, _files_beside(place, folder))}")
     _importable(folder, base_dir)
-    name = f"chronetix_plugin.{file.removesuffix('.py')}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise _failure(uri, f"{path} is no Python source file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
+    files.plugins_in(folder)
     try:
-        spec.loader.exec_module(module)
+        return _imported(path)
     except SyntaxError as cause:
         raise _failure(uri, _syntax(cause)) from cause
     except Exception as cause:
-        raise _failure(uri, f"importing {path} raised {type(cause).__name__}: {cause}") from cause
-    return module
+        raise _failure(uri, f"importing {path} raised {_raised(cause)}") from cause
+
+
+def _imported(path: str) -> ModuleType:
+    """The module in the file ``path``: of a package under its name there, else of its folder. Executed anew, so that
+    nodes of one process do not share what is in it."""
+    package = files.package_of(path)
+    if package is not None:
+        root, name = package
+        if _is_free(name.partition(".")[0], root):
+            _importable(root)
+            sys.modules.pop(name, None)
+            return importlib.import_module(name)
+        name = f"{files.module_name(os.path.join(root, '_.py')).rpartition('.')[0]}.{name}"
+    else:
+        name = files.module_name(path)
+    sys.modules.pop(name, None)
+    return importlib.import_module(name)
+
+
+def _is_free(top: str, root: str) -> bool:
+    """A package ``top`` of the folder ``root`` can be imported under that name."""
+    loaded = sys.modules.get(top)
+    if loaded is not None:
+        places = getattr(loaded, "__path__", ())
+    else:
+        found = importlib.util.find_spec(top)
+        if found is None:
+            return True
+        places = found.submodule_search_locations or ()
+    return os.path.join(root, top) in map(os.path.realpath, places)
+
+
+def _raised(cause: BaseException) -> str:
+    """What was raised, and in which line of the plugin's."""
+    return f"{type(cause).__name__}: {cause}{_where(cause)}"
+
+
+def _where(cause: BaseException) -> str:
+    frames = [each for each in traceback.extract_tb(cause.__traceback__) if is_users(each.filename)]
+    return f" ({frames[-1].filename}, line {frames[-1].lineno}: {frames[-1].line})" if frames else ""
 
 
 def _files_beside(place: str, folder: str) -> list[str]:
@@ -90,11 +127,13 @@ def _from_name(uri: str, name: str, base_dir: str) -> ModuleType:
         missing = cause.name or name
         if name == missing or name.startswith(missing + "."):
             raise _failure(uri, f"there is no module {missing}{_suggest(missing, _modules_beside(missing))}") from cause
-        raise _failure(uri, f"importing {name} needs the module {missing}, which is not installed") from cause
+        raise _failure(
+            uri, f"importing {name} needs the module {missing}, which is not installed{_where(cause)}"
+        ) from cause
     except SyntaxError as cause:
         raise _failure(uri, _syntax(cause)) from cause
     except Exception as cause:
-        raise _failure(uri, f"importing {name} raised {type(cause).__name__}: {cause}") from cause
+        raise _failure(uri, f"importing {name} raised {_raised(cause)}") from cause
 
 
 def _member(uri: str, module: ModuleType, path: str) -> Any:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
-import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
@@ -16,6 +15,7 @@ import msgspec
 from chronetix.nodeworker import _clone
 from chronetix.nodeworker.api.context import Level
 from chronetix.nodeworker.api.errors import Interrupted
+from chronetix.nodeworker.api.tracebacks import told
 from chronetix.nodeworker.inprocess.deployment import Deployment
 from chronetix.nodeworker.inprocess.member import FlowFailed
 from chronetix.protocol import cbor
@@ -106,7 +106,7 @@ def run(flow: Flow, base_dir: str, output: str = "table") -> int:
         sys.stdout.flush()
     except FlowFailed as failure:
         if failure.__cause__ is not None:
-            traceback.print_exception(failure.__cause__)
+            print(told(failure.__cause__), end="", file=sys.stderr)
         print(f"error: {failure}", file=sys.stderr)
         return FAILED
     finally:

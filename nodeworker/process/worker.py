@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol, TypeVar
 from chronetix.nodeworker import _clone
 from chronetix.nodeworker.api.errors import DaemonGone, Interrupted, said, sendable
 from chronetix.nodeworker.api.outputs import Outputs
+from chronetix.nodeworker.api.tracebacks import told
 from chronetix.nodeworker.engine import ending
 from chronetix.nodeworker.engine.load import load
 from chronetix.nodeworker.engine.loop import Emptied, Event, Loop, Lost, Mailbox
@@ -488,7 +489,7 @@ class Worker:
             name, message = reason.name, f"{reason.message}. {reason.hint}"
         else:
             name, message = type(reason).__name__, said(reason)
-        text = sendable("".join(traceback.format_exception(reason)))[-TRACEBACK_LIMIT:]
+        text = sendable(told(reason))[-TRACEBACK_LIMIT:]
         print(text, end="", file=sys.stderr)
         try:
             self._link.send(Fault(phase=phase, error=name, message=message[:MESSAGE_LIMIT], traceback=text))
