@@ -188,7 +188,10 @@ class Worker:
         self._link.send(_hung(text))
 
     def _last_words(self, text: str) -> tuple[int, bytes]:
-        return os.dup(self._link.fileno()), encode(_hung(text))
+        try:
+            return os.dup(self._link.fileno()), encode(_hung(text))
+        except OSError:  # no daemon is there
+            return -1, b""
 
     def _give_back(self, orderly: bool) -> None:
         """Who fails, leaves, or is told to stop at once, says nothing to the peers: whether there is a successor, the

@@ -107,8 +107,10 @@ static void producer_dealloc(Producer *self) {
         *self->link = self->next;
         if (self->next) self->next->link = self->link;
     }
-    if (self->arena && self->owner == native_process())
-        chx_producer_destroy(&self->end); /* no close: only a producer that says so has sent everything */
+    /* No close: only a producer that says so has sent everything. Frames of policy latest are revoked because their memory
+     * may be used again; that of a closed arena is not, and its consumer may still read them. */
+    if (self->arena && self->owner == native_process() && !self->arena->closed)
+        chx_producer_destroy(&self->end);
     else if (self->arena)
         chx_producer_forget(&self->end);
     Py_CLEAR(self->on_give_up);

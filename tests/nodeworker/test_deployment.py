@@ -179,8 +179,8 @@ class TestAFlow:
 
     def test_ends_upstream_when_a_consumer_leaves(self, run):
         class First:
-            def on_frame(self, frame):
-                raise SystemExit(0)
+            def on_frame(self, frame, ctx):
+                ctx.finish()
 
         log = []
         run(
@@ -314,7 +314,7 @@ class TestTimeAndMessages:
         class Listener:
             def on_message(self, message, ctx):
                 ctx.send([message.src, message.topic, message.value()])
-                raise SystemExit
+                ctx.finish()
 
         deployment = run(
             {"p": publisher, "l": Listener, "m": Listener, "c": Collect},
