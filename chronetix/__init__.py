@@ -14,6 +14,7 @@ from typing import Any
 
 _HOMES = {
     "Context": "chronetix.nodeworker.api.context",
+    "Encoded": "chronetix.nodeworker.api.codec",
     "Frame": "chronetix.shm",
     "Message": "chronetix.nodeworker.api.message",
     "Port": "chronetix.protocol.messages",

@@ -17,7 +17,7 @@ from typing import Any
 import click
 
 from chronetix import shm
-from chronetix.protocol import cbor
+from chronetix.protocol.content import cbor, npy
 from chronetix.protocol.errors import error
 from chronetix.protocol.json_text import json_text
 from chronetixctl import exits, output
@@ -117,7 +117,8 @@ chronetixctl topic echo my-flow a:b --raw --count 1 > frame.bin
 def echo(session: Session, flow: str, route: str, count: int | None, raw: bool, buffer: int) -> int:
     """Show the frames of ROUTE of FLOW (its id, its topic, or its ends as FROM:TO) from now on, until Ctrl-C.
 
-    JSON and CBOR are shown decoded, Arrow streams as their schema and number of rows, other bytes as hex.
+    JSON and CBOR are shown decoded, Arrow streams as their schema and number of rows, arrays as
+    their shape and dtype, other bytes as hex.
     """
     shown = 0
     with Asking(session) as asking:
@@ -182,12 +183,32 @@ def _value(frame: shm.Frame, content_type: str) -> Any:
         case "application/json":
             return json.loads(bytes(frame))
         case "application/cbor":
-            return cbor.loads(bytes(frame))
+            return _printable(cbor.loads(bytes(frame)))
+        case "application/x-npy":
+            return _array(frame)
         case "application/arrow-ipc" | "application/arrow+ipc":
             table = frame.arrow()
             return {"rows": table.num_rows, "schema": {field.name: str(field.type) for field in table.schema}}
         case _:
             raise _NoFormat
+
+
+def _array(frame: shm.Frame) -> dict[str, Any]:
+    """What the array of a frame is, without its items."""
+    with memoryview(frame) as view:
+        header = npy.read_header(view)
+    return {"shape": list(header.shape), "dtype": header.descr, "by_columns": header.by_columns}
+
+
+def _printable(value: Any) -> Any:
+    """What CBOR has and JSON has not: arrays and sets as lists, keys and the rest as text."""
+    if isinstance(value, dict):
+        return {key if isinstance(key, str) else str(key): _printable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_printable(item) for item in value]
+    if value is None or isinstance(value, str | int | float | bytes):
+        return value
+    return value.tolist() if hasattr(value, "tolist") else str(value)
 
 
 def _lines(item: dict[str, Any]) -> Iterator[str]:

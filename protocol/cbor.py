@@ -20,10 +20,10 @@ from __future__ import annotations
 from typing import Any, Final
 
 from chronetix.protocol import _cbor
-from chronetix.protocol._cbor import CborError, Decoder, Encoded, Encoder, dismantle, frame
+from chronetix.protocol._cbor import CborError, Decoder, Encoded, Encoder, check_json, dismantle, frame
 
 __all__ = ["MAX_DEPTH", "MAX_INT", "MAX_ITEMS", "MIN_INT", "CborError", "Decoder", "Encoder", "check", "dismantle"]
-__all__ += ["Encoded", "dumps", "frame", "loads"]
+__all__ += ["Encoded", "check_json", "dumps", "frame", "loads"]
 
 MAX_DEPTH: Final = _cbor.MAX_DEPTH
 """How many containers may be inside each other. Bounds the memory that a peer can make this process use for them; real

@@ -205,6 +205,7 @@ class Loan:
         trace: int = 0,
         input_seq: int = 0,
         redelivered: bool = False,
+        noted: bool = False,
     ) -> int:
         """Publish the first ``length`` bytes (all by default); the frame's sequence number on the first route. What is
         not given here is as ``loan`` was told.
@@ -236,6 +237,7 @@ class Outlet:
         trace: int = 0,
         input_seq: int = 0,
         redelivered: bool = False,
+        noted: bool = False,
     ) -> int:
         """Copy ``data`` (any C-contiguous buffer) into the arena and commit it to every route; its sequence number on
         the first, -1 if that one dropped it. All routes get it or none. Raises WouldBlock when the time is up,
@@ -243,7 +245,7 @@ class Outlet:
 
         ``origin`` is the frame that this one is made from: its ``seq`` becomes the ``input_seq``, what comes of a
         redelivered frame is redelivered, and its deadline can only be shortened. A source gives the number of the item
-        instead."""
+        instead. ``noted``: the last bytes are notes (shm/SPEC.md, 3.1) and no payload."""
     def send_many(
         self,
         data: Buffer,
@@ -256,6 +258,7 @@ class Outlet:
         trace: int = 0,
         input_seq: int = 0,
         redelivered: bool = False,
+        noted: bool = False,
     ) -> int:
         """Send ``data`` (any C-contiguous buffer) as consecutive frames of ``size`` bytes each, all with these tags (a
         number as ``origin`` is the first one's, the others count on from it), waiting for credits and room as needed;
@@ -279,12 +282,16 @@ class Outlet:
         trace: int = 0,
         input_seq: int = 0,
         redelivered: bool = False,
+        noted: bool = False,
     ) -> Loan:
         """Raises what ``send`` raises."""
     def add(self, tap: Producer) -> None:
         """Send every frame from the next one on to ``tap`` as well. From any thread, also while another one sends."""
     def sweep(self) -> None:
         """Let go of taps that have ended; later, if a loan is open."""
+    def encode_with(self, encode: Callable[[Any], Buffer], /) -> None:
+        """``encode`` is called with data that has no buffer, none that is C-contiguous, or one of pointers to objects,
+        and returns bytes to be sent instead, or raises."""
     def wait(self, timeout_ns: int = -1) -> bool:
         """After WouldBlock: sleep until every blocking route has come down to credit_low, or, if room was short, until
         something was returned; False on time-out."""
@@ -333,8 +340,19 @@ class Frame:
     def released(self) -> bool: ...
     def __len__(self) -> int: ...
     def __buffer__(self, flags: int, /) -> memoryview: ...
+    @property
+    def content_type(self) -> str:
+        """What its payload is, as its consumer was told; empty if it was not."""
+    @property
+    def meta(self) -> Any:
+        """The metadata that were sent with it, decoded anew each time; an empty map without any."""
+    @property
+    def stamp_ns(self) -> int:
+        """The sender's own time, if it gave one; 0: none. ``time_ns`` is when it was sent."""
     def numpy(self, dtype: npt.DTypeLike = ...) -> npt.NDArray[Any]:
-        """Zero-copy one-dimensional array of ``dtype`` (default uint8); ValueError if the size is no multiple."""
+        """Zero-copy, read-only array: of a route of ``application/x-npy`` the one that was sent, in its shape, dtype
+        and order; of any other a one-dimensional one of ``dtype`` (default uint8) over the payload, ValueError if the
+        size is no multiple. The frame is held as long as the array, or a view of it, is."""
     def value(self) -> Any:
         """``consumer.decode(self)``; a read-only memoryview of it when the consumer has no ``decode``."""
     def arrow(self) -> Any:
@@ -395,10 +413,14 @@ class Consumer:
         base_seq: int = 0,
         peer: str = "",
         decode: Callable[[Frame], Any] | None = None,
+        array: Callable[..., npt.NDArray[Any]] | None = None,
+        meta: Callable[[bytes], Any] | None = None,
+        content_type: str = "",
         qos: Qos = "normal",
     ) -> None:
-        """``peer`` names the producing node; ``decode`` is what ``Frame.value()`` of its frames calls; ``qos`` is the
-        class in which an inlet serves it."""
+        """``peer`` names the producing node; ``decode`` is what ``Frame.value()`` of its frames calls, ``array`` what
+        ``numpy()`` does (with the dtype, if one is given), ``meta`` makes something of the bytes of ``Frame.meta``;
+        ``qos`` is the class in which an inlet serves it."""
     @property
     def fd(self) -> int:
         """The sealed CREDIT memfd."""

@@ -1,21 +1,28 @@
-"""Content types: Python values to bytes and back.
+"""Content types: Python values to bytes and back, for frames and for messages.
 
-Rules: bytes-like data is taken as encoded already, whatever the content type; ``application/arrow+ipc`` is
-``application/arrow-ipc``; a content type that is not known carries bytes only. Decoding copies nothing where the format
-allows it (octet-stream, Arrow). Failures are ``payload-undecodable`` and ``payload-unencodable`` and name the route.
+Rules: what is sent is looked at where it is sent, so that whoever gets it can read it; failures are
+``payload-unencodable`` there and ``payload-undecodable`` here, and name the route. JSON and CBOR carry values, Arrow
+tables, ``application/x-npy`` arrays, the formats of ``chronetix.protocol.content``; octet-stream and every type that is
+not known carry bytes, anything with a C-contiguous buffer as its memory lies. What is encoded already says so:
+:class:`Encoded`, a frame of a route of the same type, or bytes where the type has no bytes of its own (JSON, Arrow,
+x-npy). ``application/arrow+ipc`` is ``application/arrow-ipc``. Decoding copies nothing where the format allows it
+(octet-stream, Arrow, x-npy).
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import msgspec
-import numpy as np
 
 from chronetix.nodeworker.api.errors import said
 from chronetix.protocol import cbor
+from chronetix.protocol.content import cbor as data_cbor
+from chronetix.protocol.content import json, npy
+from chronetix.protocol.content.natural import Unfit
 from chronetix.protocol.errors import error
 from chronetix.protocol.messages import MAX_FRAME
 from chronetix.shm import Frame
@@ -26,14 +33,14 @@ if TYPE_CHECKING:
 JSON: Final = "application/json"
 CBOR: Final = "application/cbor"
 ARROW: Final = "application/arrow-ipc"
+NPY: Final = "application/x-npy"
 OCTETS: Final = "application/octet-stream"
 
 MAX_RESULT: Final = MAX_FRAME - 1024
 """Bytes of a result: the message around it takes some too."""
 
 _ALIASES: Final = {"application/arrow+ipc": ARROW, "": JSON}
-_BYTES: Final = frozenset({bytes, bytearray, memoryview, Frame})
-_VALUES: Final = frozenset({dict, list, tuple, str, int, float, bool, type(None), set, frozenset})
+_BYTES: Final = (bytes, bytearray, memoryview)
 
 
 def canonical(content_type: str) -> str:
@@ -42,57 +49,139 @@ def canonical(content_type: str) -> str:
     return _ALIASES.get(plain, plain)
 
 
-def is_bytes(data: object) -> bool:
-    """Whether ``data`` passes as it is: anything with a C-contiguous buffer (bytes, Frame, numpy array …)."""
-    kind = type(data)
-    if kind in _BYTES:
-        return True
-    if kind in _VALUES:
-        return False
-    try:
-        view = memoryview(data)  # type: ignore[arg-type]
-    except TypeError:
-        return False
-    return view.c_contiguous
+class Encoded:
+    """``data`` (bytes-like) is of the content type already that it is sent as; that is looked at when it is sent."""
+
+    __slots__ = ("data",)
+
+    def __init__(self, data: Buffer) -> None:
+        self.data = data
+
+    def __repr__(self) -> str:
+        return f"<Encoded, {memoryview(self.data).nbytes} bytes>"
+
+
+class Ready(Protocol):
+    """A value that is written straight into memory of its ``size``."""
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+
+    def write(self, target: memoryview, /) -> None:
+        """Fill ``target``."""
 
 
 @dataclass(frozen=True, slots=True)
 class Codec:
-    """How values of one content type become bytes. ``place``, if there is one, writes a value into a writable buffer of
-    the size that ``measure`` gives, sparing the copy."""
+    """How values of one content type become bytes: ``dump``, and ``check``, which raises for bytes that are not of it
+    (None: the type carries any bytes). ``prepare``, if there is one, spares the copy; ``array`` is what
+    ``Frame.numpy()`` gives, of a frame of arrays."""
 
     content_type: str
     dump: Callable[[Any], Buffer]
     load: Callable[[Any], Any]
-    measure: Callable[[Any], int] | None = None
-    place: Callable[[Any, memoryview], None] | None = None
+    check: Callable[[Any], Any] | None = None
+    prepare: Callable[[Any], Ready] | None = None
+    array: Callable[[Any], Any] | None = None
 
     def encode(self, value: Any, where: str = "") -> bytes:
         """``value`` as bytes. ``where`` is the route or topic that the error names. Raises ChronetixError."""
         return bytes(self.pack(value, where))
 
     def pack(self, value: Any, where: str = "") -> Buffer:
-        """``value`` as something with a buffer: itself if it has one."""
-        if is_bytes(value):
-            return value  # type: ignore[no-any-return]
+        """``value`` as something with a C-contiguous buffer: itself if it is encoded already."""
         try:
-            return self.dump(value)
+            ready = self.encoded(value)
+            return self.dump(value) if ready is None else ready
         except Exception as reason:
             raise self.unencodable(value, reason, where) from reason
+
+    def ready(self, value: Any, where: str = "") -> Ready:
+        """``value`` to be written where there is room for it. Raises ChronetixError."""
+        try:
+            already = self.encoded(value)
+            if already is None and self.prepare is not None:
+                return self.prepare(value)
+            return _Copied(self.dump(value) if already is None else already)
+        except Exception as reason:
+            raise self.unencodable(value, reason, where) from reason
+
+    def encoded(self, value: Any) -> Buffer | None:
+        """The bytes of ``value`` if it is of this type already, to be sent as they are; None for a value. Raises what
+        is wrong with bytes that should be of this type and are not."""
+        if type(value) is Frame:
+            return self._relayed(value)
+        if type(value) is Encoded:
+            value = value.data
+        elif self.content_type == CBOR or not isinstance(value, _BYTES):
+            return None
+        if self.check is not None:
+            self.check(value)
+        elif not is_bytes(value):
+            return None
+        return value  # type: ignore[no-any-return]
 
     def decode(self, data: Any, where: str = "") -> Any:
         """The value in ``data`` (anything with a buffer). Raises ChronetixError ``payload-undecodable``."""
         try:
             return self.load(data)
         except Exception as reason:
-            text = f"{type(reason).__name__}: {reason}"
-            raise error("payload-undecodable", route=where, content_type=self.content_type, reason=text) from reason
+            raise self._undecodable(reason, where) from reason
+
+    def decode_array(self, data: Any, where: str, dtype: Any = None) -> Any:
+        """The array in ``data``. Raises ChronetixError ``payload-undecodable``; ValueError if its type is not
+        ``dtype``."""
+        assert self.array is not None
+        try:
+            array = self.array(data)
+        except Exception as reason:
+            raise self._undecodable(reason, where) from reason
+        if dtype is not None and array.dtype != dtype:
+            raise ValueError(f"the frame has an array of {array.dtype}, not of {dtype}: call numpy() without a dtype")
+        return array
 
     def unencodable(self, value: Any, reason: BaseException, where: str) -> Exception:
         """The error for a value that this content type has no place for."""
-        text = str(reason) or type(reason).__name__
+        text = said(reason) or type(reason).__name__
         kind = type(value).__name__
         return error("payload-unencodable", type=kind, content_type=self.content_type, route=where, reason=text)
+
+    def _undecodable(self, reason: Exception, where: str) -> Exception:
+        text = f"{type(reason).__name__}: {said(reason)}"
+        return error("payload-undecodable", route=where, content_type=self.content_type, reason=text)
+
+    def _relayed(self, frame: Frame) -> Buffer | None:
+        """A frame that is sent on: as it is where the types are the same, or this one carries bytes; else its value,
+        which is encoded anew; of a frame of bytes, these."""
+        if frame.content_type == self.content_type or self.check is None:
+            return frame
+        known = _KNOWN.get(frame.content_type)
+        return self.pack(bytes(frame) if known is None or known.check is None else frame.value())
+
+
+@dataclass(frozen=True, slots=True)
+class _Copied:
+    """What has its bytes already."""
+
+    data: Any
+
+    @property
+    def size(self) -> int:
+        return memoryview(self.data).nbytes
+
+    def write(self, target: memoryview) -> None:
+        target[:] = memoryview(self.data).cast("B")
+
+
+def is_bytes(data: object) -> bool:
+    """Whether ``data`` passes as its memory lies: anything with a C-contiguous buffer of items that mean something to
+    others (bytes, Frame, numpy array …), not pointers to objects."""
+    try:
+        with memoryview(data) as view:  # type: ignore[arg-type]
+            return view.c_contiguous and "O" not in view.format
+    except (TypeError, ValueError, BufferError):
+        return False
 
 
 def plain(value: Any) -> Any:
@@ -122,28 +211,47 @@ def result(value: Any) -> Any:
 
 def _foreign(value: Any) -> Any:
     """numpy's scalars and arrays as Python's own; anything else that msgspec does not know is refused."""
-    if isinstance(value, np.generic):
+    numpy = sys.modules.get("numpy")
+    if numpy is not None and isinstance(value, numpy.generic):
         return value.item()
-    if isinstance(value, np.ndarray):
+    if numpy is not None and isinstance(value, numpy.ndarray):
         return value.tolist()
     if hasattr(value, "__fspath__"):
         return value.__fspath__()
     raise TypeError(f"{type(value).__module__}.{type(value).__qualname__} has no form in it: convert it first")
 
 
-_json = msgspec.json.Encoder(enc_hook=_foreign)
-
-
-def _dump_cbor(value: Any) -> bytes:
-    return cbor.dumps(plain(value))
+def _check_json(data: Any) -> None:
+    try:
+        json.loads(data)
+    except ValueError as reason:
+        raise Unfit(f"{json.NO_BYTES}; and these are no JSON text: {reason}") from None
 
 
 def _load_cbor(data: Any) -> Any:
-    return cbor.loads(bytes(data))
+    return data_cbor.loads(bytes(data))
 
 
-def _dump_octets(_value: Any) -> Buffer:
-    raise TypeError("only bytes-like values (bytes, memoryview, numpy array, Frame) can be")
+def _dump_octets(value: Any) -> Buffer:
+    """The memory of an array row by row, whatever its layout; anything else has been refused by is_bytes."""
+    if is_bytes(value):
+        return value  # type: ignore[no-any-return]
+    if isinstance(value, str):
+        raise Unfit("text is no bytes: send text.encode(), or give the route content_type application/json")
+    dtype = getattr(value, "dtype", None)
+    if dtype is not None and not dtype.hasobject and hasattr(value, "tobytes"):
+        return bytes(value.tobytes())
+    try:
+        view = memoryview(value)
+    except (TypeError, ValueError, BufferError):
+        raise Unfit(
+            "only bytes-like values (bytes, memoryview, numpy array, Frame) can be; values need content_type "
+            "application/json or application/cbor"
+        ) from None
+    with view:
+        if "O" in view.format:
+            raise Unfit("an array of objects is pointers, which mean nothing elsewhere: choose a dtype (astype)")
+        return view.tobytes()
 
 
 def _load_octets(data: Any) -> memoryview:
@@ -158,41 +266,48 @@ def _arrow() -> Any:
     return pyarrow
 
 
-def _arrow_batches(value: Any) -> tuple[Any, list[Any]]:
-    """Schema and record batches of a Table, RecordBatch or RecordBatchReader-like list of batches."""
-    pa = _arrow()
-    if isinstance(value, pa.RecordBatch):
-        return value.schema, [value]
-    if isinstance(value, pa.Table):
-        return value.schema, value.to_batches()
-    raise TypeError("only a pyarrow.Table, a pyarrow.RecordBatch or an encoded stream can be")
+class _Stream:
+    """A table or a record batch, to be written as a stream."""
+
+    __slots__ = ("_batches", "_schema", "size")
+
+    def __init__(self, value: Any) -> None:
+        pa = _arrow()
+        if isinstance(value, pa.RecordBatch):
+            self._schema, self._batches = value.schema, [value]
+        elif isinstance(value, pa.Table):
+            self._schema, self._batches = value.schema, value.to_batches()
+        else:
+            raise Unfit("only a pyarrow.Table, a pyarrow.RecordBatch or an encoded stream can be")
+        counter = pa.MockOutputStream()
+        self._write_to(counter)
+        self.size = int(counter.size())
+
+    def write(self, target: memoryview) -> None:
+        pa = _arrow()
+        sink = pa.FixedSizeBufferWriter(pa.py_buffer(target))
+        try:
+            self._write_to(sink)
+        finally:
+            sink.close()
+
+    def _write_to(self, sink: Any) -> None:
+        with _arrow().ipc.new_stream(sink, self._schema) as writer:
+            for batch in self._batches:
+                writer.write_batch(batch)
 
 
-def _write_arrow(value: Any, sink: Any) -> None:
-    schema, batches = _arrow_batches(value)
-    with _arrow().ipc.new_stream(sink, schema) as writer:
-        for batch in batches:
-            writer.write_batch(batch)
+def _prepare_arrow(value: Any) -> Ready:
+    if is_bytes(value):  # pyarrow's own buffers too
+        _load_arrow(value)
+        return _Copied(value)
+    return _Stream(value)
 
 
-def _measure_arrow(value: Any) -> int:
-    counter = _arrow().MockOutputStream()
-    _write_arrow(value, counter)
-    return int(counter.size())
-
-
-def _place_arrow(value: Any, target: memoryview) -> None:
-    pa = _arrow()
-    sink = pa.FixedSizeBufferWriter(pa.py_buffer(target))
-    try:
-        _write_arrow(value, sink)
-    finally:
-        sink.close()
-
-
-def _dump_arrow(value: Any) -> bytearray:
-    target = bytearray(_measure_arrow(value))
-    _place_arrow(value, memoryview(target))
+def _dump_arrow(value: Any) -> Buffer:
+    ready = _prepare_arrow(value)
+    target = bytearray(ready.size)
+    ready.write(memoryview(target))
     return target
 
 
@@ -204,9 +319,10 @@ def _load_arrow(data: Any) -> Any:
 
 
 _KNOWN: Final = {
-    JSON: Codec(JSON, _json.encode, msgspec.json.decode),
-    CBOR: Codec(CBOR, _dump_cbor, _load_cbor),
-    ARROW: Codec(ARROW, _dump_arrow, _load_arrow, _measure_arrow, _place_arrow),
+    JSON: Codec(JSON, json.dumps, json.loads, _check_json),
+    CBOR: Codec(CBOR, data_cbor.dumps, _load_cbor, _load_cbor),
+    ARROW: Codec(ARROW, _dump_arrow, _load_arrow, _load_arrow, _prepare_arrow),
+    NPY: Codec(NPY, npy.dumps, npy.load, npy.check, npy.prepare, npy.load_array),
     OCTETS: Codec(OCTETS, _dump_octets, _load_octets),
 }
 
@@ -217,11 +333,40 @@ def of(content_type: str) -> Codec:
     return _KNOWN.get(kind) or Codec(kind, _dump_octets, _load_octets)
 
 
-def decoder(content_type: str, route: str) -> Callable[[Frame], Any]:
-    """What ``Frame.value()`` of ``route`` does."""
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What ``Frame.value()``, ``numpy()`` and ``meta`` of ``route`` do; ``array`` is None where a frame's memory is the
+    array."""
+
+    content_type: str
+    value: Callable[[Frame], Any]
+    array: Callable[[Frame, Any], Any] | None
+
+
+def reading(content_type: str, route: str) -> Reading:
+    """Of a route."""
     codec = of(content_type)
 
     def value(frame: Frame) -> Any:
         return codec.decode(frame, route)
 
-    return value
+    def array(frame: Frame, dtype: Any = None) -> Any:
+        return codec.decode_array(frame, route, dtype)
+
+    return Reading(codec.content_type, value, None if codec.array is None else array)
+
+
+def pack_meta(meta: Any, where: str) -> bytes:
+    """Metadata of a frame, a map. Raises ChronetixError ``payload-unencodable``."""
+    if not isinstance(meta, dict):
+        reason = Unfit(f"metadata are a dict, not a {type(meta).__name__}")
+        raise _METADATA.unencodable(meta, reason, where)
+    return _METADATA.encode(meta, where)
+
+
+def load_meta(data: bytes) -> Any:
+    """The metadata that a frame came with. Raises ChronetixError ``payload-undecodable``."""
+    return _METADATA.decode(data)
+
+
+_METADATA: Final = Codec("metadata (CBOR)", data_cbor.dumps, _load_cbor)

@@ -17,13 +17,21 @@ import msgspec
 from chronetix.nodeworker.api import codec
 from chronetix.nodeworker.api.errors import RequestFailed
 from chronetix.nodeworker.api.message import Message
-from chronetix.nodeworker.api.outputs import Origin, Outputs
-from chronetix.protocol.messages import Configure, Envelope, Port
+from chronetix.nodeworker.api.outputs import Notes, Origin, Outputs
+from chronetix.protocol import cbor
+from chronetix.protocol.errors import error
+from chronetix.protocol.messages import MAX_FRAME, Configure, Envelope, Port
 from chronetix.shm import Batch, Frame, Loan, WouldBlock
 
 Level = Literal["debug", "info", "warning", "error", "critical"]
 Outcome = Literal["passed", "dead-letter", "dropped"]
 
+
+MAX_MESSAGE = MAX_FRAME - 1024
+"""Bytes of a bus message's envelope and payload: what carries them takes some too."""
+
+MAX_TOPIC = 1024
+"""Characters; the daemon keeps no longer ones."""
 
 Done = Callable[[Message | RequestFailed], Any]
 """Gets the end of a request."""
@@ -244,18 +252,31 @@ class Context:
         """An output's frames in use have reached its watermark: the consumer is slower than this node."""
         return self._outputs.high
 
-    def send(self, data: Any, *, to: str | None = None, timeout: float | None = None) -> None:
+    def send(
+        self,
+        data: Any,
+        *,
+        to: str | None = None,
+        timeout: float | None = None,
+        meta: Mapping[str, Any] | None = None,
+        stamp_ns: int = 0,
+    ) -> None:
         """Send one frame to every output, or to the routes that ``to`` (route, topic or peer) names.
 
-        Bytes-like data goes as it is, other values are encoded by each route's content type. ``timeout`` in seconds:
-        None waits for credit, 0 never. Raises WouldBlock (nothing was sent), RouteClosed, FrameTooLarge,
-        ChronetixError ``payload-unencodable``, ValueError for an unknown ``to``.
+        ``data`` is encoded by each route's content type: see docs/data.md. ``meta``, a dict of what CBOR carries, and
+        ``stamp_ns``, a time of your own (``time.time_ns()`` of when a picture was taken, say), go along on any route:
+        ``frame.meta``, ``frame.stamp_ns``. ``timeout`` in seconds: None waits for credit, 0 never. Raises WouldBlock
+        (nothing was sent), RouteClosed, FrameTooLarge, ChronetixError ``payload-unencodable`` for what the route's
+        content type has no place for, ValueError for an unknown ``to``.
         """
         step = self._step
         doing, step.doing = step.doing, None
         try:
             origin, wait_ns = self._origin(doing), nanoseconds(timeout) if step.interrupt is None else 0
-            self._outputs.sender(to)(data, wait_ns, origin)
+            if meta is None and not stamp_ns:
+                self._outputs.sender(to)(data, wait_ns, origin)
+            else:
+                self._outputs.send_noted(to, data, Notes(stamp_ns, meta), wait_ns, origin)
             self._sent(origin)
         except WouldBlock:
             if step.interrupt is not None:
@@ -268,14 +289,15 @@ class Context:
         """Send records of ``size`` bytes that lie one after another in ``data`` (bytes-like: a numpy array, say) as a
         frame each, with one step for many of them; how many have gone.
 
-        They go to the outputs as they are, whatever their content type; of a source each counts as an item. Without
-        ``timeout`` all have gone; with one, as many as found credit in time. Raises ValueError for what is no whole
-        number of records, else as :meth:`send`, and with a ``timeout`` only when none has gone.
+        They go as they are; where an output carries anything but bytes (application/octet-stream) each is looked at
+        first. Of a source each counts as an item. Without ``timeout`` all have gone; with one, as many as found credit
+        in time. Raises ValueError for what is no whole number of records, else as :meth:`send`, and with a ``timeout``
+        only when none has gone.
         """
         step = self._step
         doing, step.doing = step.doing, None
         try:
-            outlet, sent, rest = self._outputs.outlet(to), 0, data
+            outlet, sent, rest = self._outputs.records_outlet(to, data, size), 0, data
             while True:
                 origin, wait_ns = self._origin(doing), nanoseconds(timeout) if step.interrupt is None else 0
                 gone = outlet.send_many(rest, size, wait_ns, origin)
@@ -296,7 +318,7 @@ class Context:
     def loan(self, nbytes: int, *, to: str | None = None, timeout: float | None = None) -> Loan:
         """``nbytes`` of shared memory to write the next frame in place: ``with ctx.loan(n) as room: …`` sends it.
 
-        Goes to the outputs as it is, whatever their content type. Errors as in :meth:`send`.
+        Goes to the outputs as it is: what is written has to be of their content type. Errors as in :meth:`send`.
         """
         step = self._step
         doing, step.doing = step.doing, None
@@ -326,7 +348,9 @@ class Context:
         """Publish on the event bus: to ``topic``, or with None to every topic of this node's control routes.
 
         ``data`` is encoded as ``envelope["content_type"]`` (JSON by default); other keys (``priority``, ``headers``,
-        ``deadline_ns`` …) go into the envelope. Raises ValueError when None is given and there is no such topic.
+        ``deadline_ns`` …) go into the envelope. Raises ValueError when None is given and there is no such topic, for an
+        empty topic and for an envelope that cannot be sent; ChronetixError ``payload-unencodable`` for what the content
+        type has no place for, ``frame-not-sendable`` for more than a message takes (16 MiB).
         """
         topics = self.publications if topic is None else (topic,)
         if not topics:
@@ -336,7 +360,8 @@ class Context:
             self._host.publish(head, payload)
 
     def subscribe(self, topic: str) -> None:
-        """Messages of exactly ``topic`` come to ``on_message`` from now on."""
+        """Messages of exactly ``topic`` come to ``on_message`` from now on. Raises ValueError for what is no topic."""
+        check_topic(topic)
         self._host.subscribe(topic)
 
     def unsubscribe(self, topic: str) -> None:
@@ -364,12 +389,18 @@ class Context:
 
     def _message(self, topic: str, data: Any, extra: Mapping[str, Any]) -> tuple[dict[str, Any], bytes]:
         head = {"topic": topic, "src": self.node, "content_type": codec.JSON, **extra}
-        head["content_type"] = codec.canonical(head["content_type"])
+        check_topic(head["topic"])
         try:
             msgspec.convert(head, Envelope)
-        except msgspec.ValidationError as reason:
+            room = MAX_MESSAGE - len(cbor.dumps(head))
+        except (msgspec.ValidationError, cbor.CborError) as reason:
             raise ValueError(f"the envelope for {topic!r} is not valid: {reason}") from None
-        return head, codec.of(head["content_type"]).encode(data, topic)
+        head["content_type"] = codec.canonical(head["content_type"])
+        payload = codec.of(head["content_type"]).encode(data, topic)
+        if len(payload) > room:
+            text = f"{len(payload)} bytes on {topic!r}, and a message has room for {room}: send them over a data route"
+            raise error("frame-not-sendable", type="publish", reason=text)
+        return head, payload
 
 
 def _asleep() -> None:
@@ -379,6 +410,18 @@ def _asleep() -> None:
 def _resume(config: Configure) -> int:
     """The last item that all outputs had got when a worker was told of them."""
     return min((port.resume for port in config.outputs), default=0)
+
+
+def check_topic(topic: Any) -> None:
+    """Raise ValueError for what the daemon takes for no topic."""
+    if not isinstance(topic, str) or not topic:
+        raise ValueError(f"a topic is text with at least one character, not {topic!r}")
+    if len(topic) > MAX_TOPIC:
+        raise ValueError(f"a topic has at most {MAX_TOPIC} characters, not {len(topic)}")
+    try:
+        topic.encode()
+    except UnicodeEncodeError as reason:
+        raise ValueError(f"a topic is text that UTF-8 can hold: {reason}") from None
 
 
 def nanoseconds(seconds: float | None) -> int:

@@ -1,17 +1,23 @@
 """What a node sends: its data routes grouped by content type, so that a frame is encoded and copied once for each type.
 
-Rules: a send reaches every addressed route or none (``WouldBlock`` leaves nothing behind); bytes-like data goes to
-all of them through one outlet, with one copy; senders are made once and kept, because they are the hot path. A tap
-joins the outlets of the route that it listens to, which costs a frame nothing but that route's share.
+Rules: a send reaches every addressed route or none (``WouldBlock`` leaves nothing behind), and none before the value
+was encoded for all of them; bytes go to routes that carry bytes straight through one outlet, with one copy; senders
+are made once and kept, because they are the hot path. A tap joins the outlets of the route that it listens to, which
+costs a frame nothing but that route's share.
+
+A frame's notes, the sender's time and metadata, lie behind its payload; who takes it never sees them as part of that.
 """
 
 from __future__ import annotations
 
 import difflib
+import struct
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any, Protocol
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from chronetix.nodeworker.api import codec
 from chronetix.protocol.messages import Port
@@ -43,6 +49,9 @@ class OutletLike(Protocol):
     def sweep(self) -> None:
         """Let go of taps that have ended."""
 
+    def encode_with(self, encode: Callable[[Any], Buffer]) -> None:
+        """``encode`` makes bytes of what has no plain memory, or raises."""
+
 
 class Sender(Protocol):
     """Sends one value to a fixed set of routes."""
@@ -63,6 +72,7 @@ class Outputs:
         self._make_outlet = make_outlet
         self._outlets: dict[tuple[int, ...], OutletLike] = {}
         self._senders: dict[str | None, Sender] = {}
+        self._noted: dict[str | None, _Parts] = {}
         self._taps: list[tuple[int, Producer]] = []
         self._lock = threading.Lock()
         """Between the plugin's thread, which makes outlets, and another one that brings taps."""
@@ -77,6 +87,7 @@ class Outputs:
             self._taps = [(places[route], tap) for route, tap in taps if route in places]
             self._outlets.clear()
             self._senders.clear()
+            self._noted.clear()
 
     def add_tap(self, route: str, tap: Producer) -> None:
         """``tap`` gets what is sent to ``route`` from the next frame on. From any thread. Raises ValueError for a route
@@ -108,9 +119,30 @@ class Outputs:
             made = self._senders[to] = self._make(self._matching(to))
         return made
 
+    def send_noted(self, to: str | None, data: Any, notes: Notes, timeout_ns: int = -1, origin: Origin = None) -> None:
+        """As the sender for ``to`` does, with notes. Raises what that raises, and ``payload-unencodable`` for metadata
+        that cannot be sent."""
+        parts = self._noted.get(to)
+        if parts is None:
+            parts = self._noted[to] = _Parts(self._parts(self._matching(to)))
+        if not parts.parts:
+            _send_nowhere(data)
+        parts.send(data, timeout_ns, origin, notes.trailer(parts.parts[0].route))
+
     def outlet(self, to: str | None = None) -> OutletLike:
         """The one outlet for the routes that ``to`` names."""
         return self._outlet_of(self._matching(to))
+
+    def records_outlet(self, to: str | None, data: Any, size: int) -> OutletLike:
+        """The same for records of ``size`` bytes in ``data``, each of which is looked at where routes carry anything
+        but bytes. Raises ChronetixError ``payload-unencodable`` for one that is not what a route carries."""
+        for part in self._parts(self._matching(to)):
+            if part.kind.check is None or size < 1:
+                continue
+            with memoryview(data) as view, view.cast("B") as flat:
+                for at in range(0, flat.nbytes - size + 1, size):
+                    part.kind.encode(codec.Encoded(flat[at : at + size].tobytes()), part.route)
+        return self.outlet(to)
 
     def outlets(self, to: str | None = None) -> tuple[Any, ...]:
         """All outlets by which a send to the routes that ``to`` names may go: what waits for it waits for all."""
@@ -156,89 +188,114 @@ class Outputs:
                 self._outlets[members] = made
         return made
 
-    def _make(self, members: tuple[int, ...]) -> Sender:
-        if not members:
-            return _send_nowhere
+    def _parts(self, members: tuple[int, ...]) -> list[_Part]:
+        """Routes of one content type go together."""
         groups: dict[str, list[int]] = {}
         for index in members:
             groups.setdefault(codec.canonical(self.ports[index].content_type), []).append(index)
-        parts = [
-            (codec.of(kind), self._outlet_of(tuple(group)), self.ports[group[0]].route)
+        return [
+            _Part(codec.of(kind), self._outlet_of(tuple(group)), self.ports[group[0]].route)
             for kind, group in groups.items()
         ]
+
+    def _make(self, members: tuple[int, ...]) -> Sender:
+        if not members:
+            return _send_nowhere
+        parts = self._parts(members)
         if len(parts) == 1:
-            return _one_type(*parts[0])
-        return _several_types(parts, self._outlet_of(members))
+            return _one_type(parts[0])
+        if all(part.kind.check is None for part in parts):
+            everyone = self._outlet_of(members)
+            everyone.encode_with(partial(parts[0].kind.pack, where=parts[0].route))
+            return everyone.send
+        return _Parts(parts).send
+
+
+@dataclass(frozen=True, slots=True)
+class Notes:
+    """What may go along with a frame: ``stamp_ns``, a time of the sender's own (0: none), and a map of metadata."""
+
+    stamp_ns: int
+    meta: Any
+
+    def trailer(self, route: str) -> bytes:
+        """As it lies behind the payload: the metadata in CBOR, the time, their length, zero (shm/SPEC.md, 3.1)."""
+        meta = b"" if self.meta is None else codec.pack_meta(self.meta, route)
+        try:
+            return meta + _TRAILER.pack(self.stamp_ns, len(meta), 0)
+        except struct.error:
+            raise ValueError(f"stamp_ns is a whole number of ns that 64 bits hold, not {self.stamp_ns!r}") from None
+
+
+_TRAILER: Final = struct.Struct("<qII")
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Routes of one content type; ``route`` is the one that errors name."""
+
+    kind: codec.Codec
+    outlet: OutletLike
+    route: str
 
 
 def _send_nowhere(data: Any, timeout_ns: int = -1, origin: Origin = None) -> None:  # noqa: ARG001
     raise ValueError("this node has no data outputs: give it a data route, or publish")
 
 
-def _one_type(kind: codec.Codec, outlet: OutletLike, route: str) -> Sender:
-    send = outlet.send
-    if kind.content_type == codec.OCTETS:
+def _one_type(part: _Part) -> Sender:
+    kind, outlet, route = part.kind, part.outlet, part.route
+    send, dump, pack = outlet.send, kind.dump, kind.pack
+    if kind.check is None:
+        outlet.encode_with(partial(pack, where=route))
         return send
-    if kind.measure is not None:
-        return _in_place(kind, outlet, route)
-    dump, is_bytes = kind.dump, codec.is_bytes
+    if kind.prepare is not None:
+        return _Parts([part]).send
     values = frozenset({dict, list, str, int, float})
 
     def encode_and_send(data: Any, timeout_ns: int = -1, origin: Origin = None) -> int:
-        if type(data) in values or not is_bytes(data):
+        if type(data) in values:
             try:
                 data = dump(data)
             except Exception as reason:
                 raise kind.unencodable(data, reason, route) from reason
+        else:
+            data = pack(data, route)
         return send(data, timeout_ns, origin)
 
     return encode_and_send
 
 
-def _in_place(kind: codec.Codec, outlet: OutletLike, route: str) -> Sender:
-    """For formats that can say their size beforehand: written straight into shared memory."""
-    measure, place = kind.measure, kind.place
-    assert measure is not None
-    assert place is not None
+class _Parts:
+    """Sends a value to routes of any types: it is encoded for each, then room is reserved for all, filled, and all are
+    committed: never only some."""
 
-    def write_and_commit(data: Any, timeout_ns: int = -1, origin: Origin = None) -> int:
-        if codec.is_bytes(data):
-            return outlet.send(data, timeout_ns, origin)
-        try:
-            size = measure(data)
-        except Exception as reason:
-            raise kind.unencodable(data, reason, route) from reason
-        loan = outlet.loan(size, timeout_ns, origin)
-        try:
-            with memoryview(loan) as view:
-                place(data, view)
-        except BaseException:
-            loan.cancel()
-            raise
-        seq: int = loan.commit()
-        return seq
+    def __init__(self, parts: Sequence[_Part]) -> None:
+        self.parts = tuple(parts)
 
-    return write_and_commit
-
-
-def _several_types(parts: Sequence[tuple[codec.Codec, OutletLike, str]], everyone: OutletLike) -> Sender:
-    """Each type is encoded, then room is reserved for all, then all are committed: never only some."""
-
-    def send(data: Any, timeout_ns: int = -1, origin: Origin = None) -> None:
-        if codec.is_bytes(data):
-            everyone.send(data, timeout_ns, origin)
-            return
-        encoded = [(outlet, memoryview(kind.pack(data, route)).cast("B")) for kind, outlet, route in parts]
+    def send(self, data: Any, timeout_ns: int = -1, origin: Origin = None, trailer: bytes = b"") -> None:
+        """With ``trailer`` behind the payload, if there is one."""
+        ready = [(part.outlet, part.kind.ready(data, part.route)) for part in self.parts]
         with ExitStack() as undo:
             loans = []
-            for outlet, payload in encoded:
-                loan = outlet.loan(payload.nbytes, timeout_ns, origin)
+            for outlet, value in ready:
+                loan = outlet.loan(value.size + len(trailer), timeout_ns, origin)
                 undo.callback(loan.cancel)
-                with memoryview(loan) as view:
-                    view[:] = payload
+                _fill(loan, value, trailer)
                 loans.append(loan)
             undo.pop_all()
         for loan in loans:
-            loan.commit()
+            if trailer:
+                loan.commit(noted=True)
+            else:
+                loan.commit()
 
-    return send
+
+def _fill(loan: Loan, value: codec.Ready, trailer: bytes) -> None:
+    with memoryview(loan) as view:
+        if not trailer:
+            value.write(view)
+            return
+        with view[: value.size] as payload:
+            value.write(payload)
+        view[value.size :] = trailer

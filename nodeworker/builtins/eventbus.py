@@ -33,7 +33,7 @@ class EventBusSource:
     def on_message(self, message: Message) -> Any:
         """The payload, for every output."""
         same = self._types == {codec.canonical(message.content_type)}
-        return message.payload if same or codec.OCTETS in self._types else message.value()
+        return codec.Encoded(message.payload) if same or codec.OCTETS in self._types else message.value()
 
 
 class EventBusSink:
@@ -47,6 +47,6 @@ class EventBusSink:
 
     def on_frame(self, frame: Frame, ctx: Context) -> None:
         """Publish its bytes."""
-        payload = bytes(frame)
+        payload = codec.Encoded(bytes(frame))
         for topic in self._topics:
             ctx.publish(topic, payload, content_type=self._types[frame.route])

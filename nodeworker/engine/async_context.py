@@ -5,7 +5,7 @@ event loop; the rest is as in ``context``. Every method may be used from the loo
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator, Mapping
 from contextlib import suppress
 from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
@@ -13,6 +13,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from chronetix.nodeworker.api.context import Context, nanoseconds
 from chronetix.nodeworker.api.errors import RequestFailed, late
 from chronetix.nodeworker.api.message import Message
+from chronetix.nodeworker.api.outputs import Notes
 from chronetix.shm import Loan
 
 T = TypeVar("T")
@@ -21,7 +22,7 @@ T = TypeVar("T")
 class EventLoopSide(Protocol):
     """What the context needs of the loop that runs the node (:mod:`chronetix.nodeworker.engine.async_loop`)."""
 
-    def send(self, to: str | None, data: Any, timeout: float | None) -> Coroutine[Any, Any, None]:
+    def send(self, to: str | None, data: Any, timeout: float | None, notes: Notes | None) -> Coroutine[Any, Any, None]:
         """Wait for its turn, then for credit, and send."""
 
     def loan(self, to: str | None, nbytes: int, timeout: float | None) -> Coroutine[Any, Any, Loan]:
@@ -69,11 +70,18 @@ class AsyncContext(Context):
         self._air = air
 
     def send(  # type: ignore[override]  # awaited
-        self, data: Any, *, to: str | None = None, timeout: float | None = None
+        self,
+        data: Any,
+        *,
+        to: str | None = None,
+        timeout: float | None = None,
+        meta: Mapping[str, Any] | None = None,
+        stamp_ns: int = 0,
     ) -> Pending[None]:
         """As :meth:`Context.send`, awaited: ``await ctx.send(…)``. It waits for its turn, then for credit."""
         air = self._started()
-        return self._pending("send", air.send(to, data, timeout))
+        notes = None if meta is None and not stamp_ns else Notes(stamp_ns, meta)
+        return self._pending("send", air.send(to, data, timeout, notes))
 
     def send_many(self, data: Any, size: int, *, to: str | None = None, timeout: float | None = None) -> int:  # noqa: ARG002
         """Not for asynchronous plugins, which would hold their loop up: TypeError."""

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from chronetix.nodeworker.api.errors import said
 from chronetix.nodeworker.api.message import Message
-from chronetix.nodeworker.api.outputs import Origin
+from chronetix.nodeworker.api.outputs import Notes, Origin
 from chronetix.nodeworker.engine.async_context import AsyncContext
 from chronetix.nodeworker.engine.loop import Event, Finish, Loop
 from chronetix.nodeworker.engine.node import Phase
@@ -398,12 +398,17 @@ class AsyncLoop(Loop):
         finally:
             self._opens(-1)
 
-    async def send(self, to: str | None, data: Any, timeout: float | None = None) -> None:
+    async def send(self, to: str | None, data: Any, timeout: float | None = None, notes: Notes | None = None) -> None:
         """As :meth:`chronetix.nodeworker.api.context.Context.send`."""
         await self._turn()
         outputs, doing = self._node.outputs, DOING.get()
         outputs.sender(to)
-        await self._sends.through(to, lambda: self._made(doing, partial(outputs.sender(to), data, 0)), timeout)
+
+        def attempt() -> None:
+            send = partial(outputs.sender(to), data) if notes is None else partial(outputs.send_noted, to, data, notes)
+            self._made(doing, partial(send, 0))
+
+        await self._sends.through(to, attempt, timeout)
         self._notify()
 
     async def loan(self, to: str | None, nbytes: int, timeout: float | None = None) -> Loan:

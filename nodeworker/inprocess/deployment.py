@@ -406,6 +406,7 @@ class _Outlet:
         self._send_many = outlet.send_many
         self.add = outlet.add
         self.sweep = outlet.sweep
+        self.encode_with = outlet.encode_with
 
     def send(self, data: Buffer, timeout_ns: int = -1, origin: Origin = None) -> int:
         try:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import zip_longest
 from typing import Any
 
 import msgspec
@@ -41,10 +43,11 @@ class Logged:
 
 @dataclass(slots=True)
 class Run:
-    """What came of it: decoded frames that were sent, messages published, replies to ``requests``, the node's result,
-    log records."""
+    """What came of it: decoded frames that were sent, and the metadata of each; messages published, replies to
+    ``requests``, the node's result, log records."""
 
     sent: list[Any] = field(default_factory=list)
+    meta: list[Any] = field(default_factory=list)
     published: list[Published] = field(default_factory=list)
     replies: list[Any] = field(default_factory=list)
     result: Any = None
@@ -62,6 +65,7 @@ def run(
     inputs: Iterable[Any] | None = None,
     params: Mapping[str, Any] | None = None,
     *,
+    meta: Sequence[Mapping[str, Any]] = (),
     content_type: str = codec.JSON,
     input_type: str = "",
     buffer: int = 64,
@@ -77,6 +81,7 @@ def run(
     """Run ``plugin`` (function, class or instance) from ``on_start`` to ``on_stop``. Raises what the plugin raises.
 
     * ``inputs``: values, encoded as ``input_type`` (default: ``content_type``), one frame each; None: no data input.
+      ``meta``: metadata of these frames, from the first on.
     * ``sends``: whether the node has a data output (of ``content_type``); ``buffer``: credits of its routes.
     * ``ticks``: how many ticks of a timer ``tick`` it gets, first of all.
     * ``messages``, ``requests``: (topic, value) published to it, or asked of it; ``replies``: topic → value that its
@@ -87,8 +92,8 @@ def run(
     outcome = Run()
     found = {
         PLUGIN: plugin,
-        FEED: lambda _ctx: iter(() if inputs is None else inputs),
-        COLLECTOR: lambda frame, _ctx: outcome.sent.append(_kept(frame)),
+        FEED: partial(_feed, () if inputs is None else inputs, meta),
+        COLLECTOR: partial(_collect, outcome),
         SCRIPT: _Script(messages, requests, outcome.replies),
         REPLIER: _Replier(replies or {}),
     }
@@ -158,10 +163,32 @@ def _towards(port: Port, peer: str) -> Port:
     return msgspec.structs.replace(port, peer=peer)
 
 
+def _feed(inputs: Iterable[Any], meta: Sequence[Mapping[str, Any]], ctx: Context) -> Iterator[Any]:
+    """Each with its metadata, if it has some."""
+    for value, notes in zip_longest(inputs, meta):
+        if notes:
+            ctx.send(value, meta=notes)
+        yield None if notes else value
+
+
+def _collect(outcome: Run, frame: Frame, _ctx: Context) -> None:
+    outcome.sent.append(_kept(frame))
+    outcome.meta.append(frame.meta)
+
+
 def _kept(frame: Frame) -> Any:
     """The frame's value, not tied to shared memory any more."""
     value = frame.value()
-    return value.tobytes() if isinstance(value, memoryview) else value
+    if isinstance(value, memoryview):
+        return value.tobytes()
+    if codec.of(frame.content_type).array is None:
+        return value
+    if isinstance(value, dict):
+        return {
+            key: item.copy(order="K") if item is not None and hasattr(item, "__array__") else item
+            for key, item in value.items()
+        }
+    return value.copy(order="K")
 
 
 def _note(published: list[Published], envelope: dict[str, Any], payload: bytes) -> None:

@@ -143,13 +143,17 @@ class Stages:
         self._segments[end.route, end.epoch].append(index)
 
     def _append(self, port: Port) -> Consumer:
+        reading = codec.reading(port.content_type, port.route)
         end = Consumer(
             port.route,
             credits=port.credits,
             epoch=port.epoch,
             base_seq=port.base_seq,
             peer=port.peer,
-            decode=codec.decoder(port.content_type, port.route),
+            decode=reading.value,
+            array=reading.array,
+            meta=codec.load_meta,
+            content_type=reading.content_type,
             qos=port.qos,
         )
         self._forgotten.discard(port.route)

@@ -29,6 +29,7 @@ CONTENT_TYPES: Final = (
     "application/cbor",
     "application/arrow-ipc",
     "application/octet-stream",
+    "application/x-npy",
 )
 CONTENT_TYPE_ALIASES: Final = {"application/arrow+ipc": "application/arrow-ipc"}
 

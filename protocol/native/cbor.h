@@ -45,6 +45,7 @@ PyObject *chronetix_loads(PyObject *module, PyObject *args);
 PyObject *chronetix_dumps(PyObject *module, PyObject *value);
 PyObject *chronetix_frame(PyObject *module, PyObject *args);
 PyObject *chronetix_check(PyObject *module, PyObject *value);
+PyObject *chronetix_check_json(PyObject *module, PyObject *value);
 PyObject *chronetix_dismantle(PyObject *module, PyObject *args);
 
 #endif

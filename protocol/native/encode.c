@@ -17,6 +17,7 @@ typedef struct {
 typedef struct {
     cbor_state *state;
     bool dry;      /* nothing is to be written */
+    bool json;     /* dry: what JSON has no place for is refused too */
     PyObject *out; /* the bytearray, ours; NULL as long as `small` does */
     char *start;   /* of `small`, or of what `out` holds */
     Py_ssize_t head, used, room, limit; /* the head counts */
@@ -31,6 +32,7 @@ static void writer_begin(writer *w, cbor_state *state, Py_ssize_t head, Py_ssize
 {
     w->state = state;
     w->dry = dry;
+    w->json = false;
     w->out = NULL;
     w->start = w->small;
     w->room = (Py_ssize_t)sizeof w->small;
@@ -99,6 +101,10 @@ static int head(writer *w, unsigned major, uint64_t value)
 static int string(writer *w, unsigned major, const char *data, Py_ssize_t size, Py_ssize_t *work)
 {
     *work += size / TEXT_PER_ITEM;
+    if (w->json) {
+        PyErr_SetString(w->state->error, "JSON has no bytes");
+        return -1;
+    }
     if (w->dry) return 0;
     if (head(w, major, (uint64_t)size) < 0) return -1;
     char *to = reserve(w, size);
@@ -158,8 +164,13 @@ static int integer(writer *w, PyObject *number)
 
 static int number(writer *w, PyObject *item)
 {
-    if (w->dry) return 0;
+    if (w->dry && !w->json) return 0;
     double value = PyFloat_AsDouble(item);
+    if (w->json) {
+        if (value - value == 0) return 0;
+        PyErr_SetString(w->state->error, "JSON has no NaN and no infinities");
+        return -1;
+    }
     if (value != value || value - value != 0) { /* NaN and infinities are a half */
         char *to = reserve(w, 3);
         if (to == NULL) return -1;
@@ -183,6 +194,10 @@ typedef struct {
 /* What is CBOR already goes as it is into what is made around it. */
 static int embed(writer *w, PyObject *item, Py_ssize_t *work)
 {
+    if (w->json) {
+        PyErr_SetString(w->state->error, "this is CBOR already, no JSON");
+        return -1;
+    }
     if (w->dry) return 0;
     PyObject *data = ((encoded *)item)->data;
     Py_ssize_t size = PyBytes_Size(data);
@@ -328,15 +343,20 @@ PyObject *chronetix_frame(PyObject *module, PyObject *args)
     return out;
 }
 
-PyObject *chronetix_check(PyObject *module, PyObject *value)
+static PyObject *check(PyObject *module, PyObject *value, bool json)
 {
     writer w;
     Py_ssize_t spent = 0;
     writer_begin(&w, PyModule_GetState(module), 0, PY_SSIZE_T_MAX, true);
+    w.json = json;
     bool good = one(&w, value, false) >= 0 && run(&w, PY_SSIZE_T_MAX, &spent) > 0;
     writer_drop(&w);
     return good ? Py_NewRef(Py_None) : NULL;
 }
+
+PyObject *chronetix_check(PyObject *module, PyObject *value) { return check(module, value, false); }
+
+PyObject *chronetix_check_json(PyObject *module, PyObject *value) { return check(module, value, true); }
 
 /* -- the type Encoder --------------------------------------------------------------------------------------- */
 

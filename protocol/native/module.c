@@ -54,6 +54,8 @@ static PyMethodDef functions[] = {
     {"frame", chronetix_frame, METH_VARARGS,
      "frame(value, limit)\n--\n\nvalue as CBOR of at most limit bytes, behind their number as u32."},
     {"check", chronetix_check, METH_O, "check(value)\n--\n\nRaise CborError for what dumps does not take."},
+    {"check_json", chronetix_check_json, METH_O,
+     "check_json(value)\n--\n\nRaise CborError for what check refuses, and for bytes, NaN and infinities."},
     {"dismantle", chronetix_dismantle, METH_VARARGS,
      "dismantle(pile, budget)\n--\n\n"
      "Free about budget items of the lists and maps in pile, a list of the caller's alone; True once it is empty.\n"

@@ -90,7 +90,7 @@ static int argument_origin(PyObject *value, struct chx_tags *tags) {
 }
 
 int native_tags(PyObject *const *values, struct chx_tags *tags) {
-    int redelivered = 0;
+    int redelivered = 0, noted = 0;
     if (argument_origin(values[0], tags)) return -1;
     uint64_t due = tags->deadline_ns; /* of what it is made from: it may be shortened */
     if (native_u32(values[1], "schema", &tags->schema) || native_u64(values[2], "deadline_ns", &tags->deadline_ns) ||
@@ -99,5 +99,7 @@ int native_tags(PyObject *const *values, struct chx_tags *tags) {
     if (due && (!tags->deadline_ns || due < tags->deadline_ns)) tags->deadline_ns = due;
     if (values[5] && (redelivered = PyObject_IsTrue(values[5])) < 0) return -1;
     if (redelivered) tags->flags |= CHX_FLAG_REDELIVERED;
+    if (values[6] && (noted = PyObject_IsTrue(values[6])) < 0) return -1;
+    if (noted) tags->flags |= CHX_FLAG_NOTED;
     return 0;
 }

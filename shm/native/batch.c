@@ -66,7 +66,7 @@ void native_batch_origin(PyObject *batch, struct chx_tags *tags) {
     tags->input_seq = self->taken[self->frames - 1].seq;
     for (uint32_t i = 0; i < self->frames; i++) {
         uint64_t due = self->taken[i].deadline_ns;
-        tags->flags |= self->taken[i].flags;
+        tags->flags |= self->taken[i].flags & CHX_FLAG_REDELIVERED;
         if (due && (!tags->deadline_ns || due < tags->deadline_ns)) tags->deadline_ns = due;
     }
 }

@@ -15,19 +15,28 @@ static int consumer_class(const char *name) {
     return -1;
 }
 
+/* NULL instead of None; -1 for what cannot be called, with an exception. */
+static int consumer_callable(PyObject **given, const char *name) {
+    if (*given == Py_None) *given = NULL;
+    if (!*given || PyCallable_Check(*given)) return 0;
+    PyErr_Format(PyExc_TypeError, "%s must be callable, or None", name);
+    return -1;
+}
+
 static PyObject *consumer_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
-    static char *names[] = {"route", "credits", "epoch", "base_seq", "peer", "decode", "qos", NULL};
-    PyObject *route, *peer = NULL, *decode = NULL;
+    static char *names[] = {"route", "credits", "epoch", "base_seq", "peer", "decode", "array", "meta", "content_type", "qos",
+                            NULL};
+    PyObject *route, *peer = NULL, *decode = NULL, *array = NULL, *meta = NULL, *content_type = NULL;
     long long credits = 64;
     unsigned long long epoch = 0, base_seq = 0;
     const char *qos = "normal";
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "U|$LKKUOs:Consumer", names, &route, &credits, &epoch, &base_seq,
-                                     &peer, &decode, &qos))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "U|$LKKUOOOUs:Consumer", names, &route, &credits, &epoch,
+                                     &base_seq, &peer, &decode, &array, &meta, &content_type, &qos))
         return NULL;
     int class = consumer_class(qos);
     if (class < 0) return NULL;
-    if (decode && decode != Py_None && !PyCallable_Check(decode))
-        return PyErr_Format(PyExc_TypeError, "decode must be callable, or None");
+    if (consumer_callable(&decode, "decode") || consumer_callable(&array, "array") || consumer_callable(&meta, "meta"))
+        return NULL;
     if (credits < 1 || credits > (long long)CHX_CREDITS_MAX)
         return PyErr_Format(PyExc_ValueError, "credits must be from 1 to %u, not %lld", CHX_CREDITS_MAX, credits);
     struct chx_header header = {.credits = (uint32_t)credits, .epoch = epoch, .base_seq = base_seq};
@@ -37,9 +46,12 @@ static PyObject *consumer_new(PyTypeObject *type, PyObject *args, PyObject *kwar
     self->class = (uint8_t)class;
     self->route = Py_NewRef(route);
     self->peer = peer ? Py_NewRef(peer) : PyUnicode_FromString("");
-    self->decode = decode && decode != Py_None ? Py_NewRef(decode) : NULL;
+    self->content_type = content_type ? Py_NewRef(content_type) : PyUnicode_FromString("");
+    self->decode = Py_XNewRef(decode);
+    self->array = Py_XNewRef(array);
+    self->meta = Py_XNewRef(meta);
     enum chx_status status = chx_consumer_init(&self->end, &header);
-    if (status != CHX_OK || !self->peer) {
+    if (status != CHX_OK || !self->peer || !self->content_type) {
         if (status != CHX_OK) native_raise_status(status, NULL, NULL, chx_credit_size(chx_slots_log2(header.credits)));
         Py_DECREF(self);
         return NULL;
@@ -50,6 +62,8 @@ static PyObject *consumer_new(PyTypeObject *type, PyObject *args, PyObject *kwar
 static int consumer_traverse(Consumer *self, visitproc visit, void *arg) {
     Py_VISIT(Py_TYPE((PyObject *)self));
     Py_VISIT(self->decode);
+    Py_VISIT(self->array);
+    Py_VISIT(self->meta);
     Py_VISIT(self->next);
     Py_VISIT(self->on_drained);
     return 0;
@@ -57,6 +71,8 @@ static int consumer_traverse(Consumer *self, visitproc visit, void *arg) {
 
 static int consumer_clear(Consumer *self) {
     Py_CLEAR(self->decode);
+    Py_CLEAR(self->array);
+    Py_CLEAR(self->meta);
     Py_CLEAR(self->next);
     Py_CLEAR(self->on_drained);
     return 0;
@@ -71,6 +87,7 @@ static void consumer_dealloc(Consumer *self) {
     Py_CLEAR(self->bell);
     Py_CLEAR(self->route);
     Py_CLEAR(self->peer);
+    Py_CLEAR(self->content_type);
     consumer_clear(self);
     NATIVE_DEALLOC_GC(self);
 }

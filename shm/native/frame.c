@@ -13,10 +13,10 @@ typedef struct {
     Batch *batch; /* that it is one of; NULL: it stands for itself */
     void *copy;   /* policy latest: its own payload; NULL: it has a credit */
     struct chx_taken taken;
-    Py_ssize_t exports;
-    uint32_t port;
-    uint8_t state;
+    uint32_t exports;
+    uint32_t port : 30, state : 2;
 } Frame;
+static_assert(sizeof(Frame) <= 128, "a frame is two lines");
 
 static PyObject *frame_make(Consumer *consumer, Batch *batch, const struct chx_taken *taken, uint32_t port) {
     Frame *self = PyObject_New(Frame, native_Frame);
@@ -70,7 +70,7 @@ static void frame_return(Frame *self) {
 void native_frame_origin(PyObject *frame, struct chx_tags *tags) {
     const struct chx_taken *taken = &((Frame *)frame)->taken;
     tags->input_seq = taken->seq;
-    tags->flags = taken->flags;
+    tags->flags = taken->flags & CHX_FLAG_REDELIVERED;
     tags->deadline_ns = taken->deadline_ns;
 }
 
@@ -90,13 +90,16 @@ static PyObject *frame_release(Frame *self, PyObject *Py_UNUSED(ignored)) {
     Py_RETURN_NONE;
 }
 
+static int frame_held(const Frame *self) {
+    if (self->state == FRAME_HELD) return 1;
+    PyErr_Format(PyExc_ValueError, "frame %llu of route %U was released", (unsigned long long)self->taken.seq,
+                 self->consumer->route);
+    return 0;
+}
+
 static int frame_getbuffer(Frame *self, Py_buffer *view, int flags) {
     view->obj = NULL;
-    if (self->state != FRAME_HELD) {
-        PyErr_Format(PyExc_ValueError, "frame %llu of route %U was released", (unsigned long long)self->taken.seq,
-                     self->consumer->route);
-        return -1;
-    }
+    if (!frame_held(self)) return -1;
     if (PyBuffer_FillInfo(view, (PyObject *)self, (void *)(uintptr_t)self->taken.data, (Py_ssize_t)self->taken.length, 1,
                           flags) != 0)
         return -1;
@@ -139,6 +142,8 @@ static PyObject *frame_numpy(Frame *self, PyObject *const *args, Py_ssize_t narg
     static const struct native_signature signature = {"numpy", names, 0, 1};
     PyObject *given[1] = {NULL};
     if (native_arguments(&signature, args, nargs, kwnames, given)) return NULL;
+    if (self->consumer->array)
+        return PyObject_CallFunctionObjArgs(self->consumer->array, (PyObject *)self, given[0], NULL);
     return native_numpy((PyObject *)self, self->taken.length, given[0]);
 }
 
@@ -157,6 +162,31 @@ static PyObject *frame_arrow(Frame *self, PyObject *Py_UNUSED(ignored)) {
 static PyObject *frame_value(Frame *self, PyObject *Py_UNUSED(ignored)) {
     if (self->consumer->decode) return PyObject_CallFunctionObjArgs(self->consumer->decode, (PyObject *)self, NULL);
     return PyMemoryView_FromObject((PyObject *)self);
+}
+
+static PyObject *frame_meta(Frame *self, void *Py_UNUSED(closure)) {
+    const struct chx_taken *taken = &self->taken;
+    if (!(taken->flags & CHX_FLAG_NOTED) || !taken->meta) return PyDict_New();
+    if (!frame_held(self)) return NULL;
+    PyObject *data = PyBytes_FromStringAndSize((const char *)taken->data + taken->length, taken->meta);
+    if (!data || !self->consumer->meta) return data;
+    PyObject *value = PyObject_CallFunctionObjArgs(self->consumer->meta, data, NULL);
+    Py_DECREF(data);
+    return value;
+}
+
+static PyObject *frame_stamp(Frame *self, void *Py_UNUSED(closure)) {
+    const struct chx_taken *taken = &self->taken;
+    struct chx_notes notes = {0};
+    if (taken->flags & CHX_FLAG_NOTED) {
+        if (!frame_held(self)) return NULL;
+        memcpy(&notes, taken->data + taken->length + taken->meta, sizeof notes);
+    }
+    return PyLong_FromLongLong(notes.stamp_ns);
+}
+
+static PyObject *frame_content_type(Frame *self, void *Py_UNUSED(closure)) {
+    return Py_NewRef(self->consumer->content_type);
 }
 
 static PyObject *frame_repr(Frame *self) {
@@ -194,7 +224,7 @@ static PyObject *frame_released(Frame *self, void *Py_UNUSED(closure)) {
 
 static PyMethodDef frame_methods[] = {
     {"numpy", (PyCFunction)(void (*)(void))frame_numpy, METH_FASTCALL | METH_KEYWORDS,
-     "Zero-copy one-dimensional array of `dtype` (default uint8)."},
+     "Zero-copy array: of a route of arrays the one that was sent, else one-dimensional, of `dtype` (default uint8)."},
     {"arrow", (PyCFunction)frame_arrow, METH_NOARGS, "Zero-copy pyarrow.Table of the Arrow IPC stream in it."},
     {"value", (PyCFunction)frame_value, METH_NOARGS, "What its consumer's `decode` makes of it; without one, a view."},
     {"release", (PyCFunction)frame_release, METH_NOARGS,
@@ -205,6 +235,9 @@ static PyMethodDef frame_methods[] = {
 static PyGetSetDef frame_getset[] = {
     {"route", (getter)frame_route, NULL, "Name of the route.", NULL},
     {"peer", (getter)frame_peer, NULL, "The producing node, as its consumer was told.", NULL},
+    {"content_type", (getter)frame_content_type, NULL, "What its payload is, as its consumer was told.", NULL},
+    {"meta", (getter)frame_meta, NULL, "The metadata that were sent with it, decoded anew each time; {} without any.", NULL},
+    {"stamp_ns", (getter)frame_stamp, NULL, "The sender's own time; 0: none.", NULL},
     {"port", (getter)frame_port, NULL, "Index of its consumer in the inlet.", NULL},
     {"seq", (getter)frame_word, NULL, "Sequence number on its route.", FRAME_WORD(seq)},
     {"time_ns", (getter)frame_word, NULL, "CLOCK_MONOTONIC at commit.", FRAME_WORD(time_ns)},

@@ -15,11 +15,12 @@ void *native_copy_room(uint64_t bytes) {
 /* Copy the frame that was found and begun. Long copies let other threads run, which may take from this consumer too, and go
  * on to the next stage: what is copied stays mapped until the last of them is done, and that one gives it up. */
 static int latest_copy(Consumer *consumer, const struct chx_taken *taken, void *to) {
-    if (taken->length <= NATIVE_NO_GIL_BYTES) {
-        memcpy(to, taken->data, taken->length);
+    uint64_t bytes = chx_taken_bytes(taken);
+    if (bytes <= NATIVE_NO_GIL_BYTES) {
+        memcpy(to, taken->data, bytes);
     } else {
         Py_BEGIN_ALLOW_THREADS
-        memcpy(to, taken->data, taken->length);
+        memcpy(to, taken->data, bytes);
         Py_END_ALLOW_THREADS
     }
     int whole = chx_latest_keep(&consumer->end, taken);
@@ -30,8 +31,9 @@ static int latest_copy(Consumer *consumer, const struct chx_taken *taken, void *
 /* One call copies no more bytes than the producer has memory, torn ones counted: an extent that many descriptors name is
  * copied again only by a further call. The first frame always fits. */
 static int latest_within(const struct chx_taken *taken, uint64_t *room, int first) {
-    if (!first && taken->length > *room) return 0;
-    *room -= taken->length < *room ? taken->length : *room;
+    uint64_t bytes = chx_taken_bytes(taken);
+    if (!first && bytes > *room) return 0;
+    *room -= bytes < *room ? bytes : *room;
     return 1;
 }
 
@@ -42,7 +44,7 @@ enum chx_status native_latest_take(Consumer *consumer, struct chx_taken *taken, 
         enum chx_status status = chx_consumer_look(&consumer->end, taken);
         if (status != CHX_OK) return status;
         if (!latest_within(taken, &room, torn == 0)) break;
-        *copy = native_copy_room(taken->length);
+        *copy = native_copy_room(chx_taken_bytes(taken));
         if (!*copy) return CHX_NO_MEMORY;
         chx_latest_begin(&consumer->end, taken);
         if (latest_copy(consumer, taken, *copy)) {
@@ -89,12 +91,12 @@ static enum chx_status latest_append(Consumer *consumer, struct latest_run *run)
     enum chx_status status = chx_consumer_look(&consumer->end, &taken);
     if (status != CHX_OK) return status;
     if (!latest_within(&taken, &run->left, run->copies++ == 0)) return CHX_WOULD_BLOCK;
-    if (latest_grow(run, chx_stride(taken.length)) != 0) return CHX_NO_MEMORY;
+    if (latest_grow(run, chx_stride(chx_taken_bytes(&taken))) != 0) return CHX_NO_MEMORY;
     uint8_t *to = run->copy + run->used;
     chx_latest_begin(&consumer->end, &taken);
     if (!latest_copy(consumer, &taken, to)) return CHX_WOULD_BLOCK;
     run->taken[run->frames++] = taken;
-    run->used += chx_stride(taken.length);
+    run->used += chx_stride(chx_taken_bytes(&taken));
     return CHX_OK;
 }
 
@@ -119,7 +121,7 @@ enum chx_status native_latest_take_run(Consumer *consumer, uint32_t limit, uint3
     uint64_t inside = 0;
     for (uint32_t i = 0; i < run.frames; i++) {
         run.taken[i].data = run.copy + inside;
-        inside += chx_stride(run.taken[i].length);
+        inside += chx_stride(chx_taken_bytes(&run.taken[i]));
     }
     *first = run.taken[0];
     *found = native_batch_new(consumer, run.taken, run.copy, run.frames, port);

@@ -42,8 +42,8 @@ int native_arguments(const struct native_signature *signature, PyObject *const *
 int native_u64(PyObject *value, const char *name, uint64_t *out);
 int native_u32(PyObject *value, const char *name, uint32_t *out);
 int native_i64(PyObject *value, const char *name, int64_t *out);
-#define NATIVE_TAGS "origin", "schema", "deadline_ns", "trace", "input_seq", "redelivered"
-#define NATIVE_TAG_COUNT 6
+#define NATIVE_TAGS "origin", "schema", "deadline_ns", "trace", "input_seq", "redelivered", "noted"
+#define NATIVE_TAG_COUNT 7
 int native_tags(PyObject *const *values, struct chx_tags *tags); /* of NATIVE_TAGS, in this order */
 
 /* ---- doorbell.c ---- */
@@ -127,6 +127,7 @@ typedef struct {
     uint32_t claiming; /* a claim is being made: places must not change, whatever is called meanwhile */
     uint64_t short_at; /* arena.frees + 1 when it last ran out of room; 0: it did not */
     uint8_t linger_skip, linger_doubt; /* large frames before it waits again; how many more after another miss */
+    PyObject *encode; /* makes bytes of what has no plain memory; NULL without one */
 } Outlet;
 
 /* A frame on its way, or a run of them that lie side by side: its extent and the routes that have promised a credit for
@@ -166,6 +167,7 @@ int native_outlet_room(Outlet *self);
 int native_outlet_arm(Outlet *self);
 void native_outlet_disarm(Outlet *self);
 void native_outlet_linger(Outlet *self, uint64_t bytes);
+int native_outlet_data(const Outlet *self, PyObject *given, Py_buffer *data);
 void native_outlet_copy(Outlet *self, void *to, const void *from, size_t length);
 PyObject *native_outlet_send_many(Outlet *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames);
 PyObject *native_loan_new(Outlet *outlet, const struct native_claim *claim, const struct chx_tags *tags);
@@ -180,6 +182,7 @@ struct Consumer {
     PyObject *route;
     Doorbell *bell; /* of its line */
     PyObject *peer, *decode; /* what Frame.peer and Frame.value() give: see _native.pyi */
+    PyObject *array, *meta, *content_type; /* the same for Frame.numpy(), meta and content_type; the first two may be NULL */
     Consumer *next;          /* the stage after this one; NULL: it is not known yet */
     PyObject *on_drained;    /* called once, when its inlet has gone on to `next` and all frames are back */
     uint32_t owner;

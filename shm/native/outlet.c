@@ -78,6 +78,7 @@ static int outlet_traverse(Outlet *self, visitproc visit, void *arg) {
     Py_VISIT(Py_TYPE((PyObject *)(self)));
     for (Py_ssize_t i = 0; i < self->count; i++) Py_VISIT(self->producers[i]);
     Py_VISIT(self->arena);
+    Py_VISIT(self->encode);
     return 0;
 }
 
@@ -87,7 +88,35 @@ static void outlet_dealloc(Outlet *self) {
     PyMem_Free(self->producers);
     Py_CLEAR(self->arena);
     Py_CLEAR(self->bell);
+    Py_CLEAR(self->encode);
     NATIVE_DEALLOC_GC(self);
+}
+
+/* The memory of `given`. What has none, or none that is C-contiguous, or pointers to objects in it, is `encode`'s affair,
+ * which returns bytes or says why not. */
+int native_outlet_data(const Outlet *self, PyObject *given, Py_buffer *data) {
+    if (PyByteArray_CheckExact(given)) return PyObject_GetBuffer(given, data, PyBUF_SIMPLE);
+    if (PyObject_GetBuffer(given, data, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT) == 0) {
+        if (!data->format || !strchr(data->format, 'O')) return 0;
+        PyBuffer_Release(data);
+        PyErr_SetString(PyExc_ValueError, "an array of objects is pointers, which mean nothing elsewhere");
+    }
+    if (!self->encode) return -1;
+    PyErr_Clear();
+    PyObject *encode = Py_NewRef(self->encode), *made = PyObject_CallFunctionObjArgs(encode, given, NULL);
+    Py_DECREF(encode);
+    if (!made) return -1;
+    int failed = PyObject_GetBuffer(made, data, PyBUF_SIMPLE);
+    Py_DECREF(made); /* the view keeps it */
+    return failed;
+}
+
+static PyObject *outlet_encode_with(Outlet *self, PyObject *encode) {
+    if (!PyCallable_Check(encode)) return PyErr_Format(PyExc_TypeError, "encode must be callable");
+    PyObject *before = self->encode;
+    self->encode = Py_NewRef(encode);
+    Py_XDECREF(before);
+    Py_RETURN_NONE;
 }
 
 /* Long copies let other threads run. */
@@ -128,7 +157,9 @@ static PyObject *outlet_send(Outlet *self, PyObject *const *args, Py_ssize_t nar
         return NULL;
     }
     Py_buffer data;
-    if (PyObject_GetBuffer(given[0], &data, PyBUF_SIMPLE) != 0) return NULL;
+    int failed = PyBytes_CheckExact(given[0]) ? PyObject_GetBuffer(given[0], &data, PyBUF_SIMPLE)
+                                              : native_outlet_data(self, given[0], &data);
+    if (failed) return NULL;
     PyObject *seq = outlet_send_buffer(self, &data, timeout_ns, &tags);
     PyBuffer_Release(&data);
     return seq;
@@ -237,6 +268,8 @@ static PyMethodDef outlet_methods[] = {
     {"wait", (PyCFunction)(void (*)(void))outlet_wait, METH_FASTCALL | METH_KEYWORDS,
      "Sleep until every blocking route has come down to credit_low; False on time-out."},
     {"add", (PyCFunction)outlet_add, METH_O, "A tap: it gets every frame from the next one on."},
+    {"encode_with", (PyCFunction)outlet_encode_with, METH_O,
+     "What makes bytes of data without plain memory, or raises; a TypeError or a BufferError without it."},
     {"sweep", (PyCFunction)outlet_sweep_method, METH_NOARGS, "Let go of taps that have ended."},
     {"arm", (PyCFunction)outlet_arm, METH_NOARGS,
      "After WouldBlock: ask for the doorbell when a send may succeed. False: it may now."},

@@ -78,7 +78,7 @@ PyObject *native_outlet_send_many(Outlet *self, PyObject *const *args, Py_ssize_
         return NULL;
     if (size < 1) return PyErr_Format(PyExc_ValueError, "size must be at least 1, not %lld", (long long)size);
     Py_buffer data;
-    if (PyObject_GetBuffer(given[0], &data, PyBUF_SIMPLE) != 0) return NULL;
+    if (native_outlet_data(self, given[0], &data) != 0) return NULL;
     PyObject *sent = NULL;
     if (data.len % size)
         PyErr_Format(PyExc_ValueError, "%zd bytes are no whole number of frames of %lld bytes", data.len,

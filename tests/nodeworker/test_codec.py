@@ -8,12 +8,15 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from chronetix.nodeworker.api import codec
+from chronetix.protocol.content import npy
 from chronetix.protocol.errors import ChronetixError
+from chronetix.testing import run
 
 scalars = st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.text() | st.floats(allow_nan=False)
 json_values = st.recursive(
@@ -34,20 +37,82 @@ def test_json_values_come_back(value):
     assert kind.decode(kind.encode(value)) == value
 
 
-@given(cbor_values.filter(lambda value: not isinstance(value, bytes)))
+@given(cbor_values)
 def test_cbor_values_come_back(value):
     kind = codec.of("application/cbor")
     assert kind.decode(kind.encode(value)) == value
 
 
-@given(st.binary(), st.sampled_from([codec.JSON, codec.CBOR, codec.ARROW, codec.OCTETS, "image/png"]))
-def test_bytes_pass_as_they_are_whatever_the_type(data, content_type):
+@given(st.binary(), st.sampled_from([codec.OCTETS, "image/png"]))
+def test_bytes_pass_as_they_are_where_bytes_are_carried(data, content_type):
     kind = codec.of(content_type)
-    for form in (data, bytearray(data), memoryview(data), np.frombuffer(data, np.uint8)):
+    for form in (data, bytearray(data), memoryview(data), np.frombuffer(data, np.uint8), codec.Encoded(data)):
         assert kind.encode(form) == data
 
 
-@given(st.binary(), st.sampled_from([codec.JSON, codec.CBOR, codec.ARROW]))
+def table():
+    return pa.table({"n": [1, 2]})
+
+
+ENCODED = [
+    (codec.JSON, b'{"a": 1}', {"a": 1}),
+    (codec.ARROW, bytes(codec.of(codec.ARROW).encode(table())), table()),
+    (codec.NPY, bytes(npy.dumps(np.arange(3))), [0, 1, 2]),
+]
+
+
+@pytest.mark.parametrize(("content_type", "data", "value"), ENCODED)
+def test_bytes_are_encoded_already_where_the_type_has_no_bytes_and_are_looked_at(content_type, data, value):
+    kind = codec.of(content_type)
+    for form in (data, bytearray(data), memoryview(data), codec.Encoded(data)):
+        assert kind.encode(form) == data
+        read = kind.decode(kind.encode(form))
+        assert (read.tolist() if content_type == codec.NPY else read) == value
+    for form in (data[:-1], codec.Encoded(data[:-1]), b"", b"\x00\xff"):
+        with pytest.raises(ChronetixError) as caught:
+            kind.encode(form, "r")
+        assert caught.value.name == "payload-unencodable"
+
+
+def test_bytes_are_bytes_in_cbor_unless_they_say_that_they_are_encoded():
+    kind = codec.of(codec.CBOR)
+    document = kind.encode({1: "a"})
+    for form in (document, bytearray(document), memoryview(document)):
+        assert kind.decode(kind.encode(form)) == document
+    assert kind.decode(kind.encode(codec.Encoded(document))) == {1: "a"}
+    with pytest.raises(ChronetixError, match=r"end of stream|after the end"):
+        kind.encode(codec.Encoded(document[:-1]))
+
+
+@pytest.mark.parametrize(
+    ("value", "memory"),
+    [
+        (np.arange(6, dtype="<u2")[::2], np.array([0, 2, 4], "<u2").tobytes()),
+        (np.arange(6, dtype="u1").reshape(2, 3).T, bytes([0, 3, 1, 4, 2, 5])),
+        (np.array(["2026"], "M8[Y]"), (56).to_bytes(8, "little")),
+        (np.float64(1), b"\0\0\0\0\0\0\xf0?"),
+        (memoryview(b"abcd")[::2], b"ac"),
+    ],
+)
+def test_the_memory_of_an_array_goes_row_by_row_whatever_its_layout(value, memory):
+    assert codec.of(codec.OCTETS).encode(value) == memory
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        (np.array([object()]), "pointers|objects"),
+        (np.zeros(1, [("a", "O")]), "pointers|objects"),
+        ("text", r"send text\.encode\(\)"),
+        ({"a": 1}, "values need content_type application/json or application/cbor"),
+    ],
+)
+def test_what_is_no_memory_for_others_is_refused(value, says):
+    with pytest.raises(ChronetixError, match=says):
+        codec.of(codec.OCTETS).encode(value, "r")
+
+
+@given(st.binary(), st.sampled_from([codec.JSON, codec.CBOR, codec.ARROW, codec.NPY]))
 def test_any_bytes_decode_or_are_refused(data, content_type):
     with contextlib.suppress(ChronetixError):
         codec.of(content_type).decode(data)
@@ -84,7 +149,7 @@ def test_values_of_other_types_take_the_nearest_form(value, becomes):
     assert codec.plain(value) == becomes
 
 
-@pytest.mark.parametrize("content_type", [codec.JSON, codec.CBOR, codec.OCTETS, codec.ARROW, "image/png"])
+@pytest.mark.parametrize("content_type", [codec.JSON, codec.CBOR, codec.OCTETS, codec.ARROW, codec.NPY, "image/png"])
 def test_what_has_no_form_is_refused_by_name(content_type):
     with pytest.raises(ChronetixError) as caught:
         codec.of(content_type).encode(object(), "route r")
@@ -103,3 +168,23 @@ def test_what_has_no_form_is_refused_by_name(content_type):
 )
 def test_spellings_of_a_type_are_one(given_type, canonical):
     assert codec.canonical(given_type) == canonical
+
+
+@pytest.mark.parametrize("content_type", [codec.JSON, codec.CBOR, codec.NPY, codec.ARROW, codec.OCTETS])
+def test_records_are_looked_at_where_a_route_does_not_carry_bytes(content_type):
+    class Source:
+        def on_tick(self, tick, ctx):
+            ctx.send_many(ctx.params["records"], ctx.params["size"])
+
+    value = {codec.NPY: np.arange(3), codec.ARROW: table(), codec.OCTETS: b"12"}.get(content_type, [1, 2])
+    record = codec.of(content_type).encode(value)
+    params = {"records": 3 * record, "size": len(record)}
+    assert len(run(Source, params=params, ticks=1, content_type=content_type).sent) == 3
+    params["records"] = 2 * record + b"\xff" * len(record)
+    if content_type == codec.OCTETS:
+        assert len(run(Source, params=params, ticks=1, content_type=content_type).sent) == 3
+        return
+    with pytest.raises(ChronetixError) as caught:
+        run(Source, params=params, ticks=1, content_type=content_type)
+    assert caught.value.name == "payload-unencodable"
+    assert "on route collector" in caught.value.message

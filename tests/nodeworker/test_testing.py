@@ -233,9 +233,21 @@ class TestFrames:
     def test_may_be_forwarded_as_they_are(self):
         assert run(lambda frame: frame, [b"12", b"34"], content_type=OCTETS).sent == [b"12", b"34"]
 
-    def test_that_are_not_what_the_route_says_name_the_route(self):
-        with pytest.raises(ChronetixError, match="a frame of route feed is not application/json") as caught:
+    def test_that_are_not_what_the_route_says_are_refused_where_they_are_sent(self):
+        with pytest.raises(ChronetixError, match=r"sent as application/json on route feed: .*no JSON text") as caught:
             run(lambda frame: frame.value(), [b"{no json"])
+        assert caught.value.name == "payload-unencodable"
+
+    def test_that_a_sender_wrote_in_place_and_are_not_what_the_route_says_name_the_route(self):
+        class Source:
+            def on_tick(self, tick, ctx):
+                with ctx.loan(8) as room:
+                    memoryview(room)[:] = b"{no json"
+
+        outcome = run(Source, ticks=1, sends=True, content_type=OCTETS)
+        assert outcome.sent == [b"{no json"]
+        with pytest.raises(ChronetixError, match="a frame of route collector is not application/json") as caught:
+            run(Source, ticks=1)
         assert caught.value.name == "payload-undecodable"
 
     def test_pass_between_content_types(self):

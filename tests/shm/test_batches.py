@@ -269,7 +269,7 @@ def test_a_lie_in_the_middle_of_a_batch_is_found_after_what_was_true(forge):
     attach(consumer.link, ring.fd, bell)
     ring.describe(0)
     ring.describe(1)
-    ring.describe(2, flags=2)
+    ring.describe(2, flags=4)
     inlet = shm.Inlet([consumer], far_bell)
     assert len(inlet.take_many(4, 0)) == 2
     with pytest.raises(shm.PeerFault, match="flags"):

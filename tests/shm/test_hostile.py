@@ -55,7 +55,7 @@ def deliver(forge):
         ({"offset": 64, "length": (1 << 64) - 64}, "18446744073709551552 bytes at offset 64"),
         ({"offset": (1 << 64) - 64, "length": 128}, "128 bytes at offset 18446744073709551552"),
         ({"length": (1 << 63)}, "9223372036854775808 bytes"),
-        ({"flags": 2}, "unknown flags 0x2"),
+        ({"flags": 4}, "unknown flags 0x4"),
         ({"stamp": 2}, "impossible stamps 2 and 0"),
         ({"stamp": (1 << 64) - 1}, "impossible stamps"),
     ],
@@ -118,7 +118,7 @@ def test_the_other_routes_go_on_after_a_fault(receive, route):
     ring, evil, _ = receive()
     inlet = shm.Inlet([evil, route.consumer], route.far_bell)
     route.outlet.send(b"good")
-    ring.describe(0, flags=2)
+    ring.describe(0, flags=4)
     with pytest.raises(shm.PeerFault):
         inlet.take()
     assert bytes(inlet.take()) == b"good"

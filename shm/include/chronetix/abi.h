@@ -30,6 +30,7 @@
 enum chx_kind { CHX_KIND_RING = 1, CHX_KIND_CREDIT = 2 };
 /* Flags of a descriptor; all others are errors. */
 #define CHX_FLAG_REDELIVERED 1u /* it may be a duplicate of a frame that was sent before */
+#define CHX_FLAG_NOTED 2u       /* its last bytes are notes, and no payload: struct chx_notes, and metadata before it */
 
 enum chx_policy { CHX_POLICY_BLOCK = 0, CHX_POLICY_DROP_NEWEST = 1, CHX_POLICY_LATEST = 2 };
 
@@ -117,6 +118,15 @@ static_assert(offsetof(struct chx_desc, time_ns) == 32, "time_ns");
 static_assert(offsetof(struct chx_desc, deadline_ns) == 40, "deadline_ns");
 static_assert(offsetof(struct chx_desc, trace) == 48, "trace");
 static_assert(offsetof(struct chx_desc, input_seq) == 56, "input_seq");
+
+/* The last bytes of a frame with CHX_FLAG_NOTED, wherever they fall; `meta` bytes of metadata lie before them. */
+struct chx_notes {
+    int64_t stamp_ns; /* the sender's own time; 0: none */
+    uint32_t meta;
+    uint32_t reserved; /* 0 */
+};
+static_assert(sizeof(struct chx_notes) == 16, "notes");
+static_assert(offsetof(struct chx_notes, meta) == 8, "meta");
 
 /* Counters of the producing end: monotonic words with one writer, stored relaxed, read relaxed by observers. */
 struct chx_producer_stats {

@@ -67,7 +67,13 @@ struct chx_taken {
     uint64_t time_ns, deadline_ns, trace, input_seq;
     uint32_t schema;
     uint16_t flags, segment; /* segment + 1; 0: it lies in none */
+    uint32_t meta;           /* with CHX_FLAG_NOTED: bytes of metadata, which lie behind the payload; else 0 */
 };
+
+/* Bytes of its extent: `length` is the payload alone. */
+static inline uint64_t chx_taken_bytes(const struct chx_taken *taken) {
+    return taken->flags & CHX_FLAG_NOTED ? taken->length + taken->meta + sizeof(struct chx_notes) : taken->length;
+}
 
 /* What is noted of a slot while its frame is held, or copied: that it is, and in which segment it lies. */
 static inline uint32_t chx_reads(const struct chx_taken *taken) { return taken->segment + 1u; }
@@ -180,6 +186,24 @@ static inline int chx_stamp_possible(const struct chx_consumer *c, uint64_t stam
     return stamp == 0 || (stamp <= awaited && ((stamp ^ awaited) & c->mask) == 0);
 }
 
+/* The notes behind the payload, read once; what is left is the payload's length. Out of line: few frames have notes. */
+__attribute__((noinline, cold, unused)) static enum chx_status chx_notes_check(struct chx_consumer *c, uint64_t position,
+                                                                              struct chx_taken *out) {
+    unsigned long long at = (unsigned long long)position;
+    struct chx_notes notes;
+    if (out->length < sizeof notes)
+        return CHX_REFUSE(&c->why, "frame at %llu: %llu bytes, fewer than notes have", at, (unsigned long long)out->length);
+    uint64_t before = out->length - sizeof notes;
+    memcpy(&notes, out->data + before, sizeof notes);
+    atomic_signal_fence(memory_order_seq_cst); /* the copy is what is checked */
+    if (notes.reserved || notes.meta > before)
+        return CHX_REFUSE(&c->why, "frame at %llu: notes of %u bytes (and 0x%x) behind %llu", at, notes.meta, notes.reserved,
+                          (unsigned long long)before);
+    out->meta = notes.meta;
+    out->length = before - notes.meta;
+    return CHX_OK;
+}
+
 /* Check the descriptor of `position`, and set why if it is wrong. The caller has seen its stamp (acquire). EMPTY: its
  * segment is not mapped yet. */
 static inline enum chx_status chx_desc_check(struct chx_consumer *c, uint64_t position, struct chx_taken *out) {
@@ -193,7 +217,8 @@ static inline enum chx_status chx_desc_check(struct chx_consumer *c, uint64_t po
     out->input_seq = desc->input_seq;
     atomic_signal_fence(memory_order_seq_cst); /* the copies above are the ones that are checked below */
     unsigned long long at = (unsigned long long)position;
-    if (flags & ~CHX_FLAG_REDELIVERED) return CHX_REFUSE(&c->why, "frame at %llu: unknown flags 0x%x", at, flags);
+    if (flags & ~(CHX_FLAG_REDELIVERED | CHX_FLAG_NOTED))
+        return CHX_REFUSE(&c->why, "frame at %llu: unknown flags 0x%x", at, flags);
     /* A correct producer passes over such a slot. Ordered by its stamp, which it stores after it has seen this consumer's. */
     if (atomic_load_explicit(&c->reads[position & c->mask], memory_order_relaxed))
         return c->latest ? CHX_WOULD_BLOCK /* another thread still copies that one, which was overwritten */
@@ -203,6 +228,7 @@ static inline enum chx_status chx_desc_check(struct chx_consumer *c, uint64_t po
     out->segment = 0;
     if (length == 0) {
         out->data = (const uint8_t *)"";
+        if (flags & CHX_FLAG_NOTED) return CHX_REFUSE(&c->why, "frame at %llu: no bytes, but notes among them", at);
         return CHX_OK;
     }
     if (segment >= c->segment_count || !c->segments[segment].base) return CHX_EMPTY;
@@ -213,7 +239,7 @@ static inline enum chx_status chx_desc_check(struct chx_consumer *c, uint64_t po
                           (unsigned long long)memory->size);
     out->data = memory->base + offset;
     out->segment = (uint16_t)(segment + 1);
-    return CHX_OK;
+    return flags & CHX_FLAG_NOTED ? chx_notes_check(c, position, out) : CHX_OK;
 }
 
 static inline void chx_consumer_reach(struct chx_consumer *c) {

@@ -61,7 +61,7 @@ struct chx_producer {
 struct chx_tags {
     uint64_t deadline_ns, trace, input_seq;
     uint32_t schema;
-    uint16_t flags; /* CHX_FLAG_REDELIVERED or 0 */
+    uint16_t flags; /* CHX_FLAG_… */
     uint16_t step;  /* of input_seq from one frame of a run to the next */
 };
 

@@ -1,0 +1,1 @@
+"""Pictures as arrays, from end to end."""
