@@ -423,4 +423,4 @@ def test_of_a_consumer_that_nobody_can_look_at_nothing_is_held(wiring: FlowWirin
     for node in NODES:
         assert wiring.held_by(node) == []
     for route in ROUTES:
-        assert (wiring.kept(route), wiring.snapshot(route), wiring.has(route)) == (None, None, True)
+        assert (wiring.oldest_held(route), wiring.snapshot(route), wiring.has(route)) == (None, None, True)

@@ -17,7 +17,7 @@ from chronetixd.core import flow_messages as core
 from chronetixd.core.wiring.incarnations import LostMemory
 from chronetixd.core.worker import Exit, Reattached, WorkerState
 from chronetixd.flows import recovery as module
-from chronetixd.flows.recovery import MAX_HELD, MAX_HELD_DESCRIPTORS, RETURN_S, ReattachRequest, Recovery
+from chronetixd.flows.recovery import MAX_DEFERRED, MAX_DEFERRED_DESCRIPTORS, RETURN_S, ReattachRequest, Recovery
 from chronetixd.store.journal import StoredLife
 
 NODES = ("a", "b", "c")
@@ -64,7 +64,7 @@ class World:
     def close(self) -> None:
         self.kept_closed += 1
 
-    def shown(self, node: str, message: wire.Reattach, descriptors: list[int]) -> str:
+    def reattached(self, node: str, message: wire.Reattach, descriptors: list[int]) -> str:
         return f"memory of {node}"
 
     def take_over(self, shown: Any, dead: Any, over: Any, kept: Any, late: Any) -> list[str]:
@@ -88,13 +88,13 @@ class World:
     def worker(self, node: str) -> Any:
         return self.workers[node]
 
-    def back_on_bus(self, node: str) -> None:
+    def resubscribe(self, node: str) -> None:
         self.on_bus.append(node)
 
     def dispatch(self, event: core.FlowEvent) -> None:
         self.dispatched.append(event)
 
-    def came_home(self, *what: Any) -> None:
+    def recovered(self, *what: Any) -> None:
         self.home.append(what)
 
     def recovery(self, *lives: StoredLife) -> Recovery:
@@ -113,7 +113,7 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
             raise ProcessLookupError
         return -1
 
-    monkeypatch.setattr(module, "lives_on", lambda life: life.phase == "born" and life.pid in made.living)
+    monkeypatch.setattr(module, "is_alive", lambda life: life.phase == "born" and life.pid in made.living)
     monkeypatch.setattr(module.os, "pidfd_open", pidfd)
     return made
 
@@ -128,7 +128,7 @@ def sock() -> Iterator[socket.socket]:
 def back(recovery: Recovery, sock: socket.socket, node: str, pid: int | None = None, **about: Any) -> None:
     fields = {"flow": "f", "node": node, "token": f"token of {node}", "state": "started", "incarnation": 3} | about
     pid = ord(node) if pid is None else pid
-    recovery.returned(ReattachRequest(wire.Reattach(**fields), [], sock, pid, ("feature",)))
+    recovery.reattached(ReattachRequest(wire.Reattach(**fields), [], sock, pid, ("feature",)))
 
 
 class TestWhenItBegins:
@@ -158,16 +158,16 @@ class TestWhenItBegins:
         world.closed = {"a"} if closed else set()
         world.living = {ord("b")}
         recovery = world.recovery(life("a", **about), life("b"))
-        assert recovery.over == ({"a"} if over else set())
+        assert recovery.finished == ({"a"} if over else set())
         assert ("a" in world.workers) is not over
         assert recovery.state("a") == (None if over else "exited")
         assert recovery.state("b") == "returning"
 
     def test_who_dies_just_before_it_is_watched_is_dead(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(module, "lives_on", lambda life: life.phase == "born")
+        monkeypatch.setattr(module, "is_alive", lambda life: life.phase == "born")
         world.living = {ord("a")}
         recovery = world.recovery(life("a"), life("b"))
-        assert (recovery.away, world.home) == ({"a"}, [])
+        assert (recovery.awaited, world.home) == ({"a"}, [])
         assert world.workers["a"].expected == ord("a")
         assert recovery.state("b") == "exited"
 
@@ -177,7 +177,7 @@ class TestWhileSomeAreAway:
     def recovery(self, world: World) -> Recovery:
         world.living = set(map(ord, NODES))
         made = world.recovery(*map(life, NODES))
-        assert (made.away, [seconds for seconds, _ in world.timers]) == (set(NODES), [RETURN_S])
+        assert (made.awaited, [seconds for seconds, _ in world.timers]) == (set(NODES), [RETURN_S])
         return made
 
     def test_it_is_home_with_the_last_of_them(self, world: World, recovery: Recovery, sock: socket.socket) -> None:
@@ -205,7 +205,7 @@ class TestWhileSomeAreAway:
     ) -> None:
         with pytest.raises(ChronetixError, match="not the worker that is awaited"):
             back(recovery, sock, "a", **about)
-        assert (recovery.away, world.connected, world.dispatched) == (set(NODES), {}, [])
+        assert (recovery.awaited, world.connected, world.dispatched) == (set(NODES), {}, [])
         back(recovery, sock, "a")
 
     def test_nobody_comes_back_twice_nor_as_a_node_that_there_is_not(
@@ -226,11 +226,11 @@ class TestWhileSomeAreAway:
         pipes = [*os.pipe()]
         visitor = ReattachRequest(message, [memory, pipes[0], file], sock, ord("a"))
         with pytest.raises(ChronetixError, match="they are no pipes"):
-            recovery.returned(visitor)
+            recovery.reattached(visitor)
         assert visitor.descriptors == [memory, pipes[0], file]
         os.close(file)
         visitor.descriptors[2] = pipes[1]
-        recovery.returned(visitor)
+        recovery.reattached(visitor)
         assert (visitor.descriptors, world.connected) == ([memory], {"a": pipes})
         for fd in pipes:
             with pytest.raises(OSError, match="Bad file descriptor"):
@@ -243,14 +243,14 @@ class TestWhileSomeAreAway:
         back(recovery, sock, "a")
         recovery.ended("a", KILLED)
         recovery.ended("b", Exit(code=1))
-        assert (recovery.away, world.home) == ({"c"}, [])
+        assert (recovery.awaited, world.home) == ({"c"}, [])
         assert [recovery.state(node) for node in NODES] == ["exited", "exited", "returning"]
         back(recovery, sock, "c")
         ((_, dead, _, late),) = world.taken_over
         assert dead == {"a": 3, "b": 3}
         assert late == {
-            "a": "died when another worker had not come back to this daemon yet",
-            "b": "died when it had not come back to this daemon yet",
+            "a": "died when another worker had not reattached to this daemon yet",
+            "b": "died when it had not reattached to this daemon yet",
         }
         assert world.home[0][3] == {"a": KILLED, "b": Exit(code=1)}
 
@@ -263,7 +263,7 @@ class TestWhileSomeAreAway:
         for node in ("a", "c"):
             recovery.ended(node, KILLED)
         ((_, _, _, late),) = world.taken_over
-        assert late == dict.fromkeys("ac", "was killed, as it had not come back to this daemon within 10 s")
+        assert late == dict.fromkeys("ac", "was killed, because it had not reattached to this daemon within 10 s")
         assert len(world.home) == 1
 
     @pytest.mark.parametrize(
@@ -297,27 +297,27 @@ class TestWhileSomeAreAway:
         self, world: World, recovery: Recovery, sock: socket.socket
     ) -> None:
         descriptors = [5, 6]
-        assert recovery.holds("a", wire.Started(), descriptors)
+        assert recovery.defers("a", wire.Started(), descriptors)
         assert descriptors == []
-        assert recovery.holds("b", wire.Drained(route="r", epoch=1), [])
-        assert not recovery.holds("a", wire.Pong(id=1, progress=0), descriptors)
+        assert recovery.defers("b", wire.Drained(route="r", epoch=1), [])
+        assert not recovery.defers("a", wire.Pong(id=1, progress=0), descriptors)
         for node in NODES:
             back(recovery, sock, node)
         assert world.home[0][2] == [("a", wire.Started(), [5, 6]), ("b", wire.Drained(route="r", epoch=1), [])]
 
     def test_one_worker_s_messages_that_wait_are_bounded(self, recovery: Recovery) -> None:
-        for _ in range(MAX_HELD):
-            assert recovery.holds("a", wire.Started(), [])
+        for _ in range(MAX_DEFERRED):
+            assert recovery.defers("a", wire.Started(), [])
         with pytest.raises(ChronetixError, match="before all workers are back"):
-            recovery.holds("a", wire.Started(), [])
-        assert recovery.holds("b", wire.Started(), [])
+            recovery.defers("a", wire.Started(), [])
+        assert recovery.defers("b", wire.Started(), [])
 
     def test_so_is_what_comes_with_them(self, recovery: Recovery) -> None:
-        assert recovery.holds("a", wire.Started(), [0] * (MAX_HELD_DESCRIPTORS - 1))
+        assert recovery.defers("a", wire.Started(), [0] * (MAX_DEFERRED_DESCRIPTORS - 1))
         with pytest.raises(ChronetixError, match="before all workers are back"):
-            recovery.holds("a", wire.Started(), [0, 0])
-        assert recovery.holds("a", wire.Started(), [0])
+            recovery.defers("a", wire.Started(), [0, 0])
+        assert recovery.defers("a", wire.Started(), [0])
         with pytest.raises(ChronetixError, match="before all workers are back"):
-            recovery.holds("a", wire.Started(), [0])
-        assert recovery.holds("a", wire.Started(), [])
-        assert recovery.holds("b", wire.Started(), [0] * MAX_HELD_DESCRIPTORS)
+            recovery.defers("a", wire.Started(), [0])
+        assert recovery.defers("a", wire.Started(), [])
+        assert recovery.defers("b", wire.Started(), [0] * MAX_DEFERRED_DESCRIPTORS)

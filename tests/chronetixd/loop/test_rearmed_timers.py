@@ -188,8 +188,8 @@ def test_a_node_s_restart_is_timed_as_often_as_it_is_restarted(clock: Any) -> No
         clock.go_to(at + 10)
     assert passed == [(at + more, node) for at in (0, 10, 20) for more, node in ((2, "a"), (3, "b"))]
     timers.arm("a", 10**9)
-    timers.planned("b", ["a"], 10**9, "it failed")
-    timers.back("a")
+    timers.restart_planned("b", ["a"], 10**9, "it failed")
+    timers.restarted("a")
     assert (clock.armed, timers["a"].next_restart_unix_ns, timers["a"].last_reason) == (
         [],
         0,
