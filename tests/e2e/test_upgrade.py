@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,13 @@ def upgrade(daemon: Any, *options: str) -> Map:
 
 
 def descriptors(daemon: Any) -> int:
-    return len(os.listdir(f"/proc/{daemon.process.pid}/fd"))
+    """How many are open, without the files of /proc that a thread reads for the figures of workers."""
+    folder = Path(f"/proc/{daemon.process.pid}/fd")
+    refers = []
+    for each in folder.iterdir():
+        with suppress(FileNotFoundError):
+            refers.append(os.readlink(each))
+    return sum(not target.startswith("/proc/") for target in refers)
 
 
 def follow(client: Client, kind: str, **of: Any) -> Map:
