@@ -133,7 +133,7 @@ def test_json_has_text_and_lists_for_what_it_has_no_form_for(value, becomes):
         math.inf,
         cbor2.CBORTag(4711, 1),
     ],
-    ids=repr,
+    ids=lambda value: type(value).__name__,  # the order of a set is another one in each process
 )
 def test_cbor_gives_back_what_it_was_given(value):
     read = cbor.loads(cbor.dumps(value))
