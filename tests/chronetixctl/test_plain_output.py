@@ -5,9 +5,11 @@ from __future__ import annotations
 import time
 from typing import Any
 
+import click
 import pytest
 
-from chronetix.protocol.errors import CATALOGUE
+from chronetix.protocol.errors import CATALOGUE, error
+from chronetixctl import topic
 
 DAYS = 86400 * 10**9
 AT = 10**18
@@ -359,3 +361,90 @@ def test_doctor(ctl: Any, daemon: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     assert ctl("doctor", "--problems").out.splitlines()[1:] == lines[1:]
     daemon.answers["doctor"] = {"findings": [finding("WARN")]}
     assert ctl("doctor").code == 0
+
+
+class Shown:
+    """A frame that was sent a second ago by the clock of the test."""
+
+    seq, time_ns = 7, 0
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def __bytes__(self) -> bytes:
+        return self._data
+
+
+@pytest.mark.parametrize(
+    ("data", "content_type", "lines"),
+    [
+        (b'{"a": [1]}', "application/json", ["10B", "  {", '    "a": [', "      1", "    ]", "  }"]),
+        (b"{", "application/json", ["1B", "  not application/json: JSONDecodeError: ", "  000000  7b", "{"]),
+        (b"", "application/octet-stream", ["0B"]),
+        (
+            bytes(range(0x1D, 0x2E)) + b"\x7e\x7f",
+            "application/octet-stream",
+            [
+                "19B",
+                "  000000  1d 1e 1f 20 21 22 23 24 25 26 27 28 29 2a 2b 2c  ... !\"#$%&'()*+,",
+                "  000010  2d 7e 7f" + " " * 41 + "-~.",
+            ],
+        ),
+    ],
+)
+def test_frames(data: bytes, content_type: str, lines: list[str]) -> None:
+    item = topic.described(Shown(data), content_type) | {"unix_ns": AT}  # type: ignore[arg-type]
+    head, *shown = map(click.unstyle, topic._lines(item))
+    assert head == f"01:46:40.000 #7 {lines[0]}"
+    if content_type == "application/json" and len(data) == 1:
+        assert shown[0].startswith(lines[1])
+        assert (shown[1].startswith(lines[2]), shown[1].endswith(lines[3])) == (True, True)
+    else:
+        assert shown == lines[1:]
+
+
+@pytest.mark.parametrize("more", [-1, 0, 1])
+def test_of_a_long_frame_the_beginning(more: int) -> None:
+    item = topic.described(Shown(bytes(topic.HEX_SHOWN + more)), "x") | {"unix_ns": AT}  # type: ignore[arg-type]
+    _, *shown = topic._lines(item)
+    assert len(shown) == topic.HEX_SHOWN // 16 + (more > 0)
+    assert shown[-1].startswith("  … 1 bytes more" if more > 0 else "  0000f0  ")
+
+
+class Terminal:
+    """A stderr that is one."""
+
+    def __init__(self) -> None:
+        self.written = ""
+
+    def write(self, text: str) -> int:
+        self.written += text
+        return len(text)
+
+    def flush(self) -> None:
+        """At once."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("command", ["submit", "apply"])
+@pytest.mark.parametrize("refused", [False, True])
+def test_progress_is_one_line_and_gone_before_anything_else_is_said(
+    ctl: Any, daemon: Any, flow_file: Any, monkeypatch: pytest.MonkeyPatch, command: str, refused: bool
+) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr("chronetixctl.progress.sys.stderr", terminal)
+    steps = [{"flow": "pair", "state": "starting", "ready": 1, "total": 2, "step": "preparing"}] * 2
+    ended = {"flow": "pair", "state": "running", "step": "same", "number": 1, "change": {}, "warnings": []}
+    daemon.answers[command] = [*steps, error("flow-failed", flow="pair", reason="it broke") if refused else ended]
+    assert ctl(command, str(flow_file)).code == int(refused)
+    start, *shown = terminal.written.split("\r\x1b[K")
+    assert (start, len(shown)) == ("", 3)
+    assert shown[0] == shown[1]
+    assert shown[0]
+    assert "error" not in shown[0]
+    assert click.unstyle(shown[2]).startswith("error: ") is refused

@@ -71,7 +71,7 @@ class TestIncompatibleSchema:
         found = only(problems(text))
 
         assert found.kind == "IncompatibleSchema"
-        assert "b takes application/json v2" in found.message
+        assert found.message == "route a -> b carries application/json v1, but b takes application/json v2"
 
     def test_both_spellings_of_arrow_are_one(self) -> None:
         text = NODES.replace("outputs: [{}]", "outputs: [{content_type: application/arrow+ipc}]", 1).replace(
@@ -234,6 +234,11 @@ class TestInvalidField:
         found = problems((NODES + "  - {from: a, to: b}\n").replace(*change, 1))[0]
 
         assert (found.kind, found.message, found.suggestion) == ("InvalidField", message, suggestion)
+
+    def test_a_node_without_id_is_told_to_have_one(self, problems: Problems) -> None:
+        found = only(problems("nodes: [{plugin: {artifact: 'python://m:f'}}]"))
+
+        assert (found.message, found.suggestion) == ("node without id", "give it one: id: my-node")
 
     @pytest.mark.parametrize(
         ("fields", "message"),

@@ -7,4 +7,22 @@ from __future__ import annotations
 
 from typing import Final
 
-EQUIVALENT: Final[dict[tuple[str, str], str]] = {}
+_ENCODE: Final = "protocol/native/encode.c"
+
+EQUIVALENT: Final[dict[tuple[str, str], str]] = {
+    (
+        _ENCODE,
+        r"""-memcpy(to, value != value ? "\xf9\x7e\x00" : value > 0 ? "\xf9\x7c\x00" : "\xf9\xfc\x00", 3);
++memcpy(to, value != value ? "\xf9\x7e\x00" : value > 1 ? "\xf9\x7c\x00" : "\xf9\xfc\x00", 3);""",
+    ): "what is no NaN there is one of the infinities",
+    (
+        _ENCODE,
+        """-if (count == -1 && PyErr_Occurred()) return -1;
++if (count != -1 && PyErr_Occurred()) return -1;""",
+    ): "no integer has more bits than a long can count",
+    (
+        _ENCODE,
+        """-bool good = one(&w, value, false) >= 0 && run(&w, PY_SSIZE_T_MAX, &spent) > 0;
++bool good = one(&w, value, false) >= 0 && run(&w, PY_SSIZE_T_MAX, &spent) >= 0;""",
+    ): "without a budget nothing is left over: it is 1 or -1",
+}

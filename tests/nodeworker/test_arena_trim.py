@@ -149,3 +149,15 @@ def test_what_cannot_go_yet_is_looked_at_ever_less(time):
     time.arena.shrink = shrink
     time.run(LONGEST_PAUSE_S)
     assert time.arena.size == FIRST
+
+
+@pytest.mark.parametrize(("looks", "times"), [(0, 2), (4 * PATIENCE, 2), (4 * PATIENCE + 1, 1)])
+def test_what_is_needed_again_soon_after_it_went_is_kept_longer_from_then_on(time, looks, times):
+    time.arena.use(100 * MIB)
+    while not time.giving.look(time.now):
+        time.arena.use(0)
+    for _ in range(looks):
+        assert time.giving.look(time.now) == 0
+    time.arena.use(100 * MIB)
+    time.giving.look(time.now)
+    assert time.giving._peaks.maxlen == times * PATIENCE

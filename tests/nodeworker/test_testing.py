@@ -119,8 +119,12 @@ class TestAPluginMayNotBe:
         assert says in caught.value.message
 
     def test_a_class_without_on_message_where_messages_come_in(self):
-        with pytest.raises(ChronetixError, match="no on_message"):
+        with pytest.raises(ChronetixError, match=r": messages of \S+ come in, but \S+ has no on_message"):
             run(type("P", (), {"on_stop": lambda self: 0}), messages=[("t", 1)])
+
+    def test_one_without_on_tick_where_a_timer_ticks(self):
+        with pytest.raises(ChronetixError, match=r": timer \S+ ticks, but \S+ has no on_tick"):
+            run(type("P", (), {"on_stop": lambda self: 0}), ticks=1)
 
 
 class TestTheContext:

@@ -173,6 +173,26 @@ class TestFrames:
         assert cbor.loads(cbor.dumps({"all": joined}))["all"] == [{"n": number} for number in range(count)]
 
 
+@pytest.mark.parametrize("value", [-1, 1 << 63, 1.5, math.nan, True, None, "t" * 2000, b"b" * 2000, [1.5], {"k": (1,)}])
+def test_what_can_be_written_passes_the_check_and_is_read_in_pieces(value: Any) -> None:
+    assert cbor.check(value) is None  # type: ignore[func-returns-value]
+    reading = cbor.Decoder(cbor.dumps([value, [0] * 20]))
+    with pytest.raises(ValueError, match="not complete"):
+        reading.take()
+    while not reading.step(2):
+        pass
+    assert repr(reading.take()[0]) == repr(cbor.loads(cbor.dumps(value)))
+    with pytest.raises(ValueError, match="not complete"):
+        reading.take()
+
+
+@pytest.mark.parametrize("sign", [0, 0x8000])
+@pytest.mark.parametrize("half", [0, 1, 2, 0x3FF, 0x400, 0x401, 0x7BFF, 0x7C00])
+def test_halves_at_their_edges_are_read(half: int, sign: int) -> None:
+    raw = struct.pack(">H", sign | half)
+    assert repr(cbor.loads(b"\xf9" + raw)) == repr(struct.unpack(">e", raw)[0])
+
+
 def written(writing: Any) -> bytes:
     while not writing.step(7):
         pass

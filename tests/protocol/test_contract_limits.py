@@ -16,6 +16,7 @@ from chronetix.protocol.contract.types import MAX_BUFFER, MAX_NS, MAX_PRIORITY, 
 
 Make = Callable[..., dict[str, Any]]
 
+MAX_COUNT = (1 << 31) - 1
 RESTART = {"policy": "transient", "backoff_max_ms": MAX_MS}
 OF_NODES = [
     ("restart.max", {"restart": RESTART}, 1, MAX_RESTARTS),
@@ -29,6 +30,11 @@ OF_NODES = [
     ("liveness.failures", {"liveness": {"limit_ms": 1000}}, 1, MAX_RESTARTS),
     ("qos.deadline_ns", {"qos": {}}, 0, MAX_NS),
     ("qos.priority", {"qos": {}}, 0, MAX_PRIORITY),
+    ("qos.retry", {"qos": {}}, 0, MAX_COUNT),
+    ("qos.max_inflight", {"qos": {}}, 1, MAX_COUNT),
+    ("qos.credit_high", {"qos": {}}, 1, MAX_COUNT),
+    ("qos.credit_low", {"qos": {"credit_high": MAX_COUNT}}, 0, MAX_COUNT),
+    ("resource_claims.cpu_millis", {"resource_claims": {}}, 0, MAX_COUNT),
     ("resource_claims.arena_bytes", {"resource_claims": {}}, MIN_ARENA, None),
 ]
 """Path in a manifest, what else is in it, the least and the greatest."""

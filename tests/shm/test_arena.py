@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -11,6 +12,9 @@ from hypothesis import strategies as st
 
 from chronetix import shm
 from tests.shm.lines import attach, join
+
+SMALL_MAX, SLAB_BYTES = 3584, 8 * 4096
+"""As in arena.h: what is larger has pages of its own; where what is smaller lies together with its like."""
 
 
 def address(buffer: object) -> int:
@@ -176,3 +180,89 @@ def test_memory_that_the_machine_does_not_have_is_an_error_at_once():
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     outlet.send(b"still fine", 0)
+
+
+def addresses(loans: list[shm.Loan]) -> list[int]:
+    return [address(loan) for loan in loans]
+
+
+@pytest.mark.parametrize("size", [64, 1024, SMALL_MAX])
+def test_a_full_slab_hands_out_again_what_was_freed_in_it(size: int) -> None:
+    """A slab is in no list while it is full, and back in it with the first object that is freed."""
+    arena, outlet, _consumer = alone(1 << 22, 1 << 22, credits=8192)
+    loans = [outlet.loan(size, 0)]
+    slab = SLAB_BYTES // arena.used
+    loans += [outlet.loan(size, 0) for _ in range(3 * slab - 1)]
+    where = addresses(loans)
+    assert len(set(where)) == 3 * slab
+    assert [max(part) - min(part) < SLAB_BYTES for part in (where[:slab], where[slab : 2 * slab])] == [True, True]
+    used = arena.used
+    for at in (0, slab - 1, slab, 2 * slab + 1):
+        loans[at].cancel()
+        again = outlet.loan(size, 0)
+        assert address(again) == where[at]
+        loans[at] = again
+    for at in (1, slab + 1):
+        loans[at].cancel()
+    assert arena.used == used - 2 * used // (3 * slab)
+    for at in (slab + 1, 1):  # the slab in which something was freed last comes first
+        loans[at] = outlet.loan(size, 0)
+        assert address(loans[at]) == where[at]
+    fresh = outlet.loan(size, 0)
+    assert address(fresh) not in where
+    for loan in (*loans, fresh):
+        loan.cancel()
+    assert arena.used == 0
+
+
+def test_slabs_that_were_emptied_make_room_for_others_and_for_what_is_large() -> None:
+    arena, outlet, _consumer = alone(1 << 18, 1 << 18, credits=8192)
+    for size in (64, 1024, SMALL_MAX, 64):
+        loans = []
+        while True:
+            try:
+                loans.append(outlet.loan(size, 0))
+            except shm.WouldBlock:
+                break
+        assert len(set(addresses(loans))) == len(loans)
+        assert arena.size - arena.used < SLAB_BYTES
+        for loan in loans[::2] + loans[1::2]:
+            loan.cancel()
+        assert arena.used == 0
+    outlet.loan(1 << 18, 0).cancel()
+
+
+def test_where_no_whole_slab_has_room_one_page_is_one() -> None:
+    arena, outlet, _consumer = alone(1 << 16, 1 << 16)
+    large = outlet.loan((1 << 16) - 4096, 0)
+    small = [outlet.loan(64, 0) for _ in range(64)]
+    assert len({where // 4096 for where in addresses(small)}) == 1
+    with pytest.raises(shm.WouldBlock):
+        outlet.loan(64, 0)
+    where = address(small[7])
+    small.pop(7).cancel()
+    again = outlet.loan(64, 0)
+    assert address(again) == where
+    for loan in (large, again, *small):
+        loan.cancel()
+    assert arena.used == 0
+
+
+@given(st.lists(st.tuples(st.sampled_from([64, 512, SMALL_MAX]), st.integers(0, 1000)), max_size=120))
+@settings(max_examples=60, deadline=None)
+def test_slabs_filled_to_their_end_again_and_again_lend_nothing_twice(steps: list[tuple[int, int]]) -> None:
+    arena, outlet, _consumer = alone(1 << 17, 1 << 17, credits=8192)
+    lent: list[tuple[shm.Loan, int, int]] = []
+    for size, which in steps:
+        try:
+            for _ in range(which % 40):
+                loan = outlet.loan(size, 0)
+                lent.append((loan, address(loan), size))
+        except shm.WouldBlock:
+            for _ in range(min(len(lent), which % 60)):
+                lent.pop(which % len(lent))[0].cancel()
+        taken = sorted((start, start + size) for _, start, size in lent)
+        assert all(end <= start for (_, end), (start, _) in pairwise(taken))
+    for loan, _, _ in lent:
+        loan.cancel()
+    assert arena.used == 0

@@ -92,9 +92,19 @@ class TestGate:
         assert gate.admit(8, Right.OPERATE, 0) is None
         refusal = gate.admit(9, Right.OPERATE, 0)
         assert refusal is not None
-        assert refusal.limit == 1
+        assert (refusal.what, refusal.limit) == ("another client", 1)
         assert [gate.admit(0, Right.ADMIN, 0) for _ in range(ADMIN_RESERVE)] == [None] * ADMIN_RESERVE
         assert gate.admit(0, Right.ADMIN, 0) is not None
+
+    def test_what_is_refused_is_named_with_its_limit(self) -> None:
+        gate = self.gate(clients=5, per_user=1, calls=1)
+        assert gate.admit(8, Right.OPERATE, 0) is None
+        full = gate.admit(8, Right.OPERATE, 0)
+        assert full is not None
+        assert (full.what, full.limit) == ("another client of user 8", 1)
+        fast = [gate.call(8, Right.OPERATE, 0) for _ in range(3)][-1]
+        assert fast is not None
+        assert (fast.what, fast.limit) == ("another call of user 8 in this second", 1)
 
     def test_who_leaves_makes_room(self) -> None:
         gate = self.gate(clients=1)
@@ -106,7 +116,7 @@ class TestGate:
         gate = self.gate(clients=100, per_user=100, connects=1)
         refused = [gate.admit(8, Right.READ, 0) for _ in range(3)][-1]
         assert refused is not None
-        assert "user 8" in refused.what
+        assert (refused.what, refused.limit) == ("another connection of user 8 in this second", 1)
         assert gate.admit(9, Right.READ, 0) is None
         assert gate.admit(8, Right.READ, SECOND) is None
 

@@ -6,6 +6,7 @@ first.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -362,3 +363,33 @@ def test_a_supervisor_that_has_much_to_read_is_told_later_as_often_as_that_is_so
         assert (supervisor.waiting, clock.armed) == (0, [])
     assert sent == [f"{name}={round_}" for round_ in range(3) for name in "ab"]
     supervisor.close()
+
+
+def test_what_the_supervisor_was_not_told_is_handed_over_with_its_descriptors(
+    clock: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NOTIFY_SOCKET", "/nowhere")
+
+    def busy(message: str, descriptors: object = ()) -> None:
+        raise BlockingIOError(11, "it has too much to read")
+
+    monkeypatch.setattr(notify, "send", busy)
+    before, after = notify.ServiceManager(clock.call_later), notify.ServiceManager(clock.call_later)
+    read_end, write_end = os.pipe()
+    assert before.tell("plain")
+    assert before.tell("with one", read_end)
+    given: list[int] = []
+    bag = SimpleNamespace(put=lambda fd: given.append(os.dup(fd)) or 0, take=lambda at: given[at])
+    packed = before.packed(bag)  # type: ignore[arg-type]
+    assert packed == [("plain", -1), ("with one", 0)]
+    before.close()
+    after.unpack(packed, bag)  # type: ignore[arg-type]
+    told: list[tuple[str, int]] = []
+    monkeypatch.setattr(
+        notify, "send", lambda message, fds: told.append((message, *(os.fstat(fd).st_ino for fd in fds)))
+    )
+    clock.go_to(clock.now + notify.RETRY_S)
+    assert told == [("plain",), ("with one", os.fstat(write_end).st_ino)]
+    assert (after.waiting, clock.armed) == (0, [])
+    os.close(read_end)
+    os.close(write_end)
