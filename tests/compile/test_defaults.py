@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from chronetixd.compile import Compiled
+from chronetixd.compile.artifacts import _short_role
 
 Output = Callable[[str], dict[str, Any]]
 
@@ -273,3 +274,11 @@ def test_a_path_of_the_output_is_found_in_the_text(compiled: Callable[[str], Com
     assert result.locate("manifests[1].artifact.uri").line == 4
     assert result.locate("manifests[1].artifact.uri").column > result.locate("manifests[1]").column
     assert result.locate("nowhere[7].at.all").line == 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "role"),
+    [("source", "Source"), ("Map", "Transform"), ("timer", "Timer"), ("Judge", "Judge"), ("timer-source", "")],
+)
+def test_the_short_form_s_kind_is_a_role_or_names_what_the_platform_has(kind: str, role: str) -> None:
+    assert _short_role(kind) == role

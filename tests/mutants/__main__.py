@@ -52,7 +52,7 @@ ELSEWHERE = {"chronetixd/compile": "tests/compile"}
 
 BESIDE = {
     "protocol/native/": ("tests/protocol/test_cbor.py", "tests/protocol/test_cbor_edges.py"),
-    "protocol/contract/": ("tests/protocol/test_contract_flow.py",),
+    "protocol/contract/": ("tests/protocol/test_contract_flow.py", "tests/protocol/test_contract_limits.py"),
     "chronetixctl/": ("tests/chronetixctl/test_commands.py", "tests/chronetixctl/test_plain_output.py"),
     "chronetixd/compile/": ("tests/compile/test_defaults.py", "tests/compile/test_problems.py"),
     "nodeworker/api/": ("tests/nodeworker/test_testing.py",),

@@ -25,4 +25,9 @@ EQUIVALENT: Final[dict[tuple[str, str], str]] = {
         """-bool good = one(&w, value, false) >= 0 && run(&w, PY_SSIZE_T_MAX, &spent) > 0;
 +bool good = one(&w, value, false) >= 0 && run(&w, PY_SSIZE_T_MAX, &spent) >= 0;""",
     ): "without a budget nothing is left over: it is 1 or -1",
+    (
+        _ENCODE,
+        """-PyObject *wide = over > 0 ? Py_NewRef(number) : PyNumber_Invert(number);
++PyObject *wide = over >= 0 ? Py_NewRef(number) : PyNumber_Invert(number);""",
+    ): "it is 1 or -1 there",
 }

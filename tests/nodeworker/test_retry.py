@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 from unittest.mock import Mock
 
 import pytest
 
-from chronetix.nodeworker.engine.retry import MAX_LETTER, MESSAGE_LIMIT, DeadLetters
+from chronetix.nodeworker.engine.retry import MAX_LETTER, MESSAGE_LIMIT, DeadLetters, retrying, retrying_awaited
 from chronetix.protocol.messages import FrameFailed, Publish
 
 NUMBERS = """
@@ -122,3 +123,34 @@ def test_a_dead_letter_brings_a_frame_as_large_as_the_limit_and_of_a_larger_one_
     assert head["headers"].get("payload") == (None if sent else "left out")
     assert head["headers"]["message"] == "x" * MESSAGE_LIMIT
     host.frame_failed.assert_called_once_with("ab", 7, 2, "ValueError", "x" * MESSAGE_LIMIT, "dead-letter")
+
+
+@pytest.mark.parametrize("awaited", [False, True])
+@pytest.mark.parametrize("raises", [0, 1, 2, 3])
+def test_what_on_frame_returns_comes_back_from_whichever_attempt(
+    awaited: bool, raises: int, configure: Any, plugin: Any
+) -> None:
+    """Of a plugin that waits and of one that does not, which have code of their own."""
+    host, calls = Mock(), []
+
+    def on_frame(frame: Any, ctx: Any) -> str:
+        calls.append(frame)
+        if len(calls) <= raises:
+            raise ValueError("not yet")
+        return "result"
+
+    config = configure("b", plugin(PICKY) + ":Picky", "ab<a", qos={"retry": 2})
+    made = (retrying_awaited if awaited else retrying)(on_frame, config, host, Mock(interrupt=None))
+    result = made(Frame(1), None)
+    if awaited:
+        result = asyncio.run(result)
+    assert (result, len(calls)) == ("result" if raises < 3 else None, min(raises + 1, 3))
+    told = [call.args for call in host.frame_failed.call_args_list]
+    outcome = ("passed",) if raises < 3 else ("dropped",)
+    assert told == ([] if not raises else [("ab", 7, min(raises + 1, 3), "ValueError", "not yet", *outcome)])
+
+
+def test_without_retry_nothing_is_in_the_way(configure: Any, plugin: Any) -> None:
+    on_frame, config = Mock(), configure("b", plugin(PICKY) + ":Picky", "ab<a")
+    for made in (retrying, retrying_awaited):
+        assert made(on_frame, config, Mock(), Mock()) is on_frame

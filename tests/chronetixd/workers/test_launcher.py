@@ -272,3 +272,24 @@ def test_no_more_are_asked_for_at_a_time_than_it_has_use_for_and_all_come(
     assert not asked.launcher.withdraw(requests[1])
     until(lambda: asked.told == ["spawned"] * 4)
     assert asked.launcher.announced
+
+
+@pytest.mark.parametrize("fails", ["subprocess.Popen", "os.pidfd_open", "os.pipe", "socket.socketpair"])
+def test_one_that_cannot_be_started_keeps_nothing_open(
+    loop: asyncio.AbstractEventLoop, run: Run, monkeypatch: pytest.MonkeyPatch, fails: str
+) -> None:
+    """Whatever was had by then goes back (the leak check looks), and it is told, and tried again."""
+    lost: list[str] = []
+    launcher = Launcher(loop, on_ready=lambda _: None, on_lost=lost.append, on_hopeless=lost.append)
+    before = set(os.listdir("/proc/self/fd"))
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(24, "Too many open files")
+
+    with monkeypatch.context() as short:
+        short.setattr(f"chronetixd.workers.launcher.{fails}", fail)
+        launcher._launch()
+    assert lost == ["[Errno 24] Too many open files"]
+    assert set(os.listdir("/proc/self/fd")) == before
+    assert launcher._retry is not None
+    run(launcher.stop())
