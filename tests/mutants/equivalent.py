@@ -30,4 +30,9 @@ EQUIVALENT: Final[dict[tuple[str, str], str]] = {
         """-PyObject *wide = over > 0 ? Py_NewRef(number) : PyNumber_Invert(number);
 +PyObject *wide = over >= 0 ? Py_NewRef(number) : PyNumber_Invert(number);""",
     ): "it is 1 or -1 there",
+    (
+        _ENCODE,
+        """-return more_work < 0 ? -1 : work + more_work;
++return more_work <= 0 ? -1 : work + more_work;""",
+    ): "an item is some work",
 }
