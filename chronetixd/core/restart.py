@@ -78,7 +78,7 @@ class CountedExit(NamedTuple):
     what: str
 
 
-class Restart(Struct, frozen=True):
+class RestartAfter(Struct, frozen=True):
     """Restart the node ``after_ns`` from now; it is the ``attempt``-th restart within its window."""
 
     after_ns: int
@@ -91,7 +91,7 @@ class GiveUp(Struct, frozen=True):
     exhausted: bool = False
 
 
-Verdict = Restart | GiveUp
+Verdict = RestartAfter | GiveUp
 
 
 def decide(rule: Rule, ending: Ending, earlier: Sequence[CountedExit], now_ns: int, chance: float) -> Verdict:
@@ -102,7 +102,7 @@ def decide(rule: Rule, ending: Ending, earlier: Sequence[CountedExit], now_ns: i
     attempt = 1 + len(within(earlier, rule.window_ns, now_ns))
     if attempt > rule.max:
         return GiveUp(exhausted=True)
-    return Restart(delay(rule, attempt, chance), attempt)
+    return RestartAfter(delay(rule, attempt, chance), attempt)
 
 
 def within(deaths: Iterable[CountedExit], window_ns: int, now_ns: int) -> list[CountedExit]:

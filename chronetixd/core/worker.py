@@ -80,7 +80,7 @@ class FinishedEarlier(Struct, frozen=True):
     incarnation: int
 
 
-class Reattached(Struct, frozen=True):
+class HasReattached(Struct, frozen=True):
     """The worker, which an earlier daemon has started, has reattached and reports that it is in ``state``."""
 
     state: WorkerState
@@ -197,7 +197,7 @@ WorkerEvent = (
     | AddedWhileRunning
     | StartedEarlier
     | FinishedEarlier
-    | Reattached
+    | HasReattached
     | FlowCollapsed
 )
 
@@ -222,7 +222,7 @@ EVENTS: tuple[type, ...] = (
     AddedWhileRunning,
     StartedEarlier,
     FinishedEarlier,
-    Reattached,
+    HasReattached,
     FlowCollapsed,
 )
 """The table's columns."""
@@ -333,7 +333,7 @@ class WorkerMachine:
         target = TABLE[self.state][EVENTS.index(type(event))]
         name = type(event).__name__
         if isinstance(target, tuple):
-            assert isinstance(event, Reattached | FlowCollapsed)
+            assert isinstance(event, HasReattached | FlowCollapsed)
             target = event.state if event.state in target else None
         if target is None:
             raise IllegalEvent(f"worker {self.node!r}", self.state, name, self.history.entries())

@@ -20,7 +20,7 @@ from chronetix.protocol.errors import error
 from chronetix.protocol.framing import type_of
 from chronetixd.core import flow_messages as core
 from chronetixd.core.wiring.incarnations import LostMemory
-from chronetixd.core.worker import Exit, Reattached, WorkerState
+from chronetixd.core.worker import Exit, HasReattached, WorkerState
 from chronetixd.dataplane import rebuild
 from chronetixd.dataplane.recovered import RecoveredMemory
 from chronetixd.dataplane.wiring import FlowWiring, ToNode
@@ -183,7 +183,7 @@ class Recovery:
         self._run.worker(node).features = request.features
         self._run.resubscribe(node)
         self.awaited.discard(node)
-        self._run.dispatch(core.WorkerChanged(node, Reattached(STATES[message.state])))
+        self._run.dispatch(core.WorkerChanged(node, HasReattached(STATES[message.state])))
         self._complete_if_all()
 
     def defers(self, node: str, message: wire.Message, descriptors: list[int]) -> bool:

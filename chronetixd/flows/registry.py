@@ -18,7 +18,7 @@ from chronetix.protocol.contract import Problem, Validation, parse_flow
 from chronetix.protocol.contract.reading import unfit_flow_name
 from chronetix.protocol.errors import ChronetixError, error
 from chronetix.protocol.nearest import nearest
-from chronetixd.core.flow_messages import FlowState, Limits, StopMode
+from chronetixd.core.flow_messages import ENDED, FlowState, Limits, StopMode
 from chronetixd.core.packed import Key
 from chronetixd.flows.artifacts import artifact_problems
 from chronetixd.flows.context import Services
@@ -35,8 +35,6 @@ from chronetixd.workers.process import WorkerProcess
 
 LIVING = ("running", "draining")
 """States in which workers may have done what cannot be done again."""
-
-ENDED = (FlowState.STOPPED, FlowState.FAILED)
 
 MAX_ENDED = 100
 """Flows that have ended and are still listed."""
@@ -112,9 +110,9 @@ class Flows:
     async def submit(
         self, raw: Mapping[str, Any], name: str | None, bindings: Mapping[str, str], base_dir: str
     ) -> tuple[FlowRun, list[Problem]]:
-        """Start a flow once the journal has recorded it. Returns the flow and its warnings. Raises ChronetixError
-        ``flow-invalid``, ``flow-exists``, ``journal-unusable`` or ``daemon-stopping``, and then nothing was started and
-        nothing is listed. A caller that is cancelled while the disk is written has submitted the flow."""
+        """Start a flow once the journal has recorded it; returns it with its warnings. Raises ChronetixError
+        ``flow-invalid``, ``flow-exists``, ``journal-unusable`` or ``daemon-stopping``, and then nothing was started or
+        listed. A caller that is cancelled while the disk is written has submitted the flow."""
         check_name("submit", name)
         checked = await self.validate(raw, bindings, base_dir)
         if self.stopping:
@@ -158,8 +156,8 @@ class Flows:
         told: asyncio.Future[ChronetixError | None],
         refusal: ChronetixError | None,
     ) -> None:
-        """Launch ``run``, which the journal has recorded, or pass on its ``refusal``. A stop of the daemon that began
-        meanwhile refuses the flow."""
+        """Launch ``run``, which the journal has recorded, or pass on a ``refusal``, also that of a daemon that stops
+        meanwhile."""
         self._pending.discard(run.name)
         if refusal is None and self.stopping:
             refusal = error("daemon-stopping")
@@ -171,8 +169,7 @@ class Flows:
         told.set_result(refusal)
 
     async def validate(self, raw: Mapping[str, Any], bindings: Mapping[str, str], base_dir: str) -> Validation:
-        """Check a contract in a separate thread, because flows may be large and files may be anywhere. See
-        :func:`validate`."""
+        """Check a contract in a thread of its own, as flows may be large and files anywhere. See :func:`validate`."""
         return await self._services.checks.ask(lambda: validate(raw, bindings, base_dir))
 
     async def written(self) -> None:
@@ -187,9 +184,8 @@ class Flows:
         self._when_known(mode, lambda: None if run.machine.ended else run.stop(mode, drain_ns))
 
     def restore(self, left: Recovered, kept: Stored) -> list[FlowRun]:
-        """List the flows that the last daemon had, and return those that run on or run again. A wanted flow continues
-        with the workers and memory that outlived the daemon, or else begins anew. ``kept`` are the descriptors that the
-        service manager has stored; each flow takes its own."""
+        """List the flows of the last daemon. Returns those that go on with workers and memory that outlived it, or
+        begin anew. ``kept`` are the descriptors that the service manager has stored; each flow takes its own."""
         again = []
         lives: dict[str, list[StoredLife]] = {}
         for life in left.lives:
@@ -277,7 +273,8 @@ class Flows:
         return worker
 
     def _list_ended(self, run: FlowRun, stored: StoredFlow) -> None:
-        """List a flow that is not wanted any more. One that was about to end when the daemon died has ended with it."""
+        """List a flow that is not wanted any more. If it was about to end when the daemon died, it ended with the
+        daemon."""
         state = FlowState(stored.state)
         if state in ENDED:
             run.list_ended(state, stored.reason, stored.changed_unix_ns)
@@ -286,8 +283,8 @@ class Flows:
             self._changed(run)
 
     def reattach(self, request: ReattachRequest) -> None:
-        """Take back a worker that has outlived an earlier daemon. Raises ChronetixError when no flow awaits it, and
-        OSError when no descriptors are left. The socket then stays the caller's."""
+        """Take back a worker that has outlived an earlier daemon. Raises ChronetixError when no flow awaits it, OSError
+        when no descriptors are left; the socket stays the caller's then."""
         run = self._runs.get(request.message.flow)
         if run is None or run.recovery is None:
             reason = "no such flow waits for its workers"
@@ -325,9 +322,8 @@ class Flows:
             self._journal.flow(changed)
 
     def stop_all(self, mode: StopMode) -> None:
-        """End every flow until the next daemon runs, and refuse new ones. A drain begins when the journal has recorded
-        that the flow is still wanted: if this daemon dies meanwhile, the next one could not tell from workers that have
-        finished."""
+        """End every flow until the next daemon runs, and refuse new ones. A drain begins when the journal knows that
+        the flow is still wanted: if this daemon dies meanwhile, the workers look as if they had finished."""
         self.stopping = True
         wanted = [run.name for run in self.living if self._stored[run.name].wanted == "running"]
         self._stored |= {name: msgspec.structs.replace(self._stored[name], again=True) for name in wanted}
@@ -347,8 +343,7 @@ class Flows:
             begin()
 
     def _run_again(self, ended: FlowRun) -> None:
-        """Launch a flow again that has drained because the last daemon was about to stop when it died, and that is
-        still wanted."""
+        """Launch a wanted flow again that has drained only because the last daemon died while it was stopping."""
         earlier = self._stored[ended.name]
         if self._runs.get(ended.name) is not ended or self.stopping:
             return
@@ -377,8 +372,7 @@ class Flows:
 
 
 def check_name(verb: str, name: str | None) -> None:
-    """Raise ChronetixError ``bad-argument`` for a name that no flow can have; None is accepted and leaves the name to
-    the flow."""
+    """Raise ChronetixError ``bad-argument`` for a name that no flow can have. None leaves the name to the flow."""
     reason = "" if name is None else unfit_flow_name(name)
     if reason:
         raise error("bad-argument", argument="name", verb=verb, reason=f"it {reason}")

@@ -228,7 +228,7 @@ def _ended(flow: FlowMachine, event: WorkerChanged, at: ClockAndChance) -> list[
         what = flow.cause(event).told
         flow.restart_state.counted_exits[node] = [*earlier, CountedExit(at.now_ns, what)]
         return _failed(flow, event, verdict, earlier)
-    if isinstance(verdict, restart.Restart) and flow.state is FlowState.RUNNING:
+    if isinstance(verdict, restart.RestartAfter) and flow.state is FlowState.RUNNING:
         flow.restart_state.counted_exits[node] = [*earlier, CountedExit(at.now_ns, "finished")]
         return _restart(flow, event, verdict, "it finished")
     return [WakePeers(node), *ending.end_if_empty(flow, event), *drain_if_settled(flow, event)]
@@ -242,7 +242,7 @@ def _retiring_ended(flow: FlowMachine, event: WorkerChanged, at: ClockAndChance)
     earlier = restart.within(flow.restart_state.counted_exits.get(node, ()), rule.window_ns, at.now_ns)
     verdict = restart.decide(rule, _ending(flow, node), earlier, at.now_ns, at.chance)
     died = _ending(flow, node) is Ending.FAILED and node in flow.fed - flow.overdue
-    if died and isinstance(verdict, restart.Restart) and flow.restarts:
+    if died and isinstance(verdict, restart.RestartAfter) and flow.restarts:
         what = flow.cause(event).told
         flow.restart_state.counted_exits[node] = [*earlier, CountedExit(at.now_ns, what)]
         return _restart(flow, event, verdict, what)
@@ -294,7 +294,7 @@ def _restart_group(flow: FlowMachine, node: str) -> set[str]:
     return {each for each in group if each == node or flow.workers[each].state not in ENDED_WELL}
 
 
-def _restart(flow: FlowMachine, event: WorkerChanged, verdict: restart.Restart, why: str) -> list[Instruction]:
+def _restart(flow: FlowMachine, event: WorkerChanged, verdict: restart.RestartAfter, why: str) -> list[Instruction]:
     node = event.node
     flow.workers[node].handle(worker.RestartPlanned())
     hurried = flow.stop is not None or flow.drains_in_order

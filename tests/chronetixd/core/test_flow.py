@@ -445,7 +445,7 @@ class TestUnderAnEarlierDaemon:
             "sink": 1,
         }
         assert [node for node, worker in workers.items() if worker.state is WorkerState.EXITED] == ["sink"]
-        assert play.node("left", life.Reattached(WorkerState.DRAINING)) == []
+        assert play.node("left", life.HasReattached(WorkerState.DRAINING)) == []
         assert play.flow.workers["left"].state is WorkerState.DRAINING
 
     @pytest.mark.parametrize("state", [state for state in FlowState if state is not FlowState.SUBMITTED])

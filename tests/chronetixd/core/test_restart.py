@@ -12,7 +12,7 @@ from chronetixd.core.restart import (
     Ending,
     GiveUp,
     Policy,
-    Restart,
+    RestartAfter,
     Rule,
     Strategy,
     decide,
@@ -49,7 +49,7 @@ def test_a_policy_restarts_after_these_endings_and_no_others(
     policy: Policy, restarted: set[Ending], ending: Ending
 ) -> None:
     verdict = decide(Rule(policy), ending, [], 0, 0.5)
-    assert verdict == (Restart(0, 1) if ending in restarted else GiveUp())
+    assert verdict == (RestartAfter(0, 1) if ending in restarted else GiveUp())
 
 
 @pytest.mark.parametrize("policy", [Policy.PERMANENT, Policy.TRANSIENT])
@@ -59,7 +59,7 @@ def test_a_full_window_ends_it(policy: Policy, limit: int, deaths: int) -> None:
     rule = Rule(policy, max=limit, window_ns=10 * SECOND, jitter_pct=0)
     verdict = decide(rule, Ending.FAILED, died(*range(deaths)), 9 * SECOND, 0.0)
     assert (verdict == GiveUp(exhausted=True)) == (deaths >= limit)
-    if isinstance(verdict, Restart):
+    if isinstance(verdict, RestartAfter):
         assert verdict.attempt == deaths + 1
 
 
@@ -68,7 +68,7 @@ def test_deaths_that_are_old_enough_do_not_count(policy: Policy) -> None:
     rule = Rule(policy, max=1, window_ns=10 * SECOND)
     earlier = died(0, SECOND)
     assert isinstance(decide(rule, Ending.FAILED, earlier, 10 * SECOND, 0.5), GiveUp)
-    assert isinstance(decide(rule, Ending.FAILED, earlier, 11 * SECOND, 0.5), Restart) == (policy != "temporary")
+    assert isinstance(decide(rule, Ending.FAILED, earlier, 11 * SECOND, 0.5), RestartAfter) == (policy != "temporary")
 
 
 def test_within_keeps_what_is_younger_than_the_window() -> None:

@@ -20,7 +20,7 @@ EXAMPLES = {
     life.FinishedEarlier: life.FinishedEarlier(3),
 }
 
-SAYS_WHERE = (life.Reattached, life.FlowCollapsed)
+SAYS_WHERE = (life.HasReattached, life.FlowCollapsed)
 """Events that say to which state they lead."""
 
 
@@ -138,7 +138,7 @@ class TestUnderAnEarlierDaemon:
     def test_one_that_was_started_comes_back_in_the_state_that_it_says(self, state: WorkerState) -> None:
         worker = WorkerMachine("a")
         assert worker.handle(life.StartedEarlier(2)) is WorkerState.STARTED
-        assert worker.handle(life.Reattached(state)) is state
+        assert worker.handle(life.HasReattached(state)) is state
         assert (worker.incarnation, worker.finished) == (2, False)
 
     @pytest.mark.parametrize("state", [WorkerState.READY, WorkerState.FINISHED, WorkerState.EXITED])
@@ -146,14 +146,14 @@ class TestUnderAnEarlierDaemon:
         worker = WorkerMachine("a")
         worker.handle(life.StartedEarlier(2))
         with pytest.raises(IllegalEvent):
-            worker.handle(life.Reattached(state))
+            worker.handle(life.HasReattached(state))
         assert worker.state is WorkerState.STARTED
 
     def test_one_that_is_killed_meanwhile_stays_so(self) -> None:
         worker = WorkerMachine("a")
         worker.handle(life.StartedEarlier(0))
         worker.handle(life.SignalSent())
-        assert worker.handle(life.Reattached(WorkerState.STARTED)) is WorkerState.TERMINATING
+        assert worker.handle(life.HasReattached(WorkerState.STARTED)) is WorkerState.TERMINATING
 
     def test_one_that_had_come_to_its_end_has_no_process_and_has_finished(self) -> None:
         worker = WorkerMachine("a")

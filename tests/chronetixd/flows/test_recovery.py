@@ -15,7 +15,7 @@ from chronetix.protocol import messages as wire
 from chronetix.protocol.errors import ChronetixError
 from chronetixd.core import flow_messages as core
 from chronetixd.core.wiring.incarnations import LostMemory
-from chronetixd.core.worker import Exit, Reattached, WorkerState
+from chronetixd.core.worker import Exit, HasReattached, WorkerState
 from chronetixd.flows import recovery as module
 from chronetixd.flows.recovery import MAX_DEFERRED, MAX_DEFERRED_DESCRIPTORS, RETURN_S, ReattachRequest, Recovery
 from chronetixd.store.journal import StoredLife
@@ -187,7 +187,7 @@ class TestWhileSomeAreAway:
             back(recovery, sock, node, state=state)
             assert recovery.state(node) is None
         assert world.dispatched == [
-            core.WorkerChanged(node, Reattached(state))
+            core.WorkerChanged(node, HasReattached(state))
             for node, state in zip(
                 NODES, (WorkerState.STARTING, WorkerState.STARTED, WorkerState.DRAINING), strict=True
             )
