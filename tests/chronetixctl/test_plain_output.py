@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from typing import Any
 
 import click
 import pytest
 
+from chronetix.protocol import cbor
 from chronetix.protocol.errors import CATALOGUE, error
-from chronetixctl import topic
+from chronetixctl import flowfile, topic
 
 DAYS = 86400 * 10**9
 AT = 10**18
@@ -448,3 +450,29 @@ def test_progress_is_one_line_and_gone_before_anything_else_is_said(
     assert shown[0]
     assert "error" not in shown[0]
     assert click.unstyle(shown[2]).startswith("error: ") is refused
+
+
+@pytest.mark.parametrize("options", [(), ("--once",), ("--once", "-o", "json")])
+def test_top_redraws_itself_on_a_terminal_alone_and_only_as_a_table_that_goes_on(
+    ctl: Any, daemon: Any, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...]
+) -> None:
+    drawn: list[object] = []
+    daemon.answers["stats"] = {"monotonic_ns": 1, "flows": []}
+    monkeypatch.setattr("chronetixctl.top._live", lambda *what: drawn.append(what))
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    ended = ctl("top", *options, "--interval", "1ms")
+    assert (ended.code, bool(drawn), bool(ended.out)) == (0, not options, bool(options))
+
+
+@pytest.mark.parametrize(
+    ("flow", "compiled"),
+    [
+        ({"manifests": [], "nodes": [], "routes": []}, False),
+        ({"manifests": []}, False),
+        ({"routes": []}, False),
+        ({"nodes": [{"id": "a", "plugin": {"artifact": "python://m:a"}}]}, True),
+    ],
+)
+def test_of_cbor_only_what_has_nodes_and_no_manifests_is_compiled(flow: dict[str, Any], compiled: bool) -> None:
+    read = flowfile._from_cbor(cbor.dumps(flow), "x", "/")
+    assert (read.compiled is not None, read.flow == flow) == (compiled, not compiled)

@@ -210,3 +210,15 @@ def test_any_document_compiles_or_has_problems(
 
     if isinstance(result, Compiled):
         json.dumps(result.output, allow_nan=False)
+
+
+@pytest.mark.parametrize("text", [".inf", "-.inf", "+.INF", ".nan", ".NaN", "!!float .inf", "1e999"])
+def test_a_number_that_is_not_finite_is_refused_in_yaml(text: str) -> None:
+    assert "a number that is not finite" in refusal(f"a: {text}")
+
+
+def test_a_key_that_stands_twice_is_refused_in_a_compiled_flow_too() -> None:
+    for text in ('{"manifests": [], "manifests": []}', "manifests: []\nmanifests: []\n"):
+        with pytest.raises(CompileError) as caught:
+            compile_text(text, "flow")
+        assert [each.message for each in caught.value.problems] == ['key "manifests" stands twice in one mapping']

@@ -60,6 +60,11 @@ BESIDE = {
     "nodeworker/engine/async": ("tests/nodeworker/test_async.py",),
     "nodeworker/inprocess/": ("tests/nodeworker/test_testing.py", "tests/nodeworker/test_inproc.py"),
     "nodeworker/process/": ("tests/nodeworker/test_worker.py",),
+    "chronetixd/core/wiring/": (
+        "tests/chronetixd/dataplane/test_wiring.py",
+        "tests/chronetixd/dataplane/test_succession.py",
+        "tests/chronetixd/dataplane/test_adoption.py",
+    ),
     "chronetixd/flows/recovery.py": ("tests/e2e/test_daemon_loss.py", "tests/e2e/test_kept_memory.py"),
     "chronetixd/flows/rollout.py": ("tests/e2e/test_rollouts.py", "tests/e2e/test_rollout_loss.py"),
     "chronetixd/flows/run.py": ("tests/e2e/test_running.py", "tests/e2e/test_restarts.py"),

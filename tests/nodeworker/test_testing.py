@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import re
 
 import numpy as np
 import pytest
@@ -259,3 +260,23 @@ class TestFrames:
             lambda frame: {"n": int(frame.numpy("<i4").sum())}, [np.arange(5, dtype="<i4")], input_type=OCTETS
         )
         assert outcome.sent == [{"n": 10}]
+
+
+def test_a_message_may_take_all_the_room_that_its_envelope_leaves_and_not_a_byte_more():
+    said: list[object] = []
+
+    def publish(ctx):
+        def send(size: int) -> None:
+            ctx.publish("t", bytes(size), content_type=OCTETS)
+
+        with pytest.raises(ChronetixError, match="bytes on 't', and a message has room for") as caught:
+            send(1 << 24)
+        room = int(re.search(r"has room for (\d+)", caught.value.message)[1])
+        send(room)
+        said.append(room)
+        with pytest.raises(ChronetixError, match=f"{room + 1} bytes on 't', and a message has room for {room}:"):
+            send(room + 1)
+        yield None
+
+    outcome = run(publish)
+    assert [len(each.value) for each in outcome.published] == said

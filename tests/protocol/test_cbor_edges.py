@@ -271,3 +271,11 @@ class TestTakingApart:
         assert not cbor.dismantle(pile, 0)
         assert pile == [[1, 2]]
         assert cbor.dismantle([], 0)
+
+
+@pytest.mark.parametrize("size", [1, 32, 33])
+def test_a_key_that_is_no_text_is_refused_and_remembered_by_nobody(size: int) -> None:
+    for _ in range(2):
+        with pytest.raises(cbor.CborError, match="not UTF-8"):
+            cbor.loads(b"\xa1\x78" + bytes([size]) + b"\xff" * size + b"\x00")
+    assert cbor.loads(cbor.dumps({"k" * size: 1})) == {"k" * size: 1}
