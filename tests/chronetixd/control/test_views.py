@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -49,3 +50,20 @@ def test_last_words_are_shown_of_the_newest_exits_first(run: Any, monkeypatch: p
     monkeypatch.setattr(views, "MAX_LAST_WORDS", 8)
     run(views._add_deaths(nodes, deaths, Pace()))
     assert nodes[0]["deaths"][0]["stderr"] == ["old"]
+
+
+@pytest.mark.parametrize("worker", [None, SimpleNamespace(pid=7, alive=False), SimpleNamespace(pid=7, alive=True)])
+def test_figures_are_those_of_a_worker_that_lives(worker: Any) -> None:
+    """Another process may have the number of one that has ended; and before the first there is none."""
+    known = {7: dict.fromkeys(views.GONE, 5)}
+    run = SimpleNamespace(
+        workers={"a": worker} if worker else {},
+        machine=SimpleNamespace(workers={}),
+        recovery=None,
+        failures={"a": SimpleNamespace(figures=dict)},
+        deliveries={"a": SimpleNamespace(dropped=0)},
+    )
+    found = views._node_stats(run, "a", known)  # type: ignore[arg-type]
+    shown = {name: found[name] for name in views.GONE}
+    assert shown == (known[7] if worker is not None and worker.alive else views.GONE)
+    assert (found["pid"], found["state"], found["restarts"]) == (7 if worker else 0, "spawning", 0)
