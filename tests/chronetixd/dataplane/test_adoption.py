@@ -25,6 +25,7 @@ from chronetix.protocol.messages import (
 )
 from chronetixd.dataplane.recovered import RecoveredMemory
 from chronetixd.dataplane.wiring import FlowWiring, ToNode
+from chronetixd.store.descriptor_keys import Key
 from tests.chronetixd.dataplane.test_succession import ROUTE, Play
 
 NODES = ("source", "sink")
@@ -42,9 +43,11 @@ class Survivors(Play):
         self, *with_it: str, kept: bool = True, dropped: dict[str, list[int]] | None = None
     ) -> list[ToNode]:
         """The next one has what the living show and, if ``kept``, what a supervisor had. What it sends for a start."""
-        had = {key: os.dup(fd) for key, fd in self.wiring.memories().items()} if kept else {}
         places = self.wiring.machine.table.nodes
         incarnations = {node: places[node].incarnation for node in NODES}
+        had = {key: os.dup(fd) for key, fd in self.wiring.memories().items()} if kept else {}
+        if kept:  # a supervisor that keeps anything keeps the worker's process, too: that is how it is known to keep
+            had[Key("source", "pidfd", incarnations["source"])] = os.pidfd_open(os.getpid())
         living = [node for node in NODES if node in self.lives and places[node].started and node not in with_it]
         self.wiring.close()
         for node in NODES:
@@ -151,6 +154,7 @@ STEPS = st.one_of(
 
 
 class TestAnyLives:
+    @example(steps=[("daemon", ("source",)), ("take", 1), ("give back", 1), ("daemon", ("sink",)), ("daemon", ())])
     @example(steps=[("die", "source"), ("offer", "source"), ("die", "sink"), ("start", "sink")])
     @given(steps=st.lists(STEPS, max_size=40))
     def test_whoever_dies_with_whatever_daemon_costs_no_frame(self, steps: list[tuple[str, object]]) -> None:
