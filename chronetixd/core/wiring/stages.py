@@ -202,7 +202,11 @@ class Stage:
         seen["dropped"] += found + unseen - drops["overwritten"]
         drops["overwritten"], seen["unseen"] = found + unseen, unseen
         if has_consumer:  # a producer that has ended never notes what came back before this consumer
-            seen["returned"] += max(0, self.returned - seen["returned_before"])
+            untold = max(0, self.returned - seen["returned_before"])
+            seen["returned"] += untold
+            unread = max(0, drops["unread"] - untold)
+            seen["dropped"] += unread - drops["unread"]
+            drops["unread"] = unread
             seen["outstanding"] = max(0, seen["committed"] - seen["returned"])
         return seen
 

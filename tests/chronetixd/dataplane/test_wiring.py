@@ -324,8 +324,9 @@ class Figures:
         )
 
     def snapshot(self, ring: Any, credit: Any) -> dict[str, Any]:
-        drops = dict.fromkeys((*DROPS_OF_PRODUCER, *DROPS_OF_CONSUMER), 0)
-        return {**self.figures, "dropped": 0, "drops": drops}
+        unread = self.figures.get("unread", 0)
+        drops = dict.fromkeys((*DROPS_OF_PRODUCER, *DROPS_OF_CONSUMER), 0) | {"unread": unread}
+        return {**self.figures, "dropped": unread, "drops": drops}
 
 
 @pytest.mark.parametrize("before", [0, 7], ids=["the producer has ended", "the producer was linked again"])
@@ -340,6 +341,18 @@ def test_what_came_back_before_a_consumer_died_is_counted(before: int) -> None:
     figures = table.counters["r"].total([stage.snapshot(after)])
     assert figures is not None
     assert (figures["committed"], figures["returned"], figures["outstanding"]) == (10, 10, 0)
+
+
+@pytest.mark.parametrize("before", [0, 7], ids=["the producer has ended", "the producer was linked again"])
+@pytest.mark.parametrize("left", [0, 2])
+def test_only_what_a_successor_leaves_is_unread(left: int, before: int) -> None:
+    """What came back before its predecessor died is not."""
+    stage = Stage(DataRoute("r", "a", "b"), ring=Handle(0), credit=Handle(1), consumer_end=ConsumerEnd.LINKED)
+    stage.returned = 7
+    seen = Figures(committed=10 + left, returned=before + 3, returned_before=before, unread=7 - before + left)
+    figures = stage.snapshot(seen)
+    assert figures is not None
+    assert (figures["drops"]["unread"], figures["dropped"]) == (left, left)
 
 
 def test_a_node_that_cannot_be_told_of_its_memory_is_killed_and_the_others_are_told() -> None:
