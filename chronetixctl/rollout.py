@@ -63,19 +63,23 @@ def history(session: Session, flow: str) -> int:
     """
 chronetixctl rollout undo my-flow
 chronetixctl rollout undo my-flow --to 1
+chronetixctl rollout undo my-flow --present-code
 """
 )
 @flow_argument()
 @click.option("--to", type=ORDINAL, metavar="N", help="The revision to go back to.  [default: the one before]")
+@click.option("--present-code", is_flag=True, help="Go back even if plugins' files have changed since.")
 @ready_option
 @wait_option
-def undo(session: Session, flow: str, to: int | None, ready: float | None, wait: bool) -> int:
+def undo(session: Session, flow: str, to: int | None, present_code: bool, ready: float | None, wait: bool) -> int:
     """Change FLOW back to an earlier revision, by a further roll-out.
 
-    A roll-out that is still preparing has changed nothing yet: it is cancelled instead.
+    A roll-out that is still preparing has changed nothing yet: it is cancelled instead. The daemon keeps no copies of
+    the plugins' files: if a new worker would load another file than that revision had, the error names the file and
+    nothing is changed.
     """
     try:
-        return roll_out(session, "undo", {"flow": flow, "to": to}, ready, wait)
+        return roll_out(session, "undo", {"flow": flow, "to": to, "present_code": present_code or None}, ready, wait)
     except ChronetixError as reason:
         report(reason)
         return exits.exit_code(reason.code, reason.name)

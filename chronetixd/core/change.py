@@ -1,9 +1,9 @@
 """The difference between a running flow and the flow that is to replace it. Pure.
 
-A node is replaced when anything that its worker is told differs, except its routes: routes are added and removed while
-the worker runs, as long as the node keeps at least one input if it had inputs, and one output if it had outputs. A
-route is switched to a new stage at a frame boundary when its ring would differ, or when the node at either of its ends
-is replaced. Everything that is the same in both flows is left untouched.
+A node is replaced when anything that its worker is told differs, or a file of its plugin's code. Its routes alone do
+not count: routes are added and removed while the worker runs, as long as the node keeps at least one input if it had
+inputs, and one output if it had outputs. A route is switched to a new stage at a frame boundary when its ring would
+differ, or when the node at either of its ends is replaced. Everything that is the same in both flows is left untouched.
 """
 
 from __future__ import annotations
@@ -23,6 +23,9 @@ Kind = Literal["added", "removed", "changed"]
 
 ABSENT = "-"
 """Stands in place of a value that one of the two flows does not have."""
+
+Digests = Mapping[str, Mapping[str, str]]
+"""By node: the digest of each file of its plugin's code, by the file's path."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +67,17 @@ class Change:
         return frozenset(each.name for each in self.nodes if each.kind == kind)
 
 
-def compare(old: Flow, new: Flow, folders: tuple[str, str] = ("", ""), replaced: Collection[str] = ()) -> Change:
+def compare(
+    old: Flow,
+    new: Flow,
+    folders: tuple[str, str] = ("", ""),
+    replaced: Collection[str] = (),
+    code: tuple[Digests, Digests] = ({}, {}),
+) -> Change:
     """Return the change from ``old`` to ``new``. ``folders`` are the folders that their relative paths start from;
-    nodes in ``replaced`` count as changed in any case."""
-    nodes = tuple(_nodes(old, new, folders, replaced))
+    nodes in ``replaced`` count as changed in any case. ``code``: for each flow the digests of its plugins' files; the
+    code of a node differs only if it is known in both flows."""
+    nodes = tuple(_nodes(old, new, folders, replaced, code))
     routes = tuple(_routes(old, new))
     touched = {each.name for each in nodes}
     notes = [
@@ -125,19 +135,32 @@ def _plain(change: FieldChange) -> dict[str, Any]:
     return {"path": change.path, "old": change.old, "new": change.new}
 
 
-def _nodes(old: Flow, new: Flow, folders: tuple[str, str], replaced: Collection[str]) -> Iterator[Difference]:
+def _nodes(
+    old: Flow, new: Flow, folders: tuple[str, str], replaced: Collection[str], code: tuple[Digests, Digests]
+) -> Iterator[Difference]:
     before, after = _told(old, folders[0]), _told(new, folders[1])
     for manifest in new.manifests:
         name = manifest.node
         if name not in before:
             yield Difference(name, "added")
-        elif before[name] != after[name]:
-            yield Difference(name, "changed", _manifest_fields(old.manifest(name), manifest, before[name], after[name]))
+            continue
+        edited = tuple(_edited(code[0].get(name), code[1].get(name)))
+        if before[name] != after[name]:
+            told = _manifest_fields(old.manifest(name), manifest, before[name], after[name])
+            yield Difference(name, "changed", (*told, *edited))
         elif turned := tuple(_turned(old, new, name)):
-            yield Difference(name, "changed", turned)
-        elif name in replaced:
-            yield Difference(name, "changed")
+            yield Difference(name, "changed", (*turned, *edited))
+        elif edited or name in replaced:
+            yield Difference(name, "changed", edited)
     yield from (Difference(name, "removed") for name in before if name not in after)
+
+
+def _edited(old: Mapping[str, str] | None, new: Mapping[str, str] | None) -> Iterator[FieldChange]:
+    """Yield the files of a plugin whose content differs; nothing when one of the two versions is not known."""
+    if old and new:
+        for path in sorted({*old, *new}):
+            if old.get(path) != new.get(path):
+                yield FieldChange(f"file {path}", old.get(path, ABSENT), new.get(path, ABSENT))
 
 
 def _turned(old: Flow, new: Flow, node: str) -> Iterator[FieldChange]:

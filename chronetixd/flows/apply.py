@@ -19,6 +19,7 @@ from chronetix.protocol.nearest import nearest
 from chronetixd.core import rollout as core
 from chronetixd.core.change import Change, compare, described, refusals
 from chronetixd.core.flow_messages import FlowState
+from chronetixd.flows.code import Code, changed_files
 from chronetixd.flows.context import Services
 from chronetixd.flows.plan import Plan, make_plan
 from chronetixd.flows.registry import Flows, invalid
@@ -27,6 +28,9 @@ from chronetixd.flows.run import FlowRun
 from chronetixd.store.journal import StoredRevision
 
 ROLLBACK_REQUESTED = "a rollback was requested"
+
+SHOWN_FILES = 3
+"""Files that an error names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +58,16 @@ class Rollouts:
         base_dir: str,
         replace: Collection[str] = (),
         ready_ns: int | None = None,
+        wanted: Code | None = None,
     ) -> Applied:
-        """Begin to make the flow that runs under ``name`` the flow that ``raw`` describes. Raises ChronetixError
+        """Begin to make the flow that runs under ``name`` the flow that ``raw`` describes, with the plugins' code as it
+        is now. ``wanted``: the code that the flow is to have; then only nodes whose code was another one are replaced
+        for that reason, and ``code-changed`` is raised when a new worker would load other code. Raises ChronetixError
         ``flow-invalid``, ``flow-not-found``, ``flow-not-running``, ``rollout-under-way``, ``change-refused``,
-        ``node-not-found``, ``bad-argument``, ``journal-unusable`` or ``daemon-stopping``, and then nothing has
-        changed."""
+        ``code-changed``, ``node-not-found``, ``bad-argument``, ``journal-unusable`` or ``daemon-stopping``, and then
+        nothing has changed."""
         checked = await self._flows.validate(raw, bindings, base_dir)
+        present = await self._flows.code(checked.flow, base_dir) if checked.flow is not None else {}
         if self._flows.stopping:
             raise error("daemon-stopping")
         shown = name or str(raw.get("name") or "")
@@ -78,10 +86,16 @@ class Rollouts:
             if node not in run.plan.nodes:
                 raise error("node-not-found", flow=run.name, node=node, nearest=nearest(node, run.plan.nodes))
         plan = make_plan(run.name, checked.flow, base_dir)
-        change = compare(run.plan.flow, checked.flow, (run.plan.base_dir, base_dir), replace)
+        code = present if wanted is None else wanted
+        both = self._flows.compared_code(run, checked.flow, base_dir, code)
+        change = compare(run.plan.flow, checked.flow, (run.plan.base_dir, base_dir), replace, both)
         refused = next(refusals(run.plan.flow, checked.flow), None) or next(handover_refusals(run, change), None)
         if refused is not None:
             raise error("change-refused", flow=run.name, reason=refused)
+        begun_anew = change.named("added") | change.named("changed")
+        if files := changed_files(checked.flow, begun_anew, code, present):
+            more = f" and {len(files) - SHOWN_FILES} more" if len(files) > SHOWN_FILES else ""
+            raise error("code-changed", flow=run.name, files=", ".join(files[:SHOWN_FILES]) + more)
         if not (change or change.notes or flow_options(run.plan.flow) != flow_options(checked.flow)):
             return Applied(run, change, None, checked.warnings)
         ready = self._flows.limits.start_ns if ready_ns is None else ready_ns
@@ -91,7 +105,7 @@ class Rollouts:
             told.set_result(refusal if stored is None else self._begin(run, plan, change, stored.number, ready))  # type: ignore[arg-type]
 
         stored = self._flows.stored(run.name)
-        self._flows.revisions(run.name).plan(stored, raw, bindings, base_dir, described(change), planned)
+        self._flows.revisions(run.name).plan(stored, raw, bindings, base_dir, code, described(change), planned)
         begun = await asyncio.shield(told)
         if isinstance(begun, ChronetixError):
             raise begun
@@ -119,10 +133,10 @@ class Rollouts:
         run.roll_out(rollout)
         return rollout
 
-    async def undo(self, name: str, to: int | None, ready_ns: int | None) -> Applied:
+    async def undo(self, name: str, to: int | None, ready_ns: int | None, present_code: bool = False) -> Applied:
         """Roll back a roll-out that has not been committed. Otherwise begin to go back to the revision ``to``, by
-        default the one before the present one. Raises ChronetixError ``revision-not-found``, and all errors of
-        :meth:`apply`."""
+        default the one before the present one. The files of the plugins have to be as they were then, except with
+        ``present_code``. Raises ChronetixError ``revision-not-found``, and all errors of :meth:`apply`."""
         run = self._flows.find(name)
         rollout = run.rollout
         if to is None and rollout is not None and not rollout.over and rollout.roll_back(ROLLBACK_REQUESTED):
@@ -131,7 +145,8 @@ class Rollouts:
         if back is None:
             raise error("revision-not-found", flow=run.name, number=to or "before the present one")
         raw = cbor.loads(back.contract)
-        return await self.apply(raw, run.name, back.bindings, back.base_dir, ready_ns=ready_ns)
+        wanted = None if present_code else back.code
+        return await self.apply(raw, run.name, back.bindings, back.base_dir, ready_ns=ready_ns, wanted=wanted)
 
 
 OUTCOMES: dict[core.RolloutStep, Any] = {

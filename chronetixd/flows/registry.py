@@ -14,13 +14,15 @@ from typing import Any
 import msgspec
 
 from chronetix.protocol import cbor
-from chronetix.protocol.contract import Problem, Validation, parse_flow
+from chronetix.protocol.contract import Flow, Problem, Validation, parse_flow
 from chronetix.protocol.contract.reading import unfit_flow_name
 from chronetix.protocol.errors import ChronetixError, error
 from chronetix.protocol.nearest import nearest
+from chronetixd.core.change import Digests
 from chronetixd.core.flow_messages import ENDED, FlowState, Limits, StopMode
 from chronetixd.core.packed import Key
 from chronetixd.flows.artifacts import artifact_problems
+from chronetixd.flows.code import Code, by_node, code_of
 from chronetixd.flows.context import Services
 from chronetixd.flows.pack import PackedRun, packed_run, unpack_run
 from chronetixd.flows.plan import make_plan, unsupported
@@ -129,8 +131,12 @@ class Flows:
         self._pending.add(chosen)
         flow, services, limits = checked.flow, self._services, self.limits
         try:
-            run, contract = await services.checks.ask(
-                lambda: (FlowRun(make_plan(chosen, flow, base_dir), services, limits), cbor.dumps(raw))
+            run, contract, code = await services.checks.ask(
+                lambda: (
+                    FlowRun(make_plan(chosen, flow, base_dir), services, limits),
+                    cbor.dumps(raw),
+                    code_of(flow, base_dir),
+                )
             )
         except BaseException:
             self._pending.discard(chosen)
@@ -141,6 +147,7 @@ class Flows:
             contract=contract,
             bindings=dict(bindings),
             base_dir=base_dir,
+            code=code,
         )
         told: asyncio.Future[ChronetixError | None] = self._services.loop.create_future()
         self._journal.submitted(stored, partial(self._submitted, run, stored, told))
@@ -171,6 +178,17 @@ class Flows:
     async def validate(self, raw: Mapping[str, Any], bindings: Mapping[str, str], base_dir: str) -> Validation:
         """Check a contract in a thread of its own, as flows may be large and files anywhere. See :func:`validate`."""
         return await self._services.checks.ask(lambda: validate(raw, bindings, base_dir))
+
+    async def code(self, flow: Flow, base_dir: str) -> Code:
+        """Return the digests of the code of ``flow`` as it is now, found in a thread of its own."""
+        return await self._services.checks.ask(lambda: code_of(flow, base_dir))
+
+    def compared_code(self, run: FlowRun, flow: Flow, base_dir: str, code: Code) -> tuple[Digests, Digests]:
+        """Return the code of ``run`` and of ``flow``, for the comparison of both. Paths in different folders are not
+        compared: every worker is told its folder, and is replaced when that differs."""
+        if base_dir != run.plan.base_dir:
+            return {}, {}
+        return by_node(run.plan.flow, self._stored[run.name].code), by_node(flow, code)
 
     async def written(self) -> None:
         """Wait until the journal has everything that has happened to flows by now, or until it cannot be waited for."""
@@ -223,6 +241,9 @@ class Flows:
                 run.refuse(f"it cannot run again: {problems[0]}")
             else:
                 again.append(run)
+                self._stored[run.name] = msgspec.structs.replace(
+                    self._stored[run.name], code=code_of(flow, stored.base_dir)
+                )
                 run.launch()
         return again
 

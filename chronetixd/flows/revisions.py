@@ -14,6 +14,7 @@ import msgspec
 
 from chronetix.protocol import cbor
 from chronetix.protocol.errors import ChronetixError
+from chronetixd.flows.code import Code
 from chronetixd.store.journal import Journal, Outcome, StoredFlow, StoredRevision
 
 MAX_REVISIONS = 10
@@ -56,11 +57,12 @@ class Revisions:
         raw: Mapping[str, Any],
         bindings: Mapping[str, str],
         base_dir: str,
+        code: Code,
         change: Any,
         then: Callable[[StoredRevision | None, ChronetixError | None], None],
     ) -> None:
-        """Record that ``flow`` is to become ``raw``; one plan at a time. ``then`` is called with the revision once the
-        journal has recorded it, or with ``journal-unusable``, and then nothing is kept."""
+        """Record that ``flow`` is to become ``raw`` with ``code``; one plan at a time. ``then`` is called with the
+        revision once the journal has recorded it, or with ``journal-unusable``, and then nothing is kept."""
         first = [] if self._all else [_first(flow)]
         made = StoredRevision(
             flow=flow.name,
@@ -72,6 +74,7 @@ class Revisions:
             outcome="preparing",
             current=False,
             change=change,
+            code=code,
         )
         forgotten = self._forgettable()
 
@@ -94,7 +97,11 @@ class Revisions:
         """Record that the flow has this revision from now on. Returns the record of ``flow`` that follows from it."""
         revision = self._change(number, "committed", current=True)
         after = msgspec.structs.replace(
-            flow, contract=revision.contract, bindings=revision.bindings, base_dir=revision.base_dir
+            flow,
+            contract=revision.contract,
+            bindings=revision.bindings,
+            base_dir=revision.base_dir,
+            code=revision.code,
         )
         self._journal.revised(revision, after)
         return after
@@ -151,4 +158,5 @@ def _first(flow: StoredFlow) -> StoredRevision:
         outcome="submitted",
         current=True,
         ended_unix_ns=flow.submitted_unix_ns,
+        code=flow.code,
     )

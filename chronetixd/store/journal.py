@@ -77,7 +77,8 @@ CREATE TABLE IF NOT EXISTS revision (
 class StoredFlow(msgspec.Struct, frozen=True, kw_only=True):
     """A flow as it was submitted, and its last state. ``contract`` is the CompileOutput in CBOR with unknown fields,
     encoded once because the row is written at each change. ``again``: the flow ends because the daemon ends, and the
-    next daemon is to run it anew."""
+    next daemon is to run it anew. ``code``: digests of the plugins' files when the flow was submitted or last changed;
+    empty when an earlier release has written the row."""
 
     name: str
     submitted_unix_ns: int
@@ -89,6 +90,7 @@ class StoredFlow(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
     changed_unix_ns: int = 0
     again: bool = False
+    code: dict[str, dict[str, str]] = {}
 
 
 class StoredLife(msgspec.Struct, frozen=True, kw_only=True):
@@ -110,7 +112,7 @@ class StoredLife(msgspec.Struct, frozen=True, kw_only=True):
 class StoredRevision(msgspec.Struct, frozen=True, kw_only=True):
     """A revision of a flow: number 1 as it was submitted, then one for each roll-out. ``current``: whether the flow
     became this revision. ``change`` is what differs from the revision before; ``why`` is the reason if the roll-out was
-    not done."""
+    not done. ``code``: as for :class:`StoredFlow`."""
 
     flow: str
     number: int
@@ -123,6 +125,7 @@ class StoredRevision(msgspec.Struct, frozen=True, kw_only=True):
     change: dict[str, Any] = {}
     why: str = ""
     ended_unix_ns: int = 0
+    code: dict[str, dict[str, str]] = {}
 
 
 @dataclass(frozen=True, slots=True)

@@ -90,7 +90,10 @@ async def _diff(context: Context, args: DiffArgs, _emit: Emit) -> Any:
         raise error("bad-argument", argument="name", verb="diff", reason="neither it nor the flow says which flow")
     run = context.flows.find(shown)
     folders = (run.plan.base_dir, args.base_dir) if args.base_dir else ("", "")
-    return {"flow": run.name, "state": str(run.state), **described(compare(run.plan.flow, checked.flow, folders))}
+    code = await context.flows.code(checked.flow, args.base_dir)
+    both = context.flows.compared_code(run, checked.flow, args.base_dir, code)
+    change = compare(run.plan.flow, checked.flow, folders, code=both)
+    return {"flow": run.name, "state": str(run.state), **described(change)}
 
 
 async def _list(context: Context, _args: NoArgs, _emit: Emit) -> Any:

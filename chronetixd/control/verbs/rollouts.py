@@ -27,10 +27,12 @@ class ApplyArgs(DiffArgs, frozen=True):
 
 
 class UndoArgs(Args, frozen=True):
-    """Arguments of ``undo``: go back to revision ``to``, by default the one before. The others as for ``apply``."""
+    """Arguments of ``undo``: go back to revision ``to``, by default the one before. ``present_code``: also when the
+    plugins' files have changed since then; new workers load them as they are now. The others as for ``apply``."""
 
     flow: str
     to: Count | None = None
+    present_code: bool = False
     ready_ns: int | None = None
     wait: bool = True
 
@@ -46,7 +48,9 @@ async def _apply(context: Context, args: ApplyArgs, emit: Emit) -> Any:
 
 async def _undo(context: Context, args: UndoArgs, emit: Emit) -> Any:
     _check_ready("undo", args.ready_ns)
-    return await _rolled_out(await context.rollouts.undo(args.flow, args.to, args.ready_ns), args.wait, emit)
+    return await _rolled_out(
+        await context.rollouts.undo(args.flow, args.to, args.ready_ns, args.present_code), args.wait, emit
+    )
 
 
 def _check_ready(verb: str, ready_ns: int | None) -> None:

@@ -30,7 +30,7 @@ def accepted(refusal: ChronetixError | None) -> None:
 def plan(revisions: Revisions, flow: StoredFlow, version: int) -> StoredRevision:
     """What it is to become, in the journal; raises what that is refused with."""
     told: list[tuple[StoredRevision | None, ChronetixError | None]] = []
-    revisions.plan(flow, {"n": version}, {}, "/f", {}, lambda *what: told.append(what))
+    revisions.plan(flow, {"n": version}, {}, "/f", {}, {}, lambda *what: told.append(what))
     ((made, refusal),) = told
     if made is None:
         assert refusal is not None
