@@ -1,7 +1,8 @@
 """``run --inproc``: runs a whole flow in this one process, without a daemon and with the same semantics.
 
 Rules: the command replaces itself by the runner (exec), so that exit code and signals are the runner's own; the runner
-reads the compiled flow from stdin, which is a memfd: no temporary file is left behind, and no pipe can fill up.
+reads the compiled flow from a memfd: no temporary file is left behind, no pipe can fill up, and stdin stays the
+terminal's, for ``breakpoint()``. If stdin was the flow's text, stdin is the terminal from then on, if there is one.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from contextlib import suppress
 from typing import NoReturn
 
 import click
@@ -40,6 +42,8 @@ def run(session: Session, file: str, bindings: dict[str, str], inproc: bool) -> 
     if session.output == "yaml":
         raise click.UsageError("run prints its results as a table or, with -o json, as JSON")
     flow = load_flow(file)
+    if file == "-":
+        _read_from_terminal()
     bound = [f"--bind={endpoint}={node}" for endpoint, node in bindings.items()]
     _become_runner(cbor.dumps(flow.flow), [f"--base-dir={flow.base_dir}", f"--output={session.output}", *bound])
 
@@ -49,9 +53,16 @@ def _become_runner(document: bytes, options: list[str]) -> NoReturn:
     with os.fdopen(os.dup(memory), "wb") as stream:
         stream.write(document)
     os.lseek(memory, 0, os.SEEK_SET)
-    os.dup2(memory, 0)
-    os.close(memory)
     sys.stdout.flush()
     sys.stderr.flush()
     signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT,))  # until the runner unblocks it: no traceback at start-up
-    os.execv(sys.executable, [sys.executable, SAFE, "-m", "chronetix.nodeworker.inprocess.command", *options, "-"])
+    runner = [sys.executable, SAFE, "-m", "chronetix.nodeworker.inprocess.command"]
+    os.execv(sys.executable, [*runner, *options, f"--descriptor={memory}"])
+
+
+def _read_from_terminal() -> None:
+    """Make the controlling terminal stdin. Without a terminal stdin stays as it is: at its end."""
+    with suppress(OSError):
+        terminal = os.open("/dev/tty", os.O_RDONLY | os.O_CLOEXEC)
+        os.dup2(terminal, 0)
+        os.close(terminal)

@@ -108,7 +108,7 @@ class Step:
     Written by the plugin's thread alone, and so cheaply that it is done for every frame; read by others when asked.
     """
 
-    __slots__ = ("count", "doing", "finishing", "interrupt", "item", "source")
+    __slots__ = ("cancelled", "count", "doing", "finishing", "interrupt", "item", "source")
 
     def __init__(self) -> None:
         self.doing: Any = None
@@ -117,6 +117,8 @@ class Step:
         self.source: Any = None
         self.finishing = False
         """The plugin wants no more: between two steps the node begins to end."""
+        self.cancelled = False
+        """Callbacks of an asynchronous plugin are cancelled, because the node ends."""
         self.interrupt: BaseException | None = None
         """Why the node must not wait any more; whoever is about to wait raises it."""
 

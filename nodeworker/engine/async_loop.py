@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 from chronetix.nodeworker.api.errors import said
 from chronetix.nodeworker.api.message import Message
 from chronetix.nodeworker.api.outputs import Notes, Origin
+from chronetix.nodeworker.engine import children
 from chronetix.nodeworker.engine.async_context import AsyncContext
 from chronetix.nodeworker.engine.loop import Event, Finish, Loop
 from chronetix.nodeworker.engine.node import Phase
@@ -33,6 +34,8 @@ STRETCH = 32
 """Frames or items without a wait, after which the other tasks get their turn."""
 
 END: Any = object()
+
+FOREIGN = "a task that runs the node was cancelled by the plugin; a node that is done says so by ctx.finish()"
 
 
 class Exited(Exception):
@@ -77,6 +80,7 @@ class AsyncLoop(Loop):
         self._main: asyncio.Task[Any] | None = None
         self._reason: BaseException | None = None
         self._open = self._waiting = self._asking = 0
+        self._owner = children.Owner()
         self._sends = Sends(node.outputs, node.step, waits, self.waits)
         self.taken = 0
         """Frames taken."""
@@ -111,16 +115,22 @@ class AsyncLoop(Loop):
         """``on_stop`` and the end of the outputs; the node's result, as it can travel."""
         result = None
         self._reason = None
+        self._node.step.cancelled = False
         if self._node.plugin.on_stop is not None:
             result = await self._cancellable(self._call("stop", self._node.plugin.on_stop, self._node.ctx))
         return self._node.end(result)
 
     def fail(self, reason: BaseException) -> None:
         """The node ends with ``reason``, if it does not already with another; from the loop's thread."""
+        self._node.step.cancelled = True
         if self._reason is None:
             self._reason = reason.args[0] if isinstance(reason, Exited) else reason
         if self._main is not None:
             self._main.cancel()
+
+    def cancels(self) -> None:
+        """Whatever runs in the event loop is about to be cancelled, by whoever runs it."""
+        self._node.step.cancelled = True
 
     def interrupt(self, reason: BaseException) -> None:
         """As :meth:`fail`, from a signal handler."""
@@ -154,6 +164,8 @@ class AsyncLoop(Loop):
             self._waits.wake()
             await asyncio.wait(self._tasks)  # an event that is being served
         except BaseException:
+            if not self._node.step.cancelled:
+                self.fail(asyncio.CancelledError(FOREIGN))
             for task in self._tasks:
                 task.cancel()
             raise
@@ -170,9 +182,8 @@ class AsyncLoop(Loop):
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if task.cancelled():
-            if self._reason is not None or self._main is None or self._main.cancelling():
-                return  # we did
-            self.fail(asyncio.CancelledError("a task of the plugin was cancelled, and not by the node's end"))
+            if not self._node.step.cancelled:
+                self.fail(asyncio.CancelledError(FOREIGN))
         elif (reason := task.exception()) is not None:
             self.fail(reason)
 
@@ -346,31 +357,34 @@ class AsyncLoop(Loop):
     async def _call(self, phase: Phase, function: Callable[..., Any], *arguments: Any) -> Any:
         """What ``function`` returns, awaited if it has to be."""
         node = self._node
+        node.phase = phase
         node.step.count += 1
         self._opens(1)
         try:
             result = function(*arguments)
-            return await result if hasattr(result, "__await__") else result
+            if hasattr(result, "__await__"):
+                result = await result
+            if not self._owner.is_here:
+                children.end_child(None)
+            return result
         except StopAsyncIteration:
-            if phase != "source":
-                node.phase = phase
-            raise
-        except Exception:
             node.phase = phase
             raise
         except BaseException as reason:
+            if not self._owner.is_here:
+                children.end_child(reason)
             if isinstance(reason, asyncio.CancelledError) and self._was_cancelled(phase):
                 raise
             node.phase = phase
+            if isinstance(reason, Exception):
+                raise
             raise Exited(reason) from None
         finally:
             self._opens(-1)
 
     def _was_cancelled(self, phase: Phase) -> bool:
-        """By us, or from outside of the plugin's callback."""
-        task = asyncio.current_task()
-        asked = task is not None and task.cancelling() > 0
-        return asked or self._reason is not None or (phase == "source" and self._source_over)
+        """By us, and not by the plugin itself."""
+        return self._node.step.cancelled or (phase == "source" and self._source_over)
 
     def waits(self, more: int) -> None:
         """So many more callbacks wait for credits, or for their turn."""
@@ -432,6 +446,12 @@ class AsyncLoop(Loop):
 
 async def _next(items: Iterator[Any]) -> Any:
     return next(items, END)
+
+
+def refuse_stop(loop: asyncio.AbstractEventLoop) -> None:
+    """Raises RuntimeError within a task: a plugin must not stop the event loop that runs it."""
+    if asyncio.current_task(loop) is not None:
+        raise RuntimeError("a plugin cannot stop the event loop that runs it: ctx.finish() ends the node")
 
 
 async def end_tasks() -> None:

@@ -31,6 +31,7 @@ from types import FrameType, ModuleType
 from typing import NoReturn
 
 from chronetix.nodeworker import _clone
+from chronetix.nodeworker.engine import children
 
 TRACKER_S = 1.0
 """How long to wait for multiprocessing's resource tracker, which waits for every process that it knows to end."""
@@ -109,6 +110,7 @@ class Ending:
         self._stir = _thread.allocate_lock()
         self._stir.acquire()
         self._watched = _thread.allocate_lock()
+        self._owner = children.Owner()
 
     def hurry(self, seconds: float) -> None:
         """There is no more time than this. From a signal handler."""
@@ -131,6 +133,8 @@ class Ending:
         threading._shutdown()  # type: ignore[attr-defined]
         self._part = HANDLERS
         atexit._run_exitfuncs()
+        if not self._owner.is_here:  # an atexit handler has forked, and this is the child
+            children.end_child(SystemExit(self._code))
         _end_tracker(max(SHORTEST_S, min(TRACKER_S, self._due - time.monotonic())))
         self._part = PLUGIN
         _flush_files()
@@ -285,5 +289,5 @@ def _flush() -> None:
 def signals(ending: Ending, hurry_s: float) -> None:
     """What is about to end anyway cannot be told to: SIGTERM only leaves it less time, and SIGINT nothing."""
     with suppress(ValueError, OSError):
-        signal.signal(signal.SIGTERM, lambda *_: ending.hurry(hurry_s))
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        children.handle(signal.SIGTERM, lambda *_: ending.hurry(hurry_s))
+        children.handle(signal.SIGINT, signal.SIG_IGN)

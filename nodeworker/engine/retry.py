@@ -13,6 +13,7 @@ from typing import Any
 
 from chronetix.nodeworker.api.context import Host, Outcome, Step
 from chronetix.nodeworker.api.errors import Interrupted, said
+from chronetix.nodeworker.engine import children
 from chronetix.protocol.errors import ChronetixError
 from chronetix.protocol.messages import Configure
 from chronetix.shm import Frame, PeerFault, RouteClosed
@@ -34,7 +35,7 @@ def retrying(on_frame: OnFrame, config: Configure, host: Host, step: Step) -> On
     retries = config.qos.get("retry") or 0
     if not retries:
         return on_frame
-    letters = DeadLetters(config, host)
+    letters, owner = DeadLetters(config, host), children.Owner()
 
     def attempt(frame: Frame, ctx: Any) -> Any:
         try:
@@ -42,6 +43,8 @@ def retrying(on_frame: OnFrame, config: Configure, host: Host, step: Step) -> On
         except NOT_THE_FRAMES_FAULT:
             raise
         except BaseException as reason:
+            if not owner.is_here:
+                raise
             failed: BaseException = reason
         for tried in range(1, retries + 1):
             if step.interrupt is not None:
@@ -51,6 +54,8 @@ def retrying(on_frame: OnFrame, config: Configure, host: Host, step: Step) -> On
             except NOT_THE_FRAMES_FAULT:
                 raise
             except BaseException as reason:
+                if not owner.is_here:
+                    raise
                 failed = reason
             else:
                 host.frame_failed(frame.route, frame.seq, tried + 1, type(failed).__name__, _told(failed), "passed")
@@ -66,7 +71,7 @@ def retrying_awaited(on_frame: OnFrame, config: Configure, host: Host, step: Ste
     retries = config.qos.get("retry") or 0
     if not retries:
         return on_frame
-    letters = DeadLetters(config, host)
+    letters, owner = DeadLetters(config, host), children.Owner()
     import asyncio  # what few plugins need, no worker should carry
 
     async def attempt(frame: Frame, ctx: Any) -> Any:
@@ -74,16 +79,21 @@ def retrying_awaited(on_frame: OnFrame, config: Configure, host: Host, step: Ste
         for tried in range(retries + 1):
             if failed is not None and step.interrupt is not None:
                 raise step.interrupt
+            task = asyncio.current_task()
+            assert task is not None
             try:
                 result = on_frame(frame, ctx)
                 if hasattr(result, "__await__"):
                     result = await result
+                if task.cancelling():
+                    await asyncio.sleep(0)  # cancelled by itself: that is of this frame
             except NOT_THE_FRAMES_FAULT:
                 raise
             except BaseException as reason:
-                task = asyncio.current_task()
-                if isinstance(reason, asyncio.CancelledError) and task is not None and task.cancelling():
+                if not owner.is_here or (isinstance(reason, asyncio.CancelledError) and step.cancelled):
                     raise
+                while task.cancelling():
+                    task.uncancel()
                 failed = reason
                 continue
             if failed is not None:

@@ -12,20 +12,33 @@ from collections.abc import Coroutine
 from typing import Any
 
 from chronetix.nodeworker.api.message import Answer
-from chronetix.nodeworker.engine.async_loop import AsyncLoop, end_tasks
+from chronetix.nodeworker.engine.async_loop import AsyncLoop, end_tasks, refuse_stop
 from chronetix.nodeworker.engine.loop import Emptied, Mailbox
 from chronetix.nodeworker.engine.node import Node
 from chronetix.nodeworker.engine.waits import Waits
 from chronetix.shm import Doorbell
 
 
+class SelectorLoop(asyncio.SelectorEventLoop):
+    """asyncio's, which a plugin cannot stop."""
+
+    def stop(self) -> None:
+        """Not for plugins, which call it within a task."""
+        refuse_stop(self)
+        super().stop()
+
+    def halt(self) -> None:
+        """Stop, for whoever runs it."""
+        super().stop()
+
+
 class Air:
     """The loop, which sleeps on ``bell``."""
 
     def __init__(self, bell: Doorbell) -> None:
-        self._loop = asyncio.new_event_loop()
+        self._loop = SelectorLoop()
         self._bell = bell
-        self.waits = Waits(self._loop, bell, self._loop.stop)
+        self.waits = Waits(self._loop, bell, self._loop.halt)
         self._flights: list[Flight] = []
         self.ending = False
         """Every task is cancelled."""
@@ -59,14 +72,14 @@ class Air:
         before, again = self.steps, True
         while again:
             self.waits.stirred = False
-            self._loop.call_soon(self._loop.stop)
+            self._loop.call_soon(self._loop.halt)
             self._loop.run_forever()
             again = self.waits.stirred
         return self.steps != before
 
     def sleep(self, seconds: float | None) -> None:
         """Until a ring, or something has come of a task, or the time is up."""
-        timer = None if seconds is None else self._loop.call_later(seconds, self._loop.stop)
+        timer = None if seconds is None else self._loop.call_later(seconds, self._loop.halt)
         self._loop.run_forever()
         if timer is not None:
             timer.cancel()
@@ -75,11 +88,13 @@ class Air:
         """Something has come of a task."""
         self.steps += 1
         self.waits.stirred = True
-        self._loop.stop()
+        self._loop.halt()
 
     def close(self) -> None:
         """End the loop and every task in it."""
         self.ending = True
+        for flight in self._flights:
+            flight.cancel()
         self._loop.run_until_complete(end_tasks())
         self._loop.run_until_complete(self._loop.shutdown_asyncgens())
         self.waits.close()
@@ -111,6 +126,10 @@ class Flight:
     def taken(self) -> int:
         """Frames taken so far."""
         return self._loop.taken
+
+    def cancel(self) -> None:
+        """Its tasks are about to be cancelled."""
+        self._loop.cancels()
 
     def begin(self) -> None:
         """Call ``on_start``; ``begun`` tells when that is done. The rest follows by itself."""

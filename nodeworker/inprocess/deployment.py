@@ -23,7 +23,7 @@ from chronetix.nodeworker.api.plugin import is_asynchronous
 from chronetix.nodeworker.engine.load import load
 from chronetix.nodeworker.engine.node import Node
 from chronetix.nodeworker.inprocess.local_bus import LocalBus, NodeHost, OnLog, OnPublish
-from chronetix.nodeworker.inprocess.member import Aborted, FlowFailed, Member
+from chronetix.nodeworker.inprocess.member import TURN_NS, Aborted, FlowFailed, Member
 from chronetix.nodeworker.memory.arena_trim import ArenaTrim
 from chronetix.nodeworker.memory.wiring import NO_HUGEPAGES, Drop, Grow, OnGaveUp, build
 from chronetix.protocol.messages import Configure, Deliver, Tick
@@ -63,7 +63,9 @@ class Deployment:
         find: Callable[[Configure], Any] = lambda config: load(config.uri, config.base_dir, config.kind),
         on_log: OnLog = lambda *_: None,
         on_publish: OnPublish = lambda *_: None,
+        on_drain: Callable[[], None] = lambda: None,
     ) -> None:
+        """``on_drain`` is called when the drain begins that :meth:`drain` has asked for."""
         self.bell = Doorbell()
         """What the one thread sleeps on."""
         self._members: dict[str, Member] = {}
@@ -72,6 +74,9 @@ class Deployment:
         self._alarms: list[Alarm] = []
         self._failure: FlowFailed | None = None
         self._draining = False
+        self._on_drain: Callable[[], None] | None = on_drain
+        self._turn_ns = time.monotonic_ns()
+        """When consumers had their last turn because a producer had been at work for long."""
         self._find = find
         self._on_log = on_log
         self._consumers: dict[str, tuple[Member, Consumer]] = {}
@@ -109,6 +114,7 @@ class Deployment:
                 self._begin(member)
             self._start_timers()
             self._loop(until_idle)
+            self._refuse_to_go_on()
         except Aborted:
             assert self._failure is not None
             self._end_at_once(self._failure.node)
@@ -116,6 +122,11 @@ class Deployment:
         except BaseException:
             self._end_at_once()
             raise
+
+    def _refuse_to_go_on(self) -> None:
+        """After a node has failed, whatever plugin has caught that. Raises Aborted."""
+        if self._failure is not None:
+            raise Aborted
 
     def _end_at_once(self, failed: str = "") -> None:
         for member in reversed(self._sinks_first):
@@ -241,6 +252,7 @@ class Deployment:
         members = self._sinks_first
         sources = [member for member in members if member.node.plugin.produce is not None]
         for turn in count(1):
+            self._refuse_to_go_on()
             if turn % TURNS == 0:
                 self._give_back()
             if self._draining:
@@ -252,6 +264,7 @@ class Deployment:
                 if member.ending:
                     worked |= member.end_if_done()
             for member in sources:
+                self._turn_ns = time.monotonic_ns()
                 worked |= member.produce()
             if worked or (self._air is not None and self._air.steps != steps):
                 continue
@@ -263,7 +276,7 @@ class Deployment:
                 continue
             self._refuse_deadlock()
             if until_idle and (self._air is None or self._air.quiet):
-                self._draining = True
+                self._draining, self._on_drain = True, None
             else:
                 self._sleep()
 
@@ -330,6 +343,9 @@ class Deployment:
         return min(lefts, default=None)
 
     def _drain_sources(self) -> None:
+        if self._on_drain is not None:
+            on_drain, self._on_drain = self._on_drain, None
+            on_drain()
         for member in self._members.values():
             if not member.finished:
                 member.drain()
@@ -341,6 +357,7 @@ class Deployment:
 
     def drive(self, producers: Iterable[Producer]) -> bool:
         """Let the consumers of ``producers`` take what is there; whether any took something."""
+        self._refuse_to_go_on()
         worked = False
         for producer in producers:
             member = self._consumers[producer.route][0]
@@ -348,6 +365,14 @@ class Deployment:
             if member.ending:
                 worked |= member.end_if_done()
         return worked
+
+    def sent(self, producers: Iterable[Producer]) -> None:
+        """A plugin that takes its time between two sends keeps nobody waiting for what it has sent."""
+        now_ns = time.monotonic_ns()
+        if now_ns - self._turn_ns > TURN_NS:
+            self.drive(producers)
+            self._events()
+            self._turn_ns = time.monotonic_ns()
 
     def wait_for_credit(self, producers: Sequence[Producer], until_ns: int | None) -> None:
         """Something has to happen elsewhere before a send can succeed. Raises RuntimeError when nothing can."""
@@ -410,9 +435,11 @@ class _Outlet:
 
     def send(self, data: Buffer, timeout_ns: int = -1, origin: Origin = None) -> int:
         try:
-            return self._send(data, 0, origin)
+            sent = self._send(data, 0, origin)
         except WouldBlock as reason:
             return self._retrying(lambda: self._send(data, 0, origin), timeout_ns, reason)
+        self._deployment.sent(self._producers)
+        return sent
 
     def send_many(self, data: Buffer, size: int, timeout_ns: int = -1, origin: Origin = None) -> int:
         try:

@@ -14,6 +14,7 @@ from typing import Any
 from chronetix.nodeworker.api.context import Done, Level, Outcome
 from chronetix.nodeworker.api.errors import RequestFailed
 from chronetix.nodeworker.api.message import Message
+from chronetix.nodeworker.engine.children import Owner
 from chronetix.nodeworker.inprocess.member import Member
 from chronetix.protocol.messages import Deliver, Reply
 
@@ -131,29 +132,36 @@ class NodeHost:
         self._bus = bus
         self._node = node
         self._on_log = on_log
+        self._owner = Owner()
 
     def publish(self, envelope: dict[str, Any], payload: bytes) -> None:
         """To the bus."""
+        self._owner.check()
         self._bus.publish(envelope, payload)
 
     def subscribe(self, topic: str) -> None:
         """For this node."""
+        self._owner.check()
         self._bus.subscribe(self._node, topic)
 
     def unsubscribe(self, topic: str) -> None:
         """For this node."""
+        self._owner.check()
         self._bus.unsubscribe(self._node, topic)
 
     def request(self, envelope: dict[str, Any], payload: bytes, timeout_ns: int) -> Message:
         """Through the bus."""
+        self._owner.check()
         return self._bus.request(envelope, payload, timeout_ns)
 
     def ask(self, envelope: dict[str, Any], payload: bytes, _timeout_ns: int, done: Done) -> Callable[[], None]:
         """Through the bus; the asking context looks at its time itself."""
+        self._owner.check()
         return self._bus.ask(envelope, payload, done)
 
     def log(self, level: Level, message: str, fields: dict[str, Any]) -> None:
         """To whoever runs the deployment."""
+        self._owner.check()
         self._on_log(self._node, level, message, fields)
 
     def frame_failed(self, route: str, seq: int, attempts: int, error: str, message: str, outcome: Outcome) -> None:

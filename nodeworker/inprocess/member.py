@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
+from time import monotonic_ns
 from typing import TYPE_CHECKING, Any
 
 from chronetix.nodeworker.api.errors import Interrupted, said
 from chronetix.nodeworker.api.message import Answer, Message
+from chronetix.nodeworker.engine import children
 from chronetix.nodeworker.engine.loop import Finish, Mailbox
 from chronetix.nodeworker.engine.node import Node
 from chronetix.nodeworker.memory.wiring import Wiring
@@ -25,6 +27,10 @@ if TYPE_CHECKING:
 BURST, BURST_BYTES = 32, 1 << 18
 """Items, and bytes in frames, that a source may make before the others get their turn: enough to spread the cost of the
 turn, little enough to stay in the cache."""
+
+
+TURN_NS = 10_000_000
+"""After this time others get their turn too: what comes every 100 ms is handled every 100 ms."""
 
 
 class Aborted(BaseException):
@@ -70,6 +76,7 @@ class Member:
         self._handled = 0
         self._fail = fail
         self._answer = answer
+        self._owner = children.Owner()
         node.ctx.woken_by(lambda: self.mailbox.append(Finish()))
 
     @property
@@ -78,10 +85,11 @@ class Member:
         return self.node.config.node
 
     def guarded(self, work: Callable[[], Any]) -> bool:
-        """Run ``work`` as this node's; False when the node is to end because of it."""
+        """Run ``work`` as this node's; False when the node is to end because of it. A child that the plugin has forked
+        does not come back from here."""
         self.active = True
         try:
-            work()
+            self._work(work)
         except RouteClosed as closed:
             self.node.ctx.log.info("a consumer closed its route, this node ends", route=str(closed.args[-1]))
             self.ending = True
@@ -94,6 +102,16 @@ class Member:
             self.node.step.doing = None
         self._look_whether_it_ends()
         return not self.ending
+
+    def _work(self, work: Callable[[], Any]) -> None:
+        try:
+            work()
+        except BaseException as reason:
+            if not self._owner.is_here:
+                children.end_child(reason)
+            raise
+        if not self._owner.is_here:
+            children.end_child(None)
 
     def _look_whether_it_ends(self) -> None:
         """The plugin wants to finish, or its tasks have ended: whoever waits for its credits is to know."""
@@ -194,7 +212,7 @@ class Member:
         step, emit = node.step, node.emit
         assert self._items is not None
         node.phase = "source"
-        left = self.burst
+        left, until_ns = self.burst, monotonic_ns() + TURN_NS
         step.count += 1
         step.doing = self._items
         for item in self._items:
@@ -204,6 +222,8 @@ class Member:
                 emit(item, -1, number if self.is_source else None)
             left -= 1
             if not left or step.finishing or arena is None or arena.used > BURST_BYTES or self.ending:
+                return
+            if monotonic_ns() > until_ns:
                 return
             step.count += 1
             step.doing = self._items

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import os
+import select
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 import msgspec
 
-from chronetix.nodeworker import _clone
 from chronetix.nodeworker.api.context import Level
 from chronetix.nodeworker.api.errors import Interrupted
 from chronetix.nodeworker.api.tracebacks import told
+from chronetix.nodeworker.engine import children
 from chronetix.nodeworker.inprocess.deployment import Deployment
 from chronetix.nodeworker.inprocess.member import FlowFailed
 from chronetix.protocol import cbor
@@ -24,20 +27,22 @@ from chronetix.protocol.contract import Flow, Problem, parse_flow
 from chronetix.protocol.errors import ChronetixError, error
 from chronetix.protocol.json_text import json_text
 
-COLUMNS = ("committed", "bytes", "credits", "would_block", "p50_ns", "p99_ns")
+COLUMNS = ("committed", "bytes", "credits", "would_block", "dropped", "unread", "p50_ns", "p99_ns")
 """What the table shows of each route's counters; ``-o json`` has all."""
 
 FINISHED = 0
 FAILED = 1
 INTERRUPTED = 130
-"""Exit codes."""
+NOBODY_READS = 141
+"""Exit codes; the last is that of a program which SIGPIPE ends."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the flow that the command line names; the exit code."""
     options = _options(arguments)
     try:
-        flow, base_dir = read_flow(options.flow, dict(options.bind), options.base_dir)
+        source = options.flow if options.descriptor is None else options.descriptor
+        flow, base_dir = read_flow(source, dict(options.bind), options.base_dir)
         return run(flow, base_dir, options.output)
     except ChronetixError as reason:
         print(f"error: {reason.message}\n{reason.hint}", file=sys.stderr)
@@ -48,16 +53,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return INTERRUPTED
 
 
-def read_flow(source: str, bindings: Mapping[str, str], base_dir: str = "") -> tuple[Flow, str]:
-    """The flow in the file ``source`` (- for stdin; JSON or CBOR) and the folder its relative paths start from.
+def read_flow(source: str | int, bindings: Mapping[str, str], base_dir: str = "") -> tuple[Flow, str]:
+    """The flow in the file ``source`` (- for stdin, a number for a descriptor, which is closed; JSON or CBOR) and the
+    folder its relative paths start from.
 
     Raises ChronetixError ``flow-unreadable``, ``flow-invalid``.
     """
     try:
-        data = sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
+        data = _content(source)
         raw = msgspec.json.decode(data) if data.lstrip()[:1] == b"{" else cbor.loads(data)
     except (OSError, msgspec.DecodeError, cbor.CborError) as reason:
-        raise error("flow-unreadable", source=source, reason=str(reason)) from None
+        raise error("flow-unreadable", source=str(source), reason=str(reason)) from None
     validation = parse_flow(raw, bindings=bindings)
     problems, warnings = list(validation.problems), list(validation.warnings)
     if validation.flow is not None:
@@ -69,9 +75,16 @@ def read_flow(source: str, bindings: Mapping[str, str], base_dir: str = "") -> t
     if validation.flow is None or problems:
         first = str(problems[0]) if problems else "nothing in it"
         texts = [str(problem) for problem in problems]
-        raise error("flow-invalid", flow=source, count=len(problems), first=first, problems=texts)
-    folder = base_dir or ("." if source == "-" else str(Path(source).parent))
+        raise error("flow-invalid", flow=str(source), count=len(problems), first=first, problems=texts)
+    folder = base_dir or (str(Path(source).parent) if isinstance(source, str) and source != "-" else ".")
     return validation.flow, str(Path(folder).resolve())
+
+
+def _content(source: str | int) -> bytes:
+    if source == "-":
+        return sys.stdin.buffer.read()
+    with open(source, "rb") as file:
+        return file.read()
 
 
 def _needs_processes(flow: Flow) -> list[Problem]:
@@ -85,43 +98,82 @@ def _needs_processes(flow: Flow) -> list[Problem]:
 
 
 def run(flow: Flow, base_dir: str, output: str = "table") -> int:
-    """Run ``flow`` to its end and print what came of it; the exit code."""
+    """Run ``flow`` to its end, in the folder where its workers would run, and print what came of it; the exit code."""
     name = flow.name or "flow"
-    deployment = Deployment(configure(flow, name, base_dir), on_log=_print_log)
+    try:
+        os.chdir(base_dir)
+    except OSError as reason:
+        raise error("flow-unreadable", source=base_dir, reason=str(reason)) from None
+    deployment = Deployment(configure(flow, name, base_dir), on_log=_print_log, on_drain=_say_that_it_stops)
     asked: list[int] = []
 
     def stop(number: int, _frame: FrameType | None) -> None:
         asked.append(number)
         if len(asked) > 1:
             raise Interrupted("told twice to stop")
-        print("stopping: sources end now, the rest finishes what is there (again to stop at once)", file=sys.stderr)
         deployment.drain()
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    for number in before:
-        _clone.ring_on_signal(number, deployment.bell.eventfd)
+    before = {number: children.handle(number, stop) for number in children.STOPPING}
+    children.ring_on(children.STOPPING, deployment.bell.eventfd)
     try:
-        deployment.run()
-        _print_results(name, flow, deployment, output)
-        sys.stdout.flush()
+        with _noticing_exits():
+            deployment.run()
     except FlowFailed as failure:
+        if isinstance(failure.__cause__, BrokenPipeError) and _nobody_reads_stdout():
+            return NOBODY_READS
         if failure.__cause__ is not None:
             print(told(failure.__cause__), end="", file=sys.stderr)
         print(f"error: {failure}", file=sys.stderr)
         return FAILED
+    else:
+        with suppress(BrokenPipeError):  # what of the results is not read is no failure of the flow
+            _print_results(name, flow, deployment, output)
+            sys.stdout.flush()
     finally:
         deployment.close()
-        _clone.ring_on_signal(signal.SIGINT, -1)
+        children.ring_on(children.STOPPING, -1)
         for number, handler in before.items():
-            signal.signal(number, handler)
+            children.put_back(number, handler)
     return INTERRUPTED if signal.SIGINT in asked else FINISHED
+
+
+@contextmanager
+def _noticing_exits() -> Iterator[None]:
+    """``os._exit`` within this block fails the flow: in one process nobody else is left who could tell that the flow
+    did not come to its end."""
+    exit_at_once, owner = os._exit, children.Owner()
+
+    def noticed(status: int) -> NoReturn:
+        if owner.is_here:
+            text = f"error: a plugin called os._exit({status}), which ends the whole flow: use ctx.finish()\n"
+            os.write(2, text.encode())
+            status = status or FAILED
+        exit_at_once(status)
+
+    os._exit = noticed
+    try:
+        yield
+    finally:
+        os._exit = exit_at_once
+
+
+def _say_that_it_stops() -> None:
+    print("stopping: sources end now, the rest finishes what is there (again to stop at once)", file=sys.stderr)
+
+
+def _nobody_reads_stdout() -> bool:
+    """The other end of the pipe is closed, as that of ``| head -1``."""
+    poll = select.poll()
+    poll.register(1, 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m chronetix.nodeworker.inprocess.command", description="Run a compiled flow in one process."
     )
-    parser.add_argument("flow", help="a CompileOutput, JSON or CBOR; - for stdin")
+    parser.add_argument("flow", nargs="?", default="-", help="a CompileOutput, JSON or CBOR; - for stdin")
+    parser.add_argument("--descriptor", type=int, help="an open descriptor with it, which is closed")
     parser.add_argument("-o", "--output", choices=("table", "json"), default="table")
     parser.add_argument(
         "--base-dir", default="", help="where relative artifacts start; default: the flow file's folder"
@@ -165,5 +217,5 @@ def _print_results(name: str, flow: Flow, deployment: Deployment, output: str) -
     width = max((len(id) for id in snapshots), default=5)
     print("  ".join(["route".ljust(width), *(column.rjust(12) for column in COLUMNS)]))
     for id, snapshot in snapshots.items():
-        counters: Mapping[str, Any] = {**snapshot}
+        counters: Mapping[str, Any] = {**snapshot, **snapshot["drops"]}
         print("  ".join([id.ljust(width), *(str(counters[column]).rjust(12) for column in COLUMNS)]))

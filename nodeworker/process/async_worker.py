@@ -8,18 +8,27 @@ from typing import Any
 import uvloop
 
 from chronetix.nodeworker.api.message import Answer
-from chronetix.nodeworker.engine.async_loop import AsyncLoop, end_tasks
+from chronetix.nodeworker.engine.async_loop import AsyncLoop, end_tasks, refuse_stop
 from chronetix.nodeworker.engine.loop import Mailbox, Rewire
 from chronetix.nodeworker.engine.node import Node
 from chronetix.nodeworker.engine.waits import Waits
 from chronetix.shm import Doorbell
 
 
+class UvLoop(uvloop.Loop):
+    """uvloop's, which a plugin cannot stop."""
+
+    def stop(self) -> None:
+        """Not for plugins, which call it within a task."""
+        refuse_stop(self)
+        super().stop()
+
+
 class AsyncRun:
     """The blocking face of :class:`AsyncLoop`, as :class:`chronetix.nodeworker.engine.loop.Loop` has it."""
 
     def __init__(self, node: Node, mailbox: Mailbox, bell: Doorbell, answer: Answer, rewire: Rewire) -> None:
-        self._loop = uvloop.new_event_loop()
+        self._loop = UvLoop()
         asyncio.set_event_loop(self._loop)
         self._waits = Waits(self._loop, bell)
         self._air = AsyncLoop(self._waits, _unheard, node, mailbox, bell, answer, rewire)
@@ -42,6 +51,7 @@ class AsyncRun:
 
     def close(self) -> None:
         """End the event loop, and with it what the plugin has left running there."""
+        self._air.cancels()
         self._loop.run_until_complete(end_tasks())
         self._loop.run_until_complete(self._loop.shutdown_asyncgens())
         self._waits.close()

@@ -6,8 +6,8 @@ case the interpreter's own end follows (``engine.ending``), in time, or it is a 
 SIGTERM and SIGINT interrupt a wait at once and a callback never: it is finished first, unless the signal comes a
 second time.
 
-A child that the plugin forks is no worker. What goes on in it ends where the plugin was called: it says nothing to the
-daemon or the peers, and ends with the status that its ``sys.exit`` asks for, or 1.
+A child that the plugin forks is no worker (``engine.children``): it says nothing to the daemon or the peers, and ends
+where the plugin was called.
 
 The socket, its reader, the memory, the node and its loop are modules of their own. What is here is the order in which
 they begin and end, and which exit code each way out has; both are one table, however it is cut.
@@ -21,7 +21,6 @@ import socket
 import sys
 import threading
 import time
-import traceback
 from collections import deque
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol, TypeVar
@@ -30,7 +29,7 @@ from chronetix.nodeworker import _clone
 from chronetix.nodeworker.api.errors import DaemonGone, Interrupted, said, sendable
 from chronetix.nodeworker.api.outputs import Outputs
 from chronetix.nodeworker.api.tracebacks import told
-from chronetix.nodeworker.engine import ending
+from chronetix.nodeworker.engine import children, ending
 from chronetix.nodeworker.engine.load import load
 from chronetix.nodeworker.engine.loop import Emptied, Event, Loop, Lost, Mailbox
 from chronetix.nodeworker.engine.node import Node
@@ -77,9 +76,6 @@ M = TypeVar("M", LinkMessage, Configure)
 FD_VARIABLE = "CHRONETIX_FD"
 """Environment variable with the number of the inherited control socket."""
 
-STOPPING = (signal.SIGTERM, signal.SIGINT)
-"""Signals that mean: stop at once, orderly."""
-
 OK, FAILED, DAEMON_GONE, TERMINATED = 0, 1, 70, 143
 
 HURRY = 0.75
@@ -118,7 +114,7 @@ class Worker:
     process still has to become after its hello, by default nothing, ``SPARE`` if the daemon will say."""
 
     def __init__(self, sock: socket.socket, found: Any = None, place: Assign = AS_IT_IS) -> None:
-        self._process = os.getpid()
+        self._owner = children.Owner()
         self._link: Link[ToWorker] = Link(sock, ToWorker)
         self._found = found
         self._place = place
@@ -139,6 +135,11 @@ class Worker:
         self._ended_by: BaseException | None = None
         """Kept until the inputs are abandoned: with it go the frames that were worked on, and with these their credits,
         as if they had been done with."""
+
+    @property
+    def is_here(self) -> bool:
+        """This is the worker's own process, and not a child that the plugin has forked."""
+        return self._owner.is_here
 
     def run(self) -> int:
         """The exit code, after everything was sent. Raises nothing that a plugin or the daemon may cause."""
@@ -199,7 +200,7 @@ class Worker:
         if self._reader is not None:
             self._reader.end()
         if self._wiring is not None:
-            _ring_on_signal(-1)
+            children.ring_on(children.STOPPING, -1)
             stays = orderly and self._node is not None and not self._node.leaves
             (self._wiring.close if stays else self._wiring.abandon)()
             self._wiring.bell.close()
@@ -215,14 +216,8 @@ class Worker:
 
     def _end_child(self, reason: BaseException | None) -> None:
         """End this process if it is a child that the plugin has forked, which has come back to us."""
-        if os.getpid() == self._process:
-            return
-        status = reason.code if isinstance(reason, SystemExit) else FAILED
-        if reason is not None and not isinstance(reason, SystemExit):
-            traceback.print_exception(reason)
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status if isinstance(status, int) else FAILED if status is not None else OK)
+        if not self._owner.is_here:
+            children.end_child(reason)
 
     def _ended(self, reason: BaseException) -> int:
         """The exit code of what it was ended by."""
@@ -329,7 +324,7 @@ class Worker:
         assert self._node is not None
         node, outputs = self._node, self._node.outputs
         self._wiring = wiring = build(config, self._grow, self._drop, self._bell, self._on_emptied, self._gave_up)
-        _ring_on_signal(self._bell.eventfd)
+        children.ring_on(children.STOPPING, self._bell.eventfd)
         wiring.outputs = outputs
         outputs.connect(config.outputs, list(wiring.producers.values()))
         node.connect(config, wiring.inlet())
@@ -509,58 +504,23 @@ def _hung(text: str) -> Fault:
 _current: Worker | None = None
 """Whom a signal concerns."""
 
-_catching = False
-
 
 def catch_signals() -> dict[signal.Signals, Any]:
     """Let SIGTERM and SIGINT go to the worker of this process. The handlers that were there before, to be put back; {}
     when that was done already: the launcher does it once for all, because it costs a new process much."""
-    global _catching
-    if _catching:
+    if signal.getsignal(signal.SIGTERM) is _dispatch:
         return {}
-    _catching = True
-    return {number: signal.signal(number, _dispatch) for number in STOPPING}
-
-
-_before_fork = threading.local()
-"""``mask``: the signals that this thread had blocked before it forked."""
-
-
-def _forking() -> None:
-    """A signal that comes to a child before its handlers are its own must wait for that."""
-    if _current is not None:
-        _before_fork.mask = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
-
-
-def _forked_here() -> None:
-    if _current is not None:
-        signal.pthread_sigmask(signal.SIG_SETMASK, _before_fork.mask)
-
-
-def _forked_there() -> None:
-    """In a child that the plugin has forked signals are its own affair."""
-    global _current, _catching
-    if _current is None:
-        return
-    _ring_on_signal(-1)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    _current, _catching = None, False
-    signal.pthread_sigmask(signal.SIG_SETMASK, _before_fork.mask)
-
-
-os.register_at_fork(before=_forking, after_in_parent=_forked_here, after_in_child=_forked_there)
+    return {number: children.handle(number, _dispatch) for number in children.STOPPING}
 
 
 def _put_back(handlers: dict[signal.Signals, Any]) -> None:
-    global _catching
     for number, handler in handlers.items():
-        signal.signal(number, handler)
-    _catching = False
+        children.put_back(number, handler)
 
 
 def _dispatch(number: int, _frame: FrameType | None) -> None:
-    if _current is not None:
+    """A handler of the plugin's may call this one, also in a child that the plugin has forked."""
+    if _current is not None and _current.is_here:
         _current.on_signal(number)
     elif number == signal.SIGTERM:
         raise SystemExit(TERMINATED)
@@ -578,11 +538,6 @@ def _move_to(place: Assign) -> None:
     sys.argv = ["chronetix-worker", place.name]
     if place.cwd:
         os.chdir(place.cwd)
-
-
-def _ring_on_signal(descriptor: int) -> None:
-    for number in STOPPING:
-        _clone.ring_on_signal(number, descriptor)
 
 
 def inherited_socket() -> socket.socket:

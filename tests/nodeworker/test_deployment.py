@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
+import time
 
 import pytest
 
 from chronetix.nodeworker.inprocess.deployment import Deployment
-from chronetix.nodeworker.inprocess.member import FlowFailed
+from chronetix.nodeworker.inprocess.local_bus import NEVER_NS
+from chronetix.nodeworker.inprocess.member import TURN_NS, FlowFailed
 from chronetix.nodeworker.memory import arena_trim
 from chronetix.nodeworker.memory.wiring import FIRST_SEGMENT
 from chronetix.protocol.messages import Configure, Port, Timer
@@ -229,7 +232,8 @@ class TestBackPressure:
         kept.clear()
         assert caught.value.node == "a"
 
-    def test_reaches_the_watermark(self, run):
+    def test_reaches_the_watermark(self, run, monkeypatch):
+        monkeypatch.setattr("chronetix.nodeworker.inprocess.deployment.TURN_NS", NEVER_NS)
         high = []
 
         def burst(ctx):
@@ -384,3 +388,84 @@ def test_huge_pages_that_are_not_there_are_told_once_and_the_flow_runs(wanted):
     told = [record for record in logs if "huge pages" in record[2]]
     assert len(told) == (wanted and small)
     assert all(record[:2] == ("a", "warning") and "vm.nr_hugepages" in record[2] for record in told)
+
+
+class TestASlowSource:
+    """Its items are handled one by one as they come, not in bursts."""
+
+    @pytest.mark.parametrize("way", ["yields", "sends"])
+    def test_has_each_item_handled_before_it_makes_the_next(self, run, way):
+        handled = []
+
+        def wait_for_longer_than_a_turn():
+            until = time.monotonic_ns() + 2 * TURN_NS
+            while time.monotonic_ns() <= until:
+                pass
+
+        def source(ctx):
+            behind = []
+            for n in range(3):
+                wait_for_longer_than_a_turn()
+                behind.append(n - len(handled))
+                if way == "yields":
+                    yield n
+                else:
+                    ctx.send(n)
+            return behind
+
+        deployment = run(
+            {"a": source, "b": double, "c": lambda frame: handled.append(frame.value())},
+            node("a", feeds="b", credits=64),
+            node("b", sees="a", feeds="c", credits=64),
+            node("c", sees="b", credits=64),
+        )
+        assert handled == [0, 2, 4]
+        assert deployment.results["a"] == [0, 0, 0]
+
+
+class TestAFailureThatAPluginCatches:
+    @pytest.mark.parametrize("way", ["sends", "requests", "yields"])
+    def test_cannot_be_hidden_by_another_plugin_that_catches_everything(self, run, way):
+        def source(ctx):
+            for n in range(20):
+                try:
+                    if way == "requests":
+                        ctx.request("topic", n)
+                    elif way == "sends":
+                        ctx.send(n)
+                    else:
+                        yield n
+                except BaseException:
+                    if way == "yields":
+                        raise
+
+        class Sink:
+            def on_frame(self, frame):
+                raise ValueError("of the sink")
+
+            def on_message(self, message):
+                raise ValueError("of the sink")
+
+        with pytest.raises(FlowFailed, match=r"node b failed in .* of the sink"):
+            run(
+                {"a": source, "b": Sink},
+                node("a", feeds="b", credits=2),
+                node("b", sees="a", credits=2, subscriptions=["topic"]),
+            )
+
+    def test_calls_its_plugin_no_more_whatever_the_others_do(self, run):
+        calls = []
+
+        def source(ctx):
+            for n in range(20):
+                with contextlib.suppress(BaseException):
+                    ctx.send(n)
+            yield None
+
+        def sink(frame):
+            calls.append(frame.value())
+            raise ValueError("of the sink")
+
+        with pytest.raises(FlowFailed):
+            run({"a": source, "b": sink}, node("a", feeds="b", credits=2), node("b", sees="a", credits=2))
+        assert calls == [0]

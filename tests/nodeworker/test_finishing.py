@@ -9,6 +9,9 @@ from typing import Any
 import pytest
 
 from chronetix import testing
+from chronetix.nodeworker.engine.load import load
+from chronetix.nodeworker.inprocess.deployment import Deployment
+from chronetix.nodeworker.inprocess.member import FlowFailed
 from chronetix.protocol.messages import Finished, Tick, Timer
 from chronetix.shm import RouteView
 
@@ -101,6 +104,81 @@ def test_a_frame_that_makes_the_plugin_exit_is_set_aside_like_any_other(asynchro
         raising(SystemExit, "on_frame", asynchronous), inputs=[1], qos={"retry": 1, "dead_letter": "dead"}
     )
     assert [(each.topic, each.envelope["headers"]["error"]) for each in run.published] == [("dead", "SystemExit")]
+
+
+CANCELS = """
+    import asyncio
+    def cancel(how):
+        if how == "its own task": asyncio.current_task().cancel()
+        if how == "all tasks": [task.cancel() for task in asyncio.all_tasks()]
+        if how == "the loop": asyncio.get_running_loop().stop()
+    class Cancels:
+        def __init__(self, ctx):
+            self.how, self.then, self.where = (ctx.params[key] for key in ("how", "then", "where"))
+            self.attempts, self.seen = 0, []
+        async def at(self, where):
+            if where == self.where:
+                self.attempts += 1
+                cancel(self.how)
+                if self.then == "waits": await asyncio.sleep(0)
+        async def on_start(self): await self.at("start")
+        async def on_frame(self, frame):
+            if frame.value() == 1: await self.at("frame")
+            self.seen.append(frame.value())
+        async def on_stop(self):
+            await self.at("stop")
+            return [self.attempts, self.seen]
+"""
+HOWS = ["its own task", "all tasks", "the loop"]
+
+
+@pytest.mark.parametrize("where", ["start", "frame", "stop"])
+@pytest.mark.parametrize("how", HOWS)
+def test_a_plugin_that_cancels_what_runs_it_has_failed_in_the_callback_that_did(how, where, daemon, configure, plugin):
+    uri = plugin(CANCELS)
+    params = {"how": how, "then": "waits", "where": where}
+    daemon.start(configure("a", plugin("def source(ctx): yield 1") + ":source", "ab>b"))
+    worker = daemon.start(configure("b", uri + ":Cancels", "ab<a", params=params))
+    daemon.wire()
+    daemon.begin()
+    fault = daemon.fault(worker)
+    assert fault.phase == where
+    assert fault.error == ("RuntimeError" if how == "the loop" else "CancelledError")
+    assert worker.wait() == 1
+
+
+@pytest.mark.parametrize("where", ["start", "frame", "stop"])
+@pytest.mark.parametrize("how", HOWS)
+def test_in_one_process_it_has_failed_in_that_callback_too(how, where, configure, plugin):
+    params = {"how": how, "then": "waits", "where": where}
+    deployment = Deployment(
+        [
+            configure("a", plugin("def source(ctx): yield 1") + ":source", "ab>b"),
+            configure("b", plugin(CANCELS) + ":Cancels", "ab<a", params=params),
+        ]
+    )
+    try:
+        with pytest.raises(FlowFailed) as caught:
+            deployment.run()
+    finally:
+        deployment.close()
+    assert (caught.value.node, caught.value.phase) == ("b", where)
+
+
+@pytest.mark.parametrize("max_inflight", [1, 3])
+@pytest.mark.parametrize("then", ["waits", "returns"])
+@pytest.mark.parametrize("how", ["its own task", "the loop"])
+def test_a_frame_whose_callback_cancels_its_own_task_is_set_aside_like_any_other(how, then, max_inflight, plugin):
+    run = testing.run(
+        load(plugin(CANCELS) + ":Cancels"),
+        [0, 1, 2],
+        {"how": how, "then": then, "where": "frame"},
+        qos={"retry": 2, "dead_letter": "dead"},
+        max_inflight=max_inflight,
+    )
+    assert [each.topic for each in run.published] == ["dead"]
+    assert run.result[0] == 3
+    assert [n for n in run.result[1] if n != 1] == [0, 2]
 
 
 FINISHES = """

@@ -25,6 +25,52 @@ class Beat:
         self.ticks += 1
         if self.ticks == 1: ctx.log.info("ticking")
     def on_stop(self, ctx): return self.ticks > 0
+
+def shouts(ctx):
+    while True:
+        print("x" * 4000, flush=True)
+        yield None
+
+def breaks(ctx):
+    for n in range(2):
+        breakpoint()
+        yield n
+
+def leaves(ctx):
+    import os
+    os._exit(ctx.params["code"])
+
+class Interrupts:
+    "The stream of stderr: Ctrl-C comes in the middle of each write."
+    def __init__(self, stream): self.stream, self.writing = stream, False
+    def write(self, text):
+        import os, signal
+        if self.writing: raise RuntimeError("reentrant call")
+        self.writing = True
+        if "once more" in text: os.kill(os.getpid(), signal.SIGINT)
+        self.stream.write(text)
+        self.writing = False
+    def flush(self): self.stream.flush()
+
+def logs(ctx):
+    import sys
+    sys.stderr = Interrupts(sys.stderr)
+    n = 0
+    while not ctx.stopping:
+        n += 1
+        ctx.log.info("once more" if n == 1 else "and on")
+        yield n
+
+def where(ctx):
+    import os
+    yield from ()
+    return os.getcwd()
+
+def four(ctx):
+    ctx.send_many(b"1234", 1)
+
+class First:
+    def on_frame(self, frame, ctx): ctx.finish()
 """
 
 
@@ -51,13 +97,11 @@ def route(source, target, plane="data", **fields):
 def inproc(tmp_path):
     (tmp_path / "plugins.py").write_text(PLUGINS)
 
-    def start(flow, *arguments, stdin=None):
+    def start(flow, *arguments, **settings):
         (tmp_path / "flow.json").write_text(json.dumps(flow))
         return subprocess.Popen(
             [sys.executable, "-m", "chronetix.nodeworker.inprocess.command", str(tmp_path / "flow.json"), *arguments],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
+            **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True} | settings,
             env={**os.environ, "PYTHONPATH": os.getcwd()},
         )
 
@@ -165,3 +209,75 @@ def test_bytes_in_a_result_are_shown_as_text_or_hex(inproc, output, tmp_path):
     out, err = inproc(flow, "-o", output).communicate(timeout=60)
     assert '"ab"' in out, err
     assert '"ff"' in out
+
+
+def single(entry, **fields):
+    return {"manifests": [manifest("n", f"python://plugins.py:{entry}", **fields)], "routes": [], "schemas": []}
+
+
+def test_a_plugin_whose_output_nobody_reads_any_more_ends_the_flow_quietly_with_141(inproc):
+    process = inproc(single("shouts"))
+    assert process.stdout.readline() == "x" * 4000 + "\n"
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    assert process.wait(60) == 141
+    process.stderr.close()
+
+
+def test_results_that_nobody_reads_are_no_failure(inproc, flow):
+    read, write = os.pipe()
+    os.close(read)
+    process = inproc(flow, stdout=write)
+    os.close(write)
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (0, "")
+
+
+def test_a_breakpoint_reads_its_commands_from_stdin(inproc):
+    process = inproc(single("breaks"), stdin=subprocess.PIPE)
+    out, err = process.communicate("p n * 100 + 7\nc\np n * 100 + 7\nc\n", timeout=60)
+    assert process.returncode == 0, err
+    assert "(Pdb) 7\n" in out
+    assert "(Pdb) 107\n" in out
+
+
+def test_ctrl_c_while_a_plugin_logs_ends_the_sources_and_fails_no_node(inproc):
+    process = inproc(single("logs"))
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "stopping: sources end now" in err
+    assert "reentrant" not in err
+
+
+@pytest.mark.parametrize(("code", "seen"), [(0, 1), (3, 3)])
+def test_os_exit_in_a_plugin_is_told_and_is_no_success(inproc, code, seen):
+    process = inproc(single("leaves", params={"code": code}))
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == seen
+    assert f"a plugin called os._exit({code})" in err
+
+
+def test_nodes_run_in_the_flows_folder(inproc, tmp_path):
+    process = inproc(single("where"), "-o", "json")
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert json.loads(out)["nodes"]["n"] == str(tmp_path)
+
+
+def test_a_folder_that_is_not_there_is_named(inproc, tmp_path):
+    process = inproc(single("where"), "--base-dir", str(tmp_path / "nowhere"))
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "nowhere" in err
+    assert "Traceback" not in err
+
+
+def test_the_table_tells_of_frames_that_were_not_read(inproc, flow):
+    for node, entry in enumerate(("four", "First")):
+        flow["manifests"][node]["artifact"]["uri"] = f"python://plugins.py:{entry}"
+    process = inproc(flow)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    head, row = (line.split() for line in out.splitlines()[-2:])
+    counters = dict(zip(head, row, strict=True))
+    assert (counters["committed"], counters["dropped"], counters["unread"]) == ("4", "3", "3")
