@@ -5,7 +5,8 @@ what these import in turn. The code of any other program is its executable. Rule
 
 * Nothing is imported or executed. Import statements are found in the text, wherever they are in it; modules that are
   imported by a computed name, and data that a plugin opens by itself, are not found.
-* A package counts as a whole: all its modules, whichever are imported.
+* A package counts as a whole: all its modules, whichever are imported. What a plugin needs is searched for only in
+  modules that are imported.
 * Modules elsewhere on the Python path are installed software and not counted, except for the package that the artifact
   itself names.
 * Files are anywhere and may be large: this runs in a thread, at most MAX_FILES files count for a plugin, and a file of
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.machinery
+import importlib.util
 import os
 import re
 import stat
@@ -78,12 +80,12 @@ def needed_modules(flow: Flow, base_dir: str) -> dict[str, tuple[str, str]]:
     return needed
 
 
-def is_installed(module: str, base_dir: str) -> bool:
-    """Return whether a worker of this release would find the top-level module ``module``."""
-    if module in sys.builtin_module_names or module in sys.stdlib_module_names:
+def is_installed(module: str) -> bool:
+    """Return whether this release's Python finds the top-level module ``module``."""
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ValueError:  # it is loaded and does not say from where
         return True
-    path = [*([base_dir] if base_dir else []), *sys.path]
-    return importlib.machinery.PathFinder.find_spec(module, path) is not None
 
 
 def by_node(flow: Flow, code: Code) -> dict[str, dict[str, str]]:
@@ -136,10 +138,11 @@ class _Search:
 
     def _installed(self, top: str) -> None:
         """Add the top-level package that the artifact names and that is installed, without what it imports."""
+        self.needed[top] = "the flow"
         spec = importlib.machinery.PathFinder.find_spec(top, None)
         if spec is None:
-            self.needed[top] = "the flow"
-        elif spec.submodule_search_locations is not None:
+            return
+        if spec.submodule_search_locations is not None:
             for folder in spec.submodule_search_locations:
                 self._add(_modules_below(folder))
         elif spec.origin is not None and os.path.isfile(spec.origin):
@@ -154,35 +157,31 @@ class _Search:
             self._add([path])
 
     def _follow(self, paths: Iterable[str]) -> None:
-        """Add ``paths``, what they import, and so on."""
-        queue = self._add(self._with_packages(paths))
+        """Add ``paths``, what they import, and so on; then the packages that these are in, as a whole."""
+        packages: dict[str, None] = {}
+        queue = self._add(paths)
         while queue:
             path = queue.pop()
-            text = _start_of(path, MAX_SEARCHED) if not path.endswith(SUFFIXES[1:]) else b""
-            for name, folder, is_top in imports(text):
-                if folder:
-                    above = os.path.abspath(os.path.join(os.path.dirname(path), *[".."] * (folder - 1)))
-                    beside = list(_module(above, name)) if name else []
+            if package := _package(path):
+                packages[package] = None
+                self._roots.append(os.path.dirname(package))
+            if path.endswith(SUFFIXES[1:]):
+                continue
+            for name, dots, is_top in imports(_start_of(path, MAX_SEARCHED)):
+                if dots:
+                    above = os.path.abspath(os.path.join(os.path.dirname(path), *[".."] * (dots - 1)))
+                    beside = list(_module(above, name))
                 else:
                     beside = list(self._beside(name))
                     if not beside and is_top:
                         self.needed.setdefault(name.partition(".")[0], path)
-                queue += self._add(self._with_packages(beside))
+                queue += self._add(beside)
+        for package in packages:
+            self._add(_modules_below(package))
 
     def _beside(self, name: str) -> Iterator[str]:
         for root in dict.fromkeys(self._roots):
             yield from _module(root, name)
-
-    @staticmethod
-    def _with_packages(paths: Iterable[str]) -> Iterator[str]:
-        """Yield ``paths``; for a module in a package all modules of the outermost package."""
-        for path in paths:
-            folder, top = os.path.dirname(path), ""
-            while os.path.isfile(os.path.join(folder, "__init__.py")):
-                folder, top = os.path.dirname(folder), folder
-            yield path
-            if top:
-                yield from _modules_below(top)
 
     def _add(self, paths: Iterable[str]) -> list[str]:
         """Add files, as far as there is room. Returns those that were not known yet."""
@@ -235,6 +234,14 @@ def _module(folder: str, name: str) -> Iterator[str]:
         if os.path.isfile(os.path.join(folder, last + suffix)):
             yield os.path.join(folder, last + suffix)
             return
+
+
+def _package(path: str) -> str:
+    """Return the folder of the outermost package that the module ``path`` is in; an empty string without one."""
+    folder, top = os.path.dirname(path), ""
+    while os.path.isfile(os.path.join(folder, "__init__.py")):
+        folder, top = os.path.dirname(folder), folder
+    return top
 
 
 def _modules_below(folder: str) -> Iterator[str]:

@@ -24,6 +24,7 @@ from chronetixd.linux.pidfd import Process
 from chronetixd.packing import Packed
 from chronetixd.startpath import SAFE
 from chronetixd.upgrade import exec_handoff
+from chronetixd.upgrade.modules import Lacking, lacking
 from chronetixd.upgrade.snapshot import FORMATS, Snapshot, read
 from chronetixd.workers.launcher import NOT_INHERITED
 
@@ -35,13 +36,15 @@ LAST_LINES = 5
 _PR_SET_PDEATHSIG = 1
 
 
-class Answer(Packed, frozen=True):
-    """What the other release says of itself, and how much of ours it has found."""
+class Answer(Packed, frozen=True, omit_defaults=True):
+    """What the other release says of itself, and how much of ours it has found. ``lacks``: modules of plugins that it
+    does not find."""
 
     version: Annotated[str, msgspec.Meta(min_length=1, max_length=100)]
     formats: list[int]
     flows: int
     workers: int
+    lacks: list[Lacking] = []
 
 
 class Rehearsal:
@@ -137,7 +140,13 @@ def rehearse(state: int, rebuild: Callable[[Snapshot], tuple[str, int]]) -> None
     )
     if launcher.returncode != 0:
         raise error("snapshot-unreadable", reason="this release's launcher of workers does not start, see above")
-    answer = Answer(version=version, formats=list(FORMATS), flows=len(snapshot.flows.flows), workers=workers)
+    answer = Answer(
+        version=version,
+        formats=list(FORMATS),
+        flows=len(snapshot.flows.flows),
+        workers=workers,
+        lacks=lacking(snapshot.flows),
+    )
     sys.stdout.buffer.write(msgspec.json.encode(answer))
     sys.stdout.flush()
     sys.stderr.flush()

@@ -18,6 +18,7 @@ import msgspec
 from chronetix.protocol.errors import error
 from chronetixd.packing import Bag
 from chronetixd.upgrade import exec_handoff
+from chronetixd.upgrade.modules import missed
 from chronetixd.upgrade.rehearsal import Rehearsal
 from chronetixd.upgrade.snapshot import Snapshot, Upgraded, write
 
@@ -94,9 +95,12 @@ class Upgrade:
         except OSError as reason:
             raise error("upgrade-refused", reason=f"no snapshot can be made: {reason.strerror}") from None
         try:
-            return await self.rehearsal(image, state, snapshot.descriptors, timeout_s)
+            answer = await self.rehearsal(image, state, snapshot.descriptors, timeout_s)
         finally:
             os.close(state)
+        if missing := missed(answer.lacks):
+            raise error("upgrade-refused", reason=f"{image.argv[0]} could not restart every node: {'; '.join(missing)}")
+        return answer
 
     async def _clear(self, deadline: float) -> None:
         """Wait until nothing is in the way. Raises ChronetixError ``upgrade-refused``."""

@@ -19,6 +19,7 @@ import pytest
 
 from chronetix.protocol.errors import ChronetixError
 from chronetixctl.client import Client
+from tests.e2e.conftest import ROOT
 from tests.e2e.growing import await_written
 from tests.e2e.surviving import PLUGINS, Flow, events, kill, lives, pids
 from tests.e2e.test_rollouts import Line
@@ -204,6 +205,30 @@ class TestRefused:
             assert (told["workers"], told["upgrade_blockers"], told["formats"]) == (3, [], [2])
             assert pids(client) == before, "and the connection is still the same"
             assert client.call("stop", flow="f")["state"] == "stopped"
+
+    def test_a_release_without_a_module_of_a_plugin_is_refused_by_name(
+        self, daemon: Any, submit: Any, image: Image, tmp_path: Path
+    ) -> None:
+        (tmp_path / "needy.py").write_text(
+            "import bench.cells\nimport helper\nimport time\n"
+            "def run(ctx):\n    while True:\n        yield 1\n        time.sleep(0.01)\n"
+        )
+        (tmp_path / "helper.py").write_text("try:\n    import frobnicate\nexcept ImportError: pass\n")
+        node = submit.node("needy", "x:run")
+        node["artifact"]["uri"] = "python://needy.py:run"
+        code = f"sys.path[:] = [each for each in sys.path if each != {str(ROOT)!r}]"
+        with Client.connect(daemon.socket) as client:
+            flow = {"name": "f", "manifests": [node], "routes": [], "schemas": []}
+            client.call("submit", flow=flow, base_dir=str(tmp_path), wait="running")
+            refused = daemon.ctl("upgrade", "--dry-run", "--image", str(image(code)))
+            assert refused.returncode == 1, refused.stdout
+            assert f"needs the module bench (imported by {tmp_path}/needy.py)" in refused.stderr
+            assert "frobnicate" not in refused.stderr
+            with pytest.raises(ChronetixError, match="module bench"):
+                client.call("upgrade", image=str(image(code)))
+            assert upgrade(daemon, "--dry-run", "--image", str(image("")))["workers"] == 1
+            client.call("stop", flow="f", mode="now")
+            assert upgrade(daemon, "--dry-run", "--image", str(image(code)))["workers"] == 0
 
     @pytest.mark.parametrize("path", ["/nowhere/chronetixd", "/tmp"])
     def test_what_is_no_program_is_refused(self, path: str, daemon: Any) -> None:

@@ -180,10 +180,23 @@ def test_needed_modules_are_those_at_the_top_that_are_not_beside(tmp_path: Path)
         "frobnicate": ("n0", str(tmp_path / "plugin.py")),
         "quux": ("n0", str(tmp_path / "helper.py")),
     }
-    assert not is_installed("frobnicate", str(tmp_path))
-    assert is_installed("helper", str(tmp_path))
-    assert is_installed("msgspec", "")
-    assert is_installed("json", "")
+    assert not is_installed("frobnicate")
+    assert all(map(is_installed, ("msgspec", "json", "sys", "__main__")))
+
+
+def test_what_a_module_of_a_package_needs_that_is_not_imported_is_not_needed(tmp_path: Path) -> None:
+    package(tmp_path / "pack")
+    write(
+        tmp_path, plugin="import pack.a", pack__a="import quux\nfrom pack.c import d", pack__b="import no", pack__c=""
+    )
+    needed = needed_modules(flow("python://plugin.py:run"), str(tmp_path))
+    assert list(needed) == ["quux"]
+    inside = needed_modules(flow("python://pack/a.py:run"), str(tmp_path / "elsewhere" / ".."))
+    assert list(inside) == ["quux"], "its own package is found from the folder above it"
+
+
+def test_a_module_that_the_artifact_names_is_needed(tmp_path: Path) -> None:
+    assert needed_modules(flow("python://nowhere.at:all"), str(tmp_path)) == {"nowhere": ("n0", "the flow")}
 
 
 def test_the_limits_are_those_that_the_documents_tell() -> None:
