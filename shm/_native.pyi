@@ -396,7 +396,8 @@ class Batch:
     def __buffer__(self, flags: int, /) -> memoryview: ...
     def numpy(self, dtype: npt.DTypeLike = ...) -> npt.NDArray[Any]:
         """One-dimensional read-only array of ``dtype`` (default uint8) over all payloads one after another: in place
-        when they are adjacent, else of a copy. ValueError if ``nbytes`` is no multiple."""
+        when they are adjacent, else of a copy. ValueError if ``nbytes`` is no multiple; TypeError on a route of arrays
+        (``application/x-npy``), where each frame has its own."""
     def release(self) -> None:
         """Return all credits now, or as soon as the last frame or view of it is dropped. Idempotent."""
 

@@ -73,19 +73,19 @@ class Log:
     def __init__(self, host: Host) -> None:
         self._host = host
 
-    def debug(self, message: str, **fields: Any) -> None:
+    def debug(self, message: str, /, **fields: Any) -> None:
         """For who writes the plugin."""
         self._host.log("debug", str(message), _loggable(fields))
 
-    def info(self, message: str, **fields: Any) -> None:
+    def info(self, message: str, /, **fields: Any) -> None:
         """For who runs the flow."""
         self._host.log("info", str(message), _loggable(fields))
 
-    def warning(self, message: str, **fields: Any) -> None:
+    def warning(self, message: str, /, **fields: Any) -> None:
         """Something that may need a look."""
         self._host.log("warning", str(message), _loggable(fields))
 
-    def error(self, message: str, **fields: Any) -> None:
+    def error(self, message: str, /, **fields: Any) -> None:
         """Something that failed; the node goes on."""
         self._host.log("error", str(message), _loggable(fields))
 

@@ -8,12 +8,16 @@ topics to the flow's.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Final
 
 from chronetix.nodeworker.api import codec
 from chronetix.nodeworker.api.context import Context
 from chronetix.nodeworker.api.message import Message
+from chronetix.protocol.errors import ChronetixError
 from chronetix.shm import Frame
+
+UNFIT: Final = ("payload-undecodable", "payload-unencodable")
+"""Errors of a payload that its content type, or that of a data route, has no place for."""
 
 
 class EventBusSource:
@@ -30,10 +34,17 @@ class EventBusSource:
         for topic in ctx.params.get("topics", ()):
             ctx.subscribe(topic)
 
-    def on_message(self, message: Message) -> Any:
-        """The payload, for every output."""
+    def on_message(self, message: Message, ctx: Context) -> None:
+        """The payload, for every output. A message whose payload is not of its content type is not sent, and told:
+        anybody may publish."""
         same = self._types == {codec.canonical(message.content_type)}
-        return codec.Encoded(message.payload) if same or codec.OCTETS in self._types else message.value()
+        try:
+            ctx.send(codec.Encoded(message.payload) if same or codec.OCTETS in self._types else message.value())
+        except ChronetixError as reason:
+            if reason.name not in UNFIT:
+                raise
+            fields = {"topic": message.topic, "src": message.src, "reason": reason.message}
+            ctx.log.warning("a message was not sent, its payload is not of its content type", **fields)
 
 
 class EventBusSink:

@@ -10,6 +10,7 @@ and are read as, or as lists where there is no numpy. Bytes are a byte string.
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from typing import Any, Final
 
 import cbor2
@@ -24,6 +25,8 @@ from chronetix.protocol.content.natural import (
     TIMES,
     Rules,
     Unfit,
+    aware,
+    identifier,
     is_scalar,
     is_text,
     natural,
@@ -76,8 +79,12 @@ def loads(data: bytes) -> Any:
 
 def _leaf(value: Any) -> Any:
     if isinstance(value, TIMES):
-        return _time(time_of(value))
-    if isinstance(value, IDENTIFIERS) or type(value) in _CBOR2S_OWN:
+        return _time(aware(time_of(value)))
+    if isinstance(value, IDENTIFIERS):
+        return identifier(value)
+    if type(value) is cbor2.CBORTag:
+        return _readable(cbor2.CBORTag(value.tag, natural(value.value, _RULES)))
+    if type(value) in _CBOR2S_OWN:
         return value
     if is_text(value):
         return str(value)
@@ -90,9 +97,16 @@ def _leaf(value: Any) -> Any:
     raise unknown(value)
 
 
+def _readable(tag: cbor2.CBORTag) -> cbor2.CBORTag:
+    """A tag of the sender's own, if what it holds is of that tag. Raises Unfit."""
+    try:
+        loads(cbor2.dumps(tag))
+    except Exception as reason:
+        raise Unfit(f"a CBORTag {tag.tag} that cannot be read again ({reason}): send another tag or value") from None
+    return tag
+
+
 def _time(value: Any) -> Any:
-    if isinstance(value, TIMES[0]) and value.tzinfo is None:
-        raise Unfit("a time without a time zone: say which one, datetime.now(timezone.utc), or send value.isoformat()")
     return value if isinstance(value, TIMES[1]) else _spelt(value)
 
 
@@ -100,11 +114,13 @@ def _spelt(value: Any) -> str:
     return str(msgspec.to_builtins(value))
 
 
-_CBOR2S_OWN: Final = (cbor2.CBORTag, cbor2.CBORSimpleValue, type(cbor2.undefined))
+_CBOR2S_OWN: Final = (cbor2.CBORSimpleValue, type(cbor2.undefined))
 
 
 def _typed(value: Any) -> Any:
     """An array as RFC 8746 has it."""
+    if hasattr(value, "mask") and hasattr(value, "filled"):
+        raise Unfit("a masked array would lose its mask: send .filled(…), or data and mask beside each other")
     try:
         view = memoryview(value)
     except (TypeError, ValueError, BufferError):
@@ -122,15 +138,28 @@ def _typed(value: Any) -> Any:
     return cbor2.CBORTag(_ROWS, [list(shape), flat])
 
 
-def _tagged(tag: cbor2.CBORTag, _immutable: bool) -> Any:
-    """What cbor2 does not know itself."""
+def _tagged(tag: cbor2.CBORTag, immutable: bool) -> Any:
+    """What cbor2 does not know itself. What a tag holds it reads as for a key of a map."""
     if tag.tag in _BY_TAG:
         return _read_typed(tag.value, _BY_TAG[tag.tag])
     if tag.tag in (_ROWS, _COLUMNS):
         return _read_rows(tag.value, by_columns=tag.tag == _COLUMNS)
     if tag.tag == _ALIKE:
         return _read_alike(tag.value)
-    return tag
+    return tag if immutable else cbor2.CBORTag(tag.tag, _thawed(tag.value))
+
+
+def _thawed(value: Any) -> Any:
+    """With lists, dicts and sets where there are tuples and frozen ones, except in keys and in sets."""
+    if isinstance(value, tuple):
+        return [_thawed(each) for each in value]
+    if isinstance(value, Mapping):
+        return {key: _thawed(each) for key, each in value.items()}
+    if isinstance(value, frozenset):
+        return set(value)
+    if type(value) is cbor2.CBORTag:
+        return cbor2.CBORTag(value.tag, _thawed(value.value))
+    return value
 
 
 def _read_typed(data: Any, items: Items) -> Any:
@@ -185,6 +214,8 @@ def _key(key: Any) -> Any:
         return tuple(_key(each) for each in key)
     if isinstance(key, frozenset):
         return frozenset(_key(each) for each in key)
+    if type(key) is cbor2.CBORTag:
+        return _readable(cbor2.CBORTag(key.tag, _key(key.value)))
     made = natural(key, _RULES)
     try:
         hash(made)

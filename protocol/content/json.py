@@ -1,8 +1,9 @@
 """JSON of data: RFC 8259, UTF-8.
 
-What Python has and JSON has not goes as the text that is customary: dates and times as RFC 3339 (one without a time
-zone as it is), spans as ISO 8601, UUIDs, decimal numbers and paths as text; integer keys as text, unless two of them
-meet. Arrays are lists. NaN, infinities and bytes are refused: null and base64 would be something else.
+What Python has and JSON has not goes as the text that is customary: dates and times as RFC 3339, spans as ISO 8601,
+UUIDs, decimal numbers and paths as text; integer keys as text, unless two of them meet. Arrays are lists, with null for
+what is masked. NaN, infinities, bytes and times without a zone are refused: null, base64 and local time would be
+something else.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from chronetix.protocol.content.natural import (
     TIMES,
     Rules,
     Unfit,
+    aware,
+    identifier,
     is_scalar,
     is_text,
     natural,
@@ -59,8 +62,10 @@ def _number(value: float) -> float:
 
 def _leaf(value: Any) -> Any:
     if isinstance(value, TIMES):
-        return time_of(value)
-    if isinstance(value, IDENTIFIERS) or is_text(value):
+        return aware(time_of(value))
+    if isinstance(value, IDENTIFIERS):
+        return str(identifier(value))
+    if is_text(value):
         return str(value)
     if isinstance(value, bytes | bytearray):
         raise Unfit(NO_BYTES)

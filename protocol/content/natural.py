@@ -26,6 +26,8 @@ import msgspec
 MAX_DEPTH: Final = 200
 """Containers inside each other. Bounds what reading takes of the stack, also in a plugin that is deep in calls."""
 
+MINUTE: Final = datetime.timedelta(minutes=1)
+
 TIMES: Final = (datetime.datetime, datetime.date, datetime.time, datetime.timedelta)
 """``datetime`` is a ``date``, so it comes first."""
 
@@ -168,6 +170,13 @@ def time_of(value: Any) -> Any:
     """An instance of one of TIMES, or of a class made of it (pandas' Timestamp), as one of them. Raises Unfit."""
     if value != value:
         raise Unfit("it is not a time (NaT): send None")
+    if getattr(value, "nanosecond", 0) or getattr(value, "nanoseconds", 0):  # pandas has them
+        raise Unfit("a time with nanoseconds, of which Python's keep microseconds: send its value in ns, or round it")
+    offset = value.utcoffset() if isinstance(value, datetime.datetime | datetime.time) else None
+    if offset is not None and offset % MINUTE:
+        raise Unfit(
+            f"a time {offset} off UTC, and RFC 3339 has hours and minutes there: send value.astimezone(timezone.utc)"
+        )
     for base in TIMES:
         if type(value) is base:
             return value
@@ -178,6 +187,20 @@ def time_of(value: Any) -> Any:
     if isinstance(value, datetime.timedelta):
         return datetime.timedelta(value.days, value.seconds, value.microseconds)
     return datetime.time(value.hour, value.minute, value.second, value.microsecond, value.tzinfo, fold=value.fold)
+
+
+def aware(value: Any) -> Any:
+    """``value`` if it is no datetime without a time zone. Raises Unfit."""
+    if isinstance(value, datetime.datetime) and value.tzinfo is None:
+        raise Unfit("a time without a time zone: say which one, datetime.now(timezone.utc), or send value.isoformat()")
+    return value
+
+
+def identifier(value: Any) -> Any:
+    """An instance of one of IDENTIFIERS. Raises Unfit for a decimal number that is none."""
+    if isinstance(value, decimal.Decimal) and not value.is_finite():
+        raise Unfit(f"a Decimal that is {value} has no form in it: send None, or float(value) on CBOR")
+    return value
 
 
 def is_text(value: Any) -> bool:

@@ -153,6 +153,10 @@ static PyObject *batch_numpy(Batch *self, PyObject *const *args, Py_ssize_t narg
     static const struct native_signature signature = {"numpy", names, 0, 1};
     PyObject *given[1] = {NULL};
     if (native_arguments(&signature, args, nargs, kwnames, given) || !batch_held(self)) return NULL;
+    if (self->consumer->array)
+        return PyErr_Format(PyExc_TypeError,
+                            "each frame of route %U has an array of its own: call [frame.numpy() for frame in batch]",
+                            self->consumer->route);
     PyObject *source = self->start ? Py_NewRef((PyObject *)self) : batch_copy(self);
     PyObject *array = source ? native_numpy(source, self->bytes, given[0]) : NULL;
     Py_XDECREF(source);

@@ -25,7 +25,7 @@ HALF = "array uint16 (4, 3) " + str(np.arange(24).reshape(4, 6)[:, ::2].tolist()
 NUMBER = "array float64 () 1.5 "
 
 SEEN = {
-    JSON: ["1.5", "245", "[0, 12]", "{'n': 0.5}", "{'a': 1}", "'2026-01-01T00:00:00'"],
+    JSON: ["1.5", "245", "[0, 12]", "{'n': 0.5}", "{'a': 1}", "'2026-01-01T00:00:00Z'"],
     CBOR: [
         "1.5",
         "245",
@@ -44,7 +44,14 @@ META = r"{'at': [1.5, b'\x00'], 'camera': 3, 1: 'one'}"
 STAMP = "1700000000000000001"
 
 REFUSED = {
-    JSON: {5: "no NaN", 6: "no JSON text", 7: r"at [0]: JSON has no bytes", 8: "would be the same, '1'", 9: "object"},
+    JSON: {
+        5: "no NaN",
+        6: "no JSON text",
+        7: r"at [0]: JSON has no bytes",
+        8: "would be the same, '1'",
+        9: "object",
+        11: "a time without a time zone",
+    },
     CBOR: {6: "after the end of the item", 9: "a time without a time zone", 10: "object"},
     NPY: {6: "ends at byte", 7: "pickled", 8: "send numpy.asarray"},
     OCTETS: {2: "pointers", 3: "send text.encode()", 4: "need content_type application/json"},

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from chronetix import testing
 from chronetix.nodeworker.inprocess.deployment import Deployment
 from chronetix.nodeworker.inprocess.member import FlowFailed
 from chronetix.protocol.messages import Configure, Port
@@ -91,6 +92,26 @@ def run(plugins, *configs):
         return deployment.results
     finally:
         deployment.close()
+
+
+def test_a_batch_of_arrays_is_no_array_and_says_how_to_get_them():
+    class Sink:
+        def __init__(self):
+            self.said, self.arrays = "", []
+
+        def on_batch(self, batch, ctx):
+            with pytest.raises(TypeError) as refused:
+                batch.numpy()
+            self.said = str(refused.value)
+            self.arrays += [frame.numpy().tolist() for frame in batch]
+
+        def on_stop(self, ctx):
+            return [self.said, self.arrays]
+
+    outcome = testing.run(Sink, [np.arange(2), np.ones((1, 1))], content_type="application/x-npy", sends=False)
+    said, arrays = outcome.result
+    assert said == "each frame of route feed has an array of its own: call [frame.numpy() for frame in batch]"
+    assert arrays == [[0, 1], [[1.0]]]
 
 
 @pytest.mark.parametrize("credits", [7, 64, 2000])

@@ -6,6 +6,7 @@ import ipaddress
 
 import pytest
 
+from chronetix.nodeworker.api.message import Message
 from chronetix.nodeworker.builtins.eventbus import EventBusSink, EventBusSource
 from chronetix.nodeworker.builtins.netinfo import KEYS, NetInfo, default_route, describe
 from chronetix.nodeworker.builtins.timer import Timer
@@ -68,6 +69,27 @@ class TestTheBridges:
 
     def test_messages_become_frames_of_another_type(self):
         assert run(EventBusSource, messages=[("t", {"a": 1})], content_type="application/cbor").sent == [{"a": 1}]
+
+    @pytest.mark.parametrize("output", ["application/json", "application/cbor"])
+    @pytest.mark.parametrize("kind", ["application/json", "application/cbor", "application/x-npy"])
+    def test_a_message_that_is_garbage_is_told_and_the_next_one_sent(self, kind, output):
+        class Source(EventBusSource):
+            def on_tick(self, tick, ctx):
+                self.on_message(Message({"topic": "t", "src": "n", "content_type": kind}, b"\xff{"), ctx)
+
+        outcome = run(Source, ticks=2, messages=[("t", 1)], content_type=output)
+        assert outcome.sent == [1]
+        assert [(log.level, log.fields["topic"], log.fields["src"]) for log in outcome.logs] == [
+            ("warning", "t", "n")
+        ] * 2
+        assert kind in outcome.logs[0].fields["reason"]
+
+    def test_an_octet_stream_gets_every_message_as_it_is(self):
+        class Source(EventBusSource):
+            def on_tick(self, tick, ctx):
+                self.on_message(Message({"topic": "t"}, b"\xff{"), ctx)
+
+        assert run(Source, ticks=1, content_type="application/octet-stream").sent == [b"\xff{"]
 
     def test_frames_become_messages(self):
         outcome = run(EventBusSink, [1, 2], {"topics": ["extra"]}, publications=["t"], sends=False)

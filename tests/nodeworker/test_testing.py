@@ -185,6 +185,12 @@ class TestTheContext:
         with pytest.raises(RequestFailed, match="timeout"):
             run(Mute, requests=[("q", 1)], replies={"other": 1}, sends=False)
 
+    @pytest.mark.parametrize("level", ["debug", "info", "warning", "error"])
+    def test_logs_fields_of_any_name(self, level):
+        fields = {"message": 1, "level": 2, "self": 3, "fields": 4, "host": 5, "name": 6, "_host": 7, "": 8}
+        outcome = run(lambda frame, ctx: getattr(ctx.log, level)("text", **fields), [1])
+        assert [(log.level, log.message, log.fields) for log in outcome.logs] == [(level, "text", fields)]
+
     def test_logs_fields_whatever_they_are(self):
         outcome = run(lambda frame, ctx: ctx.log.warning("odd", n=np.int64(3), what=object), [1])
         (record,) = outcome.logs

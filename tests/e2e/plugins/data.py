@@ -34,6 +34,7 @@ VALUES: dict[str, list[Any]] = {
         [b"x"],
         {1: 1, "1": 2},
         object(),
+        datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC),
         datetime.datetime(2026, 1, 1),
     ],
     CBOR: [
