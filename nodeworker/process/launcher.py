@@ -16,15 +16,10 @@ When its socket ends, the launcher ends.
 
 from __future__ import annotations
 
-import os
-
-# Before numpy and pyarrow are imported: their thread pools must not exist when this process forks.
-os.environ["OPENBLAS_NUM_THREADS"] = "1"
-os.environ["JE_ARROW_MALLOC_CONF"] = "background_thread:false"
-
 import contextlib
 import gc
 import importlib
+import os
 import select
 import shutil
 import signal
@@ -35,7 +30,7 @@ from typing import NoReturn
 
 from chronetix.nodeworker import _clone
 from chronetix.nodeworker.engine import ending
-from chronetix.nodeworker.process import worker
+from chronetix.nodeworker.process import native_threads, worker
 from chronetix.nodeworker.process.link import Link
 from chronetix.nodeworker.process.rehearsal import rehearse
 from chronetix.protocol.messages import (
@@ -79,9 +74,10 @@ class Launcher:
 
     def prepare(self) -> None:
         """Import, check, freeze; then tell the daemon that forks are cheap now."""
-        for name in PRELOADED:
-            with contextlib.suppress(ModuleNotFoundError):
-                importlib.import_module(name)
+        with native_threads.single():
+            for name in PRELOADED:
+                with contextlib.suppress(ModuleNotFoundError):
+                    importlib.import_module(name)
         threads = os.listdir("/proc/self/task")
         if len(threads) != 1:
             names = ", ".join(_thread_name(thread) for thread in threads)
@@ -201,7 +197,7 @@ def _execute(spawn: Spawn, program: str, sock: socket.socket) -> None:
         for ignored in (signal.SIGPIPE, signal.SIGXFSZ):
             signal.signal(ignored, signal.SIG_DFL)  # the interpreter ignores them; a new program should not
         sock.set_inheritable(True)
-        env = {**os.environ, **spawn.env, worker.FD_VARIABLE: str(sock.fileno())}
+        env = {**native_threads.environment(spawn.env), worker.FD_VARIABLE: str(sock.fileno())}
         os.execve(program, list(spawn.argv), env)
     except OSError as reason:
         _report(sock, reason)

@@ -34,6 +34,7 @@ from chronetix.nodeworker.engine.load import load
 from chronetix.nodeworker.engine.loop import Emptied, Event, Loop, Lost, Mailbox
 from chronetix.nodeworker.engine.node import Node
 from chronetix.nodeworker.memory.wiring import NO_HUGEPAGES, Wiring, build
+from chronetix.nodeworker.process import native_threads
 from chronetix.nodeworker.process.link import Link
 from chronetix.nodeworker.process.reader import Reader
 from chronetix.nodeworker.process.reattach import Reattachment
@@ -534,7 +535,7 @@ def _rename(name: str) -> None:
 
 def _move_to(place: Assign) -> None:
     """Raises OSError when the folder is not there."""
-    os.environ.update(place.env)
+    native_threads.adopt(place.env)
     sys.argv = ["chronetix-worker", place.name]
     if place.cwd:
         os.chdir(place.cwd)
