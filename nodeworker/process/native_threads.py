@@ -1,8 +1,8 @@
 """How many threads the native libraries of a worker have, and who says so.
 
-Rules: the launcher must have one thread, so it imports numpy and pyarrow with settings of its own (``SINGLE``). A worker
-has one BLAS thread, because each node is a process; what the daemon's environment or the node's says in one of
-``BLAS_THREADS`` wins, also over a library that is loaded already.
+Rules: the launcher must have one thread, so it imports numpy and pyarrow within :func:`single`. A worker has one BLAS
+thread, because each node is a process; what the daemon's environment or the node's says in one of ``BLAS_THREADS``
+wins, also over a library that is loaded already.
 """
 
 from __future__ import annotations

@@ -12,7 +12,8 @@ import pytest
 from chronetix.nodeworker.process.link import Link
 from chronetix.protocol.messages import LauncherReady, Spawn, Spawned, SpawnFailed
 
-NAMES = ("OPENBLAS_NUM_THREADS", "GOTO_NUM_THREADS", "OMP_NUM_THREADS", "JE_ARROW_MALLOC_CONF")
+ARROW = "JE_ARROW_MALLOC_CONF"
+NAMES = ("OPENBLAS_NUM_THREADS", "GOTO_NUM_THREADS", "OMP_NUM_THREADS", ARROW)
 
 PLUGIN = """
 import os
@@ -75,9 +76,9 @@ def launched(tmp_path, daemon, configure, plugin):
         ({}, {"GOTO_NUM_THREADS": "2"}, 2, {"GOTO_NUM_THREADS": "2"}),
         ({}, {"OMP_NUM_THREADS": "2"}, 2, {"OMP_NUM_THREADS": "2"}),
         ({"OPENBLAS_NUM_THREADS": "2"}, {"OPENBLAS_NUM_THREADS": "1"}, 1, {"OPENBLAS_NUM_THREADS": "1"}),
-        ({"JE_ARROW_MALLOC_CONF": "narenas:2"}, {}, 1, {"OPENBLAS_NUM_THREADS": "1", "JE_ARROW_MALLOC_CONF": "narenas:2"}),
+        ({ARROW: "narenas:2"}, {}, 1, {"OPENBLAS_NUM_THREADS": "1", ARROW: "narenas:2"}),
     ],
-)  # fmt: skip
+)
 def test_a_worker_has_one_blas_thread_or_what_daemon_or_node_say(launched, of_daemon, of_node, threads, left):
     assert launched(of_daemon, of_node) == {"threads": threads, "right": True, "set": left}
 
