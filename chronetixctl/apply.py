@@ -11,7 +11,7 @@ from chronetix.protocol.errors import ChronetixError
 from chronetixctl import exits, output
 from chronetixctl.app import Session, problem_line
 from chronetixctl.diff import lines
-from chronetixctl.flowfile import load_flow
+from chronetixctl.flowfile import FlowFile, load_flow, print_warnings
 from chronetixctl.options import FLOW_NAME, SPAN, bind_option, command, file_argument
 from chronetixctl.progress import Progress
 from chronetixctl.submit import report_refusal
@@ -64,15 +64,22 @@ def apply(
         "replace": list(replace) or None,
     }
     try:
-        return roll_out(session, "apply", arguments, ready, wait)
+        return roll_out(session, "apply", arguments, ready, wait, flow)
     except ChronetixError as reason:
         report_refusal(reason, flow)
         return exits.exit_code(reason.code, reason.name)
 
 
-def roll_out(session: Session, verb: str, arguments: dict[str, Any], ready: float | None, wait: bool) -> int:
+def roll_out(
+    session: Session,
+    verb: str,
+    arguments: dict[str, Any],
+    ready: float | None,
+    wait: bool,
+    file: FlowFile | None = None,
+) -> int:
     """Begin a roll-out by calling ``verb``, show its progress and its end, and return the exit code. ``ready`` is in
-    seconds. Raises ChronetixError."""
+    seconds. ``file``: where the new flow comes from, if from a file. Raises ChronetixError."""
     progress = Progress(_text)
     with session.connect() as client:
         try:
@@ -84,7 +91,9 @@ def roll_out(session: Session, verb: str, arguments: dict[str, Any], ready: floa
             return exits.INTERRUPTED
         finally:
             progress.end()
-    for warning in result.get("warnings") or ():
+    if file is not None:
+        print_warnings(file.further(result.get("warnings") or ()))
+    for warning in () if file is not None else result.get("warnings") or ():
         output.say(f"{click.style('warning:', fg='yellow')} {problem_line(warning)}")
     output.show(result, session.output, lambda: "\n".join(_lines(result)))
     return exits.OK

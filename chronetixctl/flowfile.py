@@ -8,6 +8,7 @@ the command goes on.
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,21 @@ class FlowFile:
             return self.source
         place = self.compiled.locate(path)
         return f"{self.source}:{place.line}:{place.column}"
+
+    def placed(self, problem: dict[str, Any]) -> Problem:
+        """Return a problem that the daemon reports by its path in the flow, at its place in the text."""
+        path, suggestion = str(problem.get("path") or ""), str(problem.get("suggestion") or "")
+        message = f"{path}: {problem['message']}" if path else str(problem["message"])
+        if self.compiled is None:
+            return Problem(self.source, 1, 1, "InvalidField", message, suggestion)
+        place = self.compiled.locate(path)
+        return Problem(self.source, place.line, place.column, "InvalidField", message, suggestion)
+
+    def further(self, warnings: Iterable[dict[str, Any]]) -> tuple[Problem, ...]:
+        """Return those of the daemon's ``warnings`` about this flow that the text's own warnings do not tell yet."""
+        told = {(warning.line, warning.suggestion) for warning in self.warnings}
+        found = map(self.placed, warnings)
+        return tuple(warning for warning in found if (warning.line, warning.suggestion) not in told)
 
 
 def read_flow(file: str) -> FlowFile:

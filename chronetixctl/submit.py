@@ -8,8 +8,8 @@ import click
 
 from chronetix.protocol.errors import ChronetixError
 from chronetixctl import exits, output
-from chronetixctl.app import Session, problem_line, report, say_failed
-from chronetixctl.flowfile import FlowFile, load_flow
+from chronetixctl.app import Session, report, say_failed
+from chronetixctl.flowfile import FlowFile, load_flow, print_warnings
 from chronetixctl.options import FLOW_NAME, SPAN, bind_option, command, file_argument
 from chronetixctl.progress import Progress
 
@@ -70,8 +70,7 @@ def submit(
             return exits.exit_code(reason.code, reason.name)
         finally:
             progress.end()
-    for warning in result.get("warnings") or ():
-        output.say(f"{click.style('warning:', fg='yellow')} {problem_line(warning)}")
+    print_warnings(flow.further(result.get("warnings") or ()))
     output.show(result, session.output, lambda: f"{output.printable(result['flow'])} {output.state(result['state'])}")
     if result["state"] == "failed":
         return say_failed(result)

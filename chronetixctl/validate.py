@@ -10,9 +10,11 @@ from chronetix.protocol.contract import parse_flow
 from chronetix.protocol.json_text import json_text
 from chronetixctl import exits, output
 from chronetixctl.app import Session
-from chronetixctl.flowfile import FlowFile, load_flow, print_problems, print_warnings, read_flow
+from chronetixctl.flowfile import load_flow, print_problems, print_warnings, read_flow
 from chronetixctl.options import bind_option, command, file_argument
 from chronetixd.compile import CompileError, Problem
+from chronetixd.flows.validation import problem_maps
+from chronetixd.flows.validation import validate as check
 
 
 @command(
@@ -24,24 +26,28 @@ chronetixctl validate flow.json --remote
 )
 @file_argument
 @bind_option
-@click.option("--remote", is_flag=True, help="Ask the daemon too: it also checks that the artifacts exist.")
+@click.option("--remote", is_flag=True, help="Let the daemon look for files and modules: it may see others than you.")
 def validate(session: Session, file: str, bindings: dict[str, str], remote: bool) -> int:
-    """Check the flow in FILE (- for stdin) and list everything that is wrong with it."""
+    """Check the flow in FILE (- for stdin) and list everything that is wrong with it.
+
+    The checks are those that `submit` makes before it starts anything: the fields, and whether the files, modules and
+    objects that the flow names are there.
+    """
     try:
         flow = read_flow(file)
     except CompileError as reason:
         return _conclude(session, file, _verdict(reason.problems, (), 0, 0))
-    checked = parse_flow(flow.flow, bindings=bindings)
-    problems = tuple(_placed(problem, flow) for problem in checked.problems)
-    known = {(warning.line, warning.suggestion) for warning in flow.warnings}
-    found = (_placed(problem, flow) for problem in checked.warnings)
-    warnings = flow.warnings + tuple(warning for warning in found if (warning.line, warning.suggestion) not in known)
-    nodes = len(checked.flow.manifests) if checked.flow else 0
-    routes = len(checked.flow.routes) if checked.flow else 0
+    checked = parse_flow(flow.flow, bindings=bindings) if remote else check(flow.flow, bindings, flow.base_dir)
+    problems = tuple(flow.placed(each) for each in problem_maps(checked.problems))
+    told = problem_maps(checked.warnings)
+    lists = (flow.flow.get(each) for each in ("manifests", "routes"))
+    nodes, routes = (len(each) if isinstance(each, list) else 0 for each in lists)
     if remote and not problems:
         with session.connect() as client:
             answer = client.call("validate", flow=flow.flow, bindings=bindings or None, base_dir=flow.base_dir)
-        problems = tuple(_placed_raw(problem, flow) for problem in answer["problems"])
+        problems = tuple(flow.placed(each) for each in answer["problems"])
+        told = answer["warnings"]
+    warnings = flow.warnings + flow.further(told)
     return _conclude(session, flow.source, _verdict(problems, warnings, nodes, routes))
 
 
@@ -58,20 +64,6 @@ def compile_(session: Session, file: str) -> int:
     flow = load_flow(file)
     output.show(flow.flow, session.output, lambda: json_text(flow.flow, indent=2))
     return exits.OK
-
-
-def _placed(problem: Any, flow: FlowFile) -> Problem:
-    return _placed_raw({"path": problem.path, "message": problem.message, "suggestion": problem.suggestion}, flow)
-
-
-def _placed_raw(problem: dict[str, Any], flow: FlowFile) -> Problem:
-    path = str(problem.get("path") or "")
-    message = f"{path}: {problem['message']}" if path else str(problem["message"])
-    suggestion = str(problem.get("suggestion") or "")
-    if flow.compiled is None:
-        return Problem(flow.source, 1, 1, "InvalidField", message, suggestion)
-    place = flow.compiled.locate(path)
-    return Problem(flow.source, place.line, place.column, "InvalidField", message, suggestion)
 
 
 def _verdict(problems: tuple[Problem, ...], warnings: tuple[Problem, ...], nodes: int, routes: int) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from chronetix.protocol.nearest import did_you_mean
+from chronetix.protocol.nearest import did_you_mean, nearest
 from chronetixd.compile import catalogue
 from chronetixd.compile.fields import mapping_of, text_of, warn_near_misses
 from chronetixd.compile.problems import Findings, Position
@@ -87,6 +87,10 @@ def _long(plugin: Node, owner: str, findings: Findings) -> _Written:
 def _short(node: Node, owner: str, findings: Findings) -> _Written:
     kind = text_of(node, "kind", findings, owner) or ""
     impl_kind = text_of(node, "impl_kind", findings, owner)
+    known = {*catalogue.SHORT_KINDS, *catalogue.PLATFORM, *catalogue.ARTIFACT_KINDS}
+    if kind and kind.lower() not in known and (meant := nearest(kind, known)) is not None:
+        message = f'{owner}: unknown kind "{kind}" is taken for a role of its own'
+        findings.warning(_value_place(node, "kind"), "InvalidField", message, f'did you mean "{meant}"?')
     names_implementation = kind in catalogue.ARTIFACT_KINDS and impl_kind is None
     type_ = "timer-source" if kind == "timer" and node.get("entry") is None else kind
     return _Written(

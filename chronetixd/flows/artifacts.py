@@ -1,14 +1,16 @@
 """Checks that the artifacts of a flow exist when it is submitted, so that a flow which cannot run is not started.
 
-Nothing is imported or executed here. The top-level package of a Python module must be found on the path that its worker
-will have. Errors inside the module only show when the worker loads it.
+Nothing is imported or executed here. A Python module must be found on the path that its worker will have, and its text
+must have the name of the object somewhere. Errors inside the module only show when the worker loads it.
 """
 
 from __future__ import annotations
 
 import importlib
 import importlib.machinery
+import importlib.util
 import os
+import re
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -19,6 +21,12 @@ from chronetix.protocol.nearest import did_you_mean
 BUILTIN = "builtin://"
 PYTHON = "python://"
 FILE = "file://"
+
+MAX_TEXT = 1 << 20
+"""Bytes of a module that are searched for the name of an object; a longer one is taken to have it."""
+
+_MAKES_NAMES = re.compile(rb"import[ \t]*\*|\b(?:globals|setattr|exec|vars|__getattr__|__dict__)\b")
+_DEFINED = re.compile(rb"^(?:async[ \t]+)?(?:def|class)[ \t]+(\w+)", re.M)
 
 BUILTINS = (
     "builtin://chronetix/system/timer",
@@ -97,12 +105,27 @@ def _python_problem(uri: str, base_dir: str) -> tuple[str, str] | None:
         if relative is not None:
             return relative
         path = _path(place, base_dir)
-        return None if path.is_file() else (f"there is no file {path}", _near_file(path))
-    top = place.partition(".")[0]
-    if _importable(top, base_dir):
-        return None
+        return _object_problem(path, attribute) if path.is_file() else (f"there is no file {path}", _near_file(path))
+    found, missing, near = _find_module(place, base_dir)
+    if not missing:
+        return _object_problem(Path(found), attribute) if found.endswith(".py") else None
     where = f"in {base_dir} or " if base_dir else ""
-    return f"there is no module {top} {where}on the daemon's Python path", did_you_mean(top, _modules_in(base_dir))
+    return f"there is no module {missing} {where}on the daemon's Python path", did_you_mean(missing, near)
+
+
+def _object_problem(path: Path, attribute: str) -> tuple[str, str] | None:
+    """Return a problem if the module's text cannot define the object: its name is nowhere in it, and nothing in it
+    makes names by itself."""
+    name = attribute.partition(".")[0]
+    try:
+        with path.open("rb") as file:
+            text = file.read(MAX_TEXT + 1)
+    except PermissionError:
+        return None  # the worker may be another user, who may read it
+    if len(text) > MAX_TEXT or _MAKES_NAMES.search(text) or re.search(rb"(?<![\w.])%b(?!\w)" % name.encode(), text):
+        return None
+    known = [each.decode() for each in _DEFINED.findall(text) if not each.startswith(b"_")]
+    return f"{path} has no {name}", did_you_mean(name, known)
 
 
 def _relative_without_base(place: str, base_dir: str) -> tuple[str, str] | None:
@@ -121,11 +144,33 @@ def _near_file(path: Path) -> str:
     return did_you_mean(path.name, _entries(path.parent))
 
 
-def _importable(name: str, base_dir: str) -> bool:
-    if name in sys.builtin_module_names or name in sys.stdlib_module_names:
+def _find_module(name: str, base_dir: str) -> tuple[str, str, Iterable[str]]:
+    """Return the file of the module ``name``, which is empty for a module without one; else the part of the name that
+    is not found, and the names that could have been meant."""
+    if name.partition(".")[0] in sys.builtin_module_names:
+        return "", "", ()
+    search: list[str] = [*([base_dir] if base_dir else []), *sys.path]
+    found = ""
+    near = _modules_in(base_dir)
+    parts = name.split(".")
+    for at, part in enumerate(parts, start=1):
+        spec = importlib.machinery.PathFinder.find_spec(".".join(parts[:at]), search)
+        if spec is None and (_found_otherwise(part) if at == 1 else parts[0] in sys.stdlib_module_names and not search):
+            return "", "", ()  # as os.path, which is no submodule of a package
+        if spec is None:
+            return found, ".".join(parts[:at]), near
+        found = spec.origin or ""
+        search = list(spec.submodule_search_locations or ())
+        near = [".".join([*parts[:at], each]) for folder in search for each in _modules_in(folder)]
+    return found, "", ()
+
+
+def _found_otherwise(name: str) -> bool:
+    """Return whether an import hook finds the installed module ``name``, as for editable installations."""
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ValueError:
         return True
-    search = [*([base_dir] if base_dir else []), *sys.path]
-    return importlib.machinery.PathFinder.find_spec(name, search) is not None
 
 
 def _modules_in(base_dir: str) -> Iterable[str]:

@@ -1,12 +1,11 @@
-"""Makes a flow's plan from its contract: what each node is told, how it is started, what cannot be run. Pure."""
+"""Makes a flow's plan from its contract: what each node is told and how it is started. Pure."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from chronetix.protocol import configure
-from chronetix.protocol.contract import Flow, Manifest, Problem, Restart
+from chronetix.protocol.contract import Flow, Manifest, Restart
 from chronetix.protocol.messages import Configure
 from chronetixd.core.liveness import Probe
 from chronetixd.core.restart import Policy, Rule, Strategy
@@ -57,15 +56,6 @@ class Plan:
         return Strategy(self.flow.strategy)
 
 
-def unsupported(flow: Flow) -> tuple[list[Problem], list[Problem]]:
-    """Return what this daemon refuses in ``flow``, and what it accepts without effect: (problems, warnings)."""
-    problems, warnings = configure.unsupported(flow)
-    for index, manifest in enumerate(flow.manifests):
-        if manifest.artifact.kind == "Process" and not _is_text_list(manifest.params.get("args")):
-            problems.append(Problem(f"manifests[{index}].params.args", "must be a list of texts", 'as in ["-v", "3"]'))
-    return problems, warnings
-
-
 def make_plan(name: str, flow: Flow, base_dir: str) -> Plan:
     """Return the plan of a flow without problems."""
     told = configure.configure(flow, name, base_dir)
@@ -92,8 +82,3 @@ def _argv(manifest: Manifest, base_dir: str) -> tuple[str, ...]:
     if manifest.artifact.kind != "Process" or manifest.artifact.uri.startswith(BUILTIN):
         return ()
     return (program(manifest, base_dir), *(manifest.params.get("args") or ()))
-
-
-def _is_text_list(args: Any) -> bool:
-    """Return whether ``args`` can be passed on a command line; None can."""
-    return args is None or (isinstance(args, list) and all(isinstance(arg, str) and "\0" not in arg for arg in args))

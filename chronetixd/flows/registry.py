@@ -21,14 +21,14 @@ from chronetix.protocol.nearest import nearest
 from chronetixd.core.change import Digests
 from chronetixd.core.flow_messages import ENDED, FlowState, Limits, StopMode
 from chronetixd.core.packed import Key
-from chronetixd.flows.artifacts import artifact_problems
 from chronetixd.flows.code import Code, by_node, code_of
 from chronetixd.flows.context import Services
 from chronetixd.flows.pack import PackedRun, packed_run, unpack_run
-from chronetixd.flows.plan import make_plan, unsupported
+from chronetixd.flows.plan import make_plan
 from chronetixd.flows.recovery import ReattachRequest
 from chronetixd.flows.revisions import Revisions
 from chronetixd.flows.run import FlowRun
+from chronetixd.flows.validation import problem_maps, validate
 from chronetixd.flows.worker_records import end_leftovers, is_alive
 from chronetixd.packing import Bag, Packed, Unbag
 from chronetixd.store.descriptor_names import Stored
@@ -399,22 +399,7 @@ def check_name(verb: str, name: str | None) -> None:
         raise error("bad-argument", argument="name", verb=verb, reason=f"it {reason}")
 
 
-def validate(raw: Mapping[str, Any], bindings: Mapping[str, str], base_dir: str) -> Validation:
-    """Check the contract, whether this release supports it, and whether the artifacts exist."""
-    checked = parse_flow(raw, bindings=bindings)
-    if checked.flow is None:
-        return checked
-    problems, warnings = unsupported(checked.flow)
-    problems = [*checked.problems, *problems, *artifact_problems(checked.flow, base_dir)]
-    return Validation(checked.flow if not problems else None, problems, [*checked.warnings, *warnings])
-
-
 def invalid(name: str, problems: list[Problem]) -> Exception:
     """Return the error that refuses a flow, with every problem in its details."""
     first = str(problems[0]) if problems else "unknown"
     return error("flow-invalid", flow=name, count=len(problems), first=first, problems=problem_maps(problems))
-
-
-def problem_maps(problems: list[Problem]) -> list[dict[str, str]]:
-    """Return problems as they are sent to a client."""
-    return [{"path": each.path, "message": each.message, "suggestion": each.suggestion} for each in problems]

@@ -340,7 +340,8 @@ class TestSubmit:
         warning = {"path": "routes[0].from", "message": "taken for a", "suggestion": "name it"}
         daemon.answers["submit"] = SUBMITTED | {"warnings": [warning]}
 
-        assert ctl("submit", str(flow_file)).err == "warning: routes[0].from: taken for a (name it)\n"
+        told = f"{flow_file}:6:17: warning: InvalidField: routes[0].from: taken for a\n  hint: name it\n"
+        assert ctl("submit", str(flow_file)).err == told
 
     def test_of_an_invalid_file_does_not_even_ask_the_daemon(self, ctl: Any, daemon: Any, flow_file: Path) -> None:
         flow_file.write_text("nodes: [{id: a}]")
@@ -364,6 +365,7 @@ class TestSubmit:
 
 class TestValidateAndCompile:
     def test_a_valid_flow_needs_no_daemon(self, ctl: Any, flow_file: Path) -> None:
+        (flow_file.parent / "m.py").write_text("a = b = print\n")
         ended = ctl("validate", str(flow_file))
 
         assert (ended.code, ended.out) == (0, f"{flow_file}: valid, 2 nodes, 1 routes\n")

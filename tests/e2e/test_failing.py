@@ -27,7 +27,7 @@ def two_nodes(submit: Any, entry: str, **more: Any) -> tuple[list[Any], list[Any
         ("pipeline:exits", ["second", "7", "about to leave"]),
         ("pipeline:killed", ["second", "SIGKILL"]),
         ("broken_import:anything", ["second", "RuntimeError", "this module is broken"]),
-        ("pipeline:Chek", ["second", "Chek", "Check"]),
+        ("pipeline:on_frame", ["second", "pipeline.py has no on_frame"]),
     ],
 )
 def test_a_worker_that_fails_fails_its_flow_with_the_reason(

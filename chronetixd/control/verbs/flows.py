@@ -12,8 +12,9 @@ from chronetixd.control.views import describe, returning
 from chronetixd.core.access import Right
 from chronetixd.core.change import compare, described
 from chronetixd.core.flow_messages import FlowState, StopMode
-from chronetixd.flows.registry import check_name, invalid, problem_maps
+from chronetixd.flows.registry import check_name, invalid
 from chronetixd.flows.run import FlowRun
+from chronetixd.flows.validation import problem_maps
 from chronetixd.loop.turns import Pace
 
 

@@ -12,7 +12,8 @@ from chronetixd.core.access import Right
 from chronetixd.core.change import described
 from chronetixd.core.rollout import RolloutStep
 from chronetixd.flows.apply import ROLLBACK_REQUESTED, Applied
-from chronetixd.flows.registry import check_name, problem_maps
+from chronetixd.flows.registry import check_name
+from chronetixd.flows.validation import problem_maps
 
 
 class ApplyArgs(DiffArgs, frozen=True):

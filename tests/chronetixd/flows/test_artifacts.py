@@ -11,14 +11,16 @@ import pytest
 from chronetix.nodeworker.builtins import BUILTINS as OFFERED
 from chronetix.protocol.contract import Flow, parse_flow
 from chronetixd.flows.artifacts import BUILTINS, artifact_problems
-from chronetixd.flows.plan import make_plan, unsupported
+from chronetixd.flows.plan import make_plan
+from chronetixd.flows.validation import unsupported
 
 
 @pytest.fixture
 def base(tmp_path: Path) -> Path:
-    (tmp_path / "plugin.py").write_text("raise RuntimeError('must not be imported')")
+    (tmp_path / "plugin.py").write_text("raise RuntimeError('must not be imported')\ndef thing(): ...\n")
     (tmp_path / "package").mkdir()
-    (tmp_path / "package" / "__init__.py").write_text("raise RuntimeError('must not be imported')")
+    (tmp_path / "package" / "__init__.py").write_text("raise RuntimeError('must not be imported')\n")
+    (tmp_path / "package" / "inner.py").write_text("thing = 1\n")
     (tmp_path / "data.txt").write_text("")
     program = tmp_path / "program"
     program.write_text("#!/bin/sh\n")
@@ -44,6 +46,9 @@ def test_the_daemon_and_the_worker_know_the_same_builtins() -> None:
         ("Python", "python://plugin:thing"),
         ("Python", "python://package.inner:thing"),
         ("Python", "python://json:loads"),
+        ("Python", "python://os.path:join"),
+        ("Python", "python://sys:exit"),
+        ("Python", "python://collections.abc:Iterable"),
         ("Python", "python://chronetixd.main:main"),
         ("Process", "file://program"),
         ("Process", f"file://{sys.executable}"),
@@ -60,6 +65,12 @@ def test_what_is_there_is_found(kind: str, uri: str, base: Path) -> None:
         ("Python", "python://plugn.py:thing", "plugin.py"),
         ("Python", "python://plugn:thing", "plugin"),
         ("Python", "python://plugin.py", "module:object"),
+        ("Python", "python://plugin.py:thin", 'has no thin (node p) (did you mean "thing"?)'),
+        ("Python", "python://plugin:thingy.on_frame", 'has no thingy (node p) (did you mean "thing"?)'),
+        ("Python", "python://package.innr:thing", "no module package.innr"),
+        ("Python", "python://package.innr:thing", 'did you mean "package.inner"?'),
+        ("Python", "python://json.encodr:thing", 'did you mean "json.encoder"?'),
+        ("Python", "python://plugin.deeper:thing", "no module plugin.deeper"),
         ("Python", "python://no/such/folder/x.py:thing", "folder"),
         ("Process", "file://programm", "program"),
         ("Process", "file://data.txt", "chmod +x"),
@@ -74,6 +85,31 @@ def test_what_is_not_there_is_named_with_what_to_do(kind: str, uri: str, words: 
     (problem,) = artifact_problems(flow(kind, uri), str(base))
     assert problem.path.startswith("manifests[0].artifact.")
     assert words in str(problem)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "from elsewhere import *",
+        "globals()['thing'] = 1",
+        "def __getattr__(name): ...",
+        "import other as thing",
+        "from other import (\n    one,\n    thing,\n)",
+        "if True:\n    async def thing(): ...",
+        "one, thing = 1, 2",
+        "#" * (1 << 20),
+    ],
+)
+def test_an_object_that_a_module_may_have_is_not_missed(text: str, base: Path) -> None:
+    (base / "plugin.py").write_text(text + "\n")
+    assert artifact_problems(flow("Python", "python://plugin.py:thing"), str(base)) == []
+
+
+@pytest.mark.parametrize("text", ["x.thing", "def thing2(): ...", "things = 1", ""])
+def test_a_name_that_is_only_part_of_another_is_no_object(text: str, base: Path) -> None:
+    (base / "plugin.py").write_text(text + "\n")
+    (problem,) = artifact_problems(flow("Python", "python://plugin.py:thing"), str(base))
+    assert "has no thing" in str(problem)
 
 
 @pytest.mark.parametrize(("kind", "uri"), [("Python", "python://plugin.py:thing"), ("Process", "file://program")])

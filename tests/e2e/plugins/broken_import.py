@@ -1,3 +1,4 @@
 """A module that cannot be imported."""
 
+anything = None
 raise RuntimeError("this module is broken")

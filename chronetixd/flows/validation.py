@@ -1,0 +1,43 @@
+"""What makes a flow fit to be submitted: its contract, what this release supports, and its artifacts.
+
+The daemon refuses a submission by this, and `chronetixctl validate` tells the same without a daemon. So this imports
+nothing of the daemon but what it takes to look.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from chronetix.protocol import configure
+from chronetix.protocol.contract import Flow, Problem, Validation, parse_flow
+from chronetixd.flows.artifacts import artifact_problems
+
+
+def validate(raw: Mapping[str, Any], bindings: Mapping[str, str], base_dir: str) -> Validation:
+    """Check the contract, whether this release supports it, and whether the artifacts exist."""
+    checked = parse_flow(raw, bindings=bindings)
+    if checked.flow is None:
+        return checked
+    problems, warnings = unsupported(checked.flow)
+    problems = [*checked.problems, *problems, *artifact_problems(checked.flow, base_dir)]
+    return Validation(checked.flow if not problems else None, problems, [*checked.warnings, *warnings])
+
+
+def unsupported(flow: Flow) -> tuple[list[Problem], list[Problem]]:
+    """Return what this daemon refuses in ``flow``, and what it accepts without effect: (problems, warnings)."""
+    problems, warnings = configure.unsupported(flow)
+    for index, manifest in enumerate(flow.manifests):
+        if manifest.artifact.kind == "Process" and not _is_text_list(manifest.params.get("args")):
+            problems.append(Problem(f"manifests[{index}].params.args", "must be a list of texts", 'as in ["-v", "3"]'))
+    return problems, warnings
+
+
+def problem_maps(problems: list[Problem]) -> list[dict[str, str]]:
+    """Return problems as they are sent to a client."""
+    return [{"path": each.path, "message": each.message, "suggestion": each.suggestion} for each in problems]
+
+
+def _is_text_list(args: Any) -> bool:
+    """Return whether ``args`` can be passed on a command line; None can."""
+    return args is None or (isinstance(args, list) and all(isinstance(arg, str) and "\0" not in arg for arg in args))
