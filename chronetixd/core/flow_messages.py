@@ -78,7 +78,7 @@ class FlowFailure(Struct, frozen=True):
     @property
     def told(self) -> str:
         """What the node did, as the predicate of a sentence about it."""
-        if self.kind == "fault" and self.phase == "liveness":
+        if self.kind == "fault" and self.phase in ("liveness", "daemon"):
             return self.message
         if self.kind == "fault":
             return f"failed in phase {self.phase!r}: {self.message}"

@@ -144,7 +144,8 @@ class HasFinished(Struct, frozen=True):
 
 
 class Faulted(Struct, frozen=True):
-    """It cannot go on. ``phase`` is one of messages.Fault's, or ``protocol`` when it broke the rules of the wire.
+    """It cannot go on. ``phase`` is one of messages.Fault's, or ``protocol`` when it broke the rules of the wire,
+    ``liveness`` when it failed its probe, ``daemon`` when the daemon could not serve it.
 
     ``consequence``: it only reports that a peer was gone, so the cause is another worker.
     """

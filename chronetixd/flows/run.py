@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import structlog
 
 from chronetix.protocol import messages as wire
-from chronetix.protocol.errors import ChronetixError
+from chronetix.protocol.errors import ChronetixError, LocalError
 from chronetixd.core import flow_messages as core
 from chronetixd.core import worker as worker_core
 from chronetixd.core.change import Change
@@ -449,7 +449,9 @@ class FlowRun:
     def _connection_ended(self, node: str, fault: ChronetixError | None) -> None:
         """Handle the end of a worker's control socket. Without one it cannot be told to exit, so it has to exit by
         itself."""
-        if fault is not None:
+        if isinstance(fault, LocalError):
+            self._not_served(node, fault)
+        elif fault is not None:
             self.protocol_broken(node, str(fault))
         elif self.workers[node].alive:
             self.watch_silent(node)
@@ -481,6 +483,12 @@ class FlowRun:
         """Fault and kill the worker of ``node``: it broke the protocol, so that no further message of it can be
         trusted."""
         self.dispatch(WorkerChanged(node, worker_core.Faulted("protocol", f"the worker broke the protocol: {what}")))
+        self.workers[node].signal(kill=True)
+
+    def _not_served(self, node: str, why: LocalError) -> None:
+        """Fault and kill the worker of ``node``, of which a message is lost. The cause is the daemon, which for example
+        had no descriptor left."""
+        self.dispatch(WorkerChanged(node, worker_core.Faulted("daemon", f"could not be served: {why}. {why.hint}")))
         self.workers[node].signal(kill=True)
 
     def _ping(self, node: str, ping: wire.Ping) -> None:

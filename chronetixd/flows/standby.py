@@ -12,7 +12,7 @@ import msgspec
 
 from chronetix.protocol import handshake
 from chronetix.protocol import messages as wire
-from chronetix.protocol.errors import ChronetixError, error
+from chronetix.protocol.errors import ChronetixError, LocalError, error
 from chronetix.protocol.framing import type_of
 from chronetixd.core.deliveries import Deliveries
 from chronetixd.core.reason import explain
@@ -128,7 +128,9 @@ class Standby:
         self.worker.signal(kill=True)
 
     def _connection_ended(self, _node: str, fault: ChronetixError | None) -> None:
-        if fault is not None:
+        if isinstance(fault, LocalError):
+            self._fault(f"could not be served: {fault}")
+        elif fault is not None:
             self._fault(f"broke the protocol: {fault}")
         elif self.worker.alive:
             self._services.loop.call_later(SILENT_EXIT_S, self._went_silent)

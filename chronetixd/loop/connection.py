@@ -25,10 +25,11 @@ from chronetix.protocol.descriptors import ANCILLARY_SIZE, Channel, pieces, rece
 from chronetix.protocol.errors import ChronetixError, error
 from chronetix.protocol.framing import Work
 from chronetix.protocol.messages import MAX_FRAME, Message
+from chronetixd.linux.exhaustion import exhausted, no_room, wanting
 from chronetixd.linux.pipes import waiting
 from chronetixd.loop import shares
 from chronetixd.loop.closing import close, close_all, close_own, close_socket
-from chronetixd.loop.inspection import Inspection, pass_rights
+from chronetixd.loop.inspection import Inspection, Taken, pass_rights
 from chronetixd.loop.shares import Who
 from chronetixd.packing import Bag, Packed, Unbag
 
@@ -43,6 +44,8 @@ MAX_UNREAD = 4 * 1024 * 1024
 
 MAX_UNSENT = 256
 """Descriptors that may wait for a client to read; one that reads none must not have us keep more."""
+
+SENT_ALONG = "what a peer has sent along"
 
 _seen = bytearray(READ_SIZE)
 """Where bytes go that were looked at before."""
@@ -310,10 +313,12 @@ class Connection:
         self._settle()
         inspection.take_in(self._owner, self._sock, len(data), partial(self._taken, data))
 
-    def _taken(self, data: bytes, descriptors: list[int] | None) -> None:
+    def _taken(self, data: bytes, descriptors: Taken) -> None:
         """``data`` was received, with ``descriptors``; None: they were refused."""
         self._taking = False
-        if not self._reading:
+        if isinstance(descriptors, ChronetixError):
+            self._end(descriptors)
+        elif not self._reading:
             close_all(descriptors or ())
         elif descriptors is None:
             self._end(self._refused(data))
@@ -340,20 +345,21 @@ class Connection:
 
     def _take(self, data: bytes | None, descriptors: list[int], work: Work | None, *, truncated: bool = False) -> bool:
         """Hand on what is complete by ``data``: b"" is the end, None that nothing new is there. False when that was the
-        end. Whatever is wrong with what a peer has sent, it costs the connection and nothing else."""
+        end. Whatever is wrong with what a peer has sent, it costs the connection and nothing else. ``truncated``:
+        descriptors came for which this process had no room; what they belong to cannot be handled."""
         fault: ChronetixError | None = None
         try:
             if not self._feed(data or b"", descriptors, None if data == b"" else work):
                 return False
             if truncated:
-                raise error("missing-descriptors", type="unknown", expected="more", count=len(descriptors))
+                raise no_room(SENT_ALONG)
             if data != b"":
                 if self._frame_s is not None:
                     self._watch_frame()
                 return True
             self._channel.end()
         except ChronetixError as reason:
-            fault = reason
+            fault = no_room(SENT_ALONG) if truncated and reason.name == "missing-descriptors" else reason
         except (MemoryError, SystemError):  # CPython says the latter where it has no memory for a traceback
             fault = error("internal", what="reading what was sent", reason="there is no memory for it")
         self._shares.discard(self._channel.waste)
@@ -436,11 +442,19 @@ class Connection:
             raise
         except MemoryError:
             raise
+        except OSError as reason:
+            if not wanting(reason):
+                raise self._defect(message, reason) from reason
+            raise exhausted(reason, f"handling {type(message).__name__}") from reason
         except Exception as reason:
-            structlog.get_logger("chronetixd").exception("a message could not be handled", type=type(message).__name__)
-            raise error("internal", what=f"handling {type(message).__name__}", reason=repr(reason)) from reason
+            raise self._defect(message, reason) from reason
         finally:
             close_all(owned)
+
+    @staticmethod
+    def _defect(message: Message, reason: Exception) -> ChronetixError:
+        structlog.get_logger("chronetixd").exception("a message could not be handled", type=type(message).__name__)
+        return error("internal", what=f"handling {type(message).__name__}", reason=repr(reason))
 
     def _end(self, fault: ChronetixError | None) -> None:
         if self._reading:

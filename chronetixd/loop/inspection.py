@@ -19,11 +19,13 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
+from typing import Final, Literal
 
 import structlog
 
 from chronetix.protocol.descriptors import ANCILLARY_SIZE, received
-from chronetixd.linux.exhaustion import wanting
+from chronetix.protocol.errors import ChronetixError
+from chronetixd.linux.exhaustion import exhausted, no_room, wanting
 from chronetixd.linux.pidfd import Process
 from chronetixd.linux.pipes import waiting
 from chronetixd.loop import inspector
@@ -37,10 +39,15 @@ IDLE_S = 10.0
 MAX_ENDING = 4
 """Inspectors of one owner that have to end and cannot, because of what they hold."""
 
+PURPOSE: Final = "what a client has sent along"
+
 SO_PASSRIGHTS = 83
 """Linux 6.16: whether descriptors may be sent to a socket; sockets that it accepts inherit it."""
 
-OnTaken = Callable[[list[int] | None], None]
+Taken = list[int] | ChronetixError | None
+"""What came along; why the daemon could not take it; None: it was refused, or nobody could take it."""
+
+OnTaken = Callable[[Taken], None]
 
 
 def pass_rights(sock: socket.socket, wanted: bool) -> None:
@@ -101,7 +108,7 @@ class _Inspector:
         if count == inspector.REFUSED or flags & socket.MSG_CTRUNC:
             for fd in descriptors:
                 os.close(fd)
-            on_taken(None)
+            on_taken(no_room(PURPOSE) if flags & socket.MSG_CTRUNC else None)
             self.end()
         else:
             on_taken(descriptors)
@@ -159,9 +166,10 @@ class Inspection:
 
     def take_in(self, owner: int, sock: socket.socket, size: int, on_taken: OnTaken) -> None:
         """Have the ``size`` bytes that wait in ``sock`` received, with what comes along. ``on_taken`` is called later
-        with the descriptors, which are its own then, or None when they were refused or nobody could take them."""
-        if not self._ask(owner, sock, size, on_taken):
-            self._loop.call_soon(on_taken, None)
+        with the descriptors, which are its own then, or why there are none."""
+        asked = self._ask(owner, sock, size, on_taken)
+        if asked is not True:
+            self._loop.call_soon(on_taken, asked)
 
     def close(self, owner: int, sock: socket.socket) -> None:
         """Close ``sock``, which ``owner`` has connected, without waiting for what its unread bytes may bring along."""
@@ -172,7 +180,7 @@ class Inspection:
                 return
         except OSError:
             pass  # not connected: what has come may be there still
-        if self._ask(owner, sock, 0, lambda _: None):
+        if self._ask(owner, sock, 0, lambda _: None) is True:
             sock.close()  # not the last one
         else:
             self._kept.append((owner, sock))
@@ -196,16 +204,17 @@ class Inspection:
                     "what a peer has sent along cannot be closed yet; its process is left behind", pids=self.pids
                 )
 
-    def _ask(self, owner: int, sock: socket.socket, size: int, on_taken: OnTaken) -> bool:
+    def _ask(self, owner: int, sock: socket.socket, size: int, on_taken: OnTaken) -> Literal[True] | Taken:
+        """True, or what there is to be told because nobody could be asked."""
         try:
             found = self._at_work.get(owner) or self._start(owner)
             if found is None:
-                return False
+                return None
             found.ask(next(self._numbers), sock, size, on_taken)
         except OSError as reason:
             if not isinstance(reason, BlockingIOError | BrokenPipeError | ConnectionResetError) and not wanting(reason):
                 raise
-            return False
+            return exhausted(reason, PURPOSE) if wanting(reason) else None
         return True
 
     def _start(self, owner: int) -> _Inspector | None:

@@ -33,7 +33,7 @@ from functools import partial
 
 import structlog
 
-from chronetix.protocol.errors import ChronetixError, error
+from chronetix.protocol.errors import ChronetixError, LocalError, error
 from chronetix.protocol.messages import LauncherReady, Message, Spawn, Spawned, SpawnFailed
 from chronetixd.core.worker import Exit
 from chronetixd.linux.exhaustion import AGAIN_S, wanting
@@ -378,7 +378,9 @@ class Launcher:
     def _broken(self, process: Process, fault: ChronetixError | None) -> None:
         """The connection ended: the process has, or is of no use any more."""
         if fault is not None:
-            self._log.error("the launcher broke the protocol", reason=str(fault))
+            lies = not isinstance(fault, LocalError)
+            text = "the launcher broke the protocol" if lies else "the launcher could not be served and is replaced"
+            self._log.error(text, reason=str(fault))
         process.signal(signal.SIGKILL)
 
     def _exited(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -177,3 +178,24 @@ def test_sigterm_drains_running_flows_and_a_second_daemon_is_refused(daemon: Any
     assert daemon.process.wait() == 0
     assert not [pid for pid in pids if os.path.exists(f"/proc/{pid}")]
     assert not daemon.socket.exists()
+
+
+def test_a_node_that_the_daemon_cannot_serve_for_want_of_descriptors_has_not_broken_the_protocol(
+    submit: Any, client: Any, daemon: Any
+) -> None:
+    grows = submit.node("grows", "pipeline:Grows", bus_subscriptions=[{"pattern": "go"}])
+    edge = submit.edge("grows", "sink") | {"content_type": "application/octet-stream"}
+    flow = submit([grows, submit.node("sink", "pipeline:swallows")], [edge], wait="running")["flow"]
+    pid = daemon.process.pid
+    limits = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    taken = {int(name) for name in os.listdir(f"/proc/{pid}/fd")}
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (min(set(range(len(taken) + 1)) - taken), limits[1]))
+    client.call("publish", flow=flow, topic="go", payload=b"{}")
+    for event in client.stream("events", flow=flow, follow=True):
+        if event["kind"] == "worker-faulted":
+            break
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
+    assert (event["node"], event["data"]["phase"]) == ("grows", "daemon")
+    assert "could not be served: chronetixd had no descriptors left" in event["message"]
+    assert "LimitNOFILE" in event["message"]
+    assert "protocol" not in event["message"]

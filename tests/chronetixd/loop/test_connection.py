@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import resource
 import socket
 import struct
 import threading
@@ -14,7 +16,7 @@ from typing import Any
 import pytest
 
 from chronetix.protocol import cbor
-from chronetix.protocol.errors import ChronetixError, error
+from chronetix.protocol.errors import ChronetixError, LocalError, error
 from chronetix.protocol.framing import LARGE, Decoder, encode
 from chronetix.protocol.messages import Hello, LauncherReady, Ready, Segment, SegmentMapped, Spawned, Started
 from chronetixd.loop.connection import MAX_UNREAD, Connection
@@ -316,3 +318,68 @@ def test_large_documents_of_one_user_are_made_one_after_the_other(
     finally:
         for each in made:
             each.close()
+
+
+@pytest.fixture
+def no_descriptors() -> Iterator[Callable[[], None]]:
+    """Makes this process have no room for another descriptor; called within the loop, which needs some to run."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+    def exhaust() -> None:
+        if resource.getrlimit(resource.RLIMIT_NOFILE) == limits:
+            free = os.dup(0)
+            os.close(free)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (free, limits[1]))
+
+    yield exhaust
+    resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+class TestWantOfDescriptors:
+    def test_is_the_daemons_and_no_fault_of_the_peer(
+        self, ends: Ends, pipe: tuple[int, int], no_descriptors: Callable[[], None], until: Any
+    ) -> None:
+        socket.send_fds(ends.peer, [encode(Segment(index=1))], [pipe[0]])
+        until(lambda: no_descriptors() or ends.ended)
+        (fault,) = ends.ended
+        assert isinstance(fault, LocalError)
+        assert fault.name == "daemon-exhausted"
+        assert "Too many open files, the limit is" in fault.message
+        assert "LimitNOFILE" in fault.hint
+        assert ends.got == []
+
+    def test_does_not_touch_what_came_before(
+        self, ends: Ends, pipe: tuple[int, int], no_descriptors: Callable[[], None], until: Any
+    ) -> None:
+        ends.peer.send(encode(Ready()))
+        socket.send_fds(ends.peer, [encode(Segment(index=1))], [pipe[0]])
+        until(lambda: no_descriptors() or ends.ended)
+        assert [type(message) for message in ends.got] == [Ready]
+        assert ends.ended[0] is not None
+        assert ends.ended[0].name == "daemon-exhausted"
+
+    @pytest.mark.parametrize(
+        ("number", "resource_name"),
+        [(errno.EMFILE, "descriptors"), (errno.ENFILE, "descriptors"), (errno.ENOMEM, "memory")],
+    )
+    def test_of_a_handler_is_the_daemons_too(self, ends: Ends, until: Any, number: int, resource_name: str) -> None:
+        def handle(_message: Any, _descriptors: list[int]) -> None:
+            raise OSError(number, os.strerror(number))
+
+        ends.handle = handle
+        ends.peer.send(encode(Ready()))
+        until(lambda: ends.ended)
+        (fault,) = ends.ended
+        assert isinstance(fault, LocalError)
+        assert fault.name == "daemon-exhausted"
+        assert f"had no {resource_name} left for handling Ready" in fault.message
+
+    def test_another_error_of_a_handler_is_a_defect(self, ends: Ends, until: Any) -> None:
+        def handle(_message: Any, _descriptors: list[int]) -> None:
+            raise OSError(errno.EBADF, "bad")
+
+        ends.handle = handle
+        ends.peer.send(encode(Ready()))
+        until(lambda: ends.ended)
+        assert ends.ended[0] is not None
+        assert ends.ended[0].name == "internal"

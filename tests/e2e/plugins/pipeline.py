@@ -217,3 +217,14 @@ def logs_much(ctx):
         ctx.log.info("record", n=n)
     return
     yield
+
+
+class Grows:
+    """Source: sends more than its first memory holds as soon as it gets a message."""
+
+    def on_message(self, message, ctx):
+        ctx.send(bytes(32 << 20))
+
+
+def swallows(frame):
+    """Sink: anything."""
