@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import time
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
@@ -64,8 +64,10 @@ class Deployment:
         on_log: OnLog = lambda *_: None,
         on_publish: OnPublish = lambda *_: None,
         on_drain: Callable[[], None] = lambda: None,
+        handovers: Mapping[str, Any] | None = None,
     ) -> None:
-        """``on_drain`` is called when the drain begins that :meth:`drain` has asked for."""
+        """``on_drain`` is called when the drain begins that :meth:`drain` has asked for; ``handovers``: what
+        predecessors have left to nodes."""
         self.bell = Doorbell()
         """What the one thread sleeps on."""
         self._members: dict[str, Member] = {}
@@ -78,6 +80,7 @@ class Deployment:
         self._turn_ns = time.monotonic_ns()
         """When consumers had their last turn because a producer had been at work for long."""
         self._find = find
+        self._handovers = handovers or {}
         self._on_log = on_log
         self._consumers: dict[str, tuple[Member, Consumer]] = {}
         self._views: dict[str, RouteView] = {}
@@ -100,6 +103,14 @@ class Deployment:
         """End the sources; from any thread or signal handler. ``run`` returns when the rest has ended."""
         self._draining = True
         self.bell.ring()
+
+    def item_of(self, node: str) -> int:
+        """The number of the last item that a source has sent."""
+        return self._members[node].node.step.item
+
+    def settle(self, node: str) -> None:
+        """After a failure let ``node`` take what was sent to it."""
+        self._members[node].consume()
 
     def post(self, node: str, event: Tick | Deliver) -> None:
         """Put an event into a node's mailbox."""
@@ -185,6 +196,7 @@ class Deployment:
                 outputs = member.node.outputs
                 member.node.rewire(Outputs(outputs.ports, outputs.producers, member.wiring.outlet))
             member.guarded(partial(member.node.construct, found[name]))
+            member.node.ctx.handover = self._handovers.get(name)
             if asynchronous:
                 member.flight = self._into_the_air(member)
 

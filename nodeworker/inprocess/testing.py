@@ -7,7 +7,7 @@ in this process and thread. Nothing is left behind. An exception of the plugin c
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import zip_longest
 from typing import Any
@@ -44,7 +44,7 @@ class Logged:
 @dataclass(slots=True)
 class Run:
     """What came of it: decoded frames that were sent, and the metadata of each; messages published, replies to
-    ``requests``, the node's result, log records."""
+    ``requests``, the node's result, log records; with ``restarts`` also what the plugin raised before."""
 
     sent: list[Any] = field(default_factory=list)
     meta: list[Any] = field(default_factory=list)
@@ -52,6 +52,7 @@ class Run:
     replies: list[Any] = field(default_factory=list)
     result: Any = None
     logs: list[Logged] = field(default_factory=list)
+    failures: list[BaseException] = field(default_factory=list)
 
 
 PLUGIN, FEED, COLLECTOR, SCRIPT, REPLIER = "plugin", "feed", "collector", "script", "replier"
@@ -77,6 +78,9 @@ def run(
     publications: Sequence[str] = (),
     qos: Mapping[str, Any] | None = None,
     max_inflight: int = 1,
+    handover: Any = None,
+    resume_after: int = 0,
+    restarts: int = 0,
 ) -> Run:
     """Run ``plugin`` (function, class or instance) from ``on_start`` to ``on_stop``. Raises what the plugin raises.
 
@@ -88,18 +92,18 @@ def run(
       own requests get. All JSON.
     * ``publications``: what ``ctx.publish(None, …)`` publishes on.
     * ``max_inflight``: how many frames an asynchronous plugin works on at once.
+    * ``handover``: the result of an earlier run, which the plugin takes over as a successor: ``ctx.handover``. Raises
+      TypeError for what a worker could not hand over.
+    * ``resume_after``: of a source, the number of the last item that its predecessor has sent.
+    * ``restarts``: how often the plugin is made anew after it has raised, as under ``restart: transient``. Its
+      successor gets the frames that were not done again, marked ``redelivered``; a source resumes; ticks, messages and
+      requests are not repeated. One frame at a time: not with ``max_inflight``.
     """
-    outcome = Run()
-    found = {
-        PLUGIN: plugin,
-        FEED: partial(_feed, () if inputs is None else inputs, meta),
-        COLLECTOR: partial(_collect, outcome),
-        SCRIPT: _Script(messages, requests, outcome.replies),
-        REPLIER: _Replier(replies or {}),
-    }
+    if restarts and max_inflight > 1:
+        raise ValueError("restarts are for one frame at a time: leave max_inflight out")
+    topics = [topic for topic, _ in (*messages, *requests)]
     incoming = _port(FEED, input_type or content_type, buffer) if inputs is not None else None
     outgoing = _port(COLLECTOR, content_type, buffer) if sends else None
-    topics = [topic for topic, _ in (*messages, *requests)]
     node = _node(
         PLUGIN,
         inputs=_ports(incoming),
@@ -110,34 +114,96 @@ def run(
         params=dict(params or {}),
         qos=dict(qos or {}),
         max_inflight=max_inflight,
+        incarnation=int(handover is not None or resume_after > 0),
     )
-    deployment = Deployment(
-        [node, *_around(incoming, outgoing, topics, replies)],
-        find=lambda config: found[config.node],
-        on_log=lambda _node, level, text, fields: outcome.logs.append(Logged(level, text, fields)),
-        on_publish=lambda envelope, payload: _note(outcome.published, envelope, payload),
-    )
-    for sequence in range(1, ticks + 1):
-        deployment.post(PLUGIN, Tick(id="tick", sequence=sequence, due_ns=0))
-    try:
-        deployment.run(until_idle=True)
-    except FlowFailed as failure:
-        raise failure.args[2] from None
-    finally:
-        outcome.result = deployment.results.get(PLUGIN)
-        deployment.close()
+    values = inputs if inputs is None or not restarts else list(inputs)
+    life = _Life(node, incoming, outgoing, values, meta, resume_after, _handed_over(handover))
+    script = _Script(messages, requests, [])
+    outcome = Run(replies=script.replies)
+    for left in range(restarts, -1, -1):
+        found = {
+            PLUGIN: plugin,
+            FEED: partial(_feed, () if life.inputs is None else life.inputs, life.meta),
+            COLLECTOR: partial(_collect, outcome),
+            SCRIPT: script,
+            REPLIER: _Replier(replies or {}),
+        }
+        deployment = Deployment(
+            [life.configure(), *_around(life, topics, replies)],
+            find=lambda config, found=found: found[config.node],  # type: ignore[misc]
+            on_log=lambda _node, level, text, fields: outcome.logs.append(Logged(level, text, fields)),
+            on_publish=lambda envelope, payload: _note(outcome.published, envelope, payload),
+            handovers={PLUGIN: life.handover},
+        )
+        for sequence in range(1, ticks + 1):
+            deployment.post(PLUGIN, Tick(id="tick", sequence=sequence, due_ns=0))
+        try:
+            deployment.run(until_idle=True)
+            break
+        except FlowFailed as failure:
+            if not left or failure.node != PLUGIN:
+                raise failure.args[2] from None
+            outcome.failures.append(failure.args[2])
+            if outgoing is not None:
+                deployment.settle(COLLECTOR)
+            life, script, ticks = life.after(deployment), _Script((), (), script.replies), 0
+        finally:
+            outcome.result = deployment.results.get(PLUGIN)
+            deployment.close()
     return outcome
 
 
-def _around(
-    incoming: Port | None, outgoing: Port | None, topics: Sequence[str], replies: Mapping[str, Any] | None
-) -> list[Configure]:
+def _handed_over(value: Any) -> Any:
+    """``value`` as a successor gets it. Raises TypeError."""
+    if isinstance(value, Run):
+        value = value.result
+    if isinstance(value, Mapping) and value.keys() == {"unsendable", "text"}:
+        raise TypeError(f"what is left to the successor cannot be sent: {value['unsendable']}")
+    try:
+        return codec.result(value)
+    except codec.Unsendable as reason:
+        raise TypeError(f"what is left to the successor cannot be sent: {reason}") from reason
+
+
+@dataclass(frozen=True, slots=True)
+class _Life:
+    """What one incarnation of the plugin finds: of its inputs the first ``again`` are redelivered."""
+
+    node: Configure
+    incoming: Port | None
+    outgoing: Port | None
+    inputs: Iterable[Any] | None
+    meta: Sequence[Mapping[str, Any]]
+    resume_after: int
+    handover: Any
+    again: int = 0
+
+    def configure(self) -> Configure:
+        """The plugin's node."""
+        outputs = [msgspec.structs.replace(port, resume=self.resume_after) for port in _ports(self.outgoing)]
+        return msgspec.structs.replace(self.node, outputs=outputs)
+
+    def after(self, failed: Deployment) -> _Life:
+        """The next one."""
+        node = msgspec.structs.replace(self.node, incarnation=self.node.incarnation + 1)
+        if self.incoming is None:
+            return replace(self, node=node, resume_after=max(self.resume_after, failed.item_of(PLUGIN)), handover=None)
+        counters = failed.snapshots()[FEED]
+        done = counters["returned"]
+        inputs = list(self.inputs or ())[done:]
+        return replace(
+            self, node=node, inputs=inputs, meta=self.meta[done:], again=counters["taken"] - done, handover=None
+        )
+
+
+def _around(life: _Life, topics: Sequence[str], replies: Mapping[str, Any] | None) -> list[Configure]:
     """The nodes that feed, ask, answer and collect."""
     nodes = []
-    if incoming is not None:
-        nodes.append(_node(FEED, outputs=[_towards(incoming, PLUGIN)]))
-    if outgoing is not None:
-        nodes.append(_node(COLLECTOR, inputs=[_towards(outgoing, PLUGIN)]))
+    if life.incoming is not None:
+        port = msgspec.structs.replace(_towards(life.incoming, PLUGIN), resume=life.again)
+        nodes.append(_node(FEED, outputs=[port]))
+    if life.outgoing is not None:
+        nodes.append(_node(COLLECTOR, inputs=[_towards(life.outgoing, PLUGIN)]))
     if topics:
         nodes.append(_node(SCRIPT))
     if replies:

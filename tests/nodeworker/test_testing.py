@@ -286,3 +286,142 @@ def test_a_message_may_take_all_the_room_that_its_envelope_leaves_and_not_a_byte
 
     outcome = run(publish)
     assert [len(each.value) for each in outcome.published] == said
+
+
+class TestASuccessor:
+    class Total:
+        def on_start(self, ctx):
+            self.total = ctx.handover or 0
+            self.incarnation = ctx.incarnation
+
+        def on_frame(self, frame):
+            self.total += frame.value()
+
+        def on_stop(self):
+            return self.total
+
+    def test_gets_what_its_predecessor_has_left(self):
+        first = run(self.Total, [1, 2])
+        assert run(self.Total, [3], handover=first).result == 6
+        assert run(self.Total, [3], handover=first.result).result == 6
+
+    def test_of_an_asynchronous_plugin_gets_it_too(self):
+        class Total(self.Total):
+            async def on_stop(self):
+                return [self.total, self.incarnation]
+
+        assert run(Total, [3], handover=3).result == [6, 1]
+
+    def test_gets_it_as_it_travels_and_not_the_same_object(self):
+        state = {"seen": {1}}
+        taken = run(lambda frame, ctx: ctx.handover, [0], handover=state).sent
+        assert taken == [{"seen": [1]}]
+
+    @pytest.mark.parametrize("left", [object(), {"callback": print}])
+    def test_gets_nothing_that_a_worker_could_not_hand_over(self, left):
+        class Leaves:
+            def on_frame(self, frame):
+                pass
+
+            def on_stop(self):
+                return left
+
+        for handover in (left, run(Leaves, [1]), run(Leaves, [1]).result):
+            with pytest.raises(TypeError, match="left to the successor cannot be sent"):
+                run(Leaves, [1], handover=handover)
+
+    def test_of_a_source_resumes_behind_the_last_item_that_was_sent(self):
+        def numbers(ctx):
+            yield from range(ctx.resume_after + 1, 6)
+            return [ctx.resume_after, ctx.incarnation]
+
+        outcome = run(numbers, resume_after=3)
+        assert (outcome.sent, outcome.result) == ([4, 5], [3, 1])
+        assert run(numbers).result == [0, 0]
+
+
+class TestARestart:
+    @staticmethod
+    def failing(at, asynchronous=False):
+        """Fails at the first delivery of the frame ``at``."""
+
+        class Fails:
+            def __init__(self, ctx):
+                self.incarnation, self.seen = ctx.incarnation, []
+
+            def on_frame(self, frame):
+                self.seen.append((frame.value(), frame.redelivered))
+                if frame.value() == at and not frame.redelivered:
+                    raise ValueError(f"at {at}")
+                return frame.value()
+
+            def on_stop(self):
+                return [self.incarnation, self.seen]
+
+        class Awaits(Fails):
+            async def on_frame(self, frame):
+                return Fails.on_frame(self, frame)
+
+        return Awaits if asynchronous else Fails
+
+    @pytest.mark.parametrize("asynchronous", [False, True])
+    @pytest.mark.parametrize("at", [0, 3, 9])
+    @pytest.mark.parametrize("buffer", [1, 64])
+    def test_gives_the_frame_that_failed_to_a_plugin_made_anew(self, at, buffer, asynchronous):
+        outcome = run(self.failing(at, asynchronous), range(10), buffer=buffer, restarts=1)
+        assert outcome.sent == list(range(10))
+        assert outcome.result[0] == 1
+        assert [tuple(each) for each in outcome.result[1]] == [(at, True), *((n, False) for n in range(at + 1, 10))]
+        assert [str(reason) for reason in outcome.failures] == [f"at {at}"]
+
+    def test_keeps_metadata_with_their_frames(self):
+        def fails(frame, ctx):
+            if frame.value() == 1 and not ctx.incarnation:
+                raise ValueError
+            return frame.meta
+
+        assert run(fails, range(3), meta=[{"n": 0}, {"n": 1}], restarts=1).sent == [{"n": 0}, {"n": 1}, {}]
+
+    def test_resumes_a_source(self):
+        def numbers(ctx):
+            for n in range(ctx.resume_after + 1, 8):
+                if n % 3 == 0 and n - ctx.resume_after > 1:
+                    raise ValueError(n)
+                yield n
+            return ctx.incarnation
+
+        outcome = run(numbers, restarts=5)
+        assert outcome.sent == [1, 2, 3, 4, 5, 6, 7]
+        assert outcome.result == len(outcome.failures) == 2
+
+    def test_comes_as_often_as_it_may_and_then_the_failure_comes_out(self):
+        lives = []
+
+        def fails(frame, ctx):
+            lives.append(ctx.incarnation)
+            raise ValueError("again")
+
+        with pytest.raises(ValueError, match="again"):
+            run(fails, [1], restarts=2)
+        assert lives == [0, 1, 2]
+
+    def test_repeats_neither_ticks_nor_messages(self):
+        class Fails:
+            def on_tick(self, tick, ctx):
+                return f"tick {ctx.incarnation}"
+
+            def on_message(self, message, ctx):
+                return f"message {ctx.incarnation}"
+
+            def on_frame(self, frame, ctx):
+                if not ctx.incarnation:
+                    raise ValueError
+                return "frame"
+
+        outcome = run(Fails, [1], ticks=1, messages=[("t", 1)], restarts=1)
+        assert outcome.sent.count("frame") == 1
+        assert not {"tick 1", "message 1"} & set(outcome.sent)
+
+    def test_is_for_one_frame_at_a_time(self):
+        with pytest.raises(ValueError, match="one frame at a time"):
+            run(self.failing(1), [1], restarts=1, max_inflight=2)
