@@ -34,7 +34,9 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "apply": ("chronetixctl.apply:apply", "Change a running flow into the one in a file."),
         "rollout": ("chronetixctl.rollout:rollout", "Show the roll-outs of a flow, or undo the last one."),
         "run": ("chronetixctl.run:run", "Run a whole flow in this one process, without a daemon."),
+        "restart": ("chronetixctl.restart:restart", "Start a flow anew, or replace workers of its nodes."),
         "stop": ("chronetixctl.stop:stop", "Stop a flow; frames that were sent are still processed."),
+        "rm": ("chronetixctl.remove:rm", "Remove flows that have ended, with their logs and exits."),
     },
     "Watching": {
         "ls": ("chronetixctl.listing:ls", "List flows and their states."),

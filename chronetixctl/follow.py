@@ -17,7 +17,7 @@ from chronetix.protocol.messages import LOG_LEVELS
 from chronetixctl import exits, output
 from chronetixctl.again import follow
 from chronetixctl.app import Session
-from chronetixctl.options import COUNT, MOMENT, PATTERN, command, flow_argument
+from chronetixctl.options import COUNT, MOMENT, ORDINAL, PATTERN, command, flow_argument, node_option
 
 _LEVEL_COLOURS = {"debug": "bright_black", "warning": "yellow", "error": "red", "critical": "red"}
 _STREAM_COLOURS = {"stderr": "magenta", "daemon": "blue"}
@@ -28,14 +28,17 @@ _STREAM_COLOURS = {"stderr": "magenta", "daemon": "blue"}
 chronetixctl logs
 chronetixctl logs my-flow --tail 20
 chronetixctl logs my-flow --node reader -f
-chronetixctl logs my-flow --level warning
+chronetixctl logs my-flow --previous --level warning
+chronetixctl logs my-flow --run 3
 chronetixctl logs my-flow --since 10m --grep 'timed? ?out'
 chronetixctl logs -f -o json | jq .line
 """
 )
 @flow_argument(required=False)
 @click.option("--flow", "flow_option", metavar="FLOW", help="The same as the argument.")
-@click.option("--node", metavar="NODE", help="Only this node.")
+@node_option("node")
+@click.option("--run", type=ORDINAL, metavar="N", help="Only lines of this run of FLOW; `ls --all` lists the runs.")
+@click.option("--previous", is_flag=True, help="Only lines of the run before the last.")
 @click.option("-f", "--follow", is_flag=True, help="Then show new lines as they come, until Ctrl-C.")
 @click.option("--level", type=click.Choice(LOG_LEVELS), help="Only lines that are at least this severe.")
 @click.option("--tail", type=COUNT, metavar="N", help="Begin with the last N lines.")
@@ -46,6 +49,8 @@ def logs(
     flow: str | None,
     flow_option: str | None,
     node: str | None,
+    run: int | None,
+    previous: bool,
     follow: bool,
     level: str | None,
     tail: int | None,
@@ -57,8 +62,12 @@ def logs(
     if flow and flow_option and flow != flow_option:
         raise click.UsageError(f"two flows were named: {flow} and {flow_option}")
     chosen = flow or flow_option
+    if (run or previous) and not chosen:
+        raise click.UsageError("--run and --previous need a FLOW")
+    if (run and previous) or (previous and follow):
+        raise click.UsageError("--previous is for lines of one earlier run: leave --run and --follow out")
     arguments: dict[str, Any] = {"flow": chosen, "node": node, "level": level, "tail": tail, "since_unix_ns": since}
-    arguments["follow"] = follow or None
+    arguments |= {"follow": follow or None, "run": 0 if previous else run}
     if grep is not None:
         arguments |= {"tail": None, "mark": True}
     _stream(session, "logs", arguments, lambda item: log_line(item, with_flow=chosen is None), _Grep(grep, tail))

@@ -190,6 +190,27 @@ def flow_argument(required: bool = True, several: bool = False) -> Callable[[_Fu
     )
 
 
+def _node_names(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    from chronetix.protocol.errors import ChronetixError
+    from chronetixctl.client import Client
+
+    session, flow = ctx.find_object(Session), ctx.params.get("flow")
+    if not flow:
+        return []
+    try:
+        with Client.connect(session.socket if session else None, timeout=COMPLETION_TIMEOUT_S) as client:
+            nodes = client.call("describe", timeout=COMPLETION_TIMEOUT_S, flow=flow)["nodes"]
+    except ChronetixError:
+        return []
+    return [CompletionItem(each["node"], help=each["state"]) for each in nodes if each["node"].startswith(incomplete)]
+
+
+def node_option(name: str, multiple: bool = False, help: str = "Only this node.") -> Callable[[_Function], _Function]:
+    """Return a decorator that adds the option ``--node``, which the function receives as ``name``; it is completed from
+    the nodes of the flow that is named before it."""
+    return click.option("--node", name, metavar="NODE", multiple=multiple, help=help, shell_complete=_node_names)
+
+
 def file_argument(function: _Function) -> _Function:
     """Add the argument FILE; ``-`` is stdin."""
     return click.argument("file", metavar="FILE", type=click.Path(exists=True, dir_okay=False, allow_dash=True))(

@@ -19,7 +19,7 @@ from chronetix.protocol.nearest import nearest
 from chronetixd.core import rollout as core
 from chronetixd.core.change import Change, compare, described, refusals
 from chronetixd.core.flow_messages import FlowState
-from chronetixd.flows.code import Code, changed_files
+from chronetixd.flows.code import Code, changed_files, loaded_by
 from chronetixd.flows.context import Services
 from chronetixd.flows.plan import Plan, make_plan
 from chronetixd.flows.registry import Flows, invalid
@@ -59,13 +59,14 @@ class Rollouts:
         replace: Collection[str] = (),
         ready_ns: int | None = None,
         wanted: Code | None = None,
+        anew: Collection[str] = (),
     ) -> Applied:
         """Begin to make the flow that runs under ``name`` the flow that ``raw`` describes, with the plugins' code as it
         is now. ``wanted``: the code that the flow is to have; then only nodes whose code was another one are replaced
-        for that reason, and ``code-changed`` is raised when a new worker would load other code. Raises ChronetixError
-        ``flow-invalid``, ``flow-not-found``, ``flow-not-running``, ``rollout-under-way``, ``change-refused``,
-        ``code-changed``, ``node-not-found``, ``bad-argument``, ``journal-unusable`` or ``daemon-stopping``, and then
-        nothing has changed."""
+        for that reason, and ``code-changed`` is raised when a new worker would load other code, except for nodes in
+        ``anew``. Raises ChronetixError ``flow-invalid``, ``flow-not-found``, ``flow-not-running``,
+        ``rollout-under-way``, ``change-refused``, ``code-changed``, ``node-not-found``, ``bad-argument``,
+        ``journal-unusable`` or ``daemon-stopping``, and then nothing has changed."""
         checked = await self._flows.validate(raw, bindings, base_dir)
         present = await self._flows.code(checked.flow, base_dir) if checked.flow is not None else {}
         if self._flows.stopping:
@@ -92,7 +93,7 @@ class Rollouts:
         refused = next(refusals(run.plan.flow, checked.flow), None) or next(handover_refusals(run, change), None)
         if refused is not None:
             raise error("change-refused", flow=run.name, reason=refused)
-        begun_anew = change.named("added") | change.named("changed")
+        begun_anew = (change.named("added") | change.named("changed")) - set(anew)
         if files := changed_files(checked.flow, begun_anew, code, present):
             more = f" and {len(files) - SHOWN_FILES} more" if len(files) > SHOWN_FILES else ""
             raise error("code-changed", flow=run.name, files=", ".join(files[:SHOWN_FILES]) + more)
@@ -105,7 +106,8 @@ class Rollouts:
             told.set_result(refusal if stored is None else self._begin(run, plan, change, stored.number, ready))  # type: ignore[arg-type]
 
         stored = self._flows.stored(run.name)
-        self._flows.revisions(run.name).plan(stored, raw, bindings, base_dir, code, described(change), planned)
+        kept_code = code | loaded_by(checked.flow, anew, present)
+        self._flows.revisions(run.name).plan(stored, raw, bindings, base_dir, kept_code, described(change), planned)
         begun = await asyncio.shield(told)
         if isinstance(begun, ChronetixError):
             raise begun
@@ -147,6 +149,21 @@ class Rollouts:
         raw = cbor.loads(back.contract)
         wanted = None if present_code else back.code
         return await self.apply(raw, run.name, back.bindings, back.base_dir, ready_ns=ready_ns, wanted=wanted)
+
+    async def renew(self, name: str, nodes: Collection[str], ready_ns: int | None) -> Applied:
+        """Begin to replace the workers of ``nodes`` by new ones of the same flow, which load the code as it is now.
+        Raises the errors of :meth:`apply`."""
+        stored = self._flows.stored(self._flows.find(name).name)
+        return await self.apply(
+            cbor.loads(stored.contract),
+            name,
+            stored.bindings,
+            stored.base_dir,
+            nodes,
+            ready_ns,
+            stored.code,
+            nodes,
+        )
 
 
 OUTCOMES: dict[core.RolloutStep, Any] = {

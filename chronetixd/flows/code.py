@@ -109,6 +109,13 @@ def changed_files(flow: Flow, nodes: Collection[str], old: Code, new: Code) -> l
     )
 
 
+def loaded_by(flow: Flow, nodes: Collection[str], code: Code) -> Code:
+    """Return the part of ``code`` that only ``nodes`` use, out of all nodes of ``flow``."""
+    others = {place_of(manifest) for manifest in flow.manifests if manifest.node not in nodes}
+    mine = {place_of(manifest) for manifest in flow.manifests if manifest.node in nodes}
+    return {place: code[place] for place in mine - others if place in code}
+
+
 class _Search:
     """The search for the code of one plugin. ``files``: its files. ``needed``: modules that are not among them, with
     the file that imports each at its top level."""

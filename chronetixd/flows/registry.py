@@ -32,7 +32,7 @@ from chronetixd.flows.validation import problem_maps, validate
 from chronetixd.flows.worker_records import end_leftovers, is_alive
 from chronetixd.packing import Bag, Packed, Unbag
 from chronetixd.store.descriptor_names import Stored
-from chronetixd.store.journal import Journal, Recovered, StoredFlow, StoredLife, StoredRevision, Wanted
+from chronetixd.store.journal import Journal, Recovered, StoredFlow, StoredLife, StoredRevision, StoredRun, Wanted
 from chronetixd.workers.process import WorkerProcess
 
 LIVING = ("running", "draining")
@@ -40,6 +40,12 @@ LIVING = ("running", "draining")
 
 MAX_ENDED = 100
 """Flows that have ended and are still listed."""
+
+MAX_RUNS = 10
+"""Earlier runs that are listed for a flow."""
+
+MAX_REASON = 200
+"""Characters of the reason of an earlier run that are kept."""
 
 
 class PackedListed(Packed, frozen=True):
@@ -148,6 +154,7 @@ class Flows:
             bindings=dict(bindings),
             base_dir=base_dir,
             code=code,
+            **self._earlier_runs(chosen),
         )
         told: asyncio.Future[ChronetixError | None] = self._services.loop.create_future()
         self._journal.submitted(stored, partial(self._submitted, run, stored, told))
@@ -375,6 +382,20 @@ class Flows:
         self._list(run, stored, self._revisions[run.name])
         run.launch()
 
+    def _earlier_runs(self, name: str) -> dict[str, Any]:
+        """Return the fields of the record of the next run of the flow ``name``: its number, and the earlier runs."""
+        run, stored = self._runs.get(name), self._stored.get(name)
+        if run is None or stored is None:
+            return {}
+        ended = StoredRun(
+            number=stored.run,
+            submitted_unix_ns=stored.submitted_unix_ns,
+            ended_unix_ns=run.changed_unix_ns,
+            state=str(run.state),
+            reason=run.reason.partition("\n")[0][:MAX_REASON],
+        )
+        return {"run": stored.run + 1, "runs": [*stored.runs, ended][-MAX_RUNS:]}
+
     def _free_name(self) -> str:
         while True:
             self._serial += 1
@@ -384,12 +405,22 @@ class Flows:
     def _forget_old(self) -> None:
         ended = [name for name, run in self._runs.items() if run.machine.ended and name not in self._pending]
         for name in ended[: max(0, len(ended) - MAX_ENDED)]:
-            nodes = list(self._runs[name].plan.nodes)
-            self._services.exit_records.forget(name, nodes)
-            if self._services.logs.files is not None:
-                self._services.logs.files.forget(name, nodes)
-            del self._runs[name], self._stored[name], self._revisions[name]
-            self._journal.forgotten(name)
+            self._forget(name)
+
+    def _forget(self, name: str) -> None:
+        nodes = list(self._runs[name].plan.nodes)
+        self._services.exit_records.forget(name, nodes)
+        if self._services.logs.files is not None:
+            self._services.logs.files.forget(name, nodes)
+        del self._runs[name], self._stored[name], self._revisions[name]
+        self._journal.forgotten(name)
+
+    def remove(self, run: FlowRun) -> None:
+        """Forget a flow that has ended, with its exits, log files, revisions and earlier runs. Raises ChronetixError
+        ``flow-not-ended``."""
+        if not run.machine.ended or run.name in self._pending:
+            raise error("flow-not-ended", flow=run.name, state=str(run.state))
+        self._forget(run.name)
 
 
 def check_name(verb: str, name: str | None) -> None:

@@ -264,6 +264,9 @@ def _sync_and_close(fd: int) -> None:
 
 def _about(args: Mapping[str, Any]) -> dict[str, str]:
     found = {name: value[:MAX_TEXT] for name in ABOUT if isinstance(value := args.get(name), str)}
+    nodes = args.get("nodes")
+    if isinstance(nodes, list) and nodes:
+        found["nodes"] = ", ".join(map(str, nodes[:MAX_TEXT]))[:MAX_TEXT]
     flow = args.get("flow")
     if isinstance(flow, Mapping) and "name" not in found and isinstance(flow.get("name"), str):
         found["name"] = flow["name"][:MAX_TEXT]

@@ -74,11 +74,22 @@ CREATE TABLE IF NOT EXISTS revision (
 """
 
 
+class StoredRun(msgspec.Struct, frozen=True, kw_only=True):
+    """An earlier run of a flow: when it was submitted, and how and when it ended."""
+
+    number: int
+    submitted_unix_ns: int
+    ended_unix_ns: int
+    state: str
+    reason: str = ""
+
+
 class StoredFlow(msgspec.Struct, frozen=True, kw_only=True):
     """A flow as it was submitted, and its last state. ``contract`` is the CompileOutput in CBOR with unknown fields,
     encoded once because the row is written at each change. ``again``: the flow ends because the daemon ends, and the
     next daemon is to run it anew. ``code``: digests of the plugins' files when the flow was submitted or last changed;
-    empty when an earlier release has written the row."""
+    empty when an earlier release has written the row. ``run``: how many times a flow of this name was submitted;
+    ``runs``: the last of the earlier ones, oldest first."""
 
     name: str
     submitted_unix_ns: int
@@ -91,6 +102,8 @@ class StoredFlow(msgspec.Struct, frozen=True, kw_only=True):
     changed_unix_ns: int = 0
     again: bool = False
     code: dict[str, dict[str, str]] = {}
+    run: int = 1
+    runs: list[StoredRun] = []
 
 
 class StoredLife(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,12 +1,14 @@
-"""Verbs about flows: submit, validate, diff, list, describe, stop."""
+"""Verbs about flows: submit, validate, diff, list, describe, stop, remove."""
 
 from __future__ import annotations
 
 from typing import Any, Literal
 
+import msgspec
+
 from chronetix.protocol import cbor
 from chronetix.protocol.errors import error
-from chronetixd.control.verbs.base import Args, Context, Duration, Emit, FlowArgs, NoArgs, Verb
+from chronetixd.control.verbs.base import Args, Context, Duration, Emit, FlowArgs, Verb
 from chronetixd.control.verbs.waiting import wait
 from chronetixd.control.views import describe, returning
 from chronetixd.core.access import Right
@@ -43,6 +45,12 @@ class DiffArgs(ValidateArgs, frozen=True):
     name: str | None = None
 
 
+class ListArgs(Args, frozen=True):
+    """Arguments of ``list``. ``all``: with the earlier runs of each flow."""
+
+    all: bool = False
+
+
 class StopArgs(Args, frozen=True):
     """Arguments of ``stop``. ``timeout_ns``: how long the flow may drain."""
 
@@ -54,7 +62,7 @@ class StopArgs(Args, frozen=True):
 async def _submit(context: Context, args: SubmitArgs, emit: Emit) -> Any:
     run, warnings = await context.flows.submit(args.flow, args.name, args.bindings, args.base_dir)
     if args.wait != "accepted":
-        wanted = _runs if args.wait == "running" else FlowRun.has_ended
+        wanted = runs if args.wait == "running" else FlowRun.has_ended
         await wait(run, wanted, args.timeout_ns, f"flow {run.name} {args.wait}", emit)
         await context.flows.written()
     if args.wait == "running" and run.state is FlowState.FAILED:
@@ -63,7 +71,7 @@ async def _submit(context: Context, args: SubmitArgs, emit: Emit) -> Any:
     return {**answer, "reason": run.reason} if run.reason else answer
 
 
-def _runs(run: FlowRun) -> bool:
+def runs(run: FlowRun) -> bool:
     """Whether the flow runs or has run; False for a flow that fails before it has run."""
     begun = run.state not in (FlowState.SUBMITTED, FlowState.VALIDATED, FlowState.STARTING, FlowState.DRAINING)
     return begun or (run.state is FlowState.DRAINING and run.machine.failure is None)
@@ -97,8 +105,13 @@ async def _diff(context: Context, args: DiffArgs, _emit: Emit) -> Any:
     return {"flow": run.name, "state": str(run.state), **described(change)}
 
 
-async def _list(context: Context, _args: NoArgs, _emit: Emit) -> Any:
-    flows = [cbor.dumps(_summary(run)) async for run in Pace().over(context.flows)]
+async def _list(context: Context, args: ListArgs, _emit: Emit) -> Any:
+    def summary(run: FlowRun) -> dict[str, Any]:
+        stored = context.flows.stored(run.name)
+        earlier = {"runs": [msgspec.structs.asdict(each) for each in stored.runs]} if args.all else {}
+        return {**_summary(run), "run": stored.run, **earlier}
+
+    flows = [cbor.dumps(summary(run)) async for run in Pace().over(context.flows)]
     return cbor.Encoded(cbor.dumps({"flows": cbor.Encoded.list(flows)}))
 
 
@@ -132,11 +145,19 @@ async def _stop(context: Context, args: StopArgs, emit: Emit) -> Any:
     return {**answer, "reason": run.reason} if run.reason else answer
 
 
+async def _remove(context: Context, args: FlowArgs, _emit: Emit) -> Any:
+    run = context.flows.find(args.flow)
+    context.flows.remove(run)
+    await context.flows.written()
+    return {"flow": run.name, "state": str(run.state)}
+
+
 VERBS: dict[str, Verb] = {
     "submit": Verb(SubmitArgs, Right.OPERATE, _submit, carries_flow=True),
     "validate": Verb(ValidateArgs, Right.OPERATE, _validate, carries_flow=True, at_once=True),
     "diff": Verb(DiffArgs, Right.OPERATE, _diff, carries_flow=True, at_once=True),
-    "list": Verb(NoArgs, Right.READ, _list, at_once=True),
+    "list": Verb(ListArgs, Right.READ, _list, at_once=True),
     "describe": Verb(FlowArgs, Right.READ, _describe, at_once=True),
     "stop": Verb(StopArgs, Right.OPERATE, _stop),
+    "remove": Verb(FlowArgs, Right.OPERATE, _remove),
 }

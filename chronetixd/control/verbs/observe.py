@@ -7,7 +7,7 @@ from typing import Any
 from chronetix.protocol.errors import error
 from chronetix.protocol.messages import LOG_LEVELS, LogLevel
 from chronetix.protocol.nearest import nearest
-from chronetixd.control.verbs.base import Args, Context, Emit, Verb
+from chronetixd.control.verbs.base import Args, Context, Count, Emit, Verb
 from chronetixd.control.verbs.streaming import StreamArgs, stream
 from chronetixd.control.views import flow_stats
 from chronetixd.core.access import Right
@@ -16,16 +16,22 @@ from chronetixd.core.worker import GONE, WorkerState
 from chronetixd.dataplane.taps import find_route
 from chronetixd.records.events import Event
 from chronetixd.records.log_record import LogRecord
+from chronetixd.store.journal import StoredFlow
+
+FOR_EVER = 1 << 63
+"""A point in time (Unix time in ns) that never comes."""
 
 
 class LogsArgs(StreamArgs, frozen=True):
     """Arguments of ``logs``: lines of one flow or node, or of all, of at least ``level`` and from ``since_unix_ns`` on.
-    With ``mark`` an item {caught_up: true} is sent between the stored lines and the new ones."""
+    ``run``: only lines of this run of the flow; 0 is the run before the last. With ``mark`` an item {caught_up: true}
+    is sent between the stored lines and the new ones."""
 
     flow: str | None = None
     node: str | None = None
     level: LogLevel | None = None
     since_unix_ns: int | None = None
+    run: Count | None = None
     mark: bool = False
 
 
@@ -53,16 +59,31 @@ class TapArgs(Args, frozen=True):
 async def _logs(context: Context, args: LogsArgs, emit: Emit) -> Any:
     def wanted(record: LogRecord) -> bool:
         named = args.flow in (None, record.flow) and args.node in (None, record.node)
-        return named and record.unix_ns >= since and LOG_LEVELS.index(record.level) >= least
+        return named and since <= record.unix_ns < until and LOG_LEVELS.index(record.level) >= least
 
     least = LOG_LEVELS.index(args.level) if args.level is not None else 0
-    since = args.since_unix_ns or 0
+    since, until = args.since_unix_ns or 0, FOR_EVER
+    if args.run is not None and args.flow is None:
+        raise error("bad-argument", argument="run", verb="logs", reason="it needs a flow")
     if args.flow is not None:
         run = context.flows.find(args.flow)
         if args.node is not None and args.node not in run.plan.nodes:
             raise error("node-not-found", flow=run.name, node=args.node, nearest=nearest(args.node, run.plan.nodes))
+        if args.run is not None:
+            begin, until = run_span(context.flows.stored(run.name), args.run)
+            since = max(since, begin)
     older = context.logs.older(args.flow, args.node) if args.after is None else None
     return await stream(context, context.logs.feed, wanted, args, emit, older, args.mark)
+
+
+def run_span(stored: StoredFlow, number: int) -> tuple[int, int]:
+    """Return from when to when lines belong to run ``number`` of a flow (Unix time in ns): from its submission to that
+    of the next run. 0 is the run before the last. Raises ChronetixError ``run-not-found``."""
+    begins = {each.number: each.submitted_unix_ns for each in stored.runs} | {stored.run: stored.submitted_unix_ns}
+    wanted = number or stored.run - 1
+    if wanted not in begins:
+        raise error("run-not-found", flow=stored.name, number=number or "before the last one")
+    return begins[wanted], begins.get(wanted + 1, FOR_EVER)
 
 
 async def _events(context: Context, args: EventsArgs, emit: Emit) -> Any:

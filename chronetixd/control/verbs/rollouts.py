@@ -1,18 +1,21 @@
-"""Verbs about roll-outs: apply, undo, rollouts."""
+"""Verbs about roll-outs: apply, undo, restart, rollouts."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
+from chronetix.protocol import cbor
 from chronetix.protocol.errors import error
-from chronetixd.control.verbs.base import Args, Context, Count, Emit, FlowArgs, Verb
-from chronetixd.control.verbs.flows import DiffArgs
-from chronetixd.control.verbs.waiting import showing
+from chronetixd.control.verbs.base import Args, Context, Count, Duration, Emit, FlowArgs, Verb
+from chronetixd.control.verbs.flows import DiffArgs, runs
+from chronetixd.control.verbs.waiting import showing, wait
 from chronetixd.core.access import Right
 from chronetixd.core.change import described
+from chronetixd.core.flow_messages import FlowState, StopMode
 from chronetixd.core.rollout import RolloutStep
 from chronetixd.flows.apply import ROLLBACK_REQUESTED, Applied
 from chronetixd.flows.registry import check_name
+from chronetixd.flows.run import FlowRun
 from chronetixd.flows.validation import problem_maps
 
 
@@ -38,6 +41,19 @@ class UndoArgs(Args, frozen=True):
     wait: bool = True
 
 
+class RestartArgs(Args, frozen=True):
+    """Arguments of ``restart``: ``nodes`` get new workers by a roll-out; without ``nodes`` the flow is stopped, if it
+    has not ended, and submitted again. ``mode`` and ``timeout_ns``: how it is stopped, as for ``stop``. ``wait``: until
+    the roll-out has ended, or the flow runs."""
+
+    flow: str
+    nodes: list[str] = []
+    mode: Literal["drain", "now"] = "drain"
+    timeout_ns: Duration | None = None
+    ready_ns: int | None = None
+    wait: bool = True
+
+
 async def _apply(context: Context, args: ApplyArgs, emit: Emit) -> Any:
     _check_ready("apply", args.ready_ns)
     check_name("apply", args.name)
@@ -52,6 +68,25 @@ async def _undo(context: Context, args: UndoArgs, emit: Emit) -> Any:
     return await _rolled_out(
         await context.rollouts.undo(args.flow, args.to, args.ready_ns, args.present_code), args.wait, emit
     )
+
+
+async def _restart(context: Context, args: RestartArgs, emit: Emit) -> Any:
+    _check_ready("restart", args.ready_ns)
+    flows = context.flows
+    run = flows.find(args.flow)
+    if args.nodes:
+        return await _rolled_out(await context.rollouts.renew(run.name, args.nodes, args.ready_ns), args.wait, emit)
+    if not run.machine.ended:
+        flows.stop(run, StopMode(args.mode), args.timeout_ns)
+        await wait(run, FlowRun.has_ended, None, f"flow {run.name} stopped", emit)
+    stored = flows.stored(run.name)
+    again, _ = await flows.submit(cbor.loads(stored.contract), run.name, stored.bindings, stored.base_dir)
+    if args.wait:
+        await wait(again, runs, None, f"flow {run.name} running", emit)
+        await flows.written()
+        if again.state is FlowState.FAILED:
+            raise error("flow-failed", flow=run.name, reason=again.reason)
+    return {"flow": run.name, "state": str(again.state), "run": flows.stored(run.name).run}
 
 
 def _check_ready(verb: str, ready_ns: int | None) -> None:
@@ -91,6 +126,7 @@ async def _rollouts(context: Context, args: FlowArgs, _emit: Emit) -> Any:
 
 VERBS: dict[str, Verb] = {
     "apply": Verb(ApplyArgs, Right.OPERATE, _apply, carries_flow=True),
+    "restart": Verb(RestartArgs, Right.OPERATE, _restart),
     "undo": Verb(UndoArgs, Right.OPERATE, _undo),
     "rollouts": Verb(FlowArgs, Right.READ, _rollouts, at_once=True),
 }

@@ -13,6 +13,7 @@ TABLE = Path(__file__).parents[3] / "docs" / "operations.md"
 COMMANDS = {
     "config": ("config show",),
     "list": ("ls", "route ls"),
+    "remove": ("rm",),
     "rollouts": ("rollout status", "rollout history"),
     "stats": ("top",),
     "tap": ("topic echo",),

@@ -1,0 +1,37 @@
+"""``rm``: makes the daemon forget flows that have ended."""
+
+from __future__ import annotations
+
+import click
+
+from chronetixctl import exits, output
+from chronetixctl.app import Session
+from chronetixctl.options import command, flow_argument
+from chronetixd.core.flow_messages import ENDED
+
+
+@command(
+    """
+chronetixctl rm my-flow
+chronetixctl rm my-flow another-flow
+chronetixctl rm --all
+"""
+)
+@flow_argument(required=False, several=True)
+@click.option("--all", "everything", is_flag=True, help="Remove all flows that have ended.")
+def rm(session: Session, flow: tuple[str, ...], everything: bool) -> int:
+    """Remove each FLOW, which must have ended, with its exits, its log files, its revisions and its earlier runs; end
+    at the first that cannot be removed."""
+    if bool(flow) == everything:
+        raise click.UsageError("name the flows to remove, or give --all")
+    results = []
+    with session.connect() as client:
+        listed = client.call("list")["flows"] if everything else ()
+        names = flow or [each["name"] for each in listed if each["state"] in ENDED]
+        for name in dict.fromkeys(names):
+            results.append(client.call("remove", flow=name))
+            if session.output == "table":
+                click.echo(f"{output.printable(name)} removed")
+    if session.output != "table":
+        output.show(results if everything or len(flow) > 1 else results[0], session.output, str)
+    return exits.OK
