@@ -145,7 +145,7 @@ def _nodes(
             yield Difference(name, "added")
             continue
         edited = tuple(_edited(code[0].get(name), code[1].get(name)))
-        if before[name] != after[name]:
+        if before[name] != after[name] or _surroundings(old.manifest(name)) != _surroundings(manifest):
             told = _manifest_fields(old.manifest(name), manifest, before[name], after[name])
             yield Difference(name, "changed", (*told, *edited))
         elif turned := tuple(_turned(old, new, name)):
@@ -153,6 +153,11 @@ def _nodes(
         elif edited or name in replaced:
             yield Difference(name, "changed", edited)
     yield from (Difference(name, "removed") for name in before if name not in after)
+
+
+def _surroundings(manifest: Manifest) -> tuple[Mapping[str, str], str]:
+    """Return what a process has from its birth and is not told."""
+    return manifest.env, manifest.cwd
 
 
 def _edited(old: Mapping[str, str] | None, new: Mapping[str, str] | None) -> Iterator[FieldChange]:

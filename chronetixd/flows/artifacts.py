@@ -1,4 +1,5 @@
-"""Checks that the artifacts of a flow exist when it is submitted, so that a flow which cannot run is not started.
+"""Checks that the artifacts and folders of a flow exist when it is submitted, so that a flow which cannot run is not
+started.
 
 Nothing is imported or executed here. A Python module must be found on the path that its worker will have, and its text
 must have the name of the object somewhere. Errors inside the module only show when the worker loads it.
@@ -11,6 +12,7 @@ import importlib.machinery
 import importlib.util
 import os
 import re
+import stat
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -53,7 +55,28 @@ def artifact_problems(flow: Flow, base_dir: str) -> list[Problem]:
             message, suggestion = problem
             text = f"{message} (node {manifest.node})"
             found.append(Problem(f"manifests[{index}].artifact.{_field(manifest)}", text, suggestion))
+        if manifest.cwd and (wrong := _folder_problem(manifest, base_dir)):
+            text = f"{wrong[0]} (node {manifest.node})"
+            found.append(Problem(f"manifests[{index}].cwd", text, wrong[1]))
     return found
+
+
+def folder(manifest: Manifest, base_dir: str) -> str:
+    """Return the folder in which the node's process runs."""
+    return str(_path(manifest.cwd, base_dir)) if manifest.cwd else base_dir
+
+
+def _folder_problem(manifest: Manifest, base_dir: str) -> tuple[str, str] | None:
+    relative = _relative_without_base(manifest.cwd, base_dir)
+    if relative is not None:
+        return relative
+    path = folder(manifest, base_dir)
+    try:
+        if stat.S_ISDIR(os.stat(path).st_mode):
+            return None
+        return f"{path} is no folder", "give the folder in which the node is to run"
+    except OSError as reason:
+        return f"the folder {path} cannot be used: {reason.strerror}", "make it, or correct cwd"
 
 
 def program(manifest: Manifest, base_dir: str) -> str:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from chronetix.protocol.messages import MAX_FRAME
 from chronetixd.bus.event_bus import Bus
+from chronetixd.flows.artifacts import folder
+from chronetixd.flows.plan import NodePlan
 from chronetixd.loop.aside import Aside
 from chronetixd.records.events import Events
 from chronetixd.records.exits import ExitRecords
@@ -45,16 +47,17 @@ class Services:
     held_warning_s: Callable[[], float] = lambda: 30.0
     """Returns the age in seconds at which a held frame is warned of, for flows that are submitted from now on."""
 
-    def start(self, worker: WorkerProcess, argv: Sequence[str], base_dir: str) -> None:
+    def start(self, worker: WorkerProcess, plan: NodePlan, base_dir: str) -> None:
         """Give ``worker`` a process: a warm one from the pool if there is one and the node needs no program of its own,
         else a new one. Raises OSError, and then the worker has no process."""
-        env = {"CHRONETIX_FLOW": worker.flow, "CHRONETIX_NODE": worker.node}
-        spare = None if argv else self.spares.take()
+        env = {**plan.manifest.env, "CHRONETIX_FLOW": worker.flow, "CHRONETIX_NODE": worker.node}
+        cwd = folder(plan.manifest, base_dir)
+        spare = None if plan.argv else self.spares.take()
         if spare is None:
-            worker.spawn(self.launcher, argv, env, base_dir)
+            worker.spawn(self.launcher, plan.argv, env, cwd)
             return
         try:
-            worker.adopt(spare, env, base_dir)
+            worker.adopt(spare, env, cwd)
         except OSError:
             self.spares.give_back(spare)
             raise

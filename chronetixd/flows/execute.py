@@ -193,7 +193,7 @@ class Executor:
             return
         plan, base_dir = self.plan_of(node)
         try:
-            self._services.start(worker, plan.argv, base_dir)
+            self._services.start(worker, plan, base_dir)
         except OSError as refused:
             self._not_spawned(worker, str(refused))
 

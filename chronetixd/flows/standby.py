@@ -67,7 +67,7 @@ class Standby:
     def begin(self) -> None:
         """Start its process; a failure is reported by ``on_lost``."""
         try:
-            self._services.start(self.worker, self._plan.argv, self._base_dir)
+            self._services.start(self.worker, self._plan, self._base_dir)
         except OSError as refused:
             self._spawn_failed(self.node, str(refused))
 

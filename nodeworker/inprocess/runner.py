@@ -7,6 +7,7 @@ import os
 import select
 import signal
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -68,7 +69,7 @@ def read_flow(source: str | int, bindings: Mapping[str, str], base_dir: str = ""
     problems, warnings = list(validation.problems), list(validation.warnings)
     if validation.flow is not None:
         refused, without_effect = unsupported(validation.flow)
-        problems += refused + _needs_processes(validation.flow)
+        problems += refused + _needs_processes(validation.flow) + _differ(validation.flow)
         warnings += without_effect
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
@@ -97,13 +98,39 @@ def _needs_processes(flow: Flow) -> list[Problem]:
     return problems
 
 
+def _differ(flow: Flow) -> list[Problem]:
+    """Nodes that want other surroundings than others, of which one process has one."""
+    cure = "run the flow with chronetixd (chronetixctl submit), or give all nodes the same"
+    problems = []
+    folders = {manifest.cwd for manifest in flow.manifests}
+    for at, manifest in enumerate(flow.manifests):
+        if len(folders) > 1 and manifest.cwd:
+            text = f"node {manifest.node} runs in another folder than others, and one process has one"
+            problems.append(Problem(f"manifests[{at}].cwd", text, cure))
+        for name, value in manifest.env.items():
+            others = [each.node for each in flow.manifests if each.env.get(name, value) != value]
+            if others:
+                text = f"node {others[0]} has another value than node {manifest.node}, and one process has one"
+                problems.append(Problem(f"manifests[{at}].env.{name}", text, cure))
+    return problems
+
+
+def _enter(flow: Flow, base_dir: str) -> None:
+    """The surroundings of the flow's nodes, which do not :func:`_differ`. Raises ChronetixError."""
+    for manifest in flow.manifests:
+        os.environ.update(manifest.env)
+    time.tzset()
+    folder = str(Path(base_dir, flow.manifests[0].cwd if flow.manifests else ""))
+    try:
+        os.chdir(folder)
+    except OSError as reason:
+        raise error("flow-unreadable", source=folder, reason=str(reason)) from None
+
+
 def run(flow: Flow, base_dir: str, output: str = "table") -> int:
     """Run ``flow`` to its end, in the folder where its workers would run, and print what came of it; the exit code."""
     name = flow.name or "flow"
-    try:
-        os.chdir(base_dir)
-    except OSError as reason:
-        raise error("flow-unreadable", source=base_dir, reason=str(reason)) from None
+    _enter(flow, base_dir)
     deployment = Deployment(configure(flow, name, base_dir), on_log=_print_log, on_drain=_say_that_it_stops)
     asked: list[int] = []
 

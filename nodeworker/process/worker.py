@@ -536,6 +536,8 @@ def _rename(name: str) -> None:
 def _move_to(place: Assign) -> None:
     """Raises OSError when the folder is not there."""
     native_threads.adopt(place.env)
+    if "TZ" in place.env:
+        time.tzset()
     sys.argv = ["chronetix-worker", place.name]
     if place.cwd:
         os.chdir(place.cwd)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from chronetix.protocol.contract.environment import read_cwd, read_env
 from chronetix.protocol.contract.reading import Fields, quote
 from chronetix.protocol.contract.supervision import read_liveness, read_restart
 from chronetix.protocol.contract.types import (
@@ -40,6 +41,7 @@ _BYTES = (1 << 62) - 1
 
 def read_manifest(fields: Fields) -> Manifest:
     """Return the manifest, with defaults for fields that are missing or wrong."""
+    artifact = _artifact(fields)
     manifest = Manifest(
         node=fields.name("node_id"),
         plugin_id=fields.name("plugin_id", required=True),
@@ -47,7 +49,7 @@ def read_manifest(fields: Fields) -> Manifest:
         origin=fields.choice("origin", ORIGINS, "external"),
         category=fields.choice("category", CATEGORIES, "Business"),
         role=fields.text("role"),
-        artifact=_artifact(fields),
+        artifact=artifact,
         io=_io(fields.child("io")),
         qos=_qos(fields),
         restart=read_restart(fields),
@@ -59,6 +61,8 @@ def read_manifest(fields: Fields) -> Manifest:
         params=fields.free_map("params"),
         features=fields.free_map("features"),
         annotations=fields.free_map("annotations"),
+        env=read_env(fields, artifact),
+        cwd=read_cwd(fields),
         raw=fields.raw,
     )
     fields.done()

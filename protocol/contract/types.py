@@ -194,7 +194,8 @@ class Publication:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """One node. ``node`` is its id in this flow, unique; the free maps are handed to the plugin as they are."""
+    """One node. ``node`` is its id in this flow, unique; the free maps are handed to the plugin as they are. ``env``
+    and ``cwd`` are variables and the folder of its process; an empty ``cwd`` is the flow's folder."""
 
     node: str
     plugin_id: str
@@ -214,6 +215,8 @@ class Manifest:
     params: Mapping[str, Any]
     features: Mapping[str, Any]
     annotations: Mapping[str, Any]
+    env: Mapping[str, str]
+    cwd: str
     raw: Mapping[str, Any]
 
 

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import json
+import signal
+from pathlib import Path
 from typing import Any
 
 import pytest
+
+from chronetix.protocol.errors import ChronetixError
+from chronetixctl.client import Client
+from tests.e2e.conftest import PLUGINS, Submit, start_daemon
 
 
 def result_of(client: Any, flow: str, node: str) -> Any:
@@ -172,3 +178,27 @@ def test_a_name_in_use_is_refused_and_the_running_flow_goes_on(wait: str, submit
     with pytest.raises(Exception, match="twice"):
         submit(nodes, routes, wait=wait, name="twice")
     assert client.call("stop", flow="twice")["state"] == "stopped"
+
+
+@pytest.mark.parametrize("pool", [0, 2], ids=["new", "spare"])
+def test_a_node_gets_its_environment_and_its_folder(pool: int, tmp_path: Path, warm: Any) -> None:
+    running = start_daemon(tmp_path, {"CHRONETIX_SPARES": str(pool)}, warm)
+    with Client.connect(running.socket) as client:
+        submit = Submit(client)
+        below, here = {"env": {"COLOUR": "red", "TZ": "Asia/Tokyo"}, "cwd": str(tmp_path)}, {"cwd": "."}
+        nodes = [submit.node(name, "pipeline:surroundings", **more) for name, more in (("a", below), ("b", here))]
+        submit(nodes, [], name="f")
+        assert result_of(client, "f", "a") == ["red", "JST", str(tmp_path), "a"]
+        assert result_of(client, "f", "b")[0] is None
+        assert result_of(client, "f", "b")[2:] == [str(PLUGINS), "b"]
+    running.process.send_signal(signal.SIGTERM)
+    assert running.process.wait() == 0
+
+
+@pytest.mark.parametrize(("cwd", "says"), [("nowhere", "No such file"), ("pipeline.py", "is no folder")])
+def test_a_folder_that_cannot_be_used_is_refused_at_submit(cwd: str, says: str, submit: Any, client: Any) -> None:
+    node = submit.node("a", "pipeline:surroundings", cwd=cwd)
+    with pytest.raises(ChronetixError, match=says) as refused:
+        submit([node], [])
+    (problem,) = refused.value.details["problems"]
+    assert "manifests[0].cwd" in str(problem)

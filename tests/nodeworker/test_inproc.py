@@ -66,6 +66,11 @@ def where(ctx):
     yield from ()
     return os.getcwd()
 
+def surroundings(ctx):
+    import os, time
+    yield from ()
+    return [os.environ.get("COLOUR"), time.tzname[0], os.getcwd()]
+
 def four(ctx):
     ctx.send_many(b"1234", 1)
 
@@ -281,3 +286,40 @@ def test_the_table_tells_of_frames_that_were_not_read(inproc, flow):
     head, row = (line.split() for line in out.splitlines()[-2:])
     counters = dict(zip(head, row, strict=True))
     assert (counters["committed"], counters["dropped"], counters["unread"]) == ("4", "3", "3")
+
+
+SURROUNDINGS = {"env": {"COLOUR": "red", "TZ": "Asia/Tokyo"}, "cwd": "below"}
+
+
+def test_a_node_gets_its_environment_and_its_folder(inproc, tmp_path):
+    (tmp_path / "below").mkdir()
+    process = inproc(single("surroundings", **SURROUNDINGS), "-o", "json")
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert json.loads(out)["nodes"]["n"] == ["red", "JST", str(tmp_path / "below")]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "says"),
+    [
+        ({"env": {"A": "1"}}, {"env": {"A": "2"}}, "manifests[0].env.A: node sum has another value than node src"),
+        ({"cwd": "a"}, {}, "manifests[0].cwd: node src runs in another folder than others"),
+        ({"cwd": "a"}, {"cwd": "b"}, "manifests[1].cwd: node sum runs in another folder than others"),
+    ],
+)
+def test_nodes_that_want_other_surroundings_than_others_need_processes(inproc, flow, first, second, says):
+    for manifest, fields in zip(flow["manifests"], (first, second), strict=True):
+        manifest.update(fields)
+    process = inproc(flow)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert says in err
+    assert "run the flow with chronetixd" in err
+
+
+def test_variables_of_one_node_do_not_trouble_the_others(inproc, flow):
+    flow["manifests"][0]["env"] = {"A": "1"}
+    flow["manifests"][1]["env"] = {"A": "1", "B": "2"}
+    process = inproc(flow)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err

@@ -199,3 +199,15 @@ def same(old: Any, new: Any) -> bool:
     if isinstance(old, list) and isinstance(new, list):
         return len(old) == len(new) and all(map(same, old, new))
     return type(old) is type(new) and bool(old == new)
+
+
+@pytest.mark.parametrize(
+    ("fields", "path"), [({"env": {"A": "1"}}, "env"), ({"cwd": "data"}, "cwd"), ({"env": {}}, None)]
+)
+def test_other_surroundings_of_its_process_replace_a_node(fields: Map, path: str | None) -> None:
+    change = changed(lambda new: new["manifests"][1].update(fields))
+    if path is None:
+        assert not change
+    else:
+        assert [(each.name, each.kind) for each in change.nodes] == [("square", "changed")]
+        assert [each.path for each in change.nodes[0].fields] == [path]

@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+import time
 
 
 def numbers(ctx):
@@ -228,3 +229,9 @@ class Grows:
 
 def swallows(frame):
     """Sink: anything."""
+
+
+def surroundings(ctx):
+    """Source: sends nothing; its result is what its process has from its birth."""
+    yield from ()
+    return [os.environ.get("COLOUR"), time.tzname[0], os.getcwd(), os.environ["CHRONETIX_NODE"]]

@@ -1,0 +1,81 @@
+"""Reads in which surroundings a node's process runs: environment variables and folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from chronetix.protocol.contract.reading import Fields, quote
+from chronetix.protocol.contract.types import Artifact
+
+MAX_ENVIRONMENT: Final = 64 * 1024
+"""Bytes of all variables of one node together. The kernel's limit for a program's arguments and environment is a
+multiple of it."""
+
+OURS: Final = ("CHRONETIX_FD", "CHRONETIX_FLOW", "CHRONETIX_NODE")
+"""Variables that the daemon sets for each worker."""
+
+AT_START: Final = ("LD_", "GLIBC_", "MALLOC_", "PYTHON")
+"""Prefixes of variables that a program reads when it starts. A worker of a Python plugin is forked and starts no
+program."""
+
+LATER: Final = ("PYTHONBREAKPOINT",)
+"""Variables with such a prefix that are read later."""
+
+
+def read_env(parent: Fields, artifact: Artifact) -> Mapping[str, str]:
+    """Return the variables that are set for the node's process."""
+    fields = parent.child("env")
+    made: dict[str, str] = {}
+    for name in fields.raw:
+        value = _value(fields, name)
+        reason = _unfit(name, artifact)
+        if reason:
+            message, hint = reason
+            fields.notes.problem(fields.at(str(name)), message, hint)
+        elif value is not None:
+            made[name] = value
+    size = sum(len(name.encode()) + len(value.encode()) + 2 for name, value in made.items())
+    if size > MAX_ENVIRONMENT:
+        message = f"the variables take {size} bytes together, more than {MAX_ENVIRONMENT}"
+        fields.notes.problem(fields.path, message, "put what is large into params or a file")
+    return made
+
+
+def read_cwd(parent: Fields) -> str:
+    """Return the folder of the node's process, relative to the flow's; empty for the flow's folder itself."""
+    cwd = parent.text("cwd")
+    if "\0" in cwd:
+        parent.notes.problem(parent.at("cwd"), "holds a zero character")
+        return ""
+    return cwd
+
+
+def _value(fields: Fields, name: str) -> str | None:
+    value = fields.get(name)
+    if type(value) is not str:
+        hint = f'write it as text, "{value}"' if type(value) in (int, float) else "write it as text"
+        fields.notes.problem(fields.at(str(name)), f"must be text, not {type(value).__name__}", hint)
+        return None
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        fields.notes.problem(fields.at(str(name)), "is text that UTF-8 cannot hold")
+        return None
+    if "\0" in value:
+        fields.notes.problem(fields.at(str(name)), "holds a zero character")
+        return None
+    return value
+
+
+def _unfit(name: str, artifact: Artifact) -> tuple[str, str] | None:
+    """Why ``name`` is not set, and what to do instead."""
+    if not name or "=" in name or "\0" in name or not name.isprintable():
+        return f"{quote(name)} is no name of an environment variable", "use letters, digits and underscores"
+    if name in OURS:
+        return "is set by the daemon", "leave it out"
+    program = artifact.kind == "Process" and not artifact.uri.startswith("builtin://")
+    if not program and name.startswith(AT_START) and name not in LATER:
+        message = "takes effect only when a program starts, and this node's worker is forked"
+        return message, "set it for the daemon, or make the node a program of its own (kind Process)"
+    return None
