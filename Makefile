@@ -10,7 +10,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 # Else each of the thousands of interpreters that the tests start would compile all that it imports again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test lint unit sanitize fuzz test-systemd test-debian model soak search chaos mutants bench-data bench-c bench-start bench-recover bench-upgrade bench-idle bench-fan bench-loop diagrams wheel lock clean
+.PHONY: help demo test lint unit sanitize fuzz test-systemd test-debian model soak search chaos mutants bench-data bench-c bench-start bench-recover bench-upgrade bench-idle bench-fan bench-flow bench-loop diagrams wheel lock clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -78,6 +78,9 @@ bench-idle: .venv/dev ## wake-ups and processor time of 100 workers that do noth
 
 bench-fan: .venv/dev ## one producer and 1 to 64 consumers, and the other way round, each a process
 	$(BIN)/python -m bench.fan $(if $(JSON),--json $(JSON))
+
+bench-flow: .venv/bench ## a flow as its author writes it, beside pyzmq, multiprocessing, dora and Ray in the same run
+	$(BIN)/python -m bench.flow $(if $(JSON),--json $(JSON))
 
 bench-recover: .venv/bench ## from kill -9 of a worker to its successor's first frame, beside supervisord and dora
 	$(BIN)/python -m bench.recover $(if $(JSON),--json $(JSON))

@@ -28,11 +28,14 @@ from chronetix.shm._native import (
     Producer,
     RouteClosed,
     RouteView,
+    Step,
     WouldBlock,
     check,
     line,
     missing_features,
     remains,
+    run_frames,
+    run_items,
 )
 
 __all__ = [
@@ -50,9 +53,12 @@ __all__ = [
     "Producer",
     "RouteClosed",
     "RouteView",
+    "Step",
     "WouldBlock",
     "check",
     "line",
     "missing_features",
     "remains",
+    "run_frames",
+    "run_items",
 ]

@@ -6,7 +6,7 @@ them: after ``fork()`` a child may read frames it inherited; anything else raise
 does not return. A child that writes through a view of a loan it inherited ends by SIGSEGV.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Sized
 from typing import Any, Literal, TypedDict, final
 
 import numpy.typing as npt
@@ -553,6 +553,49 @@ class RouteView:
     def oldest_held(self) -> tuple[int, int, int] | None:
         """Of those frames: how many, the oldest one's sequence number, and ns since it was sent; None without one."""
     def close(self) -> None: ...
+
+@final
+class Step:
+    """Where the plugin's thread of a node is. That thread alone writes it, for every frame; other threads read it.
+
+    ``doing``: the frame, batch, function or iterator that the plugin works on, None while it waits. ``count``: steps
+    begun. ``item``: the number of the last item that the source has sent, from 1. ``source``: the items of a node
+    without inputs. ``finishing``: the plugin wants no more, and between two steps the node begins to end. ``cancelled``:
+    callbacks of an asynchronous plugin are cancelled, because the node ends.
+    ``interrupt``: the exception that ends every wait of the node; who is about to wait raises it.
+    """
+
+    doing: Any
+    source: Any
+    interrupt: BaseException | None
+    count: int
+    item: int
+    finishing: bool
+    cancelled: bool
+    def __init__(self) -> None: ...
+
+def run_frames(
+    inlet: Inlet,
+    limit: int,
+    on_frame: Callable[[Any, Any], Any],
+    ctx: Any,
+    step: Step,
+    mailbox: Sized,
+    emit: Callable[[Any, int, Any], Any],
+    /,
+) -> bool:
+    """Call ``on_frame(frame, ctx)`` for each frame, or with ``limit`` > 0 for each batch of at most so many; send with
+    ``emit(result, -1, frame)`` what is not None; then return the credit.
+
+    Returns True when all inputs have ended, False as soon as ``mailbox`` is not empty: a thread that puts something
+    there rings the doorbell. Where ``emit`` is the bound method ``Outlet.send``, the send needs no call. Raises what
+    ``on_frame`` and ``emit`` raise (``step.doing`` stays as it was), ``step.interrupt`` before a send, PeerFault."""
+
+def run_items(items: Iterator[Any], step: Step, mailbox: Sized, emit: Callable[[Any, int, int], Any], /) -> bool:
+    """Send each item that is not None with ``emit(item, -1, number)``; ``step.item`` is the last number.
+
+    Returns True when the iterator is exhausted, False when ``mailbox`` is not empty after an item. Raises as
+    :func:`run_frames`, and what the iterator raises."""
 
 def check(fd: int, kind: Literal["ring", "credit", "segment"]) -> int:
     """Verify seals, size and (for ring and credit) the header; bytes. Raises PeerFault saying what is wrong."""

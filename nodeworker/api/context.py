@@ -21,7 +21,7 @@ from chronetix.nodeworker.api.outputs import Notes, Origin, Outputs
 from chronetix.protocol import cbor
 from chronetix.protocol.errors import error
 from chronetix.protocol.messages import MAX_FRAME, Configure, Envelope, Port
-from chronetix.shm import Batch, Frame, Loan, WouldBlock
+from chronetix.shm import Batch, Frame, Loan, Step, WouldBlock
 
 Level = Literal["debug", "info", "warning", "error", "critical"]
 Outcome = Literal["passed", "dead-letter", "dropped"]
@@ -99,28 +99,6 @@ def _loggable(fields: dict[str, Any]) -> dict[str, Any]:
         except (TypeError, ValueError, RecursionError):
             result[key] = repr(value)
     return result
-
-
-class Step:
-    """Where the plugin's thread is: ``doing`` the frame or event it works on, None while it waits; ``count`` steps
-    begun; ``item`` the number of the last item that the ``source`` (a node without inputs has one) has sent.
-
-    Written by the plugin's thread alone, and so cheaply that it is done for every frame; read by others when asked.
-    """
-
-    __slots__ = ("cancelled", "count", "doing", "finishing", "interrupt", "item", "source")
-
-    def __init__(self) -> None:
-        self.doing: Any = None
-        self.count = 0
-        self.item = 0
-        self.source: Any = None
-        self.finishing = False
-        """The plugin wants no more: between two steps the node begins to end."""
-        self.cancelled = False
-        """Callbacks of an asynchronous plugin are cancelled, because the node ends."""
-        self.interrupt: BaseException | None = None
-        """Why the node must not wait any more; whoever is about to wait raises it."""
 
 
 class ReadOnly(dict[str, Any]):

@@ -2,9 +2,10 @@
 ends.
 
 Rules: it sleeps in one place, on the doorbell; the IO thread puts events into the mailbox and rings. Events are served
-before the next frame is taken, so a busy stream cannot starve them. The frame loop is the hot path: nothing in it but
-what a frame needs. A drained node consumes what was committed to it, then ends; a drained source ends at once. One that
-leaves does so too, but consumes no more than was there, for a successor goes on with what comes.
+before the next frame is taken, so a busy stream cannot starve them. The frame loop is the hot path, and native:
+``shm.run_frames`` and ``shm.run_items`` come back here when there is an event. A drained node consumes what was
+committed to it, then ends; a drained source ends at once. One that leaves does so too, but consumes no more than was
+there, for a successor goes on with what comes.
 """
 
 from __future__ import annotations
@@ -12,14 +13,16 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from chronetix.nodeworker.api.message import Answer, Message
 from chronetix.nodeworker.engine.node import Node
 from chronetix.protocol.errors import error, from_failure
 from chronetix.protocol.framing import type_of
 from chronetix.protocol.messages import Deliver, Drain, Extend, Failure, Leave, Tick, ToWorker
-from chronetix.shm import Batch, Doorbell, RouteClosed
+from chronetix.shm import Batch, Doorbell, RouteClosed, run_frames, run_items
+
+_NO_MORE: Final = object()
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,65 +96,51 @@ class Loop:
 
     def _frames(self) -> None:
         node, mailbox, step = self._node, self._mailbox, self._node.step
-        inlet, ctx, emit = node.inlet, node.ctx, node.emit
-        take, on_frame = node.take, node.plugin.on_frame
+        on_frame = node.plugin.on_frame
         assert on_frame is not None  # bind refuses inputs without it
         if node.leaves or step.finishing:
             return self._rest()
-        count = step.count
-        node.phase = "frame"
         while True:
-            if mailbox:
-                step.count = count
-                self._serve()
-                count = step.count
-                if self.drained or step.finishing:
-                    return self._rest()
-                node.phase = "frame"
-                emit = node.emit
-            frame = take()
-            if frame is None:
-                if inlet.ended:
-                    return None
-                continue
-            count += 1
-            step.count = count
-            step.doing = frame
-            result = on_frame(frame, ctx)
-            step.doing = None
-            if result is not None:
-                if step.interrupt is not None:
-                    raise step.interrupt
-                emit(result, -1, frame)
-            frame.release()
+            node.phase = "frame"
+            if run_frames(node.inlet, node.batch, on_frame, node.ctx, step, mailbox, node.emit):
+                return None
+            self._serve()
+            if self.drained or step.finishing:
+                return self._rest()
 
     def _source(self, items: Iterator[Any]) -> None:
-        node, mailbox, step = self._node, self._mailbox, self._node.step
-        emit, has_inputs = node.emit, bool(node.config.inputs)
+        node, step = self._node, self._node.step
+        step_through = self._item_with_inputs if node.config.inputs else self._items
         while not self.drained and not step.finishing:
             node.phase = "source"
-            step.count += 1
-            step.doing = items
-            for item in items:
-                step.doing = None
-                if item is not None:
-                    if step.interrupt is not None:
-                        raise step.interrupt
-                    step.item = number = step.item + 1
-                    emit(item, -1, None if has_inputs else number)
-                if mailbox or has_inputs:
-                    break
-                step.count += 1
-                step.doing = items
-            else:
-                step.doing = None
+            if step_through(items):
                 while node.ctx.stopping and not self.drained:
                     self._events_once()  # it ended because it is to stop: whether it leaves, it is about to be told
                 return
             self._serve()
-            emit = node.emit
-            if has_inputs:
+            if node.config.inputs:
                 self._rest()
+
+    def _items(self, items: Iterator[Any]) -> bool:
+        """Send items until an event comes. True: there are no more."""
+        return run_items(items, self._node.step, self._mailbox, self._node.emit)
+
+    def _item_with_inputs(self, items: Iterator[Any]) -> bool:
+        """Send one item, for frames are to be taken in between. Its frames have no numbers: they may be made of what
+        came in. True: there are no more."""
+        step = self._node.step
+        step.count += 1
+        step.doing = items
+        item = next(items, _NO_MORE)
+        step.doing = None
+        if item is _NO_MORE:
+            return True
+        if item is not None:
+            if step.interrupt is not None:
+                raise step.interrupt
+            step.item += 1
+            self._node.emit(item, -1, None)
+        return False
 
     def _events(self) -> None:
         while not self.drained and not self._node.step.finishing:

@@ -16,14 +16,14 @@ from typing import Any, Literal
 from msgspec.structs import replace as replace_fields
 
 from chronetix.nodeworker.api import codec
-from chronetix.nodeworker.api.context import Context, Host, Step
+from chronetix.nodeworker.api.context import Context, Host
 from chronetix.nodeworker.api.errors import said, shown
 from chronetix.nodeworker.api.message import Message
 from chronetix.nodeworker.api.outputs import Origin, Outputs, Sender
 from chronetix.nodeworker.api.plugin import Plugin, bind, is_asynchronous
 from chronetix.nodeworker.engine.retry import retrying, retrying_awaited
 from chronetix.protocol.messages import Configure, Port, Tick
-from chronetix.shm import Batch, Frame, Inlet, Producer
+from chronetix.shm import Batch, Frame, Inlet, Producer, Step
 
 Take = Callable[..., Frame | Batch | None]
 """Called with the ns to wait, by default for ever."""
@@ -99,10 +99,17 @@ class Node:
         self.plugin = Plugin()
         self.step.source = self.step.doing = self._produced = None
 
+    @property
+    def batch(self) -> int:
+        """Most frames that the plugin is given at a time; 0: it takes frames, not batches."""
+        if self.plugin.on_batch is None:
+            return 0
+        return int(self.config.batch_hints.get("preferred_rows") or BATCH)
+
     def _taker(self) -> Take:
         if self.plugin.on_batch is None:
             return self.inlet.take
-        take_many, limit = self.inlet.take_many, int(self.config.batch_hints.get("preferred_rows") or BATCH)
+        take_many, limit = self.inlet.take_many, self.batch
         return lambda timeout_ns=-1: take_many(limit, timeout_ns)
 
     def extended(self, ports: Sequence[Port]) -> None:

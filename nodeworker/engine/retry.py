@@ -11,12 +11,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from chronetix.nodeworker.api.context import Host, Outcome, Step
+from chronetix.nodeworker.api.context import Host, Outcome
 from chronetix.nodeworker.api.errors import Interrupted, said
 from chronetix.nodeworker.engine import children
 from chronetix.protocol.errors import ChronetixError
 from chronetix.protocol.messages import Configure
-from chronetix.shm import Frame, PeerFault, RouteClosed
+from chronetix.shm import Frame, PeerFault, RouteClosed, Step
 
 OnFrame = Callable[[Frame, Any], Any]
 

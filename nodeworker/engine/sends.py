@@ -10,10 +10,9 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from chronetix.nodeworker.api.context import Step
 from chronetix.nodeworker.api.outputs import Outputs
 from chronetix.nodeworker.engine.waits import Waits
-from chronetix.shm import WouldBlock
+from chronetix.shm import Step, WouldBlock
 
 T = TypeVar("T")
 

@@ -17,7 +17,6 @@ from collections.abc import Callable
 from types import FunctionType, MethodType
 from typing import Any
 
-from chronetix.nodeworker.api.context import Step
 from chronetix.nodeworker.api.errors import DaemonGone
 from chronetix.nodeworker.engine.loop import Lost, Mailbox
 from chronetix.nodeworker.engine.mailbox_limits import MailboxLimits
@@ -47,7 +46,7 @@ from chronetix.protocol.messages import (
     ToWorker,
 )
 from chronetix.protocol.messages import Link as LinkMessage
-from chronetix.shm import Frame
+from chronetix.shm import Frame, Step
 
 
 class Reader:

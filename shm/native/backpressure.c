@@ -81,6 +81,7 @@ static int outlet_block(Outlet *self, uint32_t frames, int64_t timeout_ns, struc
         uint64_t until = why == NATIVE_NO_ROOM ? deadline : outlet_patience(self, deadline);
         int woken = native_outlet_wait(self, why == NATIVE_NO_ROOM, until);
         native_outlet_blocked_until(self, chx_now_ns());
+        chx_pace_waited(&self->pace);
         if (woken < 0) return -1;
         enum native_attempt result = native_claim_try(self, frames, claim);
         if (result == NATIVE_CLAIMED) return 0;

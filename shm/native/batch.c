@@ -87,11 +87,16 @@ static void batch_dealloc(Batch *self) {
     NATIVE_DEALLOC(self);
 }
 
-static PyObject *batch_release(Batch *self, PyObject *Py_UNUSED(ignored)) {
+void native_batch_release(PyObject *batch) {
+    Batch *self = (Batch *)batch;
     if (self->exports == 0)
         batch_return(self);
     else if (self->state == BATCH_HELD)
         self->state = BATCH_RELEASING;
+}
+
+static PyObject *batch_release(Batch *self, PyObject *Py_UNUSED(ignored)) {
+    native_batch_release((PyObject *)self);
     Py_RETURN_NONE;
 }
 

@@ -207,6 +207,11 @@ static void outlet_ring(Outlet *self, const struct native_claim *claim) {
     native_rings++;
 }
 
+static void outlet_propose_nap(const Outlet *self) {
+    uint64_t nap = chx_pace_nap(&self->pace, (uint64_t)self->count);
+    for (Py_ssize_t i = 0; i < self->count; i++) chx_producer_propose_nap(&self->producers[i]->end, nap);
+}
+
 /* A frame, or a run, that a route did not get: for what reason. */
 static void outlet_count_lost(struct chx_producer *end, const struct native_claim *claim) {
     chx_word *reason = claim->no_room ? &end->ring->losses.no_room : &end->ring->stats.dropped;
@@ -257,7 +262,11 @@ int native_outlet_commit(Outlet *self, struct native_claim *claim, uint64_t leng
             claim->bits[i / 64] &= ~(1ull << (i % 64));
         if (i == 0) *seq = (int64_t)(end->header.base_seq + end->position - 1);
     }
-    if (ring) outlet_ring(self, claim);
+    if (chx_pace_commit(&self->pace, now)) outlet_propose_nap(self);
+    if (ring) {
+        outlet_ring(self, claim);
+        chx_pace_rang(&self->pace, now, chx_now_ns());
+    }
     native_claim_free(claim);
     return 0;
 }

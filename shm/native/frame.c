@@ -82,11 +82,16 @@ static void frame_dealloc(Frame *self) {
     NATIVE_DEALLOC(self);
 }
 
-static PyObject *frame_release(Frame *self, PyObject *Py_UNUSED(ignored)) {
+void native_frame_release(PyObject *frame) {
+    Frame *self = (Frame *)frame;
     if (self->exports == 0)
         frame_return(self);
     else if (self->state == FRAME_HELD)
         self->state = FRAME_RELEASING;
+}
+
+static PyObject *frame_release(Frame *self, PyObject *Py_UNUSED(ignored)) {
+    native_frame_release((PyObject *)self);
     Py_RETURN_NONE;
 }
 

@@ -12,6 +12,7 @@
 
 PyTypeObject *native_Inlet;
 
+#define INLET_NORMAL 1 /* the class of service of routes that say nothing */
 #define TAKE_STEP 64u /* frames that a batch has room for at first; it doubles */
 
 typedef struct {
@@ -331,9 +332,21 @@ static enum scan inlet_spin(Inlet *self, struct take *take, uint64_t deadline) {
     return NOTHING;
 }
 
-static void inlet_arm(const Inlet *self) {
-    for (Py_ssize_t i = 0; i < self->count; i++) chx_consumer_arm(&self->consumers[i]->end);
+/* Publish the positions waited for. `naps`: frames may gather on routes whose class is not above normal. How long the
+ * sleep may then last, in ns; 0: for ever. */
+static uint64_t inlet_arm(const Inlet *self, int naps) {
+    uint64_t shortest = 0;
+    for (Py_ssize_t i = 0; i < self->count; i++) {
+        struct chx_consumer *end = &self->consumers[i]->end;
+        if (!naps || self->consumers[i]->class > INLET_NORMAL) {
+            chx_consumer_arm(end);
+            continue;
+        }
+        uint64_t nap = chx_consumer_arm_nap(end);
+        if (nap && (!shortest || nap < shortest)) shortest = nap;
+    }
     atomic_thread_fence(memory_order_seq_cst); /* partners: chx_producer_commit, chx_producer_starves */
+    return shortest;
 }
 
 static void inlet_disarm(const Inlet *self) {
@@ -359,26 +372,40 @@ static void inlet_learn(Inlet *self, uint64_t committed, uint64_t start) {
     chx_spin_slept(&self->spin, chx_spin_cap(&native_wake), after, native_rings != self->rings);
 }
 
+/* Asleep from `start` to `until`. `rung`: the sleep was ended by something other than that time. */
+static enum scan inlet_doze(Inlet *self, struct take *take, struct native_sleeper *sleeper, uint64_t until, int *rung) {
+    inlet_nudge(self);
+    int woken = native_bell_sleep(self->bell, sleeper, until);
+    *rung = woken != 0;
+    return woken < 0 ? RAISED : inlet_scan(self, take);
+}
+
 static enum scan inlet_sleep(Inlet *self, struct take *take, uint64_t deadline) {
     struct native_sleeper sleeper;
     if (native_bell_enter(self->bell, &sleeper) != 0) return RAISED;
-    inlet_arm(self);
+    uint64_t nap = inlet_arm(self, 1);
+    int rung = 1;
     enum scan result = inlet_scan(self, take);
     if (result == NOTHING) {
         uint64_t start = chx_now_ns();
-        inlet_nudge(self);
-        int woken = native_bell_sleep(self->bell, &sleeper, deadline);
-        if (native_bell_alone(self->bell)) inlet_disarm(self);
-        result = woken < 0 ? RAISED : inlet_scan(self, take);
-        if (result == FOUND) inlet_learn(self, take->time_ns, start);
-    } else if (native_bell_alone(self->bell)) {
-        inlet_disarm(self);
+        uint64_t until = nap && start + nap < deadline ? start + nap : deadline;
+        result = inlet_doze(self, take, &sleeper, until, &rung);
+        if (result == NOTHING && !rung && until < deadline) { /* the stream has stopped: the next frame rings */
+            inlet_arm(self, 0);
+            result = inlet_scan(self, take);
+            if (result == NOTHING) result = inlet_doze(self, take, &sleeper, deadline, &rung);
+        } else if (result == FOUND && !nap) {
+            inlet_learn(self, take->time_ns, start);
+        }
     }
+    if (native_bell_alone(self->bell)) inlet_disarm(self);
     native_bell_leave(self->bell, &sleeper);
     return result;
 }
 
-static PyObject *inlet_wait(Inlet *self, uint32_t limit, int64_t timeout_ns) {
+/* Take a frame (limit 0), or a batch of at most `limit`; None as Inlet.take. */
+PyObject *native_inlet_take(PyObject *inlet, uint32_t limit, int64_t timeout_ns) {
+    Inlet *self = (Inlet *)inlet;
     if (self->count && native_foreign(self->consumers[0]->owner, "inlet")) return NULL;
     struct take take = {.limit = limit};
     enum scan result = inlet_scan(self, &take);
@@ -403,7 +430,7 @@ static PyObject *inlet_take(Inlet *self, PyObject *const *args, Py_ssize_t nargs
             native_i64(given[0], "timeout_ns", &timeout_ns))
             return NULL;
     }
-    return inlet_wait(self, 0, timeout_ns);
+    return native_inlet_take((PyObject *)self, 0, timeout_ns);
 }
 
 static PyObject *inlet_take_many(Inlet *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
@@ -415,13 +442,13 @@ static PyObject *inlet_take_many(Inlet *self, PyObject *const *args, Py_ssize_t 
         native_i64(given[1], "timeout_ns", &timeout_ns))
         return NULL;
     if (limit < 1) return PyErr_Format(PyExc_ValueError, "limit must be at least 1, not %lld", (long long)limit);
-    return inlet_wait(self, limit < CHX_CREDITS_MAX ? (uint32_t)limit : CHX_CREDITS_MAX, timeout_ns);
+    return native_inlet_take((PyObject *)self, limit < CHX_CREDITS_MAX ? (uint32_t)limit : CHX_CREDITS_MAX, timeout_ns);
 }
 
 /* For a foreign event loop that polls the bell's descriptor itself. */
 static PyObject *inlet_arm_method(Inlet *self, PyObject *Py_UNUSED(ignored)) {
     if (self->count && native_foreign(self->consumers[0]->owner, "inlet")) return NULL;
-    inlet_arm(self);
+    inlet_arm(self, 0);
     struct chx_taken unused;
     for (Py_ssize_t i = 0; i < self->count; i++) {
         enum chx_status status = chx_consumer_look(&self->consumers[i]->end, &unused);
@@ -518,11 +545,16 @@ static PyObject *inlet_remove(Inlet *self, PyObject *consumer) {
     return NULL;
 }
 
+/* Have all routes ended? */
+int native_inlet_ended(const PyObject *inlet) {
+    const Inlet *self = (const Inlet *)inlet;
+    for (Py_ssize_t i = 0; i < self->count; i++)
+        if (!native_consumer_ended(self->consumers[i])) return 0;
+    return 1;
+}
+
 static PyObject *inlet_ended(Inlet *self, void *Py_UNUSED(closure)) {
-    for (Py_ssize_t i = 0; i < self->count; i++) {
-        if (!native_consumer_ended(self->consumers[i])) Py_RETURN_FALSE;
-    }
-    Py_RETURN_TRUE;
+    return PyBool_FromLong(native_inlet_ended((PyObject *)self));
 }
 
 static PyMethodDef inlet_methods[] = {

@@ -14,6 +14,10 @@ static PyMethodDef module_methods[] = {
     {"line", (PyCFunction)(void (*)(void))native_line, METH_VARARGS | METH_KEYWORDS,
      "Both ends of a new line, one for each end of a route."},
     {"missing_features", native_missing_features, METH_NOARGS, "What this kernel lacks, by name."},
+    {"run_frames", (PyCFunction)(void (*)(void))native_run_frames, METH_FASTCALL,
+     "Frames of an inlet through a plugin's function, until its inputs have ended (True) or an event is there (False)."},
+    {"run_items", (PyCFunction)(void (*)(void))native_run_items, METH_FASTCALL,
+     "Send the items of an iterator, until it is exhausted (True) or an event is there (False)."},
     {"remains", (PyCFunction)native_remains, METH_O,
      "(end, input_seq) of a dead producer's RING: behind its last position, and the highest of its last frames."},
 #ifdef CHX_FAILPOINTS
@@ -36,7 +40,7 @@ PyMODINIT_FUNC PyInit__native(void) {
         native_arena_init(module) || native_producer_init(module) || native_outlet_init(module) ||
         native_loan_init(module) || native_consumer_init(module) || native_frame_init(module) ||
         native_batch_init(module) ||
-        native_inlet_init(module) || native_view_init(module) ||
+        native_inlet_init(module) || native_view_init(module) || native_plugin_loop_init(module) ||
         PyModule_AddIntConstant(module, "ABI_VERSION", CHX_ABI)) {
         Py_DECREF(module);
         return NULL;

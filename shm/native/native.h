@@ -123,6 +123,7 @@ typedef struct {
     Arena *arena;
     Doorbell *bell;
     struct chx_spin spin;
+    struct chx_pace pace;
     uint64_t budget_ns; /* its frames are due that long after their commit, or earlier; 0: no deadline of its own */
     uint32_t claiming; /* a claim is being made: places must not change, whatever is called meanwhile */
     uint64_t short_at; /* arena.frees + 1 when it last ran out of room; 0: it did not */
@@ -169,6 +170,8 @@ void native_outlet_disarm(Outlet *self);
 void native_outlet_linger(Outlet *self, uint64_t bytes);
 int native_outlet_data(const Outlet *self, PyObject *given, Py_buffer *data);
 void native_outlet_copy(Outlet *self, void *to, const void *from, size_t length);
+int native_outlet_send(Outlet *self, PyObject *value, const struct chx_tags *tags);
+Outlet *native_outlet_of(PyObject *method);
 PyObject *native_outlet_send_many(Outlet *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames);
 PyObject *native_loan_new(Outlet *outlet, const struct native_claim *claim, const struct chx_tags *tags);
 
@@ -210,7 +213,11 @@ static inline void native_consumer_returned(Consumer *self) {
     if (self->left) native_consumer_drained(self);
 }
 void native_frame_origin(PyObject *frame, struct chx_tags *tags);
+void native_frame_release(PyObject *frame);
 void native_batch_origin(PyObject *batch, struct chx_tags *tags);
+void native_batch_release(PyObject *batch);
+PyObject *native_inlet_take(PyObject *inlet, uint32_t limit, int64_t timeout_ns);
+int native_inlet_ended(const PyObject *inlet);
 PyObject *native_frame_of_batch(Batch *batch, Consumer *consumer, const struct chx_taken *taken, uint32_t port);
 PyObject *native_batch_new(Consumer *consumer, struct chx_taken *taken, void *copy, uint32_t frames, uint32_t port);
 void native_batch_unpin(Batch *self);
@@ -221,6 +228,12 @@ void *native_copy_room(uint64_t bytes);
 enum chx_status native_latest_take(Consumer *consumer, struct chx_taken *taken, void **copy);
 enum chx_status native_latest_take_run(Consumer *consumer, uint32_t limit, uint32_t port, struct chx_taken *first,
                                        PyObject **found);
+
+/* ---- plugin_loop.c ---- */
+extern PyTypeObject *native_Step;
+int native_plugin_loop_init(PyObject *module);
+PyObject *native_run_frames(PyObject *module, PyObject *const *args, Py_ssize_t nargs);
+PyObject *native_run_items(PyObject *module, PyObject *const *args, Py_ssize_t nargs);
 
 /* ---- view.c ---- */
 int native_view_init(PyObject *module);

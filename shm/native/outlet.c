@@ -133,15 +133,25 @@ void native_outlet_copy(Outlet *self, void *to, const void *from, size_t length)
     native_arena_unpin(self->arena);
 }
 
-static PyObject *outlet_send_buffer(Outlet *self, const Py_buffer *data, int64_t timeout_ns, const struct chx_tags
-*tags) {
+static int outlet_send_buffer(Outlet *self, const Py_buffer *data, int64_t timeout_ns, const struct chx_tags *tags,
+                              int64_t *seq) {
     struct native_claim claim;
     uint64_t length = (uint64_t)data->len;
-    int64_t seq;
-    if (native_outlet_claim(self, length, 1, timeout_ns, &claim) != 0) return NULL;
+    if (native_outlet_claim(self, length, 1, timeout_ns, &claim) != 0) return -1;
     if (length && claim.extent.handle != CHX_NO_EXTENT) native_outlet_copy(self, claim.extent.data, data->buf, length);
-    if (native_outlet_commit(self, &claim, length, tags, &seq) != 0) return NULL;
-    return PyLong_FromLongLong(seq);
+    return native_outlet_commit(self, &claim, length, tags, seq);
+}
+
+/* Copy the memory of `value` into the arena and commit it to every route. `seq` as native_outlet_commit. */
+static int outlet_send_value(Outlet *self, PyObject *value, int64_t timeout_ns, const struct chx_tags *tags,
+                             int64_t *seq) {
+    Py_buffer data;
+    int failed = PyBytes_CheckExact(value) ? PyObject_GetBuffer(value, &data, PyBUF_SIMPLE)
+                                           : native_outlet_data(self, value, &data);
+    if (failed) return -1;
+    failed = outlet_send_buffer(self, &data, timeout_ns, tags, seq);
+    PyBuffer_Release(&data);
+    return failed;
 }
 
 static PyObject *outlet_send(Outlet *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
@@ -156,13 +166,21 @@ static PyObject *outlet_send(Outlet *self, PyObject *const *args, Py_ssize_t nar
                native_i64(given[1], "timeout_ns", &timeout_ns) || native_tags(given + 2, &tags)) {
         return NULL;
     }
-    Py_buffer data;
-    int failed = PyBytes_CheckExact(given[0]) ? PyObject_GetBuffer(given[0], &data, PyBUF_SIMPLE)
-                                              : native_outlet_data(self, given[0], &data);
-    if (failed) return NULL;
-    PyObject *seq = outlet_send_buffer(self, &data, timeout_ns, &tags);
-    PyBuffer_Release(&data);
-    return seq;
+    int64_t seq;
+    return outlet_send_value(self, given[0], timeout_ns, &tags, &seq) == 0 ? PyLong_FromLongLong(seq) : NULL;
+}
+
+/* Send `value` to every route, without a limit of time. 0, or -1 with an exception. */
+int native_outlet_send(Outlet *self, PyObject *value, const struct chx_tags *tags) {
+    int64_t unused;
+    return outlet_send_value(self, value, -1, tags, &unused);
+}
+
+/* The outlet whose bound method `send` this is, borrowed; NULL for anything else. */
+Outlet *native_outlet_of(PyObject *method) {
+    if (!PyCFunction_Check(method)) return NULL;
+    if (PyCFunction_GetFunction(method) != (PyCFunction)(void (*)(void))outlet_send) return NULL;
+    return (Outlet *)PyCFunction_GetSelf(method);
 }
 
 /* A loan that every route will drop is still filled by its caller: give it room all the same. */

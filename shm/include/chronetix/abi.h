@@ -164,7 +164,8 @@ static_assert(sizeof(struct chx_producer_losses) == 64, "a line");
  *    320   oldest    policy latest: position of the oldest frame that may still be read, all before it are overwritten
  *                                                              partners: chx_latest_peek, chx_latest_keep
  *    384   losses
- *    448   zero
+ *    448   nap_ns   0, or how long a sleeping consumer may let frames gather: see pace.h
+ *    456   zero
  *    512   desc[slots]   64 bytes each
  *   512 + 64*slots   skip[slots]   8 bytes each: position + 1 of a position that holds no frame
  * The size is rounded up to whole pages. Position p lives in slot p mod slots.
@@ -179,7 +180,8 @@ struct chx_ring {
     chx_word oldest;
     uint8_t pad2[56];
     struct chx_producer_losses losses;
-    uint8_t pad3[64];
+    chx_word nap_ns;
+    uint8_t pad3[56];
     struct chx_desc desc[];
 };
 static_assert(offsetof(struct chx_ring, closed) == 64, "closed");
@@ -187,6 +189,7 @@ static_assert(offsetof(struct chx_ring, wake_at) == 128, "wake_at");
 static_assert(offsetof(struct chx_ring, stats) == 192, "stats");
 static_assert(offsetof(struct chx_ring, oldest) == 320, "oldest");
 static_assert(offsetof(struct chx_ring, losses) == 384, "losses");
+static_assert(offsetof(struct chx_ring, nap_ns) == 448, "nap_ns");
 static_assert(offsetof(struct chx_ring, desc) == 512, "desc");
 
 /* Counters of the consuming end, by the same rule. */

@@ -16,6 +16,7 @@
 #include "latest.h"
 #include "memory.h"
 #include "named.h"
+#include "pace.h"
 #include "ring.h"
 #include "segments.h"
 #include "spin.h"

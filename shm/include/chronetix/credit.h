@@ -14,6 +14,7 @@
 #include "failpoint.h"
 #include "hints.h"
 #include "memory.h"
+#include "pace.h"
 
 enum chx_consumer_state {
     CHX_CONSUMER_UNLINKED,
@@ -51,7 +52,7 @@ struct chx_consumer {
     uint8_t special;   /* one of the four above matters: see succession.h */
     uint32_t torn, copying; /* policy latest: frames overwritten while copied, in a row; copies under way */
     uint64_t lost;          /* of a stage that is drained: see chx_consumer_lost */
-    uint8_t latest;
+    uint8_t latest, blocks; /* of the policies latest and block */
     enum chx_consumer_state state;
     int line;              /* to the producer, or -1 */
     struct chx_bell *bell; /* what the producer's rings wake */
@@ -119,6 +120,7 @@ static inline enum chx_status chx_consumer_link(struct chx_consumer *c, int ring
     c->desc = c->ring->desc;
     c->skip = (const chx_word *)(const void *)(c->desc + c->slots);
     c->latest = theirs.policy == CHX_POLICY_LATEST;
+    c->blocks = theirs.policy == CHX_POLICY_BLOCK;
     c->state = CHX_CONSUMER_OPEN;
     return CHX_OK;
 }
@@ -510,6 +512,24 @@ static inline void chx_consumer_arm(struct chx_consumer *c) {
     if (c->state == CHX_CONSUMER_OPEN)
         atomic_store_explicit(&c->credit->wait_for, c->position + 1, memory_order_relaxed);
     CHX_FAILPOINT(TAKE_ARMED);
+}
+
+/* As chx_consumer_arm for a sleep in which frames may gather, if the producer proposes one: the bell rings when half of
+ * the frames are there that it can send before one is returned. The longest that the sleep may last, in ns; 0: the bell
+ * rings at the next frame. See pace.h. */
+static inline uint64_t chx_consumer_arm_nap(struct chx_consumer *c) {
+    uint64_t ahead = 0, nap = 0;
+    if (c->state == CHX_CONSUMER_OPEN && c->blocks && (nap = chx_read(&c->ring->nap_ns)) != 0) {
+        uint64_t held = chx_consumer_held(c);
+        ahead = held < c->credits ? (c->credits - held) / 2 : 0;
+    }
+    if (ahead < 2) {
+        chx_consumer_arm(c);
+        return 0;
+    }
+    atomic_store_explicit(&c->credit->wait_for, c->position + ahead, memory_order_relaxed);
+    CHX_FAILPOINT(TAKE_ARMED);
+    return nap < CHX_NAP_MAX_NS ? nap : CHX_NAP_MAX_NS;
 }
 
 static inline void chx_consumer_disarm(struct chx_consumer *c) {

@@ -349,6 +349,11 @@ static inline int chx_producer_commit_run(struct chx_producer *p, const struct c
     return chx_producer_announce(p, first, length * frames);
 }
 
+/* Propose a nap to the consumer; 0: none. See pace.h. */
+static inline void chx_producer_propose_nap(struct chx_producer *p, uint64_t nap_ns) {
+    atomic_store_explicit(&p->ring->nap_ns, nap_ns, memory_order_relaxed);
+}
+
 /* ---- waiting for credits ---------------------------------------------------------------------------------------- */
 
 /* The `returned` count that brings the route down to credit_low, loans included; 0 when nothing is outstanding. */

@@ -1,0 +1,228 @@
+"""``python -m bench.flow``: a flow as its author writes it (generator, function, sink) beside the same flow on rivals.
+
+Rules:
+
+* The three plugins (``bench/flow_nodes.py``) are the same for all; each runs in a process of its own. chronetix runs
+  them under its daemon with default settings; a rival carries frames between them (``bench/flow_peers.py``).
+* The source yields for some seconds. The clock runs in the sink, from the first frame to the end of the stream.
+* All peers are measured in turn in each round; a ratio is that of one round, and the median of the rounds counts.
+* ``filter``: a numpy filter over pictures of 1080p in place of the function that returns its frame, beside the same
+  filter called in a loop in one process (``alone``).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib import metadata, util
+from pathlib import Path
+from typing import Any
+
+from bench import flow_nodes
+from bench.flow_peers import PEERS
+from bench.machine import describe_machine, own_version, progress
+from bench.report import aligned, number_text, size_text
+from bench.start import ROOT, daemon
+from chronetixctl.client import Client
+
+SIZES = (64, 4096, 1 << 20, 6_220_800)
+"""Bytes; the last one is a picture of 1080p."""
+SECONDS = 2.0
+ROUNDS = 3
+OCTETS = "application/octet-stream"
+TARGETS = ((64, "pyzmq", 4.0), (64, "dora", 150.0), (SIZES[-1], "pyzmq", 4.0))
+"""Size, rival, and how many times as many frames a second chronetix is to move."""
+ALONE_TARGET = 0.9
+
+
+@dataclass(frozen=True, slots=True)
+class FlowRow:
+    """One line of the JSON file: a peer's flow in one round."""
+
+    peer: str
+    version: str
+    function: str
+    size: int
+    sent: int
+    received: int
+    frames_per_second: float
+
+
+Run = Callable[[Mapping[str, Any]], tuple[int, int, float]]
+"""Frames sent, frames received, seconds."""
+
+
+def compiled(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the flow for the daemon."""
+    artifact = f"python://{ROOT / 'bench' / 'flow_nodes.py'}:"
+    nodes = (("source", "blocks"), ("map", params["function"]), ("sink", "Count"))
+    return {
+        "manifests": [
+            {
+                "node_id": node,
+                "plugin_id": node,
+                "version": "1",
+                "artifact": {"kind": "Python", "uri": artifact + entry},
+                "params": dict(params),
+            }
+            for node, entry in nodes
+        ],
+        "routes": [
+            {"from": here, "to": there, "plane": "data", "topic": here, "content_type": OCTETS}
+            for here, there in (("source", "map"), ("map", "sink"))
+        ],
+        "schemas": [],
+    }
+
+
+def on_chronetix(client: Client) -> Run:
+    """Submit the flow and wait for its end."""
+
+    def run(params: Mapping[str, Any]) -> tuple[int, int, float]:
+        name = f"flow-{time.monotonic_ns()}"
+        client.call("submit", flow=compiled(params), name=name)
+        give_up = time.monotonic() + params["seconds"] + 60
+        while (described := client.call("describe", flow=name))["state"] not in ("stopped", "failed"):
+            if time.monotonic() > give_up:
+                raise TimeoutError(f"the flow {name} does not end")
+            time.sleep(0.05)
+        if described["state"] == "failed":
+            raise RuntimeError(f"the flow {name} failed")
+        counted = next(node["result"] for node in described["nodes"] if node["node"] == "sink")
+        sent = next(route["stats"]["committed"] for route in described["routes"] if route["from"] == "source")
+        return sent, counted["frames"], counted["seconds"]
+
+    return run
+
+
+def on_rival(play: Callable[[Path, Mapping[str, Any]], None]) -> Run:
+    """Run a rival's flow in a folder of its own."""
+
+    def run(params: Mapping[str, Any]) -> tuple[int, int, float]:
+        with tempfile.TemporaryDirectory(prefix="bench-flow-") as name:
+            folder = Path(name)
+            (folder / "params.json").write_text(json.dumps(params))
+            play(folder, params)
+            sent, counted = (json.loads((folder / f"{role}.json").read_text()) for role in ("source", "sink"))
+        return sent["frames"], counted["frames"], counted["seconds"]
+
+    return run
+
+
+def alone(params: Mapping[str, Any]) -> tuple[int, int, float]:
+    """Call the function in a loop, in this process."""
+    function = getattr(flow_nodes, params["function"])
+    count, ctx = flow_nodes.Count(), flow_nodes.Context(params)
+    for block in flow_nodes.blocks(ctx):
+        count.on_frame(function(block, ctx), ctx)
+    counted = count.on_stop(ctx)
+    return counted["frames"], counted["frames"], counted["seconds"]
+
+
+def row(peer: str, version: str, params: Mapping[str, Any], run: Run) -> FlowRow:
+    """Measure once."""
+    progress(f"{params['function']} {size_text(params['size'])} {peer}")
+    sent, received, seconds = run(params)
+    return FlowRow(peer, version, params["function"], params["size"], sent, received, received / seconds)
+
+
+def ratios(rows: Sequence[FlowRow], function: str, size: int, rival: str) -> list[float]:
+    """Frames a second of chronetix over the rival's, round by round."""
+
+    def rates(peer: str) -> list[float]:
+        return [
+            each.frames_per_second for each in rows if (each.peer, each.function, each.size) == (peer, function, size)
+        ]
+
+    return [ours / theirs for ours, theirs in zip(rates("chronetix"), rates(rival), strict=False) if theirs]
+
+
+def table(rows: Sequence[FlowRow]) -> list[str]:
+    """One line for each peer, function and size: medians, and losses of all rounds together."""
+    lines = [("function", "size", "peer", "frames/s", "GB/s", "lost", "ratio")]
+    for function, size, peer in dict.fromkeys((each.function, each.size, each.peer) for each in rows):
+        same = [each for each in rows if (each.function, each.size, each.peer) == (function, size, peer)]
+        rate = statistics.median(each.frames_per_second for each in same)
+        times = ratios(rows, function, size, peer) if peer != "chronetix" else []
+        lines.append(
+            (
+                function,
+                size_text(size),
+                peer,
+                number_text(rate),
+                number_text(rate * size / 1e9),
+                str(sum(each.sent - each.received for each in same)),
+                f"{number_text(statistics.median(times))}x" if times else "",
+            )
+        )
+    return aligned(lines)
+
+
+def targets(rows: Sequence[FlowRow]) -> list[str]:
+    """What this benchmark is to show, and whether it did."""
+    wanted = [
+        (f"{size_text(size)} at least {limit:g}x {rival}", limit, "forward", size, rival)
+        for size, rival, limit in TARGETS
+    ]
+    wanted.append(("a filter over 1080p at least 0.9x the filter alone", ALONE_TARGET, "edges", SIZES[-1], "alone"))
+    lines = []
+    for text, limit, function, size, rival in wanted:
+        found = ratios(rows, function, size, rival)
+        if not found:
+            lines.append(f"  not measured  {text}")
+            continue
+        value = statistics.median(found)
+        lines.append(f"  {'met' if value >= limit else 'MISSED':12}  {text}: {value:.3g}")
+    return lines
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(prog="python -m bench.flow", description=__doc__)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write one JSON object a line")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, metavar="N", help=f"default {ROUNDS}")
+    parser.add_argument(
+        "--seconds", type=float, default=SECONDS, metavar="S", help=f"of each flow; default {SECONDS:g}"
+    )
+    parser.add_argument("--sizes", type=int, nargs="*", default=SIZES, metavar="BYTES", help="default: all four")
+    parser.add_argument("--peers", nargs="*", default=list(PEERS), choices=list(PEERS), help="default: all")
+    options = parser.parse_args(argv)
+    rivals = {name: PEERS[name] for name in options.peers if not PEERS[name][0] or util.find_spec(module(name))}
+    missing = [name for name in options.peers if name not in rivals]
+    rows: list[FlowRow] = []
+    with tempfile.TemporaryDirectory(prefix="bench-flow-") as name, daemon(Path(name)) as client:
+        ours = on_chronetix(client)
+        for _ in range(options.rounds):
+            for size in options.sizes:
+                params = {"function": "forward", "size": size, "seconds": options.seconds}
+                rows.append(row("chronetix", own_version(), params, ours))
+                for peer, (distribution, play) in rivals.items():
+                    version = metadata.version(distribution) if distribution else sys.version.split()[0]
+                    rows.append(row(peer, version, params, on_rival(play)))
+            if SIZES[-1] in options.sizes:
+                params = {"function": "edges", "size": SIZES[-1], "seconds": options.seconds}
+                rows.append(row("chronetix", own_version(), params, ours))
+                rows.append(row("alone", own_version(), params, alone))
+    progress("")
+    if options.json is not None:
+        options.json.write_text("".join(json.dumps(asdict(each)) + "\n" for each in rows))
+    print(f"{describe_machine()}; medians of {options.rounds} round(s) of {options.seconds:g} s", "")
+    print("\n".join(["", *table(rows), "", "Targets (median of the ratios of each round)", *targets(rows)]))
+    if missing:
+        print(f"  not measured: {', '.join(missing)} (not installed: make bench-flow installs them)")
+    return 0
+
+
+def module(peer: str) -> str:
+    """Return what a rival is imported as."""
+    return {"pyzmq": "zmq"}.get(peer, peer)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
