@@ -560,8 +560,8 @@ class Step:
 
     ``doing``: the frame, batch, function or iterator that the plugin works on, None while it waits. ``count``: steps
     begun. ``item``: the number of the last item that the source has sent, from 1. ``source``: the items of a node
-    without inputs. ``finishing``: the plugin wants no more, and between two steps the node begins to end. ``cancelled``:
-    callbacks of an asynchronous plugin are cancelled, because the node ends.
+    without inputs. ``finishing``: the plugin wants no more, and between two steps the node begins to end.
+    ``cancelled``: callbacks of an asynchronous plugin are cancelled, because the node ends.
     ``interrupt``: the exception that ends every wait of the node; who is about to wait raises it.
     """
 

@@ -28,7 +28,8 @@ def frames_of(route, *payloads, close=True):
 
 
 def run(route, on_frame, *, limit=0, step=None, mailbox=(), emit=None, ctx="ctx"):
-    return shm.run_frames(route.inlet, limit, on_frame, ctx, step or shm.Step(), mailbox, Sent() if emit is None else emit)
+    emit = Sent() if emit is None else emit
+    return shm.run_frames(route.inlet, limit, on_frame, ctx, step or shm.Step(), mailbox, emit)
 
 
 class TestFrames:
