@@ -346,7 +346,7 @@ def _reason(cause: OSError, where: str) -> str:
     if isinstance(cause, ConnectionRefusedError):
         kind = _kind(where)
         if kind in (stat.S_IFSOCK, None):
-            return "the socket is left over from a daemon that has ended"
+            return "nobody listens on this socket: its daemon has ended, or it is another program's"
         return f"it is {_KINDS.get(kind, 'something else')}, no socket"
     if cause.errno == errno.EPROTOTYPE:
         return "it is a socket, but no stream socket: not a daemon's"

@@ -132,8 +132,16 @@ def _route(route: Mapping[str, Any]) -> tuple[Any, ...]:
     )
 
 
+def _how(ended: Mapping[str, Any], before: str) -> str:
+    """Return how a worker ended, with ``before`` before a signal's name. The exit of a worker that an earlier daemon
+    has started cannot always be observed."""
+    if ended.get("signal"):
+        return f"{before}{ended['signal']}"
+    return "not observed" if ended.get("code") is None else f"exit code {ended['code']}"
+
+
 def _death(death: Mapping[str, Any]) -> tuple[Any, ...]:
-    how = death["signal"] or f"exit code {death['code']}"
+    how = _how(death, "")
     last = death["fault"] or (death["stderr"][-1] if death["stderr"] else "")
     return (
         output.moment(death["unix_ns"]),
@@ -142,7 +150,7 @@ def _death(death: Mapping[str, Any]) -> tuple[Any, ...]:
         output.printable(how + (" from the daemon" if death["killed_with"] and death["signal"] else "")),
         "" if death["out_of_memory"] == "no" else death["out_of_memory"],
         output.duration(death["uptime_ns"]),
-        output.duration(death["cpu_ns"]),
+        output.duration(death["cpu_ns"]) if death["cpu_ns"] else "",
         output.size(death["max_rss_bytes"]) if death["max_rss_bytes"] else "",
         output.printable(", ".join(f"{held['route']}:{held['count']}" for held in death["held"])),
         output.first_line(last)[:MAX_WHY],
@@ -200,7 +208,7 @@ def _outcome(node: Mapping[str, Any]) -> Iterator[str]:
     name = output.printable(node["node"])
     ended = node.get("exit")
     if ended:
-        how = f"signal {ended['signal']}" if ended.get("signal") else f"exit code {ended.get('code')}"
+        how = _how(ended, "signal ")
         if ended.get("signal") or ended.get("code"):
             yield f"\n{click.style(name, bold=True)} ended with {output.printable(how)}"
             yield from _last_words(ended.get("fault"), _lines(ended.get("stderr_tail")))

@@ -63,7 +63,7 @@ def ls(session: Session, quiet: bool, everything: bool, states: tuple[str, ...])
     columns: tuple[Column, ...] = _COLUMNS
     if not everything:
         columns, rows = (columns[0], *columns[2:]), [(row[0], *row[2:]) for row in rows]
-    output.show({"flows": flows}, session.output, lambda: output.table(columns, rows) if rows else "")
+    output.show({"flows": flows}, session.output, lambda: output.fitting(columns, rows) if rows else "")
     if not flows and session.output == "table":
         output.say(
             "no flows" + (f" in state {', '.join(states)}" if states else "; submit one: chronetixctl submit FILE")

@@ -1,14 +1,15 @@
 """How chronetixctl prints: data on stdout as table, JSON or YAML; messages on stderr.
 
 Rules: every format shows the same value; a stream is printed as one JSON object a line, or one YAML document for each
-item. Tables are never cut to the terminal's width, so that they can be piped. Control characters in text from flows
-and plugins are escaped, so that no flow controls the terminal.
+item. On a terminal `ls` cuts its last column to the width; no table is cut in a pipe. Control characters in text from
+flows and plugins are escaped, so that no flow controls the terminal.
 """
 
 from __future__ import annotations
 
 import json
 import re
+import shutil
 import sys
 import unicodedata
 from collections.abc import Callable, Sequence
@@ -20,6 +21,9 @@ import click
 from chronetix.protocol.json_text import json_text
 
 FORMATS = ("table", "json", "yaml")
+
+MIN_LAST = 8
+"""Terminal cells that are left for the last column, however narrow the terminal is."""
 
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 _CONTROL_BUT_COLOUR = re.compile(r"\x1b(?!\[[0-9;]*m)|[\x00-\x08\x0a-\x1a\x1c-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
@@ -118,6 +122,28 @@ def table(columns: Sequence[Column], rows: Sequence[Sequence[Any]]) -> str:
         ]
         lines.append("  ".join(padded).rstrip())
     return "\n".join(lines)
+
+
+def fitting(columns: Sequence[Column], rows: Sequence[Sequence[Any]]) -> str:
+    """Return the text of a table whose last column is cut to the terminal's width; it is whole in a pipe."""
+    text = table(columns, rows)
+    if not sys.stdout.isatty():
+        return text
+    most = shutil.get_terminal_size().columns
+    excess = max(map(width, text.splitlines())) - most
+    if excess <= 0:
+        return text
+    room = max(max(width(str(row[-1] or "")) for row in rows) - excess, MIN_LAST)
+    return table(columns, [(*row[:-1], shortened(str(row[-1] or ""), room)) for row in rows])
+
+
+def shortened(text: str, room: int) -> str:
+    """Return ``text``, cut to ``room`` terminal cells with an ellipsis if it is longer."""
+    if width(text) <= room:
+        return text
+    while width(text) >= room:
+        text = text[:-1]
+    return text + "…"
 
 
 def _cell(value: Any) -> str:

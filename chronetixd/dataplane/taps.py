@@ -242,11 +242,13 @@ class Taps:
             tap.finish("the flow has ended")
 
 
-def find_route(flow: str, routes: Sequence[Route], name: str) -> Route:
-    """Return the data route that ``name`` means: by its id, its topic, or its ends as ``from:to``.
+def find_route(flow: str, routes: Sequence[Route], name: str, bus_topics: Collection[str] = ()) -> Route:
+    """Return the data route that ``name`` means: by its id, its topic, or its ends as ``from:to``. ``bus_topics`` are
+    the topics of the event bus that the flow uses.
 
     Raises ChronetixError ``bad-argument``, which lists the routes that exist.
     """
+    control = [route for route in routes if route.plane != "data"]
     routes = [route for route in routes if route.plane == "data"]
     for meant in (lambda r: r.id, lambda r: f"{r.source}:{r.target}", lambda r: r.topic):
         found = [route for route in routes if meant(route) == name]
@@ -255,6 +257,13 @@ def find_route(flow: str, routes: Sequence[Route], name: str) -> Route:
         if found:
             reason = f"it means {len(found)} routes of flow {flow}: {', '.join(route.id for route in found)}"
             raise error("bad-argument", argument="route", verb="tap", reason=reason)
+    by_bus = any(name in (route.id, route.topic, f"{route.source}:{route.target}") for route in control)
+    if by_bus or name in bus_topics:
+        reason = (
+            f"{name} is a topic of the event bus, and only data routes can be listened to: to see its messages, let a "
+            "node subscribe to it and log them"
+        )
+        raise error("bad-argument", argument="route", verb="tap", reason=reason)
     known = ", ".join(route.id for route in routes[:16]) or "none"
     reason = f"flow {flow} has no data route {name}, but {known}"
     raise error("bad-argument", argument="route", verb="tap", reason=reason)

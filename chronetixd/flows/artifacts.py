@@ -116,7 +116,21 @@ def _process_problem(uri: str, base_dir: str) -> tuple[str, str] | None:
         return f"there is no file {path}", _near_file(path)
     if not os.access(path, os.X_OK):
         return f"{path} is not executable", f"chmod +x {path}"
-    return None
+    return _interpreter_problem(path)
+
+
+def _interpreter_problem(path: Path) -> tuple[str, str] | None:
+    """Return a problem if the first line of a script names an interpreter that does not exist."""
+    try:
+        with path.open("rb") as file:
+            first = file.read(256).partition(b"\n")[0]
+    except PermissionError:
+        return None
+    words = os.fsdecode(first[2:]).split()
+    if not first.startswith(b"#!") or not words or not os.path.isabs(words[0]) or os.path.exists(words[0]):
+        return None
+    text = f"the interpreter {words[0]}, which the first line of {path} names, is not there"
+    return text, "install it, or name another one"
 
 
 def _python_problem(uri: str, base_dir: str) -> tuple[str, str] | None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -62,6 +63,15 @@ def seen(pid: int) -> Stat | None:
         return None
     fields = text.rpartition(b")")[2].split()
     return Stat(pid, fields[0].decode(), *(int(fields[at]) for at in (1, 2, 3, 19, 49)))
+
+
+def age_ns(pid: int) -> int:
+    """Return how long the process has lived, as exactly as the kernel's clock ticks; 0 for a process that is gone."""
+    found = stat(pid)
+    if found is None:
+        return 0
+    born_ns = found.started * 1_000_000_000 // os.sysconf("SC_CLK_TCK")
+    return max(0, time.clock_gettime_ns(time.CLOCK_BOOTTIME) - born_ns)
 
 
 def children(pid: int) -> Iterator[int]:

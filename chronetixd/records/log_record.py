@@ -13,6 +13,9 @@ Stream = Literal["stdout", "stderr", "log", "daemon"]
 MAX_LINE = 16 * 1024
 """How many bytes of a line are kept."""
 
+CUT = f" … [cut: {MAX_LINE} bytes of a line are kept]"
+"""Stands at the end of a line that was longer."""
+
 LINES_A_SECOND, LINES_AT_ONCE = 2_000, 10_000
 """How many lines of one stream are kept, in the long run and of a burst; further lines are dropped and counted."""
 

@@ -21,7 +21,7 @@ from chronetix.protocol.json_text import json_text
 from chronetix.protocol.messages import LogLevel
 from chronetixd.packing import Packed
 from chronetixd.records.feed import Feed, PackedFeed
-from chronetixd.records.log_record import LINES_A_SECOND, MAX_LINE, LogRecord
+from chronetixd.records.log_record import CUT, LINES_A_SECOND, MAX_LINE, LogRecord
 from chronetixd.records.logfiles import LogFiles
 from chronetixd.records.standard_error import ERROR, UnblockedStream
 
@@ -133,7 +133,7 @@ class Logs:
         size = len(repr(fields))
         if len(line) > MAX_LINE or size > MAX_LINE:
             self.cut_lines += 1
-            line = line[:MAX_LINE]
+            line = line[:MAX_LINE] + CUT if len(line) > MAX_LINE else line
             fields = fields if size <= MAX_LINE else {"left_out": f"fields of {size} characters"}
         record = LogRecord(unix_ns=at, flow=flow, node=node, stream="log", level=level, line=line, fields=fields)
         self._keep(record, size)

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from chronetixd.core.token_bucket import TokenBucket
 from chronetixd.linux.pipes import waiting
 from chronetixd.packing import Bag, Packed
-from chronetixd.records.log_record import LINES_A_SECOND, LINES_AT_ONCE, MAX_LINE
+from chronetixd.records.log_record import CUT, LINES_A_SECOND, LINES_AT_ONCE, MAX_LINE
 from chronetixd.workers.pump import READ_SIZE, Piece, Pump
 
 TAIL_LINES = 20
@@ -74,7 +74,7 @@ class LineCutter:
         *whole, rest = data.split(b"\n")
         for piece in whole:
             self._add(piece)
-            lines.append(_text(self._part))
+            lines.append(self._line())
             self._part.clear()
             self._dropping = False
         self._add(rest)
@@ -82,10 +82,13 @@ class LineCutter:
 
     def end(self) -> list[str]:
         """The line that had no end, if there is one."""
-        lines = [_text(self._part)] if self._part else []
+        lines = [self._line()] if self._part else []
         self._part.clear()
         self._dropping = False
         return lines
+
+    def _line(self) -> str:
+        return _text(self._part) + (CUT if self._dropping else "")
 
     def _add(self, piece: bytes) -> None:
         room = MAX_LINE - len(self._part)

@@ -25,6 +25,7 @@ from chronetixd.core.death import ExitRecord, HeldFrames, OutOfMemory, last_line
 from chronetixd.core.deliveries import Deliveries
 from chronetixd.core.token_bucket import TokenBucket
 from chronetixd.core.worker import Exit
+from chronetixd.linux import proc
 from chronetixd.linux.cgroups import Leaf
 from chronetixd.linux.pidfd import Process, Usage
 from chronetixd.linux.pipes import pipes_again, two_pipes
@@ -262,6 +263,9 @@ class WorkerProcess:
         """It is ``pid``, which an earlier daemon has started, and will connect by itself; ``pidfd`` is ours now."""
         self._leaf = self._sandboxes.groups.leaf_of(pid)
         self._watch(Process(self._loop, pid, pidfd, self._exited), ())
+        age_ns = proc.age_ns(pid)
+        self.started_unix_ns -= age_ns
+        self._born -= age_ns
 
     def connect(self, sock: socket.socket, pipes: Sequence[int] = ()) -> None:
         """It has connected with ``sock``, which is ours now. It goes on with ``pipes``, reading ends of its stdout and

@@ -17,6 +17,7 @@ When its socket ends, the launcher ends.
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import importlib
 import os
@@ -203,10 +204,26 @@ def _execute(spawn: Spawn, program: str, sock: socket.socket) -> None:
         _report(sock, reason)
 
 
+def _refusal(reason: OSError) -> str:
+    """Why a program could not be executed. The kernel reports a missing interpreter as if the program itself were
+    missing."""
+    program = str(reason.filename)
+    if reason.errno == errno.ENOEXEC:
+        return f"{program} is no program for this machine, and its first line names no interpreter (#!)"
+    if reason.errno == errno.ENOENT and os.path.exists(program):
+        with open(program, "rb") as file:
+            first = file.read(256).partition(b"\n")[0]
+        words = os.fsdecode(first[2:]).split()
+        if first.startswith(b"#!") and words:
+            return f"the interpreter {words[0]}, which the first line of {program} names, is not there"
+        return f"{program} needs a loader or a library that is not there"
+    return f"{reason.strerror}: {program}"
+
+
 def _report(sock: socket.socket, reason: OSError) -> None:
     """The process is there, so the daemon will see it end; this tells it why."""
     link: Link[ToWorker] = Link(sock, ToWorker)
-    text = f"{reason.strerror}: {reason.filename}"
+    text = _refusal(reason)
     print(f"chronetix worker: {text}", file=sys.stderr)
     link.send(Hello(protocol=list(PROTOCOL_VERSIONS), role="worker", pid=os.getpid()))
     link.send(Fault(phase="load", error=type(reason).__name__, message=text))

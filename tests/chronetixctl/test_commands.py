@@ -14,6 +14,7 @@ import yaml
 from chronetix.protocol import cbor
 from chronetix.protocol.errors import CATALOGUE, error
 from chronetixctl.app import SECTIONS
+from chronetixctl.describe import _how
 
 COMMANDS = [name for section in SECTIONS.values() for name in section]
 SUBMITTED = {"flow": "pair", "state": "running", "warnings": []}
@@ -658,3 +659,16 @@ class TestAbout:
     @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
     def test_completion_prints_a_script(self, ctl: Any, shell: str) -> None:
         assert "_CHRONETIXCTL_COMPLETE" in ctl("completion", shell).out
+
+
+@pytest.mark.parametrize(
+    ("ended", "how"),
+    [
+        ({"code": None, "signal": None}, "not observed"),
+        ({"code": 0, "signal": None}, "exit code 0"),
+        ({"code": None, "signal": "SIGKILL"}, "signal SIGKILL"),
+        ({}, "not observed"),
+    ],
+)
+def test_an_exit_that_nobody_has_observed_is_not_called_a_code(ended: dict[str, Any], how: str) -> None:
+    assert _how(ended, "signal ") == how

@@ -130,3 +130,36 @@ def test_moments_are_local_and_say_so(utc: None) -> None:
     at = 1_000_000_000 * S + 250 * MS
     assert output.clock(at) == "01:46:40.250"
     assert output.moment(at) == "2001-09-09 01:46:40+00:00"
+
+
+class Screen:
+    """Stands for stdout on a terminal, or in a pipe."""
+
+    def __init__(self, terminal: bool) -> None:
+        self.terminal = terminal
+
+    def isatty(self) -> bool:
+        return self.terminal
+
+
+@pytest.mark.parametrize(
+    ("columns", "terminal", "last"),
+    [
+        (20, True, "12345678901234"),
+        (19, True, "123456789012…"),
+        (10, True, "1234567…"),
+        (10, False, "12345678901234"),
+    ],
+)
+def test_the_last_column_of_a_table_fits_the_terminal_and_is_whole_in_a_pipe(
+    columns: int, terminal: bool, last: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setattr(output.sys, "stdout", Screen(terminal))
+    text = output.fitting([Column("FLOW"), Column("WHY")], [("a", "12345678901234"), ("b", "")])
+    assert [click.unstyle(line).split()[-1] for line in text.splitlines()] == ["WHY", last, "-"]
+
+
+@pytest.mark.parametrize(("text", "room", "shown"), [("abc", 3, "abc"), ("abcd", 3, "ab…"), ("日本語", 5, "日本…")])
+def test_a_text_is_shortened_by_terminal_cells(text: str, room: int, shown: str) -> None:
+    assert output.shortened(text, room) == shown

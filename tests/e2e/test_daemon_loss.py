@@ -7,6 +7,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -31,10 +32,13 @@ def test_the_workers_run_on_and_the_next_daemon_has_them(start: Start, flow: Flo
     first = start()
     with Client.connect(first.socket) as client:
         before = flow.submit(client)
+    alive_unix_ns = time.time_ns()
     kill(first)
     second = start()
     with Client.connect(second.socket) as client:
         assert pids(client) == before, "no worker was started anew"
+        nodes = client.call("describe", flow="f")["nodes"]
+        assert all(node["started_unix_ns"] <= alive_unix_ns for node in nodes), "nor is its age told anew"
         assert client.call("list")["flows"][0]["state"] == "running"
         flow.grows(client)
         described = client.call("describe", flow="f")

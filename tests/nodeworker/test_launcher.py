@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from chronetix.nodeworker.process import launcher
 from chronetix.nodeworker.process.rehearsal import rehearse
 from chronetix.protocol.framing import Decoder, encode
 from chronetix.protocol.messages import Spawned, SpawnFailed, Start, WorkerMessage
@@ -148,3 +150,22 @@ def test_a_rehearsal_leaves_nothing_behind():
     modules, path = set(sys.modules), sys.path[:]
     rehearse(2)
     assert (set(sys.modules), sys.path) == (modules, path)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"#!/no/such/python -u\n", "the interpreter /no/such/python, which the first line of"),
+        (b"\x7fELF", "needs a loader or a library that is not there"),
+        (None, "No such file or directory"),
+    ],
+)
+def test_a_missing_interpreter_is_not_called_a_missing_program(
+    content: bytes | None, says: str, tmp_path: Path
+) -> None:
+    program = tmp_path / "program"
+    if content is not None:
+        program.write_bytes(content)
+    told = launcher._refusal(FileNotFoundError(errno.ENOENT, "No such file or directory", str(program)))
+    assert says in told
+    assert str(program) in told

@@ -108,7 +108,9 @@ async def _tap(context: Context, args: TapArgs, emit: Emit) -> Any:
     run = context.flows.find(args.flow)
     if run.state is not FlowState.RUNNING:
         raise error("flow-not-running", flow=run.name, state=str(run.state))
-    route = find_route(run.name, run.plan.flow.routes, args.route)
+    told = [node.configure for node in run.plan.nodes.values()]
+    topics = {topic for each in told for topic in (*each.subscriptions, *each.publications)}
+    route = find_route(run.name, run.plan.flow.routes, args.route, topics)
 
     def settled() -> bool:
         return run.machine.ended or run.machine.workers[route.source].state not in COMING

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from chronetix import shm
-from chronetix.protocol.contract import Route
+from chronetix.protocol.contract import Route, parse_flow
 from chronetix.protocol.errors import ChronetixError
 from chronetix.protocol.messages import Extend, Message, Retract
-from chronetixd.dataplane.taps import MAX_CREDITS, MAX_TAPS, Taps
+from chronetixd.dataplane.taps import MAX_CREDITS, MAX_TAPS, Taps, find_route
 
 ROUTE = Route(
     id="r",
@@ -104,3 +104,18 @@ def test_a_route_whose_source_does_not_run_has_no_taps(flow: Flow) -> None:
     flow.runs = False
     with pytest.raises(ChronetixError, match="node 'a' does not run"):
         flow.open()
+
+
+@pytest.mark.parametrize("name", ["news", "a:b", "/clock"])
+def test_a_topic_of_the_event_bus_is_told_from_a_name_that_nothing_has(name: str) -> None:
+    manifests = [
+        {"node_id": node, "plugin_id": node, "version": "1", "artifact": {"kind": "Python", "uri": "python://m:f"}}
+        for node in "ab"
+    ]
+    routes = [{"from": "a", "to": "b", "plane": "control", "topic": "news"}]
+    flow = parse_flow({"manifests": manifests, "routes": routes, "schemas": []}).flow
+    assert flow is not None
+    with pytest.raises(ChronetixError, match="is a topic of the event bus, and only data routes can be listened to"):
+        find_route("f", flow.routes, name, {"/clock"})
+    with pytest.raises(ChronetixError, match="has no data route other, but none"):
+        find_route("f", flow.routes, "other", {"/clock"})

@@ -105,6 +105,21 @@ def test_an_object_that_a_module_may_have_is_not_missed(text: str, base: Path) -
     assert artifact_problems(flow("Python", "python://plugin.py:thing"), str(base)) == []
 
 
+@pytest.mark.parametrize("line", ["#!/no/such/python -u", "#! /no/such/python"])
+def test_an_interpreter_that_is_not_there_is_called_that(line: str, base: Path) -> None:
+    (base / "program").write_text(f"{line}\n")
+    (problem,) = artifact_problems(flow("Process", "file://program"), str(base))
+    assert f"the interpreter /no/such/python, which the first line of {base}/program names, is not there" in str(
+        problem
+    )
+
+
+@pytest.mark.parametrize("line", ["#!/bin/sh", "#!/usr/bin/env no-such-program", "#!", "", "#!relative/python"])
+def test_other_first_lines_are_left_to_the_kernel(line: str, base: Path) -> None:
+    (base / "program").write_text(f"{line}\n")
+    assert artifact_problems(flow("Process", "file://program"), str(base)) == []
+
+
 @pytest.mark.parametrize("text", ["x.thing", "def thing2(): ...", "things = 1", ""])
 def test_a_name_that_is_only_part_of_another_is_no_object(text: str, base: Path) -> None:
     (base / "plugin.py").write_text(text + "\n")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import structlog
 
-from chronetixd.records.log_record import MAX_LINE
+from chronetixd.records.log_record import CUT, MAX_LINE
 from chronetixd.records.logs import Logs, configure
 
 
@@ -45,7 +45,7 @@ def test_a_record_that_is_too_long_is_cut_and_counted() -> None:
     logs = Logs()
     logs.logged("f", "n", 1, "info", "x" * (MAX_LINE + 1), 0, {"text": "y" * (MAX_LINE + 1)})
     kept = logs.feed.recent(lambda _: True)[0]
-    assert kept.line == "x" * MAX_LINE
+    assert kept.line == "x" * MAX_LINE + CUT
     assert "left_out" in kept.fields
     assert logs.cut_lines == 1
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chronetixd.records.log_record import MAX_LINE
+from chronetixd.records.log_record import CUT, MAX_LINE
 from chronetixd.workers.output import MAX_TAIL_LINE, TAIL_LINES, LineCutter, Output
 
 
@@ -32,10 +32,16 @@ def test_any_bytes_give_text(chunks: list[bytes]) -> None:
         assert all("\n" not in line for line in cutter.feed(chunk))
 
 
+def test_a_long_line_that_has_no_end_says_that_it_was_cut_too() -> None:
+    cutter = LineCutter()
+    assert cutter.feed(b"x" * (MAX_LINE + 1)) == []
+    assert cutter.end() == ["x" * MAX_LINE + CUT]
+
+
 def test_a_long_line_is_cut_counted_and_does_not_touch_the_next() -> None:
     cutter = LineCutter()
     got = [line for _ in range(10) for line in cutter.feed(b"x" * MAX_LINE)] + cutter.feed(b"y\nnext\n")
-    assert got == ["x" * MAX_LINE, "next"]
+    assert got == ["x" * MAX_LINE + CUT, "next"]
     assert cutter.cut == 1
 
 
@@ -85,7 +91,7 @@ def test_a_line_of_just_the_limit_is_whole(size: int, piece: int) -> None:
     cutter, got = LineCutter(), []
     for at in range(0, len(raw), piece):
         got += cutter.feed(raw[at : at + piece])
-    assert got == ["x" * min(size, MAX_LINE), "next"]
+    assert got == ["x" * min(size, MAX_LINE) + CUT * (size > MAX_LINE), "next"]
     assert cutter.cut == (size > MAX_LINE)
 
 

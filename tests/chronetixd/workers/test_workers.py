@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from chronetixd.records.log_record import CUT
+
 Flow = Callable[..., dict[str, Any]]
 
 
@@ -105,6 +107,7 @@ def test_a_program_that_cannot_be_executed_fails_the_flow(scripted: Flow, peer: 
     answer = peer.call("submit", flow=flow, wait="stopped")
     assert answer["state"] == "failed"
     assert "'n0'" in answer["reason"]
+    assert f"{program} is no program for this machine" in answer["reason"]
 
 
 @pytest.mark.parametrize("mode", ["drain", "now"])
@@ -158,7 +161,7 @@ def test_what_workers_print_is_kept_line_by_line_and_within_bounds(scripted: Flo
         lines.append((message.value["stream"], message.value["line"]))
     assert message.id == call
     assert [line for stream, line in lines if stream == "stdout"][:2000] == [f"line {n}" for n in range(2000)]
-    assert max(len(line) for _, line in lines) == 16 * 1024
+    assert max(len(line) for _, line in lines) == 16 * 1024 + len(CUT)
     assert ("stderr", "last words") in lines
 
 
