@@ -18,6 +18,7 @@ from chronetix.protocol.messages import (
     Deliver,
     Envelope,
     Message,
+    MessagesDropped,
     Publish,
     Reply,
     Request,
@@ -27,7 +28,7 @@ from chronetix.protocol.messages import (
     Unsubscribe,
 )
 from chronetix.protocol.messages import Timer as TimerSpec
-from chronetixd.core.deliveries import Deliveries
+from chronetixd.core.deliveries import OTHERS, Deliveries
 from chronetixd.core.packed import Key, PackedRouter, PackedTimers
 from chronetixd.core.router import SHARED, Answer, Delivery, DuplicateRequest, Ended, Router, topic_of
 from chronetixd.core.timers import Timers
@@ -44,7 +45,7 @@ MAX_OPEN = 4096
 MAX_NAME = 1024
 """Characters of what is kept: topics, and the askers' own ids of requests."""
 
-BusMessage = Publish | Subscribe | Unsubscribe | Request | Reply
+BusMessage = Publish | Subscribe | Unsubscribe | MessagesDropped | Request | Reply
 
 
 class PackedBus(Packed, frozen=True):
@@ -122,6 +123,8 @@ class Bus:
                 self.router.subscribe(peer, topic_of(peer.flow, topic))
             case Unsubscribe(topic=topic):
                 self.router.unsubscribe(peer, topic_of(peer.flow, topic))
+            case MessagesDropped(topic=topic, count=count):
+                self._lost_in_worker(peer, topic, count)
             case Request():
                 self._request(peer, message)
             case Reply():
@@ -196,6 +199,21 @@ class Bus:
         self._send(sent)
         self._timeouts.rearm()
 
+    def _lost_in_worker(self, peer: Subscriber, topic: str, count: int) -> None:
+        """Count messages as dropped that were counted as delivered when they were queued for ``peer``."""
+        counted = peer.deliveries.by_topic.get(topic) or peer.deliveries.by_topic.get(OTHERS)
+        if counted is None or not count:
+            return
+        counted.delivered = max(0, counted.delivered - count)
+        counted.dropped += count
+        self.dropped += count
+        self._tell_slow(peer, "its plugin does not take its messages: its queue is full, and further ones are dropped")
+
+    def _tell_slow(self, peer: Subscriber, text: str) -> None:
+        if peer not in self._slow:
+            self._slow.add(peer)
+            self._events.emit("bus-dropping", flow=peer.flow, node=peer.node, message=text)
+
     def _expire(self) -> None:
         for ended in self.router.expire(time.monotonic_ns()):
             self._send(ended)
@@ -231,10 +249,7 @@ class Bus:
             peer.send(message)
             return True
         self.dropped += 1
-        if peer not in self._slow:
-            self._slow.add(peer)
-            text = f"it does not read its messages: {peer.backlog} bytes wait, further ones are dropped"
-            self._events.emit("bus-dropping", flow=peer.flow, node=peer.node, message=text)
+        self._tell_slow(peer, f"it does not read its messages: {peer.backlog} bytes wait, further ones are dropped")
         return False
 
 

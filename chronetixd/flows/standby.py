@@ -102,7 +102,14 @@ class Standby:
                 self._why = f"failed in phase {phase!r}: {name}: {text}"[:4096]
             case wire.Log():
                 self.worker.logged(message)
-            case wire.Publish() | wire.Subscribe() | wire.Unsubscribe() | wire.Request() | wire.Reply():
+            case (
+                wire.Publish()
+                | wire.Subscribe()
+                | wire.Unsubscribe()
+                | wire.MessagesDropped()
+                | wire.Request()
+                | wire.Reply()
+            ):
                 self._services.bus.handle(self.worker, message)
             case wire.Pong():
                 pass

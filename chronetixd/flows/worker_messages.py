@@ -131,7 +131,14 @@ class WorkerMessages:
     def _handle(self, node: str, message: wire.Message, descriptors: list[int]) -> None:
         run, wiring = self._run, self._wiring
         match message:
-            case wire.Publish() | wire.Subscribe() | wire.Unsubscribe() | wire.Request() | wire.Reply():
+            case (
+                wire.Publish()
+                | wire.Subscribe()
+                | wire.Unsubscribe()
+                | wire.MessagesDropped()
+                | wire.Request()
+                | wire.Reply()
+            ):
                 self._held_frames.note_activity()
                 self._services.bus.handle(run.worker(node), message)
             case wire.Offer() if self._taps.offers(message):

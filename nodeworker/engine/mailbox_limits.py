@@ -20,21 +20,26 @@ MAX_WAITING_TICKS = 16
 MAX_WAITING_BYTES = 8 * 1024 * 1024
 """Of messages; the daemon's own bound for a subscriber that does not read."""
 
+REPORTED_AT_ONCE = 1000
+"""Dropped messages that are reported together while there is no room."""
+
 OVERHEAD = 1024
 """Bytes that a message takes beside its payload, about."""
 
 
 class MailboxLimits:
-    """The way into ``mailbox``. ``dropped`` counts messages that found no room since :meth:`account` was asked."""
+    """The way into ``mailbox``. Counts messages that found no room since :meth:`account` was asked, and by topic since
+    :meth:`report` was asked."""
 
-    __slots__ = ("_bytes", "_dropped", "_mailbox", "_sizes", "_withheld")
+    __slots__ = ("_by_topic", "_bytes", "_dropped", "_mailbox", "_sizes", "_unreported", "_withheld")
 
     def __init__(self, mailbox: Mailbox) -> None:
         self._mailbox = mailbox
         self._sizes: deque[int] = deque()
         self._bytes = 0
         self._withheld: dict[str, int] = {}
-        self._dropped = 0
+        self._dropped = self._unreported = 0
+        self._by_topic: dict[str, int] = {}
 
     def put(self, message: ToWorker) -> bool:
         """Take ``message`` in; False when it was withheld or dropped."""
@@ -51,11 +56,25 @@ class MailboxLimits:
             size = len(message.payload) + OVERHEAD
             if self._bytes + size > MAX_WAITING_BYTES and self._mailbox:
                 self._dropped += 1
+                self._unreported += 1
+                topic = str(message.envelope.get("topic", ""))
+                self._by_topic[topic] = self._by_topic.get(topic, 0) + 1
                 return False
         self._sizes.append(size)
         self._bytes += size
         self._mailbox.append(message)
         return True
+
+    def report(self) -> dict[str, int]:
+        """Messages by topic that were dropped since the last report: once there is room again, and before that
+        whenever they are many."""
+        if not self._unreported:
+            return {}
+        self._settle()
+        if self._unreported < REPORTED_AT_ONCE and self._bytes > MAX_WAITING_BYTES // 2:
+            return {}
+        told, self._by_topic, self._unreported = self._by_topic, {}, 0
+        return told
 
     def account(self) -> int:
         """Messages that were dropped since the last account, once there is room again; 0 before that."""

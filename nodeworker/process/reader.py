@@ -33,6 +33,7 @@ from chronetix.protocol.messages import (
     Extend,
     Leave,
     Linked,
+    MessagesDropped,
     Ping,
     Pong,
     Port,
@@ -193,6 +194,8 @@ class Reader:
         """Into the mailbox, if there is room; whoever lost messages is told how many as soon as there is again."""
         if self._intake.put(message):
             self._wiring.bell.ring()
+        for topic, count in self._intake.report().items():
+            self._link.send(MessagesDropped(topic=topic, count=count))
         dropped = self._intake.account()
         if dropped:
             self._host.log(

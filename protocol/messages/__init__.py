@@ -22,6 +22,7 @@ from chronetix.protocol.messages.base import (
 from chronetix.protocol.messages.bus import (
     Deliver,
     Envelope,
+    MessagesDropped,
     Publish,
     Reply,
     Request,
@@ -124,6 +125,7 @@ __all__ = [
     "Log",
     "LogLevel",
     "Message",
+    "MessagesDropped",
     "Offer",
     "Ping",
     "Pong",
@@ -184,6 +186,7 @@ WorkerMessage = (
     | Publish
     | Subscribe
     | Unsubscribe
+    | MessagesDropped
     | Request
     | Reply
 )

@@ -56,6 +56,14 @@ class Unsubscribe(Message, tag="unsubscribe", frozen=True):
     topic: str
 
 
+class MessagesDropped(Message, tag="messages-dropped", frozen=True):
+    """Worker to daemon: ``count`` messages of ``topic`` that were delivered to it are lost, because too many bytes
+    waited for its plugin."""
+
+    topic: str
+    count: Count
+
+
 class Request(Message, tag="request", frozen=True):
     """Worker to daemon: one subscriber of the topic is to reply. ``envelope.corr_id`` is chosen by the requester.
 

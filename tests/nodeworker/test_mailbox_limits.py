@@ -5,7 +5,12 @@ from __future__ import annotations
 from collections import deque
 from typing import Any
 
-from chronetix.nodeworker.engine.mailbox_limits import MAX_WAITING_BYTES, MAX_WAITING_TICKS, MailboxLimits
+from chronetix.nodeworker.engine.mailbox_limits import (
+    MAX_WAITING_BYTES,
+    MAX_WAITING_TICKS,
+    REPORTED_AT_ONCE,
+    MailboxLimits,
+)
 from chronetix.protocol.messages import Deliver, Drain, Tick
 
 
@@ -30,6 +35,23 @@ def test_messages_that_find_no_room_are_dropped_and_told_once_there_is_room() ->
     mailbox.clear()
     assert (intake.account(), intake.account()) == (taken.count(False), 0)
     assert intake.put(message)
+
+
+def test_drops_are_reported_by_topic_once_there_is_room_and_before_when_they_are_many() -> None:
+    mailbox: deque[Any] = deque()
+    intake = MailboxLimits(mailbox)
+    while intake.put(Deliver(envelope={"topic": "a"}, payload=bytes(1 << 20))):
+        pass
+    assert intake.report() == {}, "one, and no room yet"
+    intake.put(Deliver(envelope={"topic": "b"}, payload=bytes(1 << 20)))
+    mailbox.clear()
+    assert [intake.report(), intake.report()] == [{"a": 1, "b": 1}, {}]
+    while intake.put(Deliver(envelope={"topic": "a"}, payload=bytes(1 << 20))):
+        pass
+    for _ in range(REPORTED_AT_ONCE - 1):
+        assert intake.report() == {}
+        intake.put(Deliver(envelope={"topic": "a"}, payload=bytes(1 << 20)))
+    assert intake.report() == {"a": REPORTED_AT_ONCE}
 
 
 def test_a_message_larger_than_the_bound_goes_into_an_empty_mailbox() -> None:

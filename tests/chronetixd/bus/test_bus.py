@@ -10,6 +10,7 @@ import pytest
 from chronetix.protocol.errors import ChronetixError
 from chronetix.protocol.messages import (
     Deliver,
+    MessagesDropped,
     Publish,
     Reply,
     Request,
@@ -154,6 +155,23 @@ def test_a_slow_subscriber_loses_its_own_messages_and_is_told_of_once(
     assert a.deliveries.figures([]) == [{"topic": "t", "delivered": 0, "dropped": 3}]
     assert b.deliveries.figures([]) == [{"topic": "t", "delivered": 3, "dropped": 0}]
     assert [event.kind for event in events.feed.recent(lambda event: True)] == ["bus-dropping"]
+
+
+def test_what_a_worker_has_lost_from_its_own_queue_counts_as_dropped_and_is_told_of_once(
+    bus: Bus, a: Subscriber, events: Events
+) -> None:
+    bus.subscribe(a, ["t"])
+    for _ in range(5):
+        bus.publish("f", {"topic": "t"}, b"")
+    bus.handle(a, MessagesDropped(topic="t", count=2))
+    bus.handle(a, MessagesDropped(topic="t", count=1))
+    bus.handle(a, MessagesDropped(topic="t", count=0))
+    bus.handle(a, MessagesDropped(topic="never delivered", count=7))
+    assert a.deliveries.figures([]) == [{"topic": "t", "delivered": 2, "dropped": 3}]
+    assert bus.dropped == 3
+    assert [event.kind for event in events.feed.recent(lambda event: True)] == ["bus-dropping"]
+    bus.handle(a, MessagesDropped(topic="t", count=9))
+    assert a.deliveries.figures([]) == [{"topic": "t", "delivered": 0, "dropped": 12}], "never less than nothing"
 
 
 def test_ticks_come_until_they_are_stopped(bus: Bus, a: Subscriber, until: Any) -> None:
