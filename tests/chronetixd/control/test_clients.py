@@ -113,7 +113,7 @@ def test_an_unknown_verb_gets_the_nearest_name(one_peer: Any) -> None:
         ("events", {"tail": 1 << 63}, "tail", "<="),
         ("stop", {"flow": "f", "timeout_ns": -1}, "timeout_ns", ">= 0"),
         ("submit", {"flow": []}, "flow", "object"),
-        ("list", {"all": True}, "all", "no such argument"),
+        ("list", {"every": True}, "every", "no such argument"),
     ],
 )
 def test_a_wrong_argument_is_named(verb: str, args: dict[str, Any], argument: str, words: str, one_peer: Any) -> None:
