@@ -16,6 +16,11 @@ def settle(control: int, out: int, err: int, parent: int, name: str) -> int:
     ``name`` (the kernel keeps 15 bytes) for ps and top. Raises OSError.
     """
 
+def hang_on(parent: int) -> None:
+    """SIGKILL when ``parent`` ends (if it has already: exit code 70 at once), once more after this process has become
+    another user's: the kernel forgets it then. And what is below ``/proc/self`` is the process's own. Raises OSError.
+    """
+
 def outlive_parent() -> None:
     """The end of its parent does not end this process any more: undoes that part of :func:`settle`. Raises OSError."""
 

@@ -115,6 +115,20 @@ static PyObject *clone_settle(PyObject *self, PyObject *args)
     return PyLong_FromLong(3);
 }
 
+/* Becoming another user clears both; the kernel means to protect programs that have privileges, which this one has lost. */
+static PyObject *clone_hang_on(PyObject *self, PyObject *args)
+{
+    (void)self;
+    long parent;
+    if (!PyArg_ParseTuple(args, "l:hang_on", &parent))
+        return NULL;
+    if (prctl(PR_SET_PDEATHSIG, (unsigned long)SIGKILL, 0, 0, 0) != 0 || prctl(PR_SET_DUMPABLE, 1ul, 0, 0, 0) != 0)
+        return PyErr_SetFromErrno(PyExc_OSError);
+    if (getppid() != (pid_t)parent)
+        _exit(70); /* it ended before we hung on it */
+    Py_RETURN_NONE;
+}
+
 static PyObject *clone_outlive_parent(PyObject *self, PyObject *ignored)
 {
     (void)self;
@@ -334,6 +348,7 @@ static PyMethodDef methods[] = {
     {"fork", clone_fork, METH_VARARGS, "fork(as_sibling=True, cgroup=-1) -> (pid, pidfd) in the caller, (0, -1) in the new process."},
     {"settle", clone_settle, METH_VARARGS,
      "settle(control, out, err, parent, name) -> 3: what a new process does first; see _clone.pyi."},
+    {"hang_on", clone_hang_on, METH_VARARGS, "hang_on(parent): as settle, after becoming another user; see _clone.pyi."},
     {"outlive_parent", clone_outlive_parent, METH_NOARGS, "outlive_parent(): the parent's end is no end of this process."},
     {"limit_data", clone_limit_data, METH_VARARGS,
      "limit_data(more, from_now=True): bytes of private memory that this process may have beyond what it has now."},

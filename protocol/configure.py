@@ -52,6 +52,9 @@ def unsupported(flow: Flow) -> tuple[list[Problem], list[Problem]]:
             for field in ("align_to", "start_at", "jitter_pct"):
                 if getattr(timer.schedule, field):
                     warnings.append(Problem(f"{path}.{field}", "is kept but has no effect in this version"))
+        if manifest.user and flow.on_daemon_loss == "survive":
+            text = "a process of another user than the daemon's cannot reattach to the next daemon"
+            problems.append(Problem(f"manifests[{index}].user", text, "leave it out, or set on_daemon_loss to stop"))
         for at, subscription in enumerate(manifest.bus_subscriptions):
             path = f"manifests[{index}].bus_subscriptions[{at}]"
             if "*" in subscription.pattern:

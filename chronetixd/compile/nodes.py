@@ -25,7 +25,7 @@ from chronetixd.compile.tree import Node
 
 LONG_FIELDS = ("id", "origin", "category", "plugin", "io", "qos", "bindings", "bus", "params", "role", "version")
 SHORT_FIELDS = ("id", "kind", "impl_kind", "entry", "qos", "priority", "deadline_ns")
-ALSO_KNOWN = ("features", "annotations", "resource_claims", "name", "restart", "liveness", "env", "cwd")
+ALSO_KNOWN = ("features", "annotations", "resource_claims", "name", "restart", "liveness", "env", "cwd", "user")
 QOS_FIELDS = (
     "deadline_ns", "priority", "qos", "retry", "max_inflight", "credit_high", "credit_low"
 )  # fmt: skip

@@ -26,7 +26,7 @@ from chronetix.protocol.descriptors import MAX_WAITING
 from chronetix.protocol.errors import ChronetixError, error
 from chronetix.protocol.framing import Encoding, Work, encode
 from chronetixd.control import verbs
-from chronetixd.core.access import Peer, Right
+from chronetixd.core.access import Asker, Peer, Right
 from chronetixd.core.quota import QuotaGate
 from chronetixd.flows.recovery import ReattachRequest
 from chronetixd.loop import shares
@@ -429,6 +429,7 @@ class _Items:
         self._id = id
         self.descriptors = descriptors
         self.pid = client.peer.pid
+        self.asker = Asker(client.peer.uid, client.right)
         self.goes_on = {}
 
     def __call__(self, value: Any) -> bool:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
+from typing import NamedTuple
 
 
 class Right(IntEnum):
@@ -39,6 +40,13 @@ class Peer:
     """All groups of the process, the primary one included."""
     program: str = ""
     """The name of the program, for display only: the kernel does not vouch for it."""
+
+
+class Asker(NamedTuple):
+    """Who asks for a flow: the user of the client's process, and the right that it has."""
+
+    uid: int
+    right: Right
 
 
 @dataclass(frozen=True, slots=True)

@@ -155,9 +155,9 @@ def _nodes(
     yield from (Difference(name, "removed") for name in before if name not in after)
 
 
-def _surroundings(manifest: Manifest) -> tuple[Mapping[str, str], str]:
+def _surroundings(manifest: Manifest) -> tuple[Mapping[str, str], str, str]:
     """Return what a process has from its birth and is not told."""
-    return manifest.env, manifest.cwd
+    return manifest.env, manifest.cwd, manifest.user
 
 
 def _edited(old: Mapping[str, str] | None, new: Mapping[str, str] | None) -> Iterator[FieldChange]:

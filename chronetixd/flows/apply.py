@@ -17,6 +17,7 @@ from chronetix.protocol.errors import ChronetixError, error
 from chronetix.protocol.messages import HANDOVER
 from chronetix.protocol.nearest import nearest
 from chronetixd.core import rollout as core
+from chronetixd.core.access import Asker
 from chronetixd.core.change import Change, compare, described, refusals
 from chronetixd.core.flow_messages import FlowState
 from chronetixd.flows.code import Code, changed_files, loaded_by
@@ -60,14 +61,18 @@ class Rollouts:
         ready_ns: int | None = None,
         wanted: Code | None = None,
         anew: Collection[str] = (),
+        asker: Asker | None = None,
     ) -> Applied:
         """Begin to make the flow that runs under ``name`` the flow that ``raw`` describes, with the plugins' code as it
         is now. ``wanted``: the code that the flow is to have; then only nodes whose code was another one are replaced
         for that reason, and ``code-changed`` is raised when a new worker would load other code, except for nodes in
-        ``anew``. Raises ChronetixError ``flow-invalid``, ``flow-not-found``, ``flow-not-running``,
-        ``rollout-under-way``, ``change-refused``, ``code-changed``, ``node-not-found``, ``bad-argument``,
-        ``journal-unusable`` or ``daemon-stopping``, and then nothing has changed."""
+        ``anew``. ``asker``: as for a submission. Raises ChronetixError ``flow-invalid``, ``not-allowed``,
+        ``user-not-possible``, ``flow-not-found``, ``flow-not-running``, ``rollout-under-way``, ``change-refused``,
+        ``code-changed``, ``node-not-found``, ``bad-argument``, ``journal-unusable`` or ``daemon-stopping``, and then
+        nothing has changed."""
         checked = await self._flows.validate(raw, bindings, base_dir)
+        if checked.flow is not None and asker is not None:
+            await self._flows.check_users(checked.flow, asker)
         present = await self._flows.code(checked.flow, base_dir) if checked.flow is not None else {}
         if self._flows.stopping:
             raise error("daemon-stopping")
@@ -135,7 +140,14 @@ class Rollouts:
         run.roll_out(rollout)
         return rollout
 
-    async def undo(self, name: str, to: int | None, ready_ns: int | None, present_code: bool = False) -> Applied:
+    async def undo(
+        self,
+        name: str,
+        to: int | None,
+        ready_ns: int | None,
+        present_code: bool = False,
+        asker: Asker | None = None,
+    ) -> Applied:
         """Roll back a roll-out that has not been committed. Otherwise begin to go back to the revision ``to``, by
         default the one before the present one. The files of the plugins have to be as they were then, except with
         ``present_code``. Raises ChronetixError ``revision-not-found``, and all errors of :meth:`apply`."""
@@ -148,7 +160,9 @@ class Rollouts:
             raise error("revision-not-found", flow=run.name, number=to or "before the present one")
         raw = cbor.loads(back.contract)
         wanted = None if present_code else back.code
-        return await self.apply(raw, run.name, back.bindings, back.base_dir, ready_ns=ready_ns, wanted=wanted)
+        return await self.apply(
+            raw, run.name, back.bindings, back.base_dir, ready_ns=ready_ns, wanted=wanted, asker=asker
+        )
 
     async def renew(self, name: str, nodes: Collection[str], ready_ns: int | None) -> Applied:
         """Begin to replace the workers of ``nodes`` by new ones of the same flow, which load the code as it is now.

@@ -11,6 +11,7 @@ import importlib
 import importlib.machinery
 import importlib.util
 import os
+import pwd
 import re
 import stat
 import sys
@@ -18,7 +19,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from chronetix.protocol.contract import Flow, Manifest, Problem
+from chronetix.protocol.errors import error
 from chronetix.protocol.nearest import did_you_mean
+from chronetixd.core.access import Asker, Right
 
 BUILTIN = "builtin://"
 PYTHON = "python://"
@@ -58,7 +61,34 @@ def artifact_problems(flow: Flow, base_dir: str) -> list[Problem]:
         if manifest.cwd and (wrong := _folder_problem(manifest, base_dir)):
             text = f"{wrong[0]} (node {manifest.node})"
             found.append(Problem(f"manifests[{index}].cwd", text, wrong[1]))
+        if manifest.user and user_id(manifest.user) is None:
+            text = f"this machine has no user {manifest.user} (node {manifest.node})"
+            found.append(Problem(f"manifests[{index}].user", text, "make the user, or correct the name"))
     return found
+
+
+def user_id(user: str) -> int | None:
+    """Return the number of the user of this name or number; None if there is none."""
+    try:
+        return (pwd.getpwuid(int(user)) if user.isdecimal() else pwd.getpwnam(user)).pw_uid
+    except (KeyError, OverflowError):
+        return None
+
+
+def check_users(flow: Flow, asker: Asker) -> None:
+    """Check whether ``asker`` may have nodes run as the users that ``flow`` names, and whether this daemon can. Raises
+    ChronetixError ``not-allowed``, ``user-not-possible``."""
+    own = os.geteuid()
+    for manifest in flow.manifests:
+        wanted = user_id(manifest.user) if manifest.user else own
+        if wanted == own and not manifest.user:
+            continue
+        what = f"run node {manifest.node} as user {manifest.user}"
+        if asker.right < Right.ADMIN and wanted != asker.uid:
+            raise error("not-allowed", uid=asker.uid, what=what, right=str(Right.ADMIN))
+        if own not in (0, wanted):
+            reason = f"the daemon itself runs as user {own}"
+            raise error("user-not-possible", node=manifest.node, user=manifest.user, reason=reason)
 
 
 def folder(manifest: Manifest, base_dir: str) -> str:

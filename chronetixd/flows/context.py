@@ -48,13 +48,14 @@ class Services:
     """Returns the age in seconds at which a held frame is warned of, for flows that are submitted from now on."""
 
     def start(self, worker: WorkerProcess, plan: NodePlan, base_dir: str) -> None:
-        """Give ``worker`` a process: a warm one from the pool if there is one and the node needs no program of its own,
-        else a new one. Raises OSError, and then the worker has no process."""
+        """Give ``worker`` a process: a warm one from the pool if there is one and the node needs neither a program nor
+        a user of its own, else a new one. Raises OSError, and then the worker has no process."""
         env = {**plan.manifest.env, "CHRONETIX_FLOW": worker.flow, "CHRONETIX_NODE": worker.node}
         cwd = folder(plan.manifest, base_dir)
-        spare = None if plan.argv else self.spares.take()
+        user = plan.manifest.user
+        spare = None if plan.argv or user else self.spares.take()
         if spare is None:
-            worker.spawn(self.launcher, plan.argv, env, cwd)
+            worker.spawn(self.launcher, plan.argv, env, cwd, user)
             return
         try:
             worker.adopt(spare, env, cwd)

@@ -18,9 +18,11 @@ from chronetix.protocol.contract import Flow, Problem, Validation, parse_flow
 from chronetix.protocol.contract.reading import unfit_flow_name
 from chronetix.protocol.errors import ChronetixError, error
 from chronetix.protocol.nearest import nearest
+from chronetixd.core.access import Asker
 from chronetixd.core.change import Digests
 from chronetixd.core.flow_messages import ENDED, FlowState, Limits, StopMode
 from chronetixd.core.packed import Key
+from chronetixd.flows.artifacts import check_users
 from chronetixd.flows.code import Code, by_node, code_of
 from chronetixd.flows.context import Services
 from chronetixd.flows.pack import PackedRun, packed_run, unpack_run
@@ -116,11 +118,18 @@ class Flows:
         return {pid for run in self._runs.values() for pid in run.pids}
 
     async def submit(
-        self, raw: Mapping[str, Any], name: str | None, bindings: Mapping[str, str], base_dir: str
+        self,
+        raw: Mapping[str, Any],
+        name: str | None,
+        bindings: Mapping[str, str],
+        base_dir: str,
+        asker: Asker | None = None,
     ) -> tuple[FlowRun, list[Problem]]:
-        """Start a flow once the journal has recorded it; returns it with its warnings. Raises ChronetixError
-        ``flow-invalid``, ``flow-exists``, ``journal-unusable`` or ``daemon-stopping``, and then nothing was started or
-        listed. A caller that is cancelled while the disk is written has submitted the flow."""
+        """Start a flow once the journal has recorded it; returns it with its warnings. ``asker``: who has to be allowed
+        to have its nodes run as the users that it names; None for a flow that was accepted before. Raises
+        ChronetixError ``flow-invalid``, ``not-allowed``, ``user-not-possible``, ``flow-exists``, ``journal-unusable``
+        or ``daemon-stopping``, and then nothing was started or listed. A caller that is cancelled while the disk is
+        written has submitted the flow."""
         check_name("submit", name)
         checked = await self.validate(raw, bindings, base_dir)
         if self.stopping:
@@ -128,6 +137,8 @@ class Flows:
         if checked.flow is None or checked.problems:
             shown = name or raw.get("name") or "without a name"
             raise invalid(str(shown), checked.problems)
+        if asker is not None:
+            await self.check_users(checked.flow, asker)
         chosen = name or checked.flow.name or self._free_name()
         earlier = self._runs.get(chosen)
         if earlier is not None and not earlier.machine.ended:
@@ -185,6 +196,11 @@ class Flows:
     async def validate(self, raw: Mapping[str, Any], bindings: Mapping[str, str], base_dir: str) -> Validation:
         """Check a contract in a thread of its own, as flows may be large and files anywhere. See :func:`validate`."""
         return await self._services.checks.ask(lambda: validate(raw, bindings, base_dir))
+
+    async def check_users(self, flow: Flow, asker: Asker) -> None:
+        """Check in a thread of its own whether ``asker`` may have ``flow``. See :func:`check_users`."""
+        if any(manifest.user for manifest in flow.manifests):
+            await self._services.checks.ask(lambda: check_users(flow, asker))
 
     async def code(self, flow: Flow, base_dir: str) -> Code:
         """Return the digests of the code of ``flow`` as it is now, found in a thread of its own."""

@@ -82,6 +82,8 @@ class Request:
     on_lost: Callable[[str], None]
     """The launcher died before it had answered. A worker that it may have forked is ended; asking again is allowed."""
     spare: bool = False
+    user: str = ""
+    """Whose the process is to be; empty for the daemon's user."""
     group: int = -1
     data_limit: int = 0
 
@@ -207,6 +209,7 @@ class Launcher:
             argv=list(request.argv),
             env=dict(request.env),
             cwd=request.cwd,
+            user=request.user,
             spare=request.spare,
             cgroup=request.group >= 0,
             data_limit=request.data_limit,

@@ -149,7 +149,7 @@ class WorkerProcess:
         """Characters and records that it has logged too fast, and that nobody was told of."""
         self._unlogged_told = 0
 
-    def spawn(self, launcher: Launcher, argv: Sequence[str], env: Mapping[str, str], cwd: str) -> None:
+    def spawn(self, launcher: Launcher, argv: Sequence[str], env: Mapping[str, str], cwd: str, user: str = "") -> None:
         """Ask ``launcher`` for it. Raises OSError when descriptors or control groups have run out, or the kernel
         refuses the limits; nothing is left then."""
         streams, (control, stdout, stderr) = open_streams()
@@ -162,12 +162,13 @@ class WorkerProcess:
             raise
         self._connect(streams)
         self.to_come = True
-        self._again = partial(self.spawn, launcher, argv, env, cwd)
+        self._again = partial(self.spawn, launcher, argv, env, cwd, user)
         request = Request(
             name=self.node,
             argv=argv,
             env=env,
             cwd=cwd,
+            user=user,
             control=control,
             stdout=stdout,
             stderr=stderr,

@@ -71,6 +71,7 @@ def read_flow(source: str | int, bindings: Mapping[str, str], base_dir: str = ""
         refused, without_effect = unsupported(validation.flow)
         problems += refused + _needs_processes(validation.flow) + _differ(validation.flow)
         warnings += without_effect
+        warnings += _without_users(validation.flow)
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
     if validation.flow is None or problems:
@@ -113,6 +114,11 @@ def _differ(flow: Flow) -> list[Problem]:
                 text = f"node {others[0]} has another value than node {manifest.node}, and one process has one"
                 problems.append(Problem(f"manifests[{at}].env.{name}", text, cure))
     return problems
+
+
+def _without_users(flow: Flow) -> list[Problem]:
+    text = "has no effect in one process, which is yours"
+    return [Problem(f"manifests[{at}].user", text) for at, each in enumerate(flow.manifests) if each.user]
 
 
 def _enter(flow: Flow, base_dir: str) -> None:

@@ -21,13 +21,16 @@ import errno
 import gc
 import importlib
 import os
+import pwd
 import select
 import shutil
 import signal
 import socket
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
+
+import msgspec
 
 from chronetix.nodeworker import _clone
 from chronetix.nodeworker.engine import ending
@@ -119,7 +122,7 @@ class Launcher:
     def _spawn(self, spawn: Spawn, descriptors: list[int]) -> tuple[Spawned | SpawnFailed, list[int]]:
         """The answer, with the pidfd that goes with it."""
         try:
-            program = _program(spawn)
+            program, identity = _program(spawn), _identity(spawn.user)
             pid, pidfd = _clone.fork(True, descriptors[3] if spawn.cgroup else -1)
         except OSError as reason:
             _close(descriptors)
@@ -127,7 +130,7 @@ class Launcher:
             return SpawnFailed(id=spawn.id, errno=reason.errno or 0, message=text), []
         if pid == 0:
             self._sock.detach()
-            _become(spawn, program, descriptors, self._daemon)
+            _become(spawn, program, identity, descriptors, self._daemon)
         _close(descriptors)
         return Spawned(id=spawn.id, pid=pid), [pidfd]
 
@@ -157,7 +160,39 @@ def _program(spawn: Spawn) -> str:
     raise FileNotFoundError(2, "no such program", path)
 
 
-def _become(spawn: Spawn, program: str, descriptors: Sequence[int], daemon: int) -> NoReturn:
+class Identity(NamedTuple):
+    """A user that a process becomes."""
+
+    uid: int
+    gid: int
+    groups: list[int]
+    env: dict[str, str]
+
+    def assume(self, parent: int) -> None:
+        """Become this user for good. Raises OSError."""
+        os.setgroups(self.groups)
+        os.setresgid(self.gid, self.gid, self.gid)
+        os.setresuid(self.uid, self.uid, self.uid)
+        _clone.hang_on(parent)
+
+
+def _identity(user: str) -> Identity | None:
+    """Who ``user`` is, None if that is this process's own user. Raises FileNotFoundError, PermissionError."""
+    if not user:
+        return None
+    try:
+        found = pwd.getpwuid(int(user)) if user.isdecimal() else pwd.getpwnam(user)
+    except (KeyError, OverflowError):
+        raise FileNotFoundError(2, "no such user", user) from None
+    if found.pw_uid == os.geteuid():
+        return None
+    if os.geteuid() != 0:
+        raise PermissionError(1, "only a daemon of root runs nodes as other users", user)
+    env = {"HOME": found.pw_dir, "USER": found.pw_name, "LOGNAME": found.pw_name}
+    return Identity(found.pw_uid, found.pw_gid, os.getgrouplist(found.pw_name, found.pw_gid), env)
+
+
+def _become(spawn: Spawn, program: str, identity: Identity | None, descriptors: Sequence[int], daemon: int) -> NoReturn:
     """The new process: from the launcher's copy to a worker. Never returns; a worker that has come to its end leaves by
     SystemExit, through all that the launcher was doing."""
     try:
@@ -166,6 +201,9 @@ def _become(spawn: Spawn, program: str, descriptors: Sequence[int], daemon: int)
         sock = socket.socket(fileno=_clone.settle(control, out, err, daemon, spawn.name))
         if spawn.data_limit:
             _clone.limit_data(spawn.data_limit, not program)
+        if identity is not None:
+            identity.assume(daemon)
+            spawn = msgspec.structs.replace(spawn, env={**identity.env, **spawn.env})
         if program:
             _execute(spawn, program, sock)
         else:

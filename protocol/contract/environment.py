@@ -1,4 +1,4 @@
-"""Reads in which surroundings a node's process runs: environment variables and folder."""
+"""Reads in which surroundings a node's process runs: environment variables, folder and user."""
 
 from __future__ import annotations
 
@@ -49,6 +49,18 @@ def read_cwd(parent: Fields) -> str:
         parent.notes.problem(parent.at("cwd"), "holds a zero character")
         return ""
     return cwd
+
+
+def read_user(parent: Fields) -> str:
+    """Return the user whose the node's process is, a name or a number; empty for the daemon's."""
+    value = parent.get("user")
+    if type(value) is int and value >= 0:
+        return str(value)
+    user = parent.text("user")
+    if user and (not user.isprintable() or ":" in user or "/" in user or user != user.strip()):
+        parent.notes.problem(parent.at("user"), f"{quote(user)} is no name of a user", "give a login name or a number")
+        return ""
+    return user
 
 
 def _value(fields: Fields, name: str) -> str | None:

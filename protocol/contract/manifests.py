@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from chronetix.protocol.contract.environment import read_cwd, read_env
+from chronetix.protocol.contract.environment import read_cwd, read_env, read_user
 from chronetix.protocol.contract.reading import Fields, quote
 from chronetix.protocol.contract.supervision import read_liveness, read_restart
 from chronetix.protocol.contract.types import (
@@ -63,6 +63,7 @@ def read_manifest(fields: Fields) -> Manifest:
         annotations=fields.free_map("annotations"),
         env=read_env(fields, artifact),
         cwd=read_cwd(fields),
+        user=read_user(fields),
         raw=fields.raw,
     )
     fields.done()

@@ -195,7 +195,8 @@ class Publication:
 @dataclass(frozen=True, slots=True)
 class Manifest:
     """One node. ``node`` is its id in this flow, unique; the free maps are handed to the plugin as they are. ``env``
-    and ``cwd`` are variables and the folder of its process; an empty ``cwd`` is the flow's folder."""
+    and ``cwd`` are variables and the folder of its process, ``user`` whose it is; an empty ``cwd`` is the flow's
+    folder, an empty ``user`` the daemon's."""
 
     node: str
     plugin_id: str
@@ -217,6 +218,7 @@ class Manifest:
     annotations: Mapping[str, Any]
     env: Mapping[str, str]
     cwd: str
+    user: str
     raw: Mapping[str, Any]
 
 

@@ -11,7 +11,8 @@ class Spawn(Message, tag="spawn", frozen=True):
 
     With empty ``argv`` the worker is a warm fork that runs Python; else the program ``argv`` is executed. A ``spare``
     worker sends its hello and then waits for :class:`Assign`. ``data_limit``: how many bytes of private memory the
-    worker may add to those that it is born with (RLIMIT_DATA), 0 for no limit.
+    worker may add to those that it is born with (RLIMIT_DATA), 0 for no limit. ``user``: name or number of the user
+    whose process the worker becomes, with that user's groups; empty for the launcher's own.
     """
 
     id: Count
@@ -22,6 +23,7 @@ class Spawn(Message, tag="spawn", frozen=True):
     spare: bool = False
     cgroup: bool = False
     data_limit: Count = 0
+    user: str = ""
 
     @property
     def descriptors(self) -> int:

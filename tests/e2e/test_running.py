@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 from pathlib import Path
 from typing import Any
@@ -202,3 +203,14 @@ def test_a_folder_that_cannot_be_used_is_refused_at_submit(cwd: str, says: str, 
         submit([node], [])
     (problem,) = refused.value.details["problems"]
     assert "manifests[0].cwd" in str(problem)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only a daemon of root has nodes of other users")
+def test_a_node_runs_as_its_user_and_its_frames_arrive(submit: Any, client: Any) -> None:
+    nodes = [
+        submit.node("numbers", "pipeline:numbers", params={"count": 2000}, user="nobody"),
+        submit.node("check", "pipeline:Check"),
+    ]
+    flow = submit(nodes, [submit.edge("numbers", "check")], name="users")
+    assert flow["state"] == "stopped"
+    assert result_of(client, "users", "check") == {"seen": 2000, "faults": []}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import pwd
 import socket
 import sys
 from pathlib import Path
@@ -169,3 +170,45 @@ def test_a_missing_interpreter_is_not_called_a_missing_program(
     told = launcher._refusal(FileNotFoundError(errno.ENOENT, "No such file or directory", str(program)))
     assert says in told
     assert str(program) in told
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root starts processes as other users")
+class TestAnotherUser:
+    NOBODY = pwd.getpwnam("nobody")
+
+    def test_is_that_of_a_program_with_its_groups_and_home(self, launcher, pipe, reap):
+        show = 'id -u; id -ru; id -g; id -G; echo "$HOME $USER $LOGNAME $X"; cat /proc/self/status'
+        control, _, (pidfd,) = spawn(launcher, pipe, argv=["/bin/sh", "-c", show], env={"X": "x"}, user="nobody")
+        with control:
+            uid, real, gid, groups, variables, *status = read_all(pipe[0]).splitlines()
+            assert reap(pidfd) == 0
+        user = self.NOBODY
+        assert (uid, real, gid) == (str(user.pw_uid), str(user.pw_uid), str(user.pw_gid))
+        assert set(map(int, groups.split())) == set(os.getgrouplist("nobody", user.pw_gid))
+        assert variables == f"{user.pw_dir} nobody nobody x"
+        assert {line.split()[1] for line in status if line.startswith(("CapPrm", "CapEff"))} == {"0" * 16}
+
+    def test_is_that_of_a_warm_fork(self, launcher, pipe, reap):
+        control, answer, (pidfd,) = spawn(launcher, pipe, user=str(self.NOBODY.pw_uid), env={"HOME": "/own"})
+        control.settimeout(60)
+        (hello,) = Decoder(WorkerMessage).feed(control.recv(4096))
+        status = Path(f"/proc/{answer.pid}/status").read_text()
+        assert hello.pid == answer.pid
+        assert f"Uid:\t{self.NOBODY.pw_uid}\t{self.NOBODY.pw_uid}" in status
+        assert os.stat(f"/proc/{answer.pid}/comm").st_uid == self.NOBODY.pw_uid, "it can be looked at by its user"
+        control.close()
+        assert reap(pidfd) == 70
+
+    @pytest.mark.parametrize("user", ["no-such-user", "4000000000"])
+    def test_that_is_not_there_is_told_before_anything_is_forked(self, launcher, pipe, user):
+        control, answer, descriptors = spawn(launcher, pipe, argv=["/bin/true"], user=user)
+        with control:
+            assert isinstance(answer, SpawnFailed)
+            assert not descriptors
+            assert answer.message == f"no such user: {user}"
+
+    def test_that_is_the_launchers_own_changes_nothing(self, launcher, pipe, reap):
+        control, _, (pidfd,) = spawn(launcher, pipe, argv=["/usr/bin/id", "-u"], user="root")
+        with control:
+            assert read_all(pipe[0]) == "0\n"
+            assert reap(pidfd) == 0

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from chronetix.protocol.configure import unsupported
 from chronetix.protocol.contract import parse_flow
 from chronetix.protocol.contract.environment import MAX_ENVIRONMENT
 
@@ -76,3 +77,25 @@ def test_a_folder_is_text_without_zero_characters() -> None:
 def test_a_misspelt_field_is_noticed() -> None:
     (warning,) = parsed(envs={"A": "1"}).warnings
     assert "env" in str(warning)
+
+
+@pytest.mark.parametrize(
+    ("given", "user"), [("alice", "alice"), (1000, "1000"), ("1000", "1000"), (None, ""), ("", "")]
+)
+def test_a_user_is_a_name_or_a_number(given: Any, user: str) -> None:
+    assert parsed(user=given).flow.manifests[0].user == user
+
+
+@pytest.mark.parametrize("given", [-1, True, ["x"], "a:b", "../x", " a", "a\n", "a\0b"])
+def test_what_cannot_be_a_user_is_refused(given: Any) -> None:
+    (problem,) = parsed(user=given).problems
+    assert problem.path == "manifests[0].user"
+
+
+def test_a_process_of_another_user_does_not_survive_the_daemon() -> None:
+    manifest = {"node_id": "n", "plugin_id": "n", "version": "1", "artifact": PYTHON, "user": "alice"}
+    flow = parse_flow({"manifests": [manifest], "routes": [], "schemas": [], "on_daemon_loss": "survive"}).flow
+    assert flow is not None
+    (problem,) = unsupported(flow)[0]
+    assert problem.path == "manifests[0].user"
+    assert "cannot reattach" in problem.message

@@ -12,7 +12,7 @@ from msgspec import Meta
 
 from chronetixd.bus.event_bus import Bus
 from chronetixd.control.views import Ask
-from chronetixd.core.access import Right
+from chronetixd.core.access import Asker, Right
 from chronetixd.flows.apply import Rollouts
 from chronetixd.flows.registry import Flows
 from chronetixd.loop.aside import Aside
@@ -38,6 +38,9 @@ class Emit(Protocol):
 
     pid: int
     """The client's process id, as the kernel reports it."""
+
+    asker: Asker
+    """The client's user and right."""
 
     goes_on: dict[str, Any]
     """Arguments with which the client can repeat the call to go on where it was, if an upgrade cuts the call off."""

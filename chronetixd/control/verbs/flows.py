@@ -60,7 +60,7 @@ class StopArgs(Args, frozen=True):
 
 
 async def _submit(context: Context, args: SubmitArgs, emit: Emit) -> Any:
-    run, warnings = await context.flows.submit(args.flow, args.name, args.bindings, args.base_dir)
+    run, warnings = await context.flows.submit(args.flow, args.name, args.bindings, args.base_dir, emit.asker)
     if args.wait != "accepted":
         wanted = runs if args.wait == "running" else FlowRun.has_ended
         await wait(run, wanted, args.timeout_ns, f"flow {run.name} {args.wait}", emit)

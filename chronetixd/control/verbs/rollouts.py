@@ -58,7 +58,7 @@ async def _apply(context: Context, args: ApplyArgs, emit: Emit) -> Any:
     _check_ready("apply", args.ready_ns)
     check_name("apply", args.name)
     applied = await context.rollouts.apply(
-        args.flow, args.name, args.bindings, args.base_dir, args.replace, args.ready_ns
+        args.flow, args.name, args.bindings, args.base_dir, args.replace, args.ready_ns, asker=emit.asker
     )
     return await _rolled_out(applied, args.wait, emit)
 
@@ -66,7 +66,7 @@ async def _apply(context: Context, args: ApplyArgs, emit: Emit) -> Any:
 async def _undo(context: Context, args: UndoArgs, emit: Emit) -> Any:
     _check_ready("undo", args.ready_ns)
     return await _rolled_out(
-        await context.rollouts.undo(args.flow, args.to, args.ready_ns, args.present_code), args.wait, emit
+        await context.rollouts.undo(args.flow, args.to, args.ready_ns, args.present_code, emit.asker), args.wait, emit
     )
 
 

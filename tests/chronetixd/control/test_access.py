@@ -110,6 +110,19 @@ class TestThreeUsersAndEveryVerb:
         with guarded.connect() as root:
             assert root.call("list") == {"flows": []}
 
+    def test_an_operator_has_no_nodes_of_other_users(self, guarded: Any, connect_as: As, scripted: Any) -> None:
+        flow = scripted("good")
+        other = {**flow, "manifests": [{**each, "user": "nobody"} for each in flow["manifests"]]}
+        operator = connect_as(guarded, OPERATOR).greet()
+        failure = operator.refused("submit", flow=other, name="f")
+        assert failure.name == "not-allowed"
+        assert f"user {OPERATOR} may not run node n0 as user nobody: that takes the right to admin" in failure.message
+        assert operator.call("list") == {"flows": []}
+        operator.call("submit", flow=flow, name="f", wait="running")
+        assert operator.refused("apply", flow=other, name="f").name == "not-allowed"
+        with guarded.connect() as root:
+            assert "nobody" in str(root.call("diff", flow=other, name="f"))
+
     def test_the_audit_log_tells_of_it(self, guarded: Any, connect_as: As) -> None:
         connect_as(guarded, STRANGER).receive()
         connect_as(guarded, READER).greet().refused("stop", flow="f")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pwd
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,9 @@ import pytest
 
 from chronetix.nodeworker.builtins import BUILTINS as OFFERED
 from chronetix.protocol.contract import Flow, parse_flow
-from chronetixd.flows.artifacts import BUILTINS, artifact_problems
+from chronetix.protocol.errors import ChronetixError
+from chronetixd.core.access import Asker, Right
+from chronetixd.flows.artifacts import BUILTINS, artifact_problems, check_users
 from chronetixd.flows.plan import make_plan
 from chronetixd.flows.validation import unsupported
 
@@ -156,3 +160,42 @@ def test_a_path_that_cannot_even_be_looked_at_is_a_problem_of_the_flow(uri: str,
     (problem,) = artifact_problems(flow("Python" if "python" in uri else "Process", uri), str(base))
     assert problem.path == "manifests[0].artifact.uri"
     assert "too long" in problem.message
+
+
+NOBODY = pwd.getpwnam("nobody").pw_uid
+
+
+def as_user(user: str) -> Any:
+    manifest: dict[str, Any] = {"node_id": "n", "plugin_id": "n", "version": "1", "user": user}
+    manifest["artifact"] = {"kind": "Process", "uri": "file:///bin/true"}
+    return parse_flow({"manifests": [manifest], "routes": [], "schemas": []}).flow
+
+
+def test_a_user_that_is_not_there_is_a_problem() -> None:
+    (problem,) = artifact_problems(as_user("no-such-user"), "")
+    assert (problem.path, problem.message) == ("manifests[0].user", "this machine has no user no-such-user (node n)")
+    assert artifact_problems(as_user("nobody"), "") == artifact_problems(as_user(str(NOBODY)), "") == []
+
+
+@pytest.mark.parametrize("user", ["nobody", str(NOBODY), "root"])
+def test_only_an_admin_has_nodes_of_other_users(user: str, monkeypatch: Any) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    for right in (Right.NONE, Right.READ, Right.OPERATE):
+        with pytest.raises(ChronetixError, match=f"user 1234 may not run node n as user {user}") as refused:
+            check_users(as_user(user), Asker(1234, right))
+        assert refused.value.name == "not-allowed"
+    check_users(as_user(user), Asker(1234, Right.ADMIN))
+
+
+def test_everybody_may_have_nodes_of_their_own_user_and_of_the_daemons(monkeypatch: Any) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    check_users(as_user("nobody"), Asker(NOBODY, Right.OPERATE))
+    check_users(as_user(""), Asker(1234, Right.OPERATE))
+
+
+def test_a_daemon_that_is_not_roots_has_nodes_of_its_own_user_only(monkeypatch: Any) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: NOBODY)
+    check_users(as_user("nobody"), Asker(0, Right.ADMIN))
+    with pytest.raises(ChronetixError, match=f"the daemon itself runs as user {NOBODY}") as refused:
+        check_users(as_user("root"), Asker(0, Right.ADMIN))
+    assert refused.value.name == "user-not-possible"
