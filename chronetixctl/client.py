@@ -31,10 +31,10 @@ from chronetix.protocol.messages import (
     Failure,
     Hello,
     Item,
-    Message,
     Result,
     ToClient,
     Welcome,
+    WireMessage,
 )
 
 CONNECT_TIMEOUT_S = 5.0
@@ -246,7 +246,7 @@ class Client:
         except (OSError, ChronetixError):
             self.close()
 
-    def _send(self, message: Message, descriptors: Sequence[int] = ()) -> None:
+    def _send(self, message: WireMessage, descriptors: Sequence[int] = ()) -> None:
         limit = {} if self.welcome is None else {"max_frame": self.welcome.max_frame}
         parts = pieces(message, descriptors, **limit)
         self._sock.settimeout(None if self.welcome else CONNECT_TIMEOUT_S)

@@ -20,7 +20,7 @@ from chronetix.protocol.errors import error
 from chronetix.protocol.json_text import json_text
 from chronetix.protocol.messages import MAX_FRAME
 from chronetixctl import exits, output
-from chronetixd.compile import Compiled, CompileError, Problem, compile_text
+from chronetixd.compile import Compiled, CompileError, SourceProblem, compile_text
 
 _CBOR_MAPS = range(0xA0, 0xC0)
 
@@ -34,7 +34,7 @@ class FlowFile:
     source: str
     base_dir: str
     compiled: Compiled | None = None
-    warnings: tuple[Problem, ...] = field(default=())
+    warnings: tuple[SourceProblem, ...] = field(default=())
 
     def where(self, path: str) -> str:
         """Return ``file:line:column`` of a path in the flow; only the file for a flow that has no lines."""
@@ -43,16 +43,16 @@ class FlowFile:
         place = self.compiled.locate(path)
         return f"{self.source}:{place.line}:{place.column}"
 
-    def placed(self, problem: dict[str, Any]) -> Problem:
+    def placed(self, problem: dict[str, Any]) -> SourceProblem:
         """Return a problem that the daemon reports by its path in the flow, at its place in the text."""
         path, suggestion = str(problem.get("path") or ""), str(problem.get("suggestion") or "")
         message = f"{path}: {problem['message']}" if path else str(problem["message"])
         if self.compiled is None:
-            return Problem(self.source, 1, 1, "InvalidField", message, suggestion)
+            return SourceProblem(self.source, 1, 1, "InvalidField", message, suggestion)
         place = self.compiled.locate(path)
-        return Problem(self.source, place.line, place.column, "InvalidField", message, suggestion)
+        return SourceProblem(self.source, place.line, place.column, "InvalidField", message, suggestion)
 
-    def further(self, warnings: Iterable[dict[str, Any]]) -> tuple[Problem, ...]:
+    def further(self, warnings: Iterable[dict[str, Any]]) -> tuple[SourceProblem, ...]:
         """Return those of the daemon's ``warnings`` about this flow that the text's own warnings do not tell yet."""
         told = {(warning.line, warning.suggestion) for warning in self.warnings}
         found = map(self.placed, warnings)
@@ -113,7 +113,7 @@ def load_flow(file: str) -> FlowFile:
     return flow
 
 
-def print_problems(problems: tuple[Problem, ...]) -> None:
+def print_problems(problems: tuple[SourceProblem, ...]) -> None:
     """Print every problem, then how many there are."""
     for problem in problems:
         _print("error", "red", problem)
@@ -121,13 +121,13 @@ def print_problems(problems: tuple[Problem, ...]) -> None:
     output.say(f"{problems[0].file}: {count} problem{'s' if count > 1 else ''}")
 
 
-def print_warnings(warnings: tuple[Problem, ...]) -> None:
+def print_warnings(warnings: tuple[SourceProblem, ...]) -> None:
     """Print every warning."""
     for warning in warnings:
         _print("warning", "yellow", warning)
 
 
-def _print(word: str, colour: str, problem: Problem) -> None:
+def _print(word: str, colour: str, problem: SourceProblem) -> None:
     head = click.style(f"{problem.file}:{problem.line}:{problem.column}:", bold=True)
     output.say(f"{head} {click.style(word, fg=colour)}: {problem.kind}: {output.printable(problem.message)}")
     if problem.suggestion:

@@ -40,7 +40,7 @@ SHOWN = (
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class ServiceStep:
     """One step that was taken or, in a dry run, would be: ``action`` is write, remove or run."""
 
     action: str
@@ -54,7 +54,7 @@ class Steps:
     def __init__(self, scope: Scope, dry: bool) -> None:
         self.scope = scope
         self.dry = dry
-        self.done: list[Step] = []
+        self.done: list[ServiceStep] = []
 
     @property
     def changed(self) -> bool:
@@ -70,18 +70,18 @@ class Steps:
         result = "new" if before is None else "unchanged" if before == text else "changed"
         if result != "unchanged":
             self._take(str(path), lambda: _replace(path, text))
-        self.done.append(Step("write", str(path), result))
+        self.done.append(ServiceStep("write", str(path), result))
 
     def remove(self, path: Path) -> None:
         """Remove ``path`` if it exists. Raises ChronetixError ``file-not-ours`` or ``service-failed``; the file is
         unchanged then."""
         if not path.exists():
-            self.done.append(Step("remove", str(path), "unchanged"))
+            self.done.append(ServiceStep("remove", str(path), "unchanged"))
             return
         if not ours(path):
             raise error("file-not-ours", path=str(path))
         self._take(str(path), path.unlink)
-        self.done.append(Step("remove", str(path), "removed"))
+        self.done.append(ServiceStep("remove", str(path), "removed"))
 
     def run(self, *words: str) -> None:
         """Run a command, unless the scope has a root of its own: that machine is not booted. Raises ChronetixError
@@ -89,7 +89,7 @@ class Steps:
         if self.scope.root != Path("/"):
             return
         self._take(" ".join(words), lambda: _run(words))
-        self.done.append(Step("run", " ".join(words), "would" if self.dry else "done"))
+        self.done.append(ServiceStep("run", " ".join(words), "would" if self.dry else "done"))
 
     def _take(self, what: str, step: Callable[[], object]) -> None:
         if self.dry:

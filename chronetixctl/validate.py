@@ -12,7 +12,7 @@ from chronetixctl import exits, output
 from chronetixctl.app import Session
 from chronetixctl.flowfile import load_flow, print_problems, print_warnings, read_flow
 from chronetixctl.options import bind_option, command, file_argument
-from chronetixd.compile import CompileError, Problem
+from chronetixd.compile import CompileError, SourceProblem
 from chronetixd.flows.validation import problem_maps
 from chronetixd.flows.validation import validate as check
 
@@ -66,7 +66,9 @@ def compile_(session: Session, file: str) -> int:
     return exits.OK
 
 
-def _verdict(problems: tuple[Problem, ...], warnings: tuple[Problem, ...], nodes: int, routes: int) -> dict[str, Any]:
+def _verdict(
+    problems: tuple[SourceProblem, ...], warnings: tuple[SourceProblem, ...], nodes: int, routes: int
+) -> dict[str, Any]:
     return {"valid": not problems, "problems": problems, "warnings": warnings, "nodes": nodes, "routes": routes}
 
 
@@ -83,7 +85,7 @@ def _conclude(session: Session, source: str, verdict: dict[str, Any]) -> int:
     return exits.OK if verdict["valid"] else exits.FAILED
 
 
-def _plain(problem: Problem) -> dict[str, Any]:
+def _plain(problem: SourceProblem) -> dict[str, Any]:
     return {
         "file": problem.file,
         "line": problem.line,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from chronetix.protocol.contract import Flow, Manifest, Problem, Route
-from chronetix.protocol.messages import Configure, Port, Timer
+from chronetix.protocol.messages import Configure, Port, TimerSpec
 
 
 def configure(flow: Flow, name: str, base_dir: str) -> list[Configure]:
@@ -78,7 +78,7 @@ def _node(flow: Flow, manifest: Manifest, name: str, base_dir: str, routes: _Rou
         uri=manifest.artifact.uri,
         inputs=[_port(routes, route, route.source) for route in routes.data_to.get(node, ())],
         outputs=[_port(routes, route, route.target) for route in routes.data_from.get(node, ())],
-        timers=[Timer(id=timer.id, interval_ns=timer.schedule.interval_ns or 0) for timer in manifest.timers],
+        timers=[TimerSpec(id=timer.id, interval_ns=timer.schedule.interval_ns or 0) for timer in manifest.timers],
         subscriptions=list(dict.fromkeys(subscribed)),
         publications=list(dict.fromkeys(published)),
         params=dict(manifest.params),

@@ -20,8 +20,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 from chronetix.protocol.errors import ChronetixError, error
-from chronetix.protocol.framing import Decoder, Work, encode, type_of
-from chronetix.protocol.messages import MAX_FRAME, Message
+from chronetix.protocol.framing import MessageDecoder, Work, encode, type_of
+from chronetix.protocol.messages import MAX_FRAME, WireMessage
 
 MAX_PER_SENDMSG: Final = 253
 """The largest number of descriptors in one sendmsg: SCM_MAX_FD of Linux."""
@@ -33,7 +33,7 @@ open."""
 ANCILLARY_SIZE: Final = socket.CMSG_SPACE(MAX_PER_SENDMSG * array.array("i").itemsize)
 """The size in bytes of the buffer for a recvmsg's ancillary data that holds all descriptors of one sendmsg."""
 
-M = TypeVar("M", bound=Message)
+M = TypeVar("M", bound=WireMessage)
 
 
 class Piece(NamedTuple):
@@ -56,12 +56,12 @@ def received(ancillary: Iterable[tuple[int, int, bytes]]) -> list[int]:
     return found.tolist()
 
 
-def expected(message: Message) -> int:
+def expected(message: WireMessage) -> int:
     """Return how many descriptors are sent with ``message``."""
     return int(getattr(message, "descriptors", 0))
 
 
-def pieces(message: Message, descriptors: Sequence[int] = (), max_frame: int = MAX_FRAME) -> list[Piece]:
+def pieces(message: WireMessage, descriptors: Sequence[int] = (), max_frame: int = MAX_FRAME) -> list[Piece]:
     """Return the pieces of ``message`` for one or more sendmsg calls, in order.
 
     A sendmsg may send only a part of a piece's bytes; the descriptors are sent with the first of them, so the rest is
@@ -100,7 +100,7 @@ class Channel(Generic[M]):
         close_descriptor: Callable[[int], None] = os.close,
         max_waiting: int = MAX_WAITING,
     ) -> None:
-        self._decoder: Decoder[M] = Decoder(union, max_frame)
+        self._decoder: MessageDecoder[M] = MessageDecoder(union, max_frame)
         self._waiting: deque[int] = deque()
         self._close_descriptor = close_descriptor
         self.max_waiting = max_waiting
@@ -143,7 +143,7 @@ class Channel(Generic[M]):
         return self._decoder.waste
 
     def admit(self, admit: Callable[[], bool]) -> None:
-        """Set the function that is asked before a large frame is begun; see :class:`Decoder`."""
+        """Set the function that is asked before a large frame is begun; see :class:`MessageDecoder`."""
         self._decoder.admit = admit
 
     def limit(self, max_frame: int, max_items: int) -> None:
@@ -163,8 +163,8 @@ class Channel(Generic[M]):
         descriptors.
 
         Bytes and descriptors are taken at once. A caller may leave the iterator, and the next one goes on. The iterator
-        raises ProtocolError as :meth:`Decoder.feed` does, and for too few, too many or unexpected descriptors; all
-        waiting descriptors are closed then.
+        raises ProtocolError as :meth:`MessageDecoder.feed` does, and for too few, too many or unexpected descriptors;
+        all waiting descriptors are closed then.
         """
         self._waiting.extend(descriptors)
         if self._broken is not None:

@@ -22,12 +22,12 @@ import msgspec
 
 from chronetix.protocol import cbor
 from chronetix.protocol.errors import ChronetixError, error
-from chronetix.protocol.messages import MAX_FRAME, Item, Message, Result
+from chronetix.protocol.messages import MAX_FRAME, Item, Result, WireMessage
 
 PREFIX: Final = struct.Struct(">I")
 """The length in front of every frame, itself not counted."""
 
-M = TypeVar("M", bound=Message)
+M = TypeVar("M", bound=WireMessage)
 E = TypeVar("E", ChronetixError, MemoryError)
 
 SMALL: Final = 2048
@@ -49,7 +49,7 @@ class Work:
         self.left = left
 
 
-def encode(message: Message, max_frame: int = MAX_FRAME) -> bytes:
+def encode(message: WireMessage, max_frame: int = MAX_FRAME) -> bytes:
     """Return ``message`` as one frame. Raises LocalError ``frame-not-sendable`` for a value that CBOR cannot hold, or
     if the frame would be larger than ``max_frame``."""
     try:
@@ -88,7 +88,7 @@ def _builtins(value: Any) -> Any:
     return msgspec.to_builtins(value, builtin_types=_KEPT)
 
 
-def _plain(message: Message) -> Any:
+def _plain(message: WireMessage) -> Any:
     """Return the message as maps and lists; a value that is encoded already stays encoded."""
     value = getattr(message, "value", None)
     if type(value) is not cbor.Encoded:
@@ -96,20 +96,20 @@ def _plain(message: Message) -> Any:
     return {**msgspec.to_builtins(msgspec.structs.replace(message, value=None), builtin_types=_KEPT), "value": value}
 
 
-def _not_sendable(message: Message, reason: str) -> ChronetixError:
+def _not_sendable(message: WireMessage, reason: str) -> ChronetixError:
     return error("frame-not-sendable", type=type_of(message), reason=reason)
 
 
 _KEPT: Final = (bytes, bytearray)
 
 
-def type_of(message: Message | type[Message]) -> str:
+def type_of(message: WireMessage | type[WireMessage]) -> str:
     """Return the tag that the message has on the wire."""
     return str(message.__struct_config__.tag)
 
 
 @cache
-def message_types(union: Any) -> dict[str, type[Message]]:
+def message_types(union: Any) -> dict[str, type[WireMessage]]:
     """Return the struct by tag for every member of a union such as ``messages.ToWorker``, or for one message type."""
     return {type_of(member): member for member in get_args(union) or (union,)}
 
@@ -119,7 +119,7 @@ def _always() -> bool:
     return True
 
 
-class Decoder(Generic[M]):
+class MessageDecoder(Generic[M]):
     """Turns a byte stream into the messages of one union.
 
     ``union`` is one of the unions of ``chronetix.protocol.messages``; anything else that arrives is refused.

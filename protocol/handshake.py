@@ -18,7 +18,7 @@ from typing import Final
 
 from chronetix.protocol.errors import ChronetixError, error, from_failure
 from chronetix.protocol.framing import type_of
-from chronetix.protocol.messages import MAX_FRAME, PROTOCOL_VERSIONS, Failure, Hello, Message, Welcome
+from chronetix.protocol.messages import MAX_FRAME, PROTOCOL_VERSIONS, Failure, Hello, Welcome, WireMessage
 
 
 class Phase(Enum):
@@ -30,7 +30,7 @@ class Phase(Enum):
     REFUSED = "refused"
 
 
-class Event(Enum):
+class HandshakeEvent(Enum):
     """The kinds of messages that the handshake distinguishes."""
 
     HELLO = "hello"
@@ -39,23 +39,23 @@ class Event(Enum):
     OTHER = "any other message"
 
 
-NEXT: Final[Mapping[tuple[Phase, Event], Phase | None]] = {
-    (Phase.HELLO, Event.HELLO): Phase.OPEN,
-    (Phase.HELLO, Event.WELCOME): None,
-    (Phase.HELLO, Event.FAILURE): None,
-    (Phase.HELLO, Event.OTHER): None,
-    (Phase.WELCOME, Event.HELLO): None,
-    (Phase.WELCOME, Event.WELCOME): Phase.OPEN,
-    (Phase.WELCOME, Event.FAILURE): Phase.REFUSED,
-    (Phase.WELCOME, Event.OTHER): None,
-    (Phase.OPEN, Event.HELLO): None,
-    (Phase.OPEN, Event.WELCOME): None,
-    (Phase.OPEN, Event.FAILURE): Phase.OPEN,
-    (Phase.OPEN, Event.OTHER): Phase.OPEN,
-    (Phase.REFUSED, Event.HELLO): None,
-    (Phase.REFUSED, Event.WELCOME): None,
-    (Phase.REFUSED, Event.FAILURE): None,
-    (Phase.REFUSED, Event.OTHER): None,
+NEXT: Final[Mapping[tuple[Phase, HandshakeEvent], Phase | None]] = {
+    (Phase.HELLO, HandshakeEvent.HELLO): Phase.OPEN,
+    (Phase.HELLO, HandshakeEvent.WELCOME): None,
+    (Phase.HELLO, HandshakeEvent.FAILURE): None,
+    (Phase.HELLO, HandshakeEvent.OTHER): None,
+    (Phase.WELCOME, HandshakeEvent.HELLO): None,
+    (Phase.WELCOME, HandshakeEvent.WELCOME): Phase.OPEN,
+    (Phase.WELCOME, HandshakeEvent.FAILURE): Phase.REFUSED,
+    (Phase.WELCOME, HandshakeEvent.OTHER): None,
+    (Phase.OPEN, HandshakeEvent.HELLO): None,
+    (Phase.OPEN, HandshakeEvent.WELCOME): None,
+    (Phase.OPEN, HandshakeEvent.FAILURE): Phase.OPEN,
+    (Phase.OPEN, HandshakeEvent.OTHER): Phase.OPEN,
+    (Phase.REFUSED, HandshakeEvent.HELLO): None,
+    (Phase.REFUSED, HandshakeEvent.WELCOME): None,
+    (Phase.REFUSED, HandshakeEvent.FAILURE): None,
+    (Phase.REFUSED, HandshakeEvent.OTHER): None,
 }
 """The phase after an event; None where the event may not come. A hello that :func:`answer` refuses ends in REFUSED."""
 
@@ -67,16 +67,16 @@ _WHEN: Final[Mapping[Phase, str]] = {
 }
 
 
-def event_of(message: Message) -> Event:
+def event_of(message: WireMessage) -> HandshakeEvent:
     """Return the kind of ``message`` for the handshake."""
     if isinstance(message, Hello):
-        return Event.HELLO
+        return HandshakeEvent.HELLO
     if isinstance(message, Welcome):
-        return Event.WELCOME
-    return Event.FAILURE if isinstance(message, Failure) else Event.OTHER
+        return HandshakeEvent.WELCOME
+    return HandshakeEvent.FAILURE if isinstance(message, Failure) else HandshakeEvent.OTHER
 
 
-def advance(phase: Phase, message: Message) -> Phase:
+def advance(phase: Phase, message: WireMessage) -> Phase:
     """Return the phase after ``message``. Raises ProtocolError ``unexpected-message`` if it may not come now."""
     following = NEXT[phase, event_of(message)]
     if following is None:
@@ -109,7 +109,7 @@ def answer(
     return Welcome(protocol=max(common), daemon=daemon, features=shared, max_frame=max_frame)
 
 
-def concluded(hello: Hello, reply: Message) -> Welcome:
+def concluded(hello: Hello, reply: WireMessage) -> Welcome:
     """Return the welcome that answers this side's ``hello``. Raises RemoteError if ``reply`` is a refusal,
     ProtocolError if it is another message or has a version that was not offered."""
     if isinstance(reply, Failure):

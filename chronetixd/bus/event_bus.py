@@ -17,17 +17,17 @@ from chronetix.protocol.errors import error
 from chronetix.protocol.messages import (
     Deliver,
     Envelope,
-    Message,
     MessagesDropped,
     Publish,
     Reply,
     Request,
-    RequestFailed,
+    RequestFailure,
     Subscribe,
     Tick,
+    TimerSpec,
     Unsubscribe,
+    WireMessage,
 )
-from chronetix.protocol.messages import Timer as TimerSpec
 from chronetixd.core.deliveries import OTHERS, Deliveries
 from chronetixd.core.packed import Key, PackedRouter, PackedTimers
 from chronetixd.core.router import SHARED, Answer, Delivery, DuplicateRequest, Ended, Router, topic_of
@@ -68,7 +68,7 @@ class Subscriber(Hashable, Protocol):
     def backlog(self) -> int:
         """Bytes that wait to be sent to it."""
 
-    def send(self, message: Message) -> None:
+    def send(self, message: WireMessage) -> None:
         """Queue ``message`` for it."""
 
 
@@ -237,11 +237,11 @@ class Bus:
             case Answer(_, corr_id, payload, _) if peer.backlog > self._max_backlog:
                 self.dropped += 1
                 text = f"its reply of {len(payload)} bytes was dropped: {peer.backlog} bytes wait to be read"
-                peer.send(RequestFailed(corr_id=corr_id, reason="timeout", message=text))
+                peer.send(RequestFailure(corr_id=corr_id, reason="timeout", message=text))
             case Answer(_, corr_id, payload, content_type):
                 peer.send(Reply(corr_id=corr_id, payload=payload, content_type=content_type))
             case Ended(_, corr_id, reason, text):
-                peer.send(RequestFailed(corr_id=corr_id, reason=reason, message=text))
+                peer.send(RequestFailure(corr_id=corr_id, reason=reason, message=text))
 
     def _queue(self, peer: Subscriber, message: Deliver | Tick) -> bool:
         """Send unless too much waits already."""

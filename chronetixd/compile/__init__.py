@@ -8,6 +8,6 @@ artifact exists is not checked.
 from __future__ import annotations
 
 from chronetixd.compile.flow import Compiled, compile_text
-from chronetixd.compile.problems import CompileError, Position, Problem
+from chronetixd.compile.problems import CompileError, Position, SourceProblem
 
-__all__ = ["CompileError", "Compiled", "Position", "Problem", "compile_text"]
+__all__ = ["CompileError", "Compiled", "Position", "SourceProblem", "compile_text"]

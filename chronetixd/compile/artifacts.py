@@ -14,14 +14,14 @@ from chronetix.protocol.nearest import did_you_mean, nearest
 from chronetixd.compile import catalogue
 from chronetixd.compile.fields import mapping_of, text_of, warn_near_misses
 from chronetixd.compile.problems import Findings, Position
-from chronetixd.compile.tree import Node
+from chronetixd.compile.tree import SyntaxNode
 
 _PLUGIN_FIELDS = ("kind", "artifact", "type", "id")
 _CANONICAL = {kind.lower(): kind for kind in catalogue.ARTIFACT_KINDS.values()}
 
 
 @dataclass(frozen=True, slots=True)
-class Plugin:
+class PluginReference:
     """Kind and uri of an artifact, and the role and category that follow from the form in which it was written."""
 
     kind: str = ""
@@ -54,21 +54,21 @@ class _Written:
     extra: dict[str, Any] = field(default_factory=dict)
 
 
-def read_plugin(node: Node, owner: str, findings: Findings) -> Plugin:
+def read_plugin(node: SyntaxNode, owner: str, findings: Findings) -> PluginReference:
     """Return the node's plugin; its kind or uri is empty if a problem was noted."""
     if "plugin" in node.fields:
         plugin = mapping_of(node, "plugin", findings, owner)
         if plugin is None:
             if node.get("plugin") is None:
                 _missing(node.place_of("plugin"), owner, findings)
-            return Plugin()
+            return PluginReference()
         written = _long(plugin, owner, findings)
     else:
         written = _short(node, owner, findings)
     return _settle(written, owner, findings)
 
 
-def _long(plugin: Node, owner: str, findings: Findings) -> _Written:
+def _long(plugin: SyntaxNode, owner: str, findings: Findings) -> _Written:
     where = f"{owner}: plugin"
     warn_near_misses(plugin, _PLUGIN_FIELDS, findings, where)
     return _Written(
@@ -84,7 +84,7 @@ def _long(plugin: Node, owner: str, findings: Findings) -> _Written:
     )
 
 
-def _short(node: Node, owner: str, findings: Findings) -> _Written:
+def _short(node: SyntaxNode, owner: str, findings: Findings) -> _Written:
     kind = text_of(node, "kind", findings, owner) or ""
     impl_kind = text_of(node, "impl_kind", findings, owner)
     known = {*catalogue.SHORT_KINDS, *catalogue.PLATFORM, *catalogue.ARTIFACT_KINDS}
@@ -105,12 +105,12 @@ def _short(node: Node, owner: str, findings: Findings) -> _Written:
     )
 
 
-def _value_place(node: Node, key: str) -> Position:
+def _value_place(node: SyntaxNode, key: str) -> Position:
     found = node.fields.get(key)
     return node.place if found is None else found.place
 
 
-def _settle(written: _Written, owner: str, findings: Findings) -> Plugin:
+def _settle(written: _Written, owner: str, findings: Findings) -> PluginReference:
     type_ = _platform_type(written, owner, findings)
     platform = catalogue.PLATFORM.get(type_)
     kind = _kind(written, platform is not None, owner, findings)
@@ -119,7 +119,7 @@ def _settle(written: _Written, owner: str, findings: Findings) -> Plugin:
         _missing(written.place, owner, findings, written)
     elif kind:
         uri = _checked_uri(uri, kind, written.uri_place, owner, findings)
-    return Plugin(
+    return PluginReference(
         kind=kind,
         uri=uri,
         type=type_ if platform else "",

@@ -9,10 +9,10 @@ from collections.abc import Iterable, Sequence
 
 from chronetix.protocol.nearest import did_you_mean, nearest
 from chronetixd.compile.problems import Findings
-from chronetixd.compile.tree import Node
+from chronetixd.compile.tree import SyntaxNode
 
 
-def kind_of(node: Node) -> str:
+def kind_of(node: SyntaxNode) -> str:
     """Return the kind of a value, in words for a message."""
     match node.value:
         case None:
@@ -29,7 +29,7 @@ def kind_of(node: Node) -> str:
             return "a list"
 
 
-def text_of(node: Node, key: str, findings: Findings, owner: str) -> str | None:
+def text_of(node: SyntaxNode, key: str, findings: Findings, owner: str) -> str | None:
     """Return the non-empty text at ``key``, else None."""
     found = node.get(key)
     if found is None:
@@ -41,7 +41,7 @@ def text_of(node: Node, key: str, findings: Findings, owner: str) -> str | None:
     return None
 
 
-def mapping_of(node: Node, key: str, findings: Findings, owner: str) -> Node | None:
+def mapping_of(node: SyntaxNode, key: str, findings: Findings, owner: str) -> SyntaxNode | None:
     """Return the mapping at ``key``, else None."""
     found = node.get(key)
     if found is None or isinstance(found.value, dict):
@@ -50,7 +50,7 @@ def mapping_of(node: Node, key: str, findings: Findings, owner: str) -> Node | N
     return None
 
 
-def list_of(node: Node, key: str, findings: Findings, owner: str) -> list[Node]:
+def list_of(node: SyntaxNode, key: str, findings: Findings, owner: str) -> list[SyntaxNode]:
     """Return the mappings in the list at ``key``; a mapping that is in no list counts as a list of one."""
     found = node.get(key)
     if found is None:
@@ -67,7 +67,7 @@ def list_of(node: Node, key: str, findings: Findings, owner: str) -> list[Node]:
     return [item for item in found.value if isinstance(item.value, dict)]
 
 
-def count_of(node: Node, key: str, findings: Findings, owner: str, *, least: int = 0) -> int | None:
+def count_of(node: SyntaxNode, key: str, findings: Findings, owner: str, *, least: int = 0) -> int | None:
     """Return the whole number at ``key``, at least ``least``, else None."""
     found = node.get(key)
     if found is None:
@@ -81,7 +81,7 @@ def count_of(node: Node, key: str, findings: Findings, owner: str, *, least: int
     return None
 
 
-def choice_of(node: Node, key: str, choices: Sequence[str], findings: Findings, owner: str) -> str | None:
+def choice_of(node: SyntaxNode, key: str, choices: Sequence[str], findings: Findings, owner: str) -> str | None:
     """Return the text at ``key``, one of ``choices``, else None."""
     text = text_of(node, key, findings, owner)
     if text is None or text in choices:
@@ -93,7 +93,7 @@ def choice_of(node: Node, key: str, choices: Sequence[str], findings: Findings, 
     return None
 
 
-def warn_near_misses(node: Node, known: Iterable[str], findings: Findings, owner: str) -> None:
+def warn_near_misses(node: SyntaxNode, known: Iterable[str], findings: Findings, owner: str) -> None:
     """Warn of unknown fields that resemble a known field that is absent; other unknown fields are no problem."""
     names = set(known)
     for key in node.fields:
@@ -105,7 +105,7 @@ def warn_near_misses(node: Node, known: Iterable[str], findings: Findings, owner
             findings.warning(node.place_of(key), "InvalidField", message, f'did you mean "{meant}"?')
 
 
-def _quotes(found: Node) -> str:
+def _quotes(found: SyntaxNode) -> str:
     if isinstance(found.value, bool | int | float):
         return "put it in quotes if it is meant as text"
     return ""

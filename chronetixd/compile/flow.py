@@ -18,10 +18,10 @@ from chronetixd.compile.fields import kind_of, list_of, mapping_of, warn_near_mi
 from chronetixd.compile.inherit import settle_qos
 from chronetixd.compile.json_text import read_json
 from chronetixd.compile.nodes import Draft, read_node
-from chronetixd.compile.problems import CompileError, Findings, Position, Problem
+from chronetixd.compile.problems import CompileError, Findings, Position, SourceProblem
 from chronetixd.compile.routes import Edge, read_route
 from chronetixd.compile.schemas import union_of_schemas
-from chronetixd.compile.tree import Node, Unreadable
+from chronetixd.compile.tree import SyntaxNode, Unreadable
 from chronetixd.compile.yaml_text import read_yaml
 
 _TOP_FIELDS = (
@@ -53,10 +53,10 @@ class Compiled:
     meant."""
 
     output: dict[str, Any]
-    warnings: tuple[Problem, ...] = ()
+    warnings: tuple[SourceProblem, ...] = ()
     file: str = ""
     passed_through: bool = False
-    _roots: dict[str, Node] = field(default_factory=dict)
+    _roots: dict[str, SyntaxNode] = field(default_factory=dict)
 
     def locate(self, path: str) -> Position:
         """Return the place in the text from which a path of the output (``routes[2].from``) comes, as near as it is
@@ -86,7 +86,7 @@ def compile_text(text: str, filename: str) -> Compiled:
     return _compile(root, findings)
 
 
-def _read(text: str, filename: str, findings: Findings) -> Node:
+def _read(text: str, filename: str, findings: Findings) -> SyntaxNode:
     def duplicate(place: Position, key: str) -> None:
         findings.problem(place, "InvalidField", f'key "{key}" stands twice in one mapping', "remove or rename one")
 
@@ -116,7 +116,7 @@ def _is_json(text: str, filename: str) -> bool:
     return filename.endswith(".json") or re.match(r'\s*\{\s*("([^"\\]|\\.)*"\s*:|\})', text) is not None
 
 
-def _compile(root: Node, findings: Findings) -> Compiled:
+def _compile(root: SyntaxNode, findings: Findings) -> Compiled:
     warn_near_misses(root, _TOP_FIELDS, findings, "flow")
     if root.get("nodes") is None:
         hint = did_you_mean("nodes", tuple(root.fields), "a flow has nodes and routes, or manifests and routes")
@@ -138,7 +138,7 @@ def _compile(root: Node, findings: Findings) -> Compiled:
     return _finish(root, known, edges, findings)
 
 
-def _edges(root: Node, default_type: str, known: dict[str, Draft], findings: Findings) -> list[Edge]:
+def _edges(root: SyntaxNode, default_type: str, known: dict[str, Draft], findings: Findings) -> list[Edge]:
     edges = []
     for key in ("routes", "edges"):
         for node in list_of(root, key, findings, "flow"):
@@ -156,7 +156,7 @@ def _check_graph(known: dict[str, Draft], edges: list[Edge], findings: Findings)
     graph.check_cycles(known, edges, findings)
 
 
-def _finish(root: Node, known: dict[str, Draft], edges: list[Edge], findings: Findings) -> Compiled:
+def _finish(root: SyntaxNode, known: dict[str, Draft], edges: list[Edge], findings: Findings) -> Compiled:
     defaults = mapping_of(root, "defaults", findings, "flow")
     plain_defaults = defaults.plain() if defaults else {}
     qos_defaults = plain_defaults.get("qos")
@@ -206,7 +206,7 @@ def _hold_against_contract(compiled: Compiled, findings: Findings) -> None:
             findings.warning(place, "InvalidField", f"{problem.path}: {problem.message}", problem.suggestion)
 
 
-def _step_into(node: Node, step: str | int) -> Node | None:
+def _step_into(node: SyntaxNode, step: str | int) -> SyntaxNode | None:
     if isinstance(step, int):
         return node.items[step] if step < len(node.items) else None
     if step in node.fields:

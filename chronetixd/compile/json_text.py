@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from chronetixd.compile import tree
 from chronetixd.compile.problems import Position
-from chronetixd.compile.tree import Node, Unreadable
+from chronetixd.compile.tree import SyntaxNode, Unreadable
 
 _SPACE = re.compile(r"[ \t\n\r]*")
 _scan_string: Callable[[str, int, bool], tuple[str, int]] = vars(json.decoder)["scanstring"]
@@ -21,7 +21,7 @@ _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?")
 _WORDS: tuple[tuple[str, bool | None], ...] = (("true", True), ("false", False), ("null", None))
 
 
-def read_json(text: str, duplicate: Callable[[Position, str], None]) -> Node:
+def read_json(text: str, duplicate: Callable[[Position, str], None]) -> SyntaxNode:
     """Return the one value in ``text``; ``duplicate(place, key)`` is called for each repeated key.
 
     Raises Unreadable, and nothing else.
@@ -35,7 +35,7 @@ class _Reader:
         self._duplicate = duplicate
         self._starts = [0, *(match.end() for match in re.finditer("\n", text))]
 
-    def document(self) -> Node:
+    def document(self) -> SyntaxNode:
         node, at = self._value(self._skip(0), 1)
         at = self._skip(at)
         if at != len(self._text):
@@ -55,7 +55,7 @@ class _Reader:
         match = _SPACE.match(self._text, at)
         return match.end() if match else at
 
-    def _value(self, at: int, depth: int) -> tuple[Node, int]:
+    def _value(self, at: int, depth: int) -> tuple[SyntaxNode, int]:
         tree.check_depth(self._place(at), depth)
         match self._text[at : at + 1]:
             case "{":
@@ -77,7 +77,7 @@ class _Reader:
             raise Unreadable(self._place(error.pos), f"not JSON: {error.msg}") from None
         return text, end
 
-    def _number(self, at: int) -> tuple[Node, int]:
+    def _number(self, at: int) -> tuple[SyntaxNode, int]:
         match = _NUMBER.match(self._text, at)
         if match is None:
             raise self._fault(at, "expected a value")
@@ -87,8 +87,8 @@ class _Reader:
         value = int(match.group()) if whole else float(match.group())
         return tree.scalar(self._place(at), value), match.end()
 
-    def _object(self, start: int, depth: int) -> tuple[Node, int]:
-        fields: dict[str, Node] = {}
+    def _object(self, start: int, depth: int) -> tuple[SyntaxNode, int]:
+        fields: dict[str, SyntaxNode] = {}
         keys: dict[str, Position] = {}
         at = self._skip(start + 1)
         if self._text[at : at + 1] == "}":
@@ -110,8 +110,8 @@ class _Reader:
             if not more:
                 return tree.mapping(self._place(start), fields, keys), at
 
-    def _array(self, start: int, depth: int) -> tuple[Node, int]:
-        items: list[Node] = []
+    def _array(self, start: int, depth: int) -> tuple[SyntaxNode, int]:
+        items: list[SyntaxNode] = []
         at = self._skip(start + 1)
         if self._text[at : at + 1] == "]":
             return tree.sequence(self._place(start), items), at + 1

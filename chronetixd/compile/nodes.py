@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from chronetixd.compile import catalogue
-from chronetixd.compile.artifacts import Plugin, read_plugin
+from chronetixd.compile.artifacts import PluginReference, read_plugin
 from chronetixd.compile.fields import (
     choice_of,
     count_of,
@@ -21,7 +21,7 @@ from chronetixd.compile.fields import (
     warn_near_misses,
 )
 from chronetixd.compile.problems import Findings
-from chronetixd.compile.tree import Node
+from chronetixd.compile.tree import SyntaxNode
 
 LONG_FIELDS = ("id", "origin", "category", "plugin", "io", "qos", "bindings", "bus", "params", "role", "version")
 SHORT_FIELDS = ("id", "kind", "impl_kind", "entry", "qos", "priority", "deadline_ns")
@@ -37,7 +37,7 @@ class Shape:
 
     content_type: str
     schema_ver: str
-    source: Node
+    source: SyntaxNode
     required: bool = True
 
     @property
@@ -54,8 +54,8 @@ class Draft:
     """A node whose manifest is not complete yet."""
 
     id: str
-    source: Node
-    plugin: Plugin
+    source: SyntaxNode
+    plugin: PluginReference
     category: str
     inputs: list[Shape] = field(default_factory=list)
     outputs: list[Shape] = field(default_factory=list)
@@ -73,7 +73,7 @@ def normal_type(content_type: str) -> str:
     return "application/arrow-ipc" if content_type == "application/arrow+ipc" else content_type
 
 
-def read_node(node: Node, short: bool, default_type: str, findings: Findings) -> Draft | None:
+def read_node(node: SyntaxNode, short: bool, default_type: str, findings: Findings) -> Draft | None:
     """Return the draft of a node; None, and a problem is noted, if the node has no id."""
     node_id = text_of(node, "id", findings, "node")
     if node_id is None:
@@ -174,7 +174,7 @@ def _port(draft: Draft, key: str, shape: Shape) -> dict[str, Any]:
     return port
 
 
-def _qos(node: Node, owner: str, findings: Findings) -> dict[str, Any]:
+def _qos(node: SyntaxNode, owner: str, findings: Findings) -> dict[str, Any]:
     given = node.get("qos")
     qos: dict[str, Any] = {}
     if given is not None and isinstance(given.value, str):
@@ -193,7 +193,7 @@ def _qos(node: Node, owner: str, findings: Findings) -> dict[str, Any]:
     return qos
 
 
-def _check_counts(qos: Node, owner: str, findings: Findings) -> None:
+def _check_counts(qos: SyntaxNode, owner: str, findings: Findings) -> None:
     for key in ("deadline_ns", "priority"):
         count_of(qos, key, findings, owner)
 
@@ -201,7 +201,7 @@ def _check_counts(qos: Node, owner: str, findings: Findings) -> None:
 def _fill_bindings(draft: Draft, owner: str, findings: Findings) -> None:
     node, manifest = draft.source, draft.manifest
     bindings = mapping_of(node, "bindings", findings, owner)
-    subscriptions: list[Node] = []
+    subscriptions: list[SyntaxNode] = []
     if bindings is not None:
         where = f"{owner}: bindings"
         warn_near_misses(bindings, ("timer", "bus"), findings, where)

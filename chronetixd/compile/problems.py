@@ -25,7 +25,7 @@ class Position:
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class SourceProblem:
     """One problem (or, among warnings, a doubtful field) and what to do about it."""
 
     file: str
@@ -43,7 +43,7 @@ class Problem:
 class CompileError(Exception):
     """Raised for a text that is no runnable flow; ``problems`` has at least one entry, in the order of the text."""
 
-    def __init__(self, problems: Sequence[Problem]) -> None:
+    def __init__(self, problems: Sequence[SourceProblem]) -> None:
         self.problems = tuple(sorted(problems, key=lambda problem: (problem.line, problem.column)))
         super().__init__("\n".join(str(problem) for problem in self.problems))
 
@@ -53,16 +53,16 @@ class Findings:
 
     def __init__(self, file: str) -> None:
         self.file = file
-        self.problems: list[Problem] = []
-        self.warnings: list[Problem] = []
+        self.problems: list[SourceProblem] = []
+        self.warnings: list[SourceProblem] = []
 
     def problem(self, place: Position, kind: Kind, message: str, suggestion: str = "") -> None:
         """Note a problem that makes the flow impossible to run."""
-        self.problems.append(Problem(self.file, place.line, place.column, kind, message, suggestion))
+        self.problems.append(SourceProblem(self.file, place.line, place.column, kind, message, suggestion))
 
     def warning(self, place: Position, kind: Kind, message: str, suggestion: str = "") -> None:
         """Note a field that is valid, but probably not as meant."""
-        self.warnings.append(Problem(self.file, place.line, place.column, kind, message, suggestion))
+        self.warnings.append(SourceProblem(self.file, place.line, place.column, kind, message, suggestion))
 
     def raise_if_any(self) -> None:
         """Raise CompileError if a problem was noted."""

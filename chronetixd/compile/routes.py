@@ -16,7 +16,7 @@ from chronetixd.compile import catalogue
 from chronetixd.compile.fields import choice_of, count_of, text_of, warn_near_misses
 from chronetixd.compile.nodes import Draft, normal_type
 from chronetixd.compile.problems import Findings, Position
-from chronetixd.compile.tree import Node
+from chronetixd.compile.tree import SyntaxNode
 
 ROUTE_FIELDS = (
     "from", "to", "plane", "topic", "port", "content_type", "schema_ver", "buffer", "watermark", "policy",
@@ -34,7 +34,7 @@ _TOPIC = re.compile(r"[\w.\-]+(/[\w.\-]+)+")
 class Edge:
     """A route whose two ends exist."""
 
-    source: Node
+    source: SyntaxNode
     start: Draft
     end: Draft
     route: dict[str, Any]
@@ -54,7 +54,7 @@ class Edge:
 
 
 def read_route(
-    node: Node, short: bool, default_type: str, drafts: Mapping[str, Draft], findings: Findings
+    node: SyntaxNode, short: bool, default_type: str, drafts: Mapping[str, Draft], findings: Findings
 ) -> Edge | None:
     """Return the edge; None, and a problem is noted, if an end is missing or names no node."""
     ends = [_end(node, key, drafts, findings) for key in ("from", "to")]
@@ -78,7 +78,7 @@ def read_route(
     return Edge(node, start, end, route)
 
 
-def _end(node: Node, key: str, drafts: Mapping[str, Draft], findings: Findings) -> Draft | None:
+def _end(node: SyntaxNode, key: str, drafts: Mapping[str, Draft], findings: Findings) -> Draft | None:
     name = text_of(node, key, findings, "route")
     if name is None:
         if node.get(key) is None:
@@ -93,7 +93,7 @@ def _end(node: Node, key: str, drafts: Mapping[str, Draft], findings: Findings) 
     return draft
 
 
-def _fill_plane(node: Node, short: bool, route: dict[str, Any], owner: str, findings: Findings) -> None:
+def _fill_plane(node: SyntaxNode, short: bool, route: dict[str, Any], owner: str, findings: Findings) -> None:
     between = f"{route['from']}-{route['to']}"
     topic = text_of(node, "topic", findings, owner)
     port = text_of(node, "port", findings, owner)
@@ -113,12 +113,12 @@ def _fill_plane(node: Node, short: bool, route: dict[str, Any], owner: str, find
     route["port"] = port or f"dataport/{between}"
 
 
-def _guessed_plane(node: Node, topic: str | None) -> str:
+def _guessed_plane(node: SyntaxNode, topic: str | None) -> str:
     credits_given = any(node.get(key) is not None for key in ("port", "buffer", "watermark"))
     return "control" if topic and topic.startswith("control/") and not credits_given else "data"
 
 
-def _fill_credits(node: Node, route: dict[str, Any], owner: str, findings: Findings) -> None:
+def _fill_credits(node: SyntaxNode, route: dict[str, Any], owner: str, findings: Findings) -> None:
     given = count_of(node, "buffer", findings, owner, least=1)
     buffer = DEFAULT_BUFFER if given is None else given
     watermark = count_of(node, "watermark", findings, owner, least=1)

@@ -21,22 +21,22 @@ Scalar: TypeAlias = bool | int | float | str | None
 
 
 @dataclass(frozen=True, slots=True)
-class Node:
+class SyntaxNode:
     """A value and its place; ``keys`` has the places of a mapping's keys."""
 
-    value: Scalar | dict[str, Node] | list[Node]
+    value: Scalar | dict[str, SyntaxNode] | list[SyntaxNode]
     place: Position
     keys: dict[str, Position] = field(default_factory=dict)
     size: int = 1
     height: int = 1
 
     @property
-    def fields(self) -> dict[str, Node]:
+    def fields(self) -> dict[str, SyntaxNode]:
         """The mapping's values, empty when this is no mapping."""
         return self.value if isinstance(self.value, dict) else {}
 
     @property
-    def items(self) -> list[Node]:
+    def items(self) -> list[SyntaxNode]:
         """The list's values, empty when this is no list."""
         return self.value if isinstance(self.value, list) else []
 
@@ -45,7 +45,7 @@ class Node:
         """The value when it is text, else None."""
         return self.value if isinstance(self.value, str) else None
 
-    def get(self, key: str) -> Node | None:
+    def get(self, key: str) -> SyntaxNode | None:
         """The mapping's value for ``key``; None when absent, null, or this is no mapping."""
         found = self.fields.get(key)
         return None if found is None or found.value is None else found
@@ -73,17 +73,17 @@ class Unreadable(Exception):
         self.suggestion = suggestion
 
 
-def mapping(place: Position, fields: dict[str, Node], keys: dict[str, Position]) -> Node:
+def mapping(place: Position, fields: dict[str, SyntaxNode], keys: dict[str, Position]) -> SyntaxNode:
     """A mapping node. Raises Unreadable when it grows over the limits."""
-    return _limited(Node(fields, place, keys, *_extent(list(fields.values()))))
+    return _limited(SyntaxNode(fields, place, keys, *_extent(list(fields.values()))))
 
 
-def sequence(place: Position, items: list[Node]) -> Node:
+def sequence(place: Position, items: list[SyntaxNode]) -> SyntaxNode:
     """A list node. Raises Unreadable when it grows over the limits."""
-    return _limited(Node(items, place, {}, *_extent(items)))
+    return _limited(SyntaxNode(items, place, {}, *_extent(items)))
 
 
-def scalar(place: Position, value: Scalar) -> Node:
+def scalar(place: Position, value: Scalar) -> SyntaxNode:
     """A scalar node. Raises Unreadable for what neither JSON nor CBOR can carry."""
     if isinstance(value, str):
         _check_text(place, value)
@@ -91,7 +91,7 @@ def scalar(place: Position, value: Scalar) -> Node:
         raise Unreadable(place, "a whole number that does not fit into 64 bits", "write it as text, in quotes")
     if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
         raise Unreadable(place, "a number that is not finite", "JSON has no infinity and no NaN: leave it out")
-    return Node(value, place)
+    return SyntaxNode(value, place)
 
 
 def check_depth(place: Position, depth: int) -> None:
@@ -114,12 +114,12 @@ def _check_text(place: Position, text: str) -> None:
         ) from None
 
 
-def _extent(children: list[Node]) -> tuple[int, int]:
+def _extent(children: list[SyntaxNode]) -> tuple[int, int]:
     size = 1 + sum(child.size for child in children)
     return size, 1 + max((child.height for child in children), default=0)
 
 
-def _limited(node: Node) -> Node:
+def _limited(node: SyntaxNode) -> SyntaxNode:
     check_depth(node.place, node.height)
     if node.size > MAX_NODES:
         raise Unreadable(node.place, f"more than {MAX_NODES} values once aliases are expanded", "use fewer aliases")

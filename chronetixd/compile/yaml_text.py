@@ -17,7 +17,7 @@ import yaml
 
 from chronetixd.compile import tree
 from chronetixd.compile.problems import Position
-from chronetixd.compile.tree import Node, Scalar, Unreadable
+from chronetixd.compile.tree import Scalar, SyntaxNode, Unreadable
 
 Noter: TypeAlias = Callable[[Position, str], None]
 
@@ -38,7 +38,7 @@ _SCALAR_TYPES: dict[str, tuple[type, ...]] = {
 }
 
 
-def read_yaml(text: str, duplicate: Noter, not_text: Noter) -> Node:
+def read_yaml(text: str, duplicate: Noter, not_text: Noter) -> SyntaxNode:
     """Return the one document in ``text``; ``duplicate`` and ``not_text`` are called for bad keys, and reading goes on.
 
     An empty text is a null node. Raises Unreadable, and nothing else.
@@ -86,11 +86,11 @@ class _Composer:
         self._events = events
         self._duplicate = duplicate
         self._not_text = not_text
-        self._anchors: dict[str, Node] = {}
+        self._anchors: dict[str, SyntaxNode] = {}
         self._open: set[str] = set()
 
-    def document(self) -> Node:
-        root = Node(None, Position(1, 1))
+    def document(self) -> SyntaxNode:
+        root = SyntaxNode(None, Position(1, 1))
         documents = 0
         for event in self._events:
             if isinstance(event, yaml.DocumentStartEvent):
@@ -100,7 +100,7 @@ class _Composer:
                 root = self._node(next(self._events), 1)
         return root
 
-    def _node(self, event: yaml.Event, depth: int) -> Node:
+    def _node(self, event: yaml.Event, depth: int) -> SyntaxNode:
         if isinstance(event, yaml.AliasEvent):
             return self._alias(event)
         place = _place(event)
@@ -123,7 +123,7 @@ class _Composer:
             self._open.discard(anchor)
         return node
 
-    def _alias(self, event: yaml.AliasEvent) -> Node:
+    def _alias(self, event: yaml.AliasEvent) -> SyntaxNode:
         name = str(event.anchor)
         if name in self._open:
             raise Unreadable(
@@ -133,16 +133,16 @@ class _Composer:
             raise Unreadable(_place(event), f'alias "*{name}" has no anchor "&{name}" before it')
         return self._anchors[name]
 
-    def _sequence(self, place: Position, depth: int) -> Node:
-        items: list[Node] = []
+    def _sequence(self, place: Position, depth: int) -> SyntaxNode:
+        items: list[SyntaxNode] = []
         while not isinstance(event := next(self._events), yaml.SequenceEndEvent):
             items.append(self._node(event, depth + 1))
         return tree.sequence(place, items)
 
-    def _mapping(self, place: Position, depth: int) -> Node:
-        fields: dict[str, Node] = {}
+    def _mapping(self, place: Position, depth: int) -> SyntaxNode:
+        fields: dict[str, SyntaxNode] = {}
         keys: dict[str, Position] = {}
-        merged: list[Node] = []
+        merged: list[SyntaxNode] = []
         while not isinstance(event := next(self._events), yaml.MappingEndEvent):
             is_merge = isinstance(event, yaml.ScalarEvent) and event.value == "<<" and event.implicit[0]
             key = self._node(event, depth + 1)
@@ -165,7 +165,7 @@ class _Composer:
         return tree.mapping(place, fields, keys)
 
 
-def _shown(key: Node) -> str:
+def _shown(key: SyntaxNode) -> str:
     if isinstance(key.value, dict):
         return "a mapping"
     if isinstance(key.value, list):

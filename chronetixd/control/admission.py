@@ -17,8 +17,8 @@ from typing import Any
 import structlog
 
 from chronetix.protocol.errors import ChronetixError, error
-from chronetixd.control.client import Client, not_allowed
-from chronetixd.control.verbs import Context
+from chronetixd.control.client import ControlClient, not_allowed
+from chronetixd.control.verbs import VerbContext
 from chronetixd.core.access import Peer, Right, Rules
 from chronetixd.core.quota import Quota, QuotaGate, Refusal
 from chronetixd.linux.peer import group_id, look_up_rules, peer_of
@@ -48,12 +48,12 @@ def quota_of(settings: Settings) -> Quota:
 
 
 class Admission:
-    """Makes a :class:`Client` of each connection, and refuses those that are not admitted."""
+    """Makes a :class:`ControlClient` of each connection, and refuses those that are not admitted."""
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        context: Context,
+        context: VerbContext,
         audit: Audit,
         settings: Settings,
         daemon: str,
@@ -67,7 +67,7 @@ class Admission:
         self._inspection = inspection
         self._gate = QuotaGate(quota_of(settings))
         self._rules = Rules(os.geteuid())
-        self.clients: set[Client] = set()
+        self.clients: set[ControlClient] = set()
 
     def configure(self, settings: Settings, rules: Rules) -> None:
         """Put new quotas and rules into force. Clients that have no right any more are disconnected."""
@@ -101,7 +101,7 @@ class Admission:
             return
         right = self._rules.right_of(peer)
         refusal = self._refusal(peer, right)
-        client = Client(
+        client = ControlClient(
             self._loop,
             sock,
             self._context,
@@ -137,7 +137,7 @@ class Admission:
         refusal: Refusal | None = self._gate.admit(peer.uid, right, time.monotonic_ns())
         return error("quota-exceeded", what=refusal.what, limit=refusal.limit) if refusal else None
 
-    def _closed(self, client: Client) -> None:
+    def _closed(self, client: ControlClient) -> None:
         if client in self.clients:
             self.clients.discard(client)
             self._gate.leave(client.peer.uid, time.monotonic_ns())

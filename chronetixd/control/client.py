@@ -73,14 +73,14 @@ def not_allowed(peer: Peer, needed: Right, what: str) -> ChronetixError:
     return error("not-allowed", uid=peer.uid, what=what, right=str(needed))
 
 
-class Client:
+class ControlClient:
     """A connection on the control socket. ``on_closed`` is called once, when the client is gone."""
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
         sock: socket.socket,
-        context: verbs.Context,
+        context: verbs.VerbContext,
         *,
         peer: Peer,
         right: Right,
@@ -89,7 +89,7 @@ class Client:
         hello_s: float,
         frame_s: float,
         max_frame: int,
-        on_closed: Callable[[Client], None],
+        on_closed: Callable[[ControlClient], None],
         inspection: Inspection,
     ) -> None:
         self._loop = loop
@@ -228,7 +228,7 @@ class Client:
         else:
             self.abort()
 
-    def _received(self, message: wire.Message, descriptors: list[int]) -> None:
+    def _received(self, message: wire.WireMessage, descriptors: list[int]) -> None:
         self._phase = handshake.advance(self._phase, message)
         self._gate.work(self.peer.uid, self._connection.cost, time.monotonic_ns())
         match message:
@@ -406,7 +406,7 @@ class Client:
             self._flushed.clear()
             await self._flushed.wait()
 
-    def _send(self, message: wire.Message) -> None:
+    def _send(self, message: wire.WireMessage) -> None:
         try:
             self._connection.send(message)
         except ChronetixError as reason:
@@ -424,7 +424,7 @@ class _Items:
 
     goes_on: dict[str, Any]
 
-    def __init__(self, client: Client, id: int, descriptors: list[int]) -> None:
+    def __init__(self, client: ControlClient, id: int, descriptors: list[int]) -> None:
         self._client = client
         self._id = id
         self.descriptors = descriptors

@@ -25,7 +25,7 @@ import uvloop
 from chronetix.protocol.errors import ChronetixError, error
 from chronetixd import installed
 from chronetixd.control.admission import Admission, rules_of, socket_group
-from chronetixd.control.verbs import Context
+from chronetixd.control.verbs import VerbContext
 from chronetixd.control.views import Figures
 from chronetixd.core.flow_messages import FlowState, StopMode
 from chronetixd.daemon.build import Tells, build
@@ -128,7 +128,7 @@ class Daemon:
             pump=house.pump,
         )
         self._upgrade = Upgrade(loop, self, version)
-        context = Context(
+        context = VerbContext(
             flows=house.flows,
             rollouts=Rollouts(house.flows, house.services),
             bus=house.bus,

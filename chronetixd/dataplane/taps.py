@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from chronetix import shm
 from chronetix.protocol.contract import Route
 from chronetix.protocol.errors import ChronetixError, error
-from chronetix.protocol.messages import Extend, Link, Message, Offer, Port, Retract
+from chronetix.protocol.messages import Extend, Link, Offer, Port, Retract, WireMessage
 
 if TYPE_CHECKING:
     from chronetix.shm._native import RouteSnapshot
 
-Send = Callable[[str, Message, Sequence[int]], None]
+Send = Callable[[str, WireMessage, Sequence[int]], None]
 """Sends a message to a node's worker, and hands the descriptors over."""
 
 MAX_CREDITS = 1024

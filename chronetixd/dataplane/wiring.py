@@ -59,7 +59,7 @@ class ToNode(NamedTuple):
     :meth:`FlowWiring.sendable`."""
 
     node: str
-    message: wire.Message
+    message: wire.WireMessage
     descriptors: tuple[int | LineEnd, ...] = ()
 
 

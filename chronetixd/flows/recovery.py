@@ -92,7 +92,7 @@ class RecoveryRun(Protocol):
         self,
         told: list[ToNode],
         lost: LostMemory | None,
-        held: Sequence[tuple[str, wire.Message, list[int]]],
+        held: Sequence[tuple[str, wire.WireMessage, list[int]]],
         died: Mapping[str, Exit],
         stop: core.StopRequested | None,
     ) -> None:
@@ -123,7 +123,7 @@ class Recovery:
         self._stop: core.StopRequested | None = None
         self._abandoned = False
         self._lives = {life.node: life for life in lives}
-        self._deferred: list[tuple[str, wire.Message, list[int]]] = []
+        self._deferred: list[tuple[str, wire.WireMessage, list[int]]] = []
         self.awaited = {life.node for life in lives if is_alive(life)}
         """Nodes whose worker lives and has not reattached yet."""
         self._exits = {
@@ -186,7 +186,7 @@ class Recovery:
         self._run.dispatch(core.WorkerChanged(node, HasReattached(STATES[message.state])))
         self._complete_if_all()
 
-    def defers(self, node: str, message: wire.Message, descriptors: list[int]) -> bool:
+    def defers(self, node: str, message: wire.WireMessage, descriptors: list[int]) -> bool:
         """Defer ``message`` if it can only be handled after the recovery, and take over its descriptors. Returns
         whether it was deferred. Raises ProtocolError for a worker that sends too many such messages."""
         if not isinstance(message, DEFERRED):

@@ -153,7 +153,7 @@ class FlowRun:
         self,
         told: list[ToNode],
         lost: LostMemory | None,
-        held: Sequence[tuple[str, wire.Message, list[int]]],
+        held: Sequence[tuple[str, wire.WireMessage, list[int]]],
         died: Mapping[str, Exit],
         stop: core.StopRequested | None,
     ) -> None:
@@ -512,7 +512,7 @@ class FlowRun:
         """Return the process of ``node``."""
         return self.workers[node]
 
-    def defers(self, node: str, message: wire.Message, descriptors: list[int]) -> bool:
+    def defers(self, node: str, message: wire.WireMessage, descriptors: list[int]) -> bool:
         """Defer ``message`` of ``node`` if it can only be handled after the recovery. Raises ProtocolError."""
         return self.recovery is not None and self.recovery.defers(node, message, descriptors)
 
@@ -536,7 +536,7 @@ class FlowRun:
         """Return the segments of ``node``, for a tap on one of its outputs; None when it has no memory."""
         return self.wiring.segments_of(node)
 
-    def _send_to(self, node: str, message: wire.Message, descriptors: Sequence[int]) -> None:
+    def _send_to(self, node: str, message: wire.WireMessage, descriptors: Sequence[int]) -> None:
         self.workers[node].send(message, descriptors, give=True)
 
     def send_wiring(self, messages: Sequence[ToNode]) -> None:

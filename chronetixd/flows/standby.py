@@ -89,7 +89,7 @@ class Standby:
         if not self._dismissed:
             self._services.loop.call_soon(self._on_lost, node, f"could not be spawned: {why}")
 
-    def _received(self, node: str, message: wire.Message, _descriptors: list[int]) -> None:
+    def _received(self, node: str, message: wire.WireMessage, _descriptors: list[int]) -> None:
         match message:
             case wire.Hello() if not self._greeted:
                 self._hello(message)

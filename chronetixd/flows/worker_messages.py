@@ -45,7 +45,7 @@ class MessagesRun(Protocol):
     def worker(self, node: str) -> WorkerProcess:
         """Return the process of ``node``."""
 
-    def defers(self, node: str, message: wire.Message, descriptors: list[int]) -> bool:
+    def defers(self, node: str, message: wire.WireMessage, descriptors: list[int]) -> bool:
         """Defer ``message`` if it can only be handled after the recovery. Raises ProtocolError."""
 
     def dispatch(self, event: FlowEvent) -> None:
@@ -94,7 +94,7 @@ class WorkerMessages:
         self._failures = failures
         self._news = flow_events
 
-    def received(self, node: str, message: wire.Message, descriptors: list[int]) -> None:
+    def received(self, node: str, message: wire.WireMessage, descriptors: list[int]) -> None:
         """Handle ``message`` of ``node``. Raises ProtocolError. Descriptors that are not taken stay in the list and
         belong to the caller."""
         if isinstance(message, wire.Hello):
@@ -106,7 +106,7 @@ class WorkerMessages:
         if not self._run.defers(node, message, descriptors):
             self._handle(node, message, descriptors)
 
-    def handle_deferred(self, node: str, message: wire.Message, descriptors: list[int]) -> None:
+    def handle_deferred(self, node: str, message: wire.WireMessage, descriptors: list[int]) -> None:
         """Handle a message that was deferred until the end of the recovery. A protocol error is reported as a fault of
         the worker. Descriptors that are not taken are closed."""
         try:
@@ -128,7 +128,7 @@ class WorkerMessages:
         else:
             self._run.dispatch(WorkerChanged(node, worker_core.Greeted()))
 
-    def _handle(self, node: str, message: wire.Message, descriptors: list[int]) -> None:
+    def _handle(self, node: str, message: wire.WireMessage, descriptors: list[int]) -> None:
         run, wiring = self._run, self._wiring
         match message:
             case (

@@ -24,7 +24,7 @@ import structlog
 from chronetix.protocol.descriptors import ANCILLARY_SIZE, Channel, pieces, received
 from chronetix.protocol.errors import ChronetixError, error
 from chronetix.protocol.framing import Work
-from chronetix.protocol.messages import MAX_FRAME, Message
+from chronetix.protocol.messages import MAX_FRAME, WireMessage
 from chronetixd.linux.exhaustion import exhausted, no_room, wanting
 from chronetixd.linux.pipes import waiting
 from chronetixd.loop import shares
@@ -50,7 +50,7 @@ SENT_ALONG = "what a peer has sent along"
 _seen = bytearray(READ_SIZE)
 """Where bytes go that were looked at before."""
 
-OnMessage = Callable[[Message, list[int]], None]
+OnMessage = Callable[[WireMessage, list[int]], None]
 OnEnd = Callable[[ChronetixError | None], None]
 
 
@@ -92,7 +92,7 @@ class Connection:
         self._in_line = self._listening = False
         self._sock = sock
         self._fd = sock.fileno()
-        self._channel: Channel[Message] = Channel(union, max_frame, close_descriptor=close)
+        self._channel: Channel[WireMessage] = Channel(union, max_frame, close_descriptor=close)
         self._channel.admit(partial(self._shares.begin, who, self))
         self._on_message = on_message
         self._on_end = on_end
@@ -164,7 +164,7 @@ class Connection:
         self._reading = True
         self._settle()
 
-    def send(self, message: Message, descriptors: Sequence[int] = (), *, give: bool = False) -> None:
+    def send(self, message: WireMessage, descriptors: Sequence[int] = (), *, give: bool = False) -> None:
         """Queue ``message``; never waits. With ``give`` the descriptors are ours to close once sent.
 
         Silently nothing after the end: whoever sends cannot know yet. Raises LocalError for what cannot be encoded.
@@ -434,7 +434,7 @@ class Connection:
             else:
                 self._watch_frame()
 
-    def _deliver(self, message: Message, owned: list[int]) -> None:
+    def _deliver(self, message: WireMessage, owned: list[int]) -> None:
         self._delivered += 1
         try:
             self._on_message(message, owned)
@@ -452,7 +452,7 @@ class Connection:
             close_all(owned)
 
     @staticmethod
-    def _defect(message: Message, reason: Exception) -> ChronetixError:
+    def _defect(message: WireMessage, reason: Exception) -> ChronetixError:
         structlog.get_logger("chronetixd").exception("a message could not be handled", type=type(message).__name__)
         return error("internal", what=f"handling {type(message).__name__}", reason=repr(reason))
 
@@ -549,7 +549,7 @@ class Connection:
         self._unsent = 0
 
 
-def documents(message: Message) -> list[Any]:
+def documents(message: WireMessage) -> list[Any]:
     """Lists and maps that are fields of ``message``, to be freed at leisure."""
     fields = (getattr(message, name) for name in message.__struct_fields__)
     return [value for value in fields if type(value) in (list, dict)]

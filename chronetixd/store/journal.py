@@ -49,14 +49,14 @@ PATIENCE_S = 5.0
 is full."""
 
 
-class Timer(Protocol):
+class ScheduledCall(Protocol):
     """A call that is scheduled for later."""
 
     def cancel(self) -> object:
         """Cancel the call."""
 
 
-Later = Callable[[float, Callable[[], None]], Timer | None]
+Later = Callable[[float, Callable[[], None]], ScheduledCall | None]
 Do = Callable[[Callable[[], None]], object]
 Then = Callable[[ChronetixError | None], None]
 """Called with None once a write is on the disk, or with the error with which it is refused."""
@@ -173,7 +173,7 @@ class _Waiter:
 
     upto: int
     then: Callable[[], None]
-    patience: Timer | None = None
+    patience: ScheduledCall | None = None
 
 
 @dataclass(frozen=True, slots=True)

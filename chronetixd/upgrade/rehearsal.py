@@ -36,7 +36,7 @@ LAST_LINES = 5
 _PR_SET_PDEATHSIG = 1
 
 
-class Answer(Packed, frozen=True, omit_defaults=True):
+class RehearsalResult(Packed, frozen=True, omit_defaults=True):
     """What the other release says of itself, and how much of ours it has found. ``lacks``: modules of plugins that it
     does not find."""
 
@@ -57,7 +57,7 @@ class Rehearsal:
 
     async def __call__(
         self, image: exec_handoff.Image, state: int, descriptors: Sequence[int], timeout_s: float
-    ) -> Answer:
+    ) -> RehearsalResult:
         """Have ``image`` rehearse with the snapshot ``state``. Raises ChronetixError ``upgrade-refused``."""
         out, err = (os.memfd_create(name, os.MFD_CLOEXEC) for name in ("rehearsal-out", "rehearsal-err"))
         try:
@@ -71,7 +71,7 @@ class Rehearsal:
         if ended != Exit(code=0):
             raise _refused(f"{image.argv[0]}, which was to rehearse, {ended}", last)
         try:
-            return msgspec.json.decode(said, type=Answer)
+            return msgspec.json.decode(said, type=RehearsalResult)
         except msgspec.DecodeError as reason:
             raise _refused(f"{image.argv[0]} gave no answer of a chronetixd ({reason})", last) from None
 
@@ -140,7 +140,7 @@ def rehearse(state: int, rebuild: Callable[[Snapshot], tuple[str, int]]) -> None
     )
     if launcher.returncode != 0:
         raise error("snapshot-unreadable", reason="this release's launcher of workers does not start, see above")
-    answer = Answer(
+    answer = RehearsalResult(
         version=version,
         formats=list(FORMATS),
         flows=len(snapshot.flows.flows),

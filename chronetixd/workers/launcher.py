@@ -34,7 +34,7 @@ from functools import partial
 import structlog
 
 from chronetix.protocol.errors import ChronetixError, LocalError, error
-from chronetix.protocol.messages import LauncherReady, Message, Spawn, Spawned, SpawnFailed
+from chronetix.protocol.messages import LauncherReady, Spawn, Spawned, SpawnFailed, WireMessage
 from chronetixd.core.worker import Exit
 from chronetixd.linux.exhaustion import AGAIN_S, wanting
 from chronetixd.linux.pidfd import Process
@@ -65,7 +65,7 @@ NOT_INHERITED = ("NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", 
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Request:
+class SpawnRequest:
     """A worker to start. Its descriptors are the launcher's to close; ``group`` is one of the folder of its control
     group, -1 for none."""
 
@@ -98,7 +98,7 @@ class _Running:
     heard: float
     """When it last had something to do and did it, or began, by the loop's clock."""
     ready: bool = False
-    asked: dict[int, Request] = field(default_factory=dict)
+    asked: dict[int, SpawnRequest] = field(default_factory=dict)
     silent: str = ""
     """Why it was killed."""
 
@@ -128,7 +128,7 @@ class Launcher:
         self._ready_s = ready_s
         self._log = structlog.get_logger("chronetixd.launcher")
         self._running: _Running | None = None
-        self._waiting: deque[Request] = deque()
+        self._waiting: deque[SpawnRequest] = deque()
         self._retry: asyncio.TimerHandle | None = None
         self._pause_s = FIRST_PAUSE_S
         self._failures = 0
@@ -185,7 +185,7 @@ class Launcher:
         """What starts wait for, as a sentence; empty when they do not."""
         return "" if self.ready or not self._trouble else f"the next launcher is not ready: {self._trouble}"
 
-    def spawn(self, request: Request) -> None:
+    def spawn(self, request: SpawnRequest) -> None:
         """Have a worker started; ends in one of the request's calls, but for :meth:`withdraw`."""
         self._waiting.append(request)
         if self.hopeless:
@@ -193,7 +193,7 @@ class Launcher:
         else:
             self._ask_waiting()
 
-    def withdraw(self, request: Request) -> bool:
+    def withdraw(self, request: SpawnRequest) -> bool:
         """It is not wanted any more. True when it was not asked for yet, and now is not: none of its calls comes."""
         if request not in self._waiting:
             return False
@@ -201,7 +201,7 @@ class Launcher:
         _close_all(request.control, request.stdout, request.stderr, request.group)
         return True
 
-    def _ask(self, running: _Running, request: Request) -> None:
+    def _ask(self, running: _Running, request: SpawnRequest) -> None:
         self._serial += 1
         message = Spawn(
             id=self._serial,
@@ -343,7 +343,7 @@ class Launcher:
         self._log.error("the launcher does not answer", launcher=running.process.pid, reason=running.silent)
         running.process.signal(signal.SIGKILL)
 
-    def _message(self, message: Message, descriptors: list[int]) -> None:
+    def _message(self, message: WireMessage, descriptors: list[int]) -> None:
         assert self._running is not None
         match message:
             case LauncherReady(pid=pid):

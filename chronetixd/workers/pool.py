@@ -26,7 +26,7 @@ import structlog
 from chronetixd.linux.cgroups import Leaf
 from chronetixd.linux.pidfd import Process
 from chronetixd.linux.proc import stat
-from chronetixd.workers.launcher import FIRST_PAUSE_S, LONGEST_PAUSE_S, Launcher, Request
+from chronetixd.workers.launcher import FIRST_PAUSE_S, LONGEST_PAUSE_S, Launcher, SpawnRequest
 from chronetixd.workers.sandbox import Sandboxes
 from chronetixd.workers.tree import discard
 
@@ -180,7 +180,7 @@ class WorkerPool:
             return
         self._coming = streams
         calls = self._forked, self._refused, self._refused
-        self._launcher.spawn(Request(NAME, (), {}, "", *theirs, *calls, spare=True, group=group))
+        self._launcher.spawn(SpawnRequest(NAME, (), {}, "", *theirs, *calls, spare=True, group=group))
 
     def _forget_crib(self) -> None:
         discard(self._crib)

@@ -20,7 +20,7 @@ import msgspec
 
 from chronetix.protocol.contract.types import ResourceClaims
 from chronetix.protocol.errors import ChronetixError
-from chronetix.protocol.messages import MAX_FRAME, Assign, Log, Message, Reattached, WorkerMessage
+from chronetix.protocol.messages import MAX_FRAME, Assign, Log, Reattached, WireMessage, WorkerMessage
 from chronetixd.core.death import ExitRecord, HeldFrames, OutOfMemory, last_lines, out_of_memory
 from chronetixd.core.deliveries import Deliveries
 from chronetixd.core.token_bucket import TokenBucket
@@ -35,7 +35,7 @@ from chronetixd.loop.shares import Who
 from chronetixd.packing import Bag, Packed, Unbag
 from chronetixd.records.log_record import LINES_A_SECOND, LINES_AT_ONCE
 from chronetixd.records.logs import Logs
-from chronetixd.workers.launcher import Launcher, Request
+from chronetixd.workers.launcher import Launcher, SpawnRequest
 from chronetixd.workers.orphans import Marks, PackedMarks
 from chronetixd.workers.output import TELL_NS, Output, PackedOutput
 from chronetixd.workers.pool import OutputPipes, Spare, open_streams
@@ -81,7 +81,7 @@ class Callbacks:
 
     on_spawned: Callable[[str, int], None]
     on_spawn_failed: Callable[[str, str], None]
-    on_message: Callable[[str, Message, list[int]], None]
+    on_message: Callable[[str, WireMessage, list[int]], None]
     on_end: Callable[[str, ChronetixError | None], None]
     on_exit: Callable[[str, Exit], None]
 
@@ -124,7 +124,7 @@ class WorkerProcess:
         self._claims = claims
         self.to_come = False
         """Its end, or that it could not begin, is still to be told."""
-        self._asked_for: tuple[Launcher, Request] | None = None
+        self._asked_for: tuple[Launcher, SpawnRequest] | None = None
         self._again: Callable[[], None] = lambda: None
         """Ask for it once more."""
         self._losses = 0
@@ -163,7 +163,7 @@ class WorkerProcess:
         self._connect(streams)
         self.to_come = True
         self._again = partial(self.spawn, launcher, argv, env, cwd, user)
-        request = Request(
+        request = SpawnRequest(
             name=self.node,
             argv=argv,
             env=env,
@@ -322,7 +322,7 @@ class WorkerProcess:
         """The last lines of its stderr."""
         return list(self._stderr.tail) if self._stderr else []
 
-    def send(self, message: Message, descriptors: Sequence[int] = (), *, give: bool = False) -> None:
+    def send(self, message: WireMessage, descriptors: Sequence[int] = (), *, give: bool = False) -> None:
         """Queue ``message``; with ``give`` its descriptors are closed once sent, else they stay the caller's."""
         if self._connection is not None:
             self._connection.send(message, descriptors, give=give)
@@ -368,7 +368,7 @@ class WorkerProcess:
             if launcher.withdraw(request):
                 self._spawn_failed(UNWANTED)
 
-    def _said(self, message: Message, descriptors: list[int]) -> None:
+    def _said(self, message: WireMessage, descriptors: list[int]) -> None:
         if descriptors and self._tree is not None:
             self._tree.marks.memory.update(os.fstat(fd).st_ino for fd in descriptors if harmless(fd))
         self._callbacks.on_message(self.node, message, descriptors)

@@ -61,7 +61,7 @@ class Encoded:
         return f"<Encoded, {memoryview(self.data).nbytes} bytes>"
 
 
-class Ready(Protocol):
+class PreparedValue(Protocol):
     """A value that is written straight into memory of its ``size``."""
 
     @property
@@ -82,7 +82,7 @@ class Codec:
     dump: Callable[[Any], Buffer]
     load: Callable[[Any], Any]
     check: Callable[[Any], Any] | None = None
-    prepare: Callable[[Any], Ready] | None = None
+    prepare: Callable[[Any], PreparedValue] | None = None
     array: Callable[[Any], Any] | None = None
 
     def encode(self, value: Any, where: str = "") -> bytes:
@@ -97,7 +97,7 @@ class Codec:
         except Exception as reason:
             raise self.unencodable(value, reason, where) from reason
 
-    def ready(self, value: Any, where: str = "") -> Ready:
+    def ready(self, value: Any, where: str = "") -> PreparedValue:
         """``value`` to be written where there is room for it. Raises ChronetixError."""
         try:
             already = self.encoded(value)
@@ -297,7 +297,7 @@ class _Stream:
                 writer.write_batch(batch)
 
 
-def _prepare_arrow(value: Any) -> Ready:
+def _prepare_arrow(value: Any) -> PreparedValue:
     if is_bytes(value):  # pyarrow's own buffers too
         _load_arrow(value)
         return _Copied(value)

@@ -65,7 +65,7 @@ class Host(Protocol):
         """A frame made the plugin raise ``error`` and passed in the end, or was set aside after ``attempts``."""
 
 
-class Log:
+class Logger:
     """Structured log records: a message and fields, which must not repeat the message."""
 
     __slots__ = ("_host",)
@@ -170,7 +170,7 @@ class Context:
         self.qos: Mapping[str, Any] = ReadOnly(config.qos)
         self.features: Mapping[str, Any] = ReadOnly(config.features)
         self.annotations: Mapping[str, Any] = ReadOnly(config.annotations)
-        self.log = Log(host)
+        self.log = Logger(host)
         self.stopping = False
         """The node was told to end: a long step should come to its end."""
         self._resume = _resume(config)

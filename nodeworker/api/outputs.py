@@ -291,7 +291,7 @@ class _Parts:
                 loan.commit()
 
 
-def _fill(loan: Loan, value: codec.Ready, trailer: bytes) -> None:
+def _fill(loan: Loan, value: codec.PreparedValue, trailer: bytes) -> None:
     with memoryview(loan) as view:
         if not trailer:
             value.write(view)

@@ -1,7 +1,7 @@
 """The plugins that come with Chronetix, by their uri. Each is an ordinary plugin, imported when a node uses it."""
 
 BUILTINS = {
-    "builtin://chronetix/system/timer": "chronetix.nodeworker.builtins.timer:Timer",
+    "builtin://chronetix/system/timer": "chronetix.nodeworker.builtins.timer:TimerSource",
     "builtin://chronetix/system/eventbus-source": "chronetix.nodeworker.builtins.eventbus:EventBusSource",
     "builtin://chronetix/system/eventbus-sink": "chronetix.nodeworker.builtins.eventbus:EventBusSink",
     "builtin://chronetix/resource/netinfo": "chronetix.nodeworker.builtins.netinfo:NetInfo",

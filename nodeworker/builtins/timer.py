@@ -13,7 +13,7 @@ from chronetix.nodeworker.api.context import Context
 from chronetix.protocol.messages import Tick
 
 
-class Timer:
+class TimerSource:
     """One node may have several timers; ``timer`` tells their ticks apart."""
 
     def on_tick(self, tick: Tick, ctx: Context) -> dict[str, Any]:

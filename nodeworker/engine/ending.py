@@ -71,7 +71,7 @@ _begun = False
 
 
 def begun() -> bool:
-    """A SystemExit that is under way is that of :meth:`Ending.run`."""
+    """A SystemExit that is under way is that of :meth:`Shutdown.run`."""
     return _begun
 
 
@@ -91,7 +91,7 @@ def forked() -> None:
             atexit.register(getattr(sys.modules[name], handler))
 
 
-class Ending:
+class Shutdown:
     """The end of this process with ``code``, within ``limit_s``. From the main thread; once."""
 
     def __init__(
@@ -286,7 +286,7 @@ def _flush() -> None:
             setattr(sys, name, None)
 
 
-def signals(ending: Ending, hurry_s: float) -> None:
+def signals(ending: Shutdown, hurry_s: float) -> None:
     """What is about to end anyway cannot be told to: SIGTERM only leaves it less time, and SIGINT nothing."""
     with suppress(ValueError, OSError):
         children.handle(signal.SIGTERM, lambda *_: ending.hurry(hurry_s))

@@ -35,7 +35,7 @@ def main() -> NoReturn:
 
     code = runner.main()
     signal.signal(signal.SIGINT, _end)
-    ending.Ending(code, _limit_s(), lambda _: None).run()
+    ending.Shutdown(code, _limit_s(), lambda _: None).run()
 
 
 def _end(_number: int, _frame: FrameType | None) -> None:

@@ -42,7 +42,7 @@ TURNS = 64
 
 
 @dataclass(slots=True)
-class Alarm:
+class RunningTimer:
     """A running timer."""
 
     member: Member
@@ -73,7 +73,7 @@ class Deployment:
         self._members: dict[str, Member] = {}
         self._bus = LocalBus(on_publish, self._await_reply, self._mail_has_come)
         self._air: Air | None = None
-        self._alarms: list[Alarm] = []
+        self._alarms: list[RunningTimer] = []
         self._failure: FlowFailed | None = None
         self._draining = False
         self._on_drain: Callable[[], None] | None = on_drain
@@ -217,7 +217,7 @@ class Deployment:
         now = time.monotonic_ns()
         for member in self._members.values():
             for timer in member.node.config.timers:
-                self._alarms.append(Alarm(member, timer.id, timer.interval_ns, now + timer.interval_ns))
+                self._alarms.append(RunningTimer(member, timer.id, timer.interval_ns, now + timer.interval_ns))
 
     def _growing(self, node: str) -> Grow:
         """What the node's arena calls. It must not own this object: the collector cannot look into an arena."""

@@ -19,7 +19,7 @@ from chronetix.nodeworker.api.context import Context
 from chronetix.nodeworker.api.message import Message
 from chronetix.nodeworker.inprocess.deployment import Deployment
 from chronetix.nodeworker.inprocess.member import FlowFailed
-from chronetix.protocol.messages import Configure, Port, Tick, Timer
+from chronetix.protocol.messages import Configure, Port, Tick, TimerSpec
 from chronetix.shm import Frame
 
 
@@ -108,7 +108,7 @@ def run(
         PLUGIN,
         inputs=_ports(incoming),
         outputs=_ports(outgoing),
-        timers=[Timer(id="tick", interval_ns=NEVER_NS)] if ticks else [],
+        timers=[TimerSpec(id="tick", interval_ns=NEVER_NS)] if ticks else [],
         subscriptions=list(dict.fromkeys(topics)),
         publications=list(publications),
         params=dict(params or {}),

@@ -35,7 +35,7 @@ import msgspec
 from chronetix.nodeworker import _clone
 from chronetix.nodeworker.engine import ending
 from chronetix.nodeworker.process import native_threads, worker
-from chronetix.nodeworker.process.link import Link
+from chronetix.nodeworker.process.link import ControlLink
 from chronetix.nodeworker.process.rehearsal import rehearse
 from chronetix.protocol.messages import (
     PROTOCOL_VERSIONS,
@@ -55,7 +55,7 @@ PRELOADED = ("numpy", "pyarrow", "pyarrow.ipc", "traceback", "importlib.util", "
 
 def main() -> NoReturn:
     """Serve until the socket ends."""
-    launcher = Launcher(worker.inherited_socket(), os.getppid())
+    launcher = ForkServer(worker.inherited_socket(), os.getppid())
     launcher.prepare()
     launcher.serve()
     sys.exit(0)
@@ -68,13 +68,13 @@ BATCH = 8
 """Spawns that are answered together: more would keep the daemon waiting for the first."""
 
 
-class Launcher:
+class ForkServer:
     """Forks workers on request. ``daemon`` is the pid that they become children of."""
 
     def __init__(self, sock: socket.socket, daemon: int) -> None:
         self._sock = sock
         self._daemon = daemon
-        self._link: Link[Spawn] = Link(sock, Spawn)
+        self._link: ControlLink[Spawn] = ControlLink(sock, Spawn)
 
     def prepare(self) -> None:
         """Import, check, freeze; then tell the daemon that forks are cheap now."""
@@ -260,7 +260,7 @@ def _refusal(reason: OSError) -> str:
 
 def _report(sock: socket.socket, reason: OSError) -> None:
     """The process is there, so the daemon will see it end; this tells it why."""
-    link: Link[ToWorker] = Link(sock, ToWorker)
+    link: ControlLink[ToWorker] = ControlLink(sock, ToWorker)
     text = _refusal(reason)
     print(f"chronetix worker: {text}", file=sys.stderr)
     link.send(Hello(protocol=list(PROTOCOL_VERSIONS), role="worker", pid=os.getpid()))

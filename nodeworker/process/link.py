@@ -28,7 +28,6 @@ from chronetix.protocol.messages import (
     Drained,
     Finished,
     Linked,
-    Message,
     Offer,
     Pong,
     Segment,
@@ -37,10 +36,11 @@ from chronetix.protocol.messages import (
     Started,
     Subscribe,
     Unsubscribe,
+    WireMessage,
 )
 from chronetix.protocol.trust import listener
 
-M = TypeVar("M", bound=Message)
+M = TypeVar("M", bound=WireMessage)
 
 CHUNK = 64 * 1024
 """Bytes asked from the kernel at once."""
@@ -81,7 +81,7 @@ class _Kept:
                 os.close(fd)
 
 
-class Link(Generic[M]):
+class ControlLink(Generic[M]):
     """One end of a control connection that receives the messages of ``union``."""
 
     def __init__(self, sock: socket.socket, union: Any) -> None:
@@ -116,7 +116,7 @@ class Link(Generic[M]):
         """The next :meth:`receive` will not wait."""
         return bool(self._ready)
 
-    def send(self, message: Message, descriptors: Sequence[int] = ()) -> None:
+    def send(self, message: WireMessage, descriptors: Sequence[int] = ()) -> None:
         """Write ``message``; the descriptors stay the caller's. Raises LocalError for a message that cannot be encoded,
         OSError (BrokenPipeError, ConnectionResetError) when the peer is gone, and RuntimeError in a forked child: what
         it writes would stand in the middle of what its parent says."""
@@ -229,7 +229,7 @@ class Link(Generic[M]):
             self._sock = sock
             self._channel = Channel(self._union)
 
-    def send_first(self, message: Message, descriptors: Sequence[int] = ()) -> None:
+    def send_first(self, message: WireMessage, descriptors: Sequence[int] = ()) -> None:
         """Send before everything that is kept. Raises as :meth:`send`."""
         with self._lock:
             self._write(pieces(message, descriptors))
@@ -247,7 +247,7 @@ class Link(Generic[M]):
                 return
             self._away = self._renewed = False
 
-    def _keep(self, message: Message, parts: Sequence[Piece]) -> None:
+    def _keep(self, message: WireMessage, parts: Sequence[Piece]) -> None:
         state = isinstance(message, TOLD_ANEW)
         if state and not self._renewed:
             return

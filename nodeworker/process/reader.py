@@ -22,7 +22,7 @@ from chronetix.nodeworker.engine.loop import Lost, Mailbox
 from chronetix.nodeworker.engine.mailbox_limits import MailboxLimits
 from chronetix.nodeworker.memory.arena_trim import ArenaTrim
 from chronetix.nodeworker.memory.wiring import Wiring
-from chronetix.nodeworker.process.link import Link
+from chronetix.nodeworker.process.link import ControlLink
 from chronetix.nodeworker.process.reattach import Reattachment
 from chronetix.nodeworker.process.remote import DaemonHost
 from chronetix.protocol.messages import (
@@ -32,13 +32,14 @@ from chronetix.protocol.messages import (
     Drained,
     Extend,
     Leave,
+    Link,
     Linked,
     MessagesDropped,
     Ping,
     Pong,
     Port,
     Reply,
-    RequestFailed,
+    RequestFailure,
     Retract,
     Segment,
     SegmentDropped,
@@ -46,7 +47,6 @@ from chronetix.protocol.messages import (
     Start,
     ToWorker,
 )
-from chronetix.protocol.messages import Link as LinkMessage
 from chronetix.shm import Frame, Step
 
 
@@ -56,7 +56,7 @@ class Reader:
 
     def __init__(
         self,
-        link: Link[ToWorker],
+        link: ControlLink[ToWorker],
         mailbox: Mailbox,
         wiring: Wiring,
         host: DaemonHost,
@@ -163,9 +163,9 @@ class Reader:
             self._wiring.drained(message)
         elif isinstance(message, Conclude):
             self._wiring.conclude(message)
-        elif isinstance(message, LinkMessage):
+        elif isinstance(message, Link):
             self._link.send(Linked(routes=self._wiring.link(message, descriptors)))
-        elif isinstance(message, Reply | RequestFailed):
+        elif isinstance(message, Reply | RequestFailure):
             self._host.resolve(message)
         else:
             if isinstance(message, Drain | Leave):

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from chronetix.nodeworker.api.errors import DaemonGone
-from chronetix.nodeworker.process.link import Link
+from chronetix.nodeworker.process.link import ControlLink
 from chronetix.nodeworker.process.streams import Streams
 from chronetix.protocol.errors import ChronetixError
 from chronetix.protocol.messages import (
@@ -27,11 +27,11 @@ from chronetix.protocol.messages import (
     Failure,
     Hello,
     Log,
-    Message,
     Reattach,
     Reattached,
     ToWorker,
     Welcome,
+    WireMessage,
 )
 from chronetix.protocol.trust import listener
 
@@ -43,14 +43,14 @@ READ_S, LONGEST_READ_S = 0.001, 0.1
 ANSWER_S = 10.0
 """How long a daemon that was reached may take for its answer, before it is left and tried again."""
 
-Describe = Callable[[], tuple[Reattach, Sequence[int], Sequence[Message]]]
+Describe = Callable[[], tuple[Reattach, Sequence[int], Sequence[WireMessage]]]
 
 
 class Reattachment:
     """The way back of a worker to ``path``, once it was started. ``describe`` tells who it is and how far, with the
     descriptors of its memory, and what is to be told when it was taken back; it has the link renewed."""
 
-    def __init__(self, path: str, link: Link[ToWorker], describe: Describe) -> None:
+    def __init__(self, path: str, link: ControlLink[ToWorker], describe: Describe) -> None:
         self._path = path
         self._link = link
         self._daemon_user = link.peer_user
@@ -151,7 +151,7 @@ class Reattachment:
             self._link.send_first(message)
         self._streams.told()
 
-    def _losses(self) -> list[Message]:
+    def _losses(self) -> list[WireMessage]:
         """What is lost of what was printed, for the log."""
         return [
             Log(

@@ -19,7 +19,7 @@ import msgspec
 from chronetix.nodeworker.memory.wiring import build
 from chronetix.nodeworker.process import worker
 from chronetix.protocol.framing import encode, message_types
-from chronetix.protocol.messages import Configure, Drain, Link, Message, Port, Start, ToWorker, Welcome
+from chronetix.protocol.messages import Configure, Drain, Link, Port, Start, ToWorker, Welcome, WireMessage
 
 PLUGIN = "chronetix.nodeworker.process.rehearsal_plugin"
 """Imported anew each time, as a plugin is."""
@@ -49,7 +49,7 @@ def _live() -> None:
     sys.modules.pop(PLUGIN, None)
 
 
-def _script() -> list[Message]:
+def _script() -> list[WireMessage]:
     configure = Configure(
         flow="rehearsal",
         node="node",

@@ -14,10 +14,19 @@ from typing import Any
 from chronetix.nodeworker.api.context import Done, Level, Outcome
 from chronetix.nodeworker.api.errors import RequestFailed, late, sendable
 from chronetix.nodeworker.api.message import Message
-from chronetix.nodeworker.process.link import Link
+from chronetix.nodeworker.process.link import ControlLink
 from chronetix.protocol.errors import LocalError
-from chronetix.protocol.messages import FrameFailed, Log, Publish, Reply, Request, Subscribe, ToWorker, Unsubscribe
-from chronetix.protocol.messages import RequestFailed as Refusal
+from chronetix.protocol.messages import (
+    FrameFailed,
+    Log,
+    Publish,
+    Reply,
+    Request,
+    RequestFailure,
+    Subscribe,
+    ToWorker,
+    Unsubscribe,
+)
 
 LONGEST_NS = 10**18
 """The longest wait for a reply, for those who name none."""
@@ -34,9 +43,9 @@ class DaemonHost:
 
     grace_s = GRACE_S
 
-    def __init__(self, link: Link[ToWorker]) -> None:
+    def __init__(self, link: ControlLink[ToWorker]) -> None:
         self._link = link
-        self._waiting: dict[str, Callable[[Reply | Refusal], Any]] = {}
+        self._waiting: dict[str, Callable[[Reply | RequestFailure], Any]] = {}
         self._topics: dict[str, bool] = {}
         """What was last asked for at run time: to get this topic, or not any more."""
 
@@ -96,8 +105,8 @@ class DaemonHost:
         """See :class:`chronetix.nodeworker.api.context.Host`. ``done`` is called by the IO thread."""
         corr_id, topic = str(envelope["corr_id"]), str(envelope["topic"])
 
-        def resolve(end: Reply | Refusal) -> None:
-            if isinstance(end, Refusal):
+        def resolve(end: Reply | RequestFailure) -> None:
+            if isinstance(end, RequestFailure):
                 done(RequestFailed(topic, end.reason, end.message))
             else:
                 head = {"topic": topic, "corr_id": corr_id, "content_type": end.content_type}
@@ -115,7 +124,7 @@ class DaemonHost:
             raise
         return forget
 
-    def resolve(self, end: Reply | Refusal) -> None:
+    def resolve(self, end: Reply | RequestFailure) -> None:
         """What the daemon said about a request. One that is not waited for any more is late: it is nobody's."""
         waiting = self._waiting.get(end.corr_id)
         if waiting is not None:
@@ -124,4 +133,4 @@ class DaemonHost:
     def abandon(self) -> None:
         """The daemon is gone: end every request that waits."""
         for corr_id, waiting in list(self._waiting.items()):
-            waiting(Refusal(corr_id=corr_id, reason="peer-gone", message="the daemon is gone"))
+            waiting(RequestFailure(corr_id=corr_id, reason="peer-gone", message="the daemon is gone"))

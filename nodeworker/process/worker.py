@@ -35,7 +35,7 @@ from chronetix.nodeworker.engine.loop import Emptied, Event, Loop, Lost, Mailbox
 from chronetix.nodeworker.engine.node import Node
 from chronetix.nodeworker.memory.wiring import NO_HUGEPAGES, Wiring, build
 from chronetix.nodeworker.process import native_threads
-from chronetix.nodeworker.process.link import Link
+from chronetix.nodeworker.process.link import ControlLink
 from chronetix.nodeworker.process.reader import Reader
 from chronetix.nodeworker.process.reattach import Reattachment
 from chronetix.nodeworker.process.remote import DaemonHost
@@ -55,7 +55,7 @@ from chronetix.protocol.messages import (
     Finished,
     GaveUp,
     Hello,
-    Message,
+    Link,
     Ping,
     Pong,
     Ready,
@@ -65,14 +65,14 @@ from chronetix.protocol.messages import (
     Start,
     Started,
     ToWorker,
+    WireMessage,
 )
-from chronetix.protocol.messages import Link as LinkMessage
 from chronetix.shm import Doorbell
 
 if TYPE_CHECKING:
     from chronetix.nodeworker.process.async_worker import AsyncRun
 
-M = TypeVar("M", LinkMessage, Configure)
+M = TypeVar("M", Link, Configure)
 
 FD_VARIABLE = "CHRONETIX_FD"
 """Environment variable with the number of the inherited control socket."""
@@ -116,7 +116,7 @@ class Worker:
 
     def __init__(self, sock: socket.socket, found: Any = None, place: Assign = AS_IT_IS) -> None:
         self._owner = children.Owner()
-        self._link: Link[ToWorker] = Link(sock, ToWorker)
+        self._link: ControlLink[ToWorker] = ControlLink(sock, ToWorker)
         self._found = found
         self._place = place
         self._mailbox: Mailbox = deque()
@@ -176,7 +176,7 @@ class Worker:
         limit_s = config.end_ns / 1e9 if config is not None else 0.0
         if self._signals:
             limit_s = min(limit_s, hurry_s - (time.monotonic() - self._signalled))
-        end = ending.Ending(code, max(limit_s, 0.0), self._say_what_hangs, self._last_words, self._let_go)
+        end = ending.Shutdown(code, max(limit_s, 0.0), self._say_what_hangs, self._last_words, self._let_go)
         ending.signals(end, hurry_s)
         end.run()
 
@@ -350,7 +350,7 @@ class Worker:
         assert self._wiring is not None, "its ends of the routes were not made yet"
         return self._wiring
 
-    def _describe(self, config: Configure) -> tuple[Reattach, list[int], list[Message]]:
+    def _describe(self, config: Configure) -> tuple[Reattach, list[int], list[WireMessage]]:
         """Who this is, how far it is, and all its memory: for a daemon that does not know it yet; and what it would
         know from before."""
         with self._telling:
@@ -372,9 +372,9 @@ class Worker:
         )
         return message, descriptors, [*self._host.subscriptions(), *([finished] if finished is not None else ())]
 
-    def _receive_link(self) -> tuple[LinkMessage, list[int]]:
+    def _receive_link(self) -> tuple[Link, list[int]]:
         """Wait for the other ends."""
-        return self._await(LinkMessage)
+        return self._await(Link)
 
     def _receive_configure(self) -> Configure:
         """Stand by until it is its turn, perhaps for ever."""

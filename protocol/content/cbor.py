@@ -23,7 +23,7 @@ from chronetix.protocol.content.natural import (
     IDENTIFIERS,
     MAX_DEPTH,
     TIMES,
-    Rules,
+    FormatRules,
     Unfit,
     aware,
     identifier,
@@ -236,4 +236,4 @@ def _frozen(item: Any) -> Any:
     return tuple(_frozen(each) for each in item) if type(item) is list else item
 
 
-_RULES: Final = Rules(frozenset({str, int, bool, type(None), bytes}), lambda number: number, _leaf, _key, _bag)
+_RULES: Final = FormatRules(frozenset({str, int, bool, type(None), bytes}), lambda number: number, _leaf, _key, _bag)

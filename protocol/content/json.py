@@ -19,7 +19,7 @@ from chronetix.protocol.content import arrays
 from chronetix.protocol.content.natural import (
     IDENTIFIERS,
     TIMES,
-    Rules,
+    FormatRules,
     Unfit,
     aware,
     identifier,
@@ -88,4 +88,4 @@ def _key(key: Any) -> str:
     raise Unfit(f"a map key is a {type(key).__name__}, and JSON has text: write str(key)")
 
 
-_RULES: Final = Rules(frozenset({str, int, bool, type(None)}), _number, _leaf, _key, list)
+_RULES: Final = FormatRules(frozenset({str, int, bool, type(None)}), _number, _leaf, _key, list)

@@ -2,8 +2,8 @@
 value, dataclasses, attrs classes and msgspec structs are maps by their fields, any other mapping is a map, sets and
 other collections are lists.
 
-What a format makes of the rest, it says by its :class:`Rules`. :class:`Unfit` says what has no form, where in the value
-it is, and what to write instead; nothing is changed silently.
+A format says by its :class:`FormatRules` what it makes of the rest. :class:`Unfit` says what has no form, where in the
+value it is, and what to write instead; nothing is changed silently.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Unfit(TypeError):
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Rules:
+class FormatRules:
     """What is a format's own. ``plain`` types stay as they are; ``number`` looks at floats, ``leaf`` at whatever is no
     container, ``key`` at map keys, ``bag`` makes something of a set's items; each raises Unfit for what has no form."""
 
@@ -61,7 +61,7 @@ class Rules:
     bag: Callable[[list[Any]], Any]
 
 
-def natural(value: Any, rules: Rules, left: int = MAX_DEPTH) -> Any:
+def natural(value: Any, rules: FormatRules, left: int = MAX_DEPTH) -> Any:
     """``value`` in the shapes of ``rules``' format. Raises Unfit."""
     kind = type(value)
     if kind in rules.plain:
@@ -75,7 +75,7 @@ def natural(value: Any, rules: Rules, left: int = MAX_DEPTH) -> Any:
     return _other(value, rules, left)
 
 
-def _other(value: Any, rules: Rules, left: int) -> Any:
+def _other(value: Any, rules: FormatRules, left: int) -> Any:
     kind = type(value)
     if isinstance(value, enum.Enum):
         return natural(value.value, rules, left)
@@ -97,7 +97,7 @@ def _other(value: Any, rules: Rules, left: int) -> Any:
     return rules.leaf(value)
 
 
-def _map(value: Mapping[Any, Any], rules: Rules, left: int) -> dict[Any, Any]:
+def _map(value: Mapping[Any, Any], rules: FormatRules, left: int) -> dict[Any, Any]:
     _room(left)
     made: dict[Any, Any] = {}
     for key, item in value.items():
@@ -111,7 +111,7 @@ def _map(value: Mapping[Any, Any], rules: Rules, left: int) -> dict[Any, Any]:
     return made
 
 
-def _list(value: Any, rules: Rules, left: int) -> list[Any]:
+def _list(value: Any, rules: FormatRules, left: int) -> list[Any]:
     _room(left)
     made: list[Any] = []
     try:

@@ -20,7 +20,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from chronetix.protocol.contract.reading import Notes, quote, quote_key
+from chronetix.protocol.contract.reading import ProblemCollector, quote, quote_key
 from chronetix.protocol.contract.types import Manifest, Route
 
 ROLE_OF_TOPIC: Final = (("control/timer/", "Timer"), ("control/resource/", "EnvProvider"))
@@ -33,7 +33,7 @@ _MAX_LISTED: Final = 8
 class Resolution:
     """The endpoints that are resolved so far; numbers are positions in the list of manifests."""
 
-    notes: Notes
+    notes: ProblemCollector
     manifests: Sequence[Manifest]
     by_node: dict[str, int] = field(default_factory=dict)
     by_plugin: dict[str, list[int]] = field(default_factory=dict)
@@ -55,7 +55,7 @@ def resolve(
     routes: Sequence[Route],
     paths: Sequence[str],
     bindings: Mapping[str, str],
-    notes: Notes,
+    notes: ProblemCollector,
 ) -> tuple[tuple[Manifest, ...], dict[str, str]]:
     """Return the manifests with their node ids, and for each endpoint the node that it means.
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 from itertools import count
 from typing import Final
 
-from chronetix.protocol.contract.reading import Notes
+from chronetix.protocol.contract.reading import ProblemCollector
 from chronetix.protocol.contract.types import Route
 
 MAX_CYCLES: Final = 10
@@ -47,7 +47,7 @@ def _free_id(base: str, taken: set[str], turn: dict[str, int]) -> str:
     raise AssertionError("count does not end")
 
 
-def refuse_cycles(routes: Iterable[Route], notes: Notes) -> None:
+def refuse_cycles(routes: Iterable[Route], notes: ProblemCollector) -> None:
     """Note a problem for each cycle of data routes, with the nodes it runs through."""
     following: dict[str, list[str]] = {}
     for route in routes:

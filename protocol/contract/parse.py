@@ -8,7 +8,7 @@ from typing import Any, Literal
 from chronetix.protocol.contract.endpoints import resolve
 from chronetix.protocol.contract.graph import name_routes, refuse_cycles
 from chronetix.protocol.contract.manifests import read_manifest
-from chronetix.protocol.contract.reading import Fields, Notes, kind_of
+from chronetix.protocol.contract.reading import Fields, ProblemCollector, kind_of
 from chronetix.protocol.contract.routes import read_route, read_schema, settle_policy
 from chronetix.protocol.contract.supervision import check_strategy
 from chronetix.protocol.contract.types import ON_DAEMON_LOSS, STRATEGIES, Flow, Manifest, Validation
@@ -23,7 +23,7 @@ def parse_flow(raw: Any, *, bindings: Mapping[str, str] = _NO_BINDINGS) -> Valid
     if its name does not tell. ``raw`` should be a map, but no value makes this function raise: what is wrong is in
     ``problems``.
     """
-    notes = Notes()
+    notes = ProblemCollector()
     if not isinstance(raw, Mapping):
         notes.problem("", f"a flow is a map with manifests, routes and schemas, not {kind_of(raw)}")
         return Validation(None, notes.problems, notes.warnings)

@@ -35,7 +35,7 @@ Choice = TypeVar("Choice", bound=str)
 
 
 @dataclass(slots=True)
-class Notes:
+class ProblemCollector:
     """Collects problems and warnings."""
 
     problems: list[Problem] = field(default_factory=list)
@@ -79,7 +79,7 @@ class Fields:
 
     __slots__ = ("_known", "_raw", "notes", "path")
 
-    def __init__(self, notes: Notes, path: str, raw: Mapping[str, Any]) -> None:
+    def __init__(self, notes: ProblemCollector, path: str, raw: Mapping[str, Any]) -> None:
         self.notes = notes
         self.path = path
         self._raw = raw

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from chronetix.protocol.contract.reading import Fields, Notes, one_of, quote
+from chronetix.protocol.contract.reading import Fields, ProblemCollector, one_of, quote
 from chronetix.protocol.contract.types import RESTARTS, STRATEGIES, Liveness, Manifest, Restart, Route
 
 MAX_RESTARTS: Final = 10_000
@@ -66,7 +66,9 @@ def _figure(fields: Fields, name: str, low: int, high: int, default: int) -> int
     return default if value is None else value
 
 
-def check_strategy(strategy: str, manifests: Sequence[Manifest], routes: Sequence[Route], notes: Notes) -> None:
+def check_strategy(
+    strategy: str, manifests: Sequence[Manifest], routes: Sequence[Route], notes: ProblemCollector
+) -> None:
     """Check that no node with the policy temporary is among the nodes that the strategy restarts together."""
     if strategy == STRATEGIES[0]:
         return

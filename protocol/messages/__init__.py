@@ -16,8 +16,8 @@ from chronetix.protocol.messages.base import (
     MAX_FRAME,
     Count,
     LogLevel,
-    Message,
     Priority,
+    WireMessage,
 )
 from chronetix.protocol.messages.bus import (
     Deliver,
@@ -26,7 +26,7 @@ from chronetix.protocol.messages.bus import (
     Publish,
     Reply,
     Request,
-    RequestFailed,
+    RequestFailure,
     Subscribe,
     Tick,
     Unsubscribe,
@@ -81,7 +81,7 @@ from chronetix.protocol.messages.node import (
     Ready,
     Start,
     Started,
-    Timer,
+    TimerSpec,
 )
 from chronetix.protocol.messages.reattach import (
     Reattach,
@@ -124,7 +124,6 @@ __all__ = [
     "Linked",
     "Log",
     "LogLevel",
-    "Message",
     "MessagesDropped",
     "Offer",
     "Ping",
@@ -138,7 +137,7 @@ __all__ = [
     "ReattachedStage",
     "Reply",
     "Request",
-    "RequestFailed",
+    "RequestFailure",
     "Result",
     "Retract",
     "Segment",
@@ -151,12 +150,13 @@ __all__ = [
     "Started",
     "Subscribe",
     "Tick",
-    "Timer",
+    "TimerSpec",
     "ToClient",
     "ToLauncher",
     "ToWorker",
     "Unsubscribe",
     "Welcome",
+    "WireMessage",
     "WorkerMessage",
 ]
 
@@ -216,7 +216,7 @@ ToWorker = (
     | Ping
     | Deliver
     | Reply
-    | RequestFailed
+    | RequestFailure
     | Tick
 )
 """The messages that the daemon sends to workers."""

@@ -22,5 +22,5 @@ MAX_FRAME = 16 * 1024 * 1024
 """Largest frame in bytes, length prefix not counted: bounds the memory that a peer can make this process allocate."""
 
 
-class Message(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", omit_defaults=True):
+class WireMessage(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", omit_defaults=True):
     """The base of every message; messages have only their tag ``type`` in common."""

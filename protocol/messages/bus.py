@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from chronetix.protocol.messages.base import Count, Message, Priority
+from chronetix.protocol.messages.base import Count, Priority, WireMessage
 
 
 class Envelope(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -28,14 +28,14 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     ext: dict[str, Any] = {}
 
 
-class Publish(Message, tag="publish", frozen=True):
+class Publish(WireMessage, tag="publish", frozen=True):
     """Worker to daemon: deliver this to all subscribers of the envelope's topic."""
 
     envelope: dict[str, Any]
     payload: bytes
 
 
-class Deliver(Message, tag="deliver", frozen=True):
+class Deliver(WireMessage, tag="deliver", frozen=True):
     """Daemon to subscriber: a published message. With ``envelope.corr_id`` it is a request that expects a
     :class:`Reply`.
     """
@@ -44,19 +44,19 @@ class Deliver(Message, tag="deliver", frozen=True):
     payload: bytes
 
 
-class Subscribe(Message, tag="subscribe", frozen=True):
+class Subscribe(WireMessage, tag="subscribe", frozen=True):
     """Worker to daemon: subscribe to ``topic`` (exact match)."""
 
     topic: str
 
 
-class Unsubscribe(Message, tag="unsubscribe", frozen=True):
+class Unsubscribe(WireMessage, tag="unsubscribe", frozen=True):
     """Worker to daemon: end the subscription to ``topic``."""
 
     topic: str
 
 
-class MessagesDropped(Message, tag="messages-dropped", frozen=True):
+class MessagesDropped(WireMessage, tag="messages-dropped", frozen=True):
     """Worker to daemon: ``count`` messages of ``topic`` that were delivered to it are lost, because too many bytes
     waited for its plugin."""
 
@@ -64,10 +64,10 @@ class MessagesDropped(Message, tag="messages-dropped", frozen=True):
     count: Count
 
 
-class Request(Message, tag="request", frozen=True):
+class Request(WireMessage, tag="request", frozen=True):
     """Worker to daemon: one subscriber of the topic is to reply. ``envelope.corr_id`` is chosen by the requester.
 
-    Ends exactly once: :class:`Reply` or :class:`RequestFailed`.
+    Ends exactly once: :class:`Reply` or :class:`RequestFailure`.
     """
 
     envelope: dict[str, Any]
@@ -75,7 +75,7 @@ class Request(Message, tag="request", frozen=True):
     timeout_ns: Count = 5_000_000_000
 
 
-class Reply(Message, tag="reply", frozen=True):
+class Reply(WireMessage, tag="reply", frozen=True):
     """Subscriber to daemon: the reply to a delivered request. Daemon to requester: the same reply, forwarded."""
 
     corr_id: str
@@ -83,7 +83,7 @@ class Reply(Message, tag="reply", frozen=True):
     content_type: str = "application/json"
 
 
-class RequestFailed(Message, tag="request-failed", frozen=True):
+class RequestFailure(WireMessage, tag="request-failed", frozen=True):
     """Daemon to requester: the request ended without a reply, for one of the three reasons."""
 
     corr_id: str
@@ -91,7 +91,7 @@ class RequestFailed(Message, tag="request-failed", frozen=True):
     message: str
 
 
-class Tick(Message, tag="tick", frozen=True):
+class Tick(WireMessage, tag="tick", frozen=True):
     """Daemon to worker: timer ``id`` was due at ``due_ns``; ``missed`` ticks before it were not delivered."""
 
     id: str

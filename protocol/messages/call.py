@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from chronetix.protocol.messages.base import Count, Message
+from chronetix.protocol.messages.base import Count, WireMessage
 
 
-class Call(Message, tag="call", frozen=True):
+class Call(WireMessage, tag="call", frozen=True):
     """Client to daemon: call ``verb``. The call ends with exactly one :class:`Result` or :class:`Failure` of the same
     id.
 
@@ -20,7 +20,7 @@ class Call(Message, tag="call", frozen=True):
     descriptors: Count = 0
 
 
-class Item(Message, tag="item", frozen=True):
+class Item(WireMessage, tag="item", frozen=True):
     """Daemon to client: one item of a streaming answer (logs, events), before the call's end. ``descriptors``: how many
     are sent with the item."""
 
@@ -29,14 +29,14 @@ class Item(Message, tag="item", frozen=True):
     descriptors: Count = 0
 
 
-class Result(Message, tag="result", frozen=True):
+class Result(WireMessage, tag="result", frozen=True):
     """Daemon to client: the call's end, with its value."""
 
     id: Count
     value: Any = None
 
 
-class Cancel(Message, tag="cancel", frozen=True):
+class Cancel(WireMessage, tag="cancel", frozen=True):
     """Client to daemon: cancel the call, which still ends with a Result or Failure."""
 
     id: Count

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from chronetix.protocol.messages.base import MAX_FRAME, Count, Message
+from chronetix.protocol.messages.base import MAX_FRAME, Count, WireMessage
 
 PROTOCOL_VERSIONS = (1,)
 """Versions of this protocol that this code supports, best first."""
@@ -16,7 +16,7 @@ REATTACH = "reattach"
 """The feature in the hello of a worker that reattaches: a :class:`Reattach` is its next message."""
 
 
-class Hello(Message, tag="hello", frozen=True):
+class Hello(WireMessage, tag="hello", frozen=True):
     """The first message of the side that connects: the versions that it supports, and its role."""
 
     protocol: list[Count]
@@ -26,7 +26,7 @@ class Hello(Message, tag="hello", frozen=True):
     pid: Count = 0
 
 
-class Welcome(Message, tag="welcome", frozen=True):
+class Welcome(WireMessage, tag="welcome", frozen=True):
     """The daemon's answer to a hello that it accepts. A refusal is a :class:`Failure`, after which the daemon
     closes."""
 
@@ -36,7 +36,7 @@ class Welcome(Message, tag="welcome", frozen=True):
     max_frame: Count = MAX_FRAME
 
 
-class Failure(Message, tag="error", frozen=True):
+class Failure(WireMessage, tag="error", frozen=True):
     """An error; ``code`` and ``name`` are those of the error catalogue.
 
     With ``id`` it ends that call; without, it concerns the connection.

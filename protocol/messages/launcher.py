@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from chronetix.protocol.messages.base import Count, Message
+from chronetix.protocol.messages.base import Count, WireMessage
 
 
-class Spawn(Message, tag="spawn", frozen=True):
+class Spawn(WireMessage, tag="spawn", frozen=True):
     """Daemon to launcher: start one worker. Descriptors: its control socket, its stdout, its stderr and, with
     ``cgroup``, the folder of the control group that it is born in.
 
@@ -31,7 +31,7 @@ class Spawn(Message, tag="spawn", frozen=True):
         return 3 + self.cgroup
 
 
-class Spawned(Message, tag="spawned", frozen=True):
+class Spawned(WireMessage, tag="spawned", frozen=True):
     """Launcher to daemon: worker ``id`` has been started, as a child of the daemon. Descriptors: its pidfd."""
 
     id: Count
@@ -39,7 +39,7 @@ class Spawned(Message, tag="spawned", frozen=True):
     descriptors = 1
 
 
-class SpawnFailed(Message, tag="spawn-failed", frozen=True):
+class SpawnFailed(WireMessage, tag="spawn-failed", frozen=True):
     """Launcher to daemon: worker ``id`` was not started."""
 
     id: Count
@@ -47,7 +47,7 @@ class SpawnFailed(Message, tag="spawn-failed", frozen=True):
     message: str
 
 
-class LauncherReady(Message, tag="launcher-ready", frozen=True):
+class LauncherReady(WireMessage, tag="launcher-ready", frozen=True):
     """Launcher to daemon, as its first message: everything is imported, so that forks are cheap from now on."""
 
     pid: Count

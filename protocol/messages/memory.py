@@ -9,7 +9,7 @@ from typing import Literal
 
 import msgspec
 
-from chronetix.protocol.messages.base import Count, Message
+from chronetix.protocol.messages.base import Count, WireMessage
 
 
 class Port(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -39,7 +39,7 @@ class Port(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     tap_of: str = ""
 
 
-class Extend(Message, tag="extend", frozen=True):
+class Extend(WireMessage, tag="extend", frozen=True):
     """Daemon to worker, any time after its ready: further routes, or next stages of routes that it has.
 
     A higher epoch of an input that the worker has means that the producer has finished the stage before, and that this
@@ -56,7 +56,7 @@ class Extend(Message, tag="extend", frozen=True):
     leave: list[str] = []
 
 
-class Offer(Message, tag="offer", frozen=True):
+class Offer(WireMessage, tag="offer", frozen=True):
     """Worker to daemon, once after configure and once after each extend: the memory that it has made. Descriptors:
     one RING for each of ``rings`` (its output routes), one CREDIT for each of ``credits`` (its input routes, in
     the order of the ports), one ARENA segment for each index of ``segments`` (those not offered before).
@@ -83,7 +83,7 @@ class InputLink(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     predecessor: bool = False
 
 
-class Link(Message, tag="link", frozen=True):
+class Link(WireMessage, tag="link", frozen=True):
     """Daemon to worker: the other ends. Descriptors: for each of ``outputs`` the consumer's CREDIT and the
     producer's end of a line to it; then for each of ``inputs`` the producer's RING, the consumer's end of a line to it,
     its segments and, with ``predecessor``, the CREDIT of the earlier consumer. No other process has that end of the
@@ -104,13 +104,13 @@ class Link(Message, tag="link", frozen=True):
         return 2 * len(self.outputs) + sum(2 + len(link.segments) + link.predecessor for link in self.inputs)
 
 
-class Linked(Message, tag="linked", frozen=True):
+class Linked(WireMessage, tag="linked", frozen=True):
     """Worker to daemon: all memory of a further link is mapped; ``routes`` are the link's routes, outputs first."""
 
     routes: list[str] = []
 
 
-class Drained(Message, tag="drained", frozen=True):
+class Drained(WireMessage, tag="drained", frozen=True):
     """Worker to daemon: this stage of an input, which its producer has finished, is empty, returned and unmapped.
 
     Daemon to a living producer: the consumer has drained this stage, and the producer may free its memory.
@@ -120,7 +120,7 @@ class Drained(Message, tag="drained", frozen=True):
     epoch: Count
 
 
-class Conclude(Message, tag="conclude", frozen=True):
+class Conclude(WireMessage, tag="conclude", frozen=True):
     """Daemon to consumer: input ``route`` ends for good at sequence number ``seq``. When the worker has taken and
     returned all frames before it, it sends :class:`Drained` and forgets the route. Only for workers with the feature
     ``handover``.
@@ -130,7 +130,7 @@ class Conclude(Message, tag="conclude", frozen=True):
     seq: Count
 
 
-class Segment(Message, tag="segment", frozen=True):
+class Segment(WireMessage, tag="segment", frozen=True):
     """An arena grew by the segment ``index``. Descriptors: that segment.
 
     Worker to daemon with ``route`` empty; daemon to each consumer once for each route from that producer, with the
@@ -143,7 +143,7 @@ class Segment(Message, tag="segment", frozen=True):
     descriptors = 1
 
 
-class SegmentMapped(Message, tag="segment-mapped", frozen=True):
+class SegmentMapped(WireMessage, tag="segment-mapped", frozen=True):
     """Consumer to daemon: it has mapped the segment ``index`` for the stage ``epoch`` of ``route``.
 
     Daemon to producer (``route`` empty) when every consumer has mapped it: from now on the producer may use the
@@ -155,7 +155,7 @@ class SegmentMapped(Message, tag="segment-mapped", frozen=True):
     epoch: Count = 0
 
 
-class SegmentDropped(Message, tag="segment-dropped", frozen=True):
+class SegmentDropped(WireMessage, tag="segment-dropped", frozen=True):
     """A producer has given a segment of its arena back, after every consumer had returned the frames in it.
 
     Worker to daemon with ``route`` empty; daemon to each consumer that maps the segment, once for each route, with the
@@ -168,13 +168,13 @@ class SegmentDropped(Message, tag="segment-dropped", frozen=True):
     epoch: Count = 0
 
 
-class Detach(Message, tag="detach", frozen=True):
+class Detach(WireMessage, tag="detach", frozen=True):
     """Daemon to producer: the consumer of ``route`` is gone for good. Sends to the route fail, also one that waits."""
 
     route: str
 
 
-class GaveUp(Message, tag="gave-up", frozen=True):
+class GaveUp(WireMessage, tag="gave-up", frozen=True):
     """Worker to daemon: ``route`` (policy block with a limit) had no credit for ``waited_ns`` while a frame waited for
     one, and the worker has closed it. Frames that it sends to its other outputs from now on count as lost on this
     route.
@@ -184,7 +184,7 @@ class GaveUp(Message, tag="gave-up", frozen=True):
     waited_ns: Count
 
 
-class Retract(Message, tag="retract", frozen=True):
+class Retract(WireMessage, tag="retract", frozen=True):
     """Daemon to producer: send nothing more on output ``route`` and close it; the node runs on with the others."""
 
     route: str

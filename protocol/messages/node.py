@@ -6,18 +6,18 @@ from typing import Any, Literal
 
 import msgspec
 
-from chronetix.protocol.messages.base import Count, LogLevel, Message
+from chronetix.protocol.messages.base import Count, LogLevel, WireMessage
 from chronetix.protocol.messages.memory import Port
 
 
-class Timer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class TimerSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A timer whose ticks the daemon sends to the worker."""
 
     id: str
     interval_ns: Count
 
 
-class Assign(Message, tag="assign", frozen=True):
+class Assign(WireMessage, tag="assign", frozen=True):
     """Daemon to a spare worker, before welcome: its new process name, environment variables to add, and its folder."""
 
     name: str
@@ -25,7 +25,7 @@ class Assign(Message, tag="assign", frozen=True):
     cwd: str = ""
 
 
-class Configure(Message, tag="configure", frozen=True):
+class Configure(WireMessage, tag="configure", frozen=True):
     """Daemon to worker, once, after welcome: the node that the worker runs.
 
     ``inputs`` names a route once for each of its stages that are not drained, oldest first. ``incarnation`` is how
@@ -47,7 +47,7 @@ class Configure(Message, tag="configure", frozen=True):
     uri: str
     inputs: list[Port] = []
     outputs: list[Port] = []
-    timers: list[Timer] = []
+    timers: list[TimerSpec] = []
     subscriptions: list[str] = []
     publications: list[str] = []
     params: dict[str, Any] = {}
@@ -69,12 +69,12 @@ class Configure(Message, tag="configure", frozen=True):
     terminate_ns: Count = 2_000_000_000
 
 
-class Ready(Message, tag="ready", frozen=True):
+class Ready(WireMessage, tag="ready", frozen=True):
     """Worker to daemon: the plugin is loaded and every route is linked. After a configure with ``standby``: the plugin
     is constructed."""
 
 
-class Start(Message, tag="start", frozen=True):
+class Start(WireMessage, tag="start", frozen=True):
     """Daemon to worker: call ``on_start`` and begin. Sinks get this message first, sources last.
 
     ``handover``: the result of the worker that handed the node over to this one.
@@ -83,23 +83,23 @@ class Start(Message, tag="start", frozen=True):
     handover: Any = None
 
 
-class Started(Message, tag="started", frozen=True):
+class Started(WireMessage, tag="started", frozen=True):
     """Worker to daemon: ``on_start`` has returned."""
 
 
-class Drain(Message, tag="drain", frozen=True):
+class Drain(WireMessage, tag="drain", frozen=True):
     """Daemon to worker: a source stops producing and closes its routes; other nodes end when their inputs have
     ended."""
 
 
-class Leave(Message, tag="leave", frozen=True):
+class Leave(WireMessage, tag="leave", frozen=True):
     """Daemon to worker: its successor is ready. Process the frames that have arrived and none that come later, call
     ``on_stop`` and finish, but close no route: the successor goes on with the routes. Only for workers with the feature
     ``handover``.
     """
 
 
-class Finished(Message, tag="finished", frozen=True):
+class Finished(WireMessage, tag="finished", frozen=True):
     """Worker to daemon: all inputs are consumed, outputs are closed, ``on_stop`` has returned; the worker exits with 0
     next. After a leave: the worker has returned all frames, and its successor takes over its routes.
     """
@@ -107,7 +107,7 @@ class Finished(Message, tag="finished", frozen=True):
     result: Any = None
 
 
-class Fault(Message, tag="fault", frozen=True):
+class Fault(WireMessage, tag="fault", frozen=True):
     """Worker to daemon: the plugin raised, or cannot be run; the worker exits with a non-zero code next.
     Of phase ``end``, and then also after finished: the process did not end in time, and ``message`` names what hung."""
 
@@ -117,7 +117,7 @@ class Fault(Message, tag="fault", frozen=True):
     traceback: str = ""
 
 
-class FrameFailed(Message, tag="frame-failed", frozen=True):
+class FrameFailed(WireMessage, tag="frame-failed", frozen=True):
     """Worker to daemon: the plugin raised over a frame of input ``route``, and the worker retried it as the node's qos
     says. The last of ``attempts`` succeeded, or the frame was set aside: published as a dead letter, or dropped.
     """
@@ -130,13 +130,13 @@ class FrameFailed(Message, tag="frame-failed", frozen=True):
     message: str = ""
 
 
-class Ping(Message, tag="ping", frozen=True):
+class Ping(WireMessage, tag="ping", frozen=True):
     """Daemon to worker: report what the plugin's thread is doing."""
 
     id: Count
 
 
-class Pong(Message, tag="pong", frozen=True):
+class Pong(WireMessage, tag="pong", frozen=True):
     """Worker to daemon, from a thread that the plugin cannot block: ``progress`` counts the steps of the
     plugin's thread; ``busy_ns`` is how long the current step has taken, 0 when it waits; ``doing`` names it.
     """
@@ -147,7 +147,7 @@ class Pong(Message, tag="pong", frozen=True):
     doing: str = ""
 
 
-class Log(Message, tag="log", frozen=True):
+class Log(WireMessage, tag="log", frozen=True):
     """Worker to daemon: one structured log record of the plugin."""
 
     level: LogLevel

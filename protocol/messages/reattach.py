@@ -6,7 +6,7 @@ from typing import Literal
 
 import msgspec
 
-from chronetix.protocol.messages.base import Count, Message
+from chronetix.protocol.messages.base import Count, WireMessage
 
 
 class ReattachedStage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -20,7 +20,7 @@ class ReattachedStage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     resume: Count = 0
 
 
-class Reattach(Message, tag="reattach", frozen=True):
+class Reattach(WireMessage, tag="reattach", frozen=True):
     """Worker to daemon, as the second message on a new connection: the worker has outlived its daemon, and shows its
     state and all its memory. Descriptors: one RING for each of ``outputs``, one CREDIT for each of ``inputs``, one
     ARENA segment for each index of ``segments``; with ``pipes`` the read ends of its stdout and stderr.
@@ -49,7 +49,7 @@ class Reattach(Message, tag="reattach", frozen=True):
         return len(self.outputs) + len(self.inputs) + len(self.segments) + 2 * self.pipes
 
 
-class Reattached(Message, tag="reattached", frozen=True):
+class Reattached(WireMessage, tag="reattached", frozen=True):
     """Daemon to worker: it is its node's worker again, and the connection goes on like the one before. Descriptors: its
     stdout and stderr from now on, which are the write ends of the ``pipes`` that it has shown, or of new pipes.
     """

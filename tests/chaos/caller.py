@@ -50,7 +50,7 @@ class Caller:
 
     def _talk(self, sock: socket.socket) -> None:
         """Until the connection ends."""
-        channel: Channel[wire.Message] = Channel(wire.ToClient)
+        channel: Channel[wire.WireMessage] = Channel(wire.ToClient)
         sock.sendall(encode(wire.Hello(protocol=[1], role="client", pid=os.getpid())))
         open_calls: dict[int, float] = {}
         number = 0
@@ -68,7 +68,9 @@ class Caller:
             self.cut += len(open_calls)
             channel.close()
 
-    def _heard(self, sock: socket.socket, channel: Channel[wire.Message], calls: dict[int, float], last: int) -> bool:
+    def _heard(
+        self, sock: socket.socket, channel: Channel[wire.WireMessage], calls: dict[int, float], last: int
+    ) -> bool:
         if not select.select([sock], [], [], LONGEST_S)[0]:
             self.complaints.append(f"calls {sorted(calls)} have not ended in {LONGEST_S:.0f} s")
             return False

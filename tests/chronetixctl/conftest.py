@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 
 from chronetix.protocol.errors import ChronetixError, error
-from chronetix.protocol.framing import Decoder, encode
-from chronetix.protocol.messages import Call, Cancel, ClientMessage, Failure, Hello, Item, Message, Result, Welcome
+from chronetix.protocol.framing import MessageDecoder, encode
+from chronetix.protocol.messages import Call, Cancel, ClientMessage, Failure, Hello, Item, Result, Welcome, WireMessage
 from chronetixctl.app import run
 
 ROOT = Path(__file__).parents[2]
@@ -48,7 +48,7 @@ class FakeDaemon:
                 self._talk(connection, stop)
 
     def _talk(self, connection: socket.socket, stop: socket.socket) -> None:
-        decoder: Decoder[Any] = Decoder(ClientMessage)
+        decoder: MessageDecoder[Any] = MessageDecoder(ClientMessage)
         verbs: dict[int, str] = {}
         while connection in select.select([connection, stop], [], [])[0]:
             try:
@@ -61,7 +61,7 @@ class FakeDaemon:
             if not chunk or self.refusal is not None:
                 return
 
-    def _answers(self, message: Message, verbs: dict[int, str]) -> Iterator[Message]:
+    def _answers(self, message: WireMessage, verbs: dict[int, str]) -> Iterator[WireMessage]:
         match message:
             case Hello():
                 yield self.refusal or Welcome(protocol=1, daemon="fake")
@@ -73,7 +73,7 @@ class FakeDaemon:
                 self.calls.append((verb, args))
                 yield from self._script(id, verb, args)
 
-    def _script(self, id: int, verb: str, args: dict[str, Any]) -> Iterator[Message]:
+    def _script(self, id: int, verb: str, args: dict[str, Any]) -> Iterator[WireMessage]:
         answer = self.answers[verb]
         if callable(answer):
             answer = answer(args)

@@ -15,7 +15,7 @@ from typing import NoReturn
 
 import pytest
 
-from chronetix.nodeworker.process.link import Link
+from chronetix.nodeworker.process.link import ControlLink
 from chronetix.nodeworker.process.reattach import Reattachment
 from chronetix.protocol import trust
 from chronetix.protocol.errors import ChronetixError
@@ -106,7 +106,7 @@ class TestAnotherUsersSocket:
 def test_a_worker_that_comes_back_shows_another_user_nothing(folder: Path) -> None:
     path = folder / "control.sock"
     ours, theirs = socket.socketpair()
-    link: Link[object] = Link(ours, ToWorker)
+    link: ControlLink[object] = ControlLink(ours, ToWorker)
 
     def describe() -> NoReturn:
         pytest.fail("nobody is there who may see it")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from chronetix.protocol.errors import ChronetixError, error
-from chronetix.protocol.messages import Hello, Message
+from chronetix.protocol.messages import Hello, WireMessage
 
 Map = dict[str, Any]
 UPGRADING = "daemon-upgrading"
@@ -126,7 +126,7 @@ class TestOthers:
     def test_who_is_refused_at_the_door_connects_again(self, ctl: Any, daemon: Any) -> None:
         answers, greeted = daemon._answers, []
 
-        def refuse_once(message: Message, verbs: dict[int, str]) -> Iterator[Message]:
+        def refuse_once(message: WireMessage, verbs: dict[int, str]) -> Iterator[WireMessage]:
             if isinstance(message, Hello):
                 greeted.append(message)
                 if len(greeted) == 1:

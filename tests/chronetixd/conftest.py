@@ -18,7 +18,7 @@ import pytest
 import uvloop
 
 from chronetix.protocol import messages as wire
-from chronetix.protocol.framing import Decoder, encode
+from chronetix.protocol.framing import MessageDecoder, encode
 from chronetixd.linux.cgroups import Groups, find_place
 from tests.warm import Process, Warm
 
@@ -79,7 +79,7 @@ class Peer:
         self.sock.settimeout(60)
         if isinstance(where, Path):
             self.sock.connect(str(where))
-        self._decoder: Decoder[Any] = Decoder(wire.ToClient)
+        self._decoder: MessageDecoder[Any] = MessageDecoder(wire.ToClient)
         self._inbox: list[Any] = []
         self._serial = 0
 
@@ -89,7 +89,7 @@ class Peer:
     def __exit__(self, *exc: object) -> None:
         self.sock.close()
 
-    def send(self, message: wire.Message) -> None:
+    def send(self, message: wire.WireMessage) -> None:
         self.sock.sendall(encode(message))
 
     def receive(self) -> Any:
@@ -107,7 +107,7 @@ class Peer:
         return self
 
     @staticmethod
-    def cancel(id: int) -> wire.Message:
+    def cancel(id: int) -> wire.WireMessage:
         return wire.Cancel(id=id)
 
     def begin(self, verb: str, **args: Any) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from chronetixd.compile import Compiled, CompileError, Problem, compile_text
+from chronetixd.compile import Compiled, CompileError, SourceProblem, compile_text
 
 
 @pytest.fixture
@@ -38,10 +38,10 @@ def output(compiled: Callable[[str], Compiled]) -> Callable[[str], dict[str, Any
 
 
 @pytest.fixture
-def problems() -> Callable[[str], tuple[Problem, ...]]:
+def problems() -> Callable[[str], tuple[SourceProblem, ...]]:
     """The problems of an indented text that must not compile."""
 
-    def run(text: str) -> tuple[Problem, ...]:
+    def run(text: str) -> tuple[SourceProblem, ...]:
         with pytest.raises(CompileError) as caught:
             compile_text(dedent(text), "flow.yaml")
         return caught.value.problems

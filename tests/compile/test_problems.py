@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 import pytest
 
-from chronetixd.compile import CompileError, Problem, compile_text
+from chronetixd.compile import CompileError, SourceProblem, compile_text
 
-Problems = Callable[[str], tuple[Problem, ...]]
+Problems = Callable[[str], tuple[SourceProblem, ...]]
 
 NODES = """
 nodes:
@@ -19,7 +19,7 @@ routes:
 """
 
 
-def only(problems: tuple[Problem, ...]) -> Problem:
+def only(problems: tuple[SourceProblem, ...]) -> SourceProblem:
     assert len(problems) == 1, "\n".join(map(str, problems))
     return problems[0]
 

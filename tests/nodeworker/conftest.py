@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from chronetix import shm
-from chronetix.nodeworker.process.link import Link
+from chronetix.nodeworker.process.link import ControlLink
 from chronetix.protocol.messages import (
     Configure,
     Drain,
@@ -25,7 +25,7 @@ from chronetix.protocol.messages import (
     Hello,
     InputLink,
     LauncherReady,
-    Message,
+    Link,
     Offer,
     Ping,
     Pong,
@@ -40,9 +40,9 @@ from chronetix.protocol.messages import (
     Start,
     Started,
     Welcome,
+    WireMessage,
     WorkerMessage,
 )
-from chronetix.protocol.messages import Link as LinkMessage
 from tests.warm import Process, Warm
 
 WATCHDOG_S = 60.0
@@ -82,7 +82,12 @@ class FakeWorker:
     """The daemon's side of one worker: what it said, and its process."""
 
     def __init__(
-        self, config: Configure | None, link: Link[WorkerMessage], pid: int, wait: Callable[[], int], lines: Lines
+        self,
+        config: Configure | None,
+        link: ControlLink[WorkerMessage],
+        pid: int,
+        wait: Callable[[], int],
+        lines: Lines,
     ) -> None:
         self.config = config
         self.link = link
@@ -90,7 +95,7 @@ class FakeWorker:
         self.lines = lines
         self._wait = wait
         self._status: int | None = None
-        self.heard: list[Message] = []
+        self.heard: list[WireMessage] = []
         self.offer: Offer | None = None
         self.offered: list[int] = []
         self.extended: list[tuple[Offer, list[int]]] = []
@@ -150,7 +155,7 @@ class FakeDaemon:
 
     def adopt(self, config: Configure | None, sock: socket.socket, pid: int, wait: Callable[[], int]) -> FakeWorker:
         """Answer for a worker that somebody else started."""
-        link: Link[WorkerMessage] = Link(sock, WorkerMessage)
+        link: ControlLink[WorkerMessage] = ControlLink(sock, WorkerMessage)
         sock.settimeout(WATCHDOG_S)
         worker = FakeWorker(config, link, pid, wait, self.lines)
         self._adopted.append(worker)
@@ -227,7 +232,7 @@ class FakeDaemon:
         except EOFError:
             worker.open = False
 
-    def _heard(self, worker: FakeWorker, message: Message, descriptors: list[int]) -> None:
+    def _heard(self, worker: FakeWorker, message: WireMessage, descriptors: list[int]) -> None:
         worker.heard.append(message)
         if isinstance(message, Offer) and worker.offer is not None:
             worker.extended.append((message, descriptors))
@@ -269,7 +274,7 @@ class FakeDaemon:
             for port in worker.config.outputs:
                 self.workers[port.peer].link.send(SegmentDropped(index=message.index, route=port.route))
 
-    def _link_for(self, worker: FakeWorker) -> tuple[LinkMessage, list[int]]:
+    def _link_for(self, worker: FakeWorker) -> tuple[Link, list[int]]:
         config, descriptors, inputs = worker.config, [], []
         for port in config.outputs:
             peer = self.workers[port.peer]
@@ -280,7 +285,7 @@ class FakeDaemon:
             first = len(peer.offer.rings) + len(peer.offer.credits)
             descriptors += [ring, self.lines.take(port.route, "consumer"), *peer.offered[first:]]
             inputs.append(InputLink(route=port.route, segments=list(peer.offer.segments)))
-        return LinkMessage(outputs=[port.route for port in config.outputs], inputs=inputs), descriptors
+        return Link(outputs=[port.route for port in config.outputs], inputs=inputs), descriptors
 
     @staticmethod
     def _credit(peer: FakeWorker, route: str) -> int:
@@ -345,7 +350,7 @@ class FakeLauncher:
     """A real launcher, whose parent is this test: workers are children of the test."""
 
     def __init__(self, sock: socket.socket, process: subprocess.Popen[bytes]) -> None:
-        self.link: Link[Any] = Link(sock, LauncherReady | Spawned | SpawnFailed)
+        self.link: ControlLink[Any] = ControlLink(sock, LauncherReady | Spawned | SpawnFailed)
         self.process = process
         sock.settimeout(WATCHDOG_S)
         self._next = 0

@@ -11,7 +11,7 @@ import pytest
 
 from chronetix.nodeworker.api.errors import RequestFailed
 from chronetix.nodeworker.inprocess import testing
-from chronetix.protocol.messages import Deliver, Finished, Log, Publish, Reply, Request, Tick, Timer
+from chronetix.protocol.messages import Deliver, Finished, Log, Publish, Reply, Request, Tick, TimerSpec
 
 
 class TestCallbacks:
@@ -321,7 +321,7 @@ class TestAWorker:
                 async def on_message(self, message): self.kept.clear()
                 async def on_stop(self): return self.n
         """)
-        daemon.start(configure("a", source + ":Source", "ab>b", credits=2, timers=[Timer(id="t", interval_ns=1)]))
+        daemon.start(configure("a", source + ":Source", "ab>b", credits=2, timers=[TimerSpec(id="t", interval_ns=1)]))
         daemon.start(configure("b", sink + ":Sink", "ab<a", credits=2, subscriptions=["go"]))
         daemon.wire()
         daemon.begin()
@@ -393,7 +393,7 @@ class TestAWorker:
                     raise ValueError("broken")
         """)
         inputs = ("xa<x",) if phase in ("frame", "stop") else ()
-        events = {"subscriptions": ["t"], "timers": [Timer(id="t", interval_ns=1)]} if not inputs else {}
+        events = {"subscriptions": ["t"], "timers": [TimerSpec(id="t", interval_ns=1)]} if not inputs else {}
         if phase not in ("tick", "message"):
             events = {}
         if inputs:
@@ -490,7 +490,7 @@ class TestAWorker:
                     ctx.publish("tick", tick.sequence)
         """)
         worker = daemon.start(
-            configure("a", asks + ":Asks", subscriptions=["t"], timers=[Timer(id="t", interval_ns=1)])
+            configure("a", asks + ":Asks", subscriptions=["t"], timers=[TimerSpec(id="t", interval_ns=1)])
         )
         daemon.wire()
         daemon.begin()

@@ -9,13 +9,13 @@ import pytest
 from chronetix.nodeworker.api.message import Message
 from chronetix.nodeworker.builtins.eventbus import EventBusSink, EventBusSource
 from chronetix.nodeworker.builtins.netinfo import KEYS, NetInfo, default_route, describe
-from chronetix.nodeworker.builtins.timer import Timer
+from chronetix.nodeworker.builtins.timer import TimerSource
 from chronetix.testing import run
 
 
 class TestTheTimer:
     def test_publishes_each_tick_on_every_control_route(self):
-        outcome = run(Timer, ticks=2, publications=["a", "b"], sends=False)
+        outcome = run(TimerSource, ticks=2, publications=["a", "b"], sends=False)
         assert [(p.topic, p.value["timer"], p.value["sequence"]) for p in outcome.published] == [
             ("a", "tick", 1),
             ("b", "tick", 1),
@@ -24,7 +24,7 @@ class TestTheTimer:
         ]
 
     def test_sends_ticks_to_data_routes_too(self):
-        outcome = run(Timer, ticks=1, publications=["a"])
+        outcome = run(TimerSource, ticks=1, publications=["a"])
         assert [value["sequence"] for value in outcome.sent] == [1]
         assert [p.topic for p in outcome.published] == ["a"]
 

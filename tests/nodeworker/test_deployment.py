@@ -13,7 +13,7 @@ from chronetix.nodeworker.inprocess.local_bus import NEVER_NS
 from chronetix.nodeworker.inprocess.member import TURN_NS, FlowFailed
 from chronetix.nodeworker.memory import arena_trim
 from chronetix.nodeworker.memory.wiring import FIRST_SEGMENT
-from chronetix.protocol.messages import Configure, Port, Timer
+from chronetix.protocol.messages import Configure, Port, TimerSpec
 
 OCTETS = "application/octet-stream"
 
@@ -289,7 +289,7 @@ class TestTimeAndMessages:
             def on_stop(self, ctx):
                 return [self.seen, ctx.stopping]
 
-        config = node("a", timers=[Timer(id="t", interval_ns=1_000_000)])
+        config = node("a", timers=[TimerSpec(id="t", interval_ns=1_000_000)])
         deployment = Deployment([config], find=lambda config: Ticks)
         deployments.append(deployment)
         deployment.run()
@@ -355,7 +355,7 @@ def test_the_memory_of_a_burst_goes_back_while_the_flow_waits_for_a_timer(run, m
 
     plugins = {"a": Burst, "b": Forget}
     configs = [
-        node("a", feeds=["b"], type=OCTETS, timers=[Timer(id="t", interval_ns=2_000_000)]),
+        node("a", feeds=["b"], type=OCTETS, timers=[TimerSpec(id="t", interval_ns=2_000_000)]),
         node("b", sees=["a"], type=OCTETS),
     ]
     deployment = Deployment(configs, find=lambda config: plugins[config.node])

@@ -12,7 +12,7 @@ from chronetix import testing
 from chronetix.nodeworker.engine.load import load
 from chronetix.nodeworker.inprocess.deployment import Deployment
 from chronetix.nodeworker.inprocess.member import FlowFailed
-from chronetix.protocol.messages import Finished, Tick, Timer
+from chronetix.protocol.messages import Finished, Tick, TimerSpec
 from chronetix.shm import RouteView
 
 KINDS = ["SystemExit(0)", "SystemExit()", "KeyboardInterrupt()", "asyncio.CancelledError()", "GeneratorExit()",
@@ -53,7 +53,7 @@ def test_any_early_end_in_a_worker_is_a_fault_of_the_frame(a: str, reason: str, 
 @pytest.mark.parametrize("callback", ["on_start", "on_stop", "on_tick"])
 def test_so_it_is_in_every_callback(a: str, callback: str, daemon, configure, plugin) -> None:
     early = plugin(EARLY.format(a=a, callback=callback, reason="SystemExit(0)", more=FRAMES))
-    timers = [Timer(id="t", interval_ns=1)] if callback == "on_tick" else []
+    timers = [TimerSpec(id="t", interval_ns=1)] if callback == "on_tick" else []
     daemon.start(configure("a", plugin(NUMBERS) + ":numbers", "ab>b", params={"count": 3}))
     worker = daemon.start(configure("b", early + ":Sink", "ab<a", timers=timers))
     daemon.wire()

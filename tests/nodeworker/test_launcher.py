@@ -13,7 +13,7 @@ import pytest
 
 from chronetix.nodeworker.process import launcher
 from chronetix.nodeworker.process.rehearsal import rehearse
-from chronetix.protocol.framing import Decoder, encode
+from chronetix.protocol.framing import MessageDecoder, encode
 from chronetix.protocol.messages import Spawned, SpawnFailed, Start, WorkerMessage
 
 LIST = "import os; print(sorted(int(n) for n in os.listdir('/proc/self/fd')), flush=True)"
@@ -133,7 +133,7 @@ class TestASpare:
     def test_says_hello_and_ends_quietly_when_nobody_needs_it(self, launcher, pipe, reap):
         control, answer, (pidfd,) = spawn(launcher, pipe, spare=True)
         control.settimeout(60)
-        (hello,) = Decoder(WorkerMessage).feed(control.recv(4096))
+        (hello,) = MessageDecoder(WorkerMessage).feed(control.recv(4096))
         assert hello.pid == answer.pid
         control.close()
         assert reap(pidfd) == 0

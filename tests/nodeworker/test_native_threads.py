@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from chronetix.nodeworker.process.link import Link
+from chronetix.nodeworker.process.link import ControlLink
 from chronetix.protocol.messages import LauncherReady, Spawn, Spawned, SpawnFailed
 
 ARROW = "JE_ARROW_MALLOC_CONF"
@@ -43,7 +43,7 @@ def launched(tmp_path, daemon, configure, plugin):
             fds = [theirs.fileno()]
             process = subprocess.Popen(command, pass_fds=fds, env={**kept, **env, "CHRONETIX_FD": str(fds[0])})
             theirs.close()
-            link = Link(sock, LauncherReady | Spawned | SpawnFailed)
+            link = ControlLink(sock, LauncherReady | Spawned | SpawnFailed)
             assert isinstance(link.receive()[0], LauncherReady)
             control, remote = socket.socketpair()
             with remote, open(tmp_path / "out", "wb") as out:

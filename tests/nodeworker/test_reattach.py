@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from chronetix import shm
-from chronetix.nodeworker.process.link import MAX_KEPT, Link
+from chronetix.nodeworker.process.link import MAX_KEPT, ControlLink
 from chronetix.nodeworker.process.reattach import Reattachment
 from chronetix.protocol.errors import error
 from chronetix.protocol.messages import (
@@ -90,12 +90,12 @@ def lose(daemon: Any) -> None:
         worker.link.close()
 
 
-def meet(place: socket.socket) -> tuple[Link[Any], Reattach, list[int]]:
+def meet(place: socket.socket) -> tuple[ControlLink[Any], Reattach, list[int]]:
     """Accept one worker, and hear who it is."""
     place.listen()
     sock, _ = place.accept()
     sock.settimeout(60)
-    link: Link[Any] = Link(sock, WorkerMessage)
+    link: ControlLink[Any] = ControlLink(sock, WorkerMessage)
     hello, _ = link.receive()
     assert isinstance(hello, Hello)
     assert hello.role == "worker"
@@ -345,9 +345,9 @@ class TestHowItStands:
 
 class TestALinkThatSurvives:
     @pytest.fixture
-    def link(self) -> Iterator[tuple[Link[Any], socket.socket]]:
+    def link(self) -> Iterator[tuple[ControlLink[Any], socket.socket]]:
         ours, theirs = socket.socketpair()
-        link: Link[Any] = Link(ours, ToWorker)
+        link: ControlLink[Any] = ControlLink(ours, ToWorker)
         link.survives = True
         yield link, theirs
         link.close()
@@ -363,7 +363,7 @@ class TestALinkThatSurvives:
         surviving.send(Log(level="info", message="later"))
         surviving.send_first(Started())
         surviving.resume()
-        daemon: Link[Any] = Link(theirs, WorkerMessage)
+        daemon: ControlLink[Any] = ControlLink(theirs, WorkerMessage)
         said = [daemon.receive()[0] for _ in range(3)]
         assert [type(said[0]), said[1].message, said[2].message] == [Started, "kept", "later"]
         assert not surviving.away
@@ -393,7 +393,7 @@ class TestALinkThatSurvives:
         ours, theirs = socket.socketpair()
         surviving.attach(ours)
         surviving.resume()
-        daemon: Link[Any] = Link(theirs, WorkerMessage)
+        daemon: ControlLink[Any] = ControlLink(theirs, WorkerMessage)
         (log, _), (segment, (fd,)), (drained, _) = (daemon.receive() for _ in range(3))
         assert (log.message, segment.index, drained.epoch) == ("kept", 2, 3)
         assert os.readlink(f"/proc/self/fd/{fd}") == os.devnull
@@ -411,14 +411,14 @@ class TestALinkThatSurvives:
         ours, theirs = socket.socketpair()
         surviving.attach(ours)
         surviving.resume()
-        daemon: Link[Any] = Link(theirs, WorkerMessage)
+        daemon: ControlLink[Any] = ControlLink(theirs, WorkerMessage)
         assert daemon.receive()[0].message == "kept"
         daemon.close()
 
     def test_one_that_does_not_survive_raises(self) -> None:
         ours, theirs = socket.socketpair()
         theirs.close()
-        link: Link[Any] = Link(ours, ToWorker)
+        link: ControlLink[Any] = ControlLink(ours, ToWorker)
         with pytest.raises(BrokenPipeError):
             link.send(Pong(id=1, progress=0))
         link.close()
@@ -427,7 +427,7 @@ class TestALinkThatSurvives:
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_who_finishes_for_a_daemon_that_dies_before_it_has_read_that_waits_for_the_next(when: str) -> None:
     ours, theirs = socket.socketpair()
-    link: Link[Any] = Link(ours, ToWorker)
+    link: ControlLink[Any] = ControlLink(ours, ToWorker)
     reattachment = Reattachment(
         "/nowhere", link, lambda: (Reattach(flow="f", node="n", token="", state="started"), (), ())
     )
@@ -452,7 +452,7 @@ def test_who_finishes_for_a_daemon_that_dies_before_it_has_read_that_waits_for_t
 
 def test_who_finishes_for_a_daemon_that_has_read_it_waits_for_nobody() -> None:
     ours, theirs = socket.socketpair()
-    link: Link[Any] = Link(ours, ToWorker)
+    link: ControlLink[Any] = ControlLink(ours, ToWorker)
     reattachment = Reattachment(
         "/nowhere", link, lambda: (Reattach(flow="f", node="n", token="", state="started"), (), ())
     )

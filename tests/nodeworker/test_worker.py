@@ -19,13 +19,13 @@ from chronetix.protocol.messages import (
     Ready,
     Reply,
     Request,
-    RequestFailed,
+    RequestFailure,
     Segment,
     Start,
     Started,
     Subscribe,
     Tick,
-    Timer,
+    TimerSpec,
 )
 
 BURSTS = Path(__file__).parents[1] / "e2e" / "plugins" / "bursts.py"
@@ -425,7 +425,7 @@ class TestTheEventBus:
                 def on_message(self, message, ctx): ctx.publish("out", [message.topic, message.value()], priority=6)
                 def on_tick(self, tick, ctx): ctx.publish(None, [tick.id, tick.sequence, tick.missed])
         """)
-        timer = Timer(id="beat", interval_ns=10**9)
+        timer = TimerSpec(id="beat", interval_ns=10**9)
         config = configure("a", echo + ":Echo", subscriptions=["in"], publications=["ticks"], timers=[timer])
         worker = daemon.start(config)
         daemon.wire()
@@ -482,7 +482,7 @@ class TestTheEventBus:
         refused = worker.said(Request)[1]
         assert refused.timeout_ns == 500_000_000
         corr_id = refused.envelope["corr_id"]
-        worker.link.send(RequestFailed(corr_id=corr_id, reason="no-subscriber", message="nobody listens"))
+        worker.link.send(RequestFailure(corr_id=corr_id, reason="no-subscriber", message="nobody listens"))
         daemon.finish()
         assert [(log.message, log.fields) for log in worker.said(Log)] == [
             ("reply", {"value": "me"}),
@@ -588,7 +588,7 @@ class TestManyInputs:
         """)
         routes = [f"r{n}" for n in range(64)]
         outputs, inputs = [f"{route}>b" for route in routes], [f"{route}<a" for route in routes]
-        timers = [Timer(id="clock", interval_ns=1)]
+        timers = [TimerSpec(id="clock", interval_ns=1)]
         a = daemon.start(configure("a", source + ":Source", *outputs, credits=1, subscriptions=["to"]))
         b = daemon.start(configure("b", sink + ":Sink", *inputs, credits=1, subscriptions=["news"], timers=timers))
         daemon.wire()

@@ -17,7 +17,7 @@ from chronetix.protocol.errors import (
     error,
     from_failure,
 )
-from chronetix.protocol.framing import Decoder, encode
+from chronetix.protocol.framing import MessageDecoder, encode
 from chronetix.protocol.messages import Failure, ToClient
 
 ENTRIES = list(CATALOGUE.values())
@@ -95,7 +95,7 @@ class TestError:
 class TestFailure:
     def test_an_error_crosses_a_connection_as_itself(self) -> None:
         reason = error("flow-invalid", flow="f", count=1, first="x", problems=[{"path": "routes[0]"}])
-        decoder: Decoder[Failure] = Decoder(ToClient)
+        decoder: MessageDecoder[Failure] = MessageDecoder(ToClient)
         [failure] = decoder.feed(encode(reason.failure(7)))
         assert failure.id == 7
         arrived = from_failure(failure)

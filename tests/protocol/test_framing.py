@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 
 from chronetix.protocol import cbor, messages
 from chronetix.protocol.errors import LocalError, ProtocolError
-from chronetix.protocol.framing import SMALL, Decoder, Encoding, Work, encode, message_types, type_of
-from chronetix.protocol.messages import Cancel, ClientMessage, Deliver, Finished, Message, ToWorker, WorkerMessage
+from chronetix.protocol.framing import SMALL, Encoding, MessageDecoder, Work, encode, message_types, type_of
+from chronetix.protocol.messages import Cancel, ClientMessage, Deliver, Finished, ToWorker, WireMessage, WorkerMessage
 
 MESSAGE_TYPES = [
     value
     for value in vars(messages).values()
-    if isinstance(value, type) and issubclass(value, Message) and value is not Message
+    if isinstance(value, type) and issubclass(value, WireMessage) and value is not WireMessage
 ]
 EVERY_MESSAGE = typing.Union[tuple(MESSAGE_TYPES)]  # noqa: UP007
 
@@ -69,7 +69,7 @@ any_message = st.one_of(*map(structs, MESSAGE_TYPES))
 
 def run(pieces: Iterable[bytes], union: Any = EVERY_MESSAGE, cap: int = 4096) -> tuple[list[Any], str | None, bool]:
     """What a decoder makes of these pieces: its messages, the name of its error, whether it stands at a boundary."""
-    decoder: Decoder[Any] = Decoder(union, cap)
+    decoder: MessageDecoder[Any] = MessageDecoder(union, cap)
     got = []
     try:
         for piece in pieces:
@@ -90,16 +90,16 @@ def frame(body: bytes) -> bytes:
 
 class TestRoundTrip:
     @pytest.mark.parametrize("struct_type", MESSAGE_TYPES, ids=type_of)
-    def test_every_message_comes_out_as_it_went_in(self, struct_type: type[Message]) -> None:
+    def test_every_message_comes_out_as_it_went_in(self, struct_type: type[WireMessage]) -> None:
         @settings(max_examples=40)
         @given(structs(struct_type))
-        def holds(message: Message) -> None:
+        def holds(message: WireMessage) -> None:
             assert run([encode(message)], struct_type, messages.MAX_FRAME) == ([message], None, True)
 
         holds()
 
     @given(st.lists(any_message, max_size=4))
-    def test_messages_come_out_in_order_however_they_were_cut(self, sent: list[Message]) -> None:
+    def test_messages_come_out_in_order_however_they_were_cut(self, sent: list[WireMessage]) -> None:
         stream = b"".join(map(encode, sent))
         assert run([stream], cap=messages.MAX_FRAME) == (sent, None, True)
         assert run(each_byte(stream), cap=messages.MAX_FRAME) == (sent, None, True)
@@ -140,13 +140,13 @@ class TestAnyBytes:
         self.agrees(frame(cbor.dumps({**fields, "type": tag})))
 
     @given(any_message, st.data())
-    def test_good_frames_with_one_byte_changed(self, message: Message, data: st.DataObject) -> None:
+    def test_good_frames_with_one_byte_changed(self, message: WireMessage, data: st.DataObject) -> None:
         stream = bytearray(encode(message) + encode(Cancel(id=1)))
         stream[data.draw(st.integers(0, len(stream) - 1))] = data.draw(st.integers(0, 255))
         self.agrees(bytes(stream))
 
     @given(any_message, any_message, st.data())
-    def test_good_frames_with_a_piece_taken_out(self, one: Message, two: Message, data: st.DataObject) -> None:
+    def test_good_frames_with_a_piece_taken_out(self, one: WireMessage, two: WireMessage, data: st.DataObject) -> None:
         stream = encode(one) + encode(two)
         start = data.draw(st.integers(0, len(stream)))
         end = data.draw(st.integers(start, len(stream)))
@@ -161,7 +161,7 @@ class TestCap:
         assert run([encode(message)], ToWorker, cap=size - 1) == ([], "frame-too-large", True)
 
     def test_a_length_above_the_cap_is_refused_with_its_fourth_byte(self) -> None:
-        decoder: Decoder[Any] = Decoder(ClientMessage)
+        decoder: MessageDecoder[Any] = MessageDecoder(ClientMessage)
         assert list(decoder.feed(b"\x01\x00\x00")) == []
         with pytest.raises(ProtocolError, match="16777217 bytes; at most 16777216"):
             list(decoder.feed(b"\x01"))
@@ -175,7 +175,7 @@ class TestCap:
 
 class TestDecoder:
     def test_once_broken_it_stays_broken(self) -> None:
-        decoder: Decoder[Any] = Decoder(ClientMessage)
+        decoder: MessageDecoder[Any] = MessageDecoder(ClientMessage)
         with pytest.raises(ProtocolError) as first:
             list(decoder.feed(frame(b"\xff")))
         with pytest.raises(ProtocolError) as second:
@@ -188,7 +188,7 @@ class TestDecoder:
         assert run([stream]) == ([Cancel(id=1), Cancel(id=2)], "malformed-cbor", True)
 
     def test_what_an_iterator_leaves_the_next_one_gives(self) -> None:
-        decoder: Decoder[Any] = Decoder(ClientMessage)
+        decoder: MessageDecoder[Any] = MessageDecoder(ClientMessage)
         sent = [Cancel(id=number) for number in range(3)]
         assert next(decoder.feed(b"".join(map(encode, sent)))) == sent[0]
         assert not decoder.at_boundary
@@ -196,12 +196,12 @@ class TestDecoder:
         assert decoder.at_boundary
 
     def test_bytes_given_to_an_iterator_that_is_never_used_are_not_lost(self) -> None:
-        decoder: Decoder[Any] = Decoder(ClientMessage)
+        decoder: MessageDecoder[Any] = MessageDecoder(ClientMessage)
         decoder.feed(encode(Cancel(id=1)))
         assert list(decoder.feed(memoryview(encode(Cancel(id=2))))) == [Cancel(id=1), Cancel(id=2)]
 
     def test_the_end_within_a_frame_is_an_error_and_between_frames_is_none(self) -> None:
-        decoder: Decoder[Any] = Decoder(ClientMessage)
+        decoder: MessageDecoder[Any] = MessageDecoder(ClientMessage)
         decoder.end()
         list(decoder.feed(encode(Cancel(id=1))[:-1]))
         with pytest.raises(ProtocolError, match="in the middle of a frame") as caught:
@@ -209,19 +209,19 @@ class TestDecoder:
         assert caught.value.name == "connection-cut"
 
     def test_a_type_that_the_peer_may_not_send_is_refused_and_named(self) -> None:
-        decoder: Decoder[Any] = Decoder(ClientMessage)
+        decoder: MessageDecoder[Any] = MessageDecoder(ClientMessage)
         with pytest.raises(ProtocolError, match=r"type finished .* only call, cancel, hello"):
             list(decoder.feed(encode(Finished())))
 
     def test_a_field_of_another_type_is_named_with_its_place(self) -> None:
         body = {"type": "link", "inputs": [{"route": "a", "segments": [0, -1]}]}
-        decoder: Decoder[Any] = Decoder(ToWorker)
+        decoder: MessageDecoder[Any] = MessageDecoder(ToWorker)
         with pytest.raises(ProtocolError, match=r"\$\.inputs\[0\]\.segments\[1\]"):
             list(decoder.feed(frame(cbor.dumps(body))))
 
     def test_what_a_peer_wrote_cannot_disturb_a_terminal_or_fill_a_log(self) -> None:
         for body in ({"type": "\x1b[2J" + "x" * 9999}, {"type": "hello", "protocol": [], "role": "\x1b" * 9999}):
-            decoder: Decoder[Any] = Decoder(WorkerMessage)
+            decoder: MessageDecoder[Any] = MessageDecoder(WorkerMessage)
             with pytest.raises(ProtocolError) as caught:
                 list(decoder.feed(frame(cbor.dumps(body))))
             assert len(str(caught.value)) < 1000
@@ -240,7 +240,7 @@ class TestWork:
     @pytest.mark.parametrize("portion", [1, 50, 5000])
     def test_messages_are_the_same_however_little_is_done_at_a_time(self, portion: int) -> None:
         sent = [Deliver(envelope={}, payload=b"x"), *LARGE, Deliver(envelope={}, payload=b"y")]
-        decoder: Decoder[Any] = Decoder(ToWorker)
+        decoder: MessageDecoder[Any] = MessageDecoder(ToWorker)
         got = list(decoder.feed(b"".join(map(encode, sent)), Work(portion)))
         while decoder.busy:
             got += decoder.feed(b"", Work(portion))
@@ -248,18 +248,18 @@ class TestWork:
         assert decoder.at_boundary
 
     def test_it_stops_within_a_frame_and_says_so(self) -> None:
-        decoder: Decoder[Any] = Decoder(ToWorker)
+        decoder: MessageDecoder[Any] = MessageDecoder(ToWorker)
         frame = bytes(encode(LARGE[2]))
         assert list(decoder.feed(frame + b"\0\0", Work(100))) == []
         assert decoder.busy
         assert decoder.pending == len(frame) + 2
         assert decoder.rest == frame + b"\0\0"
-        other: Decoder[Any] = Decoder(ToWorker)
+        other: MessageDecoder[Any] = MessageDecoder(ToWorker)
         assert list(other.feed(decoder.rest)) == [LARGE[2]]
         assert not other.busy
 
     def test_what_is_wrong_behind_the_work_is_seen_when_its_turn_comes(self) -> None:
-        decoder: Decoder[Any] = Decoder(ToWorker)
+        decoder: MessageDecoder[Any] = MessageDecoder(ToWorker)
         assert len(list(decoder.feed(encode(LARGE[0]) + b"\xff\xff\xff\xff", Work(60)))) == 1
         assert decoder.busy
         with pytest.raises(ProtocolError, match="4294967295 bytes"):
@@ -267,17 +267,17 @@ class TestWork:
         assert not decoder.busy
 
     def test_a_frame_of_more_items_than_allowed_is_refused(self) -> None:
-        decoder: Decoder[Any] = Decoder(ToWorker, max_items=100)
+        decoder: MessageDecoder[Any] = MessageDecoder(ToWorker, max_items=100)
         with pytest.raises(ProtocolError, match="more than 100 items"):
             list(decoder.feed(encode(LARGE[1])))
 
     def test_what_was_made_of_a_frame_that_is_refused_is_there_to_be_freed(self) -> None:
-        decoder: Decoder[Any] = Decoder(ToWorker)
+        decoder: MessageDecoder[Any] = MessageDecoder(ToWorker)
         body = cbor.dumps([[n] for n in range(2000)])
         with pytest.raises(ProtocolError):
             list(decoder.feed(frame(body)))
         assert len(decoder.waste[0]) == 2000
-        cut: Decoder[Any] = Decoder(ToWorker)
+        cut: MessageDecoder[Any] = MessageDecoder(ToWorker)
         with pytest.raises(ProtocolError):
             list(cut.feed(frame(body[:-1] + b"\xff")))
         assert cut.waste
@@ -295,7 +295,7 @@ class TestWork:
         def none(*_arguments: Any) -> Any:
             raise MemoryError
 
-        decoder: Decoder[Any] = Decoder(ToWorker)
+        decoder: MessageDecoder[Any] = MessageDecoder(ToWorker)
         monkeypatch.setattr(cbor, "loads", none)
         with pytest.raises(MemoryError):
             list(decoder.feed(encode(Cancel(id=1))))

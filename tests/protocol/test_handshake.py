@@ -9,34 +9,34 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chronetix.protocol.errors import ProtocolError, RemoteError
-from chronetix.protocol.handshake import NEXT, Event, Phase, advance, answer, concluded, event_of
-from chronetix.protocol.messages import MAX_FRAME, Call, Failure, Hello, Message, Ready, Welcome
+from chronetix.protocol.handshake import NEXT, HandshakeEvent, Phase, advance, answer, concluded, event_of
+from chronetix.protocol.messages import MAX_FRAME, Call, Failure, Hello, Ready, Welcome, WireMessage
 
 HELLO = Hello(protocol=[1], role="client")
 WELCOME = Welcome(protocol=1, daemon="chronetixd")
 FAILURE = Failure(code=1, name="x", message="y")
 ONE_OF_EACH = {
-    Event.HELLO: HELLO,
-    Event.WELCOME: WELCOME,
-    Event.FAILURE: FAILURE,
-    Event.OTHER: Call(id=1, verb="list"),
+    HandshakeEvent.HELLO: HELLO,
+    HandshakeEvent.WELCOME: WELCOME,
+    HandshakeEvent.FAILURE: FAILURE,
+    HandshakeEvent.OTHER: Call(id=1, verb="list"),
 }
 LEGAL = {
-    (Phase.HELLO, Event.HELLO): Phase.OPEN,
-    (Phase.WELCOME, Event.WELCOME): Phase.OPEN,
-    (Phase.WELCOME, Event.FAILURE): Phase.REFUSED,
-    (Phase.OPEN, Event.FAILURE): Phase.OPEN,
-    (Phase.OPEN, Event.OTHER): Phase.OPEN,
+    (Phase.HELLO, HandshakeEvent.HELLO): Phase.OPEN,
+    (Phase.WELCOME, HandshakeEvent.WELCOME): Phase.OPEN,
+    (Phase.WELCOME, HandshakeEvent.FAILURE): Phase.REFUSED,
+    (Phase.OPEN, HandshakeEvent.FAILURE): Phase.OPEN,
+    (Phase.OPEN, HandshakeEvent.OTHER): Phase.OPEN,
 }
 
 
 class TestTable:
     def test_every_cell_is_filled_in(self) -> None:
-        assert set(NEXT) == {(phase, event) for phase in Phase for event in Event}
+        assert set(NEXT) == {(phase, event) for phase in Phase for event in HandshakeEvent}
 
     @pytest.mark.parametrize("phase", Phase)
-    @pytest.mark.parametrize("event", Event)
-    def test_a_message_leads_on_or_may_not_come(self, phase: Phase, event: Event) -> None:
+    @pytest.mark.parametrize("event", HandshakeEvent)
+    def test_a_message_leads_on_or_may_not_come(self, phase: Phase, event: HandshakeEvent) -> None:
         message = ONE_OF_EACH[event]
         if (phase, event) in LEGAL:
             assert advance(phase, message) is LEGAL[phase, event]
@@ -45,8 +45,8 @@ class TestTable:
                 advance(phase, message)
             assert caught.value.name == "unexpected-message"
 
-    @pytest.mark.parametrize("event", Event)
-    def test_messages_are_told_apart(self, event: Event) -> None:
+    @pytest.mark.parametrize("event", HandshakeEvent)
+    def test_messages_are_told_apart(self, event: HandshakeEvent) -> None:
         assert event_of(ONE_OF_EACH[event]) is event
 
 
@@ -106,6 +106,6 @@ class TestConcluded:
             concluded(HELLO, Welcome(protocol=2, daemon="d"))
 
     @pytest.mark.parametrize("message", [HELLO, Ready()])
-    def test_anything_else_is_the_daemons_fault(self, message: Message) -> None:
+    def test_anything_else_is_the_daemons_fault(self, message: WireMessage) -> None:
         with pytest.raises(ProtocolError, match="before the welcome"):
             concluded(HELLO, message)

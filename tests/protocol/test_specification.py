@@ -15,17 +15,17 @@ import pytest
 from chronetix.protocol import cbor, descriptors, messages
 from chronetix.protocol.errors import CATALOGUE
 from chronetix.protocol.framing import message_types, type_of
-from chronetix.protocol.handshake import NEXT, Event, Phase
-from chronetix.protocol.messages import Message
+from chronetix.protocol.handshake import NEXT, HandshakeEvent, Phase
+from chronetix.protocol.messages import WireMessage
 
 PROTOCOL = resources.files("protocol").joinpath("PROTOCOL.md").read_text("utf-8")
 CDDL = resources.files("protocol").joinpath("protocol.cddl").read_text("utf-8")
 STRUCTS = [
     value
     for value in vars(messages).values()
-    if isinstance(value, type) and issubclass(value, msgspec.Struct) and value not in (msgspec.Struct, Message)
+    if isinstance(value, type) and issubclass(value, msgspec.Struct) and value not in (msgspec.Struct, WireMessage)
 ]
-MESSAGES = [struct for struct in STRUCTS if issubclass(struct, Message)]
+MESSAGES = [struct for struct in STRUCTS if issubclass(struct, WireMessage)]
 UNIONS = ("ClientMessage", "WorkerMessage", "ToClient", "ToWorker", "LauncherMessage", "ToLauncher")
 
 
@@ -89,7 +89,7 @@ class TestSchema:
     @pytest.mark.parametrize("struct", STRUCTS, ids=lambda struct: struct.__name__)
     def test_a_struct_is_in_it_field_by_field(self, struct: type[msgspec.Struct]) -> None:
         hints = typing.get_type_hints(struct, include_extras=True)
-        lines = [f'type: "{type_of(struct)}"'] if issubclass(struct, Message) else []
+        lines = [f'type: "{type_of(struct)}"'] if issubclass(struct, WireMessage) else []
         for field in msgspec.structs.fields(struct):
             required = field.default is msgspec.NODEFAULT and field.default_factory is msgspec.NODEFAULT
             kind = in_cddl(hints[field.name])
@@ -117,12 +117,12 @@ class TestDocument:
         assert shown == wanted
 
     @pytest.mark.parametrize("struct", MESSAGES, ids=type_of)
-    def test_every_message_has_a_row_that_names_every_field(self, struct: type[Message]) -> None:
+    def test_every_message_has_a_row_that_names_every_field(self, struct: type[WireMessage]) -> None:
         rows = [" ".join(row) for row in tables() if row[0] == f"`{type_of(struct)}`"]
         fields = struct.__struct_fields__
         assert any(all(f"`{field}`" in row for field in fields) for row in rows)
 
-    @pytest.mark.parametrize("struct", [messages.Port, messages.Timer, messages.InputLink, messages.Envelope])
+    @pytest.mark.parametrize("struct", [messages.Port, messages.TimerSpec, messages.InputLink, messages.Envelope])
     def test_every_part_of_a_message_is_told_of(self, struct: type[msgspec.Struct]) -> None:
         for field in struct.__struct_fields__:
             assert re.search(rf"[`{{ ]{field}[`}},]", PROTOCOL)
@@ -139,7 +139,7 @@ class TestDocument:
         shown = {phases[row[0]]: row[1:] for row in tables() if row[0] in phases and len(row) == 5}
         assert set(shown) == set(Phase)
         for phase, cells in shown.items():
-            for event, cell in zip(Event, cells, strict=True):
+            for event, cell in zip(HandshakeEvent, cells, strict=True):
                 following = NEXT[phase, event]
                 assert cell.split(",")[0] == ("✗" if following is None else following.value)
 

@@ -13,7 +13,7 @@ import pytest
 from chronetix.protocol import messages
 from chronetix.protocol.descriptors import expected
 from chronetix.protocol.errors import CATALOGUE, ProtocolError
-from chronetix.protocol.framing import Decoder, encode, message_types
+from chronetix.protocol.framing import MessageDecoder, encode, message_types
 
 VECTORS: dict[str, Any] = json.loads(resources.files("protocol").joinpath("vectors.json").read_bytes())
 
@@ -35,7 +35,7 @@ def plain(value: Any) -> Any:
 
 def decode(union: str, pieces: list[bytes]) -> tuple[list[Any], str | None]:
     """The messages, and the name of the error that ended them."""
-    decoder: Decoder[Any] = Decoder(getattr(messages, union))
+    decoder: MessageDecoder[Any] = MessageDecoder(getattr(messages, union))
     got: list[Any] = []
     try:
         for piece in pieces:

@@ -15,9 +15,9 @@ import msgspec
 from chronetix.protocol.errors import ChronetixError, error
 from chronetix.protocol.nearest import nearest
 from chronetixd.control.verbs import admin, bus, flows, observe, rollouts
-from chronetixd.control.verbs.base import Context, Emit, Verb
+from chronetixd.control.verbs.base import Emit, Verb, VerbContext
 
-__all__ = ["VERBS", "Context", "Emit", "Verb", "call", "find"]
+__all__ = ["VERBS", "Emit", "Verb", "VerbContext", "call", "find"]
 
 VERBS: dict[str, Verb] = flows.VERBS | rollouts.VERBS | observe.VERBS | bus.VERBS | admin.VERBS
 
@@ -30,7 +30,7 @@ def find(name: str) -> Verb:
     return verb
 
 
-async def call(context: Context, name: str, raw: dict[str, Any], emit: Emit) -> Any:
+async def call(context: VerbContext, name: str, raw: dict[str, Any], emit: Emit) -> Any:
     """Run verb ``name`` with the arguments ``raw`` and return its value. Raises ChronetixError: ``unknown-verb``,
     ``bad-argument``, or an error of the verb."""
     verb = find(name)

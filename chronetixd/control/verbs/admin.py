@@ -7,7 +7,7 @@ from typing import Any
 
 from chronetix import shm
 from chronetix.protocol.messages import PROTOCOL_VERSIONS
-from chronetixd.control.verbs.base import Context, Emit, NoArgs, UpgradeArgs, Verb
+from chronetixd.control.verbs.base import Emit, NoArgs, UpgradeArgs, Verb, VerbContext
 from chronetixd.control.verbs.streaming import StreamArgs, stream
 from chronetixd.core.access import Right
 from chronetixd.records.audit import Record
@@ -20,7 +20,7 @@ class AuditArgs(StreamArgs, frozen=True):
     verb: str | None = None
 
 
-async def _version(context: Context, _args: NoArgs, _emit: Emit) -> Any:
+async def _version(context: VerbContext, _args: NoArgs, _emit: Emit) -> Any:
     return {
         **context.identity,
         "spares": {"wanted": context.spares.size, "pids": context.spares.ready},
@@ -32,22 +32,22 @@ async def _version(context: Context, _args: NoArgs, _emit: Emit) -> Any:
     }
 
 
-async def _audit(context: Context, args: AuditArgs, emit: Emit) -> Any:
+async def _audit(context: VerbContext, args: AuditArgs, emit: Emit) -> Any:
     def wanted(record: Record) -> bool:
         return args.uid in (None, record.uid) and args.verb in (None, record.verb)
 
     return await stream(context, context.audit.feed, wanted, args, emit)
 
 
-async def _upgrade(context: Context, args: UpgradeArgs, emit: Emit) -> Any:
+async def _upgrade(context: VerbContext, args: UpgradeArgs, emit: Emit) -> Any:
     return await context.upgrade(args, emit)
 
 
-async def _doctor(context: Context, _args: NoArgs, _emit: Emit) -> Any:
+async def _doctor(context: VerbContext, _args: NoArgs, _emit: Emit) -> Any:
     return {"findings": context.examine()}
 
 
-async def _config(context: Context, _args: NoArgs, _emit: Emit) -> Any:
+async def _config(context: VerbContext, _args: NoArgs, _emit: Emit) -> Any:
     return {"settings": context.settings()}
 
 

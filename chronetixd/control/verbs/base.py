@@ -50,7 +50,7 @@ class Emit(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Context:
+class VerbContext:
     """The parts of the daemon that verbs work on."""
 
     flows: Flows
@@ -113,7 +113,7 @@ class Verb:
 
     args: type[Args]
     right: Right
-    run: Callable[[Context, Any, Emit], Awaitable[Any]]
+    run: Callable[[VerbContext, Any, Emit], Awaitable[Any]]
     descriptors: int = 0
     """How many descriptors must come with the call."""
     carries_flow: bool = False

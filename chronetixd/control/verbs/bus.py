@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from chronetixd.control.verbs.base import Args, Context, Emit, Verb
+from chronetixd.control.verbs.base import Args, Emit, Verb, VerbContext
 from chronetixd.core.access import Right
 
 
@@ -17,7 +17,7 @@ class PublishArgs(Args, frozen=True):
     content_type: str = "application/json"
 
 
-async def _publish(context: Context, args: PublishArgs, _emit: Emit) -> Any:
+async def _publish(context: VerbContext, args: PublishArgs, _emit: Emit) -> Any:
     envelope = {"topic": args.topic, "content_type": args.content_type}
     if args.flow:
         context.flows.find(args.flow)

@@ -8,7 +8,7 @@ import msgspec
 
 from chronetix.protocol import cbor
 from chronetix.protocol.errors import error
-from chronetixd.control.verbs.base import Args, Context, Duration, Emit, FlowArgs, Verb
+from chronetixd.control.verbs.base import Args, Duration, Emit, FlowArgs, Verb, VerbContext
 from chronetixd.control.verbs.waiting import wait
 from chronetixd.control.views import describe, returning
 from chronetixd.core.access import Right
@@ -59,7 +59,7 @@ class StopArgs(Args, frozen=True):
     timeout_ns: Duration | None = None
 
 
-async def _submit(context: Context, args: SubmitArgs, emit: Emit) -> Any:
+async def _submit(context: VerbContext, args: SubmitArgs, emit: Emit) -> Any:
     run, warnings = await context.flows.submit(args.flow, args.name, args.bindings, args.base_dir, emit.asker)
     if args.wait != "accepted":
         wanted = runs if args.wait == "running" else FlowRun.has_ended
@@ -77,7 +77,7 @@ def runs(run: FlowRun) -> bool:
     return begun or (run.state is FlowState.DRAINING and run.machine.failure is None)
 
 
-async def _validate(context: Context, args: ValidateArgs, _emit: Emit) -> Any:
+async def _validate(context: VerbContext, args: ValidateArgs, _emit: Emit) -> Any:
     checked = await context.flows.validate(args.flow, args.bindings, args.base_dir)
     nodes, routes = args.flow.get("manifests"), args.flow.get("routes")
     return {
@@ -89,7 +89,7 @@ async def _validate(context: Context, args: ValidateArgs, _emit: Emit) -> Any:
     }
 
 
-async def _diff(context: Context, args: DiffArgs, _emit: Emit) -> Any:
+async def _diff(context: VerbContext, args: DiffArgs, _emit: Emit) -> Any:
     check_name("diff", args.name)
     checked = await context.flows.validate(args.flow, args.bindings, args.base_dir)
     shown = args.name or str(args.flow.get("name") or "")
@@ -105,7 +105,7 @@ async def _diff(context: Context, args: DiffArgs, _emit: Emit) -> Any:
     return {"flow": run.name, "state": str(run.state), **described(change)}
 
 
-async def _list(context: Context, args: ListArgs, _emit: Emit) -> Any:
+async def _list(context: VerbContext, args: ListArgs, _emit: Emit) -> Any:
     def summary(run: FlowRun) -> dict[str, Any]:
         stored = context.flows.stored(run.name)
         earlier = {"runs": [msgspec.structs.asdict(each) for each in stored.runs]} if args.all else {}
@@ -129,12 +129,12 @@ def _summary(run: FlowRun) -> dict[str, Any]:
     }
 
 
-async def _describe(context: Context, args: FlowArgs, _emit: Emit) -> Any:
+async def _describe(context: VerbContext, args: FlowArgs, _emit: Emit) -> Any:
     run = context.flows.find(args.flow)
     return await describe(run, context.flows.stored(run.name).contract, context.figures)
 
 
-async def _stop(context: Context, args: StopArgs, emit: Emit) -> Any:
+async def _stop(context: VerbContext, args: StopArgs, emit: Emit) -> Any:
     run = context.flows.find(args.flow)
     if run.machine.ended:
         raise error("flow-not-running", flow=run.name, state=str(run.state))
@@ -145,7 +145,7 @@ async def _stop(context: Context, args: StopArgs, emit: Emit) -> Any:
     return {**answer, "reason": run.reason} if run.reason else answer
 
 
-async def _remove(context: Context, args: FlowArgs, _emit: Emit) -> Any:
+async def _remove(context: VerbContext, args: FlowArgs, _emit: Emit) -> Any:
     run = context.flows.find(args.flow)
     context.flows.remove(run)
     await context.flows.written()

@@ -7,7 +7,7 @@ from typing import Any
 from chronetix.protocol.errors import error
 from chronetix.protocol.messages import LOG_LEVELS, LogLevel
 from chronetix.protocol.nearest import nearest
-from chronetixd.control.verbs.base import Args, Context, Count, Emit, Verb
+from chronetixd.control.verbs.base import Args, Count, Emit, Verb, VerbContext
 from chronetixd.control.verbs.streaming import StreamArgs, stream
 from chronetixd.control.views import flow_stats
 from chronetixd.core.access import Right
@@ -56,7 +56,7 @@ class TapArgs(Args, frozen=True):
     credits: int
 
 
-async def _logs(context: Context, args: LogsArgs, emit: Emit) -> Any:
+async def _logs(context: VerbContext, args: LogsArgs, emit: Emit) -> Any:
     def wanted(record: LogRecord) -> bool:
         named = args.flow in (None, record.flow) and args.node in (None, record.node)
         return named and since <= record.unix_ns < until and LOG_LEVELS.index(record.level) >= least
@@ -86,7 +86,7 @@ def run_span(stored: StoredFlow, number: int) -> tuple[int, int]:
     return begins[wanted], begins.get(wanted + 1, FOR_EVER)
 
 
-async def _events(context: Context, args: EventsArgs, emit: Emit) -> Any:
+async def _events(context: VerbContext, args: EventsArgs, emit: Emit) -> Any:
     def wanted(event: Event) -> bool:
         return args.flow in (None, event.flow)
 
@@ -95,7 +95,7 @@ async def _events(context: Context, args: EventsArgs, emit: Emit) -> Any:
     return await stream(context, context.events.feed, wanted, args, emit)
 
 
-async def _stats(context: Context, args: StatsArgs, _emit: Emit) -> Any:
+async def _stats(context: VerbContext, args: StatsArgs, _emit: Emit) -> Any:
     runs = [context.flows.find(args.flow)] if args.flow is not None else context.flows.living
     return await flow_stats(runs, context.figures)
 
@@ -104,7 +104,7 @@ COMING = frozenset(WorkerState) - GONE - {WorkerState.STARTED, WorkerState.DRAIN
 """States of a worker that does not send now, but that may send later, or whose successor may."""
 
 
-async def _tap(context: Context, args: TapArgs, emit: Emit) -> Any:
+async def _tap(context: VerbContext, args: TapArgs, emit: Emit) -> Any:
     run = context.flows.find(args.flow)
     if run.state is not FlowState.RUNNING:
         raise error("flow-not-running", flow=run.name, state=str(run.state))

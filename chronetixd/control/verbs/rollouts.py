@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from chronetix.protocol import cbor
 from chronetix.protocol.errors import error
-from chronetixd.control.verbs.base import Args, Context, Count, Duration, Emit, FlowArgs, Verb
+from chronetixd.control.verbs.base import Args, Count, Duration, Emit, FlowArgs, Verb, VerbContext
 from chronetixd.control.verbs.flows import DiffArgs, runs
 from chronetixd.control.verbs.waiting import showing, wait
 from chronetixd.core.access import Right
@@ -54,7 +54,7 @@ class RestartArgs(Args, frozen=True):
     wait: bool = True
 
 
-async def _apply(context: Context, args: ApplyArgs, emit: Emit) -> Any:
+async def _apply(context: VerbContext, args: ApplyArgs, emit: Emit) -> Any:
     _check_ready("apply", args.ready_ns)
     check_name("apply", args.name)
     applied = await context.rollouts.apply(
@@ -63,14 +63,14 @@ async def _apply(context: Context, args: ApplyArgs, emit: Emit) -> Any:
     return await _rolled_out(applied, args.wait, emit)
 
 
-async def _undo(context: Context, args: UndoArgs, emit: Emit) -> Any:
+async def _undo(context: VerbContext, args: UndoArgs, emit: Emit) -> Any:
     _check_ready("undo", args.ready_ns)
     return await _rolled_out(
         await context.rollouts.undo(args.flow, args.to, args.ready_ns, args.present_code, emit.asker), args.wait, emit
     )
 
 
-async def _restart(context: Context, args: RestartArgs, emit: Emit) -> Any:
+async def _restart(context: VerbContext, args: RestartArgs, emit: Emit) -> Any:
     _check_ready("restart", args.ready_ns)
     flows = context.flows
     run = flows.find(args.flow)
@@ -111,7 +111,7 @@ async def _rolled_out(applied: Applied, wait: bool, emit: Emit) -> Any:
     return {**answer, "number": rollout.number, "step": str(step), "why": why, "cut_ns": rollout.cut_ns}
 
 
-async def _rollouts(context: Context, args: FlowArgs, _emit: Emit) -> Any:
+async def _rollouts(context: VerbContext, args: FlowArgs, _emit: Emit) -> Any:
     run = context.flows.find(args.flow)
     revisions = context.flows.revisions(run.name)
     progress = run.rollout.progress() if run.rollout is not None else None

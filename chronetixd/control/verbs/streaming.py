@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from chronetix.protocol.errors import error
-from chronetixd.control.verbs.base import Args, Context, Count, Emit
+from chronetixd.control.verbs.base import Args, Count, Emit, VerbContext
 from chronetixd.loop.aside import Aside
 from chronetixd.records.feed import Feed
 
@@ -35,7 +35,7 @@ class StreamArgs(Args, frozen=True):
 
 
 async def stream(
-    context: Context,
+    context: VerbContext,
     feed: Feed[Any],
     wanted: Callable[[Any], bool],
     args: StreamArgs,

@@ -14,10 +14,10 @@ from chronetix.protocol.messages import (
     Publish,
     Reply,
     Request,
-    RequestFailed,
+    RequestFailure,
     Subscribe,
     Tick,
-    Timer,
+    TimerSpec,
     Unsubscribe,
 )
 from chronetixd.bus.event_bus import MAX_NAME, MAX_OPEN, Bus
@@ -132,7 +132,7 @@ def test_a_request_times_out(bus: Bus, a: Subscriber, b: Subscriber, until: Any)
     bus.subscribe(b, ["t"])
     bus.handle(a, Request(envelope={"topic": "t", "corr_id": "7"}, payload=b"?", timeout_ns=1_000_000))
     until(lambda: a.got)
-    assert isinstance(a.got[0], RequestFailed)
+    assert isinstance(a.got[0], RequestFailure)
     assert a.got[0].reason == "timeout"
 
 
@@ -175,7 +175,7 @@ def test_what_a_worker_has_lost_from_its_own_queue_counts_as_dropped_and_is_told
 
 
 def test_ticks_come_until_they_are_stopped(bus: Bus, a: Subscriber, until: Any) -> None:
-    bus.start_timers(a, [Timer(id="t", interval_ns=1_000_000)])
+    bus.start_timers(a, [TimerSpec(id="t", interval_ns=1_000_000)])
     until(lambda: len(a.got) >= 3)
     bus.stop_timers(a)
     assert all(isinstance(tick, Tick) for tick in a.got)
@@ -187,7 +187,7 @@ def test_ticks_come_until_they_are_stopped(bus: Bus, a: Subscriber, until: Any) 
 
 def test_ticks_that_a_full_queue_did_not_take_count_as_missed(bus: Bus, a: Subscriber, until: Any) -> None:
     a.backlog = 101
-    bus.start_timers(a, [Timer(id="t", interval_ns=1_000_000)])
+    bus.start_timers(a, [TimerSpec(id="t", interval_ns=1_000_000)])
     until(lambda: bus.dropped >= 2)
     a.backlog = 0
     until(lambda: a.got)
@@ -238,6 +238,6 @@ def test_a_reply_to_who_reads_nothing_ends_the_request_all_the_same(bus: Bus, a:
     a.backlog = 101
     bus.handle(b, Reply(corr_id=b.got[0].envelope["corr_id"], payload=b"!" * 50, content_type="text/plain"))
     (ended,) = a.got
-    assert isinstance(ended, RequestFailed)
+    assert isinstance(ended, RequestFailure)
     assert "50 bytes was dropped" in ended.message
     assert bus.dropped == 1

@@ -22,7 +22,7 @@ def test_a_refused_client_that_never_reads_is_closed_in_the_end(
     ours, theirs = socket.socketpair()
     gone: list[Any] = []
     with theirs:
-        client = clients.Client(
+        client = clients.ControlClient(
             loop,
             ours,
             None,
@@ -53,7 +53,7 @@ def test_a_user_s_unfinished_frames_are_bounded_over_all_of_his_connections(
         assert gate.admit(7, Right.OPERATE, 0) is None
         ours, theirs = socket.socketpair()
         peers.append(theirs)
-        clients.Client(
+        clients.ControlClient(
             loop,
             ours,
             None,  # type: ignore[arg-type]

@@ -11,7 +11,7 @@ import pytest
 from chronetix import shm
 from chronetix.protocol.contract import Route, parse_flow
 from chronetix.protocol.errors import ChronetixError
-from chronetix.protocol.messages import Extend, Message, Retract
+from chronetix.protocol.messages import Extend, Retract, WireMessage
 from chronetixd.dataplane.taps import MAX_CREDITS, MAX_TAPS, Taps, find_route
 
 ROUTE = Route(
@@ -35,12 +35,12 @@ class Flow:
     """A flow's taps, what was sent to its producer, and CREDITs that clients bring."""
 
     def __init__(self) -> None:
-        self.sent: list[Message] = []
+        self.sent: list[WireMessage] = []
         self.runs = True
         self.taps = Taps(self._send, lambda _: {} if self.runs else None)
         self.consumer = shm.Consumer("tap", credits=4)
 
-    def _send(self, node: str, message: Message, descriptors: Sequence[int]) -> None:
+    def _send(self, node: str, message: WireMessage, descriptors: Sequence[int]) -> None:
         assert (node, list(descriptors)) == ("a", [])
         self.sent.append(message)
 

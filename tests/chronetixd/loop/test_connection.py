@@ -17,7 +17,7 @@ import pytest
 
 from chronetix.protocol import cbor
 from chronetix.protocol.errors import ChronetixError, LocalError, error
-from chronetix.protocol.framing import LARGE, Decoder, encode
+from chronetix.protocol.framing import LARGE, MessageDecoder, encode
 from chronetix.protocol.messages import Hello, LauncherReady, Ready, Segment, SegmentMapped, Spawned, Started
 from chronetixd.loop.connection import MAX_UNREAD, Connection
 from chronetixd.loop.shares import HOUSE, ITEM_NS, TURN, Who
@@ -162,7 +162,7 @@ def test_what_is_sent_while_the_peer_does_not_read_waits_and_then_arrives(ends: 
         ends.connection.send(SegmentMapped(index=index, route="a-route-with-a-name"))
     queued = ends.connection.backlog
     until(lambda: ends.connection.backlog < queued)
-    decoder: Decoder[Any] = Decoder(SegmentMapped)
+    decoder: MessageDecoder[Any] = MessageDecoder(SegmentMapped)
     got: list[int] = []
     ends.peer.setblocking(False)
 

@@ -18,7 +18,7 @@ import uvloop
 from chronetix import shm
 from chronetix.protocol.errors import ChronetixError
 from chronetix.protocol.framing import encode
-from chronetix.protocol.messages import Call, Hello, Item, Message
+from chronetix.protocol.messages import Call, Hello, Item, WireMessage
 from chronetixd.loop import inspection
 from chronetixd.loop.connection import MAX_UNSENT, Connection
 from chronetixd.loop.inspection import MAX_ENDING, Inspection
@@ -83,7 +83,7 @@ class Peer:
         self.peers = peers
         self.sock, ours = socket.socketpair()
         peers.opened.enter_context(self.sock)
-        self.heard: list[Message] = []
+        self.heard: list[WireMessage] = []
         self.taken: list[int] = []
         self.ends: list[ChronetixError | None] = []
         self.connection = Connection(
@@ -98,7 +98,7 @@ class Peer:
         self.connection.start()
         peers.opened.callback(self.connection.close)
 
-    def _hear(self, message: Message, descriptors: list[int]) -> None:
+    def _hear(self, message: WireMessage, descriptors: list[int]) -> None:
         self.heard.append(message)
         self.taken += descriptors
         descriptors.clear()

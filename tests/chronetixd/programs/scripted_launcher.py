@@ -44,11 +44,11 @@ def wait_for_a_request() -> socket.socket:
 
 def answer_one_by_one() -> None:
     """One for each line that is written into the fifo beside the plan; the plan tells how many were asked for."""
-    from chronetix.protocol.framing import Decoder, encode
+    from chronetix.protocol.framing import MessageDecoder, encode
     from chronetix.protocol.messages import Spawn, SpawnFailed
 
     sock = wait_for_a_request()
-    decoder: Decoder[Spawn] = Decoder(Spawn)
+    decoder: MessageDecoder[Spawn] = MessageDecoder(Spawn)
     asked: list[int] = []
     told = 0
     with (FOLDER / "fifo").open() as fifo:
@@ -84,14 +84,14 @@ def serve(word: str) -> None:
             become_real()
             link = importlib.import_module("chronetix.nodeworker.process.link")
             real = importlib.import_module("chronetix.nodeworker.process.launcher")
-            send = link.Link.send
+            send = link.ControlLink.send
 
             def send_but_spawned(self: object, message: object, *descriptors: object) -> None:
                 if type(message).__name__ == "Spawned":
                     os.kill(os.getpid(), signal.SIGKILL)
                 send(self, message, *descriptors)
 
-            link.Link.send = send_but_spawned
+            link.ControlLink.send = send_but_spawned
             real.main()
         case "answers-one-by-one":
             answer_one_by_one()

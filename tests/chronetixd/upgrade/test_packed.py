@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chronetix.protocol.framing import Decoder, encode
+from chronetix.protocol.framing import MessageDecoder, encode
 from chronetix.protocol.messages import Hello, Ready, Segment, Started
 from chronetixd.bus import event_bus
 from chronetixd.control import server
@@ -106,7 +106,7 @@ def test_what_was_not_sent_yet_is_sent_by_the_next_image(sides: Sides, memory: i
     sides.connection.send(Hello(protocol=[1], role="client", software="x" * 1_000_000))
     until(lambda: sides.connection.backlog < 1_000_000)
     sides.hand_over()
-    decoder: Decoder[Any] = Decoder(UNION)
+    decoder: MessageDecoder[Any] = MessageDecoder(UNION)
     got: list[Any] = []
     brought: list[int] = []
 

@@ -17,7 +17,7 @@ import pytest
 from chronetixd.linux.pidfd import Process
 from chronetixd.linux.proc import children
 from chronetixd.workers import launcher as launch
-from chronetixd.workers.launcher import HOPELESS, Launcher, Request
+from chronetixd.workers.launcher import HOPELESS, Launcher, SpawnRequest
 from chronetixd.workers.pool import OutputPipes, open_streams
 from tests.chronetixd.conftest import without_nodeworker
 
@@ -65,10 +65,10 @@ class Asked:
         )
         self._streams: list[OutputPipes] = []
 
-    def ask(self) -> Request:
+    def ask(self) -> SpawnRequest:
         streams, (control, out, err) = open_streams()
         self._streams.append(streams)
-        request = Request("w", (), {}, "", control, out, err, self._spawned, self._failed, self._lost)
+        request = SpawnRequest("w", (), {}, "", control, out, err, self._spawned, self._failed, self._lost)
         self.launcher.spawn(request)
         return request
 
