@@ -41,7 +41,7 @@ from chronetixd.packing import Bag, Unbag
 from chronetixd.records import logs
 from chronetixd.settings import Configured, Settings, Source, keep_fixed
 from chronetixd.store.descriptor_names import Stored
-from chronetixd.store.journal import Recovered
+from chronetixd.store.journal_file import Recovered
 from chronetixd.systemd.activation import Received
 from chronetixd.upgrade import rehearsal
 from chronetixd.upgrade.arrival import Arrival, configured_by
@@ -187,7 +187,7 @@ class Daemon:
         self._report.starting()
         self._house.strays.start()
         self._left = self._house.journal.recover()
-        self._house.groups.open(keep=(life.pid for life in self._left.lives if is_alive(life)))
+        self._house.groups.open(keep=(life.pid for life in self._left.workers if is_alive(life)))
         self._log.info(
             "control groups",
             group=str(self._house.groups.base or ""),

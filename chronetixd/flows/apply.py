@@ -26,7 +26,7 @@ from chronetixd.flows.plan import Plan, make_plan
 from chronetixd.flows.registry import Flows, invalid
 from chronetixd.flows.rollout import Rollout
 from chronetixd.flows.run import FlowRun
-from chronetixd.store.journal import StoredRevision
+from chronetixd.store.journal_file import StoredRevision
 
 ROLLBACK_REQUESTED = "a rollback was requested"
 

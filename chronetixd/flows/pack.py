@@ -14,7 +14,7 @@ from chronetixd.flows.restart_timers import PackedRestartTimer
 from chronetixd.flows.run import FlowRun
 from chronetixd.packing import Bag, Packed, Unbag
 from chronetixd.store.descriptor_keys import Key
-from chronetixd.store.journal import StoredLife
+from chronetixd.store.journal_file import StoredWorker
 from chronetixd.workers.process import PackedProcess
 
 
@@ -34,7 +34,7 @@ class PackedRun(Packed, frozen=True):
     revivals: dict[str, PackedRestartTimer]
     silent: list[str]
     on_bus: bool
-    lives: list[StoredLife]
+    lives: list[StoredWorker]
     warned: PackedWatch
     taps: int
     deliveries: dict[str, Deliveries] = {}

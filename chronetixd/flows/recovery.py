@@ -26,7 +26,7 @@ from chronetixd.dataplane.recovered import RecoveredMemory
 from chronetixd.dataplane.wiring import FlowWiring, ToNode
 from chronetixd.flows.worker_records import is_alive
 from chronetixd.linux.pipes import is_pipe
-from chronetixd.store.journal import StoredLife
+from chronetixd.store.journal_file import StoredWorker
 from chronetixd.workers.process import WorkerProcess
 
 RETURN_S = 10.0
@@ -109,7 +109,7 @@ class Recovery:
         run: RecoveryRun,
         wiring: FlowWiring,
         nodes: Sequence[str],
-        lives: Sequence[StoredLife],
+        lives: Sequence[StoredWorker],
         kept: RecoveredMemory,
     ) -> None:
         self._run = run
@@ -199,7 +199,7 @@ class Recovery:
         return True
 
     @staticmethod
-    def _proves(life: StoredLife, message: wire.Reattach, pid: int) -> bool:
+    def _proves(life: StoredWorker, message: wire.Reattach, pid: int) -> bool:
         same = pid == life.pid and message.incarnation == life.incarnation
         return same and hmac.compare_digest(message.token.encode(), life.token.encode())
 

@@ -34,7 +34,8 @@ from chronetixd.flows.validation import problem_maps, validate
 from chronetixd.flows.worker_records import end_leftovers, is_alive
 from chronetixd.packing import Bag, Packed, Unbag
 from chronetixd.store.descriptor_names import Stored
-from chronetixd.store.journal import Journal, Recovered, StoredFlow, StoredLife, StoredRevision, StoredRun, Wanted
+from chronetixd.store.journal import Journal
+from chronetixd.store.journal_file import Recovered, StoredFlow, StoredRevision, StoredRun, StoredWorker, Wanted
 from chronetixd.workers.process import WorkerProcess
 
 LIVING = ("running", "draining")
@@ -228,8 +229,8 @@ class Flows:
         """List the flows of the last daemon. Returns those that go on with workers and memory that outlived it, or
         begin anew. ``kept`` are the descriptors that the service manager has stored; each flow takes its own."""
         again = []
-        lives: dict[str, list[StoredLife]] = {}
-        for life in left.lives:
+        lives: dict[str, list[StoredWorker]] = {}
+        for life in left.workers:
             lives.setdefault(life.flow, []).append(life)
         was: dict[str, list[StoredRevision]] = {}
         for revision in left.revisions:

@@ -15,7 +15,8 @@ import msgspec
 from chronetix.protocol import cbor
 from chronetix.protocol.errors import ChronetixError
 from chronetixd.flows.code import Code
-from chronetixd.store.journal import Journal, Outcome, StoredFlow, StoredRevision
+from chronetixd.store.journal import Journal
+from chronetixd.store.journal_file import Outcome, StoredFlow, StoredRevision
 
 MAX_REVISIONS = 10
 """Revisions kept for a flow."""

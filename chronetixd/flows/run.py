@@ -51,7 +51,7 @@ from chronetixd.flows.worker_records import WorkerRecords
 from chronetixd.loop.watchers import Watchers
 from chronetixd.store.descriptor_keys import Key
 from chronetixd.store.descriptor_names import KeptDescriptors
-from chronetixd.store.journal import StoredLife
+from chronetixd.store.journal_file import StoredWorker
 from chronetixd.workers.process import SILENT_EXIT_S, Callbacks, WorkerProcess
 
 T = TypeVar("T")
@@ -131,7 +131,7 @@ class FlowRun:
         self.reason, self.changed_unix_ns = reason, changed_unix_ns
         self.wiring.close()
 
-    def resume(self, lives: Sequence[StoredLife], kept: Mapping[Key, int], *, whole: bool) -> None:
+    def resume(self, lives: Sequence[StoredWorker], kept: Mapping[Key, int], *, whole: bool) -> None:
         """Continue with workers that an earlier daemon has started, as they reattach; ``lives`` are their last records.
         ``kept`` are the descriptors that the service manager has stored for them, all of them if ``whole``; this flow
         owns them now."""
@@ -145,7 +145,7 @@ class FlowRun:
         self.dispatch(core.Resumed({life.node: life.incarnation for life in lives}, frozenset(self.recovery.finished)))
         self.recovery.begin()
 
-    def remember(self, lives: Sequence[StoredLife]) -> None:
+    def remember(self, lives: Sequence[StoredWorker]) -> None:
         """Restore the last records of its workers from the journal."""
         self.worker_records = WorkerRecords(self._services.journal, self.name, lives)
 

@@ -17,7 +17,8 @@ import msgspec
 import structlog
 
 from chronetixd.linux import proc
-from chronetixd.store.journal import Journal, StoredLife
+from chronetixd.store.journal import Journal
+from chronetixd.store.journal_file import StoredWorker
 
 LINGER_MS = 5000
 """A process that lives this long after SIGKILL hangs in the kernel."""
@@ -29,7 +30,7 @@ def boot_id() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
-def is_alive(life: StoredLife) -> bool:
+def is_alive(life: StoredWorker) -> bool:
     """Return whether the recorded process lives; a later process with the same pid does not count. False for a worker
     that was not recorded as spawned."""
     if life.phase != "born" or life.boot != boot_id():
@@ -38,7 +39,7 @@ def is_alive(life: StoredLife) -> bool:
     return found is not None and found.started == life.started_ticks and found.state not in "ZX"
 
 
-def end_leftovers(lives: Iterable[StoredLife]) -> None:
+def end_leftovers(lives: Iterable[StoredWorker]) -> None:
     """Kill the recorded processes that still live, because their flow is started anew or is over, and wait until they
     are dead. A worker was already told to end when its daemon died, so that it is not asked again."""
     poll = select.poll()
@@ -71,7 +72,7 @@ def end_leftovers(lives: Iterable[StoredLife]) -> None:
 class WorkerRecords:
     """The records of the workers of ``flow``. ``earlier`` are those that an earlier daemon has left."""
 
-    def __init__(self, journal: Journal, flow: str, earlier: Iterable[StoredLife] = ()) -> None:
+    def __init__(self, journal: Journal, flow: str, earlier: Iterable[StoredWorker] = ()) -> None:
         self._journal = journal
         self._flow = flow
         self._now = {life.node: life for life in earlier}
@@ -79,7 +80,7 @@ class WorkerRecords:
     def note_intended(self, incarnations: Mapping[str, int]) -> None:
         """Record that processes are about to be requested for these nodes."""
         made = [
-            StoredLife(
+            StoredWorker(
                 flow=self._flow,
                 node=node,
                 incarnation=incarnation,
@@ -90,7 +91,7 @@ class WorkerRecords:
             for node, incarnation in incarnations.items()
         ]
         self._now |= {life.node: life for life in made}
-        self._journal.lives(made)
+        self._journal.workers(made)
 
     def note_spawned(self, node: str, pid: int) -> None:
         """Record that the launcher has started the worker of ``node`` as ``pid``."""
@@ -103,7 +104,7 @@ class WorkerRecords:
         if node in self._now and self._now[node].incarnation == incarnation:
             self._change(node, phase="gone", well=well)
 
-    def packed(self) -> list[StoredLife]:
+    def packed(self) -> list[StoredWorker]:
         """Return the last record of each node, to be passed as ``earlier`` by the next image of the daemon."""
         return list(self._now.values())
 
@@ -111,7 +112,7 @@ class WorkerRecords:
         """Return the secret by which the worker of ``node`` proves its identity when it reattaches."""
         return self._now[node].token
 
-    def __getitem__(self, node: str) -> StoredLife:
+    def __getitem__(self, node: str) -> StoredWorker:
         return self._now[node]
 
     def _change(self, node: str, **fields: object) -> None:

@@ -7,35 +7,44 @@ compacted. Rules:
   by the next commit. Only a caller that has to know that a write is on the disk waits for it; it is called back then.
 * The memory of the running daemon is the truth, and the journal follows it. Only a submission or a planned roll-out is
   refused when it cannot be written. Other writes that fail are kept, reported once, and tried again later and with the
-  next write. All statements are upserts or deletes, so that trying again is harmless.
+  next write, which is harmless (:mod:`chronetixd.store.journal_file`).
 * Only submissions and planned roll-outs wait for a disk that does not answer; everything else goes on after PATIENCE_S.
-* Rows carry a CRC-32 of their content: a damaged row is ignored and reported.
 
-Statements, the thread's batch and the waiters are one file, because every write and its end change all three.
+This file is longer than 400 lines because each write and its end change three things together: the statements that are
+not on the disk, the thread's batch, and the callers that wait.
 """
 
 from __future__ import annotations
 
 import sqlite3
 import time
-import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Protocol
 from urllib.parse import quote
 
-import msgspec
 import structlog
 
-from chronetix.protocol import cbor
 from chronetix.protocol.errors import ChronetixError, error
 from chronetixd.loop.aside import LAST_WORDS_S
-
-FORMAT = 1
-"""Version of the tables; a journal with a newer one is refused, because this release may misread it."""
+from chronetixd.store.journal_file import (
+    TRIAL,
+    Recovered,
+    Statement,
+    StoredFlow,
+    StoredRevision,
+    StoredWorker,
+    check_format,
+    forget_history,
+    open_file,
+    put_flow,
+    put_revision,
+    put_worker,
+    read,
+    transaction,
+)
 
 MAX_OWED = 10_000
 """How many writes are kept while the disk is full; beyond it the oldest are dropped and counted."""
@@ -61,108 +70,12 @@ Do = Callable[[Callable[[], None]], object]
 Then = Callable[[ChronetixError | None], None]
 """Called with None once a write is on the disk, or with the error with which it is refused."""
 
-Wanted = Literal["running", "stopped"]
-Phase = Literal["intended", "born", "gone"]
-Outcome = Literal["submitted", "preparing", "committed", "done", "rolled-back", "ended", "interrupted"]
-
-_TABLES = """
-CREATE TABLE IF NOT EXISTS flow (name TEXT PRIMARY KEY, row BLOB NOT NULL, crc INTEGER NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS life (
-    flow TEXT, node TEXT, row BLOB NOT NULL, crc INTEGER NOT NULL, PRIMARY KEY (flow, node)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS revision (
-    flow TEXT, number INTEGER, row BLOB NOT NULL, crc INTEGER NOT NULL, PRIMARY KEY (flow, number)) WITHOUT ROWID;
-"""
-
-
-class StoredRun(msgspec.Struct, frozen=True, kw_only=True):
-    """An earlier run of a flow: when it was submitted, and how and when it ended."""
-
-    number: int
-    submitted_unix_ns: int
-    ended_unix_ns: int
-    state: str
-    reason: str = ""
-
-
-class StoredFlow(msgspec.Struct, frozen=True, kw_only=True):
-    """A flow as it was submitted, and its last state. ``contract`` is the CompileOutput in CBOR with unknown fields,
-    encoded once because the row is written at each change. ``again``: the flow ends because the daemon ends, and the
-    next daemon is to run it anew. ``code``: digests of the plugins' files when the flow was submitted or last changed;
-    empty when an earlier release has written the row. ``run``: how many times a flow of this name was submitted;
-    ``runs``: the last of the earlier ones, oldest first."""
-
-    name: str
-    submitted_unix_ns: int
-    contract: bytes
-    bindings: dict[str, str]
-    base_dir: str
-    wanted: Wanted = "running"
-    state: str = "submitted"
-    reason: str = ""
-    changed_unix_ns: int = 0
-    again: bool = False
-    code: dict[str, dict[str, str]] = {}
-    run: int = 1
-    runs: list[StoredRun] = []
-
-
-class StoredLife(msgspec.Struct, frozen=True, kw_only=True):
-    """The last worker of a node. ``well``: the worker had finished and ended with exit code 0. ``started_ticks``: the
-    start time in /proc/PID/stat, which with the boot's id distinguishes the process from a later one with the same pid.
-    ``token``: the secret with which the worker proves its identity when it reattaches."""
-
-    flow: str
-    node: str
-    incarnation: int
-    phase: Phase
-    token: str
-    boot: str
-    pid: int = 0
-    started_ticks: int = 0
-    well: bool = False
-
-
-class StoredRevision(msgspec.Struct, frozen=True, kw_only=True):
-    """A revision of a flow: number 1 as it was submitted, then one for each roll-out. ``current``: whether the flow
-    became this revision. ``change`` is what differs from the revision before; ``why`` is the reason if the roll-out was
-    not done. ``code``: as for :class:`StoredFlow`."""
-
-    flow: str
-    number: int
-    unix_ns: int
-    contract: bytes
-    bindings: dict[str, str]
-    base_dir: str
-    outcome: Outcome
-    current: bool
-    change: dict[str, Any] = {}
-    why: str = ""
-    ended_unix_ns: int = 0
-    code: dict[str, dict[str, str]] = {}
-
-
-@dataclass(frozen=True, slots=True)
-class Recovered:
-    """The content of the journal that the last daemon left. ``corrupt`` names the rows that are damaged."""
-
-    flows: tuple[StoredFlow, ...]
-    lives: tuple[StoredLife, ...]
-    corrupt: tuple[str, ...]
-    revisions: tuple[StoredRevision, ...] = ()
-
-
-_Statement = tuple[str, tuple[Any, ...]]
-_TRIAL: _Statement = (f"PRAGMA user_version = {FORMAT}", ())
-"""A statement that writes a page and changes nothing, to try whether the disk can be written."""
-
-_Row = TypeVar("_Row", StoredFlow, StoredLife, StoredRevision)
-
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
     """A submission or planned roll-out, which is refused when it cannot be written."""
 
-    statements: list[_Statement]
+    statements: list[Statement]
     then: Then
 
 
@@ -181,7 +94,7 @@ class _Batch:
     """What the thread writes in one go: the statements ``owed``, numbered up to ``upto``, and the submissions
     ``asked``."""
 
-    owed: list[_Statement]
+    owed: list[Statement]
     upto: int
     asked: list[_Asked]
 
@@ -221,7 +134,7 @@ class Journal:
         self._trouble = ""
         self._failures = 0
         """How many commits have failed since the last success."""
-        self._owed: list[tuple[int, _Statement]] = []
+        self._owed: list[tuple[int, Statement]] = []
         """Statements that are not on the disk yet, numbered in their order. The thread may be writing the first
         ones."""
         self._count = 0
@@ -238,7 +151,7 @@ class Journal:
         is called. Raises ChronetixError ``journal-unusable``."""
         path = self.path
         try:
-            self._base = _open(path)
+            self._base = open_file(path)
         except sqlite3.OperationalError as reason:
             raise error("journal-unusable", path=str(path), reason=str(reason)) from None
         except sqlite3.DatabaseError as reason:
@@ -246,62 +159,54 @@ class Journal:
             path.rename(aside)
             for rest in ("-wal", "-shm"):
                 path.with_name(path.name + rest).unlink(missing_ok=True)
-            self._base = _open(path)
+            self._base = open_file(path)
             self._on_trouble(f"the journal was damaged ({reason}); it is kept as {aside.name}, and a new one was begun")
 
     def recover(self) -> Recovered:
         """Return the content of the journal, flows in the order of submission. Raises ChronetixError
         ``journal-unusable``."""
         try:
-            flows = self._opened.execute("SELECT name, row, crc FROM flow").fetchall()
-            lives = self._opened.execute("SELECT flow || '/' || node, row, crc FROM life").fetchall()
-            revisions = self._opened.execute(
-                "SELECT flow || ' ' || number, row, crc FROM revision ORDER BY flow, number"
-            ).fetchall()
+            return read(self._opened)
         except sqlite3.DatabaseError as reason:
             raise error("journal-unusable", path=str(self.path), reason=str(reason)) from None
-        corrupt: list[str] = []
-        found_flows = sorted(_sound(StoredFlow, flows, corrupt), key=lambda flow: flow.submitted_unix_ns)
-        found_lives, found_revisions = _sound(StoredLife, lives, corrupt), _sound(StoredRevision, revisions, corrupt)
-        return Recovered(tuple(found_flows), tuple(found_lives), tuple(corrupt), tuple(found_revisions))
 
     # -- what is written -----------------------------------------------------------------------------------
 
     def submitted(self, flow: StoredFlow, then: Then) -> None:
         """Write that ``flow`` is about to run, and delete an earlier flow of its name. ``then`` is called when that is
         on the disk, or with ``journal-unusable``, and the journal is unchanged then."""
-        self._ask([*_forget_past(flow.name), _put_flow(flow)], then)
+        self._ask([*forget_history(flow.name), put_flow(flow)], then)
 
-    def _ask(self, statements: list[_Statement], then: Then) -> None:
+    def _ask(self, statements: list[Statement], then: Then) -> None:
         self._asked.append(_Asked(statements, then))
         self._write_now()
 
     def flow(self, *flows: StoredFlow) -> None:
         """Write flows whose wanted state has changed, or that have ended."""
-        self._write([_put_flow(flow) for flow in flows])
+        self._write([put_flow(flow) for flow in flows])
 
     def planned(self, revisions: Iterable[StoredRevision], forget: Iterable[int], then: Then) -> None:
         """Write the revisions of a flow before a roll-out begins, and delete the old revisions with the numbers
         ``forget``. ``then`` is called as for :meth:`submitted`."""
         revisions = tuple(revisions)
         old = [("DELETE FROM revision WHERE flow = ? AND number = ?", (revisions[0].flow, number)) for number in forget]
-        self._ask([*old, *(_put_revision(each) for each in revisions)], then)
+        self._ask([*old, *(put_revision(each) for each in revisions)], then)
 
     def revised(self, revision: StoredRevision, flow: StoredFlow | None = None) -> None:
         """Write the outcome of a roll-out; with ``flow``, also the flow as it is from now on."""
-        self._write([_put_revision(revision), *([_put_flow(flow)] if flow is not None else [])])
+        self._write([put_revision(revision), *([put_flow(flow)] if flow is not None else [])])
 
     def forgotten(self, name: str) -> None:
         """Delete a flow that is no longer listed."""
-        self._write([*_forget_past(name), ("DELETE FROM flow WHERE name = ?", (name,))])
+        self._write([*forget_history(name), ("DELETE FROM flow WHERE name = ?", (name,))])
 
-    def lives(self, lives: Iterable[StoredLife]) -> None:
+    def workers(self, workers: Iterable[StoredWorker]) -> None:
         """Write workers that are about to be started, or that have changed."""
-        self._write([_put_life(life) for life in lives])
+        self._write([put_worker(worker) for worker in workers])
 
-    def soon(self, record: StoredFlow | StoredLife) -> None:
+    def soon(self, record: StoredFlow | StoredWorker) -> None:
         """Write ``record`` with the next write or :meth:`flush`. For records that the next daemon can do without."""
-        self._owe([_put_flow(record) if isinstance(record, StoredFlow) else _put_life(record)])
+        self._owe([put_flow(record) if isinstance(record, StoredFlow) else put_worker(record)])
 
     def flush(self) -> None:
         """Write the statements that are not on the disk yet. Does nothing if there are none, or if the journal is
@@ -349,7 +254,7 @@ class Journal:
         try:
             base = sqlite3.connect(f"file:{quote(str(self.path))}?mode=ro", uri=True)
             try:
-                _check_format(base, self.path)
+                check_format(base, self.path)
             finally:
                 base.close()
         except sqlite3.Error as reason:
@@ -381,15 +286,15 @@ class Journal:
         assert self._base is not None, "the journal is not open"
         return self._base
 
-    def _write(self, statements: list[_Statement]) -> None:
+    def _write(self, statements: list[Statement]) -> None:
         self._add(statements)
         self._write_now()
 
-    def _owe(self, statements: list[_Statement]) -> None:
+    def _owe(self, statements: list[Statement]) -> None:
         self._add(statements)
         self._flush_later()
 
-    def _add(self, statements: list[_Statement]) -> None:
+    def _add(self, statements: list[Statement]) -> None:
         self._owed += enumerate(statements, start=self._count + 1)
         self._count += len(statements)
         beyond = len(self._owed) - MAX_OWED
@@ -426,14 +331,14 @@ class Journal:
         """Write a batch in one commit; if that fails, write the owed statements and then each submission by itself.
         Runs in the thread."""
         statements = [*batch.owed, *(each for asked in batch.asked for each in asked.statements)]
-        failed = self._try(statements or [_TRIAL])
+        failed = self._try(statements or [TRIAL])
         refused: list[Exception | None] = [None] * len(batch.asked)
         if failed is not None and batch.asked:
             failed = self._try(batch.owed)
             refused = [failed or self._try(asked.statements) for asked in batch.asked]
         self._post(partial(self._written, failed, refused))
 
-    def _try(self, statements: list[_Statement]) -> Exception | None:
+    def _try(self, statements: list[Statement]) -> Exception | None:
         """Write statements and return the exception if that fails, else None: no exception ends the thread."""
         try:
             if statements:
@@ -442,11 +347,11 @@ class Journal:
             return reason
         return None
 
-    def _commit(self, statements: list[_Statement]) -> None:
+    def _commit(self, statements: list[Statement]) -> None:
         base = self._base
         if base is None:
             raise sqlite3.ProgrammingError("the journal is closed")
-        with _transaction(base):
+        with transaction(base):
             for text, values in statements:
                 base.execute(text, values)
 
@@ -486,11 +391,11 @@ class Journal:
             self._tell(f"{self.path} has not answered for {PATIENCE_S:g} s")
             waiter.then()
 
-    def _finish(self, base: sqlite3.Connection, owed: list[_Statement]) -> None:
+    def _finish(self, base: sqlite3.Connection, owed: list[Statement]) -> None:
         """Write the last statements, compact the log and close. Runs in the thread, as its last work."""
         try:
             if owed:
-                with _transaction(base):
+                with transaction(base):
                     for text, values in owed:
                         base.execute(text, values)
             base.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -503,79 +408,3 @@ class Journal:
         if self._trouble != trouble:
             self._trouble = trouble
             self._on_trouble(trouble)
-
-
-@contextmanager
-def _transaction(base: sqlite3.Connection) -> Iterator[None]:
-    """A context manager that commits its statements, or rolls all of them back when one raises."""
-    base.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-        base.execute("COMMIT")
-    except BaseException:
-        if base.in_transaction:
-            base.execute("ROLLBACK")
-        raise
-
-
-def _open(path: Path) -> sqlite3.Connection:
-    base = sqlite3.connect(path, isolation_level=None, timeout=1.0, check_same_thread=False)
-    try:
-        base.execute("PRAGMA journal_mode = WAL")
-        base.execute("PRAGMA synchronous = FULL")
-        version = _check_format(base, path)
-        base.executescript(_TABLES)
-        if version != FORMAT:
-            base.execute(f"PRAGMA user_version = {FORMAT}")
-        path.chmod(0o600)
-    except BaseException:
-        base.close()
-        raise
-    return base
-
-
-def _check_format(base: sqlite3.Connection, path: Path) -> int:
-    """Return the format of the journal, 0 for a new file. Only reads: another daemon's journal is not changed. Raises
-    ChronetixError ``journal-unusable`` for a newer format."""
-    version: int
-    (version,) = base.execute("PRAGMA user_version").fetchone()
-    if version > FORMAT:
-        raise error("journal-unusable", path=str(path), reason=f"it has format {version}, this daemon knows {FORMAT}")
-    return version
-
-
-def _put_flow(flow: StoredFlow) -> _Statement:
-    row, crc = _packed(flow)
-    return "INSERT OR REPLACE INTO flow VALUES (?, ?, ?)", (flow.name, row, crc)
-
-
-def _put_life(life: StoredLife) -> _Statement:
-    row, crc = _packed(life)
-    return "INSERT OR REPLACE INTO life VALUES (?, ?, ?, ?)", (life.flow, life.node, row, crc)
-
-
-def _put_revision(revision: StoredRevision) -> _Statement:
-    row, crc = _packed(revision)
-    return "INSERT OR REPLACE INTO revision VALUES (?, ?, ?, ?)", (revision.flow, revision.number, row, crc)
-
-
-def _forget_past(flow: str) -> list[_Statement]:
-    return [(f"DELETE FROM {table} WHERE flow = ?", (flow,)) for table in ("life", "revision")]
-
-
-def _packed(record: StoredFlow | StoredLife | StoredRevision) -> tuple[bytes, int]:
-    row = cbor.dumps(msgspec.to_builtins(record, builtin_types=(bytes,)))
-    return row, zlib.crc32(row)
-
-
-def _sound(kind: type[_Row], rows: Iterable[tuple[str, bytes, int]], corrupt: list[str]) -> list[_Row]:
-    """Return the rows whose checksum and content are right; append the names of the others to ``corrupt``."""
-    found: list[_Row] = []
-    for name, row, crc in rows:
-        try:
-            if zlib.crc32(row) != crc:
-                raise cbor.CborError("its checksum is wrong")
-            found.append(msgspec.convert(cbor.loads(row), kind))
-        except (cbor.CborError, msgspec.ValidationError, TypeError) as reason:
-            corrupt.append(f"{name}: {reason}")
-    return found

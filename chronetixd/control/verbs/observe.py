@@ -16,7 +16,7 @@ from chronetixd.core.worker import GONE, WorkerState
 from chronetixd.dataplane.taps import find_route
 from chronetixd.records.events import Event
 from chronetixd.records.log_record import LogRecord
-from chronetixd.store.journal import StoredFlow
+from chronetixd.store.journal_file import StoredFlow
 
 FOR_EVER = 1 << 63
 """A point in time (Unix time in ns) that never comes."""

@@ -18,15 +18,15 @@ from chronetixd.core.wiring.incarnations import LostMemory
 from chronetixd.core.worker import Exit, HasReattached, WorkerState
 from chronetixd.flows import recovery as module
 from chronetixd.flows.recovery import MAX_DEFERRED, MAX_DEFERRED_DESCRIPTORS, RETURN_S, ReattachRequest, Recovery
-from chronetixd.store.journal import StoredLife
+from chronetixd.store.journal_file import StoredWorker
 
 NODES = ("a", "b", "c")
 KILLED = Exit(signal="SIGKILL")
 
 
-def life(node: str, **about: Any) -> StoredLife:
+def life(node: str, **about: Any) -> StoredWorker:
     plain = {"incarnation": 3, "phase": "born", "token": f"token of {node}", "boot": "b", "pid": ord(node)}
-    return StoredLife(flow="f", node=node, **(plain | about))
+    return StoredWorker(flow="f", node=node, **(plain | about))
 
 
 class World:
@@ -97,7 +97,7 @@ class World:
     def recovered(self, *what: Any) -> None:
         self.home.append(what)
 
-    def recovery(self, *lives: StoredLife) -> Recovery:
+    def recovery(self, *lives: StoredWorker) -> Recovery:
         kept = SimpleNamespace(exit=self.exit, closed=self.closed_of, close=self.close)
         made = Recovery(self, self, self, NODES, lives, kept)  # type: ignore[arg-type]
         made.begin()

@@ -10,7 +10,8 @@ import pytest
 from chronetix.protocol import cbor
 from chronetix.protocol.errors import ChronetixError
 from chronetixd.flows.revisions import MAX_REVISIONS, Revisions
-from chronetixd.store.journal import Journal, StoredFlow, StoredRevision
+from chronetixd.store.journal import Journal
+from chronetixd.store.journal_file import StoredFlow, StoredRevision
 
 FLOW = StoredFlow(name="f", submitted_unix_ns=1, contract=cbor.dumps({"n": 1}), bindings={}, base_dir="/f")
 

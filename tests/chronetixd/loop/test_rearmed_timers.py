@@ -28,7 +28,8 @@ from chronetixd.loop.alarm import Alarm
 from chronetixd.records import audit as audits
 from chronetixd.records.audit import SYNC_EVERY_S, Audit
 from chronetixd.records.events import Events
-from chronetixd.store.journal import FLUSH_S, Journal, StoredLife
+from chronetixd.store.journal import FLUSH_S, Journal
+from chronetixd.store.journal_file import StoredWorker
 from chronetixd.systemd import notify
 from chronetixd.systemd.watchdog import Watchdog
 
@@ -329,7 +330,7 @@ def test_the_journal_flushes_what_comes_later_too(clock: Any, tmp_path: Path) ->
     for incarnation in range(3):
         for node in ("a", "b"):
             journal.soon(
-                StoredLife(flow="f", node=node, incarnation=incarnation, phase="born", token="t", boot="b", pid=7)
+                StoredWorker(flow="f", node=node, incarnation=incarnation, phase="born", token="t", boot="b", pid=7)
             )
         assert (journal.owed, clock.next) == (2, [FLUSH_S])
         clock.go_to(clock.now + FLUSH_S)

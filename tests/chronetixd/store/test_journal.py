@@ -13,11 +13,10 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from chronetix.protocol.errors import ChronetixError
-from chronetixd.store.journal import FLUSH_S, FORMAT, MAX_OWED, PATIENCE_S, RETRY_S, Journal, StoredFlow, StoredLife
+from chronetixd.store.journal import FLUSH_S, MAX_OWED, PATIENCE_S, RETRY_S, Journal
+from chronetixd.store.journal_file import StoredFlow, StoredWorker
 
 Open = Callable[[], Journal]
 
@@ -62,15 +61,15 @@ def flow(name: str = "squares", **fields: object) -> StoredFlow:
     return msgspec.structs.replace(plain, **fields)
 
 
-def life(node: str = "sink", incarnation: int = 0, **fields: object) -> StoredLife:
-    plain = StoredLife(flow="squares", node=node, incarnation=incarnation, phase="intended", token="t", boot="b")
+def life(node: str = "sink", incarnation: int = 0, **fields: object) -> StoredWorker:
+    plain = StoredWorker(flow="squares", node=node, incarnation=incarnation, phase="intended", token="t", boot="b")
     return msgspec.structs.replace(plain, **fields)
 
 
 class TestWhatWasWritten:
     def test_a_new_journal_is_empty(self, opened: Open) -> None:
         found = opened().recover()
-        assert (found.flows, found.lives, found.corrupt) == ((), (), ())
+        assert (found.flows, found.workers, found.corrupt) == ((), (), ())
 
     def test_flows_come_back_in_the_order_of_submission(self, opened: Open) -> None:
         journal = opened()
@@ -91,65 +90,46 @@ class TestWhatWasWritten:
     def test_a_flow_that_takes_an_old_ones_name_has_none_of_its_lives(self, opened: Open) -> None:
         journal = opened()
         submit(journal, flow())
-        journal.lives([life()])
+        journal.workers([life()])
         submit(journal, flow(submitted_unix_ns=5))
-        assert opened().recover().lives == ()
+        assert opened().recover().workers == ()
 
     def test_a_forgotten_flow_is_gone_with_its_lives(self, opened: Open) -> None:
         journal = opened()
         submit(journal, flow())
-        journal.lives([life(), life("map", 3)])
+        journal.workers([life(), life("map", 3)])
         journal.forgotten("squares")
         found = opened().recover()
-        assert (found.flows, found.lives) == ((), ())
+        assert (found.flows, found.workers) == ((), ())
 
     def test_of_each_node_the_last_life_counts(self, opened: Open) -> None:
         journal = opened()
-        journal.lives([life(), life("map")])
-        journal.lives([life(phase="gone", pid=7)])
-        journal.lives([life(incarnation=1)])
-        assert set(opened().recover().lives) == {life("map"), life(incarnation=1)}
+        journal.workers([life(), life("map")])
+        journal.workers([life(phase="gone", pid=7)])
+        journal.workers([life(incarnation=1)])
+        assert set(opened().recover().workers) == {life("map"), life(incarnation=1)}
 
     def test_what_may_come_soon_is_written_with_the_next_write(self, opened: Open) -> None:
         journal = opened()
         journal.soon(life(phase="born", pid=9, started_ticks=3))
-        assert opened().recover().lives == ()
+        assert opened().recover().workers == ()
         journal.flow(flow())
-        assert opened().recover().lives == (life(phase="born", pid=9, started_ticks=3),)
+        assert opened().recover().workers == (life(phase="born", pid=9, started_ticks=3),)
 
     def test_what_is_owed_is_written_at_the_end(self, opened: Open) -> None:
         journal = opened()
         journal.soon(life())
         assert journal.owed == 1
         journal.close()
-        assert opened().recover().lives == (life(),)
-
-    @given(
-        flow_=st.builds(
-            StoredFlow,
-            name=st.text(min_size=1, max_size=9),
-            submitted_unix_ns=st.integers(0, 1 << 62),
-            contract=st.binary(max_size=99),
-            bindings=st.dictionaries(st.text(max_size=5), st.text(max_size=5)),
-            base_dir=st.text(max_size=9),
-            wanted=st.sampled_from(["running", "stopped"]),
-            reason=st.text(max_size=9),
-        )
-    )
-    def test_any_flow_comes_back_as_it_was(self, flow_: StoredFlow, tmp_path_factory: pytest.TempPathFactory) -> None:
-        path = tmp_path_factory.mktemp("journal") / "journal"
-        journal = Journal(path, pytest.fail, never)
-        journal.open()
-        submit(journal, flow_)
-        assert journal.recover().flows == (flow_,)
-        journal.close()
+        assert opened().recover().workers == (life(),)
 
 
 class TestKilled:
     PROGRAM = """
 import os, signal, sys
 from pathlib import Path
-from chronetixd.store.journal import Journal, StoredFlow, StoredLife
+from chronetixd.store.journal import Journal
+from chronetixd.store.journal_file import StoredFlow, StoredWorker
 journal = Journal(Path(sys.argv[1]), print, lambda seconds, call: None)
 journal.open()
 flow = StoredFlow(name="f", submitted_unix_ns=1, contract=b"", bindings={}, base_dir="")
@@ -157,7 +137,7 @@ journal.submitted(flow, lambda trouble: print(trouble, flush=True))
 n = 0
 while True:
     n += 1
-    journal.lives([StoredLife(flow="f", node=f"{node}{n}", incarnation=n, phase="intended", token="t", boot="b")
+    journal.workers([StoredWorker(flow="f", node=f"{node}{n}", incarnation=n, phase="intended", token="t", boot="b")
                    for node in ("a", "b", "c")])
     os.write(1, b"%d\\n" % n)
 """
@@ -171,7 +151,7 @@ while True:
                 acknowledged = int(process.stdout.readline())
             process.kill()
             acknowledged = max([acknowledged, *map(int, process.stdout.read().splitlines())])
-        lives = opened().recover().lives
+        lives = opened().recover().workers
         by_incarnation = {n: sorted(each.node[0] for each in lives if each.incarnation == n) for n in range(1, 10_000)}
         assert all(by_incarnation[n] == ["a", "b", "c"] for n in range(1, acknowledged + 1))
         assert all(nodes in ([], ["a", "b", "c"]) for nodes in by_incarnation.values())
@@ -180,7 +160,7 @@ while True:
     def test_a_torn_tail_is_cut_off(self, opened: Open, tmp_path: Path, told: list[str], cut: int) -> None:
         journal = opened()
         submit(journal, flow())
-        journal.lives([life()])
+        journal.workers([life()])
         copy = tmp_path / "copy"
         copy.mkdir()
         for name in ("journal", "journal-wal"):
@@ -191,23 +171,12 @@ while True:
         found = survivor.recover()
         survivor.close()
         assert found.flows in ((), (flow(),))
-        assert found.lives == ()
+        assert found.workers == ()
         assert found.corrupt == ()
         assert told == []
 
 
 class TestDamaged:
-    def test_a_row_that_has_rotted_is_left_out_and_named(self, opened: Open) -> None:
-        journal = opened()
-        submit(journal, flow("good"))
-        submit(journal, flow("bad"))
-        with sqlite3.connect(journal.path) as base:
-            base.execute("UPDATE flow SET row = X'A0' WHERE name = 'bad'")
-        base.close()
-        found = opened().recover()
-        assert [each.name for each in found.flows] == ["good"]
-        assert found.corrupt == ("bad: its checksum is wrong",)
-
     def test_a_file_that_is_no_journal_is_put_aside_and_told(
         self, tmp_path: Path, opened: Open, told: list[str]
     ) -> None:
@@ -216,14 +185,6 @@ class TestDamaged:
         assert len(told) == 1
         assert "damaged" in told[0]
         assert len(list(tmp_path.glob("journal.damaged-*"))) == 1
-
-    def test_a_journal_of_a_later_release_is_refused_and_not_touched(self, tmp_path: Path, opened: Open) -> None:
-        opened().close()
-        with sqlite3.connect(tmp_path / "journal") as base:
-            base.execute(f"PRAGMA user_version = {FORMAT + 1}")
-        base.close()
-        with pytest.raises(ChronetixError, match=f"it has format {FORMAT + 1}"):
-            opened()
 
     def test_a_folder_that_is_not_there_is_told(self, tmp_path: Path) -> None:
         with pytest.raises(ChronetixError, match="unable to open") as caught:
@@ -266,11 +227,11 @@ class TestDiskFull:
         assert [("full" in line) for line in told] == [True]
         assert journal.owed == 2
         self.make_room(journal)
-        journal.lives([life()])
+        journal.workers([life()])
         assert told[1:] == [""]
         found = opened().recover()
         assert [each.state for each in found.flows] == ["stopped"]
-        assert found.lives == (life(),)
+        assert found.workers == (life(),)
 
     def test_it_tries_again_by_itself_soon_and_then_less_and_less_often(self, tmp_path: Path, told: list[str]) -> None:
         calls: list[tuple[float, Callable[[], None]]] = []
@@ -389,7 +350,7 @@ class TestADiskThatTakesItsTime:
     def test_nobody_waits_but_who_submits(self, journal: Journal, disk: Disk) -> None:
         said: list[ChronetixError | None] = []
         journal.submitted(flow(), said.append)
-        journal.lives([life()])
+        journal.workers([life()])
         journal.flow(flow("other"))
         assert (said, journal.awaited) == ([], True)
         disk.answer()
@@ -424,7 +385,7 @@ class TestADiskThatTakesItsTime:
         said: list[ChronetixError | None] = []
         went_on: list[int] = []
         journal.submitted(flow(), said.append)
-        journal.lives([life()])
+        journal.workers([life()])
         journal.when_written(lambda: went_on.append(1))
         assert not went_on
         disk.pass_time()
@@ -438,7 +399,7 @@ class TestADiskThatTakesItsTime:
     def test_a_submission_that_fails_takes_none_along(self, journal: Journal, disk: Disk) -> None:
         TestDiskFull.fill(journal)
         said: list[str] = []
-        journal.lives([life()])
+        journal.workers([life()])
         journal.submitted(flow("big", contract=TestDiskFull.BIG), lambda refusal: said.append(f"big {refusal}"))
         journal.submitted(flow("small"), lambda refusal: said.append(f"small {refusal}"))
         disk.answer()
