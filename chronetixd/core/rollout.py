@@ -11,7 +11,7 @@ if their node was removed, each after the nodes that send to it, so that frames 
 workers. Then all successors take over at once, sinks first. A node that was restarted meanwhile counts as left: nodes
 behind it do not wait for the nodes before it, because those may be waiting for it. The machine decides by the present
 state of the flow and not by what has happened: the calling code reports ``FlowObserved`` after every change. The table
-is total. Events, steps and table are one file, because every rule above spans all of them.
+is total.
 """
 
 from __future__ import annotations
@@ -19,9 +19,29 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping
 from enum import StrEnum
 
-from msgspec import Struct
-
 from chronetixd.core.machine import History, IllegalEvent
+from chronetixd.core.rollout_messages import (
+    EVENTS,
+    ArmReadyDeadline,
+    DisarmReadyDeadline,
+    DismissSuccessor,
+    FinishRollout,
+    FlowObserved,
+    FlowView,
+    NodeView,
+    ReplaceWorker,
+    RetireNode,
+    ReviseFlow,
+    RevokeCommit,
+    RollbackRequested,
+    RolloutEvent,
+    RolloutInstruction,
+    StandBy,
+    StartSuccessor,
+    SuccessorLost,
+    SuccessorReady,
+    WriteCommit,
+)
 from chronetixd.core.worker import GONE, WorkerState
 
 
@@ -50,163 +70,6 @@ RUNNING_OR_DONE = frozenset({WorkerState.STARTED, WorkerState.FINISHED}) | GONE
 """States of a node that a roll-out does not wait for."""
 
 ENDED_WELL = GONE | {WorkerState.FINISHED}
-
-
-class NodeView(Struct, frozen=True):
-    """The present state of a node. ``grouped``: it waits to be restarted together with others."""
-
-    state: WorkerState
-    incarnation: int
-    grouped: bool = False
-
-
-class FlowView(Struct, frozen=True):
-    """The present state of a flow: every node that has a worker or will have one; whether it runs; the obstacle to
-    becoming the new flow, if there is one; nodes that have not switched their outputs yet; whether all removed routes
-    are drained."""
-
-    nodes: Mapping[str, NodeView]
-    runs: bool = True
-    obstacle: str = ""
-    rerouting: tuple[str, ...] = ()
-    clean: bool = True
-
-
-# -- events ------------------------------------------------------------------------------------------------
-
-
-class BeginRequested(Struct, frozen=True):
-    """The roll-out is to begin."""
-
-
-class SuccessorReady(Struct, frozen=True):
-    """The successor of ``node`` stands by and is ready."""
-
-    node: str
-
-
-class SuccessorLost(Struct, frozen=True):
-    """The successor of ``node`` is gone; ``why`` is the predicate of a sentence about it."""
-
-    node: str
-    why: str
-
-
-class CommitWritten(Struct, frozen=True):
-    """The commit is in the journal."""
-
-
-class FlowObserved(Struct, frozen=True):
-    """The flow may have changed; ``view`` is its present state."""
-
-    view: FlowView
-
-
-class ReadyDeadlinePassed(Struct, frozen=True):
-    """The deadline that the roll-out armed has passed."""
-
-
-class RollbackRequested(Struct, frozen=True):
-    """The roll-out is to be rolled back; ``why`` is the reason in words."""
-
-    why: str
-
-
-RolloutEvent = (
-    BeginRequested
-    | SuccessorReady
-    | SuccessorLost
-    | FlowObserved
-    | ReadyDeadlinePassed
-    | RollbackRequested
-    | CommitWritten
-)
-EVENTS: tuple[type, ...] = (
-    BeginRequested,
-    SuccessorReady,
-    SuccessorLost,
-    FlowObserved,
-    ReadyDeadlinePassed,
-    RollbackRequested,
-    CommitWritten,
-)
-
-# -- instructions ------------------------------------------------------------------------------------------
-
-
-class StandBy(Struct, frozen=True):
-    """Spawn successors for these nodes, and let them stand by."""
-
-    nodes: tuple[str, ...]
-
-
-class ArmReadyDeadline(Struct, frozen=True):
-    """Report ReadyDeadlinePassed after this time."""
-
-    after_ns: int
-
-
-class DisarmReadyDeadline(Struct, frozen=True):
-    """Cancel the deadline."""
-
-
-class WriteCommit(Struct, frozen=True):
-    """Record in the journal that the flow is the new one, and report CommitWritten."""
-
-
-class RevokeCommit(Struct, frozen=True):
-    """Record in the journal that the flow is the old one after all."""
-
-
-class ReviseFlow(Struct, frozen=True):
-    """Make the flow the new one."""
-
-
-class ReplaceWorker(Struct, frozen=True):
-    """Tell this node's worker to leave."""
-
-    node: str
-
-
-class RetireNode(Struct, frozen=True):
-    """Tell the worker of this removed node to end."""
-
-    node: str
-
-
-class StartSuccessor(Struct, frozen=True):
-    """Let the successor of this node, which has no worker, take over. ``fresh``: no successor stands by, and one has to
-    be spawned."""
-
-    node: str
-    fresh: bool = False
-
-
-class DismissSuccessor(Struct, frozen=True):
-    """End the successor of this node, which is not needed."""
-
-    node: str
-
-
-class FinishRollout(Struct, frozen=True):
-    """Report that the roll-out is over; ``why`` it is not done, or an empty string."""
-
-    why: str = ""
-
-
-RolloutInstruction = (
-    StandBy
-    | ArmReadyDeadline
-    | DisarmReadyDeadline
-    | WriteCommit
-    | RevokeCommit
-    | ReviseFlow
-    | ReplaceWorker
-    | RetireNode
-    | StartSuccessor
-    | DismissSuccessor
-    | FinishRollout
-)
 
 
 class RolloutMachine:

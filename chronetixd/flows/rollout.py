@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import structlog
 
-from chronetixd.core import flow_messages
+from chronetixd.core import flow_messages, rollout_messages
 from chronetixd.core import rollout as core
 from chronetixd.core.change import Change
 from chronetixd.core.deliveries import Deliveries
@@ -63,10 +63,10 @@ class RolloutRun(Protocol):
     def wiring(self) -> Routes:
         """The routes of the flow."""
 
-    def node_views(self) -> dict[str, core.NodeView]:
+    def node_views(self) -> dict[str, rollout_messages.NodeView]:
         """Return the present state of all nodes."""
 
-    def node_view(self, node: str) -> core.NodeView | None:
+    def node_view(self, node: str) -> rollout_messages.NodeView | None:
         """Return the present state of ``node``; None when the flow has no such node."""
 
     def watch(self, watcher: Callable[[], None]) -> Callable[[], None]:
@@ -118,7 +118,7 @@ class Rollout:
         begin = tuple(node for node in downstream(plan) if node in added)
         self.machine = core.RolloutMachine(nodes, ready_ns, senders(run.plan), begin, gone)
         self._standing: dict[str, Standby] = {}
-        self._instructions: deque[core.RolloutInstruction] = deque()
+        self._instructions: deque[rollout_messages.RolloutInstruction] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._observing = False
         self._unwatch: Callable[[], None] = lambda: None
@@ -151,7 +151,7 @@ class Rollout:
         self._unwatch = self._run.watch(self._changed)
         differs = [f"{each.kind} {each.name}" for each in (*self.change.nodes, *self.change.routes)]
         self._run.flow_events.rollout("started", self.number, ", ".join(differs) or "nothing that runs")
-        self._handle(core.BeginRequested())
+        self._handle(rollout_messages.BeginRequested())
         self._changed()
 
     def roll_back(self, why: str) -> bool:
@@ -162,7 +162,7 @@ class Rollout:
             core.RolloutStep.COMMITTING,
         ):
             return False
-        self._handle(core.RollbackRequested(why))
+        self._handle(rollout_messages.RollbackRequested(why))
         return True
 
     async def until(self, reached: Callable[[], bool]) -> None:
@@ -196,14 +196,14 @@ class Rollout:
     def _observe(self) -> None:
         self._observing = False
         if not self.over:
-            self._handle(core.FlowObserved(self._view()))
+            self._handle(rollout_messages.FlowObserved(self._view()))
 
-    def _view(self) -> core.FlowView:
+    def _view(self) -> rollout_messages.FlowView:
         wiring, nodes = self._run.wiring, self._run.node_views()
         runs = self._run.state is FlowState.RUNNING
-        return core.FlowView(nodes, runs, self._obstacle(nodes), tuple(wiring.under_way), wiring.clean)
+        return rollout_messages.FlowView(nodes, runs, self._obstacle(nodes), tuple(wiring.under_way), wiring.clean)
 
-    def _obstacle(self, nodes: Mapping[str, core.NodeView]) -> str:
+    def _obstacle(self, nodes: Mapping[str, rollout_messages.NodeView]) -> str:
         """Return why routes cannot be changed now, or an empty string: the nodes at their ends must have started."""
         for node in self.change.ends:
             if node in nodes and nodes[node].state is not WorkerState.STARTED:
@@ -212,7 +212,7 @@ class Rollout:
 
     # -- events in, instructions out -----------------------------------------------------------------------
 
-    def _handle(self, event: core.RolloutEvent) -> None:
+    def _handle(self, event: rollout_messages.RolloutEvent) -> None:
         before = self.machine.step
         try:
             self._instructions += self.machine.handle(event)
@@ -228,32 +228,32 @@ class Rollout:
         while self._instructions:
             self._carry_out(self._instructions.popleft())
 
-    def _carry_out(self, instruction: core.RolloutInstruction) -> None:
+    def _carry_out(self, instruction: rollout_messages.RolloutInstruction) -> None:
         match instruction:
-            case core.StandBy(nodes):
+            case rollout_messages.StandBy(nodes):
                 for node in nodes:
                     self._stand_by(node)
-            case core.ArmReadyDeadline(after_ns):
+            case rollout_messages.ArmReadyDeadline(after_ns):
                 self._timer = self._services.loop.call_later(after_ns / 1e9, self._ready_deadline_passed)
-            case core.DisarmReadyDeadline():
+            case rollout_messages.DisarmReadyDeadline():
                 self._disarm()
-            case core.WriteCommit():
+            case rollout_messages.WriteCommit():
                 self._on_commit()
                 self._services.journal.when_written(self._written)
-            case core.RevokeCommit():
+            case rollout_messages.RevokeCommit():
                 self._on_revoke()
-            case core.ReviseFlow():
+            case rollout_messages.ReviseFlow():
                 self._run.revise(self._plan, self.change)
                 self._run.flow_events.rollout("committed", self.number)
-            case core.ReplaceWorker(node):
+            case rollout_messages.ReplaceWorker(node):
                 self._run.dispatch(flow_messages.LeaveRequested(node))
-            case core.RetireNode(node):
+            case rollout_messages.RetireNode(node):
                 self._run.dispatch(flow_messages.RetireRequested(node))
-            case core.StartSuccessor(node, fresh):
+            case rollout_messages.StartSuccessor(node, fresh):
                 self._take_over(node, fresh)
-            case core.DismissSuccessor(node):
+            case rollout_messages.DismissSuccessor(node):
                 self._standing[node].dismiss()
-            case core.FinishRollout(why):
+            case rollout_messages.FinishRollout(why):
                 self._finish(why)
 
     def _stand_by(self, node: str) -> None:
@@ -274,15 +274,15 @@ class Rollout:
 
     def _successor_ready(self, node: str) -> None:
         if self.machine.step is core.RolloutStep.PREPARING:
-            self._handle(core.SuccessorReady(node))
+            self._handle(rollout_messages.SuccessorReady(node))
 
     def _successor_lost(self, node: str, why: str) -> None:
         structlog.get_logger("chronetixd.flows.rollout").warning("a standby worker is gone", node=node, why=why)
-        self._handle(core.SuccessorLost(node, why))
+        self._handle(rollout_messages.SuccessorLost(node, why))
 
     def _ready_deadline_passed(self) -> None:
         self._timer = None
-        self._handle(core.ReadyDeadlinePassed())
+        self._handle(rollout_messages.ReadyDeadlinePassed())
 
     def _disarm(self) -> None:
         if self._timer is not None:
@@ -290,7 +290,7 @@ class Rollout:
             self._timer = None
 
     def _written(self) -> None:
-        self._handle(core.CommitWritten())
+        self._handle(rollout_messages.CommitWritten())
         self._changed()
 
     def _take_over(self, node: str, fresh: bool) -> None:

@@ -30,7 +30,7 @@ from chronetixd.core.flow.state import FlowMachine
 from chronetixd.core.flow.table import handle
 from chronetixd.core.flow_messages import FlowEvent, FlowState, StopMode, WorkerChanged
 from chronetixd.core.machine import IllegalEvent
-from chronetixd.core.rollout import NodeView
+from chronetixd.core.rollout_messages import NodeView
 from chronetixd.core.wiring.incarnations import LostMemory
 from chronetixd.core.worker import Exit, WorkerState
 from chronetixd.dataplane.held_frames import HeldFrameWatch, look

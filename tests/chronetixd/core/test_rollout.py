@@ -10,10 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chronetixd.core.machine import IllegalEvent
-from chronetixd.core.rollout import (
+from chronetixd.core.rollout import OVER, TABLE, RolloutMachine, RolloutStep
+from chronetixd.core.rollout_messages import (
     EVENTS,
-    OVER,
-    TABLE,
     ArmReadyDeadline,
     BeginRequested,
     CommitWritten,
@@ -30,8 +29,6 @@ from chronetixd.core.rollout import (
     RevokeCommit,
     RollbackRequested,
     RolloutEvent,
-    RolloutMachine,
-    RolloutStep,
     StandBy,
     StartSuccessor,
     SuccessorLost,

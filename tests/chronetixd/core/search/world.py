@@ -13,6 +13,7 @@ from typing import Any
 from chronetix.protocol import messages as wire
 from chronetixd.core import flow_messages as core
 from chronetixd.core import rollout as steps
+from chronetixd.core import rollout_messages
 from chronetixd.core import worker as life
 from chronetixd.core.flow.state import FlowMachine
 from chronetixd.core.flow.table import handle
@@ -296,42 +297,46 @@ class World:
         self.becomes, self.changed = shape, changed
         senders = {node: {a for a, b in before.edges if b == node} for node in before.nodes}
         self.rollout = steps.RolloutMachine(nodes, 1, senders, added, frozenset(removed))
-        self._step(steps.BeginRequested())
+        self._step(rollout_messages.BeginRequested())
         self._look()
 
     def _look(self) -> None:
         if self.busy or self.rollout is None or self.rollout.over:
             return
         nodes = {
-            node: steps.NodeView(each.state, each.incarnation, self.flow.restart_state.group_of(node) is not None)
+            node: rollout_messages.NodeView(
+                each.state, each.incarnation, self.flow.restart_state.group_of(node) is not None
+            )
             for node, each in self.flow.workers.items()
         }
         under_way, clean = tuple(self.machine.rerouting.under_way), self.machine.rerouting.clean
         before = self.rollout.step
         self._step(
-            steps.FlowObserved(steps.FlowView(nodes, self.flow.state is FlowState.RUNNING, "", under_way, clean))
+            rollout_messages.FlowObserved(
+                rollout_messages.FlowView(nodes, self.flow.state is FlowState.RUNNING, "", under_way, clean)
+            )
         )
         if self.rollout.step is not before:
             self._look()
 
-    def _step(self, event: steps.RolloutEvent) -> None:
+    def _step(self, event: rollout_messages.RolloutEvent) -> None:
         assert self.rollout is not None
         for instruction in self.rollout.handle(event):
             match instruction:
-                case steps.StandBy(nodes):
+                case rollout_messages.StandBy(nodes):
                     for node in nodes:
-                        self._step(steps.SuccessorReady(node))
-                case steps.WriteCommit():
+                        self._step(rollout_messages.SuccessorReady(node))
+                case rollout_messages.WriteCommit():
                     self.writing = True
-                case steps.ReviseFlow():
+                case rollout_messages.ReviseFlow():
                     self._revise()
-                case steps.ReplaceWorker(node):
+                case rollout_messages.ReplaceWorker(node):
                     self.dispatch(core.LeaveRequested(node))
-                case steps.RetireNode(node):
+                case rollout_messages.RetireNode(node):
                     self.dispatch(core.RetireRequested(node))
-                case steps.StartSuccessor(node):
+                case rollout_messages.StartSuccessor(node):
                     self._take_over(node)
-                case steps.FinishRollout() if self.rollout.step is steps.RolloutStep.ENDED:
+                case rollout_messages.FinishRollout() if self.rollout.step is steps.RolloutStep.ENDED:
                     self._wire(self.machine.rerouting.keep_leaving_workers())
                 case _:
                     pass
@@ -436,7 +441,7 @@ class World:
         """The journal has what was to be written."""
         written, self.writing = self.writing, False
         if written:
-            self._step(steps.CommitWritten())
+            self._step(rollout_messages.CommitWritten())
             self._look()
         return written
 
