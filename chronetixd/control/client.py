@@ -32,7 +32,7 @@ from chronetixd.flows.recovery import ReattachRequest
 from chronetixd.loop import shares
 from chronetixd.loop.connection import Connection, documents
 from chronetixd.loop.inspection import Inspection
-from chronetixd.loop.shares import Who
+from chronetixd.loop.shares import ShareOwner
 
 LINGER_S = 10.0
 """How long a client may take to read its last messages; after that the daemon frees them and the descriptor."""
@@ -111,7 +111,7 @@ class ControlClient:
         self._parting: ChronetixError | None = None
         """The error with which all open calls end; None while the client is served."""
         self._closed = asyncio.Event()
-        who = Who("client", peer.uid)
+        who = ShareOwner("client", peer.uid)
         self._connection = Connection(
             loop,
             sock,

@@ -167,14 +167,14 @@ class Server:
         )
 
     def unpack(self, packed: PackedServer, bag: Unbag) -> None:
-        """Take over the socket of a snapshot; no connection is accepted before :meth:`go_on`. Raises OSError,
+        """Take over the socket of a snapshot; no connection is accepted before :meth:`resume`. Raises OSError,
         ValueError."""
         self._sock = socket.socket(fileno=bag.take(packed.fd))
         self._path, self._inode = Path(packed.path), packed.inode
         self._given_to, self._everyone = packed.given_to, packed.everyone
 
     def hold(self) -> None:
-        """Accept no connection until :meth:`go_on`; new clients wait in the socket's queue."""
+        """Accept no connection until :meth:`resume`; new clients wait in the socket's queue."""
         self._unwatch()
         if self._pause is not None:
             self._pause.cancel()
@@ -182,7 +182,7 @@ class Server:
         if self._sock is not None:
             self._loop.remove_reader(self._sock.fileno())
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
         """Accept connections again, those that wait first."""
         self._resume()
         if self._inode:

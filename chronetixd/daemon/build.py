@@ -47,7 +47,7 @@ CHECKS, READS = 4, 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Tells:
+class DaemonCallbacks:
     """The daemon's functions that the parts call, to notify the daemon or to ask it for something."""
 
     client: Callable[[socket.socket], None]
@@ -59,7 +59,7 @@ class Tells:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class House:
+class Components:
     """All parts of a daemon except those that serve clients."""
 
     name: str
@@ -72,7 +72,7 @@ class House:
     watchdog: Watchdog
     groups: Groups
     garbage: Garbage
-    strays: Orphans
+    orphans: Orphans
     pump: Pump
     inspection: Inspection
     launcher: Launcher
@@ -103,7 +103,7 @@ class House:
         self.journal.close()
         self.scribe.close(0)
         self.supervisor.close()
-        self.strays.close()
+        self.orphans.close()
         self.pump.close()
         self.log_files.close()
         self.disk.close()
@@ -116,7 +116,7 @@ class House:
         self.state.release()
 
 
-def build(settings: Settings, loop: asyncio.AbstractEventLoop, *, name: str, tells: Tells) -> House:
+def build(settings: Settings, loop: asyncio.AbstractEventLoop, *, name: str, tells: DaemonCallbacks) -> Components:
     """Make all parts and return them. ``name`` is the daemon's name in its welcome to clients and workers."""
     folder = Path(settings.state_dir)
     events = Events()
@@ -170,7 +170,7 @@ def build(settings: Settings, loop: asyncio.AbstractEventLoop, *, name: str, tel
         max_frame=settings.max_frame,
         held_warning_s=tells.held_warning_s,
     )
-    return House(
+    return Components(
         name=name,
         events=events,
         log_files=log_files,
@@ -181,7 +181,7 @@ def build(settings: Settings, loop: asyncio.AbstractEventLoop, *, name: str, tel
         watchdog=of_environment(loop),
         groups=groups,
         garbage=garbage.of(loop),
-        strays=strays,
+        orphans=strays,
         pump=pump,
         inspection=Inspection(loop),
         launcher=launcher,

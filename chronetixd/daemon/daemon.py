@@ -28,7 +28,7 @@ from chronetixd.control.admission import Admission, rules_of, socket_group
 from chronetixd.control.verbs import VerbContext
 from chronetixd.control.views import Figures
 from chronetixd.core.flow_messages import FlowState, StopMode
-from chronetixd.daemon.build import Tells, build
+from chronetixd.daemon.build import DaemonCallbacks, build
 from chronetixd.daemon.status import Report
 from chronetixd.dataplane import shm_support
 from chronetixd.doctor import Side, Surroundings, examine
@@ -80,11 +80,11 @@ class Daemon:
         self._source = source
         self._loop = loop
         self._log = structlog.get_logger("chronetixd")
-        self._house = house = build(
+        self._components = components = build(
             settings,
             loop,
             name=f"chronetixd {version}",
-            tells=Tells(
+            tells=DaemonCallbacks(
                 client=lambda sock: self._admission.connected(sock),
                 known_pids=self._known_pids,
                 launcher_ready=self._launcher_ready,
@@ -94,7 +94,7 @@ class Daemon:
             ),
         )
         self._figures = Figures()
-        self._report = Report(loop, house.supervisor, house.flows, house.spares, house.events)
+        self._report = Report(loop, components.supervisor, components.flows, components.spares, components.events)
         self._signals = SignalHandlers(loop)
         self._stop_requests = 0
         self._stopping, self._ending = asyncio.Event(), asyncio.Event()
@@ -111,41 +111,41 @@ class Daemon:
             "upgraded": None,
         }
         self._parts = Parts(
-            state=house.state,
-            server=house.server,
-            groups=house.groups,
-            strays=house.strays,
-            flows=house.flows,
-            bus=house.bus,
-            events=house.events,
-            logs=house.logs,
-            log_files=house.log_files,
-            audit=house.audit,
-            deaths=house.deaths,
-            disk=house.disk,
-            journal=house.journal,
-            supervisor=house.supervisor,
-            pump=house.pump,
+            state=components.state,
+            server=components.server,
+            groups=components.groups,
+            orphans=components.orphans,
+            flows=components.flows,
+            bus=components.bus,
+            events=components.events,
+            logs=components.logs,
+            log_files=components.log_files,
+            audit=components.audit,
+            deaths=components.deaths,
+            disk=components.disk,
+            journal=components.journal,
+            supervisor=components.supervisor,
+            pump=components.pump,
         )
         self._upgrade = Upgrade(loop, self, version)
         context = VerbContext(
-            flows=house.flows,
-            rollouts=Rollouts(house.flows, house.services),
-            bus=house.bus,
-            events=house.events,
-            logs=house.logs,
-            audit=house.audit,
-            spares=house.spares,
+            flows=components.flows,
+            rollouts=Rollouts(components.flows, components.services),
+            bus=components.bus,
+            events=components.events,
+            logs=components.logs,
+            audit=components.audit,
+            spares=components.spares,
             identity=self._identity,
-            journal=house.journal,
+            journal=components.journal,
             examine=self._examine,
             settings=lambda: self._configured.shown(),
-            reads=house.reads,
+            reads=components.reads,
             figures=self._look_at,
             upgrade=self._upgrade,
             ending=self._ending,
         )
-        self._admission = Admission(loop, context, house.audit, settings, house.name, house.inspection)
+        self._admission = Admission(loop, context, components.audit, settings, components.name, components.inspection)
 
     @property
     def settings(self) -> Settings:
@@ -154,25 +154,25 @@ class Daemon:
 
     async def _look_at(self, pids: Collection[int]) -> dict[int, dict[str, float]]:
         """Return the figures from /proc of the processes ``pids``, by process id."""
-        found = await self._house.looks.ask(lambda: self._figures.of(pids))
-        self._house.looks.do(lambda: self._figures.refresh(pids))
+        found = await self._components.looks.ask(lambda: self._figures.of(pids))
+        self._components.looks.do(lambda: self._figures.refresh(pids))
         return found
 
     async def run(self, arrival: Arrival | None = None) -> None:
         """Run until the daemon is told to stop; with ``arrival`` resume where the image before this one has stopped.
         Raises ChronetixError when the daemon cannot start; all parts are closed then."""
         if arrival is None:
-            self._house.state.claim()
+            self._components.state.claim()
         else:
             with arrival:
                 self.unpack(arrival.snapshot, arrival.bag)
         try:
-            self._begin() if arrival is None else self._go_on(arrival)
+            self._begin() if arrival is None else self._resume(arrival)
             await self._stopping.wait()
             await self._wind_up()
         finally:
             self._report.stop()
-            self._house.close()
+            self._components.close()
             self._signals.close()
         self._log.info("stopped")
 
@@ -180,24 +180,24 @@ class Daemon:
         """Start all parts in order, as the first image of this process."""
         self._handle_signals()
         shm_support.begin()
-        self._house.journal.open()
-        self._house.audit.open()
+        self._components.journal.open()
+        self._components.audit.open()
         self._listen()
-        self._house.watchdog.start()
+        self._components.watchdog.start()
         self._report.starting()
-        self._house.strays.start()
-        self._left = self._house.journal.recover()
-        self._house.groups.open(keep=(life.pid for life in self._left.workers if is_alive(life)))
+        self._components.orphans.start()
+        self._left = self._components.journal.recover()
+        self._components.groups.open(keep=(life.pid for life in self._left.workers if is_alive(life)))
         self._log.info(
             "control groups",
-            group=str(self._house.groups.base or ""),
-            enabled=self._house.groups.enabled,
-            missing=self._house.groups.missing,
-            reason=self._house.groups.reason,
+            group=str(self._components.groups.base or ""),
+            enabled=self._components.groups.enabled,
+            missing=self._components.groups.missing,
+            reason=self._components.groups.reason,
         )
-        self._house.garbage.begin()
-        self._house.launcher.start(self._known_pids)
-        self._log.info("listening", socket=str(self._house.server.path), state_dir=self.settings.state_dir)
+        self._components.garbage.begin()
+        self._components.launcher.start(self._known_pids)
+        self._log.info("listening", socket=str(self._components.server.path), state_dir=self.settings.state_dir)
         self._restore()
 
     def _handle_signals(self) -> None:
@@ -221,16 +221,16 @@ class Daemon:
     async def hold(self) -> None:
         """Hold back starts of new workers and end the spare workers; return when all workers that were asked for
         earlier have been started."""
-        await self._house.spares.stop()
-        await self._house.launcher.hold()
+        await self._components.spares.stop()
+        await self._components.launcher.hold()
 
     async def part(self) -> None:
         """Disconnect all clients with the error ``daemon-upgrading``, and accept no connection: new clients wait in the
         socket's queue."""
-        self._house.supervisor.reloading()
-        self._house.server.hold()
+        self._components.supervisor.reloading()
+        self._components.server.hold()
         await self._admission.part(error("daemon-upgrading"), PARTING_S)
-        await self._house.inspection.stop(PARTING_S)
+        await self._components.inspection.stop(PARTING_S)
 
     def freeze(self) -> None:
         """Stop the threads that read or write, after they have written what they can."""
@@ -240,9 +240,9 @@ class Daemon:
         """Resume after an upgrade has ``failed``: undo ``hold``, ``part`` and ``freeze`` as far as they were done."""
         self._tell_upgraded(failed)
         self._parts.thaw()
-        self._house.server.go_on()
-        self._house.launcher.release()
-        self._house.spares.release()
+        self._components.server.resume()
+        self._components.launcher.release()
+        self._components.spares.release()
         self._report.ready()
 
     def packed(self, bag: Bag, upgrade: Upgraded, since_ns: int) -> Snapshot:
@@ -266,24 +266,24 @@ class Daemon:
         rules_of(self.settings, None)
         self._parts.unpack(snapshot, bag)
         self._identity["started_unix_ns"] = snapshot.started_unix_ns
-        self._identity["socket"] = str(self._house.server.path)
+        self._identity["socket"] = str(self._components.server.path)
         if rehearsal:
-            self._house.journal.examine()
+            self._components.journal.examine()
         else:
-            self._house.journal.open()
+            self._components.journal.open()
 
-    def _go_on(self, arrival: Arrival) -> None:
+    def _resume(self, arrival: Arrival) -> None:
         """Start all parts after they were rebuilt; from here on the image before cannot take over again."""
         snapshot = arrival.snapshot
         self._handle_signals()
-        self._house.strays.start(again=True)
+        self._components.orphans.start(again=True)
         arrival.complete()
-        self._house.groups.open(keep=self._house.flows.worker_pids())
-        self._house.journal.owe(snapshot.owed)
-        self._house.audit.go_on()
+        self._components.groups.open(keep=self._components.flows.worker_pids())
+        self._components.journal.add_pending(snapshot.owed)
+        self._components.audit.resume()
         self._take_over(self.settings)
         self._parts.thaw()
-        self._house.watchdog.start()
+        self._components.watchdog.start()
         self._ready = True
         self._loop.call_soon(self._arrived, snapshot, arrival.failed)
 
@@ -291,11 +291,11 @@ class Daemon:
         """Report the upgrade and resume flows, launcher and clients, in the first turn of the loop."""
         pause_ns = time.monotonic_ns() - snapshot.since_ns
         self._tell_upgraded(msgspec.structs.replace(snapshot.upgrade, pause_ns=pause_ns, failed=failed))
-        self._house.garbage.begin()
-        self._house.launcher.start(self._known_pids)
-        self._house.flows.resume_after_upgrade(snapshot.flows)
-        self._house.strays.look_soon()
-        self._house.server.go_on()
+        self._components.garbage.begin()
+        self._components.launcher.start(self._known_pids)
+        self._components.flows.resume_after_upgrade(snapshot.flows)
+        self._components.orphans.look_soon()
+        self._components.server.resume()
         self._report.ready()
 
     def _tell_upgraded(self, upgraded: Upgraded) -> None:
@@ -304,7 +304,7 @@ class Daemon:
         text = f"{upgraded.before} → {upgraded.after}; the control plane stood still for {ms:.0f} ms"
         if upgraded.failed:
             text = f"{upgraded.after} has not taken over, {upgraded.before} goes on: {upgraded.failed}"
-        self._house.events.emit("upgrade-failed" if upgraded.failed else "upgraded", message=text, **told)
+        self._components.events.emit("upgrade-failed" if upgraded.failed else "upgraded", message=text, **told)
         (self._log.error if upgraded.failed else self._log.info)(text)
 
     def _restore(self) -> None:
@@ -313,9 +313,9 @@ class Daemon:
         left, self._left = self._left, Recovered((), (), ())
         for row in left.corrupt:
             self._log.error("a row of the journal is corrupt and is ignored", row=row)
-        kept = Stored(self._received.stored, self._house.store)
+        kept = Stored(self._received.stored, self._components.store)
         self._received.stored.clear()
-        self._starting = set(self._house.flows.restore(left, kept))
+        self._starting = set(self._components.flows.restore(left, kept))
         kept.close()
         for run in tuple(self._starting):
             self._log.info("a flow goes on" if run.recovery is not None else "a flow runs again", flow=run.name)
@@ -331,8 +331,8 @@ class Daemon:
     def _listen(self) -> None:
         inherited, self._received.control = self._received.control, None
         group = None if inherited is not None else socket_group(self.settings)
-        self._house.server.listen(inherited, group)
-        self._identity["socket"] = str(self._house.server.path)
+        self._components.server.listen(inherited, group)
+        self._identity["socket"] = str(self._components.server.path)
         self._take_over(self.settings)
 
     def reload(self) -> None:
@@ -341,33 +341,33 @@ class Daemon:
         if not self._ready or self._stopping.is_set():
             self._log.warning("the configuration is not read again while the daemon starts or stops")
             return
-        self._house.supervisor.reloading()
+        self._components.supervisor.reloading()
         try:
             configured = self._source()
             changed, fixed = self._configured.changed(configured.settings)
             settings = keep_fixed(self.settings, configured.settings)
-            self._house.server.renew()
+            self._components.server.renew()
             self._take_over(settings)
         except ChronetixError as reason:
             self._log.error("the configuration was not reloaded", reason=str(reason))
-            self._house.events.emit("reload-failed", message=str(reason))
+            self._components.events.emit("reload-failed", message=str(reason))
         else:
             self._configured = Configured(settings, configured.origins)
             text = f"changed: {', '.join(changed) or 'nothing'}"
             if fixed:
                 text += f"; after a restart only: {', '.join(fixed)}"
-            self._house.events.emit("reloaded", message=text, changed=changed, fixed=fixed)
+            self._components.events.emit("reloaded", message=text, changed=changed, fixed=fixed)
             self._log.info("the configuration was read again", changed=changed, needs_restart=fixed)
         self._report.ready()
 
     def _take_over(self, settings: Settings) -> None:
         """Put ``settings`` into force. Raises ChronetixError ``config-invalid``, and then nothing has changed."""
-        rules = rules_of(settings, self._house.server.group if self._house.server.inherited else None)
-        self._house.server.open_to_all(rules.reach_beyond(self._house.server.group))
+        rules = rules_of(settings, self._components.server.group if self._components.server.inherited else None)
+        self._components.server.open_to_all(rules.reach_beyond(self._components.server.group))
         self._admission.configure(settings, rules)
-        self._house.flows.limits = settings.limits
-        self._house.spares.resize(settings.spares)
-        self._house.audit.limit, self._house.audit.reads = settings.audit_bytes, settings.audit_reads
+        self._components.flows.limits = settings.limits
+        self._components.spares.resize(settings.spares)
+        self._components.audit.limit, self._components.audit.reads = settings.audit_bytes, settings.audit_reads
         logs.configure(settings.log_level, settings.log_format)
 
     def request_stop(self) -> None:
@@ -375,16 +375,16 @@ class Daemon:
         self._stop_requests += 1
         fd_reserve.lift()
         mode = StopMode.DRAIN if self._stop_requests == 1 else StopMode.KILL
-        self._log.info("stopping", how=str(mode), flows=len(self._house.flows.living))
+        self._log.info("stopping", how=str(mode), flows=len(self._components.flows.living))
         self._report.stopping()
-        self._house.flows.stop_all(mode)
+        self._components.flows.stop_all(mode)
         self._stopping.set()
 
     async def _wind_up(self) -> None:
-        await self._house.spares.stop()
-        for run in self._house.flows.living:
+        await self._components.spares.stop()
+        for run in self._components.flows.living:
             await run.until(run.has_ended)
-        self._house.server.close()
+        self._components.server.close()
         self._ending.set()
         farewells = [self._loop.create_task(client.farewell()) for client in self._admission.clients]
         if farewells:
@@ -393,50 +393,50 @@ class Daemon:
             client.abort()
         if farewells:
             await asyncio.wait(farewells)
-        await self._house.launcher.stop()
-        await self._house.strays.stop()
-        await self._house.inspection.stop(FAREWELL_S)
+        await self._components.launcher.stop()
+        await self._components.orphans.stop()
+        await self._components.inspection.stop(FAREWELL_S)
 
     def _known_pids(self) -> set[int]:
         """Return the process ids of all children that a part of the daemon knows; other children are orphans."""
-        others = self._house.launcher.pids | self._upgrade.rehearsal.pids | self._house.inspection.pids
-        return self._house.flows.worker_pids() | self._house.spares.pids | others
+        others = self._components.launcher.pids | self._upgrade.rehearsal.pids | self._components.inspection.pids
+        return self._components.flows.worker_pids() | self._components.spares.pids | others
 
     def _examine(self) -> list[dict[str, str]]:
         facts = {
-            "cgroup_reason": self._house.groups.reason,
-            "cgroup_missing": self._house.groups.missing,
-            "audit_lost": self._house.audit.lost,
-            "journal_trouble": self._house.journal.trouble,
+            "cgroup_reason": self._components.groups.reason,
+            "cgroup_missing": self._components.groups.missing,
+            "audit_lost": self._components.audit.lost,
+            "journal_trouble": self._components.journal.trouble,
         }
-        settings = msgspec.structs.replace(self.settings, socket=str(self._house.server.path))
+        settings = msgspec.structs.replace(self.settings, socket=str(self._components.server.path))
         return [finding.as_map() for finding in examine(Surroundings(settings, facts), (Side.DAEMON,))]
 
     # -- the launcher --------------------------------------------------------------------------------------
 
     def _launcher_ready(self, pid: int) -> None:
-        self._house.events.emit("launcher-ready", launcher=pid)
-        self._house.spares.refill()
+        self._components.events.emit("launcher-ready", launcher=pid)
+        self._components.spares.refill()
         self._ready_if_all_is()
 
     def _ready_if_all_is(self) -> None:
-        if self._ready or self._starting or not (self._house.launcher.ready or self._house.launcher.hopeless):
+        if self._ready or self._starting or not (self._components.launcher.ready or self._components.launcher.hopeless):
             return
         self._ready = True
-        self._log.info("ready", launcher=self._house.launcher.pid)
+        self._log.info("ready", launcher=self._components.launcher.pid)
         self._report.ready()
 
     def _launcher_lost(self, reason: str) -> None:
         """Report that the launcher has ended; the launcher replaces itself, and nothing else stops."""
-        self._house.events.emit("launcher-lost", message=reason)
-        for run in self._house.flows.living:
+        self._components.events.emit("launcher-lost", message=reason)
+        for run in self._components.flows.living:
             run.notify_watchers()
 
     def _launcher_hopeless(self, reason: str) -> None:
         """Report that no launcher gets ready. Until one does, starts of workers fail; the daemon serves clients, and
         adopted workers run on."""
         self._log.error("no worker can be started", reason=reason)
-        self._house.events.emit("launcher-hopeless", message=reason)
+        self._components.events.emit("launcher-hopeless", message=reason)
         self._loop.call_soon(self._ready_if_all_is)
 
 
@@ -448,7 +448,7 @@ def rehearse(state: int) -> None:
         source, configured = configured_by(snapshot)
         made = Daemon(configured, Received(), source, uvloop.new_event_loop(), installed.version())
         made.unpack(snapshot, Unbag(snapshot.descriptors), rehearsal=True)
-        return installed.version(), len(made._house.flows.worker_pids())
+        return installed.version(), len(made._components.flows.worker_pids())
 
     rehearsal.rehearse(state, rebuild)
 

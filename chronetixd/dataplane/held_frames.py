@@ -69,9 +69,9 @@ class HeldFrameWatch:
             self._timer = None
 
     def _due(self) -> None:
-        self._go_on(self._look(), [], [])
+        self._resume(self._look(), [], [])
 
-    def _go_on(self, looking: Iterator[Seen], held: list[OldestHeldFrame], progress: list[int]) -> None:
+    def _resume(self, looking: Iterator[Seen], held: list[OldestHeldFrame], progress: list[int]) -> None:
         """Do as much of a check as fits into one turn of the loop."""
         end = time.monotonic_ns() + SLICE_NS
         for kept, *counters in looking:
@@ -79,7 +79,7 @@ class HeldFrameWatch:
             if kept is not None:
                 held.append(kept)
             if time.monotonic_ns() >= end:
-                self._timer = self._loop.call_soon(self._go_on, looking, held, progress)
+                self._timer = self._loop.call_soon(self._resume, looking, held, progress)
                 return
         self._timer = None
         for each in self._watch.look(held, progress):

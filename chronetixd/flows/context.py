@@ -60,5 +60,5 @@ class Services:
         try:
             worker.adopt(spare, env, cwd)
         except OSError:
-            self.spares.give_back(spare)
+            self.spares.dismiss(spare)
             raise

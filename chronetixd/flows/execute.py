@@ -180,13 +180,13 @@ class Executor:
         for node in nodes:
             worker = self._run.new_worker(node)
             worker.incarnation = self._run.machine.workers[node].incarnation
-            worker.to_come = True
+            worker.exit_pending = True
             services.sandboxes.turns.add(partial(self._spawn_one, worker))
 
     def _spawn_one(self, worker: WorkerProcess) -> None:
         """Spawn ``worker`` when it is its turn, unless it was told to end meanwhile."""
         node = worker.node
-        if self._run.workers.get(node) is not worker or not worker.to_come:
+        if self._run.workers.get(node) is not worker or not worker.exit_pending:
             return
         if self._run.machine.workers[node].state is not WorkerState.SPAWNING:
             self._not_spawned(worker, "it was told to end before its process was requested")
@@ -198,7 +198,7 @@ class Executor:
             self._not_spawned(worker, str(refused))
 
     def _not_spawned(self, worker: WorkerProcess, why: str) -> None:
-        worker.to_come = False
+        worker.exit_pending = False
         self._run.dispatch(WorkerChanged(worker.node, worker_core.ProcessNotSpawned(why)))
 
     def _configure(self, node: str) -> None:

@@ -134,7 +134,7 @@ class Rollout:
     @property
     def settled(self) -> bool:
         """Whether the roll-out is over and no standby has a process any more."""
-        return self.over and not any(each.worker.to_come for each in self._standing.values())
+        return self.over and not any(each.worker.exit_pending for each in self._standing.values())
 
     @property
     def pids(self) -> set[int]:

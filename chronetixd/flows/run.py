@@ -300,7 +300,7 @@ class FlowRun:
         if self.recovery is not None:
             self.recovery.abandon()
             self.recovery = None
-        living = [node for node, worker in self.workers.items() if worker.to_come]
+        living = [node for node, worker in self.workers.items() if worker.exit_pending]
         text = f"the daemon failed inside while it worked on this flow ({type(defect).__name__}: {defect}); see its log"
         for instruction in handle(self.machine, core.Collapsed(text, tuple(living)), _now()):
             self.executor.carry_out(instruction)
@@ -385,7 +385,7 @@ class FlowRun:
             return
         worker.incarnation = self.machine.workers[node].incarnation + 1
         self.workers[node] = worker
-        worker.change_hands(self._callbacks)
+        worker.set_callbacks(self._callbacks)
         self.worker_records.note_intended({node: worker.incarnation})
         self.worker_records.note_spawned(node, worker.pid)
         self.keep_descriptors()
@@ -432,7 +432,7 @@ class FlowRun:
         self._expect_nothing(node)
         self._services.bus.drop(self.workers[node])
         self.probes.stop(node)
-        death = self.workers[node].death(ended, self.wiring.held_by(node))
+        death = self.workers[node].exit_record(ended, self.wiring.held_by(node))
         self.last_exits[node] = death
         self.taps.worker_exited(node)
         self._services.exit_records.add(death)
@@ -495,7 +495,7 @@ class FlowRun:
         self.workers[node].send(ping)
 
     def _hear(self, node: str) -> None:
-        self.workers[node].hear()
+        self.workers[node].read_arrived()
 
     def _probe_failed(self, node: str, why: str) -> None:
         """Fault and kill the worker of ``node``, which failed its liveness probe."""

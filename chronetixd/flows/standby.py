@@ -151,6 +151,6 @@ class Standby:
         self._services.bus.drop(self.worker)
         if self._dismissed:
             return
-        death = self.worker.death(ended, ())
+        death = self.worker.exit_record(ended, ())
         self._services.exit_records.add(death)
         self._on_lost(node, self._why or explain(ended, death))

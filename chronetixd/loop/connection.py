@@ -30,7 +30,7 @@ from chronetixd.linux.pipes import waiting
 from chronetixd.loop import shares
 from chronetixd.loop.closing import close, close_all, close_own, close_socket
 from chronetixd.loop.inspection import Inspection, Taken, pass_rights
-from chronetixd.loop.shares import Who
+from chronetixd.loop.shares import ShareOwner
 from chronetixd.packing import Bag, Packed, Unbag
 
 READ_SIZE = 64 * 1024
@@ -81,7 +81,7 @@ class Connection:
         frame_s: float | None = None,
         inspection: Inspection | None = None,
         owner: int = -1,
-        who: Who = shares.HOUSE,
+        who: ShareOwner = shares.DAEMON,
     ) -> None:
         """With ``inspection`` the peer is a stranger: what it sends along is taken in and closed at the cost of
         ``owner``."""
@@ -384,7 +384,7 @@ class Connection:
                 break
         return True
 
-    def _go_on(self, work: Work) -> bool:
+    def _resume(self, work: Work) -> bool:
         """A turn in line. Who reads no answers leaves it, and comes back when it does."""
         going = self._reading and not self._paused and not self._taking and self._take(None, [], work)
         if going and self._channel.busy and not self._paused:
@@ -411,7 +411,7 @@ class Connection:
                 self._loop.remove_reader(self._fd)
         if busy and not self._in_line:
             self._in_line = True
-            self._shares.join(self._who, self._go_on)
+            self._shares.join(self._who, self._resume)
 
     def _watch_frame(self) -> None:
         """Have an eye on a frame that has begun and not ended."""

@@ -37,14 +37,14 @@ Step = Callable[[Work], bool]
 """Works until its :class:`Work` is used up or all is done; True when there is more to do."""
 
 
-class Who(NamedTuple):
+class ShareOwner(NamedTuple):
     """For whom something is done: ``client`` and a user, ``worker`` and a flow."""
 
     kind: str
     name: Hashable
 
 
-HOUSE = Who("house", "")
+DAEMON = ShareOwner("house", "")
 """Ourselves."""
 
 
@@ -58,10 +58,10 @@ class Shares:
         self._renewing = False
         self._turning = False
         self._pile: list[Any] = []
-        self._makers: WeakValueDictionary[Who, asyncio.Semaphore] = WeakValueDictionary()
-        self._making: WeakValueDictionary[Who, object] = WeakValueDictionary()
+        self._makers: WeakValueDictionary[ShareOwner, asyncio.Semaphore] = WeakValueDictionary()
+        self._making: WeakValueDictionary[ShareOwner, object] = WeakValueDictionary()
 
-    def makers(self, who: Who) -> asyncio.Semaphore:
+    def makers(self, who: ShareOwner) -> asyncio.Semaphore:
         """To be held while an answer is made for ``who``: what is half made counts nowhere yet. Forgotten with its last
         holder."""
         makers = self._makers.get(who)
@@ -69,11 +69,11 @@ class Shares:
             makers = self._makers[who] = asyncio.Semaphore(ABREAST)
         return makers
 
-    def begin(self, who: Who, document: object) -> bool:
+    def begin(self, who: ShareOwner, document: object) -> bool:
         """May the large document of a connection of ``who`` be made? Not while another one is, until :meth:`end`."""
         return self._making.setdefault(who, document) is document
 
-    def end(self, who: Who, document: object) -> None:
+    def end(self, who: ShareOwner, document: object) -> None:
         """It is made, or left. Idempotent."""
         if self._making.get(who) is document:
             del self._making[who]
@@ -85,7 +85,7 @@ class Shares:
             self._loop.call_soon(self._renew)
         return self._at_once
 
-    def join(self, who: Who, step: Step) -> None:
+    def join(self, who: ShareOwner, step: Step) -> None:
         """Let ``step`` be done piece by piece for ``who``, until it says that all is done. It must not raise."""
         self._line.setdefault(who.kind, OrderedDict()).setdefault(who.name, deque()).append(step)
         if not self._turning:
@@ -95,7 +95,7 @@ class Shares:
     def discard(self, made: list[Any]) -> None:
         """Free documents that nobody else has piece by piece; takes them out of the list ``made``."""
         if not self._pile and made:
-            self.join(HOUSE, self._free)
+            self.join(DAEMON, self._free)
         self._pile += made
         made.clear()
 

@@ -126,7 +126,7 @@ class Audit:
         self.feed.unpack(packed.feed, Record)
         self._call, self.lost, self._owed, self._failing = packed.calls, packed.lost, packed.owed, packed.failing
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
         """Open the file after :meth:`unpack`, instead of :meth:`open`."""
         try:
             self._open()

@@ -101,14 +101,14 @@ class LogFiles:
             self._thread.start()
 
     def halt(self, timeout_s: float) -> None:
-        """Stop writing until :meth:`go_on`, and wait up to ``timeout_s`` for the lines that the thread is writing. If
+        """Stop writing until :meth:`resume`, and wait up to ``timeout_s`` for the lines that the thread is writing. If
         that takes longer, the next image counts these lines as not written."""
         with self._change:
             self._halted = True
             self._change.notify_all()
             self._change.wait_for(lambda: not self._writing, timeout_s)
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
         """Write again after :meth:`halt` or :meth:`unpack`, beginning with the queued lines."""
         with self._change:
             self._halted = False
@@ -123,7 +123,7 @@ class LogFiles:
             return self.unwritten + self._writing, list(self._queue)
 
     def unpack(self, run: int, unwritten: int, waiting: Iterable[tuple[Key, bytes]]) -> None:
-        """Take over the lines of a snapshot; nothing is written before :meth:`go_on`."""
+        """Take over the lines of a snapshot; nothing is written before :meth:`resume`."""
         self._halted = True
         self.run, self.unwritten = run, unwritten
         self._queue.extend(waiting)

@@ -46,7 +46,7 @@ from chronetixd.store.journal_file import (
     transaction,
 )
 
-MAX_OWED = 10_000
+MAX_PENDING = 10_000
 """How many writes are kept while the disk is full; beyond it the oldest are dropped and counted."""
 
 FLUSH_S, RETRY_S = 0.1, 5.0
@@ -91,10 +91,10 @@ class _Waiter:
 
 @dataclass(frozen=True, slots=True)
 class _Batch:
-    """What the thread writes in one go: the statements ``owed``, numbered up to ``upto``, and the submissions
+    """What the thread writes in one go: the statements ``pending``, numbered up to ``upto``, and the submissions
     ``asked``."""
 
-    owed: list[Statement]
+    pending: list[Statement]
     upto: int
     asked: list[_Asked]
 
@@ -134,7 +134,7 @@ class Journal:
         self._trouble = ""
         self._failures = 0
         """How many commits have failed since the last success."""
-        self._owed: list[tuple[int, Statement]] = []
+        self._pending: list[tuple[int, Statement]] = []
         """Statements that are not on the disk yet, numbered in their order. The thread may be writing the first
         ones."""
         self._count = 0
@@ -206,18 +206,18 @@ class Journal:
 
     def soon(self, record: StoredFlow | StoredWorker) -> None:
         """Write ``record`` with the next write or :meth:`flush`. For records that the next daemon can do without."""
-        self._owe([put_flow(record) if isinstance(record, StoredFlow) else put_worker(record)])
+        self._write_later([put_flow(record) if isinstance(record, StoredFlow) else put_worker(record)])
 
     def flush(self) -> None:
         """Write the statements that are not on the disk yet. Does nothing if there are none, or if the journal is
         closed."""
-        if self._owed:
+        if self._pending:
             self._write_now()
 
     def when_written(self, then: Callable[[], None]) -> None:
         """Call ``then`` once all writes up to now are on the disk; at once if they are. ``then`` is also called when
         the disk refuses them or does not answer for PATIENCE_S, because running flows go on."""
-        if not self._owed or self._base is None:
+        if not self._pending or self._base is None:
             then()
             return
         waiter = _Waiter(self._count, then)
@@ -240,14 +240,14 @@ class Journal:
 
     def packed(self) -> list[tuple[str, list[Any]]]:
         """Return the statements that are not on the disk yet, for a snapshot; the next image passes them to
-        :meth:`owe`."""
-        return [(text, list(values)) for _, (text, values) in self._owed]
+        :meth:`add_pending`."""
+        return [(text, list(values)) for _, (text, values) in self._pending]
 
-    def owe(self, packed: Iterable[tuple[str, Sequence[Any]]]) -> None:
+    def add_pending(self, packed: Iterable[tuple[str, Sequence[Any]]]) -> None:
         """Take over the statements that an earlier image has not written."""
         statements = [(text, tuple(values)) for text, values in packed]
         if statements:
-            self._owe(statements)
+            self._write_later(statements)
 
     def examine(self) -> None:
         """Check that the journal could be opened; changes nothing. Raises ChronetixError ``journal-unusable``."""
@@ -261,9 +261,9 @@ class Journal:
             raise error("journal-unusable", path=str(self.path), reason=str(reason)) from None
 
     @property
-    def owed(self) -> int:
+    def pending(self) -> int:
         """How many statements are not on the disk yet."""
-        return len(self._owed)
+        return len(self._pending)
 
     @property
     def trouble(self) -> str:
@@ -275,9 +275,9 @@ class Journal:
         answer. Idempotent."""
         base, self._base = self._base, None
         if base is not None:
-            self._do(partial(self._finish, base, [statement for _, statement in self._owed]))
+            self._do(partial(self._finish, base, [statement for _, statement in self._pending]))
             if not self._settle(seconds):
-                self._tell(f"{self.path} does not answer; {self.owed} last changes may not be in it")
+                self._tell(f"{self.path} does not answer; {self.pending} last changes may not be in it")
 
     # -- how -----------------------------------------------------------------------------------------------
 
@@ -290,18 +290,18 @@ class Journal:
         self._add(statements)
         self._write_now()
 
-    def _owe(self, statements: list[Statement]) -> None:
+    def _write_later(self, statements: list[Statement]) -> None:
         self._add(statements)
         self._flush_later()
 
     def _add(self, statements: list[Statement]) -> None:
-        self._owed += enumerate(statements, start=self._count + 1)
+        self._pending += enumerate(statements, start=self._count + 1)
         self._count += len(statements)
-        beyond = len(self._owed) - MAX_OWED
+        beyond = len(self._pending) - MAX_PENDING
         if beyond > 0:
             self.given_up += beyond
-            first = len(self._batch.owed) if self._batch is not None else 0
-            del self._owed[first : first + beyond]
+            first = len(self._batch.pending) if self._batch is not None else 0
+            del self._pending[first : first + beyond]
 
     def _flush_later(self) -> None:
         if not self._awaited:
@@ -312,7 +312,7 @@ class Journal:
         """Write the statements that are not on the disk yet. If there are none and the last write failed, write a trial
         page to find out whether the disk can be written again."""
         self._awaited = False
-        if self._owed or self._trouble:
+        if self._pending or self._trouble:
             self._write_now()
 
     def _write_now(self) -> None:
@@ -324,17 +324,17 @@ class Journal:
             return
         self._urgent = False
         asked, self._asked = self._asked, []
-        self._batch = batch = _Batch([statement for _, statement in self._owed], self._count, asked)
+        self._batch = batch = _Batch([statement for _, statement in self._pending], self._count, asked)
         self._do(partial(self._write_batch, batch))
 
     def _write_batch(self, batch: _Batch) -> None:
-        """Write a batch in one commit; if that fails, write the owed statements and then each submission by itself.
+        """Write a batch in one commit; if that fails, write the pending statements and then each submission by itself.
         Runs in the thread."""
-        statements = [*batch.owed, *(each for asked in batch.asked for each in asked.statements)]
+        statements = [*batch.pending, *(each for asked in batch.asked for each in asked.statements)]
         failed = self._try(statements or [TRIAL])
         refused: list[Exception | None] = [None] * len(batch.asked)
         if failed is not None and batch.asked:
-            failed = self._try(batch.owed)
+            failed = self._try(batch.pending)
             refused = [failed or self._try(asked.statements) for asked in batch.asked]
         self._post(partial(self._written, failed, refused))
 
@@ -361,7 +361,7 @@ class Journal:
         assert batch is not None
         reason = failed or next((each for each in refused if each is not None), None)
         if failed is None:
-            self._owed = [each for each in self._owed if each[0] > batch.upto]
+            self._pending = [each for each in self._pending if each[0] > batch.upto]
         self._failures = 0 if failed is None else self._failures + 1
         if reason is None:
             self._tell("")
@@ -373,7 +373,7 @@ class Journal:
             asked.then(error("journal-unusable", path=str(self.path), reason=told) if refusal is not None else None)
         if self._urgent or self._asked:
             self._write_now()
-        elif self._owed or self._trouble:
+        elif self._pending or self._trouble:
             self._flush_later()
 
     def _release(self, upto: int) -> None:
@@ -391,12 +391,12 @@ class Journal:
             self._tell(f"{self.path} has not answered for {PATIENCE_S:g} s")
             waiter.then()
 
-    def _finish(self, base: sqlite3.Connection, owed: list[Statement]) -> None:
+    def _finish(self, base: sqlite3.Connection, pending: list[Statement]) -> None:
         """Write the last statements, compact the log and close. Runs in the thread, as its last work."""
         try:
-            if owed:
+            if pending:
                 with transaction(base):
-                    for text, values in owed:
+                    for text, values in pending:
                         base.execute(text, values)
             base.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         except sqlite3.Error as reason:

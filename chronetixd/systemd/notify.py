@@ -85,7 +85,7 @@ class ServiceManager:
             sent = _attempt(text, descriptor)
             if sent is not None:
                 return sent
-            self._later(RETRY_S, self._go_on)
+            self._later(RETRY_S, self._resume)
         self._waiting.append((text, os.dup(descriptor) if descriptor >= 0 else -1))
         return True
 
@@ -118,7 +118,7 @@ class ServiceManager:
         """Queue the messages of a snapshot again. Raises OSError when descriptors have run out."""
         self._waiting.extend((text, bag.take(fd) if fd >= 0 else -1) for text, fd in packed)
         if self._waiting:
-            self._later(RETRY_S, self._go_on)
+            self._later(RETRY_S, self._resume)
 
     def close(self) -> None:
         """Drop the queued messages and send no further ones. Idempotent."""
@@ -128,11 +128,11 @@ class ServiceManager:
                 os.close(fd)
         self._waiting.clear()
 
-    def _go_on(self) -> None:
+    def _resume(self) -> None:
         while self._waiting:
             text, fd = self._waiting[0]
             if _attempt(text, fd) is None:
-                self._later(RETRY_S, self._go_on)
+                self._later(RETRY_S, self._resume)
                 return
             self._waiting.popleft()
             if fd >= 0:

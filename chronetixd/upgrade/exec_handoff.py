@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 VARIABLE = "CHRONETIX_UPGRADE"
 LIMIT_S = 20.0
-HELD = (
+BLOCKED = (
     signal.SIGTERM,
     signal.SIGINT,
     signal.SIGHUP,
@@ -65,15 +65,15 @@ def received() -> ExecHandoff | None:
         raise ValueError(f"{VARIABLE} was not set by a chronetixd: {reason!r}") from None
 
 
-def leave(image: Image, passage: ExecHandoff, descriptors: Iterable[int]) -> None:
+def leave(image: Image, handoff: ExecHandoff, descriptors: Iterable[int]) -> None:
     """Execute ``image``, to which ``descriptors`` are left. Returns only by raising OSError: nothing has changed."""
-    left = [passage.state, *descriptors]
-    held = signal.pthread_sigmask(signal.SIG_BLOCK, HELD)
+    left = [handoff.state, *descriptors]
+    held = signal.pthread_sigmask(signal.SIG_BLOCK, BLOCKED)
     for fd in left:
         os.set_inheritable(fd, True)
     signal.setitimer(signal.ITIMER_REAL, LIMIT_S)
     try:
-        _execute(image, passage)
+        _execute(image, handoff)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         for fd in left:
@@ -81,38 +81,38 @@ def leave(image: Image, passage: ExecHandoff, descriptors: Iterable[int]) -> Non
         signal.pthread_sigmask(signal.SIG_SETMASK, held)
 
 
-def _execute(image: Image, passage: ExecHandoff) -> None:
+def _execute(image: Image, handoff: ExecHandoff) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
-    os.execve(image.program, list(image.argv), {**os.environ, VARIABLE: json.dumps(passage._asdict())})
+    os.execve(image.program, list(image.argv), {**os.environ, VARIABLE: json.dumps(handoff._asdict())})
 
 
-def guard(passage: ExecHandoff) -> None:
+def guard(handoff: ExecHandoff) -> None:
     """From now on the time limit leads back to the old image."""
-    signal.signal(signal.SIGALRM, lambda *_: fall_back(passage, f"it was not ready within {LIMIT_S:g} s"))
+    signal.signal(signal.SIGALRM, lambda *_: fall_back(handoff, f"it was not ready within {LIMIT_S:g} s"))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGALRM,))
 
 
-def fall_back(passage: ExecHandoff, reason: str) -> None:
+def fall_back(handoff: ExecHandoff, reason: str) -> None:
     """This image cannot take over: execute the one before, which has everything still. Returns if there is none."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, HELD)
-    if passage.back is None:
+    signal.pthread_sigmask(signal.SIG_BLOCK, BLOCKED)
+    if handoff.back is None:
         return
     signal.setitimer(signal.ITIMER_REAL, LIMIT_S)
-    _execute(passage.back, ExecHandoff(passage.state, None, reason))
+    _execute(handoff.back, ExecHandoff(handoff.state, None, reason))
 
 
 def arrived() -> None:
     """Everything is rebuilt and signals have their handlers."""
     signal.setitimer(signal.ITIMER_REAL, 0)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, BLOCKED)
 
 
-def back(passage: ExecHandoff, reason: BaseException) -> None:
+def back(handoff: ExecHandoff, reason: BaseException) -> None:
     """Execute the image before; returns when this one is that already, to end with ``reason``."""
     import traceback  # what only a failure needs
 
     with suppress(OSError):
         traceback.print_exception(reason)
-    fall_back(passage, f"{type(reason).__name__}: {reason}")
+    fall_back(handoff, f"{type(reason).__name__}: {reason}")

@@ -32,7 +32,7 @@ class Parts(NamedTuple):
     state: StateDir
     server: Server
     groups: Groups
-    strays: Orphans
+    orphans: Orphans
     flows: Flows
     bus: Bus
     events: Events
@@ -48,7 +48,7 @@ class Parts(NamedTuple):
     def upgrade_blockers(self) -> list[str]:
         """What keeps them from being handed over now, as sentences."""
         ways = self.flows.upgrade_blockers
-        if not self.strays.settled or not self.groups.settled:
+        if not self.orphans.settled or not self.groups.settled:
             ways.append("what a worker had started is being ended")
         if self.journal.awaited:
             ways.append("the journal waits for the disk")
@@ -65,8 +65,8 @@ class Parts(NamedTuple):
 
     def thaw(self) -> None:
         """Threads go on. Idempotent."""
-        self.pump.go_on()
-        self.log_files.go_on()
+        self.pump.resume()
+        self.log_files.resume()
 
     def packed(self, bag: Bag) -> dict[str, Any]:
         """What a snapshot has of them; descriptors go into ``bag``. Nothing may be in the way."""
@@ -74,7 +74,7 @@ class Parts(NamedTuple):
             "lock": bag.put(self.state.lock),
             "server": self.server.packed(bag),
             "groups": self.groups.packed(),
-            "strays": self.strays.packed(),
+            "strays": self.orphans.packed(),
             "flows": self.flows.packed(bag),
             "bus": self.bus.packed(),
             "events": self.events.feed.packed(),
@@ -91,7 +91,7 @@ class Parts(NamedTuple):
         self.state.unpack(bag.take(snapshot.lock))
         self.server.unpack(snapshot.server, bag)
         self.groups.unpack(snapshot.groups)
-        self.strays.unpack(snapshot.strays)
+        self.orphans.unpack(snapshot.strays)
         self.events.feed.unpack(snapshot.events, Event)
         self.logs.unpack(snapshot.logs)
         self.audit.unpack(snapshot.audit)

@@ -29,7 +29,7 @@ LOOK_S = 0.01
 """How often it is looked whether something is still in the way."""
 
 
-class Ship(Protocol):
+class UpgradeHost(Protocol):
     """The daemon, as far as it is handed over."""
 
     def upgrade_blockers(self) -> list[str]:
@@ -54,9 +54,9 @@ class Ship(Protocol):
 class Upgrade:
     """One at a time. ``version`` is the running one."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, ship: Ship, version: str) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, host: UpgradeHost, version: str) -> None:
         self._loop = loop
-        self._ship = ship
+        self._host = host
         self._version = version
         self.rehearsal = Rehearsal(loop)
         self._under_way: asyncio.Task[None] | None = None
@@ -74,10 +74,10 @@ class Upgrade:
             answer = await self._rehearse(image, args.timeout_ns / 1e9)
             told = {"before": self._version, "after": answer.version, "flows": answer.flows, "workers": answer.workers}
             if args.dry_run:
-                return {**told, "formats": answer.formats, "upgrade_blockers": self._ship.upgrade_blockers()}
+                return {**told, "formats": answer.formats, "upgrade_blockers": self._host.upgrade_blockers()}
             emit({"rehearsed": True, **told})
             upgrade = Upgraded(id=args.id, **told)
-            self._under_way = self._loop.create_task(self._go(image, upgrade, deadline))
+            self._under_way = self._loop.create_task(self._carry_out(image, upgrade, deadline))
             await asyncio.shield(self._under_way)
         finally:
             if self._under_way is None or self._under_way.done():
@@ -86,11 +86,11 @@ class Upgrade:
 
     async def _rehearse(self, image: exec_handoff.Image, timeout_s: float) -> Any:
         bag = Bag()
-        ways = self._ship.upgrade_blockers()
+        ways = self._host.upgrade_blockers()
         if ways:
-            await self._clear(self._loop.time() + timeout_s)
+            await self._wait_for_blockers(self._loop.time() + timeout_s)
         try:
-            snapshot = self._ship.packed(bag, Upgraded(id="", before=self._version), 0)
+            snapshot = self._host.packed(bag, Upgraded(id="", before=self._version), 0)
             state = write(snapshot)
         except OSError as reason:
             raise error("upgrade-refused", reason=f"no snapshot can be made: {reason.strerror}") from None
@@ -102,36 +102,36 @@ class Upgrade:
             raise error("upgrade-refused", reason=f"{image.argv[0]} could not restart every node: {'; '.join(missing)}")
         return answer
 
-    async def _clear(self, deadline: float) -> None:
+    async def _wait_for_blockers(self, deadline: float) -> None:
         """Wait until nothing is in the way. Raises ChronetixError ``upgrade-refused``."""
-        while ways := self._ship.upgrade_blockers():
+        while ways := self._host.upgrade_blockers():
             if self._loop.time() >= deadline:
                 raise error("upgrade-refused", reason="; ".join(ways))
             await asyncio.sleep(LOOK_S)
 
-    async def _go(self, image: exec_handoff.Image, upgrade: Upgraded, deadline: float) -> None:
+    async def _carry_out(self, image: exec_handoff.Image, upgrade: Upgraded, deadline: float) -> None:
         """Returns only by raising ChronetixError; everything goes on then."""
         try:
-            await self._clear(deadline)
+            await self._wait_for_blockers(deadline)
             async with asyncio.timeout_at(deadline):
-                await self._ship.hold()
-            await self._clear(deadline)
+                await self._host.hold()
+            await self._wait_for_blockers(deadline)
             since_ns = time.monotonic_ns()
-            await self._ship.part()
-            await self._clear(deadline)
-            self._ship.freeze()
+            await self._host.part()
+            await self._wait_for_blockers(deadline)
+            self._host.freeze()
             self._leave(image, upgrade, since_ns)
         except BaseException as reason:
             late = isinstance(reason, TimeoutError)
             text = "workers that were asked for do not come" if late else str(reason)
             self._begun = False
-            self._ship.release(msgspec.structs.replace(upgrade, failed=text))
+            self._host.release(msgspec.structs.replace(upgrade, failed=text))
             if late:
                 raise error("upgrade-refused", reason=text) from None
             raise
 
     def _leave(self, image: exec_handoff.Image, upgrade: Upgraded, since_ns: int) -> None:
-        snapshot = self._ship.packed(Bag(), upgrade, since_ns)
+        snapshot = self._host.packed(Bag(), upgrade, since_ns)
         state = write(snapshot)
         try:
             exec_handoff.leave(image, exec_handoff.ExecHandoff(state, exec_handoff.own_image()), snapshot.descriptors)

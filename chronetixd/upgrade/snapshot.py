@@ -29,7 +29,7 @@ from chronetixd.records.audit import PackedAudit
 from chronetixd.records.feed import PackedFeed
 from chronetixd.records.logs import PackedLogs
 from chronetixd.settings import Settings
-from chronetixd.workers.orphans import PackedStrays
+from chronetixd.workers.orphans import PackedOrphans
 
 FORMAT = 2
 FORMATS = (2,)
@@ -70,7 +70,7 @@ class Snapshot(Packed, frozen=True):
     lock: int
     server: PackedServer
     groups: PackedGroups
-    strays: PackedStrays
+    strays: PackedOrphans
     flows: PackedFlows
     bus: PackedBus
     events: PackedFeed

@@ -95,11 +95,11 @@ class _Running:
     process: Process
     connection: Connection
     output: Output
-    heard: float
+    active_at: float
     """When it last had something to do and did it, or began, by the loop's clock."""
     ready: bool = False
     asked: dict[int, SpawnRequest] = field(default_factory=dict)
-    silent: str = ""
+    killed_because: str = ""
     """Why it was killed."""
 
 
@@ -137,8 +137,8 @@ class Launcher:
         """How the last one has ended, until the next is ready."""
         self._deadline: asyncio.TimerHandle | None = None
         self._serial = 0
-        self._strays: set[Process] = set()
-        self._unswept = False
+        self._orphans: set[Process] = set()
+        self._orphans_due = False
         """Strays are still to be looked for."""
         self._known: Callable[[], set[int]] = set
         self._stopped: asyncio.Event | None = None
@@ -160,7 +160,7 @@ class Launcher:
     @property
     def pids(self) -> set[int]:
         """Processes that are ours and not reaped."""
-        return {stray.pid for stray in self._strays} | ({self.pid} if self._running else set())
+        return {orphan.pid for orphan in self._orphans} | ({self.pid} if self._running else set())
 
     @property
     def announced(self) -> bool:
@@ -216,7 +216,7 @@ class Launcher:
         )
         if not running.asked:
             self._asked_since = time.clock_gettime(time.CLOCK_BOOTTIME)
-            self._watch(running, self._answer_s)
+            self._arm(running, self._answer_s)
         running.asked[self._serial] = request
         descriptors = (request.control, request.stdout, request.stderr, request.group)
         running.connection.send(message, descriptors[: 3 + message.cgroup], give=True)
@@ -250,7 +250,7 @@ class Launcher:
         if self._running is not None:  # it may be stopped, or hang: it has nothing to lose
             self._running.connection.close()
             self._running.process.signal(signal.SIGKILL)
-        if self._running is not None or self._strays:
+        if self._running is not None or self._orphans:
             await self._stopped.wait()
 
     # -- one launcher --------------------------------------------------------------------------------------
@@ -295,12 +295,12 @@ class Launcher:
         output = Output(self._loop, read_end, partial(self._printed, popen.pid), lambda: None)
         self._running = _Running(process, connection, output, self._loop.time())
         connection.start()
-        self._watch(self._running, self._ready_s)
+        self._arm(self._running, self._ready_s)
 
     def _ask_waiting(self) -> None:
         """Ask for what waits, as far as there is a launcher to ask, and nothing is left of the one before."""
         running = self._running
-        if running is None or not running.ready or self._held is not None or self._strays or self._unswept:
+        if running is None or not running.ready or self._held is not None or self._orphans or self._orphans_due:
             return
         while self._waiting and len(running.asked) < ABREAST:
             self._ask(running, self._waiting.popleft())
@@ -316,31 +316,31 @@ class Launcher:
 
     # -- one that does not answer --------------------------------------------------------------------------
 
-    def _watch(self, running: _Running, seconds: float) -> None:
+    def _arm(self, running: _Running, seconds: float) -> None:
         """It has something to do: look after it until :meth:`_rest`."""
-        running.heard = self._loop.time()
-        self._rest()
-        self._deadline = self._loop.call_later(seconds, self._look, running, seconds)
+        running.active_at = self._loop.time()
+        self._disarm()
+        self._deadline = self._loop.call_later(seconds, self._check_answer, running, seconds)
 
-    def _rest(self) -> None:
+    def _disarm(self) -> None:
         """Nothing is expected of it: no timer runs."""
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
 
-    def _look(self, running: _Running, seconds: float) -> None:
+    def _check_answer(self, running: _Running, seconds: float) -> None:
         """Kill it if it has said nothing for so long. What has come meanwhile counts: we may have been stopped."""
         self._deadline = None
         running.connection.drain_input()
         if running is not self._running or self._deadline is not None or (running.ready and not running.asked):
             return
-        left = running.heard + seconds - self._loop.time()
+        left = running.active_at + seconds - self._loop.time()
         if left > 0:
-            self._deadline = self._loop.call_later(left, self._look, running, seconds)
+            self._deadline = self._loop.call_later(left, self._check_answer, running, seconds)
             return
         what = "forked no worker" if running.ready else "was not ready"
-        running.silent = f"{what} for {seconds:g} s, as if it were stopped or hung, and was killed"
-        self._log.error("the launcher does not answer", launcher=running.process.pid, reason=running.silent)
+        running.killed_because = f"{what} for {seconds:g} s, as if it were stopped or hung, and was killed"
+        self._log.error("the launcher does not answer", launcher=running.process.pid, reason=running.killed_because)
         running.process.signal(signal.SIGKILL)
 
     def _message(self, message: WireMessage, descriptors: list[int]) -> None:
@@ -349,7 +349,7 @@ class Launcher:
             case LauncherReady(pid=pid):
                 self._running.ready = True
                 self._pause_s, self._failures, self._trouble = FIRST_PAUSE_S, 0, ""
-                self._rest()
+                self._disarm()
                 self._on_ready(pid)
                 self._ask_waiting()
             case Spawned(id=number, pid=pid):
@@ -367,10 +367,10 @@ class Launcher:
 
     def _answered(self) -> None:
         if self._running is not None:
-            self._running.heard = self._loop.time()
+            self._running.active_at = self._loop.time()
         self._ask_waiting()
         if self.announced:
-            self._rest()
+            self._disarm()
             self._on_announced()
             if self._held is not None:
                 self._held.set()
@@ -392,7 +392,7 @@ class Launcher:
         if self._stopped is None:
             running.connection.drain_input()
         self._running = None
-        self._rest()
+        self._disarm()
         running.output.finish()
         ended = running.process.reap()
         running.connection.close()
@@ -400,12 +400,12 @@ class Launcher:
             self._stopped_if_empty()
             return
         if running.asked:
-            self._kill_strays(int(self._asked_since * os.sysconf("SC_CLK_TCK")))
+            self._kill_orphans(int(self._asked_since * os.sysconf("SC_CLK_TCK")))
         self._lost(running, ended)
 
     def _lost(self, running: _Running, ended: Exit) -> None:
         last = f"; its last line: {running.output.tail[-1]}" if running.output.tail else ""
-        reason = f"the launcher (pid {running.process.pid}) {running.silent or ended}{last}"
+        reason = f"the launcher (pid {running.process.pid}) {running.killed_because or ended}{last}"
         asked = tuple(running.asked.values())
         if self._held is not None:
             self._held.set()
@@ -431,48 +431,48 @@ class Launcher:
 
     # -- strays --------------------------------------------------------------------------------------------
 
-    def _kill_strays(self, asked: int) -> None:
+    def _kill_orphans(self, asked: int) -> None:
         """Workers that the dead launcher had forked but not told of are our children and nobody's: end them. They are
         younger than the request of ``asked``; what is older has another story."""
         known = self._known() | self.pids
-        self._unswept = False
+        self._orphans_due = False
         try:
             for pid in children(os.getpid()):
                 found = None if pid in known else seen(pid)
                 if found is not None and found.started >= asked:
-                    self._kill_stray(pid)
+                    self._kill_orphan(pid)
         except OSError as reason:
             if not wanting(reason):
                 raise
-            self._unswept = True
-            self._loop.call_later(AGAIN_S, self._kill_strays_later, asked)
+            self._orphans_due = True
+            self._loop.call_later(AGAIN_S, self._kill_orphans_later, asked)
 
-    def _kill_strays_later(self, asked: int) -> None:
+    def _kill_orphans_later(self, asked: int) -> None:
         """As soon as nothing that the present launcher has forked can be mistaken for one."""
         if self.announced:
-            self._kill_strays(asked)
+            self._kill_orphans(asked)
             self._ask_waiting()
         else:
-            self._loop.call_later(AGAIN_S, self._kill_strays_later, asked)
+            self._loop.call_later(AGAIN_S, self._kill_orphans_later, asked)
 
-    def _kill_stray(self, pid: int) -> None:
+    def _kill_orphan(self, pid: int) -> None:
         try:
             pidfd = os.pidfd_open(pid)
         except ProcessLookupError:
             return
-        stray = Process(self._loop, pid, pidfd, lambda: self._reap_stray(stray))
-        self._strays.add(stray)
-        stray.signal(signal.SIGKILL)
+        orphan = Process(self._loop, pid, pidfd, lambda: self._reap_orphan(orphan))
+        self._orphans.add(orphan)
+        orphan.signal(signal.SIGKILL)
 
-    def _reap_stray(self, stray: Process) -> None:
-        self._strays.discard(stray)
-        stray.reap()
-        self._log.warning("a worker that the launcher had not announced was ended", worker=stray.pid)
+    def _reap_orphan(self, orphan: Process) -> None:
+        self._orphans.discard(orphan)
+        orphan.reap()
+        self._log.warning("a worker that the launcher had not announced was ended", worker=orphan.pid)
         self._stopped_if_empty()
         self._ask_waiting()
 
     def _stopped_if_empty(self) -> None:
-        if self._stopped is not None and self._running is None and not self._strays:
+        if self._stopped is not None and self._running is None and not self._orphans:
             self._stopped.set()
 
 

@@ -48,7 +48,7 @@ class PackedMarks(Packed, frozen=True):
     doomed: list[tuple[int, int]] = []
 
 
-class PackedStrays(Packed, frozen=True):
+class PackedOrphans(Packed, frozen=True):
     """Children that are nobody's. Keys are pid and start."""
 
     inherited: list[int]
@@ -112,7 +112,7 @@ class _End:
     looks: int = 0
 
 
-REST = 4
+REST_FACTOR = 4
 """After a look at all children, so many times what it took is everybody else's before the next one: what that costs
 does not grow with the number of those who die, or of those who live."""
 
@@ -138,12 +138,12 @@ class Orphans:
         self._announced = announced
         self._log = structlog.get_logger("chronetixd.workers.orphans")
         self._inherited: frozenset[int] = frozenset()
-        self._living: dict[int, Marks] = {}
+        self._workers: dict[int, Marks] = {}
         self._waiting: list[_End] = []
         self._killed: set[tuple[int, int]] = set()
         self._out_of_reach: set[tuple[int, int]] = set()
         self._due = False
-        self._rested = 0.0
+        self._next_look = 0.0
         """When the next look may begin, on the loop's clock."""
         self._stopped: asyncio.Event | None = None
         self._signals = SignalHandlers(loop)
@@ -157,9 +157,9 @@ class Orphans:
         """Nobody waits for the end of a worker's tree, or is still to be told of one."""
         return not self._waiting and not self._turns.waiting
 
-    def packed(self) -> PackedStrays:
+    def packed(self) -> PackedOrphans:
         """What is known of strays; marks of workers go with the workers."""
-        return PackedStrays(
+        return PackedOrphans(
             inherited=sorted(self._inherited),
             killed=sorted(self._killed),
             out_of_reach=sorted(self._out_of_reach),
@@ -167,7 +167,7 @@ class Orphans:
             reaped=self.reaped,
         )
 
-    def unpack(self, packed: PackedStrays) -> None:
+    def unpack(self, packed: PackedOrphans) -> None:
         """The inverse, before :meth:`start`."""
         self._inherited = frozenset(packed.inherited)
         self._killed, self._out_of_reach = set(packed.killed), set(packed.out_of_reach)
@@ -193,14 +193,14 @@ class Orphans:
         """Hear of no more deaths. Idempotent."""
         self._signals.close()
 
-    def born(self, marks: Marks) -> None:
+    def add_worker(self, marks: Marks) -> None:
         """A worker lives: what carries its marks is its own business."""
-        self._living[marks.pid] = marks
+        self._workers[marks.pid] = marks
 
     def end(self, marks: Marks, then: Callable[[], None]) -> None:
         """The worker has been reaped: kill what is left of it, and call ``then`` once all of that is gone (usually in
         the next turn of the loop, with all others that have ended by then)."""
-        self._living.pop(marks.pid, None)
+        self._workers.pop(marks.pid, None)
         self._waiting.append(_End(marks, then))
         self.look_soon()
 
@@ -209,7 +209,7 @@ class Orphans:
         long."""
         if not self._due:
             self._due = True
-            rest = self._rested - self._loop.time()
+            rest = self._next_look - self._loop.time()
             if rest > 0:
                 self._loop.call_later(rest, self.look)
             else:
@@ -222,16 +222,16 @@ class Orphans:
         gone: list[_End] = []
         try:
             with fd_reserve.everything():
-                restless, dying = self._look(gone)
+                changed, dying = self._look(gone)
         except OSError as reason:
             if not wanting(reason):
                 raise
             self._loop.call_later(AGAIN_S, self.look_soon)
-            restless, dying = False, True
-        self._rested = self._loop.time() + REST * (time.monotonic() - begun)
+            changed, dying = False, True
+        self._next_look = self._loop.time() + REST_FACTOR * (time.monotonic() - begun)
         for end in gone:
             self._turns.add(end.then)
-        if restless and (self._waiting or self._stopped is not None):
+        if changed and (self._waiting or self._stopped is not None):
             self.look_soon()
         elif self._stopped is not None and not dying:
             self._stopped.set()
@@ -239,7 +239,7 @@ class Orphans:
     def _look(self, gone: list[_End]) -> tuple[bool, bool]:
         """Who waits no more goes from ``_waiting`` into ``gone``. Whether somebody died meanwhile, and whether some are
         dying. Raises OSError for want of descriptors."""
-        present, restless = self._present()
+        present, changed = self._present()
         waiting, self._waiting = self._waiting, []
         for at, end in enumerate(waiting):
             try:
@@ -250,16 +250,16 @@ class Orphans:
             except OSError:
                 self._waiting += waiting[at:]
                 raise
-            if not left and (not restless or end.looks >= MAX_LOOKS):
+            if not left and (not changed or end.looks >= MAX_LOOKS):
                 gone.append(end)
             else:
                 self._waiting.append(end)
         dying = False
         if present and self._announced():
-            dying = self._kill([process for process, held in present if self._is_nobodys(process, held)], None)
+            dying = self._kill([process for process, held in present if self._has_no_worker(process, held)], None)
         if len(self._killed) + len(self._out_of_reach) > MAX_REMEMBERED:
             self._forget_gone()
-        return restless, dying
+        return changed, dying
 
     def _forget_gone(self) -> None:
         """Keys of processes that somebody else has reaped."""
@@ -272,15 +272,15 @@ class Orphans:
         known = self._known() | self._inherited
         unknown = [found for pid in children(os.getpid()) if pid not in known and (found := seen(pid)) is not None]
         living: _Found = []
-        restless = False
+        changed = False
         for process in unknown:
             if process.state == "Z":
-                restless = (self._announced() and self._reap(process)) or restless
+                changed = (self._announced() and self._reap(process)) or changed
             elif process.key not in self._out_of_reach:
                 living.append((process, holdings(process.pid)))
                 after = seen(process.pid)
-                restless = restless or after is None or after.state == "Z"
-        return living, restless
+                changed = changed or after is None or after.state == "Z"
+        return living, changed
 
     def _reap(self, process: Stat) -> bool:
         self._killed.discard(process.key)
@@ -290,10 +290,10 @@ class Orphans:
                 return True
         return False
 
-    def _is_nobodys(self, process: Stat, held: Holdings) -> bool:
+    def _has_no_worker(self, process: Stat, held: Holdings) -> bool:
         if self._stopped is not None:
             return True
-        living = self._living.values()
+        living = self._workers.values()
         return not any(marks.match(process, held) or marks.started <= process.started for marks in living)
 
     def _kill(self, found: Iterable[Stat], marks: Marks | None) -> bool:

@@ -131,8 +131,8 @@ class Output:
         self._cutter = LineCutter()
         self._allowance = TokenBucket(LINES_A_SECOND, LINES_AT_ONCE, time.monotonic_ns())
         self._lost_bytes = self._lost_lines = 0
-        self._told = 0
-        self._rest = b""
+        self._reported_ns = 0
+        self._unhandled = b""
         """Read by the thread, and not looked at."""
         self._gap = False
         """The rest of a line whose beginning is lost is lost too."""
@@ -153,9 +153,9 @@ class Output:
             bytes_left=bytes_left,
             lost_bytes=self._lost_bytes,
             lost_lines=self._lost_lines,
-            told_ns=self._told,
+            told_ns=self._reported_ns,
             gap=self._gap,
-            rest=self._rest,
+            rest=self._unhandled,
             pieces=pieces,
             tail=list(self.tail),
         )
@@ -164,8 +164,8 @@ class Output:
         """Go on where ``packed`` stopped, with its pipe, from which nothing was read here."""
         self._cutter.unpack(packed.part, packed.dropping)
         self._allowance.unpack(packed.lines_left)
-        self._lost_bytes, self._lost_lines, self._told = packed.lost_bytes, packed.lost_lines, packed.told_ns
-        self._gap, self._rest = packed.gap, packed.rest
+        self._lost_bytes, self._lost_lines, self._reported_ns = packed.lost_bytes, packed.lost_lines, packed.told_ns
+        self._gap, self._unhandled = packed.gap, packed.rest
         self.tail.extend(packed.tail)
         if self._stream is not None:
             self._stream.unpack(packed.pieces, packed.bytes_left)
@@ -191,7 +191,7 @@ class Output:
         self._take_all()
         os.close(fd)
         self._pass_on(self._cutter.end())
-        self._tell_losses(0)
+        self._report_lost(0)
 
     def _take_all(self) -> None:
         """Everything that the thread has read, and the pipe out of its hands."""
@@ -210,11 +210,11 @@ class Output:
     def _next(self) -> Piece | None:
         """At most TURN_LINES lines of what has waited for longest."""
         assert self._stream is not None
-        piece = self._rest or self._stream.take()
-        self._rest = b""
+        piece = self._unhandled or self._stream.take()
+        self._unhandled = b""
         if isinstance(piece, bytes) and piece.count(b"\n") > TURN_LINES:
-            self._rest = piece.split(b"\n", TURN_LINES)[-1]
-            piece = piece[: len(piece) - len(self._rest)]
+            self._unhandled = piece.split(b"\n", TURN_LINES)[-1]
+            piece = piece[: len(piece) - len(self._unhandled)]
         return piece
 
     def _readable(self) -> bool:
@@ -232,26 +232,26 @@ class Output:
         elif isinstance(piece, int):
             self._pass_on(self._cutter.end())
             self._gap = True
-            self._lose(piece, 0)
+            self._count_lost(piece, 0)
         else:
             self._feed(piece)
 
-    def _lose(self, size: int, lines: int) -> None:
+    def _count_lost(self, size: int, lines: int) -> None:
         self._lost_bytes += size
         self._lost_lines += lines
-        self._tell_losses(TELL_NS)
+        self._report_lost(TELL_NS)
 
-    def _tell_losses(self, since_ns: int) -> None:
+    def _report_lost(self, since_ns: int) -> None:
         now = time.monotonic_ns()
-        if self._lost_bytes and (now - self._told >= since_ns or not self._told):
-            self._told = now
+        if self._lost_bytes and (now - self._reported_ns >= since_ns or not self._reported_ns):
+            self._reported_ns = now
             self._on_dropped(self._lost_bytes, self._lost_lines)
             self._lost_bytes = self._lost_lines = 0
 
     def _feed(self, data: bytes) -> None:
         if self._gap:
             lost, newline, data = data.partition(b"\n")
-            self._lose(len(lost) + len(newline), 0)
+            self._count_lost(len(lost) + len(newline), 0)
             self._gap = not newline
         lines = data.count(b"\n")
         room = self._allowance.left(time.monotonic_ns())
@@ -268,7 +268,7 @@ class Output:
         """``data`` with only the last ``room`` of its ``lines`` lines: they are worth more than the first ones."""
         self._pass_on(self._cutter.end())
         size = len(data.rsplit(b"\n", room + 1)[0]) + 1
-        self._lose(size, lines - room)
+        self._count_lost(size, lines - room)
         return data[size:]
 
     def _pass_on(self, lines: list[str]) -> None:

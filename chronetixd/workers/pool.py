@@ -97,13 +97,13 @@ class WorkerPool:
         self._on_full = on_full
         self._log = structlog.get_logger("chronetixd.workers.pool")
         self._idle: dict[int, Spare] = {}
-        self._coming: OutputPipes | None = None
+        self._starting: OutputPipes | None = None
         """Of the one that was asked for and has not said hello."""
-        self._crib: Leaf | None = None
+        self._new_leaf: Leaf | None = None
         """The control group of the one that was asked for and is not there."""
         self._dying: set[Process] = set()
         self._timer: asyncio.TimerHandle | None = None
-        self._late: asyncio.TimerHandle | None = None
+        self._hello_timer: asyncio.TimerHandle | None = None
         self._pause_s = FIRST_PAUSE_S
         self._stopped: asyncio.Event | None = None
 
@@ -115,7 +115,7 @@ class WorkerPool:
     @property
     def ready(self) -> list[int]:
         """Processes that could be taken now."""
-        return [pid for pid, spare in self._idle.items() if spare.streams is not self._coming]
+        return [pid for pid, spare in self._idle.items() if spare.streams is not self._starting]
 
     def take(self) -> Spare | None:
         """One that lives, if there is one. In any case the refilling waits for a quiet moment."""
@@ -124,10 +124,10 @@ class WorkerPool:
             if _ended(self._idle[pid].process):
                 continue  # the loop is about to tell us
             taken = self._idle.pop(pid)
-            if not _stands_still(pid):
+            if not _is_stopped(pid):
                 break
             self._log.warning("a spare worker was stopped by somebody, and is replaced", worker=pid)
-            self.give_back(taken)
+            self.dismiss(taken)
             taken = None
         self.refill(QUIET_S)
         return taken
@@ -163,41 +163,41 @@ class WorkerPool:
 
     def _fork(self) -> None:
         self._timer = None
-        if self._coming is not None or not self._launcher.ready:
+        if self._starting is not None or not self._launcher.ready:
             return  # it refills when that one is there, or the launcher
         try:
-            self._crib, group = self._sandboxes.new_cgroup(None)
+            self._new_leaf, group = self._sandboxes.new_cgroup(None)
         except OSError as reason:
             self._not_forked(str(reason))
             return
         try:
             streams, theirs = open_streams()
         except OSError as reason:
-            self._forget_crib()
+            self._discard_new_leaf()
             if group >= 0:
                 os.close(group)
             self._not_forked(str(reason))
             return
-        self._coming = streams
+        self._starting = streams
         calls = self._forked, self._refused, self._refused
         self._launcher.spawn(SpawnRequest(NAME, (), {}, "", *theirs, *calls, spare=True, group=group))
 
-    def _forget_crib(self) -> None:
-        discard(self._crib)
-        self._crib = None
+    def _discard_new_leaf(self) -> None:
+        discard(self._new_leaf)
+        self._new_leaf = None
 
     def _forked(self, pid: int, pidfd: int) -> None:
-        assert self._coming is not None
-        streams = self._coming
-        spare = Spare(Process(self._loop, pid, pidfd, partial(self._exited, pid)), streams, self._crib)
-        self._crib = None
+        assert self._starting is not None
+        streams = self._starting
+        spare = Spare(Process(self._loop, pid, pidfd, partial(self._exited, pid)), streams, self._new_leaf)
+        self._new_leaf = None
         self._idle[pid] = spare
         if self._stopped is not None:
-            self._coming = None
+            self._starting = None
             self._discard(spare)
             return
         self._loop.add_reader(streams.control.fileno(), self._greeted, streams)
-        self._late = self._loop.call_later(GREET_S, spare.process.signal, signal.SIGKILL)
+        self._hello_timer = self._loop.call_later(GREET_S, spare.process.signal, signal.SIGKILL)
 
     def _greeted(self, streams: OutputPipes) -> None:
         """Its hello is in the socket, and stays there for whoever takes it."""
@@ -210,15 +210,15 @@ class WorkerPool:
 
     def _arrived(self, streams: OutputPipes) -> None:
         self._loop.remove_reader(streams.control.fileno())
-        self._coming = None
-        if self._late is not None:
-            self._late.cancel()
-            self._late = None
+        self._starting = None
+        if self._hello_timer is not None:
+            self._hello_timer.cancel()
+            self._hello_timer = None
 
     def _exited(self, pid: int) -> None:
         """It died by itself, before anybody took it."""
         spare = self._idle.pop(pid)
-        early = spare.streams is self._coming
+        early = spare.streams is self._starting
         if early:
             self._arrived(spare.streams)
         self._reap(spare)
@@ -228,16 +228,16 @@ class WorkerPool:
             self.refill()
 
     def _reap(self, spare: Spare) -> None:
-        last = _last_words(spare.streams.stderr)
+        last = _last_output(spare.streams.stderr)
         spare.streams.close()
         self._log.warning("a spare worker ended", worker=spare.process.pid, how=str(spare.process.reap()), stderr=last)
         discard(spare.leaf)
 
     def _refused(self, reason: str) -> None:
-        if self._coming is not None:
-            self._coming.close()
-            self._coming = None
-        self._forget_crib()
+        if self._starting is not None:
+            self._starting.close()
+            self._starting = None
+        self._discard_new_leaf()
         self._not_forked(reason)
 
     def _not_forked(self, reason: str) -> None:
@@ -252,12 +252,12 @@ class WorkerPool:
 
     def _discard(self, spare: Spare) -> None:
         process = spare.process
-        if spare.streams is self._coming:
+        if spare.streams is self._starting:
             self._arrived(spare.streams)
         del self._idle[process.pid]
-        self.give_back(spare)
+        self.dismiss(spare)
 
-    def give_back(self, spare: Spare) -> None:
+    def dismiss(self, spare: Spare) -> None:
         """End one that was taken and cannot be used."""
         process = spare.process
         self._dying.add(process)
@@ -272,7 +272,7 @@ class WorkerPool:
         self._stopped_if_empty()
 
     def _stopped_if_empty(self) -> None:
-        if self._stopped is not None and not self._dying and self._coming is None:
+        if self._stopped is not None and not self._dying and self._starting is None:
             self._stopped.set()
 
 
@@ -283,13 +283,13 @@ def _ended(process: Process) -> bool:
     return bool(poll.poll(0))
 
 
-def _stands_still(pid: int) -> bool:
+def _is_stopped(pid: int) -> bool:
     """SIGSTOP has reached it: it would take its name and do nothing."""
     found = stat(pid)
     return found is not None and found.state == "T"
 
 
-def _last_words(stderr: int) -> str:
+def _last_output(stderr: int) -> str:
     os.set_blocking(stderr, False)
     try:
         return os.read(stderr, 4096).decode("utf-8", "backslashreplace").strip()

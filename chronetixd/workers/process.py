@@ -31,7 +31,7 @@ from chronetixd.linux.pidfd import Process, Usage
 from chronetixd.linux.pipes import pipes_again, two_pipes
 from chronetixd.loop.connection import Connection, PackedConnection
 from chronetixd.loop.inspector import harmless
-from chronetixd.loop.shares import Who
+from chronetixd.loop.shares import ShareOwner
 from chronetixd.packing import Bag, Packed, Unbag
 from chronetixd.records.log_record import LINES_A_SECOND, LINES_AT_ONCE
 from chronetixd.records.logs import Logs
@@ -46,10 +46,10 @@ SILENT_EXIT_S = 10.0
 """How long a worker may live on after it closed its control socket. Giving back what it maps takes a busy
 machine seconds when many end at once, and who ends in good order must not be killed for it."""
 
-LOSSES = 3
+MAX_LAUNCHERS_LOST = 3
 """Launchers that may die while they are asked for one worker, before it is held to be the cause."""
 
-UNWANTED = "it is not wanted any more"
+CANCELLED = "it is not wanted any more"
 
 
 class PackedProcess(Packed, frozen=True):
@@ -122,20 +122,20 @@ class WorkerProcess:
         self._callbacks = callbacks
         self._sandboxes = sandboxes
         self._claims = claims
-        self.to_come = False
+        self.exit_pending = False
         """Its end, or that it could not begin, is still to be told."""
-        self._asked_for: tuple[Launcher, SpawnRequest] | None = None
-        self._again: Callable[[], None] = lambda: None
+        self._request: tuple[Launcher, SpawnRequest] | None = None
+        self._spawn_again: Callable[[], None] = lambda: None
         """Ask for it once more."""
-        self._losses = 0
+        self._launchers_lost = 0
         """Launchers that died while they were asked for it."""
-        self._unwanted = False
+        self._cancelled = False
         """It is to end before it has begun."""
         self._process: Process | None = None
         self._leaf: Leaf | None = None
         self._tree: Tree | None = None
         self._pipes: tuple[int, int] = (-1, -1)
-        self._born = time.monotonic_ns()
+        self._started_ns = time.monotonic_ns()
         self._oom_before: int | None = None
         self._killed_with = ""
         self._usage: Usage | None = None
@@ -161,8 +161,8 @@ class WorkerProcess:
                 os.close(fd)
             raise
         self._connect(streams)
-        self.to_come = True
-        self._again = partial(self.spawn, launcher, argv, env, cwd, user)
+        self.exit_pending = True
+        self._spawn_again = partial(self.spawn, launcher, argv, env, cwd, user)
         request = SpawnRequest(
             name=self.node,
             argv=argv,
@@ -178,7 +178,7 @@ class WorkerProcess:
             group=group,
             data_limit=self._sandboxes.data_limit(self._claims),
         )
-        self._asked_for = launcher, request
+        self._request = launcher, request
         launcher.spawn(request)
 
     def adopt(self, spare: Spare, env: Mapping[str, str], cwd: str) -> None:
@@ -190,17 +190,17 @@ class WorkerProcess:
         self.send(Assign(name=self.node, env=dict(env), cwd=cwd))
         spare.process.on_exit = self._exited
         self._begin(spare.process)
-        self.hear()
+        self.read_arrived()
 
     @property
     def asked(self) -> bool:
         """The launcher is to make it, and has not."""
-        return self.to_come and self._tree is None
+        return self.exit_pending and self._tree is None
 
     @property
     def ending(self) -> bool:
         """Its process is gone, and what that has started is not yet."""
-        return self.to_come and self._tree is not None and self._process is None
+        return self.exit_pending and self._tree is not None and self._process is None
 
     def packed(self, bag: Bag) -> PackedProcess:
         """All of its state; descriptors go into ``bag``. It must not be ``ending``. One that is only ``asked`` for
@@ -210,7 +210,7 @@ class WorkerProcess:
             asked=self.asked,
             incarnation=self.incarnation,
             started_unix_ns=self.started_unix_ns,
-            born_ns=self._born,
+            born_ns=self._started_ns,
             features=self.features,
             fault=self.fault,
             progress=self.progress,
@@ -246,12 +246,16 @@ class WorkerProcess:
             self._connection.unpack(packed.connection, bag)
         self._stdout = self._unpacked("stdout", packed.stdout, bag)
         self._stderr = self._unpacked("stderr", packed.stderr, bag)
-        self.to_come = packed.pidfd is not None
+        self.exit_pending = packed.pidfd is not None
         if packed.pidfd is not None and packed.marks is not None:
             self._leaf = self._sandboxes.groups.leaf_at(packed.leaf)
             marks = Marks.of(self.flow, self.node, packed.marks)
             self._follow(Process(self._loop, packed.pid, bag.take(packed.pidfd), self._exited), marks)
-            self._born, self._oom_before, self._killed_with = packed.born_ns, packed.oom_before, packed.killed_with
+            self._started_ns, self._oom_before, self._killed_with = (
+                packed.born_ns,
+                packed.oom_before,
+                packed.killed_with,
+            )
 
     def _unpacked(self, stream: str, packed: PackedOutput | None, bag: Unbag) -> Output | None:
         if packed is None:
@@ -291,13 +295,13 @@ class WorkerProcess:
             self._loop,
             control,
             WorkerMessage,
-            on_message=self._said,
-            on_end=self._ended,
+            on_message=self._received,
+            on_end=self._disconnected,
             max_frame=self._max_frame,
-            who=Who("worker", self.flow),
+            who=ShareOwner("worker", self.flow),
         )
 
-    def change_hands(self, callbacks: Callbacks) -> None:
+    def set_callbacks(self, callbacks: Callbacks) -> None:
         """From now on somebody else is told."""
         self._callbacks = callbacks
 
@@ -351,7 +355,7 @@ class WorkerProcess:
         if count:
             self._logs.dropped(self.flow, self.node, "log", size, count)
 
-    def hear(self) -> None:
+    def read_arrived(self) -> None:
         """Hand on everything that it has said by now."""
         if self._connection is not None:
             self._connection.drain_input()
@@ -362,32 +366,33 @@ class WorkerProcess:
         if self._tree is not None:
             self._killed_with = "SIGKILL" if kill else "SIGTERM"
             self._tree.signal(kill=kill)
-        elif self._asked_for is not None:
-            self._unwanted = True
-            launcher, request = self._asked_for
+        elif self._request is not None:
+            self._cancelled = True
+            launcher, request = self._request
             if launcher.withdraw(request):
-                self._spawn_failed(UNWANTED)
+                self._spawn_failed(CANCELLED)
 
-    def _said(self, message: WireMessage, descriptors: list[int]) -> None:
+    def _received(self, message: WireMessage, descriptors: list[int]) -> None:
         if descriptors and self._tree is not None:
             self._tree.marks.memory.update(os.fstat(fd).st_ino for fd in descriptors if harmless(fd))
         self._callbacks.on_message(self.node, message, descriptors)
 
-    def _ended(self, fault: ChronetixError | None) -> None:
+    def _disconnected(self, fault: ChronetixError | None) -> None:
         self._callbacks.on_end(self.node, fault)
 
     def _launcher_lost(self, reason: str) -> None:
         """It may have been forked, and is ended then. Its sockets and its control group are renewed: what a dead one
         has said or left there is not its successor's."""
-        self._losses += 1
-        if self._unwanted or self._losses >= LOSSES:
-            self._spawn_failed(UNWANTED if self._unwanted else f"{LOSSES} launchers died of it, the last so: {reason}")
+        self._launchers_lost += 1
+        if self._cancelled or self._launchers_lost >= MAX_LAUNCHERS_LOST:
+            lost = f"{MAX_LAUNCHERS_LOST} launchers ended before they had started it; of the last one: {reason}"
+            self._spawn_failed(CANCELLED if self._cancelled else lost)
             return
         self._close()
         discard(self._leaf)
         self._leaf = None
         try:
-            self._again()
+            self._spawn_again()
         except OSError as refused:
             self._spawn_failed(str(refused))
 
@@ -402,19 +407,19 @@ class WorkerProcess:
 
     def _watch(self, process: Process, pipes: Sequence[int]) -> None:
         self.pid = process.pid
-        self.to_come = True
+        self.exit_pending = True
         self.started_unix_ns = time.time_ns()
-        self._born = time.monotonic_ns()
-        self._oom_before = self._sandboxes.oom_kills.at_birth()
+        self._started_ns = time.monotonic_ns()
+        self._oom_before = self._sandboxes.oom_kills.recent()
         self._follow(process, marks_of(self.flow, self.node, process.pid, *pipes))
 
     def _follow(self, process: Process, marks: Marks) -> None:
         self._process = process
-        self._tree = Tree(self._loop, self._sandboxes.strays, process, self._leaf, marks)
+        self._tree = Tree(self._loop, self._sandboxes.orphans, process, self._leaf, marks)
 
     def _spawn_failed(self, reason: str) -> None:
-        self.to_come = False
-        self._asked_for = None
+        self.exit_pending = False
+        self._request = None
         self._close()
         discard(self._leaf)
         self._callbacks.on_spawn_failed(self.node, reason)
@@ -427,7 +432,7 @@ class WorkerProcess:
         process, tree = self._process, self._tree
         assert process is not None
         assert tree is not None
-        self.hear()
+        self.read_arrived()
         ended = process.reap()
         self._process = None
         self._usage = process.usage
@@ -436,7 +441,7 @@ class WorkerProcess:
         self._out_of_memory = out_of_memory(ended, self._killed_with, kills[0], self._oom_before, kills[1])
         tree.end(partial(self._gone, ended))
 
-    def death(self, ended: Exit, held: Sequence[HeldFrames]) -> ExitRecord:
+    def exit_record(self, ended: Exit, held: Sequence[HeldFrames]) -> ExitRecord:
         """What is to be remembered of its end; for ``on_exit``."""
         fault = self.fault or {}
         usage = self._usage or Usage(0, 0)
@@ -452,13 +457,13 @@ class WorkerProcess:
             fault=f"{fault['phase']}: {fault['error']}: {fault['message']}" if fault else "",
             stderr=last_lines(self.stderr_tail),
             held=list(held),
-            uptime_ns=time.monotonic_ns() - self._born,
+            uptime_ns=time.monotonic_ns() - self._started_ns,
             cpu_ns=usage.cpu_ns,
             max_rss_bytes=usage.max_rss_bytes,
         )
 
     def _gone(self, ended: Exit) -> None:
-        self.to_come = False
+        self.exit_pending = False
         self._close()
         self._callbacks.on_exit(self.node, ended)
 

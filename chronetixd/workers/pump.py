@@ -42,12 +42,12 @@ Piece = bytes | int | Literal["end"]
 class Stream:
     """One pipe in the thread's hands. ``on_ready`` is called in the loop when pieces wait, once until all are taken."""
 
-    __slots__ = ("_allowance", "_pump", "_said", "buffered", "fd", "lock", "on_ready", "pieces")
+    __slots__ = ("_allowance", "_notified", "_pump", "buffered", "fd", "lock", "on_ready", "pieces")
 
     def __init__(self, pump: Pump, fd: int, on_ready: Callable[[], None]) -> None:
         self._pump = pump
         self._allowance = TokenBucket(RATE, BURST, time.monotonic_ns())
-        self._said = False
+        self._notified = False
         self.fd = fd
         self.on_ready = on_ready
         self.lock = threading.Lock()
@@ -58,12 +58,12 @@ class Stream:
         """What has waited for longest; from the loop. None: nothing waits, and ``on_ready`` will be called again."""
         with self.lock:
             if not self.pieces:
-                self._said = False
+                self._notified = False
                 return None
             piece = self.pieces.popleft()
             if isinstance(piece, bytes):
                 self.buffered -= len(piece)
-                self._pump.hold(-len(piece))
+                self._pump.count(-len(piece))
         return piece
 
     def packed(self) -> tuple[list[bytes | int | None], tuple[float, int]]:
@@ -78,15 +78,15 @@ class Stream:
                 self._allowance.unpack(allowance)
             for piece in pieces:
                 self._add("end" if piece is None else piece)
-            self._said = True
+            self._notified = True
             if self.pieces and self.pieces[-1] == "end":
-                self._pump.forget(self.fd)
-        self._pump.tell(self.on_ready)
+                self._pump.remove(self.fd)
+        self._pump.notify(self.on_ready)
 
     def give_back(self) -> None:
         """Take the pipe out of the thread's hands; what waits can still be taken. Idempotent."""
         with self.lock:
-            self._pump.forget(self.fd)
+            self._pump.remove(self.fd)
             self.fd = -1
 
     def pull(self) -> None:
@@ -99,18 +99,18 @@ class Stream:
             except (BlockingIOError, InterruptedError):
                 return
             except MemoryError:
-                piece = os.splice(self.fd, self._pump.nowhere, SPLICE) or "end"
+                piece = os.splice(self.fd, self._pump.null_fd, SPLICE) or "end"
             self._add(piece)
             if piece == "end":
-                self._pump.forget(self.fd)  # now, under the lock: later the number may be another pipe's
-            said, self._said = self._said, True
+                self._pump.remove(self.fd)  # now, under the lock: later the number may be another pipe's
+            said, self._notified = self._notified, True
         if not said:
-            self._pump.tell(self.on_ready)
+            self._pump.notify(self.on_ready)
 
     def _read(self) -> Piece:
         full = self.buffered >= MAX_BUFFER or self._pump.total >= MAX_TOTAL
         if full or not self._allowance.left(time.monotonic_ns()):
-            return os.splice(self.fd, self._pump.nowhere, SPLICE) or "end"
+            return os.splice(self.fd, self._pump.null_fd, SPLICE) or "end"
         data = os.read(self.fd, READ_SIZE)
         self._allowance.take(len(data))
         return data or "end"
@@ -122,7 +122,7 @@ class Stream:
         self.pieces.append(piece)
         if isinstance(piece, bytes):
             self.buffered += len(piece)
-            self._pump.hold(len(piece))
+            self._pump.count(len(piece))
 
 
 class Pump:
@@ -134,14 +134,14 @@ class Pump:
         self._epoll = select.epoll()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll.register(self._wake, select.EPOLLIN)
-        self.nowhere = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+        self.null_fd = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
         self._thread: threading.Thread | None = None
         self._halted = False
         self._counting = threading.Lock()
         self.total = 0
         """Bytes of all streams that wait for the loop."""
 
-    def hold(self, count: int) -> None:
+    def count(self, count: int) -> None:
         """``count`` more bytes wait, or fewer."""
         with self._counting:
             self.total += count
@@ -162,7 +162,7 @@ class Pump:
         self._thread.start()
 
     def halt(self) -> None:
-        """Read nothing more until :meth:`go_on`. Idempotent."""
+        """Read nothing more until :meth:`resume`. Idempotent."""
         self._halted = True
         if self._thread is not None:
             os.eventfd_write(self._wake, 1)
@@ -170,19 +170,19 @@ class Pump:
             self._thread = None
             os.eventfd_read(self._wake)
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
         """After :meth:`halt`. Idempotent."""
         self._halted = False
         if self._thread is None and self._streams:
             self._begin()
 
-    def forget(self, fd: int) -> None:
+    def remove(self, fd: int) -> None:
         """Under the stream's lock."""
         if self._streams.pop(fd, None) is not None:
             with suppress(FileNotFoundError):
                 self._epoll.unregister(fd)
 
-    def tell(self, on_ready: Callable[[], None]) -> None:
+    def notify(self, on_ready: Callable[[], None]) -> None:
         """From the thread."""
         with suppress(RuntimeError):  # the loop is closed: nobody will ask
             self._loop.call_soon_threadsafe(on_ready)
@@ -194,7 +194,7 @@ class Pump:
         self.halt()
         self._epoll.close()
         os.close(self._wake)
-        os.close(self.nowhere)
+        os.close(self.null_fd)
         self._wake = -1
 
     def _run(self) -> None:

@@ -19,7 +19,7 @@ from chronetixd.loop.turns import Turns
 from chronetixd.workers.orphans import Orphans
 from chronetixd.workers.pump import Pump
 
-BIRTH_S = 1.0
+RECENT_S = 1.0
 """How old a count may be that a worker is born with: those that are born together share one."""
 
 
@@ -38,9 +38,9 @@ class KillCount:
         self._seen = count_in(self._vmstat, "oom_kill")
         return self._seen
 
-    def at_birth(self) -> int | None:
-        """As it is, or was up to BIRTH_S ago."""
-        return self.now() if time.monotonic() - self._at > BIRTH_S else self._seen
+    def recent(self) -> int | None:
+        """As it is, or was up to RECENT_S ago."""
+        return self.now() if time.monotonic() - self._at > RECENT_S else self._seen
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class Sandboxes:
     """Control groups, who sees to it that nobody is left behind, and who reads what workers print."""
 
     groups: Groups
-    strays: Orphans
+    orphans: Orphans
     pump: Pump
     turns: Turns
     """For what many workers need at once."""

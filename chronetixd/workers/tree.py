@@ -29,19 +29,19 @@ class Tree:
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        strays: Orphans,
+        orphans: Orphans,
         process: Process,
         leaf: Leaf | None,
         marks: Marks,
     ) -> None:
         self._loop = loop
-        self._strays = strays
+        self._orphans = orphans
         self._process = process
         self._leaf = leaf
         self.marks = marks
         self._on_gone: Callable[[], None] | None = None
         self._lingering: asyncio.TimerHandle | None = None
-        strays.born(marks)
+        orphans.add_worker(marks)
 
     def signal(self, *, kill: bool) -> None:
         """SIGTERM to its process group; with ``kill`` SIGKILL to all of it."""
@@ -65,7 +65,7 @@ class Tree:
         self._leaf.when_empty(self._empty)
 
     def _empty(self) -> None:
-        self._strays.end(self.marks, self._gone)
+        self._orphans.end(self.marks, self._gone)
 
     def _gone(self) -> None:
         assert self._lingering is not None

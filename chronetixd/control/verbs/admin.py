@@ -24,7 +24,7 @@ async def _version(context: VerbContext, _args: NoArgs, _emit: Emit) -> Any:
     return {
         **context.identity,
         "spares": {"wanted": context.spares.size, "pids": context.spares.ready},
-        "journal": {"owed": context.journal.owed, "trouble": context.journal.trouble},
+        "journal": {"owed": context.journal.pending, "trouble": context.journal.trouble},
         "output_lost": context.logs.losses(),
         "protocol": list(PROTOCOL_VERSIONS),
         "abi": shm.ABI_VERSION,

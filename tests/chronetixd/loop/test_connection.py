@@ -20,7 +20,7 @@ from chronetix.protocol.errors import ChronetixError, LocalError, error
 from chronetix.protocol.framing import LARGE, MessageDecoder, encode
 from chronetix.protocol.messages import Hello, LauncherReady, Ready, Segment, SegmentMapped, Spawned, Started
 from chronetixd.loop.connection import MAX_UNREAD, Connection
-from chronetixd.loop.shares import HOUSE, ITEM_NS, TURN, Who
+from chronetixd.loop.shares import DAEMON, ITEM_NS, TURN, ShareOwner
 
 UNION = Hello | Ready | Started | Segment | SegmentMapped | Spawned | LauncherReady
 
@@ -28,7 +28,7 @@ UNION = Hello | Ready | Started | Segment | SegmentMapped | Spawned | LauncherRe
 class Ends:
     """A connection under test and the raw socket of its peer."""
 
-    def __init__(self, loop: Any, who: Who = HOUSE) -> None:
+    def __init__(self, loop: Any, who: ShareOwner = DAEMON) -> None:
         self.got: list[Any] = []
         self.ended: list[ChronetixError | None] = []
         self.handle: Callable[[Any, list[int]], None] = lambda message, fds: None
@@ -82,8 +82,8 @@ def test_what_many_say_at_once_is_heard_in_turns_with_everybody_else(each: int, 
 
         return note
 
-    workers = [Ends(loop, Who("worker", "flow")) for _ in range(40 // each)]
-    client = Ends(loop, Who("client", 0))
+    workers = [Ends(loop, ShareOwner("worker", "flow")) for _ in range(40 // each)]
+    client = Ends(loop, ShareOwner("client", 0))
     for ends in (*workers, client):
         ends.handle = hear("client" if ends is client else "worker")
         ends.peer.send(encode(Ready()) * (1 if ends is client else each))

@@ -332,9 +332,9 @@ def test_the_journal_flushes_what_comes_later_too(clock: Any, tmp_path: Path) ->
             journal.soon(
                 StoredWorker(flow="f", node=node, incarnation=incarnation, phase="born", token="t", boot="b", pid=7)
             )
-        assert (journal.owed, clock.next) == (2, [FLUSH_S])
+        assert (journal.pending, clock.next) == (2, [FLUSH_S])
         clock.go_to(clock.now + FLUSH_S)
-        assert (journal.owed, clock.armed) == (0, [])
+        assert (journal.pending, clock.armed) == (0, [])
         journal.flush()
     journal.close()
 

@@ -8,9 +8,9 @@ from typing import Any
 from chronetix.protocol import cbor
 from chronetix.protocol.framing import Work
 from chronetixd.loop import shares
-from chronetixd.loop.shares import SLICE, TURN, Who
+from chronetixd.loop.shares import SLICE, TURN, ShareOwner
 
-ANN, BEN, FLOW = Who("client", 1), Who("client", 2), Who("worker", "f")
+ANN, BEN, FLOW = ShareOwner("client", 1), ShareOwner("client", 2), ShareOwner("worker", "f")
 
 
 class Job:

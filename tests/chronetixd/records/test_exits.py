@@ -164,15 +164,15 @@ def test_workers_that_are_born_together_share_a_count(tmp_path: Path, monkeypatc
     monkeypatch.setattr(sandbox.time, "monotonic", lambda: clock[0])
     (tmp_path / "vmstat").write_text("oom_kill 1\n")
     kills = sandbox.KillCount(tmp_path / "vmstat")
-    assert kills.at_birth() == 1
+    assert kills.recent() == 1
     (tmp_path / "vmstat").write_text("oom_kill 2\n")
-    clock[0] += sandbox.BIRTH_S
-    assert kills.at_birth() == 1
-    clock[0] += sandbox.BIRTH_S
-    assert kills.at_birth() == 2
+    clock[0] += sandbox.RECENT_S
+    assert kills.recent() == 1
+    clock[0] += sandbox.RECENT_S
+    assert kills.recent() == 2
     (tmp_path / "vmstat").write_text("nothing\n")
     assert kills.now() is None
-    assert kills.at_birth() is None
+    assert kills.recent() is None
 
 
 def test_an_exit_is_explained_in_one_line() -> None:

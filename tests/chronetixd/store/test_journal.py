@@ -15,7 +15,7 @@ import msgspec
 import pytest
 
 from chronetix.protocol.errors import ChronetixError
-from chronetixd.store.journal import FLUSH_S, MAX_OWED, PATIENCE_S, RETRY_S, Journal
+from chronetixd.store.journal import FLUSH_S, MAX_PENDING, PATIENCE_S, RETRY_S, Journal
 from chronetixd.store.journal_file import StoredFlow, StoredWorker
 
 Open = Callable[[], Journal]
@@ -119,7 +119,7 @@ class TestWhatWasWritten:
     def test_what_is_owed_is_written_at_the_end(self, opened: Open) -> None:
         journal = opened()
         journal.soon(life())
-        assert journal.owed == 1
+        assert journal.pending == 1
         journal.close()
         assert opened().recover().workers == (life(),)
 
@@ -225,7 +225,7 @@ class TestDiskFull:
         journal.flow(flow(contract=self.BIG, state="running"))
         journal.flow(flow(contract=self.BIG, state="stopped"))
         assert [("full" in line) for line in told] == [True]
-        assert journal.owed == 2
+        assert journal.pending == 2
         self.make_room(journal)
         journal.workers([life()])
         assert told[1:] == [""]
@@ -248,7 +248,7 @@ class TestDiskFull:
         assert "full" in journal.trouble
         self.make_room(journal)
         calls.pop()[1]()
-        assert (journal.owed, journal.trouble, told[1:], calls) == (0, "", [""], [])
+        assert (journal.pending, journal.trouble, told[1:], calls) == (0, "", [""], [])
         journal.soon(life())
         assert calls.pop()[0] == FLUSH_S
         journal.close()
@@ -284,9 +284,9 @@ class TestDiskFull:
 
     def test_what_is_owed_is_bounded_and_what_is_given_up_is_counted(self, opened: Open) -> None:
         journal = opened()
-        for n in range(MAX_OWED + 5):
+        for n in range(MAX_PENDING + 5):
             journal.soon(life(f"n{n}"))
-        assert (journal.owed, journal.given_up) == (MAX_OWED, 5)
+        assert (journal.pending, journal.given_up) == (MAX_PENDING, 5)
 
 
 class Disk:
@@ -376,7 +376,7 @@ class TestADiskThatTakesItsTime:
         disk.answer()
         assert (written, len(disk.work)) == ([], 1)
         disk.answer()
-        assert (written, disk.work, journal.owed) == ([1, 1, 1], [], 0)
+        assert (written, disk.work, journal.pending) == ([1, 1, 1], [], 0)
         assert [each.state for each in journal.recover().flows] == ["stopped"]
 
     def test_what_waits_goes_on_after_a_while_and_a_submission_does_not(

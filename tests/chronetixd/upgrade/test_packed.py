@@ -157,7 +157,7 @@ def test_a_line_is_whole_wherever_it_was_cut(cut: int, loop: Any, until: Any) ->
         before._stream = None
         os.write(write, text[cut:])
         os.close(write)
-        second.go_on()
+        second.resume()
         until(lambda: after._fd < 0)
     assert lines == ["one", "two", "tail"]
     assert list(after.tail) == lines
@@ -202,13 +202,14 @@ STATE: dict[type, tuple[set[str], set[str]]] = {
     ),
     process.WorkerProcess: (
         {
-            "_born", "_connection", "_killed_with", "_leaf", "_oom_before", "_process", "_stderr", "_stdout", "_tree",
-            "_unlogged", "fault", "features", "incarnation", "pid", "progress", "started_unix_ns", "to_come",
+            "_connection", "_killed_with", "_leaf", "_oom_before", "_process", "_started_ns", "_stderr", "_stdout",
+            "_tree", "_unlogged", "exit_pending", "fault", "features", "incarnation", "pid", "progress",
+            "started_unix_ns",
         },
         {
-            "_again", "_asked_for", "_callbacks", "_claims", "_logs", "_loop", "_losses", "_max_frame", "_sandboxes",
-            "_out_of_memory", "_pace", "_pipes", "_unlogged_told", "_unwanted", "_usage", "deliveries", "flow",
-            "node",
+            "_callbacks", "_cancelled", "_claims", "_launchers_lost", "_logs", "_loop", "_max_frame", "_out_of_memory",
+            "_pace", "_pipes", "_request", "_sandboxes", "_spawn_again", "_unlogged_told", "_usage", "deliveries",
+            "flow", "node",
         },
     ),
     connection.Connection: (
@@ -221,12 +222,13 @@ STATE: dict[type, tuple[set[str], set[str]]] = {
     ),
     output.Output: (
         {
-            "_allowance", "_cutter", "_fd", "_gap", "_lost_bytes", "_lost_lines", "_rest", "_stream", "_told", "tail",
+            "_allowance", "_cutter", "_fd", "_gap", "_lost_bytes", "_lost_lines", "_reported_ns", "_stream",
+            "_unhandled", "tail",
         },
         {"_loop", "_on_cut", "_on_dropped", "_on_line"},
     ),
     output.LineCutter: ({"_dropping", "_part"}, {"cut"}),
-    pump.Stream: ({"_allowance", "buffered", "fd", "pieces"}, {"_pump", "_said", "lock", "on_ready"}),
+    pump.Stream: ({"_allowance", "buffered", "fd", "pieces"}, {"_pump", "_notified", "lock", "on_ready"}),
     token_bucket.TokenBucket: ({"_at", "_left"}, {"burst", "rate"}),
     wiring.FlowWiring: ({"_last", "_lines", "machine"}, {"_final", "_views"}),  # counted again at the end
     machine.WiringMachine: ({"table"}, {"incarnations", "links", "rerouting", "segments"}),
@@ -251,8 +253,8 @@ STATE: dict[type, tuple[set[str], set[str]]] = {
         {"_slow", "dropped", "router", "timers"}, {"_events", "_max_backlog", "_ticks", "_timeouts"},
     ),
     orphans.Orphans: (
-        {"_inherited", "_killed", "_living", "_out_of_reach", "ended", "reaped"},
-        {"_announced", "_signals", "_due", "_known", "_log", "_loop", "_rested", "_stopped", "_turns", "_waiting"},
+        {"_inherited", "_killed", "_out_of_reach", "_workers", "ended", "reaped"},
+        {"_announced", "_signals", "_due", "_known", "_log", "_loop", "_next_look", "_stopped", "_turns", "_waiting"},
     ),
     feed.Feed: ({"_records", "_size", "appended"}, {"_budget", "_capacity", "_followers"}),
     logs.Logs: ({"cut_lines", "dropped_bytes", "feed", "files"}, {"_log"}),
@@ -275,7 +277,7 @@ STATE: dict[type, tuple[set[str], set[str]]] = {
         {"_asked", "_do", "_folder", "_lock", "_names", "_on_damage", "_on_trouble", "_trouble", "lost"},
     ),
     journal.Journal: (
-        {"_owed"},
+        {"_pending"},
         {
             "_asked", "_awaited", "_base", "_batch", "_count", "_do", "_failures", "_later", "_on_trouble", "_post",
             "_settle", "_trouble", "_urgent", "_waiters", "given_up", "path",

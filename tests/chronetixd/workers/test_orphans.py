@@ -117,11 +117,11 @@ async def until(reached: Callable[[], bool]) -> None:
         await asyncio.sleep(0)
 
 
-async def end(strays: Orphans, *marks: Marks) -> None:
+async def end(orphans: Orphans, *marks: Marks) -> None:
     """Wait for the end of what carries one of ``marks``."""
     gone = [asyncio.Event() for _ in marks]
     for each, event in zip(marks, gone, strict=True):
-        strays.end(each, event.set)
+        orphans.end(each, event.set)
     for event in gone:
         await event.wait()
 
@@ -135,8 +135,8 @@ def test_the_ends_of_many_workers_are_looked_for_together(loop: Any, run: Any, m
         return iter(())
 
     monkeypatch.setattr(module, "children", counted)
-    strays = Orphans(loop, set, lambda: True)
-    run(end(strays, *(Marks("f", f"n{number}", number, 1, frozenset()) for number in range(2, 1000))))
+    orphans = Orphans(loop, set, lambda: True)
+    run(end(orphans, *(Marks("f", f"n{number}", number, 1, frozenset()) for number in range(2, 1000))))
     assert len(looks) == 1
 
 
@@ -152,10 +152,10 @@ def test_one_that_we_may_not_end_is_reported_once_and_not_waited_for(
 
     monkeypatch.setattr(module, "kill_exactly", refused)
     known = set(children(os.getpid())) - {holder.pid}
-    strays = Orphans(loop, lambda: known, lambda: True)
-    run(end(strays, Marks("the flow", "the node", 1, 1, frozenset())))
-    run(end(strays, Marks("the flow", "the node", 2, 1, frozenset())))
-    run(strays.stop())
+    orphans = Orphans(loop, lambda: known, lambda: True)
+    run(end(orphans, Marks("the flow", "the node", 1, 1, frozenset())))
+    run(end(orphans, Marks("the flow", "the node", 2, 1, frozenset())))
+    run(orphans.stop())
     assert tried == [holder.pid]
 
 
@@ -163,15 +163,15 @@ def test_one_that_is_not_announced_is_neither_reaped_nor_ended(loop: Any, run: A
     """The launcher has forked it, and its word is under way."""
     known = set(children(os.getpid()))
     announced: list[bool] = []
-    strays = Orphans(loop, lambda: known, lambda: bool(announced))
+    orphans = Orphans(loop, lambda: known, lambda: bool(announced))
     dead, living = subprocess.Popen(["true"]), subprocess.Popen(["sleep", "1000"])
     os.waitid(os.P_PID, dead.pid, os.WEXITED | os.WNOWAIT)
-    strays.look()
-    assert (strays.reaped, strays.ended) == (0, 0)
+    orphans.look()
+    assert (orphans.reaped, orphans.ended) == (0, 0)
     assert dead.wait() == 0
     announced.append(True)
-    strays.look()
-    assert strays.ended == 1
+    orphans.look()
+    assert orphans.ended == 1
     assert living.wait() == -signal.SIGKILL
 
 
@@ -183,19 +183,19 @@ def test_a_stray_of_a_living_worker_is_left_and_so_is_one_that_may_be(
     known = set(children(os.getpid())) - {holder.pid}
     found = stat(holder.pid)
     assert found is not None
-    strays = Orphans(loop, lambda: known, lambda: True)
+    orphans = Orphans(loop, lambda: known, lambda: True)
     older = Marks("other", "node", 1, found.started, frozenset())
     younger = Marks("the flow", "the node", 2, found.started + 1, frozenset())
-    strays.born(older)
-    strays.born(younger)
-    strays.look()
+    orphans.add_worker(older)
+    orphans.add_worker(younger)
+    orphans.look()
     told: list[str] = []
-    strays.end(older, lambda: told.append("older"))
-    strays.look()
-    assert strays.ended == 0
-    strays.end(younger, lambda: told.append("younger"))
-    strays.look()
-    assert strays.ended == 1
+    orphans.end(older, lambda: told.append("older"))
+    orphans.look()
+    assert orphans.ended == 0
+    orphans.end(younger, lambda: told.append("younger"))
+    orphans.look()
+    assert orphans.ended == 1
     assert holder.wait() == -signal.SIGKILL
     run(until(lambda: "younger" in told))
     assert told == ["older", "younger"]
