@@ -1,7 +1,7 @@
-"""The event bus's shell: routes what workers and clients say through the router, and ticks through the timers.
+"""Input and output of the event bus: messages of workers and clients go through the router, ticks come from the timers.
 
-A subscriber that does not read what it gets has a bounded queue: when that is full, messages and ticks for it are
-dropped and counted, and nobody else notices. The first drop of each subscriber is an event.
+Each subscriber has a bounded queue. While the queue of a subscriber that does not read is full, messages and ticks for
+it are dropped and counted, and no other subscriber is affected. The first drop of each subscriber is an event.
 """
 
 from __future__ import annotations
@@ -37,19 +37,20 @@ from chronetixd.packing import Packed
 from chronetixd.records.events import Events
 
 MAX_BACKLOG = 8 * 1024 * 1024
-"""Bytes that may wait for one subscriber before messages for it are dropped."""
+"""How many bytes may wait for one subscriber before messages for it are dropped."""
 
 MAX_OPEN = 4096
-"""Topics that one worker may subscribe to by itself, and requests of it that may be open: each is kept here."""
+"""How many topics one worker may subscribe to by itself, and how many of its requests may be open: the daemon keeps
+each of them."""
 
 MAX_NAME = 1024
-"""Characters of what is kept: topics, and the askers' own ids of requests."""
+"""How many characters a topic, or the requester's id of a request, may have: the daemon keeps both."""
 
 BusMessage = Publish | Subscribe | Unsubscribe | MessagesDropped | Request | Reply
 
 
 class PackedBus(Packed, frozen=True):
-    """The event bus. ``slow`` are workers that do not read what they get."""
+    """The event bus. ``slow`` are workers that do not read their messages."""
 
     router: PackedRouter
     timers: PackedTimers
@@ -58,7 +59,7 @@ class PackedBus(Packed, frozen=True):
 
 
 class Subscriber(Hashable, Protocol):
-    """Whoever is on the bus; hashable by identity."""
+    """A subscriber of the event bus; hashable by identity."""
 
     flow: str
     node: str
@@ -66,14 +67,14 @@ class Subscriber(Hashable, Protocol):
 
     @property
     def backlog(self) -> int:
-        """Bytes that wait to be sent to it."""
+        """How many bytes wait to be sent to the subscriber."""
 
     def send(self, message: WireMessage) -> None:
-        """Queue ``message`` for it."""
+        """Queue ``message`` for the subscriber."""
 
 
 class Bus:
-    """The daemon's one bus. ``dropped`` counts messages and ticks that a full queue did not take."""
+    """The daemon's one event bus. ``dropped`` counts messages and ticks that were dropped because a queue was full."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, events: Events, max_backlog: int = MAX_BACKLOG) -> None:
         self.router = Router()
@@ -86,13 +87,13 @@ class Bus:
         self._ticks = Alarm(loop, self.timers.next_ns, self._tick)
 
     def subscribe(self, peer: Subscriber, topics: Sequence[str]) -> None:
-        """From now on ``peer`` gets what is published on ``topics``."""
+        """Deliver to ``peer`` what is published on ``topics`` from now on."""
         for topic in topics:
             self.router.subscribe(peer, topic_of(peer.flow, topic))
 
     def hand_over(self, peer: Subscriber, successor: Subscriber | None, topics: Sequence[str]) -> None:
-        """Nothing is delivered to ``peer`` any more; what is published on ``topics`` from now on goes to its successor.
-        What it has asked for, and was asked, still ends as ever."""
+        """Deliver nothing more to ``peer``; what is published on ``topics`` from now on goes to its successor. Open
+        requests that ``peer`` has made or is to answer are not affected."""
         for topic in self.router.topics(peer):
             self.router.unsubscribe(peer, topic)
         self.stop_timers(peer)
@@ -100,19 +101,20 @@ class Bus:
             self.subscribe(successor, topics)
 
     def start_timers(self, peer: Subscriber, timers: Sequence[TimerSpec]) -> None:
-        """Tick ``peer`` from now on."""
+        """Send ``peer`` ticks from now on."""
         now = time.monotonic_ns()
         for timer in timers:
             self.timers.add(peer, timer.id, timer.interval_ns, now)
         self._ticks.rearm()
 
     def stop_timers(self, peer: Subscriber) -> None:
-        """No more ticks for ``peer``."""
+        """Send ``peer`` no more ticks."""
         self.timers.drop(peer)
         self._ticks.rearm()
 
     def handle(self, peer: Subscriber, message: BusMessage) -> None:
-        """What ``peer`` said. Raises ChronetixError for a malformed envelope, a request id used twice, or too much."""
+        """Handle a message of ``peer``. Raises ChronetixError for a malformed envelope, a request id that is used
+        twice, or too many subscriptions or requests."""
         match message:
             case Publish():
                 self.publish(peer.flow, message.envelope, message.payload, peer.node)
@@ -134,8 +136,8 @@ class Bus:
                 self._timeouts.rearm()
 
     def publish(self, flow: str, envelope: dict[str, Any], payload: bytes, source: str = "") -> int:
-        """Deliver to the subscribers of the topic that ``flow`` means, and return their number. An empty ``flow`` has
-        shared topics only. Raises ChronetixError for a malformed envelope, or a topic that is not shared."""
+        """Deliver to the subscribers of the topic in ``flow``, and return their number. With an empty ``flow`` the
+        topic must be shared. Raises ChronetixError for a malformed envelope, or a topic that is not shared."""
         head = _read(envelope, "publish")
         if not flow and not head.topic.startswith(SHARED):
             raise error("topic-of-no-flow", topic=head.topic)
@@ -147,7 +149,7 @@ class Bus:
         return len(deliveries)
 
     def drop(self, peer: Subscriber) -> None:
-        """``peer`` is gone."""
+        """Remove ``peer``, which has ended."""
         self._slow.discard(peer)
         self.stop_timers(peer)
         for ended in self.router.drop(peer):
@@ -155,7 +157,7 @@ class Bus:
         self._timeouts.rearm()
 
     def packed(self) -> PackedBus:
-        """All of it. Workers are all that is on the bus."""
+        """Return all of the state. All subscribers are workers."""
 
         def key(peer: Any) -> Key:
             return peer.flow, peer.node
@@ -168,7 +170,7 @@ class Bus:
         )
 
     def unpack(self, packed: PackedBus, peer: Callable[[Key], Subscriber]) -> None:
-        """The inverse; ``peer`` finds a worker by flow and node, or raises KeyError."""
+        """Take over the state of ``packed``. ``peer`` finds a worker by flow and node, or raises KeyError."""
         self.router.unpack(packed.router, peer)
         self.timers.unpack(packed.timers, peer)
         self.dropped = packed.dropped
@@ -177,7 +179,7 @@ class Bus:
         self._ticks.rearm()
 
     def close(self) -> None:
-        """Nothing is armed any more."""
+        """Disarm all timers."""
         self._timeouts.cancel()
         self._ticks.cancel()
 
@@ -236,7 +238,7 @@ class Bus:
                     count.dropped += 1
             case Answer(_, corr_id, payload, _) if peer.backlog > self._max_backlog:
                 self.dropped += 1
-                text = f"its reply of {len(payload)} bytes was dropped: {peer.backlog} bytes wait to be read"
+                text = f"the reply of {len(payload)} bytes was dropped: the requester has {peer.backlog} bytes to read"
                 peer.send(RequestFailure(corr_id=corr_id, reason="timeout", message=text))
             case Answer(_, corr_id, payload, content_type):
                 peer.send(Reply(corr_id=corr_id, payload=payload, content_type=content_type))
@@ -244,12 +246,13 @@ class Bus:
                 peer.send(RequestFailure(corr_id=corr_id, reason=reason, message=text))
 
     def _queue(self, peer: Subscriber, message: Deliver | Tick) -> bool:
-        """Send unless too much waits already."""
+        """Send ``message``, unless too many bytes wait already. Returns whether it was sent."""
         if peer.backlog <= self._max_backlog:
             peer.send(message)
             return True
         self.dropped += 1
-        self._tell_slow(peer, f"it does not read its messages: {peer.backlog} bytes wait, further ones are dropped")
+        text = f"the node does not read its messages: {peer.backlog} bytes wait, further messages are dropped"
+        self._tell_slow(peer, text)
         return False
 
 

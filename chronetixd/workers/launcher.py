@@ -1,19 +1,19 @@
-"""The launcher: the small process that forks workers for us, and its replacement when it dies.
+"""The launcher: the small process that forks workers for the daemon, and its replacement when it ends.
 
-It is started before anything else and has everything imported, so that a worker costs a fork. Workers are our own
-children; a launcher that dies takes none with it. Rules:
+The launcher is started before anything else and has imported everything that a worker needs, so that starting a worker
+costs a fork. Workers are children of the daemon; a launcher that ends takes no worker with it. Rules:
 
-* it is a child like any other: whenever it dies its successor is started, at once, or after a growing pause when
-  launchers end before they are ready; starts wait for one that is ready, and are asked for again with the next;
-* what it had forked and not told of is ended first, so that nothing is started twice;
-* it is asked for at most ABREAST workers at a time, so that a thousand that are to start neither keep the loop nor fill
-  its socket with descriptors; the next ones as it answers;
-* it is asked nothing when it has nothing to do, and has ANSWER_S for each answer (READY_S until it is ready): one that
-  is stopped, hangs or answers garbage is killed, and that is a death like any other;
-* after HOPELESS launchers in a row that were never ready whoever waits is told so, until one is ready again. The daemon
-  and what runs go on.
+* A launcher that ends is replaced: at once, or after a growing pause when launchers end before they are ready. Requests
+  wait for a launcher that is ready, and requests that the ended launcher had not answered are made again.
+* Workers that the ended launcher had forked and not announced are killed first, so that no worker is started twice.
+* At most ABREAST requests are open at a time. If a thousand workers are to be started, they occupy neither the loop nor
+  the launcher's socket with descriptors; each answer makes room for the next request.
+* A launcher without an open request is not watched. For each answer it has ANSWER_S (READY_S until it is ready). A
+  launcher that is stopped, hangs or breaks the protocol is killed and replaced.
+* After HOPELESS launchers in a row that were never ready, waiting requests are refused until a launcher is ready again.
+  The daemon and running workers are not affected.
 
-All of these are about the requests that are open, which is why they are one class.
+These rules are one class, because all of them decide about the same open requests.
 """
 
 from __future__ import annotations
@@ -46,28 +46,32 @@ from chronetixd.workers.output import Output
 FromLauncher = LauncherReady | Spawned | SpawnFailed
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 30.0
-"""Between launchers that die before they are ready."""
+"""The pause before a launcher is replaced that ended before it was ready: FIRST_PAUSE_S after the first, twice as long
+after each further one, up to LONGEST_PAUSE_S."""
 
 HOPELESS = 5
-"""Launchers in a row that end before they are ready, until starts are refused instead of waiting for the next one."""
+"""How many launchers in a row may end before they are ready, until requests are refused instead of waiting for the next
+launcher."""
 
 READY_S = 60.0
-"""How long a launcher may take for its imports, on a machine that is busy with others."""
+"""How long a launcher may take for its imports on a busy machine."""
 
 ANSWER_S = 5.0
-"""How long it may take for one answer, a fork, before it counts as stopped or hanging."""
+"""How long a launcher may take for one answer (a fork) before it counts as stopped or hanging."""
 
 ABREAST = 32
-"""Workers that it is asked for at a time: more than it forks in one go, so that it never waits for us."""
+"""How many requests may be open at a time: more than the launcher forks in one go, so that it never waits for the
+daemon."""
 
 NOT_INHERITED = ("NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "WATCHDOG_USEC", "WATCHDOG_PID")
-"""What the supervisor tells the daemon alone; a worker must not speak in its name."""
+"""Environment variables that the service manager sets for the daemon alone; a worker must not notify it in the daemon's
+name."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SpawnRequest:
-    """A worker to start. Its descriptors are the launcher's to close; ``group`` is one of the folder of its control
-    group, -1 for none."""
+    """A request to start a worker. The launcher closes the descriptors. ``group`` is a descriptor of the folder of the
+    worker's control group, or -1."""
 
     name: str
     argv: Sequence[str]
@@ -77,10 +81,11 @@ class SpawnRequest:
     stdout: int
     stderr: int
     on_spawned: Callable[[int, int], None]
-    """Called with pid and pidfd, which is then the callee's."""
+    """Called with the worker's pid and pidfd; the callee owns the pidfd."""
     on_failed: Callable[[str], None]
     on_lost: Callable[[str], None]
-    """The launcher died before it had answered. A worker that it may have forked is ended; asking again is allowed."""
+    """Called when the launcher ended before it had answered. A worker that it may have forked is killed; the request
+    may be made again."""
     spare: bool = False
     user: str = ""
     """Whose the process is to be; empty for the daemon's user."""
@@ -96,16 +101,17 @@ class _Running:
     connection: Connection
     output: Output
     active_at: float
-    """When it last had something to do and did it, or began, by the loop's clock."""
+    """When the launcher last did some work or was given work while it had none, by the loop's clock."""
     ready: bool = False
     asked: dict[int, SpawnRequest] = field(default_factory=dict)
     killed_because: str = ""
-    """Why it was killed."""
+    """Why the daemon killed the launcher, or an empty string."""
 
 
 class Launcher:
-    """Keeps one launcher running. ``on_ready`` and ``on_lost`` (with a reason) tell of each, ``on_hopeless`` that none
-    gets ready; ``answer_s`` and ``ready_s`` are ANSWER_S and READY_S."""
+    """Keeps one launcher running. ``on_ready`` is called with the pid of each launcher that is ready, ``on_lost`` with
+    the reason when one has ended, ``on_hopeless`` when launchers keep ending before they are ready. ``answer_s`` and
+    ``ready_s`` stand for ANSWER_S and READY_S."""
 
     def __init__(
         self,
@@ -118,7 +124,7 @@ class Launcher:
         answer_s: float = ANSWER_S,
         ready_s: float = READY_S,
     ) -> None:
-        """``on_announced`` is called when ``announced`` has become true."""
+        """``on_announced`` is called each time when ``announced`` becomes true."""
         self._loop = loop
         self._on_ready = on_ready
         self._on_lost = on_lost
@@ -132,49 +138,50 @@ class Launcher:
         self._retry: asyncio.TimerHandle | None = None
         self._pause_s = FIRST_PAUSE_S
         self._failures = 0
-        """Launchers in a row that have ended before they were ready."""
+        """How many launchers in a row have ended before they were ready."""
         self._trouble = ""
-        """How the last one has ended, until the next is ready."""
+        """How the last launcher ended; empty once the next one is ready."""
         self._deadline: asyncio.TimerHandle | None = None
         self._serial = 0
         self._orphans: set[Process] = set()
         self._orphans_due = False
-        """Strays are still to be looked for."""
+        """Whether workers that an ended launcher had not announced are still to be searched for."""
         self._known: Callable[[], set[int]] = set
         self._stopped: asyncio.Event | None = None
         self._held: asyncio.Event | None = None
-        """Set once everything is answered; what is asked for meanwhile waits."""
+        """Set once all open requests are answered; new requests wait meanwhile."""
         self._asked_since = 0.0
-        """Seconds after boot of the oldest request that is not answered, or of an earlier one."""
+        """Start of the oldest open request, or of an earlier one, in seconds since boot."""
 
     def start(self, known_pids: Callable[[], set[int]]) -> None:
-        """Start it. ``known_pids`` names our children that are somebody's; others found after a crash are strays."""
+        """Start a launcher. ``known_pids`` returns the daemon's children that belong to some part of it; after a
+        launcher has ended, other children are killed."""
         self._known = known_pids
         self._launch()
 
     @property
     def pid(self) -> int:
-        """Of the launcher that runs now, 0 without one."""
+        """The pid of the running launcher; 0 if none runs."""
         return self._running.process.pid if self._running else 0
 
     @property
     def pids(self) -> set[int]:
-        """Processes that are ours and not reaped."""
+        """The launcher's process and the processes that it had not announced, as far as they are not reaped."""
         return {orphan.pid for orphan in self._orphans} | ({self.pid} if self._running else set())
 
     @property
     def announced(self) -> bool:
-        """Everything that was forked for us is known to us."""
+        """Whether the launcher has announced every process that it has forked."""
         return self._running is None or not self._running.asked
 
     @property
     def ready(self) -> bool:
-        """It runs and has everything imported."""
+        """Whether a launcher runs that has imported everything."""
         return self._running is not None and self._running.ready
 
     @property
     def hopeless(self) -> str:
-        """Why no worker can be started now, and none waits to be; empty when one may."""
+        """Why requests are refused now instead of waiting; empty if they are not refused."""
         if self._failures < HOPELESS:
             return ""
         reason = f"{self._failures} launchers in a row ended before they were ready, the last so: {self._trouble}"
@@ -182,11 +189,12 @@ class Launcher:
 
     @property
     def trouble(self) -> str:
-        """What starts wait for, as a sentence; empty when they do not."""
+        """What requests wait for, as a sentence; empty if they do not wait for a launcher."""
         return "" if self.ready or not self._trouble else f"the next launcher is not ready: {self._trouble}"
 
     def spawn(self, request: SpawnRequest) -> None:
-        """Have a worker started; ends in one of the request's calls, but for :meth:`withdraw`."""
+        """Have a worker started. Ends with exactly one of the request's callbacks, unless :meth:`withdraw` returns
+        True."""
         self._waiting.append(request)
         if self.hopeless:
             self._loop.call_soon(self._refuse_waiting)
@@ -194,7 +202,8 @@ class Launcher:
             self._ask_waiting()
 
     def withdraw(self, request: SpawnRequest) -> bool:
-        """It is not wanted any more. True when it was not asked for yet, and now is not: none of its calls comes."""
+        """Withdraw a request. Returns True if the launcher was not asked yet: then none of the request's callbacks is
+        called."""
         if request not in self._waiting:
             return False
         self._waiting.remove(request)
@@ -222,15 +231,14 @@ class Launcher:
         running.connection.send(message, descriptors[: 3 + message.cgroup], give=True)
 
     async def hold(self) -> None:
-        """Wait until everything is answered that was asked for, then end the launcher. What is asked for from now on
-        waits until :meth:`release`."""
+        """Wait until all open requests are answered, then end the launcher. New requests wait until :meth:`release`."""
         self._held = asyncio.Event()
         if not self.announced:
             await self._held.wait()
         await self._end()
 
     def release(self) -> None:
-        """Have a launcher again after :meth:`hold`. Idempotent."""
+        """Start a launcher again after :meth:`hold`. Idempotent."""
         if self._held is not None:
             self._held = self._stopped = None
             if self._running is None:
@@ -239,7 +247,7 @@ class Launcher:
                 self._ask_waiting()
 
     async def stop(self) -> None:
-        """End the launcher and wait for it. Workers are not touched."""
+        """Refuse waiting requests, end the launcher and wait for its end. Workers go on."""
         self._refuse_waiting("the daemon is stopping")
         await self._end()
 
@@ -247,7 +255,7 @@ class Launcher:
         if self._retry is not None:
             self._retry.cancel()
         self._stopped = asyncio.Event()
-        if self._running is not None:  # it may be stopped, or hang: it has nothing to lose
+        if self._running is not None:  # SIGKILL also ends a launcher that is stopped or hangs; it has no state
             self._running.connection.close()
             self._running.process.signal(signal.SIGKILL)
         if self._running is not None or self._orphans:
@@ -256,7 +264,7 @@ class Launcher:
     # -- one launcher --------------------------------------------------------------------------------------
 
     def _launch(self) -> None:
-        """Start one; what it cannot be given now (descriptors, a process) it is given later."""
+        """Start a launcher. If descriptors or processes have run out, try again later."""
         self._retry = None
         with ExitStack() as opened:
             try:
@@ -298,7 +306,7 @@ class Launcher:
         self._arm(self._running, self._ready_s)
 
     def _ask_waiting(self) -> None:
-        """Ask for what waits, as far as there is a launcher to ask, and nothing is left of the one before."""
+        """Give the launcher waiting requests, if one is ready and nothing is left of the launcher before it."""
         running = self._running
         if running is None or not running.ready or self._held is not None or self._orphans or self._orphans_due:
             return
@@ -314,22 +322,23 @@ class Launcher:
             _close_all(request.control, request.stdout, request.stderr, request.group)
             request.on_failed(reason)
 
-    # -- one that does not answer --------------------------------------------------------------------------
+    # -- a launcher that does not answer -------------------------------------------------------------------
 
     def _arm(self, running: _Running, seconds: float) -> None:
-        """It has something to do: look after it until :meth:`_rest`."""
+        """Begin to watch the launcher, which has work to do, until :meth:`_disarm`."""
         running.active_at = self._loop.time()
         self._disarm()
         self._deadline = self._loop.call_later(seconds, self._check_answer, running, seconds)
 
     def _disarm(self) -> None:
-        """Nothing is expected of it: no timer runs."""
+        """Stop watching: the launcher has nothing to do, so no timer runs."""
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
 
     def _check_answer(self, running: _Running, seconds: float) -> None:
-        """Kill it if it has said nothing for so long. What has come meanwhile counts: we may have been stopped."""
+        """Kill the launcher if it has sent nothing for ``seconds``. Messages that have arrived are read first, because
+        the daemon itself may have been stopped."""
         self._deadline = None
         running.connection.drain_input()
         if running is not self._running or self._deadline is not None or (running.ready and not running.asked):
@@ -379,7 +388,7 @@ class Launcher:
         self._log.warning(line, launcher=pid)
 
     def _broken(self, process: Process, fault: ChronetixError | None) -> None:
-        """The connection ended: the process has, or is of no use any more."""
+        """Kill the launcher because its connection has ended: without a connection it is of no use."""
         if fault is not None:
             lies = not isinstance(fault, LocalError)
             text = "the launcher broke the protocol" if lies else "the launcher could not be served and is replaced"
@@ -429,11 +438,11 @@ class Launcher:
             self._on_hopeless(self.hopeless)
         self._refuse_waiting()
 
-    # -- strays --------------------------------------------------------------------------------------------
+    # -- workers that an ended launcher had not announced --------------------------------------------------
 
     def _kill_orphans(self, asked: int) -> None:
-        """Workers that the dead launcher had forked but not told of are our children and nobody's: end them. They are
-        younger than the request of ``asked``; what is older has another story."""
+        """Kill the workers that the ended launcher had forked and not announced: children of the daemon that no part of
+        it knows and that started after ``asked`` (clock ticks since boot). Older children have another origin."""
         known = self._known() | self.pids
         self._orphans_due = False
         try:
@@ -448,7 +457,8 @@ class Launcher:
             self._loop.call_later(AGAIN_S, self._kill_orphans_later, asked)
 
     def _kill_orphans_later(self, asked: int) -> None:
-        """As soon as nothing that the present launcher has forked can be mistaken for one."""
+        """Kill them once everything that the present launcher has forked is announced, so that none of it is mistaken
+        for an orphan."""
         if self.announced:
             self._kill_orphans(asked)
             self._ask_waiting()
@@ -483,6 +493,6 @@ def _close_all(*descriptors: int) -> None:
 
 
 def _environment(control: int) -> dict[str, str]:
-    """What the launcher, and so every worker, inherits."""
+    """Return the environment that the launcher, and so every worker, inherits."""
     kept = {name: value for name, value in os.environ.items() if name not in NOT_INHERITED}
     return {**kept, "CHRONETIX_FD": str(control)}

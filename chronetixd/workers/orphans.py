@@ -1,14 +1,15 @@
-"""Processes that lost their parent: the daemon is their subreaper, so none escapes it and none stays a zombie.
+"""Processes whose parent has ended: the daemon is their subreaper, so that none escapes it and none stays a zombie.
 
-A plugin that forks twice, or makes a session of its own, leaves the process group and is later nobody's child but ours.
-To whom such a stray belongs is told by what it still shows of its worker (:class:`Marks`). Rules:
+A plugin that forks twice or makes a session leaves the worker's process group; when its parent ends, the kernel makes
+it a child of the daemon: an orphan. Which worker an orphan comes from is recognised by what it still has of that worker
+(:class:`Marks`). Rules:
 
-* A stray of a worker that has ended is killed, with all its descendants. One of a worker that lives is left alone.
-* One that shows nothing of anybody is killed once no worker is left that could have made it: none that is older.
-* Whoever dies among them is reaped at once. A child that the launcher has forked and not announced yet is no stray:
-  while there may be such, only what carries marks is touched.
-* What became another user and may not be signalled by us has been executed anew, so it maps none of our memory; it is
-  reported and left.
+* An orphan of a worker that has ended is killed, with all its descendants. An orphan of a living worker is left alone.
+* An orphan without marks is killed once every worker is gone that could have started it, that is, every older worker.
+* An orphan that dies is reaped at once. A child that the launcher has forked and not yet announced is no orphan: while
+  there may be one, only processes with marks are killed or reaped.
+* An orphan that has become another user's process and cannot be signalled is reported and left. It has executed another
+  program, so it maps none of the flow's memory.
 """
 
 from __future__ import annotations
@@ -35,11 +36,12 @@ _PR_SET_CHILD_SUBREAPER = 36
 _WALL = 0x40000000
 
 MAX_REMEMBERED = 4096
-"""Processes that were killed and not seen to die; beyond it those that are gone are looked for."""
+"""How many killed processes are remembered whose end the daemon has not seen; beyond it, those that are gone are
+removed."""
 
 
 class PackedMarks(Packed, frozen=True):
-    """How what a worker started is recognised."""
+    """How processes that a worker has started are recognised."""
 
     pid: int
     started: int
@@ -49,7 +51,7 @@ class PackedMarks(Packed, frozen=True):
 
 
 class PackedOrphans(Packed, frozen=True):
-    """Children that are nobody's. Keys are pid and start."""
+    """Children of the daemon that no part of it knows. Keys are pid and start time."""
 
     inherited: list[int]
     killed: list[tuple[int, int]]
@@ -60,21 +62,22 @@ class PackedOrphans(Packed, frozen=True):
 
 @dataclass(slots=True)
 class Marks:
-    """How descendants of a worker are recognised: its session, its pipes, the memory that it made, its environment."""
+    """How descendants of a worker are recognised: by its session, its pipes, the memory that it made, or its
+    environment."""
 
     flow: str
     node: str
     pid: int
     started: int
     pipes: frozenset[int]
-    """Inode numbers of its stdout and stderr."""
+    """Inode numbers of the worker's stdout and stderr."""
     memory: set[int] = field(default_factory=set)
-    """Inode numbers of memfds that it offered."""
+    """Inode numbers of the memfds that the worker offered."""
     doomed: set[tuple[int, int]] = field(default_factory=set)
-    """Keys of descendants that were killed."""
+    """Keys (pid, start time) of descendants that were killed."""
 
     def packed(self) -> PackedMarks:
-        """All of it but the names of flow and node."""
+        """Return everything but the names of flow and node."""
         return PackedMarks(
             pid=self.pid,
             started=self.started,
@@ -85,12 +88,12 @@ class Marks:
 
     @staticmethod
     def of(flow: str, node: str, packed: PackedMarks) -> Marks:
-        """The inverse."""
+        """Make the marks that :meth:`packed` has packed."""
         pipes, memory, doomed = frozenset(packed.pipes), set(packed.memory), set(packed.doomed)
         return Marks(flow, node, packed.pid, packed.started, pipes, memory, doomed)
 
     def match(self, process: Stat, held: Holdings) -> bool:
-        """``process``, which holds ``held``, comes from this worker."""
+        """Return whether ``process``, which holds ``held``, comes from this worker."""
         return (
             self.pid in (process.session, process.group)
             or process.key in self.doomed
@@ -105,7 +108,7 @@ _Found = list[tuple[Stat, Holdings]]
 
 @dataclass(slots=True)
 class _End:
-    """Somebody waits for the end of what carries ``marks``."""
+    """A caller that waits until no process with ``marks`` is left."""
 
     marks: Marks
     then: Callable[[], None]
@@ -113,17 +116,17 @@ class _End:
 
 
 REST_FACTOR = 4
-"""After a look at all children, so many times what it took is everybody else's before the next one: what that costs
-does not grow with the number of those who die, or of those who live."""
+"""After each search through all children the daemon does other work for so many times the duration of the search. So
+the cost of searching grows neither with the number of processes that die nor with the number that live."""
 
 MAX_LOOKS = 64
-"""Looks at a tree while strays die all the time, before what was not seen by then counts as gone: they may be those of
-a worker that lives."""
+"""How many searches a caller waits while orphans keep dying. After these the tree counts as gone: the orphans that die
+may belong to a living worker."""
 
 
 class Orphans:
-    """All children of the daemon that are nobody's. ``known`` names those that are somebody's, ``announced`` tells
-    whether the launcher has told of everything that it forked."""
+    """All children of the daemon that no part of it knows. ``known`` returns the pids that some part knows;
+    ``announced`` returns whether the launcher has announced everything that it has forked."""
 
     def __init__(
         self,
@@ -144,21 +147,21 @@ class Orphans:
         self._out_of_reach: set[tuple[int, int]] = set()
         self._due = False
         self._next_look = 0.0
-        """When the next look may begin, on the loop's clock."""
+        """When the next search may begin, by the loop's clock."""
         self._stopped: asyncio.Event | None = None
         self._signals = SignalHandlers(loop)
         self.ended = 0
-        """Processes that were killed as strays, or with one."""
+        """How many processes were killed as orphans, or as descendants of an orphan."""
         self.reaped = 0
-        """Strays that have died, of whatever cause."""
+        """How many orphans have died, of whatever cause."""
 
     @property
     def settled(self) -> bool:
-        """Nobody waits for the end of a worker's tree, or is still to be told of one."""
+        """Whether no caller waits for the end of a worker's tree, or is still to be called back."""
         return not self._waiting and not self._turns.waiting
 
     def packed(self) -> PackedOrphans:
-        """What is known of strays; marks of workers go with the workers."""
+        """Return what is known of orphans; the marks of workers are packed with the workers."""
         return PackedOrphans(
             inherited=sorted(self._inherited),
             killed=sorted(self._killed),
@@ -168,14 +171,14 @@ class Orphans:
         )
 
     def unpack(self, packed: PackedOrphans) -> None:
-        """The inverse, before :meth:`start`."""
+        """Take over what :meth:`packed` has packed. Call it before :meth:`start`."""
         self._inherited = frozenset(packed.inherited)
         self._killed, self._out_of_reach = set(packed.killed), set(packed.out_of_reach)
         self.ended, self.reaped = packed.ended, packed.reaped
 
     def start(self, *, again: bool = False) -> None:
-        """Become the subreaper. Whoever is our child already is not ours to kill, unless we are so ``again``, after an
-        exec. Raises OSError."""
+        """Become the subreaper. Children that the process already has are never killed, unless it is a subreaper
+        ``again``, after an exec. Raises OSError."""
         if not again:
             self._inherited = frozenset(children(os.getpid()))
         libc = ctypes.CDLL(None, use_errno=True)
@@ -184,28 +187,28 @@ class Orphans:
         self._signals.handle(signal.SIGCHLD, self.look_soon)
 
     async def stop(self) -> None:
-        """Kill and reap all that are left. Workers, spares and launcher must be gone."""
+        """Kill and reap all orphans. Workers, spare workers and the launcher must have ended."""
         self._stopped = asyncio.Event()
         self.look()
         await self._stopped.wait()
 
     def close(self) -> None:
-        """Hear of no more deaths. Idempotent."""
+        """Stop handling SIGCHLD. Idempotent."""
         self._signals.close()
 
     def add_worker(self, marks: Marks) -> None:
-        """A worker lives: what carries its marks is its own business."""
+        """Add a living worker: processes with its marks are left alone."""
         self._workers[marks.pid] = marks
 
     def end(self, marks: Marks, then: Callable[[], None]) -> None:
-        """The worker has been reaped: kill what is left of it, and call ``then`` once all of that is gone (usually in
-        the next turn of the loop, with all others that have ended by then)."""
+        """The worker has been reaped: kill the processes with its marks, and call ``then`` once all of them are gone
+        (usually in the next turn of the loop, together with other workers that have ended)."""
         self._workers.pop(marks.pid, None)
         self._waiting.append(_End(marks, then))
         self.look_soon()
 
     def look_soon(self) -> None:
-        """Look in this or the next turn of the loop, once for however many calls; after a rest, if looking takes
+        """Search in this or the next turn of the loop, once for any number of calls; later if the last search took
         long."""
         if not self._due:
             self._due = True
@@ -216,7 +219,8 @@ class Orphans:
                 self._loop.call_soon(self.look)
 
     def look(self) -> None:
-        """Reap who has died, kill who is of nobody that lives, tell who waits; without descriptors for it, later."""
+        """Reap orphans that have died, kill orphans of workers that have ended, and call back callers whose tree is
+        gone. If descriptors have run out, try again later."""
         self._due = False
         begun = time.monotonic()
         gone: list[_End] = []
@@ -237,8 +241,8 @@ class Orphans:
             self._stopped.set()
 
     def _look(self, gone: list[_End]) -> tuple[bool, bool]:
-        """Who waits no more goes from ``_waiting`` into ``gone``. Whether somebody died meanwhile, and whether some are
-        dying. Raises OSError for want of descriptors."""
+        """Move callers that need not wait any more from ``_waiting`` into ``gone``. Returns whether an orphan died
+        during the search, and whether killed orphans still live. Raises OSError when descriptors have run out."""
         present, changed = self._present()
         waiting, self._waiting = self._waiting, []
         for at, end in enumerate(waiting):
@@ -262,13 +266,13 @@ class Orphans:
         return changed, dying
 
     def _forget_gone(self) -> None:
-        """Keys of processes that somebody else has reaped."""
+        """Remove the keys of processes that are gone: their parent has reaped them."""
         for keys in (self._killed, self._out_of_reach):
             keys.difference_update([key for key in keys if (found := stat(key[0])) is None or found.key != key])
 
     def _present(self) -> tuple[_Found, bool]:
-        """Strays that live, and whether one died meanwhile: then it may have had a child that was not seen. The dead
-        are reaped, unless they might be a worker that is not announced."""
+        """Return the living orphans, and whether one died during the search: it may have had a child that was not seen.
+        Dead orphans are reaped, unless they may be a worker that is not announced yet."""
         known = self._known() | self._inherited
         unknown = [found for pid in children(os.getpid()) if pid not in known and (found := seen(pid)) is not None]
         living: _Found = []
@@ -297,10 +301,10 @@ class Orphans:
         return not any(marks.match(process, held) or marks.started <= process.started for marks in living)
 
     def _kill(self, found: Iterable[Stat], marks: Marks | None) -> bool:
-        """Kill them with all their descendants; True when there is something to wait for."""
+        """Kill ``found`` with all descendants. Returns whether their end must be waited for."""
         some = False
-        for stray in found:
-            for process in (stray, *descendants(stray.pid)):
+        for orphan in found:
+            for process in (orphan, *descendants(orphan.pid)):
                 some = self._end(process, marks) or some
         return some
 
@@ -312,9 +316,9 @@ class Orphans:
         where = {"flow": marks.flow, "node": marks.node} if marks is not None else {}
         if not kill_exactly(process):
             self._out_of_reach.add(process.key)
-            self._log.warning("a stray process cannot be ended: it is another user's", stray=process.pid, **where)
+            self._log.warning("an orphaned process cannot be killed: it is another user's", orphan=process.pid, **where)
             return False
         self._killed.add(process.key)
         self.ended += 1
-        self._log.info("a stray process was ended", stray=process.pid, **where)
+        self._log.info("an orphaned process was killed", orphan=process.pid, **where)
         return True

@@ -1,8 +1,8 @@
-"""What a worker prints, line by line: read from its pipes without waiting, bounded in every direction.
+"""What a worker prints, line by line: read from its pipes without waiting, and bounded in every direction.
 
-A thread reads the pipes (``pump.py``); here their bytes become lines, in the loop. Who prints faster than
-LINES_A_SECOND loses what is too much; a line longer than MAX_LINE is cut; both is counted and told. Bytes that are not
-UTF-8 are shown as escapes. The last lines of stderr are kept for the reason of a failure.
+A thread reads the pipes (``pump.py``); in the loop their bytes become lines. Lines beyond LINES_A_SECOND are dropped,
+and a line longer than MAX_LINE is cut; both are counted and reported. Bytes that are not UTF-8 are shown as escapes.
+The last lines of stderr are kept, because they tell why a worker failed.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from chronetixd.records.log_record import CUT, LINES_A_SECOND, LINES_AT_ONCE, MA
 from chronetixd.workers.pump import READ_SIZE, Piece, Pump
 
 TAIL_LINES = 20
-"""Last lines of a stream that are kept."""
+"""How many of the last lines of a stream are kept."""
 
 MAX_TAIL_LINE = 1024
-"""Characters of each of them."""
+"""How many characters of each of these lines are kept."""
 
 TURN_LINES = 256
-"""Lines of one worker that are handled in one turn of the loop."""
+"""How many lines of one worker are handled in one turn of the loop."""
 
 TELL_NS = 1_000_000_000
-"""Between two reports of losses of a stream."""
+"""The least time between two reports of what a stream has lost."""
 
 
 class PackedOutput(Packed, frozen=True):
-    """A pipe that a worker prints into; ``fd`` is None once nobody prints there. ``pieces`` are what was read of it and
-    not looked at: bytes, numbers of bytes that were thrown away, None for its end."""
+    """A pipe that a worker prints into. ``fd`` is None once its other end is closed. ``pieces`` were read from it and
+    not handled yet: bytes, a number of bytes that were dropped, or None for the end."""
 
     fd: int | None
     lines_left: tuple[float, int]
@@ -51,7 +51,7 @@ class PackedOutput(Packed, frozen=True):
 
 
 class LineCutter:
-    """Bytes in, lines out. ``cut`` counts lines that were too long."""
+    """Makes lines of bytes. ``cut`` counts the lines that were too long."""
 
     __slots__ = ("_dropping", "_part", "cut")
 
@@ -61,15 +61,15 @@ class LineCutter:
         self.cut = 0
 
     def packed(self) -> tuple[bytes, bool]:
-        """The line that has begun, and whether the rest of it is dropped."""
+        """Return the beginning of an incomplete line, and whether the rest of it is dropped."""
         return bytes(self._part), self._dropping
 
     def unpack(self, part: bytes, dropping: bool) -> None:
-        """The inverse."""
+        """Take over what :meth:`packed` has returned."""
         self._part[:], self._dropping = part, dropping
 
     def feed(self, data: bytes) -> list[str]:
-        """The lines that ``data`` completes, without their ends."""
+        """Return the lines that ``data`` completes, without their line ends."""
         lines = []
         *whole, rest = data.split(b"\n")
         for piece in whole:
@@ -81,7 +81,7 @@ class LineCutter:
         return lines
 
     def end(self) -> list[str]:
-        """The line that had no end, if there is one."""
+        """Return the last line, if it has no line end."""
         lines = [self._line()] if self._part else []
         self._part.clear()
         self._dropping = False
@@ -103,11 +103,11 @@ def _text(line: bytes | bytearray) -> str:
 
 
 class Output:
-    """One pipe of one worker; owns its read end.
+    """One output pipe of one worker; owns its read end.
 
-    ``on_cut`` is called for every line that was too long; ``on_dropped``, once in TELL_NS and at the end, with the
-    bytes that are lost because it prints faster than anybody reads, and how many whole lines are known to be among
-    them. Without ``pump`` the loop reads itself.
+    ``on_cut`` is called for each line that was too long. ``on_dropped`` is called at most once in TELL_NS, and at the
+    end, with the number of bytes that were dropped because the worker prints too fast, and the number of whole lines
+    known to be among them. Without ``pump`` the loop itself reads the pipe.
     """
 
     def __init__(
@@ -133,16 +133,16 @@ class Output:
         self._lost_bytes = self._lost_lines = 0
         self._reported_ns = 0
         self._unhandled = b""
-        """Read by the thread, and not looked at."""
+        """Bytes that the thread has read and the loop has not handled yet."""
         self._gap = False
-        """The rest of a line whose beginning is lost is lost too."""
+        """Whether the rest of a line is dropped because its beginning was."""
         self.tail: deque[str] = deque(maxlen=TAIL_LINES)
         self._stream = pump.add(fd, self._ready) if pump is not None and fd >= 0 else None
         if pump is None and fd >= 0:
             loop.add_reader(fd, self._readable)
 
     def packed(self, bag: Bag) -> PackedOutput:
-        """All of its state; the thread must not read meanwhile, if that is to be the last word."""
+        """Return all of the state. The thread must not read meanwhile, or the result may be incomplete."""
         pieces, bytes_left = self._stream.packed() if self._stream is not None else ([], None)
         part, dropping = self._cutter.packed()
         return PackedOutput(
@@ -161,7 +161,7 @@ class Output:
         )
 
     def unpack(self, packed: PackedOutput) -> None:
-        """Go on where ``packed`` stopped, with its pipe, from which nothing was read here."""
+        """Continue as ``packed`` says; nothing was read from the pipe by this object."""
         self._cutter.unpack(packed.part, packed.dropping)
         self._allowance.unpack(packed.lines_left)
         self._lost_bytes, self._lost_lines, self._reported_ns = packed.lost_bytes, packed.lost_lines, packed.told_ns
@@ -171,9 +171,10 @@ class Output:
             self._stream.unpack(packed.pieces, packed.bytes_left)
 
     def finish(self) -> None:
-        """Read what is there now, then close. For when the worker has gone; idempotent.
+        """Read what is in the pipe now, then close it. Call it when the worker has ended. Idempotent.
 
-        What comes meanwhile is not waited for: a process that left the worker's group may go on writing for ever.
+        What is printed meanwhile is not waited for: a process that has left the worker's group may go on printing for
+        ever.
         """
         self._take_all()
         left = waiting(self._fd) if self._fd >= 0 else 0
@@ -182,7 +183,7 @@ class Output:
         self.close()
 
     def close(self) -> None:
-        """Close without reading; idempotent."""
+        """Close the pipe without reading it. Idempotent."""
         if self._fd < 0:
             return
         if self._stream is None:
@@ -194,21 +195,21 @@ class Output:
         self._report_lost(0)
 
     def _take_all(self) -> None:
-        """Everything that the thread has read, and the pipe out of its hands."""
+        """Take the pipe from the thread, and handle everything that the thread has read."""
         if self._stream is not None:
             self._stream.give_back()
             while (piece := self._next()) is not None:
                 self._handle(piece)
 
     def _ready(self) -> None:
-        """The thread has read something: a part of it now, the rest after everyone else's turn."""
+        """Handle a part of what the thread has read; the rest follows in the next turn of the loop."""
         piece = self._next()
         if piece is not None:
             self._handle(piece)
             self._loop.call_soon(self._ready)
 
     def _next(self) -> Piece | None:
-        """At most TURN_LINES lines of what has waited for longest."""
+        """Return at most TURN_LINES lines of the oldest unhandled piece."""
         assert self._stream is not None
         piece = self._unhandled or self._stream.take()
         self._unhandled = b""
@@ -218,7 +219,7 @@ class Output:
         return piece
 
     def _readable(self) -> bool:
-        """Read once; False when nothing (more) is there."""
+        """Read once. Returns False if nothing (more) is there."""
         try:
             data = os.read(self._fd, READ_SIZE)
         except BlockingIOError:
@@ -265,7 +266,8 @@ class Output:
             self._on_cut()
 
     def _leave_out(self, data: bytes, lines: int, room: int) -> bytes:
-        """``data`` with only the last ``room`` of its ``lines`` lines: they are worth more than the first ones."""
+        """Return only the last ``room`` of the ``lines`` lines of ``data``: the last lines tell more than the first
+        ones."""
         self._pass_on(self._cutter.end())
         size = len(data.rsplit(b"\n", room + 1)[0]) + 1
         self._count_lost(size, lines - room)

@@ -1,13 +1,14 @@
-"""Spare workers: processes forked ahead, which have said hello and wait to be told which worker they are.
+"""Spare workers: processes that are forked in advance, have sent hello, and wait until a worker is needed.
 
-A spare has everything that a worker has: control socket, pipes, pidfd, control group. Whoever takes one sends
-``assign`` instead of asking the launcher. Rules:
+A spare worker has everything that a worker has: control socket, pipes, pidfd, control group. It becomes a worker by the
+message ``assign``, without a request to the launcher. Rules:
 
-* refilled one at a time, and only after QUIET_S in which nobody asked for a worker; once it is full nothing runs here;
-* a spare is a child of the daemon and outlives the launcher; one that dies is reaped and replaced, after a growing
-  pause if it died before it was of use; one that is stopped when it is to be taken, or says no hello within GREET_S, is
-  killed and replaced;
-* at the end all are killed and reaped.
+* The pool is refilled one worker at a time, and only when no worker was asked for during QUIET_S. When the pool is
+  full, nothing runs here.
+* A spare worker is a child of the daemon and outlives the launcher. One that dies is reaped and replaced, after a
+  growing pause if it died before its hello. One that is stopped (SIGSTOP) when it is to be taken, or that sends no
+  hello within GREET_S, is killed and replaced.
+* When the daemon ends, all spare workers are killed and reaped.
 """
 
 from __future__ import annotations
@@ -31,31 +32,34 @@ from chronetixd.workers.sandbox import Sandboxes
 from chronetixd.workers.tree import discard
 
 QUIET_S = 0.25
-"""After the last worker that was asked for: starting a flow comes before being prepared for the next."""
+"""How long no worker must have been asked for before the pool is refilled: starting a flow goes first."""
 
 GREET_S = 30.0
-"""How long one that was forked may take to rehearse and say hello: one that is stopped would keep all others away."""
+"""How long a spare worker may take from its fork to its hello. A spare worker that was stopped would otherwise block
+all further ones."""
 
 NAME = "chronetix-spare"
 
 
 @dataclass(frozen=True, slots=True)
 class OutputPipes:
-    """Our ends of what connects us with a worker: its control socket, and the pipes that it prints into."""
+    """The daemon's ends of what connects it with a worker: the control socket, and the pipes that the worker prints
+    into."""
 
     control: socket.socket
     stdout: int
     stderr: int
 
     def close(self) -> None:
-        """Give them back."""
+        """Close all three."""
         self.control.close()
         os.close(self.stdout)
         os.close(self.stderr)
 
 
 def open_streams() -> tuple[OutputPipes, tuple[int, int, int]]:
-    """Our ends, and the worker's: control socket, stdout, stderr. Raises OSError; nothing is left open then."""
+    """Return the daemon's ends, and the worker's: control socket, stdout, stderr. Raises OSError, and then nothing is
+    left open."""
     opened: list[int] = []
     try:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -72,7 +76,7 @@ def open_streams() -> tuple[OutputPipes, tuple[int, int, int]]:
 
 @dataclass(frozen=True, slots=True)
 class Spare:
-    """A worker without a name. Who takes it owns both."""
+    """A worker without a name. The caller of :meth:`WorkerPool.take` owns its process and its streams."""
 
     process: Process
     streams: OutputPipes
@@ -80,7 +84,7 @@ class Spare:
 
 
 class WorkerPool:
-    """Keeps up to ``size`` of them. ``on_full`` is called, with their number, whenever all are there."""
+    """Keeps up to ``size`` spare workers. ``on_full`` is called with their number whenever the pool becomes full."""
 
     def __init__(
         self,
@@ -98,9 +102,9 @@ class WorkerPool:
         self._log = structlog.get_logger("chronetixd.workers.pool")
         self._idle: dict[int, Spare] = {}
         self._starting: OutputPipes | None = None
-        """Of the one that was asked for and has not said hello."""
+        """The streams of the spare worker that was asked for and has not sent hello."""
         self._new_leaf: Leaf | None = None
-        """The control group of the one that was asked for and is not there."""
+        """The control group of the spare worker that was asked for and not forked yet."""
         self._dying: set[Process] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._hello_timer: asyncio.TimerHandle | None = None
@@ -109,36 +113,36 @@ class WorkerPool:
 
     @property
     def pids(self) -> set[int]:
-        """Processes that are ours and not reaped."""
+        """The processes of spare workers that are not reaped."""
         return {*self._idle, *(process.pid for process in self._dying)}
 
     @property
     def ready(self) -> list[int]:
-        """Processes that could be taken now."""
+        """The processes of spare workers that can be taken now."""
         return [pid for pid, spare in self._idle.items() if spare.streams is not self._starting]
 
     def take(self) -> Spare | None:
-        """One that lives, if there is one. In any case the refilling waits for a quiet moment."""
+        """Take a living spare worker, or None if there is none. In both cases the next refill waits for QUIET_S."""
         taken = None
         for pid in self.ready:
             if _ended(self._idle[pid].process):
-                continue  # the loop is about to tell us
+                continue  # _exited is about to be called
             taken = self._idle.pop(pid)
             if not _is_stopped(pid):
                 break
-            self._log.warning("a spare worker was stopped by somebody, and is replaced", worker=pid)
+            self._log.warning("a spare worker is stopped (SIGSTOP) and is replaced", worker=pid)
             self.dismiss(taken)
             taken = None
         self.refill(QUIET_S)
         return taken
 
     def resize(self, size: int) -> None:
-        """Keep ``size`` of them from now on; those that are too many wait to be taken."""
+        """Keep ``size`` spare workers from now on; surplus ones stay until they are taken."""
         self.size = size
         self.refill()
 
     def refill(self, after_s: float = 0.0) -> None:
-        """Fill up, ``after_s`` from now; a later call counts instead of an earlier one."""
+        """Refill the pool ``after_s`` seconds from now. A later call replaces an earlier one."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -146,7 +150,7 @@ class WorkerPool:
             self._timer = self._loop.call_later(after_s, self._fork)
 
     async def stop(self) -> None:
-        """Kill and reap all."""
+        """Kill and reap all spare workers."""
         self._stopped = asyncio.Event()
         self.refill()
         for spare in tuple(self._idle.values()):
@@ -155,7 +159,7 @@ class WorkerPool:
         await self._stopped.wait()
 
     def release(self) -> None:
-        """Fill up again after :meth:`stop`."""
+        """Refill the pool again after :meth:`stop`."""
         self._stopped = None
         self.refill()
 
@@ -164,7 +168,7 @@ class WorkerPool:
     def _fork(self) -> None:
         self._timer = None
         if self._starting is not None or not self._launcher.ready:
-            return  # it refills when that one is there, or the launcher
+            return  # the pool is refilled when that worker has sent hello, or when the launcher is ready
         try:
             self._new_leaf, group = self._sandboxes.new_cgroup(None)
         except OSError as reason:
@@ -200,7 +204,7 @@ class WorkerPool:
         self._hello_timer = self._loop.call_later(GREET_S, spare.process.signal, signal.SIGKILL)
 
     def _greeted(self, streams: OutputPipes) -> None:
-        """Its hello is in the socket, and stays there for whoever takes it."""
+        """A spare worker has sent hello. The message stays in the socket, for the flow that takes the worker."""
         self._arrived(streams)
         self._pause_s = FIRST_PAUSE_S
         if len(self._idle) == self.size:
@@ -216,7 +220,7 @@ class WorkerPool:
             self._hello_timer = None
 
     def _exited(self, pid: int) -> None:
-        """It died by itself, before anybody took it."""
+        """A spare worker has died before it was taken."""
         spare = self._idle.pop(pid)
         early = spare.streams is self._starting
         if early:
@@ -244,7 +248,7 @@ class WorkerPool:
         if self._stopped is not None:
             self._stopped_if_empty()
             return
-        self._log.warning("no spare worker", reason=reason, next_try_s=self._pause_s)
+        self._log.warning("a spare worker could not be started", reason=reason, next_try_s=self._pause_s)
         self.refill(self._pause_s)
         self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
 
@@ -258,7 +262,7 @@ class WorkerPool:
         self.dismiss(spare)
 
     def dismiss(self, spare: Spare) -> None:
-        """End one that was taken and cannot be used."""
+        """Kill a spare worker that was taken and cannot be used."""
         process = spare.process
         self._dying.add(process)
         process.on_exit = partial(self._gone, spare)
@@ -277,14 +281,14 @@ class WorkerPool:
 
 
 def _ended(process: Process) -> bool:
-    """It is dead, though the loop may not have told us yet."""
+    """Return whether the process is dead, also if the loop has not reported it yet."""
     poll = select.poll()
     poll.register(process.pidfd, select.POLLIN)
     return bool(poll.poll(0))
 
 
 def _is_stopped(pid: int) -> bool:
-    """SIGSTOP has reached it: it would take its name and do nothing."""
+    """Return whether SIGSTOP has stopped the process: it would get a name and do nothing."""
     found = stat(pid)
     return found is not None and found.state == "T"
 

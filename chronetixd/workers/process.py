@@ -1,8 +1,8 @@
-"""One worker's process: its control socket, its pipes, its pidfd, and the tree of what it started.
+"""One worker's process: its control socket, its pipes, its pidfd, and the tree of processes that it has started.
 
-Moves bytes, descriptors and signals; decides nothing. What the worker wrote before it died is handed on before its
-exit, and its exit is told only when nothing is left of its tree. Socket, pipes and tree are one class because of that
-order: each of them may be the last to end.
+This class moves bytes, descriptors and signals, and decides nothing. What the worker wrote before it died is delivered
+before its exit, and its exit is reported only when nothing is left of its tree. Socket, pipes and tree are one class
+because of that order: each of them may be the last to end.
 """
 
 from __future__ import annotations
@@ -43,17 +43,18 @@ from chronetixd.workers.sandbox import Sandboxes
 from chronetixd.workers.tree import Tree, discard, marks_of
 
 SILENT_EXIT_S = 10.0
-"""How long a worker may live on after it closed its control socket. Giving back what it maps takes a busy
-machine seconds when many end at once, and who ends in good order must not be killed for it."""
+"""How long a worker may live on after it has closed its control socket. When many workers end at once, unmapping memory
+takes a busy machine seconds, and a worker that ends properly must not be killed for that."""
 
 MAX_LAUNCHERS_LOST = 3
-"""Launchers that may die while they are asked for one worker, before it is held to be the cause."""
+"""How many launchers may end while they are asked for one worker, before that worker counts as the cause."""
 
-CANCELLED = "it is not wanted any more"
+CANCELLED = "its start was cancelled"
 
 
 class PackedProcess(Packed, frozen=True):
-    """A worker's process. Without ``pidfd`` it has none: it has ended, or, with ``asked``, is not born yet."""
+    """A worker's process. Without ``pidfd`` there is no process: it has ended or, with ``asked``, was not started
+    yet."""
 
     pid: int = 0
     asked: bool = False
@@ -76,8 +77,8 @@ class PackedProcess(Packed, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Callbacks:
-    """Whom a worker process tells. ``on_exit`` is the last call: everything it said before was handed on by then, and
-    nothing that it started lives."""
+    """What a worker process reports. ``on_exit`` is the last call: everything that the worker sent was delivered
+    before, and no process that it started lives."""
 
     on_spawned: Callable[[str, int], None]
     on_spawn_failed: Callable[[str, str], None]
@@ -87,11 +88,11 @@ class Callbacks:
 
 
 MAX_LOG_ITEMS = 4096
-"""Items of a log record whose fields are looked at."""
+"""Up to how many items the fields of a log record may have; larger fields are left out."""
 
 
 class WorkerProcess:
-    """The process of ``node`` of ``flow``. It is a subscriber of the bus."""
+    """The process of ``node`` of ``flow``. It is a subscriber of the event bus."""
 
     def __init__(
         self,
@@ -108,13 +109,13 @@ class WorkerProcess:
         self.flow = flow
         self.node = node
         self.deliveries = deliveries
-        """What the bus counts for the node."""
+        """What the event bus counts for the node."""
         self.pid = 0
         self.started_unix_ns = 0
         self.incarnation = 0
-        """How many lives of its node came before this one."""
+        """How many workers its node had before this one."""
         self.features: tuple[str, ...] = ()
-        """What its hello said that it can do."""
+        """The features that the worker named in its hello."""
         self.fault: dict[str, Any] | None = None
         self.progress: dict[str, int] | None = None
         self._loop = loop
@@ -123,14 +124,14 @@ class WorkerProcess:
         self._sandboxes = sandboxes
         self._claims = claims
         self.exit_pending = False
-        """Its end, or that it could not begin, is still to be told."""
+        """Whether the worker's exit, or the failure of its start, is still to be reported."""
         self._request: tuple[Launcher, SpawnRequest] | None = None
         self._spawn_again: Callable[[], None] = lambda: None
-        """Ask for it once more."""
+        """Makes the request to the launcher once more."""
         self._launchers_lost = 0
-        """Launchers that died while they were asked for it."""
+        """How many launchers have ended while they were asked for this worker."""
         self._cancelled = False
-        """It is to end before it has begun."""
+        """Whether the worker is to end before it was started."""
         self._process: Process | None = None
         self._leaf: Leaf | None = None
         self._tree: Tree | None = None
@@ -146,12 +147,13 @@ class WorkerProcess:
         self._max_frame = max_frame
         self._pace = TokenBucket(LINES_A_SECOND, LINES_AT_ONCE, time.monotonic_ns())
         self._unlogged = (0, 0)
-        """Characters and records that it has logged too fast, and that nobody was told of."""
+        """Characters and records that were dropped because the plugin logged too fast, and that are not reported
+        yet."""
         self._unlogged_told = 0
 
     def spawn(self, launcher: Launcher, argv: Sequence[str], env: Mapping[str, str], cwd: str, user: str = "") -> None:
-        """Ask ``launcher`` for it. Raises OSError when descriptors or control groups have run out, or the kernel
-        refuses the limits; nothing is left then."""
+        """Ask ``launcher`` to start the process. Raises OSError when descriptors or control groups have run out, or the
+        kernel refuses the limits; then nothing is left."""
         streams, (control, stdout, stderr) = open_streams()
         try:
             self._leaf, group = self._sandboxes.new_cgroup(self._claims)
@@ -182,8 +184,8 @@ class WorkerProcess:
         launcher.spawn(request)
 
     def adopt(self, spare: Spare, env: Mapping[str, str], cwd: str) -> None:
-        """Make ``spare`` this worker. It has said hello already, so what answers that goes with the same send. Raises
-        OSError when the kernel refuses its limits; the spare stays the caller's then."""
+        """Make ``spare`` this worker. The spare worker has sent hello already, so the message that follows is sent at
+        once. Raises OSError when the kernel refuses the limits; then the caller still owns the spare worker."""
         self._sandboxes.limit(spare.process.pid, spare.leaf, self._claims)
         self._leaf = spare.leaf
         self._connect(spare.streams)
@@ -194,17 +196,17 @@ class WorkerProcess:
 
     @property
     def asked(self) -> bool:
-        """The launcher is to make it, and has not."""
+        """Whether the launcher is to start the process and has not done so."""
         return self.exit_pending and self._tree is None
 
     @property
     def ending(self) -> bool:
-        """Its process is gone, and what that has started is not yet."""
+        """Whether the process has ended, and processes that it started have not."""
         return self.exit_pending and self._tree is not None and self._process is None
 
     def packed(self, bag: Bag) -> PackedProcess:
-        """All of its state; descriptors go into ``bag``. It must not be ``ending``. One that is only ``asked`` for
-        leaves nothing: it is to be asked for again."""
+        """Return all of the state; descriptors go into ``bag``. The worker must not be ``ending``. For a worker that is
+        only ``asked`` for nothing else is packed: the next image asks for it again."""
         told = PackedProcess(
             pid=self.pid,
             asked=self.asked,
@@ -237,7 +239,7 @@ class WorkerProcess:
         )
 
     def unpack(self, packed: PackedProcess, bag: Unbag) -> None:
-        """Be what ``packed`` was. Raises OSError, ValueError."""
+        """Take over the state of ``packed``. Raises OSError, ValueError."""
         self.pid, self.incarnation, self.started_unix_ns = packed.pid, packed.incarnation, packed.started_unix_ns
         self.features, self.fault, self.progress = packed.features, packed.fault, packed.progress
         self._unlogged = packed.unlogged
@@ -265,7 +267,8 @@ class WorkerProcess:
         return output
 
     def expect(self, pid: int, pidfd: int) -> None:
-        """It is ``pid``, which an earlier daemon has started, and will connect by itself; ``pidfd`` is ours now."""
+        """Watch the process ``pid``, which an earlier daemon has started and which will connect by itself. Takes over
+        ``pidfd``."""
         self._leaf = self._sandboxes.groups.leaf_of(pid)
         self._watch(Process(self._loop, pid, pidfd, self._exited), ())
         age_ns = proc.age_ns(pid)
@@ -273,9 +276,9 @@ class WorkerProcess:
         self._born -= age_ns
 
     def connect(self, sock: socket.socket, pipes: Sequence[int] = ()) -> None:
-        """It has connected with ``sock``, which is ours now. It goes on with ``pipes``, reading ends of its stdout and
-        stderr, or gets new ones. Raises OSError when descriptors have run out; the
-        socket stays the caller's then, and the pipes in any case."""
+        """Use ``sock``, on which the worker has connected, and take it over. The worker continues with ``pipes``, the
+        reading ends of its stdout and stderr, or gets new ones. Raises OSError when descriptors have run out; then the
+        caller still owns the socket. The pipes stay the caller's in any case."""
         out, out_theirs, err, err_theirs = pipes_again(*pipes) if pipes else two_pipes()
         self._connect(OutputPipes(sock, out, err))
         assert self._connection is not None
@@ -302,32 +305,33 @@ class WorkerProcess:
         )
 
     def set_callbacks(self, callbacks: Callbacks) -> None:
-        """From now on somebody else is told."""
+        """Report to ``callbacks`` from now on."""
         self._callbacks = callbacks
 
     @property
     def backlog(self) -> int:
-        """Bytes that wait to be sent to it."""
+        """How many bytes wait to be sent to the worker."""
         return self._connection.backlog if self._connection else 0
 
     @property
     def alive(self) -> bool:
-        """It has a process that was not reaped."""
+        """Whether there is a process that is not reaped."""
         return self._process is not None
 
     @property
     def pidfd(self) -> int:
-        """Of its process, which must be alive; stays ours."""
+        """The pidfd of the process, which must be alive. This object keeps owning it."""
         assert self._process is not None
         return self._process.pidfd
 
     @property
     def stderr_tail(self) -> list[str]:
-        """The last lines of its stderr."""
+        """The last lines of the worker's stderr."""
         return list(self._stderr.tail) if self._stderr else []
 
     def send(self, message: WireMessage, descriptors: Sequence[int] = (), *, give: bool = False) -> None:
-        """Queue ``message``; with ``give`` its descriptors are closed once sent, else they stay the caller's."""
+        """Queue ``message``. With ``give`` its descriptors are closed once sent; otherwise the caller keeps owning
+        them."""
         if self._connection is not None:
             self._connection.send(message, descriptors, give=give)
         elif give:
@@ -335,7 +339,8 @@ class WorkerProcess:
                 os.close(fd)
 
     def logged(self, record: Log) -> None:
-        """Its plugin logs ``record``, as fast as it may print: what is more is left out, counted and told."""
+        """Log ``record`` of the plugin. Records beyond the rate that holds for printed lines are dropped, counted and
+        reported."""
         now = time.monotonic_ns()
         if not self._pace.left(now):
             size, count = self._unlogged
@@ -346,7 +351,7 @@ class WorkerProcess:
             self._unlogged_told = now
             self._tell_unlogged()
         fields, items = record.fields, self._connection.items if self._connection is not None else 0
-        if items > MAX_LOG_ITEMS:  # not even to be measured
+        if items > MAX_LOG_ITEMS:  # measuring them would already take too long
             fields = {"left_out": f"fields of {items} items"}
         self._logs.logged(self.flow, self.node, self.pid, record.level, record.message, record.unix_ns, fields)
 
@@ -356,13 +361,13 @@ class WorkerProcess:
             self._logs.dropped(self.flow, self.node, "log", size, count)
 
     def read_arrived(self) -> None:
-        """Hand on everything that it has said by now."""
+        """Deliver all messages that have arrived by now."""
         if self._connection is not None:
             self._connection.drain_input()
 
     def signal(self, *, kill: bool) -> None:
-        """SIGTERM to its process group, or SIGKILL to its whole tree if ``kill``. One that is asked for and not born
-        will not be asked for again, and ends now if no launcher has it under way."""
+        """Send SIGTERM to the worker's process group or, with ``kill``, SIGKILL to its whole tree. A worker that is not
+        started yet is cancelled: it ends now, or as soon as the launcher that was asked for it has answered."""
         if self._tree is not None:
             self._killed_with = "SIGKILL" if kill else "SIGTERM"
             self._tree.signal(kill=kill)
@@ -381,8 +386,8 @@ class WorkerProcess:
         self._callbacks.on_end(self.node, fault)
 
     def _launcher_lost(self, reason: str) -> None:
-        """It may have been forked, and is ended then. Its sockets and its control group are renewed: what a dead one
-        has said or left there is not its successor's."""
+        """Ask the next launcher. A process that the ended launcher may have forked is killed. Sockets and control group
+        are made anew, because the killed process may have written into them."""
         self._launchers_lost += 1
         if self._cancelled or self._launchers_lost >= MAX_LAUNCHERS_LOST:
             lost = f"{MAX_LAUNCHERS_LOST} launchers ended before they had started it; of the last one: {reason}"
@@ -428,7 +433,7 @@ class WorkerProcess:
         self._sandboxes.turns.add(self._settle)
 
     def _settle(self) -> None:
-        """Everything it wrote before it died is in our buffers: read that first, then end what it started."""
+        """Deliver what the worker wrote before it died, reap it, and end the processes that it has started."""
         process, tree = self._process, self._tree
         assert process is not None
         assert tree is not None
@@ -442,7 +447,7 @@ class WorkerProcess:
         tree.end(partial(self._gone, ended))
 
     def exit_record(self, ended: Exit, held: Sequence[HeldFrames]) -> ExitRecord:
-        """What is to be remembered of its end; for ``on_exit``."""
+        """Return the record of the worker's exit, for ``on_exit``."""
         fault = self.fault or {}
         usage = self._usage or Usage(0, 0)
         return ExitRecord(

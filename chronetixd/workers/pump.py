@@ -1,12 +1,13 @@
-"""The thread that empties the workers' output pipes, so that no worker ever waits for the daemon's loop.
+"""The thread that reads the workers' output pipes, so that no worker ever waits for the daemon's loop.
 
-Whoever prints into a full pipe sleeps until somebody reads. This thread always does, however busy the loop is: what
-fits into a stream's buffer and its allowance waits there for the loop, the rest is thrown away unread (spliced into
-/dev/null) and counted. Rules:
+A process that prints into a full pipe sleeps until the pipe is read. This thread always reads, however busy the loop
+is. What fits into a stream's buffer and its token bucket waits there for the loop; the rest is dropped unread (spliced
+into /dev/null) and counted. Rules:
 
-* At most MAX_BUFFER bytes of each stream and MAX_TOTAL of all wait for the loop.
-* The two threads share a stream's buffer under its lock; only this thread reads while the stream is in its hands.
-* Nothing is parsed here: it holds the interpreter for a few microseconds at a time.
+* At most MAX_BUFFER bytes of each stream, and MAX_TOTAL of all streams, wait for the loop.
+* The two threads share a stream's buffer under its lock. Until the stream is given back, only this thread reads its
+  pipe.
+* This thread parses nothing: it holds the interpreter's lock for a few microseconds at a time.
 """
 
 from __future__ import annotations
@@ -28,19 +29,20 @@ READ_SIZE = 64 * 1024
 MAX_BUFFER = 16 * 1024 * 1024
 MAX_TOTAL = 64 * 1024 * 1024
 RATE, BURST = 1024 * 1024, 16 * 1024 * 1024
-"""Bytes of a stream that are looked at, a second and at once."""
+"""How many bytes of a stream are kept: a second, and at once."""
 
 PIPE_SIZE = 256 * 1024
-"""What a pipe is asked to hold: a worker goes on writing while the interpreter is busy elsewhere."""
+"""The size that a pipe is given: the worker continues to write while the interpreter is busy with other work."""
 
 SPLICE = 1024 * 1024
 
 Piece = bytes | int | Literal["end"]
-"""What came, how many bytes were thrown away, or that nobody has the other end any more."""
+"""Bytes that were read, a number of bytes that were dropped, or the end: no process has the other end open any more."""
 
 
 class Stream:
-    """One pipe in the thread's hands. ``on_ready`` is called in the loop when pieces wait, once until all are taken."""
+    """One pipe that the thread reads. ``on_ready`` is called in the loop when pieces wait, and again only after all of
+    them were taken."""
 
     __slots__ = ("_allowance", "_notified", "_pump", "buffered", "fd", "lock", "on_ready", "pieces")
 
@@ -55,7 +57,8 @@ class Stream:
         self.buffered = 0
 
     def take(self) -> Piece | None:
-        """What has waited for longest; from the loop. None: nothing waits, and ``on_ready`` will be called again."""
+        """Return the oldest piece. Call it in the loop. None if nothing waits; then ``on_ready`` is called again
+        later."""
         with self.lock:
             if not self.pieces:
                 self._notified = False
@@ -67,12 +70,12 @@ class Stream:
         return piece
 
     def packed(self) -> tuple[list[bytes | int | None], tuple[float, int]]:
-        """What waits to be taken (None for the end), and what may still come."""
+        """Return the pieces that wait (None for the end), and the state of the token bucket."""
         with self.lock:
             return [None if piece == "end" else piece for piece in self.pieces], self._allowance.packed()
 
     def unpack(self, pieces: Sequence[bytes | int | None], allowance: tuple[float, int] | None) -> None:
-        """The inverse; the thread has not begun to read."""
+        """Take over what :meth:`packed` has returned, before the thread has begun to read."""
         with self.lock:
             if allowance is not None:
                 self._allowance.unpack(allowance)
@@ -84,13 +87,13 @@ class Stream:
         self._pump.notify(self.on_ready)
 
     def give_back(self) -> None:
-        """Take the pipe out of the thread's hands; what waits can still be taken. Idempotent."""
+        """Let the thread read this pipe no more. Pieces that wait can still be taken. Idempotent."""
         with self.lock:
             self._pump.remove(self.fd)
             self.fd = -1
 
     def pull(self) -> None:
-        """Read once; from the thread."""
+        """Read once. Call it in the thread."""
         with self.lock:
             if self.fd < 0:
                 return
@@ -102,7 +105,7 @@ class Stream:
                 piece = os.splice(self.fd, self._pump.null_fd, SPLICE) or "end"
             self._add(piece)
             if piece == "end":
-                self._pump.remove(self.fd)  # now, under the lock: later the number may be another pipe's
+                self._pump.remove(self.fd)  # under the lock: later another pipe may have this number
             said, self._notified = self._notified, True
         if not said:
             self._pump.notify(self.on_ready)
@@ -126,7 +129,7 @@ class Stream:
 
 
 class Pump:
-    """The thread and its pipes. It starts with the first pipe."""
+    """The thread and its pipes. The thread starts with the first pipe."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -139,16 +142,16 @@ class Pump:
         self._halted = False
         self._counting = threading.Lock()
         self.total = 0
-        """Bytes of all streams that wait for the loop."""
+        """How many bytes of all streams wait for the loop."""
 
     def count(self, count: int) -> None:
-        """``count`` more bytes wait, or fewer."""
+        """Add ``count`` (which may be negative) to the number of bytes that wait."""
         with self._counting:
             self.total += count
 
     def add(self, fd: int, on_ready: Callable[[], None]) -> Stream:
-        """Take the non-blocking read end of a pipe into the thread's hands."""
-        with suppress(OSError):  # more than this user may have; the usual 64 KiB will do
+        """Let the thread read the pipe whose non-blocking read end is ``fd``."""
+        with suppress(OSError):  # beyond the user's limit the pipe keeps the usual 64 KiB
             fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
         stream = Stream(self, fd, on_ready)
         self._streams[fd] = stream
@@ -162,7 +165,7 @@ class Pump:
         self._thread.start()
 
     def halt(self) -> None:
-        """Read nothing more until :meth:`resume`. Idempotent."""
+        """Stop reading until :meth:`resume`. Idempotent."""
         self._halted = True
         if self._thread is not None:
             os.eventfd_write(self._wake, 1)
@@ -171,24 +174,24 @@ class Pump:
             os.eventfd_read(self._wake)
 
     def resume(self) -> None:
-        """After :meth:`halt`. Idempotent."""
+        """Read again after :meth:`halt`. Idempotent."""
         self._halted = False
         if self._thread is None and self._streams:
             self._begin()
 
     def remove(self, fd: int) -> None:
-        """Under the stream's lock."""
+        """Remove the pipe ``fd``. The caller holds the stream's lock."""
         if self._streams.pop(fd, None) is not None:
             with suppress(FileNotFoundError):
                 self._epoll.unregister(fd)
 
     def notify(self, on_ready: Callable[[], None]) -> None:
-        """From the thread."""
-        with suppress(RuntimeError):  # the loop is closed: nobody will ask
+        """Have ``on_ready`` called in the loop. Call it in the thread."""
+        with suppress(RuntimeError):  # the loop is closed: nothing reads the pieces any more
             self._loop.call_soon_threadsafe(on_ready)
 
     def close(self) -> None:
-        """End the thread. Streams must have been given back. Idempotent."""
+        """End the thread. All streams must have been given back. Idempotent."""
         if self._wake < 0:
             return
         self.halt()
@@ -212,5 +215,6 @@ class Pump:
 
 
 def _raise(reason: Exception) -> None:
-    """In the loop, which takes it for what it is: an internal failure. Without this thread workers that print stand."""
+    """Raise ``reason`` in the loop, which handles it as an internal failure. Without this thread workers that print
+    would stand still."""
     raise reason

@@ -1,7 +1,8 @@
-"""What every worker is born into: a control group with its limits where we may make some, else limits of its own.
+"""The limits of each worker: a control group where the daemon may make one, otherwise limits of the process.
 
-Without the memory controller a claim on memory becomes RLIMIT_DATA, which counts the private memory of each process by
-itself. Without the pids controller the number of processes is not limited at all: RLIMIT_NPROC counts the whole user.
+Without the memory controller a claim on memory becomes RLIMIT_DATA, which counts the private memory of each process
+separately. Without the pids controller the number of processes is not limited, because RLIMIT_NPROC counts all
+processes of the user.
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ from chronetixd.workers.orphans import Orphans
 from chronetixd.workers.pump import Pump
 
 RECENT_S = 1.0
-"""How old a count may be that a worker is born with: those that are born together share one."""
+"""How old the count may be that a starting worker takes: workers that start together share one."""
 
 
 class KillCount:
-    """Processes of this machine that the kernel has ended for want of memory, ours or not. (Its log would tell more,
-    but is not ours to read.)"""
+    """How many processes of this machine the kernel has killed because memory ran out, of all users. The kernel's log
+    has more details, but the daemon may not read it."""
 
     def __init__(self, vmstat: Path = Path("/proc/vmstat")) -> None:
         self._vmstat = vmstat
@@ -33,30 +34,30 @@ class KillCount:
         self._at = -math.inf
 
     def now(self) -> int | None:
-        """None if the kernel does not tell."""
+        """Return the present count; None if the kernel does not count."""
         self._at = time.monotonic()
         self._seen = count_in(self._vmstat, "oom_kill")
         return self._seen
 
     def recent(self) -> int | None:
-        """As it is, or was up to RECENT_S ago."""
+        """Return the count as it was at most RECENT_S ago."""
         return self.now() if time.monotonic() - self._at > RECENT_S else self._seen
 
 
 @dataclass(frozen=True, slots=True)
 class Sandboxes:
-    """Control groups, who sees to it that nobody is left behind, and who reads what workers print."""
+    """What all workers share: control groups, the search for orphans, and the thread that reads what they print."""
 
     groups: Groups
     orphans: Orphans
     pump: Pump
     turns: Turns
-    """For what many workers need at once."""
+    """Runs work for many workers in slices."""
     oom_kills: KillCount = field(default_factory=KillCount)
 
     def new_cgroup(self, claims: ResourceClaims | None) -> tuple[Leaf | None, int]:
-        """A leaf that is limited to ``claims`` (None: not yet), and a descriptor of it for the launcher; None and -1
-        where there are no control groups. Raises OSError, and then nothing is left."""
+        """Make a leaf that is limited to ``claims`` (None: not limited yet). Returns it and a descriptor of it for the
+        launcher; None and -1 where there are no control groups. Raises OSError, and then nothing is left."""
         leaf = self.groups.leaf()
         if leaf is None:
             return None, -1
@@ -69,11 +70,11 @@ class Sandboxes:
             raise
 
     def data_limit(self, claims: ResourceClaims) -> int:
-        """RLIMIT_DATA beyond what the worker is born with; 0 for none."""
+        """Return how much RLIMIT_DATA grows beyond the memory that a worker has at its start; 0 for no limit."""
         return 0 if "memory" in self.groups.enabled else claims.memory_bytes or 0
 
     def limit(self, pid: int, leaf: Leaf | None, claims: ResourceClaims) -> None:
-        """Limit ``pid``, a child of ours that was born without a node. Raises OSError."""
+        """Limit ``pid``, a spare worker that was forked without limits. Raises OSError."""
         if leaf is not None:
             leaf.limit(claims)
         more = self.data_limit(claims)

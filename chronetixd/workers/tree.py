@@ -1,8 +1,9 @@
-"""Everything that a worker has started, and the end of it.
+"""All processes that a worker has started, and their end.
 
-A worker has ended when its process was reaped and nothing is left that it started: only then its memory may be used
-again, and its node started anew. The one place that decides this: the worker's control group is empty (if it has one),
-and no stray carries its marks. Whoever cannot be killed keeps the worker from ending, which is said after LINGER_S.
+A worker has ended when its process is reaped and no process that it has started is left; only then its memory may be
+used again and its node restarted. This module alone decides that: the worker's control group is empty (if there is
+one), and no orphan has the worker's marks. A process that cannot be killed keeps the worker from ending, which is
+reported after LINGER_S.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from chronetixd.linux.proc import stat
 from chronetixd.workers.orphans import Marks, Orphans
 
 LINGER_S = 5.0
-"""A tree that lives on so long after SIGKILL hangs in the kernel: worth a warning."""
+"""After how long a tree that survives SIGKILL is reported: its processes hang in the kernel."""
 
 
 class Tree:
@@ -44,18 +45,19 @@ class Tree:
         orphans.add_worker(marks)
 
     def signal(self, *, kill: bool) -> None:
-        """SIGTERM to its process group; with ``kill`` SIGKILL to all of it."""
+        """Send SIGTERM to the worker's process group or, with ``kill``, SIGKILL to the whole tree."""
         if kill and self._leaf is not None:
             self._leaf.kill()
         self._process.signal(signal.SIGKILL if kill else signal.SIGTERM)
 
     @property
     def oom_kills(self) -> int | None:
-        """How many of it were killed for want of memory; None when nothing counts them."""
+        """How many processes of the tree the kernel has killed because memory ran out; None if nothing counts them."""
         return self._leaf.oom_kills() if self._leaf is not None else None
 
     def end(self, on_gone: Callable[[], None]) -> None:
-        """Its process was reaped: kill the rest, and call ``on_gone`` once nothing is left (usually at once)."""
+        """The worker's process was reaped: kill the rest of the tree, and call ``on_gone`` once nothing is left
+        (usually in the next turn of the loop)."""
         self._on_gone = on_gone
         self._lingering = self._loop.call_later(LINGER_S, self._lingers)
         if self._leaf is None:
@@ -77,7 +79,7 @@ class Tree:
 
     def _lingers(self) -> None:
         structlog.get_logger("chronetixd.workers.tree").warning(
-            "what a worker started does not die, and its flow has to wait",
+            "processes that a worker has started survive SIGKILL; the worker's flow waits for their end",
             flow=self.marks.flow,
             node=self.marks.node,
             group=str(self._leaf.path) if self._leaf is not None else "",
@@ -85,13 +87,13 @@ class Tree:
 
 
 def marks_of(flow: str, node: str, pid: int, *pipes: int) -> Marks:
-    """The marks of the worker ``pid``, whose output comes through ``pipes`` (our ends)."""
+    """Return the marks of the worker ``pid``, whose output arrives through ``pipes`` (the daemon's ends)."""
     found = stat(pid)
     return Marks(flow, node, pid, found.started if found else 0, frozenset(os.fstat(fd).st_ino for fd in pipes))
 
 
 def discard(leaf: Leaf | None) -> None:
-    """Kill whatever is in ``leaf`` and remove it as soon as it is empty."""
+    """Kill every process in ``leaf``, and remove it once it is empty."""
     if leaf is not None:
         leaf.kill()
         leaf.when_empty(leaf.remove)

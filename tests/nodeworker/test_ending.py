@@ -28,7 +28,7 @@ if pid == 0:
     atexit.register(print, "handler of the child", flush=True)
     thing = Thing()
     weakref.finalize(thing, print, "finalizer of the child", flush=True)
-    ending.Ending(3, 10, print).run()
+    ending.Shutdown(3, 10, print).run()
 print(os.waitstatus_to_exitcode(os.waitpid(pid, 0x40000000)[1]), flush=True)
 os._exit(0)
 """
@@ -50,9 +50,9 @@ def test_a_forked_process_runs_its_own_handlers_and_those_of_modules_and_none_of
 
 ALONE = """
 import os, sys
-from chronetix.nodeworker.engine.ending import Ending
+from chronetix.nodeworker.engine.ending import Shutdown
 {before}
-Ending(3, {limit}, lambda text: None).run()
+Shutdown(3, {limit}, lambda text: None).run()
 """
 
 
@@ -102,7 +102,7 @@ def test_a_signal_that_comes_at_the_end_leaves_it_less_time() -> None:
     hurried = """
 import atexit, os, signal, time
 from chronetix.nodeworker.engine import ending
-end = ending.Ending(3, 1000, lambda text: None)
+end = ending.Shutdown(3, 1000, lambda text: None)
 ending.signals(end, 0.2)
 atexit.register(lambda: (os.kill(os.getpid(), signal.SIGINT), os.kill(os.getpid(), signal.SIGTERM), time.sleep(99)))
 end.run()
