@@ -1,6 +1,7 @@
-"""One event-loop timer for the earliest of many due times; nothing is armed while nothing is due.
+"""One event-loop timer for the earliest of many due times; no timer is armed while nothing is due.
 
-The core's heaps say when; this asks them again after every change, so an idle daemon never wakes.
+The due times are in the core's heaps. An alarm reads the earliest one after every change, so an idle daemon never
+wakes.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Callable
 
 
 class Alarm:
-    """Calls ``fire`` when the time that ``next_ns`` names (CLOCK_MONOTONIC, None for never) has come."""
+    """Calls ``fire`` at the time that ``next_ns`` returns (CLOCK_MONOTONIC, None for never)."""
 
     __slots__ = ("_armed_ns", "_fire", "_handle", "_loop", "_next_ns")
 
@@ -25,7 +26,7 @@ class Alarm:
         self._armed_ns: int | None = None
 
     def rearm(self) -> None:
-        """Look again at what is due next. Call after every change of it."""
+        """Read the next due time and arm the timer for it. Call this after every change of due times."""
         due_ns = self._next_ns()
         if due_ns == self._armed_ns:
             return
@@ -35,7 +36,7 @@ class Alarm:
             self._handle = self._loop.call_later(_delay_s(due_ns - time.monotonic_ns()), self._ring)
 
     def cancel(self) -> None:
-        """Nothing is armed any more."""
+        """Disarm the timer."""
         if self._handle is not None:
             self._handle.cancel()
         self._handle = self._armed_ns = None
@@ -47,15 +48,16 @@ class Alarm:
 
 
 def due_ns(loop: asyncio.AbstractEventLoop, timer: asyncio.TimerHandle) -> int:
-    """When ``timer``, which is armed, is due (CLOCK_MONOTONIC)."""
+    """Return when the armed ``timer`` is due (CLOCK_MONOTONIC)."""
     return time.monotonic_ns() + round(max(0.0, timer.when() - loop.time()) * 1e9)
 
 
 def left_s(due_ns: int) -> float:
-    """Seconds until then, 0 for the past."""
+    """Return the seconds until ``due_ns``, 0 if it has passed."""
     return max(0, due_ns - time.monotonic_ns()) / 1e9
 
 
 def _delay_s(ns: int) -> float:
-    """Seconds, rounded up to the loop's resolution of 1 ms: waking early would only mean to wait again."""
+    """Return the delay in seconds, rounded up to the loop's resolution of 1 ms: after waking too early the alarm would
+    only wait again."""
     return max(0, -(-ns // 1_000_000)) / 1000

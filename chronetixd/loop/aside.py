@@ -1,8 +1,8 @@
-"""A thread beside the loop, for what may have to wait: disks, and files that are somebody else's.
+"""A thread beside the loop, for work that may have to wait: disks, and files that a flow names.
 
-Rules: one thread does its work in the order in which it was given; it takes nothing of the loop's and leaves its result
-by :attr:`post`, which has a function called in the loop. A disk that never answers stops that thread and nobody else;
-it is not waited for for longer than its owner says, also not at the end of the process.
+One thread does its work in the order in which it was given. It shares no data with the loop, and returns results by
+:attr:`post`, which has a function called in the loop. A disk that never answers stops this thread and nothing else:
+nothing waits for it longer than the caller has said, also not the end of the process.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ LAST_WORDS_S = 10.0
 
 
 class Aside:
-    """Threads called ``name``, one but for what needs no order; they begin with the first work."""
+    """Threads called ``name``: one, or several for work that needs no order. They start with the first work."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, name: str, threads: int = 1) -> None:
         self._loop = loop
@@ -35,7 +35,7 @@ class Aside:
         self._closing = False
 
     def do(self, work: Callable[[], None]) -> None:
-        """Have ``work`` done; it must not raise."""
+        """Have ``work`` done in the thread. It must not raise."""
         with self._change:
             self._work.append(work)
             if len(self._work) > self._idle and len(self._threads) < self._most:
@@ -45,8 +45,9 @@ class Aside:
             self._change.notify_all()
 
     async def ask(self, work: Callable[[], T]) -> T:
-        """What ``work`` returns or raises. It is done also when nobody waits for it any more. What it works on is the
-        caller's again, alone, as soon as that is told: no thread keeps it, and none has to free it."""
+        """Have ``work`` done in the thread, and return or raise what it does. It is also done if the caller is
+        cancelled. When the result is there, the thread holds no reference to the work's objects any more, so that it
+        never has to free them."""
         done: asyncio.Future[T] = self._loop.create_future()
 
         def told(result: T | None, reason: BaseException | None) -> None:
@@ -73,17 +74,17 @@ class Aside:
         return await done
 
     def post(self, call: Callable[[], None]) -> None:
-        """From the thread: have ``call`` made in the loop; nothing once that is closed."""
+        """Have ``call`` made in the loop. Call this in the thread. Does nothing if the loop is closed."""
         with suppress(RuntimeError):
             self._loop.call_soon_threadsafe(call)
 
     def settle(self, seconds: float) -> bool:
-        """Wait until everything is done, for so long at most; whether it is. For when the loop stands still anyway."""
+        """Wait at most ``seconds`` until all work is done, and return whether it is. This blocks the loop."""
         with self._change:
             return self._change.wait_for(lambda: not self._work and not self._busy, seconds)
 
     def close(self, seconds: float = LAST_WORDS_S) -> bool:
-        """Have everything done, for so long at most, and end; whether that came. Idempotent."""
+        """Have all work done within ``seconds`` and end the threads; return whether they have ended. Idempotent."""
         with self._change:
             self._closing = True
             self._change.notify_all()

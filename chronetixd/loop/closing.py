@@ -1,11 +1,12 @@
-"""Closing what may wait: off the loop, in threads, so that one that waits keeps neither the loop nor the others.
+"""Closing descriptors that may make the closer wait: in threads, so that a close that waits stops neither the loop nor
+other closes.
 
-For what the daemon's own workers have sent, and for the memory that a flow leaves: strangers' descriptors never come
-this far (:mod:`chronetixd.loop.inspection`).
-Memory is closed at once, but for LARGE memory: whoever closes the last descriptor of it frees its pages, and of a
-gigabyte that takes a second. That goes to a thread, as does what may wait: a descriptor of another kind, or a socket
-whose unread bytes may bring one along. At most MOST close at a time, what is more waits for one of them. The end of the
-process interrupts a socket that lingers; only a FUSE file whose server does not answer can hold it up.
+This is for descriptors that the daemon's own workers have sent, and for the memory that an ended flow leaves;
+descriptors of strangers are never received here (:mod:`chronetixd.loop.inspection`). Small memory is closed at once.
+Closing the last descriptor of LARGE memory frees its pages, which takes a second for a gigabyte; so a thread closes it.
+A thread also closes descriptors that may wait: those of any other kind, and sockets whose unread bytes may bring
+descriptors along. At most MOST closes run at a time; others wait for one of these. The end of the process interrupts a
+socket that lingers; only a FUSE file whose server does not answer can hold it up.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ from chronetixd.linux.pipes import waiting
 from chronetixd.loop.inspector import harmless
 
 MOST = 16
-"""Threads at a time."""
+"""How many threads close at a time."""
 
 LARGE = 4 * 1024 * 1024
-"""Bytes of memory that is closed in a thread: freeing as much takes milliseconds."""
+"""From how many bytes on memory is closed in a thread: freeing so much takes milliseconds."""
 
 _lock = threading.Lock()
 _todo: deque[Callable[[], None]] = deque()
@@ -32,7 +33,7 @@ _threads = 0
 
 
 def close(*descriptors: int) -> None:
-    """Close descriptors that a worker has sent; never waits."""
+    """Close descriptors that a worker has sent. Never waits."""
     for fd in descriptors:
         if harmless(fd):
             close_memory(fd)
@@ -41,8 +42,8 @@ def close(*descriptors: int) -> None:
 
 
 def close_memory(*descriptors: int) -> None:
-    """Close descriptors that are known to be memory or pidfds, of which these may be the last; never waits
-    for their pages to be freed."""
+    """Close descriptors that are known to be memory or pidfds, and that may be the last ones. Never waits for pages to
+    be freed."""
     for fd in descriptors:
         if os.fstat(fd).st_size > LARGE:
             _elsewhere(partial(os.close, fd))
@@ -51,24 +52,24 @@ def close_memory(*descriptors: int) -> None:
 
 
 def close_all(descriptors: Sequence[int]) -> None:
-    """As :func:`close`."""
+    """As :func:`close`, for a sequence."""
     close(*descriptors)
 
 
 def close_own(descriptors: Sequence[int]) -> None:
-    """Close what we have made or checked, and have sent or not: memory, and our ends of pipes and sockets."""
+    """Close descriptors that the daemon has made or checked: memory, and its ends of pipes and sockets."""
     for fd in descriptors:
         os.close(fd)
 
 
 def beside(close: Callable[[], None]) -> None:
-    """Have ``close`` done in a thread: what many have left, and what is large, takes the kernel its time."""
+    """Have ``close`` done in a thread: closing large memory, or many descriptors, takes the kernel long."""
     _elsewhere(close)
 
 
 def close_socket(sock: socket.socket) -> None:
-    """Close a worker's socket; never waits for what its unread bytes bring along. (It is not shut down before: an image
-    that takes over, and cannot, closes duplicates.)"""
+    """Close a worker's socket. Never waits for descriptors in its unread bytes. (The socket is not shut down: an image
+    that fails to take over after an exec closes duplicates, and the image before still uses the connection.)"""
     if waiting(sock.fileno()):
         _elsewhere(sock.close)
     else:

@@ -1,11 +1,17 @@
-"""One Unix stream socket that carries messages and descriptors, without ever waiting.
+"""One Unix stream socket that carries messages and descriptors, and never waits.
 
-Rules: a queue of what is to be sent, flushed once a loop turn, so that messages of one turn share system calls;
-everything received goes to ``on_message`` in order; a fault of the peer, or of a handler, ends this connection only.
-Descriptors that a handler leaves in its list are closed. A peer that cannot be written to is still read to its end:
-its last words matter. A stranger's descriptors are not received here but by an inspector, and its socket is closed
-where nobody waits for what comes out of it. In and out are one class, for each holds the other up: who reads no answers
-is not listened to, and what cannot be written is still read.
+Rules:
+
+* Messages to be sent are queued and flushed once in a turn of the loop, so that messages of one turn share system
+  calls. Received messages go to ``on_message`` in their order.
+* A fault of the peer, or of a handler, ends this connection only. Descriptors that a handler leaves in its list are
+  closed.
+* A peer that cannot be written to is still read to its end, because its last messages matter.
+* A stranger's descriptors are not received here but by an inspector. A stranger's socket is closed where nothing waits
+  for what its unread bytes bring.
+
+Receiving and sending are one class, because each depends on the other: a peer that reads no answers is not read from,
+and a peer that cannot be written to is still read.
 """
 
 from __future__ import annotations
@@ -34,29 +40,31 @@ from chronetixd.loop.shares import ShareOwner
 from chronetixd.packing import Bag, Packed, Unbag
 
 READ_SIZE = 64 * 1024
-"""Bytes of one read: bounds one connection's share of a loop turn, and is little enough for malloc to keep at hand."""
+"""How many bytes one read takes: bounds one connection's share of a turn of the loop, and is small enough for malloc to
+reuse the buffer."""
 
 GATHER = 256 * 1024
-"""Bytes that are joined for one send."""
+"""How many bytes are joined for one send."""
 
 MAX_UNREAD = 4 * 1024 * 1024
-"""Bytes that may wait for a peer before it is not listened to: who reads no answers asks nothing more."""
+"""How many bytes may wait for a peer before nothing more is read from it: it must read its answers before it makes
+further requests."""
 
 MAX_UNSENT = 256
-"""Descriptors that may wait for a client to read; one that reads none must not have us keep more."""
+"""How many descriptors may wait for a client to read: the daemon keeps no more for a client that reads none."""
 
 SENT_ALONG = "what a peer has sent along"
 
 _seen = bytearray(READ_SIZE)
-"""Where bytes go that were looked at before."""
+"""Receives bytes that MSG_PEEK has shown before."""
 
 OnMessage = Callable[[WireMessage, list[int]], None]
 OnEnd = Callable[[ChronetixError | None], None]
 
 
 class PackedConnection(Packed, frozen=True):
-    """A control socket: what was read of a frame that has not ended, with descriptors that came along, and what waits
-    to be sent, with those that go along."""
+    """A control socket: what was read of an incomplete frame, with its descriptors, and what is still to be sent, with
+    its descriptors."""
 
     fd: int
     reading: bool
@@ -67,7 +75,8 @@ class PackedConnection(Packed, frozen=True):
 
 
 class Connection:
-    """Owns ``sock``. ``on_end`` is called once, with the peer's or handler's fault or None, unless we close first."""
+    """Owns ``sock``. ``on_end`` is called once, with the fault of the peer or of a handler, or None; it is not called
+    if this side closes first."""
 
     def __init__(
         self,
@@ -83,8 +92,8 @@ class Connection:
         owner: int = -1,
         who: ShareOwner = shares.DAEMON,
     ) -> None:
-        """With ``inspection`` the peer is a stranger: what it sends along is taken in and closed at the cost of
-        ``owner``."""
+        """With ``inspection`` the peer is a stranger: the inspector of ``owner`` receives and closes its
+        descriptors."""
         sock.setblocking(False)
         self._loop = loop
         self._shares = shares.of(loop)
@@ -105,34 +114,34 @@ class Connection:
         self._inspection = inspection
         self._owner = owner
         self._taking = False
-        """What was sent is being taken in; nothing is read until it is."""
+        """Whether an inspector is receiving; nothing else is read until it has answered."""
         self._frame_s = frame_s
-        """Seconds that the peer has to complete a frame that it has begun; None: for ever, it is trusted that far."""
+        """How many seconds a peer has to complete a frame; None for no limit."""
         self._frame_timer: asyncio.TimerHandle | None = None
         self._delivered = 0
         self._unwritable = False
         self._closing = False
         self.backlog = 0
-        """Bytes that wait to be sent."""
+        """How many bytes wait to be sent."""
         self._unsent = 0
-        """Descriptors that do."""
+        """How many descriptors wait to be sent."""
         self.account: Callable[[int], None] | None = None
-        """Called with how many bytes more (or less) wait to be sent."""
+        """Called with the change of ``backlog``."""
         self.on_closed: Callable[[], None] | None = None
-        """Called once when the socket is closed, whoever closed it."""
+        """Called once when the socket is closed, by whichever side."""
         self.on_partial: Callable[[int], None] | None = None
-        """Called after a read, with ``frame_s`` only, with the bytes that wait for the rest of their frame; may raise
+        """Called after a read, only with ``frame_s``, with the number of bytes of the incomplete frame. It may raise
         ChronetixError to end the connection."""
         self.on_flushed: Callable[[], None] | None = None
-        """Called when nothing waits to be sent any more."""
+        """Called when everything is sent."""
 
     @property
     def closed(self) -> bool:
-        """Nothing comes or goes any more."""
+        """Whether nothing is received or sent any more."""
         return self._fd < 0
 
     def packed(self, bag: Bag) -> PackedConnection:
-        """All of its state; descriptors go into ``bag``."""
+        """Return all of the state; descriptors go into ``bag``."""
         unread, arrived = self._channel.rest
         return PackedConnection(
             fd=bag.put(self._fd),
@@ -144,8 +153,8 @@ class Connection:
         )
 
     def unpack(self, packed: PackedConnection, bag: Unbag) -> None:
-        """Go on where ``packed`` stopped; its socket is ours already, and nothing was done with it. Raises OSError,
-        ValueError."""
+        """Continue as ``packed`` says. This object owns the socket already, and nothing was done with it. Raises
+        OSError, ValueError."""
         self._unwritable = packed.unwritable
         self._channel.feed(packed.unread, [bag.take(fd) for fd in packed.arrived])
         for data, fds in packed.unsent:
@@ -160,14 +169,15 @@ class Connection:
             self._loop.call_soon(self._flush_soon)
 
     def start(self) -> None:
-        """Begin to read. What comes before is left in the socket."""
+        """Begin to read. Until then, bytes stay in the socket."""
         self._reading = True
         self._settle()
 
     def send(self, message: WireMessage, descriptors: Sequence[int] = (), *, give: bool = False) -> None:
-        """Queue ``message``; never waits. With ``give`` the descriptors are ours to close once sent.
+        """Queue ``message``. Never waits. With ``give`` the connection closes the descriptors once they are sent.
 
-        Silently nothing after the end: whoever sends cannot know yet. Raises LocalError for what cannot be encoded.
+        Does nothing after the end of the connection, because the caller may not know of it yet. Raises LocalError for a
+        message that cannot be encoded.
         """
         if self.closed or self._unwritable or self._closing:
             if give:
@@ -186,7 +196,7 @@ class Connection:
         self._queued()
 
     def send_frame(self, frame: bytes | bytearray) -> None:
-        """Queue what was encoded already, and is not changed any more."""
+        """Queue an encoded frame, which must not change any more."""
         if self.closed or self._unwritable or self._closing:
             return
         self._out.append((frame, (), False))
@@ -194,17 +204,17 @@ class Connection:
         self._queued()
 
     def limit(self, max_frame: int, max_items: int) -> None:
-        """What is the most that a frame of the peer may have from now on."""
+        """Limit the size and the items of the peer's frames from now on."""
         self._channel.limit(max_frame, max_items)
 
     @property
     def cost(self) -> int:
-        """What the last message has cost, in items."""
+        """How many items the work on the last message was worth."""
         return self._channel.cost
 
     @property
     def items(self) -> int:
-        """Items of the last message; 0 for a small one."""
+        """How many items the last message has; 0 for a small one."""
         return self._channel.items
 
     def _waits(self, more: int) -> None:
@@ -224,22 +234,22 @@ class Connection:
             self._settle()
 
     def drain_input(self) -> None:
-        """Hand on everything that has arrived. For when the peer is known to be dead; a process that inherited its
-        socket may go on sending, which is not waited for."""
+        """Deliver everything that has arrived. Call it when the peer is known to be dead; a process that has inherited
+        its socket may go on sending, which is not waited for."""
         enough = self._received + waiting(self._fd) if self._fd >= 0 else 0
         going = self._fd >= 0 and self._reading and not self._taking and self._take(None, [], None)
         while going and self._fd >= 0 and self._reading and not self._taking and self._received <= enough:
             going = self._look_in(None)
 
     def _look(self) -> None:
-        """Read what has arrived, as far as this turn has work for it."""
+        """Read what has arrived, as far as this turn of the loop has work left."""
         enough = self._received + waiting(self._fd)
         while self._listening and self._received <= enough and self._look_in(self._shares.at_once()):
             self._settle()
         self._settle()
 
     def hand_over(self) -> socket.socket:
-        """Let go of the socket, which is the caller's now. Nothing may wait to be sent."""
+        """Return the socket, which the caller owns then. Nothing may wait to be sent."""
         assert not self._out
         self._stop_reading()
         self._channel.abandon()
@@ -249,12 +259,12 @@ class Connection:
         return self._sock
 
     def pass_rights(self, most: int) -> None:
-        """From now on the peer may send descriptors along, at most ``most`` with one message."""
+        """From now on the peer may send descriptors, at most ``most`` with one message."""
         self._channel.max_waiting = most
         pass_rights(self._sock, True)
 
     def close_after_flush(self) -> None:
-        """Take nothing more in, send what is queued, then close; ``on_end`` is not called."""
+        """Receive nothing more, send everything that is queued, then close. ``on_end`` is not called."""
         if self.closed:
             return
         self._closing = True
@@ -263,7 +273,7 @@ class Connection:
             self.close()
 
     def close(self) -> None:
-        """Close now; ``on_end`` is not called. Idempotent."""
+        """Close now. ``on_end`` is not called. Idempotent."""
         if self.closed:
             return
         self._stop_reading()
@@ -281,12 +291,12 @@ class Connection:
     # -- in ------------------------------------------------------------------------------------------------
 
     def _readable(self) -> None:
-        """Read once and hand on what is complete, as far as this turn of the loop has work for it."""
+        """Read once, and deliver complete messages as far as this turn of the loop has work left."""
         self._look_in(self._shares.at_once())
         self._settle()
 
     def _look_in(self, work: Work | None) -> bool:
-        """Read once; False when nothing (more) is there."""
+        """Read once. Returns False if nothing (more) is there."""
         try:
             data, ancillary, flags = self._read()
         except (BlockingIOError, InterruptedError):
@@ -299,8 +309,8 @@ class Connection:
         return self._arrived(data, received(ancillary), work, truncated=bool(flags & socket.MSG_CTRUNC))
 
     def _read(self) -> tuple[bytes, Sequence[tuple[int, int, bytes]], int]:
-        """What is there. Of a stranger it is looked at first, and left there when descriptors come with it, which
-        MSG_CTRUNC tells."""
+        """Return what has arrived. A stranger's bytes are looked at first, and stay in the socket if descriptors come
+        with them, which MSG_CTRUNC shows."""
         if self._inspection is None:
             return self._sock.recvmsg(READ_SIZE, ANCILLARY_SIZE, socket.MSG_CMSG_CLOEXEC)[:3]
         data, _, flags, _ = self._sock.recvmsg(READ_SIZE, 0, socket.MSG_PEEK)
@@ -314,7 +324,7 @@ class Connection:
         inspection.take_in(self._owner, self._sock, len(data), partial(self._taken, data))
 
     def _taken(self, data: bytes, descriptors: Taken) -> None:
-        """``data`` was received, with ``descriptors``; None: they were refused."""
+        """``data`` was received, with ``descriptors``; they are None if they were refused."""
         self._taking = False
         if isinstance(descriptors, ChronetixError):
             self._end(descriptors)
@@ -327,7 +337,7 @@ class Connection:
             self._settle()
 
     def _refused(self, data: bytes) -> ChronetixError:
-        """Why the peer is not listened to any more, who has sent what it must not along with ``data``."""
+        """Return the error for a peer that has sent descriptors, along with ``data``, that it must not send."""
         try:
             for _ in self._channel.feed(data):
                 pass
@@ -339,14 +349,14 @@ class Connection:
         return error("unexpected-descriptors", count="some")
 
     def _arrived(self, data: bytes, descriptors: list[int], work: Work | None, *, truncated: bool = False) -> bool:
-        """Hand on what is complete now; no data: the end. False when nothing (more) is to be read."""
+        """Deliver what is complete now; empty ``data`` is the end. Returns False if nothing (more) is to be read."""
         self._received += len(data)
         return self._take(data, descriptors, work, truncated=truncated)
 
     def _take(self, data: bytes | None, descriptors: list[int], work: Work | None, *, truncated: bool = False) -> bool:
-        """Hand on what is complete by ``data``: b"" is the end, None that nothing new is there. False when that was the
-        end. Whatever is wrong with what a peer has sent, it costs the connection and nothing else. ``truncated``:
-        descriptors came for which this process had no room; what they belong to cannot be handled."""
+        """Deliver what ``data`` completes: b"" is the end, None means no new bytes. Returns False at the end. A fault
+        in what the peer has sent ends the connection and affects nothing else. ``truncated``: descriptors came for
+        which this process had no room, so that their message cannot be handled."""
         fault: ChronetixError | None = None
         try:
             if not self._feed(data or b"", descriptors, None if data == b"" else work):
@@ -360,15 +370,15 @@ class Connection:
             self._channel.end()
         except ChronetixError as reason:
             fault = no_room(SENT_ALONG) if truncated and reason.name == "missing-descriptors" else reason
-        except (MemoryError, SystemError):  # CPython says the latter where it has no memory for a traceback
+        except (MemoryError, SystemError):  # CPython raises the latter where it has no memory for a traceback
             fault = error("internal", what="reading what was sent", reason="there is no memory for it")
         self._shares.discard(self._channel.waste)
         self._end(fault)
         return False
 
     def _feed(self, data: bytes, descriptors: list[int], work: Work | None) -> bool:
-        """False when nothing more is to be read. Raises what is wrong. What handling a message takes is work too: the
-        words of a thousand workers that are heard at once are heard in many turns."""
+        """Returns False if nothing more is to be read. Raises the fault of the peer. Handling a message counts as work
+        too: messages that a thousand workers send at once are handled in many turns of the loop."""
         begun = time.thread_time_ns()
         for message, owned in self._channel.feed(data, descriptors, work):
             self._deliver(message, owned)
@@ -385,7 +395,8 @@ class Connection:
         return True
 
     def _resume(self, work: Work) -> bool:
-        """A turn in line. Who reads no answers leaves it, and comes back when it does."""
+        """Work on queued input. A peer that reads no answers leaves the queue, and joins it again when it has read
+        them."""
         going = self._reading and not self._paused and not self._taking and self._take(None, [], work)
         if going and self._channel.busy and not self._paused:
             if not self._channel.making:
@@ -396,8 +407,8 @@ class Connection:
         return False
 
     def _settle(self) -> None:
-        """Listen, or stand in line because there is more here than fits one turn, or neither: then nothing is read, and
-        what the peer sends stays in its socket."""
+        """Either listen to the socket, or queue because there is more input than fits one turn, or neither: then
+        nothing is read, and the peer's bytes stay in its socket."""
         ready = self._reading and not self._paused and not self._taking
         busy = ready and self._channel.busy
         if not (busy and self._channel.making):
@@ -414,15 +425,16 @@ class Connection:
             self._shares.join(self._who, self._resume)
 
     def _watch_frame(self) -> None:
-        """Have an eye on a frame that has begun and not ended."""
+        """Watch the time of an incomplete frame."""
         if self.on_partial is not None:
             self.on_partial(self._channel.pending)
         if self._frame_timer is None and self._reading and not self._channel.at_boundary:
             self._frame_timer = self._loop.call_later(self._frame_s or 0, self._frame_late, self._delivered)
 
     def _frame_late(self, delivered: int) -> None:
-        """Time for the frame that was under way when ``delivered`` messages had come. What has arrived meanwhile
-        counts, as the daemon may have been stopped; and while it does not listen, the peer cannot write."""
+        """The time is over for the frame that was incomplete when ``delivered`` messages had come. Bytes that have
+        arrived meanwhile are read first, because the daemon itself may have been stopped. While the daemon does not
+        listen, the peer cannot send."""
         self._frame_timer = None
         if not self._listening:
             delivered = -1
@@ -462,7 +474,7 @@ class Connection:
             self._on_end(fault)
 
     def _listen_again(self) -> None:
-        """After a pause, when enough of the output is gone."""
+        """Listen again after a pause, once enough of the output is sent."""
         if self._paused and self.backlog <= MAX_UNREAD // 2:
             self._paused = False
             self._settle()
@@ -550,6 +562,6 @@ class Connection:
 
 
 def documents(message: WireMessage) -> list[Any]:
-    """Lists and maps that are fields of ``message``, to be freed at leisure."""
+    """Return the lists and maps that are fields of ``message``, to be freed in pieces."""
     fields = (getattr(message, name) for name in message.__struct_fields__)
     return [value for value in fields if type(value) in (list, dict)]

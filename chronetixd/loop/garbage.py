@@ -1,10 +1,10 @@
-"""Python's search for garbage, in pieces that keep nobody waiting.
+"""Python's garbage collection, in passes that are short enough for the loop.
 
-Left alone, the interpreter looks through everything that lives, time and again: with a flow of 300 nodes that stops the
-loop for 50 ms and more. Rules: what a pass over the oldest objects finds alive is frozen (:func:`gc.freeze`) and not
-looked at again, so that a pass costs what is new and not what is there. What becomes garbage after that and is not
-freed by its count (a flow that has ended is full of cycles) is found by a full pass, which comes when there may be as
-much of it as there is else.
+By default the interpreter scans all living objects again and again: with a flow of 300 nodes this stops the loop for 50
+ms and more. Rules: objects that a pass over the oldest generation has found alive are frozen (:func:`gc.freeze`) and
+not scanned again, so that the cost of a pass depends on the new objects and not on all objects. Frozen objects that
+become garbage later and are in reference cycles (a flow that has ended is full of them) are found by a full pass, which
+is due when there may be as much such garbage as other objects.
 """
 
 from __future__ import annotations
@@ -15,34 +15,34 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 THRESHOLDS = 700, 10, 3
-"""New objects, and passes over younger ones, until each of the three generations is looked through: the oldest one has
-then some 20 000, which takes 2 ms."""
+"""After how many new objects, and passes over the younger generations, each of the three generations is scanned. The
+oldest one then has about 20 000 objects, whose scan takes 2 ms."""
 
 OLDEST = 2
 
 COUNTED = 8
-"""The frozen are counted with one pass in so many: that takes a walk over all of them, 1 ms for 100 000."""
+"""With one pass in so many the frozen objects are counted, which takes a walk over all of them: 1 ms for 100 000."""
 
 GROWN = 2
-"""Times what the last full pass has left: the next one is due."""
+"""A full pass is due when there are so many times the objects that the last one has left."""
 
 FEW = 100_000
-"""Frozen objects that are never worth a full pass: it takes 10 ms for so many."""
+"""Up to how many frozen objects no full pass is made: it takes 10 ms for so many."""
 
 
 class Garbage:
-    """Of this process, from :meth:`begin` to :meth:`end`. ``later`` has a function called where nobody is in the middle
-    of anything; it is called by any thread."""
+    """The garbage collection of this process, from :meth:`begin` to :meth:`end`. ``later`` has a function called at a
+    time when no other code is interrupted; any thread may call ``later``."""
 
     def __init__(self, later: Callable[[Callable[[], None]], object]) -> None:
         self._later = later
         self._passes = 0
         self._left = 0
-        """Frozen by the last full pass."""
+        """How many objects the last full pass has frozen."""
         self._due = False
 
     def begin(self) -> None:
-        """What is there now stays."""
+        """Freeze all present objects, and collect as described above from now on."""
         gc.set_threshold(*THRESHOLDS)
         gc.callbacks.append(self._passed)
         gc.freeze()
@@ -50,7 +50,7 @@ class Garbage:
         self._left = gc.get_freeze_count()
 
     def end(self) -> None:
-        """The interpreter does as it likes. Idempotent."""
+        """Leave garbage collection to the interpreter again. Idempotent."""
         if self._passed in gc.callbacks:
             gc.callbacks.remove(self._passed)
 
@@ -67,7 +67,7 @@ class Garbage:
         return frozen > FEW and frozen > GROWN * self._left
 
     def full(self) -> None:
-        """Look through everything."""
+        """Scan all objects."""
         gc.unfreeze()
         gc.collect()
         self._due = False
@@ -75,7 +75,7 @@ class Garbage:
 
 
 def of(loop: asyncio.AbstractEventLoop) -> Garbage:
-    """The full pass in a turn of ``loop``, as long as there is one."""
+    """Return the garbage collection whose full passes run in a turn of ``loop``, as long as ``loop`` is open."""
 
     def later(call: Callable[[], None]) -> None:
         if not loop.is_closed():

@@ -1,9 +1,9 @@
-"""The daemon's side of the inspectors (``inspector``): who has a stranger's descriptor, for how long.
+"""The daemon's side of the inspectors (``inspector``): which process has a stranger's descriptors, and for how long.
 
-Rules: the daemon looks at what a peer has sent without receiving it (MSG_PEEK), and has whatever brings descriptors
-along received by an inspector; it gets back what is harmless. Each owner (a user) has an inspector of its own, so that
-a close that waits is waited for by its owner's connections alone. One that does not answer for LIMIT_S is killed, and
-counts against its owner until it is gone; an owner with MAX_ENDING of them is to be refused.
+Rules: the daemon looks at incoming bytes without receiving them (MSG_PEEK). If descriptors come with them, an inspector
+receives both and returns the descriptors that are harmless. Each owner (a user) has an inspector of its own, so that a
+close that waits holds up only that owner's connections. An inspector that does not answer within LIMIT_S is killed, and
+counts against its owner until it has ended; an owner with MAX_ENDING such inspectors is to be refused.
 """
 
 from __future__ import annotations
@@ -31,29 +31,30 @@ from chronetixd.linux.pipes import waiting
 from chronetixd.loop import inspector
 
 LIMIT_S = 5.0
-"""How long one request may take; what an inspector does takes microseconds unless somebody makes it wait."""
+"""How long one request to an inspector may take. Its work takes microseconds unless a peer makes it wait."""
 
 IDLE_S = 10.0
-"""An inspector that nobody has asked for so long ends."""
+"""After how long without a request an inspector is ended."""
 
 MAX_ENDING = 4
-"""Inspectors of one owner that have to end and cannot, because of what they hold."""
+"""How many inspectors of one owner may be unable to end because of the descriptors that they hold."""
 
 PURPOSE: Final = "what a client has sent along"
 
 SO_PASSRIGHTS = 83
-"""Linux 6.16: whether descriptors may be sent to a socket; sockets that it accepts inherit it."""
+"""Linux 6.16: whether descriptors may be sent to a socket. Sockets that it accepts inherit the option."""
 
 Taken = list[int] | ChronetixError | None
-"""What came along; why the daemon could not take it; None: it was refused, or nobody could take it."""
+"""The received descriptors; the error for which the daemon could not take them; None if they were refused or no
+inspector was available."""
 
 OnTaken = Callable[[Taken], None]
 
 
 def pass_rights(sock: socket.socket, wanted: bool) -> None:
-    """Let peers send descriptors to ``sock``, or refuse that already at the sender. Before Linux 6.16 they always can,
-    which costs an inspector and nothing else. (CHRONETIX_WITHOUT=passrights makes a newer kernel behave so, for
-    tests.)"""
+    """Let peers send descriptors to ``sock``, or have the kernel refuse them at the sender. Before Linux 6.16 peers
+    always can send them, which costs an inspector and nothing else. (CHRONETIX_WITHOUT=passrights makes a newer kernel
+    behave like this, for tests.)"""
     if "passrights" in os.environ.get("CHRONETIX_WITHOUT", "").split(","):
         return
     try:
@@ -63,21 +64,21 @@ def pass_rights(sock: socket.socket, wanted: bool) -> None:
 
 
 class _Inspector:
-    """One process."""
+    """One inspector process."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, line: socket.socket, process: Process) -> None:
         self._loop = loop
         self.line = line
         self.process = process
         self.asked: deque[tuple[int, OnTaken]] = deque()
-        """What is not answered: its number, whom to tell."""
+        """Requests that are not answered: their number, and the function that gets the answer."""
         self.on_over: Callable[[], None] = lambda: None
         self._timer: asyncio.TimerHandle | None = None
         loop.add_reader(line.fileno(), self._answered)
         self._time()
 
     def ask(self, number: int, sock: socket.socket, size: int, on_taken: OnTaken) -> None:
-        """Raises OSError; nothing was asked then."""
+        """Send a request. Raises OSError, and then nothing was requested."""
         socket.send_fds(self.line, [inspector.REQUEST.pack(number, size)], [sock.fileno()])
         self.asked.append((number, on_taken))
         if len(self.asked) == 1:
@@ -101,7 +102,7 @@ class _Inspector:
             self.end()
             return
         number, count = inspector.ANSWER.unpack(packet)
-        descriptors = received(ancillary)  # the inspector's own: it has sent what is harmless
+        descriptors = received(ancillary)  # harmless: an inspector sends no others
         expected, on_taken = self.asked.popleft()
         assert number == expected
         self._time()
@@ -114,7 +115,8 @@ class _Inspector:
             on_taken(descriptors)
 
     def wait(self, seconds: float) -> None:
-        """Until everything is answered, at most so long. The loop waits, too: for an upgrade only."""
+        """Wait at most ``seconds`` until all requests are answered. This blocks the loop, and is for an upgrade
+        only."""
         self.line.settimeout(seconds)
         try:
             while self.asked:
@@ -124,7 +126,7 @@ class _Inspector:
             self.end()
 
     def end(self) -> None:
-        """Ask it nothing more; what it holds is closed by its end. Idempotent."""
+        """End the inspector; its end closes all descriptors that it holds. Idempotent."""
         if self._timer is None:
             return
         self._timer.cancel()
@@ -138,7 +140,7 @@ class _Inspector:
 
 
 class Inspection:
-    """The inspectors of all owners. Starts none before it is asked."""
+    """The inspectors of all owners. None is started before the first request."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -146,53 +148,56 @@ class Inspection:
         self._ending: dict[int, set[Process]] = {}
         self._numbers = itertools.count(1)
         self._kept: deque[tuple[int, socket.socket]] = deque()
-        """Sockets to be closed for which there was no inspector."""
+        """Sockets that are to be closed and for which no inspector was available."""
         self._empty = asyncio.Event()
 
     @property
     def pids(self) -> set[int]:
-        """Processes that are ours and not reaped."""
+        """The inspector processes that are not reaped."""
         ending = {process.pid for processes in self._ending.values() for process in processes}
         return ending | {each.process.pid for each in self._at_work.values()}
 
     @property
     def busy(self) -> bool:
-        """Something is asked for and not answered."""
+        """Whether a request is not answered."""
         return any(each.asked for each in self._at_work.values())
 
     def refuses(self, owner: int) -> bool:
-        """``owner`` has sent too much that cannot be closed; who is refused brings nothing more."""
+        """Return whether ``owner`` has sent too many descriptors that cannot be closed. A refused owner's connections
+        bring no further ones."""
         return len(self._ending.get(owner, ())) >= MAX_ENDING
 
     def take_in(self, owner: int, sock: socket.socket, size: int, on_taken: OnTaken) -> None:
-        """Have the ``size`` bytes that wait in ``sock`` received, with what comes along. ``on_taken`` is called later
-        with the descriptors, which are its own then, or why there are none."""
+        """Have the ``size`` bytes that wait in ``sock`` received, with their descriptors. ``on_taken`` is called later
+        with the descriptors, which it then owns, or with the reason why there are none (see ``Taken``)."""
         asked = self._ask(owner, sock, size, on_taken)
         if asked is not True:
             self._loop.call_soon(on_taken, asked)
 
     def close(self, owner: int, sock: socket.socket) -> None:
-        """Close ``sock``, which ``owner`` has connected, without waiting for what its unread bytes may bring along."""
+        """Close ``sock``, on which ``owner`` has connected, without waiting for descriptors in its unread bytes."""
         try:
             sock.shutdown(socket.SHUT_RDWR)  # nothing more can be sent to it
             if not waiting(sock.fileno()):
                 sock.close()
                 return
         except OSError:
-            pass  # not connected: what has come may be there still
+            pass  # not connected any more; unread bytes may still be there
         if self._ask(owner, sock, 0, lambda _: None) is True:
-            sock.close()  # not the last one
+            sock.close()  # the inspector has a duplicate, and closes the last one
         else:
             self._kept.append((owner, sock))
 
     def settle(self, seconds: float) -> None:
-        """Wait until everything is answered; the rest is given up. For an upgrade: nobody else runs meanwhile."""
+        """Wait at most ``seconds`` until all requests are answered, then end all inspectors. This blocks the loop, and
+        is for an upgrade only."""
         for each in tuple(self._at_work.values()):
             each.wait(seconds)
             each.end()
 
     async def stop(self, seconds: float) -> None:
-        """End all inspectors. One that cannot end is left: it has nothing of ours."""
+        """End all inspectors, waiting at most ``seconds``. An inspector that cannot end is left behind: it holds
+        nothing of the daemon."""
         for each in tuple(self._at_work.values()):
             each.end()
         if self._ending:
@@ -201,11 +206,12 @@ class Inspection:
                 await asyncio.wait_for(self._empty.wait(), seconds)
             except TimeoutError:
                 structlog.get_logger("chronetixd").warning(
-                    "what a peer has sent along cannot be closed yet; its process is left behind", pids=self.pids
+                    "a descriptor that a peer has sent cannot be closed yet; its inspector process is left behind",
+                    pids=self.pids,
                 )
 
     def _ask(self, owner: int, sock: socket.socket, size: int, on_taken: OnTaken) -> Literal[True] | Taken:
-        """True, or what there is to be told because nobody could be asked."""
+        """Return True if the request was sent; otherwise what ``on_taken`` is to be called with."""
         try:
             found = self._at_work.get(owner) or self._start(owner)
             if found is None:
@@ -218,7 +224,7 @@ class Inspection:
         return True
 
     def _start(self, owner: int) -> _Inspector | None:
-        """Raises OSError."""
+        """Start the inspector of ``owner``; None if ``owner`` is refused. Raises OSError."""
         if self.refuses(owner):
             return None
         with ExitStack() as opened:

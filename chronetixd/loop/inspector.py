@@ -1,15 +1,15 @@
-"""The inspector: the process that takes peers' descriptors in, so that the daemon never has one it must not close.
+"""The inspector: the process that receives strangers' descriptors, so that the daemon never has one that it must not
+close.
 
-Closing a descriptor may wait for whoever made it: a TCP socket lingers, a FUSE file is flushed, and that for as long as
-its maker likes. Nothing can take back a descriptor that a process has once received but closing it. So strangers'
-descriptors are received here: what is harmless (shared memory, a pipe without a name) goes on to the
-daemon, with anything else this process ends, and its end closes it. Sockets whose unread bytes may bring descriptors
-along are closed here, too.
+Closing a descriptor may wait as long as its maker likes: a TCP socket lingers, a FUSE file is flushed. A descriptor
+that a process has received can only be closed. So this process receives strangers' descriptors: it passes harmless ones
+(shared memory, a pipe without a name) on to the daemon, and ends with any other, which its end closes. It also closes
+sockets whose unread bytes may bring descriptors along.
 
-Run by its path with ``-I -S``, the number of its socket as argument; imports nothing of ours. It serves one owner
-(:mod:`chronetixd.loop.inspection`), who alone waits when it has to. Packets, one a request: number and bytes to
-receive, 0 for a socket to be closed, with the socket; the answer: number and how many descriptors come with it, or
-``REFUSED``.
+The inspector is run by its path with ``-I -S``, with the number of its socket as argument, and imports nothing of
+Chronetix. It serves one owner (:mod:`chronetixd.loop.inspection`); if it has to wait, only that owner waits. One packet
+is one request: a number, the count of bytes to receive (0 for a socket to be closed), and the socket. The answer: the
+number, and how many descriptors come with it, or ``REFUSED``.
 """
 
 import array
@@ -29,7 +29,7 @@ F_GET_SEALS = 1034
 
 
 def harmless(fd: int) -> bool:
-    """Closing ``fd``, and asking after it, waits for nobody. F_GET_SEALS is known by memory only (memfd, tmpfs)."""
+    """Return whether neither closing ``fd`` nor looking at it can wait. Only memory (memfd, tmpfs) has F_GET_SEALS."""
     with contextlib.suppress(OSError):
         fcntl.fcntl(fd, F_GET_SEALS)
         return True
@@ -37,7 +37,7 @@ def harmless(fd: int) -> bool:
 
 
 def received(ancillary: Sequence[tuple[int, int, bytes]]) -> list[int]:
-    """As in :mod:`chronetix.protocol.descriptors`, which is not there without site-packages."""
+    """As in :mod:`chronetix.protocol.descriptors`, which cannot be imported without site-packages."""
     found = array.array("i")
     for level, kind, data in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
@@ -46,8 +46,8 @@ def received(ancillary: Sequence[tuple[int, int, bytes]]) -> list[int]:
 
 
 def take_in(sock: socket.socket, size: int) -> list[int] | None:
-    """Receive ``size`` bytes, which the daemon has looked at already, and what comes with them; None if any of it is
-    not harmless, or not all of it is there."""
+    """Receive ``size`` bytes, which the daemon has looked at before, and return the descriptors that come with them.
+    None if one of them is not harmless, or bytes or descriptors are missing."""
     room = socket.CMSG_SPACE(MAX_PER_SENDMSG * array.array("i").itemsize)
     data, ancillary, flags, _ = sock.recvmsg(size, room, socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC)
     descriptors = received(ancillary)
@@ -56,7 +56,7 @@ def take_in(sock: socket.socket, size: int) -> list[int] | None:
 
 
 def serve(line: socket.socket) -> None:
-    """Answer until the daemon closes ``line``, or something is not harmless."""
+    """Answer requests until the daemon closes ``line``, or a descriptor is not harmless."""
     while True:
         request, ancillary, _, _ = line.recvmsg(REQUEST.size, socket.CMSG_SPACE(4), socket.MSG_CMSG_CLOEXEC)
         if not request:

@@ -1,10 +1,11 @@
-"""Fair turns on the loop for work that is too much for one go: large frames that are decoded, answers that are encoded,
-documents that are freed.
+"""Fair shares of the loop for work that is too much for one turn: decoding large frames, encoding answers, freeing
+documents.
 
-Rules: a turn of the loop has TURN of such work, whoever it is for, so that input, timers and calls of everybody else
-come between; clients and workers take theirs alternately, so do users (flows) among them, and connections of one user.
-Of a user's large documents one is made after the other: each may take 80 MB. A connection that has little to read does
-it at once, as long as the turn has work left, and never stands in line.
+Rules: in one turn of the loop at most TURN items of such work are done, for all owners together, so that input, timers
+and other calls run in between. Clients and workers alternate; among clients the users alternate, among workers the
+flows, and within one of them the connections. Of one user's large documents only one is decoded at a time, because each
+may take 80 MB. A connection that has little to read does it at once, as long as the turn has work left, and never
+queues.
 """
 
 from __future__ import annotations
@@ -19,40 +20,40 @@ from chronetix.protocol import cbor
 from chronetix.protocol.framing import Work
 
 TURN = 8192
-"""Items that are worked on in one turn of the loop (about 1 ms)."""
+"""How many items are worked on in one turn of the loop (about 1 ms)."""
 
 ITEM_NS = 120
-"""What an item is worth where work is measured by its time."""
+"""How much time counts as one item, where work is measured by its time."""
 
 SLICE = 2048
-"""Items that one of those who stand in line works on before the next one is asked."""
+"""How many items are worked on for one step in the queue before the next step has its turn."""
 
 WORTH = 4096
-"""Items of a message that is freed in pieces."""
+"""From how many items on a message is freed in pieces."""
 
 ABREAST = 4
-"""Answers that are made at once for one of those in line."""
+"""How many answers may be encoded at once for one owner."""
 
 Step = Callable[[Work], bool]
-"""Works until its :class:`Work` is used up or all is done; True when there is more to do."""
+"""Works until its :class:`Work` is used up or all is done; returns True when there is more to do."""
 
 
 class ShareOwner(NamedTuple):
-    """For whom something is done: ``client`` and a user, ``worker`` and a flow."""
+    """For whom work is done: kind ``client`` and a user, or kind ``worker`` and a flow."""
 
     kind: str
     name: Hashable
 
 
 DAEMON = ShareOwner("house", "")
-"""Ourselves."""
+"""Work of the daemon itself."""
 
 
 class Shares:
-    """Of one loop."""
+    """The shares of one loop."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = proxy(loop)  # it is the loop that keeps us
+        self._loop = proxy(loop)  # the loop keeps this object, so this object must not keep the loop
         self._line: OrderedDict[str, OrderedDict[Hashable, deque[Step]]] = OrderedDict()
         self._at_once = Work(TURN)
         self._renewing = False
@@ -62,38 +63,39 @@ class Shares:
         self._making: WeakValueDictionary[ShareOwner, object] = WeakValueDictionary()
 
     def makers(self, who: ShareOwner) -> asyncio.Semaphore:
-        """To be held while an answer is made for ``who``: what is half made counts nowhere yet. Forgotten with its last
-        holder."""
+        """Return the semaphore to be held while an answer is encoded for ``who``: half an answer is counted nowhere. It
+        is forgotten with its last holder."""
         makers = self._makers.get(who)
         if makers is None:
             makers = self._makers[who] = asyncio.Semaphore(ABREAST)
         return makers
 
     def begin(self, who: ShareOwner, document: object) -> bool:
-        """May the large document of a connection of ``who`` be made? Not while another one is, until :meth:`end`."""
+        """Return whether the large document of a connection of ``who`` may be decoded now. Until :meth:`end` is called,
+        no other one may."""
         return self._making.setdefault(who, document) is document
 
     def end(self, who: ShareOwner, document: object) -> None:
-        """It is made, or left. Idempotent."""
+        """The document is decoded, or given up. Idempotent."""
         if self._making.get(who) is document:
             del self._making[who]
 
     def at_once(self) -> Work:
-        """What may be done in this turn of the loop by who does not stand in line."""
+        """Return the work that may be done in this turn of the loop without queueing."""
         if not self._renewing:
             self._renewing = True
             self._loop.call_soon(self._renew)
         return self._at_once
 
     def join(self, who: ShareOwner, step: Step) -> None:
-        """Let ``step`` be done piece by piece for ``who``, until it says that all is done. It must not raise."""
+        """Queue ``step``, which is called piece by piece for ``who`` until it returns False. It must not raise."""
         self._line.setdefault(who.kind, OrderedDict()).setdefault(who.name, deque()).append(step)
         if not self._turning:
             self._turning = True
             self._loop.call_soon(self._turn)
 
     def discard(self, made: list[Any]) -> None:
-        """Free documents that nobody else has piece by piece; takes them out of the list ``made``."""
+        """Free documents that are referenced only here, piece by piece; takes them out of the list ``made``."""
         if not self._pile and made:
             self.join(DAEMON, self._free)
         self._pile += made
@@ -139,7 +141,7 @@ _SHARES: WeakKeyDictionary[asyncio.AbstractEventLoop, Shares] = WeakKeyDictionar
 
 
 def of(loop: asyncio.AbstractEventLoop) -> Shares:
-    """Those of ``loop``."""
+    """Return the shares of ``loop``."""
     shares = _SHARES.get(loop)
     if shares is None:
         shares = _SHARES[loop] = Shares(loop)

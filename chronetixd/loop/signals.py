@@ -1,9 +1,9 @@
 """Signals of the process, handled in the event loop: one call for each signal that is delivered.
 
-The loop's own add_signal_handler does not keep that promise. uvloop notes a signal in a pipe and, apart from that, in a
-Python handler; if another signal is read between the two (SIGCHLD of a worker that was stopped, then SIGTERM), one
-SIGTERM calls back twice, and a second SIGTERM kills what the first one began to drain. Here the Python handler alone
-calls back; the pipe only wakes the loop.
+The loop's own add_signal_handler does not guarantee that. uvloop notes a signal both in a pipe and in a Python handler;
+if another signal is read in between (SIGCHLD of a stopped worker, then SIGTERM), one SIGTERM makes two calls, and the
+second one kills what the first one began to drain. Here only the Python handler makes the call, and the pipe only wakes
+the loop.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 
 class SignalHandlers:
-    """Installs handlers that run in ``loop``, and puts back at the end what was installed before them."""
+    """Installs handlers that run in ``loop``, and restores the former handlers at the end."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -27,6 +27,6 @@ class SignalHandlers:
         self._former.setdefault(number, signal.SIG_DFL if former is None else former)
 
     def close(self) -> None:
-        """Put the former handlers back. Idempotent."""
+        """Restore the former handlers. Idempotent."""
         while self._former:
             signal.signal(*self._former.popitem())

@@ -1,8 +1,9 @@
-"""Work that comes in bursts, in slices of the loop: what a thousand workers need at once keeps nobody else waiting.
+"""Work that comes in bursts, done in slices of the loop, so that work for a thousand workers at once does not delay
+other work.
 
-Rules: work is done in the order in which it was added, as much of it in one turn of the loop as SLICE_NS allows, and at
-least one piece; then everybody else has a turn. Nothing is added that may be done too late: who added it has to look
-whether it is still wanted.
+Rules: work is done in the order in which it was added. In one turn of the loop at least one piece of work is done, and
+then as many as SLICE_NS allows; then other work has a turn. Work may be done late, so the code that added it checks
+whether it is still needed.
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ from typing import TypeVar
 T = TypeVar("T")
 
 SLICE_NS = 2_000_000
-"""Of one turn: a neighbour's question waits for little more."""
+"""How long one turn may work: a client that asks meanwhile waits little more."""
 
 
 class Turns:
-    """The work of one loop. An exception of a piece of work is the loop's, and the rest goes on in the next turn."""
+    """The queued work of one loop. An exception of a piece of work goes to the loop; the other pieces go on in the next
+    turn."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, slice_ns: int = SLICE_NS) -> None:
         self._loop = loop
@@ -30,7 +32,7 @@ class Turns:
 
     @property
     def waiting(self) -> int:
-        """Pieces of work that are still to be done."""
+        """How many pieces of work are still to be done."""
         return len(self._work)
 
     def add(self, work: Callable[[], None]) -> None:
@@ -57,14 +59,14 @@ class Turns:
 
 
 class Pace:
-    """For what a coroutine does in a loop of its own: others have their turns whenever a slice of time is used up."""
+    """For a coroutine with a loop of its own: after each slice of time other work has a turn."""
 
     def __init__(self, slice_ns: int = SLICE_NS) -> None:
         self._slice_ns = slice_ns
         self._end = time.monotonic_ns() + slice_ns
 
     async def over(self, things: Iterable[T]) -> AsyncIterator[T]:
-        """Each of ``things`` as they are now."""
+        """Yield each of ``things``, as they are at the beginning."""
         for thing in tuple(things):
             if time.monotonic_ns() >= self._end:
                 await asyncio.sleep(0)

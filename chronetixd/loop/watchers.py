@@ -1,4 +1,4 @@
-"""Who wants to know when something has changed: functions that are called, and tasks that wait for a state."""
+"""Watchers of a state: functions that are called when it has changed, and tasks that wait for it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 
 class Watchers:
-    """Of one thing, whose owner calls :meth:`tell` after every change."""
+    """The watchers of one object, whose owner calls :meth:`tell` after every change."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -20,7 +20,7 @@ class Watchers:
         return lambda: (self._watchers.pop(key, None), None)[1]
 
     async def until(self, reached: Callable[[], bool]) -> None:
-        """Return once ``reached``: looked at now, and after every change."""
+        """Return once ``reached`` returns True; it is called now and after every change."""
         done = self._loop.create_future()
 
         def look() -> None:
@@ -35,6 +35,6 @@ class Watchers:
             unwatch()
 
     def tell(self) -> None:
-        """Something has changed."""
+        """Notify all watchers of a change."""
         for watcher in tuple(self._watchers.values()):
             watcher()

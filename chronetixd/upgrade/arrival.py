@@ -1,7 +1,7 @@
-"""The new image, from its first line to where it has everything that the one before it had.
+"""The new image, from its first line until it has rebuilt everything that the image before handed over.
 
-Until then nothing acts: the loop does not turn, and what is rebuilt only takes duplicates of descriptors. Whatever is
-raised on the way, or takes too long, leads back to the old image.
+Until then no part acts: the loop does not run, and rebuilding only takes duplicates of descriptors. An exception on the
+way, or too long a time, leads back to the old image.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from chronetixd.upgrade.snapshot import Snapshot
 
 
 class Arrival:
-    """What was handed over to this image. In its context everything is rebuilt, or the old image executed."""
+    """What was handed over to this image. As a context manager: an exception in its body executes the old image."""
 
     def __init__(self, told: exec_handoff.ExecHandoff, snapshot: Snapshot) -> None:
         self._told = told
@@ -25,12 +25,12 @@ class Arrival:
 
     @property
     def failed(self) -> str:
-        """Why the image that this one has sent failed; empty when this is the one that was sent."""
+        """Why the upgrade failed that this image had begun; empty if this is the new image."""
         return self._told.failed
 
     @property
     def version(self) -> str:
-        """Of this image, as it said in its rehearsal."""
+        """The version of this image, as its rehearsal returned it."""
         return self.snapshot.upgrade.before if self.failed else self.snapshot.upgrade.after
 
     def __enter__(self) -> Arrival:
@@ -41,14 +41,14 @@ class Arrival:
             exec_handoff.back(self._told, reason)
 
     def complete(self) -> None:
-        """Everything is rebuilt, and signals have handlers: there is no way back any more."""
+        """Everything is rebuilt and signals have handlers: from now on the old image cannot take over any more."""
         self.bag.close()
         os.close(self._told.state)
         exec_handoff.arrived()
 
 
 def configured_by(snapshot: Snapshot) -> tuple[Source, Configured]:
-    """The configuration as it is now, with the settings that only a restart changes as they were. Raises
+    """Return the present configuration, in which settings that only a restart changes keep their values. Raises
     ChronetixError ``config-invalid``."""
     source = Source(snapshot.flags, snapshot.config)
     found = source()

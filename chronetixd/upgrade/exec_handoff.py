@@ -1,11 +1,11 @@
 """From one image of the daemon to the next, in the same process: exec, and back to the old image if the new one fails.
 
-Imports nothing but the standard library, and little of that: it has to work where the rest of an installation does not,
-and everything that is imported here lengthens the pause. Rules:
+This module imports little, and only from the standard library: it must work where the rest of an installation does not,
+and every import lengthens the pause. Rules:
 
-* signals wait, blocked, from before the exec until the new image has its handlers: none is lost, none kills;
-* an image that is not there within LIMIT_S is interrupted, and the old one executed, as if it had failed by itself;
-* the old image is executed only once: if it fails as well, the daemon ends with both reasons.
+* Signals are blocked from before the exec until the new image has its handlers: no signal is lost, and none kills.
+* An image that is not ready within LIMIT_S is interrupted, and the old one is executed as if the new one had failed.
+* The old image is executed only once: if it fails too, the daemon ends with both reasons.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ BLOCKED = (
 
 
 class Image(NamedTuple):
-    """What is executed: ``program``, with ``argv``, whose first one is the name that it is given."""
+    """What is executed: ``program`` with ``argv``, whose first item is the program's name."""
 
     program: str
     argv: Sequence[str]
 
 
 class ExecHandoff(NamedTuple):
-    """What the next image is told. ``state`` is the snapshot's descriptor, ``back`` the image that takes over if this
-    one fails, None for the last resort. ``failed`` says why the image before has failed."""
+    """What the next image is told. ``state`` is the snapshot's descriptor. ``back`` is the image that takes over if
+    this one fails; None if this is the old image already. ``failed`` is the reason why the new image has failed."""
 
     state: int
     back: Image | None
@@ -48,12 +48,13 @@ class ExecHandoff(NamedTuple):
 
 
 def own_image() -> Image:
-    """How this process was started."""
+    """Return the program and arguments with which this process was started."""
     return Image(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def received() -> ExecHandoff | None:
-    """Taken out of the environment: None for a daemon that begins anew. Raises ValueError for what is none."""
+    """Take the handoff out of the environment; None for a daemon that starts anew. Raises ValueError for a value that
+    is none."""
     text = os.environ.pop(VARIABLE, "")
     if not text:
         return None
@@ -66,7 +67,8 @@ def received() -> ExecHandoff | None:
 
 
 def leave(image: Image, handoff: ExecHandoff, descriptors: Iterable[int]) -> None:
-    """Execute ``image``, to which ``descriptors`` are left. Returns only by raising OSError: nothing has changed."""
+    """Execute ``image``, which inherits ``descriptors``. Returns only by raising OSError, and then nothing has
+    changed."""
     left = [handoff.state, *descriptors]
     held = signal.pthread_sigmask(signal.SIG_BLOCK, BLOCKED)
     for fd in left:
@@ -94,7 +96,7 @@ def guard(handoff: ExecHandoff) -> None:
 
 
 def fall_back(handoff: ExecHandoff, reason: str) -> None:
-    """This image cannot take over: execute the one before, which has everything still. Returns if there is none."""
+    """Execute the old image, which can still rebuild everything. Returns if there is none."""
     signal.pthread_sigmask(signal.SIG_BLOCK, BLOCKED)
     if handoff.back is None:
         return
@@ -103,15 +105,15 @@ def fall_back(handoff: ExecHandoff, reason: str) -> None:
 
 
 def arrived() -> None:
-    """Everything is rebuilt and signals have their handlers."""
+    """Everything is rebuilt and signals have their handlers: disarm the time limit and unblock signals."""
     signal.setitimer(signal.ITIMER_REAL, 0)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, BLOCKED)
 
 
 def back(handoff: ExecHandoff, reason: BaseException) -> None:
-    """Execute the image before; returns when this one is that already, to end with ``reason``."""
-    import traceback  # what only a failure needs
+    """Execute the old image because of ``reason``. Returns if this is the old image; then it ends with ``reason``."""
+    import traceback  # only needed after a failure
 
     with suppress(OSError):
         traceback.print_exception(reason)

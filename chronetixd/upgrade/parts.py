@@ -1,4 +1,4 @@
-"""The parts of a daemon that have state, together: what of each is handed over, and in which order it is rebuilt."""
+"""The parts of a daemon that have state: what each of them hands over, and in which order they are rebuilt."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class Parts(NamedTuple):
-    """All of one daemon but its settings. Launcher, spares and clients are not handed over."""
+    """All parts of one daemon that hand over state. Launcher, spare workers and clients are not handed over."""
 
     state: StateDir
     server: Server
@@ -46,17 +46,17 @@ class Parts(NamedTuple):
     pump: Pump
 
     def upgrade_blockers(self) -> list[str]:
-        """What keeps them from being handed over now, as sentences."""
+        """Return what blocks handing over now, as sentences; empty if nothing does."""
         ways = self.flows.upgrade_blockers
         if not self.orphans.settled or not self.groups.settled:
-            ways.append("what a worker had started is being ended")
+            ways.append("processes that an ended worker had started are being killed")
         if self.journal.awaited:
             ways.append("the journal waits for the disk")
         return ways
 
     def freeze(self, wait_s: float) -> None:
-        """No thread reads or writes any more, once what it is about is done, but after ``wait_s`` in any case; what can
-        be written is."""
+        """Stop the threads that read or write, once they have finished their present work and written what they can,
+        but after ``wait_s`` in any case."""
         self.pump.halt()
         self.log_files.halt(wait_s)
         self.journal.settle(wait_s)
@@ -64,12 +64,13 @@ class Parts(NamedTuple):
         self.disk.settle(wait_s)
 
     def thaw(self) -> None:
-        """Threads go on. Idempotent."""
+        """Let the threads go on. Idempotent."""
         self.pump.resume()
         self.log_files.resume()
 
     def packed(self, bag: Bag) -> dict[str, Any]:
-        """What a snapshot has of them; descriptors go into ``bag``. Nothing may be in the way."""
+        """Return the parts' fields of a snapshot; descriptors go into ``bag``. There must be no
+        ``upgrade_blockers``."""
         return {
             "lock": bag.put(self.state.lock),
             "server": self.server.packed(bag),
@@ -86,7 +87,7 @@ class Parts(NamedTuple):
         }
 
     def unpack(self, snapshot: Snapshot, bag: Unbag) -> None:
-        """Be what they were, frozen. Raises ValueError, OSError."""
+        """Take over the state of ``snapshot``; the threads stay stopped. Raises ValueError, OSError."""
         self.pump.halt()
         self.state.unpack(bag.take(snapshot.lock))
         self.server.unpack(snapshot.server, bag)

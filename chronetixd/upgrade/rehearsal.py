@@ -1,7 +1,7 @@
-"""The rehearsal: the other release, as a child, rebuilds everything from a real snapshot and says what it is.
+"""The rehearsal: the other release, as a child, rebuilds everything from a real snapshot and answers with its version.
 
-It gets duplicates of all descriptors and must leave no trace: it reads no socket, sends nothing, writes nothing. What
-is not exit code 0 with exactly the answer that is expected, in time, means no.
+The child gets duplicates of all descriptors and must leave no trace: it reads no socket, sends nothing, writes nothing.
+Only exit code 0 in time, with exactly the expected answer, permits the upgrade.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from chronetixd.workers.launcher import NOT_INHERITED
 
 OPTION = "--check-upgrade"
 MAX_OUTPUT = 64 * 1024
-"""Bytes of an answer that are read."""
+"""How many bytes of the answer are read."""
 
 LAST_LINES = 5
 _PR_SET_PDEATHSIG = 1
 
 
 class RehearsalResult(Packed, frozen=True, omit_defaults=True):
-    """What the other release says of itself, and how much of ours it has found. ``lacks``: modules of plugins that it
-    does not find."""
+    """The version and formats of the other release, and how many flows and workers it has rebuilt. ``lacks``: modules
+    of plugins that it does not find."""
 
     version: Annotated[str, msgspec.Meta(min_length=1, max_length=100)]
     formats: list[int]
@@ -48,7 +48,7 @@ class RehearsalResult(Packed, frozen=True, omit_defaults=True):
 
 
 class Rehearsal:
-    """One child at a time. ``pids`` is what must not be taken for a stray."""
+    """Runs one child at a time. ``pids`` must not be taken for orphans."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -58,7 +58,7 @@ class Rehearsal:
     async def __call__(
         self, image: exec_handoff.Image, state: int, descriptors: Sequence[int], timeout_s: float
     ) -> RehearsalResult:
-        """Have ``image`` rehearse with the snapshot ``state``. Raises ChronetixError ``upgrade-refused``."""
+        """Let ``image`` rehearse with the snapshot ``state``. Raises ChronetixError ``upgrade-refused``."""
         out, err = (os.memfd_create(name, os.MFD_CLOEXEC) for name in ("rehearsal-out", "rehearsal-err"))
         try:
             ended = await self._run(image, state, descriptors, timeout_s, out, err)
@@ -78,7 +78,7 @@ class Rehearsal:
     async def _run(
         self, image: exec_handoff.Image, state: int, descriptors: Sequence[int], timeout_s: float, out: int, err: int
     ) -> Exit | None:
-        """How it ended; None when that took too long."""
+        """Return how the child ended; None if it took too long."""
         gone = self._loop.create_future()
         try:
             child = subprocess.Popen(
@@ -115,7 +115,8 @@ class Rehearsal:
 
 
 def _end_with_parent() -> None:
-    """The daemon's sockets and its lock are open here, too: should it be killed, the next one must not find them so."""
+    """End this child when the daemon dies: it has the daemon's sockets and lock open, and the next daemon needs them
+    free."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
@@ -130,8 +131,8 @@ def _refused(reason: str, last: str) -> ChronetixError:
 
 
 def rehearse(state: int, rebuild: Callable[[Snapshot], tuple[str, int]]) -> None:
-    """In the child: ``rebuild`` everything, which gives our version and the number of workers, and answer. Ends the
-    process: what was rebuilt is not to be taken apart. Raises ChronetixError."""
+    """In the child: call ``rebuild``, which returns this release's version and the number of workers, and answer. Ends
+    the process without dismantling what was rebuilt. Raises ChronetixError."""
     _end_with_parent()
     snapshot = read(state)
     version, workers = rebuild(snapshot)

@@ -1,7 +1,8 @@
 """The upgrade as the old image carries it out: rehearse, wait until everything can be handed over, hold, execute.
 
-Rules: nothing is touched before the rehearsal has succeeded. From then on new workers wait; from ``part`` on everything
-does, for as short a time as possible. Whatever fails up to the exec is undone, and everything goes on as before.
+Rules: nothing is changed before the rehearsal has succeeded. From then on new workers wait; from ``part`` on everything
+waits, for as short a time as possible. If a step before the exec fails, all steps are undone and the daemon goes on as
+before.
 """
 
 from __future__ import annotations
@@ -26,33 +27,33 @@ if TYPE_CHECKING:
     from chronetixd.control.verbs.base import Emit, UpgradeArgs
 
 LOOK_S = 0.01
-"""How often it is looked whether something is still in the way."""
+"""How often it is checked whether the upgrade is still blocked."""
 
 
 class UpgradeHost(Protocol):
-    """The daemon, as far as it is handed over."""
+    """The daemon, as the upgrade sees it."""
 
     def upgrade_blockers(self) -> list[str]:
-        """What keeps it from being handed over now, as sentences."""
+        """Return what blocks an upgrade now, as sentences."""
 
     async def hold(self) -> None:
-        """New workers wait from now on."""
+        """Let new workers wait from now on."""
 
     async def part(self) -> None:
-        """Nobody is served any more: clients are sent away, others wait."""
+        """Serve no client any more: connected ones are disconnected, new ones wait."""
 
     def freeze(self) -> None:
-        """No thread reads or writes any more, and what can be written is."""
+        """Stop the threads that read or write, after they have written what they can."""
 
     def packed(self, bag: Bag, upgrade: Upgraded, since_ns: int) -> Snapshot:
-        """Everything; descriptors go into ``bag``."""
+        """Return the snapshot; descriptors go into ``bag``."""
 
     def release(self, failed: Upgraded) -> None:
-        """Undo ``hold``, ``part`` and ``freeze``, as far as they were done, and tell of it."""
+        """Undo ``hold``, ``part`` and ``freeze`` as far as they were done, and report the failed upgrade."""
 
 
 class Upgrade:
-    """One at a time. ``version`` is the running one."""
+    """Runs one upgrade at a time. ``version`` is the running one."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, host: UpgradeHost, version: str) -> None:
         self._loop = loop
@@ -63,10 +64,10 @@ class Upgrade:
         self._begun = False
 
     async def __call__(self, args: UpgradeArgs, emit: Emit) -> dict[str, Any]:
-        """The verb. Returns after a dry run only; the call of any other ends as all calls do, because of it. Raises
-        ChronetixError ``upgrade-refused``."""
+        """The verb. Returns after a dry run only; any other call ends with the connection, because the daemon executes
+        the new image. Raises ChronetixError ``upgrade-refused``."""
         if self._begun:
-            raise error("upgrade-refused", reason="another one is under way")
+            raise error("upgrade-refused", reason="another upgrade is under way")
         self._begun = True
         try:
             deadline = self._loop.time() + args.timeout_ns / 1e9
@@ -103,14 +104,14 @@ class Upgrade:
         return answer
 
     async def _wait_for_blockers(self, deadline: float) -> None:
-        """Wait until nothing is in the way. Raises ChronetixError ``upgrade-refused``."""
+        """Wait until nothing blocks the upgrade. Raises ChronetixError ``upgrade-refused``."""
         while ways := self._host.upgrade_blockers():
             if self._loop.time() >= deadline:
                 raise error("upgrade-refused", reason="; ".join(ways))
             await asyncio.sleep(LOOK_S)
 
     async def _carry_out(self, image: exec_handoff.Image, upgrade: Upgraded, deadline: float) -> None:
-        """Returns only by raising ChronetixError; everything goes on then."""
+        """Hold, part, freeze and execute. Returns only by raising ChronetixError, and then everything goes on."""
         try:
             await self._wait_for_blockers(deadline)
             async with asyncio.timeout_at(deadline):
@@ -123,7 +124,7 @@ class Upgrade:
             self._leave(image, upgrade, since_ns)
         except BaseException as reason:
             late = isinstance(reason, TimeoutError)
-            text = "workers that were asked for do not come" if late else str(reason)
+            text = "the launcher has not started all requested workers in time" if late else str(reason)
             self._begun = False
             self._host.release(msgspec.structs.replace(upgrade, failed=text))
             if late:
@@ -142,8 +143,8 @@ class Upgrade:
 
 
 def target(image: str | None) -> exec_handoff.Image:
-    """What is to be executed: ``image`` with the arguments that we were started with, or once more what we were started
-    as. Raises ChronetixError ``upgrade-refused``."""
+    """Return what is to be executed: ``image`` with the arguments of this process, or this process's own program.
+    Raises ChronetixError ``upgrade-refused``."""
     if image is None:
         return exec_handoff.own_image()
     if not os.path.isabs(image):
@@ -153,6 +154,6 @@ def target(image: str | None) -> exec_handoff.Image:
     found = os.stat(image)
     if found.st_uid not in (0, os.geteuid()) or found.st_mode & stat.S_IWOTH:
         whose = f"belongs to user {found.st_uid} and has mode {stat.S_IMODE(found.st_mode):04o}"
-        reason = f"{image} {whose}: somebody else could change what is executed"
+        reason = f"{image} {whose}: another user could change what is executed"
         raise error("upgrade-refused", reason=reason)
     return exec_handoff.Image(image, [image, *sys.argv[1:]])

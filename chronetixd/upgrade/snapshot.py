@@ -1,11 +1,12 @@
-"""The snapshot: everything that a daemon knows, in a sealed memfd, for its next image.
+"""The snapshot: all state of a daemon, in a sealed memfd, for its next image.
 
 Layout: MAGIC, u32 format, u32 CRC-32 of the body, u64 length of the body (little-endian), then the body, a
-:class:`Snapshot` as MessagePack. Not CBOR as on the wire: this is read by ourselves alone, typed in one step, and while
-everybody waits. Rules:
+:class:`Snapshot` as MessagePack. It is not CBOR as on the wire, because only Chronetix reads it, it is decoded into
+typed structs in one step, and clients and workers wait meanwhile. Rules:
 
-* a format that is not in FORMATS is refused, as is a field that is not known: what is in it may matter;
-* nothing in it is trusted to be there: a descriptor that was not handed over, or is not what it should be, is an error.
+* A format that is not in FORMATS is refused, and so is an unknown field, because its content may matter.
+* Nothing in a snapshot is trusted: a descriptor that was not handed over, or that is not what it should be, is an
+  error.
 """
 
 from __future__ import annotations
@@ -33,18 +34,20 @@ from chronetixd.workers.orphans import PackedOrphans
 
 FORMAT = 2
 FORMATS = (2,)
-"""Those that can be read."""
+"""The formats that this release reads."""
 
 MAGIC = b"CTXHAND\n"
 _HEAD = struct.Struct("<8sIIQ")
 _SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK
 
 MAX_BODY = 1 << 30
-"""Bytes. The largest part, what workers have printed lately, is bounded far below."""
+"""The greatest length of the body in bytes. The largest part, what workers have printed lately, is bounded far
+below."""
 
 
 class Upgraded(Packed, frozen=True):
-    """An upgrade as its result is told. ``failed``: why the version ``after`` did not come up, if it did not."""
+    """An upgrade as its result is reported. ``failed``: why the version ``after`` has not taken over; empty if it
+    has."""
 
     id: str
     before: str
@@ -56,9 +59,8 @@ class Upgraded(Packed, frozen=True):
 
 
 class Snapshot(Packed, frozen=True):
-    """One daemon. ``flags`` and ``config`` are what it was started with, ``since_ns`` when it stopped to serve
-    (CLOCK_MONOTONIC), ``owed`` what the journal lacks, ``store`` what the supervisor is still to be told to keep or
-    to forget."""
+    """The state of one daemon. ``flags`` and ``config`` are those that it was started with. ``since_ns`` is when it
+    stopped serving (CLOCK_MONOTONIC). ``owed`` are the statements that the journal lacks."""
 
     upgrade: Upgraded
     since_ns: int
@@ -79,11 +81,11 @@ class Snapshot(Packed, frozen=True):
     deaths: list[ExitRecord]
     owed: list[tuple[str, list[Any]]]
     unsent: list[tuple[str, int]]
-    """What the supervisor is still to be told, with descriptors or -1."""
+    """What is still to be sent to the service manager, each with a descriptor or -1."""
 
 
 def write(snapshot: Snapshot) -> int:
-    """A sealed memfd that holds ``snapshot``; the caller closes it. Raises OSError."""
+    """Return a sealed memfd that holds ``snapshot``; the caller closes it. Raises OSError."""
     body = msgspec.msgpack.encode(snapshot)
     fd = os.memfd_create("chronetix-upgrade", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
@@ -99,16 +101,17 @@ def write(snapshot: Snapshot) -> int:
 
 
 def read(fd: int) -> Snapshot:
-    """What the memfd ``fd``, which stays the caller's, holds. Raises ChronetixError ``snapshot-unreadable``."""
+    """Return the snapshot in the memfd ``fd``, which the caller keeps. Raises ChronetixError
+    ``snapshot-unreadable``."""
     try:
         sealed = fcntl.fcntl(fd, fcntl.F_GET_SEALS) & _SEALS == _SEALS
         head = os.pread(fd, _HEAD.size, 0)
     except OSError as reason:
-        raise _unreadable(f"descriptor {fd} is no memfd ({reason.strerror})") from None
+        raise _unreadable(f"descriptor {fd} is not a memfd ({reason.strerror})") from None
     if not sealed:
         raise _unreadable("it is not sealed")
     if len(head) < _HEAD.size or not head.startswith(MAGIC):
-        raise _unreadable("it is no snapshot of a daemon")
+        raise _unreadable("it is not a snapshot of a daemon")
     _, version, crc, length = _HEAD.unpack(head)
     if version not in FORMATS:
         raise _unreadable(f"it has format {version}, this release reads {', '.join(map(str, FORMATS))}")
