@@ -1,1 +1,1 @@
-"""The event bus: subscriptions, requests, timers, and the queues to those who read slowly."""
+"""The event bus: subscriptions, requests, timers, and a bounded queue for each subscriber."""

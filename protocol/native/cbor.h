@@ -1,8 +1,7 @@
 /* Strict CBOR for CPython: the declarations that the files of this folder share. The rules are in protocol/cbor.py.
  *
  * All input comes from other processes, and memory may run out at any allocation: then MemoryError is raised,
- * everything
- * that was made so far is freed, and the process goes on. No function here recurses, aborts or asserts.
+ * everything that was made so far is freed, and the process goes on. No function here recurses, aborts or asserts.
  */
 #ifndef CHRONETIX_CBOR_H
 #define CHRONETIX_CBOR_H

@@ -1,12 +1,10 @@
 /* Bytes to objects: one pass over an explicit stack, which may be left after any item and gone on with later.
  *
  * Two counts bound the memory that a document can make this process allocate before its content has arrived: `owed`,
- * the
- * items that open containers still wait for, each of which takes at least one of the remaining bytes; and `items`, all
- * that
- * were announced. A container is made only if both counts permit its length, so lists that claim a million items each,
- * 64
- * deep, are refused by their heads. Heads, items and stack are one file, because each of them changes both counts.
+ * the items that open containers still wait for, each of which takes at least one of the remaining bytes; and `items`,
+ * all that were announced. A container is made only if both counts permit its length, so lists that claim a million
+ * items each, 64 deep, are refused by their heads. Heads, items and stack are one file, because each of them changes
+ * both counts.
  */
 #include "cbor.h"
 

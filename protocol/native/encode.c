@@ -1,10 +1,8 @@
-/* Objects to bytes: one pass over an explicit stack, which may be left after any item and continued later. The caller may
- * change the objects meanwhile: a container whose length has changed when its end comes is refused, and none is ever
- * read
- * beyond its end. Short documents stay in the writer itself; longer ones go into a bytearray that grows. Stack, items
- * and
- * the writer are one file, because each step may be the last one of a slice, and all three know the state that it
- * leaves.
+/* Objects to bytes: one pass over an explicit stack, which may be left after any item and continued later. The caller
+ * may change the objects meanwhile: a container whose length has changed when its end comes is refused, and none is
+ * ever read beyond its end. Short documents stay in the writer itself; longer ones go into a bytearray that grows.
+ * Stack, items and the writer are one file, because each step may be the last one of a slice, and all three know the
+ * state that it leaves.
  */
 #include "cbor.h"
 

@@ -1,11 +1,9 @@
 /* shm.Doorbell: the descriptor on which an event loop sleeps, several threads that sleep on one doorbell, and lines.
  *
  * The first sleeper leads: it sleeps on the bell and reads the lines that rang, under the interpreter lock, so that
- * none of
- * them is closed meanwhile. Further ones follow: each sleeps on an eventfd of its
- * own, which the leader rings when it clears the bell or leaves. So every thread that was registered before a ring
- * sees it,
- * and looks at its own routes again. A thread registers before it arms its routes.
+ * none of them is closed meanwhile. Further ones follow: each sleeps on an eventfd of its own, which the leader rings
+ * when it clears the bell or leaves. So every thread that was registered before a ring sees it, and looks at its own
+ * routes again. A thread registers before it arms its routes.
  */
 #include "native.h"
 

@@ -1,8 +1,7 @@
 /* shm.Inlet: frames from several routes, by class, deadline and turn (turn.h), sleeping in one place.
  *
  * Choosing and sleeping are one file, because an inlet sleeps on exactly the inputs that its choice has found empty: a
- * change
- * of only one of the two would lose a wake-up.
+ * change of only one of the two would lose a wake-up.
  *
  * Waiting: look, spin a little, register as sleeper, publish the positions waited for, fence, look again, sleep. See
  * SPEC.md, Wake-up.

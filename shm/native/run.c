@@ -1,8 +1,8 @@
 /* Outlet.send_many: records of one size as consecutive frames, in runs.
  *
  * A run is as many frames as fit the free credits and RUN_BYTES: one claim, one extent, one reading of the clock, one
- * fence
- * and at most one ring. An error that ends it half-way is raised by the next call: this one returns how many were sent.
+ * fence and at most one ring. An error that ends it half-way is raised by the next call: this one returns how many were
+ * sent.
  */
 #include "native.h"
 

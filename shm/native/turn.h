@@ -2,19 +2,16 @@
  *
  * Inputs are ranked by their class of service. The highest class that has something goes first, but for at most `quota`
  * takes of a round of 15: realtime 8, high 4, normal 2, best-effort 1. A round ends when no class that has something
- * has
- * takes left. So a class waits for those above it and is never starved by them, and takes that a class does not use go
- * to
- * the others.
+ * has takes left. So a class waits for those above it and is never starved by them, and takes that a class does not use
+ * go to the others.
  *
  * Within a rank inputs take turns. Once a frame with a deadline was taken from it, the earliest deadline goes first
- * (none
- * is later than any) and equals take turns, but every eighth take goes by turn whatever the deadlines: none starves.
+ * (none is later than any) and equals take turns, but every eighth take goes by turn whatever the deadlines: none
+ * starves.
  *
  * With 32 inputs or more, those found empty sleep: they are passed over until all are woken, which is so often that a
- * take
- * costs about eight looks at sleepers. Nothing is said to be empty before all were looked at. What has something again
- * waits for about as many takes as there are inputs, at most, as it would if all were looked at in turn.
+ * take costs about eight looks at sleepers. Nothing is said to be empty before all were looked at. What has something
+ * again waits for about as many takes as there are inputs, at most, as it would if all were looked at in turn.
  */
 #ifndef CHRONETIX_NATIVE_TURN_H
 #define CHRONETIX_NATIVE_TURN_H

@@ -1,8 +1,7 @@
 /* How an outlet waits: for credits (down to credit_low) or for room (any return on any route of the arena).
  *
  * Look, spin a little, register as sleeper, publish what is waited for, fence, look again, sleep. The order is what
- * makes
- * it safe: see SPEC.md, Wake-up.
+ * makes it safe: see SPEC.md, Wake-up.
  */
 #include "native.h"
 

@@ -1,9 +1,9 @@
 /* The shared layout of the data plane, version 1: the content of RING and CREDIT memory, byte for byte.
  *
  * Little-endian, 64-byte lines, every word naturally aligned. Each memory has one writer; every other process maps it
- * read-only and checks what it reads. Offsets are asserted here and frozen by golden bytes in tests/shm/golden.
- * A change of any offset or meaning is a new CHX_ABI; new words may only take reserved (zero) bytes.
- * The steps and memory orders are in SPEC.md; the code that performs them in ring.h (producer) and credit.h (consumer).
+ * read-only and checks what it reads. Offsets are asserted here and frozen by golden bytes in tests/shm/golden. A
+ * change of any offset or meaning is a new CHX_ABI; new words may only take reserved (zero) bytes. The steps and memory
+ * orders are in SPEC.md; the code that performs them in ring.h (producer) and credit.h (consumer).
  */
 #ifndef CHRONETIX_ABI_H
 #define CHRONETIX_ABI_H
@@ -93,8 +93,8 @@ static_assert(offsetof(struct chx_header, crc) == 60, "crc");
  *   +--------+--------+--------+--------+-------+-------+---------+------------+-------+-----------+
  *   | stamp  | offset | length | segment| flags | schema| time_ns | deadline_ns| trace | input_seq |
  *   +--------+--------+--------+--------+-------+-------+---------+------------+-------+-----------+
- * stamp = position + 1, written last (release); its partner is the acquire load in chx_consumer_take.
- * The other fields are plain words: they are ordered by the stamp.
+ * stamp = position + 1, written last (release); its partner is the acquire load in chx_consumer_take. The other fields
+ * are plain words: they are ordered by the stamp.
  */
 struct chx_desc {
     chx_word stamp;

@@ -1,11 +1,10 @@
 /* ARENA: payload memory of one producing process, in sealed segments; the allocator itself is private. segments.h makes
  * segments and gives them back.
  *
- * No allocation data is shared, so no peer can corrupt it. Extents are 64-byte aligned. Small
- * ones (up to 3584 bytes) are objects of a class in a slab of 8 pages (or 1); larger ones are runs of whole pages.
- * What was
- * freed last is handed out first, because it is still in the cache. Every operation is constant time or nearly so,
- * whatever the size. Calls on one arena are serialised by the caller.
+ * No allocation data is shared, so no peer can corrupt it. Extents are 64-byte aligned. Small ones (up to 3584 bytes)
+ * are objects of a class in a slab of 8 pages (or 1); larger ones are runs of whole pages. What was freed last is
+ * handed out first, because it is still in the cache. Every operation is constant time or nearly so, whatever the size.
+ * Calls on one arena are serialised by the caller.
  *
  *   segment   | run (slab: 8 pages of one class) | run (one extent) | run (free) ...
  *   page_run  | first and last page of every run name it: that is how neighbours are found and merged

@@ -418,10 +418,8 @@ static inline void chx_latency_run(struct chx_consumer *c, const struct chx_take
  * A fault after the first frame is found by the next call. After a succession frames come one by one.
  *
  * The frames have at most `room` bytes together, which is reduced by their size; EMPTY if the first has more. Frames
- * that
- * are held at the same time do not overlap, so all of them together fit into the mapped memory (c->mapped). A caller
- * that
- * takes no more bytes than that at once copies an extent only once, however many descriptors name it. */
+ * that are held at the same time do not overlap, so all of them together fit into the mapped memory (c->mapped). A
+ * caller that takes no more bytes than that at once copies an extent only once, however many descriptors name it. */
 static inline enum chx_status chx_consumer_take_within(struct chx_consumer *c, struct chx_taken *out, uint32_t limit,
                                                        uint64_t *room, uint32_t *frames) {
     uint32_t count = 0;

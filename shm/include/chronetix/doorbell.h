@@ -5,30 +5,24 @@
  *               └── eventfd (this process alone)   (this process alone) eventfd ──┘
  *
  * A line is a pair of connected Unix stream sockets, made by the process that links the two ends of a route. Each end
- * has
- * one holder, so that no process can change the flags of another one's descriptor, or read bytes that another one waits
- * for. A ring only means "look again": the words in RING and CREDIT tell what happened.
+ * has one holder, so that no process can change the flags of another one's descriptor, or read bytes that another one
+ * waits for. A ring only means "look again": the words in RING and CREDIT tell what happened.
  *
  * The producer's end is shut for writing when it is made, and the producer rings by shutting it again: that sends no
- * data,
- * needs no memory, never waits, and is an edge for the consumer's epoll (EPOLLET) each time. The woken consumer has
- * nothing
- * to read and makes no further system call. The shutdown is no edge for the producer's own epoll, whose end is not
- * shut for
- * reading. Whether the kernel does so is tried out when the first line is made; if it does not, the end is left open.
+ * data, needs no memory, never waits, and is an edge for the consumer's epoll (EPOLLET) each time. The woken consumer
+ * has nothing to read and makes no further system call. The shutdown is no edge for the producer's own epoll, whose end
+ * is not shut for reading. Whether the kernel does so is tried out when the first line is made; if it does not, the end
+ * is left open.
  *
  * The consumer, and a producer whose end is open, ring by one byte, sent with MSG_DONTWAIT, which holds for this call
  * whatever flags the socket has; every send is an edge, too. A woken process reads the bytes on the lines that rang and
  * then looks at its routes. EAGAIN at a send means that unread bytes are there; the process that reads them looks at
- * its
- * routes later than that (see SPEC.md, Wake-up). A peer's end that is closed is an edge: a line that has hung up wakes
- * once.
+ * its routes later than that (see SPEC.md, Wake-up). A peer's end that is closed is an edge: a line that has hung up
+ * wakes once.
  *
  * Descriptors that a peer attaches to its bytes would be closed by the process that reads or drops the bytes, and
- * closing
- * them may take as long as their sender wants. The kernel refuses them (SO_PASSRIGHTS); where it cannot, they are
- * detected
- * before the bytes are read: then the line is never read and never closed, and its route gets a fault.
+ * closing them may take as long as their sender wants. The kernel refuses them (SO_PASSRIGHTS); where it cannot, they
+ * are detected before the bytes are read: then the line is never read and never closed, and its route gets a fault.
  */
 #ifndef CHRONETIX_DOORBELL_H
 #define CHRONETIX_DOORBELL_H
@@ -291,10 +285,9 @@ static inline enum chx_line_state chx_line_state_of(int fd) {
     return chx_line_refuses_rights(fd) ? CHX_LINE_BARE : CHX_LINE_GUARDED;
 }
 
-/* An end that is shut rings when it is added to the epoll. That ring has no meaning, because no position is waited for yet
- * and linking looks at the route anyway. It is cleared; if the ring of another line is cleared with it, that line is
- * rung
- * again. */
+/* An end that is shut rings when it is added to the epoll. That ring has no meaning, because no position is waited for
+ * yet and linking looks at the route anyway. It is cleared; if the ring of another line is cleared with it, that line
+ * is rung again. */
 static inline void chx_bell_settle(struct chx_bell *bell, int fd) {
     struct epoll_event events[CHX_BELL_EVENTS];
     int got = chx_bell_await(bell, events, 0);

@@ -1,14 +1,13 @@
-/* Memory without seals can be truncated by every process that may write it, and touching the missing pages raises SIGBUS.
- * For such mappings, and only for them, this header handles that signal: the mapping becomes private zero pages, which
- * its
- * writer could have written anyway, and is marked as cut, which its route finds at its next check (CHX_FAULT).
+/* Memory without seals can be truncated by every process that may write it, and touching the missing pages raises
+ * SIGBUS. For such mappings, and only for them, this header handles that signal: the mapping becomes private zero
+ * pages, which its writer could have written anyway, and is marked as cut, which its route finds at its next check
+ * (CHX_FAULT).
  *
  * One list a process (a shared object, to be exact), which the signal handler walks: entries are never freed, a free
- * one
- * is used again. A SIGBUS anywhere else goes to whoever had the signal before. The handler may run in any thread while
- * another one guards and drops: it acts on a range only if the entry has meant that range from beginning to end of its
- * look
- * (`turn`). Whoever reads a mapping keeps it from being unmapped, so the range that it has hit stays what it is.
+ * one is used again. A SIGBUS anywhere else goes to whoever had the signal before. The handler may run in any thread
+ * while another one guards and drops: it acts on a range only if the entry has meant that range from beginning to end
+ * of its look (`turn`). Whoever reads a mapping keeps it from being unmapped, so the range that it has hit stays what
+ * it is.
  */
 #ifndef CHRONETIX_GUARD_H
 #define CHRONETIX_GUARD_H

@@ -2,8 +2,7 @@
  * else by advice if the kernel follows it for shared memory (transparent_hugepage/shmem_enabled), else of small pages.
  *
  * Huge pages make it several times cheaper to make memory (one page fault and one cleared page for 2 MiB), but not to
- * copy.
- * `got` has a bit for each kind of pages that was made.
+ * copy. `got` has a bit for each kind of pages that was made.
  */
 #ifndef CHRONETIX_HUGEPAGES_H
 #define CHRONETIX_HUGEPAGES_H

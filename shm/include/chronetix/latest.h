@@ -2,8 +2,7 @@
  *
  * A frame is therefore copied out and looked at again afterwards: chx_consumer_look, chx_latest_begin, copy,
  * chx_latest_keep. What keep refuses was torn and is forgotten. Positions and frames are the same thing here (nothing
- * is
- * ever skipped), and `returned` is a position: all before it are done with, read or lost.
+ * is ever skipped), and `returned` is a position: all before it are done with, read or lost.
  *
  * Reads of a descriptor and a payload that the producer may be writing are races by design, as in any seqlock; nothing
  * read is used before `oldest` has shown that it was whole.
@@ -87,9 +86,8 @@ static inline void chx_latest_begin(struct chx_consumer *c, struct chx_taken *ta
 /* It is copied: 1 if the copy is whole, and then it was taken; 0 if it was overwritten meanwhile, and is lost.
  *
  * Order: reads of descriptor and payload -> fence (acquire) -> oldest (relaxed), and -> returned (release), which lets
- * the
- * producer use the extent again without revoking it. Partners: chx_producer_revoke, chx_producer_look. While another
- * thread still copies, nothing is given back. */
+ * the producer use the extent again without revoking it. Partners: chx_producer_revoke, chx_producer_look. While
+ * another thread still copies, nothing is given back. */
 static inline int chx_latest_keep(struct chx_consumer *c, const struct chx_taken *taken) {
     atomic_thread_fence(memory_order_acquire);
     int whole = chx_read(&c->ring->oldest) < taken->stamp;

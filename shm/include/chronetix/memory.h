@@ -4,8 +4,8 @@
  * against shrinking, growing and any further writable mapping. A reader checks exactly that before it maps.
  *
  * On a kernel without seals (features.h) the memory is a named object for this user only (named.h), descriptors that
- * are
- * handed out are read-only, and every mapping is guarded (guard.h), because processes of the same user may truncate it.
+ * are handed out are read-only, and every mapping is guarded (guard.h), because processes of the same user may truncate
+ * it.
  */
 #ifndef CHRONETIX_MEMORY_H
 #define CHRONETIX_MEMORY_H

@@ -1,8 +1,7 @@
 /* The producing end of a route: it owns RING and reads CREDIT.
  *
  * Calls on one producer are serialised by its caller. All state that decides is private: the consumer's words are
- * compared
- * with it, never followed. A consumer that writes wrong values loses only its route (CHX_FAULT).
+ * compared with it, never followed. A consumer that writes wrong values loses only its route (CHX_FAULT).
  *
  * Frames that are committed and not returned stand in a private list in commit order, one entry a slot. `returned` says
  * how many of them have come back since the last look; only then is the list walked, comparing each slot's stamp.

@@ -4,10 +4,9 @@
  *
  * A segment is used once every consumer has mapped it (chx_arena_confirm). A segment that is not needed any more leaves
  * (chx_arena_shrink): no extent is taken from it any more, and it is unmapped when the last extent has come back. Its
- * index
- * is free again once every consumer has unmapped it too (chx_arena_forget), so that a descriptor never means another
- * segment
- * to its reader than to its writer. Until it is unmapped, a leaving segment can be used again at no cost.
+ * index is free again once every consumer has unmapped it too (chx_arena_forget), so that a descriptor never means
+ * another segment to its reader than to its writer. Until it is unmapped, a leaving segment can be used again at no
+ * cost.
  *
  * The caller notifies the consumers: `announced` tells whether that was done for the present state.
  */

@@ -85,8 +85,7 @@ static inline enum chx_status chx_inherit_from(struct chx_consumer *c, const str
  * chx_producer_relink. The descriptor is not kept. A fault detaches the route.
  *
  * All positions at or behind the last returned one's successor hold frames that were not returned, or are still to
- * come:
- * the ring is gone through from there. Frames before it are remembered and come first. */
+ * come: the ring is gone through from there. Frames before it are remembered and come first. */
 static inline enum chx_status chx_consumer_inherit(struct chx_consumer *c, int credit_fd) {
     struct chx_header theirs;
     struct chx_map map;
@@ -135,10 +134,9 @@ static inline void chx_relink_reclaim(struct chx_producer *p) {
     CHX_FAILPOINT(RELINK_COUNTED);
 }
 
-/* Go on with the CREDIT of the consumer's successor and a line to it, which has inherited and returned nothing yet. Also while
- * a thread sleeps for credits: it has to be woken, and looks again, since what it has armed counts otherwise. The
- * successor
- * is rung, because it may have armed before. A fault changes nothing. */
+/* Go on with the CREDIT of the consumer's successor and a line to it, which has inherited and returned nothing yet.
+ * Also while a thread sleeps for credits: it has to be woken, and looks again, since what it has armed counts
+ * otherwise. The successor is rung, because it may have armed before. A fault changes nothing. */
 static inline enum chx_status chx_producer_relink(struct chx_producer *p, int credit_fd, int line_fd,
                                                   struct chx_bell *bell) {
     struct chx_header theirs;
@@ -196,8 +194,8 @@ static inline enum chx_status chx_remains_last(const struct chx_desc *desc, cons
  * behind it: a run whose first stamp is missing was never sent. At most one lap is searched.
  *
  * The producer may have died while it described frames up to a credits' number behind the end, in slots whose old
- * stamps
- * still stand: their input_seq are not looked at. Of the others one at least is a frame: no more are skipped in a lap.
+ * stamps still stand: their input_seq are not looked at. Of the others one at least is a frame: no more are skipped in
+ * a lap.
  * */
 static inline enum chx_status chx_ring_remains(const struct chx_ring *ring, const struct chx_header *header,
                                                struct chx_remains *remains, struct chx_why *why) {
