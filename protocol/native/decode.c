@@ -1,4 +1,4 @@
-/* Bytes to objects: one pass over an explicit stack, which may be left after any item and gone on with later.
+/* Bytes to objects: one pass over an explicit stack, which may stop after any item and continue later.
  *
  * Two counts bound the memory that a document can make this process allocate before its content has arrived: `owed`,
  * the items that open containers still wait for, each of which takes at least one of the remaining bytes; and `items`,
@@ -143,7 +143,7 @@ static PyObject *new_text(reader *r, const char *start, Py_ssize_t size)
     return text;
 }
 
-/* A key: from the cache, or put into it. */
+/* Return a key from the cache, or put it there. */
 static PyObject *key_text(reader *r, const char *start, Py_ssize_t size)
 {
     if (size == 0 || size > LONGEST_KEY) return new_text(r, start, size);
@@ -215,7 +215,7 @@ static int duplicate(reader *r, PyObject *key)
     return -1;
 }
 
-/* Puts `item`, which it takes over, where it belongs, and closes what is complete by it. */
+/* Put `item` into the innermost container, and close the containers that it completes. Takes `item` over. */
 static int place(reader *r, PyObject *item)
 {
     for (;;) {
@@ -249,7 +249,7 @@ static int place(reader *r, PyObject *item)
 
 static const char *const KINDS[] = {"a number", "a number", "bytes", "text", "a list", "a map", "a tag", "a simple value"};
 
-/* Reads one item; the work that it was, -1 on error. */
+/* Read one item. Returns the work that it was, or -1 on error. */
 static Py_ssize_t one(reader *r)
 {
     if (r->at >= r->end) return cut_short(r);
@@ -289,7 +289,7 @@ static Py_ssize_t one(reader *r)
     return place(r, item) < 0 ? -1 : work;
 }
 
-/* Goes on for about `budget` items; 1 when the document is complete, 0 when there is more, -1 on error. */
+/* Continue for about `budget` items. 1: the document is complete, 0: there is more, -1: error. */
 static int run(reader *r, Py_ssize_t budget, Py_ssize_t *spent)
 {
     while (r->value == NULL) {

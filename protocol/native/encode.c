@@ -1,4 +1,4 @@
-/* Objects to bytes: one pass over an explicit stack, which may be left after any item and continued later. The caller
+/* Objects to bytes: one pass over an explicit stack, which may stop after any item and continue later. The caller
  * may change the objects meanwhile: a container whose length has changed when its end comes is refused, and none is
  * ever read beyond its end. Short documents stay in the writer itself; longer ones go into a bytearray that grows.
  * Stack, items and the writer are one file, because each step may be the last one of a slice, and all three know the
@@ -19,7 +19,7 @@ typedef struct {
     PyObject *out; /* the bytearray, ours; NULL as long as `small` does */
     char *start;   /* of `small`, or of what `out` holds */
     Py_ssize_t head, used, room, limit; /* the head counts */
-    PyObject *hook; /* makes something of what has no place in CBOR, not ours; NULL without one */
+    PyObject *hook; /* converts objects that CBOR has no form for; borrowed; NULL without one */
     int depth;
     level stack[MAX_DEPTH];
     char small[1024];
@@ -189,7 +189,7 @@ typedef struct {
     PyObject *data; /* bytes: one item of CBOR, ours */
 } encoded;
 
-/* What is CBOR already goes as it is into what is made around it. */
+/* Copy the bytes of an Encoded, which are CBOR already, into the document. */
 static int embed(writer *w, PyObject *item, Py_ssize_t *work)
 {
     if (w->json) {
@@ -226,7 +226,7 @@ static int no_place(writer *w, PyObject *item, const char *format)
     return -1;
 }
 
-/* Writes `item`, of a container only the head; the work that it was, -1 on error. */
+/* Write `item`, or the head of a container. Returns the work that it was, or -1 on error. */
 static Py_ssize_t one(writer *w, PyObject *item, bool hooked)
 {
     Py_ssize_t work = 1;
@@ -265,7 +265,7 @@ static Py_ssize_t one(writer *w, PyObject *item, bool hooked)
     return failed ? -1 : work;
 }
 
-/* Writes the next item of the innermost container, or closes it. */
+/* Write the next item of the innermost container, or close it. */
 static Py_ssize_t next(writer *w)
 {
     level *top = &w->stack[w->depth - 1];
@@ -296,13 +296,13 @@ static Py_ssize_t next(writer *w)
         return 1;
     }
     top->done++;
-    Py_INCREF(item); /* a hook may let go of it */
+    Py_INCREF(item); /* a hook may drop the container's reference to it */
     Py_ssize_t more_work = one(w, item, false);
     Py_DECREF(item);
     return more_work < 0 ? -1 : work + more_work;
 }
 
-/* Goes on for about `budget` items after the first; 1 at the end, 0 when there is more, -1 on error. */
+/* Continue for about `budget` items after the first. 1: the end, 0: there is more, -1: error. */
 static int run(writer *w, Py_ssize_t budget, Py_ssize_t *spent)
 {
     while (w->depth > 0) {

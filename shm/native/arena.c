@@ -1,4 +1,4 @@
-/* shm.Arena: payload memory that grows and shrinks by segments, and the announcing of those that come and go. */
+/* shm.Arena: payload memory that grows and shrinks by segments, and the callbacks that report each change. */
 #include "native.h"
 
 PyTypeObject *native_Arena;
@@ -59,7 +59,7 @@ static void arena_dealloc(Arena *self) {
     NATIVE_DEALLOC_GC(self);
 }
 
-/* The mapping goes when it was closed and nothing uses it any more; the allocator's books stay for late returns. */
+/* Unmap a closed arena once nothing uses its memory any more; the allocator's state stays for late returns. */
 static void arena_unmap(Arena *self) {
     if (!self->closed || self->pins) return;
     for (uint32_t i = 0; i < self->arena.segment_count; i++) chx_unmap(&self->arena.segments[i].map);
@@ -98,11 +98,11 @@ static int arena_announce(Arena *self, uint32_t index) {
     return -1;
 }
 
-/* Tell of every segment that was dropped and not told of yet. A callback that raises is called again the next time. */
+/* Report every segment that was dropped and not reported yet. A callback that raises is called again the next time. */
 static int arena_tell_drops(Arena *self) {
     for (uint32_t i = 0; i < self->arena.segment_count; i++) {
         if (self->arena.segments[i].state != CHX_SEGMENT_DROPPED || self->arena.segments[i].announced) continue;
-        self->arena.segments[i].announced = 1; /* before another thread has its turn */
+        self->arena.segments[i].announced = 1; /* before another thread runs */
         PyObject *done = PyObject_CallFunction(self->on_drop, "I", i);
         if (!done) {
             self->arena.segments[i].announced = 0;
@@ -151,7 +151,7 @@ static int arena_open(const Arena *self) {
     return !self->closed;
 }
 
-/* The index of a segment that there is or was; -1 with an exception. */
+/* The index of a segment that exists or has existed; -1 with an exception. */
 static int64_t arena_index(const Arena *self, PyObject *arg) {
     unsigned long index = PyLong_AsUnsignedLong(arg);
     if ((index == (unsigned long)-1 && PyErr_Occurred()) || !arena_open(self)) return -1;
@@ -191,7 +191,7 @@ static PyObject *arena_shrink(Arena *self, PyObject *arg) {
     return arena_tell_drops(self) == 0 ? PyLong_FromUnsignedLongLong(given) : NULL;
 }
 
-/* The most that was used since the last call, and begin anew with what is used now. */
+/* Return the peak use since the last call; the next peak begins at the present use. */
 static PyObject *arena_take_peak(Arena *self, PyObject *Py_UNUSED(ignored)) {
     if (!arena_open(self)) return NULL;
     arena_reclaim(self);

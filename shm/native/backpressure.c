@@ -1,11 +1,11 @@
-/* What a sender does that finds no credit, or no room: it is counted, shown to observers while it lasts, waited for, and
- * ends with a frame that is claimed, a route that is given up, or WouldBlock.
+/* What a sender does that finds no credit, or no room: it is counted, shown to observers while it lasts, waited for,
+ * and ends with a frame that is claimed, a route that is given up, or WouldBlock.
  *
  * How to wait, so that no wake-up is missed, is waiting.c's.
  */
 #include "native.h"
 
-/* Does this route hold a frame up, for this reason? */
+/* Whether this route holds a frame up for this reason. */
 static int outlet_holds_up(const struct chx_producer *end, enum native_attempt why) {
     if (end->state != CHX_OPEN || end->header.policy != CHX_POLICY_BLOCK) return 0;
     return why == NATIVE_NO_ROOM || !chx_producer_has_credit(end);
@@ -113,7 +113,7 @@ int native_outlet_claim(Outlet *self, uint64_t length, uint32_t frames, int64_t 
     return -1;
 }
 
-/* Give up what has been waited for too long. */
+/* Give up the routes whose limit is over. */
 static int outlet_lose_patience(Outlet *self) {
     for (Py_ssize_t i = 0; i < self->count; i++) {
         struct chx_producer *end = &self->producers[i]->end;

@@ -60,7 +60,8 @@ PyObject *native_batch_new(Consumer *consumer, struct chx_taken *taken, void *co
     return (PyObject *)self;
 }
 
-/* Made from all of them: the last one's number, the earliest deadline, redelivered if one is. */
+/* Origin of a frame made from the whole batch: the last frame's number, the earliest deadline, redelivered if one
+ * is. */
 void native_batch_origin(PyObject *batch, struct chx_tags *tags) {
     const Batch *self = (const Batch *)batch;
     tags->input_seq = self->taken[self->frames - 1].seq;
@@ -107,7 +108,7 @@ static int batch_held(const Batch *self) {
     return 0;
 }
 
-/* A frame or a view that was made of it is gone. */
+/* A frame or a view of the batch was freed. */
 void native_batch_unpin(Batch *self) {
     if (--self->exports == 0 && self->state == BATCH_RELEASING) batch_return(self);
 }

@@ -31,7 +31,7 @@ int native_claim_init(struct native_claim *claim, Py_ssize_t routes) {
     return -1;
 }
 
-/* Nobody has a credit any more, nothing is marked: begin anew with the routes that there are now. */
+/* Withdraw all promised credits and begin again with the present routes. */
 static void claim_clear(struct native_claim *claim, Py_ssize_t routes) {
     claim->routes = routes < claim->places ? routes : claim->places;
     memset(claim->bits, 0, (size_t)claim->places / 8);
@@ -62,7 +62,7 @@ static void outlet_reclaim(Outlet *self) {
         if (chx_producer_returns(&producer->end)) chx_producer_reclaim(&producer->end, UINT32_MAX);
 }
 
-/* Nobody waits for room because of frames of policy latest: the oldest of each such route make way. As
+/* Make room by taking back the oldest frame of each route of policy latest: such a route never makes a sender wait. As
  * native_claim_extent. */
 static int outlet_overwrite(Outlet *self, uint64_t length, struct chx_extent *extent) {
     struct chx_arena *arena = &self->arena->arena;
@@ -80,7 +80,7 @@ static int outlet_overwrite(Outlet *self, uint64_t length, struct chx_extent *ex
     return 0;
 }
 
-/* An extent, after reclaiming, growing and overwriting if need be. 1: there it is, 0: no room, -1: exception. */
+/* Find an extent, after reclaiming, growing and overwriting if need be. 1: found, 0: no room, -1: exception. */
 int native_claim_extent(Outlet *self, uint64_t length, struct chx_extent *extent) {
     struct chx_arena *arena = &self->arena->arena;
     if (chx_arena_alloc(arena, length, extent) == CHX_OK) return 1;
@@ -212,7 +212,7 @@ static void outlet_propose_nap(const Outlet *self) {
     for (Py_ssize_t i = 0; i < self->count; i++) chx_producer_propose_nap(&self->producers[i]->end, nap);
 }
 
-/* A frame, or a run, that a route did not get: for what reason. */
+/* Count a frame or a run that a route did not get, by its reason. */
 static void outlet_count_lost(struct chx_producer *end, const struct native_claim *claim) {
     chx_word *reason = claim->no_room ? &end->ring->losses.no_room : &end->ring->stats.dropped;
     chx_count(end->state == CHX_GIVEN_UP ? &end->ring->losses.given_up : reason, claim->frames);

@@ -152,8 +152,8 @@ static PyObject *consumer_close(Consumer *self, PyObject *Py_UNUSED(ignored)) {
     Py_RETURN_NONE;
 }
 
-/* Unmap a stage that the inlet has left, when the last frame has come back and the last copy is made, and report that. A
- * frame may come back anywhere, also while an exception is being raised. */
+/* Unmap a stage that the inlet has left, when the last frame has come back and the last copy is made, and report that.
+ * A frame may come back anywhere, also while an exception is being raised. */
 void native_consumer_drained(Consumer *self) {
     if (!self->end.credit || chx_consumer_busy(&self->end)) return;
     int fd = self->end.credit_map.fd; /* the descriptor may be about to be sent */
@@ -171,7 +171,7 @@ void native_consumer_drained(Consumer *self) {
     PyErr_Restore(type, value, traceback);
 }
 
-/* Would following `next` from here come back to `self`? */
+/* Whether following `next` from here leads back to `self`. */
 static int consumer_precedes(const Consumer *self, const Consumer *later) {
     while (later && later != self) later = later->next;
     return later != NULL;

@@ -63,7 +63,7 @@ __attribute__((noinline)) int native_bell_enter(Doorbell *bell, struct native_sl
     return 0;
 }
 
-/* Something has changed in this process that a sleeper may wait for. */
+/* Wake the sleepers of this process: a state that they may wait for has changed. */
 void native_bell_stir(const Doorbell *bell) {
     if (bell->sleepers && bell->owner == native_process()) chx_bell_ring(&bell->bell);
 }

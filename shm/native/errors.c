@@ -58,7 +58,7 @@ void native_raise_status(enum chx_status status, PyObject *route, const struct c
     }
 }
 
-/* Raise when `what` was made before a fork, by the parent. */
+/* Raise if the parent process has made `what` before a fork. */
 int native_foreign(uint32_t owner, const char *what) {
     if (owner == native_process()) return 0;
     PyErr_Format(PyExc_RuntimeError, "this %s belongs to the process that made it: make a new one after fork()", what);

@@ -40,8 +40,8 @@ PyObject *native_frame_new(Consumer *consumer, const struct chx_taken *taken, ui
     return self;
 }
 
-/* A copy of a frame that its producer may have overwritten since. Takes `copy` (from native_copy_room) over, also when it
- * fails. */
+/* A copy of a frame that its producer may have overwritten since. Takes `copy` (from native_copy_room) over, also when
+ * it fails. */
 PyObject *native_frame_copied(Consumer *consumer, const struct chx_taken *taken, uint32_t port, void *copy) {
     Frame *self = (Frame *)frame_make(consumer, NULL, taken, port);
     if (self)

@@ -1,4 +1,5 @@
-/* Taking frames of policy latest: copied out of shared memory, and kept only if they were whole afterwards. */
+/* Taking frames of policy latest: a frame is copied out of shared memory, and the copy is kept only if the frame was
+ * not overwritten meanwhile. */
 #include "native.h"
 
 #define LATEST_TORN 16u  /* frames torn in a row before the caller gets a turn */
@@ -12,8 +13,8 @@ void *native_copy_room(uint64_t bytes) {
     return NULL;
 }
 
-/* Copy the frame that was found and begun. Long copies let other threads run, which may take from this consumer too, and go
- * on to the next stage: what is copied stays mapped until the last of them is done, and that one gives it up. */
+/* Copy the frame that was found and begun. Long copies let other threads run, which may take from this consumer too,
+ * and go on to the next stage: what is copied stays mapped until the last of them is done, and that one gives it up. */
 static int latest_copy(Consumer *consumer, const struct chx_taken *taken, void *to) {
     uint64_t bytes = chx_taken_bytes(taken);
     if (bytes <= NATIVE_NO_GIL_BYTES) {
@@ -28,8 +29,8 @@ static int latest_copy(Consumer *consumer, const struct chx_taken *taken, void *
     return whole;
 }
 
-/* One call copies no more bytes than the producer has memory, torn ones counted: an extent that many descriptors name is
- * copied again only by a further call. The first frame always fits. */
+/* One call copies no more bytes than the producer has memory, torn ones counted: an extent that many descriptors name
+ * is copied again only by a further call. The first frame always fits. */
 static int latest_within(const struct chx_taken *taken, uint64_t *room, int first) {
     uint64_t bytes = chx_taken_bytes(taken);
     if (!first && bytes > *room) return 0;
@@ -37,7 +38,8 @@ static int latest_within(const struct chx_taken *taken, uint64_t *room, int firs
     return 1;
 }
 
-/* The next frame, copied. As chx_consumer_take; WOULD_BLOCK: torn again and again, come back; NO_MEMORY: an exception. */
+/* The next frame, copied. As chx_consumer_take; WOULD_BLOCK: torn again and again, come back; NO_MEMORY: an
+ * exception. */
 enum chx_status native_latest_take(Consumer *consumer, struct chx_taken *taken, void **copy) {
     uint64_t room = consumer->end.mapped;
     for (uint32_t torn = 0; torn < LATEST_TORN; torn++) {

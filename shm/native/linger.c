@@ -1,9 +1,9 @@
-/* Before a large frame: a moment's wait for the one before it to come back.
+/* Before a large frame is sent: a short wait until the frame before it comes back.
  *
  * Its consumer gives it back a microsecond after it was sent, or a wake-up after. Its extent then is the warmest memory
- * there is: one extent used again and again is written up to twice as fast as two in turn, once two no longer fit
- * a cache. So a sender whose only frame under way is about to come back waits for it, for two hundredths of what copying takes,
- * about. A wait for nothing doubles the number of frames before the next try.
+ * there is: one extent used again and again is written up to twice as fast as two in turn, once two no longer fit a
+ * cache. So a sender whose only frame under way is about to come back waits for it, for two hundredths of what copying
+ * takes, about. A wait for nothing doubles the number of frames before the next try.
  */
 #include "native.h"
 

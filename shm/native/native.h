@@ -2,8 +2,8 @@
  *
  * Private state is protected by the interpreter lock; it is released only to sleep and to copy more than 64 KiB.
  * Everything belongs to the process that made it: `owner` is compared with native_process() before shared memory is
- * written, so destructors that run in a forked child touch nothing of the parent's. It is compared again after anything that
- * may run Python code, which may have forked. What is missed ends the child, not its parent: see forked.h.
+ * written, so destructors that run in a forked child touch nothing of the parent's. It is compared again after anything
+ * that may run Python code, which may have forked. What is missed ends the child, not its parent: see forked.h.
  */
 #ifndef CHRONETIX_NATIVE_H
 #define CHRONETIX_NATIVE_H
@@ -144,8 +144,8 @@ struct native_claim {
     uint8_t no_room; /* because of that, not for want of credits */
 };
 
-/* What one attempt to claim has come to: there is no credit of a route that must get the frame, or no room in the arena, or
- * an exception. */
+/* What one attempt to claim has come to: there is no credit of a route that must get the frame, or no room in the
+ * arena, or an exception. */
 enum native_attempt { NATIVE_CLAIMED, NATIVE_NO_CREDIT, NATIVE_NO_ROOM, NATIVE_RAISED };
 
 extern PyTypeObject *native_Outlet, *native_Loan;

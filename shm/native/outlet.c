@@ -92,8 +92,8 @@ static void outlet_dealloc(Outlet *self) {
     NATIVE_DEALLOC_GC(self);
 }
 
-/* The memory of `given`. What has none, or none that is C-contiguous, or pointers to objects in it, is `encode`'s affair,
- * which returns bytes or says why not. */
+/* The memory of `given`. What has none, or none that is C-contiguous, or pointers to objects in it, is `encode`'s
+ * affair, which returns bytes or says why not. */
 int native_outlet_data(const Outlet *self, PyObject *given, Py_buffer *data) {
     if (PyByteArray_CheckExact(given)) return PyObject_GetBuffer(given, data, PyBUF_SIMPLE);
     if (PyObject_GetBuffer(given, data, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT) == 0) {
@@ -220,8 +220,8 @@ static PyObject *outlet_wait(Outlet *self, PyObject *const *args, Py_ssize_t nar
     return may < 0 ? NULL : PyBool_FromLong(may);
 }
 
-/* Remove taps that have ended, unless a frame is under way: then places must not change, and the next call removes them.
- * The last route stays, because its end is reported to the sender. */
+/* Remove taps that have ended, unless a frame is under way: then places must not change, and the next call removes
+ * them. The last route stays, because its end is reported to the sender. */
 static void outlet_sweep(Outlet *self) {
     Py_ssize_t kept = 0, count = self->count;
     if (self->claiming) return;

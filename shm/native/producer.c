@@ -107,8 +107,8 @@ static void producer_dealloc(Producer *self) {
         *self->link = self->next;
         if (self->next) self->next->link = self->link;
     }
-    /* No close: only a producer that says so has sent everything. Frames of policy latest are revoked because their memory
-     * may be used again; that of a closed arena is not, and its consumer may still read them. */
+    /* No close: only a producer that says so has sent everything. Frames of policy latest are revoked because their
+     * memory may be used again; that of a closed arena is not, and its consumer may still read them. */
     if (self->arena && self->owner == native_process() && !self->arena->closed)
         chx_producer_destroy(&self->end);
     else if (self->arena)
@@ -144,8 +144,8 @@ void native_producer_raise(Producer *self) {
     }
 }
 
-/* Close a route on which a frame waited for longer than its limit. The other routes go on without it, so only on_give_up
- * is called. */
+/* Close a route on which a frame waited for longer than its limit. The other routes go on without it, so only
+ * on_give_up is called. */
 int native_producer_give_up(Producer *self, uint64_t now) {
     chx_producer_give_up(&self->end, now);
     self->told = 1;

@@ -38,7 +38,7 @@ static int64_t run_send(Outlet *self, const uint8_t *from, uint64_t size, uint64
     return native_outlet_commit(self, &claim, size, tags, &unused) == 0 ? (int64_t)claim.frames : -1;
 }
 
-/* After `sent` frames an exception: can the next call raise it as well? */
+/* After `sent` frames an exception is set: whether the next call can raise it instead. */
 static int run_is_told_later(uint64_t sent) {
     if (sent == 0) return 0;
     if (!PyErr_ExceptionMatches(native_would_block)) {

@@ -1,4 +1,4 @@
-/* shm.RouteView and shm.check: what an observer does with descriptors it was sent. Nothing here writes. */
+/* shm.RouteView and shm.check: how an observer reads memory by descriptors that it was sent. Nothing here writes. */
 #include "native.h"
 
 typedef struct {
@@ -14,7 +14,7 @@ static int view_use(RouteView *self) {
     return 0;
 }
 
-/* The last one that looks unmaps. */
+/* The last call that looks at the mappings unmaps them. */
 static void view_leave(RouteView *self) {
     if (--self->uses == 0 && self->closed) chx_view_destroy(&self->view);
 }
@@ -62,8 +62,8 @@ static uint64_t view_blocked_ns(const struct chx_producer_stats *stats) {
     return chx_read(&stats->blocked_ns) + (since && since < now ? now - since : 0);
 }
 
-/* Policy latest: frames that are overwritten and that the consumer has not found so yet. `oldest` first: both ends move,
- * and too small a number is corrected by the next look. */
+/* Policy latest: frames that are overwritten and that the consumer has not found so yet. `oldest` first: both ends
+ * move, and too small a number is corrected by the next look. */
 static uint64_t view_unseen(const struct chx_view *view, uint64_t *next) {
     uint64_t oldest = 0;
     if (view->header.policy == CHX_POLICY_LATEST)
@@ -227,8 +227,8 @@ static void *view_copy(int fd, uint64_t size) {
     return copy;
 }
 
-/* Find where a dead producer's ring ends. The ring is read and not mapped, so that this works without free address space,
- * and a child of the producer that still writes cannot change the copy. */
+/* Find where a dead producer's ring ends. The ring is read and not mapped, so that this works without free address
+ * space, and a child of the producer that still writes cannot change the copy. */
 PyObject *native_remains(PyObject *Py_UNUSED(module), PyObject *arg) {
     long fd = PyLong_AsLong(arg);
     if (fd == -1 && PyErr_Occurred()) return NULL;

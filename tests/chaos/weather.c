@@ -1,8 +1,10 @@
-/* The weather of a storm, preloaded into the daemon and what it starts: a wall clock that steps, and memory that is refused.
+/* The weather of a storm, preloaded into the daemon and what it starts: a wall clock that steps, and memory that is
+ * refused.
  *
- * One page, the file $CHAOS_WEATHER, is shared by all of them and written by the storm. Rules: without it, or with zeros
- * in it, everything is as ever; only the wall clock steps, CLOCK_MONOTONIC does not; only shared memory is refused
- * (memfd_create, and mmap of a descriptor), as a machine without memory does, every refuse_every-th call of all.
+ * One page, the file $CHAOS_WEATHER, is shared by all of them and written by the storm. Rules: without it, or with
+ * zeros in it, everything is as ever; only the wall clock steps, CLOCK_MONOTONIC does not; only shared memory is
+ * refused (memfd_create, and mmap of a descriptor), as a machine without memory does, every refuse_every-th call of
+ * all.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>

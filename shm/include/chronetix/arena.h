@@ -13,6 +13,9 @@
  *
  * A segment that is leaving hands out no extents: its free runs are in no list, and are merged as extents come back,
  * until one run is the whole segment.
+ *
+ * This file is longer than 400 lines because runs, slabs and extents change the same lists: each step of one of them
+ * relies on what the others leave.
  */
 #ifndef CHRONETIX_ARENA_H
 #define CHRONETIX_ARENA_H
@@ -52,7 +55,7 @@ struct chx_run {
     uint32_t refs;       /* routes that still read it (whole) */
     uint16_t segment;
     uint8_t state, class;
-    uint8_t leaving; /* its segment is */
+    uint8_t leaving; /* the segment is leaving */
     struct chx_slab *slab;
 };
 
@@ -74,7 +77,7 @@ struct chx_segment {
 struct chx_arena {
     uint64_t limit, size, used;
     uint64_t first; /* bytes of the first segment; further ones have at least as many */
-    uint64_t peak;  /* most that was used since somebody last asked */
+    uint64_t peak;  /* most that was used since the last question for it */
     uint64_t frees; /* counts what may make room: extents freed and segments confirmed */
     struct chx_segment *segments;
     uint32_t segment_count, segment_room;
@@ -252,14 +255,14 @@ static inline uint32_t chx_quick_take(struct chx_arena *arena, uint32_t pages) {
     return CHX_NONE;
 }
 
-/* In the list of slabs of its class that have room is one that has some, unless its segment is leaving. */
+/* A slab that has room is in its class's list of such slabs, unless its segment is leaving. */
 static inline void chx_slab_drop(struct chx_arena *arena, uint32_t run) {
     if (!arena->runs[run].leaving) chx_list_remove(arena, &arena->classes[arena->runs[run].class], run);
     free(arena->runs[run].slab);
     arena->runs[run].slab = NULL;
 }
 
-/* Give back the slabs that are kept warm though nothing is in them. */
+/* Give back the empty slabs that are kept for the next object. */
 static inline void chx_slabs_flush(struct chx_arena *arena) {
     for (uint32_t class = 0; class < CHX_CLASSES; class++) {
         uint32_t next;
@@ -287,7 +290,7 @@ static inline uint32_t chx_run_take(struct chx_arena *arena, uint32_t pages) {
 
 /* ---- extents ---------------------------------------------------------------------------------------------------- */
 
-/* In an arena that frames held for long have left no room for a whole slab in, one of a single page. */
+/* A slab of a single page, for an arena in which held frames leave no room for a whole slab. */
 static inline enum chx_status chx_slab_make(struct chx_arena *arena, uint32_t class) {
     uint32_t bytes = chx_class_lines[class] * CHX_LINE, total = CHX_SLAB_PAGES * CHX_PAGE / bytes;
     struct chx_slab *slab = malloc(sizeof *slab + total * (sizeof(uint16_t) + sizeof(uint32_t)) + sizeof(uint32_t));

@@ -25,7 +25,7 @@ enum chx_consumer_state {
 };
 
 #define CHX_NO_END UINT64_MAX
-#define CHX_POSITION_MAX (1ull << 62) /* no route gets there; who says so lies */
+#define CHX_POSITION_MAX (1ull << 62) /* no route reaches this position; a peer that claims it is at fault */
 
 struct chx_reader_segment {
     const uint8_t *base;
@@ -45,13 +45,13 @@ struct chx_consumer {
     uint32_t mask, slots, credits;
     uint64_t position; /* of the next frame */
     uint64_t taken;
-    uint64_t known;    /* what comes from a position below it, a predecessor had taken */
+    uint64_t known;    /* a predecessor had taken the frames at positions below it */
     uint64_t end;      /* where a dead producer's stage ends, or CHX_NO_END */
     uint64_t *again;   /* stamps, ascending: a predecessor had taken these frames, and returned later ones */
     uint32_t again_next, again_count;
     uint8_t special;   /* one of the four above matters: see succession.h */
     uint32_t torn, copying; /* policy latest: frames overwritten while copied, in a row; copies under way */
-    uint64_t lost;          /* of a stage that is drained: see chx_consumer_lost */
+    uint64_t lost;          /* the last count, once a drained stage has no CREDIT: see chx_consumer_lost */
     uint8_t latest, blocks; /* of the policies latest and block */
     enum chx_consumer_state state;
     int line;              /* to the producer, or -1 */
@@ -76,7 +76,7 @@ static inline uint64_t chx_taken_bytes(const struct chx_taken *taken) {
     return taken->flags & CHX_FLAG_NOTED ? taken->length + taken->meta + sizeof(struct chx_notes) : taken->length;
 }
 
-/* What is noted of a slot while its frame is held, or copied: that it is, and in which segment it lies. */
+/* The mark of a slot whose frame is held or copied: it names the segment in which the frame lies. */
 static inline uint32_t chx_reads(const struct chx_taken *taken) { return taken->segment + 1u; }
 static inline uint32_t chx_reads_segment(uint32_t index) { return index + 2u; }
 
@@ -125,7 +125,8 @@ static inline enum chx_status chx_consumer_link(struct chx_consumer *c, int ring
     return CHX_OK;
 }
 
-/* Map segment `index` of the producer's arena. Mapping the same index twice is a fault. A stage that is drained needs none. */
+/* Map segment `index` of the producer's arena. Mapping the same index twice is a fault. A stage that is drained needs
+ * none. */
 static inline enum chx_status chx_consumer_map(struct chx_consumer *c, uint32_t index, int fd) {
     if (!c->credit) return CHX_OK;
     if (index >= CHX_SEGMENTS_MAX) return CHX_REFUSE(&c->why, "segment %u: at most %u", index, CHX_SEGMENTS_MAX);
@@ -158,8 +159,8 @@ static inline enum chx_status chx_consumer_fault(struct chx_consumer *c) {
 }
 
 /* Unmap segment `index`, which the producer has given back. If a frame of it has not come back, the producer has broken
- * the protocol: the route ends, and the memory stays mapped under its readers.
- * reads: acquire; partner: the release in chx_consumer_stamp, before the stamp that the producer has seen. */
+ * the protocol: the route ends, and the memory stays mapped under its readers. reads: acquire; partner: the release in
+ * chx_consumer_stamp, before the stamp that the producer has seen. */
 static inline enum chx_status chx_consumer_drop(struct chx_consumer *c, uint32_t index) {
     if (!c->credit) return CHX_OK; /* drained: nothing is mapped any more */
     if (index >= c->segment_count || !c->segments[index].base) {
@@ -168,7 +169,7 @@ static inline enum chx_status chx_consumer_drop(struct chx_consumer *c, uint32_t
     }
     for (uint32_t slot = 0; slot < c->slots; slot++) {
         if (atomic_load_explicit(&c->reads[slot], memory_order_acquire) != chx_reads_segment(index)) continue;
-        if (c->latest) return CHX_WOULD_BLOCK; /* just now copied, though it was overwritten: shortly */
+        if (c->latest) return CHX_WOULD_BLOCK; /* it is being copied, though it was overwritten: soon done */
         CHX_SAY(&c->why, "segment %u was dropped while a frame of it is held", index);
         return chx_consumer_fault(c);
     }
@@ -182,7 +183,7 @@ static inline enum chx_status chx_consumer_drop(struct chx_consumer *c, uint32_t
 
 /* ---- take ------------------------------------------------------------------------------------------------------- */
 
-/* A stamp of this slot is 0, or of an earlier lap, or the awaited one; anything else was never written by a producer. */
+/* A stamp of this slot is 0, or of an earlier lap, or the awaited one; no correct producer writes another one. */
 static inline int chx_stamp_possible(const struct chx_consumer *c, uint64_t stamp) {
     uint64_t awaited = c->position + 1;
     return stamp == 0 || (stamp <= awaited && ((stamp ^ awaited) & c->mask) == 0);
@@ -221,7 +222,8 @@ static inline enum chx_status chx_desc_check(struct chx_consumer *c, uint64_t po
     unsigned long long at = (unsigned long long)position;
     if (flags & ~(CHX_FLAG_REDELIVERED | CHX_FLAG_NOTED))
         return CHX_REFUSE(&c->why, "frame at %llu: unknown flags 0x%x", at, flags);
-    /* A correct producer passes over such a slot. Ordered by its stamp, which it stores after it has seen this consumer's. */
+    /* A correct producer passes over such a slot. Ordered by its stamp, which it stores after it has seen this
+     * consumer's. */
     if (atomic_load_explicit(&c->reads[position & c->mask], memory_order_relaxed))
         return c->latest ? CHX_WOULD_BLOCK /* another thread still copies that one, which was overwritten */
                          : CHX_REFUSE(&c->why, "frame at %llu: its slot has a frame that is still held", at);
@@ -269,8 +271,8 @@ static inline enum chx_status chx_consumer_peek(struct chx_consumer *c) {
     return CHX_REFUSE(&c->why, "more skipped positions than slots");
 }
 
-/* No frame is there: has the stream ended? closed: acquire; partner: chx_producer_close. Frames that were committed before
- * it are visible, so the caller looks at the next position once more before it reports the end. */
+/* No frame is there: has the stream ended? closed: acquire; partner: chx_producer_close. Frames that were committed
+ * before it are visible, so the caller looks at the next position once more before it reports the end. */
 static inline enum chx_status chx_consumer_end(struct chx_consumer *c) {
     uint64_t closed = atomic_load_explicit(&c->ring->closed, memory_order_acquire);
     uint64_t end = closed ? closed - 1 : c->end;
@@ -284,7 +286,7 @@ static inline enum chx_status chx_consumer_end(struct chx_consumer *c) {
     return CHX_ENDED;
 }
 
-/* chx_consumer_look where there is a predecessor's to do again, or an end that is known. */
+/* chx_consumer_look for a consumer that repeats frames of its predecessor, or whose stage has a known end. */
 static inline enum chx_status chx_consumer_look_special(struct chx_consumer *c, struct chx_taken *out) {
     uint64_t position = c->position;
     enum chx_status status = CHX_OK;
@@ -319,14 +321,14 @@ static inline enum chx_status chx_consumer_standing(const struct chx_consumer *c
     }
 }
 
-/* Nothing is there; is the memory still? The check costs one load while nothing was ever cut. */
+/* No frame is there: check that the memory was not truncated. Costs one load as long as no memory ever was. */
 static inline enum chx_status chx_consumer_whole(struct chx_consumer *c) {
     int cut = chx_map_cut(&c->ring_map) || chx_map_cut(&c->credit_map);
     for (uint32_t i = 0; i < c->segment_count; i++) cut |= chx_guard_cut(c->segments[i].guard);
     return cut ? CHX_REFUSE(&c->why, "its shared memory was cut short") : CHX_EMPTY;
 }
 
-/* What stands at the next position, without taking it: OK and its description, EMPTY, ENDED, or FAULT. */
+/* Look at the next position without taking its frame: OK and its description, EMPTY, ENDED, or FAULT. */
 static inline enum chx_status chx_consumer_look(struct chx_consumer *c, struct chx_taken *out) {
     enum chx_status status = chx_consumer_standing(c);
     if (status != CHX_OK) return status;
@@ -403,7 +405,7 @@ static inline enum chx_status chx_consumer_take(struct chx_consumer *c, struct c
     return CHX_OK;
 }
 
-/* Frames committed together have one time: one step of the books for each such group. */
+/* Frames committed together have one time: the counters take one step for each such group. */
 static inline void chx_latency_run(struct chx_consumer *c, const struct chx_taken *taken, uint32_t frames) {
     uint64_t now = chx_now_ns();
     uint32_t begin = 0;
@@ -414,8 +416,9 @@ static inline void chx_latency_run(struct chx_consumer *c, const struct chx_take
     }
 }
 
-/* Take up to `limit` (at least 1) frames that have arrived, in order, with one reading of the clock; as chx_consumer_take.
- * A fault after the first frame is found by the next call. After a succession frames come one by one.
+/* Take up to `limit` (at least 1) frames that have arrived, in order, with one reading of the clock; as
+ * chx_consumer_take. A fault after the first frame is found by the next call. After a succession frames come one by
+ * one.
  *
  * The frames have at most `room` bytes together, which is reduced by their size; EMPTY if the first has more. Frames
  * that are held at the same time do not overlap, so all of them together fit into the mapped memory (c->mapped). A
@@ -548,7 +551,8 @@ static inline void chx_consumer_nudge(struct chx_consumer *c) {
 
 /* ---- end -------------------------------------------------------------------------------------------------------- */
 
-/* Detach: closed (release), then the producer's bell. Held frames stay readable and may still be returned. Idempotent. */
+/* Detach: closed (release), then the producer's bell. Held frames stay readable and may still be returned.
+ * Idempotent. */
 static inline void chx_consumer_close(struct chx_consumer *c) {
     if (!c->credit || chx_read(&c->credit->closed)) return;
     c->state = CHX_CONSUMER_DETACHED;

@@ -55,24 +55,24 @@
 #define SYS_epoll_pwait2 441
 #endif
 
-#define CHX_BELL_EVENTS 16 /* lines heard at once; more wait for the next time */
-#define CHX_LINE_BYTES 256 /* read at once; an honest peer has fewer on their way: see CHX_LINE_ROOM */
+#define CHX_BELL_EVENTS 16 /* lines that one wake-up reads; more wait for the next one */
+#define CHX_LINE_BYTES 256 /* read at once; a correct peer has fewer on their way: see CHX_LINE_ROOM */
 #define CHX_LINE_ROOM 0    /* asked for as SO_SNDBUF: the kernel's least, some six rings */
 
 enum chx_line_state {
     CHX_LINE_NONE,
-    CHX_LINE_SHUT,    /* nothing can come on it: there is nothing to be read, and nothing to be dropped */
-    CHX_LINE_BARE,    /* it holds no descriptors: SO_PASSRIGHTS was off before a peer could send one */
+    CHX_LINE_SHUT,    /* nothing can come on this line: nothing is read or dropped */
+    CHX_LINE_BARE,    /* no descriptors can come: SO_PASSRIGHTS was off before a peer could send one */
     CHX_LINE_GUARDED, /* looked at before it is read */
-    CHX_LINE_SPOILT,
+    CHX_LINE_SPOILT,  /* the peer has sent a descriptor on it: never read or closed */
 };
 
 struct chx_bell {
-    int epoll; /* what is slept on */
+    int epoll; /* the epoll on which threads sleep */
     int self;  /* an eventfd: rung from inside this process, never read */
     uint8_t *lines; /* by descriptor, an enum chx_line_state */
     int room;
-    int spoilt; /* how many lines are */
+    int spoilt; /* how many lines are CHX_LINE_SPOILT */
     pid_t pid;  /* a forked child has the same epoll, and must not change it */
 };
 
@@ -94,7 +94,7 @@ static inline int chx_shut_rings_once(const int ends[2], const int epolls[2]) {
            epoll_wait(epolls[1], &event, 1, 0) == 0 && epoll_wait(epolls[0], &event, 1, 0) == 0;
 }
 
-/* Does it do so as often as it is shut? -1 with errno: that cannot be found out now. */
+/* Whether each further shutting wakes it again; -1 with errno if that cannot be found out now. */
 static inline int chx_shut_rings_probe(void) {
     int ends[2], epolls[2], rings = -1;
     if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends) != 0) return -1;
@@ -112,7 +112,7 @@ static inline int chx_shut_rings_probe(void) {
     return rings;
 }
 
-/* The same, found out once. CHRONETIX_WITHOUT=shut_rings makes a kernel behave as one where it does not. */
+/* The same, found out once. CHRONETIX_WITHOUT=shut_rings makes a kernel behave as one where shutting does not ring. */
 static inline int chx_shut_rings(void) {
     static _Atomic int cached; /* 1: no, 2: yes */
     if (chx_word_in(getenv("CHRONETIX_WITHOUT"), "shut_rings")) return 0;
@@ -123,8 +123,8 @@ static inline int chx_shut_rings(void) {
     return rings;
 }
 
-/* Both ends of a new line: the producer's, which is shut for writing where that rings, and the consumer's. With `one_way`
- * the consumer cannot ring the producer. 0, or -1 with errno. */
+/* Both ends of a new line: the producer's, which is shut for writing where that rings, and the consumer's. With
+ * `one_way` the consumer cannot ring the producer. 0, or -1 with errno. */
 static inline int chx_line_pair(int ends[2], int one_way) {
     int off = 0, room = CHX_LINE_ROOM, rings = chx_shut_rings();
     if (rings < 0 || socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends) != 0) return -1;
@@ -137,15 +137,15 @@ static inline int chx_line_pair(int ends[2], int one_way) {
     return 0;
 }
 
-/* Whether this end is shut for writing; true also if its peer has gone. Sending no bytes finds that out and has no other
- * effect. */
+/* Whether this end is shut for writing; true also if its peer has gone. Sending no bytes finds that out and has no
+ * other effect. */
 static inline int chx_line_is_shut(int fd) { return send(fd, "", 0, MSG_DONTWAIT | MSG_NOSIGNAL) < 0 && errno == EPIPE;
 }
 
-/* By an end that is. Never blocks, and needs no memory. 0, or errno. */
+/* Ring by an end that is shut for writing. Never blocks, and needs no memory. 0, or errno. */
 static inline int chx_line_ring_shut(int fd) { return fd < 0 || shutdown(fd, SHUT_WR) == 0 ? 0 : errno; }
 
-/* Can nothing come on this end any more? It is asked for by looking, not by reading. */
+/* Whether nothing can come on this end any more. Looks at the end without reading from it. */
 static inline int chx_line_is_mute(int fd) {
     char byte;
     ssize_t got;
@@ -155,8 +155,9 @@ static inline int chx_line_is_mute(int fd) {
     return got == 0;
 }
 
-/* By one that is not. Never blocks. 0, or errno; EAGAIN is success: it has been rung. So is a peer that has gone: there is nobody to wake.
- * A kernel without memory for one byte ends this process rather than refuse it; if it does refuse, it is asked again.
+/* By one that is not. Never blocks. 0, or errno; EAGAIN is success: it has been rung. So is a peer that has gone: there
+ * is nobody to wake. A kernel without memory for one byte ends this process rather than refuse it; if it does refuse,
+ * it is asked again.
  * */
 static inline int chx_line_ring(int fd) {
     ssize_t sent;
@@ -215,7 +216,7 @@ static inline int chx_bell_init(struct chx_bell *bell) {
     return -1;
 }
 
-/* From inside this process, any thread, also a signal handler. */
+/* Ring from inside this process: from any thread, also from a signal handler. */
 static inline void chx_bell_ring(const struct chx_bell *bell) {
     uint64_t one = 1;
     int error = errno;
@@ -255,7 +256,7 @@ static inline int chx_bell_sleep(struct chx_bell *bell, int64_t timeout_ns) {
     return got > 0 ? 1 : got;
 }
 
-/* Was it rung? It is silent afterwards, unless more lines rang than are heard at once. */
+/* Whether it was rung. It is silent afterwards, unless more lines rang than one wake-up reads. */
 static inline int chx_bell_clear(struct chx_bell *bell) { return chx_bell_sleep(bell, 0) > 0; }
 
 /* ---- the ends of a line in a bell ------------------------------------------------------------------------------- */
@@ -296,8 +297,8 @@ static inline void chx_bell_settle(struct chx_bell *bell, int fd) {
     if (got > 1 || events[0].data.fd != fd) chx_bell_ring(bell);
 }
 
-/* Duplicate this end of a line and have it wake `bell` from now on; -1 and `why` on failure. A producer's end on which no
- * data can come never wakes, whatever the other end does. */
+/* Duplicate this end of a line and have it wake `bell` from now on; -1 and `why` on failure. A producer's end on which
+ * no data can come never wakes, whatever the other end does. */
 static inline int chx_line_adopt(int fd, int consumer, struct chx_bell *bell, struct chx_why *why) {
     if (!chx_line_is_one(fd)) {
         snprintf(why->text, sizeof why->text, "descriptor %d is no end of a line: no Unix stream socket", fd);
@@ -318,7 +319,7 @@ static inline int chx_line_adopt(int fd, int consumer, struct chx_bell *bell, st
     return -1;
 }
 
-/* Has the peer put descriptors on it? */
+/* Whether the peer has sent descriptors on this line. */
 static inline int chx_line_spoilt(const struct chx_bell *bell, int fd) {
     return bell && bell->spoilt && fd >= 0 && fd < bell->room && bell->lines[fd] == CHX_LINE_SPOILT;
 }

@@ -1,4 +1,4 @@
-/* Places at which a test build can die, as if by kill -9. In any other build they are nothing.
+/* Places at which a test build can die, as if by kill -9. In any other build they are empty.
  *
  * A test build defines CHX_FAILPOINTS and one `struct chx_failpoints chx_failpoints`; it sets `armed` to a place and
  * `countdown` to the visit at which the process is to end (1: the next one).

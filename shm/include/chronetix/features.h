@@ -1,4 +1,4 @@
-/* What this kernel has of what the memories are made with: looked up once, never guessed from a version.
+/* Which of the features for making memories this kernel has: tried out once, never guessed from a version.
  *
  * The environment variable CHRONETIX_WITHOUT (names as in chx_feature_names, separated by commas) takes features away,
  * so that what happens on an older kernel can be tried on a newer one. It is read when the features are first asked
@@ -37,7 +37,7 @@ enum chx_feature {
 #define CHX_FEATURES 4
 static const char *const chx_feature_names[CHX_FEATURES] = {"memfd", "seals", "future_write", "noexec_seal"};
 
-/* Is `name` one of the words of `list`? */
+/* Whether `name` is one of the words of `list`. */
 static inline int chx_word_in(const char *list, const char *name) {
     size_t length = strlen(name);
     for (const char *at = list; at && *at;) {

@@ -1,8 +1,8 @@
-/* Memory that this process writes is read-only in every child that it forks: a child that stores to it, through whatever it
- * has inherited, ends by SIGSEGV and has changed nothing of its parent's.
+/* Memory that this process writes is read-only in every child that it forks: a child that stores to it, through
+ * whatever it has inherited, ends by SIGSEGV and has changed nothing of its parent's.
  *
- * One list a process (a shared object, to be exact), which a handler of fork() walks in the child: entries are never freed, a
- * free one is used again. A child made by the bare system call, without libc's fork(), is not covered.
+ * One list a process (a shared object, to be exact), which a handler of fork() walks in the child: entries are never
+ * freed, a free one is used again. A child made by the bare system call, without libc's fork(), is not covered.
  */
 #ifndef CHRONETIX_FORKED_H
 #define CHRONETIX_FORKED_H
@@ -35,7 +35,7 @@ struct chx_owns {
 /* One for all translation units that are linked together. */
 __attribute__((weak, visibility("hidden"))) struct chx_owns chx_owns;
 
-/* In the child. What it makes itself from now on is its own. */
+/* Runs in the child. Memory that the child makes from now on is its own. */
 static inline void chx_own_forked(void) {
     for (struct chx_own *own = atomic_load(&chx_owns.first); own; own = own->next) {
         uintptr_t base = atomic_load(&own->base);
@@ -44,7 +44,7 @@ static inline void chx_own_forked(void) {
     }
 }
 
-/* Have the handler called, once. 0, or -1 with errno. */
+/* Register the handler of fork(), once. 0, or -1 with errno. */
 static inline int chx_own_install(void) {
     int free_to_go = 0;
     if (!atomic_compare_exchange_strong(&chx_owns.installed, &free_to_go, 1)) {
@@ -57,7 +57,7 @@ static inline int chx_own_install(void) {
     return error ? -1 : 0;
 }
 
-/* This mapping is written from now on. 0, or -1 with errno. */
+/* This process writes this mapping from now on. 0, or -1 with errno. */
 static inline int chx_own_add(const void *base, uint64_t size) {
     if (chx_own_install() != 0) return -1;
     struct chx_own *own = atomic_load(&chx_owns.first);
@@ -78,7 +78,7 @@ static inline int chx_own_add(const void *base, uint64_t size) {
     return 0;
 }
 
-/* The mapping is about to go. Nothing if it never was written. */
+/* The mapping is about to be unmapped. No effect if it was never written. */
 static inline void chx_own_drop(const void *base) {
     for (struct chx_own *own = atomic_load(&chx_owns.first); own; own = own->next)
         if (atomic_load(&own->base) == (uintptr_t)base) atomic_store(&own->base, 0);

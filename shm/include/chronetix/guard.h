@@ -4,10 +4,10 @@
  * (CHX_FAULT).
  *
  * One list a process (a shared object, to be exact), which the signal handler walks: entries are never freed, a free
- * one is used again. A SIGBUS anywhere else goes to whoever had the signal before. The handler may run in any thread
- * while another one guards and drops: it acts on a range only if the entry has meant that range from beginning to end
- * of its look (`turn`). Whoever reads a mapping keeps it from being unmapped, so the range that it has hit stays what
- * it is.
+ * one is used again. A SIGBUS anywhere else goes to the handler that was there before. The handler may run in any
+ * thread while another one guards and drops: it acts on a range only if the entry has meant that range from beginning
+ * to end of its look (`turn`). Whoever reads a mapping keeps it from being unmapped, so the range that it has hit stays
+ * what it is.
  */
 #ifndef CHRONETIX_GUARD_H
 #define CHRONETIX_GUARD_H
@@ -36,13 +36,13 @@ struct chx_guard {
     _Atomic int protection;
     _Atomic uint32_t turn; /* counts the mappings that it has been used for */
     _Atomic int cut;
-    pid_t owner;             /* who takes the name away */
+    pid_t owner;             /* the process that removes the name */
     char path[CHX_NAME_MAX]; /* of memory made here; "" for a peer's */
 };
 
 struct chx_guards {
     struct chx_guard *_Atomic first;
-    _Atomic uint32_t cuts; /* mappings cut so far; while it is 0 nobody looks closer */
+    _Atomic uint32_t cuts; /* mappings cut so far; while it is 0 no closer check is made */
     _Atomic int installed; /* 0, 1: in a moment, 2 */
     struct sigaction before;
 };
@@ -70,7 +70,7 @@ struct chx_guarded {
     int protection;
 };
 
-/* What `address` lies in, and its entry; NULL if that is nothing of ours. */
+/* The range in which `address` lies, and its entry; NULL if no guarded mapping is there. */
 static inline struct chx_guard *chx_guard_of(uintptr_t address, struct chx_guarded *range) {
     struct chx_guard *guard = atomic_load_explicit(&chx_guards.first, memory_order_acquire);
     for (; guard; guard = guard->next) {
@@ -98,7 +98,7 @@ static inline void chx_guard_signal(int number, siginfo_t *info, void *context) 
     errno = error;
 }
 
-/* Take the signal, once. 0, or -1 with errno. */
+/* Install the signal handler, once. 0, or -1 with errno. */
 static inline int chx_guard_install(void) {
     int free_to_go = 0;
     if (!atomic_compare_exchange_strong(&chx_guards.installed, &free_to_go, 1)) {
@@ -113,7 +113,7 @@ static inline int chx_guard_install(void) {
     return failed;
 }
 
-/* A free entry that is ours now, or a new one; NULL when memory is exhausted. */
+/* Claim a free entry or make a new one; NULL when memory is exhausted. */
 static inline struct chx_guard *chx_guard_claim(void) {
     struct chx_guard *guard = atomic_load_explicit(&chx_guards.first, memory_order_acquire);
     for (; guard; guard = guard->next) {
@@ -135,7 +135,7 @@ static inline struct chx_guard *chx_guard_add(const void *base, uint64_t size, i
     guard->owner = getpid();
     guard->path[0] = 0;
     if (path) memcpy(guard->path, path, strlen(path) + 1);
-    atomic_fetch_add(&guard->turn, 1); /* between claiming and `base` nobody takes it for what it was */
+    atomic_fetch_add(&guard->turn, 1); /* until `base` is set, no reader takes the entry for its former mapping */
     atomic_store(&guard->size, size);
     atomic_store(&guard->protection, protection);
     atomic_store_explicit(&guard->cut, 0, memory_order_relaxed);
@@ -143,7 +143,8 @@ static inline struct chx_guard *chx_guard_add(const void *base, uint64_t size, i
     return guard;
 }
 
-/* The mapping is about to go. A name that this process has made goes with it; a forked child takes none away. */
+/* The mapping is about to be unmapped. A name that this process has made is removed with it; a forked child removes
+ * none. */
 static inline void chx_guard_drop(struct chx_guard *guard) {
     if (guard->path[0] && guard->owner == getpid()) unlink(guard->path);
     atomic_store_explicit(&guard->base, 0, memory_order_release);
@@ -153,7 +154,7 @@ static inline int chx_guard_cut(const struct chx_guard *guard) {
     return guard && atomic_load_explicit(&guard->cut, memory_order_relaxed);
 }
 
-/* Has anything been cut at all? */
+/* Whether any mapping has been cut. */
 static inline int chx_guards_cut(void) {
     return atomic_load_explicit(&chx_guards.cuts, memory_order_acquire) != 0;
 }

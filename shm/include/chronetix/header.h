@@ -1,6 +1,6 @@
 /* The first line of RING and CREDIT: made once by the writer, checked once by every reader.
  *
- * chx_header_check works on a private copy: the page may change under a reader's eyes, the copy may not.
+ * chx_header_check works on a private copy: the writer may change the page at any time, the copy stays.
  */
 #ifndef CHRONETIX_HEADER_H
 #define CHRONETIX_HEADER_H
@@ -41,7 +41,7 @@ static inline void chx_header_finish(struct chx_header *header, enum chx_kind ki
 #define CHX_SAY(why, ...) ((void)snprintf((why)->text, sizeof(why)->text, __VA_ARGS__))
 #define CHX_REFUSE(why, ...) (CHX_SAY(why, __VA_ARGS__), CHX_FAULT)
 
-/* Is this private copy a header of `kind` for a memory of `size` bytes? */
+/* Whether this private copy is a header of `kind` for a memory of `size` bytes. */
 static inline enum chx_status chx_header_check(const struct chx_header *header, enum chx_kind kind, uint64_t size,
                                                struct chx_why *why) {
     const char *name = chx_kind_name(kind);
@@ -70,7 +70,7 @@ static inline enum chx_status chx_header_check(const struct chx_header *header, 
     return CHX_OK;
 }
 
-/* Do the two ends of a route agree? */
+/* Whether the headers of the two ends of a route agree. */
 static inline enum chx_status chx_header_match(const struct chx_header *mine, const struct chx_header *theirs,
                                                struct chx_why *why) {
     if (mine->credits != theirs->credits)

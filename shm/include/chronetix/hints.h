@@ -1,4 +1,4 @@
-/* Hints to the processor: they change when things happen, never what happens. */
+/* Hints to the processor: they change the time that code takes, never its result. */
 #ifndef CHRONETIX_HINTS_H
 #define CHRONETIX_HINTS_H
 

@@ -25,7 +25,7 @@ struct chx_huge {
     uint8_t wanted, got;
 };
 
-/* Does the kernel heed advice for shared memory? */
+/* Whether the kernel follows advice for shared memory. */
 static inline int chx_huge_heeded(void) {
     char text[128];
     chx_proc_text(CHX_SHMEM_SETTING, text, sizeof text);
@@ -33,7 +33,7 @@ static inline int chx_huge_heeded(void) {
            strstr(text, "[force]");
 }
 
-/* From the reserve; 0 or errno. */
+/* Make the memory from the reserve of huge pages; 0 or errno. */
 static inline int chx_huge_reserved(const char *name, uint64_t size, struct chx_map *map) {
     unsigned flags = MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_HUGETLB | CHX_MFD_HUGE_2MB;
     *map = (struct chx_map){.size = size, .fd = memfd_create(name, flags | MFD_NOEXEC_SEAL)};
@@ -51,7 +51,8 @@ static inline int chx_huge_reserved(const char *name, uint64_t size, struct chx_
     return error;
 }
 
-/* By advice, which has to come before the pages: mapped first, filled through the mapping, what is then missing reserved. */
+/* By advice, which has to come before the pages: mapped first, filled through the mapping, what is then missing
+ * reserved. */
 static inline int chx_huge_advised(const char *name, uint64_t size, struct chx_map *map) {
     if (size >= CHX_ASK_BYTES && size > chx_memory_available()) return ENOMEM;
     *map = (struct chx_map){.size = size, .fd = chx_memfd(name)};

@@ -22,8 +22,8 @@ static inline void chx_latest_lose(struct chx_consumer *c, uint64_t to) {
     chx_consumer_reach(c);
 }
 
-/* The frame at the next position was overwritten: go on at the oldest that is left. After one that was overwritten while
- * it was copied the reader is too slow to run behind the writer's heels: leave up to half of what is there. */
+/* The frame at the next position was overwritten: go on at the oldest that is left. After one that was overwritten
+ * while it was copied the reader is too slow to follow the writer closely: skip up to half of what is there. */
 static inline void chx_latest_fall(struct chx_consumer *c, uint64_t oldest) {
     chx_latest_lose(c, oldest);
     if (c->torn == 0) return;
@@ -53,14 +53,15 @@ static inline enum chx_status chx_latest_peek(struct chx_consumer *c) {
     return CHX_REFUSE(&c->why, "the oldest frame moves on and on without an end");
 }
 
-/* Was what has just been read of the next position overwritten meanwhile? Fence (acquire); partner: chx_producer_revoke. */
+/* Whether what was just read of the next position was overwritten meanwhile. Fence (acquire); partner:
+ * chx_producer_revoke. */
 static inline int chx_latest_moved(const struct chx_consumer *c) {
     atomic_thread_fence(memory_order_acquire);
     return chx_read(&c->ring->oldest) > c->position;
 }
 
-/* As chx_consumer_look, whose part this is. What is found wrong may have been two frames at once: then look again. That
- * can go on for as long as the producer likes: WOULD_BLOCK gives the caller a turn. */
+/* As chx_consumer_look, whose part this is. A descriptor that is found wrong may have been read from two frames: then
+ * look again. That can go on for as long as the producer likes: WOULD_BLOCK gives the caller a turn. */
 static inline enum chx_status chx_latest_look(struct chx_consumer *c, struct chx_taken *out) {
     for (uint32_t looks = 0; looks < CHX_LOOKS_MAX; looks++) {
         enum chx_status status = chx_latest_peek(c);

@@ -21,7 +21,7 @@
 #define CHX_SEALS (F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_FUTURE_WRITE | F_SEAL_SEAL)
 #define CHX_TMPFS 0x01021994
 
-#define CHX_ASK_BYTES (8u << 20) /* from this size on the machine is asked first whether it has that much */
+#define CHX_ASK_BYTES (8u << 20) /* from this size on the free memory of the machine is checked first */
 
 struct chx_map {
     uint8_t *base;
@@ -54,8 +54,8 @@ static inline int chx_memfd(const char *name) {
     return memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING | noexec);
 }
 
-/* Keep a descriptor that can only be read: where there is no seal against other writers, the one that is handed out must
- * not make one. 0, or -1 with errno. */
+/* Keep a descriptor that can only be read: where there is no seal against other writers, the one that is handed out
+ * must not make one. 0, or -1 with errno. */
 static inline int chx_memory_read_only(struct chx_map *map) {
     char path[32];
     snprintf(path, sizeof path, "/proc/self/fd/%d", map->fd);
@@ -66,8 +66,8 @@ static inline int chx_memory_read_only(struct chx_map *map) {
     return 0;
 }
 
-/* Seal the memory after it was mapped and its header written: from here on it can be changed only through that mapping, and
- * not by a child of this process. */
+/* Seal the memory after it was mapped and its header written: from here on it can be changed only through that mapping,
+ * and not by a child of this process. */
 static inline int chx_memory_seal(struct chx_map *map) {
     if (chx_own_add(map->base, map->size) != 0) return -1;
     map->own = 1;
@@ -87,8 +87,8 @@ static inline uint64_t chx_memory_available(void) {
     return line ? strtoull(line + sizeof "MemAvailable:" - 1, NULL, 10) * 1024 : UINT64_MAX;
 }
 
-/* Reserve every page now; return 0 or errno. The kernel would kill a process rather than refuse, so a size that is clearly
- * too large is refused here. */
+/* Reserve every page now; return 0 or errno. The kernel would kill a process rather than refuse, so a size that is
+ * clearly too large is refused here. */
 static inline int chx_memory_reserve(int fd, uint64_t size) {
     if (size >= CHX_ASK_BYTES && size > chx_memory_available()) return ENOMEM;
     int error;
@@ -111,7 +111,8 @@ static inline int chx_memory_fill(struct chx_map *map, int populate, const char 
     return map->guard ? 0 : errno;
 }
 
-/* New zeroed memory of `size` bytes (whole pages), mapped writable and not yet sealed. `populate` maps every page now. */
+/* New zeroed memory of `size` bytes (whole pages), mapped writable and not yet sealed. `populate` maps every page
+ * now. */
 static inline enum chx_status chx_memory_create(const char *name, uint64_t size, int populate, struct chx_map *map) {
     char path[CHX_NAME_MAX];
     int sealed = chx_sealed();
@@ -125,7 +126,7 @@ static inline enum chx_status chx_memory_create(const char *name, uint64_t size,
     return error == ENOSPC || error == ENOMEM ? CHX_NO_MEMORY : CHX_SYSTEM;
 }
 
-/* Is `fd` sealed? CHX_FAULT if not. */
+/* Check that `fd` is sealed; CHX_FAULT if not. */
 static inline enum chx_status chx_memory_check_seals(int fd, struct chx_why *why) {
     int seals = fcntl(fd, F_GET_SEALS);
     if (seals < 0) return CHX_REFUSE(why, "descriptor %d is no memfd: %s", fd, strerror(errno));
@@ -138,7 +139,7 @@ static inline enum chx_status chx_memory_check_seals(int fd, struct chx_why *why
     return CHX_OK;
 }
 
-/* Without seals: is `fd` at least a file in memory that only its user can open? */
+/* Without seals: check that `fd` is at least a file in memory that only its user can open. */
 static inline enum chx_status chx_memory_check_named(int fd, struct chx_why *why) {
     struct stat status;
     struct statfs system;
@@ -151,7 +152,8 @@ static inline enum chx_status chx_memory_check_named(int fd, struct chx_why *why
     return CHX_OK;
 }
 
-/* Is `fd` sealed, whole-page, fully reserved memory? Its size; never follows anything inside it. */
+/* Check that `fd` is sealed memory of whole pages, all of them reserved, and return its size. Never reads the
+ * memory. */
 static inline enum chx_status chx_memory_check(int fd, uint64_t *size, struct chx_why *why) {
     enum chx_status safe = chx_sealed() ? chx_memory_check_seals(fd, why) : chx_memory_check_named(fd, why);
     if (safe != CHX_OK) return safe;

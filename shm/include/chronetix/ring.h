@@ -137,17 +137,17 @@ static inline void chx_slot_free(struct chx_producer *p, uint32_t slot) {
     p->reclaimed++;
 }
 
-/* Can frames still come back? Also after the end of stream, and from a consumer that has detached. */
+/* Whether frames can still come back: also after the end of stream, and from a consumer that has detached. */
 static inline int chx_producer_returns(const struct chx_producer *p) { return p->credit && p->state != CHX_FAULTY; }
 
-/* The consumer has lied: its route is over, and what it has not returned is free. */
+/* The consumer has written false values: its route ends, and frames that it has not returned are freed. */
 static inline enum chx_status chx_producer_fault(struct chx_producer *p) {
     p->state = CHX_FAULTY;
     while (p->head != CHX_NONE) chx_slot_free(p, p->head);
     return CHX_FAULT;
 }
 
-/* Is all memory of this route still there? */
+/* Whether no memory of this route was truncated. */
 static inline int chx_producer_whole(const struct chx_producer *p) {
     int cut = chx_map_cut(&p->ring_map) || chx_map_cut(&p->credit_map);
     for (uint32_t i = 0; i < p->arena->segment_count; i++) cut |= chx_map_cut(&p->arena->segments[i].map);
@@ -249,7 +249,7 @@ static inline void chx_producer_skip(struct chx_producer *p) {
 static inline void chx_producer_peak(struct chx_producer *p) {
     if (p->committed - p->seen <= p->peak || (p->latest && chx_outstanding(p) <= p->peak)) return;
     uint64_t seen = p->base + chx_read(&p->credit->returned);
-    if (seen > p->committed) return; /* nonsense: chx_producer_look reports it */
+    if (seen > p->committed) return; /* a false value: chx_producer_look reports it */
     p->seen = seen;
     if (p->latest && seen < p->reclaimed) seen = p->reclaimed;
     if (p->committed - seen <= p->peak) return;
@@ -257,14 +257,14 @@ static inline void chx_producer_peak(struct chx_producer *p) {
     atomic_store_explicit(&p->ring->stats.max_outstanding, p->peak, memory_order_relaxed);
 }
 
-/* The next frame's descriptor, all but its stamp, and its entry in the books. Its stamp is p->position afterwards. The
+/* Write the next frame's descriptor without its stamp, and its slot's entry. Its stamp is p->position afterwards. The
  * caller has made sure of a credit. */
 static inline struct chx_desc *chx_producer_put(struct chx_producer *p, const struct chx_extent *extent, uint64_t
 inside,
                                                 uint64_t length, const struct chx_tags *tags, uint64_t time_ns) {
     if (p->latest && chx_outstanding(p) >= p->credits) chx_producer_make_way(p);
     if (p->slots[p->position & p->mask].stamp) {
-        chx_producer_reclaim(p, UINT32_MAX); /* a fault shows at the next check; until then we write what is ours */
+        chx_producer_reclaim(p, UINT32_MAX); /* a fault shows at the next check; until then only own memory is written */
         chx_producer_skip(p);
     }
     uint32_t slot = (uint32_t)(p->position & p->mask);
@@ -324,8 +324,8 @@ static inline int chx_producer_commit(struct chx_producer *p, const struct chx_e
 /* Bytes from one frame of a run to the next: an offset is a multiple of a line. */
 static inline uint64_t chx_stride(uint64_t length) { return (length + CHX_LINE - 1) & ~(uint64_t)(CHX_LINE - 1); }
 
-/* Publish `frames` (at least 1) frames of `length` bytes that lie chx_stride(length) apart in `extent`, giving the route
- * one reference to it for each. As chx_producer_commit, but one fence and one look for all of them.
+/* Publish `frames` (at least 1) frames of `length` bytes that lie chx_stride(length) apart in `extent`, giving the
+ * route one reference to it for each. As chx_producer_commit, but one fence and one look for all of them.
  *
  * The first stamp is stored last: the run appears at once, and a producer that dies before that has sent nothing of
  * it. */
@@ -364,13 +364,13 @@ static inline uint64_t chx_producer_goal(const struct chx_producer *p) {
     return p->committed - floor;
 }
 
-/* Whether the consumer sleeps for exactly the frame that is not sent yet, while there is a credit for it. Then waiting for
- * credit_low would never end, because the consumer holds more than credit_low frames on purpose. */
+/* Whether the consumer sleeps for exactly the frame that is not sent yet, while there is a credit for it. Then waiting
+ * for credit_low would never end, because the consumer holds more than credit_low frames on purpose. */
 static inline int chx_producer_starves(const struct chx_producer *p, uint64_t returned) {
     return p->committed - returned + p->reserved < p->credits && chx_read(&p->credit->wait_for) == p->position + 1;
 }
 
-/* Whether the producer has to look closer: the route is down to `goal`, starves, or is closed. */
+/* Whether the producer has to try again: the route is down to `goal`, starves, or is closed. */
 static inline int chx_producer_ready(struct chx_producer *p, uint64_t goal) {
     uint64_t due;
     if (p->state != CHX_OPEN || chx_producer_detached(p) || chx_producer_look(p, &due) != CHX_OK) return 1;
@@ -378,9 +378,9 @@ static inline int chx_producer_ready(struct chx_producer *p, uint64_t goal) {
     return chx_producer_starves(p, p->seen);
 }
 
-/* Ask for the bell at `goal` (frames returned since the first). The caller then issues one seq_cst fence for all its routes and looks once more before it
- * sleeps. Partner: chx_consumer_return increments returned -> loads wake_at (both seq_cst). An earlier wish of another
- * thread is kept when it comes first. */
+/* Ask for the bell at `goal` (frames returned since the first). The caller then issues one seq_cst fence for all its
+ * routes and looks once more before it sleeps. Partner: chx_consumer_return increments returned -> loads wake_at (both
+ * seq_cst). An earlier wish of another thread is kept when it comes first. */
 static inline void chx_producer_arm(struct chx_producer *p, uint64_t goal) {
     uint64_t armed = p->base + chx_read(&p->ring->wake_at);
     if (armed > p->seen && armed < goal) goal = armed;
@@ -392,8 +392,8 @@ static inline void chx_producer_disarm(struct chx_producer *p) {
     atomic_store_explicit(&p->ring->wake_at, 0, memory_order_relaxed);
 }
 
-/* Note that a frame finds no credit on this route at `now`; return 1 if there was none for longer than the route's limit.
- * The caller calls chx_producer_not_short whenever there is a credit. */
+/* Note that a frame finds no credit on this route at `now`; return 1 if there was none for longer than the route's
+ * limit. The caller calls chx_producer_not_short whenever there is a credit. */
 static inline int chx_producer_short(struct chx_producer *p, uint64_t now) {
     if (p->limit_ns == 0) return 0;
     if (p->short_since == 0) p->short_since = now;
@@ -424,8 +424,8 @@ static inline void chx_producer_give_up(struct chx_producer *p, uint64_t now) {
     atomic_store_explicit(&p->ring->losses.gave_up_after_ns, after ? after : 1, memory_order_relaxed);
 }
 
-/* Give up the mappings and the extents that were never returned, and write nothing that is shared: what a forked child does
- * with a producer of its parent's. */
+/* Give up the mappings and the extents that were never returned, and write nothing that is shared: what a forked child
+ * does with a producer of its parent's. */
 static inline void chx_producer_forget(struct chx_producer *p) {
     while (p->head != CHX_NONE) chx_slot_free(p, p->head);
     free(p->slots);
@@ -438,7 +438,7 @@ static inline void chx_producer_forget(struct chx_producer *p) {
     p->credit = NULL;
 }
 
-/* The same in the process that has made it. */
+/* Give up the producer in the process that has made it. */
 static inline void chx_producer_destroy(struct chx_producer *p) {
     while (p->head != CHX_NONE && p->latest) chx_producer_revoke(p);
     chx_producer_forget(p);

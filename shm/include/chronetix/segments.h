@@ -71,7 +71,7 @@ static inline int chx_slab_has_room(const struct chx_run *run) {
     return run->state == CHX_RUN_SLAB && run->slab->free != 0;
 }
 
-/* Nothing is handed out of it from here on. */
+/* Take no extent from this segment any more. */
 static inline void chx_segment_leave(struct chx_arena *arena, uint32_t index) {
     struct chx_segment *segment = &arena->segments[index];
     chx_quick_flush(arena, 0);
@@ -86,7 +86,7 @@ static inline void chx_segment_leave(struct chx_arena *arena, uint32_t index) {
     segment->state = CHX_SEGMENT_LEAVING;
 }
 
-/* It is needed after all. */
+/* Use a leaving segment again. */
 static inline void chx_segment_stay(struct chx_arena *arena, uint32_t index) {
     struct chx_segment *segment = &arena->segments[index];
     for (uint32_t page = 0, run; page < segment->pages; page += arena->runs[run].pages) {
@@ -100,7 +100,8 @@ static inline void chx_segment_stay(struct chx_arena *arena, uint32_t index) {
     arena->frees++;
 }
 
-/* Has every extent of it come back? Sure only of a leaving segment: of others, after the flushes of chx_segment_leave. */
+/* Whether every extent of it has come back. Exact only for a leaving segment, and for others after the flushes of
+ * chx_segment_leave. */
 static inline int chx_segment_empty(const struct chx_arena *arena, const struct chx_segment *segment) {
     const struct chx_run *run = &arena->runs[segment->page_run[0] - 1];
     return run->state == CHX_RUN_FREE && run->pages == segment->pages;
@@ -142,7 +143,7 @@ static inline uint32_t chx_segment_find(const struct chx_arena *arena, enum chx_
     return found;
 }
 
-/* All that are leaving stay. Was there one? */
+/* Use all leaving segments again. Returns whether there was one. */
 static inline int chx_arena_stay(struct chx_arena *arena) {
     int stayed = 0;
     for (uint32_t i = 0; i < arena->segment_count; i++) {
@@ -153,8 +154,9 @@ static inline int chx_arena_stay(struct chx_arena *arena) {
     return stayed;
 }
 
-/* Have segments leave, largest first, as long as `keep` bytes stay, and drop those that are empty. Bytes given back. Those
- * that are no larger than the first one was leave only if less than that is to stay: they are what it would end with.
+/* Have segments leave, largest first, as long as `keep` bytes stay, and drop those that are empty. Bytes given back.
+ * Those that are no larger than the first one was leave only if less than that is to stay: they are what it would end
+ * with.
  * */
 static inline uint64_t chx_arena_shrink(struct chx_arena *arena, uint64_t keep) {
     if (!arena->drops) return 0;
@@ -192,7 +194,8 @@ static inline uint32_t chx_arena_pending(const struct chx_arena *arena, uint64_t
     return index;
 }
 
-/* `need` bytes in one piece do not fit below the limit beside the segments there are: drop empty ones if then they do. */
+/* `need` bytes in one piece do not fit below the limit beside the segments there are: drop empty ones if then they
+ * do. */
 static inline void chx_arena_make_way(struct chx_arena *arena, uint64_t need) {
     uint64_t empty = 0, left = arena->limit - arena->size;
     if (!arena->drops) return;

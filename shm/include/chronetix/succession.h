@@ -80,9 +80,9 @@ static inline enum chx_status chx_inherit_from(struct chx_consumer *c, const str
     return CHX_OK;
 }
 
-/* Be the successor of the consumer whose CREDIT is `credit_fd`; it is dead, or this end would take what it returns. After
- * chx_consumer_link and before the first take. Nothing may be returned before the producer has linked this CREDIT: see
- * chx_producer_relink. The descriptor is not kept. A fault detaches the route.
+/* Be the successor of the consumer whose CREDIT is `credit_fd`; it is dead, or this end would take what it returns.
+ * After chx_consumer_link and before the first take. Nothing may be returned before the producer has linked this
+ * CREDIT: see chx_producer_relink. The descriptor is not kept. A fault detaches the route.
  *
  * All positions at or behind the last returned one's successor hold frames that were not returned, or are still to
  * come: the ring is gone through from there. Frames before it are remembered and come first. */
@@ -100,8 +100,8 @@ static inline enum chx_status chx_consumer_inherit(struct chx_consumer *c, int c
     return status == CHX_FAULT ? chx_consumer_fault(c) : status;
 }
 
-/* Set the end of a dead producer's ring to position `end`: a consumer that has taken all frames before it has come to the
- * end of this stage. Setting the same end again has no effect; another end is a fault. */
+/* Set the end of a dead producer's ring to position `end`: a consumer that has taken all frames before it has come to
+ * the end of this stage. Setting the same end again has no effect; another end is a fault. */
 static inline enum chx_status chx_consumer_end_at(struct chx_consumer *c, uint64_t end) {
     if (c->state == CHX_CONSUMER_FAULTY || c->state == CHX_CONSUMER_DETACHED) return CHX_OK;
     if (end > CHX_POSITION_MAX || (c->end != CHX_NO_END && c->end != end) ||
@@ -110,7 +110,7 @@ static inline enum chx_status chx_consumer_end_at(struct chx_consumer *c, uint64
         return chx_consumer_fault(c);
     }
     c->end = end;
-    if (c->state == CHX_CONSUMER_UNLINKED && end == 0) c->state = CHX_CONSUMER_ENDED; /* it died before anything came of it */
+    if (c->state == CHX_CONSUMER_UNLINKED && end == 0) c->state = CHX_CONSUMER_ENDED; /* it died before it had sent a frame */
     chx_consumer_settle(c);
     return CHX_OK;
 }
@@ -123,8 +123,8 @@ static inline void chx_relink_reclaim(struct chx_producer *p) {
     if (p->latest) return; /* `returned` is a position there */
     for (uint32_t slot = p->head; slot != CHX_NONE; slot = next) {
         next = p->slots[slot].next;
-        /* acquire; partner: the stamp in chx_consumer_return of whichever consumer it was: it has come here by way of the
-         * successor and whoever has handed over its CREDIT */
+        /* acquire; partner: the stamp in chx_consumer_return of whichever consumer it was: it has come here by way of
+         * the successor and whoever has handed over its CREDIT */
         if (atomic_load_explicit(&p->credit->stamp[slot], memory_order_acquire) == p->slots[slot].stamp)
             chx_slot_free(p, slot);
         CHX_FAILPOINT(RELINK_FREED);
@@ -190,8 +190,8 @@ static inline enum chx_status chx_remains_last(const struct chx_desc *desc, cons
     return CHX_OK;
 }
 
-/* Find where the ring of a dead writer ends. The end is the first position that holds neither frame nor skip, whatever is
- * behind it: a run whose first stamp is missing was never sent. At most one lap is searched.
+/* Find where the ring of a dead writer ends. The end is the first position that holds neither frame nor skip, whatever
+ * is behind it: a run whose first stamp is missing was never sent. At most one lap is searched.
  *
  * The producer may have died while it described frames up to a credits' number behind the end, in slots whose old
  * stamps still stand: their input_seq are not looked at. Of the others one at least is a frame: no more are skipped in

@@ -43,8 +43,8 @@ struct chx_held {
     uint64_t seq, bytes, trace, time_ns;
 };
 
-/* Write the held frames into `out`, at most `room` of them, and return their number. Exact for a dead consumer; a living
- * one changes them meanwhile. A stamp in a wrong slot is ignored. */
+/* Write the held frames into `out`, at most `room` of them, and return their number. Exact for a dead consumer; a
+ * living one changes them meanwhile. A stamp in a wrong slot is ignored. */
 static inline uint32_t chx_view_held(const struct chx_view *view, struct chx_held *out, uint32_t room) {
     uint32_t slots = 1u << view->header.slots_log2, held = 0;
     if (view->header.policy == CHX_POLICY_LATEST) return 0; /* they are copies */
