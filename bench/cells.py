@@ -27,7 +27,7 @@ IN_FLIGHT_BYTES = 128 * MIB
 """Every peer that queues may have this much on its way; a larger queue would measure memory, not transport."""
 
 MIN_WINDOW, MAX_WINDOW = 4, 1024
-"""The smallest and the largest number of frames under way."""
+"""The smallest and the largest number of frames that may be under way."""
 
 
 def window(size: int) -> int:

@@ -11,6 +11,9 @@ Rules:
 * Phase 1 warms up, phase 2 counts. Time runs from before the first send until the end marker is taken.
 * A receiver reads the eight bytes and drops the frame at once; it never copies the payload itself.
 * ``wire`` is a SOCK_SEQPACKET socket between the two ends, apart from the peer that is measured.
+
+This file is longer than 400 lines because sender and receiver of a mode are kept side by side: both follow the same
+numbers.
 """
 
 from __future__ import annotations
@@ -38,15 +41,15 @@ PREPARED_MAX = 4096
 END_FRAME = 64
 """Bytes of an end marker."""
 RESEND_AFTER = 0.05
-"""Seconds without an answer after which an end marker is sent again."""
+"""How many seconds without an answer pass before an end marker is sent again."""
 ANSWER_LIMIT = 30.0
-"""Seconds after which an end gives up on the other."""
+"""After how many seconds an end gives up the other end."""
 
 Report = dict[str, Any]
 
 
 class EndLost(Exception):
-    """The other end did not answer in time, or has ended."""
+    """The other end has not answered in time, or has ended."""
 
 
 def cpu_ns(others: Iterable[int] = ()) -> int:
@@ -59,7 +62,7 @@ def cpu_ns(others: Iterable[int] = ()) -> int:
 
 
 def percentile(ordered: list[int], share: float) -> float:
-    """Microseconds of the nearest-rank percentile of ``ordered`` nanoseconds (not empty)."""
+    """Return the nearest-rank percentile of ``ordered`` nanoseconds (not empty), in microseconds."""
     return ordered[min(len(ordered) - 1, int(len(ordered) * share))] / 1000
 
 
@@ -78,7 +81,7 @@ def begin_apart(first: bool) -> None:
 
 
 def send_for(send: Callable[[Any], object], size: int, phase: int, seconds: float) -> int:
-    """Send numbered frames for ``seconds``; how many."""
+    """Send numbered frames for ``seconds``, and return how many."""
     numbers = numbers_of(phase)
     if size > PREPARED_MAX:
         return send_one_by_one(send, bytearray(size), numbers, seconds)
@@ -95,7 +98,7 @@ def send_for(send: Callable[[Any], object], size: int, phase: int, seconds: floa
 
 
 def send_one_by_one(send: Callable[[Any], object], frame: bytearray, numbers: list[int], seconds: float) -> int:
-    """Number and send the same buffer again and again; how often."""
+    """Number and send the same buffer again and again, and return how often."""
     pack, clock = NUMBER.pack_into, time.monotonic
     sent = 0
     deadline = clock() + seconds
@@ -107,7 +110,7 @@ def send_one_by_one(send: Callable[[Any], object], frame: bytearray, numbers: li
 
 
 def send_batches(send_many: Callable[[Any, int], int], size: int, phase: int, seconds: float) -> int:
-    """Send numbered frames for ``seconds``, BATCH at once; how many."""
+    """Send numbered frames for ``seconds``, BATCH at once, and return how many."""
     frames = memoryview(bytearray(size * TURN))
     for index, number in enumerate(numbers_of(phase)):
         NUMBER.pack_into(frames, index * size, number)
@@ -121,12 +124,13 @@ def send_batches(send_many: Callable[[Any, int], int], size: int, phase: int, se
 
 
 def numbers_of(phase: int) -> list[int]:
-    """The numbers of a throughput phase, in order."""
+    """Return the numbers of a throughput phase, in order."""
     return list(range(phase << PHASE_SHIFT, (phase << PHASE_SHIFT) + TURN))
 
 
 def take_until_end(receive: Callable[[], Any], phase: int) -> tuple[int, int]:
-    """Take frames until the end of ``phase``; (received, repeated or out of order)."""
+    """Take frames until the end of ``phase``. Returns how many were received, and how many were repeated or out of
+    order."""
     turn, tally = numbers_of(phase), Tally(phase)
     while True:
         in_order, number = take_in_order(receive, turn[tally.begin :] + turn[: tally.begin])
@@ -186,10 +190,8 @@ class Tally:
 
 
 def take_in_order(receive: Callable[[], Any], turn: list[int]) -> tuple[int, int | None]:
-    """Take frames as long as their numbers go round as ``turn`` does; (how many, the number that did not fit).
-
-    The number is None when ``receive`` was woken for nothing.
-    """
+    """Take frames as long as their numbers follow ``turn``. Returns how many, and the number that did not fit (None
+    when ``receive`` returned without a frame)."""
     unpack = NUMBER.unpack_from
     received = 0
     while True:
@@ -205,7 +207,7 @@ def take_in_order(receive: Callable[[], Any], turn: list[int]) -> tuple[int, int
 
 
 def end_phase(link: Link, wire: socket.socket, phase: int) -> Report:
-    """Send end markers until the other end answers; its answer."""
+    """Send end markers until the other end answers, and return the answer."""
     marker = bytearray(END_FRAME)
     NUMBER.pack_into(marker, 0, -phase)
     give_up = time.monotonic() + ANSWER_LIMIT
@@ -217,7 +219,7 @@ def end_phase(link: Link, wire: socket.socket, phase: int) -> Report:
 
 
 def send_end(link: Link, wire: socket.socket, cell: Cell, others: Iterable[int]) -> Report:
-    """The sender of a throughput cell."""
+    """Run the sender of a throughput cell."""
 
     def send_phase(phase: int, seconds: float) -> int:
         if link.send_many:
@@ -243,7 +245,7 @@ def send_end(link: Link, wire: socket.socket, cell: Cell, others: Iterable[int])
 
 
 def receive_end(link: Link, wire: socket.socket, cell: Cell) -> None:
-    """The receiver of a throughput cell."""
+    """Run the receiver of a throughput cell."""
     for phase in (1, 2):
         begin_apart(False)
         cpu = cpu_ns()
@@ -259,7 +261,8 @@ def receive_end(link: Link, wire: socket.socket, cell: Cell) -> None:
 
 
 def ping_for(link: Link, frame: bytearray, phase: int, seconds: float) -> tuple[list[int], int]:
-    """Send a frame and wait for its echo, for ``seconds``; (round trips in ns, echoes with a wrong number)."""
+    """Send a frame and wait for its echo, for ``seconds``. Returns the round trips in ns, and how many echoes had a
+    wrong number."""
     pack, unpack, clock = NUMBER.pack_into, NUMBER.unpack_from, time.perf_counter_ns
     send, receive = link.send, link.receive
     times: list[int] = []
@@ -282,7 +285,7 @@ def ping_for(link: Link, frame: bytearray, phase: int, seconds: float) -> tuple[
 
 
 def ping_end(link: Link, wire: socket.socket, cell: Cell, others: Iterable[int]) -> Report:
-    """The asking end of a round-trip cell."""
+    """Run the asking end of a round-trip cell."""
     frame = bytearray(cell.size)
     begin_apart(True)
     ping_for(link, frame, 1, cell.warm_up)
@@ -306,7 +309,7 @@ def ping_end(link: Link, wire: socket.socket, cell: Cell, others: Iterable[int])
 
 
 def echo_end(link: Link, wire: socket.socket) -> None:
-    """The answering end of a round-trip cell."""
+    """Run the answering end of a round-trip cell."""
     receive, reply, unpack = link.receive, link.reply, NUMBER.unpack_from
     for phase in (1, 2):
         begin_apart(False)
@@ -329,7 +332,7 @@ def echo_end(link: Link, wire: socket.socket) -> None:
 
 
 def alone(here: Link, there: Link, cell: Cell) -> Report:
-    """A cell whose two ends are one thread: send, take, (echo, take,) again."""
+    """Run a cell whose two ends are one thread, which sends and takes (and echoes and takes) in turn."""
     trips = cell.mode == "roundtrip"
     step = alone_trips if trips else alone_frames
     step(here, there, cell.size, 1, cell.warm_up)
@@ -350,7 +353,7 @@ def alone(here: Link, there: Link, cell: Cell) -> Report:
 
 
 def alone_frames(here: Link, there: Link, size: int, phase: int, seconds: float) -> tuple[int, int, list[int]]:
-    """Send and take for ``seconds``; (frames, wrong numbers, no times)."""
+    """Send and take for ``seconds``. Returns how many frames, how many wrong numbers, and no times."""
     unpack, receive = NUMBER.unpack_from, there.receive
     wrong, expected, send = 0, iter(cycle(numbers_of(phase))), here.send
 
@@ -363,7 +366,8 @@ def alone_frames(here: Link, there: Link, size: int, phase: int, seconds: float)
 
 
 def alone_trips(here: Link, there: Link, size: int, phase: int, seconds: float) -> tuple[int, int, list[int]]:
-    """Send, take, echo and take back for ``seconds``; (trips, wrong numbers, ns of each)."""
+    """Send, take, echo and take back for ``seconds``. Returns how many trips, how many wrong numbers, and the ns of
+    each."""
     pack, unpack, clock = NUMBER.pack_into, NUMBER.unpack_from, time.perf_counter_ns
     send, take, reply, receive = here.send, there.receive, there.reply, here.receive
     frame = bytearray(size)
@@ -388,12 +392,12 @@ def alone_trips(here: Link, there: Link, size: int, phase: int, seconds: float) 
 
 
 def tell(wire: socket.socket, report: Report) -> None:
-    """Send one report to the other side of ``wire``."""
+    """Send one report to the other end of ``wire``."""
     wire.send(json.dumps(report).encode())
 
 
 def listen(wire: socket.socket) -> Report:
-    """The next report on ``wire``; EndLost when it has closed."""
+    """Return the next report on ``wire``. Raises EndLost when it has closed."""
     data = wire.recv(1 << 16)
     if not data:
         raise EndLost("the other end has gone; its message is above, on stderr")
@@ -402,7 +406,7 @@ def listen(wire: socket.socket) -> Report:
 
 
 def run(link: Link, wire: socket.socket, cell: Cell, first: bool, others: Iterable[int] = ()) -> Report:
-    """One end's part of ``cell``: the ``first`` end sends or asks and returns the figures, the other nothing."""
+    """Run one end of ``cell``. The ``first`` end sends or asks, and returns the figures."""
     if cell.mode == "roundtrip":
         if first:
             return ping_end(link, wire, cell, others)
@@ -415,7 +419,7 @@ def run(link: Link, wire: socket.socket, cell: Cell, first: bool, others: Iterab
 
 
 def sample(report: Report) -> Sample:
-    """The figures of the first end's report."""
+    """Return the figures of the first end's report."""
     return Sample(
         sent=report["sent"],
         received=report["received"],
@@ -428,5 +432,5 @@ def sample(report: Report) -> Sample:
 
 
 def cell_as_json(cell: Cell) -> Report:
-    """A cell as it travels to the ends."""
+    """Return a cell as it is sent to the ends."""
     return asdict(cell)

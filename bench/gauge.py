@@ -102,7 +102,7 @@ class Asking:
         self._pid = 0
 
     def run(self) -> None:
-        """For ever."""
+        """Call the daemon until the process ends."""
         while True:
             try:
                 with Client.connect(self._path, timeout=60.0) as client:

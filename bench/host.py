@@ -35,21 +35,21 @@ PR_SET_PDEATHSIG = 1
 
 
 class Runner(Protocol):
-    """What measures a cell."""
+    """Measures a cell."""
 
     def run(self, cell: Cell, limit: float) -> dict[str, Any]: ...
     def close(self) -> None: ...
 
 
 class Forks:
-    """Two forked ends (one for a peer of one process) for each cell."""
+    """Measures each cell by two freshly forked ends (one for a peer of one process)."""
 
     def __init__(self, peer: Peer, folder: Path) -> None:
         self.peer = peer
         self.folder = folder
 
     def run(self, cell: Cell, limit: float) -> dict[str, Any]:
-        """Measure; TimeoutError after ``limit`` seconds, RuntimeError with what an end raised."""
+        """Measure. Raises TimeoutError after ``limit`` seconds, RuntimeError with what an end has raised."""
         shared = self.peer.prepare(cell, self.folder)
         results, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         pids: list[int] = []
@@ -66,7 +66,7 @@ class Forks:
             self.peer.release(shared, tuple(pids))
 
     def fork(self, shared: Any, cell: Cell, results: socket.socket) -> list[int]:
-        """The ends' pids."""
+        """Fork the ends, and return their pids."""
         if self.peer.one_process:
             return [fork(lambda: self.alone(shared, cell), results)]
         here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -75,7 +75,8 @@ class Forks:
             return [second, fork(lambda: self.end(shared, here, there, cell, True), results)]
 
     def end(self, shared: Any, wire: socket.socket, other: socket.socket, cell: Cell, first: bool) -> dict[str, Any]:
-        """One end, in its process. It waits for the other before it closes, so that nothing on its way is cut off."""
+        """Run one end, in its process. It waits for the other end before it closes, so that no frame on its way is cut
+        off."""
         other.close()
         link = self.peer.connect(shared, wire, cell, first)
         report = ends.run(link, wire, cell, first)
@@ -85,7 +86,7 @@ class Forks:
         return report
 
     def alone(self, shared: Any, cell: Cell) -> dict[str, Any]:
-        """Both ends, in one process."""
+        """Run both ends in one process."""
         here, there = self.peer.connect_both(shared, cell)
         report = ends.alone(here, there, cell)
         here.close()
@@ -97,7 +98,7 @@ class Forks:
 
 
 def fork(work: Callable[[], dict[str, Any]], results: socket.socket) -> int:
-    """A child that sends what ``work`` returns, or why it could not; its pid."""
+    """Fork a child that sends what ``work`` returns or raises; return the child's pid."""
     sys.stdout.flush()
     host = os.getpid()
     pid = os.fork()
@@ -122,7 +123,7 @@ def child(work: Callable[[], dict[str, Any]], results: socket.socket, host: int)
 
 
 def gather(results: socket.socket, count: int, limit: float) -> dict[str, Any]:
-    """The merged reports of ``count`` ends within ``limit`` seconds."""
+    """Return the merged reports of ``count`` ends within ``limit`` seconds."""
     deadline = time.monotonic() + limit
     report: dict[str, Any] = {}
     with selectors.DefaultSelector() as selector:
@@ -138,7 +139,7 @@ def gather(results: socket.socket, count: int, limit: float) -> dict[str, Any]:
 
 
 def start(peer: Peer, folder: Path) -> Runner:
-    """What measures this peer's cells."""
+    """Return what measures this peer's cells."""
     if peer.name == "dora":
         from bench.peers.dora import Dataflow
 
@@ -169,12 +170,12 @@ def serve(name: str, folder: Path) -> None:
 
 
 def say(answer: dict[str, Any]) -> None:
-    """One line on stdout."""
+    """Write one line to stdout."""
     print(json.dumps(answer), flush=True)
 
 
 def main() -> int:
-    """Entry point; a peer that cannot start says why in its only line."""
+    """Run the host. A peer that cannot start writes the reason as its only line."""
     name, folder = sys.argv[1], Path(sys.argv[2])
     try:
         serve(name, folder)

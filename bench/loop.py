@@ -174,7 +174,7 @@ def of_flows(count: int, slow: Path) -> list[LoopRow]:
 
 
 def until(reached: Callable[[], bool]) -> None:
-    """Wait until ``reached()``. Raises TimeoutError after LIMIT_S."""
+    """Wait until ``reached()`` returns True. Raises TimeoutError after LIMIT_S."""
     give_up = time.monotonic() + LIMIT_S
     while not reached():
         if time.monotonic() > give_up:
@@ -189,7 +189,7 @@ def missed(row: LoopRow) -> bool:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure all sizes, print the table."""
+    """Measure all sizes and print the table."""
     parser = argparse.ArgumentParser(prog="python -m bench.loop", description=__doc__)
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write one JSON object a line")
     parser.add_argument("--nodes", type=int, nargs="*", default=SIZES, metavar="N", help="sizes of a flow")

@@ -32,12 +32,12 @@ from chronetixctl.client import Client
 WORKERS, SECONDS = 100, 10.0
 SETTLE_S = 60.0
 CPU_TARGET = 0.01
-"""Of one processor, while the flow is held up."""
+"""The target: at most this share of one processor while the flow is held up."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Of some processes so far, or in an interval."""
+    """Wake-ups and processor time of some processes, so far or in an interval."""
 
     switches: int
     cpu_ns: int
@@ -62,7 +62,7 @@ class QuietRow:
 
 
 def cost(pids: Sequence[int]) -> Cost:
-    """Of all threads of these processes since they were started."""
+    """Return the cost of all threads of these processes since they were started."""
     switches = cpu_ns = 0
     for pid in pids:
         for task in Path(f"/proc/{pid}/task").iterdir():
@@ -74,7 +74,7 @@ def cost(pids: Sequence[int]) -> Cost:
 
 
 def processes(client: Client, name: str) -> tuple[list[int], list[int]]:
-    """The flow's workers; the daemon with its launcher and spares."""
+    """Return the processes of the flow's workers, and those of the daemon with its launcher and spare workers."""
     workers = [node["pid"] for node in client.call("describe", flow=name)["nodes"]]
     supervisor = psutil.Process(client.call("version")["pid"])
     others = [child.pid for child in supervisor.children(recursive=True) if child.pid not in workers]
@@ -82,7 +82,7 @@ def processes(client: Client, name: str) -> tuple[list[int], list[int]]:
 
 
 def settled(pids: Sequence[int]) -> None:
-    """Wait until they have come to rest, or for a minute."""
+    """Wait until the counts of the processes do not change any more, or for a minute."""
     give_up = time.monotonic() + SETTLE_S
     before = cost(pids).switches
     while time.monotonic() < give_up:
@@ -108,7 +108,7 @@ def held_up(client: Client, name: str) -> None:
 
 
 def flooded(workers: int) -> dict[str, Any]:
-    """The chain with a source that floods it and a sink that keeps everything."""
+    """Return the chain with a source that sends without pause and a sink that keeps every frame."""
     compiled = flow("held-up", workers, chained=True)
     compiled["manifests"][0]["artifact"]["uri"] = "python://bench.idle:flood"
     compiled["manifests"][-1]["artifact"]["uri"] = "python://bench.idle:Hoard"
@@ -152,7 +152,7 @@ def observe(
 
 
 def verdicts(rows: Sequence[QuietRow]) -> list[str]:
-    """Both targets with what was measured."""
+    """Return both targets with the measured figures."""
     idle = sum(row.switches for row in rows if row.mode == "idle")
     held = sum(row.cpu for row in rows if row.mode == "held up")
     return [
@@ -162,7 +162,7 @@ def verdicts(rows: Sequence[QuietRow]) -> list[str]:
 
 
 def document(rows: Sequence[QuietRow], machine: str) -> str:
-    """The table and the targets."""
+    """Return the table and the targets."""
     lines = [("mode", "part", "workers", "seconds", "wake-ups", "wake-ups/s", "CPU %")]
     lines += [
         (

@@ -187,7 +187,7 @@ WAYS: dict[str, tuple[Way, str]] = {
 
 
 def version_of(name: str) -> str:
-    """What is measured."""
+    """Return the version of what is measured."""
     distribution = {"supervisord": "supervisor", "dora": "dora-rs"}.get(name)
     return metadata.version(distribution) if distribution else own_version()
 

@@ -13,18 +13,18 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-import numpy  # noqa: F401  (what a worker of the kind imports anyway)
+import numpy  # noqa: F401  (a worker of this kind imports it anyway)
 
 PACE_S = 0.001
 
 
 class Report:
-    """Tells the host of the first frame of this process."""
+    """Reports the first frame of this process to the host."""
 
     told = False
 
     def frame(self, number: int) -> None:
-        """``number`` has arrived."""
+        """Report ``number`` if it is the first."""
         if not self.told:
             self.told = True
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
@@ -32,7 +32,7 @@ class Report:
 
 
 def numbers() -> Iterator[int]:
-    """One a millisecond."""
+    """Yield a number each millisecond."""
     number = 0
     while True:
         number += 1
@@ -44,7 +44,7 @@ def numbers() -> Iterator[int]:
 
 
 def source(ctx: Any) -> Iterator[bytes]:
-    """A flow's source."""
+    """The source of the flow."""
     for number in numbers():
         if ctx.stopping:
             return
@@ -52,13 +52,13 @@ def source(ctx: Any) -> Iterator[bytes]:
 
 
 class Sink:
-    """A flow's sink."""
+    """The sink of the flow."""
 
     def __init__(self) -> None:
         self._report = Report()
 
     def on_frame(self, frame: Any, ctx: Any) -> None:  # noqa: ARG002
-        """One number."""
+        """Take one number."""
         self._report.frame(int.from_bytes(frame, "little"))
 
 
@@ -76,7 +76,7 @@ def zmq_source(address: str) -> None:
 
 
 def zmq_sink(address: str) -> None:
-    """Until it is killed."""
+    """Take numbers until the process is killed."""
     import zmq
 
     report = Report()
@@ -90,7 +90,7 @@ def zmq_sink(address: str) -> None:
 
 
 def dora_source() -> None:
-    """Sends until it is killed."""
+    """Send numbers until the process is killed."""
     import pyarrow as pa
     from dora import Node
 
@@ -100,7 +100,7 @@ def dora_source() -> None:
 
 
 def dora_sink() -> None:
-    """Until it is killed."""
+    """Take numbers until the process is killed."""
     from dora import Node
 
     report = Report()

@@ -50,7 +50,7 @@ class Target:
 
 
 def size_text(size: int) -> str:
-    """``size`` bytes as people write it."""
+    """Return ``size`` bytes in the largest unit that fits."""
     if size >= 1_000_000 and size % 1_000_000 == 0:
         return f"{size // 1_000_000} MB"
     for unit, name in ((MIB, "MiB"), (KIB, "KiB")):
@@ -60,7 +60,7 @@ def size_text(size: int) -> str:
 
 
 def number_text(value: float | None) -> str:
-    """Three digits that count, thousands apart; a dash for what does not apply."""
+    """Return three significant digits with separators; a dash for a figure that does not apply."""
     if value is None:
         return "-"
     if value >= 1000:
@@ -69,7 +69,8 @@ def number_text(value: float | None) -> str:
 
 
 def ratio(row: Row, ours: Row | None) -> float | None:
-    """How many times as good chronetix is in the same mode and size; None for its own row or without it."""
+    """Return how many times as good chronetix is in the same mode and size; None for its own row, or without a row of
+    it."""
     if ours is None or row.peer == ours.peer:
         return None
     if row.mode == "roundtrip":
@@ -106,7 +107,7 @@ def table(rows: Sequence[Row]) -> list[str]:
 
 
 def aligned(lines: Sequence[Sequence[str]], left: int = LEFT) -> list[str]:
-    """Columns as wide as their widest entry, the first ``left`` of them aligned to the left."""
+    """Return columns as wide as their widest entry, the first ``left`` of them aligned to the left."""
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     return [
         "  ".join(
@@ -124,12 +125,12 @@ RIVALS = ("pipe", "queue", "faster-fifo", "pyzmq", "iceoryx2-poll", "iceoryx2-ev
 
 
 def p50(sample: Sample) -> float:
-    """Of a round-trip sample."""
+    """Return the median latency of a round-trip sample."""
     return sample.p50_us or 0.0
 
 
 def cpu_per_frame(sample: Sample) -> float:
-    """Processor seconds for a frame that arrived."""
+    """Return the processor seconds for a frame that arrived."""
     return sample.cpu_s / sample.received if sample.received else 0.0
 
 
@@ -141,13 +142,13 @@ class Judge:
     best: bool = False
 
     def paired(self, over: Key, under: Key, figure: Figure, *, at_least: bool = True) -> float | None:
-        """``figure`` of one cell by that of another; None when no round has both."""
+        """Return the ratios of ``figure`` of one cell to that of another; None when no round has both."""
         above, below = self.samples.get(over, {}), self.samples.get(under, {})
         ratios = [figure(above[turn]) / figure(below[turn]) for turn in above if turn in below and figure(below[turn])]
         return self.chosen(ratios, at_least)
 
     def chosen(self, ratios: Sequence[float], at_least: bool = True) -> float | None:
-        """The ratio that counts of those of the rounds."""
+        """Return the ratio that counts among those of the rounds."""
         if not ratios:
             return None
         if not self.best:
@@ -155,7 +156,8 @@ class Judge:
         return max(ratios) if at_least else min(ratios)
 
     def flatness(self) -> float | None:
-        """Slowest over fastest loan rate among the sizes, of the rounds in which every size was measured."""
+        """Return the slowest by the fastest loan rate among the sizes, of the rounds in which every size was
+        measured."""
         cells = [by_round for (peer, mode, _), by_round in self.samples.items() if peer == OURS and mode == "loan"]
         if len(cells) < 2:
             return None
@@ -166,7 +168,7 @@ class Judge:
         return self.chosen(shares)
 
     def batched(self) -> float | None:
-        """How far small frames in batches have come to the nearer of their two targets."""
+        """Return how near small frames in batches have come to the nearer of their two targets."""
         rates = [rate(sample) for sample in self.samples.get((BATCHED, "throughput", 64), {}).values()]
         fast = self.chosen([frames_per_s / BATCHED_RATE for frames_per_s in rates])
         times = self.paired((BATCHED, "throughput", 64), ("pyzmq", "throughput", 64), rate)
@@ -174,7 +176,7 @@ class Judge:
         return max((share for share in shares if share is not None), default=None)
 
     def thrift(self, size: int) -> float | None:
-        """Processor time of the most frugal rival over ours, of frames of ``size`` bytes."""
+        """Return the processor time of the most frugal rival by that of chronetix, for frames of ``size`` bytes."""
         key: Key = (OURS, "throughput", size)
         ratios = [self.paired((rival, "throughput", size), key, cpu_per_frame) for rival in RIVALS]
         found = [ratio for ratio in ratios if ratio is not None]
@@ -196,7 +198,7 @@ def trips(peer: str) -> Key:
 
 
 def targets(samples: Samples, *, best: bool = False) -> list[Target]:
-    """What this benchmark is to show, with what it showed."""
+    """Return the targets of this benchmark with the measured figures."""
     judge = Judge(samples, best)
     of_ours = [by_round for (peer, _, _), by_round in samples.items() if peer in (OURS, BATCHED)]
     ours = [sample for by_round in of_ours for sample in by_round.values()]
@@ -294,10 +296,8 @@ def document(
     missing: Sequence[str],
     best: bool = False,
 ) -> str:
-    """Everything that is printed.
-
-    ``peers`` are (name, version, about); ``missing`` says what was not measured, and why.
-    """
+    """Return everything that is printed. ``peers`` are (name, version, about); ``missing`` says what was not measured,
+    and why."""
     lines = [machine, "", *table(rows), "", "Peers"]
     lines += [f"  {name} {version}: {about}" for name, version, about in peers]
     lines += ["", "Definitions", *(f"  {line}" for line in DEFINITIONS)]

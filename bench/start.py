@@ -43,16 +43,16 @@ ROOT = Path(__file__).parents[1]
 WORKERS = 50
 ROUNDS = 3
 LIMIT = 60.0
-"""Seconds for anything here to be up or gone."""
+"""How many seconds any start or end may take."""
 MOST_SPARES = 256
-"""The setting's upper end."""
+"""The greatest value of the setting ``spares``."""
 TARGET = 1.5
-"""Times what warm forks take."""
+"""The target: at most so many times the time of warm forks."""
 
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """One round of one way to start workers. ``unique_bytes`` is the mean of a worker."""
+    """One round of one way to start workers. ``unique_bytes`` is the mean of its workers."""
 
     seconds: float
     unique_bytes: float
@@ -78,7 +78,7 @@ def unique_bytes(pid: int) -> int:
 
 
 def mean_unique(pids: Sequence[int]) -> float:
-    """Of the processes that are up."""
+    """Return the mean unique memory of the started processes."""
     return statistics.mean(unique_bytes(pid) for pid in pids)
 
 
@@ -112,7 +112,7 @@ def daemon(folder: Path, **settings: str) -> Iterator[Client]:
 
 
 def connect(path: Path, process: subprocess.Popen[bytes], log: Path) -> Client:
-    """Connect as soon as the daemon listens; RuntimeError with its last words when it does not."""
+    """Connect as soon as the daemon listens. Raises RuntimeError with the end of the daemon's log if it does not."""
     give_up = time.monotonic() + LIMIT
     while True:
         try:
@@ -124,7 +124,8 @@ def connect(path: Path, process: subprocess.Popen[bytes], log: Path) -> Client:
 
 
 def await_spares(client: Client) -> list[int]:
-    """The spares' processes, as soon as the daemon has as many as it wants. TimeoutError when it does not get them."""
+    """Return the spare workers' processes once the daemon has as many as it is set to keep. Raises TimeoutError if that
+    takes too long."""
     give_up = time.monotonic() + LIMIT
     while True:
         spares = client.call("version")["spares"]
@@ -136,7 +137,7 @@ def await_spares(client: Client) -> list[int]:
 
 
 def flow(name: str, workers: int, chained: bool) -> dict[str, Any]:
-    """A compiled flow of ``workers`` idle nodes: unconnected, or one chain of data routes."""
+    """Return a compiled flow of ``workers`` idle nodes: unconnected, or one chain of data routes."""
     nodes = [f"n{index:03}" for index in range(workers)]
     routes = [
         {
@@ -173,7 +174,7 @@ def flow(name: str, workers: int, chained: bool) -> dict[str, Any]:
 
 
 def start_flow(client: Client, workers: int, chained: bool, name: str) -> Started:
-    """Submit, measure, stop; with all spares there."""
+    """Wait for all spare workers, then submit, measure and stop."""
     await_spares(client)
     compiled = flow(name, workers, chained)
     began = time.monotonic()
@@ -189,7 +190,7 @@ def start_flow(client: Client, workers: int, chained: bool, name: str) -> Starte
 
 
 def start_warm(workers: int) -> Started:
-    """Forks of one process that has imported everything."""
+    """Fork from one process that has imported everything."""
     process = subprocess.Popen(
         [sys.executable, "-m", "bench.warm", str(workers)],
         stdin=subprocess.PIPE,
@@ -209,7 +210,7 @@ def start_warm(workers: int) -> Started:
 
 
 def start_cold(workers: int) -> Started:
-    """Interpreters started at once, each importing everything for itself."""
+    """Start interpreters at once, each of which imports everything."""
     up_read, up_write = os.pipe()
     began = time.monotonic()
     processes = [
@@ -231,7 +232,7 @@ def start_cold(workers: int) -> Started:
 
 
 def await_bytes(descriptor: int, count: int) -> None:
-    """Until ``count`` bytes have arrived; TimeoutError when they do not."""
+    """Wait until ``count`` bytes have arrived. Raises TimeoutError if they do not."""
     give_up = time.monotonic() + LIMIT
     while count > 0:
         if not select.select([descriptor], [], [], max(0.0, give_up - time.monotonic()))[0]:
@@ -243,7 +244,8 @@ def await_bytes(descriptor: int, count: int) -> None:
 
 
 def measure(workers: int, rounds: int) -> tuple[dict[str, list[Started]], float]:
-    """Every way in every round, with another one first each time; and the bytes that an idle spare alone has."""
+    """Measure all ways in every round, beginning with another one each time. Also returns the unique bytes of an idle
+    spare worker."""
     found: dict[str, list[Started]] = {}
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="chronetix-bench-")))
@@ -271,7 +273,7 @@ def measure(workers: int, rounds: int) -> tuple[dict[str, list[Started]], float]
 
 
 def start_rows(found: dict[str, list[Started]], workers: int, version: str, python: str) -> list[StartRow]:
-    """Medians."""
+    """Return the medians of all rounds."""
     rows = []
     for name, rounds in found.items():
         seconds = statistics.median(started.seconds for started in rounds)
@@ -291,14 +293,14 @@ def start_rows(found: dict[str, list[Started]], workers: int, version: str, pyth
 
 
 def verdict(found: dict[str, list[Started]], name: str) -> str:
-    """Whether ``name`` keeps the target, by the median of the rounds' ratios."""
+    """Return whether ``name`` meets the target, by the median of the rounds' ratios."""
     pairs = zip(found[name], found["warm-fork"], strict=True)
     ratio = statistics.median(ours.seconds / theirs.seconds for ours, theirs in pairs)
     return f"  {'met' if ratio <= TARGET else 'MISSED'}  {name}: {ratio:.3g}"
 
 
 def start_document(rows: Sequence[StartRow], found: dict[str, list[Started]], idle_bytes: float, machine: str) -> str:
-    """The table, the target, and what was not measured."""
+    """Return the table, the target, and what was not measured."""
     times = {row.peer: row.seconds for row in rows}
     lines = [("peer", "workers", "seconds", "ms/worker", "unique KiB/worker", "x warm-fork")]
     lines += [

@@ -53,7 +53,7 @@ class UpgradeRow:
 
 
 def loaded() -> dict[str, Any]:
-    """Source, map, sink."""
+    """Return the flow of source, map and sink."""
     nodes = [("source", "numbers"), ("map", "forward"), ("sink", "Checks")]
     artifact = f"python://{ROOT / 'bench' / 'upgrade_nodes.py'}:"
     return {
@@ -75,7 +75,7 @@ def loaded() -> dict[str, Any]:
 
 
 def pause_ms(path: Path) -> float:
-    """Upgrade once. RuntimeError when it was refused or has failed."""
+    """Upgrade once, and return the pause. Raises RuntimeError if the upgrade was refused or has failed."""
     with Client.connect(path) as client:
         pids = workers(client)
         try:
@@ -91,13 +91,13 @@ def pause_ms(path: Path) -> float:
 
 
 def workers(client: Client) -> list[int]:
-    """The processes of all flows."""
+    """Return the processes of the workers of all flows."""
     flows = [each["name"] for each in client.call("list")["flows"]]
     return [node["pid"] for name in flows for node in client.call("describe", flow=name)["nodes"]]
 
 
 def measure(mode: str, count: int, rounds: int) -> UpgradeRow:
-    """``rounds`` upgrades of a daemon with ``count`` workers, and three more for ``load``."""
+    """Measure ``rounds`` upgrades of a daemon with ``count`` workers, and three more for ``load``."""
     frames, gap = 0, None
     with tempfile.TemporaryDirectory(prefix="chronetix-upgrade-") as folder:
         where = Path(folder) / "daemon"

@@ -29,7 +29,8 @@ def load() -> None:
 
 
 def fork_all(count: int) -> tuple[float, list[int], int]:
-    """Fork ``count`` children; (seconds until all are up, their pids, the descriptor whose closing ends them)."""
+    """Fork ``count`` children. Returns the seconds until all run, their pids, and the descriptor whose closing ends
+    them."""
     up_read, up_write = os.pipe()
     stay_read, stay_write = os.pipe()
     began = time.monotonic()
@@ -52,7 +53,7 @@ def fork_all(count: int) -> tuple[float, list[int], int]:
 
 
 def main() -> None:
-    """Load; with a number of children fork them, tell, wait and reap; without, say so by one byte and wait."""
+    """Load. With a number of children: fork them, print, wait and reap; without: write one byte and wait."""
     load()
     if len(sys.argv) == 1:
         os.write(1, b".")

@@ -1,8 +1,8 @@
 """A leak check around every test: descriptors, child processes, threads, mappings and named shared memory.
 
-A test that leaves something behind fails at its end and says what. Nothing here waits: what a test started, it ends.
-A look costs a millisecond, and there are thousands of tests: the collector is kept away from what was there before the
-test, and the kernel is asked for the children of this process alone.
+A test that leaves something behind fails at its end, with a list of what is left. Nothing here waits: a test ends what
+it has started. One check costs a millisecond, and there are thousands of tests; so the garbage collector does not scan
+objects that are older than the test, and the kernel is asked only for the children of this process.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from tests.warm import Warm
 
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
-"""Where it was set, each program that a test starts would compile all that it imports again: half of its time."""
+"""If this variable were set, each program that a test starts would compile all of its imports again, which takes half
+of its time."""
 
 settings.register_profile("chronetix", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("chronetix")
@@ -47,17 +48,17 @@ LONGEST = (
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What takes longest begins first: at the end nobody waits for the one who has got it."""
+    """Run the longest tests first, so that at the end no process waits for one of them."""
     items.sort(key=lambda item: not item.nodeid.startswith(LONGEST))
 
 
 MAX_LOG_BYTES = 32 << 10
-"""Of each daemon's log, its end, that a failed test shows."""
+"""How many of the last bytes of each daemon's log a failed test shows."""
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """A test that fails shows what its daemons have logged."""
+    """Show the logs of the daemons of a failed test."""
     report = yield
     folder = getattr(item, "funcargs", {}).get("tmp_path")
     if report.failed and folder is not None:
@@ -68,7 +69,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 
 def open_descriptors() -> dict[int, str]:
-    """Descriptor number to what it refers to, without the one that lists them."""
+    """Return what each descriptor refers to, without the descriptor that lists them."""
     found = {}
     for entry in os.listdir("/proc/self/fd"):
         try:
@@ -79,7 +80,7 @@ def open_descriptors() -> dict[int, str]:
 
 
 def children_of(pid: int | str) -> set[int]:
-    """The children of each thread of a process, the dead ones too that nobody has waited for."""
+    """Return the children of all threads of a process, including zombies."""
     found: set[int] = set()
     for listed in glob.glob(f"/proc/{pid}/task/*/children"):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # the thread has ended meanwhile
@@ -88,7 +89,7 @@ def children_of(pid: int | str) -> set[int]:
 
 
 def child_processes() -> set[int]:
-    """Every process that this one started and has not reaped, and those that they started."""
+    """Return every process that this one has started and not reaped, and their descendants."""
     if not KERNEL_LISTS_CHILDREN:
         return {child.pid for child in psutil.Process().children(recursive=True)}
     found: set[int] = set()
@@ -100,25 +101,27 @@ def child_processes() -> set[int]:
 
 
 KERNEL_LISTS_CHILDREN = Path("/proc/thread-self/children").exists()
-"""Only with CONFIG_PROC_CHILDREN; without it, every process of the machine is asked for its parent."""
+"""Whether the kernel lists children (CONFIG_PROC_CHILDREN); otherwise the parent of each process of the machine is
+read."""
 
 
 def shared_mappings() -> list[str]:
-    """Rings, credits and arenas that nobody unmapped."""
+    """Return rings, credits and arenas that are still mapped."""
     lines = Path("/proc/self/maps").read_text().splitlines()
     return [line.split()[5] for line in lines if "/memfd:" in line or "/dev/shm/chronetix" in line]
 
 
 def named_segments() -> set[str]:
-    """Names in /dev/shm that this process has made. (Other tests run at the same time.)"""
+    """Return names in /dev/shm that this process has made. (Other tests run at the same time.)"""
     makers = {name: maker(name) for name in os.listdir("/dev/shm")}
     return {name for name, made_by in makers.items() if made_by is not None and made_by.pid == os.getpid()}
 
 
 @pytest.fixture(autouse=True, scope="session")
 def signals_are_as_a_terminal_leaves_them() -> None:
-    """Programs that tests start ignore and block nothing, also below nohup, or in the background of a script: what is
-    caught here has its default there. (Python ignores SIGPIPE and SIGXFSZ itself, and subprocess resets them.)"""
+    """Programs that tests start ignore and block no signal, also when pytest runs below nohup or in the background of a
+    script: each such signal gets its default. (Python ignores SIGPIPE and SIGXFSZ itself, and subprocess resets
+    them.)"""
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     for each in signal.valid_signals() - {signal.SIGPIPE, signal.SIGXFSZ}:
         if signal.getsignal(each) is signal.SIG_IGN:
@@ -127,7 +130,7 @@ def signals_are_as_a_terminal_leaves_them() -> None:
 
 @pytest.fixture(scope="session")
 def warm_programs(signals_are_as_a_terminal_leaves_them: None) -> Iterator[Warm]:
-    """Starts programs without their imports."""
+    """Starts programs without the time of their imports."""
     warm = Warm()
     yield warm
     warm.close()
@@ -135,13 +138,13 @@ def warm_programs(signals_are_as_a_terminal_leaves_them: None) -> Iterator[Warm]
 
 @pytest.fixture
 def warm(request: pytest.FixtureRequest, warm_programs: Warm) -> Warm | None:
-    """None in tests that are marked ``cold``: there programs are started as a user starts them."""
+    """None in tests that are marked ``cold``, which start programs as a user does."""
     return None if request.node.get_closest_marker("cold") else warm_programs
 
 
 @pytest.fixture(autouse=True, scope="module")
 def collects_everything() -> Iterator[None]:
-    """What fixtures of a module held in circles goes with the module: no test after it sees it."""
+    """Collect cycles of a module's fixtures at the end of the module, so that no later test sees them."""
     yield
     gc.unfreeze()
     gc.collect()

@@ -1,9 +1,9 @@
-"""``python -m tests.chaos``: a storm over a real daemon and flows whose every frame is accounted for.
+"""``python -m tests.chaos``: a storm over a real daemon and flows in which every frame is accounted for.
 
-A seed gives the plan, step by step; after each step the same invariants are looked at (invariants.py). A step that
-breaks one ends the storm: seed, step and the plan so far are shown, and the folder with all logs and ledgers is kept.
-``--seed N --step K`` plays that step alone, ``--seed N --steps K+1`` all up to it. What is replayed is what the storm
-does; when exactly the machine does its part is not.
+A seed gives the plan, step by step; after each step the same invariants are checked (invariants.py). A step that
+violates one ends the storm: seed, step and the plan so far are shown, and the folder with all logs and ledgers is kept.
+``--seed N --step K`` plays that step alone, ``--seed N --steps K+1`` all steps up to it. The actions of a storm are
+repeatable, their timing on the machine is not.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from tests.chaos.world import Violation, World
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """0 after a storm that changed nothing, 1 after a violation."""
+    """Return 0 after a storm without a violation, 1 after a violation."""
     parser = argparse.ArgumentParser(
         prog="python -m tests.chaos", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def numbers(options: argparse.Namespace) -> Iterator[int]:
-    """Of the steps to play."""
+    """Return the numbers of the steps to play."""
     if options.step is not None:
         yield options.step
         return
@@ -77,7 +77,7 @@ def numbers(options: argparse.Namespace) -> Iterator[int]:
 
 
 class Storm:
-    """Plays steps of the plan of ``seed`` over ``world``; those of ``scenarios`` only."""
+    """Plays the plan of ``seed`` over ``world``, with ``scenarios`` only."""
 
     def __init__(self, world: World, seed: int, scenarios: Sequence[str]) -> None:
         self.world = world
@@ -89,11 +89,11 @@ class Storm:
         self._seconds: dict[str, list[float]] = {}
         self._gauge: Gauge | None = None
         self._still: dict[str, Stillness] = {}
-        """Of each scenario, the step in which the daemon's loop stood still for longest."""
+        """For each scenario, the step in which the daemon's loop stood still for longest."""
         self._frames: Counter[str] = Counter()
 
     def run(self, numbers: Iterator[int], seconds: float | None) -> str:
-        """Play; what was violated, or nothing."""
+        """Play the storm. Returns the violation, or None."""
         world = self.world
         try:
             world.begin()
@@ -154,7 +154,7 @@ class Storm:
             self._still[scenario] = seen
 
     def report(self) -> None:
-        """What it was."""
+        """Return a summary of the storm."""
         world, caller = self.world, self._caller
         print(f"\n{len(self.played)} steps; {world.renewed} flows drained and submitted anew")
         if world.broken:

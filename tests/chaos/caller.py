@@ -1,4 +1,5 @@
-"""A client that asks and asks, in a thread, and counts how often each call ends: once, or with its connection."""
+"""A client that makes calls all the time, in a thread, and counts how often each call ends: it must end once, or with
+its connection."""
 
 from __future__ import annotations
 
@@ -19,11 +20,12 @@ from chronetix.protocol.framing import encode
 PAUSE_S = 0.02
 ABREAST = 4
 LONGEST_S = 60.0
-"""A call that has not ended by then, with a daemon that was not stopped for long, never ends."""
+"""A call that has not ended after this time, with a daemon that was not stopped for long, counts as one that never
+ends."""
 
 
 class Caller:
-    """Begins at once. ``complaints`` are calls that ended twice, or never while their connection was there."""
+    """Begins at once. ``complaints`` are calls that ended twice, or never although their connection stayed open."""
 
     def __init__(self, path: Path, flows: Sequence[str]) -> None:
         self._path = path
@@ -37,7 +39,7 @@ class Caller:
         self._thread.start()
 
     def close(self) -> None:
-        """Ask no more."""
+        """Make no more calls."""
         self._over.set()
         self._thread.join()
 
@@ -49,7 +51,7 @@ class Caller:
                 self._talk(sock)
 
     def _talk(self, sock: socket.socket) -> None:
-        """Until the connection ends."""
+        """Make calls until the connection ends."""
         channel: Channel[wire.WireMessage] = Channel(wire.ToClient)
         sock.sendall(encode(wire.Hello(protocol=[1], role="client", pid=os.getpid())))
         open_calls: dict[int, float] = {}

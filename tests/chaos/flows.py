@@ -1,4 +1,4 @@
-"""The flows that a storm runs, and what each promises about the frames that its sinks write down."""
+"""The flows that a storm runs, and what each of them guarantees for the frames that its sinks write into ledgers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ RESTART = {"policy": "transient", "max": 1000, "window_ms": 1000, "backoff_ms": 
 
 @dataclass(frozen=True)
 class Promise:
-    """Of one route into a sink: ``gaps`` may be numbers that are missing, ``round_missing`` that every tenth is."""
+    """The guarantee of one route into a sink. With ``gaps`` numbers may be missing; with ``round_missing`` every tenth
+    number is."""
 
     node: str
     route: str
@@ -35,20 +36,20 @@ class FlowKind:
 
     @property
     def replays(self) -> bool:
-        """Its source begins with its first item again whenever it is born."""
+        """Whether its source begins with its first item again in each incarnation."""
         return "replays" in self.nodes.values()
 
     @property
     def survives(self) -> bool:
-        """It outlives its daemon."""
+        """Whether the flow survives the loss of its daemon."""
         return self.top.get("on_daemon_loss") == "survive"
 
     def ledger(self, folder: Path, node: str) -> Path:
-        """Where ``node`` writes down what it gets."""
+        """Return the file into which ``node`` writes what it receives."""
         return folder / f"{self.name}.{node}.ledger"
 
     def contract(self, folder: Path) -> Map:
-        """What is submitted."""
+        """Return the contract that is submitted."""
         manifests = [
             {
                 "plugin_id": node,
@@ -127,5 +128,5 @@ FLOWS = {
 
 
 def everyone() -> Iterator[tuple[str, str]]:
-    """Every node of every flow."""
+    """Return every node of every flow."""
     return ((kind.name, node) for kind in FLOWS.values() for node in kind.nodes)

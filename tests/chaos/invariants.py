@@ -1,7 +1,7 @@
-"""What holds after every scenario, however it was: each check looks once and says what is not so.
+"""What must hold after every scenario. Each check reads the present state and returns what is wrong.
 
-What may still be on its way (a process that is just dying, a spare that is being forked) is looked at again until it is
-right or LONGEST_S have passed; what was lost or repeated is so at once.
+State that may still change (a process that is just dying, a spare worker that is being forked) is checked again until
+it is right or LONGEST_S have passed; lost or repeated frames are reported at once.
 """
 
 from __future__ import annotations
@@ -22,19 +22,21 @@ from tests.chaos.caller import Caller
 from tests.chaos.world import LONGEST_S, ROOT, Violation, World
 
 SLACK_BYTES = 32 << 20
-"""By which the daemon's memory may differ from the baseline: allocators keep some, rings of records fill up."""
+"""By how much the daemon's memory may differ from the baseline: allocators keep some memory, and the rings of records
+fill up."""
 
 CROWD_BYTES = 96 << 20
-"""By which it may differ for good once documents of a million items were sent: Python's allocator gives an arena back
-only when nothing is left in it, and keeps what one user's documents took at a time."""
+"""By how much it may differ for good once documents of a million items were sent: Python's allocator returns an arena
+only when it is empty, and keeps about as much as one user's documents took at a time."""
 
 ROOM = {"chronetix-arena": 8, "chronetix-credit": 11}
-"""More descriptors than at the baseline: memory of a node breathes, and is given back after some seconds."""
+"""How many more descriptors than at the baseline may be open: a node's memory grows and shrinks, and is returned after
+some seconds."""
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """How it was before the storm."""
+    """The state before the storm."""
 
     daemon: Counter[str]
     workers: dict[tuple[str, str], Counter[str]]
@@ -43,7 +45,7 @@ class Baseline:
 
 
 def baseline(world: World) -> Baseline:
-    """As it is now, once it stands still."""
+    """Return the present state, once it does not change any more."""
     before: list[Counter[str]] = []
 
     def still() -> bool:
@@ -60,7 +62,7 @@ def baseline(world: World) -> Baseline:
 
 
 def check(world: World, caller: Caller, base: Baseline) -> None:
-    """All of them. Raises Violation with everything that does not hold."""
+    """Make all checks. Raises Violation with everything that does not hold."""
     wrong: list[str] = []
     for look in (arrived, ended(caller), credits, listed):
         wrong += look(world)
@@ -80,7 +82,7 @@ def check(world: World, caller: Caller, base: Baseline) -> None:
 
 
 def arrived(world: World) -> list[str]:
-    """No committed frame is lost, none came again without a mark, all came in order; requests ended once."""
+    """No committed frame is lost, none is repeated without a mark, and all are in order; each request ended once."""
     for watch in world.watches.values():
         watch.read()
     return [text for watch in world.watches.values() for text in watch.complaints]
@@ -120,7 +122,8 @@ def listed(world: World) -> list[str]:
 
 
 def processes_of(world: World) -> list[str]:
-    """Daemon, launcher, workers, spares, and nobody else; no zombies; a control group for each worker and no other."""
+    """Daemon, launcher, workers and spare workers live, and no other process; there are no zombies; each worker has a
+    control group, and there is no other one."""
     wrong = []
     with world.client() as client:
         workers = {node["pid"]: key for key, node in world.workers(client).items()}
@@ -140,7 +143,7 @@ def processes_of(world: World) -> list[str]:
 
 
 def _still(world: World) -> set[int]:
-    """Zombies that we are not about to reap ourselves."""
+    """Return zombies that this process is not about to reap."""
     processes.reap(world.pid)
     return processes.zombies({world.pid, os.getpid()})
 
@@ -153,7 +156,7 @@ def _named(pid: int) -> str:
 
 
 def _groups(world: World, pids: set[int]) -> list[str]:
-    """Leaves without a process that we know."""
+    """Return control groups without a known process."""
     place = find_place("auto").group
     base = None if place is None else place / base_name(str(world.state))
     if base is None or not base.is_dir():

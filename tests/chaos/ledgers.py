@@ -1,6 +1,7 @@
-"""What ledgers prove: frames lost, repeated without a mark, out of order; requests that ended never or twice.
+"""What ledgers prove: frames that are lost, repeated without a mark or out of order; requests that ended never or
+twice.
 
-Pure: lines in, complaints out. One reader goes through one ledger from its beginning, as it grows.
+Pure: lines in, complaints out. One reader reads one ledger from its beginning, while it grows.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from tests.chaos.flows import Promise
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """One frame at a sink. ``lives`` are those of source, map and sink that it went through."""
+    """One frame at a sink. ``lives`` are the incarnations of source, map and sink that it went through."""
 
     monotonic_ns: int
     route: str
@@ -25,11 +26,11 @@ class Arrival:
 
 @dataclass
 class Arrivals:
-    """Follows one route into a sink and checks what was promised of it. ``begins`` counts how often the flow began."""
+    """Follows one route into a sink and checks its guarantee. ``begins`` counts how often the flow was started."""
 
     promise: Promise
     restartable: bool
-    """The flow may begin anew in the same ledger."""
+    """Whether the flow may start again in the same ledger."""
     seen: int = 0
     """The highest number so far."""
     frames: int = 0
@@ -39,7 +40,7 @@ class Arrivals:
     complaints: list[str] = field(default_factory=list)
 
     def begin(self) -> None:
-        """The flow starts from its beginning."""
+        """The flow starts from its first item."""
         self.begins += 1
         if self.begins > 1 and not self.restartable:
             self.complaints.append(f"{self.promise.route}: the flow began anew, which survives its daemon")
@@ -69,19 +70,19 @@ class Arrivals:
 
 @dataclass
 class Requests:
-    """Follows the requests of an asker and what their replier got."""
+    """Follows the requests of a requester and what their replier received."""
 
     asked: dict[str, int] = field(default_factory=dict)
-    """Ends of each request that is not settled; requests of one life come one after the other."""
+    """How often each request ended that is not settled. Requests of one incarnation come one after another."""
     words: dict[str, int] = field(default_factory=dict)
     delivered: set[str] = field(default_factory=set)
     outcomes: dict[str, int] = field(default_factory=dict)
     unended: int = 0
-    """Requests whose asker died first."""
+    """Requests whose requester died before they ended."""
     complaints: list[str] = field(default_factory=list)
 
     def line(self, words: list[str]) -> None:
-        """One line of either's ledger."""
+        """Handle one line of either ledger."""
         match words:
             case ["Q", name]:
                 self._next(name)
@@ -102,7 +103,8 @@ class Requests:
                 self.delivered.add(name)
 
     def _next(self, name: str) -> None:
-        """Before a life asks again its last request must have ended; that of an earlier life need not have."""
+        """Before an incarnation makes another request, its last one must have ended; one of an earlier incarnation need
+        not have."""
         life = name.partition("-")[0]
         for other, ends in list(self.asked.items()):
             if ends == 0 and other.partition("-")[0] == life:
@@ -120,11 +122,11 @@ class Ledger:
 
     @property
     def size(self) -> int:
-        """Bytes that are there."""
+        """How many bytes the file has."""
         return self.path.stat().st_size if self.path.exists() else 0
 
     def news(self) -> Iterable[list[str]]:
-        """The lines since the last time, as words."""
+        """Return the lines that are new since the last call, as words."""
         if not self.path.exists():
             return []
         with self.path.open("rb") as file:
@@ -136,7 +138,7 @@ class Ledger:
 
 
 def arrival(words: list[str]) -> Arrival:
-    """A line that begins with F."""
+    """Return the frame of a line that begins with F."""
     _, at, route, number, marked, *lives = words
     source, mapped, sink = map(int, lives)
     return Arrival(int(at), route, int(number), marked == "1", (source, mapped, sink))

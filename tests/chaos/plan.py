@@ -1,7 +1,7 @@
 """The plan of a storm: which scenario comes when, and with which choices. Pure: a seed and a number give a step.
 
-Scenarios come in shuffled decks, so that each comes once before any comes again. A step's choices depend on the seed
-and its own number alone, so any step can be played without those before it.
+Scenarios come in shuffled decks, so that each comes once before any comes again. The choices of a step depend only on
+the seed and the step's number, so any step can be played without those before it.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ Args = dict[str, Any]
 
 
 class Draws(Protocol):
-    """What is needed of a scenario here."""
+    """A scenario, as the plan needs it."""
 
     def draw(self, chance: random.Random) -> Args:
-        """Its choices, as JSON can have them."""
+        """Return the scenario's choices, as JSON can have them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +32,12 @@ class Step:
     renew: tuple[str, ...] = ()
 
     def line(self) -> str:
-        """As one line of JSON."""
+        """Return the step as one line of JSON."""
         return json.dumps(asdict(self))
 
 
 def step(seed: int, number: int, scenarios: Mapping[str, Draws], flows: Sequence[str]) -> Step:
-    """Step ``number`` (from 0) of the storm of ``seed``."""
+    """Return step ``number`` (from 0) of the storm of ``seed``."""
     deck = sorted(scenarios)
     random.Random(f"{seed}/deck/{number // len(deck)}").shuffle(deck)
     name = deck[number % len(deck)]

@@ -1,4 +1,4 @@
-"""What a storm sees of its processes in /proc: all of them carry its token, and nobody else's do."""
+"""What a storm reads of its processes in /proc: all of them carry its token, and no other process does."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _SUBREAPER = 36
 
 
 def become_reaper() -> None:
-    """Orphans of the storm come to us, as they would to init. Raises OSError."""
+    """Make this process the parent of the storm's orphans, as init would be. Raises OSError."""
     if ctypes.CDLL(None, use_errno=True).prctl(_SUBREAPER, 1, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
 
 
 def reap(but: int) -> None:
-    """Take orphans that have died; ``but`` is the daemon, whose status is somebody else's to take."""
+    """Reap orphans that have died. ``but`` is the daemon, whose status another part reads."""
     for pid in children(os.getpid()):
         found = stat(pid)
         if pid != but and found is not None and found.state == "Z" and found.parent == os.getpid():
@@ -31,7 +31,7 @@ def reap(but: int) -> None:
 
 
 def of_token(token: str) -> set[int]:
-    """Living processes with that token in their environment."""
+    """Return living processes with that token in their environment."""
     wanted = f"{TOKEN}={token}".encode()
     found = set()
     for name in os.listdir("/proc"):
@@ -42,12 +42,12 @@ def of_token(token: str) -> set[int]:
 
 
 def zombies(parents: set[int]) -> set[int]:
-    """Dead children of ``parents`` that nobody has reaped."""
+    """Return children of ``parents`` that have died and are not reaped."""
     return {pid for parent in parents for pid in children(parent) if (found := stat(pid)) and found.state == "Z"}
 
 
 def descriptors(pid: int) -> Counter[str]:
-    """Open descriptors by kind: socket, pipe, memory by its name, file by its name."""
+    """Return open descriptors by kind: socket, pipe, memory by its name, file by its name."""
     kinds: Counter[str] = Counter()
     with suppress(OSError):
         for entry in os.scandir(f"/proc/{pid}/fd"):
@@ -66,7 +66,7 @@ def _kind(target: str) -> str:
 
 
 def memory(pid: int, field: str = "VmRSS") -> int:
-    """A figure of /proc/PID/status in bytes; 0 for a process that is gone."""
+    """Return a figure of /proc/PID/status in bytes; 0 for a process that is gone."""
     with suppress(OSError):
         for line in Path(f"/proc/{pid}/status").read_text().splitlines():
             if line.startswith(field + ":"):

@@ -1,4 +1,4 @@
-"""Short storms over a real daemon, and that the storm itself would see what must not happen."""
+"""Short storms over a real daemon; and tests that the storm detects what must not happen."""
 
 from __future__ import annotations
 

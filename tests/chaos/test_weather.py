@@ -1,4 +1,4 @@
-"""The weather that storms make reaches a program, and passes."""
+"""The weather that a storm makes reaches a program, and ends."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def weather(tmp_path: Path) -> Iterator[Weather]:
 
 
 def below(weather: Weather, program: str) -> str:
-    """What ``program`` prints, or the last line of what it fails with."""
+    """Return what ``program`` prints, or the last line of its error."""
     environment = os.environ | weather.environment | {"PYTHONPATH": str(ROOT)}
     ended = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
     return ended.stdout.strip() if ended.returncode == 0 else ended.stderr.strip().splitlines()[-1]

@@ -1,4 +1,4 @@
-"""The page by which a storm makes weather for the daemon and all that it starts; see weather.c."""
+"""The page by which a storm makes weather for the daemon and for all processes that it starts; see weather.c."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _FIELDS = struct.Struct("=qIIII")
 
 
 class Weather:
-    """Builds the library in ``folder`` and holds the page."""
+    """Builds the library in ``folder`` and keeps the page mapped."""
 
     def __init__(self, folder: Path) -> None:
         self._library, page = folder / "weather.so", folder / "weather"
@@ -28,15 +28,15 @@ class Weather:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a process needs to live in it."""
+        """Return the environment variables that a process needs to have this weather."""
         return {"LD_PRELOAD": str(self._library), "CHAOS_WEATHER": str(self._path)}
 
     def step_clock(self, ns: int) -> None:
-        """The wall clock is off by ``ns`` from now on, 0 for not at all."""
+        """Shift the wall clock by ``ns`` from now on; 0 for the true time."""
         self._page[0:8] = struct.pack("=q", ns)
 
     def refuse_memory(self, every: int) -> None:
-        """Every ``every``-th piece of shared memory is refused from now on; 0 for none."""
+        """Refuse every ``every``-th request for shared memory from now on; 0 for none."""
         self._page[8:12] = struct.pack("=I", every)
 
     @property
@@ -46,9 +46,9 @@ class Weather:
 
     @property
     def clock_read(self) -> int:
-        """How often a clock that was off was read."""
+        """How often a shifted clock was read."""
         return int(_FIELDS.unpack_from(self._page)[4])
 
     def close(self) -> None:
-        """Give the page back."""
+        """Unmap the page."""
         self._page.close()

@@ -1,7 +1,8 @@
-"""The world that storms pass over: one real daemon on a small file system of its own, and flows that run for ever.
+"""The world of a storm: one real daemon on a small file system of its own, and flows that run without end.
 
-Everything in it carries a token in its environment, so that whoever is there can be told from everybody else. Orphans
-come to this process, as they would to init.
+Every process in it carries a token in its environment, so that it can be told from all other processes. Orphans become
+children of this process, as they would become init's. This file is longer than 400 lines because disk, daemon and flows
+begin and end in one order, also when a step before them has failed.
 """
 
 from __future__ import annotations
@@ -32,9 +33,9 @@ from tests.e2e.supervisor import Supervisor
 ROOT = Path(__file__).parents[2]
 Map = dict[str, Any]
 DISK = "16m"
-"""Size of the file system with the state folder."""
+"""The size of the file system with the state folder."""
 LONGEST_S = 60.0
-"""For anything that is to happen: a watchdog, not a measure."""
+"""How long any wait may take: a watchdog, not a measurement."""
 SETTINGS = {
     "spares": "4",
     "log_file_bytes": "200000",
@@ -50,7 +51,7 @@ class Violation(Exception):
 
 @dataclass
 class Watch:
-    """A flow that runs, with what its ledgers have told so far."""
+    """A running flow, with what its ledgers have shown so far."""
 
     kind: FlowKind
     ledgers: list[Ledger]
@@ -59,7 +60,7 @@ class Watch:
     last: dict[str, Arrival] = field(default_factory=dict)
 
     def read(self) -> list[Arrival]:
-        """Take the news in; the frames among them."""
+        """Read new lines of the ledgers, and return the frames in them."""
         frames = []
         for ledger in self.ledgers:
             for words in ledger.news():
@@ -78,14 +79,14 @@ class Watch:
 
     @property
     def complaints(self) -> list[str]:
-        """What is not as it was promised."""
+        """What violates the flow's guarantees."""
         found = [text for arrivals in self.arrivals.values() for text in arrivals.complaints]
         return [f"{self.kind.name}: {text}" for text in [*found, *self.requests.complaints]]
 
 
 @dataclass(frozen=True)
 class Kill:
-    """A worker that was killed: its recovery is measured."""
+    """A worker that was killed, whose recovery is measured."""
 
     flow: str
     node: str
@@ -94,7 +95,7 @@ class Kill:
 
 
 class World:
-    """Use as a context: a private mount namespace if we may, the daemon, all flows."""
+    """The daemon and all flows, in a private mount namespace if this user may make one. A context manager."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -104,23 +105,23 @@ class World:
         self.log = folder / "daemon.log"
         self.weather = Weather(folder)
         self.no_disk = ""
-        """Why there is no small file system of our own."""
+        """Why there is no small file system; empty if there is one."""
         self.supervisor: Supervisor | None = None
         self.daemon: subprocess.Popen[bytes] | None = None
         self.watches: dict[str, Watch] = {}
         self.kills: list[Kill] = []
         self.recoveries: dict[str, list[float]] = {}
-        """Milliseconds from kill to the first frame, by what was killed."""
+        """Milliseconds from the kill to the first frame, by what was killed."""
         self.renewed = self.broken = 0
         self.crowded = False
-        """Documents of many items were sent to this daemon, or to one before it."""
+        """Whether documents of many items were sent to this daemon or to one before it."""
         self.failed: list[str] = []
-        """Flows that failed as their scenario may make them fail."""
+        """Flows that have failed as their scenario allows."""
 
     # -- begin and end ---------------------------------------------------------------------------------------
 
     def begin(self) -> None:
-        """Mount, start, submit."""
+        """Mount the file system, start the daemon, submit the flows."""
         processes.become_reaper()
         self._mount()
         settings = {f"CHRONETIX_{name.upper()}": value for name, value in SETTINGS.items()}
@@ -132,7 +133,7 @@ class World:
         self.settle()
 
     def end(self) -> None:
-        """Drain everything and let the daemon go in good order. Raises Violation."""
+        """Drain all flows and stop the daemon. Raises Violation."""
         with self.client() as client:
             for name in list(self.watches):
                 self.drain(client, name)
@@ -147,7 +148,7 @@ class World:
         self.daemon = None
 
     def close(self) -> None:
-        """Whatever happened: nothing of ours is left. Idempotent."""
+        """End and remove everything of the storm, whatever has happened. Idempotent."""
         self.weather.refuse_memory(0)
         if self.daemon is not None:
             self.daemon.kill()
@@ -170,7 +171,7 @@ class World:
             self.no_disk = "it is over"
 
     def _mount(self) -> None:
-        """A small disk that nobody else sees, gone with this process."""
+        """Mount a small file system that only this process and its children see."""
         self.state.mkdir(mode=0o700)
         try:
             libc = ctypes.CDLL(None, use_errno=True)
@@ -186,12 +187,13 @@ class World:
 
     @property
     def pid(self) -> int:
-        """The daemon's."""
+        """The daemon's pid."""
         assert self.daemon is not None
         return self.daemon.pid
 
     def start_daemon(self) -> None:
-        """As systemd would: with everything that it keeps. Raises Violation when it does not get ready."""
+        """Start the daemon as systemd would, with all descriptors that it stores. Raises Violation when it does not get
+        ready."""
         assert self.supervisor is not None
         try:
             self.daemon = self.supervisor.start(LONGEST_S).process
@@ -199,12 +201,12 @@ class World:
             raise Violation(f"the daemon did not start: {str(reason)[-2000:]}") from None
 
     def begin_daemon(self) -> None:
-        """As :meth:`start_daemon`, and do not wait for it."""
+        """As :meth:`start_daemon`, without waiting for it."""
         assert self.supervisor is not None
         self.daemon = self.supervisor.begin().process
 
     def await_daemon(self) -> None:
-        """Until the one that was begun is ready. Raises Violation."""
+        """Wait until the daemon that was begun is ready. Raises Violation."""
         assert self.supervisor is not None
         try:
             self.supervisor.await_ready(self.supervisor.started[-1], LONGEST_S)
@@ -212,18 +214,18 @@ class World:
             raise Violation(f"the daemon did not start: {str(reason)[-2000:]}") from None
 
     def cut_short(self, last: int) -> None:
-        """A daemon that is killed when it has told its supervisor ``last`` things, or is ready."""
+        """Start a daemon and kill it when it has sent ``last`` notifications to its service manager, or is ready."""
         assert self.supervisor is not None
         self.supervisor.cut_short(last)
 
     def kill_daemon(self) -> None:
-        """As if it had crashed."""
+        """Kill the daemon, as a crash would."""
         assert self.daemon is not None
         self.daemon.kill()
         self.daemon.wait()
 
     def upgrade(self) -> None:
-        """The same release takes over in place. Raises Violation."""
+        """Upgrade the daemon in place to the same release. Raises Violation."""
         with self.client() as client:
             try:
                 client.call("upgrade", timeout=LONGEST_S)
@@ -236,13 +238,13 @@ class World:
             raise Violation(f"it was not replaced in place: {told}")
 
     def forget_kept(self) -> None:
-        """As after a restart by hand of a service that keeps nothing."""
+        """Close the stored descriptors, as when a service without a descriptor store is restarted by hand."""
         assert self.supervisor is not None
         self.supervisor.forget_all()
 
     @contextmanager
     def client(self) -> Iterator[Client]:
-        """Connected anew. Raises Violation when nobody answers."""
+        """Return a new client. Raises Violation when no daemon answers."""
         try:
             connected = Client.connect(self.socket, timeout=LONGEST_S)
         except ChronetixError as reason:
@@ -258,7 +260,7 @@ class World:
     # -- flows -------------------------------------------------------------------------------------------------
 
     def submit(self, client: Client, kind: FlowKind) -> None:
-        """Have ``kind`` run, with new ledgers."""
+        """Submit ``kind``, with new ledgers."""
         for old in self.folder.glob(f"{kind.name}.*.ledger"):
             old.unlink()
         contract = kind.contract(self.folder)
@@ -268,7 +270,7 @@ class World:
         self.watches[kind.name] = Watch(kind, ledgers, arrivals, Requests())
 
     def drain(self, client: Client, name: str) -> None:
-        """Stop a flow in good order; everything that was sent has arrived then. Raises Violation."""
+        """Stop a flow by draining it; all frames that were sent have then arrived. Raises Violation."""
         answer = client.call("stop", flow=name, timeout=LONGEST_S)
         if answer["state"] != "stopped" or answer.get("reason"):
             raise Violation(f"{name} did not stop in good order: {answer}")
@@ -287,7 +289,7 @@ class World:
         del self.watches[name]
 
     def renew(self, names: tuple[str, ...]) -> None:
-        """Drain them and submit them anew."""
+        """Drain flows and submit them anew."""
         with self.client() as client:
             for name in names:
                 self.drain(client, name)
@@ -295,7 +297,7 @@ class World:
                 self.renewed += 1
 
     def workers(self, client: Client) -> dict[tuple[str, str], Map]:
-        """The description of each node, by flow and node."""
+        """Return the description of each node, by flow and node."""
         return {
             (flow, node["node"]): node
             for flow in self.watches
@@ -303,17 +305,17 @@ class World:
         }
 
     def pids(self) -> dict[tuple[str, str], int]:
-        """The workers that live now."""
+        """Return the pids of living workers."""
         with self.client() as client:
             return {key: node["pid"] for key, node in self.workers(client).items() if node["state"] == "started"}
 
     def known(self) -> dict[tuple[str, str], Map]:
-        """The nodes as they are now, for when the daemon cannot be asked."""
+        """Note the present nodes, for a time when the daemon cannot be asked."""
         with self.client() as client:
             return self.workers(client)
 
     def kill_workers(self, victims: list[tuple[str, str]], known: dict[tuple[str, str], Map] | None = None) -> None:
-        """kill -9, all at once."""
+        """Kill workers by SIGKILL, all at once."""
         known = self.known() if known is None else known
         for victim in victims:
             node = known[victim]
@@ -323,12 +325,12 @@ class World:
                     os.kill(node["pid"], signal.SIGKILL)
 
     def spares(self) -> list[int]:
-        """Their pids."""
+        """Return the pids of the spare workers."""
         with self.client() as client:
             return list(client.call("version")["spares"]["pids"])
 
     def launcher(self) -> int:
-        """Its pid; 0 when there is none now."""
+        """Return the launcher's pid; 0 if none runs."""
         with self.client() as client:
             known = {node["pid"] for node in self.workers(client).values()}
             known |= set(client.call("version")["spares"]["pids"])
@@ -342,11 +344,9 @@ class World:
     # -- after a storm -----------------------------------------------------------------------------------------
 
     def settle(self, may_fail: tuple[str, ...] = (), measured: bool = False, may_break: bool = False) -> None:
-        """Wait until all flows run and frames arrive everywhere. Raises Violation.
-
-        ``may_fail`` are parts of reasons for which a flow may have failed: it is submitted anew. ``measured``: the
-        recovery of those who were killed counts. ``may_break``: the daemon may have ended by itself, saying so.
-        """
+        """Wait until all flows run and frames arrive at every sink. Raises Violation. ``may_fail`` are parts of reasons
+        for which a flow may have failed; it is then submitted anew. ``measured``: the recovery of killed workers
+        counts. ``may_break``: the daemon may have ended by itself after logging why."""
         assert self.daemon is not None
         if may_break and self.daemon.poll() == EXIT_BROKEN:
             self.broken += 1
@@ -400,7 +400,7 @@ class World:
         self.submit(client, FLOWS[name])
 
     def _measure(self) -> None:
-        """Read the ledgers; of workers that were killed note when the first frame came through their successor."""
+        """Read the ledgers, and note for each killed worker when the first frame came through its successor."""
         for name, watch in self.watches.items():
             for frame in watch.read():
                 for kill in tuple(self.kills):
@@ -412,7 +412,7 @@ class World:
 
     @staticmethod
     def _through(watch: Watch, frame: Arrival, kill: Kill) -> bool:
-        """``frame`` went through a later life of the node that was killed."""
+        """Return whether ``frame`` went through a later incarnation of the killed node."""
         source, mapped, sink = frame.lives
         if kill.node == "source":
             return source > kill.life
@@ -422,7 +422,7 @@ class World:
 
     @staticmethod
     def wait(condition: Callable[[], bool], seconds: float = LONGEST_S) -> bool:
-        """Until ``condition``; False when that takes too long."""
+        """Wait until ``condition``. Returns False when that takes too long."""
         give_up = time.monotonic() + seconds
         while not condition():
             if time.monotonic() > give_up:

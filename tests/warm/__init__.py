@@ -1,9 +1,9 @@
-"""Programs of ours, forked from a process that has imported them already: most of what a start takes is imports.
+"""Chronetix programs, forked from a process that has imported them already, because imports take most of a start.
 
-What runs is what ``python -m MODULE`` runs, as ``__main__``, in a process of its own that is a child of the test's. It
-has its own arguments, environment, folder and descriptors, and nothing else of ours. It differs from a cold start in
-what comes before its first line: the interpreter's own start, and the order of imports; and /proc tells the command
-line of the process that it was forked from. Tests of just that start cold: see the mark ``cold``.
+What runs is what ``python -m MODULE`` runs, as ``__main__``, in a process of its own that is a child of the test's
+process. It has its own arguments, environment, folder and descriptors, and no others. It differs from a cold start in
+what comes before its first line: the interpreter's start and the order of imports; and /proc shows the command line of
+the process from which it was forked. Tests of these differences start cold: see the mark ``cold``.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ ROOT = Path(__file__).parents[2]
 SERVER = Path(__file__).with_name("server.py")
 MODULES = ("chronetixd", "chronetixctl", "chronetix.nodeworker.process.worker")
 WALL = 0x40000000
-"""__WALL: also children whose end sends no signal."""
+"""__WALL: wait also for children whose end sends no signal."""
 
 
 class Process:
-    """A program that runs, as far as tests use of ``subprocess.Popen``."""
+    """A program that runs, with those methods of ``subprocess.Popen`` that tests use."""
 
     stdin = stdout = None
     stderr: IO[bytes] | None = None
@@ -40,11 +40,11 @@ class Process:
         self.returncode: int | None = None
 
     def poll(self) -> int | None:
-        """The exit code, or negative signal; None while it runs."""
+        """Return the exit code or negative signal; None while it runs."""
         return self._reap(os.WNOHANG)
 
     def wait(self, timeout: float | None = None) -> int:
-        """The exit code, or negative signal. Raises TimeoutExpired."""
+        """Return the exit code or negative signal. Raises TimeoutExpired."""
         if timeout is not None and self.poll() is None:
             alive = os.pidfd_open(self.pid)
             try:
@@ -64,7 +64,7 @@ class Process:
         return self.returncode
 
     def send_signal(self, number: int) -> None:
-        """Nothing when it has ended."""
+        """Send a signal; does nothing if the program has ended."""
         if self.poll() is None:
             os.kill(self.pid, number)
 
@@ -76,7 +76,7 @@ class Process:
 
 
 class Warm:
-    """Starts programs; each sort has a process that it is forked from."""
+    """Starts programs; each kind of program has a process from which it is forked."""
 
     def __init__(self) -> None:
         self._servers: dict[str, tuple[socket.socket, subprocess.Popen[bytes]]] = {}
@@ -102,9 +102,9 @@ class Warm:
         first_fd: int | None = None,
         code: str = "",
     ) -> Process:
-        """Like ``Popen([sys.executable, "-m", module, *arguments], …)``; of pipes, one for ``stderr``. ``first_fd``:
-        those that are passed are it and the next ones there, and LISTEN_PID is right. ``code``: that instead of the
-        module, which has its imports."""
+        """Like ``Popen([sys.executable, "-m", module, *arguments], …)``; a pipe is possible for ``stderr`` only. Passed
+        descriptors get the numbers from ``first_fd`` on, and LISTEN_PID is set to the program's pid. ``code`` runs
+        instead of the module, with the module's imports done."""
         with ExitStack() as stack:
             pipe = os.pipe() if stderr == subprocess.PIPE else None
             if pipe is not None:
@@ -121,13 +121,13 @@ class Warm:
             told = json.loads(sock.recv(1 << 10))
         process = Process(told["pid"], orig)
         if pipe is not None:
-            process.stderr = open(pipe[0], "rb")  # noqa: SIM115 - whoever asked for the pipe closes it
+            process.stderr = open(pipe[0], "rb")  # noqa: SIM115 - the caller closes the pipe
         return process
 
     def run(
         self, module: str, *arguments: str, env: Mapping[str, str], cwd: Path, input: str | None = None
     ) -> subprocess.CompletedProcess[str]:
-        """Run one to its end. What it says is text."""
+        """Run a program to its end. Its output is text."""
         with ExitStack() as stack:
             given, out, err = (stack.enter_context(tempfile.TemporaryFile("w+")) for _ in range(3))
             given.write(input or "")
@@ -139,7 +139,7 @@ class Warm:
             return subprocess.CompletedProcess(list(process.args), code, out.read(), err.read())
 
     def close(self) -> None:
-        """What was started is not touched."""
+        """End the forking processes. Programs that they have started go on."""
         for sock, process in self._servers.values():
             sock.close()
             process.wait()

@@ -1,7 +1,7 @@
-"""Imports what a program imports, then forks one for each request: see the package.
+"""Imports what a program imports, then forks one program for each request: see the package.
 
 A request is a packet: JSON, with the descriptors 0, 1 and 2 of the new process and those whose numbers it names. The
-answer is the pid. One thread, always: forking is a raw clone3.
+answer is the pid. There is always only one thread, because forking is a raw clone3.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from importlib import import_module
 from typing import Any, NoReturn
 
 MOST_FDS = 253
-"""SCM_MAX_FD: that many in one packet."""
+"""How many descriptors one packet may carry (SCM_MAX_FD)."""
 
 FREE = 2 * MOST_FDS
-"""No descriptor that is asked for has this number, or a higher one."""
+"""From this number on no descriptor is requested."""
 
 
 def daemon() -> None:
@@ -39,7 +39,7 @@ def command_line() -> None:
 
 
 def worker() -> None:
-    """What every worker of Python imports; the module itself is run anew, as ``__main__``."""
+    """What every Python worker imports; the module itself is run anew, as ``__main__``."""
     os.environ["OPENBLAS_NUM_THREADS"] = "1"
     import_module("chronetix.nodeworker.process.worker")
     del sys.modules["chronetix.nodeworker.process.worker"]
@@ -56,8 +56,8 @@ FORGET_START_FOLDER = ("chronetixd", "chronetixctl")
 
 
 def serve(sock: socket.socket) -> dict[str, Any]:
-    """Fork for each request; returns in the new process, with what it is to be. At the end of the requests the program
-    ends."""
+    """Fork for each request. Returns in the new process, with the program that it is to run. Ends the process after the
+    last request."""
     from chronetix.nodeworker import _clone
 
     gc.collect()
@@ -79,7 +79,7 @@ def serve(sock: socket.socket) -> dict[str, Any]:
 
 
 def settle(fds: list[int], wanted: list[int]) -> None:
-    """Each descriptor has the number that is wanted, and stays open over exec."""
+    """Give each descriptor its requested number, and keep it open over exec."""
     above = [fcntl.fcntl(fd, fcntl.F_DUPFD, FREE) for fd in fds]
     for fd in fds:
         os.close(fd)
