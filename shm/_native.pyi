@@ -4,6 +4,8 @@ All classes may be used from several threads (the interpreter lock protects thei
 over 64 KiB release it. Every ``timeout_ns``: -1 waits for ever, 0 never waits. Objects belong to the process that made
 them: after ``fork()`` a child may read frames it inherited; anything else raises RuntimeError, and what it drops it
 does not return. A child that writes through a view of a loan it inherited ends by SIGSEGV.
+
+This file is longer than 400 lines because type checkers read one stub for each extension.
 """
 
 from collections.abc import Callable, Iterator, Sequence, Sized

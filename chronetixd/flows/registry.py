@@ -1,7 +1,8 @@
 """All flows of the daemon by name: those that run, and the last ones that ended, until their name is used again.
 
 A flow is in the journal before it is launched. A flow that ended because the daemon stopped is still wanted and runs
-again under the next daemon. A flow that was stopped, or has ended by itself, is only listed.
+again under the next daemon. A flow that was stopped, or has ended by itself, is only listed. This file is longer than
+400 lines because each way by which a flow comes into the list or leaves it also changes the journal.
 """
 
 from __future__ import annotations
