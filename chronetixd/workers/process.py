@@ -273,7 +273,7 @@ class WorkerProcess:
         self._watch(Process(self._loop, pid, pidfd, self._exited), ())
         age_ns = proc.age_ns(pid)
         self.started_unix_ns -= age_ns
-        self._born -= age_ns
+        self._started_ns -= age_ns
 
     def connect(self, sock: socket.socket, pipes: Sequence[int] = ()) -> None:
         """Use ``sock``, on which the worker has connected, and take it over. The worker continues with ``pipes``, the

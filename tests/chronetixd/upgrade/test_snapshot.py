@@ -195,7 +195,7 @@ def test_what_can_still_be_written_to_is_refused() -> None:
 
 def test_what_is_no_memfd_is_refused() -> None:
     read_end, write_end = os.pipe()
-    with pytest.raises(ChronetixError, match="no memfd"):
+    with pytest.raises(ChronetixError, match="not a memfd"):
         read(read_end)
     os.close(read_end)
     os.close(write_end)
