@@ -191,7 +191,7 @@ class TestAnotherUser:
     def test_is_that_of_a_warm_fork(self, launcher, pipe, reap):
         control, answer, (pidfd,) = spawn(launcher, pipe, user=str(self.NOBODY.pw_uid), env={"HOME": "/own"})
         control.settimeout(60)
-        (hello,) = Decoder(WorkerMessage).feed(control.recv(4096))
+        (hello,) = MessageDecoder(WorkerMessage).feed(control.recv(4096))
         status = Path(f"/proc/{answer.pid}/status").read_text()
         assert hello.pid == answer.pid
         assert f"Uid:\t{self.NOBODY.pw_uid}\t{self.NOBODY.pw_uid}" in status
