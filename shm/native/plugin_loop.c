@@ -127,8 +127,12 @@ static int loop_frame(struct loop *loop, PyObject *frame, PyObject *on_frame, Py
         failed = loop_emit(loop, result, &tags, frame);
     }
     Py_DECREF(result);
-    if (!failed) loop->batches ? native_batch_release(frame) : native_frame_release(frame);
-    return failed;
+    if (failed) { /* kept, as if the call had failed: its credit must not return with the last reference */
+        step_at(loop->step, frame);
+        return -1;
+    }
+    loop->batches ? native_batch_release(frame) : native_frame_release(frame);
+    return 0;
 }
 
 /* run_frames(inlet, limit, on_frame, ctx, step, mailbox, emit): True when all inputs have ended, False when the mailbox
