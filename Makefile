@@ -10,7 +10,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 # Else each of the thousands of interpreters that the tests start would compile all that it imports again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test lint unit sanitize fuzz test-systemd test-debian model soak search chaos mutants bench-data bench-c bench-start bench-recover bench-upgrade bench-idle bench-fan bench-flow bench-loop diagrams wheel lock clean
+.PHONY: help demo test lint unit sanitize fuzz test-systemd test-debian model soak search chaos mutants bench-data bench-c bench-start bench-recover bench-upgrade bench-idle bench-fan bench-flow bench-loop reference docs wheel lock clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -88,8 +88,11 @@ bench-recover: .venv/bench ## from kill -9 of a worker to its successor's first 
 bench-loop: .venv/dev ## what a neighbour's version takes while others start, die, are described, wait for a disk
 	$(BIN)/python -m bench.loop $(if $(JSON),--json $(JSON))
 
-diagrams: .venv/dev ## draw the machines' tables in docs/states.md anew, and that of docs/events.md
-	CHRONETIX_DRAW=1 $(BIN)/pytest -q tests/chronetixd/core/test_diagram.py tests/chronetixd/records/test_event_catalogue.py
+reference: .venv/dev ## make docs/reference/, docs/states.md and docs/events.md anew from the code
+	CHRONETIX_DRAW=1 $(BIN)/pytest -q tests/docs tests/chronetixd/core/test_diagram.py tests/chronetixd/records/test_event_catalogue.py
+
+docs: .venv/dev ## the documents as a site in build/site; a link that leads nowhere fails
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --fresh-env -c docs . build/site
 
 bench-upgrade: .venv/dev ## how long the control plane stands still while the daemon is replaced in place
 	$(BIN)/python -m bench.upgrade $(if $(JSON),--json $(JSON))

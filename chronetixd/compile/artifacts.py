@@ -11,12 +11,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from chronetix.protocol.nearest import did_you_mean, nearest
-from chronetixd.compile import catalogue
+from chronetixd.compile import catalogue, form
 from chronetixd.compile.fields import mapping_of, text_of, warn_near_misses
 from chronetixd.compile.problems import Findings, Position
 from chronetixd.compile.tree import SyntaxNode
 
-_PLUGIN_FIELDS = ("kind", "artifact", "type", "id")
 _CANONICAL = {kind.lower(): kind for kind in catalogue.ARTIFACT_KINDS.values()}
 
 
@@ -70,7 +69,7 @@ def read_plugin(node: SyntaxNode, owner: str, findings: Findings) -> PluginRefer
 
 def _long(plugin: SyntaxNode, owner: str, findings: Findings) -> _Written:
     where = f"{owner}: plugin"
-    warn_near_misses(plugin, _PLUGIN_FIELDS, findings, where)
+    warn_near_misses(plugin, form.PLUGIN, findings, where)
     return _Written(
         kind=text_of(plugin, "kind", findings, where),
         uri=text_of(plugin, "artifact", findings, where),
@@ -80,7 +79,7 @@ def _long(plugin: SyntaxNode, owner: str, findings: Findings) -> _Written:
         kind_place=_value_place(plugin, "kind"),
         uri_place=_value_place(plugin, "artifact"),
         said_in="plugin.artifact",
-        extra={key: value.plain() for key, value in plugin.fields.items() if key not in _PLUGIN_FIELDS},
+        extra={key: value.plain() for key, value in plugin.fields.items() if key not in form.PLUGIN},
     )
 
 

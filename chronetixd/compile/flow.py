@@ -13,7 +13,7 @@ from typing import Any
 
 from chronetix.protocol.contract import parse_flow
 from chronetix.protocol.nearest import did_you_mean
-from chronetixd.compile import graph
+from chronetixd.compile import form, graph
 from chronetixd.compile.fields import kind_of, list_of, mapping_of, warn_near_misses
 from chronetixd.compile.inherit import settle_qos
 from chronetixd.compile.json_text import read_json
@@ -24,18 +24,6 @@ from chronetixd.compile.schemas import union_of_schemas
 from chronetixd.compile.tree import SyntaxNode, Unreadable
 from chronetixd.compile.yaml_text import read_yaml
 
-_TOP_FIELDS = (
-    "nodes",
-    "routes",
-    "edges",
-    "schemas",
-    "defaults",
-    "name",
-    "manifests",
-    "strategy",
-    "dead_letter",
-    "on_daemon_loss",
-)
 _STEP = re.compile(r"([^.\[\]]+)|\[(\d+)\]")
 _RENAMED: dict[str, tuple[str, ...]] = {
     "timers": ("bindings", "timer"),
@@ -117,7 +105,7 @@ def _is_json(text: str, filename: str) -> bool:
 
 
 def _compile(root: SyntaxNode, findings: Findings) -> Compiled:
-    warn_near_misses(root, _TOP_FIELDS, findings, "flow")
+    warn_near_misses(root, form.FLOW, findings, "flow")
     if root.get("nodes") is None:
         hint = did_you_mean("nodes", tuple(root.fields), "a flow has nodes and routes, or manifests and routes")
         findings.problem(root.place, "InvalidGraph", "no nodes: nothing would run", hint)

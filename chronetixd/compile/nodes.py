@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from chronetixd.compile import catalogue
+from chronetixd.compile import catalogue, form
 from chronetixd.compile.artifacts import PluginReference, read_plugin
 from chronetixd.compile.fields import (
     choice_of,
@@ -23,9 +23,9 @@ from chronetixd.compile.fields import (
 from chronetixd.compile.problems import Findings
 from chronetixd.compile.tree import SyntaxNode
 
-LONG_FIELDS = ("id", "origin", "category", "plugin", "io", "qos", "bindings", "bus", "params", "role", "version")
-SHORT_FIELDS = ("id", "kind", "impl_kind", "entry", "qos", "priority", "deadline_ns")
-ALSO_KNOWN = ("features", "annotations", "resource_claims", "name", "restart", "liveness", "env", "cwd", "user")
+LONG_FIELDS = tuple(form.LONG_NODE)
+SHORT_FIELDS = tuple(form.SHORT_NODE)
+ALSO_KNOWN = tuple(form.ANY_NODE)
 QOS_FIELDS = (
     "deadline_ns", "priority", "qos", "retry", "max_inflight", "credit_high", "credit_low"
 )  # fmt: skip
@@ -149,7 +149,7 @@ def _fill_io(draft: Draft, default_type: str, owner: str, findings: Findings) ->
     io = mapping_of(draft.source, "io", findings, owner)
     if io is None:
         return
-    warn_near_misses(io, ("inputs", "outputs", "batch_hints"), findings, f"{owner}: io")
+    warn_near_misses(io, form.IO, findings, f"{owner}: io")
     written: dict[str, Any] = {}
     for key, shapes in (("inputs", draft.inputs), ("outputs", draft.outputs)):
         written[key] = []
@@ -204,13 +204,13 @@ def _fill_bindings(draft: Draft, owner: str, findings: Findings) -> None:
     subscriptions: list[SyntaxNode] = []
     if bindings is not None:
         where = f"{owner}: bindings"
-        warn_near_misses(bindings, ("timer", "bus"), findings, where)
+        warn_near_misses(bindings, form.BINDINGS, findings, where)
         timers = [timer.plain() for timer in list_of(bindings, "timer", findings, where)]
         if timers:
             manifest["timers"] = timers
         bound_bus = mapping_of(bindings, "bus", findings, where)
         if bound_bus is not None:
-            warn_near_misses(bound_bus, ("subscriptions", "publications"), findings, f"{where}.bus")
+            warn_near_misses(bound_bus, form.BOUND_BUS, findings, f"{where}.bus")
             subscriptions += list_of(bound_bus, "subscriptions", findings, f"{where}.bus")
             publications = list_of(bound_bus, "publications", findings, f"{where}.bus")
             if publications:

@@ -12,17 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from chronetix.protocol.nearest import did_you_mean
-from chronetixd.compile import catalogue
+from chronetixd.compile import catalogue, form
 from chronetixd.compile.fields import choice_of, count_of, text_of, warn_near_misses
 from chronetixd.compile.nodes import Draft, normal_type
 from chronetixd.compile.problems import Findings, Position
 from chronetixd.compile.tree import SyntaxNode
-
-ROUTE_FIELDS = (
-    "from", "to", "plane", "topic", "port", "content_type", "schema_ver", "buffer", "watermark", "policy",
-    "limit_ms",
-)  # fmt: skip
-EDGE_FIELDS = ("from", "to", "channel", "label", *ROUTE_FIELDS[3:])
 
 DEFAULT_BUFFER = 64
 DEFAULT_WATERMARK = 48
@@ -59,7 +53,7 @@ def read_route(
     """Return the edge; None, and a problem is noted, if an end is missing or names no node."""
     ends = [_end(node, key, drafts, findings) for key in ("from", "to")]
     owner = "route " + " -> ".join(end.id if end else "?" for end in ends)
-    warn_near_misses(node, EDGE_FIELDS if short else ROUTE_FIELDS, findings, owner)
+    warn_near_misses(node, form.EDGE if short else form.ROUTE, findings, owner)
     start, end = ends
     if start is None or end is None:
         return None

@@ -93,15 +93,14 @@ def _artifact(parent: Fields) -> Artifact:
 
 
 def _io(fields: Fields) -> Io:
-    hints = fields.free_map("batch_hints")
-    checked = Fields(fields.notes, fields.at("batch_hints"), hints)
+    checked = fields.free_child("batch_hints")
     checked.integer("preferred_rows", 1, _BYTES)
     checked.integer("preferred_bytes", 1, _BYTES)
     checked.done()
     io = Io(
         inputs=tuple(map(_port_type, fields.items("inputs"))),
         outputs=tuple(map(_port_type, fields.items("outputs"))),
-        batch_hints=hints,
+        batch_hints=checked.raw,
     )
     fields.done()
     return io
@@ -118,8 +117,7 @@ def _port_type(fields: Fields) -> PortType:
 
 
 def _qos(parent: Fields) -> Qos:
-    raw = parent.free_map("qos")
-    fields = Fields(parent.notes, parent.at("qos"), raw)
+    fields = parent.free_child("qos")
     qos = Qos(
         deadline_ns=fields.integer("deadline_ns", 0, MAX_NS),
         priority=fields.integer("priority", 0, MAX_PRIORITY),
@@ -128,7 +126,7 @@ def _qos(parent: Fields) -> Qos:
         max_inflight=fields.integer("max_inflight", 1, _COUNT),
         credit_high=fields.integer("credit_high", 1, _COUNT),
         credit_low=fields.integer("credit_low", 0, _COUNT),
-        raw=raw,
+        raw=fields.raw,
     )
     if qos.credit_low is not None and qos.credit_high is not None and qos.credit_low > qos.credit_high:
         message = f"{qos.credit_low} is above credit_high, {qos.credit_high}"
@@ -217,14 +215,13 @@ def _subscription(fields: Fields) -> Subscription:
 
 
 def _publication(fields: Fields) -> Publication:
-    envelope = fields.free_map("default_envelope")
-    checked = Fields(fields.notes, fields.at("default_envelope"), envelope)
+    checked = fields.free_child("default_envelope")
     checked.integer("priority", 0, MAX_PRIORITY)
     checked.integer("deadline", 0, MAX_NS)
     publication = Publication(
         topic=fields.required_text("topic"),
         codec=fields.choice("codec", CODECS, "json"),
-        default_envelope=envelope,
+        default_envelope=checked.raw,
     )
     fields.done()
     return publication

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isfinite
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, Self, TypeVar, cast
 
 from chronetix.protocol import cbor
 from chronetix.protocol.contract.types import Problem
@@ -188,14 +188,18 @@ class Fields:
             return {}
         return value
 
-    def child(self, name: str) -> Fields:
+    def child(self, name: str) -> Self:
         """Return a reader for the map in a field; for an empty map if the field is absent or wrong."""
         value = self.get(name)
         if value is not None and not isinstance(value, Mapping):
             self._wrong(name, "a map", value)
-        return Fields(self.notes, self.at(name), value if isinstance(value, Mapping) else {})
+        return type(self)(self.notes, self.at(name), value if isinstance(value, Mapping) else {})
 
-    def items(self, name: str) -> Iterator[Fields]:
+    def free_child(self, name: str) -> Self:
+        """Return a reader for the known entries of a map that is passed on unchanged."""
+        return type(self)(self.notes, self.at(name), self.free_map(name))
+
+    def items(self, name: str) -> Iterator[Self]:
         """Yield a reader for each map in a list; a problem is noted for each element that is no map."""
         value = self.get(name)
         if value is None:
@@ -206,7 +210,7 @@ class Fields:
         for index, item in enumerate(value):
             path = f"{self.at(name)}[{index}]"
             if isinstance(item, Mapping):
-                yield Fields(self.notes, path, item)
+                yield type(self)(self.notes, path, item)
             else:
                 self.notes.problem(path, f"must be a map, not {kind_of(item)}")
 

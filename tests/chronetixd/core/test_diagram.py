@@ -24,7 +24,7 @@ def test_the_documentation_shows_the_tables_as_they_are() -> None:
     if os.environ.get("CHRONETIX_DRAW"):
         LIVES.write_text(drawn(text), "utf-8")
     else:
-        assert text == drawn(text), "the tables have changed: make diagrams"
+        assert text == drawn(text), "the tables have changed: make reference"
 
 
 def test_every_state_is_drawn() -> None:

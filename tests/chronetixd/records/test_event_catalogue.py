@@ -125,4 +125,4 @@ def test_the_documentation_shows_the_catalogue() -> None:
     if os.environ.get("CHRONETIX_DRAW"):
         DOCUMENT.write_text(drawn, "utf-8")
     else:
-        assert text == drawn, "the catalogue has changed: make diagrams"
+        assert text == drawn, "the catalogue has changed: make reference"
