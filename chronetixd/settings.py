@@ -34,10 +34,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Every setting, under its name in TOML and under ``CHRONETIX_`` and its name in upper case in the environment."""
 
     socket: str = ""
-    """Path of the control socket."""
+    """Path of the control socket that clients connect to."""
     state_dir: str = ""
+    """Path of the state folder, which has the journal, the logs and the audit log. One daemon uses it at a time."""
     log_level: Literal["debug", "info", "warning", "error", "critical"] = "info"
+    """Lowest level of the records in the daemon's own log."""
     log_format: Literal["auto", "console", "json"] = "auto"
+    """Form of the daemon's own log: for people, or one JSON object a line; ``auto`` is ``console`` on a terminal."""
     log_files: Annotated[int, Meta(ge=0, le=100)] = 4
     """How many log files of each node are kept in the state folder; 0 for none."""
     log_file_bytes: Annotated[int, Meta(ge=4096, le=1 << 40)] = 4 * 1024 * 1024

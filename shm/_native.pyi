@@ -499,49 +499,78 @@ class Inlet:
         there already, take it first."""
 
 class Drops(TypedDict):
-    """Frames that a route's consumer does not get, by reason: no credit or no room was left (and the policy does not
-    wait), overwritten by newer ones (``latest``), sent to other routes after this one was given up (``block`` with a
-    limit), or left there by a consumer that has closed the route."""
+    """Frames that a route's consumer does not get, by reason."""
 
     no_credit: int
+    """No credit was left, and the policy does not wait."""
     no_room: int
+    """The producer's memory had no room left, and the policy does not wait."""
     overwritten: int
+    """Newer frames have overwritten them (policy ``latest``)."""
     given_up: int
+    """They were sent after the producer had closed this route for want of credit (``limit_ms``)."""
     unread: int
+    """The consumer has closed the route and left them there."""
 
 class RouteSnapshot(TypedDict):
     """Counters of a route as both ends wrote them. Times in ns."""
 
     committed: int
+    """Frames that were sent."""
     bytes: int
+    """Bytes of their payloads."""
     taken: int
+    """Frames that the consumer has taken."""
     again: int
+    """Of those taken: frames that an earlier worker of the consumer had taken and not returned."""
     returned: int
+    """Frames whose credits have come back."""
     returned_before: int
-    """Of those, what came back before the present consumer; 0 until the producer was linked to it. ``latest``: all."""
+    """Of those returned: what came back before the present consumer; 0 until the producer was linked to it. With policy
+    ``latest`` all."""
     outstanding: int
+    """Frames under way or held by the consumer: sent, and their credits not returned."""
     credits: int
+    """Credits of the route (``buffer``)."""
     watermark: int
+    """Outstanding frames from which on the route counts as full."""
     would_block: int
+    """How often the producer found no credit."""
     blocked_ns: int
+    """How long the producer has waited for credit, in ns."""
     producer_sleeps: int
+    """How often the producer went to sleep for want of credit."""
     consumer_sleeps: int
+    """How often the consumer went to sleep for want of frames."""
     producer_wakes: int
+    """How often the producer woke the consumer."""
     consumer_wakes: int
+    """How often the consumer woke the producer."""
     dropped: int
+    """Frames that the consumer does not get: the sum of ``drops``."""
     drops: Drops
+    """The same by reason."""
     next: int
     """Positions below it the consumer has passed."""
     unseen: int
     """Of those overwritten: what the consumer has not come to yet."""
     gave_up_after_ns: int
+    """How long the producer had waited for credit when it closed the route (``limit_ms``), in ns; 0 if it has not."""
     skipped: int
+    """Places of the ring that the producer left out because a frame in them was still held. No frame is lost by
+    that."""
     closed: bool
+    """The producer has ended the stream."""
     detached: bool
+    """The consumer has closed the route."""
     p50_ns: int
+    """Median of the time from the sending of a frame until the consumer took it, in ns."""
     p99_ns: int
+    """The time from their sending within which 99 % of the frames were taken, in ns."""
     max_ns: int
+    """The longest time from the sending of a frame until the consumer took it, in ns."""
     max_outstanding: int
+    """The most frames that were outstanding at a time."""
 
 @final
 class RouteView:

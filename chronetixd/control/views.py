@@ -7,7 +7,7 @@ import time
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import msgspec
 
@@ -32,7 +32,36 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 REFRESHED = 16
 """How many workers' private memory is measured anew for one call: the kernel walks a process's memory for it."""
 
-GONE = {"cpu_s": 0.0, "rss_bytes": 0, "unique_bytes": 0}
+
+class ProcessFigures(TypedDict):
+    """What the kernel says of one worker."""
+
+    cpu_s: float
+    """Processor time of the worker in seconds."""
+    rss_bytes: int
+    """Resident memory of the worker in bytes; shared memory counts, too."""
+    unique_bytes: int
+    """Memory of the worker that no other process shares, in bytes; measured from time to time."""
+
+
+class NodeStats(ProcessFigures):
+    """The figures of one node in ``top``."""
+
+    node: str
+    """Name of the node."""
+    pid: int
+    """Process id of the worker; 0 before it has one."""
+    state: str
+    """State of the worker."""
+    restarts: int
+    """How often the node was restarted or replaced."""
+    failed_frames: dict[str, int]
+    """Frames over which the plugin raised and that were tried again (``qos.retry``)."""
+    dropped_messages: int
+    """Messages of the event bus that were dropped, because too many bytes waited for the node."""
+
+
+GONE = ProcessFigures(cpu_s=0.0, rss_bytes=0, unique_bytes=0)
 
 
 class Figures:
@@ -47,7 +76,7 @@ class Figures:
         self._private: dict[int, int] = {}
         """Private memory in bytes by pid; the one that was measured longest ago comes first."""
 
-    def of(self, pids: Collection[int]) -> dict[int, dict[str, float]]:
+    def of(self, pids: Collection[int]) -> dict[int, ProcessFigures]:
         """Return cpu_s, rss_bytes and unique_bytes (memory private to the process) of each process. All are zero for a
         process that is gone or cannot be read, because it runs as another user (setuid) or descriptors have run out."""
         wanted = frozenset(pids)
@@ -63,7 +92,7 @@ class Figures:
             del self._private[pid]
             self._figures(pid)
 
-    def _figures(self, pid: int) -> dict[str, float]:
+    def _figures(self, pid: int) -> ProcessFigures:
         try:
             with open(f"{self._proc}/{pid}/stat", "rb", 0) as file:
                 fields = file.read(4096).rpartition(b")")[2].split()
@@ -74,7 +103,7 @@ class Figures:
             self._private.pop(pid, None)
             return GONE
         cpu_s = (int(fields[11]) + int(fields[12])) / _TICKS
-        return {"cpu_s": cpu_s, "rss_bytes": int(fields[21]) * _PAGE, "unique_bytes": private}
+        return ProcessFigures(cpu_s=cpu_s, rss_bytes=int(fields[21]) * _PAGE, unique_bytes=private)
 
     def _look_at(self, pid: int) -> int:
         with open(f"{self._proc}/{pid}/smaps_rollup", "rb") as file:
@@ -82,7 +111,7 @@ class Figures:
         return 1024 * sum(int(rollup.get(key, b"0 kB").split()[0]) for key in (b"Private_Clean:", b"Private_Dirty:"))
 
 
-Ask = Callable[[Collection[int]], Awaitable[dict[int, dict[str, float]]]]
+Ask = Callable[[Collection[int]], Awaitable[dict[int, ProcessFigures]]]
 """A function that returns the figures of processes, read in a thread."""
 
 
@@ -109,21 +138,21 @@ def _state(run: FlowRun, node: str) -> str:
     return shown or str(subject.state if subject else WorkerState.SPAWNING)
 
 
-def _node_stats(run: FlowRun, node: str, known: Mapping[int, dict[str, float]]) -> dict[str, Any]:
+def _node_stats(run: FlowRun, node: str, known: Mapping[int, ProcessFigures]) -> NodeStats:
     worker, subject = run.workers.get(node), run.machine.workers.get(node)
     pid = worker.pid if worker is not None else 0
     figures = known.get(pid, GONE) if worker is not None and worker.alive else GONE
     state = _state(run, node)
     restarts = subject.incarnation if subject else 0
-    return {
-        "node": node,
-        "pid": pid,
-        "state": state,
-        "restarts": restarts,
-        "failed_frames": run.failures[node].figures(),
-        "dropped_messages": run.deliveries[node].dropped,
+    return NodeStats(
+        node=node,
+        pid=pid,
+        state=state,
+        restarts=restarts,
+        failed_frames=run.failures[node].figures(),
+        dropped_messages=run.deliveries[node].dropped,
         **figures,
-    }
+    )
 
 
 def _route_stats(run: FlowRun, route: DataRoute) -> dict[str, Any]:
@@ -197,7 +226,7 @@ async def _add_deaths(nodes: list[dict[str, Any]], deaths: Mapping[str, list[Exi
                 death["stderr"], death["stderr_left_out"] = [], size
 
 
-def _describe_node(run: FlowRun, node: str, known: Mapping[int, dict[str, float]]) -> dict[str, Any]:
+def _describe_node(run: FlowRun, node: str, known: Mapping[int, ProcessFigures]) -> dict[str, Any]:
     manifest = run.plan.nodes[node].manifest
     worker, subject = run.workers.get(node), run.machine.workers.get(node)
     alive = worker is not None and worker.alive

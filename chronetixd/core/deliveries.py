@@ -18,7 +18,9 @@ class Count:
     wait in that queue."""
 
     delivered: int = 0
+    """Messages that the daemon has queued for the node."""
     dropped: int = 0
+    """Messages that were dropped because too many bytes waited in the node's queue."""
 
 
 @dataclass(slots=True)

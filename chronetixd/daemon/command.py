@@ -1,15 +1,13 @@
 """The command ``chronetixd``: reads the configuration, sets up the log, runs the daemon in the foreground.
 
-Exit codes: 0 the daemon was told to stop, or --check found no failure; 1 the daemon could not start, or --check found a
-failure; 2 usage; 70 an internal failure, after which the next daemon goes on with the flows; 130 Ctrl-C before the
-daemon had begun.
+Exit codes are in ``EXITS``.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from typing import Any
+from typing import Any, Final
 
 import click
 import structlog
@@ -23,6 +21,15 @@ from chronetixd.linux.inherited import put_right
 from chronetixd.records import logs
 from chronetixd.settings import Configured, Source
 from chronetixd.systemd.activation import receive
+
+EXITS: Final = {
+    0: "The daemon was told to stop, or `--check` found no failure.",
+    1: "The daemon could not start, or `--check` found a failure.",
+    2: "The command line is wrong.",
+    70: "The daemon failed internally. The next daemon goes on with the flows.",
+    130: "Ctrl-C came before the daemon had begun.",
+}
+"""The exit codes of chronetixd."""
 
 EPILOG = """\b
 Examples:

@@ -26,7 +26,7 @@ from chronetix.protocol.errors import ChronetixError, error
 from chronetixd import installed
 from chronetixd.control.admission import Admission, rules_of, socket_group
 from chronetixd.control.verbs import VerbContext
-from chronetixd.control.views import Figures
+from chronetixd.control.views import Figures, ProcessFigures
 from chronetixd.core.flow_messages import FlowState, StopMode
 from chronetixd.daemon.build import DaemonCallbacks, build
 from chronetixd.daemon.status import Report
@@ -152,7 +152,7 @@ class Daemon:
         """The settings in force."""
         return self._configured.settings
 
-    async def _look_at(self, pids: Collection[int]) -> dict[int, dict[str, float]]:
+    async def _look_at(self, pids: Collection[int]) -> dict[int, ProcessFigures]:
         """Return the figures from /proc of the processes ``pids``, by process id."""
         found = await self._components.looks.ask(lambda: self._figures.of(pids))
         self._components.looks.do(lambda: self._figures.refresh(pids))

@@ -13,9 +13,13 @@ class FrameFailures:
     """The counts of one node: attempts beyond the first, and the outcomes of the frames that needed them."""
 
     retries: int = 0
+    """Attempts beyond the first one of a frame."""
     passed: int = 0
+    """Frames that passed in a later attempt."""
     dead_letters: int = 0
+    """Frames that failed in every attempt and were published on the flow's dead-letter topic."""
     dropped: int = 0
+    """Frames that failed in every attempt and were dropped, because the flow has no dead-letter topic."""
 
     @property
     def set_aside(self) -> int:

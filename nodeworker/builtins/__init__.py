@@ -6,4 +6,4 @@ BUILTINS = {
     "builtin://chronetix/system/eventbus-sink": "chronetix.nodeworker.builtins.eventbus:EventBusSink",
     "builtin://chronetix/resource/netinfo": "chronetix.nodeworker.builtins.netinfo:NetInfo",
 }
-"""uri to ``module:object``."""
+"""uri to ``module:object``. Each of these modules says in ``PARAMS`` which params the builtin reads."""

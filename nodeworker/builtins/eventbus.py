@@ -8,6 +8,7 @@ topics to the flow's.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 from chronetix.nodeworker.api import codec
@@ -16,13 +17,17 @@ from chronetix.nodeworker.api.message import Message
 from chronetix.protocol.errors import ChronetixError
 from chronetix.shm import Frame
 
+PARAMS: Final[Mapping[str, str]] = {
+    "topics": "List of further topics: those to which the source subscribes, those on which the sink publishes.",
+}
+
 UNFIT: Final = ("payload-undecodable", "payload-unencodable")
 """Errors of a payload that its content type, or that of a data route, has no place for."""
 
 
 class EventBusSource:
-    """Messages to frames. A slow consumer makes messages wait in this node's mailbox; when that is
-    full they are dropped, and the log says how many."""
+    """Sends the payload of every message of its subscriptions to its data routes. If a consumer is slow, messages wait
+    in this node's mailbox; when that is full they are dropped, and the log says how many."""
 
     def __init__(self, ctx: Context) -> None:
         if not ctx.outputs:
@@ -48,7 +53,8 @@ class EventBusSource:
 
 
 class EventBusSink:
-    """Frames to messages, with the content type of the route that the frame came by."""
+    """Publishes every frame on its control routes and publications, with the content type of the route that the frame
+    came by."""
 
     def __init__(self, ctx: Context) -> None:
         self._topics = (*ctx.publications, *ctx.params.get("topics", ()))

@@ -13,11 +13,21 @@ import ipaddress
 import os
 import socket
 import struct
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from chronetix.nodeworker.api.context import Context
 from chronetix.nodeworker.api.message import Message
+
+PARAMS: Final[Mapping[str, str]] = {
+    "interface": "Name of the network interface to describe, instead of that of the default route.",
+    "ip": "Value for `ip`, instead of the interface's address.",
+    "netmask": "Value for `netmask`, instead of the interface's.",
+    "gateway": "Value for `gateway`, instead of that of the default route.",
+    "ports": "Value for `ports`, instead of the kernel's range of local ports.",
+    "media_location": "Value for `media_location`, instead of `CHRONETIX_MEDIA` of the environment.",
+}
 
 SIOCGIFADDR, SIOCGIFNETMASK = 0x8915, 0x891B
 KEYS = ("ip", "netmask", "gateway", "ports", "media_location")
@@ -25,7 +35,10 @@ PROC = Path("/proc")
 
 
 class NetInfo:
-    """Reads the machine anew for each answer: addresses change."""
+    """Publishes what a plugin needs to know of the machine's network, a map ``{ip, netmask, gateway, ports,
+    media_location}``, on its control routes when it starts, and replies with it to every request on its subscriptions
+    and on ``TOPIC/get`` of its control routes. It reads the machine anew for each reply. What the machine does not have
+    is null."""
 
     def on_start(self, ctx: Context) -> None:
         """Tell everyone who is wired to this node."""

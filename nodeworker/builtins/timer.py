@@ -7,14 +7,19 @@ A tick is JSON: ``{"timer": id, "sequence": n, "due_ns": CLOCK_MONOTONIC, "unix_
 from __future__ import annotations
 
 import time
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Final
 
 from chronetix.nodeworker.api.context import Context
 from chronetix.protocol.messages import Tick
 
+PARAMS: Final[Mapping[str, str]] = {}
+
 
 class TimerSource:
-    """One node may have several timers; ``timer`` tells their ticks apart."""
+    """Sends each tick of its timers to its data routes, and publishes it on its control routes, as a map ``{"timer": id,
+    "sequence": n, "due_ns": CLOCK_MONOTONIC, "unix_ns": now, "missed": n}``. One node may have several timers; ``timer``
+    tells their ticks apart."""
 
     def on_tick(self, tick: Tick, ctx: Context) -> dict[str, Any]:
         """The tick as it travels."""

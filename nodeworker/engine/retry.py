@@ -9,7 +9,7 @@ either way the daemon is told and counts. Without ``retry`` nothing of this is i
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Final
 
 from chronetix.nodeworker.api.context import Host, Outcome
 from chronetix.nodeworker.api.errors import Interrupted, said
@@ -25,6 +25,18 @@ NOT_THE_FRAMES_FAULT = (RouteClosed, PeerFault, MemoryError, Interrupted, Keyboa
 
 MAX_LETTER = 1 << 20
 """Bytes of a dead letter's payload; of a larger frame only the head is sent: the bus is not made for bulk."""
+
+HEADERS: Final = {
+    "node": "Name of the node whose plugin raised.",
+    "route": "Route that the frame came by.",
+    "seq": "Sequence number of the frame on its route.",
+    "attempts": "How often the frame was given to the plugin.",
+    "error": "Class of the exception of the last attempt.",
+    "message": "Text of that exception, at most 1024 characters.",
+    "bytes": "Size of the frame in bytes.",
+    "payload": "`left out` for a frame of more than 1 MiB, whose letter has an empty payload. Absent otherwise.",
+}
+"""The headers of a dead letter; their values are text."""
 
 MESSAGE_LIMIT = 1024
 """Characters of an exception's text that travel."""

@@ -1,11 +1,7 @@
 """``python -m chronetix.nodeworker.inprocess.command FLOW.json|-``: a compiled flow in one process, without a daemon.
 
 stdout has each node's result and each route's counters (``-o json``: one object); logs and messages go to stderr. ^C or
-SIGTERM ends the sources and lets the rest finish; a second one stops at once. Exit codes: 0 finished, also because of
-SIGTERM; 1 a node failed, the flow is not valid, or the process did not end in time (what hung is told: a thread that is
-no daemon, an atexit handler, a finalizer); 2 usage; 130 ^C, whatever there was to finish;
-141 a node failed because nobody reads stdout any more (``| head -1``), which is not told. Results that nobody reads are
-no failure.
+SIGTERM ends the sources and lets the rest finish; a second one stops at once. Exit codes are in ``runner.EXITS``.
 
 Before there is a flow to stop ^C just ends the process: while modules are imported nobody could catch an exception. So
 nothing is imported here but what that takes, and a signal that ``chronetixctl run`` has held back comes through now.

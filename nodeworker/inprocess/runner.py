@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 import msgspec
 
@@ -36,6 +36,16 @@ FAILED = 1
 INTERRUPTED = 130
 NOBODY_READS = 141
 """Exit codes; the last is that of a program which SIGPIPE ends."""
+
+EXITS: Final = {
+    FINISHED: "The flow has finished, perhaps because of SIGTERM.",
+    FAILED: "A node failed, the flow is not valid, or the process did not end in time; a message says which.",
+    2: "The command line is wrong.",
+    INTERRUPTED: "Ctrl-C ended the flow.",
+    NOBODY_READS: "A node failed because nobody reads stdout any more (`| head -1`). No message tells it. Results that "
+    "nobody reads are no failure.",
+}
+"""What each exit code means."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

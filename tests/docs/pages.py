@@ -43,3 +43,10 @@ def cell(text: str) -> str:
 def prose(docstring: str) -> str:
     """A docstring as Markdown: roles and double backquotes become code."""
     return _LITERAL.sub(r"`\1`", _ROLE.sub(r"`\1`", docstring))
+
+
+def number(value: float) -> str:
+    """A bound as people write it."""
+    if value == int(value) and value > 1 << 20 and (int(value) + 1) & int(value) == 0:
+        return f"2^{(int(value) + 1).bit_length() - 1} - 1"
+    return f"{value:,.0f}".replace(",", " ") if value == int(value) else f"{value:.3g}"

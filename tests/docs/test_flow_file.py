@@ -12,7 +12,7 @@ import pytest
 from chronetix.protocol.contract import parse, parse_flow, types
 from chronetix.protocol.contract.reading import Fields, Notes
 from chronetixd.compile import compile_text, form
-from tests.docs.pages import REFERENCE, ROOT, cell, prose, shows, table
+from tests.docs.pages import REFERENCE, ROOT, cell, number, prose, shows, table
 from tests.docs.sources import described
 
 TYPES = ROOT / "protocol" / "contract" / "types.py"
@@ -101,13 +101,6 @@ class Watched(Fields):
     def items(self, name: str) -> Iterator[Watched]:
         self._note(name, "list of maps")
         return super().items(name)
-
-
-def number(value: float) -> str:
-    """A bound as people write it."""
-    if value == int(value) and value > 1 << 20 and (int(value) + 1) & int(value) == 0:
-        return f"2^{(int(value) + 1).bit_length() - 1} - 1"
-    return f"{value:,.0f}".replace(",", " ") if value == int(value) else f"{value:.3g}"
 
 
 @dataclass(frozen=True)
