@@ -80,7 +80,9 @@ class Client:
     def __init__(self, sock: socket.socket, path: str) -> None:
         """Wrap a connected stream socket. Callers use :meth:`connect` instead."""
         self.path = path
+        """Path of the control socket."""
         self.welcome: Welcome | None = None
+        """The daemon's welcome, with its software and protocol version."""
         self._sock = sock
         self._channel: Channel[Any] = Channel(ToClient)
         self._last_id = 0

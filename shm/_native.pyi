@@ -19,18 +19,19 @@ Policy = Literal["block", "drop_newest", "latest"]
 Qos = Literal["best-effort", "normal", "high", "realtime"]
 
 class WouldBlock(Exception):
-    """No credit or no room within the time; nothing was sent to any route. ``args[1]`` is the first route short."""
+    """There was no credit or no room within the time. Nothing was sent to any route; ``args[1]`` is the first route
+    that had none."""
 
 class RouteClosed(Exception):
-    """The consumer has detached, or this end was closed; ``args[1]`` is the route. An outlet tells it once per route
-    and then serves the others; when none is left, every time."""
+    """The consumer has closed the route ``args[1]``, or this end of it was closed. It is raised once for each route,
+    and the others go on; when no route is left, it is raised every time."""
 
 class PeerFault(Exception):
     """The peer wrote what the ABI forbids; the route is detached. ``args[1]`` is the route (None where there is none
     yet). Told once, like RouteClosed; other routes go on."""
 
 class FrameTooLarge(ValueError):
-    """The frame can never fit the arena's limit: raise ``resource_claims.arena_bytes``."""
+    """The frame can never fit the node's memory: raise ``resource_claims.arena_bytes``."""
 
 @final
 class Doorbell:
@@ -190,8 +191,9 @@ class Producer:
 
 @final
 class Loan:
-    """A writable extent in place. A context manager: leaving it normally commits, an exception cancels; dropping it
-    cancels too. It holds a credit of each route, so committing never waits; several may be open."""
+    """Shared memory in which a frame is written (``ctx.loan``): a writable buffer and a context manager. Leaving it
+    normally sends the frame, an exception cancels it; dropping it cancels it too. It holds a credit of each route, so
+    sending never waits; several may be open."""
 
     def __len__(self) -> int: ...
     def __buffer__(self, flags: int, /) -> memoryview: ...
@@ -209,15 +211,15 @@ class Loan:
         redelivered: bool = False,
         noted: bool = False,
     ) -> int:
-        """Publish the first ``length`` bytes (all by default); the frame's sequence number on the first route. What is
-        not given here is as ``loan`` was told.
+        """Send the first ``length`` bytes (all by default), and return the frame's sequence number on the first route.
+        What is not given here is as ``loan`` was told.
 
         BufferError while a view of it is held (a numpy array is one: ``del`` it first, or write through a temporary
         as in ``np.frombuffer(loan, "f8")[:] = x``), ValueError when already committed or cancelled, RouteClosed
         when all its routes were closed meanwhile.
         """
     def cancel(self) -> None:
-        """Give it back unsent. Views that are held stay valid. Idempotent."""
+        """Give the memory back without sending it. Views that are held stay valid. Idempotent."""
 
 @final
 class Outlet:
@@ -312,55 +314,62 @@ class Frame:
     """
 
     @property
-    def route(self) -> str: ...
+    def route(self) -> str:
+        """Id of the route by which the frame came."""
     @property
     def peer(self) -> str:
-        """The producing node, as its consumer was told."""
+        """The node that sent the frame."""
     @property
     def port(self) -> int:
-        """Index of its consumer in the inlet."""
+        """Index of the frame's consumer in the inlet."""
     @property
     def seq(self) -> int:
-        """Sequence number on its route. It grows; a gap is a place that was still taken, not a loss."""
+        """Sequence number on the route. It grows; a gap is a place that was still taken, not a loss."""
     @property
     def time_ns(self) -> int:
-        """CLOCK_MONOTONIC at commit."""
+        """When the frame was sent, in ns on the clock of ``time.monotonic_ns()``."""
     @property
     def deadline_ns(self) -> int:
-        """CLOCK_MONOTONIC at which it is due; 0: whenever."""
+        """When the frame is due, in ns on the clock of ``time.monotonic_ns()``; 0 if it has no deadline."""
     @property
-    def schema(self) -> int: ...
+    def schema(self) -> int:
+        """Number of the payload's schema, as the sender gave it; 0 without one."""
     @property
-    def trace(self) -> int: ...
+    def trace(self) -> int:
+        """Number of the trace to which the frame belongs, as the sender gave it; 0 without one."""
     @property
-    def input_seq(self) -> int: ...
+    def input_seq(self) -> int:
+        """Sequence number of the frame from which this one was made, or the number of a source's item."""
     @property
     def redelivered(self) -> bool:
-        """It may be a duplicate: a predecessor of its consumer had taken it, or its producer made it from such a
-        frame or made it again after a restart."""
+        """Whether the frame may be a duplicate: an earlier worker of the consumer had taken it, or its producer made it
+        from such a frame or made it again after a restart."""
     @property
-    def released(self) -> bool: ...
+    def released(self) -> bool:
+        """Whether the frame's credit was given back."""
     def __len__(self) -> int: ...
     def __buffer__(self, flags: int, /) -> memoryview: ...
     @property
     def content_type(self) -> str:
-        """What its payload is, as its consumer was told; empty if it was not."""
+        """The content type of the route by which the frame came."""
     @property
     def meta(self) -> Any:
-        """The metadata that were sent with it, decoded anew each time; an empty map without any."""
+        """The metadata that were sent with the frame, decoded anew each time; an empty dict without any."""
     @property
     def stamp_ns(self) -> int:
-        """The sender's own time, if it gave one; 0: none. ``time_ns`` is when it was sent."""
+        """The sender's own time (``ctx.send(…, stamp_ns=…)``); 0 without one."""
     def numpy(self, dtype: npt.DTypeLike = ...) -> npt.NDArray[Any]:
-        """Zero-copy, read-only array: of a route of ``application/x-npy`` the one that was sent, in its shape, dtype
-        and order; of any other a one-dimensional one of ``dtype`` (default uint8) over the payload, ValueError if the
-        size is no multiple. The frame is held as long as the array, or a view of it, is."""
+        """Return a read-only array over the payload, without a copy. On a route of ``application/x-npy`` it is the
+        array that was sent, with its shape, dtype and order. On any other route it has one dimension and the given
+        ``dtype`` (uint8 by default); raises ValueError if the payload is no whole number of items. The array, and every
+        view of it, holds the frame and its credit."""
     def value(self) -> Any:
-        """``consumer.decode(self)``; a read-only memoryview of it when the consumer has no ``decode``."""
+        """Return the payload, decoded by the route's content type; a read-only memoryview for types that carry bytes.
+        Raises ChronetixError ``payload-undecodable``."""
     def arrow(self) -> Any:
-        """Zero-copy pyarrow.Table of the Arrow IPC stream in it; needs pyarrow (extra ``arrow``)."""
+        """Return the Arrow IPC stream in the payload as a pyarrow.Table, without a copy. Needs the extra ``arrow``."""
     def release(self) -> None:
-        """Return the credit now, or as soon as the last view of it is dropped. Idempotent."""
+        """Give the credit back now, or as soon as the last view of the frame is dropped. Idempotent."""
 
 @final
 class Batch:
@@ -371,11 +380,14 @@ class Batch:
     """
 
     @property
-    def route(self) -> str: ...
+    def route(self) -> str:
+        """Id of the route by which the frames came."""
     @property
-    def peer(self) -> str: ...
+    def peer(self) -> str:
+        """The node that sent the frames."""
     @property
-    def port(self) -> int: ...
+    def port(self) -> int:
+        """Index of the frames' consumer in the inlet."""
     @property
     def seq(self) -> int:
         """Sequence number of the first frame."""
@@ -384,24 +396,25 @@ class Batch:
         """Bytes of all payloads."""
     @property
     def redelivered(self) -> bool:
-        """One of its frames is redelivered."""
+        """Whether one of the frames is redelivered."""
     @property
     def adjacent(self) -> bool:
-        """Each payload begins where the one before it ends: frames of one ``send_many`` whose size is a multiple of 64,
-        unless they were taken across two of its runs."""
+        """Whether each payload begins where the one before it ends: frames of one ``send_many`` whose size is a
+        multiple of 64, unless they were taken across two of its runs."""
     @property
-    def released(self) -> bool: ...
+    def released(self) -> bool:
+        """Whether the credits were given back."""
     def __len__(self) -> int: ...
     def __getitem__(self, index: int) -> Frame:
         """One of its frames. It holds the whole batch as long as it or a view of it lives."""
     def __iter__(self) -> Iterator[Frame]: ...
     def __buffer__(self, flags: int, /) -> memoryview: ...
     def numpy(self, dtype: npt.DTypeLike = ...) -> npt.NDArray[Any]:
-        """One-dimensional read-only array of ``dtype`` (default uint8) over all payloads one after another: in place
-        when they are adjacent, else of a copy. ValueError if ``nbytes`` is no multiple; TypeError on a route of arrays
-        (``application/x-npy``), where each frame has its own."""
+        """Return a read-only array of one dimension and of ``dtype`` (uint8 by default) over all payloads one after
+        another: in place when they are adjacent, else of a copy. Raises ValueError if the payloads are no whole number
+        of items, TypeError on a route of arrays (``application/x-npy``), where each frame has its own."""
     def release(self) -> None:
-        """Return all credits now, or as soon as the last frame or view of it is dropped. Idempotent."""
+        """Give all credits back now, or as soon as the last frame and view of the batch is dropped. Idempotent."""
 
 @final
 class Consumer:

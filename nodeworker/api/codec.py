@@ -50,12 +50,14 @@ def canonical(content_type: str) -> str:
 
 
 class Encoded:
-    """``data`` (bytes-like) is of the content type already that it is sent as; that is looked at when it is sent."""
+    """Marks bytes as encoded already: ``ctx.send(chronetix.Encoded(data))`` sends ``data`` (bytes-like) as it is.
+    Whether it is of the route's content type is checked when it is sent."""
 
     __slots__ = ("data",)
 
     def __init__(self, data: Buffer) -> None:
         self.data = data
+        """The bytes."""
 
     def __repr__(self) -> str:
         return f"<Encoded, {memoryview(self.data).nbytes} bytes>"
@@ -266,6 +268,9 @@ def _arrow() -> Any:
     return pyarrow
 
 
+_ONLY_TABLES: Final = "only a pyarrow.Table, a pyarrow.RecordBatch or an encoded stream can be"
+
+
 class _Stream:
     """A table or a record batch, to be written as a stream."""
 
@@ -278,7 +283,7 @@ class _Stream:
         elif isinstance(value, pa.Table):
             self._schema, self._batches = value.schema, value.to_batches()
         else:
-            raise Unfit("only a pyarrow.Table, a pyarrow.RecordBatch or an encoded stream can be")
+            raise Unfit(_ONLY_TABLES)
         counter = pa.MockOutputStream()
         self._write_to(counter)
         self.size = int(counter.size())
@@ -299,7 +304,7 @@ class _Stream:
 
 def _prepare_arrow(value: Any) -> PreparedValue:
     if is_bytes(value):  # pyarrow's own buffers too
-        _load_arrow(value)
+        _check_arrow(value)
         return _Copied(value)
     return _Stream(value)
 
@@ -309,6 +314,14 @@ def _dump_arrow(value: Any) -> Buffer:
     target = bytearray(ready.size)
     ready.write(memoryview(target))
     return target
+
+
+def _check_arrow(data: Any) -> None:
+    pa = _arrow()
+    try:
+        _load_arrow(data)
+    except (pa.ArrowException, OSError):
+        raise Unfit(f"{_ONLY_TABLES}, and these bytes are no such stream") from None
 
 
 def _load_arrow(data: Any) -> Any:
@@ -321,7 +334,7 @@ def _load_arrow(data: Any) -> Any:
 _KNOWN: Final = {
     JSON: Codec(JSON, json.dumps, json.loads, _check_json),
     CBOR: Codec(CBOR, data_cbor.dumps, _load_cbor, _load_cbor),
-    ARROW: Codec(ARROW, _dump_arrow, _load_arrow, _load_arrow, _prepare_arrow),
+    ARROW: Codec(ARROW, _dump_arrow, _load_arrow, _check_arrow, _prepare_arrow),
     NPY: Codec(NPY, npy.dumps, npy.load, npy.check, npy.prepare, npy.load_array),
     OCTETS: Codec(OCTETS, _dump_octets, _load_octets),
 }

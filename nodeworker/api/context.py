@@ -67,7 +67,7 @@ class Host(Protocol):
 
 
 class Logger:
-    """Structured log records: a message and fields, which must not repeat the message."""
+    """``ctx.log``: structured log records of the node, a message and any fields. ``chronetixctl logs`` shows them."""
 
     __slots__ = ("_host",)
 
@@ -75,19 +75,19 @@ class Logger:
         self._host = host
 
     def debug(self, message: str, /, **fields: Any) -> None:
-        """For who writes the plugin."""
+        """Log what helps the author of the plugin."""
         self._host.log("debug", str(message), _loggable(fields))
 
     def info(self, message: str, /, **fields: Any) -> None:
-        """For who runs the flow."""
+        """Log what the operator of the flow wants to know."""
         self._host.log("info", str(message), _loggable(fields))
 
     def warning(self, message: str, /, **fields: Any) -> None:
-        """Something that may need a look."""
+        """Log what may need a look."""
         self._host.log("warning", str(message), _loggable(fields))
 
     def error(self, message: str, /, **fields: Any) -> None:
-        """Something that failed; the node goes on."""
+        """Log a failure after which the node goes on."""
         self._host.log("error", str(message), _loggable(fields))
 
 
@@ -129,10 +129,14 @@ class ReadOnly(dict[str, Any]):
 
 
 class Context:
-    """One node's view of the flow it runs in."""
+    """What a plugin gets as ``ctx``: its configuration, its routes, and ways to send, publish, ask and log.
+
+    ``send``, ``send_many``, ``loan`` and ``request`` are called from the plugin's own thread, everything else from any
+    thread.
+    """
 
     awaited = False
-    """``send``, ``loan`` and ``request`` are awaited: the plugin is asynchronous."""
+    """Whether ``send``, ``loan`` and ``request`` are awaited, because the plugin is asynchronous."""
 
     __slots__ = (
         "_config",
@@ -162,27 +166,34 @@ class Context:
         self._wake: Callable[[], None] = _asleep
         self._corr_ids = itertools.count(1)
         self.flow = config.flow
+        """Name of the flow."""
         self.node = config.node
+        """Name of the node."""
         self.incarnation = config.incarnation
-        """How often the node was restarted or replaced: 0 in its first life."""
+        """How often the node was restarted or replaced; 0 in its first worker."""
         self.handover: Any = None
-        """From ``on_start`` on: the result of the worker that left its place to this one, None if there was none."""
+        """The result of the worker that this one replaces, from ``on_start`` on; None if it replaces none."""
         self.params: Mapping[str, Any] = ReadOnly(config.params)
+        """Parameters of the node in the flow file: a dict that refuses changes."""
         self.qos: Mapping[str, Any] = ReadOnly(config.qos)
+        """Quality of service of the node in the flow file."""
         self.features: Mapping[str, Any] = ReadOnly(config.features)
+        """Features of the node in the flow file."""
         self.annotations: Mapping[str, Any] = ReadOnly(config.annotations)
+        """Annotations of the node in the flow file."""
         self.log = Logger(host)
+        """Writes log records: see ``ctx.log`` below."""
         self.stopping = False
-        """The node was told to end: a long step should come to its end."""
+        """Whether the node was told to end: a callback that takes long should then return."""
         self._resume = _resume(config)
 
     def finish(self) -> None:
-        """This node has done its work: it takes no more input and makes no more items. From any thread; idempotent.
+        """Say that this node has done its work and wants no more input. From any thread; idempotent.
 
-        The present callback goes on to its end, and what it returns is sent; then a source is closed, inputs are closed
-        (frames that were sent and not taken are dropped and counted, as ``unread``; whoever sends to nobody else ends
-        too), ``on_stop`` is called, and the outputs end in order. The node has finished, and is not restarted. It is
-        the one way to end early: an exception, ``sys.exit(0)`` too, is a failure. A source may also just return.
+        The present callback goes on to its end, and what it returns is sent. Then a source and all inputs are closed,
+        ``on_stop`` is called, and the outputs end in order. The node has finished and is not restarted. Frames that
+        were sent to it and not taken are counted as ``unread``; a node that sends to nobody else ends as well. Every
+        other early end is a failure: an exception, and ``sys.exit(0)`` too. A source may also just return.
         """
         self._step.finishing = True
         self._wake()
@@ -205,32 +216,34 @@ class Context:
 
     @property
     def inputs(self) -> tuple[Port, ...]:
-        """The data routes that come in."""
+        """The node's incoming data routes."""
         return tuple({port.route: port for port in self._config.inputs}.values())
 
     @property
     def outputs(self) -> tuple[Port, ...]:
-        """The data routes that go out."""
+        """The node's outgoing data routes."""
         return tuple(self._config.outputs)
 
     @property
     def resume_after(self) -> int:
-        """For a source that was restarted or replaced: the number of the last item that all outputs have got, else 0.
+        """The number of the last item that all outputs of a restarted or replaced source have got, else 0.
 
-        Items are numbered from 1. A source that reads this goes on behind that item, and the numbering does so too; one
-        that does not begins anew with item 1, and what it repeats is marked ``redelivered``.
+        Items are numbered from 1. For a source that reads this property the numbering goes on after that item, so it
+        should go on there, too. For one that does not, the numbering begins anew with item 1, and the frames that it
+        repeats are marked ``redelivered``.
         """
         self._step.item = max(self._step.item, self._resume)
         return self._resume
 
     @property
     def publications(self) -> tuple[str, ...]:
-        """Topics of this node's control routes and declared publications."""
+        """The topics of the node's outgoing control routes and of its declared publications."""
         return tuple(self._config.publications)
 
     @property
     def high(self) -> bool:
-        """An output's frames in use have reached its watermark: the consumer is slower than this node."""
+        """Whether the outstanding frames of some output have reached its watermark, because its consumer is slower than
+        this node."""
         return self._outputs.high
 
     def send(
@@ -242,13 +255,15 @@ class Context:
         meta: Mapping[str, Any] | None = None,
         stamp_ns: int = 0,
     ) -> None:
-        """Send one frame to every output, or to the routes that ``to`` (route, topic or peer) names.
+        """Send one frame to every output, or to the routes that ``to`` names: a route, a topic or a node.
 
-        ``data`` is encoded by each route's content type: see docs/data.md. ``meta``, a dict of what CBOR carries, and
-        ``stamp_ns``, a time of your own (``time.time_ns()`` of when a picture was taken, say), go along on any route:
-        ``frame.meta``, ``frame.stamp_ns``. ``timeout`` in seconds: None waits for credit, 0 never. Raises WouldBlock
-        (nothing was sent), RouteClosed, FrameTooLarge, ChronetixError ``payload-unencodable`` for what the route's
-        content type has no place for, ValueError for an unknown ``to``.
+        ``data`` is encoded by each route's content type. ``meta``, a dict of what CBOR carries, and ``stamp_ns``, a
+        time of the sender's own in ns, travel with the frame: the receiver reads ``frame.meta`` and
+        ``frame.stamp_ns``. ``timeout`` is how many seconds to wait for credit: None waits for ever, 0 does not wait.
+
+        All routes get the frame, or none. Raises WouldBlock when there is no credit in time, RouteClosed when a
+        consumer has closed its route, FrameTooLarge for a frame that can never fit the node's memory, ChronetixError
+        ``payload-unencodable`` for a value that the content type cannot carry, ValueError for an unknown ``to``.
         """
         step = self._step
         doing, step.doing = step.doing, None
@@ -267,13 +282,13 @@ class Context:
             step.doing = doing
 
     def send_many(self, data: Any, size: int, *, to: str | None = None, timeout: float | None = None) -> int:
-        """Send records of ``size`` bytes that lie one after another in ``data`` (bytes-like: a numpy array, say) as a
-        frame each, with one step for many of them; how many have gone.
+        """Send each ``size`` bytes of ``data`` as a frame, many in one step, and return how many were sent.
 
-        They go as they are; where an output carries anything but bytes (application/octet-stream) each is looked at
-        first. Of a source each counts as an item. Without ``timeout`` all have gone; with one, as many as found credit
-        in time. Raises ValueError for what is no whole number of records, else as :meth:`send`, and with a ``timeout``
-        only when none has gone.
+        ``data`` is bytes-like, for example a numpy array. The records are sent as they are; on a route that carries
+        anything but bytes (application/octet-stream) each of them is checked first. Each record counts as an item of a
+        source. Without ``timeout`` all records are sent; with one, as many as found credit in time. Raises ValueError
+        if ``data`` is no whole number of records, and what :meth:`send` raises; with a ``timeout`` only when no record
+        was sent.
         """
         step = self._step
         doing, step.doing = step.doing, None
@@ -297,9 +312,10 @@ class Context:
             step.doing = doing
 
     def loan(self, nbytes: int, *, to: str | None = None, timeout: float | None = None) -> Loan:
-        """``nbytes`` of shared memory to write the next frame in place: ``with ctx.loan(n) as room: …`` sends it.
+        """Return ``nbytes`` of shared memory in which to write a frame: ``with ctx.loan(n) as room: …`` sends it.
 
-        Goes to the outputs as it is: what is written has to be of their content type. Errors as in :meth:`send`.
+        The bytes are sent as they are and not checked, so they have to be of the outputs' content type. Raises what
+        :meth:`send` raises.
         """
         step = self._step
         doing, step.doing = step.doing, None
@@ -326,12 +342,12 @@ class Context:
             self._step.item = origin
 
     def publish(self, topic: str | None, data: Any, **envelope: Any) -> None:
-        """Publish on the event bus: to ``topic``, or with None to every topic of this node's control routes.
+        """Publish ``data`` on the event bus: on ``topic``, or with None on each of ``ctx.publications``.
 
-        ``data`` is encoded as ``envelope["content_type"]`` (JSON by default); other keys (``priority``, ``headers``,
-        ``deadline_ns`` …) go into the envelope. Raises ValueError when None is given and there is no such topic, for an
-        empty topic and for an envelope that cannot be sent; ChronetixError ``payload-unencodable`` for what the content
-        type has no place for, ``frame-not-sendable`` for more than a message takes (16 MiB).
+        ``data`` is encoded by the keyword ``content_type``, JSON by default. Other keywords (``priority``, ``headers``,
+        ``deadline_ns`` …) go into the envelope. Raises ValueError when None is given and the node has no publications,
+        for an empty topic, and for an envelope that cannot be sent; ChronetixError ``payload-unencodable`` for a value
+        that the content type cannot carry, ``frame-not-sendable`` for more than a message takes (16 MiB).
         """
         topics = self.publications if topic is None else (topic,)
         if not topics:
@@ -341,18 +357,20 @@ class Context:
             self._host.publish(head, payload)
 
     def subscribe(self, topic: str) -> None:
-        """Messages of exactly ``topic`` come to ``on_message`` from now on. Raises ValueError for what is no topic."""
+        """From now on ``on_message`` gets the messages of exactly this topic. Raises ValueError for what is no
+        topic."""
         check_topic(topic)
         self._host.subscribe(topic)
 
     def unsubscribe(self, topic: str) -> None:
-        """The opposite of :meth:`subscribe`."""
+        """From now on ``on_message`` gets no more messages of this topic."""
         self._host.unsubscribe(topic)
 
     def request(self, topic: str, data: Any = None, timeout: float = 5.0, **envelope: Any) -> Message:
-        """Ask whoever subscribed to ``topic`` (one of them answers) and wait up to ``timeout`` seconds for the reply.
+        """Send a request to one subscriber of ``topic``, wait up to ``timeout`` seconds for the reply and return it.
 
-        Raises RequestFailed with reason ``timeout``, ``no-subscriber`` or ``peer-gone``.
+        ``data`` and keywords are as in :meth:`publish`. Raises RequestFailed with the reason ``timeout``,
+        ``no-subscriber`` or ``peer-gone``.
         """
         head, payload = self._asking(topic, data, envelope)
         step = self._step

@@ -6,14 +6,18 @@ from __future__ import annotations
 class RequestFailed(Exception):
     """A request on the event bus ended without a reply.
 
-    ``reason`` is ``timeout``, ``no-subscriber`` or ``peer-gone``; ``topic`` what was asked.
+    ``reason`` is ``timeout``, ``no-subscriber`` (nobody has subscribed to the topic) or ``peer-gone`` (the node that
+    was to answer has ended).
     """
 
     def __init__(self, topic: str, reason: str, message: str) -> None:
         super().__init__(topic, reason, message)
         self.topic = topic
+        """The topic that was asked."""
         self.reason = reason
+        """Why there is no reply, as one word."""
         self.message = message
+        """Why there is no reply, as a sentence."""
 
     def __str__(self) -> str:
         return f"request on {self.topic!r} got no reply ({self.reason}): {self.message}"

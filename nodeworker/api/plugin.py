@@ -37,20 +37,31 @@ WANTED: Final = {"on_start": 1, "on_frame": 2, "on_batch": 2, "on_tick": 2, "on_
 
 @dataclass(frozen=True, slots=True)
 class Plugin:
-    """The callbacks of one plugin; None where it has none. ``on_frame``, ``on_batch`` (instead of it: frames of one
-    route that are there, as a ``shm.Batch``), ``on_tick`` and ``on_message`` take ``(thing, ctx)``, the others
-    ``(ctx,)``; ``produce`` returns an iterable. Of an ``asynchronous`` plugin each may return something to be awaited
-    instead; ``ordered``: what comes of its frames leaves in the order of the frames."""
+    """The callbacks of one plugin; None where it has none. ``ctx`` may be left out of each. Of an asynchronous plugin
+    each may return something to be awaited instead."""
 
     on_start: Callback | None = None
+    """``on_start(ctx)`` is called once, before anything else. From here on the plugin can send and ask."""
     on_frame: Callback | None = None
+    """``on_frame(frame, ctx)`` is called for each frame of each incoming data route. What it returns is sent, unless it
+    is None."""
     on_batch: Callback | None = None
+    """``on_batch(batch, ctx)``, instead of ``on_frame``, is called with the frames of one route that have arrived."""
     on_tick: Callback | None = None
+    """``on_tick(tick, ctx)`` is called for each tick of the node's timers. What it returns is sent, unless it is
+    None."""
     on_message: Callback | None = None
+    """``on_message(message, ctx)`` is called for each message of the node's subscriptions and control routes. What it
+    returns is sent, unless it is None."""
     on_stop: Callback | None = None
+    """``on_stop(ctx)`` is called once, after everything else. What it returns is the node's result."""
     produce: Callback | None = None
+    """``produce(ctx)`` is a generator: the source of a class. Each item that it yields is sent, unless it is None."""
     asynchronous: bool = False
+    """Whether one of the callbacks is an ``async def``: then all of them run in an event loop."""
     ordered: bool = True
+    """A class attribute of an asynchronous plugin: whether what comes of its frames leaves in the order of the
+    frames."""
 
 
 def is_asynchronous(found: Any) -> bool:

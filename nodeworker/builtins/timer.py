@@ -17,9 +17,9 @@ PARAMS: Final[Mapping[str, str]] = {}
 
 
 class TimerSource:
-    """Sends each tick of its timers to its data routes, and publishes it on its control routes, as a map ``{"timer": id,
-    "sequence": n, "due_ns": CLOCK_MONOTONIC, "unix_ns": now, "missed": n}``. One node may have several timers; ``timer``
-    tells their ticks apart."""
+    """Sends each tick of its timers to its data routes, and publishes it on its control routes, as a map
+    ``{"timer": id, "sequence": n, "due_ns": CLOCK_MONOTONIC, "unix_ns": now, "missed": n}``. One node may have several
+    timers; ``timer`` tells their ticks apart."""
 
     def on_tick(self, tick: Tick, ctx: Context) -> dict[str, Any]:
         """The tick as it travels."""

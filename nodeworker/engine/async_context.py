@@ -57,7 +57,8 @@ class Pending(Generic[T]):
 
 
 class AsyncContext(Context):
-    """One node's view of the flow, for callbacks that are awaited."""
+    """What an asynchronous plugin gets as ``ctx``: as :class:`Context`, but what waits is awaited. It is used from the
+    event loop's thread only."""
 
     __slots__ = ("_air",)
 
@@ -78,25 +79,28 @@ class AsyncContext(Context):
         meta: Mapping[str, Any] | None = None,
         stamp_ns: int = 0,
     ) -> Pending[None]:
-        """As :meth:`Context.send`, awaited: ``await ctx.send(…)``. It waits for its turn, then for credit."""
+        """Send one frame: ``await ctx.send(…)``, with the arguments and errors of ``Context.send``. It waits for its
+        turn, because frames leave in the order of those they were made from, then for credit."""
         air = self._started()
         notes = None if meta is None and not stamp_ns else Notes(stamp_ns, meta)
         return self._pending("send", air.send(to, data, timeout, notes))
 
     def send_many(self, data: Any, size: int, *, to: str | None = None, timeout: float | None = None) -> int:  # noqa: ARG002
-        """Not for asynchronous plugins, which would hold their loop up: TypeError."""
+        """Raises TypeError: it would hold up the event loop. Send one by one instead."""
         raise TypeError("send_many waits for credit; an asynchronous plugin sends one by one: await ctx.send(…)")
 
     def loan(  # type: ignore[override]
         self, nbytes: int, *, to: str | None = None, timeout: float | None = None
     ) -> Pending[Loan]:
-        """As :meth:`Context.loan`: ``with await ctx.loan(n) as room: …``."""
+        """Return shared memory in which to write a frame: ``with await ctx.loan(n) as room: …``, with the arguments and
+        errors of ``Context.loan``."""
         return self._pending("loan", self._started().loan(to, nbytes, timeout))
 
     def request(  # type: ignore[override]
         self, topic: str, data: Any = None, timeout: float = 5.0, **envelope: Any
     ) -> Pending[Message]:
-        """As :meth:`Context.request`, awaited."""
+        """Send a request and return the reply: ``await ctx.request(…)``, with the arguments and errors of
+        ``Context.request``."""
         head, payload = self._asking(topic, data, envelope)
         return self._pending("request", self._answered(head, payload, timeout))
 

@@ -25,34 +25,46 @@ from chronetix.shm import Frame
 
 @dataclass(slots=True)
 class Published:
-    """One published message."""
+    """A message that the plugin has published."""
 
     topic: str
+    """The topic."""
     value: Any
+    """The payload, decoded."""
     envelope: dict[str, Any]
+    """The whole envelope."""
 
 
 @dataclass(slots=True)
 class Logged:
-    """One log record."""
+    """A log record that the plugin has written."""
 
     level: str
+    """The level: ``debug``, ``info``, ``warning`` or ``error``."""
     message: str
+    """The message."""
     fields: dict[str, Any]
+    """The fields of the record."""
 
 
 @dataclass(slots=True)
 class Run:
-    """What came of it: decoded frames that were sent, and the metadata of each; messages published, replies to
-    ``requests``, the node's result, log records; with ``restarts`` also what the plugin raised before."""
+    """What came of a run."""
 
     sent: list[Any] = field(default_factory=list)
+    """The frames that the plugin has sent, decoded."""
     meta: list[Any] = field(default_factory=list)
+    """The metadata of each of these frames."""
     published: list[Published] = field(default_factory=list)
+    """The messages that the plugin has published."""
     replies: list[Any] = field(default_factory=list)
+    """The replies to ``requests``, decoded."""
     result: Any = None
+    """What ``on_stop`` has returned."""
     logs: list[Logged] = field(default_factory=list)
+    """The log records of the plugin."""
     failures: list[BaseException] = field(default_factory=list)
+    """With ``restarts``: what the plugin has raised before it was restarted."""
 
 
 PLUGIN, FEED, COLLECTOR, SCRIPT, REPLIER = "plugin", "feed", "collector", "script", "replier"

@@ -95,6 +95,10 @@ class Tick(WireMessage, tag="tick", frozen=True):
     """Daemon to worker: timer ``id`` was due at ``due_ns``; ``missed`` ticks before it were not delivered."""
 
     id: str
+    """Name of the timer."""
     sequence: Count
+    """Number of the tick, from 1."""
     due_ns: Count
+    """When the tick was due, on the clock of ``time.monotonic_ns()``."""
     missed: Count = 0
+    """How many ticks before this one were not delivered, because the node was busy."""

@@ -23,20 +23,35 @@ class Port(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """
 
     route: str
+    """Id of the route."""
     peer: str
+    """The node at the other end."""
     topic: str = ""
+    """Topic of the route."""
     content_type: str = "application/json"
+    """Content type of the frames."""
     schema_ver: str = "v1"
+    """Version of the frames' schema."""
     credits: Count = 64
+    """Credits of the route."""
     watermark: Count = 48
+    """Outstanding frames from which on the route counts as full."""
     credit_low: Count = 32
+    """Outstanding frames at which a producer that waited for credit goes on."""
     policy: Literal["block", "drop_newest", "latest"] = "block"
+    """What happens to a frame that finds no credit."""
     epoch: Count = 0
+    """Number of the stage."""
     base_seq: Count = 0
+    """Sequence number of the stage's first frame."""
     limit_ns: Count = 0
+    """How long the producer waits for a credit before it closes the route, in ns; 0 for ever."""
     resume: Count = 0
+    """Number of the last item that earlier producers have sent on the route."""
     qos: Literal["best-effort", "normal", "high", "realtime"] = "normal"
+    """Class in which the consumer serves the route."""
     tap_of: str = ""
+    """The route that this one listens to, empty for other routes."""
 
 
 class Extend(WireMessage, tag="extend", frozen=True):

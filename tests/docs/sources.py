@@ -81,6 +81,8 @@ def _attributes(body: Sequence[ast.stmt]) -> Iterator[Member]:
                 pass
             case ast.Assign(targets=[ast.Attribute(attr=name)]):
                 pass
+            case ast.Assign(targets=[ast.Name(id=name)]) if at + 1 < len(body) and _text(body[at + 1]):
+                pass
             case _:
                 continue
         if not name.startswith("_"):

@@ -1,4 +1,4 @@
-"""docs/reference/command-line.md has every command and option of chronetixctl and chronetixd, as their parsers know them."""
+"""docs/reference/command-line.md has every command and option of chronetixctl and chronetixd."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pages below docs/reference/ that are tables of the code: settings, errors, statistics, builtins, dead letters, exits."""
+"""Pages below docs/reference/ that are made from tables and types of the code."""
 
 from __future__ import annotations
 

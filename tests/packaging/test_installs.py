@@ -21,6 +21,7 @@ SHARED = [
     *(TOLD + name for name in ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "LICENSE")),
     *(TOLD + name for name in ("shm/SPEC.md", "protocol/PROTOCOL.md", "protocol/protocol.cddl", "wit/common.wit")),
     *(TOLD + name for name in ("systemd/chronetixd.service", "systemd/user/chronetixd.socket", "docs/plugins.md")),
+    TOLD + "docs/reference/flow-file.md",
     *(TOLD + name for name in ("examples/squares/flow.yaml", "examples/flights/plugins.py")),
     "share/bash-completion/completions/chronetixctl",
     "share/zsh/site-functions/_chronetixctl",
