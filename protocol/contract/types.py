@@ -301,8 +301,8 @@ class Manifest:
     cwd: str
     """Folder in which the node's process runs, relative to the flow's folder; empty for the flow's folder itself."""
     user: str
-    """User as whom the node's process runs, by name; empty for the daemon's own user. Takes a daemon of root, and the
-    right to admin."""
+    """User as whom the node's process runs, a name or a number; empty for the daemon's own user. Takes a daemon of
+    root, and the right to admin unless it is the user who submits. Not with `on_daemon_loss: survive`."""
     raw: Mapping[str, Any]
 
 

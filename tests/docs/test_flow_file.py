@@ -165,6 +165,7 @@ SPECIAL = {
     "manifests[].timers[].schedule.cron": ("", "one of the three is required"),
     "manifests[].timers[].schedule": ("", "required"),
     "manifests[].timers[].schedule.align_to": ("", "none"),
+    "manifests[].user": ("text, or integer ≥ 0", "none"),
     "manifests[].bus_subscriptions[].filter": ("anything", "none"),
     "manifests[].liveness.limit_ms": ("", "required"),
     "manifests[].liveness.period_ms": ("", "half of `limit_ms`"),
