@@ -29,7 +29,7 @@ OF_THE_RUNTIME = {
 
 PLUGIN_API = {
     "ctx": (API / "context.py", "Context"),
-    "ctx.log": (API / "context.py", "Log"),
+    "ctx.log": (API / "context.py", "Logger"),
     "ctx of an asynchronous plugin": (ROOT / "nodeworker" / "engine" / "async_context.py", "AsyncContext"),
     "Frame": (NATIVE, "Frame"),
     "Batch": (NATIVE, "Batch"),

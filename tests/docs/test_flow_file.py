@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from chronetix.protocol.contract import parse, parse_flow, types
-from chronetix.protocol.contract.reading import Fields, Notes
+from chronetix.protocol.contract.reading import Fields, ProblemCollector
 from chronetixd.compile import compile_text, form
 from tests.docs.pages import REFERENCE, ROOT, cell, number, prose, shows, table
 from tests.docs.sources import described
@@ -142,7 +142,7 @@ def maps() -> list[Map]:
 def watched() -> tuple[dict[str, str], set[str]]:
     """What each field may be, by its path, and the paths of those that are required."""
     Watched.seen, Watched.required = {}, set()
-    parse._read(Watched(Notes(), "", EVERY_FIELD), {})
+    parse._read(Watched(ProblemCollector(), "", EVERY_FIELD), {})
     return Watched.seen, Watched.required
 
 
