@@ -253,6 +253,7 @@ int native_outlet_commit(Outlet *self, struct native_claim *claim, uint64_t leng
         tags = &due;
     }
     int ring = 0;
+    native_commits++;
     for (Py_ssize_t i = 0; i < claim->routes; i++) {
         if (!claim_has(claim, i)) continue;
         struct chx_producer *end = &self->producers[i]->end;

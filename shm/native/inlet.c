@@ -23,6 +23,7 @@ typedef struct {
     Doorbell *bell;
     struct chx_spin spin;
     uint64_t rings; /* native_rings when it last waited */
+    uint64_t commits, taken; /* native_commits when it last slept; frames taken since */
 } Inlet;
 
 enum scan { FOUND, NOTHING, ALL_ENDED, RAISED, TORN /* policy latest: overwritten again and again */ };
@@ -32,6 +33,7 @@ struct take {
     uint32_t limit;
     PyObject *found;
     uint64_t time_ns, deadline_ns; /* of the first frame: when it was committed, when it is due (0: whenever) */
+    uint32_t frames;
 };
 
 /* The frames of this route that are there, as many as wanted, and of no more bytes than its producer has memory. A run is
@@ -59,6 +61,7 @@ static enum chx_status inlet_take_run(Consumer *consumer, uint32_t port, struct 
     }
     take->time_ns = taken->time_ns;
     take->deadline_ns = taken->deadline_ns;
+    take->frames = frames;
     take->found = native_batch_new(consumer, taken, NULL, frames, port);
     return CHX_OK;
 }
@@ -312,9 +315,17 @@ static inline enum scan inlet_scan(Inlet *self, struct take *take) {
     return found;
 }
 
+/* Will a sleep be a nap, on every route? Then spinning takes the processor from those who fill it. */
+static int inlet_naps(const Inlet *self) {
+    if (self->taken < CHX_NAP_FRAMES && self->commits != native_commits) return 0;
+    for (Py_ssize_t i = 0; i < self->count; i++)
+        if (self->consumers[i]->class > INLET_NORMAL || !chx_consumer_may_nap(&self->consumers[i]->end)) return 0;
+    return 1;
+}
+
 static enum scan inlet_spin(Inlet *self, struct take *take, uint64_t deadline) {
     uint32_t cap = chx_spin_cap(&native_wake);
-    if (self->spin.ns == 0 || cap == 0) return NOTHING;
+    if (self->spin.ns == 0 || cap == 0 || inlet_naps(self)) return NOTHING;
     uint64_t start = chx_now_ns(), until = start + self->spin.ns;
     if (until > deadline) until = deadline;
     do {
@@ -331,17 +342,16 @@ static enum scan inlet_spin(Inlet *self, struct take *take, uint64_t deadline) {
     return NOTHING;
 }
 
-/* Publish the positions waited for. `naps`: frames may gather on routes whose class is not above normal. How long the
- * sleep may then last, in ns; 0: for ever. */
+/* Publish the positions waited for, for a nap where `naps`. How long that may last, in ns; 0: for ever. */
 static uint64_t inlet_arm(const Inlet *self, int naps) {
     uint64_t shortest = 0;
     for (Py_ssize_t i = 0; i < self->count; i++) {
         struct chx_consumer *end = &self->consumers[i]->end;
-        if (!naps || self->consumers[i]->class > INLET_NORMAL) {
+        uint64_t nap = 0;
+        if (naps)
+            nap = chx_consumer_arm_nap(end);
+        else
             chx_consumer_arm(end);
-            continue;
-        }
-        uint64_t nap = chx_consumer_arm_nap(end);
         if (nap && (!shortest || nap < shortest)) shortest = nap;
     }
     atomic_thread_fence(memory_order_seq_cst); /* partners: chx_producer_commit, chx_producer_starves */
@@ -382,7 +392,7 @@ static enum scan inlet_doze(Inlet *self, struct take *take, struct native_sleepe
 static enum scan inlet_sleep(Inlet *self, struct take *take, uint64_t deadline) {
     struct native_sleeper sleeper;
     if (native_bell_enter(self->bell, &sleeper) != 0) return RAISED;
-    uint64_t nap = inlet_arm(self, 1);
+    uint64_t nap = inlet_arm(self, inlet_naps(self));
     int rung = 1;
     enum scan result = inlet_scan(self, take);
     if (result == NOTHING) {
@@ -399,6 +409,8 @@ static enum scan inlet_sleep(Inlet *self, struct take *take, uint64_t deadline) 
     }
     if (native_bell_alone(self->bell)) inlet_disarm(self);
     native_bell_leave(self->bell, &sleeper);
+    self->commits = native_commits;
+    self->taken = 0;
     return result;
 }
 
@@ -406,7 +418,7 @@ static enum scan inlet_sleep(Inlet *self, struct take *take, uint64_t deadline) 
 PyObject *native_inlet_take(PyObject *inlet, uint32_t limit, int64_t timeout_ns) {
     Inlet *self = (Inlet *)inlet;
     if (self->count && native_foreign(self->consumers[0]->owner, "inlet")) return NULL;
-    struct take take = {.limit = limit};
+    struct take take = {.limit = limit, .frames = 1};
     enum scan result = inlet_scan(self, &take);
     if (result == NOTHING && timeout_ns != 0) {
         uint64_t deadline = native_deadline(timeout_ns);
@@ -414,7 +426,10 @@ PyObject *native_inlet_take(PyObject *inlet, uint32_t limit, int64_t timeout_ns)
         if (result == NOTHING) result = inlet_sleep(self, &take, deadline);
         self->rings = native_rings;
     }
-    if (result == FOUND) return take.found;
+    if (result == FOUND) {
+        self->taken += take.frames;
+        return take.found;
+    }
     if (result == RAISED) return NULL;
     Py_RETURN_NONE;
 }

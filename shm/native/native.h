@@ -23,6 +23,7 @@ uint32_t native_process_claim(void);
 static inline uint32_t native_process(void) { return *native_process_word; }
 extern struct chx_wake native_wake;
 extern uint64_t native_rings; /* peers rung by this process */
+extern uint64_t native_commits; /* frames, or runs, that it has sent */
 
 /* ---- errors.c ---- */
 extern PyObject *native_would_block, *native_route_closed, *native_peer_fault, *native_frame_too_large;

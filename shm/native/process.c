@@ -10,6 +10,7 @@
 volatile uint32_t *native_process_word;
 struct chx_wake native_wake;
 uint64_t native_rings;
+uint64_t native_commits;
 static uint32_t process_last = 0;
 
 static void process_after_fork(void) { *native_process_word = 0; }

@@ -515,13 +515,19 @@ static inline void chx_consumer_arm(struct chx_consumer *c) {
     CHX_FAILPOINT(TAKE_ARMED);
 }
 
+/* Whether the producer proposes a nap, and waiting for the next frame awake would only keep it from gathering some. */
+static inline int chx_consumer_may_nap(const struct chx_consumer *c) {
+    return c->state == CHX_CONSUMER_OPEN && c->blocks && chx_read(&c->ring->nap_ns) != 0;
+}
+
 /* As chx_consumer_arm for a sleep in which frames may gather, if the producer proposes one: the bell rings when half of
  * the frames are there that it can send before one is returned. The longest that the sleep may last, in ns; 0: the bell
  * rings at the next frame. See pace.h. */
 static inline uint64_t chx_consumer_arm_nap(struct chx_consumer *c) {
     uint64_t ahead = 0, nap = 0;
-    if (c->state == CHX_CONSUMER_OPEN && c->blocks && (nap = chx_read(&c->ring->nap_ns)) != 0) {
+    if (chx_consumer_may_nap(c)) {
         uint64_t held = chx_consumer_held(c);
+        nap = chx_read(&c->ring->nap_ns);
         ahead = held < c->credits ? (c->credits - held) / 2 : 0;
     }
     if (ahead < 2) {
@@ -530,7 +536,7 @@ static inline uint64_t chx_consumer_arm_nap(struct chx_consumer *c) {
     }
     atomic_store_explicit(&c->credit->wait_for, c->position + ahead, memory_order_relaxed);
     CHX_FAILPOINT(TAKE_ARMED);
-    return nap < CHX_NAP_MAX_NS ? nap : CHX_NAP_MAX_NS;
+    return nap < CHX_NAP_MAX_NS ? nap + (nap == 0) : CHX_NAP_MAX_NS; /* taken back meanwhile: look at once */
 }
 
 static inline void chx_consumer_disarm(struct chx_consumer *c) {

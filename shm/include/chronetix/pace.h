@@ -2,13 +2,15 @@
  *
  * A ring costs some microseconds, a small frame less than one. A consumer that is quicker than its producer would
  * sleep and be rung for every few frames, and rings and wake-ups would cost both more than the frames. So a producer
- * that again and again commits its next frame in less than half the time of a ring writes a time, the nap, into its
+ * that again and again commits its next frame in less time than the ring before took writes a time, the nap, into its
  * RING. A consumer that falls asleep on such a route asks for the bell only when half of its free credits are used, and
  * looks itself when the nap is over; if it finds nothing then, it asks for the next frame, like every other sleeper.
  * So a frame is seen at most CHX_NAP_MAX_NS later than otherwise, no wake-up is lost whatever a producer writes, and an
  * idle route costs nothing.
  *
- * A producer that waits between two frames, for an answer or for work, proposes no nap: its next frame comes later.
+ * A producer that waits between two frames, for an answer or for work, proposes no nap: its next frame comes later. Where
+ * both ends share a processor the answer may be there when the ring is over, so a consumer that has taken fewer than
+ * CHX_NAP_FRAMES since it last slept, and has sent some itself, takes no nap: that is a conversation.
  */
 #ifndef CHRONETIX_PACE_H
 #define CHRONETIX_PACE_H
@@ -17,6 +19,7 @@
 
 #define CHX_NAP_NS 250000u      /* the nap that a producer of one route proposes; of n routes 1 + n/8 times that */
 #define CHX_NAP_MAX_NS 4000000u /* the longest one that a consumer takes */
+#define CHX_NAP_FRAMES 4u
 #define CHX_PACE_SURE 4u        /* commits that came quickly after a ring, one more than the others */
 
 /* Of one sending end. */
@@ -45,7 +48,7 @@ static inline int chx_pace_commit(struct chx_pace *pace, uint64_t now) {
     if (pace->rung_at == 0) return 0;
     uint64_t after = now > pace->rung_at ? now - pace->rung_at : 0;
     pace->rung_at = 0;
-    if (after >= pace->ring_ns / 2)
+    if (after >= pace->ring_ns)
         pace->score = pace->score > 2 ? pace->score - 2 : 0;
     else if (pace->score < CHX_PACE_SURE)
         pace->score++;

@@ -21,9 +21,9 @@ static int frame(struct chx_pace *pace, uint64_t after, uint64_t took) {
 static void quick_frames_make_a_nap(void) {
     struct chx_pace pace = {0};
     must(!frame(&pace, 0, 4000), "the first frame follows no ring");
-    for (uint32_t i = 1; i < CHX_PACE_SURE; i++) must(!frame(&pace, 1999, 4000), "few quick frames are no stream");
+    for (uint32_t i = 1; i < CHX_PACE_SURE; i++) must(!frame(&pace, 3999, 4000), "few quick frames are no stream");
     must(chx_pace_nap(&pace, 1) == 0, "before it is sure there is no nap");
-    must(frame(&pace, 1999, 4000), "then it is sure");
+    must(frame(&pace, 3999, 4000), "then it is sure");
     must(!frame(&pace, 0, 4000), "and says so once");
     must(chx_pace_nap(&pace, 1) == CHX_NAP_NS, "one route");
     must(chx_pace_nap(&pace, 7) == CHX_NAP_NS && chx_pace_nap(&pace, 8) == 2 * CHX_NAP_NS, "eight routes");
@@ -34,8 +34,8 @@ static void slow_frames_end_it(void) {
     struct chx_pace pace = {0};
     for (uint32_t i = 0; i <= CHX_PACE_SURE; i++) frame(&pace, 0, 4000);
     must(pace.rapid == 1, "it begins rapid");
-    must(!frame(&pace, 2000, 4000) && pace.rapid, "one frame after half a ring is not enough");
-    must(frame(&pace, 2000, 4000) && !pace.rapid, "two are");
+    must(!frame(&pace, 4000, 4000) && pace.rapid, "one frame after a ring's time is not enough");
+    must(frame(&pace, 4000, 4000) && !pace.rapid, "two are");
     must(chx_pace_nap(&pace, 64) == 0, "then there is no nap");
 }
 
@@ -50,7 +50,7 @@ static void a_single_slow_frame_is_made_up_for(void) {
 
 static void an_answer_that_is_waited_for_is_no_stream(void) {
     struct chx_pace pace = {0};
-    for (int i = 0; i < 1000; i++) must(!frame(&pace, i % 2 ? 2000 : 100000, 4000), "a ping that waits for its pong");
+    for (int i = 0; i < 1000; i++) must(!frame(&pace, i % 2 ? 4000 : 100000, 4000), "a ping that waits for its pong");
 }
 
 static void a_wait_for_credits_says_nothing(void) {
