@@ -325,7 +325,7 @@ static int inlet_naps(const Inlet *self) {
 
 static enum scan inlet_spin(Inlet *self, struct take *take, uint64_t deadline) {
     uint32_t cap = chx_spin_cap(&native_wake);
-    if (self->spin.ns == 0 || cap == 0 || inlet_naps(self)) return NOTHING;
+    if (self->spin.ns == 0 || cap == 0) return NOTHING;
     uint64_t start = chx_now_ns(), until = start + self->spin.ns;
     if (until > deadline) until = deadline;
     do {
@@ -373,11 +373,12 @@ static void inlet_nudge(const Inlet *self) {
     }
 }
 
-/* Adapt the spin to the sleep since `start`, which ended with a frame of that time. */
-static void inlet_learn(Inlet *self, uint64_t committed, uint64_t start) {
+/* Adapt the spin to the sleep since `start`, which ended with a frame of that time. Of a nap it is not known how long the
+ * wake-up took, for the bell did not ring at once. */
+static void inlet_learn(Inlet *self, uint64_t committed, uint64_t start, int nap) {
     if (committed < start) return;
     uint64_t after = committed - start;
-    chx_wake_took(&native_wake, chx_now_ns() - committed);
+    if (!nap) chx_wake_took(&native_wake, chx_now_ns() - committed);
     chx_spin_slept(&self->spin, chx_spin_cap(&native_wake), after, native_rings != self->rings);
 }
 
@@ -403,8 +404,8 @@ static enum scan inlet_sleep(Inlet *self, struct take *take, uint64_t deadline) 
             inlet_arm(self, 0);
             result = inlet_scan(self, take);
             if (result == NOTHING) result = inlet_doze(self, take, &sleeper, deadline, &rung);
-        } else if (result == FOUND && !nap) {
-            inlet_learn(self, take->time_ns, start);
+        } else if (result == FOUND) {
+            inlet_learn(self, take->time_ns, start, nap != 0);
         }
     }
     if (native_bell_alone(self->bell)) inlet_disarm(self);
