@@ -232,7 +232,7 @@ def ray(folder: Path, params: Mapping[str, Any]) -> None:
             self.count.on_frame(frame, None)
             return self.count.frames
 
-        def counted(self) -> dict[str, Any]:
+        def result(self) -> dict[str, Any]:
             return self.count.on_stop(None)
 
     try:
@@ -254,7 +254,7 @@ def ray(folder: Path, params: Mapping[str, Any]) -> None:
             runtime.get(result)
         compiled.teardown()
         write(folder, "source", {"frames": sent})
-        write(folder, "sink", runtime.get(last.counted.remote()))
+        write(folder, "sink", runtime.get(last.result.remote()))
     finally:
         runtime.shutdown()
 

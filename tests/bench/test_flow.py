@@ -38,7 +38,7 @@ def test_a_target_is_met_from_its_limit_on(rate, verdict):
     measured = rows(of={("chronetix", "forward", 64, 0): [rate], ("pyzmq", "forward", 64, 0): [1.0]})
     lines = targets(measured)
     assert lines[0].split() == [verdict, *["64", "B", "at", "least", "4x", "pyzmq:"], f"{rate:.3g}"]
-    assert [line.split()[:2] for line in lines[1:]] == [["not", "measured"]] * 3
+    assert [line.split()[:2] for line in lines[1:]] == [["not", "measured"]] * 4
 
 
 def test_the_filter_tells_each_pixel_from_the_one_below():
@@ -46,6 +46,15 @@ def test_the_filter_tells_each_pixel_from_the_one_below():
     found = flow_nodes.edges(picture.tobytes(), None)
     assert (found[1:] == np.abs(picture[1:].astype(int) - picture[:-1].astype(int))).all()
     assert not found[0].any()
+
+
+def test_a_sink_counts_from_its_warm_up_on(monkeypatch):
+    now = iter([10.0, 10.9, 11.0, 13.0])
+    monkeypatch.setattr(flow_nodes.time, "monotonic", lambda: next(now))
+    count = flow_nodes.Count()
+    for _ in range(5):
+        count.on_frame(b"", None)
+    assert count.on_stop(None) == {"frames": 5, "counted": 2, "seconds": 2.0}
 
 
 def test_a_short_run_loses_nothing_on_either_side(tmp_path, capsys):
