@@ -8,7 +8,9 @@ Rules:
   the stream: until then memory is used for the first time, and processes are still starting.
 * All peers are measured in turn in each round; a ratio is that of one round, and the median of the rounds counts.
 * ``edges``: a numpy filter over pictures of 1080p in place of the function that returns its frame, beside the same
-  filter called in a loop in one process (``alone``); ``edges_in_place`` writes its result into the next frame.
+  filter called in a loop in one process (``alone``); ``edges_in_place`` writes its result into the next frame. Their
+  routes have a buffer of two pictures, as live pictures want it; with the default of 64 each picture is read from
+  memory that no cache holds any more.
 """
 
 from __future__ import annotations
@@ -62,6 +64,7 @@ Run = Callable[[Mapping[str, Any]], tuple[int, Mapping[str, Any]]]
 def compiled(params: Mapping[str, Any]) -> dict[str, Any]:
     """Return the flow for the daemon."""
     artifact = f"python://{ROOT / 'bench' / 'flow_nodes.py'}:"
+    buffer = 64 if params["function"] == "forward" else 2
     nodes = (("source", "blocks"), ("map", params["function"]), ("sink", "Count"))
     return {
         "manifests": [
@@ -75,7 +78,7 @@ def compiled(params: Mapping[str, Any]) -> dict[str, Any]:
             for node, entry in nodes
         ],
         "routes": [
-            {"from": here, "to": there, "plane": "data", "topic": here, "content_type": OCTETS}
+            {"from": here, "to": there, "plane": "data", "topic": here, "content_type": OCTETS, "buffer": buffer}
             for here, there in (("source", "map"), ("map", "sink"))
         ],
         "schemas": [],
