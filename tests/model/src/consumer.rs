@@ -215,7 +215,12 @@ impl Consumer {
 
     /// `inlet_arm`
     fn arm(&self) {
-        self.credit().wait_for.store(self.position + 1, Relaxed);
+        self.arm_at(1);
+    }
+
+    /// `inlet_arm`: for the frame that is so many further on.
+    fn arm_at(&self, ahead: u64) {
+        self.credit().wait_for.store(self.position + ahead, Relaxed);
         self.route.protocol.fence(&[Mutant::ArmFenceMissing]);
     }
 
@@ -256,6 +261,28 @@ impl Consumer {
         }
         self.disarm();
         scan
+    }
+
+    /// `inlet_sleep` where the producer proposes a nap: it wants to be rung at the second frame, and its time limit rings
+    /// too. A mutant naps on without one.
+    pub fn nap(&mut self) -> Option<Frame> {
+        self.arm_at(2);
+        let mut scan = self.take();
+        if let Scan::Nothing = scan {
+            self.nudge();
+            self.route.consumer_bell.sleep();
+            scan = self.take();
+        }
+        if let (Scan::Nothing, true) = (&scan, self.route.protocol.is(Mutant::NapAgain)) {
+            self.route.consumer_bell.sleep();
+            scan = self.take();
+        }
+        self.disarm();
+        match scan {
+            Scan::Found(frame) => Some(frame),
+            Scan::Ended => None,
+            Scan::Nothing => self.next_frame(),
+        }
     }
 
     /// `inlet_take` without a time limit, until there is a frame (None: the stream has ended).

@@ -19,8 +19,8 @@
 //!
 //! One word stands for a payload, another for a descriptor's fields; both are plain memory, where loom reports every
 //! access that is not ordered. A frame's payload is its number. The bell is a counter under a mutex: the kernel orders a
-//! byte sent on a line before the read that sees it. Statistics, loans, several routes, spinning, time limits and the
-//! checks against liars are left out: none orders anything. Where C reports a fault of the peer, here an honest peer
+//! byte sent on a line before the read that sees it. Statistics, loans, several routes, spinning, time limits (but
+//! that of a nap, which rings the bell here) and the checks against liars are left out: none orders anything. Where C reports a fault of the peer, here an honest peer
 //! has been accused, or the end of the stream was lost.
 //!
 //! # Bounds

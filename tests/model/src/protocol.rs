@@ -15,6 +15,10 @@ pub enum Mutant {
     ArmFenceMissing,
     /// `inlet_sleep` does not look again after it has armed.
     ArmLookMissing,
+    /// `inlet_sleep` does not limit a nap.
+    NapLimitMissing,
+    /// `inlet_sleep` goes on napping when a nap is over, without a limit.
+    NapAgain,
     /// `chx_producer_look` loads `returned` relaxed.
     LookReturnedRelaxed,
     /// `chx_producer_reclaim` loads a returned stamp relaxed.
@@ -101,6 +105,8 @@ impl Mutant {
         Mutant::PeekStampRelaxed,
         Mutant::ArmFenceMissing,
         Mutant::ArmLookMissing,
+        Mutant::NapLimitMissing,
+        Mutant::NapAgain,
         Mutant::LookReturnedRelaxed,
         Mutant::ReclaimStampRelaxed,
         Mutant::ReturnStampRelaxed,

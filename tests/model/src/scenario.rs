@@ -8,7 +8,7 @@ use loom::thread::spawn;
 use crate::consumer::{drop_memory, give_back, stamp, Consumer, Frame};
 use crate::memory::Route;
 use crate::producer::{send_shared, Producer};
-use crate::protocol::Protocol;
+use crate::protocol::{Mutant, Protocol};
 use crate::verdict::{LOST_END, LOST_FRAME};
 
 /// A situation, and how many preemptions are tried in it (None: every interleaving).
@@ -27,6 +27,8 @@ pub fn named(name: &str) -> &'static Scenario {
 /// All of them.
 pub const SCENARIOS: &[Scenario] = &[
     every("a consumer sleeps for two frames", consumer_sleeps),
+    every("a consumer naps for two frames", nap_filled),
+    every("a consumer naps, and one frame comes", nap_over),
     every("a producer sleeps for its one credit", producer_sleeps),
     every("a producer sleeps for room", room),
     every("frames come back out of order", reuse),
@@ -106,6 +108,39 @@ fn consumer_sleeps(protocol: Protocol) {
     });
     assert!(producer.send() && producer.send());
     taker.join().unwrap();
+}
+
+/// The second frame rings, and the nap's limit need not.
+fn nap_filled(protocol: Protocol) {
+    let Ends {
+        mut producer,
+        mut consumer,
+        ..
+    } = Ends::new(protocol, 2, 0, 2);
+    let taker = spawn(move || {
+        consumer.nap().expect(LOST_END);
+        consumer.next_frame().expect(LOST_END);
+    });
+    assert!(producer.send() && producer.send());
+    taker.join().unwrap();
+}
+
+/// Nothing but the nap's limit rings for the one frame, before it comes or after.
+fn nap_over(protocol: Protocol) {
+    let Ends {
+        route,
+        mut producer,
+        mut consumer,
+    } = Ends::new(protocol, 2, 0, 2);
+    let taker = spawn(move || {
+        consumer.nap().expect(LOST_END);
+    });
+    let limit = (!protocol.is(Mutant::NapLimitMissing)).then(|| spawn(move || route.consumer_bell.ring()));
+    assert!(producer.send());
+    taker.join().unwrap();
+    if let Some(limit) = limit {
+        limit.join().unwrap();
+    }
 }
 
 fn one_out(protocol: Protocol, credits: u64) {

@@ -10,6 +10,10 @@ const CAUGHT: &[(&[Mutant], &str, &str)] = &[
     (&[CommitFenceMissing], "a consumer sleeps for two frames", LOST_WAKE_UP),
     (&[ArmFenceMissing], "a consumer sleeps for two frames", LOST_WAKE_UP),
     (&[ArmLookMissing], "a consumer sleeps for two frames", LOST_WAKE_UP),
+    (&[CommitFenceMissing], "a consumer naps for two frames", LOST_WAKE_UP),
+    (&[ArmFenceMissing], "a consumer naps for two frames", LOST_WAKE_UP),
+    (&[NapLimitMissing], "a consumer naps, and one frame comes", LOST_WAKE_UP),
+    (&[NapAgain], "a consumer naps, and one frame comes", LOST_WAKE_UP),
     (
         &[LookReturnedRelaxed],
         "frames come back out of order",
