@@ -13,17 +13,18 @@ from pygments.lexers.special import TextLexer
 from sphinx.application import Sphinx
 
 NAVIGATION = {
-    "First steps": (
-        "docs/install",
-        "docs/plugins",
-    ),
+    "First steps": ("docs/install", "docs/plugins", "docs/testing", "docs/debugging"),
     "Guides": (
         "docs/data",
+        "docs/arrays",
+        "docs/arrow",
         "docs/routes",
         "docs/restarts",
         "docs/updates",
+        "docs/environments",
     ),
     "Operation": (
+        "docs/production",
         "docs/operations",
         "docs/upgrade",
         "docs/exits-and-logs",

@@ -21,6 +21,11 @@ BY_CI = {"make demo", "make test"}
 BENCHES = ("data", "flow", "c", "start", "idle", "fan", "recover", "upgrade", "loop")
 UNITS = ("tests/protocol/test_framing.py", '"tests/shm -k latest"')
 BY_HAND = {
+    """py-spy dump --pid "$(chronetixctl describe FLOW -o json | jq '.nodes[] | select(.node == "NODE").pid')\"""",
+    "py-spy top --pid PID",
+    "py-spy record --pid PID --output profile.svg",
+    '/opt/chronetix/bin/python -m pip install "scipy>=1.14"',
+    'python -m pip install --target vendor "scipy>=1.14"',
     "make chaos",
     "make lint",
     "make wheel",
@@ -28,7 +33,8 @@ BY_HAND = {
     *(f"make bench-{name}" for name in BENCHES),
 }
 """A part of the second; some of the tests that run just now; minutes of measuring, which tests/bench runs shortened;
-an hour of storm, of which tests/chaos plays a short one; the wheel, which tests/packaging builds and installs."""
+an hour of storm, of which tests/chaos plays a short one; the wheel, which tests/packaging builds and installs; py-spy,
+which test_guides.py runs where it may; what pip would load from elsewhere."""
 
 
 def console(page: Path) -> Iterator[tuple[str, list[str]]]:
@@ -48,14 +54,14 @@ def as_pattern(shown: list[str]) -> str:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_commands_do_what_the_page_shows(page: Path, daemon: Any) -> None:
+def test_commands_do_what_the_page_shows(page: Path, daemon: Any, tmp_path: Path) -> None:
     for command, shown in console(page):
         if command in BY_CI | BY_HAND | {"chronetixd &"}:
             continue
         ran = subprocess.run(
             ["bash", "-euo", "pipefail", "-c", command],
             cwd=ROOT,
-            env=daemon.environment,
+            env=daemon.environment | {"HOME": str(tmp_path)},
             capture_output=True,
             text=True,
         )
