@@ -20,6 +20,7 @@ import chronetix.testing
 from tests.e2e.conftest import ROOT, Daemon, start_daemon
 from tests.warm import Warm
 
+NPY = "application/x-npy"
 DEBUGGER = str(ROOT / "examples" / "debugger" / "flow.yaml")
 
 
@@ -259,3 +260,57 @@ def test_every_call_that_the_guide_to_testing_shows_works() -> None:
     assert outcomes[2].sent == [1, 2, 3]
     assert outcomes[3].replies == [1]
     assert outcomes[4].sent == [7]
+
+
+def test_a_received_array_is_a_view_that_cannot_be_written() -> None:
+    import numpy as np
+
+    def look(frame: Any, ctx: Any) -> Any:
+        array = frame.numpy()
+        with pytest.raises(ValueError, match="read-only"):
+            array[0, 0] = 1
+        mine = array.copy()
+        mine[0, 0] = 1
+        return [array.base is not None, np.shares_memory(array, array[::2].T), np.shares_memory(array, mine)]
+
+    given = [np.zeros((4, 6), "u1")]
+    ran = chronetix.testing.run(look, given, input_type=NPY)
+    assert ran.sent == [[True, True, False]]
+
+
+def test_what_converts_itself_to_an_array_can_be_sent() -> None:
+    import numpy as np
+
+    class Image:
+        def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
+            return np.full((2, 3), 7, "u1")
+
+    ran = chronetix.testing.run(lambda frame, ctx: Image(), [1], input_type="application/json", content_type=NPY)
+    assert [(array.shape, int(array.sum())) for array in ran.sent] == [((2, 3), 42)]
+
+
+def test_an_array_is_made_in_shared_memory() -> None:
+    import numpy as np
+
+    (snippet,) = (block for block in blocks("arrays.md", "python") if block.startswith("with ctx.loan"))
+    background = np.arange(480 * 640, dtype="u1").reshape(480, 640)
+
+    def make(ctx: Any) -> Iterator[None]:
+        exec(snippet, {"ctx": ctx, "np": np, "background": background})
+        yield None
+
+    (sent,) = chronetix.testing.run(make, content_type="application/octet-stream").sent
+    assert np.array_equal(np.frombuffer(sent, "u1").reshape(480, 640), background)
+
+
+def test_a_received_table_becomes_a_data_frame_and_a_data_frame_is_sent() -> None:
+    import pandas as pd
+    import pyarrow as pa
+
+    def double(frame: Any, ctx: Any) -> Any:
+        assert frame.arrow()["value"].to_numpy().tolist() == [1, 2]
+        return pa.Table.from_pandas(frame.arrow().to_pandas() * 2)
+
+    given = [pa.Table.from_pandas(pd.DataFrame({"value": [1, 2]}))]
+    (sent,) = chronetix.testing.run(double, given, content_type="application/arrow-ipc").sent
+    assert sent["value"].to_pylist() == [2, 4]

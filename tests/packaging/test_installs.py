@@ -90,6 +90,62 @@ def has(version: str) -> bool:
     return True
 
 
+ENDS = """
+def numbers(ctx):
+    yield from ({"n": n} for n in range(3))
+
+
+class Total:
+    total = 0
+
+    def on_frame(self, frame, ctx):
+        self.total += frame.value()["n"]
+
+    def on_stop(self, ctx):
+        return self.total
+"""
+DOUBLE = """#!/usr/bin/env python3
+import platform
+
+import chronetix
+
+print(f"this is Python {platform.python_version()}")
+chronetix.serve(lambda frame, ctx: {"n": frame.value()["n"] * 2})
+"""
+FLOW = """
+name: own
+nodes:
+  - {{ id: numbers, kind: source, impl_kind: python, entry: "python://ends.py:numbers" }}
+  - id: double
+    kind: map
+    impl_kind: process
+    entry: "file://double.py"
+    env: {{ PATH: "{path}:/usr/bin:/bin" }}
+  - {{ id: total, kind: sink, impl_kind: python, entry: "python://ends.py:Total" }}
+edges: [{{ from: numbers, to: double }}, {{ from: double, to: total }}]
+"""
+
+
+def test_a_program_runs_in_an_environment_of_its_own_with_another_python(
+    built: Built, environment: Callable[[str], Environment], daemon: Callable[[Environment], None], tmp_path: Path
+) -> None:
+    ours = environment(THIS)
+    other = next((version for version in reversed(VERSIONS) if version != THIS and has(version)), THIS)
+    theirs = tmp_path / "theirs"
+    uv("venv", "--python", interpreter(other), theirs)
+    for python in (ours.python, theirs / "bin" / "python"):
+        uv("pip", "install", "--python", python, built.wheel)
+    (ours.home / "ends.py").write_text(ENDS)
+    (ours.home / "double.py").write_text(DOUBLE)
+    (ours.home / "double.py").chmod(0o755)
+    (ours.home / "flow.yaml").write_text(FLOW.format(path=theirs / "bin"))
+    daemon(ours)
+    assert "own stopped" in ours.run("chronetixctl", "submit", "flow.yaml", "--wait", "stopped")
+    described = json.loads(ours.run("chronetixctl", "describe", "own", "-o", "json"))
+    assert [node["result"] for node in described["nodes"] if node["node"] == "total"] == [6]
+    assert f"this is Python {other}." in ours.run("chronetixctl", "logs", "own", "--node", "double")
+
+
 @pytest.fixture(scope="module")
 def tool(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Environment:
     """The wheel as ``uv tool install`` puts it, in an environment of its own with links to the programs."""
