@@ -319,3 +319,23 @@ def test_both_forms_of_a_node_make_the_same_manifest() -> None:
 
 def test_cells_hold_one_line() -> None:
     assert cell("a |\n    b") == "a \\| b"
+
+
+def test_defaults_of_the_dsl_are_what_the_compile_step_fills_in() -> None:
+    made = compile_text(
+        FLOW_OF_BOTH + "routes: [{ from: count, to: total }, { from: total, to: count, topic: control/x }]", "f.yaml"
+    )
+    data, control = made.output["routes"]
+    node = made.output["manifests"][1]
+    ends = {"FROM": "count", "TO": "total", "FROM-TO": "count-total"}
+    topic = form.ROUTE["topic"].default.partition("`; ")[0].strip("`")
+    port = form.ROUTE["port"].default.partition("`;")[0].strip("`")
+    assert data["topic"] == topic.replace("FROM-TO", ends["FROM-TO"])
+    assert data["port"] == port.replace("FROM-TO", ends["FROM-TO"])
+    assert (str(data["buffer"]), data["watermark"]) == (form.ROUTE["buffer"].default, data["buffer"] * 3 // 4)
+    assert data["schema_ver"] == "v1"
+    assert control["plane"] == "control"
+    assert "port" not in control
+    assert (node["version"], node["origin"], node["category"]) == ("0.1.0", "external", "Business")
+    assert form.LONG_NODE["version"].default == "`0.1.0`"
+    assert (node["qos"], made.output["manifests"][0]["qos"]) == ({"priority": 4}, {"priority": 4})

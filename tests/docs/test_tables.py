@@ -92,6 +92,24 @@ def test_settings() -> None:
     shows(REFERENCE / "settings.md", {"settings": settings()})
 
 
+OF_OURS = {"CHRONETIX_UPGRADE", "CHRONETIX_NAME"}
+"""Variables that the daemon sets for its own next image; a placeholder in a docstring."""
+
+
+def test_every_environment_variable_that_the_code_reads_is_a_setting_or_is_listed() -> None:
+    page = (REFERENCE / "settings.md").read_text()
+    listed = set(re.findall(r"CHRONETIX_[A-Z_]+\b", page.partition("## Other")[2]))
+    folders = ("chronetix", "chronetixctl", "chronetixd", "nodeworker", "protocol", "shm")
+    read = {
+        name
+        for folder in folders
+        for path in (ROOT / folder).rglob("*.py")
+        for name in re.findall(r"\bCHRONETIX_[A-Z]+(?:_[A-Z]+)*\b", path.read_text())
+    }
+    names = {f"CHRONETIX_{field.name.upper()}" for field in msgspec.structs.fields(Settings)}
+    assert read - names - OF_OURS == listed - {"CHRONETIX_SOCKET"}
+
+
 KINDS = {1: "Protocol", 2: "Flow contract and compile", 3: "Lifecycle", 4: "Permission", 5: "Data plane", 6: "Daemon"}
 FAULTS = {"peer": "the other side", "local": "this side", "asker": "the caller"}
 
