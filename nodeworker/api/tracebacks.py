@@ -1,4 +1,4 @@
-"""Tracebacks as the author of a plugin wants them: his own frames, without those of this package and of the
+"""Tracebacks as the author of a plugin wants them: frames of the plugin, without those of this package and of the
 importer."""
 
 from __future__ import annotations
