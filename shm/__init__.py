@@ -34,6 +34,7 @@ from chronetix.shm._native import (
     line,
     missing_features,
     remains,
+    run_awaited,
     run_frames,
     run_items,
 )
@@ -59,6 +60,7 @@ __all__ = [
     "line",
     "missing_features",
     "remains",
+    "run_awaited",
     "run_frames",
     "run_items",
 ]

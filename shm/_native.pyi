@@ -635,6 +635,28 @@ def run_frames(
     there rings the doorbell. Where ``emit`` is the bound method ``Outlet.send``, the send needs no call. Raises what
     ``on_frame`` and ``emit`` raise (``step.doing`` stays as it was), ``step.interrupt`` before a send, PeerFault."""
 
+def run_awaited(
+    inlet: Inlet,
+    on_frame: Callable[[Any, Any], Any],
+    ctx: Any,
+    step: Step,
+    mailbox: Sized,
+    emit: Callable[..., Any],
+    enter: Callable[[Frame], object],
+    doing: object,
+    coroutines: type,
+    most: int,
+    /,
+) -> tuple[Frame, Any, Any] | bool:
+    """Call ``on_frame(frame, ctx)``, which may return a coroutine, for frames that are there, ``most`` at most, each
+    after ``enter(frame)``; send what comes of each to the outlet of ``emit``; return the credit.
+
+    Returns True when ``mailbox`` is not empty or ``most`` frames were taken, False when no frame is there. Returns
+    (frame, coroutine, value) for a coroutine that waits for ``value``, which it has yielded, and (frame, None, value)
+    for a result that the caller has to await or send: there was no credit, or ``emit`` is no ``Outlet.send``. The
+    caller then returns the credit. Raises what ``enter`` and ``on_frame`` raise, RouteClosed, PeerFault. Within a
+    callback ``step.doing`` is ``doing``."""
+
 def run_items(items: Iterator[Any], step: Step, mailbox: Sized, emit: Callable[[Any, int, int], Any], /) -> bool:
     """Send each item that is not None with ``emit(item, -1, number)``; ``step.item`` is the last number.
 

@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Generator, Iterator
 from contextvars import ContextVar
 from functools import partial
-from typing import Any, TypeVar
+from types import CoroutineType
+from typing import Any, NoReturn, TypeVar
 
 from chronetix.nodeworker.api.errors import said
 from chronetix.nodeworker.api.message import Message
@@ -26,7 +27,7 @@ from chronetix.nodeworker.engine.node import Phase
 from chronetix.nodeworker.engine.sends import Sends
 from chronetix.nodeworker.engine.waits import Waits
 from chronetix.protocol.messages import Deliver, Drain, Leave, Tick
-from chronetix.shm import Frame, Loan, RouteClosed
+from chronetix.shm import Frame, Loan, RouteClosed, run_awaited
 
 T = TypeVar("T")
 
@@ -52,6 +53,30 @@ class Flying:
         self.frame = frame
         self.landed = False
         self.turn: asyncio.Future[None] | None = None
+
+
+class Begun:
+    """A ``coroutine`` that has begun and waits for what it has yielded, to be awaited."""
+
+    __slots__ = ("_coroutine", "_yielded")
+
+    def __init__(self, coroutine: Coroutine[Any, Any, Any], yielded: Any) -> None:
+        self._coroutine = coroutine
+        self._yielded = yielded
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        yielded = self._yielded
+        while True:
+            try:
+                sent = yield yielded
+            except BaseException as reason:
+                go_on = partial(self._coroutine.throw, reason)
+            else:
+                go_on = partial(self._coroutine.send, sent)
+            try:
+                yielded = go_on()
+            except StopIteration as end:
+                return end.value
 
 
 class Sourcing:
@@ -80,6 +105,7 @@ class AsyncLoop(Loop):
         self._main: asyncio.Task[Any] | None = None
         self._reason: BaseException | None = None
         self._open = self._waiting = self._asking = 0
+        self._present: Flying | None = None
         self._owner = children.Owner()
         self._sends = Sends(node.outputs, node.step, waits, self.waits)
         self.taken = 0
@@ -194,6 +220,16 @@ class AsyncLoop(Loop):
         stretch, left = 0, self._node.room
         while True:
             stretch += 1
+            if self._limit == 1 and not (self._node.leaves or self._node.step.finishing or self._sends.any_wait):
+                more = self._straight_through()
+                if isinstance(more, tuple):
+                    await self._finish_frame(*more)
+                    continue
+                if more:
+                    stretch = 0
+                    waits.wake()
+                    await asyncio.sleep(0)
+                    continue
             if self._mailbox or stretch >= STRETCH:
                 stretch = 0
                 waits.wake()
@@ -214,6 +250,42 @@ class AsyncLoop(Loop):
                 await waits.rest()
         while flying:
             await waits.rest()
+
+    def _straight_through(self) -> tuple[Frame, Any, Any] | bool:
+        """Take frames one by one, as long as nothing has to be waited for: see ``shm.run_awaited``."""
+        node = self._node
+        step, on_frame, begun = node.step, node.plugin.on_frame, node.step.count
+        assert on_frame is not None  # bind refuses inputs without it
+        node.phase = "frame"
+        try:
+            return run_awaited(
+                *(node.inlet, on_frame, node.ctx, step, self._mailbox, node.emit),
+                *(self._enter, self, CoroutineType, STRETCH),
+            )
+        except BaseException as reason:
+            self._fails("frame", reason)
+        finally:
+            self.taken += step.count - begun
+            self._notify()
+
+    def _enter(self, frame: Frame) -> None:
+        """What happens from now on is about this frame. It is kept until the next one: when its callback fails, its
+        credit must not return with the last reference."""
+        self._present = Flying(frame)
+        DOING.set(self._present)
+
+    async def _finish_frame(self, frame: Frame, coroutine: Any, value: Any) -> None:
+        """What is left to do of a frame whose callback has to wait, or whose result has."""
+        if not self._owner.is_here:
+            children.end_child(None)
+        if coroutine is not None:
+            value = await self._call("frame", Begun, coroutine, value)
+        elif hasattr(value, "__await__"):
+            value = await self._call("frame", lambda: value)
+        if value is not None:
+            await self._give(value)
+        frame.release()
+        self._notify()
 
     async def _launch(self, frame: Frame) -> None:
         self.taken += 1
@@ -247,7 +319,9 @@ class AsyncLoop(Loop):
     async def _turn(self) -> None:
         """Until what comes of the present frame may leave."""
         doing = DOING.get()
-        if not isinstance(doing, Flying) or doing.landed or not self._node.plugin.ordered or self._flying[0] is doing:
+        if self._limit == 1 or not isinstance(doing, Flying) or doing.landed or not self._node.plugin.ordered:
+            return
+        if self._flying[0] is doing:
             return
         if doing.turn is None:
             doing.turn = self._waits.loop.create_future()
@@ -371,16 +445,20 @@ class AsyncLoop(Loop):
             node.phase = phase
             raise
         except BaseException as reason:
-            if not self._owner.is_here:
-                children.end_child(reason)
-            if isinstance(reason, asyncio.CancelledError) and self._was_cancelled(phase):
-                raise
-            node.phase = phase
-            if isinstance(reason, Exception):
-                raise
-            raise Exited(reason) from None
+            self._fails(phase, reason)
         finally:
             self._opens(-1)
+
+    def _fails(self, phase: Phase, reason: BaseException) -> NoReturn:
+        """A callback has raised ``reason``: raise it again, as it may leave a task."""
+        if not self._owner.is_here:
+            children.end_child(reason)
+        if isinstance(reason, asyncio.CancelledError) and self._was_cancelled(phase):
+            raise reason
+        self._node.phase = phase
+        if isinstance(reason, Exception):
+            raise reason
+        raise Exited(reason) from None
 
     def _was_cancelled(self, phase: Phase) -> bool:
         """By us, and not by the plugin itself."""

@@ -27,6 +27,11 @@ class Sends:
         self._waiting = waiting
         self._locks: dict[str | None, asyncio.Lock] = {}
 
+    @property
+    def any_wait(self) -> bool:
+        """A send waits: what is sent now has to wait behind it."""
+        return any(lock.locked() for lock in self._locks.values())
+
     async def through(self, to: str | None, attempt: Callable[[], T], timeout: float | None = None) -> T:
         """What ``attempt``, a send to ``to`` that does not wait, returns once it succeeds.
 

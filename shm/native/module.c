@@ -18,6 +18,8 @@ static PyMethodDef module_methods[] = {
      "Frames of an inlet through a plugin's function, until its inputs have ended (True) or an event is there (False)."},
     {"run_items", (PyCFunction)(void (*)(void))native_run_items, METH_FASTCALL,
      "Send the items of an iterator, until it is exhausted (True) or an event is there (False)."},
+    {"run_awaited", (PyCFunction)(void (*)(void))native_run_awaited, METH_FASTCALL,
+     "Frames of an inlet through an asynchronous plugin's function, as far as that goes without a wait."},
     {"remains", (PyCFunction)native_remains, METH_O,
      "(end, input_seq) of a dead producer's RING: behind its last position, and the highest of its last frames."},
 #ifdef CHX_FAILPOINTS

@@ -172,6 +172,7 @@ void native_outlet_linger(Outlet *self, uint64_t bytes);
 int native_outlet_data(const Outlet *self, PyObject *given, Py_buffer *data);
 void native_outlet_copy(Outlet *self, void *to, const void *from, size_t length);
 int native_outlet_send(Outlet *self, PyObject *value, const struct chx_tags *tags);
+int native_outlet_try_send(Outlet *self, PyObject *value, const struct chx_tags *tags);
 Outlet *native_outlet_of(PyObject *method);
 PyObject *native_outlet_send_many(Outlet *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames);
 PyObject *native_loan_new(Outlet *outlet, const struct native_claim *claim, const struct chx_tags *tags);
@@ -235,6 +236,7 @@ extern PyTypeObject *native_Step;
 int native_plugin_loop_init(PyObject *module);
 PyObject *native_run_frames(PyObject *module, PyObject *const *args, Py_ssize_t nargs);
 PyObject *native_run_items(PyObject *module, PyObject *const *args, Py_ssize_t nargs);
+PyObject *native_run_awaited(PyObject *module, PyObject *const *args, Py_ssize_t nargs);
 
 /* ---- view.c ---- */
 int native_view_init(PyObject *module);

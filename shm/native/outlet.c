@@ -176,6 +176,12 @@ int native_outlet_send(Outlet *self, PyObject *value, const struct chx_tags *tag
     return outlet_send_value(self, value, -1, tags, &unused);
 }
 
+/* The same without waiting: WouldBlock. */
+int native_outlet_try_send(Outlet *self, PyObject *value, const struct chx_tags *tags) {
+    int64_t unused;
+    return outlet_send_value(self, value, 0, tags, &unused);
+}
+
 /* The outlet whose bound method `send` this is, borrowed; NULL for anything else. */
 Outlet *native_outlet_of(PyObject *method) {
     if (!PyCFunction_Check(method)) return NULL;

@@ -1,4 +1,5 @@
-/* shm.Step, and the two loops of a plugin's thread: frames through a function, items out of an iterator.
+/* shm.Step, and the loops of a plugin's thread: frames through a function, or one that may wait; items out of an
+ * iterator.
  *
  * A frame costs one call of the plugin; taking, sending and returning it need no bytecode. What is seldom needs none of
  * it here: a loop comes back to its caller as soon as the mailbox has an event, and raises what the plugin raises.
@@ -192,6 +193,90 @@ PyObject *native_run_items(PyObject *Py_UNUSED(module), PyObject *const *args, P
     }
     if (PyErr_Occurred()) return NULL;
     Py_RETURN_FALSE;
+}
+
+/* ---- asynchronous plugins --------------------------------------------------------------------------------------- */
+
+/* A callback that may have to be awaited, up to its first wait. */
+struct stretch {
+    PyObject *coroutine; /* that waits; NULL: the callback has ended, or has returned something else */
+    PyObject *value;     /* what `coroutine` waits for, or the callback's result */
+};
+
+static void stretch_clear(struct stretch *stretch) {
+    Py_CLEAR(stretch->coroutine);
+    Py_CLEAR(stretch->value);
+}
+
+/* Call, and run what is to be awaited as far as it goes without a wait. `coroutines`: the type of coroutines. */
+static int stretch_run(struct stretch *stretch, PyObject *on_frame, PyObject *frame, PyObject *ctx,
+                       PyObject *coroutines) {
+    *stretch = (struct stretch){.value = PyObject_CallFunctionObjArgs(on_frame, frame, ctx, NULL)};
+    if (!stretch->value) return -1;
+    if ((PyObject *)Py_TYPE(stretch->value) != coroutines) return 0;
+    stretch->coroutine = stretch->value;
+    stretch->value = NULL;
+    PySendResult sent = PyIter_Send(stretch->coroutine, Py_None, &stretch->value);
+    if (sent != PYGEN_NEXT) Py_CLEAR(stretch->coroutine);
+    return sent == PYGEN_ERROR ? -1 : 0;
+}
+
+/* Send the result if that needs no wait. 1: it is sent, or there was none; 0: it is for the caller; -1: exception. */
+static int stretch_emit(const struct loop *loop, const struct stretch *stretch, PyObject *frame) {
+    if (stretch->coroutine) return 0;
+    if (stretch->value == Py_None) return 1;
+    if (!loop->outlet || PyObject_HasAttrString(stretch->value, "__await__")) return 0;
+    struct chx_tags tags = {0};
+    native_frame_origin(frame, &tags);
+    if (native_outlet_try_send(loop->outlet, stretch->value, &tags) == 0) return 1;
+    if (!PyErr_ExceptionMatches(native_would_block)) return -1;
+    PyErr_Clear();
+    return 0;
+}
+
+/* run_awaited(inlet, on_frame, ctx, step, mailbox, emit, enter, doing, coroutines, most): (frame, coroutine, value) for
+ * what has to be awaited or sent by the caller, True when others are to have their turn, False when nothing is there. */
+PyObject *native_run_awaited(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t nargs) {
+    int64_t most = 0;
+    if (nargs != 10) return PyErr_Format(PyExc_TypeError, "run_awaited() takes 10 arguments (%zd given)", nargs);
+    if (!PyObject_TypeCheck(args[0], native_Inlet) || !PyObject_TypeCheck(args[3], native_Step))
+        return PyErr_Format(PyExc_TypeError, "run_awaited() takes a shm.Inlet and a shm.Step, not %R and %R", args[0],
+                            args[3]);
+    if (native_i64(args[9], "most", &most)) return NULL;
+    struct loop loop;
+    loop_init(&loop, args[3], args[4], args[5]);
+    uint32_t process = native_process();
+    for (; most > 0; most--) {
+        int events = loop_look(&loop);
+        if (events < 0) return NULL;
+        if (events) Py_RETURN_TRUE;
+        PyObject *frame = native_inlet_take(args[0], 0, 0);
+        if (!frame) return NULL;
+        if (frame == Py_None) {
+            Py_DECREF(frame);
+            Py_RETURN_FALSE;
+        }
+        PyObject *entered = PyObject_CallFunctionObjArgs(args[6], frame, NULL), *before = Py_XNewRef(loop.step->doing);
+        struct stretch stretch = {0};
+        int sent = -1;
+        if (entered) {
+            loop.step->count++;
+            step_at(loop.step, args[7]);
+            if (stretch_run(&stretch, args[1], frame, args[2], args[8]) == 0)
+                sent = process == native_process() ? stretch_emit(&loop, &stretch, frame) : 0;
+            step_at(loop.step, before);
+        }
+        Py_XDECREF(entered);
+        Py_XDECREF(before);
+        PyObject *left = NULL;
+        if (sent > 0) native_frame_release(frame);
+        if (sent == 0)
+            left = PyTuple_Pack(3, frame, stretch.coroutine ? stretch.coroutine : Py_None, stretch.value);
+        stretch_clear(&stretch);
+        Py_DECREF(frame);
+        if (sent <= 0) return left;
+    }
+    Py_RETURN_TRUE;
 }
 
 int native_plugin_loop_init(PyObject *module) {

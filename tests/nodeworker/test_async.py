@@ -214,6 +214,71 @@ class TestFramesInFlight:
         assert testing.run(Counts, range(20)).result == 1
         assert testing.run(Counts, range(20), max_inflight=6).result == 6
 
+    def test_may_wait_in_every_way_or_not_at_all(self):
+        async def on_frame(frame):
+            match frame.value() % 6:
+                case 0:
+                    return 0
+                case 1:
+                    return await asyncio.sleep(0, 1)
+                case 2:
+                    try:
+                        async with asyncio.timeout(0):
+                            await asyncio.Event().wait()
+                    except TimeoutError:
+                        await asyncio.sleep(0)
+                        return 2
+                case 3:
+                    return sum(await asyncio.gather(asyncio.sleep(0, 1), asyncio.sleep(0, 2)))
+                case 4:
+                    future = asyncio.get_running_loop().create_future()
+                    asyncio.get_running_loop().call_soon(future.set_result, 4)
+                    return await future
+            return await asyncio.create_task(asyncio.sleep(0, 5))
+
+        assert testing.run(on_frame, range(60)).sent == [number % 6 for number in range(60)]
+
+    def test_may_return_what_is_to_be_awaited(self):
+        def on_frame(frame):
+            return asyncio.ensure_future(asyncio.sleep(0, frame.value()))
+
+        class Plain:
+            def on_frame(self, frame):
+                return on_frame(frame)
+
+            async def on_stop(self):
+                return "asynchronous"
+
+        assert testing.run(Plain, range(5)).sent == list(range(5))
+
+    def test_may_leave_a_task_that_sends_later(self):
+        class Later:
+            def __init__(self):
+                self.tasks = []
+
+            async def on_frame(self, frame, ctx):
+                value = frame.value()
+                if value < 3:
+                    self.tasks.append(asyncio.create_task(self.send(ctx, value)))
+                return f"at once {value}"
+
+            async def send(self, ctx, value):
+                await ctx.send(f"later {value}")
+
+            async def on_stop(self):
+                await asyncio.gather(*self.tasks)
+
+        sent = testing.run(Later, range(4)).sent
+        assert sorted(sent) == sorted([*(f"at once {n}" for n in range(4)), *(f"later {n}" for n in range(3))])
+
+    def test_fail_in_their_own_words_after_a_wait_too(self):
+        async def on_frame(frame):
+            await asyncio.sleep(0)
+            raise LookupError("after")
+
+        with pytest.raises(LookupError, match="after"):
+            testing.run(on_frame, range(3))
+
     def test_send_what_comes_of_them_in_their_order(self):
         run = testing.run(self.meeting(5), range(40), max_inflight=5, buffer=8)
         assert (run.sent, run.result) == (list(range(40)), 5)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gc
 import itertools
+import os
 import threading
+import types
 import weakref
 
 import pytest
@@ -260,3 +262,120 @@ class TestStep:
         del source
         gc.collect()
         assert gone() is None
+
+
+class Yields:
+    """An awaitable that yields what it was made with."""
+
+    def __init__(self, value):
+        self.value = value
+
+    def __await__(self):
+        return (yield self.value)
+
+
+def run_awaited(route, on_frame, *, step=None, mailbox=(), emit=None, entered=None, doing="doing", most=100):
+    step = step or shm.Step()
+    enter = [].append if entered is None else lambda frame: entered.append(frame.seq)
+    emit = Sent() if emit is None else emit
+    return shm.run_awaited(
+        *(route.inlet, on_frame, "ctx", step, mailbox, emit, enter, doing, types.CoroutineType, most)
+    )
+
+
+class TestAwaited:
+    def test_coroutines_that_do_not_wait_run_through_and_their_results_are_sent(self, make_route):
+        first, second = make_route(), make_route()
+        frames_of(first, b"a", b"b", b"c", close=False)
+        step, entered = shm.Step(), []
+
+        async def on_frame(frame, ctx):
+            assert (ctx, step.doing) == ("ctx", "doing")
+            return None if frame.seq == 1 else frame
+
+        assert run_awaited(first, on_frame, step=step, entered=entered, emit=second.outlet.send) is False
+        assert second.drain() == [b"a", b"c"]
+        assert (entered, step.count, step.doing) == ([0, 1, 2], 3, None)
+        assert first.view()["returned"] == 3
+
+    def test_a_coroutine_that_waits_comes_back_with_what_it_waits_for_and_its_frame_is_held(self, route):
+        frames_of(route, b"a", b"b")
+
+        async def on_frame(frame, ctx):
+            return await Yields("something")
+
+        frame, coroutine, value = run_awaited(route, on_frame)
+        assert (frame.seq, value) == (0, "something")
+        with pytest.raises(StopIteration) as end:
+            coroutine.send("result")
+        assert end.value.value == "result"
+        assert route.view()["returned"] == 0
+        del frame
+
+    def test_a_result_without_credit_comes_back_to_be_sent(self, make_route):
+        first, second = make_route(), make_route(credits=1)
+        second.outlet.send(b"full")
+        frames_of(first, b"a")
+        frame, coroutine, value = run_awaited(first, lambda frame, _: b"r", emit=second.outlet.send)
+        assert (frame.seq, coroutine, value) == (0, None, b"r")
+        assert first.view()["returned"] == 0
+        del frame
+
+    def test_a_result_for_what_is_no_outlet_and_an_awaitable_come_back(self, make_route):
+        first, second = make_route(), make_route()
+        frames_of(first, b"a", b"b")
+        _, coroutine, value = run_awaited(first, lambda *_: b"r", emit=Sent())
+        assert (coroutine, value) == (None, b"r")
+        awaitable = Yields(1)
+        _, coroutine, value = run_awaited(first, lambda *_: awaitable, emit=second.outlet.send)
+        assert coroutine is None
+        assert value is awaitable
+
+    def test_others_get_their_turn_after_an_event_and_after_so_many_frames(self, route):
+        frames_of(route, b"a", b"b", b"c", close=False)
+        seen: list[int] = []
+        assert run_awaited(route, lambda frame, _: seen.append(frame.seq), most=2) is True
+        assert run_awaited(route, lambda frame, _: seen.append(frame.seq), mailbox=["event"]) is True
+        assert seen == [0, 1]
+        assert run_awaited(route, lambda frame, _: seen.append(frame.seq), most=2) is False
+        assert seen == [0, 1, 2]
+
+    def test_what_a_coroutine_raises_passes(self, route):
+        frames_of(route, b"a")
+
+        async def on_frame(frame, ctx):
+            raise LookupError("a")
+
+        step = shm.Step()
+        step.doing = "before"
+        with pytest.raises(LookupError, match="a"):
+            run_awaited(route, on_frame, step=step)
+        assert step.doing == "before"
+
+    def test_a_closed_route_passes(self, make_route):
+        first, second = make_route(), make_route()
+        frames_of(first, b"a")
+        second.consumer.close()
+        with pytest.raises(shm.RouteClosed):
+            run_awaited(first, lambda frame, _: frame, emit=second.outlet.send)
+
+    def test_a_child_that_comes_back_from_the_callback_sends_nothing(self, make_route):
+        first, second = make_route(), make_route()
+        frames_of(first, b"a", close=False)
+        parent = os.getpid()
+
+        def on_frame(frame, ctx):
+            pid = os.fork()
+            return Yields(pid) if pid else b"child"
+
+        found = run_awaited(first, on_frame, emit=second.outlet.send)
+        if os.getpid() != parent:
+            os._exit(7 if isinstance(found, tuple) and found[2] == b"child" else 8)
+        assert os.waitstatus_to_exitcode(os.waitpid(found[2].value, 0)[1]) == 7
+        del found
+        assert second.drain() == []
+
+    @pytest.mark.parametrize("arguments", [(), (None,) * 10])
+    def test_what_is_no_inlet_or_step_is_refused(self, arguments):
+        with pytest.raises(TypeError, match="takes"):
+            shm.run_awaited(*arguments)
