@@ -265,8 +265,9 @@ class AsyncLoop(Loop):
         except BaseException as reason:
             self._fails("frame", reason)
         finally:
-            self.taken += step.count - begun
-            self._notify()
+            if step.count != begun:
+                self.taken += step.count - begun
+                self._notify()
 
     def _enter(self, frame: Frame) -> None:
         """What happens from now on is about this frame. It is kept until the next one: when its callback fails, its
