@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -139,6 +140,25 @@ def test_what_systemd_refuses_is_shown(ctl: Any, booted: Path, tmp_path: Path) -
     ended = ctl("service", "install", "--user")
     assert ended.code == 1
     assert "Unit is masked." in ended.err
+
+
+@pytest.mark.parametrize(
+    ("failure", "reason"),
+    [
+        (OSError(28, "No space left on device"), "No space left on device"),
+        (OSError("the disk is gone"), "the disk is gone"),
+    ],
+)
+def test_a_file_that_cannot_be_written_is_told_with_its_reason(
+    ctl: Any, root: Path, monkeypatch: pytest.MonkeyPatch, failure: OSError, reason: str
+) -> None:
+    def fail(path: Path, text: str) -> None:
+        raise failure
+
+    monkeypatch.setattr(services, "_replace", fail)
+    ended = ctl("service", "install", "--system", "--root", str(root))
+    assert ended.code == 1
+    assert re.search(rf"\.[a-z]+: {reason}( \[|$)", ended.err, re.M), ended.err
 
 
 def test_a_path_is_written_as_systemd_reads_it() -> None:

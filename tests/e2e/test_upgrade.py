@@ -264,7 +264,10 @@ class TestRefused:
         command = [*CTL, "upgrade", "--image", str(rehearses)]
         with subprocess.Popen(command, env=daemon.environment, stderr=subprocess.DEVNULL) as first:
             exists(tmp_path / "begun")
-            with Client.connect(daemon.socket) as client, pytest.raises(ChronetixError, match="another upgrade is under way"):
+            with (
+                Client.connect(daemon.socket) as client,
+                pytest.raises(ChronetixError, match="another upgrade is under way"),
+            ):
                 client.call("upgrade")
             first.send_signal(signal.SIGINT)
         assert upgrade(daemon)["failed"] == "", "whoever gives up leaves nothing behind"
