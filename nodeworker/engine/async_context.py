@@ -60,15 +60,15 @@ class AsyncContext(Context):
     """What an asynchronous plugin gets as ``ctx``: as :class:`Context`, but what waits is awaited. It is used from the
     event loop's thread only."""
 
-    __slots__ = ("_air",)
+    __slots__ = ("_loop_side",)
 
     awaited = True
 
-    _air: EventLoopSide | None
+    _loop_side: EventLoopSide | None
 
-    def adopt(self, air: EventLoopSide) -> None:
+    def adopt(self, side: EventLoopSide) -> None:
         """The event loop's side of the node; before that nothing can be sent."""
-        self._air = air
+        self._loop_side = side
 
     def send(  # type: ignore[override]  # awaited
         self,
@@ -81,9 +81,9 @@ class AsyncContext(Context):
     ) -> Pending[None]:
         """Send one frame: ``await ctx.send(…)``, with the arguments and errors of ``Context.send``. It waits for its
         turn, because frames leave in the order of those they were made from, then for credit."""
-        air = self._started()
+        side = self._started()
         notes = None if meta is None and not stamp_ns else Notes(stamp_ns, meta)
-        return self._pending("send", air.send(to, data, timeout, notes))
+        return self._pending("send", side.send(to, data, timeout, notes))
 
     def send_many(self, data: Any, size: int, *, to: str | None = None, timeout: float | None = None) -> int:  # noqa: ARG002
         """Raises TypeError: it would hold up the event loop. Send one by one instead."""
@@ -105,7 +105,7 @@ class AsyncContext(Context):
         return self._pending("request", self._answered(head, payload, timeout))
 
     async def _answered(self, head: dict[str, Any], payload: bytes, timeout: float) -> Message:
-        air, loop = self._started(), asyncio.get_running_loop()
+        side, loop = self._started(), asyncio.get_running_loop()
         answer: asyncio.Future[Message | RequestFailed] = loop.create_future()
 
         def settle(end: Message | RequestFailed) -> None:
@@ -119,7 +119,7 @@ class AsyncContext(Context):
         if self._step.interrupt is not None:
             raise self._step.interrupt
         limit = loop.call_later(timeout + self._host.grace_s, settle, late(str(head["topic"]), timeout))
-        air.asks(1)
+        side.asks(1)
         try:
             forget = self._host.ask(head, payload, nanoseconds(timeout), done)
             try:
@@ -127,17 +127,17 @@ class AsyncContext(Context):
             finally:
                 forget()
         finally:
-            air.asks(-1)
+            side.asks(-1)
             limit.cancel()
         if isinstance(end, RequestFailed):
             raise end
         return end
 
     def _started(self) -> EventLoopSide:
-        air: EventLoopSide | None = getattr(self, "_air", None)
-        if air is None:
+        side: EventLoopSide | None = getattr(self, "_loop_side", None)
+        if side is None:
             raise RuntimeError(f"node {self.node!r} can send and ask from on_start on, not in its constructor")
-        return air
+        return side
 
     def _pending(self, method: str, work: Coroutine[Any, Any, T]) -> Pending[T]:
         return Pending(work, partial(self._forgotten, method))

@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Coroutine, Generator, Iterator
-from contextvars import ContextVar
+from collections.abc import Callable, Coroutine, Iterator
 from functools import partial
 from types import CoroutineType
 from typing import Any, NoReturn, TypeVar
@@ -22,6 +21,7 @@ from chronetix.nodeworker.api.message import Message
 from chronetix.nodeworker.api.outputs import Notes, Origin
 from chronetix.nodeworker.engine import children
 from chronetix.nodeworker.engine.async_context import AsyncContext
+from chronetix.nodeworker.engine.awaiting import DOING, Begun, Exited, FrameInFlight, Sourcing
 from chronetix.nodeworker.engine.loop import Event, Finish, Loop
 from chronetix.nodeworker.engine.node import Phase
 from chronetix.nodeworker.engine.sends import Sends
@@ -39,54 +39,6 @@ END: Any = object()
 FOREIGN = "a task that runs the node was cancelled by the plugin; a node that is done says so by ctx.finish()"
 
 
-class Exited(Exception):
-    """What a plugin has raised that is no Exception, on its way through a task: SystemExit and KeyboardInterrupt would
-    fall out of the event loop, and a CancelledError that nobody asked for would look like a task that was cancelled."""
-
-
-class Flying:
-    """A frame that is worked on. ``turn`` is resolved when all before it have landed."""
-
-    __slots__ = ("frame", "landed", "turn")
-
-    def __init__(self, frame: Frame) -> None:
-        self.frame = frame
-        self.landed = False
-        self.turn: asyncio.Future[None] | None = None
-
-
-class Begun:
-    """A ``coroutine`` that has begun and waits for what it has yielded, to be awaited."""
-
-    __slots__ = ("_coroutine", "_yielded")
-
-    def __init__(self, coroutine: Coroutine[Any, Any, Any], yielded: Any) -> None:
-        self._coroutine = coroutine
-        self._yielded = yielded
-
-    def __await__(self) -> Generator[Any, Any, Any]:
-        yielded = self._yielded
-        while True:
-            try:
-                sent = yield yielded
-            except BaseException as reason:
-                go_on = partial(self._coroutine.throw, reason)
-            else:
-                go_on = partial(self._coroutine.send, sent)
-            try:
-                yielded = go_on()
-            except StopIteration as end:
-                return end.value
-
-
-class Sourcing:
-    """The source: what it sends are numbered items."""
-
-
-DOING: ContextVar[Flying | Sourcing | None] = ContextVar("doing", default=None)
-"""What the running callback works on. Tasks that it makes inherit it."""
-
-
 class AsyncLoop(Loop):
     """Runs ``node`` in the event loop of ``waits``. ``notify`` is called when something has come of it; the other
     arguments are those of :class:`Loop`."""
@@ -97,7 +49,7 @@ class AsyncLoop(Loop):
         self._waits = waits
         self._notify = notify
         self._limit = node.config.max_inflight
-        self._flying: deque[Flying] = deque()
+        self._in_flight: deque[FrameInFlight] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
         self._source_task: asyncio.Task[None] | None = None
         self._source_waits = False
@@ -105,7 +57,8 @@ class AsyncLoop(Loop):
         self._main: asyncio.Task[Any] | None = None
         self._reason: BaseException | None = None
         self._open = self._waiting = self._asking = 0
-        self._present: Flying | None = None
+        self._present: FrameInFlight | None = None
+        self._failing = False
         self._owner = children.Owner()
         self._sends = Sends(node.outputs, node.step, waits, self.waits)
         self.taken = 0
@@ -116,7 +69,7 @@ class AsyncLoop(Loop):
     @property
     def quiet(self) -> bool:
         """No callback is under way and no event waits."""
-        return not (self._open or self._flying or self._mailbox)
+        return not (self._open or self._in_flight or self._mailbox)
 
     @property
     def stuck(self) -> bool:
@@ -141,7 +94,7 @@ class AsyncLoop(Loop):
         """``on_stop`` and the end of the outputs; the node's result, as it can travel."""
         result = None
         self._reason = None
-        self._node.step.cancelled = False
+        self._failing = self._node.step.cancelled = False
         if self._node.plugin.on_stop is not None:
             result = await self._cancellable(self._call("stop", self._node.plugin.on_stop, self._node.ctx))
         return self._node.end(result)
@@ -216,7 +169,7 @@ class AsyncLoop(Loop):
     # -- frames -------------------------------------------------------------------------------------------------
 
     async def _taking(self) -> None:
-        inlet, flying, waits = self._node.inlet, self._flying, self._waits
+        inlet, in_flight, waits = self._node.inlet, self._in_flight, self._waits
         stretch, left = 0, self._node.room
         while True:
             stretch += 1
@@ -234,7 +187,7 @@ class AsyncLoop(Loop):
                 stretch = 0
                 waits.wake()
                 await asyncio.sleep(0)
-            if len(flying) >= self._limit:
+            if len(in_flight) >= self._limit:
                 await waits.rest()
                 continue
             if (self._node.leaves and left <= 0) or self._node.step.finishing:
@@ -242,13 +195,13 @@ class AsyncLoop(Loop):
             frame = inlet.take(0)
             if frame is not None:
                 left -= self._node.leaves
-                await self._launch(frame)
+                await self._begin_frame(frame)
             elif inlet.ended or self.drained:
                 break
             elif inlet.arm():
                 stretch = 0
                 await waits.rest()
-        while flying:
+        while in_flight:
             await waits.rest()
 
     def _straight_through(self) -> tuple[Frame, Any, Any] | bool:
@@ -256,7 +209,6 @@ class AsyncLoop(Loop):
         node = self._node
         step, on_frame, begun = node.step, node.plugin.on_frame, node.step.count
         assert on_frame is not None  # bind refuses inputs without it
-        node.phase = "frame"
         try:
             return run_awaited(
                 *(node.inlet, on_frame, node.ctx, step, self._mailbox, node.emit),
@@ -272,7 +224,8 @@ class AsyncLoop(Loop):
     def _enter(self, frame: Frame) -> None:
         """What happens from now on is about this frame. It is kept until the next one: when its callback fails, its
         credit must not return with the last reference."""
-        self._present = Flying(frame)
+        self._begins("frame")
+        self._present = FrameInFlight(frame)
         DOING.set(self._present)
 
     async def _finish_frame(self, frame: Frame, coroutine: Any, value: Any) -> None:
@@ -288,16 +241,16 @@ class AsyncLoop(Loop):
         frame.release()
         self._notify()
 
-    async def _launch(self, frame: Frame) -> None:
+    async def _begin_frame(self, frame: Frame) -> None:
         self.taken += 1
-        entry = Flying(frame)
-        self._flying.append(entry)
+        entry = FrameInFlight(frame)
+        self._in_flight.append(entry)
         if self._limit == 1:
-            await self._fly(entry)
+            await self._work_on(entry)
         else:
-            self._task(self._fly(entry))
+            self._task(self._work_on(entry))
 
-    async def _fly(self, entry: Flying) -> None:
+    async def _work_on(self, entry: FrameInFlight) -> None:
         """One frame through the plugin."""
         DOING.set(entry)
         on_frame = self._node.plugin.on_frame
@@ -306,13 +259,13 @@ class AsyncLoop(Loop):
         if result is not None:
             await self._give(result)
         entry.frame.release()
-        entry.landed = True
-        flying = self._flying
-        if flying[0] is entry:
-            while flying and flying[0].landed:
-                flying.popleft()
-            if flying and flying[0].turn is not None:
-                flying[0].turn.set_result(None)
+        entry.finished = True
+        in_flight = self._in_flight
+        if in_flight[0] is entry:
+            while in_flight and in_flight[0].finished:
+                in_flight.popleft()
+            if in_flight and in_flight[0].turn is not None:
+                in_flight[0].turn.set_result(None)
             if self._limit > 1:
                 self._waits.wake()
         self._notify()
@@ -320,9 +273,9 @@ class AsyncLoop(Loop):
     async def _turn(self) -> None:
         """Until what comes of the present frame may leave."""
         doing = DOING.get()
-        if self._limit == 1 or not isinstance(doing, Flying) or doing.landed or not self._node.plugin.ordered:
+        if self._limit == 1 or not isinstance(doing, FrameInFlight) or doing.finished or not self._node.plugin.ordered:
             return
-        if self._flying[0] is doing:
+        if self._in_flight[0] is doing:
             return
         if doing.turn is None:
             doing.turn = self._waits.loop.create_future()
@@ -432,7 +385,7 @@ class AsyncLoop(Loop):
     async def _call(self, phase: Phase, function: Callable[..., Any], *arguments: Any) -> Any:
         """What ``function`` returns, awaited if it has to be."""
         node = self._node
-        node.phase = phase
+        self._begins(phase)
         node.step.count += 1
         self._opens(1)
         try:
@@ -450,13 +403,20 @@ class AsyncLoop(Loop):
         finally:
             self._opens(-1)
 
+    def _begins(self, phase: Phase) -> None:
+        """A callback begins. Once one has failed, the phase stays that one's: others may run until they are cancelled."""
+        if not self._failing:
+            self._node.phase = phase
+
     def _fails(self, phase: Phase, reason: BaseException) -> NoReturn:
         """A callback has raised ``reason``: raise it again, as it may leave a task."""
         if not self._owner.is_here:
             children.end_child(reason)
         if isinstance(reason, asyncio.CancelledError) and self._was_cancelled(phase):
             raise reason
-        self._node.phase = phase
+        if not self._failing:
+            self._failing = True
+            self._node.phase = phase
         if isinstance(reason, Exception):
             raise reason
         raise Exited(reason) from None
@@ -513,7 +473,7 @@ class AsyncLoop(Loop):
             to, lambda: self._made(doing, partial(outputs.outlet(to).loan, nbytes, 0)), timeout
         )
 
-    def _made(self, doing: Flying | Sourcing | None, attempt: Callable[[Origin], T]) -> T:
+    def _made(self, doing: FrameInFlight | Sourcing | None, attempt: Callable[[Origin], T]) -> T:
         """Tried with what it is made from: the present frame, or the source's next item, which counts if it goes."""
         if not isinstance(doing, Sourcing):
             return attempt(doing.frame if doing is not None else None)

@@ -32,14 +32,14 @@ class SelectorLoop(asyncio.SelectorEventLoop):
         super().stop()
 
 
-class Air:
+class SharedEventLoop:
     """The loop, which sleeps on ``bell``."""
 
     def __init__(self, bell: Doorbell) -> None:
         self._loop = SelectorLoop()
         self._bell = bell
         self.waits = Waits(self._loop, bell, self._loop.halt)
-        self._flights: list[Flight] = []
+        self._members: list[AsyncMember] = []
         self.ending = False
         """Every task is cancelled."""
         self.steps = 0
@@ -48,20 +48,20 @@ class Air:
     @property
     def quiet(self) -> bool:
         """No callback of an asynchronous node is under way, and no event waits for one."""
-        return all(flight.quiet for flight in self._flights)
+        return all(member.quiet for member in self._members)
 
     @property
     def stuck(self) -> bool:
         """Some node waits for credits, and no other one is at work."""
-        return any(flight.stuck for flight in self._flights) and all(
-            flight.stuck or flight.quiet for flight in self._flights
+        return any(member.stuck for member in self._members) and all(
+            member.stuck or member.quiet for member in self._members
         )
 
-    def add(self, node: Node, mailbox: Mailbox, answer: Answer) -> Flight:
+    def add(self, node: Node, mailbox: Mailbox, answer: Answer) -> AsyncMember:
         """One more node."""
-        flight = Flight(self, node, mailbox, self._bell, answer)
-        self._flights.append(flight)
-        return flight
+        member = AsyncMember(self, node, mailbox, self._bell, answer)
+        self._members.append(member)
+        return member
 
     def run(self, work: Coroutine[Any, Any, None]) -> None:
         """A task of the loop."""
@@ -93,20 +93,20 @@ class Air:
     def close(self) -> None:
         """End the loop and every task in it."""
         self.ending = True
-        for flight in self._flights:
-            flight.cancel()
+        for member in self._members:
+            member.cancel()
         self._loop.run_until_complete(end_tasks())
         self._loop.run_until_complete(self._loop.shutdown_asyncgens())
         self.waits.close()
         self._loop.close()
 
 
-class Flight:
+class AsyncMember:
     """One asynchronous node, from ``on_start`` to ``on_stop``."""
 
-    def __init__(self, air: Air, node: Node, mailbox: Mailbox, bell: Doorbell, answer: Answer) -> None:
-        self._air = air
-        self._loop = AsyncLoop(air.waits, air.notify, node, mailbox, bell, answer, _unheard)
+    def __init__(self, shared: SharedEventLoop, node: Node, mailbox: Mailbox, bell: Doorbell, answer: Answer) -> None:
+        self._shared = shared
+        self._loop = AsyncLoop(shared.waits, shared.notify, node, mailbox, bell, answer, _unheard)
         self.begun = False
         self.ended = False
         self.result: Any = None
@@ -133,12 +133,12 @@ class Flight:
 
     def begin(self) -> None:
         """Call ``on_start``; ``begun`` tells when that is done. The rest follows by itself."""
-        self._air.run(self._live())
+        self._shared.run(self._live())
 
     def turn(self) -> bool:
         """Let it go on; whether something has come of that. Raises what the plugin raised."""
-        self._air.waits.wake()
-        worked = self._air.turn()
+        self._shared.waits.wake()
+        worked = self._shared.turn()
         if self.failure is not None:
             raise self.failure
         return worked
@@ -147,11 +147,11 @@ class Flight:
         try:
             await self._loop.begin()
             self.begun = True
-            self._air.notify()
+            self._shared.notify()
             await self._loop.live()
             self.result = await self._loop.finish()
         except asyncio.CancelledError as reason:
-            if not self._air.ending:
+            if not self._shared.ending:
                 self.failure = reason
             else:
                 if self.begun:
@@ -160,7 +160,7 @@ class Flight:
         except BaseException as reason:
             self.failure = reason
         self.begun = self.ended = True
-        self._air.notify()
+        self._shared.notify()
 
 
 def _unheard(_stage: Emptied) -> None:

@@ -32,7 +32,7 @@ from chronetix.shm import Consumer, Doorbell, Loan, Outlet, Producer, RouteView,
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-    from chronetix.nodeworker.inprocess.async_inprocess import Air, Flight
+    from chronetix.nodeworker.inprocess.async_inprocess import AsyncMember, SharedEventLoop
     from chronetix.shm._native import RouteSnapshot
 
 T = TypeVar("T")
@@ -72,7 +72,7 @@ class Deployment:
         """What the one thread sleeps on."""
         self._members: dict[str, Member] = {}
         self._bus = LocalBus(on_publish, self._await_reply, self._mail_has_come)
-        self._air: Air | None = None
+        self._event_loop: SharedEventLoop | None = None
         self._alarms: list[RunningTimer] = []
         self._failure: FlowFailed | None = None
         self._draining = False
@@ -145,8 +145,8 @@ class Deployment:
 
     def close(self) -> None:
         """Give back all memory and descriptors."""
-        if self._air is not None:
-            self._air.close()
+        if self._event_loop is not None:
+            self._event_loop.close()
         for view in self._views.values():
             view.close()
         for member in self._members.values():
@@ -198,18 +198,18 @@ class Deployment:
             member.guarded(partial(member.node.construct, found[name]))
             member.node.ctx.handover = self._handovers.get(name)
             if asynchronous:
-                member.flight = self._into_the_air(member)
+                member.asynchronous = self._on_event_loop(member)
 
-    def _into_the_air(self, member: Member) -> Flight:
-        from chronetix.nodeworker.inprocess.async_inprocess import Air  # what few flows need
+    def _on_event_loop(self, member: Member) -> AsyncMember:
+        from chronetix.nodeworker.inprocess.async_inprocess import SharedEventLoop  # what few flows need
 
-        self._air = self._air or Air(self.bell)
-        return self._air.add(member.node, member.mailbox, self._bus.reply)
+        self._event_loop = self._event_loop or SharedEventLoop(self.bell)
+        return self._event_loop.add(member.node, member.mailbox, self._bus.reply)
 
     def _begin(self, member: Member) -> None:
         """Call its ``on_start``; meanwhile those it sends to go on, and they have begun before it."""
         member.begin()
-        while member.flight is not None and not member.flight.begun:
+        while member.asynchronous is not None and not member.asynchronous.begun:
             if not member.serve() and not self.drive(member.node.outputs.producers):
                 self._sleep()
 
@@ -269,7 +269,7 @@ class Deployment:
                 self._give_back()
             if self._draining:
                 self._drain_sources()
-            steps = self._air.steps if self._air is not None else 0
+            steps = self._event_loop.steps if self._event_loop is not None else 0
             worked = self._events()
             for member in members:
                 worked |= member.consume(member.burst) > 0
@@ -278,7 +278,7 @@ class Deployment:
             for member in sources:
                 self._turn_ns = time.monotonic_ns()
                 worked |= member.produce()
-            if worked or (self._air is not None and self._air.steps != steps):
+            if worked or (self._event_loop is not None and self._event_loop.steps != steps):
                 continue
             for member in members:
                 worked |= member.end_if_done()
@@ -287,7 +287,7 @@ class Deployment:
             if worked:
                 continue
             self._refuse_deadlock()
-            if until_idle and (self._air is None or self._air.quiet):
+            if until_idle and (self._event_loop is None or self._event_loop.quiet):
                 self._draining, self._on_drain = True, None
             else:
                 self._sleep()
@@ -303,20 +303,20 @@ class Deployment:
         worked = False
         for member in self._members.values():
             worked |= member.serve()
-        if self._air is not None:
+        if self._event_loop is not None:
             self._bus.tell_of_ended()
         return worked
 
     def _mail_has_come(self) -> None:
-        if self._air is not None:
-            self._air.notify()
+        if self._event_loop is not None:
+            self._event_loop.notify()
 
     def _refuse_deadlock(self) -> None:
         """Nothing can be done now: if asynchronous nodes wait for credits, nobody will ever return one."""
-        if self._air is None or not self._air.stuck or self._alarms:
+        if self._event_loop is None or not self._event_loop.stuck or self._alarms:
             return
         for member in self._members.values():
-            if member.flight is not None and member.flight.stuck:
+            if member.asynchronous is not None and member.asynchronous.stuck:
                 producers = member.node.outputs.producers
                 member.guarded(partial(_raise, self._deadlock(producers)))
 
@@ -340,8 +340,8 @@ class Deployment:
         if left is not None:
             dues.append(time.monotonic_ns() + int(left * 1e9))
         wait_ns = max(0, min(dues) - time.monotonic_ns()) if dues else -1
-        if self._air is not None:
-            self._air.sleep(wait_ns / 1e9 if dues else None)
+        if self._event_loop is not None:
+            self._event_loop.sleep(wait_ns / 1e9 if dues else None)
         else:
             self.bell.wait(wait_ns)
 
@@ -388,14 +388,18 @@ class Deployment:
 
     def wait_for_credit(self, producers: Sequence[Producer], until_ns: int | None) -> None:
         """Something has to happen elsewhere before a send can succeed. Raises RuntimeError when nothing can."""
-        if self.drive(producers) or self._events() or (self._air is not None and self._consume() > 0):
+        if self.drive(producers) or self._events() or (self._event_loop is not None and self._consume() > 0):
             return
         limits = [producer.limit_ns for producer in producers if producer.limit_ns]
         if limits:
             given_up_ns = time.monotonic_ns() + min(limits)
             self._sleep(given_up_ns if until_ns is None else min(until_ns, given_up_ns))
             return
-        if until_ns is None and not self._alarms and (self._air is None or self._air.quiet or self._air.stuck):
+        if (
+            until_ns is None
+            and not self._alarms
+            and (self._event_loop is None or self._event_loop.quiet or self._event_loop.stuck)
+        ):
             raise self._deadlock(producers)
         self._sleep(until_ns)
 

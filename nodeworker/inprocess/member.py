@@ -22,7 +22,7 @@ from chronetix.protocol.messages import Deliver, Drain, Tick
 from chronetix.shm import RouteClosed
 
 if TYPE_CHECKING:
-    from chronetix.nodeworker.inprocess.async_inprocess import Flight
+    from chronetix.nodeworker.inprocess.async_inprocess import AsyncMember
 
 BURST, BURST_BYTES = 32, 1 << 18
 """Items, and bytes in frames, that a source may make before the others get their turn: enough to spread the cost of the
@@ -67,7 +67,7 @@ class Member:
         self.result: Any = None
         self.ending = False
         """It is to take and make nothing more; :meth:`end_if_done` finishes it."""
-        self.flight: Flight | None = None
+        self.asynchronous: AsyncMember | None = None
         """Its life in the event loop, if its plugin is asynchronous."""
         self.begun = False
         """Its ``on_start`` is done."""
@@ -115,16 +115,16 @@ class Member:
 
     def _look_whether_it_ends(self) -> None:
         """The plugin wants to finish, or its tasks have ended: whoever waits for its credits is to know."""
-        if self.flight is not None:
-            self.ending |= self.flight.ended
+        if self.asynchronous is not None:
+            self.ending |= self.asynchronous.ended
         elif self.node.step.finishing:
             self.ending = True
             self.mailbox.clear()
 
     def begin(self) -> None:
-        """``on_start``, and the source's iterator. An asynchronous one has begun when its ``flight`` says so."""
-        if self.flight is not None:
-            self.flight.begin()
+        """``on_start``, and the source's iterator. An asynchronous one has begun when its ``asynchronous`` says so."""
+        if self.asynchronous is not None:
+            self.asynchronous.begin()
         else:
             self.guarded(self._begin)
 
@@ -133,7 +133,7 @@ class Member:
         self.node.ctx.stopping = True
         if not self.is_source:
             return
-        if self.flight is None:
+        if self.asynchronous is None:
             self.ending = True
         elif not self._told:
             self._told = True
@@ -141,8 +141,8 @@ class Member:
 
     def produce(self) -> bool:
         """A few items of the source; whether there was something to do."""
-        if self.flight is not None:
-            return self._turn(self.flight)
+        if self.asynchronous is not None:
+            return self._turn(self.asynchronous)
         if self._items is None or self.active or self.ending or self.finished:
             return False
         self.guarded(self._produce)
@@ -150,10 +150,10 @@ class Member:
 
     def consume(self, most: int = 1 << 30) -> int:
         """Up to ``most`` frames that are there (an asynchronous node takes what it likes); how many were handled."""
-        if self.flight is not None:
-            before = self.flight.taken
-            self._turn(self.flight)
-            return self.flight.taken - before
+        if self.asynchronous is not None:
+            before = self.asynchronous.taken
+            self._turn(self.asynchronous)
+            return self.asynchronous.taken - before
         if self.is_source or self.active or self.ending or self.finished:
             return 0
         self._handled = 0
@@ -162,8 +162,8 @@ class Member:
 
     def serve(self) -> bool:
         """The events in the mailbox; whether there were any."""
-        if self.flight is not None:
-            return self._turn(self.flight)
+        if self.asynchronous is not None:
+            return self._turn(self.asynchronous)
         if not self.mailbox or self.active or self.finished:
             return False
         self.guarded(self._serve)
@@ -171,8 +171,8 @@ class Member:
 
     def end_if_done(self) -> bool:
         """Finish the node if nothing more can come to it; whether it was finished now."""
-        if self.flight is not None:
-            return self._landed(self.flight)
+        if self.asynchronous is not None:
+            return self._has_ended(self.asynchronous)
         if self.finished or self.active or self.mailbox:
             return False
         exhausted = not self.is_source and self.node.inlet.ended and self._items is None
@@ -182,23 +182,23 @@ class Member:
         self.guarded(self._finish)
         return True
 
-    def _turn(self, flight: Flight) -> bool:
+    def _turn(self, asynchronous: AsyncMember) -> bool:
         """Let the event loop go on; whether something has come of it."""
         worked = False
 
         def turn() -> None:
             nonlocal worked
-            worked = flight.turn()
+            worked = asynchronous.turn()
 
         if not self.active and not self.finished:
             self.guarded(turn)
         return worked
 
-    def _landed(self, flight: Flight) -> bool:
-        if self.finished or not flight.ended:
+    def _has_ended(self, asynchronous: AsyncMember) -> bool:
+        if self.finished or not asynchronous.ended:
             return False
         self.ending = self.finished = True
-        self.result = flight.result
+        self.result = asynchronous.result
         self.wiring.stages.close()
         return True
 
@@ -261,7 +261,7 @@ class Member:
         ``on_stop`` called unless it is what has ``failed``. What they raise is logged: the flow's own reason counts.
         An asynchronous node does so when its tasks are cancelled."""
         self.node.step.interrupt = Interrupted("the flow ends at once")
-        if self.finished or not self.begun or self.flight is not None:
+        if self.finished or not self.begun or self.asynchronous is not None:
             return
         for work in (self._close_source,) if failed else (self._close_source, self.node.stop):
             try:

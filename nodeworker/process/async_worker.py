@@ -31,27 +31,27 @@ class AsyncRun:
         self._loop = UvLoop()
         asyncio.set_event_loop(self._loop)
         self._waits = Waits(self._loop, bell)
-        self._air = AsyncLoop(self._waits, _unheard, node, mailbox, bell, answer, rewire)
+        self._async_loop = AsyncLoop(self._waits, _unheard, node, mailbox, bell, answer, rewire)
 
     def start(self) -> None:
         """``on_start``."""
-        self._loop.run_until_complete(self._air.begin())
+        self._loop.run_until_complete(self._async_loop.begin())
 
     def run(self) -> None:
         """Until the node has nothing more to do."""
-        self._loop.run_until_complete(self._air.live())
+        self._loop.run_until_complete(self._async_loop.live())
 
     def stop(self) -> Any:
         """``on_stop`` and the end of the outputs; the node's result."""
-        return self._loop.run_until_complete(self._air.finish())
+        return self._loop.run_until_complete(self._async_loop.finish())
 
     def interrupt(self, reason: BaseException) -> None:
         """Cancel whatever waits: ``start`` and ``run`` raise ``reason``. From a signal handler."""
-        self._air.interrupt(reason)
+        self._async_loop.interrupt(reason)
 
     def close(self) -> None:
         """End the event loop, and with it what the plugin has left running there."""
-        self._air.cancels()
+        self._async_loop.cancels()
         self._loop.run_until_complete(end_tasks())
         self._loop.run_until_complete(self._loop.shutdown_asyncgens())
         self._waits.close()

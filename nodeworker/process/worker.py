@@ -131,7 +131,7 @@ class Worker:
         self._signals = 0
         self._signalled = 0.0
         """When the first of them came."""
-        self._air: AsyncRun | None = None
+        self._async_run: AsyncRun | None = None
         self._interruptible = True
         self._ended_by: BaseException | None = None
         """Kept until the inputs are abandoned: with it go the frames that were worked on, and with these their credits,
@@ -260,13 +260,13 @@ class Worker:
         """In an event loop. Signals do not raise in it unless it hangs: it is told, and cancels what waits."""
         from chronetix.nodeworker.process.async_worker import AsyncRun  # what few plugins need, no worker should carry
 
-        self._air = air = AsyncRun(*arguments)
+        self._async_run = async_run = AsyncRun(*arguments)
         self._interruptible = False
         try:
-            return self._run(air)
+            return self._run(async_run)
         finally:
-            self._air = None
-            air.close()
+            self._async_run = None
+            async_run.close()
 
     def _hello(self) -> Configure:
         hello = Hello(protocol=list(PROTOCOL_VERSIONS), role="worker", features=[HANDOVER], pid=os.getpid())
@@ -469,8 +469,8 @@ class Worker:
         if self._node is not None:
             self._node.step.interrupt = reason
         hangs = False
-        if self._air is not None:
-            self._air.interrupt(reason)
+        if self._async_run is not None:
+            self._async_run.interrupt(reason)
             hangs = self._signals > 1
         waits = self._node is None or self._node.step.doing is None
         if hangs or (self._interruptible and (waits or self._signals > 1)):
