@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import flow_nodes
-from bench.flow_peers import PEERS
+from bench.flow_peers import PEERS, ROLES
 from bench.machine import describe_machine, own_version, progress
 from bench.report import aligned, number_text, size_text
 from bench.start import ROOT, daemon
@@ -55,6 +55,9 @@ class FlowRow:
     sent: int
     received: int
     frames_per_second: float
+    cpu_s_per_million: tuple[float, ...] = ()
+    """Seconds of processor a million frames of source, map and sink, from the start of each process to its end; of
+    chronetix only."""
 
 
 Run = Callable[[Mapping[str, Any]], tuple[int, Mapping[str, Any]]]
@@ -100,7 +103,8 @@ def on_chronetix(client: Client) -> Run:
             raise RuntimeError(f"the flow {name} failed")
         counted = next(node["result"] for node in described["nodes"] if node["node"] == "sink")
         sent = next(route["stats"]["committed"] for route in described["routes"] if route["from"] == "source")
-        return sent, counted
+        used = {node["node"]: sum(death["cpu_ns"] for death in node["deaths"]) for node in described["nodes"]}
+        return sent, counted | {"cpu_ns": [used[role] for role in ROLES]}
 
     return run
 
@@ -133,7 +137,9 @@ def row(peer: str, version: str, params: Mapping[str, Any], run: Run) -> FlowRow
     progress(f"{params['function']} {size_text(params['size'])} {peer}")
     sent, counted = run(params)
     rate = counted["counted"] / counted["seconds"] if counted["seconds"] else 0.0
-    return FlowRow(peer, version, params["function"], params["size"], sent, counted["frames"], rate)
+    frames = max(1, counted["frames"])
+    cpu = tuple(used / frames / 1000 for used in counted.get("cpu_ns", ()))
+    return FlowRow(peer, version, params["function"], params["size"], sent, counted["frames"], rate, cpu)
 
 
 def ratios(rows: Sequence[FlowRow], function: str, size: int, rival: str) -> list[float]:
@@ -152,7 +158,9 @@ def ratios(rows: Sequence[FlowRow], function: str, size: int, rival: str) -> lis
 
 def table(rows: Sequence[FlowRow]) -> list[str]:
     """One line for each peer, function and size: medians, and losses of all rounds together."""
-    lines = [("function", "size", "peer", "frames/s", "GB/s", "lost", "ratio")]
+    lines: list[tuple[str, ...]] = [
+        ("function", "size", "peer", "frames/s", "GB/s", "lost", "ratio", "CPU s/M source", "map", "sink")
+    ]
     for function, size, peer in dict.fromkeys((each.function, each.size, each.peer) for each in rows):
         same = [each for each in rows if (each.function, each.size, each.peer) == (function, size, peer)]
         rate = statistics.median(each.frames_per_second for each in same)
@@ -166,9 +174,14 @@ def table(rows: Sequence[FlowRow]) -> list[str]:
                 number_text(rate * size / 1e9),
                 str(sum(each.sent - each.received for each in same)),
                 f"{number_text(statistics.median(times))}x" if times else "",
+                *(
+                    number_text(statistics.median(stage))
+                    for stage in zip(*(each.cpu_s_per_million for each in same), strict=True)
+                ),
             )
         )
-    return aligned(lines)
+    width = len(lines[0])
+    return aligned([line + ("",) * (width - len(line)) for line in lines])
 
 
 def targets(rows: Sequence[FlowRow]) -> list[str]:

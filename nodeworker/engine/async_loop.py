@@ -404,7 +404,7 @@ class AsyncLoop(Loop):
             self._opens(-1)
 
     def _begins(self, phase: Phase) -> None:
-        """A callback begins. Once one has failed, the phase stays that one's: others may run until they are cancelled."""
+        """A callback begins. Once one has failed, the phase stays its own: others run until they are cancelled."""
         if not self._failing:
             self._node.phase = phase
 

@@ -28,9 +28,16 @@ def test_a_ratio_is_that_of_one_round():
 def test_the_table_shows_medians_ratios_and_all_losses():
     measured = rows(of={("chronetix", "forward", 64, 0): [8.0, 30.0, 9.0], ("dora", "forward", 64, 2): [2.0, 3.0, 1.0]})
     head, ours, theirs = (line.split() for line in table(measured))
-    assert head == ["function", "size", "peer", "frames/s", "GB/s", "lost", "ratio"]
+    assert head[:7] == ["function", "size", "peer", "frames/s", "GB/s", "lost", "ratio"]
     assert ours == ["forward", "64", "B", "chronetix", "9", "5.76e-07", "0"]
     assert theirs[3:] == ["dora", "2", "1.28e-07", "6", "9x"]
+
+
+def test_the_table_shows_what_each_stage_costs():
+    measured = [FlowRow("chronetix", "1", "forward", 64, 9, 9, 1.0, cpu) for cpu in ((1.0, 2.0, 9.0), (3.0, 4.0, 9.0))]
+    head, ours = table(measured)
+    assert head.split()[-5:] == ["CPU", "s/M", "source", "map", "sink"]
+    assert ours.split()[-3:] == ["2", "3", "9"]
 
 
 @pytest.mark.parametrize(("rate", "verdict"), [(4.0, "met"), (3.9, "MISSED")])
@@ -68,6 +75,7 @@ def test_a_short_run_loses_nothing_on_either_side(tmp_path, capsys):
         ("queue", "forward", 64),
     ]
     assert all(row["sent"] == row["received"] > 0 for row in measured)
+    assert [len(row["cpu_s_per_million"]) for row in measured] == [3, 0]
     assert "Targets" in capsys.readouterr().out
 
 
