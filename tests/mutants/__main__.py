@@ -22,6 +22,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -263,6 +264,12 @@ def unreadable(mutant: Mutant, source: str) -> bool:
     return False
 
 
+@cache
+def test_texts() -> dict[Path, str]:
+    """The texts of all files of tests, by their paths."""
+    return {file: file.read_text() for file in sorted((ROOT / "tests").rglob("test_*.py"))}
+
+
 def chosen(path: Path) -> tuple[list[str], list[str]]:
     """The files of tests that are for a module, nearest first, and the others that lie where it is mirrored.
 
@@ -284,18 +291,19 @@ def chosen(path: Path) -> tuple[list[str], list[str]]:
         if file.name in SEARCH:
             return 7
         beside = any(str(path).startswith(start) and str(file.relative_to(ROOT)) in BESIDE[start] for start in BESIDE)
-        within, text = folder in file.parents, file.read_text()
+        within, text = folder in file.parents, texts[file]
         if within and file.stem in mirrored:
             return 0
         if beside:
             return 1
-        if imports.search(text):
+        if path.stem in text and imports.search(text):
             return 2 if within else 4
         if within:
             return 5 if re.search(rf"\b{path.stem}\b", text) else 6
         return None
 
-    ranks = {file: rank(file) for file in sorted((ROOT / "tests").rglob("test_*.py"))}
+    texts = test_texts()
+    ranks = {file: rank(file) for file in texts}
     ranked = sorted((place, str(file.relative_to(ROOT))) for file, place in ranks.items() if place is not None)
     return [file for place, file in ranked if place < 5], [file for place, file in ranked if place >= 5]
 
