@@ -632,8 +632,9 @@ def run_frames(
     ``emit(result, -1, frame)`` what is not None; then return the credit.
 
     Returns True when all inputs have ended, False as soon as ``mailbox`` is not empty: a thread that puts something
-    there rings the doorbell. Where ``emit`` is the bound method ``Outlet.send``, the send needs no call. Raises what
-    ``on_frame`` and ``emit`` raise (``step.doing`` stays as it was), ``step.interrupt`` before a send, PeerFault."""
+    there rings the doorbell. Where ``emit`` is the bound method ``Outlet.send``, the send needs no call, and
+    RouteClosed is raised only when no route is left. Raises what ``on_frame`` and ``emit`` raise (``step.doing`` is the
+    frame), ``step.interrupt`` before a send, PeerFault."""
 
 def run_awaited(
     inlet: Inlet,

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterator
+from contextlib import suppress
 from functools import partial
 from types import CoroutineType
 from typing import Any, NoReturn, TypeVar
@@ -211,7 +212,7 @@ class AsyncLoop(Loop):
         assert on_frame is not None  # bind refuses inputs without it
         try:
             return run_awaited(
-                *(node.inlet, on_frame, node.ctx, step, self._mailbox, node.emit),
+                *(node.inlet, on_frame, node.ctx, step, self._mailbox, node.loop_emit),
                 *(self._enter, self, CoroutineType, STRETCH),
             )
         except BaseException as reason:
@@ -447,6 +448,10 @@ class AsyncLoop(Loop):
             return
         self._opens(1)
         try:
+            for _ in self._node.config.outputs[1:]:  # the end of one of several is told once, then the others go on
+                with suppress(RouteClosed):
+                    await self.send(None, result)
+                    return
             await self.send(None, result)
         finally:
             self._opens(-1)

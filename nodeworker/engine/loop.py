@@ -102,7 +102,7 @@ class Loop:
             return self._rest()
         while True:
             node.phase = "frame"
-            if run_frames(node.inlet, node.batch, on_frame, node.ctx, step, mailbox, node.emit):
+            if run_frames(node.inlet, node.batch, on_frame, node.ctx, step, mailbox, node.loop_emit):
                 return None
             self._serve()
             if self.drained or step.finishing:
@@ -123,7 +123,7 @@ class Loop:
 
     def _items(self, items: Iterator[Any]) -> bool:
         """Send items until an event comes. True: there are no more."""
-        return run_items(items, self._node.step, self._mailbox, self._node.emit)
+        return run_items(items, self._node.step, self._mailbox, self._node.loop_emit)
 
     def _item_with_inputs(self, items: Iterator[Any]) -> bool:
         """Send one item, for frames are to be taken in between. Its frames have no numbers: they may be made of what

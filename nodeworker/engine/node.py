@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
+from types import BuiltinMethodType
 from typing import Any, Literal
 
 from msgspec.structs import replace as replace_fields
@@ -23,7 +24,7 @@ from chronetix.nodeworker.api.outputs import Origin, Outputs, Sender
 from chronetix.nodeworker.api.plugin import Plugin, bind, is_asynchronous
 from chronetix.nodeworker.engine.retry import retrying, retrying_awaited
 from chronetix.protocol.messages import Configure, Port, Tick
-from chronetix.shm import Batch, Frame, Inlet, Producer, Step
+from chronetix.shm import Batch, Frame, Inlet, Producer, RouteClosed, Step
 
 Take = Callable[..., Frame | Batch | None]
 """Called with the ns to wait, by default for ever."""
@@ -44,6 +45,9 @@ class Node:
     take: Take
     """What the plugin's ``on_frame`` is called with: the next frame, or batch of frames if it takes these."""
     emit: Sender
+    """Sends to the routes that are left; RouteClosed when none is."""
+    loop_emit: Sender
+    """The same for the native loops, which go on with the routes that are left by themselves."""
 
     def __init__(self, config: Configure, inlet: Inlet | None, outputs: Outputs, host: Host) -> None:
         """Without ``inlet`` it stands by, until :meth:`connect`."""
@@ -249,9 +253,26 @@ class Node:
             self.emit(result, -1)
 
     def _emitter(self) -> Sender:
-        if self.config.outputs:
-            return self.outputs.sender()
-        return self._publish_everywhere if self.config.publications else _drop
+        routes = len(self.config.outputs)
+        if not routes:
+            self.loop_emit = self._publish_everywhere if self.config.publications else _drop
+            return self.loop_emit
+        sender = self.outputs.sender()
+        emit = sender if routes == 1 else self._to_all_left(sender, routes)
+        self.loop_emit = sender if isinstance(sender, BuiltinMethodType) else emit
+        return emit
+
+    @staticmethod
+    def _to_all_left(sender: Sender, routes: int) -> Sender:
+        """The end of one of several routes is told once, and nothing was sent then: it goes to the others."""
+
+        def emit(data: Any, timeout_ns: int = -1, origin: Origin = None) -> Any:
+            for _ in range(1, routes):
+                with suppress(RouteClosed):
+                    return sender(data, timeout_ns, origin)
+            return sender(data, timeout_ns, origin)
+
+        return emit
 
     def _publish_everywhere(self, data: Any, timeout_ns: int = -1, origin: Origin = None) -> None:  # noqa: ARG002
         self.ctx.publish(None, data)

@@ -97,6 +97,16 @@ static inline int loop_look(struct loop *loop) {
     return events < 0 ? -1 : events > 0;
 }
 
+/* Send to the routes that are left: the end of one of several is told once, and then the others go on. */
+static int loop_send(Outlet *outlet, PyObject *value, const struct chx_tags *tags,
+                     int (*send)(Outlet *, PyObject *, const struct chx_tags *)) {
+    for (Py_ssize_t routes = outlet->count; send(outlet, value, tags) != 0; routes--) {
+        if (routes <= 1 || !PyErr_ExceptionMatches(native_route_closed)) return -1;
+        PyErr_Clear();
+    }
+    return 0;
+}
+
 /* Send what the plugin gave; `origin` is made only for an emit that is called. */
 static int loop_emit(const struct loop *loop, PyObject *value, const struct chx_tags *tags, PyObject *frame) {
     PyObject *interrupt = loop->step->interrupt;
@@ -104,7 +114,7 @@ static int loop_emit(const struct loop *loop, PyObject *value, const struct chx_
         PyErr_SetObject((PyObject *)Py_TYPE(interrupt), interrupt);
         return -1;
     }
-    if (loop->outlet) return native_outlet_send(loop->outlet, value, tags);
+    if (loop->outlet) return loop_send(loop->outlet, value, tags, native_outlet_send);
     PyObject *forever = PyLong_FromLong(-1);
     PyObject *origin = frame ? Py_NewRef(frame) : PyLong_FromUnsignedLongLong(tags->input_seq), *sent = NULL;
     if (forever && origin) sent = PyObject_CallFunctionObjArgs(loop->emit, value, forever, origin, NULL);
@@ -228,7 +238,7 @@ static int stretch_emit(const struct loop *loop, const struct stretch *stretch, 
     if (!loop->outlet || PyObject_HasAttrString(stretch->value, "__await__")) return 0;
     struct chx_tags tags = {0};
     native_frame_origin(frame, &tags);
-    if (native_outlet_try_send(loop->outlet, stretch->value, &tags) == 0) return 1;
+    if (loop_send(loop->outlet, stretch->value, &tags, native_outlet_try_send) == 0) return 1;
     if (!PyErr_ExceptionMatches(native_would_block)) return -1;
     PyErr_Clear();
     return 0;

@@ -226,6 +226,56 @@ def test_who_finishes_takes_no_more_and_all_around_it_end_in_order(
     assert snapshot["drops"]["unread"] == snapshot["committed"] - 5 == snapshot["dropped"]
 
 
+BRANCHES = """
+    {a}def numbers(ctx):
+        for i in range(200):
+            yield b"%d" % i
+    {a}def forward(frame):
+        return bytes(frame)
+    class All:
+        def __init__(self): self.taken = []
+        {a}def on_frame(self, frame): self.taken.append(int(bytes(frame)))
+        {a}def on_stop(self, ctx): return self.taken
+    class Three(All):
+        {a}def on_frame(self, frame, ctx):
+            self.taken.append(int(bytes(frame)))
+            if len(self.taken) == 3: ctx.finish()
+"""
+
+
+@pytest.mark.parametrize("a", ["", "async "])
+@pytest.mark.parametrize("finishing", [1, 2])
+def test_the_other_consumers_of_its_producer_get_every_frame(a: str, finishing: int, daemon, configure, plugin) -> None:
+    """source -> map -> sinks, of which some finish early, and source -> sink."""
+    code = plugin(BRANCHES.format(a=a))
+    early = [f"ms{n}" for n in range(finishing)]
+    results = daemon.run(
+        configure("s", code + ":numbers", "sm>m", "sa>direct", credits=4),
+        configure("m", code + ":forward", "sm<s", *(f"{route}>{route}" for route in early), "ma>all", credits=4),
+        *(configure(route, code + ":Three", f"{route}<m", credits=4) for route in early),
+        configure("all", code + ":All", "ma<m", credits=4),
+        configure("direct", code + ":All", "sa<s", credits=4),
+    )
+    assert results["all"] == results["direct"] == list(range(200))
+    assert all(results[route] == [0, 1, 2] for route in early)
+
+
+@pytest.mark.parametrize("a", ["", "async "])
+def test_in_one_process_they_get_every_frame_too(a: str, configure, plugin) -> None:
+    code = plugin(BRANCHES.format(a=a))
+    deployment = Deployment(
+        [
+            configure("s", code + ":numbers", "sm>m", "sa>direct", credits=4),
+            configure("m", code + ":forward", "sm<s", "me>early", "ma>all", credits=4),
+            configure("early", code + ":Three", "me<m", credits=4),
+            configure("all", code + ":All", "ma<m", credits=4),
+            configure("direct", code + ":All", "sa<s", credits=4),
+        ]
+    )
+    deployment.run()
+    assert deployment.results["all"] == deployment.results["direct"] == list(range(200))
+
+
 def test_who_takes_batches_may_finish_too(daemon, configure, plugin) -> None:
     results = daemon.run(
         configure("a", plugin(NUMBERS) + ":numbers", "ab>b", credits=8, params={"count": 100_000}),
