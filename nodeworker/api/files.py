@@ -2,8 +2,9 @@
 
 ``/srv/flow/rows.py`` is the module ``chronetix.files._2fsrv_2fflow.rows``. Whoever has this package can import it by
 that name alone: pickled objects of a plugin's own classes are read by child processes, however these were started
-(fork, spawn, forkserver). ``from .helper import …`` means the file beside. ``import helper`` does too, as in a script;
-where two nodes of one process have helpers of the same name, each gets its own.
+(fork, spawn, forkserver). Where several nodes of one process use one file, each has a module of its own: the second is
+``chronetix.files._2fsrv_2fflow__2.rows``. ``from .helper import …`` means the file beside. ``import helper`` does too,
+as in a script; where two nodes of one process have helpers of the same name, each gets its own.
 """
 
 from __future__ import annotations
@@ -16,16 +17,18 @@ import sys
 from collections.abc import Mapping, Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
+from itertools import chain, count
 from types import ModuleType
 from typing import Any
 
 PACKAGE = "chronetix.files"
 
 
-def module_name(path: str) -> str:
-    """The name of the module in the file ``path``, which is absolute."""
-    folder, file = os.path.split(path)
-    return f"{PACKAGE}.{_encoded(folder)}.{file.removesuffix('.py')}"
+def unused_name(folder: str, module: str) -> str:
+    """A name for ``module`` of the absolute ``folder`` that no module of this process has."""
+    package = f"{PACKAGE}.{_encoded(folder)}"
+    names = (f"{package}{copy}.{module}" for copy in chain([""], map("__{}".format, count(2))))
+    return next(name for name in names if name not in sys.modules)
 
 
 def _encoded(folder: str) -> str:
@@ -33,7 +36,8 @@ def _encoded(folder: str) -> str:
 
 
 def _decoded(name: str) -> str:
-    return os.fsdecode(re.sub(rb"_([0-9a-f]{2})", lambda found: bytes([int(found[1], 16)]), name.encode()))
+    encoded = name.partition("__")[0]  # what follows tells copies apart
+    return os.fsdecode(re.sub(rb"_([0-9a-f]{2})", lambda found: bytes([int(found[1], 16)]), encoded.encode()))
 
 
 class Folders(MetaPathFinder):

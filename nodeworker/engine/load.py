@@ -75,19 +75,14 @@ def _from_file(uri: str, place: str, base_dir: str) -> ModuleType:
 
 
 def _imported(path: str) -> ModuleType:
-    """The module in the file ``path``: of a package under its name there, else of its folder. Executed anew, so that
-    nodes of one process do not share what is in it."""
-    package = files.package_of(path)
-    if package is not None:
-        root, name = package
-        if _is_free(name.partition(".")[0], root):
-            _importable(root)
-            sys.modules.pop(name, None)
-            return importlib.import_module(name)
-        name = f"{files.module_name(os.path.join(root, '_.py')).rpartition('.')[0]}.{name}"
+    """The module in the file ``path``: of a package under its name there, else of its folder. Nodes of one process do
+    not share what is in it: each has a module of its own, and a name for it that no other has."""
+    folder, file = os.path.split(path)
+    root, name = files.package_of(path) or (folder, file.removesuffix(".py"))
+    if root != folder and name not in sys.modules and _is_free(name.partition(".")[0], root):
+        _importable(root)
     else:
-        name = files.module_name(path)
-    sys.modules.pop(name, None)
+        name = files.unused_name(root, name)
     return importlib.import_module(name)
 
 

@@ -1,9 +1,9 @@
 """``qos.retry``: a frame that made the plugin raise is tried again, then set aside; the node goes on.
 
-Rules: only ``on_frame`` is retried, at once, and only for what it raised itself, be it SystemExit or a CancelledError:
-a closed route, a peer's garbage and an interrupt pass through, as ever. What a failed attempt has sent already stays
-sent. A frame that failed for good goes to the flow's dead-letter topic as a bus message that says why, or is dropped;
-either way the daemon is told and counts. Without ``retry`` nothing of this is in the frame's way.
+Rules: only ``on_frame`` is retried, at once, and only for what it raised itself, be it SystemExit, KeyboardInterrupt or
+a CancelledError: a closed route, a peer's garbage and an interrupt pass through, as ever. What a failed attempt has
+sent already stays sent. A frame that failed for good goes to the flow's dead-letter topic as a bus message that says
+why, or is dropped; either way the daemon is told and counts. Without ``retry`` nothing of this is in the frame's way.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from chronetix.shm import Frame, PeerFault, RouteClosed, Step
 
 OnFrame = Callable[[Frame, Any], Any]
 
-NOT_THE_FRAMES_FAULT = (RouteClosed, PeerFault, MemoryError, Interrupted, KeyboardInterrupt)
-"""What another attempt would not change, or is not about the frame."""
+NOT_THE_FRAMES_FAULT = (RouteClosed, PeerFault, MemoryError, Interrupted)
+"""What another attempt would not change, or is not about the frame. Ctrl-C and SIGTERM are an Interrupted; a
+KeyboardInterrupt is one that the plugin has raised itself."""
 
 MAX_LETTER = 1 << 20
 """Bytes of a dead letter's payload; of a larger frame only the head is sent: the bus is not made for bulk."""

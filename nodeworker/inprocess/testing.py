@@ -6,17 +6,23 @@ in this process and thread. Nothing is left behind. An exception of the plugin c
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import zip_longest
+from threading import current_thread, main_thread
+from types import FrameType
 from typing import Any
 
 import msgspec
 
 from chronetix.nodeworker.api import codec
 from chronetix.nodeworker.api.context import Context
+from chronetix.nodeworker.api.errors import Interrupted
 from chronetix.nodeworker.api.message import Message
+from chronetix.nodeworker.engine import children
 from chronetix.nodeworker.inprocess.deployment import Deployment
 from chronetix.nodeworker.inprocess.member import FlowFailed
 from chronetix.protocol.messages import Configure, Port, Tick, TimerSpec
@@ -150,7 +156,8 @@ def run(
         for sequence in range(1, ticks + 1):
             deployment.post(PLUGIN, Tick(id="tick", sequence=sequence, due_ns=0))
         try:
-            deployment.run(until_idle=True)
+            with _ctrl_c_ends_it():
+                deployment.run(until_idle=True)
             break
         except FlowFailed as failure:
             if not left or failure.node != PLUGIN:
@@ -163,6 +170,28 @@ def run(
             outcome.result = deployment.results.get(PLUGIN)
             deployment.close()
     return outcome
+
+
+class CtrlC(KeyboardInterrupt, Interrupted):
+    """Ctrl-C of whoever runs the test. A KeyboardInterrupt that the plugin raises itself is a failure of the plugin."""
+
+
+@contextmanager
+def _ctrl_c_ends_it() -> Iterator[None]:
+    """In this block Ctrl-C raises CtrlC where it would raise KeyboardInterrupt, so that neither ``qos.retry`` nor
+    ``restarts`` goes on."""
+    if current_thread() is not main_thread() or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    before = children.handle(signal.SIGINT, _interrupt)
+    try:
+        yield
+    finally:
+        children.put_back(signal.SIGINT, before)
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise CtrlC
 
 
 def _handed_over(value: Any) -> Any:

@@ -190,9 +190,12 @@ def time_of(value: Any) -> Any:
 
 
 def aware(value: Any) -> Any:
-    """``value`` if it is no datetime without a time zone. Raises Unfit."""
-    if isinstance(value, datetime.datetime) and value.tzinfo is None:
+    """``value``, if its offset from UTC is known or nobody has asked for one: a datetime has to have one, a time of
+    day may be without a zone. Raises Unfit."""
+    if isinstance(value, datetime.datetime) and value.utcoffset() is None:
         raise Unfit("a time without a time zone: say which one, datetime.now(timezone.utc), or send value.isoformat()")
+    if isinstance(value, datetime.time) and value.tzinfo is not None and value.utcoffset() is None:
+        raise Unfit("a time of day in a zone whose offset depends on the date: send a datetime, or without tzinfo")
     return value
 
 

@@ -4,6 +4,7 @@ processes, and in one process."""
 from __future__ import annotations
 
 import asyncio
+import signal
 from typing import Any
 
 import pytest
@@ -99,11 +100,45 @@ def test_any_early_end_in_one_process_is_a_failure(
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])
-def test_a_frame_that_makes_the_plugin_exit_is_set_aside_like_any_other(asynchronous: bool) -> None:
-    run = testing.run(
-        raising(SystemExit, "on_frame", asynchronous), inputs=[1], qos={"retry": 1, "dead_letter": "dead"}
-    )
-    assert [(each.topic, each.envelope["headers"]["error"]) for each in run.published] == [("dead", "SystemExit")]
+@pytest.mark.parametrize("reason", [SystemExit, KeyboardInterrupt, asyncio.CancelledError, GeneratorExit])
+def test_a_frame_that_makes_the_plugin_exit_is_set_aside_like_any_other(
+    reason: type[BaseException], asynchronous: bool
+) -> None:
+    run = testing.run(raising(reason, "on_frame", asynchronous), inputs=[1], qos={"retry": 1, "dead_letter": "dead"})
+    assert [(each.topic, each.envelope["headers"]["error"]) for each in run.published] == [("dead", reason.__name__)]
+
+
+class CtrlCOf:
+    """Whoever runs the test presses Ctrl-C while a frame is worked on."""
+
+    def __init__(self) -> None:
+        self.attempts: list[int] = []
+
+    def on_frame(self, frame: Any) -> None:
+        self.attempts.append(frame.value())
+        signal.raise_signal(signal.SIGINT)
+
+
+class CtrlCOfAwaited(CtrlCOf):
+    async def on_frame(self, frame: Any) -> None:  # type: ignore[override]
+        await asyncio.sleep(0)
+        super().on_frame(frame)
+
+
+@pytest.mark.parametrize("plugin", [CtrlCOf, CtrlCOfAwaited])
+@pytest.mark.parametrize("more", [{}, {"qos": {"retry": 3}}, {"restarts": 3}])
+def test_ctrl_c_of_whoever_runs_the_test_ends_it_and_is_no_failure_of_the_plugin(
+    plugin: type[CtrlCOf], more: dict[str, Any]
+) -> None:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    made = plugin()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            testing.run(made, inputs=[1, 2], **more)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert made.attempts == [1]
 
 
 CANCELS = """

@@ -8,6 +8,7 @@ import json
 import pickle
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,47 @@ class Sink:
 
 def test_own_classes_go_to_child_processes_however_they_were_started(daemon, configure, plugin) -> None:
     assert daemon.run(configure("a", plugin(POOLS) + ":Pools")) == {"a": [True, True, True]}
+
+
+POOLED = """
+name: pools
+nodes:
+  - {{ id: one, kind: source, impl_kind: python, entry: "python://{file}:Pools" }}
+  - {{ id: two, kind: source, impl_kind: python, entry: "python://{file}:Pools" }}
+  - {{ id: sink, kind: sink, impl_kind: python, entry: "python://sink.py:sink" }}
+edges:
+  - {{ from: one, to: sink, content_type: application/json }}
+  - {{ from: two, to: sink, content_type: application/json }}
+"""
+PRODUCES = POOLS.replace("def on_start(self, ctx): ctx.finish()", "def produce(self, ctx): yield 1").replace(
+    "def on_message(self, message): ...", ""
+)
+
+
+@pytest.mark.parametrize("file", ["plug.py", "some_package/plug.py"])
+def test_so_do_those_of_two_nodes_that_use_one_file_in_one_process(file: str, tmp_path: Path) -> None:
+    (tmp_path / "flow.yaml").write_text(POOLED.format(file=file))
+    path = tmp_path / file
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(textwrap.dedent(PRODUCES))
+    if path.parent != tmp_path:
+        (path.parent / "__init__.py").touch()
+    (tmp_path / "sink.py").write_text("def sink(frame, ctx): ...\n")
+    command = [sys.executable, "-m", "chronetixctl", "run", "--inproc", str(tmp_path / "flow.yaml"), "-o", "json"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    nodes = json.loads(done.stdout)["nodes"]
+    assert (nodes["one"], nodes["two"]) == ([True] * 3, [True] * 3)
+
+
+def test_nodes_of_one_process_that_use_one_file_share_nothing_of_it(tmp_path: Path) -> None:
+    (tmp_path / "plug.py").write_text("from .beside import seen\nclass Row: ...\n")
+    (tmp_path / "beside.py").write_text("seen = []\n")
+    rows = [load(f"python://{tmp_path}/plug.py:Row") for _ in range(3)]
+    lists = [load(f"python://{tmp_path}/plug.py:seen") for _ in range(2)]
+    assert len(set(rows)) == 3
+    assert lists[0] is not lists[1]
+    assert [type(pickle.loads(pickle.dumps(row()))) for row in rows] == rows
 
 
 def test_helpers_of_the_same_name_are_each_nodes_own_in_one_process(tmp_path: Path) -> None:

@@ -90,17 +90,40 @@ def test_without_retry_the_first_raise_fails_the_node(daemon: Any, configure: An
     assert failures(daemon) == []
 
 
+@pytest.mark.parametrize("a", ["", "async "])
+@pytest.mark.parametrize("reason", ["KeyboardInterrupt", "SystemExit(0)", "GeneratorExit", "BaseException"])
+def test_whatever_the_plugin_itself_raises_is_retried_and_set_aside(
+    a: str, reason: str, daemon: Any, configure: Any, plugin: Any
+) -> None:
+    source = plugin(NUMBERS) + ":numbers"
+    leaves = plugin(f"""
+        class Leaves:
+            def __init__(self): self.seen = []
+            {a}def on_frame(self, frame):
+                self.seen.append(frame.value()["n"])
+                if self.seen[-1] == 2: raise {reason}
+            def on_stop(self): return self.seen
+    """)
+    result = daemon.run(
+        configure("a", source, "ab>b", params={"count": 3}),
+        configure("b", leaves + ":Leaves", "ab<a", qos={"retry": 2, "dead_letter": "failed"}),
+    )["b"]
+    assert result == [1, 2, 2, 2, 3]
+    error = reason.partition("(")[0]
+    assert [(each.error, each.outcome) for each in failures(daemon)] == [(error, "dead-letter")]
+
+
 def test_what_a_frame_did_not_cause_is_not_retried(daemon: Any, configure: Any, plugin: Any) -> None:
     source = plugin(NUMBERS) + ":numbers"
     leaves = plugin("""
         def leaves(frame, ctx):
-            raise KeyboardInterrupt
+            raise MemoryError
     """)
     daemon.start(configure("a", source, "ab>b", params={"count": 5}))
     worker = daemon.start(configure("b", leaves + ":leaves", "ab<a", qos={"retry": 5}))
     daemon.wire()
     daemon.begin()
-    assert daemon.fault(worker).error == "KeyboardInterrupt"
+    assert daemon.fault(worker).error == "MemoryError"
     assert failures(daemon) == []
 
 

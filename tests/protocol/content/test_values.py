@@ -15,6 +15,7 @@ import subprocess
 import sys
 import types
 import uuid
+import zoneinfo
 from pathlib import Path
 
 import cbor2
@@ -174,6 +175,17 @@ def test_a_typed_array_is_read_as_lists_where_there_is_no_numpy():
     assert done.stdout == "[[[1.0, 2.0], [3.0, 4.0]], [True], [-1]] b'[1.0]' b'\\x07'\n", done.stderr
 
 
+class NoOffset(dt.tzinfo):
+    """A zone that does not know its offset: a datetime with it is naive, as Python has it."""
+
+    def utcoffset(self, _: object) -> None: ...
+
+    def dst(self, _: object) -> None: ...
+
+    def tzname(self, _: object) -> str:
+        return "none"
+
+
 REFUSED = [
     (object(), "a builtins.object has no form in it"),
     ({"rows": [1, {"x": object()}]}, r"at \.rows\[1\]\.x: a builtins.object"),
@@ -184,6 +196,11 @@ REFUSED = [
     ("\ud800", "surrogates not allowed|UTF-8 cannot hold"),
     (lambda: 1, "function has no form"),
     (NOON.replace(tzinfo=None), r"without a time zone: say which one, datetime.now\(timezone.utc\)"),
+    (NOON.replace(tzinfo=NoOffset()), r"without a time zone: say which one, datetime.now\(timezone.utc\)"),
+    ({"at": [NOON.replace(tzinfo=NoOffset())]}, r"at \.at\[0\]: a time without a time zone"),
+    (type("Stamp", (dt.datetime,), {})(2026, 3, 4, tzinfo=NoOffset()), "without a time zone"),
+    (dt.time(1, 2, tzinfo=NoOffset()), "a time of day in a zone whose offset depends on the date: send a datetime"),
+    (dt.time(1, 2, tzinfo=zoneinfo.ZoneInfo("Europe/Berlin")), "whose offset depends on the date"),
     ([NOON.astimezone(dt.timezone(dt.timedelta(seconds=30)))], r"at \[0\]: a time 0:00:30 off UTC.*astimezone"),
     (NOON.astimezone(dt.timezone(-dt.timedelta(hours=1, microseconds=1))), "off UTC, and RFC 3339 has hours"),
     (dt.time(1, 2, tzinfo=dt.timezone(dt.timedelta(seconds=1))), "off UTC"),
@@ -199,6 +216,11 @@ REFUSED = [
 def test_what_has_no_form_is_refused_with_its_place_and_a_cure(kind, value, says):
     with pytest.raises((TypeError, ValueError), match=says):
         kind.dumps(value)
+
+
+def test_a_map_key_without_a_time_zone_is_refused_too():
+    with pytest.raises(Unfit, match="a time without a time zone"):
+        cbor.dumps({NOON.replace(tzinfo=NoOffset()): 1})
 
 
 @pytest.mark.parametrize(
