@@ -23,7 +23,7 @@ typedef struct {
     Doorbell *bell;
     struct chx_spin spin;
     uint64_t rings; /* native_rings when it last waited */
-    uint64_t commits, taken; /* native_commits when it last slept; frames taken since */
+    uint64_t commits, taken; /* native_commits when it last waited; frames taken since */
 } Inlet;
 
 enum scan { FOUND, NOTHING, ALL_ENDED, RAISED, TORN /* policy latest: overwritten again and again */ };
@@ -317,7 +317,7 @@ static inline enum scan inlet_scan(Inlet *self, struct take *take) {
 
 /* Will a sleep be a nap, on every route? Then spinning takes the processor from those who fill it. */
 static int inlet_naps(const Inlet *self) {
-    if (self->taken < CHX_NAP_FRAMES && self->commits != native_commits) return 0;
+    if (self->taken < CHX_NAP_FRAMES * (native_commits - self->commits)) return 0; /* it answers: see pace.h */
     for (Py_ssize_t i = 0; i < self->count; i++)
         if (self->consumers[i]->class > INLET_NORMAL || !chx_consumer_may_nap(&self->consumers[i]->end)) return 0;
     return 1;
@@ -410,8 +410,6 @@ static enum scan inlet_sleep(Inlet *self, struct take *take, uint64_t deadline) 
     }
     if (native_bell_alone(self->bell)) inlet_disarm(self);
     native_bell_leave(self->bell, &sleeper);
-    self->commits = native_commits;
-    self->taken = 0;
     return result;
 }
 
@@ -426,6 +424,8 @@ PyObject *native_inlet_take(PyObject *inlet, uint32_t limit, int64_t timeout_ns)
         result = inlet_spin(self, &take, deadline);
         if (result == NOTHING) result = inlet_sleep(self, &take, deadline);
         self->rings = native_rings;
+        self->commits = native_commits;
+        self->taken = 0;
     }
     if (result == FOUND) {
         self->taken += take.frames;

@@ -124,6 +124,18 @@ def test_where_frames_are_wanted_at_once_the_next_one_rings(forge, settings):
             thread.join()
 
 
+def test_who_answers_each_frame_takes_no_nap(forge, make_route):
+    other = make_route()
+    with a_sleeper(forge, nap_ns=FOREVER, credits=64) as (sleeper, sock):
+        for position in range(100):
+            other.outlet.send(b"answer")
+            other.take().release()
+            thread = sleeper.take()
+            assert sleeper.wait_for() == position + 1
+            assert send(sleeper, sock, position)
+            thread.join()
+
+
 def test_a_consumer_that_keeps_frames_lets_fewer_gather(forge):
     with a_sleeper(forge, nap_ns=FOREVER, credits=64) as (sleeper, sock):
         for position in range(60):

@@ -9,8 +9,8 @@
  * idle route costs nothing.
  *
  * A producer that waits between two frames, for an answer or for work, proposes no nap: its next frame comes later. Where
- * both ends share a processor the answer may be there when the ring is over, so a consumer that has taken fewer than
- * CHX_NAP_FRAMES since it last slept, and has sent some itself, takes no nap: that is a conversation.
+ * both ends share a processor the answer may be there when the ring is over, so a consumer takes a nap only if
+ * it has taken CHX_NAP_FRAMES frames or more, since it last waited, for each that it has sent itself: it may be answering.
  */
 #ifndef CHRONETIX_PACE_H
 #define CHRONETIX_PACE_H
