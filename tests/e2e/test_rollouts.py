@@ -316,6 +316,19 @@ def test_a_flow_that_is_stopped_in_the_middle_ends_when_the_roll_out_has(line: L
     assert line.history()[-1][1] in ("done", "ended")
 
 
+def test_who_waits_for_the_roll_out_of_a_flow_that_is_stopped_meanwhile_is_told_that(line: Line, daemon: Any) -> None:
+    line.start()
+    flow = line.become(map={"params": {"hangs": True}})
+    with ThreadPoolExecutor(1) as pool, Client.connect(daemon.socket) as other:
+        waiting = pool.submit(other.call, "apply", flow=flow, name=line.name, base_dir=str(PLUGINS))
+        line.until("rollout-started")
+        line.client.call("stop", flow=line.name, mode="now")
+        with pytest.raises(ChronetixError) as caught:
+            waiting.result()
+    assert caught.value.name == "flow-not-running"
+    assert "failed" not in caught.value.message
+
+
 def test_so_does_one_that_is_stopped_while_some_have_taken_over_and_others_have_not(
     line: Line, daemon: Any, tmp_path: Path
 ) -> None:

@@ -96,7 +96,7 @@ def _check_ready(verb: str, ready_ns: int | None) -> None:
 
 async def _rolled_out(applied: Applied, wait: bool, emit: Emit) -> Any:
     """Return the answer about a roll-out that has begun, with ``wait`` after its end. Raises ChronetixError
-    ``rolled-back``, ``flow-failed``."""
+    ``rolled-back``, ``flow-failed``, and ``flow-not-running`` when the flow was stopped meanwhile."""
     run, rollout = applied.run, applied.rollout
     answer = {"flow": run.name, "change": described(applied.change), "warnings": problem_maps(applied.warnings)}
     if rollout is None:
@@ -106,6 +106,8 @@ async def _rolled_out(applied: Applied, wait: bool, emit: Emit) -> Any:
     step, why = rollout.machine.step, rollout.machine.why
     if step is RolloutStep.ROLLED_BACK and why != ROLLBACK_REQUESTED:
         raise error("rolled-back", flow=run.name, number=rollout.number, reason=why)
+    if step is RolloutStep.ENDED and run.state is not FlowState.FAILED:
+        raise error("flow-not-running", flow=run.name, state=str(run.state))
     if step is RolloutStep.ENDED:
         raise error("flow-failed", flow=run.name, reason=run.reason or why)
     return {**answer, "number": rollout.number, "step": str(step), "why": why, "cut_ns": rollout.cut_ns}
