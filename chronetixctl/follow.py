@@ -59,10 +59,10 @@ def logs(
 ) -> int:
     """Show the lines that the nodes of FLOW (default: of all flows, and the daemon) printed and logged, as far as the
     daemon keeps them."""
-    if flow and flow_option and flow != flow_option:
+    if None not in (flow, flow_option) and flow != flow_option:
         raise click.UsageError(f"two flows were named: {flow} and {flow_option}")
-    chosen = flow or flow_option
-    if (run or previous) and not chosen:
+    chosen = flow_option if flow is None else flow
+    if (run or previous) and chosen is None:
         raise click.UsageError("--run and --previous need a FLOW")
     if (run and previous) or (previous and follow):
         raise click.UsageError("--previous is for lines of one earlier run: leave --run and --follow out")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from chronetix.protocol.errors import ChronetixError
-from chronetixctl import exits, output
+from chronetixctl import exits, interrupted, output
 from chronetixctl.app import Session, report
 from chronetixctl.apply import ready_option, roll_out
 from chronetixctl.options import SPAN, command, flow_argument, node_option
@@ -41,8 +43,21 @@ def restart(
             report(reason)
             return exits.exit_code(reason.code, reason.name)
     arguments = {"mode": "now" if now else "drain", "timeout_ns": None if timeout is None else int(timeout * 1e9)}
+    progress, started = interrupted.progress(), False
+
+    def show(item: Any) -> None:
+        nonlocal started
+        started = started or (isinstance(item, dict) and "run" in item)
+        progress.show(item)
+
     with session.connect() as client:
-        result = client.call("restart", flow=flow, **arguments)
+        try:
+            result = client.call("restart", on_item=show, flow=flow, **arguments)
+        except KeyboardInterrupt:
+            progress.end()
+            return interrupted.while_restarting(flow, answered=bool(progress.flow), started=started)
+        finally:
+            progress.end()
     name, state = output.printable(result["flow"]), output.state(result["state"])
     output.show(result, session.output, lambda: f"{name} {state}, run {result['run']}")
     return exits.OK

@@ -45,7 +45,8 @@ def run(session: Session, file: str, bindings: dict[str, str], inproc: bool) -> 
     if file == "-":
         _read_from_terminal()
     bound = [f"--bind={endpoint}={node}" for endpoint, node in bindings.items()]
-    _become_runner(cbor.dumps(flow.flow), [f"--base-dir={flow.base_dir}", f"--output={session.output}", *bound])
+    shown = [f"--source={flow.source}", f"--output={session.output}"]
+    _become_runner(cbor.dumps(flow.flow), [f"--base-dir={flow.base_dir}", *shown, *bound])
 
 
 def _become_runner(document: bytes, options: list[str]) -> NoReturn:

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from chronetix.protocol.errors import ChronetixError
-from chronetixctl import exits, output
+from chronetixctl import exits, interrupted, output
 from chronetixctl.app import Session, say_failed
 from chronetixctl.client import Client
 from chronetixctl.options import SPAN, command, flow_argument
@@ -39,13 +39,20 @@ def stop(session: Session, flow: tuple[str, ...], everything: bool, now: bool, t
     code = exits.OK
     results = []
     with session.connect() as client:
-        for name in dict.fromkeys(_living(client) if everything else flow):
+        names = list(dict.fromkeys(_living(client) if everything else flow))
+        for at, name in enumerate(names):
+            progress = interrupted.progress()
             try:
-                result = client.call("stop", flow=name, **arguments)
+                result = client.call("stop", on_item=progress.show, flow=name, **arguments)
+            except KeyboardInterrupt:
+                progress.end()
+                return interrupted.while_stopping(name, names[at + 1 :], answered=bool(progress.flow))
             except ChronetixError as reason:
                 if everything and reason.name in _ENDED_MEANWHILE:
                     continue
                 raise
+            finally:
+                progress.end()
             results.append(result)
             if session.output == "table":
                 click.echo(f"{output.printable(result['flow'])} {output.state(result['state'])}")

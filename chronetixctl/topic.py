@@ -71,7 +71,7 @@ chronetixctl route ls my-flow -o json
 def ls(session: Session, flow: str | None) -> int:
     """List the data routes of FLOW (default: of all flows), with their policies, losses and taps."""
     with session.connect() as client:
-        names = [flow] if flow else [each["name"] for each in client.call("list")["flows"]]
+        names = [each["name"] for each in client.call("list")["flows"]] if flow is None else [flow]
         found = [
             {"flow": name, **each}
             for name in names

@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _options(arguments)
     try:
         source = options.flow if options.descriptor is None else options.descriptor
-        flow, base_dir = read_flow(source, dict(options.bind), options.base_dir)
+        flow, base_dir = read_flow(source, dict(options.bind), options.base_dir, options.source)
         return run(flow, base_dir, options.output)
     except ChronetixError as reason:
         print(f"error: {reason.message}\n{reason.hint}", file=sys.stderr)
@@ -64,30 +64,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return INTERRUPTED
 
 
-def read_flow(source: str | int, bindings: Mapping[str, str], base_dir: str = "") -> tuple[Flow, str]:
+def read_flow(source: str | int, bindings: Mapping[str, str], base_dir: str = "", called: str = "") -> tuple[Flow, str]:
     """The flow in the file ``source`` (- for stdin, a number for a descriptor, which is closed; JSON or CBOR) and the
-    folder its relative paths start from.
+    folder its relative paths start from. Errors call it ``called``, by default ``source``.
 
-    Raises ChronetixError ``flow-unreadable``, ``flow-invalid``.
+    Raises ChronetixError ``flow-unreadable``, ``flow-invalid``, ``flow-needs-processes``.
     """
+    called = called or ("<stdin>" if source == "-" else str(source))
     try:
         data = _content(source)
         raw = msgspec.json.decode(data) if data.lstrip()[:1] == b"{" else cbor.loads(data)
     except (OSError, msgspec.DecodeError, cbor.CborError) as reason:
-        raise error("flow-unreadable", source=str(source), reason=str(reason)) from None
+        raise error("flow-unreadable", source=called, reason=str(reason)) from None
     validation = parse_flow(raw, bindings=bindings)
     problems, warnings = list(validation.problems), list(validation.warnings)
+    several: list[Problem] = []
     if validation.flow is not None:
         refused, without_effect = unsupported(validation.flow)
-        problems += refused + _needs_processes(validation.flow) + _differ(validation.flow)
+        problems += refused
+        several = _needs_processes(validation.flow) + _differ(validation.flow)
         warnings += without_effect
         warnings += _without_users(validation.flow)
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
-    if validation.flow is None or problems:
-        first = str(problems[0]) if problems else "nothing in it"
-        texts = [str(problem) for problem in problems]
-        raise error("flow-invalid", flow=str(source), count=len(problems), first=first, problems=texts)
+    if validation.flow is None or problems or several:
+        name = "flow-invalid" if validation.flow is None or problems else "flow-needs-processes"
+        texts = [str(problem) for problem in problems + several]
+        first = texts[0] if texts else "nothing in it"
+        raise error(name, flow=called, count=len(texts), first=first, problems=texts)
     folder = base_dir or (str(Path(source).parent) if isinstance(source, str) and source != "-" else ".")
     return validation.flow, str(Path(folder).resolve())
 
@@ -217,6 +221,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("flow", nargs="?", default="-", help="a CompileOutput, JSON or CBOR; - for stdin")
     parser.add_argument("--descriptor", type=int, help="an open descriptor with it, which is closed")
+    parser.add_argument("--source", default="", help="what errors call the flow")
     parser.add_argument("-o", "--output", choices=("table", "json"), default="table")
     parser.add_argument(
         "--base-dir", default="", help="where relative artifacts start; default: the flow file's folder"

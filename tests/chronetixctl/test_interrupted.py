@@ -74,6 +74,35 @@ def test_who_stops_waiting_for_an_upgrade_is_told_whether_it_goes_on(
     assert said.out == ""
 
 
+@pytest.mark.parametrize(
+    ("command", "items", "words"),
+    [
+        (("stop", "f"), [{"flow": "f", "state": "draining"}], ["f goes on ending", "stop f --now", "restart f"]),
+        (("stop", "f"), [], ["before the daemon had answered", "describe f"]),
+        (("stop", "f", "g", "h"), [{"flow": "f", "state": "draining"}], ["f goes on ending", "not told to stop: g, h"]),
+        (("restart", "f"), [], ["before the daemon had answered", "describe f"]),
+        (("restart", "f"), [{"flow": "f", "state": "running"}, {"flow": "f", "state": "draining"}],
+         ["the flow f ends and is not started again", "chronetixctl ls", "restart f"]),
+        (("restart", "f"), [{"flow": "f", "state": "stopped"}, {"flow": "f", "state": "submitted", "run": 2}],
+         ["the flow f was submitted again and goes on", "chronetixctl stop f"]),
+        (("restart", "f", "--node", "n"), [{"flow": "f", "step": "preparing"}], ["the roll-out of f goes on"]),
+    ],
+)  # fmt: skip
+def test_who_stops_waiting_for_a_flow_to_end_is_told_whether_it_ends_and_starts(
+    command: tuple[str, ...], items: list[Any], words: list[str], daemon: Any, monkeypatch: Any, capsys: Any
+) -> None:
+    def call(self: Client, verb: str, on_item: Any = None, **_: Any) -> Any:
+        for item in items:
+            on_item(item)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Client, "call", call)
+    assert run(["--socket", str(daemon.path), *command]) == 130
+    said = capsys.readouterr()
+    assert [word for word in words if word not in said.err] == []
+    assert said.out == ""
+
+
 def test_who_stops_waiting_for_the_daemon_to_come_back_is_told_that_the_upgrade_goes_on(
     daemon: Any, monkeypatch: Any, capsys: Any
 ) -> None:

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from chronetixctl.client import Client
+
 FLOW = """
 name: f
 nodes:
@@ -108,6 +110,18 @@ def test_a_flow_is_restarted_whole_also_one_that_has_ended(runs: Runs) -> None:
     runs.ctl("stop", "f", "--now")
 
 
+@pytest.mark.parametrize("mode", ["drain", "now"])
+def test_who_waits_for_a_restart_learns_when_the_flow_was_submitted_again(mode: str, runs: Runs) -> None:
+    runs.submit("first", endless=True)
+    items: list[Any] = []
+    with Client.connect(runs.daemon.socket) as client:
+        client.call("restart", on_item=items.append, flow="f", mode=mode)
+    again = [at for at, item in enumerate(items) if "run" in item]
+    assert [items[at]["run"] for at in again] == [2]
+    assert items[again[0] - 1]["state"] == "stopped"
+    runs.ctl("stop", "f", "--now")
+
+
 def test_a_node_is_restarted_alone_and_loads_its_file_as_it_is_now(runs: Runs) -> None:
     runs.submit("first", endless=True)
     before = runs.pids()
@@ -163,3 +177,12 @@ def test_what_was_asked_for_is_audited(runs: Runs) -> None:
     told = [(each["verb"], each.get("about")) for each in records if each["outcome"] == "begun"]
     assert ("restart", {"flow": "f", "nodes": "a, b"}) in told
     assert ("remove", {"flow": "f"}) in told
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["logs", "logs --flow", "events", "top --once", "route ls", "describe", "restart", "stop", "rm", "rollout status"],
+)
+def test_an_empty_name_is_no_flows_and_not_that_of_all(command: str, runs: Runs) -> None:
+    runs.submit("first")
+    assert "flow-not-found" in runs.ctl(*command.split(), "", code=3)

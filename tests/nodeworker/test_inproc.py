@@ -315,6 +315,19 @@ def test_nodes_that_want_other_surroundings_than_others_need_processes(inproc, f
     assert process.returncode == 1
     assert says in err
     assert "run the flow with chronetixd" in err
+    assert "chronetixctl submit FILE" in err
+    assert "validate" not in err
+
+
+@pytest.mark.parametrize("piped", [False, True])
+def test_chronetixctl_names_the_file_that_cannot_run_in_one_process(flow, piped, tmp_path):
+    flow["manifests"][0]["cwd"] = "a"
+    file = tmp_path / "flow.json"
+    file.write_text(json.dumps(flow))
+    command = [sys.executable, "-m", "chronetixctl", "run", "--inproc", "-" if piped else str(file)]
+    done = subprocess.run(command, input=json.dumps(flow), capture_output=True, text=True)
+    assert done.returncode == 1
+    assert f"error: the flow {'<stdin>' if piped else file} cannot run in one process" in done.stderr
 
 
 def test_variables_of_one_node_do_not_trouble_the_others(inproc, flow):

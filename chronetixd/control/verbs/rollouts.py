@@ -44,7 +44,7 @@ class UndoArgs(Args, frozen=True):
 class RestartArgs(Args, frozen=True):
     """Arguments of ``restart``: ``nodes`` get new workers by a roll-out; without ``nodes`` the flow is stopped, if it
     has not ended, and submitted again. ``mode`` and ``timeout_ns``: how it is stopped, as for ``stop``. ``wait``: until
-    the roll-out has ended, or the flow runs."""
+    the roll-out has ended, or the flow runs. An item with ``run`` says that the flow was submitted again."""
 
     flow: str
     nodes: list[str] = []
@@ -81,6 +81,7 @@ async def _restart(context: VerbContext, args: RestartArgs, emit: Emit) -> Any:
         await wait(run, FlowRun.has_ended, None, f"flow {run.name} stopped", emit)
     stored = flows.stored(run.name)
     again, _ = await flows.submit(cbor.loads(stored.contract), run.name, stored.bindings, stored.base_dir)
+    emit({**again.progress(), "run": flows.stored(run.name).run})
     if args.wait:
         await wait(again, runs, None, f"flow {run.name} running", emit)
         await flows.written()
