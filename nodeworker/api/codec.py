@@ -22,7 +22,7 @@ from chronetix.nodeworker.api.errors import said
 from chronetix.protocol import cbor
 from chronetix.protocol.content import cbor as data_cbor
 from chronetix.protocol.content import json, npy
-from chronetix.protocol.content.natural import Unfit
+from chronetix.protocol.content.natural import Unfit, awaited
 from chronetix.protocol.errors import error
 from chronetix.protocol.messages import MAX_FRAME
 from chronetix.shm import Frame
@@ -145,7 +145,7 @@ class Codec:
 
     def unencodable(self, value: Any, reason: BaseException, where: str) -> Exception:
         """The error for a value that this content type has no place for."""
-        text = said(reason) or type(reason).__name__
+        text = awaited(value) or said(reason) or type(reason).__name__
         kind = type(value).__name__
         return error("payload-unencodable", type=kind, content_type=self.content_type, route=where, reason=text)
 
@@ -220,7 +220,8 @@ def _foreign(value: Any) -> Any:
         return value.tolist()
     if hasattr(value, "__fspath__"):
         return value.__fspath__()
-    raise TypeError(f"{type(value).__module__}.{type(value).__qualname__} has no form in it: convert it first")
+    cure = awaited(value) or "convert it first"
+    raise TypeError(f"{type(value).__module__}.{type(value).__qualname__} has no form in it: {cure}")
 
 
 def _check_json(data: Any) -> None:

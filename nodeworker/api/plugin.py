@@ -16,7 +16,7 @@ from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from functools import partial
-from types import FunctionType, MethodType
+from types import BuiltinFunctionType, FunctionType, MethodType, WrapperDescriptorType
 from typing import Any, Final
 
 from chronetix.nodeworker.api.context import Context
@@ -33,6 +33,11 @@ ASYNCHRONOUS: Final = inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
 
 WANTED: Final = {"on_start": 1, "on_frame": 2, "on_batch": 2, "on_tick": 2, "on_message": 2, "on_stop": 1, "produce": 1}
 """Arguments that each is called with; the last is the context and may be left out."""
+
+MOST_CALLED: Final = 16
+"""Objects with ``__call__`` whose ``__call__`` is such an object again, that are looked through."""
+
+_CALLED_THEMSELVES: Final = (FunctionType, MethodType, BuiltinFunctionType, partial, type)
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +177,8 @@ def _positional(function: Callback) -> tuple[int, int]:
 
     Functions and methods are read directly: ``inspect.signature`` would cost a starting worker more than all the rest.
     """
+    if not hasattr(function, "__wrapped__"):
+        function = _called(function)
     plain = function.__func__ if isinstance(function, MethodType) else function
     if not isinstance(plain, FunctionType) or hasattr(plain, "__wrapped__"):
         return _signature(function)
@@ -201,10 +208,23 @@ def _wants_context(cls: type) -> bool:
 
 def _flags(function: Callback) -> int:
     """The code flags of a function, method, partial or callable object; 0 where there is no code."""
-    target: Any = function.func if isinstance(function, partial) else function
-    if not hasattr(target, "__code__"):
-        target = getattr(target, "__func__", None) or getattr(type(target), "__call__", None)  # noqa: B004
+    target = _called(function)
+    while isinstance(target, partial):
+        target = _called(target.func)
     return int(getattr(getattr(target, "__code__", None), "co_flags", 0))
+
+
+def _called(function: Any) -> Any:
+    """What a call of ``function`` calls: of an object with ``__call__`` that, bound as Python binds it, be it a method,
+    a static or class method, a partial, or another such object."""
+    for _ in range(MOST_CALLED):
+        if isinstance(function, _CALLED_THEMSELVES):
+            break
+        call = inspect.getattr_static(type(function), "__call__", None)
+        if call is None or isinstance(call, WrapperDescriptorType):
+            break
+        function = call.__get__(function, type(function)) if hasattr(call, "__get__") else call
+    return function
 
 
 def _check(plugin: Plugin, config: Configure, found: Any) -> None:

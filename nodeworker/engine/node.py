@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from types import BuiltinMethodType
+from types import AsyncGeneratorType, BuiltinMethodType, CoroutineType
 from typing import Any, Literal
 
 from msgspec.structs import replace as replace_fields
@@ -23,6 +23,7 @@ from chronetix.nodeworker.api.message import Message
 from chronetix.nodeworker.api.outputs import Origin, Outputs, Sender
 from chronetix.nodeworker.api.plugin import Plugin, bind, is_asynchronous
 from chronetix.nodeworker.engine.retry import retrying, retrying_awaited
+from chronetix.protocol.content.natural import awaited
 from chronetix.protocol.messages import Configure, Port, Tick
 from chronetix.shm import Batch, Frame, Inlet, Producer, RouteClosed, Step
 
@@ -148,7 +149,7 @@ class Node:
     def start(self) -> None:
         """Call ``on_start``."""
         if self.plugin.on_start is not None:
-            self._call("start", self.plugin.on_start, self.ctx)
+            _refuse_awaited(self._call("start", self.plugin.on_start, self.ctx))
 
     def frame(self, frame: Frame | Batch) -> None:
         """One frame, or batch, through the plugin; returned when its results are committed."""
@@ -278,5 +279,12 @@ class Node:
         self.ctx.publish(None, data)
 
 
-def _drop(data: Any, timeout_ns: int = -1, origin: Origin = None) -> None:
-    """What a sink returns has nowhere to go."""
+def _drop(data: Any, timeout_ns: int = -1, origin: Origin = None) -> None:  # noqa: ARG001
+    """What a sink returns has nowhere to go. Raises TypeError for what would have to be awaited."""
+    _refuse_awaited(data)
+
+
+def _refuse_awaited(result: Any) -> None:
+    """Raises TypeError for what a callback has returned and nobody would await: its work would not be done."""
+    if isinstance(result, CoroutineType | AsyncGeneratorType):
+        raise TypeError(f"a {type(result).__name__} was returned: {awaited(result)}")

@@ -19,6 +19,7 @@ import sys
 import uuid
 from collections import deque
 from collections.abc import Callable, Mapping, Set, ValuesView
+from types import GeneratorType
 from typing import Any, Final
 
 import msgspec
@@ -214,9 +215,24 @@ def is_text(value: Any) -> bool:
 def unknown(value: Any, *, hint: str = "") -> Unfit:
     """Nobody knows what this should be."""
     kind = type(value)
+    if isinstance(value, GeneratorType):
+        hint = hint or "write the callback itself with yield, or send list(…) of it"
+    hint = hint or awaited(value)
     as_array = "send numpy.asarray(…) of it" if hasattr(kind, "__array__") else ""
     cure = hint or as_array or "send a dict or a list of what is wanted of it"
     return Unfit(f"a {kind.__module__}.{kind.__qualname__} has no form in it: {cure}")
+
+
+def awaited(value: Any) -> str:
+    """What to do about a ``value`` that has to be awaited, as a coroutine; empty for any other."""
+    kind = type(value)
+    if hasattr(kind, "__await__"):
+        return (
+            "it has to be awaited: make the callback itself an `async def`, also one that wraps another, and await it"
+        )
+    if hasattr(kind, "__anext__"):
+        return "its items have to be awaited: make the callback itself an `async def` with yield"
+    return ""
 
 
 IDENTIFIERS: Final = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import operator
 import re
 
@@ -72,6 +73,80 @@ class TestAPluginMayBe:
                 return "called"
 
         assert run(Call(), [1]).sent == ["called"]
+
+    def test_any_callable_whatever_its_call_is(self):
+        def on_frame(frame, ctx):
+            return [frame.value(), ctx.node]
+
+        class Static:
+            __call__ = staticmethod(lambda frame, ctx: on_frame(frame, ctx))
+
+        class OfClass:
+            @classmethod
+            def __call__(cls, frame, ctx):
+                return on_frame(frame, ctx)
+
+        class Partial:
+            __call__ = functools.partial(lambda call, frame, ctx: call(frame, ctx), on_frame)
+
+        class Object:
+            __call__ = Static()
+
+        class Awaited:
+            @staticmethod
+            async def __call__(frame, ctx):
+                return on_frame(frame, ctx)
+
+        class Many:
+            @staticmethod
+            def __call__(frame, ctx):
+                yield on_frame(frame, ctx)
+
+        class Attribute:
+            on_frame = Static()
+
+        for plugin in (Static, OfClass, Partial, Object, Awaited, Many, Attribute):
+            assert run(plugin(), [1]).sent == [[1, "plugin"]], plugin
+
+    def test_any_callable_that_leaves_out_the_context(self):
+        class Static:
+            __call__ = staticmethod(lambda frame: frame.value())
+
+        class Object:
+            __call__ = Static()
+
+        for plugin in (Static, Object):
+            assert run(plugin(), [1]).sent == [1], plugin
+
+    @pytest.mark.filterwarnings("ignore:coroutine .* was never awaited")
+    @pytest.mark.parametrize(
+        "content_type", ["application/json", "application/cbor", OCTETS, "application/x-npy", None]
+    )
+    def test_a_plain_wrapper_of_an_async_def_is_told_to_be_one(self, content_type):
+        async def lookup(frame, ctx):
+            return frame.value()
+
+        @functools.wraps(lookup)
+        def wrapper(*arguments):
+            return lookup(*arguments)
+
+        kind = {"sends": False} if content_type is None else {"content_type": content_type}
+        with pytest.raises((TypeError, ChronetixError), match="make the callback itself an `async def`"):
+            run(wrapper, [1], input_type="application/json", **kind)
+
+    @pytest.mark.filterwarnings("ignore:coroutine .* was never awaited")
+    @pytest.mark.parametrize("callback", ["on_start", "on_frame", "on_tick"])
+    def test_so_is_a_callback_whose_result_goes_nowhere(self, callback):
+        async def work():
+            """Never done."""
+
+        plugin = type("Sink", (), {"on_frame": lambda *_: None, callback: lambda *_: work()})
+        with pytest.raises(TypeError, match="a coroutine was returned: it has to be awaited"):
+            run(plugin, [1], sends=False, ticks=1 if callback == "on_tick" else 0)
+
+    def test_a_plain_wrapper_of_a_generator_function_is_told_to_be_one(self):
+        with pytest.raises(ChronetixError, match="write the callback itself with yield"):
+            run(lambda frame, ctx: (each for each in [1]), [1])
 
     def test_a_class_with_every_callback_in_order(self):
         calls = []
