@@ -54,8 +54,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     terminate_timeout: Seconds = 2.0
     """Seconds between SIGTERM and SIGKILL."""
     end_timeout: Seconds = 5.0
-    """Seconds that the process of a node that has finished or failed may take for its end: threads that are no daemons,
-    atexit handlers, finalizers. Then it is ended, and its exit says what hung."""
+    """Seconds that the process of a node that has finished or failed may take for its end: asyncio tasks, threads that
+    are no daemons, atexit handlers, finalizers. Then it is ended, and its exit says what hung."""
     hello_timeout: Seconds = 5.0
     """Seconds that a client may stay silent after connecting."""
     held_warning: Seconds = 30.0

@@ -96,8 +96,9 @@ class AsyncLoop(Loop):
         result = None
         self._reason = None
         self._failing = self._node.step.cancelled = False
-        if self._node.plugin.on_stop is not None:
-            result = await self._cancellable(self._call("stop", self._node.plugin.on_stop, self._node.ctx))
+        on_stop = self._node.take_on_stop()
+        if on_stop is not None:
+            result = await self._cancellable(self._call("stop", on_stop, self._node.ctx))
         return self._node.end(result)
 
     def fail(self, reason: BaseException) -> None:
@@ -496,11 +497,3 @@ def refuse_stop(loop: asyncio.AbstractEventLoop) -> None:
     """Raises RuntimeError within a task: a plugin must not stop the event loop that runs it."""
     if asyncio.current_task(loop) is not None:
         raise RuntimeError("a plugin cannot stop the event loop that runs it: ctx.finish() ends the node")
-
-
-async def end_tasks() -> None:
-    """Cancel every other task of the running loop, and wait for them."""
-    left = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in left:
-        task.cancel()
-    await asyncio.gather(*left, return_exceptions=True)

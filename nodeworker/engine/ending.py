@@ -57,7 +57,7 @@ WITHOUT_PYTHON = {
     INTERPRETER: "a finalizer of an object or a module (__del__, weakref), or a library's own end, does not return",
 }
 
-Say = Callable[[str], None]
+Say = Callable[[str], object]
 """Told what hangs, in a thread of its own; the process exits after that."""
 
 Words = Callable[[str], tuple[int, bytes]]
@@ -101,7 +101,7 @@ class Shutdown:
         self._code = code
         self._limit_s = limit_s
         self._due = time.monotonic() + max(limit_s, SHORTEST_S)
-        self._say: Callable[[str], object] = say
+        self._say: Say = say
         self._words = words or _nothing
         self._let_go = let_go
         self._part = THREADS
@@ -138,7 +138,7 @@ class Shutdown:
         _end_tracker(max(SHORTEST_S, min(TRACKER_S, self._due - time.monotonic())))
         self._part = PLUGIN
         _flush_files()
-        _flush()
+        flush()
         self._let_go()
         self._part = INTERPRETER
         with suppress(RuntimeError):
@@ -181,16 +181,11 @@ class Shutdown:
         while self._part != INTERPRETER:
             left = self._due - time.monotonic()
             if left <= 0:
-                text = self._told(self._hangs())
-                with suppress(Exception):
-                    print(f"chronetix: {text}", file=sys.stderr, flush=True)
-                with suppress(Exception):
-                    self._say(text)
-                os._exit(FAILED)
+                exit_hung(self._told(self._hangs()), self._say)
             self._stir.acquire(timeout=left)
 
     def _told(self, what: str) -> str:
-        return f"the process did not end within {self._limit_s:.3g} s and was ended: {what}"
+        return told(self._limit_s, what)
 
     def _hangs(self) -> str:
         frames = sys._current_frames()
@@ -200,6 +195,20 @@ class Shutdown:
                 return "; ".join(f"thread {t.name!r} {place(frames.get(t.ident or 0))}" for t in waited_for)
         here = place(frames.get(self._main), self._frame)
         return f"a finalizer of the plugin {here}" if self._part == PLUGIN else f"an atexit handler {here}{_children()}"
+
+
+def told(limit_s: float, what: str) -> str:
+    """That a process has not ended within its limit, because of ``what``."""
+    return f"the process did not end within {limit_s:.3g} s and was ended: {what}"
+
+
+def exit_hung(text: str, say: Say) -> NoReturn:
+    """Exit at once, after stderr and ``say`` were told what hangs. From any thread."""
+    with suppress(Exception):
+        print(f"chronetix: {text}", file=sys.stderr, flush=True)
+    with suppress(Exception):
+        say(text)
+    os._exit(FAILED)
 
 
 def _nothing(_text: str) -> tuple[int, bytes]:
@@ -274,7 +283,7 @@ def _flush_files() -> None:
                 each.flush()
 
 
-def _flush() -> None:
+def flush() -> None:
     """What cannot be flushed (a closed descriptor, an object that only looks like a file) is no failure of the end,
     and is not tried again."""
     for name in ("stdout", "stderr"):

@@ -63,6 +63,7 @@ class Node:
         self.leaves = False
         """A successor goes on with its routes."""
         self._produced: Any = None
+        self._stop_called = False
         if inlet is not None:
             self.connect(config, inlet)
 
@@ -193,10 +194,18 @@ class Node:
 
     def stop(self) -> Any:
         """Call ``on_stop``, close the outputs; the node's result, as :meth:`end` gives it."""
-        result = None
-        if self.plugin.on_stop is not None:
-            result = self._call("stop", self.plugin.on_stop, self.ctx)
+        on_stop, result = self.take_on_stop(), None
+        if on_stop is not None:
+            result = self._call("stop", on_stop, self.ctx)
         return self.end(result)
+
+    def take_on_stop(self) -> Callable[..., Any] | None:
+        """The plugin's ``on_stop``, to be called now; None if there is none, or when it was called already: one that
+        was interrupted is not called again."""
+        if self._stop_called:
+            return None
+        self._stop_called = True
+        return self.plugin.on_stop
 
     def end(self, result: Any = None) -> Any:
         """Close the outputs, unless the node was interrupted or leaves: then its stream has not ended, a successor may

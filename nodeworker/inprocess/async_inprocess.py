@@ -12,7 +12,8 @@ from collections.abc import Coroutine
 from typing import Any
 
 from chronetix.nodeworker.api.message import Answer
-from chronetix.nodeworker.engine.async_loop import AsyncLoop, end_tasks, refuse_stop
+from chronetix.nodeworker.engine.async_loop import AsyncLoop, refuse_stop
+from chronetix.nodeworker.engine.event_loop_end import EventLoopEnd
 from chronetix.nodeworker.engine.loop import Emptied, Mailbox
 from chronetix.nodeworker.engine.node import Node
 from chronetix.nodeworker.engine.waits import Waits
@@ -90,15 +91,20 @@ class SharedEventLoop:
         self.waits.stirred = True
         self._loop.halt()
 
-    def close(self) -> None:
-        """End the loop and every task in it."""
+    def close(self, limit_s: float) -> str:
+        """End the loop and every task in it; what hangs, empty if nothing does."""
         self.ending = True
         for member in self._members:
             member.cancel()
-        self._loop.run_until_complete(end_tasks())
-        self._loop.run_until_complete(self._loop.shutdown_asyncgens())
-        self.waits.close()
-        self._loop.close()
+        try:
+            end = self._loop.create_task(EventLoopEnd(self._loop, limit_s).run())
+            end.add_done_callback(lambda _: self._loop.halt())
+            while not end.done():  # tasks that end halt the loop too
+                self._loop.run_forever()
+            return end.result()
+        finally:
+            self.waits.close()
+            self._loop.close()
 
 
 class AsyncMember:

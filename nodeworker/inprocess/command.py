@@ -29,7 +29,7 @@ def main() -> NoReturn:
     from chronetix.nodeworker.engine import ending
     from chronetix.nodeworker.inprocess import runner
 
-    code = runner.main()
+    code = runner.main(end_s=_limit_s())
     signal.signal(signal.SIGINT, _end)
     ending.Shutdown(code, _limit_s(), lambda _: None).run()
 

@@ -23,7 +23,7 @@ from chronetix.nodeworker.api.plugin import is_asynchronous
 from chronetix.nodeworker.engine.load import load
 from chronetix.nodeworker.engine.node import Node
 from chronetix.nodeworker.inprocess.local_bus import LocalBus, NodeHost, OnLog, OnPublish
-from chronetix.nodeworker.inprocess.member import TURN_NS, Aborted, FlowFailed, Member
+from chronetix.nodeworker.inprocess.member import TURN_NS, Aborted, EndTimeout, FlowFailed, Member
 from chronetix.nodeworker.memory.arena_trim import ArenaTrim
 from chronetix.nodeworker.memory.wiring import NO_HUGEPAGES, Drop, Grow, OnGaveUp, build
 from chronetix.protocol.messages import Configure, Deliver, Tick
@@ -36,6 +36,9 @@ if TYPE_CHECKING:
     from chronetix.shm._native import RouteSnapshot
 
 T = TypeVar("T")
+
+END_S = 5.0
+"""How long tasks of asynchronous plugins may take to end when they are cancelled; the daemon's ``end_timeout``."""
 
 TURNS = 64
 """Turns of the loop without a pause after which it looks whether memory can be given back."""
@@ -63,11 +66,9 @@ class Deployment:
         find: Callable[[Configure], Any] = lambda config: load(config.uri, config.base_dir, config.kind),
         on_log: OnLog = lambda *_: None,
         on_publish: OnPublish = lambda *_: None,
-        on_drain: Callable[[], None] = lambda: None,
         handovers: Mapping[str, Any] | None = None,
     ) -> None:
-        """``on_drain`` is called when the drain begins that :meth:`drain` has asked for; ``handovers``: what
-        predecessors have left to nodes."""
+        """``handovers``: what predecessors have left to nodes."""
         self.bell = Doorbell()
         """What the one thread sleeps on."""
         self._members: dict[str, Member] = {}
@@ -76,7 +77,6 @@ class Deployment:
         self._alarms: list[RunningTimer] = []
         self._failure: FlowFailed | None = None
         self._draining = False
-        self._on_drain: Callable[[], None] | None = on_drain
         self._turn_ns = time.monotonic_ns()
         """When consumers had their last turn because a producer had been at work for long."""
         self._find = find
@@ -143,15 +143,21 @@ class Deployment:
         for member in reversed(self._sinks_first):
             member.end_at_once(failed=member.name == failed)
 
-    def close(self) -> None:
-        """Give back all memory and descriptors."""
-        if self._event_loop is not None:
-            self._event_loop.close()
-        for view in self._views.values():
-            view.close()
-        for member in self._members.values():
-            member.wiring.close()
-        self.bell.close()
+    def close(self, limit_s: float = END_S) -> None:
+        """Give back all memory and descriptors. Raises EndTimeout when plugins have left tasks that do not end within
+        ``limit_s``."""
+        hangs = ""
+        try:
+            if self._event_loop is not None:
+                hangs = self._event_loop.close(limit_s)
+        finally:
+            for view in self._views.values():
+                view.close()
+            for member in self._members.values():
+                member.wiring.close()
+            self.bell.close()
+        if hangs:
+            raise EndTimeout(f"the flow did not end within {limit_s:.3g} s and was ended: {hangs}")
 
     # -- setting up ---------------------------------------------------------------------------------------------
 
@@ -288,7 +294,7 @@ class Deployment:
                 continue
             self._refuse_deadlock()
             if until_idle and (self._event_loop is None or self._event_loop.quiet):
-                self._draining, self._on_drain = True, None
+                self._draining = True
             else:
                 self._sleep()
 
@@ -355,9 +361,6 @@ class Deployment:
         return min(lefts, default=None)
 
     def _drain_sources(self) -> None:
-        if self._on_drain is not None:
-            on_drain, self._on_drain = self._on_drain, None
-            on_drain()
         for member in self._members.values():
             if not member.finished:
                 member.drain()

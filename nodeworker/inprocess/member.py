@@ -37,6 +37,10 @@ class Aborted(BaseException):
     """A node failed; the deployment has the reason."""
 
 
+class EndTimeout(RuntimeError):
+    """The flow has finished or failed, and what its plugins have left running does not end."""
+
+
 class FlowFailed(Exception):
     """A node of the flow raised. ``__cause__`` is what."""
 

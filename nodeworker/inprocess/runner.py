@@ -16,12 +16,13 @@ from typing import Any, Final, NoReturn
 
 import msgspec
 
+from chronetix.nodeworker import _clone
 from chronetix.nodeworker.api.context import Level
 from chronetix.nodeworker.api.errors import Interrupted
 from chronetix.nodeworker.api.tracebacks import told
 from chronetix.nodeworker.engine import children
-from chronetix.nodeworker.inprocess.deployment import Deployment
-from chronetix.nodeworker.inprocess.member import FlowFailed
+from chronetix.nodeworker.inprocess.deployment import END_S, Deployment
+from chronetix.nodeworker.inprocess.member import EndTimeout, FlowFailed
 from chronetix.protocol import cbor
 from chronetix.protocol.configure import configure, unsupported
 from chronetix.protocol.contract import Flow, Problem, parse_flow
@@ -37,6 +38,14 @@ INTERRUPTED = 130
 NOBODY_READS = 141
 """Exit codes; the last is that of a program which SIGPIPE ends."""
 
+STOPPING = b"stopping: sources end now, the rest finishes what is there (again to stop at once)\n"
+"""What the first signal says, whatever is under way."""
+
+AT_ONCE_S = 2.0
+"""After the second signal: how long the nodes' ``on_stop`` may take; the daemon's ``terminate_timeout``."""
+
+HELD_UP = b"chronetix: the flow did not end within 2 s after the second signal and was ended\n"
+
 EXITS: Final = {
     FINISHED: "The flow has finished, perhaps because of SIGTERM.",
     FAILED: "A node failed, the flow is not valid, or the process did not end in time; a message says which.",
@@ -48,13 +57,13 @@ EXITS: Final = {
 """What each exit code means."""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, end_s: float = END_S) -> int:
     """Run the flow that the command line names; the exit code."""
     options = _options(arguments)
     try:
         source = options.flow if options.descriptor is None else options.descriptor
         flow, base_dir = read_flow(source, dict(options.bind), options.base_dir, options.source)
-        return run(flow, base_dir, options.output)
+        return run(flow, base_dir, options.output, end_s)
     except ChronetixError as reason:
         print(f"error: {reason.message}\n{reason.hint}", file=sys.stderr)
         for problem in reason.details.get("problems", ()):
@@ -147,17 +156,22 @@ def _enter(flow: Flow, base_dir: str) -> None:
         raise error("flow-unreadable", source=folder, reason=str(reason)) from None
 
 
-def run(flow: Flow, base_dir: str, output: str = "table") -> int:
-    """Run ``flow`` to its end, in the folder where its workers would run, and print what came of it; the exit code."""
+def run(flow: Flow, base_dir: str, output: str = "table", end_s: float = END_S) -> int:
+    """Run ``flow`` to its end, in the folder where its workers would run, and print what came of it; the exit code.
+    ``end_s``: how long cancelled tasks may take to end."""
     name = flow.name or "flow"
     _enter(flow, base_dir)
-    deployment = Deployment(configure(flow, name, base_dir), on_log=_print_log, on_drain=_say_that_it_stops)
+    deployment = Deployment(configure(flow, name, base_dir), on_log=_print_log)
     asked: list[int] = []
+    hangs = False
 
     def stop(number: int, _frame: FrameType | None) -> None:
         asked.append(number)
         if len(asked) > 1:
+            _clone.limit_end(AT_ONCE_S, INTERRUPTED, -1, b"", HELD_UP)
             raise Interrupted("told twice to stop")
+        with suppress(OSError):
+            os.write(2, STOPPING)  # print() may be under way in what this interrupts
         deployment.drain()
 
     before = {number: children.handle(number, stop) for number in children.STOPPING}
@@ -177,10 +191,16 @@ def run(flow: Flow, base_dir: str, output: str = "table") -> int:
             _print_results(name, flow, deployment, output)
             sys.stdout.flush()
     finally:
-        deployment.close()
+        try:
+            deployment.close(end_s)
+        except EndTimeout as late:
+            print(f"error: {late}", file=sys.stderr)
+            hangs = True
         children.ring_on(children.STOPPING, -1)
         for number, handler in before.items():
             children.put_back(number, handler)
+    if hangs:
+        return FAILED
     return INTERRUPTED if signal.SIGINT in asked else FINISHED
 
 
@@ -202,10 +222,6 @@ def _noticing_exits() -> Iterator[None]:
         yield
     finally:
         os._exit = exit_at_once
-
-
-def _say_that_it_stops() -> None:
-    print("stopping: sources end now, the rest finishes what is there (again to stop at once)", file=sys.stderr)
 
 
 def _nobody_reads_stdout() -> bool:

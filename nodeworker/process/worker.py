@@ -22,6 +22,7 @@ import sys
 import threading
 import time
 from collections import deque
+from contextlib import suppress
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol, TypeVar
 
@@ -132,6 +133,9 @@ class Worker:
         self._signalled = 0.0
         """When the first of them came."""
         self._async_run: AsyncRun | None = None
+        self._closing: AsyncRun | None = None
+        self._hangs = ""
+        """What the plugin has left in its event loop and does not end."""
         self._interruptible = True
         self._ended_by: BaseException | None = None
         """Kept until the inputs are abandoned: with it go the frames that were worked on, and with these their credits,
@@ -157,10 +161,14 @@ class Worker:
         code = FAILED
         try:
             code = self._lived()
-            return code
+            return FAILED if self._hangs else code
         finally:
             _current = None
             self._give_back(orderly=code == OK)
+            if self._hangs and not isinstance(self._ended_by, DaemonGone):
+                print(f"chronetix: {self._hangs}", file=sys.stderr, flush=True)
+                with suppress(OSError):
+                    self._say_what_hangs(self._hangs)
             self._ended_by = None
             if before:
                 _put_back(before)
@@ -170,15 +178,27 @@ class Worker:
         self._link.close()
 
     def end(self, code: int) -> NoReturn:
-        """The end of the interpreter, and with it of the process. Raises SystemExit."""
-        config = self._node.config if self._node is not None else None
-        hurry_s = HURRY * (config.terminate_ns if config is not None else 0) / 1e9
-        limit_s = config.end_ns / 1e9 if config is not None else 0.0
-        if self._signals:
-            limit_s = min(limit_s, hurry_s - (time.monotonic() - self._signalled))
-        end = ending.Shutdown(code, max(limit_s, 0.0), self._say_what_hangs, self._last_words, self._let_go)
-        ending.signals(end, hurry_s)
+        """The end of the interpreter, and with it of the process. Raises SystemExit. When a task of the plugin's has
+        used up the time for that, the process exits at once."""
+        if self._hangs:
+            ending.flush()
+            os._exit(code)
+        end = ending.Shutdown(code, self._end_s, self._say_what_hangs, self._last_words, self._let_go)
+        ending.signals(end, self._hurry_s)
         end.run()
+
+    @property
+    def _hurry_s(self) -> float:
+        """How long the end may take after SIGTERM."""
+        return HURRY * (self._node.config.terminate_ns if self._node is not None else 0) / 1e9
+
+    @property
+    def _end_s(self) -> float:
+        """How long the end may take from now on."""
+        limit_s = self._node.config.end_ns / 1e9 if self._node is not None else 0.0
+        if self._signals:
+            limit_s = min(limit_s, self._hurry_s - (time.monotonic() - self._signalled))
+        return max(limit_s, 0.0)
 
     def _let_go(self) -> None:
         """Of the plugin: it is finalized now, and not with all that there is here."""
@@ -261,12 +281,25 @@ class Worker:
         from chronetix.nodeworker.process.async_worker import AsyncRun  # what few plugins need, no worker should carry
 
         self._async_run = async_run = AsyncRun(*arguments)
+        finished: Finished | None = None
         self._interruptible = False
         try:
-            return self._run(async_run)
+            result = self._run(async_run)
+            finished = Finished(result=result)
+            return result
         finally:
-            self._async_run = None
-            async_run.close()
+            self._async_run, self._closing = None, async_run
+            limit_s = self._end_s
+
+            def blocked(what: str) -> None:
+                if finished is not None:  # what hangs now is no reason to do its work again
+                    with suppress(OSError):
+                        self._link.send(finished)
+                ending.exit_hung(ending.told(limit_s, what), self._say_what_hangs)
+
+            what = async_run.close(limit_s, blocked)
+            self._closing = None
+            self._hangs = ending.told(limit_s, what) if what else ""
 
     def _hello(self) -> Configure:
         hello = Hello(protocol=list(PROTOCOL_VERSIONS), role="worker", features=[HANDOVER], pid=os.getpid())
@@ -469,6 +502,8 @@ class Worker:
         if self._node is not None:
             self._node.step.interrupt = reason
         hangs = False
+        if self._closing is not None:
+            self._closing.hurry(self._hurry_s)
         if self._async_run is not None:
             self._async_run.interrupt(reason)
             hangs = self._signals > 1

@@ -10,7 +10,7 @@ import signal
 import pytest
 
 from chronetix.nodeworker.api.errors import RequestFailed
-from chronetix.nodeworker.inprocess import testing
+from chronetix.nodeworker.inprocess import deployment, testing
 from chronetix.protocol.messages import Deliver, Finished, Log, Publish, Reply, Request, Tick, TimerSpec
 
 
@@ -168,6 +168,88 @@ class TestCallbacks:
 
         with pytest.raises(RuntimeError, match="from on_start on"):
             testing.run(Early, [1])
+
+
+class TestWhatStillRunsAtTheEnd:
+    def test_is_cancelled(self):
+        class Beats:
+            async def on_start(self):
+                self.beats = 0
+                self.task = asyncio.create_task(self.beat())
+
+            async def beat(self):
+                while True:
+                    await asyncio.sleep(0)
+                    self.beats += 1
+
+            async def on_frame(self, frame):
+                await asyncio.sleep(0)
+                return frame.value()
+
+        plugin = Beats()
+        assert testing.run(plugin, [1, 2, 3]).sent == [1, 2, 3]
+        assert plugin.beats
+        assert plugin.task.cancelled()
+
+    def test_may_take_its_time_when_it_is_cancelled(self):
+        class Tidies:
+            tidied = False
+
+            async def on_start(self, ctx):
+                self.tasks = [asyncio.create_task(self.tidy()) for _ in range(3)]
+                await asyncio.sleep(0)
+
+            async def tidy(self):
+                try:
+                    await asyncio.sleep(1000)
+                finally:
+                    await asyncio.sleep(0.01)
+                    self.tidied = True
+
+            async def on_frame(self, frame): ...
+
+        plugin = Tidies()
+        testing.run(plugin, [1])
+        assert plugin.tidied
+
+    def test_and_does_not_end_is_named(self, monkeypatch):
+        monkeypatch.setattr(deployment.Deployment.close, "__defaults__", (0.01,))
+
+        class Never:
+            async def on_start(self):
+                self.task = asyncio.create_task(self.never())
+
+            async def never(self):
+                while True:
+                    with contextlib.suppress(asyncio.CancelledError):
+                        await asyncio.sleep(1000)
+
+            async def on_frame(self, frame): ...
+
+        with pytest.raises(RuntimeError, match=r"task 'Task-\d+' of .*Never\.never \(.*test_async\.py, line \d+\)"):
+            testing.run(Never, [1])
+
+    def test_may_be_an_asynchronous_generator(self):
+        closed = []
+
+        class Iterates:
+            async def on_start(self):
+                self.items = self.count()
+                await anext(self.items)
+
+            async def count(self):
+                try:
+                    while True:
+                        yield 1
+                finally:
+                    await asyncio.sleep(0)
+                    closed.append(True)
+
+            async def on_frame(self, frame): ...
+
+        plugin = Iterates()
+        testing.run(plugin, [1])
+        assert closed
 
 
 class TestFramesInFlight:

@@ -11,6 +11,9 @@ import sys
 import pytest
 
 PLUGINS = """
+import asyncio, sys, time
+from contextlib import suppress
+
 def numbers(ctx):
     yield from range(ctx.params["count"])
 
@@ -76,6 +79,56 @@ def four(ctx):
 
 class First:
     def on_frame(self, frame, ctx): ctx.finish()
+
+def say(text):
+    print(text, file=sys.stderr, flush=True)
+
+class SleepsAtItsEnd:
+    def produce(self, ctx): yield 1
+    def on_stop(self):
+        say("on_stop")
+        time.sleep(1000)
+
+class SleepsAtItsEndInALoop:
+    async def produce(self, ctx): yield 1
+    async def on_stop(self):
+        say("on_stop")
+        await asyncio.sleep(1000)
+
+class SleepsAtItsEndAndItsStart(SleepsAtItsEnd):
+    def on_start(self):
+        say("on_start")
+    def produce(self, ctx):
+        say("produce")
+        time.sleep(1000)
+        yield 1
+
+class Never:
+    async def produce(self, ctx):
+        self.task = asyncio.create_task(self.never())
+        yield 1
+    async def never(self):
+        while True:
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(1000)
+
+async def count(ctx):
+    for n in range(1000):
+        yield n
+
+class Five:
+    taken = beats = 0
+    async def on_start(self, ctx):
+        self.task = asyncio.create_task(self.beat())
+    async def beat(self):
+        while True:
+            await asyncio.sleep(0)
+            self.beats += 1
+    async def on_frame(self, frame, ctx):
+        await asyncio.sleep(0)
+        self.taken += 1
+        if self.taken == 5: ctx.finish()
+    async def on_stop(self): return [self.taken >= 5, self.beats > 0]
 """
 
 
@@ -102,12 +155,12 @@ def route(source, target, plane="data", **fields):
 def inproc(tmp_path):
     (tmp_path / "plugins.py").write_text(PLUGINS)
 
-    def start(flow, *arguments, **settings):
+    def start(flow, *arguments, variables=None, **settings):
         (tmp_path / "flow.json").write_text(json.dumps(flow))
         return subprocess.Popen(
             [sys.executable, "-m", "chronetix.nodeworker.inprocess.command", str(tmp_path / "flow.json"), *arguments],
             **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True} | settings,
-            env={**os.environ, "PYTHONPATH": os.getcwd()},
+            env={**os.environ, "PYTHONPATH": os.getcwd(), **(variables or {})},
         )
 
     return start
@@ -252,6 +305,57 @@ def test_ctrl_c_while_a_plugin_logs_ends_the_sources_and_fails_no_node(inproc):
     assert process.returncode == 130, err
     assert "stopping: sources end now" in err
     assert "reentrant" not in err
+
+
+@pytest.mark.parametrize("entry", ["SleepsAtItsEnd", "SleepsAtItsEndInALoop"])
+def test_a_second_ctrl_c_ends_an_on_stop_that_sleeps_and_calls_none_again(inproc, entry):
+    process = inproc(single(entry))
+    seen = [process.stderr.readline()]
+    process.send_signal(signal.SIGINT)
+    seen.append(process.stderr.readline())
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert seen[0] == "on_stop\n"
+    assert seen[1].startswith("stopping: ")
+    assert seen[1].endswith("(again to stop at once)\n")
+    assert (process.returncode, err) == (130, "")
+
+
+def test_the_second_ctrl_c_gives_every_on_stop_that_follows_two_seconds(inproc):
+    process = inproc(single("SleepsAtItsEndAndItsStart"))
+    assert [process.stderr.readline() for _ in range(2)] == ["on_start\n", "produce\n"]
+    process.send_signal(signal.SIGINT)
+    assert process.stderr.readline().startswith("stopping: ")
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err.splitlines() == [
+        "on_stop",
+        "chronetix: the flow did not end within 2 s after the second signal and was ended",
+    ]
+
+
+def test_a_task_that_still_runs_at_the_end_is_cancelled_and_the_flow_finishes(inproc):
+    flow = {
+        "manifests": [
+            manifest("src", "python://plugins.py:count"),
+            manifest("five", "python://plugins.py:Five", max_inflight=4),
+        ],
+        "routes": [route("src", "five", buffer=8)],
+        "schemas": [],
+    }
+    out, err = inproc(flow, "-o", "json").communicate(timeout=60)
+    assert "Error" not in err
+    assert json.loads(out)["nodes"] == {"src": None, "five": [True, True]}
+
+
+def test_a_task_that_does_not_end_fails_the_flow_by_name(inproc):
+    process = inproc(single("Never"), variables={"CHRONETIX_END_TIMEOUT": "0.1"})
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "error: the flow did not end within 0.1 s and was ended: task" in err
+    assert "of Never.never (" in err
+    assert "plugins.py, line" in err
 
 
 @pytest.mark.parametrize(("code", "seen"), [(0, 1), (3, 3)])

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import tempfile
 import threading
 import time
 import weakref
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -136,3 +138,45 @@ class ClingsForItsModule(Sink):
     def __del__(self):
         while True:
             pass
+
+
+class Never:
+    """Its task is not to be cancelled."""
+
+    async def on_start(self, ctx):
+        self.task = asyncio.create_task(self.never())
+
+    async def never(self):
+        while True:
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(1000)
+
+    async def on_frame(self, frame, ctx):
+        """Takes it."""
+
+    async def on_stop(self, ctx):
+        return "done"
+
+
+class Blocks(Never):
+    """Its task blocks the event loop when it is cancelled."""
+
+    async def never(self):
+        try:
+            await asyncio.sleep(1000)
+        finally:
+            time.sleep(1000)
+
+
+class Iterates(Never):
+    """Its generator does not end when it is closed."""
+
+    async def on_start(self, ctx):
+        self.items = self.count()
+        await anext(self.items)
+
+    async def count(self):
+        try:
+            yield 1
+        finally:
+            await asyncio.sleep(1000)
