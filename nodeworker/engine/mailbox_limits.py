@@ -65,21 +65,27 @@ class MailboxLimits:
         self._mailbox.append(message)
         return True
 
-    def report(self) -> dict[str, int]:
-        """Messages by topic that were dropped since the last report: once there is room again, and before that
-        whenever they are many."""
+    @property
+    def owes(self) -> bool:
+        """Dropped messages are to be reported or accounted for, once there is room again."""
+        return bool(self._unreported or self._dropped)
+
+    def report(self, *, last: bool = False) -> dict[str, int]:
+        """Messages by topic that were dropped since the report before: once there is room again, earlier when they
+        are many, and in the ``last`` report in any case."""
         if not self._unreported:
             return {}
         self._settle()
-        if self._unreported < REPORTED_AT_ONCE and self._bytes > MAX_WAITING_BYTES // 2:
+        if not last and self._unreported < REPORTED_AT_ONCE and self._bytes > MAX_WAITING_BYTES // 2:
             return {}
         told, self._by_topic, self._unreported = self._by_topic, {}, 0
         return told
 
-    def account(self) -> int:
-        """Messages that were dropped since the last account, once there is room again; 0 before that."""
+    def account(self, *, last: bool = False) -> int:
+        """Messages that were dropped since the account before, once there is room again, or in the ``last`` one; 0
+        before that."""
         self._settle()
-        if self._dropped and self._bytes <= MAX_WAITING_BYTES // 2:
+        if self._dropped and (last or self._bytes <= MAX_WAITING_BYTES // 2):
             told, self._dropped = self._dropped, 0
             return told
         return 0

@@ -4,7 +4,8 @@ It answers pings, makes and maps ends of routes, ends requests; everything else 
 is rung so that the plugin's thread looks. It never runs plugin code, hence a hung plugin can be told from a busy one.
 When the link ends, or brings what must not come, the plugin's thread is told by a ``Lost`` event, and by SIGTERM in
 case it waits; unless the worker is to survive the daemon: then it waits here for the next one. While the arena is
-larger than at first, it also looks from time to time whether memory can be given back.
+larger than at first, it also looks from time to time whether memory can be given back; while dropped messages are not
+reported yet, whether the mailbox has room again.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from types import FunctionType, MethodType
 from typing import Any
 
@@ -48,6 +50,9 @@ from chronetix.protocol.messages import (
     ToWorker,
 )
 from chronetix.shm import Frame, Step
+
+ROOM_S = 0.1
+"""While dropped messages are not reported yet: the pause between two looks whether the mailbox has room again."""
 
 
 class Reader:
@@ -124,23 +129,33 @@ class Reader:
             return reason
 
     def _await(self) -> None:
-        """Until there is something to receive, giving memory back when that is due."""
-        if self._giving is None:
-            return
-        while (left := self._giving.left(time.monotonic())) is not None:
+        """Until there is something to receive, giving memory back when that is due, and reporting dropped messages when
+        there is room again."""
+        while (left := self._next_look()) is not None:
             if left > 0 and self._link.wait(left):
                 return
-            self._giving.look(time.monotonic())
+            if self._giving is not None and self._giving.left(time.monotonic()) == 0:
+                self._giving.look(time.monotonic())
+            self._tell_dropped()
+
+    def _next_look(self) -> float | None:
+        """Seconds until something is to be looked for; None if nothing is."""
+        left = self._giving.left(time.monotonic()) if self._giving is not None else None
+        if not self._intake.owes:
+            return left
+        return ROOM_S if left is None else min(left, ROOM_S)
 
     def end(self) -> None:
-        """The worker is done: stop reading, quietly, and wait for the thread; the link stays. From the plugin's
-        thread."""
+        """The worker is done: stop reading, quietly, wait for the thread, and report what was dropped last; the link
+        stays. From the plugin's thread."""
         self._ending = True
         if self._reattachment is not None:
             self._reattachment.give_up()
         self._link.stop_receiving()
         with self._running:
             pass
+        with suppress(OSError):  # the daemon is gone
+            self._tell_dropped(last=True)
         if self._reattachment is not None:
             self._reattachment.close()
 
@@ -191,12 +206,18 @@ class Reader:
             self._link.send(answer)
 
     def _post(self, message: ToWorker) -> None:
-        """Into the mailbox, if there is room; whoever lost messages is told how many as soon as there is again."""
+        """Into the mailbox, if there is room."""
         if self._intake.put(message):
             self._wiring.bell.ring()
-        for topic, count in self._intake.report().items():
+        self._tell_dropped()
+
+    def _tell_dropped(self, *, last: bool = False) -> None:
+        """The daemon counts what was dropped, and the node's log says how many."""
+        if not self._intake.owes:
+            return
+        for topic, count in self._intake.report(last=last).items():
             self._link.send(MessagesDropped(topic=topic, count=count))
-        dropped = self._intake.account()
+        dropped = self._intake.account(last=last)
         if dropped:
             self._host.log(
                 "warning", "messages came faster than on_message took them; some were dropped", {"dropped": dropped}

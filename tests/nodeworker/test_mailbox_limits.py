@@ -54,6 +54,18 @@ def test_drops_are_reported_by_topic_once_there_is_room_and_before_when_they_are
     assert intake.report() == {"a": REPORTED_AT_ONCE}
 
 
+def test_the_last_report_has_all_of_them_room_or_not() -> None:
+    mailbox: deque[Any] = deque()
+    intake = MailboxLimits(mailbox)
+    assert not intake.owes
+    while intake.put(Deliver(envelope={"topic": "a"}, payload=bytes(1 << 20))):
+        pass
+    assert intake.owes
+    assert [intake.report(), intake.account()] == [{}, 0]
+    assert [intake.report(last=True), intake.account(last=True)] == [{"a": 1}, 1]
+    assert not intake.owes
+
+
 def test_a_message_larger_than_the_bound_goes_into_an_empty_mailbox() -> None:
     mailbox: deque[Any] = deque()
     assert MailboxLimits(mailbox).put(Deliver(envelope={"topic": "t"}, payload=bytes(MAX_WAITING_BYTES + 1)))

@@ -15,6 +15,9 @@ from chronetix.protocol.messages import (
     Drain,
     Finished,
     Log,
+    MessagesDropped,
+    Ping,
+    Pong,
     Publish,
     Ready,
     Reply,
@@ -441,6 +444,43 @@ class TestTheEventBus:
             "priority": 6,
         }
         assert (second.envelope["topic"], second.payload) == ("ticks", b'["beat",7,2]')
+
+    @pytest.mark.parametrize("ends", [False, True])
+    def test_messages_that_found_no_room_are_reported_when_there_is_again_and_when_the_node_ends(
+        self, daemon, configure, plugin, tmp_path, ends
+    ):
+        """No other message comes after them."""
+        os.mkfifo(tmp_path / "gate")
+        slow = plugin(f"""
+            class Slow:
+                taken = 0
+                def on_message(self, message, ctx):
+                    self.taken += 1
+                    if self.taken == 1:
+                        ctx.log.info("waiting")
+                        open({str(tmp_path / "gate")!r}).close()
+                    if {ends}: ctx.finish()
+                def on_stop(self, ctx): return self.taken
+        """)
+        worker = daemon.start(configure("a", slow + ":Slow", subscriptions=["t"]))
+        daemon.wire()
+        daemon.begin()
+        worker.link.send(Deliver(envelope={"topic": "t"}, payload=b"1"))
+        daemon.until(lambda: any(log.message == "waiting" for log in worker.said(Log)))
+        for _ in range(20):
+            worker.link.send(Deliver(envelope={"topic": "t"}, payload=bytes(1 << 20)))
+        worker.link.send(Ping(id=1))
+        daemon.until(lambda: worker.said(Pong))
+        assert not worker.said(MessagesDropped)
+        open(tmp_path / "gate", "w").close()
+        daemon.until(lambda: worker.said(MessagesDropped) and len(worker.said(Log)) > 1)
+        (dropped,) = worker.said(MessagesDropped)
+        assert dropped.topic == "t"
+        assert worker.said(Log)[-1].fields == {"dropped": dropped.count}
+        if not ends:
+            worker.link.send(Drain())
+        taken = daemon.finish()["a"]
+        assert taken + dropped.count == 21
 
     def test_a_log_record_that_no_message_can_carry_is_shown_as_far_as_it_can_be(self, daemon, configure, plugin):
         logging = plugin("""
