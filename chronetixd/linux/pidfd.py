@@ -57,11 +57,16 @@ class Process:
         loop.add_reader(pidfd, ended)
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal to the process and to its process group. Does nothing for a process that has been reaped."""
+        """Send a signal once to the process and once to each other process of its group. A process that has moved to
+        another group gets it as well. Does nothing for a process that has been reaped.
+
+        A second SIGTERM has a meaning of its own for a worker (it interrupts the plugin's callback).
+        """
         if self.pidfd < 0:
             return
         with suppress(*_NOT_OURS):
-            signal.pidfd_send_signal(self.pidfd, number)
+            if os.getpgid(self.pid) != self.pid:
+                signal.pidfd_send_signal(self.pidfd, number)
         with suppress(*_NOT_OURS):
             os.killpg(self.pid, number)
 

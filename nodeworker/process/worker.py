@@ -137,6 +137,10 @@ class Worker:
         self._hangs = ""
         """What the plugin has left in its event loop and does not end."""
         self._interruptible = True
+        self._put_back: dict[signal.Signals, Any] = {}
+        """The handlers of the program that was there before; for :meth:`close`."""
+        self._leaving = False
+        """The node has ended: SIGTERM leaves the process less time for its own end, and interrupts nothing."""
         self._ended_by: BaseException | None = None
         """Kept until the inputs are abandoned: with it go the frames that were worked on, and with these their credits,
         as if they had been done with."""
@@ -156,26 +160,29 @@ class Worker:
     def live(self) -> int:
         """As :meth:`run`, and the daemon can still be told what goes wrong at the very end, until :meth:`close`."""
         global _current
-        before = catch_signals()
+        self._put_back = catch_signals()
         _current = self
         code = FAILED
         try:
             code = self._lived()
             return FAILED if self._hangs else code
         finally:
-            _current = None
             self._give_back(orderly=code == OK)
             if self._hangs and not isinstance(self._ended_by, DaemonGone):
                 print(f"chronetix: {self._hangs}", file=sys.stderr, flush=True)
                 with suppress(OSError):
                     self._say_what_hangs(self._hangs)
             self._ended_by = None
-            if before:
-                _put_back(before)
 
     def close(self) -> None:
-        """Nothing more is said to the daemon. Idempotent."""
+        """Nothing more is said to the daemon, and signals are the program's own again. Idempotent."""
+        global _current
         self._link.close()
+        for number, handler in self._put_back.items():
+            children.put_back(number, handler)
+        self._put_back = {}
+        if _current is self:
+            _current = None
 
     def end(self, code: int) -> NoReturn:
         """The end of the interpreter, and with it of the process. Raises SystemExit. When a task of the plugin's has
@@ -229,9 +236,11 @@ class Worker:
     def _lived(self) -> int:
         try:
             code = self._live()
+            self._leaving = True
             self._end_child(None)
             return code
         except BaseException as reason:
+            self._leaving = True
             self._end_child(reason)
             return self._ended(reason)
 
@@ -492,6 +501,10 @@ class Worker:
     def on_signal(self, number: int) -> None:
         """Runs in the plugin's thread. The IO thread sends SIGTERM too, after it has put the reason into the
         mailbox."""
+        if self._leaving:
+            self._signals += number == signal.SIGTERM
+            self._signalled = self._signalled or time.monotonic()
+            return
         reason = self._mailbox[-1].reason if self._mailbox and isinstance(self._mailbox[-1], Lost) else None
         if reason is None:
             reason = Interrupted(f"stopped by {signal.Signals(number).name}")
@@ -547,11 +560,6 @@ def catch_signals() -> dict[signal.Signals, Any]:
     if signal.getsignal(signal.SIGTERM) is _dispatch:
         return {}
     return {number: children.handle(number, _dispatch) for number in children.STOPPING}
-
-
-def _put_back(handlers: dict[signal.Signals, Any]) -> None:
-    for number, handler in handlers.items():
-        children.put_back(number, handler)
 
 
 def _dispatch(number: int, _frame: FrameType | None) -> None:
