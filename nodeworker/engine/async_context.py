@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Callable, Coroutine, Generator, Mapping
 from contextlib import suppress
 from functools import partial
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from chronetix.nodeworker.api.context import Context, nanoseconds
 from chronetix.nodeworker.api.errors import RequestFailed, late
@@ -35,10 +35,20 @@ class EventLoopSide(Protocol):
         """The node has failed."""
 
 
-class Pending(Generic[T]):
-    """What has to be awaited once. Forgetting that would lose a frame silently, so it is told, and ends the node."""
+ONCE = "this was awaited already: call the method again"
 
-    __slots__ = ("_forgotten", "_work")
+
+class Pending(Coroutine[Any, Any, T]):
+    """What has to be awaited once, or given to a task. Forgetting that would lose a frame silently, so it is told, and
+    ends the node.
+
+    It is a coroutine to asyncio: ``create_task``, ``TaskGroup``, ``gather``, ``wait_for`` and ``shield`` take it.
+    """
+
+    __slots__ = ("_begun", "_forgotten", "_work")
+
+    _begun: Coroutine[Any, Any, T]
+    """Set by the first ``send`` or ``throw`` of a task; an ``await`` never needs it."""
 
     def __init__(self, work: Coroutine[Any, Any, T], forgotten: Callable[[], None]) -> None:
         self._work: Coroutine[Any, Any, T] | None = work
@@ -47,8 +57,31 @@ class Pending(Generic[T]):
     def __await__(self) -> Generator[Any, None, T]:
         work, self._work = self._work, None
         if work is None:
-            raise RuntimeError("this was awaited already: call the method again")
+            raise RuntimeError(ONCE)
         return work.__await__()
+
+    def send(self, value: Any, /) -> Any:
+        """Go on until the next wait, as a task does. Raises StopIteration at the end."""
+        return self._of_task().send(value)
+
+    def throw(self, *reason: Any) -> Any:
+        """Raise ``reason`` where it waits, as a task does that was cancelled."""
+        return self._of_task().throw(*reason)
+
+    def close(self) -> None:
+        """Give it up: it is not sent, and that is not told."""
+        work, self._work = self._work, None
+        work = work or getattr(self, "_begun", None)
+        if work is not None:
+            work.close()
+
+    def _of_task(self) -> Coroutine[Any, Any, T]:
+        work, self._work = self._work, None
+        if work is not None:
+            self._begun = work
+        elif not hasattr(self, "_begun"):
+            raise RuntimeError(ONCE)
+        return self._begun
 
     def __del__(self) -> None:
         if self._work is not None:

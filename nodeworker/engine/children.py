@@ -14,11 +14,11 @@ import os
 import signal
 import sys
 import threading
-import traceback
 from collections.abc import Iterable
 from typing import Any, NoReturn
 
 from chronetix.nodeworker import _clone
+from chronetix.nodeworker.api.tracebacks import told
 
 OK, FAILED = 0, 1
 
@@ -84,7 +84,7 @@ def end_child(reason: BaseException | None) -> NoReturn:
     1 after the traceback of ``reason``."""
     status = reason.code if isinstance(reason, SystemExit) else FAILED
     if reason is not None and not isinstance(reason, SystemExit):
-        traceback.print_exception(reason)
+        print(told(reason), end="", file=sys.stderr)
     elif status is not None and not isinstance(status, int):
         print(status, file=sys.stderr)
     for stream in (sys.stdout, sys.stderr):

@@ -21,7 +21,6 @@ import os
 import select
 import signal
 import sys
-import sysconfig
 import threading
 import time
 import weakref
@@ -31,6 +30,7 @@ from types import FrameType, ModuleType
 from typing import NoReturn
 
 from chronetix.nodeworker import _clone
+from chronetix.nodeworker.api.tracebacks import is_users
 from chronetix.nodeworker.engine import children
 
 TRACKER_S = 1.0
@@ -226,18 +226,11 @@ def place(frame: FrameType | None, below: FrameType | None = None) -> str:
     while frame is not None and frame is not below:
         frames.append(frame)
         frame = frame.f_back
-    own = next((each for each in frames if _is_own(each.f_code.co_filename)), None)
+    own = next((each for each in frames if is_users(each.f_code.co_filename)), None)
     own = own or (frames[0] if frames else None)
     if own is None:
         return "does not return"
     return f"does not return from {own.f_code.co_name} ({own.f_code.co_filename}, line {own.f_lineno})"
-
-
-def _is_own(file: str) -> bool:
-    return "-packages" in file or not file.startswith(_LIBRARIES)
-
-
-_LIBRARIES = (sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"), "<frozen", os.path.dirname(__file__))
 
 
 def _children() -> str:

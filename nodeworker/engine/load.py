@@ -14,13 +14,12 @@ import importlib.util
 import os
 import pkgutil
 import sys
-import traceback
 from collections.abc import Iterable
 from types import ModuleType
 from typing import Any
 
 from chronetix.nodeworker.api import files
-from chronetix.nodeworker.api.tracebacks import is_users
+from chronetix.nodeworker.api.tracebacks import users_frame
 from chronetix.nodeworker.builtins import BUILTINS
 from chronetix.protocol.errors import ChronetixError, error
 
@@ -105,8 +104,8 @@ def _raised(cause: BaseException) -> str:
 
 
 def _where(cause: BaseException) -> str:
-    frames = [each for each in traceback.extract_tb(cause.__traceback__) if is_users(each.filename)]
-    return f" ({frames[-1].filename}, line {frames[-1].lineno}: {frames[-1].line})" if frames else ""
+    frame = users_frame(cause)
+    return "" if frame is None else f" ({frame.filename}, line {frame.lineno}: {frame.line})"
 
 
 def _files_beside(place: str, folder: str) -> list[str]:

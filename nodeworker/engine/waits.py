@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from chronetix.nodeworker.api.tracebacks import log_failure
 from chronetix.shm import Doorbell
 
 
@@ -26,6 +27,7 @@ class Waits:
         self.stirred = False
         """Somebody was woken, or has woken up, since this was set to False."""
         loop.add_reader(bell.fileno(), self._rung)
+        loop.set_exception_handler(log_failure)
 
     def close(self) -> None:
         """Leave the loop."""

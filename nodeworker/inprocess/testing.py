@@ -14,7 +14,7 @@ from functools import partial
 from itertools import zip_longest
 from threading import current_thread, main_thread
 from types import FrameType
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -138,6 +138,7 @@ def run(
     life = _Life(node, incoming, outgoing, values, meta, resume_after, _handed_over(handover))
     script = _Script(messages, requests, [])
     outcome = Run(replies=script.replies)
+    raised: BaseException | None = None
     for left in range(restarts, -1, -1):
         found = {
             PLUGIN: plugin,
@@ -161,7 +162,8 @@ def run(
             break
         except FlowFailed as failure:
             if not left or failure.node != PLUGIN:
-                raise failure.args[2] from None
+                raised = failure.args[2]
+                break
             outcome.failures.append(failure.args[2])
             if outgoing is not None:
                 deployment.settle(COLLECTOR)
@@ -169,6 +171,11 @@ def run(
         finally:
             outcome.result = deployment.results.get(PLUGIN)
             deployment.close()
+    if raised is not None:  # here, where no other exception is handled, it keeps its own cause and context
+        try:
+            raise raised
+        finally:
+            del raised  # which refers to this frame
     return outcome
 
 
@@ -271,11 +278,18 @@ def _towards(port: Port, peer: str) -> Port:
 
 
 def _feed(inputs: Iterable[Any], meta: Sequence[Mapping[str, Any]], ctx: Context) -> Iterator[Any]:
-    """Each with its metadata, if it has some."""
-    for value, notes in zip_longest(inputs, meta):
-        if notes:
-            ctx.send(value, meta=notes)
-        yield None if notes else value
+    """Each with its metadata, if it has some. None is a value like others here, and not nothing to send."""
+    for value, notes in zip_longest(inputs, meta, fillvalue=_LEFT_OUT):
+        if value is _LEFT_OUT:
+            raise ValueError("there are more metadata than inputs: meta has one map for each input, from the first on")
+        noted = bool(notes) and notes is not _LEFT_OUT
+        if noted or value is None:
+            ctx.send(value, meta=notes if noted else None)
+        else:
+            yield value
+
+
+_LEFT_OUT: Final[Any] = object()
 
 
 def _collect(outcome: Run, frame: Frame, _ctx: Context) -> None:

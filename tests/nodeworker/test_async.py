@@ -159,6 +159,63 @@ class TestCallbacks:
         with pytest.raises(TypeError, match=r"ctx\.send was called and not awaited.*await ctx\.send"):
             testing.run(forgets, [1])
 
+    @pytest.mark.parametrize("way", ["create_task", "ensure_future", "gather", "wait_for", "TaskGroup", "shield"])
+    def test_a_send_may_be_given_to_whatever_takes_a_coroutine(self, way):
+        async def both(frame, ctx):
+            one, two = ctx.send(frame.value()), ctx.send(-frame.value())
+            match way:
+                case "create_task":
+                    for task in [asyncio.create_task(one), asyncio.create_task(two)]:
+                        await task
+                case "ensure_future":
+                    await asyncio.wait([asyncio.ensure_future(one), asyncio.ensure_future(two)])
+                case "gather":
+                    await asyncio.gather(one, two)
+                case "wait_for":
+                    await asyncio.wait_for(one, 30)
+                    await asyncio.wait_for(two, 30)
+                case "TaskGroup":
+                    async with asyncio.TaskGroup() as group:
+                        group.create_task(one)
+                        group.create_task(two)
+                case "shield":
+                    await asyncio.shield(one)
+                    await asyncio.shield(two)
+
+        assert testing.run(both, [1, 2, 3], buffer=1).sent == [1, -1, 2, -2, 3, -3]
+
+    def test_a_request_and_a_loan_may_be_given_to_a_task_too(self):
+        async def asks(frame, ctx):
+            answer = asyncio.create_task(ctx.request("nobody/there", timeout=30))
+            lent = asyncio.create_task(ctx.loan(3))
+            with await lent as room, memoryview(room) as view:
+                view[:] = bytes(frame)
+            with pytest.raises(RequestFailed, match="no-subscriber"):
+                await answer
+
+        assert testing.run(asks, [b"abc"], content_type="application/octet-stream").sent == [b"abc"]
+
+    def test_a_task_of_a_send_that_is_cancelled_before_it_began_sends_nothing_and_is_no_fault(self):
+        async def changes_its_mind(frame, ctx):
+            late = asyncio.create_task(ctx.send("never"))
+            late.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await late
+            ctx.send("given up").close()
+            return frame.value()
+
+        assert testing.run(changes_its_mind, [1, 2]).sent == [1, 2]
+
+    @pytest.mark.parametrize("again", ["await", "create_task"])
+    def test_a_send_is_awaited_once(self, again):
+        async def twice(frame, ctx):
+            sending = ctx.send(frame.value())
+            await sending
+            await (sending if again == "await" else asyncio.create_task(sending))
+
+        with pytest.raises(RuntimeError, match="awaited already: call the method again"):
+            testing.run(twice, [1])
+
     def test_a_constructor_cannot_send(self):
         class Early:
             def __init__(self, ctx):

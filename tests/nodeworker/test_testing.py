@@ -362,6 +362,40 @@ def test_a_message_may_take_all_the_room_that_its_envelope_leaves_and_not_a_byte
     outcome = run(publish)
     assert [len(each.value) for each in outcome.published] == said
 
+    @pytest.mark.parametrize("kind", ["application/json", "application/cbor"])
+    @pytest.mark.parametrize("meta", [(), [{"n": 1}, {}, {"n": 3}]])
+    def test_of_none_are_frames_like_others(self, kind, meta):
+        def seen(frame):
+            return [frame.value(), frame.meta]
+
+        outcome = run(seen, [None, 0, None], meta=meta, content_type=kind)
+        assert outcome.sent == [[None, {"n": 1} if meta else {}], [0, {}], [None, {"n": 3} if meta else {}]]
+
+    @pytest.mark.parametrize("kind", [OCTETS, ARROW, "application/x-npy"])
+    def test_of_none_are_refused_where_a_frame_cannot_hold_it(self, kind):
+        with pytest.raises(ChronetixError, match=r"payload-unencodable"):
+            run(lambda frame: None, [None], content_type=kind)
+
+    def test_are_as_many_as_there_are_metadata_at_least(self):
+        with pytest.raises(ValueError, match="more metadata than inputs"):
+            run(lambda frame: None, [1], meta=[{}, {}])
+
+    @pytest.mark.parametrize("chained", ["from", "while"])
+    def test_that_fail_raise_what_the_plugin_raised_with_its_cause(self, chained):
+        def fails(frame):
+            try:
+                raise KeyError("first")
+            except KeyError as reason:
+                if chained == "from":
+                    raise ValueError("second") from reason
+                raise ValueError("second")  # noqa: B904 - that is the test
+
+        with pytest.raises(ValueError, match="second") as caught:
+            run(fails, [1])
+        raised = caught.value
+        assert isinstance(raised.__cause__ if chained == "from" else raised.__context__, KeyError)
+        assert raised.__suppress_context__ == (chained == "from")
+
 
 class TestASuccessor:
     class Total:
