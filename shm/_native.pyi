@@ -360,9 +360,10 @@ class Frame:
         """The sender's own time (``ctx.send(…, stamp_ns=…)``); 0 without one."""
     def numpy(self, dtype: npt.DTypeLike = ...) -> npt.NDArray[Any]:
         """Return a read-only array over the payload, without a copy. On a route of ``application/x-npy`` it is the
-        array that was sent, with its shape, dtype and order. On any other route it has one dimension and the given
+        array that was sent, with its shape, dtype and order. On a route of bytes it has one dimension and the given
         ``dtype`` (uint8 by default); raises ValueError if the payload is no whole number of items. The array, and every
-        view of it, holds the frame and its credit."""
+        view of it, holds the frame and its credit. On a route of CBOR it is a copy of the array that was sent; raises
+        TypeError if that was no array, and on a route of JSON or Arrow."""
     def value(self) -> Any:
         """Return the payload, decoded by the route's content type; a read-only memoryview for types that carry bytes.
         Raises ChronetixError ``payload-undecodable``."""
@@ -412,7 +413,7 @@ class Batch:
     def numpy(self, dtype: npt.DTypeLike = ...) -> npt.NDArray[Any]:
         """Return a read-only array of one dimension and of ``dtype`` (uint8 by default) over all payloads one after
         another: in place when they are adjacent, else of a copy. Raises ValueError if the payloads are no whole number
-        of items, TypeError on a route of arrays (``application/x-npy``), where each frame has its own."""
+        of items, TypeError on a route of x-npy, CBOR, JSON or Arrow, where each frame is encoded by itself."""
     def release(self) -> None:
         """Give all credits back now, or as soon as the last frame and view of the batch is dropped. Idempotent."""
 

@@ -14,14 +14,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol
 
 import msgspec
 
 from chronetix.nodeworker.api.errors import said
 from chronetix.protocol import cbor
+from chronetix.protocol.content import arrays, json, npy, octets
 from chronetix.protocol.content import cbor as data_cbor
-from chronetix.protocol.content import json, npy
 from chronetix.protocol.content.natural import Unfit, awaited
 from chronetix.protocol.errors import error
 from chronetix.protocol.messages import MAX_FRAME
@@ -63,6 +63,10 @@ class Encoded:
         return f"<Encoded, {memoryview(self.data).nbytes} bytes>"
 
 
+class NoArray(Exception):
+    """There is no array in a frame; its text says what there is and how to get at it."""
+
+
 class PreparedValue(Protocol):
     """A value that is written straight into memory of its ``size``."""
 
@@ -89,7 +93,7 @@ class Codec:
 
     def encode(self, value: Any, where: str = "") -> bytes:
         """``value`` as bytes. ``where`` is the route or topic that the error names. Raises ChronetixError."""
-        return bytes(self.pack(value, where))
+        return octets.flat(self.pack(value, where)).tobytes()  # bytes(…) of an array without dimensions would be zeros
 
     def pack(self, value: Any, where: str = "") -> Buffer:
         """``value`` as something with a C-contiguous buffer: itself if it is encoded already."""
@@ -116,11 +120,11 @@ class Codec:
             return self._relayed(value)
         if type(value) is Encoded:
             value = value.data
-        elif self.content_type == CBOR or not isinstance(value, _BYTES):
+        elif self.content_type == CBOR or not isinstance(value, _BYTES) or _is_array_view(value):
             return None
         if self.check is not None:
             self.check(value)
-        elif not is_bytes(value):
+        elif not octets.is_memory(value):
             return None
         return value  # type: ignore[no-any-return]
 
@@ -133,10 +137,12 @@ class Codec:
 
     def decode_array(self, data: Any, where: str, dtype: Any = None) -> Any:
         """The array in ``data``. Raises ChronetixError ``payload-undecodable``; ValueError if its type is not
-        ``dtype``."""
+        ``dtype``, TypeError if there is none."""
         assert self.array is not None
         try:
             array = self.array(data)
+        except NoArray as reason:
+            raise TypeError(f"a frame of route {where} carries {self.content_type}: {reason}") from None
         except Exception as reason:
             raise self._undecodable(reason, where) from reason
         if dtype is not None and array.dtype != dtype:
@@ -173,17 +179,12 @@ class _Copied:
         return memoryview(self.data).nbytes
 
     def write(self, target: memoryview) -> None:
-        target[:] = memoryview(self.data).cast("B")
+        target[:] = octets.flat(self.data)
 
 
-def is_bytes(data: object) -> bool:
-    """Whether ``data`` passes as its memory lies: anything with a C-contiguous buffer of items that mean something to
-    others (bytes, Frame, numpy array …), not pointers to objects."""
-    try:
-        with memoryview(data) as view:  # type: ignore[arg-type]
-            return view.c_contiguous and "O" not in view.format
-    except (TypeError, ValueError, BufferError):
-        return False
+def _is_array_view(value: bytes | bytearray | memoryview) -> bool:
+    """It is the memory of an array, whose items are more than bytes, and so a value like that array."""
+    return type(value) is memoryview and arrays.is_array(value)
 
 
 def plain(value: Any) -> Any:
@@ -224,37 +225,36 @@ def _foreign(value: Any) -> Any:
     raise TypeError(f"{type(value).__module__}.{type(value).__qualname__} has no form in it: {cure}")
 
 
+def _no_array(_data: Any) -> NoReturn:
+    raise NoArray(_NO_ARRAY)
+
+
+_NO_ARRAY: Final = "frame.value() is what was sent, numpy.frombuffer(frame, 'u1') its encoding"
+
+
+def _load_cbor_array(data: Any) -> Any:
+    value, numpy = _load_cbor(data), sys.modules.get("numpy")
+    if numpy is None or not isinstance(value, numpy.ndarray):
+        raise NoArray(f"a {type(value).__name__}, and no array; {_NO_ARRAY}")
+    return value
+
+
 def _check_json(data: Any) -> None:
     try:
         json.loads(data)
-    except ValueError as reason:
+    except (ValueError, BufferError) as reason:
         raise Unfit(f"{json.NO_BYTES}; and these are no JSON text: {reason}") from None
+
+
+def _check_npy(data: Any) -> None:
+    try:
+        npy.check(data)
+    except (ValueError, TypeError) as reason:
+        raise Unfit(f"bytes are a NumPy file here, and these are none ({reason}): send an array") from None
 
 
 def _load_cbor(data: Any) -> Any:
     return data_cbor.loads(bytes(data))
-
-
-def _dump_octets(value: Any) -> Buffer:
-    """The memory of an array row by row, whatever its layout; anything else has been refused by is_bytes."""
-    if is_bytes(value):
-        return value  # type: ignore[no-any-return]
-    if isinstance(value, str):
-        raise Unfit("text is no bytes: send text.encode(), or give the route content_type application/json")
-    dtype = getattr(value, "dtype", None)
-    if dtype is not None and not dtype.hasobject and hasattr(value, "tobytes"):
-        return bytes(value.tobytes())
-    try:
-        view = memoryview(value)
-    except (TypeError, ValueError, BufferError):
-        raise Unfit(
-            "only bytes-like values (bytes, memoryview, numpy array, Frame) can be; values need content_type "
-            "application/json or application/cbor"
-        ) from None
-    with view:
-        if "O" in view.format:
-            raise Unfit("an array of objects is pointers, which mean nothing elsewhere: choose a dtype (astype)")
-        return view.tobytes()
 
 
 def _load_octets(data: Any) -> memoryview:
@@ -304,7 +304,7 @@ class _Stream:
 
 
 def _prepare_arrow(value: Any) -> PreparedValue:
-    if is_bytes(value):  # pyarrow's own buffers too
+    if octets.is_memory(value):  # pyarrow's own buffers too
         _check_arrow(value)
         return _Copied(value)
     return _Stream(value)
@@ -333,18 +333,18 @@ def _load_arrow(data: Any) -> Any:
 
 
 _KNOWN: Final = {
-    JSON: Codec(JSON, json.dumps, json.loads, _check_json),
-    CBOR: Codec(CBOR, data_cbor.dumps, _load_cbor, _load_cbor),
-    ARROW: Codec(ARROW, _dump_arrow, _load_arrow, _check_arrow, _prepare_arrow),
-    NPY: Codec(NPY, npy.dumps, npy.load, npy.check, npy.prepare, npy.load_array),
-    OCTETS: Codec(OCTETS, _dump_octets, _load_octets),
+    JSON: Codec(JSON, json.dumps, json.loads, _check_json, array=_no_array),
+    CBOR: Codec(CBOR, data_cbor.dumps, _load_cbor, _load_cbor, array=_load_cbor_array),
+    ARROW: Codec(ARROW, _dump_arrow, _load_arrow, _check_arrow, _prepare_arrow, _no_array),
+    NPY: Codec(NPY, npy.dumps, npy.load, _check_npy, npy.prepare, npy.load_array),
+    OCTETS: Codec(OCTETS, octets.dumps, _load_octets),
 }
 
 
 def of(content_type: str) -> Codec:
     """The codec of ``content_type``; of an unknown one a codec that passes bytes."""
     kind = canonical(content_type)
-    return _KNOWN.get(kind) or Codec(kind, _dump_octets, _load_octets)
+    return _KNOWN.get(kind) or Codec(kind, octets.dumps, _load_octets)
 
 
 @dataclass(frozen=True, slots=True)

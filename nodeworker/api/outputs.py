@@ -20,6 +20,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from chronetix.nodeworker.api import codec
+from chronetix.protocol.content import octets
 from chronetix.protocol.messages import Port
 from chronetix.shm import Batch, Frame, Loan, Producer
 
@@ -139,7 +140,7 @@ class Outputs:
         for part in self._parts(self._matching(to)):
             if part.kind.check is None or size < 1:
                 continue
-            with memoryview(data) as view, view.cast("B") as flat:
+            with octets.flat(data) as flat:
                 for at in range(0, flat.nbytes - size + 1, size):
                     part.kind.encode(codec.Encoded(flat[at : at + size].tobytes()), part.route)
         return self.outlet(to)

@@ -302,7 +302,7 @@ def _kept(frame: Frame) -> Any:
     value = frame.value()
     if isinstance(value, memoryview):
         return value.tobytes()
-    if codec.of(frame.content_type).array is None:
+    if codec.canonical(frame.content_type) != codec.NPY:
         return value
     if isinstance(value, dict):
         return {

@@ -4,6 +4,7 @@ memoryviews, PyTorch's and others' through numpy).
 
 from __future__ import annotations
 
+import re
 import struct
 import sys
 from typing import Any, Final, NamedTuple
@@ -15,6 +16,21 @@ _KINDS: Final = {**dict.fromkeys("bhilqn", "i"), **dict.fromkeys("BHILQN", "u"),
 
 _CODES: Final = {"i1": "b", "i2": "h", "i4": "i", "i8": "q", "u1": "B", "u2": "H", "u4": "I", "u8": "Q"}
 _CODES.update({"f2": "e", "f4": "f", "f8": "d"})
+
+
+POINTERS: Final = (
+    "its items are pointers (to objects, or of C), which mean nothing elsewhere: choose a dtype (astype), or send what "
+    "they point to"
+)
+
+_POINTER: Final = re.compile(r"[OPXz&]|Z(?![fdg])")
+"""In a buffer's item format: an object, a pointer of C, a function, a text of C; ``Zd`` is a complex number."""
+
+_FIELD_NAME: Final = re.compile(r":[^:]*:")
+
+
+_LABELLED: Final = ("__arrow_c_stream__", "__arrow_c_array__", "__dataframe__", "iloc", "coords")
+"""What tables and columns of pyarrow, pandas, polars and xarray have, and plain arrays have not."""
 
 
 class Items(NamedTuple):
@@ -32,6 +48,28 @@ def has_memory(value: Any) -> bool:
     except (TypeError, ValueError, BufferError):
         return False
     return True
+
+
+def has_pointers(code: str) -> bool:
+    """Items of the format ``code`` are pointers, or have some in them."""
+    return _POINTER.search(_FIELD_NAME.sub(":", code)) is not None
+
+
+def refuse_masked(value: Any) -> None:
+    """Raise Unfit for a masked array, or an item of one, where a mask has no place."""
+    kind = type(value)
+    if isinstance(getattr(kind, "mask", None), property) and hasattr(kind, "filled"):
+        raise Unfit("a masked array would lose its mask: send .filled(…), or data and mask beside each other")
+
+
+def refuse_labelled(value: Any) -> None:
+    """Raise Unfit for a table or a column, of which an array has only the numbers."""
+    kind = type(value)
+    if any(hasattr(kind, name) for name in _LABELLED):
+        raise Unfit(
+            f"a {kind.__name__} would lose its names, labels or nulls: send numpy.asarray(…) of it, or give the route "
+            "content_type application/arrow-ipc and send a table"
+        )
 
 
 def is_array(value: Any) -> bool:
@@ -53,6 +91,10 @@ def items_of(view: memoryview) -> Items:
     code = view.format
     order = code[0] if code[:1] in tuple("@=<>!") else "@"
     kind = _KINDS.get(code.lstrip("@=<>!"))
+    if code == "O":
+        raise Unfit("an array of objects may hold anything: send .tolist() of it, or choose a dtype (astype)")
+    if has_pointers(code):
+        raise Unfit(POINTERS)
     if kind is None or view.itemsize > 8:
         raise Unfit(
             f"an array of items {code!r} is none of booleans, integers and floats: convert it (astype), or give the "

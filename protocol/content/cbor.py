@@ -119,8 +119,7 @@ _CBOR2S_OWN: Final = (cbor2.CBORSimpleValue, type(cbor2.undefined))
 
 def _typed(value: Any) -> Any:
     """An array as RFC 8746 has it."""
-    if hasattr(value, "mask") and hasattr(value, "filled"):
-        raise Unfit("a masked array would lose its mask: send .filled(…), or data and mask beside each other")
+    arrays.refuse_masked(value)
     try:
         view = memoryview(value)
     except (TypeError, ValueError, BufferError):

@@ -278,12 +278,16 @@ def _is_array(value: Any) -> bool:
 def _array(value: Any) -> Any:
     """``value`` as an array that travels. Raises Unfit."""
     numpy = _numpy()
+    arrays.refuse_masked(value)
     if not isinstance(value, numpy.ndarray):
+        arrays.refuse_labelled(value)
         if not (_is_array(value) or is_scalar(value)):
             raise Unfit("it is no array: send numpy.asarray(…) of it, with a dtype that you have chosen")
-        value = numpy.asarray(value)
-    if hasattr(value, "mask"):
-        raise Unfit("a masked array would lose its mask: send .filled(…), or data and mask beside each other")
+        try:
+            value = numpy.asarray(value)
+        except (TypeError, ValueError) as reason:
+            has_pointers = arrays.has_memory(value) and arrays.has_pointers(memoryview(value).format)
+            raise Unfit(arrays.POINTERS if has_pointers else f"numpy makes no array of it: {reason}") from None
     dtype = value.dtype
     if dtype.hasobject:
         raise Unfit("an array of objects does not travel, for it would have to be pickled: choose a dtype (astype)")

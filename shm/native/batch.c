@@ -161,7 +161,7 @@ static PyObject *batch_numpy(Batch *self, PyObject *const *args, Py_ssize_t narg
     if (native_arguments(&signature, args, nargs, kwnames, given) || !batch_held(self)) return NULL;
     if (self->consumer->array)
         return PyErr_Format(PyExc_TypeError,
-                            "each frame of route %U has an array of its own: call [frame.numpy() for frame in batch]",
+                            "each frame of route %U is encoded by itself: call [frame.numpy() for frame in batch], or frame.value()",
                             self->consumer->route);
     PyObject *source = self->start ? Py_NewRef((PyObject *)self) : batch_copy(self);
     PyObject *array = source ? native_numpy(source, self->bytes, given[0]) : NULL;

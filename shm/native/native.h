@@ -130,6 +130,7 @@ typedef struct {
     uint64_t short_at; /* arena.frees + 1 when it last ran out of room; 0: it did not */
     uint8_t linger_skip, linger_doubt; /* large frames before it waits again; how many more after another miss */
     PyObject *encode; /* makes bytes of what has no plain memory; NULL without one */
+    PyTypeObject *plain; /* whose memory `encode` has let pass as it is, last of all; or NULL */
 } Outlet;
 
 /* A frame on its way, or a run of them that lie side by side: its extent and the routes that have promised a credit for
@@ -169,7 +170,7 @@ int native_outlet_room(Outlet *self);
 int native_outlet_arm(Outlet *self);
 void native_outlet_disarm(Outlet *self);
 void native_outlet_linger(Outlet *self, uint64_t bytes);
-int native_outlet_data(const Outlet *self, PyObject *given, Py_buffer *data);
+int native_outlet_data(Outlet *self, PyObject *given, Py_buffer *data);
 void native_outlet_copy(Outlet *self, void *to, const void *from, size_t length);
 int native_outlet_send(Outlet *self, PyObject *value, const struct chx_tags *tags);
 int native_outlet_try_send(Outlet *self, PyObject *value, const struct chx_tags *tags);

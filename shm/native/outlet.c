@@ -79,6 +79,7 @@ static int outlet_traverse(Outlet *self, visitproc visit, void *arg) {
     for (Py_ssize_t i = 0; i < self->count; i++) Py_VISIT(self->producers[i]);
     Py_VISIT(self->arena);
     Py_VISIT(self->encode);
+    Py_VISIT(self->plain);
     return 0;
 }
 
@@ -89,23 +90,51 @@ static void outlet_dealloc(Outlet *self) {
     Py_CLEAR(self->arena);
     Py_CLEAR(self->bell);
     Py_CLEAR(self->encode);
+    Py_CLEAR(self->plain);
     NATIVE_DEALLOC_GC(self);
 }
 
-/* The memory of `given`. What has none, or none that is C-contiguous, or pointers to objects in it, is `encode`'s
- * affair, which returns bytes or says why not. */
-int native_outlet_data(const Outlet *self, PyObject *given, Py_buffer *data) {
-    if (PyByteArray_CheckExact(given)) return PyObject_GetBuffer(given, data, PyBUF_SIMPLE);
+/* Items of this format (PEP 3118) are pointers, or have some in them: objects, pointers of C, functions, texts of C. A
+ * field's name stands between colons; Zf, Zd and Zg are complex numbers. */
+static int outlet_points(const char *format) {
+    for (; *format; format++) {
+        if (*format == ':') {
+            format = strchr(format + 1, ':');
+            if (!format) return 0;
+        } else if (*format == 'Z' ? !format[1] || !strchr("fdg", format[1]) : strchr("OPXz&", *format) != NULL) {
+            return 1;
+        }
+    }
+    return 0;
+}
+
+/* Memory of this type is what `encode` need not see: 1 with that of `given` in `data`, else 0. -1 with an exception. */
+static int outlet_plain_data(const Outlet *self, PyObject *given, Py_buffer *data) {
+    if (self->encode && Py_TYPE(given) != self->plain && !PyMemoryView_Check(given)) return 0;
     if (PyObject_GetBuffer(given, data, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT) == 0) {
-        if (!data->format || !strchr(data->format, 'O')) return 0;
+        if (!data->format || !outlet_points(data->format)) return 1;
         PyBuffer_Release(data);
-        PyErr_SetString(PyExc_ValueError, "an array of objects is pointers, which mean nothing elsewhere");
+        PyErr_SetString(PyExc_ValueError, "its items are pointers, which mean nothing elsewhere");
     }
     if (!self->encode) return -1;
     PyErr_Clear();
+    return 0;
+}
+
+/* The memory of `given`. What has none, or none that is C-contiguous, or pointers in it, is `encode`'s affair, which
+ * returns bytes or says why not; and so is a type that it has not seen yet, whose memory may not be all of it. */
+int native_outlet_data(Outlet *self, PyObject *given, Py_buffer *data) {
+    if (PyByteArray_CheckExact(given)) return PyObject_GetBuffer(given, data, PyBUF_SIMPLE);
+    int plain = outlet_plain_data(self, given, data);
+    if (plain != 0) return plain < 0 ? -1 : 0;
     PyObject *encode = Py_NewRef(self->encode), *made = PyObject_CallFunctionObjArgs(encode, given, NULL);
     Py_DECREF(encode);
     if (!made) return -1;
+    if (made == given && Py_TYPE(given) != self->plain) {
+        PyTypeObject *before = self->plain;
+        self->plain = (PyTypeObject *)Py_NewRef((PyObject *)Py_TYPE(given));
+        Py_XDECREF((PyObject *)before);
+    }
     int failed = PyObject_GetBuffer(made, data, PyBUF_SIMPLE);
     Py_DECREF(made); /* the view keeps it */
     return failed;

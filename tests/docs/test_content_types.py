@@ -84,6 +84,7 @@ MEMORY: dict[str, Any] = {
     '{"camera": 3, "picture": array}': {"camera": 3, "picture": np.zeros((2, 2), "u1")},
     'np.zeros(2, [("x", "f4")])': np.zeros(2, [("x", "f4")]),
     "np.array([object()])": np.array([object()]),
+    "np.ma.array([1, 2], mask=[0, 1])": np.ma.array([1, 2], mask=[0, 1]),
     'pa.table({"a": [1]})': pa.table({"a": [1]}),
     'pa.record_batch({"a": [1]})': pa.record_batch({"a": [1]}),
     'b"bytes"': b"bytes",

@@ -110,7 +110,10 @@ def test_a_batch_of_arrays_is_no_array_and_says_how_to_get_them():
 
     outcome = testing.run(Sink, [np.arange(2), np.ones((1, 1))], content_type="application/x-npy", sends=False)
     said, arrays = outcome.result
-    assert said == "each frame of route feed has an array of its own: call [frame.numpy() for frame in batch]"
+    assert (
+        said
+        == "each frame of route feed is encoded by itself: call [frame.numpy() for frame in batch], or frame.value()"
+    )
     assert arrays == [[0, 1], [[1.0]]]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import dataclasses
 from pathlib import Path
 
@@ -29,6 +30,10 @@ cbor_values = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
     max_leaves=12,
 )
+
+
+class Subclass(np.ndarray):
+    """As matrices and memory maps are."""
 
 
 @given(json_values)
@@ -92,10 +97,33 @@ def test_bytes_are_bytes_in_cbor_unless_they_say_that_they_are_encoded():
         (np.array(["2026"], "M8[Y]"), (56).to_bytes(8, "little")),
         (np.float64(1), b"\0\0\0\0\0\0\xf0?"),
         (memoryview(b"abcd")[::2], b"ac"),
+        (np.arange(3, dtype=">i4"), b"\0\0\0\0\0\0\0\x01\0\0\0\x02"),
+        (np.array(5, "<i4"), b"\x05\0\0\0"),
+        (np.uint8(5), b"\x05"),
+        (np.arange(4, dtype="u1").view(Subclass), bytes(range(4))),
+        (np.rec.array([(1, True)], [("Open", "u1"), ("mask", "?")]), b"\x01\x01"),
+        (memoryview(np.zeros(1, [("Open", "u1")])), b"\0"),
+        (np.array([1j], "<c8"), b"\0\0\0\0\0\0\x80?"),
+        (np.arange(4, dtype="u1")[::-1], bytes([3, 2, 1, 0])),
+        (np.broadcast_to(np.uint8(7), (2, 2)), bytes([7] * 4)),
     ],
 )
 def test_the_memory_of_an_array_goes_row_by_row_whatever_its_layout(value, memory):
     assert codec.of(codec.OCTETS).encode(value) == memory
+    assert run(lambda ctx: [value], content_type=codec.OCTETS).sent == [memory]
+
+
+@pytest.mark.parametrize("value", [np.zeros((0, 3)), np.arange(4, dtype="u1")[::2], np.array(5, ">i4")])
+def test_the_memory_of_an_array_goes_with_metadata_and_as_records_too(value):
+    def send(ctx):
+        ctx.send(value, meta={"n": 1})
+        ctx.send_many(value, 1)
+        return ()
+
+    memory = np.asarray(value).tobytes()
+    outcome = run(send, content_type=codec.OCTETS)
+    assert outcome.sent == [memory, *(memory[at : at + 1] for at in range(len(memory)))]
+    assert outcome.meta[0] == {"n": 1}
 
 
 @pytest.mark.parametrize(
@@ -103,6 +131,17 @@ def test_the_memory_of_an_array_goes_row_by_row_whatever_its_layout(value, memor
     [
         (np.array([object()]), "pointers|objects"),
         (np.zeros(1, [("a", "O")]), "pointers|objects"),
+        (np.array(object()), "pointers"),
+        (memoryview(np.array([object()])), "pointers"),
+        (np.ma.array([1, 2], mask=[0, 1]), r"lose its mask: send \.filled"),
+        (np.ma.array([[1, 2], [3, 4]]).T, "lose its mask"),
+        (np.ma.masked, "lose its mask"),
+        (np.ma.array([(1,)], [("a", "i4")])[0], "lose its mask"),
+        (codec.Encoded(np.array([object()])), "Encoded"),
+        (ctypes.pointer(ctypes.c_int(1)), "pointers"),
+        ((ctypes.c_char_p * 1)(b"text"), "pointers"),
+        (np.str_("text"), r"send text\.encode\(\)"),
+        (pa.array([1]), r"would lose its names, labels or nulls: send numpy\.asarray"),
         ("text", r"send text\.encode\(\)"),
         ({"a": 1}, "values need content_type application/json or application/cbor"),
     ],
@@ -188,3 +227,37 @@ def test_records_are_looked_at_where_a_route_does_not_carry_bytes(content_type):
         run(Source, params=params, ticks=1, content_type=content_type)
     assert caught.value.name == "payload-unencodable"
     assert "on route collector" in caught.value.message
+
+
+class TestNumpyOfAFrame:
+    def test_is_the_array_that_was_sent_on_cbor(self):
+        def read(frame):
+            array = frame.numpy()
+            return [str(array.dtype), array.shape, array.tolist(), frame.numpy(array.dtype).tolist()]
+
+        sent = np.arange(6, dtype="<i2").reshape(2, 3).T
+        read_again = run(read, [sent], content_type=codec.CBOR).sent
+        assert read_again == [["int16", [3, 2], sent.tolist(), sent.tolist()]]
+
+    @pytest.mark.parametrize(
+        ("content_type", "value", "says"),
+        [
+            (codec.CBOR, {"a": 1}, "carries application/cbor: a dict, and no array; frame.value"),
+            (codec.JSON, [1, 2], "carries application/json: frame.value"),
+            (codec.ARROW, pa.table({"a": [1]}), "carries application/arrow-ipc: frame.value"),
+        ],
+    )
+    def test_is_refused_with_a_cure_where_a_frame_is_no_array_and_so_is_that_of_a_batch(
+        self, content_type, value, says
+    ):
+        def read(frame):
+            with pytest.raises(TypeError, match=f"a frame of route feed {says}"):
+                frame.numpy()
+
+        class Batches:
+            def on_batch(self, batch, ctx):
+                with pytest.raises(TypeError, match="each frame of route feed is encoded by itself"):
+                    batch.numpy()
+
+        run(read, [value], content_type=content_type, sends=False)
+        run(Batches, [value], content_type=content_type, sends=False)

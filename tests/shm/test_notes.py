@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import struct
 
 import numpy as np
@@ -113,9 +114,9 @@ class TestEncoding:
             return b"made"
 
         route.outlet.encode_with(encode)
-        for data in (b"raw", bytearray(b"raw"), memoryview(b"raw"), np.frombuffer(b"raw", "u1")):
+        for data in (b"raw", bytearray(b"raw"), memoryview(b"raw"), memoryview(np.zeros(3, [("Zoo", "u1")]))):
             route.outlet.send(data)
-            assert bytes(route.take()) == b"raw"
+            assert bytes(route.take()) == bytes(data)
         assert not asked
         strange = ["text", np.array([object()]), np.arange(4)[::2], memoryview(b"abcd")[::2]]
         for data in strange:
@@ -124,6 +125,52 @@ class TestEncoding:
         assert [type(each) for each in asked] == [type(each) for each in strange]
         assert route.outlet.send_many(np.arange(4)[::2], 2) == 2
         assert [bytes(route.take()), bytes(route.take())] == [b"ma", b"de"]
+
+    def test_is_asked_about_each_type_whose_memory_may_not_be_all_of_it_until_that_has_passed(self, make_route):
+        route = make_route()
+        asked = []
+
+        def encode(value):
+            asked.append(type(value))
+            if isinstance(value, np.ma.MaskedArray):
+                raise ValueError("masked")
+            return value
+
+        route.outlet.encode_with(encode)
+        whole, masked = np.frombuffer(b"raw", "u1"), np.ma.array([1, 2], "u1")
+        for _ in range(3):
+            route.outlet.send(whole)
+            assert bytes(route.take()) == b"raw"
+        for _ in range(2):
+            with pytest.raises(ValueError, match="masked"):
+                route.outlet.send(masked)
+        route.outlet.send(whole)
+        assert bytes(route.take()) == b"raw"
+        assert asked == [np.ndarray, np.ma.MaskedArray, np.ma.MaskedArray]
+
+    def test_is_asked_about_memory_of_pointers_and_not_about_fields_that_are_called_so(self, make_route):
+        class Pointing(ctypes.Structure):
+            _fields_ = [("n", ctypes.c_int), ("at", ctypes.c_void_p)]
+
+        route = make_route()
+        route.outlet.encode_with(lambda _value: b"made")
+        pointing = [
+            (ctypes.c_char_p * 1)(b"text"),
+            (ctypes.c_wchar_p * 1)("text"),
+            (ctypes.c_void_p * 1)(1),
+            ctypes.pointer(ctypes.c_int(1)),
+            ctypes.CFUNCTYPE(None)(lambda: None),
+            Pointing(),
+            np.zeros(1, [("n", "i4"), ("o", "O")]),
+            np.zeros(1, [("inner", [("o", "O")])]),
+        ]
+        plain = [np.array([1j]), np.array([1j], "c8"), np.zeros(1, [("Open", "f8"), ("Zone", "u1"), ("X", "c16")])]
+        for value in pointing:
+            route.outlet.send(memoryview(value))
+            assert bytes(route.take()) == b"made"
+        for value in plain:
+            route.outlet.send(memoryview(value))
+            assert bytes(route.take()) == value.tobytes()
 
     def test_what_it_raises_comes_out_and_nothing_is_sent(self, make_route):
         route = make_route()

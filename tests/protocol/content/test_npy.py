@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import array
+import ctypes
 import io
 import pickle
 import subprocess
 import sys
 
 import numpy as np
+import pandas
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,6 +23,12 @@ from chronetix.protocol.content.natural import Unfit
 RECORD = np.dtype([("x", "<f4"), ("at", "<i8"), ("rgb", "u1", (3,)), ("in", [("a", ">u2")])])
 
 dtypes = arrays.scalar_dtypes() | arrays.array_dtypes() | st.just(RECORD)
+
+
+class Subclass(np.ndarray):
+    """As matrices and memory maps are."""
+
+
 every_array = arrays.arrays(
     dtypes.filter(lambda t: t.itemsize), arrays.array_shapes(min_dims=0, min_side=0, max_side=4)
 )
@@ -89,6 +98,10 @@ def test_plain_fields_may_stand_beside_one_array():
         (np.float32(1.5), np.array(1.5, "f4")),
         (array.array("h", [1, 2]), np.array([1, 2], "i2")),
         (memoryview(np.ones((2, 2))), np.ones((2, 2))),
+        (np.rec.array([(1, True)], [("a", "i4"), ("mask", "?")]), np.array([(1, True)], [("a", "i4"), ("mask", "?")])),
+        (np.ones((2, 1)).view(Subclass), np.ones((2, 1))),
+        (np.array(5, ">i4"), np.array(5, ">i4")),
+        (pa.Tensor.from_numpy(np.ones((2, 2))), np.ones((2, 2))),
     ],
 )
 def test_what_is_an_array_in_all_but_name_is_one(value, becomes):
@@ -102,6 +115,13 @@ def test_what_is_an_array_in_all_but_name_is_one(value, becomes):
         (np.array([object()]), "would have to be pickled"),
         (np.zeros(2, [("a", "O")]), "would have to be pickled"),
         (np.ma.array([1, 2], mask=[0, 1]), "lose its mask"),
+        ({"a": np.ma.array([1])}, "lose its mask"),
+        (pandas.Series([1]), r"a Series would lose its names, labels or nulls: send numpy\.asarray"),
+        (pandas.DataFrame({"a": [1]}), "arrow-ipc and send a table"),
+        (pa.array([1, None]), "would lose"),
+        (pa.table({"a": [1]}), "would lose"),
+        (ctypes.pointer(ctypes.c_int(1)), "pointers"),
+        ((ctypes.c_char_p * 1)(b"text"), "pointers"),
         ([1, 2], r"send numpy\.asarray"),
         ("text", r"send numpy\.asarray"),
         ({"a": 1}, "the map has no array"),
