@@ -54,6 +54,9 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "audit": ("chronetixctl.audit:audit", "Show which user asked the daemon for what."),
         "doctor": ("chronetixctl.doctor:doctor", "Check this machine and the daemon on it."),
     },
+    "Workers": {
+        "worker": ("chronetixctl.worker:worker", "Check a worker in any language against the specifications."),
+    },
     "About": {
         "version": ("chronetixctl.about:version", "Show versions of this program and of the daemon."),
         "errors": ("chronetixctl.about:errors", "Look up an error by its code or name."),

@@ -22,6 +22,7 @@ NAVIGATION = {
         "docs/restarts",
         "docs/updates",
         "docs/environments",
+        "docs/conformance",
     ),
     "Operation": (
         "docs/production",

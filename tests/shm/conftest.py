@@ -1,29 +1,21 @@
 """Routes inside one process, children that are other processes, and memories forged byte by byte.
 
-The forged memories are written here from SPEC.md with nothing of the extension, so they are also a second
-implementation of the layout that the first one has to agree with.
+The forged memories are those of the conformance kit, which are written from SPEC.md with nothing of the extension, so
+they are also a second implementation of the layout that the first one has to agree with.
 """
 
 from __future__ import annotations
 
-import fcntl
-import mmap
 import os
 import socket
-import struct
-import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-import posix_ipc
 import pytest
 
 from chronetix import shm
+from chronetixctl.conformance.forge import Forge
 from tests.shm.lines import join
-
-MISSING = shm.missing_features()
-SEALED = "seals" not in MISSING
-SEALS = 0x0002 | 0x0004 | 0x0010 | 0x0001  # shrink, grow, future write, seal
 
 
 @dataclass(slots=True)
@@ -210,116 +202,8 @@ def spawn() -> Iterator[Spawn]:
 # ---- forged memories ----------------------------------------------------------------------------------------
 
 
-def slots_log2(credits: int) -> int:
-    log2 = 3
-    while (1 << log2) < 2 * credits:
-        log2 += 1
-    return log2
-
-
-def whole_pages(size: int) -> int:
-    return (size + 4095) & ~4095
-
-
-def header_bytes(memory: str, **changes: int | bytes) -> bytes:
-    """A header as SPEC.md draws it; `changes` overwrite fields, `crc` the checksum."""
-    credits = int(changes.get("credits", 4))
-    ring = memory == "ring"
-    fields: dict[str, int | bytes] = {
-        "magic": b"CHXRING\0" if ring else b"CHXCRED\0",
-        "abi": 1,
-        "kind": 1 if ring else 2,
-        "epoch": 0,
-        "base_seq": 0,
-        "slots_log2": slots_log2(credits),
-        "credits": credits,
-        "watermark": max(1, credits * 3 // 4) if ring else 0,
-        "credit_low": credits // 2 if ring else 0,
-        "policy": 0,
-    }
-    fields.update({name: value for name, value in changes.items() if name != "crc"})
-    body = struct.pack("<8sIIQQIIIII8x", *fields.values())
-    assert len(body) == 60
-    crc = changes.get("crc", zlib.crc32(body))
-    return body + struct.pack("<I", crc)
-
-
-@dataclass(slots=True)
-class Memory:
-    """A sealed memfd that this test can write to as its owner would."""
-
-    fd: int
-    map: mmap.mmap
-    slots: int = 0
-
-    def put(self, offset: int, value: int) -> None:
-        self.map[offset : offset + 8] = struct.pack("<Q", value)
-
-    def get(self, offset: int) -> int:
-        return int(struct.unpack_from("<Q", self.map, offset)[0])
-
-    def describe(self, position: int, *, stamp: int | None = None, **fields: int) -> None:
-        """Write the descriptor of `position`; its stamp last."""
-        values = {"offset": 0, "length": 0, "segment": 0, "flags": 0, "schema": 0, "time_ns": 1}
-        values.update(fields)
-        at = 512 + 64 * (position % self.slots)
-        self.map[at + 8 : at + 40] = struct.pack("<QQHHIQ", *values.values())
-        self.put(at, position + 1 if stamp is None else stamp)
-
-    def skip(self, position: int, stamp: int | None = None) -> None:
-        at = 512 + 64 * self.slots + 8 * (position % self.slots)
-        self.put(at, position + 1 if stamp is None else stamp)
-
-    def give_back(self, position: int, stamp: int | None = None) -> None:
-        self.put(5376 + 8 * (position % self.slots), position + 1 if stamp is None else stamp)
-
-
-@dataclass(slots=True)
-class Forge:
-    made: list[Memory] = field(default_factory=list)
-
-    def header(self, memory: str, **changes: int | bytes) -> bytes:
-        return header_bytes(memory, **changes)
-
-    def memory(self, size: int, *, seals: int = SEALS, reserve: bool = True) -> Memory:
-        fd = self.descriptor()
-        if reserve:
-            os.posix_fallocate(fd, 0, size)
-        else:
-            os.truncate(fd, size)
-        memory = Memory(fd, mmap.mmap(fd, size))
-        self.made.append(memory)
-        if seals and SEALED:
-            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
-        return memory
-
-    def descriptor(self) -> int:
-        """A memfd; where the kernel has, for this test, no sealed memory, a POSIX object that has lost its name."""
-        if SEALED:
-            return os.memfd_create("forged", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        memory = posix_ipc.SharedMemory(None, posix_ipc.O_CREX, mode=0o600)
-        memory.unlink()
-        return int(memory.fd)
-
-    def ring(self, credits: int = 4, *, extra: int = 0, **changes: int | bytes) -> Memory:
-        slots = 1 << slots_log2(credits)
-        memory = self.memory(whole_pages(512 + 72 * slots) + extra)
-        memory.slots = slots
-        memory.map[:64] = header_bytes("ring", credits=credits, **changes)
-        return memory
-
-    def credit(self, credits: int = 4, *, extra: int = 0, **changes: int | bytes) -> Memory:
-        slots = 1 << slots_log2(credits)
-        memory = self.memory(whole_pages(5376 + 8 * slots) + extra)
-        memory.slots = slots
-        memory.map[:64] = header_bytes("credit", credits=credits, **changes)
-        return memory
-
-
 @pytest.fixture
 def forge() -> Iterator[Forge]:
     forge = Forge()
     yield forge
-    for memory in forge.made:
-        memory.map.close()
-        os.close(memory.fd)
+    forge.close()

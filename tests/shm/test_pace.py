@@ -15,7 +15,7 @@ from contextlib import contextmanager
 import pytest
 
 from chronetix import shm
-from tests.shm.conftest import Forge, Memory
+from chronetixctl.conformance.forge import Forge, ForgedMemory
 from tests.shm.lines import a_line, ring
 from tests.shm.sanitize import build, run
 
@@ -34,7 +34,7 @@ class Sleeper:
 
     def __init__(self, forge: Forge, near: int, **settings) -> None:
         qos = settings.pop("qos", "normal")
-        self.ring: Memory = forge.ring(**settings)
+        self.ring: ForgedMemory = forge.ring(**settings)
         self.consumer = shm.Consumer("r", credits=settings["credits"], qos=qos)
         self.bell = shm.Doorbell()
         self.consumer.link(self.ring.fd, near, self.bell)

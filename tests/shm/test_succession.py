@@ -11,7 +11,8 @@ from collections.abc import Callable
 import pytest
 
 from chronetix import shm
-from tests.shm.conftest import Forge, MakeRoute, Route
+from chronetixctl.conformance.forge import Forge
+from tests.shm.conftest import MakeRoute, Route
 from tests.shm.lines import a_line, attach, join, succeed
 
 

@@ -1,0 +1,10 @@
+"""All checks, in the order in which they are made."""
+
+from __future__ import annotations
+
+from chronetixctl.conformance.check import REGISTRY
+from chronetixctl.conformance.checks import inputs, life, messages, outputs
+
+MODULES = (life, messages, inputs, outputs)
+
+CHECKS = tuple(each for module in MODULES for each in REGISTRY if each.run.__module__ == module.__name__)
