@@ -40,7 +40,7 @@ def examples(command: click.Command, language: str = "bash") -> str:
 
 def section(name: str, command: click.Command, level: int) -> Iterator[str]:
     """A heading, the usage, the help, the options and the examples of a command and of those below it."""
-    ctx = click.Context(command, info_name=name)
+    ctx = click.Context(command, info_name=name, help_option_names=["-h", "--help"])
     usage = " ".join(command.collect_usage_pieces(ctx))
     yield from (f"{'#' * level} {name}", "", f"`{name} {usage}`", "", paragraphs(command.help or ""), "")
     rows = options(command, ctx, EVERYWHERE)
@@ -56,7 +56,7 @@ def section(name: str, command: click.Command, level: int) -> Iterator[str]:
 
 
 def chronetixctl() -> str:
-    ctx = click.Context(cli, info_name="chronetixctl")
+    ctx = click.Context(cli, info_name="chronetixctl", help_option_names=["-h", "--help"])
     parts = [table(("option of every command", "meaning"), options(cli, ctx, set())), ""]
     rows = [
         (heading, f"[{name}](#chronetixctl-{name})", about)
@@ -83,7 +83,7 @@ def test_the_reference_shows_every_command_and_option() -> None:
 
 def test_every_command_and_option_says_what_it_does() -> None:
     def check(command: click.Command, name: str) -> None:
-        ctx = click.Context(command, info_name=name)
+        ctx = click.Context(command, info_name=name, help_option_names=["-h", "--help"])
         assert command.help, name
         assert all(text for _, text in options(command, ctx, set())), name
         for below in command.list_commands(ctx) if isinstance(command, click.Group) else ():
