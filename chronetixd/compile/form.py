@@ -137,8 +137,7 @@ BOUND_BUS: Final[Form] = {
     "subscriptions": Field(
         "list of subscriptions",
         "none",
-        "Topics whose messages the node gets. Write `delivery: at_most_once` in each: the default of this form is "
-        "`at_least_once`, which is refused at submit.",
+        "Topics whose messages the node gets: `bus_subscriptions` of the compiled form.",
     ),
     "publications": Field("list of publications", "none", "Topics that the node publishes on."),
 }

@@ -219,5 +219,5 @@ def _fill_bindings(draft: Draft, owner: str, findings: Findings) -> None:
     if bus is not None:
         subscriptions += list_of(bus, "subscribe", findings, f"{owner}: bus")
     if subscriptions:
-        defaults = {"delivery": "at_least_once", "codec": "json"}
+        defaults = {"delivery": "at_most_once", "codec": "json"}
         manifest["bus_subscriptions"] = [{**defaults, **entry.plain()} for entry in subscriptions]

@@ -16,13 +16,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol
 
-import msgspec
-
 from chronetix.nodeworker.api.errors import said
 from chronetix.protocol import cbor
 from chronetix.protocol.content import arrays, json, npy, octets
 from chronetix.protocol.content import cbor as data_cbor
 from chronetix.protocol.content.natural import Unfit, awaited
+from chronetix.protocol.content.plain import plain
 from chronetix.protocol.errors import error
 from chronetix.protocol.messages import MAX_FRAME
 from chronetix.shm import Frame
@@ -187,21 +186,12 @@ def _is_array_view(value: bytes | bytearray | memoryview) -> bool:
     return type(value) is memoryview and arrays.is_array(value)
 
 
-def plain(value: Any) -> Any:
-    """``value`` reduced to null, booleans, numbers, text, bytes, lists and maps: what CBOR messages carry.
-
-    numpy scalars and arrays, dataclasses, structs, sets, paths and dates are turned into the nearest of those. Raises
-    TypeError for what has no such form.
-    """
-    return msgspec.to_builtins(value, builtin_types=(bytes, bytearray), enc_hook=_foreign, str_keys=True)
-
-
 class Unsendable(Exception):
     """Why a value cannot be sent in a message; its text is one sentence."""
 
 
 def result(value: Any) -> Any:
-    """``value`` as :func:`plain` makes it, if a message can carry it as a whole. Raises Unsendable."""
+    """``value`` as ``protocol.content.plain`` makes it, if a message can carry it as a whole. Raises Unsendable."""
     try:
         made = plain(value)
         size = len(cbor.dumps(made))
@@ -210,19 +200,6 @@ def result(value: Any) -> Any:
     if size > MAX_RESULT:
         raise Unsendable(f"it takes {size} bytes, and a message has room for {MAX_RESULT}")
     return made
-
-
-def _foreign(value: Any) -> Any:
-    """numpy's scalars and arrays as Python's own; anything else that msgspec does not know is refused."""
-    numpy = sys.modules.get("numpy")
-    if numpy is not None and isinstance(value, numpy.generic):
-        return value.item()
-    if numpy is not None and isinstance(value, numpy.ndarray):
-        return value.tolist()
-    if hasattr(value, "__fspath__"):
-        return value.__fspath__()
-    cure = awaited(value) or "convert it first"
-    raise TypeError(f"{type(value).__module__}.{type(value).__qualname__} has no form in it: {cure}")
 
 
 def _no_array(_data: Any) -> NoReturn:

@@ -16,10 +16,12 @@ from typing import Any, Literal, Protocol
 import msgspec
 
 from chronetix.nodeworker.api import codec
-from chronetix.nodeworker.api.errors import RequestFailed
+from chronetix.nodeworker.api.errors import RequestFailed, shown
 from chronetix.nodeworker.api.message import Message
 from chronetix.nodeworker.api.outputs import Notes, Origin, Outputs
 from chronetix.protocol import cbor
+from chronetix.protocol.content.natural import is_scalar
+from chronetix.protocol.content.plain import plain
 from chronetix.protocol.errors import error
 from chronetix.protocol.messages import MAX_FRAME, Configure, Envelope, Port
 from chronetix.shm import Batch, Frame, Loan, Step, WouldBlock
@@ -96,9 +98,9 @@ def _loggable(fields: dict[str, Any]) -> dict[str, Any]:
     result = {}
     for key, value in fields.items():
         try:
-            result[key] = codec.plain(value)
-        except (TypeError, ValueError, RecursionError):
-            result[key] = repr(value)
+            result[key] = plain(value)
+        except Exception:  # of whatever the value itself raises, too
+            result[key] = str(value) if is_scalar(value) else shown(value)
     return result
 
 

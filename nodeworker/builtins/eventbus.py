@@ -4,6 +4,10 @@
 routes; ``builtin://chronetix/system/eventbus-sink`` publishes every frame on its publications. Payloads pass
 unchanged where both sides have the same content type, else they are decoded and encoded anew. ``params.topics`` adds
 topics to the flow's.
+
+Payloads that are not of their content type: a frame has a producer in the flow, so such a frame is a failure of the
+sink, which ``qos.retry`` sets aside; messages may come from anybody, so the source tells of such a message in the log
+and goes on.
 """
 
 from __future__ import annotations
@@ -14,7 +18,7 @@ from typing import Final
 from chronetix.nodeworker.api import codec
 from chronetix.nodeworker.api.context import Context
 from chronetix.nodeworker.api.message import Message
-from chronetix.protocol.errors import ChronetixError
+from chronetix.protocol.errors import ChronetixError, error
 from chronetix.shm import Frame
 
 PARAMS: Final[Mapping[str, str]] = {
@@ -33,10 +37,11 @@ class EventBusSource:
         if not ctx.outputs:
             raise ValueError(f"node {ctx.node!r} turns messages into frames: give it a data route")
         self._types = {codec.canonical(port.content_type) for port in ctx.outputs}
+        self._topics = _added_topics(ctx)
 
     def on_start(self, ctx: Context) -> None:
         """Subscribe to what params add."""
-        for topic in ctx.params.get("topics", ()):
+        for topic in self._topics:
             ctx.subscribe(topic)
 
     def on_message(self, message: Message, ctx: Context) -> None:
@@ -57,13 +62,28 @@ class EventBusSink:
     came by."""
 
     def __init__(self, ctx: Context) -> None:
-        self._topics = (*ctx.publications, *ctx.params.get("topics", ()))
+        self._topics = (*ctx.publications, *_added_topics(ctx))
         if not self._topics:
             raise ValueError(f"node {ctx.node!r} publishes frames: give it a control route, or topics in its params")
         self._types = {port.route: codec.canonical(port.content_type) for port in ctx.inputs}
 
     def on_frame(self, frame: Frame, ctx: Context) -> None:
-        """Publish its bytes."""
-        payload = codec.Encoded(bytes(frame))
+        """Publish its bytes. Raises ChronetixError ``payload-undecodable`` for a frame that is not of its route's type,
+        ``frame-not-sendable`` for one that is larger than a message."""
+        payload, kind = codec.Encoded(bytes(frame)), self._types[frame.route]
         for topic in self._topics:
-            ctx.publish(topic, payload, content_type=self._types[frame.route])
+            try:
+                ctx.publish(topic, payload, content_type=kind)
+            except ChronetixError as failed:
+                if failed.name not in UNFIT:
+                    raise
+                told = f"frame {frame.seq} of {frame.peer}, {failed.details['reason']}"
+                raise error("payload-undecodable", route=frame.route, content_type=kind, reason=told) from None
+
+
+def _added_topics(ctx: Context) -> tuple[str, ...]:
+    """Raises ValueError for what is no list of topics."""
+    topics = ctx.params.get("topics", ())
+    if not isinstance(topics, list | tuple) or not all(isinstance(each, str) and each for each in topics):
+        raise ValueError(f"params.topics of node {ctx.node!r} is a list of topics, not {topics!r}")
+    return tuple(topics)

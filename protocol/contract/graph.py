@@ -1,14 +1,15 @@
-"""The flow as a graph: ids of routes, and cycles of data routes, which are refused: full rings in a cycle never move.
+"""The flow as a graph: ids of routes; cycles of data routes, which are refused: full rings in a cycle never move;
+routes that stand there twice.
 
-Control routes may form cycles.
+Control routes may form cycles. Two routes between the same nodes are ordinary if they differ in anything.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from itertools import count
-from typing import Final
+from typing import Any, Final
 
 from chronetix.protocol.contract.reading import ProblemCollector
 from chronetix.protocol.contract.types import Route
@@ -45,6 +46,31 @@ def _free_id(base: str, taken: set[str], turn: dict[str, int]) -> str:
             turn[base] = number + 1
             return id
     raise AssertionError("count does not end")
+
+
+def refuse_twins(routes: Sequence[Route], paths: Sequence[str], notes: ProblemCollector) -> None:
+    """Note a problem for each data route that is like an earlier one in everything, and a warning for such a control
+    route. ``paths`` says where in the flow each route stands."""
+    earlier: dict[tuple[Any, ...], str] = {}
+    for route, path in zip(routes, paths, strict=True):
+        first = earlier.setdefault(_all_it_says(route), path)
+        if first == path:
+            continue
+        if route.plane == "data":
+            text = f"is the same as {first}: each frame would come to {route.target} twice"
+            notes.problem(path, text, "take one of them out, or give each a port of its own")
+        else:
+            notes.warn(path, f"is the same as {first}, and has no effect", "take one of them out")
+
+
+def _all_it_says(route: Route) -> tuple[Any, ...]:
+    """A route without its id: its ends, however they were written, all that it is, and fields that are not known."""
+    read = tuple(getattr(route, name) for name in _READ)
+    return (*read, repr(sorted((key, value) for key, value in route.raw.items() if key not in _WRITTEN)))
+
+
+_READ: Final = tuple(each.name for each in fields(Route) if each.name not in ("id", "raw"))
+_WRITTEN: Final = frozenset((*_READ, "from", "to"))
 
 
 def refuse_cycles(routes: Iterable[Route], notes: ProblemCollector) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from chronetix.protocol.contract.endpoints import resolve
-from chronetix.protocol.contract.graph import name_routes, refuse_cycles
+from chronetix.protocol.contract.graph import name_routes, refuse_cycles, refuse_twins
 from chronetix.protocol.contract.manifests import read_manifest
 from chronetix.protocol.contract.reading import Fields, ProblemCollector, kind_of
 from chronetix.protocol.contract.routes import read_route, read_schema, settle_policy
@@ -49,8 +49,9 @@ def _read(fields: Fields, bindings: Mapping[str, str]) -> Flow | None:
     fields.done()
     routes, paths = [route for route, _ in drafts], [path for _, path in drafts]
     settled, nodes = resolve(manifests, routes, paths, bindings, notes)
-    known = [route for route in routes if route.source in nodes and route.target in nodes]
-    named = name_routes(known, nodes)
+    known = [at for at, route in enumerate(routes) if route.source in nodes and route.target in nodes]
+    named = name_routes([routes[at] for at in known], nodes)
+    refuse_twins(named, [paths[at] for at in known], notes)
     refuse_cycles(named, notes)
     classes = {manifest.node: manifest.qos.qos for manifest in settled}
     named = tuple(settle_policy(route, classes[route.source]) for route in named)

@@ -152,8 +152,8 @@ class TestANode:
 
         assert manifest["timers"] == [{"id": "t", "schedule": {"rate_hz": 2}}]
         assert manifest["bus_subscriptions"] == [
-            {"delivery": "at_least_once", "codec": "json", "pattern": "a/b"},
-            {"delivery": "at_least_once", "codec": "cbor", "pattern": "e/f"},
+            {"delivery": "at_most_once", "codec": "json", "pattern": "a/b"},
+            {"delivery": "at_most_once", "codec": "cbor", "pattern": "e/f"},
         ]
         assert manifest["bus_publications"] == [{"codec": "cbor", "topic": "c/d"}]
 

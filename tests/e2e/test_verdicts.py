@@ -24,6 +24,7 @@ def numbers(ctx):
 class Sink:
     def on_frame(self, frame, ctx): ...
     def on_tick(self, tick, ctx): ...
+    def on_message(self, message, ctx): ...
 """
 TIMER = "id: b, bindings: { timer: [{ id: t, schedule: { %s } }] },"
 LONG = """
@@ -57,6 +58,18 @@ FLOWS = {
     "a misspelt field of a route": ("channel: stream", "channel: stream, polcy: latest"),
     "a missing node": ("to: b", "to: c"),
     "two nodes of one name": ("id: b", "id: a"),
+    "an edge that is there twice": (
+        "edges:\n",
+        "edges:\n  - { from: a, to: b, channel: stream }\n",
+    ),
+    "an edge that is there twice in another way": (
+        "edges:\n",
+        "edges:\n  - { from: a, to: b, channel: stream, policy: latest }\n",
+    ),
+    "a control route that is there twice": (
+        FLOW,
+        (LONG % "") + "  - { from: a, to: b, plane: control, topic: c }\n" * 2,
+    ),
     "a circle": ("from: a, to: b", "from: b, to: b"),
     "an unknown channel": ("channel: stream", "channel: strem"),
     "an unknown policy": ("channel: stream", "channel: stream, policy: lates"),
@@ -87,6 +100,7 @@ FLOWS = {
         LONG % "timer: [{ id: t, schedule: { interval_ms: 5, jitter_pct: 3 } }]",
     ),
     "a wildcard": (FLOW, LONG % "bus: { subscriptions: [{ pattern: 'a.*' }] }"),
+    "a subscription": (FLOW, LONG % "bus: { subscriptions: [{ pattern: a }] }"),
     "at least once": (FLOW, LONG % "bus: { subscriptions: [{ pattern: a, delivery: at_least_once }] }"),
 }
 ACCEPTED = {
@@ -96,6 +110,9 @@ ACCEPTED = {
     "a misspelt field",
     "a misspelt field of the flow",
     "a misspelt field of a route",
+    "an edge that is there twice in another way",
+    "a control route that is there twice",
+    "a subscription",
     "a timer",
     "a timer with a field that has no effect",
 }

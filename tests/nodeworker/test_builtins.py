@@ -10,7 +10,10 @@ from chronetix.nodeworker.api.message import Message
 from chronetix.nodeworker.builtins.eventbus import EventBusSink, EventBusSource
 from chronetix.nodeworker.builtins.netinfo import KEYS, NetInfo, default_route, describe
 from chronetix.nodeworker.builtins.timer import TimerSource
+from chronetix.protocol.errors import ChronetixError
 from chronetix.testing import run
+
+OCTETS = "application/octet-stream"
 
 
 class TestTheTimer:
@@ -94,6 +97,44 @@ class TestTheBridges:
     def test_frames_become_messages(self):
         outcome = run(EventBusSink, [1, 2], {"topics": ["extra"]}, publications=["t"], sends=False)
         assert [(p.topic, p.value) for p in outcome.published] == [("t", 1), ("extra", 1), ("t", 2), ("extra", 2)]
+
+    @pytest.mark.parametrize("topics", ["out", [1], [""], {"a": 1}, 3])
+    @pytest.mark.parametrize("bridge", [EventBusSource, EventBusSink])
+    def test_refuse_topics_that_are_none(self, bridge, topics):
+        with pytest.raises(ValueError, match=r"params\.topics of node 'plugin' is a list of topics, not"):
+            run(bridge, [], {"topics": topics}, publications=["t"])
+
+    @pytest.mark.parametrize(
+        ("kind", "garbage"),
+        [("application/json", b"\xff{"), ("application/cbor", b"\xff"), ("application/x-npy", b"\x93NUMPY")],
+    )
+    def test_a_frame_that_is_garbage_is_a_failure_that_names_it_and_is_set_aside_where_frames_are_retried(
+        self, kind, garbage
+    ):
+        class Garbled(EventBusSink):
+            """Gets a frame as a producer in another language may send it."""
+
+            def __init__(self, ctx):
+                super().__init__(ctx)
+                self._types = dict.fromkeys(self._types, kind)
+
+        def publish(**qos):
+            return run(Garbled, [b"x", garbage], input_type=OCTETS, publications=["t"], sends=False, qos=qos)
+
+        with pytest.raises(
+            ChronetixError, match=f"a frame of route feed is not {kind}: frame 0 of feed, .*undecodable"
+        ):
+            publish()
+        outcome = publish(retry=1, dead_letter="dead")
+        assert {each.topic for each in outcome.published} == {"dead"}
+        assert [each.envelope["headers"]["error"] for each in outcome.published] == ["ProtocolError"] * 2
+
+    def test_a_frame_that_no_message_can_carry_is_a_failure_that_is_set_aside_too(self):
+        outcome = run(
+            EventBusSink, [bytes(17 << 20), b"x"], input_type=OCTETS, publications=["t"], sends=False, qos={"retry": 1}
+        )
+        assert [(each.topic, each.value) for each in outcome.published] == [("t", b"x")]
+        assert [each.fields["error"].partition(":")[0] for each in outcome.logs] == ["LocalError"]
 
     def test_say_what_their_node_lacks(self):
         with pytest.raises(ValueError, match="give it a data route"):

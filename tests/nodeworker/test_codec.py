@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import dataclasses
-from pathlib import Path
 
-import msgspec
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -155,37 +152,6 @@ def test_what_is_no_memory_for_others_is_refused(value, says):
 def test_any_bytes_decode_or_are_refused(data, content_type):
     with contextlib.suppress(ChronetixError):
         codec.of(content_type).decode(data)
-
-
-@given(st.recursive(scalars | st.binary(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)))
-def test_plain_values_stay_as_they_are(value):
-    assert codec.plain(value) == value or value != value
-
-
-@dataclasses.dataclass
-class Point:
-    x: int
-
-
-class Named(msgspec.Struct):
-    y: int
-
-
-@pytest.mark.parametrize(
-    ("value", "becomes"),
-    [
-        (np.int64(3), 3),
-        (np.float32(0.5), 0.5),
-        (np.arange(3), [0, 1, 2]),
-        (Point(1), {"x": 1}),
-        (Named(2), {"y": 2}),
-        ({"p": Path("/tmp")}, {"p": "/tmp"}),
-        ((1, np.int8(2)), (1, 2)),
-        ({1: "one"}, {"1": "one"}),
-    ],
-)
-def test_values_of_other_types_take_the_nearest_form(value, becomes):
-    assert codec.plain(value) == becomes
 
 
 @pytest.mark.parametrize("content_type", [codec.JSON, codec.CBOR, codec.OCTETS, codec.ARROW, codec.NPY, "image/png"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import functools
 import operator
 import re
@@ -282,6 +283,26 @@ class TestTheContext:
     def test_has_read_only_params(self):
         with pytest.raises(TypeError):
             run(lambda frame, ctx: operator.setitem(ctx.params, "a", 1), [0])
+
+
+class TestALogRecord:
+    def test_has_fields_in_plain_form_and_shows_what_has_none(self):
+        class Odd:
+            def __repr__(self):
+                raise RuntimeError("no")
+
+        def logs(ctx):
+            zone = dt.timezone(dt.timedelta(seconds=30))
+            ctx.log.info("m", at=dt.datetime(2026, 3, 4, tzinfo=zone), day=np.datetime64("2026-03-04"), odd=Odd(), c=1j)
+            return ()
+
+        (record,) = run(logs).logs
+        assert record.fields == {
+            "at": "2026-03-04T00:00:00+00:00:30",
+            "day": "2026-03-04",
+            "odd": "(a Odd that cannot be shown: repr() raised RuntimeError)",
+            "c": "1j",
+        }
 
 
 class TestAMessage:

@@ -24,6 +24,44 @@ def control(source: str, target: str, topic: str) -> dict[str, Any]:
     return {"from": source, "to": target, "plane": "control", "topic": topic}
 
 
+class TestTwins:
+    def test_a_data_route_that_is_there_twice_is_refused_however_its_ends_are_written(
+        self, manifest: Make, data_route: Make
+    ) -> None:
+        again = {**data_route("a", "plugin"), "buffer": 64, "policy": None}
+        routes = [data_route("a", "plugin"), data_route("a", "c"), again, data_route("a", "plugin")]
+        raw = {"manifests": [manifest("a"), plain("plugin"), manifest("c")], "routes": routes}
+        told = [(each.path, each.message, each.suggestion) for each in parse_flow(raw).problems]
+        text = "is the same as routes[0]: each frame would come to plugin twice"
+        cure = "take one of them out, or give each a port of its own"
+        assert told == [("routes[2]", text, cure), ("routes[3]", text, cure)]
+
+    @pytest.mark.parametrize(
+        "differs",
+        [{"port": "p"}, {"topic": "t"}, {"buffer": 8}, {"policy": "latest"}, {"content_type": "a/b"}, {"label": "x"}],
+    )
+    def test_one_that_differs_in_anything_is_another(
+        self, manifest: Make, data_route: Make, differs: dict[str, Any]
+    ) -> None:
+        routes = [data_route("a", "b"), {**data_route("a", "b"), **differs}]
+        validation = parse_flow({"manifests": [manifest("a"), manifest("b")], "routes": routes})
+        assert validation.flow is not None
+        assert len({route.id for route in validation.flow.routes}) == 2
+
+    def test_of_a_control_route_it_is_told_that_it_has_no_effect(self, manifest: Make) -> None:
+        routes = [control("a", "b", "t"), control("a", "b", "t"), control("a", "b", "u")]
+        validation = parse_flow({"manifests": [manifest("a"), manifest("b")], "routes": routes})
+        assert validation.flow is not None
+        [warning] = validation.warnings
+        assert (warning.path, warning.message) == ("routes[1]", "is the same as routes[0], and has no effect")
+
+    def test_many_of_them_are_found_in_time_that_grows_with_their_number(
+        self, manifest: Make, data_route: Make
+    ) -> None:
+        routes = [{**data_route("a", "b"), "label": str(at)} for at in range(20_000)]
+        assert parse_flow({"manifests": [manifest("a"), manifest("b")], "routes": routes}).flow is not None
+
+
 class TestEndpoints:
     def test_a_node_id_wins_over_a_plugin_id(self, manifest: Make, data_route: Make) -> None:
         raw = {"manifests": [manifest("x"), plain("y"), plain("x")], "routes": [data_route("x", "y")]}
@@ -147,10 +185,10 @@ class TestRouteIds:
     def test_the_port_else_the_ends_made_unique(self, manifest: Make, data_route: Make) -> None:
         routes = [
             data_route("a", "b"),
-            data_route("a", "b"),
+            data_route("a", "b", topic="t"),
             data_route("a", "b", port="p"),
             data_route("a", "b", port="a-b#2"),
-            data_route("a", "b"),
+            data_route("a", "b", topic="u"),
         ]
         flow = parse_flow({"manifests": [manifest("a"), manifest("b")], "routes": routes}).flow
         assert flow is not None
@@ -182,7 +220,7 @@ class TestCycles:
     def test_a_diamond_is_none(self, manifest: Make, data_route: Make) -> None:
         assert self.cycle(manifest, [data_route(*pair) for pair in ("ab", "ac", "bd", "cd")]) == []
 
-    @given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), max_size=12))
+    @given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), max_size=12, unique=True))
     def test_a_flow_is_refused_exactly_when_its_nodes_cannot_be_put_in_order(
         self, edges: list[tuple[int, int]]
     ) -> None:
