@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import click
 
+from chronetix.protocol.errors import ChronetixError
 from chronetixctl import exits, output
 from chronetixctl.app import Session
 from chronetixctl.options import command, flow_argument
 from chronetixd.core.flow_messages import ENDED
+
+_NO_LONGER_ENDED = ("flow-not-found", "flow-not-ended")
+"""What may become of a flow between the list and its turn: somebody removes it, or starts it again."""
 
 
 @command(
@@ -29,7 +33,12 @@ def rm(session: Session, flow: tuple[str, ...], everything: bool) -> int:
         listed = client.call("list")["flows"] if everything else ()
         names = flow or [each["name"] for each in listed if each["state"] in ENDED]
         for name in dict.fromkeys(names):
-            results.append(client.call("remove", flow=name))
+            try:
+                results.append(client.call("remove", flow=name))
+            except ChronetixError as reason:
+                if everything and reason.name in _NO_LONGER_ENDED:
+                    continue
+                raise
             if session.output == "table":
                 click.echo(f"{output.printable(name)} removed")
     if session.output != "table":

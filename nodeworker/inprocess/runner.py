@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any, Final, NoReturn
@@ -20,7 +21,8 @@ from chronetix.nodeworker import _clone
 from chronetix.nodeworker.api.context import Level
 from chronetix.nodeworker.api.errors import Interrupted
 from chronetix.nodeworker.api.tracebacks import told
-from chronetix.nodeworker.engine import children
+from chronetix.nodeworker.engine import children, ending
+from chronetix.nodeworker.engine.end_watch import EndWatch
 from chronetix.nodeworker.inprocess.deployment import END_S, Deployment
 from chronetix.nodeworker.inprocess.member import EndTimeout, FlowFailed
 from chronetix.protocol import cbor
@@ -191,17 +193,26 @@ def run(flow: Flow, base_dir: str, output: str = "table", end_s: float = END_S) 
             _print_results(name, flow, deployment, output)
             sys.stdout.flush()
     finally:
+        watch = EndWatch(end_s + ending.DEAF_S, partial(_exit_blocked, end_s))
         try:
             deployment.close(end_s)
         except EndTimeout as late:
             print(f"error: {late}", file=sys.stderr)
             hangs = True
+        finally:
+            watch.stop()
         children.ring_on(children.STOPPING, -1)
         for number, handler in before.items():
             children.put_back(number, handler)
     if hangs:
         return FAILED
     return INTERRUPTED if signal.SIGINT in asked else FINISHED
+
+
+def _exit_blocked(end_s: float, what: str) -> None:
+    """End the process, for ``what`` keeps the flow from ending; in a thread of its own."""
+    print(f"error: the flow did not end within {end_s:.3g} s and was ended: {what}", file=sys.stderr, flush=True)
+    os._exit(FAILED)
 
 
 @contextmanager

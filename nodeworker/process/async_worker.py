@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import _thread
 import asyncio
-import sys
-import threading
-import time
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
 import uvloop
@@ -16,6 +11,7 @@ import uvloop
 from chronetix.nodeworker.api.message import Answer
 from chronetix.nodeworker.engine import ending
 from chronetix.nodeworker.engine.async_loop import AsyncLoop, refuse_stop
+from chronetix.nodeworker.engine.end_watch import EndWatch
 from chronetix.nodeworker.engine.event_loop_end import EventLoopEnd
 from chronetix.nodeworker.engine.loop import Mailbox, Rewire
 from chronetix.nodeworker.engine.node import Node
@@ -41,7 +37,7 @@ class AsyncRun:
         self._waits = Waits(self._loop, bell)
         self._async_loop = AsyncLoop(self._waits, _unheard, node, mailbox, bell, answer, rewire)
         self._end: EventLoopEnd | None = None
-        self._watch: _Watch | None = None
+        self._watch: EndWatch | None = None
 
     def start(self) -> None:
         """``on_start``."""
@@ -64,7 +60,7 @@ class AsyncRun:
         ``blocked`` is called, in another thread, when something keeps the loop from going on past its limit."""
         self._async_loop.cancels()
         self._end = EventLoopEnd(self._loop, limit_s)
-        self._watch = _Watch(limit_s + ending.DEAF_S, blocked)
+        self._watch = EndWatch(limit_s + ending.DEAF_S, blocked)
         try:
             return self._loop.run_until_complete(self._end.run())
         finally:
@@ -79,51 +75,6 @@ class AsyncRun:
         if self._end is not None and self._watch is not None:
             self._end.hurry(seconds)
             self._watch.hurry(seconds + ending.DEAF_S)
-
-
-class _Watch:
-    """A thread that says where the present one is, unless it is stopped within ``limit_s``."""
-
-    def __init__(self, limit_s: float, blocked: Callable[[str], None]) -> None:
-        self._due = time.monotonic() + limit_s
-        self._blocked = blocked
-        self._watched = threading.get_ident()
-        self._stopped = False
-        self._stir, self._running = _thread.allocate_lock(), _thread.allocate_lock()
-        self._stir.acquire()
-        self._running.acquire()
-        try:
-            _thread.start_new_thread(self._watch, ())
-        except RuntimeError:  # there may be no more threads: then nobody says where it hangs
-            self._running.release()
-
-    def hurry(self, seconds: float) -> None:
-        """There is no more time than this. From a signal handler."""
-        self._due = min(self._due, time.monotonic() + seconds)
-        self._wake()
-
-    def stop(self) -> None:
-        """It has not hung. Waits for the thread."""
-        self._stopped = True
-        self._wake()
-        with self._running:
-            pass
-
-    def _wake(self) -> None:
-        with suppress(RuntimeError):
-            self._stir.release()
-
-    def _watch(self) -> None:
-        try:
-            while not self._stopped:
-                left = self._due - time.monotonic()
-                if left <= 0:
-                    frame = sys._current_frames().get(self._watched)
-                    self._blocked(f"a task of the event loop {ending.place(frame)}")
-                    return
-                self._stir.acquire(timeout=left)
-        finally:
-            self._running.release()
 
 
 def _unheard() -> None:

@@ -112,6 +112,16 @@ class Never:
             with suppress(asyncio.CancelledError):
                 await asyncio.sleep(1000)
 
+class Blocks:
+    async def produce(self, ctx):
+        self.task = asyncio.create_task(self.blocks())
+        yield 1
+    async def blocks(self):
+        try:
+            await asyncio.sleep(1000)
+        finally:
+            time.sleep(1000)
+
 async def count(ctx):
     for n in range(1000):
         yield n
@@ -355,6 +365,17 @@ def test_a_task_that_does_not_end_fails_the_flow_by_name(inproc):
     assert process.returncode == 1
     assert "error: the flow did not end within 0.1 s and was ended: task" in err
     assert "of Never.never (" in err
+    assert "plugins.py, line" in err
+
+
+def test_a_task_that_blocks_the_event_loop_at_the_end_fails_the_flow_with_its_place(inproc):
+    process = inproc(single("Blocks"), variables={"CHRONETIX_END_TIMEOUT": "0.1"})
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    told = (
+        "error: the flow did not end within 0.1 s and was ended: a task of the event loop does not return from blocks ("
+    )
+    assert told in err
     assert "plugins.py, line" in err
 
 
