@@ -23,10 +23,11 @@ MOST_TAKEN: Final = 512
 
 ARENA_LIMIT: Final = 1 << 30
 
-Announce = Callable[["Upstream", int, int], None]
+Announce = Callable[[Port, int, int], None]
 """Told of a producer's new segment: its index, its descriptor."""
 
-Withdraw = Callable[["Upstream", int], None]
+Withdraw = Callable[[Port, int], None]
+"""Told of a segment that a producer has given up: its index."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +60,8 @@ class Upstream:
         """Segments that the program has said it has mapped."""
         self.dropped: list[int] = []
         """Segments that it has said it has unmapped."""
-        self.inodes: dict[int, int] = {}
-        """The inode of each segment, which tells it from others in a list of mappings."""
-        grow = (lambda index, fd, _size: announce(self, index, fd)) if announce is not None else None
-        drop = (lambda index: withdraw(self, index)) if withdraw is not None else None
+        grow = (lambda index, fd, _size: announce(port, index, fd)) if announce is not None else None
+        drop = (lambda index: withdraw(port, index)) if withdraw is not None else None
         self.arena = shm.Arena(limit, first=first, on_grow=grow, on_drop=drop)
         self.producer = shm.Producer(
             self.arena,
@@ -142,11 +141,51 @@ class ForgedUpstream:
 
     def close(self) -> None:
         """Close what it keeps. Idempotent."""
-        while self.lines:
-            os.close(self.lines.pop())
+        self.hang_up()
         if self.credit_fd >= 0:
             os.close(self.credit_fd)
             self.credit_fd = -1
+
+
+@dataclass(slots=True)
+class ForgedDownstream:
+    """A consumer whose CREDIT is written by the check itself."""
+
+    port: Port
+    credit_fd: int
+    lines: list[int] = field(default_factory=list)
+    ring_fd: int = -1
+
+    def link(self, ring_fd: int, line_fd: int) -> None:
+        """Keep the other end of the line, and look at the RING by its words."""
+        self.ring_fd = os.dup(ring_fd)
+        self.lines.append(os.dup(line_fd))
+
+    def full(self) -> bool:
+        """Whether the program has sent as many frames as there are credits."""
+        return last_stamp(self.ring_fd) >= self.port.credits
+
+    @property
+    def closed(self) -> bool:
+        """Whether the program has closed its RING."""
+        return word(self.ring_fd, CLOSED) != 0
+
+    def ring(self) -> None:
+        """Wake the program, as a consumer does."""
+        with socket.socket(fileno=os.dup(self.lines[-1])) as line:
+            line.send(b"r", socket.MSG_DONTWAIT)
+
+    def hang_up(self) -> None:
+        """Leave the line, as the death of its holder does."""
+        while self.lines:
+            os.close(self.lines.pop())
+
+    def close(self) -> None:
+        """Close what it keeps. Idempotent."""
+        self.hang_up()
+        if self.ring_fd >= 0:
+            os.close(self.ring_fd)
+            self.ring_fd = -1
 
 
 class Downstream:

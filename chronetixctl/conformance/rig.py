@@ -1,34 +1,26 @@
 """One running program between a played daemon and played peers, and the steps that checks are made of.
 
-Every wait goes through :meth:`Rig.until`: it serves the control socket and the peers until what is waited for is there,
-and raises Failed when the program ends or the time is up. What the program says of itself is kept in ``heard``.
+The conversation with the program is a part of it (``conversation``). Here are the program's ports, memory and peers,
+and the answers to its messages about memory. The file is longer than 400 lines because every step needs them all.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import select
-import signal
-import socket
-import time
-from collections.abc import Callable, Sequence
-from typing import Any, Final, TypeVar
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from chronetix import shm
-from chronetix.protocol.errors import ChronetixError
-from chronetix.protocol.framing import type_of
 from chronetix.protocol.messages import (
     Configure,
     Drain,
-    Fault,
-    Finished,
+    Extend,
     Hello,
     InputLink,
     Link,
+    Linked,
     Offer,
-    Ping,
-    Pong,
     Port,
     Ready,
     Segment,
@@ -41,19 +33,13 @@ from chronetix.protocol.messages import (
 )
 from chronetixctl.conformance.contents import known
 from chronetixctl.conformance.control import PlayedDaemon
+from chronetixctl.conformance.conversation import Conversation
 from chronetixctl.conformance.forge import Forge, ForgedMemory
 from chronetixctl.conformance.forms import Failed, Form, NotChecked
 from chronetixctl.conformance.offers import check_offer
-from chronetixctl.conformance.peers import Arrived, Downstream, ForgedUpstream, Upstream
-from chronetixctl.conformance.program import RunningProgram, Subject
-
-M = TypeVar("M", bound=WireMessage)
-
-SLICE_S: Final = 0.002
-"""How long a wait sleeps at most before it looks at the peers again: it must not depend on the program's rings."""
-
-QUIET_S: Final = 0.15
-"""How long a check listens for what must not come."""
+from chronetixctl.conformance.peers import Arrived, Downstream, ForgedDownstream, ForgedUpstream, Upstream
+from chronetixctl.conformance.ports import ports
+from chronetixctl.conformance.program import Subject
 
 
 class Rig:
@@ -62,11 +48,10 @@ class Rig:
     def __init__(self, subject: Subject, form: Form) -> None:
         self.subject = subject
         self.form = form
-        self.heard: list[WireMessage] = []
-        self.bell = shm.Doorbell()
         self.forge = Forge()
         self.upstreams: list[Upstream | ForgedUpstream] = []
         self.downstreams: list[Downstream] = []
+        self.liars: list[ForgedDownstream] = []
         self.offers: list[tuple[Offer, list[int]]] = []
         self.segments: dict[int, int] = {}
         """The program's segments by index; the descriptors are ours."""
@@ -74,18 +59,18 @@ class Rig:
         """Segments of the program are mapped and confirmed at once."""
         self.unconfirmed: list[int] = []
         self.retired: list[Downstream] = []
+        self.inodes: set[int] = set()
+        """Of the segments that were announced to it, which tell them from others in a list of mappings."""
+        self.later: tuple[int, int] | None = None
+        """The program's CREDIT and the producer's end of the line, of a producer that is linked later."""
         self.config: Configure | None = None
-        ours, theirs = socket.socketpair()
-        self.daemon = PlayedDaemon(ours, subject.timeout_s)
-        self.old_daemons: list[PlayedDaemon] = []
-        self._kept: list[int] = []
-        try:
-            self.program = RunningProgram(subject, theirs)
-        except OSError:
-            self.daemon.close()
-            raise
-        finally:
-            theirs.close()
+        self.talk = talk = Conversation(subject, self._take, self.take_frames)
+        self.bell, self.program, self.heard = talk.bell, talk.program, talk.heard
+        self.until, self.quiet, self.aftermath = talk.until, talk.quiet, talk.aftermath
+        self.said, self.await_said, self.seen = talk.said, talk.await_said, talk.seen
+        self.say, self.ping, self.keep = talk.say, talk.ping, talk.keep
+        self.exited, self.finished, self.failed_orderly = talk.exited, talk.finished, talk.failed_orderly
+        self.lose_daemon, self.accept = talk.lose_daemon, talk.accept
 
     def __enter__(self) -> Rig:
         return self
@@ -95,74 +80,25 @@ class Rig:
 
     def close(self) -> None:
         """End the program, and give everything back."""
-        self.program.end()
-        for daemon in (self.daemon, *self.old_daemons):
-            daemon.close()
         for down in (*self.downstreams, *self.retired):
             down.close()
+        for liar in self.liars:
+            liar.close()
         for up in self.upstreams:
             if isinstance(up, ForgedUpstream):
                 up.close()
             else:
                 up.arena.close()
         self.upstreams, self.downstreams, self.retired = [], [], []
-        for descriptor in (*self._kept, *self.segments.values(), *(fd for _, fds in self.offers for fd in fds)):
+        for descriptor in (
+            *(self.later or ()),
+            *self.segments.values(),
+            *(fd for _, fds in self.offers for fd in fds),
+        ):
             os.close(descriptor)
-        self._kept, self.segments, self.offers = [], {}, []
+        self.segments, self.offers = {}, []
         self.forge.close()
-        self.bell.close()
-
-    def keep(self, descriptor: int) -> int:
-        """Close this descriptor at the end of the check."""
-        self._kept.append(descriptor)
-        return descriptor
-
-    # -- waiting --------------------------------------------------------------------------------------------
-
-    def until(
-        self, done: Callable[[], bool], expected: str, limit_s: float | None = None, *, may_end: bool = False
-    ) -> None:
-        """Serve the program until ``done()``. Raises Failed when it ends before, unless it ``may_end``, or in time."""
-        deadline = time.monotonic() + (self.subject.timeout_s if limit_s is None else limit_s)
-        while True:
-            self._serve()
-            if done():
-                return
-            if not may_end and (self.daemon.closed or self.said(Fault)):
-                self._lost(expected)
-            left = deadline - time.monotonic()
-            if left <= 0:
-                raise Failed(expected, self.seen("nothing came in time"))
-            self._sleep(min(left, SLICE_S))
-
-    def quiet(self, unwanted: Callable[[], bool], expected: str, limit_s: float = QUIET_S) -> None:
-        """Serve the program for a moment. Raises Failed if ``unwanted()`` becomes true, or the program ends."""
-        deadline = time.monotonic() + limit_s
-        while (left := deadline - time.monotonic()) > 0:
-            self._serve()
-            if unwanted():
-                raise Failed(expected, self.seen("it did not wait"))
-            if self.daemon.closed or self.said(Fault):
-                self._lost(expected)
-            self._sleep(min(left, SLICE_S))
-
-    def _sleep(self, limit_s: float) -> None:
-        watched: list[int] = [self.bell.fileno(), *self.program.streams]
-        if not self.daemon.closed:
-            watched.append(self.daemon.fileno())
-        ready, _, _ = select.select(watched, [], [], limit_s)
-        for fd in ready:
-            if fd in self.program.streams:
-                self.program.read(fd)
-        self.bell.clear()
-
-    def _serve(self) -> None:
-        try:
-            for message, descriptors in self.daemon.receive():
-                self._take(message, descriptors)
-        except ChronetixError as reason:
-            raise Failed("messages as PROTOCOL.md and protocol.cddl describe them", reason.message) from None
-        self.take_frames()
+        self.talk.close()
 
     def take_frames(self) -> None:
         """Take what the program has sent to its consumers. Raises Failed for what the ABI forbids."""
@@ -195,7 +131,7 @@ class Rig:
         """Map the segments that the program has announced, and say so."""
         while self.unconfirmed:
             index = self.unconfirmed.pop(0)
-            with self._faults("a segment as shm/SPEC.md section 1 demands"):
+            with self.faults("a segment as shm/SPEC.md section 1 demands"):
                 for down in self.downstreams:
                     down.add_segment(index, self.segments[index])
             self.say(SegmentMapped(index=index))
@@ -217,59 +153,18 @@ class Rig:
         if descriptor < 0:
             raise Failed("segment-dropped for a segment that was announced", f"index {message.index}")
         os.close(descriptor)
-        with self._faults("a segment given back after all of its frames"):
+        with self.faults("a segment given back after all of its frames"):
             for down in self.downstreams:
                 down.consumer.drop_segment(message.index)
         self.say(SegmentDropped(index=message.index))
 
     @contextlib.contextmanager
-    def _faults(self, expected: str) -> Any:
+    def faults(self, expected: str) -> Iterator[None]:
+        """Raises Failed where the program's memory is not what it should be."""
         try:
             yield
         except shm.PeerFault as fault:
             raise Failed(expected, str(fault.args[0])) from None
-
-    def _lost(self, expected: str) -> None:
-        """Raises Failed: the program has ended, or has said that it fails."""
-        self.program.await_end(self.subject.timeout_s if self.daemon.closed else 0.2)
-        raise Failed(expected, self.seen())
-
-    def seen(self, otherwise: str = "") -> str:
-        """Return what has become of the program, for a failed check."""
-        parts = []
-        if (status := self.program.status) is not None:
-            how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"exited with status {status}"
-            parts.append(f"it {how}")
-        elif self.daemon.closed:
-            parts.append("it closed the control socket and runs on")
-        elif otherwise:
-            parts.append(otherwise)
-        if faults := self.said(Fault):
-            parts.append(f"fault in phase {faults[-1].phase}: {faults[-1].error}: {faults[-1].message}")
-        parts.append(f"last message: {type_of(self.heard[-1])}" if self.heard else "it has sent no message")
-        if printed := self.program.said():
-            parts.append(f"printed: {printed}")
-        return "; ".join(parts)
-
-    def said(self, kind: type[M]) -> list[M]:
-        """Return the messages of this kind that have come."""
-        return [message for message in self.heard if isinstance(message, kind)]
-
-    def await_said(self, kind: type[M], expected: str, count: int = 1, limit_s: float | None = None) -> M:
-        """Wait for the message of this kind with that number, and return it."""
-        self.until(lambda: len(self.said(kind)) >= count, expected, limit_s)
-        return self.said(kind)[count - 1]
-
-    def say(self, *messages: WireMessage, descriptors: Sequence[int] = ()) -> None:
-        """Send messages. Raises Failed when the program does not read them any more."""
-        try:
-            self.daemon.send(*messages, descriptors=descriptors)
-        except (BrokenPipeError, ConnectionResetError):
-            self._serve()
-            self.program.await_end(self.subject.timeout_s)
-            raise Failed(f"it reads {type_of(messages[0])}", self.seen("it closed the control socket")) from None
-        except TimeoutError:
-            raise Failed(f"it reads {type_of(messages[0])}", self.seen("it reads nothing")) from None
 
     # -- a life, step by step -------------------------------------------------------------------------------
 
@@ -292,23 +187,11 @@ class Rig:
 
     def input_ports(self, count: int, **fields: Any) -> list[Port]:
         """Ports of so many inputs."""
-        return [self._port(self.subject.input, n, "upstream", fields) for n in range(count)]
+        return ports(self.subject, self.subject.input, "upstream", count, fields)
 
     def output_ports(self, count: int, **fields: Any) -> list[Port]:
         """Ports of so many outputs."""
-        return [self._port(self.subject.output, n, "downstream", fields) for n in range(count)]
-
-    def _port(self, name: str, number: int, peer: str, fields: dict[str, Any]) -> Port:
-        suffix = str(number + 1) if number else ""
-        credits = fields.get("credits", 64)
-        usual = {
-            "content_type": self.subject.content_type,
-            "topic": f"kit/{name}{suffix}",
-            "credits": credits,
-            "watermark": max(1, credits * 3 // 4),
-            "credit_low": credits // 2,
-        }
-        return Port(route=f"{name}{suffix}", peer=f"{peer}{suffix}", **{**usual, **fields})
+        return ports(self.subject, self.subject.output, "downstream", count, fields)
 
     def plan(
         self,
@@ -351,16 +234,23 @@ class Rig:
         """The forged producer."""
         return next(up for up in self.upstreams if isinstance(up, ForgedUpstream))
 
-    def arena_bytes(self) -> int:
-        """Return how large all segments of the program are together."""
-        return sum(os.fstat(descriptor).st_size for descriptor in self.segments.values())
+    def forge_output(self, at: int = 0, **header: int) -> ForgedMemory:
+        """Put a forged consumer in the place of an honest one; its CREDIT."""
+        credit = self.forge.credit(**header)
+        self.liars.append(ForgedDownstream(self.downstreams.pop(at).port, credit.fd))
+        return credit
 
-    def _announce(self, up: Upstream, index: int, descriptor: int) -> None:
-        up.inodes[index] = os.fstat(descriptor).st_ino
-        self.say(Segment(index=index, route=up.port.route, epoch=up.port.epoch), descriptors=[descriptor])
+    @property
+    def forged_output(self) -> ForgedDownstream:
+        """The forged consumer."""
+        return self.liars[0]
 
-    def _withdraw(self, up: Upstream, index: int) -> None:
-        self.say(SegmentDropped(index=index, route=up.port.route, epoch=up.port.epoch))
+    def _announce(self, port: Port, index: int, descriptor: int) -> None:
+        self.inodes.add(os.fstat(descriptor).st_ino)
+        self.say(Segment(index=index, route=port.route, epoch=port.epoch), descriptors=[descriptor])
+
+    def _withdraw(self, port: Port, index: int) -> None:
+        self.say(SegmentDropped(index=index, route=port.route, epoch=port.epoch))
 
     def greet(self, features: Sequence[str] = ()) -> None:
         """Answer its hello, with the configuration right behind."""
@@ -384,27 +274,41 @@ class Rig:
         """Start the program once more, for the same check."""
         return Rig(self.subject, self.form)
 
-    def offered(self) -> Offer:
+    def offered(self) -> None:
         """Wait for its first offer and check it."""
-        config = self.configured
-        limit_s = self.subject.start_timeout_s
-        offer = self.await_said(Offer, "an offer of its memory", len(self.offers) + 1 if self.offers else 1, limit_s)
-        check_offer(*self.offers[-1], config.outputs, config.inputs)
-        return offer
+        self.await_said(Offer, "an offer of its memory", limit_s=self.subject.start_timeout_s)
+        check_offer(*self.offers[-1], self.configured.outputs, self.configured.inputs)
 
-    def link(self, **changed: int) -> None:
+    def extend(self, message: Extend) -> tuple[Offer, list[int]]:
+        """Have it make further ends; its offer of them."""
+        before = len(self.offers)
+        self.say(message)
+        self.until(lambda: len(self.offers) > before, "an offer, as the answer to extend")
+        return self.offers[-1]
+
+    def linked(self, count: int = 1) -> None:
+        """Wait for its answer to a link that is not its first."""
+        self.await_said(Linked, "linked, as the answer to a further link", count)
+
+    def link(self, epochs: Sequence[int] = (), predecessor: int = -1, changed: Mapping[str, int] | None = None) -> None:
         """Give it the other ends of all routes of its last offer, and map its own. ``changed`` replaces descriptors by
-        what they are: ring, credit, line, segment."""
+        what they are: ring, credit, line, segment. With a ``predecessor``, the CREDIT of a dead consumer of its one
+        input, the producer is linked later."""
         offer, descriptors = self.offers[-1]
-        carried, inputs, closing = [], [], []
-        with self._faults("memory that fits the route"):
+        changed = changed or {}
+        carried: list[int] = []
+        inputs: list[InputLink] = []
+        closing: list[int] = []
+        consumers: list[ForgedDownstream | Downstream] = [*self.liars, *self.downstreams]
+        with self.faults("memory that fits the route"):
             for at, name in enumerate(offer.rings):
-                down = next(each for each in self.downstreams if each.port.route == name)
+                down = next(each for each in consumers if each.port.route == name)
                 near, far = shm.line()
                 closing += [near, far]
                 carried += [changed.get("credit", down.credit_fd), changed.get("line", near)]
-                for index, segment in self.segments.items():
-                    down.add_segment(index, segment)
+                if isinstance(down, Downstream):
+                    for index, segment in self.segments.items():
+                        down.add_segment(index, segment)
                 down.link(descriptors[at], far)
             for at, name in enumerate(offer.credits, len(offer.rings)):
                 up = next(each for each in self.upstreams if each.port.route == name)
@@ -412,15 +316,25 @@ class Rig:
                 closing += [near, far]
                 segments = [(index, changed.get("segment", fd)) for index, fd in up.segments]
                 carried += [changed.get("ring", up.ring_fd), changed.get("line", far), *(fd for _, fd in segments)]
-                inputs.append(InputLink(route=name, epoch=up.port.epoch, segments=[index for index, _ in segments]))
-                up.link(descriptors[at], near)
-        self.say(Link(outputs=list(offer.rings), inputs=inputs), descriptors=carried)
+                found = [index for index, _ in segments]
+                dead = predecessor >= 0
+                inputs.append(InputLink(route=name, epoch=up.port.epoch, segments=found, predecessor=dead))
+                if dead:
+                    carried.append(predecessor)
+                    self.later = (os.dup(descriptors[at]), os.dup(near))
+                else:
+                    up.link(descriptors[at], near)
+        self.say(Link(outputs=list(offer.rings), inputs=inputs, epochs=list(epochs)), descriptors=carried)
         for descriptor in closing:
             os.close(descriptor)
 
     def ready(self) -> None:
         """Wait until it is ready."""
         self.await_said(Ready, "ready, once every route is mapped", limit_s=self.subject.start_timeout_s)
+
+    def say_start(self) -> None:
+        """Start it, and wait for nothing."""
+        self.say(Start())
 
     def start(self, **fields: Any) -> None:
         """Start it, and wait until it has started."""
@@ -438,6 +352,11 @@ class Rig:
         self.start()
 
     # -- frames ---------------------------------------------------------------------------------------------
+
+    @property
+    def daemon(self) -> PlayedDaemon:
+        """The present end of the control connection."""
+        return self.talk.daemon
 
     @property
     def honest(self) -> list[Upstream]:
@@ -482,6 +401,14 @@ class Rig:
         self.until(sent, expected)
         return found[0]
 
+    def try_feed(self, data: bytes) -> bool:
+        """Send a frame to an input if there is a credit and the program is there; whether it was sent."""
+        try:
+            self.up0.outlet.send(data, 0)
+        except (shm.WouldBlock, shm.RouteClosed):
+            return False
+        return True
+
     def returned(self, expected: str = "every frame is returned") -> None:
         """Wait until all inputs' frames have come back."""
 
@@ -499,14 +426,6 @@ class Rig:
         self.until(lambda: len(down.frames) >= count, expected or f"{count} frames on {down.port.route}")
         return down.frames
 
-    def ping(self, number: int) -> Pong:
-        """Ask what it is doing."""
-        self.say(Ping(id=number))
-        self.until(
-            lambda: any(pong.id == number for pong in self.said(Pong)), f"a pong with the id {number} of its ping"
-        )
-        return next(pong for pong in self.said(Pong) if pong.id == number)
-
     # -- the end --------------------------------------------------------------------------------------------
 
     def close_inputs(self) -> None:
@@ -515,26 +434,6 @@ class Rig:
             self.say(Drain())
         for up in self.honest:
             up.close()
-
-    def finished(self, expected: str = "finished, and the end of its process with status 0") -> None:
-        """Wait for its regular end."""
-        self.until(lambda: bool(self.said(Finished)), expected)
-        self.exited(expected, (0,))
-
-    def exited(self, expected: str, statuses: Sequence[int] = (), limit_s: float | None = None) -> int:
-        """Wait for the end of its process; its status, which is one of ``statuses`` if there are any."""
-        self.until(lambda: self.program.status is not None, expected, limit_s, may_end=True)
-        self._serve()
-        status = self.program.status
-        assert status is not None
-        if statuses and status not in statuses:
-            raise Failed(expected, self.seen())
-        return status
-
-    def failed_orderly(self, expected: str) -> None:
-        """Wait until it has given up by itself: with a status that is neither 0 nor a signal's."""
-        if self.exited(expected) <= 0:
-            raise Failed(expected, self.seen())
 
 
 def _welcome(features: Sequence[str]) -> Welcome:

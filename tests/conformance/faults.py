@@ -76,4 +76,55 @@ FOUND: dict[str, list[tuple[str, str, str]]] = {
     "latest-output": [("map", "always_waits", "policy 2 in the header")],
     "growth": [("map", "uses_segments_at_once", "a segment that is not confirmed")],
     "arena-limit": [("map", "no_limit_of_its_arena", "segments of 4 MiB together")],
+    # succession
+    "next-stage": [
+        ("sink", "no_drained", "drained, for the stage"),
+        ("map", "ignores_extend", "an offer, as the answer"),
+    ],
+    "takes-over": [
+        ("sink", "has_no_predecessor", "four frames given back"),
+        ("map", "has_no_predecessor", "input_seq and redelivered"),
+    ],
+    "consumer-successor": [("source", "no_linked", "linked, as the answer")],
+    "detached": [("map", "ignores_detach", "on the output that is left")],
+    "consumer-closed": [("source", "hangs_when_a_route_is_closed", "on the output that is left")],
+    "retracted": [("map", "ignores_retract", "closed after retract")],
+    "gives-up": [("map", "no_gave_up", "gave-up, when the limit")],
+    "resumes": [("source", "forgets_what_was_sent_before", "REDELIVERED on items 1 to 5")],
+    "waits-for-start": [("sink", "begins_before_its_start", "no frame is returned before start")],
+    "further-input": [("sink", "never_takes_from_a_further_input", "credits that come back")],
+    # hostile
+    "hostile-descriptors": [
+        ("sink", "never_looks", "no multiple of 64"),
+        ("map", "crashes_at_a_fault", "killed by SIGSEGV"),
+    ],
+    "hostile-stamps": [("sink", "never_looks", "the stamp of another slot"), ("sink", "crashes_at_a_fault", "SIGSEGV")],
+    "hostile-notes": [("sink", "never_looks", "longer than the frame"), ("sink", "crashes_at_a_fault", "SIGSEGV")],
+    "hostile-oldest": [("sink", "never_looks", "oldest above 2^62"), ("sink", "crashes_at_a_fault", "SIGSEGV")],
+    "refuses-rings": [("sink", "is_linked_to_anything", "it was linked to a RING without seals")],
+    "refuses-credits": [("map", "is_linked_to_anything", "it was linked to a CREDIT without seals")],
+    "refuses-segments": [("sink", "is_linked_to_anything", "it was linked to a segment without seals")],
+    "refuses-lines": [("sink", "is_linked_to_anything", "it was linked to a pipe in the place of its line")],
+    "hostile-credits": [
+        ("source", "hangs_without_credit", "after more frames returned"),
+        ("source", "crashes_at_a_fault", "killed by SIGSEGV"),
+    ],
+    "dead-producer": [("sink", "deaf_consumer", "the frames of a producer that died")],
+    "dead-consumer": [("map", "closes_an_output_without_credit", "left open for the consumer's successor")],
+    # handing over and reattaching
+    "leaves": [
+        ("sink", "drains_when_it_should_leave", "in is closed"),
+        ("map", "knows_no_handover", "the feature handover"),
+    ],
+    "stands-by": [("sink", "has_no_patience", "expected: ready")],
+    "concluded": [("sink", "ignores_conclude", "drained, for the input")],
+    "rerouted": [("map", "counts_the_next_stage_from_elsewhere", "where the old stage ends")],
+    "further-output": [("source", "leaves_no_output", "closed when it is left")],
+    "tapped": [("map", "ignores_retract", "a tap that is closed")],
+    "reattaches": [
+        ("source", "ends_with_its_daemon", "exited with status 70"),
+        ("sink", "another_token", "flow, node, token and state"),
+    ],
+    "refused-back": [("sink", "comes_again_and_again", "exit status 70 after it was refused")],
+    "lost-before-start": [("sink", "survives_before_its_start", "it had not started")],
 }

@@ -22,19 +22,29 @@ import worker as tested  # beside this file
 
 import chronetix
 from chronetix import shm
+from chronetix.nodeworker.api import errors
 from chronetix.nodeworker.engine import loop
 from chronetix.nodeworker.memory import stages, wiring
-from chronetix.nodeworker.process import link, reader, worker
+from chronetix.nodeworker.process import link, reader, reattach, worker
 from chronetix.protocol.messages import (
+    Conclude,
     Deliver,
+    Detach,
     Drain,
+    Drained,
+    Extend,
     Fault,
+    GaveUp,
     Hello,
+    Leave,
+    Linked,
     Log,
     Offer,
     Ping,
     Pong,
     Ready,
+    Reattach,
+    Retract,
     SegmentDropped,
     SegmentMapped,
     Started,
@@ -551,6 +561,200 @@ def uses_segments_at_once() -> None:
 @fault
 def no_limit_of_its_arena() -> None:
     wiring.Arena = lambda _limit, **fields: shm.Arena(1 << 30, **fields)
+
+
+# -- what it makes of peers that come, go and lie --------------------------------------------------------------
+
+
+@fault
+def no_drained() -> None:
+    sends(swallow(Drained))
+
+
+@fault
+def no_linked() -> None:
+    sends(swallow(Linked))
+
+
+@fault
+def no_gave_up() -> None:
+    sends(swallow(GaveUp))
+
+
+@fault
+def ignores_detach() -> None:
+    takes(lambda message: not isinstance(message, Detach))
+
+
+@fault
+def ignores_retract() -> None:
+    takes(lambda message: not isinstance(message, Retract))
+
+
+@fault
+def ignores_conclude() -> None:
+    takes(lambda message: not isinstance(message, Conclude))
+
+
+@fault
+def ignores_extend() -> None:
+    takes(lambda message: not isinstance(message, Extend))
+
+
+@fault
+def has_no_predecessor() -> None:
+    attach = stages.Stages.link
+
+    def linked(self: Any, message: Any, descriptors: Any) -> None:
+        attach(self, msgspec.structs.replace(message, predecessor=False), descriptors)
+
+    stages.Stages.link = linked
+
+
+@fault
+def hangs_when_a_route_is_closed() -> None:
+    def how(self: Any, data: bytes, timeout_ns: int, origin: Any) -> int:
+        try:
+            return int(self.outlet.send(data, timeout_ns, origin))
+        except shm.RouteClosed:
+            return int(for_ever())
+
+    sends_frames(how)
+
+
+@fault
+def closes_an_output_without_credit() -> None:
+    def how(self: Any, data: bytes, timeout_ns: int, origin: Any) -> int:
+        try:
+            return int(self.outlet.send(data, 0, origin))
+        except shm.WouldBlock:
+            self.producers[0].close()
+            return int(for_ever())
+
+    sends_frames(how)
+
+
+@fault
+def forgets_what_was_sent_before() -> None:
+    produces(lambda fields: {**fields, "resume": 0})
+
+
+@fault
+def begins_before_its_start() -> None:
+    worker.Worker._await_start = lambda self: None
+
+
+@fault
+def never_takes_from_a_further_input() -> None:
+    stages.Stages.extend = lambda self, port: self._append(port)
+
+
+@fault
+def never_looks() -> None:
+    loop.Loop.run = for_ever
+
+
+@fault
+def crashes_at_a_fault() -> None:
+    ended = worker.Worker._ended
+
+    def crash(self: Any, reason: BaseException) -> int:
+        if isinstance(reason, shm.PeerFault):
+            os.kill(os.getpid(), signal.SIGSEGV)
+        return ended(self, reason)
+
+    worker.Worker._ended = crash
+
+
+@fault
+def is_linked_to_anything() -> None:
+    attach = wiring.Wiring.link
+
+    def linked(self: Any, message: Any, descriptors: Any) -> Any:
+        try:
+            return attach(self, message, descriptors)
+        except (shm.PeerFault, OSError):
+            return []
+
+    wiring.Wiring.link = linked
+    wiring.Wiring.check_linked = lambda self: None
+
+
+# -- handing over and reattaching ------------------------------------------------------------------------------
+
+
+@fault
+def drains_when_it_should_leave() -> None:
+    event = loop.Loop._event
+    loop.Loop._event = lambda self, message: event(self, Drain() if isinstance(message, Leave) else message)
+
+
+@fault
+def has_no_patience() -> None:
+    hello = worker.Worker._hello
+    worker.Worker._hello = lambda self: msgspec.structs.replace(hello(self), standby=False)
+
+
+@fault
+def knows_no_handover() -> None:
+    sends(lambda m: [msgspec.structs.replace(m, features=[])] if isinstance(m, Hello) else [m])
+
+
+@fault
+def counts_the_next_stage_from_elsewhere() -> None:
+    produces(lambda fields: {**fields, "base_seq": fields["base_seq"] + 5 * bool(fields["epoch"])})
+
+
+@fault
+def leaves_no_output() -> None:
+    reroute = wiring.Wiring.reroute
+
+    def rerouted(self: Any, message: Any, ports: Any, item: int) -> Any:
+        return reroute(self, msgspec.structs.replace(message, leave=[]), ports, item)
+
+    wiring.Wiring.reroute = rerouted
+
+
+@fault
+def ends_with_its_daemon() -> None:
+    reattach.Reattachment.arm = lambda self: None
+
+
+@fault
+def another_token() -> None:
+    sends_first = link.ControlLink.send_first
+
+    def changed(self: Any, message: Any, descriptors: Any = ()) -> None:
+        if isinstance(message, Reattach):
+            message = msgspec.structs.replace(message, token="guessed")
+        sends_first(self, message, descriptors)
+
+    link.ControlLink.send_first = changed
+
+
+@fault
+def comes_again_and_again() -> None:
+    attempt = reattach.Reattachment._attempt
+
+    def attempted(self: Any) -> bool:
+        try:
+            return bool(attempt(self))
+        except errors.DaemonGone:
+            self._link.detach()
+            return False
+
+    reattach.Reattachment._attempt = attempted
+
+
+@fault
+def survives_before_its_start() -> None:
+    made = reattach.Reattachment.__init__
+
+    def armed(self: Any, *arguments: Any) -> None:
+        made(self, *arguments)
+        self.arm()
+
+    reattach.Reattachment.__init__ = armed
 
 
 if __name__ == "__main__":

@@ -153,7 +153,7 @@ def shrinking(rig: Rig) -> None:
         rig.feed(sent[-1], expected="segment-mapped, also for a number that was free again")
         rig.returned("the frame in the new segment is returned")
         echoed(rig, sent)
-        before, inodes = len(rig.up0.dropped), set(rig.up0.inodes.values())
+        before, inodes = len(rig.up0.dropped), set(rig.inodes)
         if not inodes & _mapped(rig):
             raise NotChecked("its mappings cannot be told apart")
         rig.up0.arena.shrink(1 << 16)

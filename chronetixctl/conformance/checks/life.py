@@ -8,9 +8,10 @@ import time
 from chronetix.protocol.errors import error
 from chronetix.protocol.messages import Drain, Fault, Finished, Offer, Ready, Start, Started
 from chronetixctl.conformance.check import PROTOCOL, Level, check
+from chronetixctl.conformance.conversation import QUIET_S
 from chronetixctl.conformance.forge import CLOSED, word
 from chronetixctl.conformance.forms import EVERY, SENDS, TAKES, Failed, Form
-from chronetixctl.conformance.rig import QUIET_S, Rig
+from chronetixctl.conformance.rig import Rig
 
 HANDSHAKE = (PROTOCOL, "Handshake")
 WORKERS = (PROTOCOL, "Workers")
@@ -274,7 +275,7 @@ def tells_faults(rig: Rig) -> None:
     rig.greet()
     rig.offered()
     memory = rig.forge.memory(4096)
-    rig.link(ring=memory.fd, credit=memory.fd)
+    rig.link(changed={"ring": memory.fd, "credit": memory.fd})
     rig.until(lambda: bool(rig.said(Fault)), "a fault: the peer's memory has no header", may_end=True)
     if rig.said(Fault)[0].phase != "wiring":
         raise Failed("a fault of phase wiring", rig.seen())

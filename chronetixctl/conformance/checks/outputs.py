@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import time
 
 from chronetixctl.conformance.check import PROTOCOL, SPEC, Level, check
 from chronetixctl.conformance.contents import known, same
+from chronetixctl.conformance.conversation import QUIET_S
 from chronetixctl.conformance.forge import DROPPED, word
 from chronetixctl.conformance.forms import SENDS, Failed, Form, NotChecked
-from chronetixctl.conformance.rig import QUIET_S, Rig
+from chronetixctl.conformance.rig import Rig
 
 STEPS = (SPEC, "5 Steps of the producer")
 WAKING = (SPEC, "7 Wake-up")
@@ -200,6 +202,11 @@ def growth(rig: Rig) -> None:
         same(known(1, 4 << 20), frame.data, "a frame of 4 MiB")
 
 
+def _arena_bytes(rig: Rig) -> int:
+    """Return how large all segments of the program are together."""
+    return sum(os.fstat(descriptor).st_size for descriptor in rig.segments.values())
+
+
 @check("keeps its memory within arena_limit", SENDS, Level.USUAL, WORKERS)
 def arena_limit(rig: Rig) -> None:
     rig.needs_own_frames()
@@ -215,7 +222,7 @@ def arena_limit(rig: Rig) -> None:
         for number in range(1, 9):
             rig.feed(rig.payload(number, 1 << 20))
     rig.until(lambda: bool(rig.down0.frames), "a frame")
-    rig.quiet(lambda: rig.arena_bytes() > 4 << 20, "segments of 4 MiB together at most", 2 * QUIET_S)
+    rig.quiet(lambda: _arena_bytes(rig) > 4 << 20, "segments of 4 MiB together at most", 2 * QUIET_S)
     if len(rig.down0.frames[0].data) == 1 << 20:
         rig.down0.hold = False
         rig.down0.release()
