@@ -341,10 +341,23 @@ class Rig:
         self.say(Start(**fields))
         self.await_said(Started, "started")
 
-    def up(self, inputs: Sequence[Port] | None = None, outputs: Sequence[Port] | None = None, **plan: Any) -> None:
-        """Everything from its hello to its started."""
+    def up(
+        self,
+        inputs: Sequence[Port] | None = None,
+        outputs: Sequence[Port] | None = None,
+        *,
+        held: int | None = None,
+        untaken: int | None = None,
+        **plan: Any,
+    ) -> None:
+        """Everything from its hello to its started. Frames of the output ``held`` are taken and not returned, those of
+        ``untaken`` not even taken, from the first one on."""
         self.begin()
         self.plan(inputs, outputs, **plan)
+        if held is not None:
+            self.downstreams[held].hold = True
+        if untaken is not None:
+            self.downstreams[untaken].taking = False
         self.greet()
         self.offered()
         self.link()

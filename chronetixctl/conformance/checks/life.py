@@ -173,8 +173,7 @@ def stops(rig: Rig) -> None:
 
 @check("stops also while it waits for a credit", (Form.SOURCE,), Level.USUAL, WORKERS)
 def stops_without_credit(rig: Rig) -> None:
-    rig.up(credits=4)
-    rig.down0.hold = True
+    rig.up(credits=4, held=0)
     rig.await_frames(4)
     rig.say(Drain())
     rig.down0.hold = False
@@ -218,8 +217,7 @@ def sigterm(rig: Rig) -> None:
 
 @check("ends within 2 s of SIGTERM also while no credit comes back", SENDS, Level.USUAL, WORKERS)
 def stop_time_out(rig: Rig) -> None:
-    rig.up(credits=4)
-    rig.down0.taking = False
+    rig.up(credits=4, untaken=0)
     if rig.form is Form.MAP:
         for number in range(1, 9):
             rig.feed(rig.payload(number))
@@ -255,9 +253,7 @@ def outlives_stdout(rig: Rig) -> None:
     "does nothing while nothing comes: nobody polls", EVERY, Level.USUAL, ("shm/SPEC.md", "7 Wake-up"), mandatory=False
 )
 def sleeps(rig: Rig) -> None:
-    rig.up(credits=4)
-    for down in rig.downstreams:
-        down.hold = True
+    rig.up(credits=4, held=0 if rig.form.outputs else None)
     if rig.form is Form.SOURCE:
         rig.await_frames(4)
     rig.quiet(lambda: False, "it goes on")

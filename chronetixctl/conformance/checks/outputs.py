@@ -78,8 +78,7 @@ def deadlines(rig: Rig) -> None:
 
 @check("sends no frame without a credit, and goes on when one comes back", SENDS, Level.USUAL, STEPS)
 def backpressure(rig: Rig) -> None:
-    rig.up(credits=4)
-    rig.down0.hold = True
+    rig.up(credits=4, held=0)
     if rig.form is Form.MAP:
         for number in range(1, 9):
             rig.feed(rig.payload(number), expected="input credits come back up to the output's")
@@ -93,8 +92,7 @@ def backpressure(rig: Rig) -> None:
 
 @check("sees a credit that comes back while it sleeps", SENDS, Level.USUAL, WAKING)
 def wakes_for_credit(rig: Rig) -> None:
-    rig.up(credits=2)
-    rig.down0.hold = True
+    rig.up(credits=2, held=0)
     drive(rig, 4)
     for count in (2, 4):
         rig.await_frames(count, expected="frames when credits have come back")
@@ -132,9 +130,8 @@ def fan_out(rig: Rig) -> None:
 
 @check("waits for the slowest of its outputs, and loses nothing on any", SENDS, Level.USUAL, STEPS)
 def slowest_output(rig: Rig) -> None:
-    rig.up(outputs=[*rig.output_ports(1), rig.output_ports(2, credits=4)[1]])
+    rig.up(outputs=[*rig.output_ports(1), rig.output_ports(2, credits=4)[1]], held=1)
     slow = rig.downstreams[1]
-    slow.hold = True
     if rig.form is Form.MAP:
         for number in range(1, 6):
             rig.feed(rig.payload(number))
@@ -149,9 +146,8 @@ def slowest_output(rig: Rig) -> None:
 
 @check("drops, and counts, frames without a credit where the policy is drop_newest", SENDS, Level.USUAL, STEPS)
 def drop_newest(rig: Rig) -> None:
-    rig.up(outputs=rig.output_ports(1, credits=4, policy="drop_newest"))
+    rig.up(outputs=rig.output_ports(1, credits=4, policy="drop_newest"), held=0)
     down = rig.down0
-    down.hold = True
     drive(rig, 50)
     rig.until(lambda: word(down.ring_fd, DROPPED) >= 10, "frames that are dropped, and counted in RING.dropped")
     if len(down.frames) > 4:
@@ -164,9 +160,8 @@ def drop_newest(rig: Rig) -> None:
 
 @check("overwrites the oldest frames where the policy is latest, and waits for nobody", SENDS, Level.USUAL, STEPS)
 def latest_output(rig: Rig) -> None:
-    rig.up(outputs=rig.output_ports(1, credits=4, policy="latest"))
+    rig.up(outputs=rig.output_ports(1, credits=4, policy="latest"), untaken=0)
     down = rig.down0
-    down.taking = False
     drive(rig, 50)
     rig.until(lambda: down.stamped() >= 20, "frames go on while its consumer takes none")
     down.taking = True
@@ -210,14 +205,7 @@ def _arena_bytes(rig: Rig) -> int:
 @check("keeps its memory within arena_limit", SENDS, Level.USUAL, WORKERS)
 def arena_limit(rig: Rig) -> None:
     rig.needs_own_frames()
-    rig.begin()
-    rig.plan(credits=32, first=32 << 20, params={"size": 1 << 20}, arena_limit=4 << 20)
-    rig.greet()
-    rig.offered()
-    rig.link()
-    rig.ready()
-    rig.start()
-    rig.down0.hold = True
+    rig.up(credits=32, first=32 << 20, params={"size": 1 << 20}, arena_limit=4 << 20, held=0)
     if rig.form is Form.MAP:
         for number in range(1, 9):
             rig.feed(rig.payload(number, 1 << 20))

@@ -133,9 +133,8 @@ def _dead_consumer(rig: Rig) -> int:
 
 @check("goes on with a consumer's successor, and loses nothing", SENDS, Level.USUAL, HEIR)
 def consumer_successor(rig: Rig) -> None:
-    rig.up(credits=4)
+    rig.up(credits=4, held=0)
     old = rig.down0
-    old.hold = True
     for number in range(1, 9 if rig.form.inputs else 1):
         rig.feed(rig.payload(number))
     rig.await_frames(4)
@@ -159,9 +158,8 @@ def consumer_successor(rig: Rig) -> None:
 
 @check("goes on with its other outputs when the consumer of one is gone for good", SENDS, Level.USUAL, WORKERS)
 def detached(rig: Rig) -> None:
-    rig.up(outputs=rig.output_ports(2, credits=4))
+    rig.up(outputs=rig.output_ports(2, credits=4), held=1)
     gone = rig.downstreams[1]
-    gone.hold = True
     for number in range(1, 6 if rig.form.inputs else 1):
         rig.feed(rig.payload(number))
     rig.await_frames(4, gone)
@@ -211,9 +209,8 @@ def retracted(rig: Rig) -> None:
 def gives_up(rig: Rig) -> None:
     limit_ns = 100_000_000
     first, second = rig.output_ports(2, credits=4)
-    rig.up(outputs=[first, msgspec.structs.replace(second, limit_ns=limit_ns)])
+    rig.up(outputs=[first, msgspec.structs.replace(second, limit_ns=limit_ns)], held=1)
     slow = rig.downstreams[1]
-    slow.hold = True
     for number in range(1, 6 if rig.form.inputs else 1):
         rig.feed(rig.payload(number))
     message = rig.await_said(GaveUp, "gave-up, when the limit has passed without a credit")
