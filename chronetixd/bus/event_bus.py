@@ -47,6 +47,7 @@ MAX_NAME = 1024
 """How many characters a topic, or the requester's id of a request, may have: the daemon keeps both."""
 
 BusMessage = Publish | Subscribe | Unsubscribe | MessagesDropped | Request | Reply
+"""The messages of a worker that the bus handles."""
 
 
 class PackedBus(Packed, frozen=True):

@@ -14,6 +14,7 @@ from chronetix.protocol import handshake
 from chronetix.protocol import messages as wire
 from chronetix.protocol.errors import ChronetixError, LocalError, error
 from chronetix.protocol.framing import type_of
+from chronetixd.bus.event_bus import BusMessage
 from chronetixd.core.deliveries import Deliveries
 from chronetixd.core.reason import explain
 from chronetixd.core.worker import Exit
@@ -102,14 +103,7 @@ class Standby:
                 self._why = f"failed in phase {phase!r}: {name}: {text}"[:4096]
             case wire.Log():
                 self.worker.logged(message)
-            case (
-                wire.Publish()
-                | wire.Subscribe()
-                | wire.Unsubscribe()
-                | wire.MessagesDropped()
-                | wire.Request()
-                | wire.Reply()
-            ):
+            case _ if isinstance(message, BusMessage):
                 self._services.bus.handle(self.worker, message)
             case wire.Pong():
                 pass

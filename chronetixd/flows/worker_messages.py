@@ -13,6 +13,7 @@ from chronetix.protocol import handshake
 from chronetix.protocol import messages as wire
 from chronetix.protocol.errors import ChronetixError, error
 from chronetix.protocol.framing import type_of
+from chronetixd.bus.event_bus import BusMessage
 from chronetixd.core import worker as worker_core
 from chronetixd.core.flow_messages import FlowEvent, WorkerChanged
 from chronetixd.core.worker import WorkerState
@@ -131,14 +132,7 @@ class WorkerMessages:
     def _handle(self, node: str, message: wire.WireMessage, descriptors: list[int]) -> None:
         run, wiring = self._run, self._wiring
         match message:
-            case (
-                wire.Publish()
-                | wire.Subscribe()
-                | wire.Unsubscribe()
-                | wire.MessagesDropped()
-                | wire.Request()
-                | wire.Reply()
-            ):
+            case _ if isinstance(message, BusMessage):
                 self._held_frames.note_activity()
                 self._services.bus.handle(run.worker(node), message)
             case wire.Offer() if self._taps.offers(message):
