@@ -2,8 +2,8 @@
 
 Rules:
 
-* Frames of 64 bytes over routes with 64 credits and policy block: no frame is lost, and the slowest process sets the
-pace.
+* Frames of 64 bytes over routes with policy block: no frame is lost, and the slowest process sets the pace. Routes have
+  64 credits, which is the default, or 1024: a process that sleeps is woken once for some half of them.
 * Every process makes its own memories and maps its peers'; descriptors travel over Unix sockets, as under the daemon.
 * The clock runs from the moment when all are linked until the last frame was taken. Each process reports the CPU time
   that it has used since then.
@@ -13,6 +13,7 @@ pace.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import socket
@@ -31,7 +32,8 @@ from chronetix import shm
 COUNTS = (1, 4, 16, 64)
 FRAMES = 1_000_000
 """Deliveries of one measurement, whatever the number of processes."""
-CREDITS, SIZE = 64, 64
+SIZE = 64
+CREDITS = (64, 1024)
 ROUNDS = 3
 Mode = Literal["fan-out", "fan-in"]
 REPORT = struct.Struct("<QQ")
@@ -46,6 +48,7 @@ class FanRow:
     version: str
     mode: Mode
     processes: int
+    credits: int
     frames: int
     seconds: float
     frames_per_second: float
@@ -109,9 +112,9 @@ def consume(inlet: shm.Inlet, taken: list[int]) -> list[int]:
     return first or list(taken)
 
 
-def attach_consumer(sock: socket.socket, bell: shm.Doorbell) -> shm.Consumer:
+def attach_consumer(sock: socket.socket, credits: int, bell: shm.Doorbell) -> shm.Consumer:
     """A consumer whose producer is at the other end."""
-    consumer = shm.Consumer("r", credits=CREDITS)
+    consumer = shm.Consumer("r", credits=credits)
     give(sock, consumer.fd)
     ring, line, segment = get(sock, 3)
     consumer.link(ring, line, bell)
@@ -121,9 +124,9 @@ def attach_consumer(sock: socket.socket, bell: shm.Doorbell) -> shm.Consumer:
     return consumer
 
 
-def attach_producer(sock: socket.socket, arena: shm.Arena, bell: shm.Doorbell) -> shm.Producer:
+def attach_producer(sock: socket.socket, credits: int, arena: shm.Arena, bell: shm.Doorbell) -> shm.Producer:
     """A producer whose consumer is at the other end."""
-    producer = shm.Producer(arena, "r", credits=CREDITS)
+    producer = shm.Producer(arena, "r", credits=credits)
     near, far = shm.line()
     give(sock, producer.fd, far, arena.segments[0][1])
     (credit,) = get(sock, 1)
@@ -133,29 +136,33 @@ def attach_producer(sock: socket.socket, arena: shm.Arena, bell: shm.Doorbell) -
     return producer
 
 
-def arena_for(routes: int) -> shm.Arena:
-    """Return an arena with room for the credits of all routes."""
-    size = max(1 << 20, routes * CREDITS * SIZE * 2)
+def arena_for(credits: int) -> shm.Arena:
+    """Return an arena with room for so many frames."""
+    size = max(1 << 20, credits * SIZE * 2)
     return shm.Arena(size, first=size)
 
 
-def consumer_child(sock: socket.socket) -> tuple[int, int]:
-    """Take all frames until the stream ends; return their number and the CPU ns used."""
-    bell = shm.Doorbell()
-    inlet = shm.Inlet([attach_consumer(sock, bell)], bell)
-    taken = [0]
-    sock.recv(1)
-    began = time.process_time_ns()
-    consume(inlet, taken)
-    return taken[0], time.process_time_ns() - began
+def consumer_child(credits: int) -> Callable[[socket.socket], tuple[int, int]]:
+    """Takes all frames until the stream ends; returns their number and the CPU ns used."""
+
+    def work(sock: socket.socket) -> tuple[int, int]:
+        bell = shm.Doorbell()
+        inlet = shm.Inlet([attach_consumer(sock, credits, bell)], bell)
+        taken = [0]
+        sock.recv(1)
+        began = time.process_time_ns()
+        consume(inlet, taken)
+        return taken[0], time.process_time_ns() - began
+
+    return work
 
 
-def producer_child(frames: int) -> Callable[[socket.socket], tuple[int, int]]:
+def producer_child(credits: int, frames: int) -> Callable[[socket.socket], tuple[int, int]]:
     """Sends ``frames`` frames."""
 
     def work(sock: socket.socket) -> tuple[int, int]:
-        bell, arena = shm.Doorbell(), arena_for(1)
-        producer = attach_producer(sock, arena, bell)
+        bell, arena = shm.Doorbell(), arena_for(credits)
+        producer = attach_producer(sock, credits, arena, bell)
         send, data = shm.Outlet([producer], bell).send, bytes(SIZE)
         sock.recv(1)
         began = time.process_time_ns()
@@ -167,11 +174,11 @@ def producer_child(frames: int) -> Callable[[socket.socket], tuple[int, int]]:
     return work
 
 
-def fan_out(consumers: int, frames: int) -> FanRow:
+def fan_out(consumers: int, credits: int, frames: int) -> FanRow:
     """Measure fan-out: this process sends each frame to all consumers."""
-    children = [Child(consumer_child) for _ in range(consumers)]
-    bell, arena = shm.Doorbell(), arena_for(consumers)
-    producers = [attach_producer(child.sock, arena, bell) for child in children]
+    children = [Child(consumer_child(credits)) for _ in range(consumers)]
+    bell, arena = shm.Doorbell(), arena_for(consumers * credits)
+    producers = [attach_producer(child.sock, credits, arena, bell) for child in children]
     send, data = shm.Outlet(producers, bell).send, bytes(SIZE)
     for child in children:
         child.sock.sendall(b"g")
@@ -184,14 +191,14 @@ def fan_out(consumers: int, frames: int) -> FanRow:
     reports = [child.report() for child in children]
     seconds = time.monotonic() - began
     counts = [count for count, _ in reports]
-    return row("fan-out", consumers, frames, seconds, cpu, sum(spent for _, spent in reports), counts)
+    return row("fan-out", consumers, credits, frames, seconds, cpu, sum(spent for _, spent in reports), counts)
 
 
-def fan_in(producers: int, frames: int) -> FanRow:
+def fan_in(producers: int, credits: int, frames: int) -> FanRow:
     """Measure fan-in: this process takes the frames of all producers."""
-    children = [Child(producer_child(frames)) for _ in range(producers)]
+    children = [Child(producer_child(credits, frames)) for _ in range(producers)]
     bell = shm.Doorbell()
-    inlet = shm.Inlet([attach_consumer(child.sock, bell) for child in children], bell)
+    inlet = shm.Inlet([attach_consumer(child.sock, credits, bell) for child in children], bell)
     for child in children:
         child.sock.sendall(b"g")
     taken = [0] * producers
@@ -201,11 +208,20 @@ def fan_in(producers: int, frames: int) -> FanRow:
     reports = [child.report() for child in children]
     if taken != [frames] * producers:
         raise RuntimeError(f"frames were lost: {taken} of {frames} each")
-    return row("fan-in", producers, frames * producers, seconds, cpu, sum(spent for _, spent in reports), first)
+    return row(
+        "fan-in", producers, credits, frames * producers, seconds, cpu, sum(spent for _, spent in reports), first
+    )
 
 
 def row(
-    mode: Mode, processes: int, frames: int, seconds: float, one_ns: int, many_ns: int, counts: Sequence[int]
+    mode: Mode,
+    processes: int,
+    credits: int,
+    frames: int,
+    seconds: float,
+    one_ns: int,
+    many_ns: int,
+    counts: Sequence[int],
 ) -> FanRow:
     """Rates and costs."""
     if mode == "fan-out" and set(counts) != {frames}:
@@ -215,6 +231,7 @@ def row(
         own_version(),
         mode,
         processes,
+        credits,
         frames,
         seconds,
         frames / seconds,
@@ -227,7 +244,7 @@ def row(
 
 def added(rows: Sequence[FanRow], now: FanRow) -> str:
     """CPU ns of the one process for each frame and process added to the first."""
-    first = next(row for row in rows if row.mode == now.mode)
+    first = next(row for row in rows if (row.mode, row.credits) == (now.mode, now.credits))
     if now.processes == first.processes:
         return ""
     more = now.one_cpu_s_per_million - first.one_cpu_s_per_million
@@ -236,11 +253,14 @@ def added(rows: Sequence[FanRow], now: FanRow) -> str:
 
 def document(rows: Sequence[FanRow], machine: str) -> str:
     """Return the table and its explanation."""
-    lines = [("mode", "processes", "frames/s", "CPU s/M one", "CPU s/M many", "ns/frame added", "least", "most")]
+    lines = [
+        ("mode", "processes", "credits", "frames/s", "CPU s/M one", "CPU s/M many", "ns/frame added", "least", "most")
+    ]
     lines += [
         (
             each.mode,
             str(each.processes),
+            str(each.credits),
             number_text(each.frames_per_second),
             number_text(each.one_cpu_s_per_million),
             number_text(each.many_cpu_s_per_million),
@@ -270,15 +290,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write one JSON object a line")
     parser.add_argument("--frames", type=int, default=FRAMES, metavar="N", help=f"deliveries each; default {FRAMES:,}")
     parser.add_argument("--rounds", type=int, default=ROUNDS, metavar="N", help=f"the best counts; default {ROUNDS}")
+    parser.add_argument("--credits", type=int, nargs="+", default=CREDITS, metavar="N", help="default: 64 and 1024")
     options = parser.parse_args(argv)
-    modes: tuple[Callable[[int, int], FanRow], ...] = (fan_out, fan_in)
+    modes: tuple[Callable[[int, int, int], FanRow], ...] = (fan_out, fan_in)
     rows = []
-    for measure in modes:
-        for count in COUNTS:
-            progress(f"{measure.__name__} {count}")
-            frames = max(1, options.frames // count)
-            tries = [measure(count, frames) for _ in range(options.rounds)]
-            rows.append(max(tries, key=lambda each: each.frames_per_second))
+    for measure, credits, count in itertools.product(modes, options.credits, COUNTS):
+        progress(f"{measure.__name__} {count}, {credits} credits")
+        frames = max(1, options.frames // count)
+        tries = [measure(count, credits, frames) for _ in range(options.rounds)]
+        rows.append(max(tries, key=lambda each: each.frames_per_second))
     progress("")
     if options.json is not None:
         options.json.write_text("".join(json.dumps(asdict(each)) + "\n" for each in rows))

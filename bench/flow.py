@@ -4,13 +4,15 @@ Rules:
 
 * The three plugins (``bench/flow_nodes.py``) are the same for all; each runs in a process of its own. chronetix runs
   them under its daemon with default settings; a rival carries frames between them (``bench/flow_peers.py``).
+* As many frames may be under way on a route of chronetix as on a rival's (``cells.window``); ``chronetix_64`` is the
+  same flow with routes of 64 frames, which is what a flow gets that does not say.
 * The source yields for some seconds. The clock runs in the sink, from one second after its first frame to the end of
   the stream: until then memory is used for the first time, and processes are still starting.
 * All peers are measured in turn in each round; a ratio is that of one round, and the median of the rounds counts.
 * ``edges``: a numpy filter over pictures of 1080p in place of the function that returns its frame, beside the same
   filter called in a loop in one process (``alone``); ``edges_in_place`` writes its result into the next frame. Their
-  routes have a buffer of two pictures, as live pictures want it; with the default of 64 each picture is read from
-  memory that no cache holds any more.
+  routes have a buffer of two pictures, as live pictures want it; with more of them each picture is read from memory
+  that no cache holds any more.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import flow_nodes
+from bench.cells import window
 from bench.flow_peers import PEERS, ROLES
 from bench.machine import describe_machine, own_version, progress
 from bench.report import aligned, number_text, size_text
@@ -36,6 +39,8 @@ from chronetixctl.client import Client
 
 SIZES = (64, 4096, 1 << 20, 6_220_800)
 """Bytes; the last one is a picture of 1080p."""
+PICTURES = 2
+DEFAULT_BUFFER = 64
 SECONDS = 4.0
 ROUNDS = 3
 OCTETS = "application/octet-stream"
@@ -64,10 +69,9 @@ Run = Callable[[Mapping[str, Any]], tuple[int, Mapping[str, Any]]]
 """Frames sent, and what the sink has counted."""
 
 
-def compiled(params: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the flow for the daemon."""
+def compiled(params: Mapping[str, Any], buffer: int) -> dict[str, Any]:
+    """Return the flow for the daemon, with room for ``buffer`` frames on each route."""
     artifact = f"python://{ROOT / 'bench' / 'flow_nodes.py'}:"
-    buffer = 64 if params["function"] == "forward" else 2
     nodes = (("source", "blocks"), ("map", params["function"]), ("sink", "Count"))
     return {
         "manifests": [
@@ -88,12 +92,14 @@ def compiled(params: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def on_chronetix(client: Client) -> Run:
-    """Submit the flow and wait for its end."""
+def on_chronetix(client: Client, buffer: int | None = None) -> Run:
+    """Submit the flow and wait for its end. ``buffer`` is that of all routes; by default they have a rival's for
+    ``forward``, and two frames for the filters."""
 
     def run(params: Mapping[str, Any]) -> tuple[int, Mapping[str, Any]]:
         name = f"flow-{time.monotonic_ns()}"
-        client.call("submit", flow=compiled(params), name=name)
+        room = buffer or (window(params["size"]) if params["function"] == "forward" else PICTURES)
+        client.call("submit", flow=compiled(params, room), name=name)
         give_up = time.monotonic() + params["seconds"] + 60
         while (described := client.call("describe", flow=name))["state"] not in ("stopped", "failed"):
             if time.monotonic() > give_up:
@@ -220,11 +226,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     missing = [name for name in options.peers if name not in rivals]
     rows: list[FlowRow] = []
     with tempfile.TemporaryDirectory(prefix="bench-flow-") as name, daemon(Path(name)) as client:
-        ours = on_chronetix(client)
+        ours, ours_by_default = on_chronetix(client), on_chronetix(client, DEFAULT_BUFFER)
         for _ in range(options.rounds):
             for size in options.sizes:
                 params = {"function": "forward", "size": size, "seconds": options.seconds}
                 rows.append(row("chronetix", own_version(), params, ours))
+                rows.append(row("chronetix_64", own_version(), params, ours_by_default))
                 for peer, (distribution, play) in rivals.items():
                     version = metadata.version(distribution) if distribution else sys.version.split()[0]
                     rows.append(row(peer, version, params, on_rival(play)))

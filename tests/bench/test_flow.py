@@ -72,10 +72,11 @@ def test_a_short_run_loses_nothing_on_either_side(tmp_path, capsys):
     measured = [json.loads(line) for line in out.read_text().splitlines()]
     assert [(row["peer"], row["function"], row["size"]) for row in measured] == [
         ("chronetix", "forward", 64),
+        ("chronetix_64", "forward", 64),
         ("queue", "forward", 64),
     ]
     assert all(row["sent"] == row["received"] > 0 for row in measured)
-    assert [len(row["cpu_s_per_million"]) for row in measured] == [3, 0]
+    assert [len(row["cpu_s_per_million"]) for row in measured] == [3, 3, 0]
     assert "Targets" in capsys.readouterr().out
 
 

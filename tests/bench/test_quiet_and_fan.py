@@ -41,8 +41,8 @@ def test_fanning_out_and_in_loses_nothing_and_starves_nobody(tmp_path, capsys):
     out = tmp_path / "rows.jsonl"
     assert fan.main(["--frames", "6400", "--rounds", "1", "--json", str(out)]) == 0
     rows = [json.loads(line) for line in out.read_text().splitlines()]
-    assert [(row["mode"], row["processes"]) for row in rows] == [
-        (mode, count) for mode in ("fan-out", "fan-in") for count in (1, 4, 16, 64)
+    assert [(row["mode"], row["credits"], row["processes"]) for row in rows] == [
+        (mode, credits, count) for mode in ("fan-out", "fan-in") for credits in (64, 1024) for count in (1, 4, 16, 64)
     ]
     for row in rows:
         each = 6400 // row["processes"]
