@@ -98,7 +98,8 @@ def _node(flow: Flow, manifest: Manifest, name: str, base_dir: str, routes: _Rou
 def _qos(flow: Flow, manifest: Manifest) -> dict[str, Any]:
     """Return the node's qos as given; if frames are retried, with the flow's dead-letter topic."""
     letters = {"dead_letter": flow.dead_letter} if manifest.qos.retry and flow.dead_letter else {}
-    return {**manifest.qos.raw, **letters}
+    clamped = {} if manifest.qos.priority is None else {"priority": manifest.qos.priority}
+    return {**manifest.qos.raw, **clamped, **letters}
 
 
 def _port(routes: _Routes, route: Route, peer: str) -> Port:

@@ -7,9 +7,10 @@ machine.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from chronetix.protocol.contract.wording import cure_of_scheme
 from chronetix.protocol.nearest import did_you_mean, nearest
 from chronetixd.compile import catalogue, form
 from chronetixd.compile.fields import mapping_of, text_of, warn_near_misses
@@ -104,6 +105,15 @@ def _short(node: SyntaxNode, owner: str, findings: Findings) -> _Written:
     )
 
 
+def as_timer(plugin: PluginReference, node: SyntaxNode, owner: str, findings: Findings) -> PluginReference:
+    """Return the plugin of a timer source of category System: always the builtin, whatever the file names."""
+    builtin = catalogue.PLATFORM[catalogue.TIMER].uri
+    if plugin.uri not in ("", builtin):
+        message = f'{owner}: a timer source of category System is the builtin; "{plugin.uri}" is not used'
+        findings.warning(node.place_of("plugin"), "InvalidField", message, "leave the artifact out, or the type")
+    return replace(plugin, kind="WasmComponent", uri=builtin, extra={})
+
+
 def _value_place(node: SyntaxNode, key: str) -> Position:
     found = node.fields.get(key)
     return node.place if found is None else found.place
@@ -183,7 +193,10 @@ def _checked_uri(uri: str, kind: str, place: Position, owner: str, findings: Fin
     if kind == "Python" and scheme == "file":
         scheme = "python"
     allowed = catalogue.SCHEMES[kind]
-    if scheme not in allowed:
+    if (cure := cure_of_scheme(scheme, rest)) is not None:
+        message = f'{owner}: an artifact cannot be fetched from "{uri}"'
+        findings.problem(place, "MissingArtifact", message, cure)
+    elif scheme not in allowed:
         schemes = ", ".join(f"{name}://" for name in allowed)
         message = f'{owner}: a {kind} artifact cannot come from "{scheme}://"'
         findings.problem(place, "MissingArtifact", message, did_you_mean(scheme, allowed, f"use one of: {schemes}"))

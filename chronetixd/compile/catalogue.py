@@ -41,8 +41,8 @@ SHORT_KINDS: dict[str, str] = {
 }
 """The role that each ``kind`` of the short form means."""
 
-CHANNELS: dict[str, str] = {"event-bus": "control", "stream": "data", "blob-ref": "control"}
-"""The short form's channels → planes. A blob's reference is a small message; the blob itself is not sent by a route."""
+CHANNELS: dict[str, str] = {"event-bus": "control", "stream": "data", "blob-ref": "data"}
+"""The short form's channels → planes. The frames of a ``blob-ref`` are references to blobs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +53,10 @@ class Platform:
     role: str
 
 
+TIMER = "timer-source"
+
 PLATFORM: dict[str, Platform] = {
-    "timer-source": Platform("builtin://chronetix/system/timer", "Timer"),
+    TIMER: Platform("builtin://chronetix/system/timer", "Timer"),
     "eventbus-source": Platform("builtin://chronetix/system/eventbus-source", "Source"),
     "eventbus-sink": Platform("builtin://chronetix/system/eventbus-sink", "Sink"),
 }

@@ -41,6 +41,28 @@ def text_of(node: SyntaxNode, key: str, findings: Findings, owner: str) -> str |
     return None
 
 
+def label_of(node: SyntaxNode, key: str, findings: Findings, owner: str) -> str | None:
+    """Return the non-empty text at ``key``, else None. A number counts as the text that it was written as, with a
+    warning: ids and versions are often written without quotes."""
+    found = node.get(key)
+    if found is None or isinstance(found.value, bool) or not isinstance(found.value, int | float):
+        return text_of(node, key, findings, owner)
+    text = found.written or str(found.value)
+    message = f'{owner}: {key} is a number, and is taken for the text "{text}"'
+    findings.warning(found.place, "InvalidField", message, f'write {key}: "{text}"')
+    return text
+
+
+def version_of(node: SyntaxNode, key: str, findings: Findings, owner: str) -> str | None:
+    """Return the schema version at ``key``, else None; the number 3 means the version "v3", as it does in the WIT."""
+    found = node.get(key)
+    if found is None or type(found.value) is not int or found.value < 0:
+        return label_of(node, key, findings, owner)
+    message = f'{owner}: {key} is a number, and is taken for "v{found.value}"'
+    findings.warning(found.place, "InvalidField", message, f"write {key}: v{found.value}")
+    return f"v{found.value}"
+
+
 def mapping_of(node: SyntaxNode, key: str, findings: Findings, owner: str) -> SyntaxNode | None:
     """Return the mapping at ``key``, else None."""
     found = node.get(key)
@@ -91,6 +113,21 @@ def choice_of(node: SyntaxNode, key: str, choices: Sequence[str], findings: Find
     found = node.fields[key]
     findings.problem(found.place, "InvalidField", f'{owner}: "{text}" is no {key}', hint)
     return None
+
+
+def usual_choice_of(
+    node: SyntaxNode, key: str, choices: Sequence[str], findings: Findings, owner: str, effect: str
+) -> str | None:
+    """Return the text at ``key``, else None; a text that is none of ``choices`` is kept, with a warning that tells its
+    ``effect``."""
+    text = text_of(node, key, findings, owner)
+    if text is None or text in choices:
+        return text
+    same = next((choice for choice in choices if choice.lower() == text.lower()), None)
+    hint = f'write "{same}"' if same else did_you_mean(text, choices, f"usual: {', '.join(choices)}")
+    message = f'{owner}: the {key} "{text}" is not known; {effect}'
+    findings.warning(node.fields[key].place, "InvalidField", message, hint)
+    return text
 
 
 def warn_near_misses(node: SyntaxNode, known: Iterable[str], findings: Findings, owner: str) -> None:

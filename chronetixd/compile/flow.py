@@ -25,6 +25,10 @@ from chronetixd.compile.tree import SyntaxNode, Unreadable
 from chronetixd.compile.yaml_text import read_yaml
 
 _STEP = re.compile(r"([^.\[\]]+)|\[(\d+)\]")
+DEFAULT_TYPES = {"routes": "application/json", "edges": "application/cbor"}
+"""The content type of what names none, by the form of the routes. In a file with both forms, each route has that of its
+own form, and each node that of its own."""
+
 _RENAMED: dict[str, tuple[str, ...]] = {
     "timers": ("bindings", "timer"),
     "bus_subscriptions": ("bindings", "bus", "subscriptions"),
@@ -110,25 +114,26 @@ def _compile(root: SyntaxNode, findings: Findings) -> Compiled:
         hint = did_you_mean("nodes", tuple(root.fields), "a flow has nodes and routes, or manifests and routes")
         findings.problem(root.place, "InvalidGraph", "no nodes: nothing would run", hint)
         findings.raise_if_any()
-    short = "edges" in root.fields
-    default_type = "application/cbor" if short else "application/json"
-    drafts = [
-        draft
-        for node in list_of(root, "nodes", findings, "flow")
-        if (draft := read_node(node, "plugin" not in node.fields, default_type, findings)) is not None
-    ]
+    forms = {form for form in DEFAULT_TYPES if list_of(root, form, findings, "flow")}
+    drafts = []
+    for node in list_of(root, "nodes", findings, "flow"):
+        short = "plugin" not in node.fields
+        written = "edges" if "edges" in forms and (short or "routes" not in forms) else "routes"
+        draft = read_node(node, short, DEFAULT_TYPES[written], findings)
+        if draft is not None:
+            drafts.append(draft)
     if root.fields["nodes"].value in ([], {}):
         findings.problem(root.fields["nodes"].place, "InvalidGraph", "no nodes: nothing would run", "add a node")
     known = graph.index_drafts(drafts, findings)
-    edges = _edges(root, default_type, known, findings)
+    edges = _edges(root, known, findings)
     _check_graph(known, edges, findings)
     findings.raise_if_any()
     return _finish(root, known, edges, findings)
 
 
-def _edges(root: SyntaxNode, default_type: str, known: dict[str, Draft], findings: Findings) -> list[Edge]:
+def _edges(root: SyntaxNode, known: dict[str, Draft], findings: Findings) -> list[Edge]:
     edges = []
-    for key in ("routes", "edges"):
+    for key, default_type in DEFAULT_TYPES.items():
         for node in list_of(root, key, findings, "flow"):
             edge = read_route(node, key == "edges", default_type, known, findings)
             if edge is not None:

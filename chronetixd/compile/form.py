@@ -37,8 +37,8 @@ FLOW: Final[Form] = {
     "edges": Field(
         "list of edges",
         "none",
-        "The same as `routes`, in the short form. With `edges`, even an empty list, the default content type of the "
-        "whole file is `application/cbor`.",
+        "The same as `routes`, in the short form. The default content type is `application/cbor`, and in a file that "
+        "has no `routes` also of what its nodes declare.",
     ),
     "schemas": Field("list of maps", "none", "Schemas, beside those that nodes and routes name."),
     "defaults": Field(
@@ -53,7 +53,7 @@ FLOW: Final[Form] = {
 }
 
 SHORT_NODE: Final[Form] = {
-    "id": Field("text", "required", "Name of the node, unique in the flow."),
+    "id": Field("text", "required", "Name of the node, unique in the flow. A number is taken for its text."),
     "kind": Field(
         _one_of((*SHORT_KINDS, *PLATFORM)),
         "what the routes tell",
@@ -74,6 +74,7 @@ SHORT_NODE: Final[Form] = {
     ),
     "deadline_ns": Field("integer ≥ 0", "inherited", "The same as `qos.deadline_ns`."),
     "priority": Field("integer ≥ 0", "inherited", "The same as `qos.priority`."),
+    "resources": Field("map", "none", "The same as `resource_claims`, in flows of older orchestrators."),
 }
 """The fields that only the short form of a node has, and its ``id``."""
 
@@ -81,7 +82,9 @@ LONG_NODE: Final[Form] = {
     "id": Field("text", "required", "Name of the node, unique in the flow."),
     "plugin": Field("map", "required", "What runs the node. A node with this field is in the long form."),
     "origin": Field(
-        _one_of(ORIGINS), "`internal` for builtins, else `external`", "Whether the plugin ships with Chronetix."
+        _one_of(ORIGINS),
+        "`internal` for builtins and with `features: {internal: true}`, else `external`",
+        "Whether the plugin ships with Chronetix.",
     ),
     "category": Field(
         _one_of(CATEGORIES),
@@ -117,7 +120,8 @@ PLUGIN: Final[Form] = {
     "type": Field(_one_of(tuple(PLATFORM)), "none", "Which platform node this is, for `kind: platform`."),
     "id": Field(
         "text",
-        "`type`; for `category: Resource` `resource-` and the end of the artifact; else the node's `id`",
+        "`timer-source` for a timer source of `category: System`; for `category: Resource` `resource-` and the end of "
+        "the artifact; else the node's `id`",
         "Name of the plugin: `plugin_id` of the compiled form.",
     ),
 }
@@ -151,17 +155,19 @@ _ANY_ROUTE: Final[Form] = {
     "topic": Field(
         "text",
         "`flow/edge/FROM-TO`; `control/FROM/TO` on the control plane",
-        "Topic of the route.",
+        "Topic of the route. A blank of a node's id is `%20` there.",
     ),
     "port": Field("text", "`dataport/FROM-TO`; none on the control plane", "Name of a data route."),
     "content_type": Field(
         "text",
-        "the producer's, if it declares one; else `application/json`, in a file with `edges` `application/cbor`",
+        "the producer's, if it declares one; else `application/json`, of an edge `application/cbor`",
         "What the frames are.",
     ),
     "schema_ver": Field("text", "the producer's, if it declares one; else `v1`", "Version of the frames' schema."),
     "buffer": Field("integer ≥ 1", "64", "Credits of a data route."),
-    "watermark": Field("integer, 1 to `buffer`", "three quarters of `buffer`", "Frames from which on it is full."),
+    "watermark": Field(
+        "integer, 1 to `buffer`", "three quarters of `buffer`, at most 48", "Frames from which on it is full."
+    ),
     "policy": Field(_SAME, "`block`; `drop_newest` for a best-effort producer", "What happens without a credit."),
     "limit_ms": Field(_SAME, "none", "How long in ms a producer with policy `block` waits for a credit."),
 }
@@ -182,8 +188,11 @@ EDGE: Final[Form] = {
     "channel": Field(
         _one_of(CHANNELS),
         "`stream`",
-        "`stream` is a data route, `event-bus` and `blob-ref` are control routes.",
+        "`stream` and `blob-ref` are data routes, `event-bus` is a control route. Any other text counts as `stream`.",
     ),
-    "label": Field("text", "none", "The topic, if it looks like one (`a/b`) and `topic` is not given; else a remark."),
+    "label": Field(
+        "text", "none", "The topic, if it looks like one (`a/b`, `a.b`) and `topic` is not given; else a remark."
+    ),
+    "topic_or_label": Field("text", "none", "The topic of a control route, else the same as `label`."),
     **_ANY_ROUTE,
 }

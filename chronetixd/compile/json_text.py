@@ -64,10 +64,10 @@ class _Reader:
                 return self._array(at, depth)
             case '"':
                 text, end = self._string(at)
-                return tree.scalar(self._place(at), text), end
+                return tree.scalar(self._place(at), text, ""), end
         for word, value in _WORDS:
             if self._text.startswith(word, at):
-                return tree.scalar(self._place(at), value), at + len(word)
+                return tree.scalar(self._place(at), value, word), at + len(word)
         return self._number(at)
 
     def _string(self, at: int) -> tuple[str, int]:
@@ -85,7 +85,7 @@ class _Reader:
         if whole and len(match.group()) > 24:
             raise Unreadable(self._place(at), "a whole number that does not fit into 64 bits")
         value = int(match.group()) if whole else float(match.group())
-        return tree.scalar(self._place(at), value), match.end()
+        return tree.scalar(self._place(at), value, match.group()), match.end()
 
     def _object(self, start: int, depth: int) -> tuple[SyntaxNode, int]:
         fields: dict[str, SyntaxNode] = {}

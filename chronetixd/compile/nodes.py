@@ -6,18 +6,22 @@ filled in later, when the whole graph is known.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
+from chronetix.protocol.contract.wording import normalised
 from chronetixd.compile import catalogue, form
-from chronetixd.compile.artifacts import PluginReference, read_plugin
+from chronetixd.compile.artifacts import PluginReference, as_timer, read_plugin
 from chronetixd.compile.fields import (
-    choice_of,
     count_of,
     kind_of,
+    label_of,
     list_of,
     mapping_of,
     text_of,
+    usual_choice_of,
+    version_of,
     warn_near_misses,
 )
 from chronetixd.compile.problems import Findings
@@ -68,14 +72,9 @@ class Draft:
         return bool(self.manifest.get("timers") or self.manifest.get("bus_subscriptions"))
 
 
-def normal_type(content_type: str) -> str:
-    """Return the contract's spelling of a content type that has two spellings."""
-    return "application/arrow-ipc" if content_type == "application/arrow+ipc" else content_type
-
-
 def read_node(node: SyntaxNode, short: bool, default_type: str, findings: Findings) -> Draft | None:
     """Return the draft of a node; None, and a problem is noted, if the node has no id."""
-    node_id = text_of(node, "id", findings, "node")
+    node_id = label_of(node, "id", findings, "node")
     if node_id is None:
         if node.get("id") is None:
             findings.problem(node.place, "InvalidField", "node without id", "give it one: id: my-node")
@@ -84,7 +83,10 @@ def read_node(node: SyntaxNode, short: bool, default_type: str, findings: Findin
     known = SHORT_FIELDS + LONG_FIELDS if short else LONG_FIELDS
     warn_near_misses(node, known + ALSO_KNOWN, findings, owner)
     plugin = read_plugin(node, owner, findings)
-    category = choice_of(node, "category", catalogue.CATEGORIES, findings, owner) or plugin.category
+    effect = "the node is treated as one of Business"
+    category = usual_choice_of(node, "category", catalogue.CATEGORIES, findings, owner, effect) or plugin.category
+    if plugin.type == catalogue.TIMER and category == "System":
+        plugin = as_timer(plugin, node, owner, findings)
     draft = Draft(node_id, node, plugin, category)
     _fill_manifest(draft, known, default_type, owner, findings)
     return draft
@@ -93,14 +95,15 @@ def read_node(node: SyntaxNode, short: bool, default_type: str, findings: Findin
 def _fill_manifest(draft: Draft, known: tuple[str, ...], default_type: str, owner: str, findings: Findings) -> None:
     node, plugin = draft.source, draft.plugin
     builtin = catalogue.BUILTINS.get(plugin.uri, catalogue.NOT_DECLARED)
-    origin = choice_of(node, "origin", catalogue.ORIGINS, findings, owner)
+    effect = "it is passed on, and the plugin counts as external"
+    origin = usual_choice_of(node, "origin", catalogue.ORIGINS, findings, owner, effect)
     manifest = draft.manifest
     manifest["node_id"] = draft.id
     manifest["plugin_id"] = _plugin_id(draft)
-    manifest["version"] = text_of(node, "version", findings, owner) or "0.1.0"
+    manifest["version"] = label_of(node, "version", findings, owner) or "0.1.0"
     manifest["category"] = draft.category
     manifest["role"] = ""
-    manifest["origin"] = origin or ("internal" if plugin.uri.startswith("builtin:") else "external")
+    manifest["origin"] = origin or ("internal" if _is_internal(node, plugin) else "external")
     manifest["artifact"] = {"kind": plugin.kind, "uri": plugin.uri, **plugin.extra}
     _fill_io(draft, default_type, owner, findings)
     manifest["role"] = text_of(node, "role", findings, owner) or _role(draft)
@@ -115,15 +118,24 @@ def _fill_manifest(draft: Draft, known: tuple[str, ...], default_type: str, owne
         given = mapping_of(node, key, findings, owner)
         if defaults or given is not None:
             manifest[key] = {**defaults, **(given.plain() if given else {})}
+    claims = mapping_of(node, "resources", findings, owner) if "resources" in known else None
+    if claims is not None and node.get("resource_claims") is None:
+        manifest["resource_claims"] = claims.plain()
     for key, passed_on in node.fields.items():
         if key not in manifest and key not in known:
             manifest[key] = passed_on.plain()
 
 
+def _is_internal(node: SyntaxNode, plugin: PluginReference) -> bool:
+    features = node.get("features")
+    marked = features.get("internal") if features is not None else None
+    return plugin.uri.startswith("builtin:") or (marked is not None and marked.value is True)
+
+
 def _plugin_id(draft: Draft) -> str:
     if draft.plugin.id:
         return draft.plugin.id
-    if draft.plugin.type:
+    if draft.plugin.type == catalogue.TIMER and draft.category == "System":
         return draft.plugin.type
     if draft.category == "Resource" and draft.plugin.uri:
         return f"resource-{draft.plugin.last_part}"
@@ -155,9 +167,9 @@ def _fill_io(draft: Draft, default_type: str, owner: str, findings: Findings) ->
         written[key] = []
         for port in list_of(io, key, findings, f"{owner}: io"):
             content_type = text_of(port, "content_type", findings, f"{owner}: io.{key}") or default_type
-            version = text_of(port, "schema_ver", findings, f"{owner}: io.{key}") or "v1"
+            version = version_of(port, "schema_ver", findings, f"{owner}: io.{key}") or "v1"
             required = port.get("required")
-            shape = Shape(normal_type(content_type), version, port, required is None or required.value is not False)
+            shape = Shape(normalised(content_type), version, port, required is None or required.value is not False)
             shapes.append(shape)
             written[key].append(_port(draft, key, shape))
     for key, value in io.fields.items():
@@ -208,6 +220,7 @@ def _fill_bindings(draft: Draft, owner: str, findings: Findings) -> None:
         timers = [timer.plain() for timer in list_of(bindings, "timer", findings, where)]
         if timers:
             manifest["timers"] = timers
+        unused = _unknown(bindings, form.BINDINGS)
         bound_bus = mapping_of(bindings, "bus", findings, where)
         if bound_bus is not None:
             warn_near_misses(bound_bus, form.BOUND_BUS, findings, f"{where}.bus")
@@ -215,9 +228,20 @@ def _fill_bindings(draft: Draft, owner: str, findings: Findings) -> None:
             publications = list_of(bound_bus, "publications", findings, f"{where}.bus")
             if publications:
                 manifest["bus_publications"] = [{"codec": "json", **entry.plain()} for entry in publications]
+            if unused_of_bus := _unknown(bound_bus, form.BOUND_BUS):
+                unused["bus"] = unused_of_bus
+        if unused:
+            manifest["bindings"] = unused
     bus = mapping_of(node, "bus", findings, owner)
     if bus is not None:
         subscriptions += list_of(bus, "subscribe", findings, f"{owner}: bus")
+        if unused := _unknown(bus, ("subscribe",)):
+            manifest["bus"] = unused
     if subscriptions:
         defaults = {"delivery": "at_most_once", "codec": "json"}
         manifest["bus_subscriptions"] = [{**defaults, **entry.plain()} for entry in subscriptions]
+
+
+def _unknown(node: SyntaxNode, known: Collection[str]) -> dict[str, Any]:
+    """Return the fields that are passed on because only other programs know them."""
+    return {key: value.plain() for key, value in node.fields.items() if key not in known}

@@ -11,17 +11,27 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from chronetix.protocol.contract.routes import usual_watermark
+from chronetix.protocol.contract.wording import in_topic, normalised
 from chronetix.protocol.nearest import did_you_mean
 from chronetixd.compile import catalogue, form
-from chronetixd.compile.fields import choice_of, count_of, text_of, warn_near_misses
-from chronetixd.compile.nodes import Draft, normal_type
+from chronetixd.compile.fields import (
+    choice_of,
+    count_of,
+    label_of,
+    text_of,
+    usual_choice_of,
+    version_of,
+    warn_near_misses,
+)
+from chronetixd.compile.nodes import Draft
 from chronetixd.compile.problems import Findings, Position
 from chronetixd.compile.tree import SyntaxNode
 
 DEFAULT_BUFFER = 64
-DEFAULT_WATERMARK = 48
 
-_TOPIC = re.compile(r"[\w.\-]+(/[\w.\-]+)+")
+_TOPIC = re.compile(r"[\w\-]+([./][\w\-]+)+")
+"""Labels that are topics: words with dots or slashes between them."""
 
 
 @dataclass(slots=True)
@@ -60,9 +70,9 @@ def read_route(
     route: dict[str, Any] = {"from": start.id, "to": end.id}
     _fill_plane(node, short, route, owner, findings)
     content_type = text_of(node, "content_type", findings, owner)
-    version = text_of(node, "schema_ver", findings, owner)
+    version = version_of(node, "schema_ver", findings, owner)
     declared = start.outputs[0] if len({shape.type for shape in start.outputs}) == 1 else None
-    route["content_type"] = normal_type(content_type or (declared.content_type if declared else default_type))
+    route["content_type"] = normalised(content_type or (declared.content_type if declared else default_type))
     route["schema_ver"] = version or (declared.schema_ver if declared else "v1")
     if route["plane"] == "data":
         _fill_credits(node, route, owner, findings)
@@ -73,7 +83,7 @@ def read_route(
 
 
 def _end(node: SyntaxNode, key: str, drafts: Mapping[str, Draft], findings: Findings) -> Draft | None:
-    name = text_of(node, key, findings, "route")
+    name = label_of(node, key, findings, "route")
     if name is None:
         if node.get(key) is None:
             findings.problem(node.place, "InvalidGraph", f'route without "{key}"', f"add {key}: <id of a node>")
@@ -88,23 +98,32 @@ def _end(node: SyntaxNode, key: str, drafts: Mapping[str, Draft], findings: Find
 
 
 def _fill_plane(node: SyntaxNode, short: bool, route: dict[str, Any], owner: str, findings: Findings) -> None:
-    between = f"{route['from']}-{route['to']}"
+    start, end = (in_topic(route[key]) for key in ("from", "to"))
     topic = text_of(node, "topic", findings, owner)
     port = text_of(node, "port", findings, owner)
+    channel = ""
     if short:
-        channel = choice_of(node, "channel", tuple(catalogue.CHANNELS), findings, owner) or "stream"
-        label = node.get("label")
-        plane = catalogue.CHANNELS[channel]
-        if topic is None and label is not None and label.text is not None and _TOPIC.fullmatch(label.text):
-            topic = label.text
+        effect = "the route is a stream"
+        channel = usual_choice_of(node, "channel", tuple(catalogue.CHANNELS), findings, owner, effect) or "stream"
+        plane = catalogue.CHANNELS.get(channel, "data")
+        topic = topic or _labelled(node, plane)
     else:
         plane = choice_of(node, "plane", catalogue.PLANES, findings, owner) or _guessed_plane(node, topic)
     route["plane"] = plane
     if plane == "control":
-        route["topic"] = topic or f"control/{route['from']}/{route['to']}"
+        route["topic"] = topic or f"control/{start}/{end}"
         return
-    route["topic"] = topic or f"flow/edge/{between}"
-    route["port"] = port or f"dataport/{between}"
+    route["topic"] = topic or f"flow/edge/{start}-{end}"
+    if port or channel != "blob-ref":
+        route["port"] = port or f"dataport/{start}-{end}"
+
+
+def _labelled(node: SyntaxNode, plane: str) -> str | None:
+    """Return the topic that an edge's label gives it, if any; on the control plane ``topic_or_label`` always does."""
+    older, label = node.get("topic_or_label"), node.get("label")
+    if older is not None and older.text and (plane == "control" or _TOPIC.fullmatch(older.text)):
+        return older.text
+    return label.text if label is not None and label.text and _TOPIC.fullmatch(label.text) else None
 
 
 def _guessed_plane(node: SyntaxNode, topic: str | None) -> str:
@@ -117,8 +136,9 @@ def _fill_credits(node: SyntaxNode, route: dict[str, Any], owner: str, findings:
     buffer = DEFAULT_BUFFER if given is None else given
     watermark = count_of(node, "watermark", findings, owner, least=1)
     if watermark is None:
-        watermark = max(1, buffer * DEFAULT_WATERMARK // DEFAULT_BUFFER)
+        watermark = usual_watermark(buffer)
     elif watermark > buffer:
-        message = f"{owner}: watermark {watermark} is above buffer {buffer}, it would never be reached"
-        findings.problem(node.fields["watermark"].place, "InvalidField", message, f"at most {buffer}")
+        message = f"{owner}: watermark {watermark} is above buffer {buffer}, and is taken for {buffer}"
+        findings.warning(node.fields["watermark"].place, "InvalidField", message, f"at most {buffer}")
+        watermark = buffer
     route["buffer"], route["watermark"] = buffer, watermark

@@ -22,13 +22,14 @@ Scalar: TypeAlias = bool | int | float | str | None
 
 @dataclass(frozen=True, slots=True)
 class SyntaxNode:
-    """A value and its place; ``keys`` has the places of a mapping's keys."""
+    """A value and its place. ``keys`` has the places of a mapping's keys, ``written`` a number as the text has it."""
 
     value: Scalar | dict[str, SyntaxNode] | list[SyntaxNode]
     place: Position
     keys: dict[str, Position] = field(default_factory=dict)
     size: int = 1
     height: int = 1
+    written: str = ""
 
     @property
     def fields(self) -> dict[str, SyntaxNode]:
@@ -83,15 +84,15 @@ def sequence(place: Position, items: list[SyntaxNode]) -> SyntaxNode:
     return _limited(SyntaxNode(items, place, {}, *_extent(items)))
 
 
-def scalar(place: Position, value: Scalar) -> SyntaxNode:
-    """A scalar node. Raises Unreadable for what neither JSON nor CBOR can carry."""
+def scalar(place: Position, value: Scalar, written: str) -> SyntaxNode:
+    """A scalar node; the text has it as ``written``. Raises Unreadable for what neither JSON nor CBOR can carry."""
     if isinstance(value, str):
         _check_text(place, value)
     if isinstance(value, int) and not -(2**63) <= value < 2**64:
         raise Unreadable(place, "a whole number that does not fit into 64 bits", "write it as text, in quotes")
     if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
         raise Unreadable(place, "a number that is not finite", "JSON has no infinity and no NaN: leave it out")
-    return SyntaxNode(value, place)
+    return SyntaxNode(value, place, written="" if isinstance(value, str) else written)
 
 
 def check_depth(place: Position, depth: int) -> None:

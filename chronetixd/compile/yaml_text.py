@@ -109,7 +109,7 @@ class _Composer:
         if anchor is not None:
             self._open.add(anchor)
         if isinstance(event, yaml.ScalarEvent):
-            node = tree.scalar(place, _scalar(event, place))
+            node = tree.scalar(place, _scalar(event, place), str(event.value))
         elif isinstance(event, yaml.SequenceStartEvent):
             _check_tag(event.tag, place, "seq")
             node = self._sequence(place, depth)

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from chronetix.protocol.contract.reading import ProblemCollector
 from chronetix.protocol.contract.types import Route
+from chronetix.protocol.contract.wording import in_topic
 
 MAX_CYCLES: Final = 10
 """How many cycles are reported at once."""
@@ -32,7 +33,7 @@ def name_routes(routes: Sequence[Route], nodes: Mapping[str, str]) -> tuple[Rout
     named = []
     for route in routes:
         source, target = nodes[route.source], nodes[route.target]
-        base = route.port or f"{source}-{target}"
+        base = route.port or f"{in_topic(source)}-{in_topic(target)}"
         id = base if base not in taken else _free_id(base, taken, turn)
         taken.add(id)
         named.append(replace(route, id=id, source=source, target=target))

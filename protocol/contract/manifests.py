@@ -16,7 +16,6 @@ from chronetix.protocol.contract.types import (
     DEFAULT_ARENA,
     DELIVERIES,
     MAX_NS,
-    MAX_PRIORITY,
     MIN_ARENA,
     MISS_POLICIES,
     ORIGINS,
@@ -33,7 +32,7 @@ from chronetix.protocol.contract.types import (
     Subscription,
     Timer,
 )
-from chronetix.protocol.contract.wording import read_content_type
+from chronetix.protocol.contract.wording import cure_of_scheme, read_content_type, read_priority, read_version
 
 _COUNT = (1 << 31) - 1
 _BYTES = (1 << 62) - 1
@@ -43,11 +42,11 @@ def read_manifest(fields: Fields) -> Manifest:
     """Return the manifest, with defaults for fields that are missing or wrong."""
     artifact = _artifact(fields)
     manifest = Manifest(
-        node=fields.name("node_id"),
-        plugin_id=fields.name("plugin_id", required=True),
+        node=fields.name("node_id", blanks=True),
+        plugin_id=fields.name("plugin_id", required=True, blanks=True),
         version=fields.text("version", "0.1.0"),
-        origin=fields.choice("origin", ORIGINS, "external"),
-        category=fields.choice("category", CATEGORIES, "Business"),
+        origin=fields.usual_choice("origin", ORIGINS, "external"),
+        category=fields.usual_choice("category", CATEGORIES, "Business"),
         role=fields.text("role"),
         artifact=artifact,
         io=_io(fields.child("io")),
@@ -81,7 +80,9 @@ def _artifact(parent: Fields) -> Artifact:
         return Artifact(kind="Python", uri="")
     artifact = Artifact(kind=fields.choice("kind", ARTIFACT_KINDS), uri=fields.required_text("uri"))
     scheme, separator, rest = artifact.uri.partition("://")
-    if separator and scheme not in URI_SCHEMES:
+    if separator and (cure := cure_of_scheme(scheme, rest)) is not None:
+        fields.notes.problem(fields.at("uri"), f"an artifact cannot be fetched from {quote(artifact.uri)}", cure)
+    elif separator and scheme not in URI_SCHEMES:
         hint = fields.notes.did_you_mean(scheme, URI_SCHEMES, "one of: file, builtin, python, attach")
         fields.notes.problem(fields.at("uri"), f"the scheme {quote(scheme)} is not known", hint)
     elif separator and not rest:
@@ -109,7 +110,7 @@ def _io(fields: Fields) -> Io:
 def _port_type(fields: Fields) -> PortType:
     port = PortType(
         content_type=read_content_type(fields),
-        schema_ver=fields.text("schema_ver", "v1"),
+        schema_ver=read_version(fields),
         schema_ref=fields.text("schema_ref"),
     )
     fields.done()
@@ -120,7 +121,7 @@ def _qos(parent: Fields) -> Qos:
     fields = parent.free_child("qos")
     qos = Qos(
         deadline_ns=fields.integer("deadline_ns", 0, MAX_NS),
-        priority=fields.integer("priority", 0, MAX_PRIORITY),
+        priority=read_priority(fields),
         qos=fields.choice("qos", QOS_CLASSES, "normal"),
         retry=fields.integer("retry", 0, _COUNT),
         max_inflight=fields.integer("max_inflight", 1, _COUNT),
@@ -163,7 +164,7 @@ def _timer(fields: Fields) -> Timer:
         schedule=_schedule(fields.child("schedule")),
         miss_policy=fields.choice("miss_policy", MISS_POLICIES, "coalesce"),
         deadline_ns=fields.integer("deadline_ns", 0, MAX_NS),
-        priority=fields.integer("priority", 0, MAX_PRIORITY),
+        priority=read_priority(fields),
     )
     fields.done()
     return timer
@@ -187,10 +188,10 @@ def _schedule(fields: Fields) -> Schedule:
     return schedule
 
 
-def _align_to(fields: Fields) -> Literal["second", "minute", "hour"] | None:
+def _align_to(fields: Fields) -> Literal["second", "minute", "hour", "day"] | None:
     if fields.get("align_to") is None:
         return None
-    alignment: Literal["second", "minute", "hour"] = fields.choice("align_to", ALIGNMENTS)
+    alignment: Literal["second", "minute", "hour", "day"] = fields.choice("align_to", ALIGNMENTS)
     return alignment
 
 
@@ -216,7 +217,7 @@ def _subscription(fields: Fields) -> Subscription:
 
 def _publication(fields: Fields) -> Publication:
     checked = fields.free_child("default_envelope")
-    checked.integer("priority", 0, MAX_PRIORITY)
+    read_priority(checked)
     checked.integer("deadline", 0, MAX_NS)
     publication = Publication(
         topic=fields.required_text("topic"),

@@ -114,10 +114,11 @@ class Fields:
             self.notes.problem(self.at(name), "is required and missing")
         return value
 
-    def name(self, name: str, *, required: bool = False) -> str:
-        """Return a text that serves as a name: printable, without blanks, at most MAX_NAME long."""
+    def name(self, name: str, *, required: bool = False, blanks: bool = False) -> str:
+        """Return a text that serves as a name: printable, at most MAX_NAME long, with ``blanks`` only if they may be in
+        it."""
         value = self.required_text(name) if required else self.text(name)
-        reason = unfit_name(value)
+        reason = unfit_name(value.replace(" ", "_") if blanks and value == value.strip() else value)
         if reason:
             self.notes.problem(self.at(name), f"{quote(value)} is no usable name: it {reason}")
             return ""
@@ -137,6 +138,15 @@ class Fields:
             hint = self.notes.did_you_mean(value, choices, one_of(choices))
             self.notes.problem(self.at(name), f"{quote(value)} is not known", hint)
         return choices[0] if default is None else default
+
+    def usual_choice(self, name: str, choices: Sequence[Choice], default: Choice) -> Choice:
+        """Return one of ``choices``; another text counts as the ``default``, with a warning."""
+        value = self.get(name)
+        if type(value) is not str or value in choices:
+            return self.choice(name, choices, default)
+        hint = self.notes.did_you_mean(value, choices, f"usual: {', '.join(choices)}")
+        self.notes.warn(self.at(name), f"{quote(value)} is not known, and is taken for {quote(default)}", hint)
+        return default
 
     def integer(self, name: str, low: int, high: int) -> int | None:
         """Return an integer from ``low`` to ``high``; None if the field is absent or wrong."""

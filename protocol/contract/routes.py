@@ -7,26 +7,27 @@ from typing import Final
 
 from chronetix.protocol.contract.reading import Fields
 from chronetix.protocol.contract.types import DEFAULT_BUFFER, MAX_BUFFER, PLANES, POLICIES, Route, SchemaDescriptor
-from chronetix.protocol.contract.wording import read_content_type
+from chronetix.protocol.contract.wording import read_content_type, read_version
+
+MAX_USUAL_WATERMARK: Final = 48
 
 MAX_LIMIT_MS: Final = 86_400_000
 """The longest limit of a route in ms: a day."""
 
 
 def read_route(fields: Fields) -> Route:
-    """Return the route, with defaults for fields that are missing or wrong. The watermark is three quarters of the
-    buffer unless it is given."""
+    """Return the route, with defaults for fields that are missing or wrong."""
     buffer = fields.integer("buffer", 1, MAX_BUFFER)
     credits = DEFAULT_BUFFER if buffer is None else buffer
     route = Route(
         id="",
-        source=fields.name("from", required=True),
-        target=fields.name("to", required=True),
+        source=fields.name("from", required=True, blanks=True),
+        target=fields.name("to", required=True, blanks=True),
         plane=fields.choice("plane", PLANES),
         topic=fields.text("topic"),
         port=fields.name("port"),
         content_type=read_content_type(fields),
-        schema_ver=fields.text("schema_ver", "v1"),
+        schema_ver=read_version(fields),
         buffer=credits,
         watermark=_watermark(fields, credits),
         policy=fields.choice("policy", POLICIES, "block"),
@@ -50,23 +51,26 @@ def settle_policy(route: Route, qos: str) -> Route:
     return replace(route, policy="drop_newest") if qos == "best-effort" and not said else route
 
 
-def _watermark(fields: Fields, credits: int) -> int:
-    default = max(1, credits * 3 // 4)
+def usual_watermark(buffer: int) -> int:
+    """Return the watermark of a route that names none: three quarters of the buffer, at most MAX_USUAL_WATERMARK."""
+    return max(1, min(MAX_USUAL_WATERMARK, buffer * 3 // 4))
+
+
+def _watermark(fields: Fields, buffer: int) -> int:
     watermark = fields.integer("watermark", 1, MAX_BUFFER)
     if watermark is None:
-        return default
-    if watermark > credits:
-        hint = f"at most {credits}; {default} is usual"
-        fields.notes.problem(fields.at("watermark"), f"{watermark} is above the buffer, {credits}", hint)
-        return default
-    return watermark
+        return usual_watermark(buffer)
+    if watermark > buffer and fields.get("plane") != "control":
+        message = f"{watermark} is above the buffer, and is taken for {buffer}"
+        fields.notes.warn(fields.at("watermark"), message, f"at most {buffer}; {usual_watermark(buffer)} is usual")
+    return min(watermark, buffer)
 
 
 def read_schema(fields: Fields) -> SchemaDescriptor:
     """Return one entry of ``schemas``."""
     schema = SchemaDescriptor(
         content_type=read_content_type(fields),
-        schema_ver=fields.text("schema_ver", "v1"),
+        schema_ver=read_version(fields),
         schema_ref=fields.text("schema_ref"),
     )
     fields.done()

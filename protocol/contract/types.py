@@ -16,7 +16,7 @@ ARTIFACT_KINDS: Final = ("WasmComponent", "Dylib", "Process", "Python")
 URI_SCHEMES: Final = ("file", "builtin", "python", "attach")
 QOS_CLASSES: Final = ("best-effort", "normal", "high", "realtime")
 MISS_POLICIES: Final = ("skip", "catch_up", "coalesce")
-ALIGNMENTS: Final = ("second", "minute", "hour")
+ALIGNMENTS: Final = ("second", "minute", "hour", "day")
 DELIVERIES: Final = ("at_most_once", "at_least_once")
 CODECS: Final = ("json", "cbor")
 PLANES: Final = ("control", "data")
@@ -35,6 +35,8 @@ CONTENT_TYPE_ALIASES: Final = {"application/arrow+ipc": "application/arrow-ipc"}
 
 MAX_NS: Final = (1 << 63) - 1
 MAX_PRIORITY: Final = 7
+MAX_WRITTEN_PRIORITY: Final = 255
+"""Larger priorities are problems; those above MAX_PRIORITY count as that."""
 MAX_BUFFER: Final = 1 << 16
 """The largest number of credits of one route. Its ring takes 144 bytes of shared memory for each credit, used or
 not."""
@@ -117,8 +119,8 @@ class Qos:
     """Budget of each frame in ns: a frame is due that long after it was sent, or when the frame that it was made from
     is due, if that is earlier. Consumers take frames that are due earlier first."""
     priority: int | None = None
-    """Importance of the node, 7 is the highest. Handed to the plugin as `ctx.qos["priority"]`; has no other effect
-    yet."""
+    """Importance of the node; 7 is the highest, and what a larger one counts as. Handed to the plugin as
+    `ctx.qos["priority"]`; has no other effect yet."""
     qos: Literal["best-effort", "normal", "high", "realtime"] = "normal"
     """Class of the node's frames. A consumer with several inputs takes frames of a higher class first. A route of a
     best-effort node drops frames that find no credit, unless the route says otherwise."""
@@ -199,7 +201,7 @@ class Schedule:
     """A cron expression. Refused at submit: only intervals are supported yet."""
     start_at: str | int | None = None
     """Time of the first tick, as text or in ns since 1970. Has no effect yet."""
-    align_to: Literal["second", "minute", "hour"] | None = None
+    align_to: Literal["second", "minute", "hour", "day"] | None = None
     """Unit of time on whose beginning ticks fall. Has no effect yet."""
     jitter_pct: float = 0
     """How many percent of an interval ticks may be off, by chance. Has no effect yet."""
@@ -226,7 +228,7 @@ class Timer:
     deadline_ns: int | None = None
     """Time in ns after which a tick is late. Has no effect yet."""
     priority: int | None = None
-    """Importance of a tick. Has no effect yet."""
+    """Importance of a tick, as of the node. Has no effect yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -333,7 +335,7 @@ class Route:
     routes."""
     watermark: int
     """Frames under way from which on the route counts as full (`ctx.high`, and the mark BOTTLENECK of `top`), at most
-    `buffer`; three quarters of the `buffer` if it is not given."""
+    `buffer`; three quarters of the `buffer`, but at most 48, if it is not given."""
     policy: Literal["block", "drop_newest", "latest"]
     """What happens to a frame that finds no credit: it waits (block), is dropped (drop_newest), or overwrites the
     oldest (latest). If it is not given, `drop_newest` for a producer of class best-effort, else `block`."""

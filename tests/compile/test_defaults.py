@@ -37,8 +37,10 @@ class TestARoute:
             }
         ]
 
-    @pytest.mark.parametrize(("buffer", "watermark"), [(1, 1), (2, 1), (8, 6), (100, 75)])
-    def test_with_its_own_buffer_keeps_the_mark_at_three_quarters(
+    @pytest.mark.parametrize(
+        ("buffer", "watermark"), [(1, 1), (2, 1), (8, 6), (63, 47), (64, 48), (65, 48), (1024, 48)]
+    )
+    def test_with_its_own_buffer_has_the_mark_at_three_quarters_and_at_most_at_48(
         self, output: Output, buffer: int, watermark: int
     ) -> None:
         route = output(PAIR.replace("to: b}", f"to: b, buffer: {buffer}}}"))["routes"][0]
@@ -232,7 +234,7 @@ class TestTheShortForm:
 
         assert stream["port"] == "dataport/read-tell"
         assert {route["content_type"] for route in (stream, event, blob)} == {"application/cbor"}
-        assert [route["plane"] for route in (stream, event, blob)] == ["data", "control", "control"]
+        assert [route["plane"] for route in (stream, event, blob)] == ["data", "control", "data"]
         assert event["topic"] == "control/timer/read"
         assert (stream["label"], blob["channel"]) == ("raw frames", "blob-ref")
 
@@ -254,7 +256,7 @@ def test_schemas_are_the_union_without_duplicates(output: Output) -> None:
     assert output(text)["schemas"] == [
         {"content_type": "application/cbor", "schema_ver": "v9", "schema_ref": "registry://given@v9", "owner": "us"},
         {"content_type": "application/json", "schema_ver": "v1", "schema_ref": "registry://r@v1"},
-        {"content_type": "application/json", "schema_ver": "v2"},
+        {"content_type": "application/json", "schema_ver": "v2", "schema_ref": "registry://schemas/json@v2"},
     ]
 
 

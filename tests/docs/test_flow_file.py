@@ -70,13 +70,19 @@ class Watched(Fields):
         self._note(name, "text", required=True)
         return super().required_text(name)
 
-    def name(self, name: str, *, required: bool = False) -> str:
-        self._note(name, "name: text without blanks, at most 200 characters", required)
-        return super().name(name, required=required)
+    def name(self, name: str, *, required: bool = False, blanks: bool = False) -> str:
+        within = "without blanks at its ends" if blanks else "without blanks"
+        self._note(name, f"name: text {within}, at most 200 characters", required)
+        return super().name(name, required=required, blanks=blanks)
 
     def choice(self, name: str, choices: Sequence[Any], default: Any = None) -> Any:
         self._note(name, "one of " + ", ".join(f"`{each}`" for each in choices), default is None)
         return super().choice(name, choices, default)
+
+    def usual_choice(self, name: str, choices: Sequence[Any], default: Any) -> Any:
+        usual = ", ".join(f"`{each}`" for each in choices)
+        self._note(name, f"usually one of {usual}; any other text counts as `{default}`, with a warning")
+        return super().usual_choice(name, choices, default)
 
     def integer(self, name: str, low: int, high: int) -> int | None:
         self._note(name, f"integer, {number(low)} to {number(high)}")
@@ -296,10 +302,10 @@ nodes:
     [
         ("edges: [{ from: count, to: total }]", "application/cbor"),
         ("routes: [{ from: count, to: total }]", "application/json"),
-        ("edges: []\nroutes: [{ from: count, to: total }]", "application/cbor"),
+        ("edges: []\nroutes: [{ from: count, to: total }]", "application/json"),
     ],
 )
-def test_a_file_with_edges_has_cbor_by_default(edges: str, content_type: str) -> None:
+def test_an_edge_has_cbor_by_default_and_a_route_json(edges: str, content_type: str) -> None:
     (route,) = compile_text(FLOW_OF_BOTH + edges, "flow.yaml").output["routes"]
     assert (route["content_type"], route["plane"]) == (content_type, "data")
 

@@ -55,3 +55,8 @@ def test_credits_are_the_route_s_and_credit_low_the_producer_s_or_half() -> None
     messages = told(manifest("a", qos={"credit_low": 3}), manifest("b"), manifest("c"))
     assert [(port.credits, port.credit_low) for port in messages["a"].outputs] == [(8, 3)]
     assert [(port.credits, port.credit_low) for port in messages["c"].inputs] == [(8, 4)]
+
+
+def test_a_priority_above_the_highest_reaches_the_plugin_as_the_highest() -> None:
+    messages = told(manifest("a", qos={"priority": 200, "mine": 1}), manifest("b", qos={"priority": 3}), manifest("c"))
+    assert [messages[node].qos for node in "abc"] == [{"priority": 7, "mine": 1}, {"priority": 3}, {}]

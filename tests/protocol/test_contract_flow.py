@@ -100,8 +100,8 @@ class TestDefaults:
         assert (route.buffer, route.watermark, route.policy) == (64, 48, "block")
         assert route.id == "a-b"
 
-    @pytest.mark.parametrize(("buffer", "watermark"), [(1, 1), (2, 1), (4, 3), (100, 75)])
-    def test_the_watermark_is_three_quarters_of_the_buffer(
+    @pytest.mark.parametrize(("buffer", "watermark"), [(1, 1), (2, 1), (4, 3), (64, 48), (1000, 48)])
+    def test_the_watermark_is_three_quarters_of_the_buffer_and_at_most_48(
         self, manifest: Make, data_route: Make, buffer: int, watermark: int
     ) -> None:
         raw = {"manifests": [manifest("a"), manifest("b")], "routes": [data_route("a", "b", buffer=buffer)]}
@@ -147,18 +147,71 @@ class TestContentTypes:
         assert "application/json" in problem.suggestion
 
 
+class TestHarmlessValues:
+    @pytest.mark.parametrize(
+        ("fields", "path", "message", "suggestion"),
+        [
+            ({"origin": "extern"}, "origin", '"extern" is not known, and is taken for "external"', '"external"'),
+            ({"category": "Odd"}, "category", '"Odd" is not known, and is taken for "Business"', "Business, System"),
+            ({"qos": {"priority": 8}}, "qos.priority", "8 is above the highest priority, and is taken for 7", "0 to 7"),
+            (
+                {"bus_publications": [{"topic": "t", "default_envelope": {"priority": 255}}]},
+                "bus_publications[0].default_envelope.priority",
+                "255 is above",
+                "",
+            ),
+            (
+                {"timers": [{"id": "t", "schedule": {"rate_hz": 1}, "priority": 9}]},
+                "timers[0].priority",
+                "9 is above",
+                "",
+            ),
+            ({"io": {"inputs": [{"schema_ver": 2}]}}, "io.inputs[0].schema_ver", 'taken for "v2"', '"v2"'),
+        ],
+    )
+    def test_of_a_manifest_give_a_warning(
+        self, manifest: Make, fields: dict[str, Any], path: str, message: str, suggestion: str
+    ) -> None:
+        warning = only_warning({"manifests": [manifest("a", **fields)]})
+        assert warning.path == f"manifests[0].{path}"
+        assert message in warning.message
+        assert suggestion in warning.suggestion
+
+    @pytest.mark.parametrize(("buffer", "watermark"), [(64, 65), (8, 9)])
+    def test_a_watermark_above_the_buffer_counts_as_the_buffer(
+        self, manifest: Make, data_route: Make, buffer: int, watermark: int
+    ) -> None:
+        routes = [data_route("a", "b", buffer=buffer, watermark=watermark)]
+        raw = {"manifests": [manifest("a"), manifest("b")], "routes": routes}
+        warning = only_warning(raw)
+        assert (warning.path, warning.message) == (
+            "routes[0].watermark",
+            f"{watermark} is above the buffer, and is taken for {buffer}",
+        )
+        assert flow_of(parse_flow(raw)).routes[0].watermark == buffer
+
+    def test_on_a_control_route_it_means_nothing(self, manifest: Make, data_route: Make) -> None:
+        route = data_route("a", "b", plane="control", topic="t", buffer=4, watermark=9)
+        validation = parse_flow({"manifests": [manifest("a"), manifest("b")], "routes": [route]})
+        assert (validation.problems, validation.warnings) == ([], [])
+
+    def test_names_of_nodes_may_have_blanks_within(self, manifest: Make, data_route: Make) -> None:
+        raw = {"manifests": [manifest("my node"), manifest("b")], "routes": [data_route("my node", "b")]}
+        flow = flow_of(parse_flow(raw))
+        assert (flow.manifests[0].node, flow.routes[0].id) == ("my node", "my%20node-b")
+
+
 class TestProblems:
     def test_all_are_reported_at_once(self, minimal: dict[str, Any]) -> None:
         minimal["manifests"][0]["artifact"]["kind"] = "wasm"
-        minimal["manifests"][2]["qos"]["priority"] = 8
-        minimal["routes"][2].update(plane="dat", watermark=99)
+        minimal["manifests"][2]["qos"]["priority"] = 256
+        minimal["routes"][2].update(plane="dat")
         minimal["routes"][1]["to"] = "http-clent"
         problems = parse_flow(minimal).problems
         assert [str(problem) for problem in problems] == [
             'manifests[0].artifact.kind: "wasm" is not known (did you mean "WasmComponent"?)',
-            "manifests[2].qos.priority: 8 is out of range, 0 to 7 would do",
+            "manifests[2].qos.priority: 256 is out of range, 0 to 255 would do",
             'routes[2].plane: "dat" is not known (did you mean "data"?)',
-            "routes[2].watermark: 99 is above the buffer, 64 (at most 64; 48 is usual)",
             'routes[1].to: there is no node "http-clent" (did you mean "http-client"?)',
         ]
 
@@ -174,11 +227,16 @@ class TestProblems:
             ({"artifact": {"kind": "Python", "uri": "python://"}}, "artifact.uri", "nothing comes after", ""),
             ({"artifact": {"kind": "Process", "uri": "/bin/\0x"}}, "artifact.uri", "zero", ""),
             ({"artifact": "python://m:o"}, "artifact", "must be a map, not the text", ""),
-            ({"origin": "extern"}, "origin", '"extern"', '"external"'),
-            ({"category": "Bussiness"}, "category", "not known", '"Business"'),
             ({"category": 1}, "category", "must be text, not the number 1", "one of: Business"),
             ({"plugin_id": ""}, "plugin_id", "required", ""),
-            ({"node_id": "a b"}, "node_id", "blanks", ""),
+            ({"node_id": " a"}, "node_id", "blanks", ""),
+            ({"node_id": "a\tb"}, "node_id", "blanks", ""),
+            (
+                {"artifact": {"kind": "WasmComponent", "uri": "wasm://f"}},
+                "artifact.uri",
+                "fetched",
+                "file://plugins/f.wasm",
+            ),
             ({"node_id": "a\x1b[2J"}, "node_id", "cannot be printed", ""),
             ({"node_id": "n" * 201}, "node_id", "more than 200", ""),
             ({"qos": {"qos": "real-time"}}, "qos.qos", "not known", '"realtime"'),
@@ -258,8 +316,6 @@ class TestProblems:
             ({"buffer": 10**400}, "buffer", "of 1329 bits is out of range", ""),
             ({"buffer": "64"}, "buffer", 'must be an integer, not the text "64"', ""),
             ({"watermark": 0}, "watermark", "out of range", ""),
-            ({"watermark": 65}, "watermark", "65 is above the buffer, 64", "48 is usual"),
-            ({"buffer": 8, "watermark": 9}, "watermark", "9 is above the buffer, 8", "6 is usual"),
             ({"policy": "drop-newest"}, "policy", "not known", '"drop_newest"'),
             ({"plane": "control"}, "topic", "a control route needs a topic", "control/a/b"),
             ({"port": "a\nb"}, "port", "no usable name", ""),

@@ -12,7 +12,7 @@ from chronetix.protocol.contract.graph import MAX_CYCLES, MAX_DRAWN, drawn
 from chronetix.protocol.contract.reading import MAX_NAME, MAX_NOTES, MAX_QUOTE, quote
 from chronetix.protocol.contract.routes import MAX_LIMIT_MS
 from chronetix.protocol.contract.supervision import MAX_MS, MAX_RESTARTS, MIN_PERIOD_MS
-from chronetix.protocol.contract.types import MAX_BUFFER, MAX_NS, MAX_PRIORITY, MIN_ARENA
+from chronetix.protocol.contract.types import MAX_BUFFER, MAX_NS, MAX_WRITTEN_PRIORITY, MIN_ARENA
 
 Make = Callable[..., dict[str, Any]]
 
@@ -29,7 +29,7 @@ OF_NODES = [
     ("liveness.delay_ms", {"liveness": {"limit_ms": 1000}}, 0, MAX_MS),
     ("liveness.failures", {"liveness": {"limit_ms": 1000}}, 1, MAX_RESTARTS),
     ("qos.deadline_ns", {"qos": {}}, 0, MAX_NS),
-    ("qos.priority", {"qos": {}}, 0, MAX_PRIORITY),
+    ("qos.priority", {"qos": {}}, 0, MAX_WRITTEN_PRIORITY),
     ("qos.retry", {"qos": {}}, 0, MAX_COUNT),
     ("qos.max_inflight", {"qos": {}}, 1, MAX_COUNT),
     ("qos.credit_high", {"qos": {}}, 1, MAX_COUNT),
