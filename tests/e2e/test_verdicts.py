@@ -73,7 +73,15 @@ FLOWS = {
     "a circle": ("from: a, to: b", "from: b, to: b"),
     "an unknown channel": ("channel: stream", "channel: strem"),
     "an unknown policy": ("channel: stream", "channel: stream, policy: lates"),
-    "a value out of range": ("id: b,", "id: b, qos: { priority: 99 },"),
+    "a value out of range": ("id: b,", "id: b, qos: { priority: 256 },"),
+    "a priority above the highest": ("id: b,", "id: b, qos: { priority: 99 },"),
+    "an unknown category": ("id: b,", "id: b, category: Odd,"),
+    "a number as version": ("id: b,", "id: b, version: 1.10,"),
+    "a watermark above the buffer": ("channel: stream", "channel: stream, buffer: 4, watermark: 9"),
+    "an artifact that nobody fetches": (
+        'impl_kind: python, entry: "python://p.py:Sink"',
+        'impl_kind: wasm, entry: "oci://registry.io/sink:1"',
+    ),
     "an unknown restart": ("id: b,", "id: b, restart: sometimes,"),
     "a name that no flow may have": ("name: f", 'name: "a\\nb"'),
     "a name that is no text": ("name: f", "name: 7"),
@@ -105,6 +113,11 @@ FLOWS = {
 }
 ACCEPTED = {
     "right",
+    "an unknown channel",
+    "a priority above the highest",
+    "an unknown category",
+    "a number as version",
+    "a watermark above the buffer",
     "a module beside",
     "an unknown kind",
     "a misspelt field",
