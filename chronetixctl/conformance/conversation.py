@@ -169,6 +169,11 @@ class Conversation:
         except TimeoutError:
             raise Failed(f"it reads {type_of(messages[0])}", self.seen("it reads nothing")) from None
 
+    def answer(self, message: WireMessage) -> None:
+        """Send a message that the program need not wait for: it may have ended meanwhile."""
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            self.daemon.send(message)
+
     def ping(self, number: int) -> Pong:
         """Ask what it is doing."""
         self.say(Ping(id=number))

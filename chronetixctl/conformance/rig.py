@@ -113,9 +113,10 @@ class Rig:
         if isinstance(message, Offer):
             self.offers.append((message, descriptors))
             at = len(message.rings) + len(message.credits)
-            self.segments.update(zip(message.segments, map(os.dup, descriptors[at:]), strict=True))
+            for index, descriptor in zip(message.segments, descriptors[at:], strict=True):
+                self._made(index, os.dup(descriptor))
         elif isinstance(message, Segment):
-            self.segments[message.index] = descriptors[0]
+            self._made(message.index, descriptors[0])
             self.unconfirmed.append(message.index)
             if self.confirms:
                 self.confirm_growth()
@@ -127,6 +128,13 @@ class Rig:
             for descriptor in descriptors:
                 self.keep(descriptor)
 
+    def _made(self, index: int, descriptor: int) -> None:
+        """Keep a segment of the program's."""
+        if index in self.segments:
+            os.close(descriptor)
+            raise Failed("a segment whose index is free", f"index {index} once more")
+        self.segments[index] = descriptor
+
     def confirm_growth(self) -> None:
         """Map the segments that the program has announced, and say so."""
         while self.unconfirmed:
@@ -134,11 +142,13 @@ class Rig:
             with self.faults("a segment as shm/SPEC.md section 1 demands"):
                 for down in self.downstreams:
                     down.add_segment(index, self.segments[index])
-            self.say(SegmentMapped(index=index))
+            self.talk.answer(SegmentMapped(index=index))
 
     def _mapped(self, message: SegmentMapped) -> None:
         for up in self.honest:
             if (up.port.route, up.port.epoch) == (message.route, message.epoch):
+                if message.index not in {index for index, _, _ in up.arena.segments}:
+                    raise Failed("segment-mapped for a segment that was announced", f"index {message.index}")
                 up.mapped.add(message.index)
                 up.arena.confirm(message.index)
 
@@ -146,6 +156,8 @@ class Rig:
         if message.route:
             for up in self.honest:
                 if (up.port.route, up.port.epoch) == (message.route, message.epoch):
+                    if message.index not in up.arena.inventory[2]:
+                        raise Failed("segment-dropped for a segment that was given up", f"index {message.index}")
                     up.arena.forget(message.index)
                     up.dropped.append(message.index)
             return
@@ -156,7 +168,7 @@ class Rig:
         with self.faults("a segment given back after all of its frames"):
             for down in self.downstreams:
                 down.consumer.drop_segment(message.index)
-        self.say(SegmentDropped(index=message.index))
+        self.talk.answer(SegmentDropped(index=message.index))
 
     @contextlib.contextmanager
     def faults(self, expected: str) -> Iterator[None]:
