@@ -62,9 +62,9 @@ class FlowEvents:
             before is worker_core.WorkerState.FINISHED and ended.code == 0
         )
         kind = "worker-exited" if wanted else "worker-failed"
-        self._events.emit(
-            kind, flow=self._flow, node=node, message=explain(ended, death), worker=pid, **death.essence()
-        )
+        late = " after it had finished" if before is worker_core.WorkerState.FINISHED and not wanted else ""
+        message = f"{explain(ended, death)}{late}"
+        self._events.emit(kind, flow=self._flow, node=node, message=message, worker=pid, **death.essence())
 
     def restarting(self, plan: Restarting, rule: Rule) -> None:
         """Report that a node is restarted, and why."""

@@ -30,6 +30,7 @@ from chronetix.protocol.contract.types import ResourceClaims
 from chronetixd.core.limits import CONTROLLERS, group_files
 from chronetixd.linux import fd_reserve
 from chronetixd.linux.exhaustion import AGAIN_S, wanting
+from chronetixd.linux.proc import kill_exactly, stat
 from chronetixd.packing import Packed
 
 LEFTOVER_S = 5.0
@@ -151,6 +152,25 @@ class Leaf:
             return
         except OSError as reason:
             self._groups.again(reason, self.kill)
+
+    def kill_sparing(self, spares: Callable[[int], bool]) -> bool:
+        """Send SIGKILL to all processes in the leaf but those (pids) that ``spares`` returns true for. Return whether
+        there are such; if not, everything in the leaf and below it was killed."""
+        try:
+            with fd_reserve.everything():
+                pids = [int(pid) for pid in (self.path / "cgroup.procs").read_text().split()]
+                spared = {pid for pid in pids if spares(pid)}
+                for process in map(stat, set(pids) - spared) if spared else ():
+                    if process is not None:
+                        kill_exactly(process)
+        except FileNotFoundError:
+            return False
+        except OSError as reason:
+            self._groups.again(reason, self.kill)
+            return False
+        if not spared:
+            self.kill()
+        return bool(spared)
 
     def oom_kills(self) -> int | None:
         """Return how many processes of the leaf the kernel killed for want of memory; None without a memory

@@ -70,14 +70,22 @@ class Process:
         with suppress(*_NOT_OURS):
             os.killpg(self.pid, number)
 
-    def reap(self) -> Exit:
+    def kill_alone(self) -> None:
+        """Send SIGKILL to the process and nobody else. Does nothing for a process that has been reaped."""
+        if self.pidfd >= 0:
+            with suppress(*_NOT_OURS):
+                signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+
+    def reap(self, *, with_group: bool = True) -> Exit:
         """Kill what is left of the process group, then reap the process and return its exit. Call this once, after
-        ``on_exit``.
+        ``on_exit``. Without ``with_group`` the group of a child is left: what its processes started comes to this
+        process, which ends them. The processes of an earlier daemon's worker come to somebody else.
 
         The kernel cannot have reused the group's number, because the group's leader has not been reaped yet.
         """
-        with suppress(*_NOT_OURS):
-            os.killpg(self.pid, signal.SIGKILL)
+        if with_group or not self._is_child():
+            with suppress(*_NOT_OURS):
+                os.killpg(self.pid, signal.SIGKILL)
         try:
             pid, status, used = os.wait4(self.pid, os.WNOHANG | _WALL)
         except ChildProcessError:
@@ -89,6 +97,13 @@ class Process:
             raise RuntimeError(f"process {self.pid} was said to have ended, but has no exit status")
         self.usage = Usage(used.ru_maxrss * 1024, round((used.ru_utime + used.ru_stime) * 1e9))
         return exit_of(status)
+
+    def _is_child(self) -> bool:
+        try:
+            os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT | _WALL)
+        except ChildProcessError:
+            return False
+        return True
 
 
 _GET_INFO = 0xC040FF0B

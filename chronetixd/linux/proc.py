@@ -132,6 +132,19 @@ def _variables(pid: int) -> dict[bytes, str]:
     return {}
 
 
+TRACKER_S = 1.0
+"""How long a resource tracker gets to remove what its process has left, in seconds. It takes a few ms."""
+
+
+def is_tracker(pid: int) -> bool:
+    """Return whether the process is a resource tracker of Python's multiprocessing. It ends by itself when the
+    processes that it serves are gone, after it has removed the shared memory that they have left in /dev/shm."""
+    with suppress(*_GONE):
+        arguments = (_PROC / str(pid) / "cmdline").read_bytes().split(b"\0")
+        return any(each.startswith(b"from multiprocessing.resource_tracker import ") for each in arguments)
+    return False
+
+
 def private_data(pid: int) -> int:
     """Return the bytes of private writable memory of a process, as RLIMIT_DATA counts them. Raises OSError."""
     pages = int((_PROC / str(pid) / "statm").read_text().split()[5])

@@ -5,6 +5,7 @@ it a child of the daemon: an orphan. Which worker an orphan comes from is recogn
 (:class:`Marks`). Rules:
 
 * An orphan of a worker that has ended is killed, with all its descendants. An orphan of a living worker is left alone.
+  A resource tracker of multiprocessing first gets TRACKER_S to remove what its process has left, and to end by itself.
 * An orphan without marks is killed once every worker is gone that could have started it, that is, every older worker.
 * An orphan that dies is reaped at once. A child that the launcher has forked and not yet announced is no orphan: while
   there may be one, only processes with marks are killed or reaped.
@@ -27,7 +28,18 @@ import structlog
 
 from chronetixd.linux import fd_reserve
 from chronetixd.linux.exhaustion import AGAIN_S, wanting
-from chronetixd.linux.proc import Holdings, Stat, children, descendants, holdings, kill_exactly, seen, stat
+from chronetixd.linux.proc import (
+    TRACKER_S,
+    Holdings,
+    Stat,
+    children,
+    descendants,
+    holdings,
+    is_tracker,
+    kill_exactly,
+    seen,
+    stat,
+)
 from chronetixd.loop.signals import SignalHandlers
 from chronetixd.loop.turns import Turns
 from chronetixd.packing import Packed
@@ -145,6 +157,8 @@ class Orphans:
         self._waiting: list[_End] = []
         self._killed: set[tuple[int, int]] = set()
         self._out_of_reach: set[tuple[int, int]] = set()
+        self._spared: dict[tuple[int, int], float] = {}
+        """Resource trackers, and until when they are spared, by the loop's clock."""
         self._due = False
         self._next_look = 0.0
         """When the next search may begin, by the loop's clock."""
@@ -269,6 +283,7 @@ class Orphans:
         """Remove the keys of processes that are gone: their parent has reaped them."""
         for keys in (self._killed, self._out_of_reach):
             keys.difference_update([key for key in keys if (found := stat(key[0])) is None or found.key != key])
+        self._spared = {key: until for key, until in self._spared.items() if until > self._loop.time()}
 
     def _present(self) -> tuple[_Found, bool]:
         """Return the living orphans, and whether one died during the search: it may have had a child that was not seen.
@@ -286,8 +301,18 @@ class Orphans:
                 changed = changed or after is None or after.state == "Z"
         return living, changed
 
+    def _is_spared(self, process: Stat) -> bool:
+        until = self._spared.get(process.key)
+        if until is None:
+            if not is_tracker(process.pid):
+                return False
+            until = self._spared[process.key] = self._loop.time() + TRACKER_S
+            self._loop.call_later(TRACKER_S, self.look_soon)
+        return self._loop.time() < until
+
     def _reap(self, process: Stat) -> bool:
         self._killed.discard(process.key)
+        self._spared.pop(process.key, None)
         with suppress(ChildProcessError):
             if os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | _WALL) is not None:
                 self.reaped += 1
@@ -311,7 +336,7 @@ class Orphans:
     def _end(self, process: Stat, marks: Marks | None) -> bool:
         if marks is not None:
             marks.doomed.add(process.key)
-        if process.key in self._killed:
+        if process.key in self._killed or self._is_spared(process):
             return True
         where = {"flow": marks.flow, "node": marks.node} if marks is not None else {}
         if not kill_exactly(process):

@@ -438,7 +438,7 @@ class WorkerProcess:
         assert process is not None
         assert tree is not None
         self.read_arrived()
-        ended = process.reap()
+        ended = process.reap(with_group=False)
         self._process = None
         self._usage = process.usage
         suspect = ended.signal == "SIGKILL" and self._killed_with != "SIGKILL"

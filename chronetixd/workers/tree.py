@@ -17,7 +17,7 @@ import structlog
 
 from chronetixd.linux.cgroups import Leaf
 from chronetixd.linux.pidfd import Process
-from chronetixd.linux.proc import stat
+from chronetixd.linux.proc import TRACKER_S, is_tracker, stat
 from chronetixd.workers.orphans import Marks, Orphans
 
 LINGER_S = 5.0
@@ -42,13 +42,18 @@ class Tree:
         self.marks = marks
         self._on_gone: Callable[[], None] | None = None
         self._lingering: asyncio.TimerHandle | None = None
+        self._sparing: asyncio.TimerHandle | None = None
         orphans.add_worker(marks)
 
     def signal(self, *, kill: bool) -> None:
-        """Send SIGTERM to the worker's process group or, with ``kill``, SIGKILL to the whole tree."""
-        if kill and self._leaf is not None:
-            self._leaf.kill()
-        self._process.signal(signal.SIGKILL if kill else signal.SIGTERM)
+        """Send SIGTERM to the worker's process group or, with ``kill``, SIGKILL to the whole tree; what is in no
+        control group is killed when the worker is reaped."""
+        if not kill:
+            self._process.signal(signal.SIGTERM)
+            return
+        if self._leaf is not None:
+            self._kill(self._leaf)
+        self._process.kill_alone()
 
     @property
     def oom_kills(self) -> int | None:
@@ -63,10 +68,18 @@ class Tree:
         if self._leaf is None:
             self._empty()
             return
-        self._leaf.kill()
+        self._kill(self._leaf)
         self._leaf.when_empty(self._empty)
 
+    def _kill(self, leaf: Leaf) -> None:
+        """Kill what is in ``leaf``, a resource tracker of multiprocessing only if it does not end by itself: it removes
+        the shared memory that the plugin has left, which stays in /dev/shm for ever without it."""
+        if leaf.kill_sparing(is_tracker) and self._sparing is None:
+            self._sparing = self._loop.call_later(TRACKER_S, leaf.kill)
+
     def _empty(self) -> None:
+        if self._sparing is not None:
+            self._sparing.cancel()
         self._orphans.end(self.marks, self._gone)
 
     def _gone(self) -> None:

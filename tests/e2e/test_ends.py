@@ -17,6 +17,8 @@ HUNG = {
     "Iterates": "an asynchronous generator does not end although it was closed",
 }
 
+NODES_KILLED = (("source", "numbers"), ("sink", "KilledAtItsEnd"))
+
 
 def flow(submit: Any, source: str, sinks: list[str], into: Path, wait: str = "stopped") -> Any:
     names = [(f"{n}-{sink}", sink) for n, sink in enumerate(sinks)]
@@ -82,6 +84,22 @@ def test_a_node_that_was_done_and_hung_at_its_end_is_not_started_again(
     assert answer["state"] == "failed"
     described = client.call("describe", flow=answer["flow"])
     assert {node["node"]: node["incarnation"] for node in described["nodes"]} == {"source": 0, "sink": 0}
+
+
+@pytest.mark.parametrize("policy", ["transient", "temporary"])
+def test_a_node_that_was_done_and_is_killed_then_fails_its_flow_only_where_failures_are_not_restarted(
+    policy: str, submit: Any, client: Any, tmp_path: Path
+) -> None:
+    fields = {"params": {"into": str(tmp_path)}, "restart": {"policy": policy}}
+    nodes = [submit.node(name, f"ends:{entry}", **fields) for name, entry in NODES_KILLED]
+    answer = submit(nodes, [submit.edge("source", "sink", content_type="application/json")])
+    assert answer["state"] == ("stopped" if policy == "transient" else "failed"), answer
+    described = next(each for each in client.call("describe", flow=answer["flow"])["nodes"] if each["node"] == "sink")
+    assert (described["incarnation"], described["result"]) == (0, "done")
+    assert [each["signal"] for each in described["deaths"]] == ["SIGKILL"]
+    events = client.stream("events", flow=answer["flow"])
+    told = [each["message"] for each in events if each["kind"] == "worker-failed"]
+    assert told == ["was killed by SIGKILL after it had finished"]
 
 
 @pytest.mark.settings(end_timeout=1, terminate_timeout=30)

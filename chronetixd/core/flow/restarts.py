@@ -251,9 +251,28 @@ def _retiring_ended(flow: FlowMachine, event: WorkerChanged, at: ClockAndChance)
 
 def _ending(flow: FlowMachine, node: str) -> Ending:
     subject = flow.workers[node]
-    if subject.state is WorkerState.FAILED or not subject.finished:
+    failed = subject.state is WorkerState.FAILED or not subject.finished
+    if failed and not _killed_when_done(flow, node):
         return Ending.FAILED
     return Ending.STREAM_ENDED if flow.peers[node] else Ending.FINISHED
+
+
+def _killed_when_done(flow: FlowMachine, node: str) -> bool:
+    """Return whether the worker of ``node`` was killed when nothing was left to do: it had reported that it had
+    finished, or every node that it sends to has ended, and none has failed the flow. A successor would find no work.
+    So this is no failure of a node whose rule restarts failures; the author of another rule has not agreed that the
+    end of a process may be missing."""
+    subject, rule = flow.workers[node], flow.restart_state.rule(node)
+    killed = subject.exit is not None and bool(subject.exit.signal) and subject.fault is None
+    if not killed or not restart.RESTARTED[rule.policy][Ending.FAILED]:
+        return False
+    return subject.finished or _unheard(flow, node)
+
+
+def _unheard(flow: FlowMachine, node: str) -> bool:
+    """Return whether every node that ``node`` sends to has ended, and there is one."""
+    consumers = flow.consumers.get(node, ())
+    return bool(consumers) and all(flow.workers[each].gone for each in consumers)
 
 
 def _failed(
@@ -276,8 +295,7 @@ def _not_restartable(flow: FlowMachine, node: str) -> str:
     """Return why ``node`` cannot be restarted although its rule allows it; an empty string when it can."""
     if flow.workers[node].finished and flow.peers[node]:
         return "its work was done, and its streams have ended"
-    consumers = flow.consumers.get(node, ())
-    if consumers and all(flow.workers[each].gone for each in consumers):
+    if _unheard(flow, node):
         return "every node that it sends to has ended"
     for each in sorted(_restart_group(flow, node)):
         if not restart.RESTARTED[flow.restart_state.rule(each).policy][Ending.WITH_GROUP]:

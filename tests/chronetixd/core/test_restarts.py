@@ -297,11 +297,59 @@ def test_a_drain_that_was_asked_for_while_starting_waits_for_who_died_early() ->
     assert of(core.SendDrain, done) == [core.SendDrain(("source",))]
 
 
-def test_a_producer_without_anyone_left_to_send_to_is_not_restarted() -> None:
+RAISED = life.Faulted("frame", "ValueError")
+
+
+@pytest.mark.parametrize("policy", [Policy.TRANSIENT, Policy.PERMANENT])
+def test_a_node_that_is_killed_when_it_had_finished_is_no_failure_where_failures_are_restarted(policy: Policy) -> None:
+    world = World(policy)
+    for node in NODES:
+        world.node(node, life.HasFinished())
+        done = world.node(node, KILLED)
+        assert core.WakePeers(node) in done
+        assert of(core.RequestSpawn, done) == []
+    assert world.flow.state is FlowState.STOPPED
+
+
+def test_one_without_a_stream_is_started_again_only_if_its_rule_says_so_of_ends_in_good_order() -> None:
+    for policy, again in ((Policy.TRANSIENT, False), (Policy.PERMANENT, True)):
+        world = World(policy, nodes=("timer", "other"), edges=())
+        world.node("timer", life.HasFinished())
+        assert bool(of(core.RequestSpawn, world.node("timer", KILLED))) == again
+        assert world.flow.state is FlowState.RUNNING
+
+
+def test_a_temporary_node_that_is_killed_when_it_had_finished_fails_the_flow() -> None:
+    world = World(Policy.TEMPORARY)
+    world.node("source", life.HasFinished())
+    world.node("source", KILLED)
+    assert world.flow.failure is not None
+    assert world.flow.failure.message == "was killed by SIGKILL"
+
+
+def test_producers_that_are_killed_when_all_that_they_send_to_have_ended_are_no_failure() -> None:
     world = World()
-    world.node("sink", life.HasFinished())
-    world.node("sink", CLEAN)
-    world.node("map", KILLED)
+    for event in LEFT:
+        world.node("sink", event)
+    for node in ("map", "source"):
+        assert core.WakePeers(node) in world.node(node, KILLED)
+    assert world.flow.state is FlowState.STOPPED
+
+
+def test_one_that_still_sends_to_somebody_is_started_again() -> None:
+    world = World(edges=(("source", "map"), ("source", "sink")))
+    for event in LEFT:
+        world.node("sink", event)
+    assert of(core.RequestSpawn, world.node("source", KILLED)) == [core.RequestSpawn(("source",))]
+
+
+@pytest.mark.parametrize("end", [(RAISED, KILLED), (RAISED, CLEAN), (life.ProcessExited(Exit(code=3)),)])
+def test_one_that_fails_by_itself_fails_the_flow_also_when_nothing_is_left_to_do(end: tuple[Any, ...]) -> None:
+    world = World()
+    for event in LEFT:
+        world.node("sink", event)
+    for event in end:
+        world.node("map", event)
     assert world.flow.failure is not None
     assert world.flow.failure.message.endswith("it cannot be restarted: every node that it sends to has ended")
 
@@ -547,7 +595,11 @@ def test_whatever_dies_everyone_is_back_or_the_flow_ends(data: st.DataObject) ->
         assert states <= life.GONE
     else:
         assert world.flow.state is FlowState.RUNNING
-        assert states <= {WorkerState.STARTED, WorkerState.EXITED}
+        assert states <= {WorkerState.STARTED, WorkerState.EXITED, WorkerState.FAILED}
+        for node in (each for each in world.flow.peers if world.state(each) is WorkerState.FAILED):
+            later = world.flow.consumers.get(node, ())
+            nothing_left = bool(later) and all(world.state(each) in life.GONE for each in later)
+            assert world.flow.workers[node].finished or nothing_left
         assert world.flow.restart_state.groups == []
 
 

@@ -294,6 +294,24 @@ def daemonises_well() -> None:
     with_descendants(_without_a_trace)
 
 
+def shares_memory() -> None:
+    """Shared memory of multiprocessing, which its resource tracker removes, and a child that keeps that from ending.
+    Dies of SIGKILL alone."""
+    from multiprocessing import resource_tracker, shared_memory
+
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    until("started")
+    memory = shared_memory.SharedMemory(create=True, size=1)
+    tracker = resource_tracker._resource_tracker._pid  # type: ignore[attr-defined]
+    child = os.fork()
+    if child == 0:
+        while True:
+            signal.pause()
+    send(Log(level="info", message="descendants", fields={"pids": [tracker, child], "memory": memory.name}))
+    wait_for(Drain)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 def becomes_nobody() -> None:
     with_descendants(_as_nobody)
 

@@ -97,6 +97,24 @@ def test_it_is_gone_too_when_the_worker_was_killed(scripted: Flow, peer: Any, da
     assert strays_of(daemon) == []
 
 
+@pytest.mark.parametrize("how", ["killed", "killed by its daemon"])
+def test_a_resource_tracker_removes_what_a_killed_worker_has_shared_and_is_gone(
+    how: str, scripted: Flow, peer: Any, daemon: Any
+) -> None:
+    peer.call("submit", flow=scripted("shares_memory"), name="f", wait="running")
+    following = peer.begin("logs", flow="f", follow=True)
+    while "memory" not in (fields := peer.receive().value.get("fields", {})):
+        pass
+    peer.send(type(peer).cancel(following))
+    peer.end(following)
+    memory = Path("/dev/shm", fields["memory"])
+    assert memory.exists()
+    peer.call("stop", flow="f", mode="drain" if how == "killed" else "now")
+    assert not memory.exists()
+    assert [pid for pid in fields["pids"] if not gone(pid)] == []
+    assert strays_of(daemon) == []
+
+
 def test_one_that_shows_nothing_of_its_worker_is_ended_all_the_same(
     cgroup: str, scripted: Flow, peer: Any, daemon: Any
 ) -> None:
