@@ -33,6 +33,7 @@ unit: .venv/dev ## the tests alone; T="PATH -k WORD" for some of them
 sanitize: .venv/dev ## the data plane under ASan, UBSan and TSan, for long (a few minutes; the tests do it for a moment)
 	SANITIZE_SCALE=$(or $(SCALE),20) $(BIN)/pytest -n auto tests/shm/test_native.py tests/shm/test_sanitized_extension.py \
 		tests/shm/test_older_kernels.py
+	$(BIN)/pytest -n auto tests/sdk/c -k address
 
 fuzz: ## what a peer may have written, found by libFuzzer (clang; SECONDS=60)
 	@command -v $(CLANG) >/dev/null || { echo "clang is missing: apt-get install clang libclang-rt-14-dev, or make CLANG=clang-14 fuzz" >&2; exit 1; }
@@ -89,7 +90,8 @@ bench-loop: .venv/dev ## what a neighbour's version takes while others start, di
 	$(BIN)/python -m bench.loop $(if $(JSON),--json $(JSON))
 
 reference: .venv/dev ## make docs/reference/, docs/states.md and docs/events.md anew from the code
-	CHRONETIX_DRAW=1 $(BIN)/pytest -q tests/docs tests/chronetixd/core/test_diagram.py tests/chronetixd/records/test_event_catalogue.py
+	CHRONETIX_DRAW=1 $(BIN)/pytest -q tests/docs tests/chronetixd/core/test_diagram.py tests/chronetixd/records/test_event_catalogue.py \
+		tests/sdk/c/test_errors.py
 
 docs: .venv/dev ## the documents as a site in build/site; a link that leads nowhere fails
 	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --fresh-env -c docs . build/site

@@ -23,6 +23,7 @@ NAVIGATION = {
         "docs/updates",
         "docs/environments",
         "docs/conformance",
+        "sdk/c/README",
     ),
     "Operation": (
         "docs/production",

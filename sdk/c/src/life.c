@@ -120,9 +120,11 @@ int hear(chx_worker *worker) {
     worker->looked = (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
     while (worker->link.fd >= 0) {
         struct incoming incoming;
-        int got = link_receive(&worker->link, &incoming, worker->error);
+        char why[ERROR_ROOM] = "";
+        int got = link_receive(&worker->link, &incoming, why);
         if (got == 0) break;
-        if (got < 0) return got == -CHX_E_CONNECTION_LOST || got == -CHX_E_CONNECTION_CUT ? daemon_gone(worker, worker->error) : got;
+        if (got == -CHX_E_CONNECTION_LOST || got == -CHX_E_CONNECTION_CUT) return daemon_gone(worker, why);
+        if (got < 0) return fail(worker, -got, "%s", why);
         bool last = worker->life == LIFE_WELCOME; /* what is behind configure waits until the code has looked at it */
         int result = handle(worker, &incoming);
         incoming_free(&incoming);

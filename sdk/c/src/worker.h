@@ -4,7 +4,8 @@
  *   link.c              the control socket: frames with descriptors, both ways
  *   life.c              from the hello to finished; chx_next
  *   facts.c             what a worker's code may ask
- *   control.c           what the daemon says about memory and routes
+ *   control.c ports.c   what the daemon says about memory and routes
+ *   extend.c            routes that come, change and go
  *   inputs.c            frames: stages of routes, whose turn it is, release
  *   outputs.c           frames: claim, commit, policies
  *   room.c              the arena grows and shrinks; waiting for credits and room
@@ -276,11 +277,18 @@ int glance(chx_worker *worker, chx_event *event);
 int sleep_until(chx_worker *worker, uint64_t deadline);
 uint64_t deadline_of(int64_t timeout_ns);
 
-/* control.c */
+/* ports.c */
+/* The field of a map, `otherwise` if it is not there; false for one of another type. */
+bool read_count(const chx_value *map, const char *key, uint64_t otherwise, uint64_t *count);
+bool read_text(const chx_value *map, const char *key, const char *otherwise, const char **text);
+bool read_choice(const char *text, const char *const *choices, uint32_t count, uint32_t *choice);
 int port_read(chx_worker *worker, const chx_value *value, struct port *port);
 int names_keep(struct names *names, const struct port *port);
+
+/* control.c, extend.c */
 int control_configure(chx_worker *worker);
 int control_handle(chx_worker *worker, struct incoming *incoming);
+int control_extend(chx_worker *worker, struct incoming *incoming); /* may take the message over */
 int control_reroute(chx_worker *worker);
 int control_offer(chx_worker *worker, chx_writer *routes, uint32_t rings, uint32_t credits, const int *fds, uint32_t count);
 

@@ -1,5 +1,6 @@
-/* Writes CBOR, on libcbor's encoders: the shortest form of each item, floats as they are (double). */
+/* Writes CBOR, on libcbor's encoders: the shortest form of each item; floats are double. */
 #include <cbor.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -44,9 +45,16 @@ void chx_write_null(chx_writer *writer) { WRITE(writer, cbor_encode_null(to, HEA
 void chx_write_bool(chx_writer *writer, bool value) { WRITE(writer, cbor_encode_bool(value, to, HEAD_MAX)); }
 void chx_write_count(chx_writer *writer, uint64_t value) { WRITE(writer, cbor_encode_uint(value, to, HEAD_MAX)); }
 void chx_write_below(chx_writer *writer, uint64_t count) { WRITE(writer, cbor_encode_negint(count, to, HEAD_MAX)); }
-void chx_write_float(chx_writer *writer, double value) { WRITE(writer, cbor_encode_double(value, to, HEAD_MAX)); }
 void chx_write_list(chx_writer *writer, size_t entries) { WRITE(writer, cbor_encode_array_start(entries, to, HEAD_MAX)); }
 void chx_write_map(chx_writer *writer, size_t entries) { WRITE(writer, cbor_encode_map_start(entries, to, HEAD_MAX)); }
+
+/* NaN and infinities are as short as they can be. */
+void chx_write_float(chx_writer *writer, double value) {
+    if (isfinite(value))
+        WRITE(writer, cbor_encode_double(value, to, HEAD_MAX));
+    else
+        WRITE(writer, cbor_encode_half(isnan(value) ? NAN : value > 0 ? INFINITY : -INFINITY, to, HEAD_MAX));
+}
 
 void chx_write_int(chx_writer *writer, int64_t value) {
     if (value < 0)
