@@ -12,7 +12,7 @@ from chronetixctl import exits, output
 from chronetixctl.app import Session, problem_line
 from chronetixctl.diff import lines
 from chronetixctl.flowfile import FlowFile, load_flow, print_warnings
-from chronetixctl.options import FLOW_NAME, SPAN, bind_option, command, file_argument
+from chronetixctl.options import FLOW_NAME, SPAN, command, file_argument, settling_options
 from chronetixctl.progress import Progress
 from chronetixctl.submit import report_refusal
 
@@ -37,7 +37,7 @@ chronetixctl apply flow.yaml --no-wait -o json
 )
 @file_argument
 @click.option("--name", type=FLOW_NAME, help="The flow to change.  [default: the file's]")
-@bind_option
+@settling_options
 @click.option("--replace", metavar="NODE", multiple=True, help="Replace this node even if it does not differ.")
 @ready_option
 @wait_option
@@ -46,6 +46,7 @@ def apply(
     file: str,
     name: str | None,
     bindings: dict[str, str],
+    artifacts: dict[str, str],
     replace: tuple[str, ...],
     ready: float | None,
     wait: bool,
@@ -55,7 +56,7 @@ def apply(
     Only the nodes and routes that differ are changed (`diff` lists them); no frame is lost or delivered twice. New
     workers are started first: if one is not ready in time, the flow runs on unchanged.
     """
-    flow = load_flow(file)
+    flow = load_flow(file, artifacts)
     arguments = {
         "flow": flow.flow,
         "name": name,

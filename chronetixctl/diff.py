@@ -11,7 +11,7 @@ from chronetix.protocol.json_text import json_text
 from chronetixctl import exits, output
 from chronetixctl.app import Session
 from chronetixctl.flowfile import load_flow
-from chronetixctl.options import FLOW_NAME, bind_option, command, file_argument
+from chronetixctl.options import FLOW_NAME, command, file_argument, settling_options
 from chronetixctl.submit import report_refusal
 
 _SIGNS = {"added": ("+", "green"), "removed": ("-", "red"), "changed": ("~", "yellow")}
@@ -26,15 +26,17 @@ chronetixctl diff flow.yaml --exit-code -o json
 )
 @file_argument
 @click.option("--name", type=FLOW_NAME, help="The flow to compare with.  [default: the file's]")
-@bind_option
+@settling_options
 @click.option("--exit-code", "tell", is_flag=True, help="End with 1 when something differs.")
-def diff(session: Session, file: str, name: str | None, bindings: dict[str, str], tell: bool) -> int:
+def diff(
+    session: Session, file: str, name: str | None, bindings: dict[str, str], artifacts: dict[str, str], tell: bool
+) -> int:
     """Compare the flow in FILE (- for stdin) with the one that the daemon has.
 
     Lists what `apply` would change: nodes and routes that it would add (+), remove (-) or replace (~), with the fields
     that differ. Differences that no worker is told of are listed as notes.
     """
-    flow = load_flow(file)
+    flow = load_flow(file, artifacts)
     with session.connect() as client:
         try:
             found = client.call(

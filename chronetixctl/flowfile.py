@@ -8,8 +8,8 @@ the command goes on.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,9 @@ from chronetix.protocol import cbor
 from chronetix.protocol.errors import error
 from chronetix.protocol.json_text import json_text
 from chronetix.protocol.messages import MAX_FRAME
+from chronetix.protocol.nearest import did_you_mean
 from chronetixctl import exits, output
-from chronetixd.compile import Compiled, CompileError, SourceProblem, compile_text
+from chronetixd.compile import Compiled, CompileError, SourceProblem, compile_text, kind_of_uri
 
 _CBOR_MAPS = range(0xA0, 0xC0)
 
@@ -102,15 +103,40 @@ def _from_cbor(data: bytes, source: str, base_dir: str) -> FlowFile:
     return FlowFile(compiled.output, source, base_dir, compiled, compiled.warnings)
 
 
-def load_flow(file: str) -> FlowFile:
-    """Read a flow as :func:`read_flow` does, and print its problems and warnings; problems end the command."""
+def load_flow(file: str, artifacts: Mapping[str, str]) -> FlowFile:
+    """Read a flow as :func:`read_flow` does, with other ``artifacts`` for some of its nodes, and print its problems and
+    warnings; problems end the command."""
     try:
-        flow = read_flow(file)
+        flow = with_artifacts(read_flow(file), artifacts)
     except CompileError as reason:
         print_problems(reason.problems)
         raise click.exceptions.Exit(exits.FAILED) from None
     print_warnings(flow.warnings)
     return flow
+
+
+def with_artifacts(flow: FlowFile, artifacts: Mapping[str, str]) -> FlowFile:
+    """Return the flow with another artifact for each node in ``artifacts``, a uri by the node's id, or by a plugin_id
+    that only one node has. Raises click.UsageError for a node that the flow does not have."""
+    listed = flow.flow.get("manifests")
+    manifests = listed if isinstance(listed, list) else []
+    names = [_name(each) for each in manifests]
+    swapped = list(manifests)
+    for node, uri in artifacts.items():
+        if names.count(node) != 1:
+            known = [name for name in names if name]
+            hint = did_you_mean(node, known, f"nodes: {', '.join(known[:12])}")
+            several = f"{names.count(node)} nodes" if node in names else "no node"
+            raise click.UsageError(f'--artifact: {several} of {flow.source} have the name "{node}"; {hint}')
+        index = names.index(node)
+        artifact = {"kind": kind_of_uri(uri) or "Process", "uri": uri}
+        swapped[index] = {**manifests[index], "artifact": artifact}
+    return replace(flow, flow={**flow.flow, "manifests": swapped}) if artifacts else flow
+
+
+def _name(manifest: Any) -> str:
+    found = (manifest.get("node_id") or manifest.get("plugin_id")) if isinstance(manifest, dict) else None
+    return found if isinstance(found, str) else ""
 
 
 def print_problems(problems: tuple[SourceProblem, ...]) -> None:

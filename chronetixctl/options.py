@@ -218,25 +218,36 @@ def file_argument(function: _Function) -> _Function:
     )
 
 
-def bind_option(function: _Function) -> _Function:
-    """Add the repeatable option ``--bind ENDPOINT=NODE``, which the function receives as a dict."""
-    return click.option(
+def settling_options(function: _Function) -> _Function:
+    """Add the repeatable options ``--bind ENDPOINT=NODE`` and ``--artifact NODE=URI``, which settle what a flow's file
+    leaves open. The function receives them as dicts."""
+    bind = click.option(
         "--bind",
         "bindings",
         metavar="ENDPOINT=NODE",
         multiple=True,
         callback=_pairs,
-        help="The node that a route's endpoint stands for, when its name is not the node's. Repeatable.",
-    )(function)
+        help="The node that a route's endpoint stands for, when its name is not the node's; #2 is the second one. "
+        "Repeatable.",
+    )
+    artifact = click.option(
+        "--artifact",
+        "artifacts",
+        metavar="NODE=URI",
+        multiple=True,
+        callback=_pairs,
+        help="Run this instead of the artifact that the file names; paths start from the file's folder. Repeatable.",
+    )
+    return bind(artifact(function))
 
 
 def _pairs(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
     pairs: dict[str, str] = {}
     for value in values:
-        endpoint, separator, node = value.partition("=")
-        if not (endpoint and separator and node):
-            raise click.BadParameter(f'"{value}" is not ENDPOINT=NODE', ctx, param)
-        if endpoint in pairs:
-            raise click.BadParameter(f'endpoint "{endpoint}" is bound twice', ctx, param)
-        pairs[endpoint] = node
+        name, separator, meant = value.partition("=")
+        if not (name and separator and meant):
+            raise click.BadParameter(f'"{value}" is not {param.metavar}', ctx, param)
+        if name in pairs:
+            raise click.BadParameter(f'"{name}" is given twice', ctx, param)
+        pairs[name] = meant
     return pairs

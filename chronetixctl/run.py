@@ -18,7 +18,7 @@ import click
 from chronetix.protocol import cbor
 from chronetixctl.app import Session
 from chronetixctl.flowfile import load_flow
-from chronetixctl.options import bind_option, command, file_argument
+from chronetixctl.options import command, file_argument, settling_options
 from chronetixd.startpath import SAFE
 
 
@@ -29,9 +29,9 @@ chronetixctl compile flow.yaml | chronetixctl run --inproc -
 """
 )
 @file_argument
-@bind_option
+@settling_options
 @click.option("--inproc", is_flag=True, help="Required: run all nodes in this process. `submit` runs them in workers.")
-def run(session: Session, file: str, bindings: dict[str, str], inproc: bool) -> int:
+def run(session: Session, file: str, bindings: dict[str, str], artifacts: dict[str, str], inproc: bool) -> int:
     """Run the flow in FILE (- for stdin) to its end in this one process.
 
     For trying out and debugging plugins: breakpoints work, and no process is left behind. Ctrl-C ends the sources and
@@ -41,7 +41,7 @@ def run(session: Session, file: str, bindings: dict[str, str], inproc: bool) -> 
         raise click.UsageError("run needs --inproc; to run a flow in processes of its own: chronetixctl submit FILE")
     if session.output == "yaml":
         raise click.UsageError("run prints its results as a table or, with -o json, as JSON")
-    flow = load_flow(file)
+    flow = load_flow(file, artifacts)
     if file == "-":
         _read_from_terminal()
     bound = [f"--bind={endpoint}={node}" for endpoint, node in bindings.items()]

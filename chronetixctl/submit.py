@@ -10,7 +10,7 @@ from chronetix.protocol.errors import ChronetixError
 from chronetixctl import exits, output
 from chronetixctl.app import Session, report, say_failed
 from chronetixctl.flowfile import FlowFile, load_flow, print_warnings
-from chronetixctl.options import FLOW_NAME, SPAN, bind_option, command, file_argument
+from chronetixctl.options import FLOW_NAME, SPAN, command, file_argument, settling_options
 from chronetixctl.progress import Progress
 
 _SLACK_S = 5.0
@@ -23,12 +23,13 @@ more."""
 chronetixctl submit flow.yaml
 chronetixctl submit flow.json --name nightly --wait stopped --timeout 10m
 chronetixctl submit out.json --bind timer-1=timer-source
+chronetixctl submit out.json --artifact http-client=python://client.py:Client
 some-compiler | chronetixctl submit -
 """
 )
 @file_argument
 @click.option("--name", type=FLOW_NAME, help="The flow's name.  [default: the file's, else flow-N]")
-@bind_option
+@settling_options
 @click.option(
     "--wait",
     type=click.Choice(("accepted", "running", "stopped")),
@@ -38,14 +39,20 @@ some-compiler | chronetixctl submit -
 )
 @click.option("--timeout", type=SPAN, help="How long to wait for that; the flow goes on when the time is over.")
 def submit(
-    session: Session, file: str, name: str | None, bindings: dict[str, str], wait: str, timeout: float | None
+    session: Session,
+    file: str,
+    name: str | None,
+    bindings: dict[str, str],
+    artifacts: dict[str, str],
+    wait: str,
+    timeout: float | None,
 ) -> int:
     """Submit the flow in FILE (- for stdin) and wait until it runs.
 
     FILE is YAML or JSON, in the DSL or already compiled, or a compiled flow as CBOR; its content tells which. If the
     flow is invalid, nothing is started and every problem is listed.
     """
-    flow = load_flow(file)
+    flow = load_flow(file, artifacts)
     progress = Progress(_text)
     with session.connect() as client:
         try:

@@ -10,8 +10,8 @@ from chronetix.protocol.contract import parse_flow
 from chronetix.protocol.json_text import json_text
 from chronetixctl import exits, output
 from chronetixctl.app import Session
-from chronetixctl.flowfile import load_flow, print_problems, print_warnings, read_flow
-from chronetixctl.options import bind_option, command, file_argument
+from chronetixctl.flowfile import load_flow, print_problems, print_warnings, read_flow, with_artifacts
+from chronetixctl.options import command, file_argument, settling_options
 from chronetixd.compile import CompileError, SourceProblem
 from chronetixd.flows.validation import problem_maps
 from chronetixd.flows.validation import validate as check
@@ -25,16 +25,16 @@ chronetixctl validate flow.json --remote
 """
 )
 @file_argument
-@bind_option
+@settling_options
 @click.option("--remote", is_flag=True, help="Let the daemon look for files and modules: it may see others than you.")
-def validate(session: Session, file: str, bindings: dict[str, str], remote: bool) -> int:
+def validate(session: Session, file: str, bindings: dict[str, str], artifacts: dict[str, str], remote: bool) -> int:
     """Check the flow in FILE (- for stdin) and list everything that is wrong with it.
 
     The checks are those that `submit` makes before it starts anything: the fields, and whether the files, modules and
     objects that the flow names are there.
     """
     try:
-        flow = read_flow(file)
+        flow = with_artifacts(read_flow(file), artifacts)
     except CompileError as reason:
         return _conclude(session, file, _verdict(reason.problems, (), 0, 0))
     checked = parse_flow(flow.flow, bindings=bindings) if remote else check(flow.flow, bindings, flow.base_dir)
@@ -55,13 +55,23 @@ def validate(session: Session, file: str, bindings: dict[str, str], remote: bool
     """
 chronetixctl compile flow.yaml > flow.json
 chronetixctl compile flow.yaml -o yaml
+chronetixctl compile out.json --bind timer-1=timer-source --artifact http-client=python://client.py:Client
 """,
     name="compile",
 )
 @file_argument
-def compile_(session: Session, file: str) -> int:
-    """Compile the DSL in FILE (- for stdin) and print the CompileOutput: JSON, or YAML with -o yaml."""
-    flow = load_flow(file)
+@settling_options
+def compile_(session: Session, file: str, bindings: dict[str, str], artifacts: dict[str, str]) -> int:
+    """Compile the DSL in FILE (- for stdin) and print the CompileOutput: JSON, or YAML with -o yaml.
+
+    A CompileOutput is checked, and printed as it is.
+    """
+    flow = load_flow(file, artifacts)
+    checked = parse_flow(flow.flow, bindings=bindings)
+    if checked.problems:
+        print_problems(tuple(flow.placed(each) for each in problem_maps(checked.problems)))
+        return exits.FAILED
+    print_warnings(flow.further(problem_maps(checked.warnings)))
     output.show(flow.flow, session.output, lambda: json_text(flow.flow, indent=2))
     return exits.OK
 

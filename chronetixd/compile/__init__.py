@@ -7,7 +7,8 @@ artifact exists is not checked.
 
 from __future__ import annotations
 
+from chronetixd.compile.artifacts import kind_of_uri
 from chronetixd.compile.flow import Compiled, compile_text
 from chronetixd.compile.problems import CompileError, Position, SourceProblem
 
-__all__ = ["CompileError", "Compiled", "Position", "SourceProblem", "compile_text"]
+__all__ = ["CompileError", "Compiled", "Position", "SourceProblem", "compile_text", "kind_of_uri"]

@@ -172,14 +172,19 @@ def _kind(written: _Written, is_platform: bool, owner: str, findings: Findings) 
     return found
 
 
-def _guessed_kind(written: _Written, owner: str, findings: Findings) -> str:
-    uri = written.uri or ""
+def kind_of_uri(uri: str) -> str:
+    """Return the kind of artifact that a uri tells by itself; empty for one that may be of several kinds."""
     if uri.startswith("python://"):
         return "Python"
     if uri.endswith(".wasm") or uri.startswith("builtin://"):
         return "WasmComponent"
-    if uri.endswith(".so"):
-        return "Dylib"
+    return "Dylib" if uri.endswith(".so") else ""
+
+
+def _guessed_kind(written: _Written, owner: str, findings: Findings) -> str:
+    uri = written.uri or ""
+    if kind := kind_of_uri(uri):
+        return kind
     if uri:
         hint = f"add kind, one of: {', '.join(catalogue.ARTIFACT_KINDS)}"
         findings.problem(written.place, "InvalidField", f"{owner}: the plugin's kind is missing", hint)

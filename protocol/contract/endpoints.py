@@ -4,10 +4,11 @@ Routes name node ids. A manifest of Chronetix's compile step has its ``node_id``
 output has only its normalised plugin id, which may differ from the name in a route. An endpoint means, first match
 wins:
 
-1. the node that ``bindings`` (given by the client that submits) gives for it;
+1. the node that ``bindings`` (given by the client that submits) gives for it, by a name or by its place (``#2``);
 2. the manifest with that node_id, else the one manifest without node_id that has it as plugin_id;
 3. as the source of a ``control/timer/…`` or ``control/resource/…`` route: the single manifest without node_id that
-   nothing else refers to and that has the role Timer or EnvProvider, with a warning.
+   nothing else refers to and that has the role Timer or EnvProvider, with a warning; then, as the source of control
+   routes of any topic, the single one of either role that is left.
 
 An endpoint that means no node, or more than one, is a problem. A manifest without node_id takes the endpoint that means
 it as its node id, else its plugin id; node ids must be unique.
@@ -102,13 +103,13 @@ def _named(resolution: Resolution, end: str) -> int | None:
 def _bind(resolution: Resolution, bindings: Mapping[str, str], ends: set[str]) -> None:
     for end, node in bindings.items():
         path = f"bindings.{quote_key(str(end))}"
-        index = _named(resolution, node) if isinstance(node, str) else None
+        index = _bound(resolution, node) if isinstance(node, str) else None
         if end not in ends:
             hint = resolution.notes.did_you_mean(str(end), ends, "it names what a route's from or to says")
             resolution.notes.problem(path, "no route has this endpoint", hint)
         elif index is None:
             hint = resolution.notes.did_you_mean(
-                str(node), resolution.known, "name a node_id, or a plugin_id that only one node has"
+                str(node), resolution.known, "name a node_id, a plugin_id that only one node has, or its place: #1"
             )
             resolution.notes.problem(path, f"there is no one node {quote(str(node))}", hint)
         else:
@@ -116,44 +117,63 @@ def _bind(resolution: Resolution, bindings: Mapping[str, str], ends: set[str]) -
             resolution.open.pop(end, None)
 
 
+def _bound(resolution: Resolution, node: str) -> int | None:
+    """Return the manifest that a binding names, by a name or by its place, from ``#1`` on."""
+    place = int(node[1:]) if node[:1] == "#" and node[1:].isascii() and node[1:].isdecimal() else 0
+    return place - 1 if 0 < place <= len(resolution.manifests) else _named(resolution, node)
+
+
 def _match_roles(resolution: Resolution, routes: Sequence[Route]) -> None:
-    wanted: dict[str, list[str]] = {}
-    for end, role in _roles_wanted(routes).items():
-        if end in resolution.open:
-            wanted.setdefault(role, []).append(end)
-    free = resolution.unreferenced
-    for role, ends in wanted.items():
-        fitting = [i for i in free if resolution.manifests[i].role == role and not resolution.manifests[i].node]
-        if len(ends) != 1 or len(fitting) != 1:
-            continue
-        end, manifest = ends[0], resolution.manifests[fitting[0]]
-        message = f"{quote(end)} was taken for the node of {quote(manifest.plugin_id)}, the only {role} left"
-        hint = f"give that manifest node_id {quote(end)}, or bind {end}={manifest.plugin_id}"
-        resolution.notes.warn(resolution.open.pop(end), message, hint)
-        resolution.meant[end] = fitting[0]
+    asked = _roles_wanted(routes)
+    for _, role in ROLE_OF_TOPIC:
+        _match_only(resolution, [end for end, wanted in asked.items() if wanted == role], (role,))
+    _match_only(resolution, [end for end, wanted in asked.items() if not wanted], [role for _, role in ROLE_OF_TOPIC])
+
+
+def _match_only(resolution: Resolution, ends: Sequence[str], roles: Collection[str]) -> None:
+    """Match the only open endpoint of ``ends`` with the only manifest left that has one of the ``roles``."""
+    left = [end for end in ends if end in resolution.open]
+    free = [(index, resolution.manifests[index]) for index in resolution.unreferenced]
+    fitting = [(index, manifest) for index, manifest in free if manifest.role in roles and not manifest.node]
+    if len(left) != 1 or len(fitting) != 1:
+        return
+    end, (index, manifest) = left[0], fitting[0]
+    message = f"{quote(end)} was taken for the node of {quote(manifest.plugin_id)}, the only {manifest.role} left"
+    hint = f"give that manifest node_id {quote(end)}, or bind {end}={_reference(resolution, index)}"
+    resolution.notes.warn(resolution.open.pop(end), message, hint)
+    resolution.meant[end] = index
+
+
+def _reference(resolution: Resolution, index: int) -> str:
+    """Return how a binding names a manifest: by its name, or by its place if others have the name too."""
+    manifest = resolution.manifests[index]
+    shared = not manifest.node and len(resolution.by_plugin.get(manifest.plugin_id, ())) > 1
+    return f"#{index + 1}" if shared else manifest.node or manifest.plugin_id
 
 
 def _roles_wanted(routes: Sequence[Route]) -> dict[str, str]:
-    """Return the role that all routes of an endpoint ask for, by endpoint; targets, and endpoints whose routes ask for
-    different roles, are left out."""
-    roles: dict[str, str] = {}
+    """Return the role that all routes of an endpoint ask for, by endpoint: empty if their topics do not tell one.
+    Targets, ends of data routes, and endpoints whose routes ask for different roles, are left out."""
+    roles: dict[str, str | None] = {}
     for route in routes:
         role = next((role for topic, role in ROLE_OF_TOPIC if route.topic.startswith(topic)), "")
-        roles[route.source] = role if roles.get(route.source, role) == role else ""
-        roles[route.target] = ""
-    return {end: role for end, role in roles.items() if role}
+        known = roles.get(route.source, role)
+        roles[route.source] = role if known == role and route.plane == "control" else None
+        roles[route.target] = None
+    return {end: role for end, role in roles.items() if role is not None}
 
 
 def _refuse_open(resolution: Resolution) -> None:
     if any(not manifest.node and not manifest.plugin_id for manifest in resolution.manifests):
         return  # the endpoint may mean a manifest whose id could not be read, which is a problem already
-    free = [resolution.manifests[index] for index in resolution.unreferenced]
-    names = [manifest.node or manifest.plugin_id for manifest in free]
+    names = [_reference(resolution, index) for index in resolution.unreferenced]
     for end, path in resolution.open.items():
         same = len(resolution.by_plugin.get(end, ()))
         if same > 1:
             message = f"{quote(end)} is the plugin_id of {same} nodes"
-            resolution.notes.problem(path, message, "give each of them a node_id and name that")
+            places = [f"#{index + 1}" for index in resolution.by_plugin[end]]
+            hint = f"give each of them a node_id and name that, or bind {end}={' or '.join(places[:_MAX_LISTED])}"
+            resolution.notes.problem(path, message, hint)
         else:
             resolution.notes.problem(path, f"there is no node {quote(end)}", _ways_out(resolution, end, names))
 

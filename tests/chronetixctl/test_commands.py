@@ -96,8 +96,11 @@ class TestUsage:
         assert ended.out == ""
 
     @pytest.mark.parametrize("binding", ["x", "=y", "x=", "a=b a=c"])
-    def test_a_binding_reads_endpoint_equals_node(self, ctl: Any, flow_file: Path, binding: str) -> None:
-        options = [part for pair in binding.split() for part in ("--bind", pair)]
+    @pytest.mark.parametrize("option", ["--bind", "--artifact"])
+    def test_a_binding_reads_endpoint_equals_node_and_an_artifact_node_equals_uri(
+        self, ctl: Any, flow_file: Path, option: str, binding: str
+    ) -> None:
+        options = [part for pair in binding.split() for part in (option, pair)]
 
         assert ctl("submit", str(flow_file), *options).code == 2
 

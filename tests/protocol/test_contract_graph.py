@@ -84,7 +84,13 @@ class TestEndpoints:
         assert "node_id" in paths["manifests[1].plugin_id"].suggestion
 
     @pytest.mark.parametrize(
-        ("topic", "role"), [("control/timer/x", "Timer"), ("control/resource/netinfo", "EnvProvider")]
+        ("topic", "role"),
+        [
+            ("control/timer/x", "Timer"),
+            ("control/resource/netinfo", "EnvProvider"),
+            ("my/own/topic", "EnvProvider"),
+            ("my/own/topic", "Timer"),
+        ],
     )
     def test_the_only_node_of_the_fitting_role_is_taken(self, topic: str, role: str) -> None:
         raw = {"manifests": [plain("p", role), plain("x")], "routes": [control("p-1", "x", topic)]}
@@ -117,7 +123,19 @@ class TestEndpoints:
                 [plain("p", "Sink"), plain("x")], [control("t", "x", "control/timer/x")], id="it has another role"
             ),
             pytest.param(
-                [plain("p", "Timer"), plain("x")], [control("t", "x", "control/other/x")], id="the topic asks for none"
+                [plain("p", "Timer"), plain("q", "EnvProvider"), plain("x")],
+                [control("t", "x", "other/x")],
+                id="the topic asks for none and two would do",
+            ),
+            pytest.param(
+                [plain("p", "EnvProvider"), plain("x")],
+                [control("t", "x", "control/timer/x")],
+                id="the topic asks for another role than what is left has",
+            ),
+            pytest.param(
+                [plain("p", "Timer"), plain("x")],
+                [{**control("t", "x", "other/x"), "plane": "data"}],
+                id="it sends data",
             ),
             pytest.param(
                 [plain("p", "Timer"), plain("x")], [control("x", "t", "control/timer/x")], id="it is the target"
@@ -163,6 +181,23 @@ class TestBindings:
         validation = parse_flow(raw, bindings={"b": "c"})
         assert validation.flow is not None
         assert validation.flow.routes[0].target == "c"
+
+    def test_a_place_names_one_of_several_nodes_of_a_builtin(self) -> None:
+        timers = [plain("timer-source", "Timer"), plain("timer-source", "Timer"), plain("x")]
+        raw = {"manifests": timers, "routes": [control("slow", "x", "s"), control("fast", "x", "f")]}
+        validation = parse_flow(raw, bindings={"slow": "#2", "fast": "#1"})
+        assert validation.flow is not None
+        assert [manifest.node for manifest in validation.flow.manifests] == ["fast", "slow", "x"]
+
+    @pytest.mark.parametrize("place", ["#0", "#4", "#-1", "#", "#x", "#²"])
+    def test_a_place_where_nothing_is_is_refused(self, place: str) -> None:
+        raw = {"manifests": [plain("a", "Timer"), plain("b"), plain("x")], "routes": [control("t", "x", "s")]}
+        assert [problem.path for problem in parse_flow(raw, bindings={"t": place}).problems] == ["bindings.t"]
+
+    def test_a_refusal_offers_the_places_of_nodes_that_share_a_name(self) -> None:
+        raw = {"manifests": [plain("t", "Timer"), plain("t", "Timer"), plain("x")], "routes": [control("u", "x", "s")]}
+        problem = parse_flow(raw).problems[0]
+        assert problem.suggestion.endswith("submit with bindings u=#1")
 
     def test_one_for_no_endpoint_is_refused(self, manifest: Make) -> None:
         [problem] = parse_flow({"manifests": [manifest("a")]}, bindings={"z": "a"}).problems
