@@ -39,7 +39,8 @@ _ROUTES = (
     Column("P99", right=True),
     Column("DROPPED", right=True),
 )
-
+_TIMERS = (Column("NODE"), Column("TIMER"), Column("EVERY", right=True))
+_SUBSCRIPTIONS = (Column("NODE"), Column("TOPIC"), Column("DELIVERED", right=True), Column("DROPPED", right=True))
 _DEATHS = (
     Column("WHEN"),
     Column("NODE"),
@@ -86,11 +87,12 @@ def _sections(flow: Mapping[str, Any]) -> Iterator[str]:
         yield output.table(_ROUTES, [_route(route) for route in flow["routes"]])
         for route in flow["routes"]:
             yield from (f"  {line}" for line in _notes(route))
-    for heading in ("timers", "subscriptions"):
-        if flow.get(heading):
-            yield f"\n{click.style(heading.upper(), bold=True)}"
-            for entry in flow[heading]:
-                yield "  " + _entry(entry)
+    if flow.get("timers"):
+        yield f"\n{click.style('TIMERS', bold=True)}"
+        yield output.table(_TIMERS, [_timer(timer) for timer in flow["timers"]])
+    if flow.get("subscriptions"):
+        yield f"\n{click.style('SUBSCRIPTIONS', bold=True)}"
+        yield output.table(_SUBSCRIPTIONS, [_subscription(each) for each in flow["subscriptions"]])
     for node in flow["nodes"]:
         yield from _trouble(node)
         yield from _outcome(node)
@@ -185,10 +187,12 @@ _REASONS = {
 }
 
 
-def _entry(entry: Any) -> str:
-    if isinstance(entry, Mapping):
-        return "  ".join(f"{key}={output.printable(value)}" for key, value in entry.items())
-    return output.printable(entry)
+def _timer(timer: Mapping[str, Any]) -> tuple[Any, ...]:
+    return output.printable(timer["node"]), output.printable(timer["id"]), output.duration(timer["interval_ns"])
+
+
+def _subscription(each: Mapping[str, Any]) -> tuple[Any, ...]:
+    return output.printable(each["node"]), output.printable(each["topic"]), each["delivered"], each["dropped"]
 
 
 def _trouble(node: Mapping[str, Any]) -> Iterator[str]:

@@ -21,6 +21,7 @@ NAVIGATION = {
         "docs/routes",
         "docs/restarts",
         "docs/updates",
+        "docs/orchestrator",
         "docs/environments",
         "docs/conformance",
         "sdk/c/README",
