@@ -1,0 +1,1 @@
+"""A compiled flow of Flowbuilder, and two nodes for it."""
