@@ -10,7 +10,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 # Else each of the thousands of interpreters that the tests start would compile all that it imports again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test lint unit sanitize fuzz test-systemd test-debian model soak search chaos mutants bench-data bench-c bench-start bench-recover bench-upgrade bench-idle bench-fan bench-flow bench-loop reference docs wheel lock clean
+.PHONY: help demo test lint unit sanitize fuzz test-systemd test-debian model go soak search chaos mutants bench-data bench-c bench-start bench-recover bench-upgrade bench-idle bench-fan bench-flow bench-loop reference docs wheel lock clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -47,6 +47,12 @@ test-systemd: .venv/dev ## the service below a real systemd: boots a Debian in a
 
 test-debian: ## the README's two commands in a bare Debian 12, of what is committed (root; takes long)
 	.ci/debian
+
+go: ## the Go SDK by itself: form, vet, tests with the race detector, some seconds of fuzzing (SECONDS=N for each)
+	@command -v go >/dev/null || { echo "Go is missing (1.23 or later): https://go.dev/dl" >&2; exit 1; }
+	cd sdk/go && test -z "$$(gofmt -l .)" && go vet ./... && go test -race -count=1 ./...
+	cd sdk/go && for each in wire:FuzzDecoder shm:FuzzRing shm:FuzzCredit shm:FuzzHeader; do \
+		go test -run '^$$' -fuzz "^$${each#*:}\$$" -fuzztime $(or $(SECONDS),5)s -fuzzminimizetime 1x ./internal/$${each%:*} || exit 1; done
 
 model: ## the ring protocol in every interleaving, under weak memory (Rust; a minute or two)
 	@command -v cargo >/dev/null || { echo "cargo is missing (Rust 1.78 or later, with rustfmt and clippy): https://rustup.rs, or apt-get install rustup && rustup default stable" >&2; exit 1; }
