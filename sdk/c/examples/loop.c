@@ -10,7 +10,7 @@ static int run(chx_worker *worker) {
     for (;;) {
         chx_event event;
         int kind = chx_next(worker, 0, &event);
-        if (kind < 0) return chx_fault(worker, "frame", "Failed", chx_error(worker));
+        if (kind < 0) return chx_fault(worker, "frame", "Failed", chx_error(worker)), chx_exit_code(kind);
         if (kind == CHX_NOTHING) {
             struct pollfd entries[] = {{.fd = chx_worker_fd(worker), .events = POLLIN}}; /* and those of others */
             poll(entries, 1, -1);
@@ -26,7 +26,8 @@ static int run(chx_worker *worker) {
 
 int main(void) {
     chx_worker *worker;
-    int code = chx_worker_inherit(&worker) == 0 ? run(worker) : 1;
+    int result = chx_worker_inherit(&worker);
+    int code = result < 0 ? chx_exit_code(result) : run(worker);
     if (code) fprintf(stderr, "%s\n", chx_error(worker));
     chx_worker_close(worker);
     return code;

@@ -122,6 +122,8 @@ CHX_API void chx_worker_close(chx_worker *worker);
 CHX_API int chx_worker_fd(const chx_worker *worker);
 /* What the last negative result meant. Never NULL. */
 CHX_API const char *chx_error(const chx_worker *worker);
+/* What main() returns after this result: 0, 70 if the daemon is gone, 1 for any other failure. */
+CHX_API int chx_exit_code(int result);
 /* The name of a code of the catalogue, as "route-detached"; NULL for none. A negated code is accepted. */
 CHX_API const char *chx_error_name(int code);
 

@@ -36,8 +36,10 @@ int chx_set_result(chx_worker *worker, const void *cbor, size_t size) {
     return 0;
 }
 
-static bool is_gone(int result) {
-    return result == -CHX_E_CONNECTION_LOST || result == -CHX_E_CONNECTION_CUT || result == -CHX_E_REATTACH_REFUSED;
+int chx_exit_code(int result) {
+    if (result >= 0) return 0;
+    bool gone = result == -CHX_E_CONNECTION_LOST || result == -CHX_E_CONNECTION_CUT || result == -CHX_E_REATTACH_REFUSED;
+    return gone ? DAEMON_GONE : FAILED;
 }
 
 /* The exit code of a node that cannot go on. */
@@ -46,9 +48,8 @@ static int ended(chx_worker *worker, const char *phase, int result) {
     const char *name = result == CHX_FAILED ? "Failed" : result == CHX_AGAIN ? "WouldBlock" : chx_error_name(result);
     if (!*text) text = "the callback has returned a negative result and said nothing";
     fprintf(stderr, "chronetix worker: %s: %s\n", phase, text);
-    if (is_gone(result)) return DAEMON_GONE;
-    chx_fault(worker, phase, name ? name : "Failed", text);
-    return FAILED;
+    if (chx_exit_code(result) == FAILED) chx_fault(worker, phase, name ? name : "Failed", text);
+    return chx_exit_code(result);
 }
 
 static int call_frame(chx_worker *worker, const chx_plugin *plugin, void *state, const chx_frame *frame) {
@@ -129,7 +130,7 @@ int chx_worker_run(chx_worker *worker, const chx_plugin *plugin, void *state) {
 
 static int ended_early(const chx_worker *worker, int result) {
     fprintf(stderr, "chronetix worker: %s\n", chx_error(worker));
-    return is_gone(result) ? DAEMON_GONE : FAILED;
+    return chx_exit_code(result);
 }
 
 int chx_run(const chx_plugin *plugin, void *state) {

@@ -299,11 +299,11 @@ int main(void) {
     static const chx_plugin other = {
         .init = init, .start = start, .frame = on_frame, .tick = on_tick, .message = on_message, .stop = stop};
     chx_worker *worker;
-    if (chx_worker_inherit(&worker) < 0) {
+    int result = chx_worker_inherit(&worker);
+    if (result < 0) {
         fprintf(stderr, "%s\n", chx_error(worker));
-        bool gone = strstr(chx_error(worker), "closed the connection") != NULL;
         chx_worker_close(worker);
-        return gone ? 70 : 1;
+        return chx_exit_code(result);
     }
     const char *role = chx_text(param(worker, "role"), "");
     bool produces = strcmp(role, "sized") == 0 || strcmp(role, "items") == 0 || strcmp(role, "paced") == 0;
