@@ -23,6 +23,7 @@ NAVIGATION = {
         "docs/updates",
         "docs/orchestrator",
         "docs/environments",
+        "docs/your-language",
         "docs/conformance",
         "sdk/c/README",
     ),

@@ -6,7 +6,9 @@ import re
 
 from chronetixctl.conformance.catalogue import CHECKS
 from chronetixctl.conformance.check import PROFILES, Check, Level
+from chronetixctl.conformance.run import cases
 from tests.docs.pages import ROOT, shows, table
+from tests.sdk.languages import LANGUAGES
 
 PAGE = ROOT / "docs" / "conformance.md"
 INCLUDES = {
@@ -41,6 +43,22 @@ def row(check: Check) -> tuple[str, str, str, str]:
 def test_the_page_shows_every_profile_and_every_check() -> None:
     head = ("check", "a worker that passes", "level and forms", "where it is written")
     shows(PAGE, {"profiles": profiles(), "checks": table(head, map(row, CHECKS))})
+
+
+def languages() -> str:
+    rows = []
+    for language in LANGUAGES:
+        cells = []
+        for name in PROFILES:
+            own = [case for case in cases(PROFILES["full"]) if case.profile == name]
+            failed = sum(f"{case.form}-{case.check.name}" in language.fails for case in own)
+            cells.append(f"{len(own) - failed} of {len(own)}")
+        rows.append((language.name, f"`{language.sdk}`", *cells))
+    return table(("language", "SDK", *PROFILES), rows)
+
+
+def test_the_table_of_languages_is_what_their_tests_hold() -> None:
+    shows(ROOT / "docs" / "your-language.md", {"languages": languages()})
 
 
 def test_every_section_that_a_check_names_is_there() -> None:
