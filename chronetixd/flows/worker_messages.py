@@ -164,7 +164,9 @@ class WorkerMessages:
                 name, text, trace = name[:MAX_FAULT_TEXT], text[:MAX_FAULT_TEXT], trace[-MAX_TRACEBACK:]
                 run.worker(node).fault = {"phase": phase, "error": name, "message": text, "traceback": trace}
                 consequence = name == "RouteClosed"
-                run.dispatch(WorkerChanged(node, worker_core.Faulted(phase, f"{name}: {text}", consequence)))
+                run.dispatch(
+                    WorkerChanged(node, worker_core.Faulted(phase, f"{name}: {text}" if text else name, consequence))
+                )
             case wire.Segment():
                 self._held_frames.note_activity()
                 told = wiring.grow(node, message, descriptors)

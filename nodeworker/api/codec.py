@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol
 
-from chronetix.nodeworker.api.errors import said
+from chronetix.nodeworker.api.errors import named, said
 from chronetix.protocol import cbor
 from chronetix.protocol.content import arrays, json, npy, octets
 from chronetix.protocol.content import cbor as data_cbor
@@ -155,7 +155,7 @@ class Codec:
         return error("payload-unencodable", type=kind, content_type=self.content_type, route=where, reason=text)
 
     def _undecodable(self, reason: Exception, where: str) -> Exception:
-        text = f"{type(reason).__name__}: {said(reason)}"
+        text = named(reason)
         return error("payload-undecodable", route=where, content_type=self.content_type, reason=text)
 
     def _relayed(self, frame: Frame) -> Buffer | None:

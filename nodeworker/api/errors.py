@@ -33,12 +33,27 @@ def sendable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
+DONE = "a node that is done says so by ctx.finish()"
+
+
 def said(reason: BaseException) -> str:
-    """Its text, to be sent; an exception of a plugin may fail to tell."""
+    """Its text, to be sent; an exception of a plugin may fail to tell. Those with which Python programs end early say
+    what ends a node."""
+    if isinstance(reason, SystemExit):
+        return f"the plugin called sys.exit({shown(reason.code)}); {DONE}"
     try:
-        return sendable(str(reason))
+        text = sendable(str(reason))
     except Exception as defect:
         return f"(its text cannot be shown: str() raised {type(defect).__name__})"
+    if not text and type(reason).__name__ == "CancelledError":  # without an import of asyncio, which few plugins need
+        return f"the plugin let a cancellation out of its callback; {DONE}"
+    return text
+
+
+def named(reason: BaseException) -> str:
+    """Its class and its text; the class alone where there is no text."""
+    text = said(reason)
+    return f"{type(reason).__name__}: {text}" if text else type(reason).__name__
 
 
 def shown(value: object) -> str:

@@ -17,7 +17,7 @@ from functools import partial
 from types import CoroutineType
 from typing import Any, NoReturn, TypeVar
 
-from chronetix.nodeworker.api.errors import said
+from chronetix.nodeworker.api.errors import named
 from chronetix.nodeworker.api.message import Message
 from chronetix.nodeworker.api.outputs import Notes, Origin
 from chronetix.nodeworker.engine import children
@@ -312,7 +312,7 @@ class AsyncLoop(Loop):
         try:
             await self._closed(made)
         except (Exception, Exited) as further:
-            reason.add_note(f"closing the source then raised {type(further).__name__}: {said(further)}")
+            reason.add_note(f"closing the source then raised {named(further)}")
 
     async def _produced(self, made: Any) -> None:
         items = made if hasattr(made, "__aiter__") else None

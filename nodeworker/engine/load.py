@@ -19,6 +19,7 @@ from types import ModuleType
 from typing import Any
 
 from chronetix.nodeworker.api import files
+from chronetix.nodeworker.api.errors import named
 from chronetix.nodeworker.api.tracebacks import users_frame
 from chronetix.nodeworker.builtins import BUILTINS
 from chronetix.protocol.errors import ChronetixError, error
@@ -100,7 +101,7 @@ def _is_free(top: str, root: str) -> bool:
 
 def _raised(cause: BaseException) -> str:
     """What was raised, and in which line of the plugin's."""
-    return f"{type(cause).__name__}: {cause}{_where(cause)}"
+    return f"{named(cause)}{_where(cause)}"
 
 
 def _where(cause: BaseException) -> str:

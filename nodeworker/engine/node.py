@@ -18,7 +18,7 @@ from msgspec.structs import replace as replace_fields
 
 from chronetix.nodeworker.api import codec
 from chronetix.nodeworker.api.context import Context, Host
-from chronetix.nodeworker.api.errors import said, shown
+from chronetix.nodeworker.api.errors import named, shown
 from chronetix.nodeworker.api.message import Message
 from chronetix.nodeworker.api.outputs import Origin, Outputs, Sender
 from chronetix.nodeworker.api.plugin import Plugin, bind, is_asynchronous
@@ -236,7 +236,7 @@ class Node:
             try:
                 self._close(items)
             except Exception as further:
-                reason.add_note(f"closing the source then raised {type(further).__name__}: {said(further)}")
+                reason.add_note(f"closing the source then raised {named(further)}")
             self.phase = phase
             raise
         self._close(items)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from time import monotonic_ns
 from typing import TYPE_CHECKING, Any
 
-from chronetix.nodeworker.api.errors import Interrupted, said
+from chronetix.nodeworker.api.errors import Interrupted, named
 from chronetix.nodeworker.api.message import Answer, Message
 from chronetix.nodeworker.engine import children
 from chronetix.nodeworker.engine.loop import Finish, Mailbox
@@ -51,7 +51,7 @@ class FlowFailed(Exception):
 
     def __str__(self) -> str:
         cause = self.args[2]
-        return f"node {self.node} failed in {self.phase}: {type(cause).__name__}: {cause}"
+        return f"node {self.node} failed in {self.phase}: {named(cause)}"
 
 
 class Member:
@@ -271,7 +271,7 @@ class Member:
             try:
                 work()
             except (Exception, Interrupted) as reason:
-                what = f"{type(reason).__name__}: {said(reason)}"
+                what = named(reason)
                 self.node.ctx.log.error("raised while the flow ended at once", phase=self.node.phase, error=what)
 
     def _close_source(self) -> None:

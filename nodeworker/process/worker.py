@@ -530,9 +530,7 @@ class Worker:
         code = FAILED
         if isinstance(reason, SystemExit):
             code = reason.code if isinstance(reason.code, int) and 0 < reason.code < 256 else FAILED
-            name = "SystemExit"
-            message = f"the plugin called sys.exit({reason.code!r}); a node that is done says so by ctx.finish()"
-        elif isinstance(reason, ChronetixError):
+        if isinstance(reason, ChronetixError):
             name, message = reason.name, f"{reason.message}. {reason.hint}"
         else:
             name, message = type(reason).__name__, said(reason)

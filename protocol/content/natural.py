@@ -27,6 +27,9 @@ import msgspec
 MAX_DEPTH: Final = 200
 """Containers inside each other. Bounds what reading takes of the stack, also in a plugin that is deep in calls."""
 
+MAX_PATH: Final = 160
+"""Characters of a place in a value that are shown."""
+
 MINUTE: Final = datetime.timedelta(minutes=1)
 
 TIMES: Final = (datetime.datetime, datetime.date, datetime.time, datetime.timedelta)
@@ -47,7 +50,8 @@ class Unfit(TypeError):
         return self
 
     def __str__(self) -> str:
-        return f"at {self.path}: {self.reason}" if self.path else self.reason
+        path = self.path if len(self.path) <= MAX_PATH else f"{self.path[:MAX_PATH]}…"
+        return f"at {path}: {self.reason}" if path else self.reason
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -162,7 +162,7 @@ class TestAFlow:
             node("a", feeds="b", type=OCTETS, arena_limit=64 << 20),
             node("b", sees="a", type=OCTETS),
         )
-        assert deployment.results["b"] == [(i, 3 << 20) for i in range(10)]
+        assert deployment.results["b"] == [[i, 3 << 20] for i in range(10)]
 
     def test_lets_a_node_have_inputs_and_items_of_its_own(self, run):
         class Both:

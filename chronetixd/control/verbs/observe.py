@@ -72,6 +72,10 @@ async def _logs(context: VerbContext, args: LogsArgs, emit: Emit) -> Any:
         if args.run is not None:
             begin, until = run_span(context.flows.stored(run.name), args.run)
             since = max(since, begin)
+    elif args.node is not None and not args.follow:
+        known = sorted({node for run in context.flows for node in run.plan.nodes})
+        if args.node not in known:
+            raise error("node-not-found", flow=None, node=args.node, nearest=nearest(args.node, known))
     older = context.logs.older(args.flow, args.node) if args.after is None else None
     return await stream(context, context.logs.feed, wanted, args, emit, older, args.mark)
 

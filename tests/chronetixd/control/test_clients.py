@@ -258,6 +258,18 @@ def test_validate_names_every_problem_and_starts_nothing(one_peer: Any) -> None:
     assert one_peer.call("list") == {"flows": []}
 
 
+def test_logs_of_a_node_that_no_flow_has_are_refused_unless_one_may_come(peer: Any, scripted: Any) -> None:
+    peer.call("submit", flow=scripted("at_once"), name="f", wait="stopped")
+    known = peer.call("describe", flow="f")["nodes"][0]["node"]
+    peer.call("logs", node=known)
+    failure = peer.end(peer.begin("logs", node=f"{known}x"))
+    assert (failure.name, failure.message) == ("node-not-found", f"there is no node {known}x")
+    assert failure.hint == f"Nearest name: {known}. `chronetixctl ls` lists the flows."
+    following = peer.begin("logs", node=f"{known}x", follow=True)
+    peer.send(type(peer).cancel(following))
+    assert peer.end(following).name == "cancelled"
+
+
 def test_logs_of_a_node_that_the_flow_does_not_have_are_refused(peer: Any, scripted: Any) -> None:
     peer.call("submit", flow=scripted("good"), name="f", wait="running")
     failure = peer.refused("logs", flow="f", node="goood")
