@@ -10,7 +10,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 # Else each of the thousands of interpreters that the tests start would compile all that it imports again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test lint unit sanitize fuzz test-systemd test-debian model go soak search chaos mutants bench-data bench-c bench-start bench-recover bench-upgrade bench-idle bench-fan bench-flow bench-loop reference docs wheel lock clean
+.PHONY: help demo test lint unit sanitize fuzz test-systemd test-debian model go soak search chaos mutants bench-data bench-c bench-start bench-recover bench-upgrade bench-idle bench-fan bench-flow bench-loop bench-compile reference docs wheel lock clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -91,6 +91,9 @@ bench-flow: .venv/bench ## a flow as its author writes it, beside pyzmq, multipr
 
 bench-recover: .venv/bench ## from kill -9 of a worker to its successor's first frame, beside supervisord and dora
 	$(BIN)/python -m bench.recover $(if $(JSON),--json $(JSON))
+
+bench-compile: .venv/dev ## flows of 100 to 10,000 nodes from their text to their compiled form
+	$(BIN)/python -m bench.compile $(if $(JSON),--json $(JSON))
 
 bench-loop: .venv/dev ## what a neighbour's version takes while others start, die, are described, wait for a disk
 	$(BIN)/python -m bench.loop $(if $(JSON),--json $(JSON))

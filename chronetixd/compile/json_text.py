@@ -33,7 +33,9 @@ class _Reader:
     def __init__(self, text: str, duplicate: Callable[[Position, str], None]) -> None:
         self._text = text
         self._duplicate = duplicate
-        self._starts = [0, *(match.end() for match in re.finditer("\n", text))]
+        self._starts = [0, *(match.end() for match in re.finditer("\n", text)), len(text) + 1]
+        self._line = 1
+        """The line of the place that was asked for last; the next one is mostly on it."""
 
     def document(self) -> SyntaxNode:
         node, at = self._value(self._skip(0), 1)
@@ -43,8 +45,10 @@ class _Reader:
         return node
 
     def _place(self, at: int) -> Position:
-        line = bisect_right(self._starts, at)
-        return Position(line, at - self._starts[line - 1] + 1)
+        starts = self._starts
+        if not starts[self._line - 1] <= at < starts[self._line]:
+            self._line = bisect_right(starts, at, 0, len(starts) - 1)
+        return Position(self._line, at - starts[self._line - 1] + 1)
 
     def _fault(self, at: int, what: str) -> Unreadable:
         seen = self._text[at : at + 1]

@@ -116,8 +116,11 @@ def _check_text(place: Position, text: str) -> None:
 
 
 def _extent(children: list[SyntaxNode]) -> tuple[int, int]:
-    size = 1 + sum(child.size for child in children)
-    return size, 1 + max((child.height for child in children), default=0)
+    size, height = 1, 0
+    for child in children:
+        size += child.size
+        height = max(height, child.height)
+    return size, height + 1
 
 
 def _limited(node: SyntaxNode) -> SyntaxNode:

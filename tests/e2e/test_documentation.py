@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("**/*.md"))]
 BY_CI = {"make demo", "make test"}
 """The README's two commands: the checks of a submission run them as they stand."""
-BENCHES = ("data", "flow", "c", "start", "idle", "fan", "recover", "upgrade", "loop")
+BENCHES = ("data", "flow", "c", "start", "idle", "fan", "recover", "upgrade", "loop", "compile")
 UNITS = ("tests/protocol/test_framing.py", '"tests/shm -k latest"')
 BY_HAND = {
     """py-spy dump --pid "$(chronetixctl describe FLOW -o json | jq '.nodes[] | select(.node == "NODE").pid')\"""",
