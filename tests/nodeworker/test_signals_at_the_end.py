@@ -55,6 +55,7 @@ NUMBERS = """
     def numbers(ctx):
         yield from range(100)
 """
+MINUTE_NS = 60 * 10**9
 LAST = {"finishes": "pass", "fails": "self.trace_from(sys._getframe()); raise ValueError('the last one')"}
 
 
@@ -66,7 +67,9 @@ def test_a_signal_before_each_line_of_the_end_changes_nothing(
     source = plugin(NUMBERS) + ":numbers"
     sink = plugin(PLUGIN.format(a=a, last=LAST[last])) + ":Sink"
     daemon.start(configure("a", source, "ab>b"))
-    worker = daemon.start(configure("b", sink, "ab<a", params={"into": str(tmp_path)}, terminate_ns=60 * 10**9))
+    worker = daemon.start(
+        configure("b", sink, "ab<a", params={"into": str(tmp_path)}, terminate_ns=MINUTE_NS, end_ns=MINUTE_NS)
+    )
     daemon.wire()
     daemon.begin()
     daemon.until(lambda: not worker.open)

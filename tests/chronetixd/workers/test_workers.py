@@ -166,12 +166,13 @@ def test_what_workers_print_is_kept_line_by_line_and_within_bounds(scripted: Flo
 
 
 def test_flows_leave_no_descriptor_in_the_daemon(scripted: Flow, peer: Any, daemon: Any) -> None:
+    """A descriptor that the daemon has for a moment only, as for its journal, may be among those counted at first."""
     peer.call("submit", flow=scripted("at_once"), wait="stopped")
     before = len(os.listdir(f"/proc/{daemon.process.pid}/fd"))
-    for behaviour in ("at_once", "faults", "garbage", "offers_a_pipe"):
+    for behaviour in ("at_once", "faults", "garbage", "offers_a_pipe") * 2:
         peer.call(
             "submit",
             flow=scripted("good", behaviour) if behaviour != "at_once" else scripted(behaviour),
             wait="stopped",
         )
-    assert len(os.listdir(f"/proc/{daemon.process.pid}/fd")) == before
+    assert len(os.listdir(f"/proc/{daemon.process.pid}/fd")) <= before
