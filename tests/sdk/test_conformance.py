@@ -26,17 +26,18 @@ def named(case: Case) -> str:
 
 def program(language: Language, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Built once for all processes of the tests."""
-    if language.missing:
-        pytest.skip(f"{', '.join(language.missing)} missing: the conformance of {language.name} is not tested")
+    assert language.missing is not None
+    assert language.build is not None
+    if lack := language.missing():
+        pytest.skip(f"{language.sdk}: {lack}")
     base = tmp_path_factory.getbasetemp()
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / f"tested-{language.name}"
-    folder.mkdir(exist_ok=True)
-    with (folder / "lock").open("w") as lock:
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    made = shared / f"tested-{language.name}"
+    with made.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (folder / "tested").exists():
-            assert language.build is not None
-            language.build(folder / "tested")
-    return folder / "tested"
+        if not made.exists():
+            made.symlink_to(language.build(shared))
+    return made
 
 
 @pytest.mark.parametrize(
