@@ -30,6 +30,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "submit": ("chronetixctl.submit:submit", "Submit a flow and wait until it runs."),
         "validate": ("chronetixctl.validate:validate", "Check a flow without running it; needs no daemon."),
         "compile": ("chronetixctl.validate:compile_", "Compile a flow's DSL and print the result."),
+        "graph": ("chronetixctl.graph:graph", "Draw a flow as text, Mermaid, Graphviz or SVG."),
         "diff": ("chronetixctl.diff:diff", "Compare a running flow with the one in a file."),
         "apply": ("chronetixctl.apply:apply", "Change a running flow into the one in a file."),
         "rollout": ("chronetixctl.rollout:rollout", "Show the roll-outs of a flow, or undo the last one."),
