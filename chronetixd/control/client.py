@@ -249,7 +249,10 @@ class ControlClient:
         self._deadline.cancel()
         returns = hello.role == "worker" and wire.REATTACH in hello.features
         roles = ("worker",) if returns else ("client",)
-        reply = handshake.answer(hello, daemon=self._daemon, roles=roles, max_frame=self._limits()[0])
+        features = wire.WORKER_FEATURES if returns else ()
+        reply = handshake.answer(
+            hello, daemon=self._daemon, roles=roles, features=features, max_frame=self._limits()[0]
+        )
         if isinstance(reply, wire.Welcome):
             self._connection.pass_rights(MAX_WAITING if returns else MAX_DESCRIPTORS)
         self._connection.send(reply)

@@ -51,6 +51,10 @@ GONE = frozenset({WorkerState.EXITED, WorkerState.FAILED})
 """States of a worker that has no process and will get none."""
 
 
+CLAIM = "claim"
+"""The phase of a fault of a worker that had not finished as it said."""
+
+
 class Exit(NamedTuple):
     """How a process ended: an exit code or the name of a signal, never both; neither when the exit could not be
     observed."""
@@ -145,14 +149,17 @@ class HasFinished(Struct, frozen=True):
 
 class Faulted(Struct, frozen=True):
     """It cannot go on. ``phase`` is one of messages.Fault's, or ``protocol`` when it broke the rules of the wire,
-    ``liveness`` when it failed its probe, ``daemon`` when the daemon could not serve it.
+    ``liveness`` when it failed its probe, ``daemon`` when the daemon could not serve it, ``claim`` when its memory
+    shows that it had not finished as it said.
 
-    ``consequence``: it only reports that a peer was gone, so the cause is another worker.
+    ``consequence``: it only reports that a peer was gone, so the cause is another worker. ``final``: frames of a route
+    were given up, so that its flow fails whatever the rule of its node says.
     """
 
     phase: str
     message: str
     consequence: bool = False
+    final: bool = False
 
 
 class SignalSent(Struct, frozen=True):
@@ -355,6 +362,8 @@ class WorkerMachine:
             case Faulted():
                 if self.fault is None:
                     self.fault = event
+                if event.phase == CLAIM:
+                    self.finished, self.result = False, None
             case ProcessExited(exit):
                 self.exit = exit
             case RespawnSent():

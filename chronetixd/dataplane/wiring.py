@@ -10,9 +10,11 @@ many events.
 
 from __future__ import annotations
 
+import os
 import resource
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 from chronetix import shm
@@ -24,9 +26,10 @@ from chronetixd.core.wiring.incarnations import LostMemory
 from chronetixd.core.wiring.machine import WiringMachine
 from chronetixd.core.wiring.route_table import Close, NodeMessage
 from chronetixd.core.wiring.segments import check_new
-from chronetixd.core.wiring.stages import MAX_SEGMENTS, DataRoute, Handle, LineEnd, Snapshot, check_count
+from chronetixd.core.wiring.stages import MAX_SEGMENTS, DataRoute, Ends, Handle, LineEnd, Snapshot, Stage, check_count
 from chronetixd.dataplane import rebuild
 from chronetixd.dataplane.checked import checked
+from chronetixd.dataplane.claims import broken_rule, misfit, unfinished
 from chronetixd.dataplane.lines import Lines
 from chronetixd.dataplane.pack import PackedWiring, Packer, Unpacker
 from chronetixd.dataplane.recovered import RecoveredMemory
@@ -247,6 +250,7 @@ class FlowWiring:
                 self._check_share(node, len(message.segments))
             rings = [checked(next(fds), "ring", f"the ring of route {stage.route.id!r}") for stage in ends.rings]
             credits = [checked(next(fds), "credit", f"the credits of route {s.route.id!r}") for s in ends.credits]
+            self.check_fits(node, ends, rings, credits)
             segments = {index: next(fds) for index in message.segments}
             for index, fd in segments.items():
                 self._check_segment(node, index, fd)
@@ -259,6 +263,18 @@ class FlowWiring:
         descriptors.clear()
         self._map_stages(node)
         return _sent(told)
+
+    def check_fits(self, node: str, ends: Ends, rings: Iterable[int], credits: Iterable[int]) -> None:
+        """Raise ProtocolError ``descriptor-refused`` if a RING or CREDIT is not what the port of ``node`` says, so that
+        the peer could not be linked to it."""
+        ports = self.machine.table.ports
+        for kind, stages, fds in (("ring", ends.rings, rings), ("credits", ends.credits, credits)):
+            for stage, fd in zip(stages, fds, strict=True):
+                known = ports.get((node, stage.route.id))
+                port = stage.port or known if kind == "credits" else known
+                reason = misfit(stage, port, fd, with_policy=kind == "ring")
+                if reason:
+                    raise error("descriptor-refused", what=f"the {kind} of route {stage.route.id!r}", reason=reason)
 
     def _map_stages(self, node: str) -> None:
         """Map the stages of ``node`` while there is memory, so that their counters can be read when they are over."""
@@ -346,6 +362,43 @@ class FlowWiring:
         """Return the descriptors to send with a message; they are the receiver's. Raises OSError when no descriptors
         are left."""
         return self._lines.sendable(descriptors)
+
+    # -- what workers claim --------------------------------------------------------------------------------
+
+    def unfinished(self, node: str) -> str:
+        """Return why the worker of ``node``, which has said that it has finished and is gone, had not; an empty string
+        if it had."""
+        table = self.machine.table
+        node_ends = table.nodes[node]
+        if node_ends.memory is None:
+            return ""
+        inputs: list[tuple[Stage, int | None]] = []
+        for route in node_ends.inputs:
+            chain = table.chains[route.id]
+            ends = [after.base_seq - stage.base_seq for stage, after in pairwise(chain)]
+            inputs += zip(chain, [*ends, None], strict=True)
+        return unfinished(node_ends.memory, table.present(node_ends.outputs), inputs)
+
+    def accused_by(self, node: str, message: wire.Accuse) -> tuple[str, str]:
+        """Return the node that ``node`` accuses, and the rule that this peer has broken, as the memory of the route
+        shows; an empty string if it shows none. Raises ProtocolError for a route that is not linked to ``node``."""
+        table = self.machine.table
+        for route in (*table.nodes[node].inputs, *table.nodes[node].outputs):
+            stages = table.chains[route.id] if route.id == message.route else ()
+            for stage in stages:
+                if (
+                    stage.epoch != message.epoch
+                    or not stage.complete
+                    or not (stage.told_producer or stage.told_consumer)
+                ):
+                    continue
+                memory = stage.producer.segments if stage.producer is not None else {}
+                sizes = {index: os.fstat(fd).st_size for index, fd in memory.items()}
+                if route.target == node:
+                    return route.source, broken_rule(stage, "producer", sizes)
+                return route.target, broken_rule(stage, "consumer", sizes)
+        reason = f"stage {message.epoch} of route {message.route!r} is not linked to node {node!r}"
+        raise error("malformed-message", type="accuse", reason=reason)
 
     # -- changed routes ------------------------------------------------------------------------------------
 

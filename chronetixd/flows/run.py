@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import structlog
 
 from chronetix.protocol import messages as wire
-from chronetix.protocol.errors import ChronetixError, LocalError
+from chronetix.protocol.errors import ChronetixError, LocalError, error
 from chronetixd.core import flow_messages as core
 from chronetixd.core import worker as worker_core
 from chronetixd.core.change import Change
@@ -437,9 +437,43 @@ class FlowRun:
         self.taps.worker_exited(node)
         self._services.exit_records.add(death)
         incarnation = self.workers[node].incarnation
+        self._check_finished(node, ended)
         self.dispatch(WorkerChanged(node, worker_core.ProcessExited(ended)))
         subject = self.machine.workers.get(node)
         self.worker_records.note_exited(node, incarnation, well=subject is None or subject.state is WorkerState.EXITED)
+
+    def _check_finished(self, node: str, ended: Exit) -> None:
+        """Fault the worker of ``node``, which is gone, if it has said that it had finished and its memory shows that it
+        had not. A worker that hands its node over, or whose node was removed, leaves its routes as they are; after a
+        failure of the flow, the first cause counts."""
+        machine = self.machine
+        subject = machine.workers.get(node)
+        if subject is None or subject.state is not WorkerState.FINISHED or ended != Exit(code=0):
+            return
+        if machine.failure is not None or node in machine.leaving | machine.retiring:
+            return
+        reason = self.wiring.unfinished(node)
+        if reason:
+            lie = error("claim-refuted", node=node, claim="that it has finished", reason=reason)
+            self.dispatch(WorkerChanged(node, worker_core.Faulted(worker_core.CLAIM, lie.message)))
+
+    def peer_accused(self, node: str, message: wire.Accuse) -> None:
+        """Fail the flow because ``node`` has given up a route whose peer broke its rules. The peer is charged if the
+        memory of the route shows a broken rule, otherwise ``node`` is: no worker can have another one killed by its
+        word alone. Nothing is restarted, because the frames of the route are given up. Raises ProtocolError."""
+        accused, reason = self.wiring.accused_by(node, message)
+        rule = message.rule[:MAX_RULE]
+        if reason:
+            liar, lie = accused, error("peer-lied", node=accused, route=message.route, finder=node, reason=reason)
+        else:
+            what = {"node": node, "accused": accused, "route": message.route, "reason": rule}
+            liar, lie = node, error("accusation-unproven", **what)
+        if self.machine.workers[liar].state in UNFAULTABLE:
+            if self.machine.restarts:
+                self.dispatch(core.SuccessionFailed(liar, lie.message))
+            return
+        self.dispatch(WorkerChanged(liar, worker_core.Faulted("protocol", lie.message, final=True)))
+        self.workers[liar].signal(kill=True)
 
     async def exits(self) -> dict[str, list[ExitRecord]]:
         """Return the last exits of each node, including those of earlier runs of this flow."""
@@ -559,6 +593,12 @@ class FlowRun:
 def _now() -> core.ClockAndChance:
     return core.ClockAndChance(time.monotonic_ns(), random.random())
 
+
+MAX_RULE = 1024
+"""Characters that are kept of what a worker says about a peer."""
+
+UNFAULTABLE = worker_core.GONE | {WorkerState.SPAWNING, WorkerState.RESTARTING, WorkerState.TERMINATING}
+"""States of a worker that cannot be faulted: it is gone, is not there yet, or is being ended."""
 
 FROM_WORKER = (
     worker_core.Greeted,

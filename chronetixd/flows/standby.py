@@ -113,7 +113,13 @@ class Standby:
     def _hello(self, hello: wire.Hello) -> None:
         self._greeted = True
         services = self._services
-        reply = handshake.answer(hello, daemon=services.daemon, roles=("worker",), max_frame=services.max_frame)
+        reply = handshake.answer(
+            hello,
+            daemon=services.daemon,
+            roles=("worker",),
+            features=wire.WORKER_FEATURES,
+            max_frame=services.max_frame,
+        )
         self.worker.send(reply)
         if isinstance(reply, wire.Failure):
             self._fault(f"was refused: {reply.message}")

@@ -58,6 +58,9 @@ class MessagesRun(Protocol):
     def protocol_broken(self, node: str, what: str) -> None:
         """Fault and kill the worker of ``node``, which broke the protocol."""
 
+    def peer_accused(self, node: str, message: wire.Accuse) -> None:
+        """Find out whether ``node`` or the peer that it accuses is at fault. Raises ProtocolError."""
+
     def keep_descriptors(self) -> None:
         """Store new memory with the service manager, before any worker is told of it."""
 
@@ -119,7 +122,11 @@ class WorkerMessages:
 
     def _hello(self, node: str, hello: wire.Hello) -> None:
         reply = handshake.answer(
-            hello, daemon=self._services.daemon, roles=("worker",), max_frame=self._services.max_frame
+            hello,
+            daemon=self._services.daemon,
+            roles=("worker",),
+            features=wire.WORKER_FEATURES,
+            max_frame=self._services.max_frame,
         )
         worker = self._run.worker(node)
         worker.features = tuple(hello.features)
@@ -141,6 +148,8 @@ class WorkerMessages:
                 self._taps.linked(node, routes)
             case wire.GaveUp(route=route, waited_ns=waited_ns):
                 self._gave_up(node, route, waited_ns)
+            case wire.Accuse():
+                run.peer_accused(node, message)
             case wire.Offer():
                 self._offered(node, message, descriptors)
             case wire.Linked():

@@ -252,6 +252,13 @@ class Wiring:
         if tap is not None and self.outputs is not None:
             self.outputs.drop_tap(tap)
 
+    def epoch(self, route: str) -> int | None:
+        """The stage of ``route`` that is worked on: of an input the oldest that is left. None for a route that is not
+        ours."""
+        if route in self.producers:
+            return self.producers[route].epoch
+        return next((end.epoch for end in self.stages.all() if end.route == route), None)
+
     def inlet(self) -> Inlet:
         """Takes from every input."""
         return self.stages.inlet

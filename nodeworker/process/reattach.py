@@ -21,6 +21,7 @@ from chronetix.nodeworker.process.link import ControlLink
 from chronetix.nodeworker.process.streams import Streams
 from chronetix.protocol.errors import ChronetixError
 from chronetix.protocol.messages import (
+    ACCUSE,
     HANDOVER,
     PROTOCOL_VERSIONS,
     REATTACH,
@@ -135,7 +136,9 @@ class Reattachment:
 
     def _introduce(self) -> None:
         """Raises DaemonGone when refused; OSError, EOFError or ProtocolError when this daemon is no good, or gone."""
-        hello = Hello(protocol=list(PROTOCOL_VERSIONS), role="worker", features=[REATTACH, HANDOVER], pid=os.getpid())
+        hello = Hello(
+            protocol=list(PROTOCOL_VERSIONS), role="worker", features=[REATTACH, HANDOVER, ACCUSE], pid=os.getpid()
+        )
         self._link.send_first(hello)
         self._expect(Welcome)
         reattach, descriptors, further = self._describe()

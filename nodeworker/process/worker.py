@@ -44,8 +44,10 @@ from chronetix.protocol.errors import ChronetixError, error, from_failure
 from chronetix.protocol.framing import encode, type_of
 from chronetix.protocol.handshake import concluded
 from chronetix.protocol.messages import (
+    ACCUSE,
     HANDOVER,
     PROTOCOL_VERSIONS,
+    Accuse,
     Assign,
     Configure,
     Drain,
@@ -68,7 +70,7 @@ from chronetix.protocol.messages import (
     ToWorker,
     WireMessage,
 )
-from chronetix.shm import Doorbell
+from chronetix.shm import Doorbell, PeerFault
 
 if TYPE_CHECKING:
     from chronetix.nodeworker.process.async_worker import AsyncRun
@@ -141,6 +143,8 @@ class Worker:
         """The handlers of the program that was there before; for :meth:`close`."""
         self._leaving = False
         """The node has ended: SIGTERM leaves the process less time for its own end, and interrupts nothing."""
+        self._accuses = False
+        """The daemon knows the message by which a worker reports a peer."""
         self._ended_by: BaseException | None = None
         """Kept until the inputs are abandoned: with it go the frames that were worked on, and with these their credits,
         as if they had been done with."""
@@ -311,14 +315,14 @@ class Worker:
             self._hangs = ending.told(limit_s, what) if what else ""
 
     def _hello(self) -> Configure:
-        hello = Hello(protocol=list(PROTOCOL_VERSIONS), role="worker", features=[HANDOVER], pid=os.getpid())
+        hello = Hello(protocol=list(PROTOCOL_VERSIONS), role="worker", features=[HANDOVER, ACCUSE], pid=os.getpid())
         self._link.send(hello)
         if self._place is SPARE:
             self._place = self._await_assignment()
             _rename(self._place.name)
         if self._place is not AS_IT_IS:
             _move_to(self._place)
-        concluded(hello, self._receive()[0])
+        self._accuses = ACCUSE in concluded(hello, self._receive()[0]).features
         configure, _ = self._receive()
         if not isinstance(configure, Configure):
             raise error("unexpected-message", type=type_of(configure), when="where configure is due")
@@ -537,11 +541,20 @@ class Worker:
         text = sendable(told(reason))[-TRACEBACK_LIMIT:]
         print(text, end="", file=sys.stderr)
         try:
+            self._accuse(reason)
             self._link.send(Fault(phase=phase, error=name, message=message[:MESSAGE_LIMIT], traceback=text))
         except OSError as gone:
             print(f"chronetix worker: the daemon is gone ({gone}); stopping", file=sys.stderr)
             return DAEMON_GONE
         return code
+
+    def _accuse(self, reason: BaseException) -> None:
+        """Tell the daemon which peer broke the rules of a route, if that is the ``reason``. Raises OSError."""
+        route = reason.args[1] if isinstance(reason, PeerFault) and len(reason.args) > 1 else None
+        epoch = self._wiring.epoch(route) if self._wiring is not None and route is not None else None
+        if self._accuses and route is not None and epoch is not None:
+            rule = sendable(str(reason.args[0]))[:MESSAGE_LIMIT]
+            self._link.send(Accuse(route=route, rule=rule, epoch=epoch))
 
 
 def _hung(text: str) -> Fault:

@@ -38,9 +38,11 @@ from chronetix.protocol.messages.call import (
     Result,
 )
 from chronetix.protocol.messages.connection import (
+    ACCUSE,
     HANDOVER,
     PROTOCOL_VERSIONS,
     REATTACH,
+    WORKER_FEATURES,
     Failure,
     Hello,
     Welcome,
@@ -52,6 +54,7 @@ from chronetix.protocol.messages.launcher import (
     SpawnFailed,
 )
 from chronetix.protocol.messages.memory import (
+    Accuse,
     Conclude,
     Detach,
     Drained,
@@ -90,11 +93,14 @@ from chronetix.protocol.messages.reattach import (
 )
 
 __all__ = [
+    "ACCUSE",
     "HANDOVER",
     "LOG_LEVELS",
     "MAX_FRAME",
     "PROTOCOL_VERSIONS",
     "REATTACH",
+    "WORKER_FEATURES",
+    "Accuse",
     "Assign",
     "Call",
     "Cancel",
@@ -173,6 +179,7 @@ WorkerMessage = (
     | Linked
     | Drained
     | GaveUp
+    | Accuse
     | Segment
     | SegmentMapped
     | SegmentDropped

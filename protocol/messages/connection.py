@@ -12,8 +12,16 @@ PROTOCOL_VERSIONS = (1,)
 HANDOVER = "handover"
 """The feature in the hello of a worker that can stand by, and can hand its node over to another worker."""
 
+ACCUSE = "accuse"
+"""The feature in the hello of a worker that reports a peer that broke the ABI. The welcome names it if the daemon knows
+the message :class:`Accuse`."""
+
 REATTACH = "reattach"
 """The feature in the hello of a worker that reattaches: a :class:`Reattach` is its next message."""
+
+
+WORKER_FEATURES = (HANDOVER, REATTACH, ACCUSE)
+"""The features of workers that this daemon knows."""
 
 
 class Hello(WireMessage, tag="hello", frozen=True):

@@ -199,6 +199,17 @@ class GaveUp(WireMessage, tag="gave-up", frozen=True):
     waited_ns: Count
 
 
+class Accuse(WireMessage, tag="accuse", frozen=True):
+    """Worker to daemon: the peer at the other end of the stage ``epoch`` of ``route`` has written what the ABI forbids
+    (shm/SPEC.md, 8); ``rule`` says which rule. The worker has given the route up. Only to a daemon whose welcome names
+    the feature ``accuse``.
+    """
+
+    route: str
+    rule: str
+    epoch: Count = 0
+
+
 class Retract(WireMessage, tag="retract", frozen=True):
     """Daemon to producer: send nothing more on output ``route`` and close it; the node runs on with the others."""
 

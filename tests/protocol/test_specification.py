@@ -151,8 +151,33 @@ class TestDocument:
         assert limits["descriptors for each sendmsg"] == str(descriptors.MAX_PER_SENDMSG)
         assert limits["descriptors that wait"] == str(descriptors.MAX_WAITING)
 
+    def test_its_table_of_defaults_is_that_of_the_messages(self) -> None:
+        section = PROTOCOL.split("### Defaults")[1].split("### ")[0]
+        shown = set(re.findall(r"^\| (\S.*?) \| `(\w+)` \| (.+) \|$", section, re.MULTILINE))
+        wanted = set()
+        for struct in STRUCTS:
+            message = issubclass(struct, WireMessage)
+            name = f"`{type_of(struct)}`" if message else rule_name(struct.__name__).replace("-", " ")
+            wanted |= {
+                (name, field.name, json.dumps(field.default))
+                for field in msgspec.structs.fields(struct)
+                if field.default is not msgspec.NODEFAULT and field.default
+            }
+        assert shown == wanted
+
+    def test_its_table_of_features_is_the_code_s(self) -> None:
+        section = PROTOCOL.split("### Features")[1].split("### ")[0]
+        assert set(re.findall(r"^\| `([a-z-]+)` \|", section, re.MULTILINE)) == set(messages.WORKER_FEATURES)
+
+    def test_its_profiles_name_messages_that_there_are(self) -> None:
+        section = PROTOCOL.split("### Profiles")[1].split("### ")[0]
+        named = {
+            name for row in re.findall(r"^\| .*$", section, re.MULTILINE) for name in re.findall(r"`([a-z-]+)`", row)
+        }
+        assert named - {type_of(struct) for struct in MESSAGES} == {"to-worker"}
+
     def test_its_links_lead_somewhere(self) -> None:
-        anchors = {title.lower().replace(" ", "-") for title in re.findall(r"^## (.*)$", PROTOCOL, re.MULTILINE)}
+        anchors = {title.lower().replace(" ", "-") for title in re.findall(r"^###? (.*)$", PROTOCOL, re.MULTILINE)}
         assert set(re.findall(r"\]\(#([a-z-]+)\)", PROTOCOL)) <= anchors
 
     def test_the_examples_of_the_cbor_rules_are_refused(self) -> None:

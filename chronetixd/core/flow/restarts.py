@@ -200,9 +200,10 @@ def drain_if_settled(flow: FlowMachine, event: WorkerChanged) -> list[Instructio
 
 def _faulted(flow: FlowMachine, event: WorkerChanged) -> list[Instruction]:
     """Arm the time that a faulted worker has to exit by itself; what follows is decided when it is gone. If its rule
-    forbids a restart, and it was not told to leave or end, fail the flow instead."""
+    forbids a restart, and it was not told to leave or end, or if the fault is final, fail the flow instead."""
     restarted = restart.RESTARTED[flow.restart_state.rule(event.node).policy][Ending.FAILED]
-    if not restarted and event.node not in flow.leaving | flow.retiring:
+    assert isinstance(event.event, worker.Faulted)
+    if event.event.final or (not restarted and event.node not in flow.leaving | flow.retiring):
         return ending.fail(flow, flow.cause(event), event)
     return [ArmNodeDeadline(event.node, flow.limits.last_ns)]
 

@@ -83,7 +83,8 @@ def on_node(flow: FlowMachine, event: FlowEvent, at: ClockAndChance) -> list[Ins
     assert isinstance(event, WorkerChanged)
     ran = restarts.runs_early(flow, event.node)
     state = flow.apply(event)
-    if ran and state in (WorkerState.FAULTED, WorkerState.FAILED):
+    final = isinstance(event.event, worker.Faulted) and event.event.final
+    if ran and not final and state in (WorkerState.FAULTED, WorkerState.FAILED):
         return restarts.park(flow, event)
     match state:
         case WorkerState.OFFERING:

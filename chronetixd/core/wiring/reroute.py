@@ -50,8 +50,8 @@ class Rerouting:
         other routes."""
 
     def know(self, message: Configure) -> None:
-        """Remember the inputs that a worker is told, or was told by an earlier daemon."""
-        for port in message.inputs:
+        """Remember the ports that a worker is told, or was told by an earlier daemon."""
+        for port in (*message.inputs, *message.outputs):
             self._table.ports[message.node, port.route] = port
 
     def revise(
@@ -173,6 +173,7 @@ class Rerouting:
             route = next(each for each in node_ends.outputs if each.id == port.route)
             stages.append(Stage(route, present.epoch + 1) if goes_on else present)
             ports.append(msgspec.structs.replace(port, epoch=stages[-1].epoch))
+            self._table.ports[node, port.route] = port
         if not stages and not leave:
             return []
         node_ends.due.append(Ends(stages, [], leave, changes=True))
@@ -195,6 +196,7 @@ class Rerouting:
         begins at ``base_seq``, begins elsewhere, and PeerFault if the RING of the stage before it is corrupt."""
         before = self._table.chains[stage.route.id][-1]
         if stage is before or stage in self._table.chains[stage.route.id]:
+            self._check_begin(stage, base_seq, stage.base_seq)
             return stage
         begins, resume = stage.base_seq, stage.resume
         if before.ring is not None:
@@ -202,10 +204,14 @@ class Rerouting:
             if not self._table.nodes[stage.route.source].source:
                 items = 0  # input_seq of a node with inputs is that of an input frame and no item's number
             begins, resume = before.base_seq + end, max(before.resume, items)
+        self._check_begin(stage, base_seq, begins)
+        return replace(stage, base_seq=begins, resume=resume)
+
+    @staticmethod
+    def _check_begin(stage: Stage, base_seq: int, begins: int) -> None:
         if base_seq != begins:
             reason = f"it begins at {base_seq}, the one before ends at {begins}"
             raise error("descriptor-refused", what=f"the ring of route {stage.route.id!r}", reason=reason)
-        return replace(stage, base_seq=begins, resume=resume)
 
     def check_ends(self, removed: Iterable[str]) -> None:
         """Raise PeerFault if any of the RINGs of these removed routes, which their producer leaves, is corrupt."""
@@ -310,7 +316,8 @@ class Rerouting:
                 self.lost[name] = self.lost.get(name, 0) + min(found["outstanding"], found["credits"])
             told += self._give_up(stage)
         del self._table.removed[name], self._table.chains[name], self._table.counters[name]
-        self._table.ports.pop((route.target, name), None)
+        for node in (route.source, route.target):
+            self._table.ports.pop((node, name), None)
         for ends in (source.outputs, self._table.nodes[route.target].inputs):
             ends[:] = [each for each in ends if each.id != name]
         told += self._release_held(route.target)

@@ -50,7 +50,8 @@ class RouteTable:
     chains: dict[str, list[Stage]] = field(default_factory=dict)
     counters: dict[str, Counters] = field(default_factory=dict)
     ports: dict[tuple[str, str], Port] = field(default_factory=dict)
-    """By node and route: the port that the consumer was told for its input."""
+    """By node and route: the port that the worker of the node was told. An earlier image of the daemon hands over only
+    those of inputs."""
     removed: dict[str, DataRoute] = field(default_factory=dict)
     """Removed routes that are not drained yet."""
     effects: list[Close] = field(default_factory=list)
