@@ -22,6 +22,7 @@ from chronetix.protocol.contract import Flow, Manifest, Problem
 from chronetix.protocol.errors import error
 from chronetix.protocol.nearest import did_you_mean
 from chronetixd.core.access import Asker, Right
+from chronetixd.flows import dylib
 
 BUILTIN = "builtin://"
 PYTHON = "python://"
@@ -41,7 +42,7 @@ BUILTINS = (
 )
 """The artifacts that a worker provides itself; chronetix.nodeworker.builtins has the same list."""
 
-RUNNABLE = "this daemon runs artifacts of kind Python and Process, and builtin:// of any kind"
+RUNNABLE = "this daemon runs artifacts of kind Python, Process and Dylib, and builtin:// of any kind"
 
 
 def artifact_problems(flow: Flow, base_dir: str) -> list[Problem]:
@@ -110,12 +111,12 @@ def _folder_problem(manifest: Manifest, base_dir: str) -> tuple[str, str] | None
 
 
 def program(manifest: Manifest, base_dir: str) -> str:
-    """Return the absolute path of a Process artifact's executable."""
+    """Return the absolute path of the file of a Process or Dylib artifact."""
     return str(_path(manifest.artifact.uri.removeprefix(FILE), base_dir))
 
 
 def _field(manifest: Manifest) -> str:
-    runnable = manifest.artifact.kind in ("Python", "Process") or manifest.artifact.uri.startswith(BUILTIN)
+    runnable = manifest.artifact.kind in ("Python", "Process", "Dylib") or manifest.artifact.uri.startswith(BUILTIN)
     return "uri" if runnable else "kind"
 
 
@@ -131,6 +132,8 @@ def _problem(manifest: Manifest, base_dir: str) -> tuple[str, str] | None:
         return _python_problem(uri, base_dir)
     if kind == "Process":
         return _process_problem(uri, base_dir)
+    if kind == "Dylib":
+        return _dylib_problem(uri, base_dir)
     return f"an artifact of kind {kind} cannot be run by this version", RUNNABLE
 
 
@@ -147,6 +150,22 @@ def _process_problem(uri: str, base_dir: str) -> tuple[str, str] | None:
     if not os.access(path, os.X_OK):
         return f"{path} is not executable", f"chmod +x {path}"
     return _interpreter_problem(path)
+
+
+def _dylib_problem(uri: str, base_dir: str) -> tuple[str, str] | None:
+    place = uri.removeprefix(FILE)
+    if "://" in place:
+        return f"{uri} is no library", "a Dylib artifact is file:// and the path of a shared library"
+    relative = _relative_without_base(place, base_dir)
+    if relative is not None:
+        return relative
+    path = _path(place, base_dir)
+    if not path.is_file():
+        return f"there is no file {path}", _near_file(path)
+    try:
+        return dylib.problem(path)
+    except PermissionError:
+        return None  # the worker may be another user, who may read it
 
 
 def _interpreter_problem(path: Path) -> tuple[str, str] | None:

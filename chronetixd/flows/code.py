@@ -126,7 +126,7 @@ class _Search:
         self._roots: list[str] = []
         if manifest.artifact.kind == "Python":
             self._python(manifest.artifact.uri.removeprefix(PYTHON).rpartition(":")[0], base_dir)
-        elif manifest.artifact.kind == "Process":
+        elif manifest.artifact.kind in ("Process", "Dylib"):
             self._program(os.path.join(base_dir or "/", manifest.artifact.uri.removeprefix(FILE)))
 
     def _python(self, place: str, base_dir: str) -> None:

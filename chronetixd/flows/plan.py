@@ -10,6 +10,7 @@ from chronetix.protocol.messages import Configure
 from chronetixd.core.liveness import Probe
 from chronetixd.core.restart import Policy, Rule, Strategy
 from chronetixd.dataplane.wiring import DataRoute
+from chronetixd.flows import dylib
 from chronetixd.flows.artifacts import BUILTIN, program
 
 MS = 1_000_000
@@ -79,6 +80,10 @@ def _rule(restart: Restart) -> Rule:
 
 
 def _argv(manifest: Manifest, base_dir: str) -> tuple[str, ...]:
-    if manifest.artifact.kind != "Process" or manifest.artifact.uri.startswith(BUILTIN):
+    if manifest.artifact.uri.startswith(BUILTIN):
+        return ()
+    if manifest.artifact.kind == "Dylib":
+        return (dylib.host() or dylib.HOST, program(manifest, base_dir))
+    if manifest.artifact.kind != "Process":
         return ()
     return (program(manifest, base_dir), *(manifest.params.get("args") or ()))

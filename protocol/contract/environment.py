@@ -86,7 +86,7 @@ def _unfit(name: str, artifact: Artifact) -> tuple[str, str] | None:
         return f"{quote(name)} is no name of an environment variable", "use letters, digits and underscores"
     if name in OURS:
         return "is set by the daemon", "leave it out"
-    program = artifact.kind == "Process" and not artifact.uri.startswith("builtin://")
+    program = artifact.kind in ("Process", "Dylib") and not artifact.uri.startswith("builtin://")
     if not program and name.startswith(AT_START) and name not in LATER:
         message = "takes effect only when a program starts, and this node's worker is forked"
         return message, "set it for the daemon, or make the node a program of its own (kind Process)"

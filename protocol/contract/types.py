@@ -67,8 +67,8 @@ class Artifact:
     """The artifact that runs a node."""
 
     kind: Literal["WasmComponent", "Dylib", "Process", "Python"]
-    """What kind of program it is. Python plugins, programs that speak the protocol (Process) and builtins can be run;
-    WasmComponent and Dylib are refused at submit."""
+    """What kind of program it is. Python plugins, programs that speak the protocol (Process), shared libraries with a
+    table of callbacks (Dylib) and builtins can be run; WasmComponent is refused at submit."""
     uri: str
     """Where it is: `python://module:object` or `python://file.py:object`, `file://path/to/program`,
     `builtin://chronetix/…`, or a bare path. Relative paths start from the folder of the flow file. `attach://name` is

@@ -51,6 +51,10 @@ FLOWS = {
     "an unknown kind of plugin": ("b, kind: sink, impl_kind: python", "b, kind: sink, impl_kind: pyton"),
     "a kind that does not run": (
         'impl_kind: python, entry: "python://p.py:Sink"',
+        'impl_kind: wasm, entry: "file://p.py"',
+    ),
+    "a library that is none": (
+        'impl_kind: python, entry: "python://p.py:Sink"',
         'impl_kind: dylib, entry: "file://p.py"',
     ),
     "a misspelt field": ("id: b,", "id: b, pramas: {},"),

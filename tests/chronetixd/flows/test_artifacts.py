@@ -81,8 +81,10 @@ def test_what_is_there_is_found(kind: str, uri: str, base: Path) -> None:
         ("Process", "file://package", "no file"),
         ("Process", "python://plugin:thing", "no program"),
         ("WasmComponent", "builtin://chronetix/system/timr", "system/timer"),
-        ("WasmComponent", "file://plugin.wasm", "Python and Process"),
-        ("Dylib", "file://plugin.so", "Python and Process"),
+        ("WasmComponent", "file://plugin.wasm", "Python, Process and Dylib"),
+        ("Dylib", "file://plugn.py", "plugin.py"),
+        ("Dylib", "file://data.txt", "is no shared library"),
+        ("Dylib", "python://plugin:thing", "no library"),
     ],
 )
 def test_what_is_not_there_is_named_with_what_to_do(kind: str, uri: str, words: str, base: Path) -> None:
