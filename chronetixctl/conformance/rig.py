@@ -432,6 +432,8 @@ class Rig:
             self.up0.outlet.send(data, 0)
         except (shm.WouldBlock, shm.RouteClosed):
             return False
+        except shm.PeerFault as fault:
+            raise Failed("a CREDIT as shm/SPEC.md section 8 demands", str(fault.args[0])) from None
         return True
 
     def returned(self, expected: str = "every frame is returned") -> None:

@@ -18,7 +18,8 @@ FOUND: dict[str, list[tuple[str, str, str]]] = {
     ],
     "ends-with-inputs": [("map", "keeps_a_frame", "1 frames are out"), ("sink", "keeps_a_frame", "1 frames are out")],
     "ends-without-a-frame": [("sink", "hangs_without_a_frame", "expected: finished")],
-    "drains": [("sink", "ignores_drain", "finished, after drain")],
+    "drains": [("sink", "ignores_drain", "finished, after drain"), ("sink", "keeps_its_inputs", "CREDIT.closed is 1")],
+    "drained-at-start": [("sink", "ignores_drain", "expected: finished"), ("map", "drains_only_later", "finished")],
     "stops": [("source", "ignores_drain", "finished, after drain")],
     "stops-without-credit": [("source", "ignores_drain", "expected: finished")],
     "daemon-gone": [
@@ -87,6 +88,10 @@ FOUND: dict[str, list[tuple[str, str, str]]] = {
     ],
     "consumer-successor": [("source", "no_linked", "linked, as the answer")],
     "detached": [("map", "ignores_detach", "on the output that is left")],
+    "last-output-gone": [
+        ("map", "ignores_detach", "nobody takes"),
+        ("source", "hangs_when_a_route_is_closed", "nobody"),
+    ],
     "consumer-closed": [("source", "hangs_when_a_route_is_closed", "on the output that is left")],
     "retracted": [("map", "ignores_retract", "closed after retract")],
     "gives-up": [("map", "no_gave_up", "gave-up, when the limit")],

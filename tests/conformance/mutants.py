@@ -680,6 +680,23 @@ def is_linked_to_anything() -> None:
     wiring.Wiring.check_linked = lambda self: None
 
 
+@fault
+def drains_only_later() -> None:
+    """A drain that comes before it has said started is lost."""
+    started = worker.Worker._run
+
+    def run(self: Any, runs: Any) -> Any:
+        self._mailbox.clear()
+        return started(self, runs)
+
+    worker.Worker._run = run
+
+
+@fault
+def keeps_its_inputs() -> None:
+    stages.Stages.close = stages.Stages.abandon
+
+
 # -- handing over and reattaching ------------------------------------------------------------------------------
 
 

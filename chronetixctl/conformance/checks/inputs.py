@@ -127,7 +127,7 @@ def idle_input(rig: Rig) -> None:
 
 
 @check(
-    "follows a producer that grows: maps each new segment, says so, takes frames from it", TAKES, Level.USUAL, GROWING
+    "follows a producer that grows: maps each new segment, says so, takes frames from it", TAKES, Level.MINIMAL, GROWING
 )
 def segments(rig: Rig) -> None:
     rig.needs_own_frames()

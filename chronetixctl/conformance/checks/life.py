@@ -95,7 +95,7 @@ def started_after_start(rig: Rig) -> None:
     rig.await_said(Started, "started")
 
 
-@check("answers each ping, before its start and while it waits", EVERY, Level.MINIMAL, WORKERS)
+@check("answers each ping, before its start and while it waits", EVERY, Level.USUAL, WORKERS)
 def pongs(rig: Rig) -> None:
     rig.begin()
     rig.plan()
@@ -153,6 +153,21 @@ def drains(rig: Rig) -> None:
     rig.say(Drain())
     rig.until(lambda: bool(rig.said(Finished)), "finished, after drain")
     _all_is_done(rig)
+    rig.finished()
+    offer, descriptors = rig.offers[0]
+    if not word(descriptors[len(offer.rings)], CLOSED):
+        raise Failed("an input that has not ended is left: CREDIT.closed is 1", "it is 0")
+
+
+@check("ends also when drain comes right behind start", EVERY, Level.USUAL, WORKERS)
+def drained_at_start(rig: Rig) -> None:
+    rig.begin()
+    rig.plan(credits=4)
+    rig.greet()
+    rig.offered()
+    rig.link()
+    rig.ready()
+    rig.say(Start(), Drain())
     rig.finished()
 
 

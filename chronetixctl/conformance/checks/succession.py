@@ -7,7 +7,7 @@ import os
 import msgspec
 
 from chronetix import shm
-from chronetix.protocol.messages import Detach, Drained, Extend, GaveUp, Link, Retract, Start, Started
+from chronetix.protocol.messages import Detach, Drained, Extend, Fault, Finished, GaveUp, Link, Retract, Start, Started
 from chronetixctl.conformance.check import PROTOCOL, SPEC, Level, check
 from chronetixctl.conformance.forge import CLOSED, RETURNED, word
 from chronetixctl.conformance.forms import SENDS, TAKES, Failed, Form
@@ -171,6 +171,28 @@ def detached(rig: Rig) -> None:
     rig.finished()
 
 
+@check("ends when the consumer of its only output is gone for good", SENDS, Level.USUAL, WORKERS)
+def last_output_gone(rig: Rig) -> None:
+    rig.up(credits=4)
+    for number in range(1, 5 if rig.form.inputs else 1):
+        rig.feed(rig.payload(number))
+    rig.await_frames(4)
+    rig.down0.taking = False
+    rig.say(Detach(route=rig.down0.port.route))
+    expected = "finished and status 0, or a fault RouteClosed and a status above 0: nobody takes what it sends"
+
+    def ended() -> bool:
+        if rig.form.inputs:
+            rig.try_feed(rig.payload(5))
+        return rig.program.status is not None
+
+    rig.until(ended, expected, may_end=True)
+    status = rig.exited(expected)
+    faults = [fault.error for fault in rig.said(Fault)]
+    if not (status == 0 and rig.said(Finished)) and not (status > 0 and faults == ["RouteClosed"]):
+        raise Failed(expected, rig.seen())
+
+
 @check("goes on with its other outputs when a consumer has closed its route", SENDS, Level.USUAL, STEPS)
 def consumer_closed(rig: Rig) -> None:
     rig.up(outputs=rig.output_ports(2, credits=4))
@@ -187,7 +209,7 @@ def consumer_closed(rig: Rig) -> None:
     rig.finished()
 
 
-@check("closes an output that is retracted, and runs on", SENDS, Level.USUAL, WORKERS)
+@check("closes an output that is retracted, and runs on", SENDS, Level.FULL, WORKERS)
 def retracted(rig: Rig) -> None:
     rig.up(outputs=rig.output_ports(2, credits=4))
     for number in range(1, 5 if rig.form.inputs else 1):
@@ -204,7 +226,7 @@ def retracted(rig: Rig) -> None:
 
 
 @check(
-    "gives up an output that has no credit for longer than its limit, says so, and runs on", SENDS, Level.USUAL, STEPS
+    "gives up an output that has no credit for longer than its limit, says so, and runs on", SENDS, Level.FULL, STEPS
 )
 def gives_up(rig: Rig) -> None:
     limit_ns = 100_000_000
