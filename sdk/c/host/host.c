@@ -4,6 +4,7 @@
  * of chronetix.h are bound to this program's. What it does to this process is its own node's affair.
  */
 #include <dlfcn.h>
+#include <signal.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <string.h>
@@ -76,6 +77,7 @@ int main(int count, char **arguments) {
         fprintf(stderr, "usage: chronetix-dylib-host PLUGIN.so, started by chronetixd\n");
         return 2;
     }
+    signal(SIGPIPE, SIG_IGN); /* whoever reads what the plugin prints may end before it */
     int result = chx_worker_inherit(&worker);
     if (result < 0) {
         fprintf(stderr, "chronetix-dylib-host: %s\n", chx_error(worker));

@@ -297,7 +297,9 @@ typedef struct chx_plugin {
     int (*stop)(chx_worker *worker, void *state); /* may still send, and may set the result by chx_set_result() */
 } chx_plugin;
 
-/* chx_worker_inherit(), chx_worker_run(), chx_worker_close(): returns what main() returns. Errors go to stderr, too. */
+/* chx_worker_inherit(), chx_worker_run(), chx_worker_close(): returns what main() returns. Errors go to stderr, too.
+ * SIGPIPE is ignored from then on, unless the program has a handler: whoever reads stdout may end before the worker. A
+ * program that does not call chx_run() sees to that itself. */
 CHX_API int chx_run(const chx_plugin *plugin, void *state);
 /* Runs to the node's end: 0 finished, 1 failed, 70 the daemon is gone. */
 CHX_API int chx_worker_run(chx_worker *worker, const chx_plugin *plugin, void *state);

@@ -57,6 +57,9 @@
     X(PAYLOAD_UNENCODABLE, 5005, "payload-unencodable") \
     X(OUT_OF_MEMORY, 5006, "out-of-memory") \
     X(REATTACH_REFUSED, 5007, "reattach-refused") \
+    X(CLAIM_REFUTED, 5008, "claim-refuted") \
+    X(PEER_LIED, 5009, "peer-lied") \
+    X(ACCUSATION_UNPROVEN, 5010, "accusation-unproven") \
     X(UNKNOWN_VERB, 6001, "unknown-verb") \
     X(BAD_ARGUMENT, 6002, "bad-argument") \
     X(DAEMON_UNREACHABLE, 6003, "daemon-unreachable") \

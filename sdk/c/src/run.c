@@ -1,4 +1,5 @@
 /* Callbacks: the loop around chx_next that most workers would write. */
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -135,6 +136,8 @@ static int ended_early(const chx_worker *worker, int result) {
 
 int chx_run(const chx_plugin *plugin, void *state) {
     chx_worker *worker;
+    struct sigaction before;
+    if (sigaction(SIGPIPE, NULL, &before) == 0 && before.sa_handler == SIG_DFL) signal(SIGPIPE, SIG_IGN);
     int result = chx_worker_inherit(&worker);
     int code = result < 0 ? ended_early(worker, result) : chx_worker_run(worker, plugin, state);
     chx_worker_close(worker);
