@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from chronetix.shm.names import abandoned
@@ -49,16 +48,16 @@ def baseline(world: World) -> Baseline:
     before: list[Counter[str]] = []
 
     def still() -> bool:
-        now = [processes.descriptors(pid) for pid in (world.pid, *world.pids().values())]
+        now = [processes.steady(pid) for pid in (world.pid, *world.pids().values())]
         same = now == before
         before[:] = now
         return same and not processes_of(world)
 
     if not world.wait(still):
         raise Violation(f"it does not come to rest: {processes_of(world)}")
-    workers = {key: processes.descriptors(pid) for key, pid in world.pids().items()}
+    workers = {key: processes.steady(pid) for key, pid in world.pids().items()}
     rss = processes.memory(world.pid)
-    return Baseline(processes.descriptors(world.pid), workers, rss, frozenset(abandoned()))
+    return Baseline(processes.steady(world.pid), workers, rss, frozenset(abandoned()))
 
 
 def check(world: World, caller: Caller, base: Baseline) -> None:
@@ -113,8 +112,8 @@ def credits(world: World) -> list[str]:
 
 def listed(world: World) -> list[str]:
     """``chronetixctl ls`` answers, and knows all flows."""
-    command = [sys.executable, "-m", "chronetixctl", "--socket", str(world.socket), "ls", "-o", "json"]
-    told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=LONGEST_S)
+    arguments = ["--socket", str(world.socket), "ls", "-o", "json"]
+    told = world.programs.run("chronetixctl", *arguments, env=os.environ, cwd=ROOT)
     if told.returncode != 0:
         return [f"chronetixctl ls ended with {told.returncode}: {told.stderr}"]
     names = {flow["name"]: flow["state"] for flow in json.loads(told.stdout)["flows"]}
@@ -128,7 +127,8 @@ def processes_of(world: World) -> list[str]:
     with world.client() as client:
         workers = {node["pid"]: key for key, node in world.workers(client).items()}
         told = client.call("version")["spares"]
-    spares, launcher = set(told["pids"]), world.launcher()
+    spares = set(told["pids"])
+    launcher = world.launcher_beside(spares | set(workers))
     if len(spares) != told["wanted"]:
         wrong.append(f"{len(spares)} of {told['wanted']} spares")
     if not launcher:
@@ -174,9 +174,9 @@ def descriptors(base: Baseline) -> Callable[[World], list[str]]:
     """As many descriptors of each kind as before, in the daemon and in every worker."""
 
     def look(world: World) -> list[str]:
-        wrong = compared("the daemon", base.daemon, processes.descriptors(world.pid))
+        wrong = processes.lasting(world.pid, partial(compared, "the daemon", base.daemon))
         for key, pid in world.pids().items():
-            wrong += compared("/".join(key), base.workers[key], processes.descriptors(pid))
+            wrong += processes.lasting(pid, partial(compared, "/".join(key), base.workers[key]))
         return wrong
 
     return look

@@ -5,7 +5,9 @@ from __future__ import annotations
 import ctypes
 import os
 import re
+import time
 from collections import Counter
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -13,6 +15,9 @@ from chronetixd.linux.proc import children, stat
 
 TOKEN = "CHAOS_TOKEN"
 _SUBREAPER = 36
+LOOKS = 50
+LOOKS_AT_REST = 5
+LOOK_AGAIN_S = 0.001
 
 
 def become_reaper() -> None:
@@ -54,6 +59,26 @@ def descriptors(pid: int) -> Counter[str]:
             with suppress(OSError):
                 kinds[_kind(os.readlink(entry.path))] += 1
     return kinds
+
+
+def steady(pid: int) -> Counter[str]:
+    """Return the open descriptors by kind without those that are open for a moment: the fewest of each kind in some
+    looks."""
+    fewest = descriptors(pid)
+    for _ in range(LOOKS_AT_REST):
+        time.sleep(LOOK_AGAIN_S)
+        fewest &= descriptors(pid)
+    return fewest
+
+
+def lasting(pid: int, wrong: Callable[[Counter[str]], list[str]]) -> list[str]:
+    """Return what is ``wrong`` with the open descriptors in each of some looks. What a process opens only to read it,
+    again and again, is missing in one of them; a descriptor that leaked is there in all."""
+    for _ in range(LOOKS):
+        if not (found := wrong(descriptors(pid))):
+            break
+        time.sleep(LOOK_AGAIN_S)
+    return found
 
 
 def _kind(target: str) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import sys
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -125,6 +127,21 @@ def test_descriptors_beyond_the_baseline_are_told_by_kind() -> None:
         "x has 1 descriptors of chronetix-ring, it had 0",
         "x has 4 descriptors of socket, it had 3",
     ]
+
+
+@pytest.mark.parametrize(("looks", "told"), [(["f", "f", ""], []), (["f"], ["x has 1 descriptors of f, it had 0"])])
+def test_what_is_open_only_for_a_moment_is_passed_over_and_what_stays_is_told(
+    monkeypatch: pytest.MonkeyPatch, looks: list[str], told: list[str]
+) -> None:
+    seen = itertools.chain(looks, itertools.repeat(looks[-1]))
+    monkeypatch.setattr(processes, "descriptors", lambda _pid: Counter(next(seen)))
+    assert processes.lasting(1, partial(invariants.compared, "x", Counter())) == told
+
+
+def test_a_state_at_rest_has_the_fewest_of_each_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = itertools.chain(["aab", "ab", "aac"], itertools.repeat("aab"))
+    monkeypatch.setattr(processes, "descriptors", lambda _pid: Counter(next(seen)))
+    assert processes.steady(1) == Counter("a")
 
 
 def test_zombies_of_a_process_are_seen() -> None:

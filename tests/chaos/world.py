@@ -29,6 +29,7 @@ from tests.chaos.flows import FLOWS, PLUGINS, FlowKind
 from tests.chaos.ledgers import Arrival, Arrivals, Ledger, Requests, arrival
 from tests.chaos.weather import Weather
 from tests.e2e.supervisor import Supervisor
+from tests.warm import Warm
 
 ROOT = Path(__file__).parents[2]
 Map = dict[str, Any]
@@ -104,6 +105,7 @@ class World:
         self.state = folder / "state"
         self.log = folder / "daemon.log"
         self.weather = Weather(folder)
+        self.programs = Warm(["chronetixctl"])
         self.no_disk = ""
         """Why there is no small file system; empty if there is one."""
         self.supervisor: Supervisor | None = None
@@ -161,6 +163,7 @@ class World:
             processes.reap(0)
             time.sleep(0.01)
         processes.reap(0)
+        self.programs.close()
         self.weather.close()
         if self.supervisor is not None:
             self.supervisor.close()
@@ -334,6 +337,10 @@ class World:
         with self.client() as client:
             known = {node["pid"] for node in self.workers(client).values()}
             known |= set(client.call("version")["spares"]["pids"])
+        return self.launcher_beside(known)
+
+    def launcher_beside(self, known: set[int]) -> int:
+        """As :meth:`launcher`; ``known`` are the pids of workers and spare workers."""
         command = f"{sys.executable}\0-P\0-m\0chronetix.nodeworker.process.launcher\0".encode()
         for pid in sorted(set(processes.children(self.pid)) - known):
             with suppress(OSError):

@@ -78,9 +78,9 @@ class Process:
 class Warm:
     """Starts programs; each kind of program has a process from which it is forked."""
 
-    def __init__(self) -> None:
+    def __init__(self, modules: Sequence[str] = MODULES) -> None:
         self._servers: dict[str, tuple[socket.socket, subprocess.Popen[bytes]]] = {}
-        for module in MODULES:
+        for module in modules:
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             with theirs:
                 command = [sys.executable, "-P", str(SERVER), module, str(theirs.fileno())]

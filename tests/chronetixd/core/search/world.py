@@ -111,7 +111,6 @@ class World:
         self.events: deque[core.FlowEvent] = deque()
         self.busy = False
         self.timers: set[str] = set()
-        self.log: list[tuple[Any, ...]] = []
         self._turn: _Turn | None = None
         self._until = 0
         self.dispatch(core.Validated())
@@ -222,7 +221,6 @@ class World:
         memories = [handle for handle in handles if not isinstance(handle, LineEnd)]
         assert all(handle in self.kept for handle in memories), "a memory that was closed is sent"
         handles = [self.lines.take(each) if isinstance(each, LineEnd) else each for each in handles]
-        self.log.append((self.count, "→", node, message))
         worker = self.workers[node]
         if worker.alive:
             worker.inbox.append((message, tuple(handles)))  # type: ignore[arg-type]
@@ -246,7 +244,6 @@ class World:
                 self.dispatch(WorkerChanged(node, life.Relinked()))
 
     def _hear(self, node: str, message: Any, handles: tuple[int, ...]) -> None:
-        self.log.append((self.count, "←", node, message))
         match message:
             case wire.Hello():
                 if self.flow.workers[node].state is WorkerState.GREETING:
@@ -382,7 +379,6 @@ class World:
         if worker is not None and worker.alive:
             worker.alive = False
             worker.state = "killed"
-            self.log.append((self.count, "✝", node))
 
     def run(self, most: int = MOST_STEPS) -> None:
         """Until nobody has anything to do, or ``most`` steps further."""
