@@ -254,7 +254,8 @@ STATE: dict[type, tuple[set[str], set[str]]] = {
     ),
     orphans.Orphans: (
         {"_inherited", "_killed", "_out_of_reach", "_workers", "ended", "reaped"},
-        {"_announced", "_signals", "_spared", "_due", "_known", "_log", "_loop", "_next_look", "_stopped", "_turns", "_waiting"},
+        {"_announced", "_signals", "_spared", "_due", "_known", "_log", "_loop", "_next_look", "_stopped", "_turns"}
+        | {"_waiting"},
     ),
     feed.Feed: ({"_records", "_size", "appended"}, {"_budget", "_capacity", "_followers"}),
     logs.Logs: ({"cut_lines", "dropped_bytes", "feed", "files"}, {"_log"}),
