@@ -82,8 +82,12 @@ def returned(credit: int) -> int:
 
 
 def slots(fd: int) -> int:
-    """Return the number of slots."""
+    """Return the number of slots. Raises ValueError for a number that the file cannot hold: the maker has changed the
+    header after it was checked."""
     (slots_log2,) = struct.unpack("<I", _read(fd, SLOTS_LOG2, 4))
+    size = os.fstat(fd).st_size
+    if slots_log2 >= 32 or 8 << slots_log2 > size:
+        raise ValueError(f"its header says 2^{slots_log2} slots, which {size} bytes do not hold")
     return int(1 << slots_log2)
 
 

@@ -57,10 +57,23 @@ def unfinished(memory: Memory, outputs: Iterable[Stage], inputs: Iterable[tuple[
         closed = layout.closed_at(stage.ring)
         if end is None and not closed:
             return f"input {stage.route.id!r} has not ended, and it has not detached from it"
-        if stage.route.policy != "latest":
+        if stage.route.policy == "latest":
+            continue
+        try:
             owed = _owed(stage.ring, stage.credit, end if end is not None else closed - 1)
-            if owed:
-                return f"{owed} frames of input {stage.route.id!r} were not returned"
+        except ValueError:
+            return f"of input {stage.route.id!r}, {changed}" if (changed := _changed(stage.credit)) else ""
+        if owed:
+            return f"{owed} frames of input {stage.route.id!r} were not returned"
+    return ""
+
+
+def _changed(fd: int) -> str:
+    """Return how the maker of a RING or CREDIT has changed its header after the check; an empty string if it has not."""
+    try:
+        layout.slots(fd)
+    except ValueError as reason:
+        return str(reason)
     return ""
 
 
@@ -75,9 +88,13 @@ def broken_rule(stage: Stage, accused: Accused, segments: Mapping[int, int]) -> 
     the memory shows none. ``segments`` are the sizes of the producer's segments."""
     if stage.ring is None or stage.credit is None:
         return ""
-    if accused == "consumer":
-        return _consumer_lie(stage.ring, stage.credit, latest=stage.route.policy == "latest")
-    return _producer_lie(stage.ring, stage.credit, segments, latest=stage.route.policy == "latest")
+    latest = stage.route.policy == "latest"
+    try:
+        if accused == "consumer":
+            return _consumer_lie(stage.ring, stage.credit, latest=latest)
+        return _producer_lie(stage.ring, stage.credit, segments, latest=latest)
+    except ValueError:
+        return _changed(stage.credit if accused == "consumer" else stage.ring)
 
 
 def _off_slot(words: Iterable[int], slots: int) -> int | None:

@@ -16,6 +16,11 @@ PLACES = {
     "EPOCH": "struct chx_header, epoch",
     "BASE_SEQ": "struct chx_header, base_seq",
     "SLOTS_LOG2": "struct chx_header, slots_log2",
+    "CREDITS": "struct chx_header, credits",
+    "POLICY": "struct chx_header, policy",
+    "RING_OLDEST": "struct chx_ring, oldest",
+    "RING_DESC": "struct chx_ring, desc",
+    "CREDIT_RETURNED": "struct chx_credit, returned",
     "CREDIT_NEXT": "struct chx_credit, stats.next",
     "CREDIT_STAMP": "struct chx_credit, stamp",
 }

@@ -26,7 +26,7 @@ from chronetix.protocol.messages import (
 from chronetixd.dataplane.recovered import RecoveredMemory
 from chronetixd.dataplane.wiring import FlowWiring, ToNode
 from chronetixd.store.descriptor_keys import Key
-from tests.chronetixd.dataplane.test_succession import ROUTE, Play
+from tests.chronetixd.dataplane.test_succession import CREDITS, ROUTE, Play
 
 NODES = ("source", "sink")
 
@@ -118,8 +118,8 @@ class Survivors(Play):
 
 
 def told(node: str) -> Configure:
-    inputs = [Port(route="r", peer="source")] if node == "sink" else []
-    outputs = [Port(route="r", peer="sink")] if node == "source" else []
+    inputs = [Port(route="r", peer="source", credits=CREDITS)] if node == "sink" else []
+    outputs = [Port(route="r", peer="sink", credits=CREDITS)] if node == "source" else []
     return Configure(
         flow="f", node=node, plugin_id=node, version="1", kind="Python", uri="x", inputs=inputs, outputs=outputs
     )

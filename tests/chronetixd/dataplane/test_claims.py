@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from chronetix.protocol.messages import Port
+from chronetix.shm import layout
 from chronetixctl.conformance.forge import CLOSED, OLDEST, RETURNED, Forge, ForgedMemory
 from chronetixd.core.wiring.stages import DataRoute, Handle, Memory, Stage
 from chronetixd.core.wiring.states import ConsumerEnd, ProducerEnd
@@ -46,6 +47,9 @@ def put(of: str, offset: int, value: int) -> Write:
     return lambda ring, credit: (ring if of == "ring" else credit).put(offset, value)
 
 
+HUGE = 40 | 4 << 32
+"""2^40 slots, for 4 credits."""
+
 LIES: dict[str, tuple[Accused, Write, str]] = {
     "a stamp of another slot": ("producer", lambda r, c: r.describe(4, stamp=6), "stamp of slot 4 is 6"),
     "a stamp that is too high": ("producer", lambda r, c: r.describe(4, stamp=(1 << 62) + 5), "stamp of slot 4"),
@@ -53,6 +57,8 @@ LIES: dict[str, tuple[Accused, Write, str]] = {
     "an end before the last frame": ("producer", put("ring", CLOSED, 2), "at position 1, and its last position is 4"),
     "an end behind the last frame": ("producer", put("ring", CLOSED, 78), "at position 77"),
     "an oldest frame out of range": ("producer", put("ring", OLDEST, (1 << 62) + 1), "its oldest frame"),
+    "more slots than fit": ("producer", put("ring", layout.SLOTS_LOG2, HUGE), "its header says 2^40 slots"),
+    "more stamps than fit": ("consumer", put("credit", layout.SLOTS_LOG2, HUGE), "its header says 2^40 slots"),
     "unknown flags": ("producer", lambda r, c: r.describe(3, length=8, flags=0x100), "flags 0x100"),
     "notes that do not fit": ("producer", lambda r, c: r.describe(3, length=8, flags=2), "it has notes and 8 bytes"),
     "an odd offset": ("producer", lambda r, c: r.describe(3, length=8, offset=8), "no multiple of 64"),
@@ -164,3 +170,15 @@ class TestFinished:
         one = stage(ring, credit)
         assert one.consumer is not None
         assert unfinished(one.consumer, [], [(one, None)]) == ""
+
+    def test_with_a_header_that_was_changed_meanwhile_it_is_a_lie_and_the_peer_s_header_is_not(
+        self, forge: Forge
+    ) -> None:
+        ring, credit = forge.ring(), forge.credit()
+        in_order(ring, credit)
+        one = stage(ring, credit)
+        assert one.consumer is not None
+        ring.put(layout.SLOTS_LOG2, HUGE)
+        assert unfinished(one.consumer, [], [(one, None)]) == ""
+        credit.put(layout.SLOTS_LOG2, HUGE)
+        assert "its header says 2^40 slots" in unfinished(one.consumer, [], [(one, None)])

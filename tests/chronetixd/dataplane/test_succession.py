@@ -172,8 +172,8 @@ class Play:
             self.starts(node)
 
     def born(self, node: str) -> Life:
-        inputs = [Port(route="r", peer="source", policy=self.policy)] if node == "sink" else []
-        outputs = [Port(route="r", peer="sink", policy=self.policy)] if node == "source" else []
+        inputs = [Port(route="r", peer="source", credits=CREDITS, policy=self.policy)] if node == "sink" else []
+        outputs = [Port(route="r", peer="sink", credits=CREDITS, policy=self.policy)] if node == "source" else []
         told = Configure(
             flow="f", node=node, plugin_id=node, version="1", kind="Python", uri="x", inputs=inputs, outputs=outputs
         )
@@ -308,9 +308,12 @@ def test_a_producers_successor_goes_on_in_a_ring_of_its_own_and_the_old_one_is_g
     sink = play.lives["sink"]
     assert sink.take() == (1, 0, False)
     play.dies("source")
-    assert ("sink", Extend(inputs=[Port(route="r", peer="source", epoch=1, base_seq=3, resume=3)])) in play.sent
+    assert (
+        "sink",
+        Extend(inputs=[Port(route="r", peer="source", credits=CREDITS, epoch=1, base_seq=3, resume=3)]),
+    ) in play.sent
     source = play.comes_back("source")
-    assert source.config.outputs == [Port(route="r", peer="sink", epoch=1, base_seq=3, resume=3)]
+    assert source.config.outputs == [Port(route="r", peer="sink", credits=CREDITS, epoch=1, base_seq=3, resume=3)]
     source.send(4, 5)
     sink.give_back(1)
     assert sink.take_all() == plain(2, 3, 4, 5)
