@@ -236,7 +236,7 @@ static int input_take(chx_worker *worker, struct input *input, chx_frame *frame)
             case CHX_FAULT:
                 if (stage->told) return SCAN_ENDED;
                 stage->told = 1;
-                return fail_status(worker, status, input->names.route, &stage->end.why);
+                return fail_peer(worker, input->names.route, stage->end.header.epoch, &stage->end.why);
             case CHX_ENDED:
                 if (!input_advance(worker, input)) return SCAN_ENDED;
                 continue;

@@ -42,6 +42,20 @@ int fail_status(chx_worker *worker, enum chx_status status, const char *route, c
     }
 }
 
+int fail_peer(chx_worker *worker, const char *route, uint64_t epoch, const struct chx_why *why) {
+    if (worker->may_accuse) {
+        char rule[sizeof why->text];
+        snprintf(rule, sizeof rule, "%s", why->text);
+        text_clean(rule);
+        chx_writer message = message_begin("accuse", 3);
+        chx_pair_text(&message, "route", route);
+        chx_pair_text(&message, "rule", rule);
+        chx_pair_count(&message, "epoch", epoch);
+        tell(worker, &message, NULL, 0, false); /* a daemon that is gone is found by who reads */
+    }
+    return fail_status(worker, CHX_FAULT, route, why);
+}
+
 const char *chx_error(const chx_worker *worker) { return worker ? worker->error : "there is no memory for a worker"; }
 
 /* ---- the control socket ----------------------------------------------------------------------------------------- */
@@ -75,8 +89,16 @@ int tell_simple(chx_worker *worker, const char *type, bool state) {
     return tell(worker, &message, NULL, 0, state);
 }
 
-static int handle_welcome(chx_worker *worker, const struct incoming *incoming) {
+void welcome_read(chx_worker *worker, const chx_value *welcome) {
     uint64_t most;
+    const chx_value *features = chx_get(welcome, "features");
+    if (chx_count_of(chx_get(welcome, "max_frame"), &most) && most < FRAME_MAX) worker->link.max_frame = most;
+    worker->may_accuse = 0;
+    for (size_t i = 0; i < chx_size_of(features); i++)
+        if (strcmp(chx_text(chx_at(features, i), ""), "accuse") == 0) worker->may_accuse = 1;
+}
+
+static int handle_welcome(chx_worker *worker, const struct incoming *incoming) {
     if (strcmp(incoming->type, "error") == 0)
         return fail(worker, CHX_E_ROLE_NOT_ACCEPTED, "the daemon refuses: %.300s",
                     chx_text(chx_get(incoming->message, "message"), "no reason"));
@@ -84,7 +106,7 @@ static int handle_welcome(chx_worker *worker, const struct incoming *incoming) {
         return fail(worker, CHX_E_UNEXPECTED_MESSAGE, "a message of type %.40s came where welcome is due", incoming->type);
     if (chx_int(chx_get(incoming->message, "protocol"), 0) != CHX_PROTOCOL)
         return fail(worker, CHX_E_VERSION_UNSUPPORTED, "the daemon speaks another version of the protocol");
-    if (chx_count_of(chx_get(incoming->message, "max_frame"), &most) && most < FRAME_MAX) worker->link.max_frame = most;
+    welcome_read(worker, incoming->message);
     worker->life = LIFE_WELCOME;
     return 0;
 }

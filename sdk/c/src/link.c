@@ -197,9 +197,10 @@ chx_writer message_hello(bool returns) {
     chx_pair_text(&message, "role", "worker");
     chx_pair_text(&message, "software", "libchronetix " CHRONETIX_VERSION);
     chx_write_text(&message, "features");
-    chx_write_list(&message, returns ? 2 : 1);
+    chx_write_list(&message, returns ? 3 : 2);
     if (returns) chx_write_text(&message, "reattach");
     chx_write_text(&message, "handover");
+    chx_write_text(&message, "accuse");
     chx_pair_count(&message, "pid", (uint64_t)getpid());
     return message;
 }

@@ -131,7 +131,7 @@ static int find_alive(chx_worker *worker, const char *to) {
         any = true;
         if (status == CHX_FAULT && !output->told) {
             output->told = 1;
-            return fail_status(worker, CHX_FAULT, output->names.route, &output->end.why);
+            return fail_peer(worker, output->names.route, output->end.header.epoch, &output->end.why);
         }
         alive |= status == CHX_OK || awaits(output);
     }
@@ -196,7 +196,7 @@ static int claim_credits(chx_worker *worker, const char *to, struct claim *claim
         if (status != CHX_OK) {
             if (output->tap_of) continue;
             output->told = 1;
-            return fail_status(worker, status, output->names.route, &end->why);
+            return fail_peer(worker, output->names.route, end->header.epoch, &end->why);
         }
         if (chx_producer_left(end)) {
             if (claim_add(claim, output) != 0) return no_memory(worker, "a frame");

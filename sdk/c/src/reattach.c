@@ -277,7 +277,10 @@ int absent_handle(chx_worker *worker, struct incoming *incoming) {
     if (strcmp(incoming->type, "error") == 0)
         return fail(worker, CHX_E_REATTACH_REFUSED, "the daemon does not take this worker back: %.300s",
                     chx_text(chx_get(incoming->message, "message"), "no reason"));
-    if (worker->presence == GREETING && strcmp(incoming->type, "welcome") == 0) return show(worker) < 0 ? absent_begin(worker) : 0;
+    if (worker->presence == GREETING && strcmp(incoming->type, "welcome") == 0) {
+        welcome_read(worker, incoming->message);
+        return show(worker) < 0 ? absent_begin(worker) : 0;
+    }
     if (worker->presence == SHOWING && strcmp(incoming->type, "reattached") == 0) return present_again(worker, incoming);
     return absent_begin(worker); /* this daemon is no good */
 }

@@ -214,7 +214,7 @@ struct chx_worker {
     int timer;
 
     struct chx_arena arena;
-    uint8_t has_arena, growing, is_source, draining, leaves, survives, end_told;
+    uint8_t has_arena, is_source, draining, leaves, survives, may_accuse;
     struct input **inputs;
     uint32_t input_count, input_room;
     struct output **outputs;
@@ -263,7 +263,12 @@ int no_memory(chx_worker *worker, const char *what);
 /* A status of the data plane's headers for `route`. */
 int fail_status(chx_worker *worker, enum chx_status status, const char *route, const struct chx_why *why);
 
+/* A peer has broken a rule of SPEC.md, section 8: the daemon is told, if it takes that. As fail_status. */
+int fail_peer(chx_worker *worker, const char *route, uint64_t epoch, const struct chx_why *why);
+
 /* life.c */
+/* What the welcome says of the daemon. */
+void welcome_read(chx_worker *worker, const chx_value *welcome);
 /* Sends a message, or keeps it for the next daemon; `state`: the next daemon learns it from how things stand. The message
  * is freed. */
 int tell(chx_worker *worker, chx_writer *message, const int *fds, uint32_t fd_count, bool state);
