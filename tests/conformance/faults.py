@@ -102,6 +102,11 @@ FOUND: dict[str, list[tuple[str, str, str]]] = {
     "hostile-descriptors": [
         ("sink", "never_looks", "no multiple of 64"),
         ("map", "crashes_at_a_fault", "killed by SIGSEGV"),
+        ("sink", "accuses_unasked", "no accuse to a daemon"),
+    ],
+    "accuses": [
+        ("sink", "no_accuse", "accuse: the peer's frame has an unknown flag"),
+        ("map", "knows_no_handover", "the feature accuse"),
     ],
     "hostile-stamps": [("sink", "never_looks", "the stamp of another slot"), ("sink", "crashes_at_a_fault", "SIGSEGV")],
     "hostile-notes": [("sink", "never_looks", "longer than the frame"), ("sink", "crashes_at_a_fault", "SIGSEGV")],

@@ -27,6 +27,7 @@ from chronetix.nodeworker.engine import loop
 from chronetix.nodeworker.memory import stages, wiring
 from chronetix.nodeworker.process import link, reader, reattach, worker
 from chronetix.protocol.messages import (
+    Accuse,
     Conclude,
     Deliver,
     Detach,
@@ -564,6 +565,22 @@ def no_limit_of_its_arena() -> None:
 
 
 # -- what it makes of peers that come, go and lie --------------------------------------------------------------
+
+
+@fault
+def no_accuse() -> None:
+    sends(swallow(Accuse))
+
+
+@fault
+def accuses_unasked() -> None:
+    accuse = worker.Worker._accuse
+
+    def always(self: Any, reason: BaseException) -> None:
+        self._accuses = True
+        accuse(self, reason)
+
+    worker.Worker._accuse = always
 
 
 @fault

@@ -44,9 +44,11 @@ def build_go(shared: Path) -> Path:
     return program
 
 
+ACCUSES = frozenset({"sink-accuses", "map-accuses"})
+
 LANGUAGES = (
     Language("Python", "nodeworker"),
-    Language("C", "sdk/c", c.missing, build_c),
-    Language("Go", "sdk/go", lambda: "" if shutil.which("go") else "needs Go", build_go),
+    Language("C", "sdk/c", c.missing, build_c, ACCUSES),
+    Language("Go", "sdk/go", lambda: "" if shutil.which("go") else "needs Go", build_go, ACCUSES),
 )
 """Python's worker is checked in tests/conformance."""

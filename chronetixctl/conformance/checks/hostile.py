@@ -8,8 +8,8 @@ import socket
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from chronetix.protocol.messages import Fault
-from chronetixctl.conformance.check import SPEC, Level, check
+from chronetix.protocol.messages import ACCUSE, Accuse, Fault
+from chronetixctl.conformance.check import PROTOCOL, SPEC, Level, check
 from chronetixctl.conformance.conversation import QUIET_S
 from chronetixctl.conformance.forge import CLOSED, OLDEST, RETURNED, ForgedMemory
 from chronetixctl.conformance.forms import SENDS, TAKES, Failed
@@ -65,6 +65,8 @@ def lie(rig: Rig, name: str, tell: Callable[[ForgedMemory, ForgedMemory], None],
 def _survived(rig: Rig, name: str) -> None:
     """Raises Failed if it ends by a signal, or as if nothing had happened."""
     status = rig.aftermath()
+    if rig.said(Accuse):
+        raise Failed("no accuse to a daemon whose welcome does not name the feature", "accuse")
     if status is not None and status <= 0:
         raise Failed(f"an end by itself, if at all, after {name}", rig.seen())
 
@@ -74,6 +76,24 @@ def hostile_descriptors(rig: Rig) -> None:
     for name, fields in DESCRIPTORS.items():
         with rig.another() as other:
             lie(other, name, lambda ring, _, fields=fields: ring.describe(0, **fields))  # type: ignore[misc]
+
+
+@check("reports the peer that lied, to a daemon that knows the message", TAKES, Level.FULL, (PROTOCOL, "Claims"))
+def accuses(rig: Rig) -> None:
+    if ACCUSE not in rig.begin().features:
+        raise Failed(f"the feature {ACCUSE} in its hello", "it does not name it")
+    rig.plan(credits=4)
+    ring, _ = rig.forge_input(credits=4)
+    rig.greet([ACCUSE])
+    rig.offered()
+    rig.link()
+    rig.ready()
+    ring.describe(0, length=8, flags=4)
+    rig.say_start()
+    rig.until(lambda: bool(rig.said(Accuse)), "accuse: the peer's frame has an unknown flag", may_end=True)
+    message = rig.said(Accuse)[0]
+    if (message.route, message.epoch) != (rig.forged.port.route, 0) or not message.rule:
+        raise Failed(f"accuse for epoch 0 of {rig.forged.port.route}, with the rule", f"{message}")
 
 
 @check("believes no stamp, skip or end that cannot be", TAKES, Level.USUAL, LIES)
