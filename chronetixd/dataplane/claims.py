@@ -69,7 +69,7 @@ def unfinished(memory: Memory, outputs: Iterable[Stage], inputs: Iterable[tuple[
 
 
 def _changed(fd: int) -> str:
-    """Return how the maker of a RING or CREDIT has changed its header after the check; an empty string if it has not."""
+    """Return how the maker of a RING or CREDIT has changed its header after the check; empty if it has not."""
     try:
         layout.slots(fd)
     except ValueError as reason:
