@@ -68,6 +68,12 @@ func (l *link) send(message wire.Message, descriptors ...int) error {
 	return nil
 }
 
+func (l *link) maxFrame() uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.conn.MaxFrame.Load()
+}
+
 func (l *link) keep(message wire.Message, pieces []wire.Piece) {
 	state := tellsState(message)
 	if state && !l.renewed {

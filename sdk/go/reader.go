@@ -171,8 +171,7 @@ func (w *Worker) ofSender(act func(*shm.Sender) error) error {
 func (w *Worker) unlessForgotten(err error, route string) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	known := slices.ContainsFunc(w.wired.Inputs, func(port Port) bool { return port.Route == route })
-	if known && errors.Is(err, shm.ErrUnknownRoute) {
+	if w.inputs[route] && errors.Is(err, shm.ErrUnknownRoute) {
 		return nil
 	}
 	return err
@@ -205,7 +204,9 @@ func (w *Worker) extend(message wire.Extend) error {
 		offer.Credits, credits = append(offer.Credits, port.Route), append(credits, credit)
 	}
 	w.mu.Lock()
-	w.wired.Inputs = append(slices.Clone(w.wired.Inputs), message.Inputs...)
+	for _, port := range message.Inputs {
+		w.inputs[port.Route] = true
+	}
 	w.config.Inputs = onePerRoute(append(slices.Clone(w.config.Inputs), message.Inputs...))
 	w.mu.Unlock()
 	var changes []shm.Change

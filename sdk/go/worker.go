@@ -32,7 +32,7 @@ type Worker struct {
 	receiver *shm.Receiver
 
 	mu          sync.Mutex
-	wired       wire.Configure // the last configure
+	wired       wire.Configure // the last configure; unchanged from Start on
 	config      Config         // Inputs and Outputs as they are now
 	handover    any
 	started     bool
@@ -40,6 +40,7 @@ type Worker struct {
 	read        chan struct{} // closed when the reader has ended
 	reattach    *reattachment
 	trim        *arenaTrim
+	inputs      map[string]bool // every route that was an input
 	topics      map[string]bool // asked for at run time: to be subscribed to, or not any more
 	requests    map[string]chan wire.Message
 	lastRequest uint64
@@ -78,7 +79,7 @@ func Inherited(node Node) (*Worker, error) {
 }
 
 func newWorker(conn *wire.Conn, node Node) (*Worker, error) {
-	w := &Worker{node: node, link: &link{conn: conn}, topics: map[string]bool{}, requests: map[string]chan wire.Message{},
+	w := &Worker{node: node, link: &link{conn: conn}, inputs: map[string]bool{}, topics: map[string]bool{}, requests: map[string]chan wire.Message{},
 		leftToTake: -1}
 	w.logger.worker = w
 	w.draining, w.stopping = context.WithCancel(context.Background())
@@ -145,6 +146,9 @@ func (w *Worker) configured(c wire.Configure) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.wired, w.config = c, configOf(c)
+	for _, port := range c.Inputs {
+		w.inputs[port.Route] = true
+	}
 }
 
 // receive is for the time before the reader runs. What the daemon refuses is the error.
@@ -228,9 +232,16 @@ func (w *Worker) Draining() <-chan struct{} { return w.draining.Done() }
 func (w *Worker) Stop() {
 	w.finishing.Store(true)
 	w.stopping()
-	if w.bell != nil {
-		w.bell.Ring()
+	if _, _, bell, _ := w.made(); bell != nil {
+		bell.Ring()
 	}
+}
+
+// made is what Start has made so far; for those who may call before it is over.
+func (w *Worker) made() (*shm.Sender, *shm.Receiver, *shm.Bell, chan struct{}) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.sender, w.receiver, w.bell, w.read
 }
 
 func (w *Worker) enter(phase string) { w.phase.Store(&phase) }
@@ -307,23 +318,29 @@ func (w *Worker) standby(ctx context.Context) error {
 }
 
 // wire makes the ends of the routes.
-func (w *Worker) wire() (err error) {
-	if w.bell, err = shm.NewBell(); err != nil {
+func (w *Worker) wire() error {
+	c := w.wired
+	bell, err := shm.NewBell()
+	if err != nil {
 		return err
 	}
-	c := w.wired
+	var sender *shm.Sender
 	if len(c.Outputs) > 0 {
 		first := min(uint64(firstSegment), c.ArenaLimit)
-		w.sender, err = shm.NewSender(w.bell, notices{w}, c.ArenaLimit, first, c.BudgetNS, len(c.Inputs) == 0)
+		sender, err = shm.NewSender(bell, notices{w}, c.ArenaLimit, first, c.BudgetNS, len(c.Inputs) == 0)
 		if err != nil {
+			bell.Close()
 			return err
 		}
-		w.trim = newArenaTrim(w.sender)
+		w.trim = newArenaTrim(sender)
 	}
-	w.receiver = shm.NewReceiver(w.bell, w.sender, func(route string, epoch uint64) { w.emptied(route, epoch) })
-	w.receiver.Other = w.mail.anything
+	receiver := shm.NewReceiver(bell, sender, w.emptied)
+	receiver.Other = w.mail.anything
+	w.mu.Lock()
+	w.sender, w.receiver, w.bell = sender, receiver, bell
+	w.mu.Unlock()
 	for _, port := range c.Outputs {
-		if err := w.sender.Add(namesOf(port), headerOf(port), port.LimitNS, port.Resume); err != nil {
+		if err := sender.Add(namesOf(port), headerOf(port), port.LimitNS, port.Resume); err != nil {
 			return err
 		}
 	}
@@ -421,7 +438,9 @@ func (w *Worker) ready() error {
 	if err := w.link.send(wire.Ready{}); err != nil {
 		return err
 	}
+	w.mu.Lock()
 	w.read = make(chan struct{})
+	w.mu.Unlock()
 	go w.readAll()
 	return nil
 }
@@ -460,17 +479,18 @@ func (w *Worker) lose(reason error) {
 	w.mail.mu.Unlock()
 	w.stopping()
 	w.abandonRequests()
-	if w.receiver != nil {
-		w.receiver.Fail(reason)
+	sender, receiver, bell, read := w.made()
+	if receiver != nil {
+		receiver.Fail(reason)
 	}
-	if w.sender != nil {
-		w.sender.Fail(reason)
+	if sender != nil {
+		sender.Fail(reason)
 	}
-	if w.read == nil { // nobody but the starting goroutine reads
+	if read == nil { // nobody but the starting goroutine reads
 		w.link.close()
 	}
-	if w.bell != nil {
-		w.bell.Ring()
+	if bell != nil {
+		bell.Ring()
 	}
 }
 
@@ -494,7 +514,7 @@ func (w *Worker) Finish(ctx context.Context, result any) error {
 	}
 	w.enter("stop")
 	finished := wire.Finished{Result: result}
-	if _, err := wire.Encode(finished, w.link.conn.MaxFrame.Load()); err != nil {
+	if _, err := wire.Encode(finished, w.link.maxFrame()); err != nil {
 		if leaves {
 			return fmt.Errorf("what is left to the successor cannot be sent: %w", of(err))
 		}

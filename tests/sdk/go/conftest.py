@@ -22,11 +22,16 @@ PLUGINS = Path(__file__).parent / "plugins"
 GO = shutil.which("go")
 
 
+RACE = bool(os.environ.get("CHRONETIX_GO_RACE"))
+"""Build with the race detector (`make go`): a worker that has found a race exits with status 66, and its flow fails."""
+
+
 def build(package: str, to: Path) -> None:
-    """Build one program of the SDK, without cgo; what the compiler says is the error."""
+    """Build one program of the SDK, without cgo unless for the race detector; what the compiler says is the error."""
     assert GO is not None
-    command = [GO, "build", "-buildvcs=false", "-o", str(to), package]
-    built = subprocess.run(command, cwd=SDK, env=os.environ | {"CGO_ENABLED": "0"}, capture_output=True, text=True)
+    command = [GO, "build", "-buildvcs=false", *(["-race"] if RACE else []), "-o", str(to), package]
+    environment = os.environ | {"CGO_ENABLED": str(int(RACE))}
+    built = subprocess.run(command, cwd=SDK, env=environment, capture_output=True, text=True)
     assert built.returncode == 0, built.stderr
 
 
