@@ -23,7 +23,8 @@ type Node struct {
 	OnStart func(ctx context.Context, w *Worker) error
 	// Produce makes a source's frames and sends them. It returns at its end, or soon after its context has ended.
 	Produce func(ctx context.Context, w *Worker) error
-	// OnFrame handles one frame of an input. The frame is released when it returns, unless KeepFrames is set.
+	// OnFrame handles one frame of an input. The frame is released when it returns, unless KeepFrames is set; f points to
+	// memory that is used for the next one, so a frame that is kept is copied (*f).
 	OnFrame func(ctx context.Context, w *Worker, f *Frame) error
 	// KeepFrames: OnFrame, or whoever it hands the frame to, releases it.
 	KeepFrames bool
@@ -225,8 +226,10 @@ func (w *Worker) loop(ctx context.Context) error {
 }
 
 func (w *Worker) takeAll(ctx context.Context) error {
+	frames := make([]Frame, 1) // used again for each frame: nothing is allocated
+	frame := &frames[0]
 	for {
-		frame, err := w.Take(ctx)
+		_, err := w.TakeMany(ctx, frames)
 		if err == io.EOF {
 			return nil
 		}
@@ -237,7 +240,7 @@ func (w *Worker) takeAll(ctx context.Context) error {
 			frame.Release()
 			continue
 		}
-		if err := w.handle(ctx, &frame); err != nil {
+		if err := w.handle(ctx, frame); err != nil {
 			return err
 		}
 		if !w.node.KeepFrames {

@@ -349,11 +349,11 @@ func (a *arena) makeSlab(class uint8) bool {
 	return true
 }
 
-func (a *arena) place(at uint32, inside, length uint64) extent {
+func (a *arena) place(e *extent, at uint32, inside, length uint64) {
 	entry := &a.runs[at]
-	offset := uint64(entry.page)*pageSize + inside
-	return extent{run: at, segment: entry.segment, offset: offset,
-		data: a.segments[entry.segment].data[offset : offset+length : offset+length]}
+	e.run, e.segment = at, entry.segment
+	e.offset = uint64(entry.page)*pageSize + inside
+	e.data = a.segments[entry.segment].data[e.offset : e.offset+length : e.offset+length]
 }
 
 func (a *arena) took(size uint64) {
@@ -362,31 +362,34 @@ func (a *arena) took(size uint64) {
 }
 
 // alloc finds an extent with one reference; false: there is no room now. No bytes need no memory.
-func (a *arena) alloc(length uint64) (extent, bool) {
+func (a *arena) alloc(length uint64, e *extent) bool {
 	switch {
 	case length == 0:
-		return extent{run: none}, true
+		*e = extent{run: none}
+		return true
 	case length <= smallMax:
-		return a.allocSmall(length)
+		return a.allocSmall(length, e)
 	case length > a.size:
-		return extent{}, false
+		return false
 	}
 	pages := uint32(wholePages(length) / pageSize)
 	at := a.takeRun(pages)
 	if at == none {
-		return extent{}, false
+		return false
 	}
 	a.runs[at].state, a.runs[at].refs = runWhole, 1
 	a.took(uint64(pages) * pageSize)
-	return a.place(at, 0, length), true
+	e.object = 0
+	a.place(e, at, 0, length)
+	return true
 }
 
-func (a *arena) allocSmall(length uint64) (extent, bool) {
+func (a *arena) allocSmall(length uint64, e *extent) bool {
 	class := classOf[(length+lineSize-1)/lineSize]
 	at := a.classes[class]
 	if at == none {
 		if !a.makeSlab(class) {
-			return extent{}, false
+			return false
 		}
 		at = a.classes[class]
 	}
@@ -399,9 +402,9 @@ func (a *arena) allocSmall(length uint64) (extent, bool) {
 	}
 	size := uint64(classLines[class]) * lineSize
 	a.took(size)
-	found := a.place(at, uint64(object)*size, length)
-	found.object = object
-	return found, true
+	e.object = object
+	a.place(e, at, uint64(object)*size, length)
+	return true
 }
 
 // share adds references: one for each further route that reads the extent.

@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 	"unsafe"
 
@@ -236,7 +237,8 @@ type Line struct {
 	mu    sync.Mutex
 	fd    int
 	state lineState
-	shut  bool // for writing: it is rung by shutting it again
+	shut  bool        // for writing: it is rung by shutting it again
+	spoil atomic.Bool // state is lineSpoilt
 }
 
 // adopt takes over a duplicate of an end of a line. A producer's end on which nothing can come wakes nobody.
@@ -322,6 +324,7 @@ func (l *Line) clear(b *Bell) {
 	}
 	if l.read() < 0 {
 		l.state = lineSpoilt
+		l.spoil.Store(true)
 		_ = unix.EpollCtl(b.epoll, unix.EPOLL_CTL_DEL, l.fd, nil)
 		delete(b.lines, int32(l.fd))
 	}
@@ -348,14 +351,7 @@ func (l *Line) read() int {
 	return got
 }
 
-func (l *Line) spoilt() bool {
-	if l == nil {
-		return false
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.state == lineSpoilt
-}
+func (l *Line) spoilt() bool { return l != nil && l.spoil.Load() }
 
 // drop ends the route's line, which the peer notices. What was not read is looked at for descriptors first; a line with
 // one in it stays open for as long as the process lives.

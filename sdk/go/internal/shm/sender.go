@@ -60,6 +60,7 @@ type Sender struct {
 	loans    int
 	closed   bool
 	failed   error
+	spare    *claim
 	pending  []notice
 	deferred func() // once the loans are committed
 	commits  uint64 // frames or runs sent, for liveness and the rule of naps
@@ -329,7 +330,7 @@ func (s *Sender) reclaimAll() {
 }
 
 // overwrite makes room by taking back the oldest frames of routes of policy latest.
-func (s *Sender) overwrite(length uint64) (extent, bool) {
+func (s *Sender) overwrite(length uint64, e *extent) bool {
 	for revoked := true; revoked; {
 		revoked = false
 		for _, p := range s.ends {
@@ -339,14 +340,12 @@ func (s *Sender) overwrite(length uint64) (extent, bool) {
 			frees := s.arena.frees
 			p.revoke()
 			revoked = true
-			if s.arena.frees != frees {
-				if e, found := s.arena.alloc(length); found {
-					return e, true
-				}
+			if s.arena.frees != frees && s.arena.alloc(length, e) {
+				return true
 			}
 		}
 	}
-	return extent{}, false
+	return false
 }
 
 func (s *Sender) mustDeliver(c *claim) bool {
@@ -355,25 +354,24 @@ func (s *Sender) mustDeliver(c *claim) bool {
 
 // room finds an extent, after reclaiming, growing and overwriting if need be.
 func (s *Sender) room(c *claim) (bool, error) {
-	var found bool
 	if c.frames > 1 && c.length > 0 {
 		each := stride(c.length)
-		if c.extent, found = s.arena.alloc(each * uint64(c.frames)); found {
+		if s.arena.alloc(each*uint64(c.frames), &c.extent) {
 			return true, nil
 		}
 		s.reclaimAll()
 		for ; c.frames > 1; c.frames /= 2 {
-			if c.extent, found = s.arena.alloc(each * uint64(c.frames)); found {
+			if s.arena.alloc(each*uint64(c.frames), &c.extent) {
 				return true, nil
 			}
 		}
 	}
-	if c.extent, found = s.arena.alloc(c.length); found {
+	if s.arena.alloc(c.length, &c.extent) {
 		return true, nil
 	}
 	s.reclaimAll()
 	for {
-		if c.extent, found = s.arena.alloc(c.length); found {
+		if s.arena.alloc(c.length, &c.extent) {
 			return true, nil
 		}
 		c.outlet.shortAt = s.arena.frees + 1
@@ -382,8 +380,7 @@ func (s *Sender) room(c *claim) (bool, error) {
 			return false, err
 		}
 		if !grown {
-			c.extent, found = s.overwrite(c.length)
-			return found, nil
+			return s.overwrite(c.length, &c.extent), nil
 		}
 	}
 }
@@ -747,8 +744,8 @@ func (s *Sender) countLost(c *claim) {
 func (s *Sender) Send(ctx context.Context, to string, data []byte, tags Tags, wait bool) error {
 	s.mu.Lock()
 	defer s.unlock()
-	c := claims.Get().(*claim)
-	defer claims.Put(c)
+	c := s.scratch()
+	defer s.done(c)
 	c.to, c.length = to, uint64(len(data))
 	if err := s.claim(ctx, c, 1, wait); err != nil {
 		return err
@@ -786,8 +783,8 @@ func (s *Sender) SendMany(ctx context.Context, to string, data []byte, size int,
 	}
 	s.mu.Lock()
 	defer s.unlock()
-	c := claims.Get().(*claim)
-	defer claims.Put(c)
+	c := s.scratch()
+	defer s.done(c)
 	sent, each := 0, int(stride(uint64(size)))
 	for len(data) > 0 {
 		frames := min(max(runBytes/each, 1), len(data)/size, MaxCredits)
@@ -811,7 +808,16 @@ func (s *Sender) SendMany(ctx context.Context, to string, data []byte, size int,
 	return sent, nil
 }
 
-var claims = sync.Pool{New: func() any { return new(claim) }}
+// scratch is a claim for one call; several only where callers wait.
+func (s *Sender) scratch() *claim {
+	c := s.spare
+	if s.spare = nil; c == nil {
+		c = new(claim)
+	}
+	return c
+}
+
+func (s *Sender) done(c *claim) { s.spare = c }
 
 // A Loan is room in shared memory that is filled in place. It holds a credit of each of its routes, so Commit never
 // waits. The zero Loan is one that is over.
