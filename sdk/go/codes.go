@@ -57,6 +57,9 @@ const (
 	CodePayloadUnencodable      Code = 5005 // payload-unencodable
 	CodeOutOfMemory             Code = 5006 // out-of-memory
 	CodeReattachRefused         Code = 5007 // reattach-refused
+	CodeClaimRefuted            Code = 5008 // claim-refuted
+	CodePeerLied                Code = 5009 // peer-lied
+	CodeAccusationUnproven      Code = 5010 // accusation-unproven
 	CodeUnknownVerb             Code = 6001 // unknown-verb
 	CodeBadArgument             Code = 6002 // bad-argument
 	CodeDaemonUnreachable       Code = 6003 // daemon-unreachable
@@ -108,7 +111,7 @@ var catalogue = map[Code]entry{
 	CodeFlowExists:              {"flow-exists", "a flow with the name {flow} is there already and is {state}", "Stop it first (`chronetixctl stop {flow}`) or submit under another name (`--name`)."},
 	CodeFlowFailed:              {"flow-failed", "the flow {flow} failed: {reason}", "`chronetixctl describe {flow}` shows every node's exit and last lines; `chronetixctl logs --flow {flow}` the whole."},
 	CodeFlowNotRunning:          {"flow-not-running", "the flow {flow} is {state}, not running", "`chronetixctl describe {flow}` says why; submit it again to run it."},
-	CodeNodeNotFound:            {"node-not-found", "the flow {flow} has no node {node}", "[Nearest name: {nearest}. ]`chronetixctl describe {flow}` lists its nodes."},
+	CodeNodeNotFound:            {"node-not-found", "there is no node {node}[ in the flow {flow}]", "[Nearest name: {nearest}. ][`chronetixctl describe {flow}` lists its nodes. ]`chronetixctl ls` lists the flows."},
 	CodeSpawnFailed:             {"spawn-failed", "the process of node {node} could not be started: {reason}", "Check that the program exists and may be executed, and the limits on processes and descriptors (ulimit -u, ulimit -n)."},
 	CodeWorkerExited:            {"worker-exited", "the worker of node {node} ended unexpectedly: {exit}", "The last lines of its stderr are in `chronetixctl describe {flow}`. SIGKILL without a stop usually means that memory ran out: see `dmesg`."},
 	CodeWorkerNotReady:          {"worker-not-ready", "node {node} did not become ready within {seconds} s; it was in {phase}", "Look at its log for what it waits for (`chronetixctl logs --node {node}`); slow loading belongs in on_start with a longer start timeout."},
@@ -134,6 +137,9 @@ var catalogue = map[Code]entry{
 	CodePayloadUnencodable:      {"payload-unencodable", "a value of type {type} cannot be sent as {content_type} on route {route}: {reason}", "Send a value that the content_type can hold, or give the route another content_type; docs/data.md says what each takes."},
 	CodeOutOfMemory:             {"out-of-memory", "shared memory for {what} could not be made: {reason}", "Free memory, or lower resource_claims.arena_bytes or the route's buffer; frames are held until their credit returns, so a slow consumer costs memory up to that limit."},
 	CodeReattachRefused:         {"reattach-refused", "this process may not reattach as the worker of node {node} of flow {flow}: {reason}", "A worker reattaches once, from the process that it was, after its daemon has died. End this process: its node gets another worker."},
+	CodeClaimRefuted:            {"claim-refuted", "node {node} claimed {claim}, but its shared memory shows otherwise: {reason}", "A worker says finished only when its outputs are closed, and when it has returned every frame of its inputs or has detached from them: PROTOCOL.md, Claims."},
+	CodePeerLied:                {"peer-lied", "node {node} broke the rules of route {route}, as node {finder} has found: {reason}", "shm/SPEC.md, section 8, lists what a peer may write. The route's frames were given up, so the flow cannot go on without loss; correct the program of node {node}."},
+	CodeAccusationUnproven:      {"accusation-unproven", "node {node} reported that node {accused} broke the rules of route {route} ({reason}), but the memory of the route does not show it", "Either of the two programs is wrong. `chronetixctl worker` and the conformance kit check each of them alone."},
 	CodeUnknownVerb:             {"unknown-verb", "there is no verb {verb}", "[Nearest verb: {nearest}. ]PROTOCOL.md lists them all."},
 	CodeBadArgument:             {"bad-argument", "argument {argument} of {verb}: {reason}", "PROTOCOL.md lists each verb's arguments and their types."},
 	CodeDaemonUnreachable:       {"daemon-unreachable", "no daemon answers at {socket}: {reason}", "Start it with `chronetixd`, or name its socket with --socket or CHRONETIX_SOCKET."},

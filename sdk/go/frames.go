@@ -83,7 +83,7 @@ func (w *Worker) Send(ctx context.Context, data []byte) error {
 	if w.sender == nil {
 		return errNoOutputs
 	}
-	return sent(w.sender.Send(ctx, "", data, shm.Tags{}, true))
+	return w.sent(w.sender.Send(ctx, "", data, shm.Tags{}, true))
 }
 
 // SendOut is Send with all that can be said about a frame.
@@ -99,7 +99,7 @@ func (w *Worker) SendOut(ctx context.Context, data []byte, out Out) error {
 		copy(loan.Data, data)
 		return loan.Commit()
 	}
-	return sent(w.sender.Send(ctx, out.To, data, out.tags(), !out.Try))
+	return w.sent(w.sender.Send(ctx, out.To, data, out.tags(), !out.Try))
 }
 
 // SendMany sends each size bytes of data as a frame of its own, many in one step, and returns how many were sent: fewer
@@ -109,12 +109,23 @@ func (w *Worker) SendMany(ctx context.Context, data []byte, size int, out Out) (
 		return 0, errNoOutputs
 	}
 	count, err := w.sender.SendMany(ctx, out.To, data, size, out.tags(), !out.Try)
-	return count, sent(err)
+	return count, w.sent(err)
 }
 
-func sent(err error) error {
+func (w *Worker) sent(err error) error {
 	if err == nil {
 		return nil
+	}
+	return w.accused(err)
+}
+
+// accused reports a peer that broke a rule, before the node is told: the daemon finds the lie in the route's memory, and
+// the one who told it fails. What that memory does not show (notes, descriptors on a line) is no accusation.
+func (w *Worker) accused(err error) error {
+	var route *shm.RouteError
+	var fault *shm.Fault
+	if w.accuses && errors.As(err, &route) && errors.As(err, &fault) && fault.Shown() {
+		w.tell(wire.Accuse{Route: route.Route, Rule: clip(fault.Why, 1024), Epoch: route.Epoch})
 	}
 	return of(err)
 }
@@ -124,6 +135,7 @@ func sent(err error) error {
 type Loan struct {
 	// Data is the room. It must not be touched after Commit or Cancel.
 	Data    []byte
+	worker  *Worker
 	loan    shm.Loan
 	tags    shm.Tags
 	trailer []byte
@@ -141,9 +153,9 @@ func (w *Worker) Reserve(ctx context.Context, size int, out Out) (Loan, error) {
 	}
 	made, room, err := w.sender.Reserve(ctx, out.To, size+len(trailer), !out.Try)
 	if err != nil {
-		return Loan{}, of(err)
+		return Loan{}, w.accused(err)
 	}
-	loan := Loan{Data: room[:size:size], loan: made, tags: out.tags(), trailer: trailer, whole: room}
+	loan := Loan{worker: w, Data: room[:size:size], loan: made, tags: out.tags(), trailer: trailer, whole: room}
 	loan.tags.Noted = trailer != nil
 	return loan, nil
 }
@@ -157,7 +169,10 @@ func (l Loan) CommitSize(size int) error {
 		return fmt.Errorf("the loan has %d bytes, not %d", len(l.Data), size)
 	}
 	copy(l.whole[size:], l.trailer)
-	return sent(l.loan.Commit(size+len(l.trailer), l.tags))
+	if l.worker == nil {
+		return ErrLoanOver
+	}
+	return l.worker.sent(l.loan.Commit(size+len(l.trailer), l.tags))
 }
 
 // Cancel gives the room back unsent. After Commit it does nothing, so that it can be deferred.
@@ -205,7 +220,7 @@ func (w *Worker) TakeMany(ctx context.Context, frames []Frame) (int, error) {
 			}
 		}
 		if err != nil && err != io.EOF {
-			err = w.reason(of(err))
+			err = w.reason(w.accused(err))
 		}
 		return count, err
 	}

@@ -150,7 +150,7 @@ func (r *reattachment) attempt() (back bool, err error) {
 func (r *reattachment) introduce(conn *wire.Conn) error {
 	w := r.w
 	hello := wire.Hello{Protocol: []uint64{ProtocolVersion}, Role: "worker", Software: "chronetix-go " + Version,
-		Features: []string{wire.FeatureReattach, wire.FeatureHandover}, PID: uint64(os.Getpid())}
+		Features: []string{wire.FeatureReattach, wire.FeatureHandover, wire.FeatureAccuse}, PID: uint64(os.Getpid())}
 	if err := conn.Send(hello); err != nil {
 		return err
 	}

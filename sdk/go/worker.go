@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -52,7 +53,8 @@ type Worker struct {
 	events     atomic.Uint64
 	finishing  atomic.Bool
 	ending     atomic.Bool
-	leftToTake int // of one that leaves: how many frames it may still take; -1 before that
+	accuses    bool // the daemon takes accusations
+	leftToTake int  // of one that leaves: how many frames it may still take; -1 before that
 	seenCount  uint64
 	seenAt     uint64
 }
@@ -85,7 +87,7 @@ func newWorker(conn *wire.Conn, node Node) (*Worker, error) {
 	w.draining, w.stopping = context.WithCancel(context.Background())
 	w.enter("init")
 	hello := wire.Hello{Protocol: []uint64{ProtocolVersion}, Role: "worker", Software: "chronetix-go " + Version,
-		Features: []string{wire.FeatureHandover}, PID: uint64(os.Getpid())}
+		Features: []string{wire.FeatureHandover, wire.FeatureAccuse}, PID: uint64(os.Getpid())}
 	err := w.link.send(hello)
 	if err == nil {
 		err = w.greeted()
@@ -114,6 +116,7 @@ func (w *Worker) greeted() error {
 		return unexpected(message, "where the welcome is due")
 	}
 	w.link.conn.MaxFrame.Store(welcome.MaxFrame)
+	w.accuses = slices.Contains(welcome.Features, wire.FeatureAccuse)
 	message, err = w.receive()
 	if err != nil {
 		return err

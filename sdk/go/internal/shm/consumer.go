@@ -132,11 +132,11 @@ func (c *Consumer) dropSegment(index uint64) *Fault {
 		return nil
 	}
 	if index >= uint64(len(c.segments)) || c.segments[index].data == nil {
-		return c.broken(faultf("segment %d was dropped, but is not mapped", index))
+		return c.broken(seenAlone("segment %d was dropped, but is not mapped", index))
 	}
 	for _, in := range c.heldIn {
 		if in == uint32(index)+1 {
-			return c.broken(faultf("segment %d was dropped while a frame of it is held", index))
+			return c.broken(seenAlone("segment %d was dropped while a frame of it is held", index))
 		}
 	}
 	c.mapped -= c.segments[index].size()
@@ -184,6 +184,11 @@ func (c *Consumer) skipOf(position uint64) uint64 {
 	return c.ring.load(atDescriptors + descriptorBytes*uintptr(c.slots) + 8*uintptr(position&c.mask))
 }
 
+func (c *Consumer) refuseAlone(format string, arguments ...any) status {
+	c.fault = seenAlone(format, arguments...)
+	return statusFault
+}
+
 func (c *Consumer) refuse(format string, arguments ...any) status {
 	c.fault = faultf(format, arguments...)
 	return statusFault
@@ -202,12 +207,12 @@ func (c *Consumer) describe(position uint64, f *Frame) status {
 		return c.refuse("frame at %d: unknown flags 0x%x", position, flags)
 	}
 	if c.held[position&c.mask] != 0 {
-		return c.refuse("frame at %d: its slot has a frame that is still held", position)
+		return c.refuseAlone("frame at %d: its slot has a frame that is still held", position)
 	}
 	f.Data, f.Meta, f.StampNS, f.segment = noBytes, nil, 0, 0
 	if length == 0 {
 		if flags&flagNoted != 0 {
-			return c.refuse("frame at %d: no bytes, but notes among them", position)
+			return c.refuseAlone("frame at %d: no bytes, but notes among them", position)
 		}
 		return statusOK
 	}
@@ -229,13 +234,13 @@ func (c *Consumer) describe(position uint64, f *Frame) status {
 func (c *Consumer) notes(position uint64, f *Frame) status {
 	length := len(f.Data)
 	if length < noteBytes {
-		return c.refuse("frame at %d: %d bytes, fewer than notes have", position, length)
+		return c.refuseAlone("frame at %d: %d bytes, fewer than notes have", position, length)
 	}
 	note := [noteBytes]byte(f.Data[length-noteBytes:])
 	stamp, meta := binary.LittleEndian.Uint64(note[:]), binary.LittleEndian.Uint32(note[8:])
 	before := length - noteBytes
 	if reserved := binary.LittleEndian.Uint32(note[12:]); reserved != 0 || uint64(meta) > uint64(before) {
-		return c.refuse("frame at %d: notes of %d bytes (and 0x%x) behind %d", position, meta, reserved, before)
+		return c.refuseAlone("frame at %d: notes of %d bytes (and 0x%x) behind %d", position, meta, reserved, before)
 	}
 	f.StampNS = int64(stamp)
 	payload := before - int(meta)
@@ -315,7 +320,7 @@ func (c *Consumer) look(f *Frame) status {
 		}
 	}
 	if found == statusEmpty && c.line.spoilt() {
-		found = c.refuse("the producer has sent descriptors where only rings may come")
+		found = c.refuseAlone("the producer has sent descriptors where only rings may come")
 	}
 	if found == statusFault {
 		c.broken(c.fault)

@@ -100,11 +100,24 @@ type Header struct {
 }
 
 // A Fault is a rule that a peer has broken: its route is lost.
-type Fault struct{ Why string }
+type Fault struct {
+	Why   string
+	alone bool
+}
 
 func (f *Fault) Error() string { return f.Why }
 
-func faultf(format string, arguments ...any) *Fault { return &Fault{fmt.Sprintf(format, arguments...)} }
+// Shown tells whether the route's RING and CREDIT show it to whoever else reads them. Notes, what comes on a line, and
+// what this end holds are seen by this end alone.
+func (f *Fault) Shown() bool { return !f.alone }
+
+func seenAlone(format string, arguments ...any) *Fault {
+	return &Fault{fmt.Sprintf(format, arguments...), true}
+}
+
+func faultf(format string, arguments ...any) *Fault {
+	return &Fault{Why: fmt.Sprintf(format, arguments...)}
+}
 
 func kindName(kind uint32) string {
 	if kind == kindRing {

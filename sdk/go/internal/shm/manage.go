@@ -99,7 +99,7 @@ func (s *Sender) find(route string, epoch uint64, named bool) (*Producer, error)
 	if named || known {
 		return nil, nil
 	}
-	return nil, &RouteError{route, ErrUnknownRoute}
+	return nil, &RouteError{Route: route, Err: ErrUnknownRoute}
 }
 
 // ErrUnknownRoute: a message of the daemon names a route that this node does not have.
@@ -120,7 +120,7 @@ func (s *Sender) Link(route string, epoch uint64, named bool, creditFD, lineFD i
 		err = p.link(creditFD, lineFD)
 	}
 	if err != nil {
-		return &RouteError{route, err}
+		return &RouteError{Route: route, Err: err}
 	}
 	if _, isTap := s.taps[route]; isTap {
 		s.changed()
@@ -223,7 +223,7 @@ func (s *Sender) Tap(route, of string, credits uint32, baseSeq uint64) (descript
 	s.mu.Lock()
 	defer s.unlock()
 	if p, _ := s.find(of, 0, false); p == nil {
-		return -1, &RouteError{of, ErrUnknownRoute}
+		return -1, &RouteError{Route: of, Err: ErrUnknownRoute}
 	}
 	if p, _ := s.find(route, 0, false); p != nil {
 		return -1, fmt.Errorf("this node has an output %q already", route)
@@ -275,7 +275,7 @@ func (s *Sender) reroute(leave []string, changes []Change) (rings []Stage, err e
 	for _, route := range leave {
 		i := s.indexOf(route)
 		if i < 0 {
-			return nil, &RouteError{route, ErrUnknownRoute}
+			return nil, &RouteError{Route: route, Err: ErrUnknownRoute}
 		}
 		s.outputs[i].close()
 		s.outputs, s.names = slices.Delete(s.outputs, i, i+1), slices.Delete(s.names, i, i+1)

@@ -187,7 +187,7 @@ func (p *Producer) look() (due uint64, fault *Fault) {
 		return 0, p.broken(faultf("the consumer claims %d frames returned of %d sent", p.seen, p.committed))
 	}
 	if p.line.spoilt() {
-		return 0, p.broken(faultf("the consumer has sent descriptors where only rings may come"))
+		return 0, p.broken(seenAlone("the consumer has sent descriptors where only rings may come"))
 	}
 	return due, nil
 }

@@ -134,7 +134,7 @@ func (r *Receiver) chain(route string) *chain {
 func (r *Receiver) stage(route string, epoch uint64) (*Consumer, error) {
 	ch := r.chain(route)
 	if ch == nil {
-		return nil, &RouteError{route, ErrUnknownRoute}
+		return nil, &RouteError{Route: route, Err: ErrUnknownRoute}
 	}
 	for _, c := range ch.stages {
 		if c.Header.Epoch == epoch {
@@ -154,11 +154,11 @@ func (r *Receiver) Link(route string, epoch uint64, ringFD, lineFD int, indices 
 	}
 	for i, index := range indices {
 		if err := c.mapSegment(index, segments[i]); err != nil {
-			return &RouteError{route, err}
+			return &RouteError{Route: route, Err: err}
 		}
 	}
 	if c.state != consumerUnlinked {
-		return &RouteError{route, errors.New("it is linked or closed already")}
+		return &RouteError{Route: route, Err: errors.New("it is linked or closed already")}
 	}
 	err = c.link(ringFD, lineFD)
 	if err == nil && predecessor >= 0 {
@@ -166,7 +166,7 @@ func (r *Receiver) Link(route string, epoch uint64, ringFD, lineFD int, indices 
 		c.told = c.state == consumerFaulty
 	}
 	if err != nil {
-		return &RouteError{route, err}
+		return &RouteError{Route: route, Err: err}
 	}
 	r.bell.Ring()
 	return nil
@@ -181,7 +181,7 @@ func (r *Receiver) MapSegment(route string, epoch, index uint64, descriptor int)
 		return err
 	}
 	if err := c.mapSegment(index, descriptor); err != nil {
-		return &RouteError{route, err}
+		return &RouteError{Route: route, Err: err}
 	}
 	r.bell.Ring()
 	return nil
@@ -208,7 +208,7 @@ func (r *Receiver) Conclude(route string, seq uint64) error {
 	defer r.unlock()
 	ch := r.chain(route)
 	if ch == nil || len(ch.stages) == 0 {
-		return &RouteError{route, ErrUnknownRoute}
+		return &RouteError{Route: route, Err: ErrUnknownRoute}
 	}
 	last := ch.stages[len(ch.stages)-1]
 	ch.nothing = &Consumer{Route: route, Header: Header{Credits: 1, Epoch: last.Header.Epoch + 1, BaseSeq: seq},
@@ -291,7 +291,7 @@ func (r *Receiver) from(ch *chain, frames []Frame) result {
 				return result{status: statusEnded}
 			}
 			c.told = true
-			return result{status: statusFault, err: &RouteError{c.Route, c.fault}}
+			return result{status: statusFault, err: &RouteError{c.Route, c.Header.Epoch, c.fault}}
 		}
 		return result{status: found, count: count}
 	}

@@ -21,7 +21,8 @@ var ErrUnlinked = errors.New("the route is not linked to its consumer yet")
 // A RouteError is about one route.
 type RouteError struct {
 	Route string
-	Err   error // ErrClosed, a *Fault, ErrWouldBlock, ErrUnlinked
+	Epoch uint64 // of the stage, where Err is a *Fault
+	Err   error  // ErrClosed, a *Fault, ErrWouldBlock, ErrUnlinked
 }
 
 func (e *RouteError) Error() string { return fmt.Sprintf("route %s: %v", e.Route, e.Err) }
@@ -268,7 +269,7 @@ func (p *Producer) why() error {
 	case producerDetached:
 		err = fmt.Errorf("%w: its consumer has detached", ErrClosed)
 	}
-	return &RouteError{p.Route, err}
+	return &RouteError{p.Route, p.Header.Epoch, err}
 }
 
 // credits marks the routes that have a credit for this frame, and shortens a run to what each of them has.
@@ -540,7 +541,7 @@ func (o *Outlet) patience() uint64 {
 func (s *Sender) wouldBlock(c *claim, why attempt) error {
 	for _, p := range c.outlet.producers {
 		if p.awaits() || p.holdsUp(why) {
-			return &RouteError{p.Route, ErrWouldBlock}
+			return &RouteError{Route: p.Route, Err: ErrWouldBlock}
 		}
 	}
 	return ErrWouldBlock

@@ -97,7 +97,7 @@ func (c *Consumer) succeed(next *Consumer) error {
 	}
 	if fault := c.endAt(theirs.BaseSeq - mine.BaseSeq); fault != nil {
 		c.told = true
-		return &RouteError{c.Route, fault}
+		return &RouteError{Route: c.Route, Err: fault}
 	}
 	c.next = next
 	return nil

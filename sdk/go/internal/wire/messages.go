@@ -21,6 +21,7 @@ const ProtocolVersion = 1
 const (
 	FeatureHandover = "handover"
 	FeatureReattach = "reattach"
+	FeatureAccuse   = "accuse"
 )
 
 type Hello struct {
@@ -245,6 +246,14 @@ type GaveUp struct {
 	WaitedNS uint64 `cbor:"waited_ns"`
 }
 
+// Accuse: the peer on this stage of the route broke a rule of shm/SPEC.md, section 8.
+type Accuse struct {
+	none  `cbor:"-"`
+	Route string `cbor:"route"`
+	Rule  string `cbor:"rule"`
+	Epoch uint64 `cbor:"epoch,omitempty"`
+}
+
 type Retract struct {
 	none
 	Route string
@@ -391,6 +400,7 @@ func (Start) Kind() string           { return "start" }
 func (Started) Kind() string         { return "started" }
 func (Detach) Kind() string          { return "detach" }
 func (GaveUp) Kind() string          { return "gave-up" }
+func (Accuse) Kind() string          { return "accuse" }
 func (Retract) Kind() string         { return "retract" }
 func (Drain) Kind() string           { return "drain" }
 func (Leave) Kind() string           { return "leave" }

@@ -204,6 +204,7 @@ var sent = map[string][]Message{
 	"segment-mapped of a later stage":     {SegmentMapped{Index: 2, Route: "a", Epoch: 1}},
 	"segment-dropped":                     {SegmentDropped{Index: 1}},
 	"ready, started, finished":            {Ready{}, Started{}, Finished{Result: map[string]any{"rows": 336776}}},
+	"accuse":                              {Accuse{Route: "a->b", Rule: "flags 0x100 are not known", Epoch: 2}},
 	"gave-up":                             {GaveUp{Route: "a->b", WaitedNS: 2000000000}},
 	"fault":                               {Fault{Phase: "frame", Error: "ValueError", Message: "no", Traceback: "Traceback …"}},
 	"reattach": {Reattach{Flow: "f", Node: "n", Token: "00ff", State: "started", Incarnation: 1,
