@@ -3,7 +3,7 @@
 A plugin is a function, a generator function or a class with any of ``on_start``, ``on_frame``, ``on_tick``,
 ``on_message``, ``on_stop`` and ``produce``; it gets a :class:`Context`. The same code runs in a process of its own, in
 one process with the whole flow, and in unit tests (``chronetix.testing``). A separate program becomes a worker with
-:func:`serve`. ``chronetix.client`` is the client of the daemon.
+:func:`serve`, a running one with :func:`attach`. ``chronetix.client`` is the client of the daemon.
 
 A name's module is imported when the name is first used, because the launcher has to set the environment before numpy is
 imported. Type checkers read ``__init__.pyi``.
@@ -22,6 +22,7 @@ _HOMES = {
     "RouteClosed": "chronetix.shm",
     "Tick": "chronetix.protocol.messages",
     "WouldBlock": "chronetix.shm",
+    "attach": "chronetix.nodeworker.process.attach",
     "serve": "chronetix.nodeworker.process.worker",
 }
 

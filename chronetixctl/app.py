@@ -36,6 +36,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "rollout": ("chronetixctl.rollout:rollout", "Show the roll-outs of a flow, or undo the last one."),
         "run": ("chronetixctl.run:run", "Run a whole flow in this one process, without a daemon."),
         "restart": ("chronetixctl.restart:restart", "Start a flow anew, or replace workers of its nodes."),
+        "attach-token": ("chronetixctl.attach:attach_token", "Print the token with which a worker attaches to a flow."),
         "stop": ("chronetixctl.stop:stop", "Stop a flow; frames that were sent are still processed."),
         "rm": ("chronetixctl.remove:rm", "Remove flows that have ended, with their logs and exits."),
     },

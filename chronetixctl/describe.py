@@ -11,7 +11,7 @@ import click
 from chronetix.protocol.json_text import json_text
 from chronetixctl import exits, output
 from chronetixctl.app import Session
-from chronetixctl.listing import returning
+from chronetixctl.listing import missing
 from chronetixctl.options import command, flow_argument
 from chronetixctl.output import Column
 
@@ -78,7 +78,7 @@ def _sections(flow: Mapping[str, Any]) -> Iterator[str]:
     yield f"{output.printable(flow['name'])}  {output.state(flow['state'])}"
     if flow.get("reason"):
         yield f"reason: {output.first_line(flow['reason'])}"
-    if waits := returning(flow):
+    if waits := missing(flow):
         yield waits
     yield ""
     yield output.table(_NODES, [_node(node) for node in flow["nodes"]])
@@ -94,6 +94,9 @@ def _sections(flow: Mapping[str, Any]) -> Iterator[str]:
         yield f"\n{click.style('SUBSCRIPTIONS', bold=True)}"
         yield output.table(_SUBSCRIPTIONS, [_subscription(each) for each in flow["subscriptions"]])
     for node in flow["nodes"]:
+        if attach := node.get("attach"):
+            yield f"\n{click.style(output.printable(node['node']), bold=True)} waits for attach; start it so:"
+            yield f"  {output.printable(attach['command'])}"
         yield from _trouble(node)
         yield from _outcome(node)
     deaths = [death for node in flow["nodes"] for death in (node.get("deaths") or ())[-SHOWN_DEATHS:]]
@@ -136,10 +139,12 @@ def _route(route: Mapping[str, Any]) -> tuple[Any, ...]:
 
 def _how(ended: Mapping[str, Any], before: str) -> str:
     """Return how a worker ended, with ``before`` before a signal's name. The exit of a worker that an earlier daemon
-    has started cannot always be observed."""
+    has started cannot always be observed; an attached worker leaves by closing its connection."""
     if ended.get("signal"):
         return f"{before}{ended['signal']}"
-    return "not observed" if ended.get("code") is None else f"exit code {ended['code']}"
+    if ended.get("code") is not None:
+        return f"exit code {ended['code']}"
+    return "left" if ended.get("attached") else "not observed"
 
 
 def _death(death: Mapping[str, Any]) -> tuple[Any, ...]:

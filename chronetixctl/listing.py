@@ -27,11 +27,15 @@ _COLUMNS = (
 )
 
 
-def returning(flow: Mapping[str, Any]) -> str:
-    """Return a note on how many workers of a flow have not reattached yet since an earlier daemon ended; empty if none
-    is missing."""
-    count = flow.get("returning")
-    return f"{count} worker{'s' * (count != 1)} not back yet from an earlier daemon" if count else ""
+def missing(flow: Mapping[str, Any]) -> str:
+    """Return a note on how many workers of a flow are waited for: that have not reattached yet since an earlier daemon
+    ended, or that start by themselves and have not attached; empty if none is missing."""
+    notes = []
+    if count := flow.get("returning"):
+        notes.append(f"{count} worker{'s' * (count != 1)} not back yet from an earlier daemon")
+    if count := flow.get("attachable"):
+        notes.append(f"{count} node{'s' * (count != 1)} waiting for attach")
+    return "; ".join(notes)
 
 
 @command(
@@ -78,5 +82,5 @@ def _row(flow: Mapping[str, Any], run: Mapping[str, Any], now: int) -> tuple[Any
         since = output.duration(now - run["ended_unix_ns"])
         return name, run["number"], state, "", "", "", since, output.first_line(run["reason"])
     since = output.duration(now - flow["changed_unix_ns"])
-    reason = output.first_line(flow.get("reason") or returning(flow))
+    reason = output.first_line(flow.get("reason") or missing(flow))
     return name, flow.get("run", 1), state, flow["nodes"], flow["routes"], flow.get("restarts", 0), since, reason

@@ -33,6 +33,7 @@ _STATE_COLOURS = {
     "failed": "red",
     "starting": "yellow",
     "returning": "yellow",
+    "waiting": "yellow",
     "draining": "yellow",
     "stopped": "bright_black",
     "finished": "bright_black",
@@ -91,9 +92,14 @@ def printable_line(text: str) -> str:
     return _CONTROL_BUT_COLOUR.sub(lambda match: repr(match.group())[1:-1], text)
 
 
+_STATE_NAMES = {"waiting": "waiting for attach"}
+"""States whose names say more to people than to programs."""
+
+
 def state(name: str) -> str:
     """Return the name of a state, styled in its colour."""
     colour = _STATE_COLOURS.get(name)
+    name = _STATE_NAMES.get(name, name)
     return click.style(name, fg=colour) if colour else printable(name)
 
 

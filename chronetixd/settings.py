@@ -47,6 +47,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Size in bytes at which the next log file is begun."""
     start_timeout: Seconds = 30.0
     """Seconds within which every worker of a flow must be ready and started."""
+    attach_timeout: Seconds = 600.0
+    """Seconds for which a node waits for a worker that starts by itself and attaches (``attach://NAME``)."""
     drain_timeout: Seconds = 10.0
     """Seconds that a flow may take to drain before its workers get SIGTERM."""
     failure_timeout: Seconds = 3.0
@@ -100,6 +102,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             failure_drain_ns=round(self.failure_timeout * 1e9),
             terminate_ns=round(self.terminate_timeout * 1e9),
             end_ns=round(self.end_timeout * 1e9),
+            attach_ns=round(self.attach_timeout * 1e9),
         )
 
 

@@ -43,7 +43,10 @@ def unsupported(flow: Flow) -> tuple[list[Problem], list[Problem]]:
     warnings: list[Problem] = []
     if not flow.manifests:
         problems.append(Problem("manifests", "a flow needs at least one node", "add a manifest"))
+    attached: dict[str, str] = {}
     for index, manifest in enumerate(flow.manifests):
+        if manifest.artifact.attach:
+            _check_attach(index, manifest, attached, problems, warnings)
         for at, timer in enumerate(manifest.timers):
             path = f"manifests[{index}].timers[{at}].schedule"
             if timer.schedule.interval_ns is None:
@@ -63,6 +66,24 @@ def unsupported(flow: Flow) -> tuple[list[Problem], list[Problem]]:
                 text = "the event bus delivers at most once: it drops messages for a node that does not read them"
                 problems.append(Problem(f"{path}.delivery", text, "set it to at_most_once"))
     return problems, warnings
+
+
+def _check_attach(
+    index: int, manifest: Manifest, attached: dict[str, str], problems: list[Problem], warnings: list[Problem]
+) -> None:
+    """Check a node whose worker starts by itself. ``attached``: the earlier nodes of this kind, by their names."""
+    path, name = f"manifests[{index}]", manifest.artifact.attach
+    if name in attached:
+        text = f"node {attached[name]!r} has the same artifact"
+        problems.append(Problem(f"{path}.artifact.uri", text, "give each node a name of its own, attach://NAME"))
+    attached[name] = manifest.node
+    if manifest.user:
+        text = "a worker that attaches is the daemon's user's"
+        problems.append(Problem(f"{path}.user", text, "leave it out"))
+    for claim in ("cpu_millis", "memory_bytes"):
+        if getattr(manifest.resource_claims, claim):
+            text = "has no effect on a worker that attaches: the daemon has not started it"
+            warnings.append(Problem(f"{path}.resource_claims.{claim}", text, "limit it where it is started"))
 
 
 def _node(flow: Flow, manifest: Manifest, name: str, base_dir: str, routes: _Routes) -> Configure:

@@ -48,6 +48,9 @@ class Doorbell:
         """From inside this process; peers ring by their lines."""
     def wait(self, timeout_ns: int = -1) -> bool:
         """Sleep until rung and clear it; False on time-out. Signal handlers run."""
+    def interrupt(self, reason: BaseException | None, /) -> None:
+        """Have whoever sleeps on it now, or else next, raise ``reason``, once; None: nobody. From any thread: where a
+        signal would run its handler, for a thread that gets none."""
     def clear(self) -> bool:
         """Was it rung? It is silent afterwards, but for more lines than are heard at once."""
     def close(self) -> None: ...

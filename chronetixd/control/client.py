@@ -29,9 +29,10 @@ from chronetixd.control import verbs
 from chronetixd.core.access import Asker, Peer, Right
 from chronetixd.core.quota import QuotaGate
 from chronetixd.flows.recovery import ReattachRequest
+from chronetixd.linux.peer import pidfd_of
 from chronetixd.loop import shares
 from chronetixd.loop.connection import Connection, documents
-from chronetixd.loop.inspection import Inspection
+from chronetixd.loop.inspection import Inspection, pass_rights
 from chronetixd.loop.shares import ShareOwner
 
 LINGER_S = 10.0
@@ -59,6 +60,9 @@ CALL_ITEMS = 4096
 
 MAX_DESCRIPTORS = 1
 """How many descriptors may come with a client's message: one, a tap's CREDIT."""
+
+ATTACH = "attach"
+"""The verb under which the audit log has workers that attach."""
 
 AUDITED = ("not-allowed", "quota-exceeded")
 """The errors of refused calls that are recorded in the audit log."""
@@ -125,6 +129,9 @@ class ControlClient:
             who=who,
         )
         self._who = who
+        self._sock = sock
+        self._since_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        """When the connection was accepted."""
         self._shares = shares.of(loop)
         self._makers = self._shares.makers(who)
         self._answering = asyncio.Lock()
@@ -248,11 +255,15 @@ class ControlClient:
     def _hello(self, hello: wire.Hello) -> None:
         self._deadline.cancel()
         returns = hello.role == "worker" and wire.REATTACH in hello.features
-        roles = ("worker",) if returns else ("client",)
-        features = wire.WORKER_FEATURES if returns else ()
+        attaches = hello.role == "worker" and bool(hello.attach) and not returns
+        roles = ("worker",) if returns or attaches else ("client",)
+        features = wire.WORKER_FEATURES if returns or attaches else ()
         reply = handshake.answer(
             hello, daemon=self._daemon, roles=roles, features=features, max_frame=self._limits()[0]
         )
+        if attaches and isinstance(reply, wire.Welcome):
+            self._attach(hello)
+            return
         if isinstance(reply, wire.Welcome):
             self._connection.pass_rights(MAX_WAITING if returns else MAX_DESCRIPTORS)
         self._connection.send(reply)
@@ -262,6 +273,34 @@ class ControlClient:
         elif returns:
             self._returns = True
             self._features = tuple(hello.features)
+
+    def _attach(self, hello: wire.Hello) -> None:
+        """Hand the connection of a worker that attaches to its flow, which welcomes it and owns it from now on. Every
+        attempt is in the audit log, refused ones at the pace of refusals."""
+        about = {"name": hello.attach}
+        try:
+            if self.right < Right.OPERATE:
+                raise not_allowed(self.peer, Right.OPERATE, "attach a worker")
+            flow, node = self._context.flows.find_attachable(hello, self.peer)
+            pidfd = self._pidfd(hello.attach)
+        except ChronetixError as reason:
+            self._context.audit.refused(self.peer, ATTACH, reason.name, about)
+            self._phase = handshake.Phase.REFUSED
+            self.refuse(reason)
+            return
+        began_ns = time.monotonic_ns()
+        number = self._context.audit.begun(self.peer, ATTACH, {**about, "flow": flow.name, "nodes": [node]})
+        pass_rights(self._sock, True)
+        flow.attach(node, hello, self._connection.hand_over(), self.peer.pid, pidfd)
+        self._context.audit.ended(self.peer, ATTACH, number, "ok", time.monotonic_ns() - began_ns)
+        self._leave()
+
+    def _pidfd(self, name: str) -> int:
+        """Return a pidfd of the client's process. Raises ChronetixError ``attach-refused``."""
+        try:
+            return pidfd_of(self._sock, self.peer, self._since_ns)
+        except OSError as reason:
+            raise error("attach-refused", name=name, reason=reason.strerror or str(reason)) from None
 
     def _reattach(self, message: wire.Reattach, descriptors: list[int]) -> None:
         """Hand the connection of a worker that outlived an earlier daemon to its flow, which owns it from now on."""

@@ -15,7 +15,8 @@ from chronetix.protocol import cbor
 from chronetix.protocol.contract import Liveness, Restart, Route
 from chronetixd.core.death import ExitRecord
 from chronetixd.core.wiring.stages import DataRoute
-from chronetixd.core.worker import WorkerState
+from chronetixd.core.worker import Exit, WorkerState
+from chronetixd.flows import attach
 from chronetixd.flows.run import FlowRun
 from chronetixd.loop.turns import Pace
 
@@ -160,15 +161,16 @@ def _route_stats(run: FlowRun, route: DataRoute) -> dict[str, Any]:
     return {"id": route.id, "from": route.source, "to": route.target, "taps": taps, **(snapshot or {})}
 
 
-async def describe(run: FlowRun, contract: bytes, ask: Ask) -> cbor.Encoded:
-    """Return the value of the verb ``describe``, encoded; ``contract`` is the flow as it was submitted, in CBOR."""
+async def describe(run: FlowRun, contract: bytes, ask: Ask, socket: str) -> cbor.Encoded:
+    """Return the value of the verb ``describe``, encoded; ``contract`` is the flow as it was submitted, in CBOR.
+    ``socket`` is the control socket's path, for workers that attach."""
     run.held_frames.note_activity()
     figures = await ask([worker.pid for worker in run.workers.values() if worker.alive])
     deaths = await run.exits()
     pace = Pace()
     flow, plan = run.plan.flow, run.plan
     data = {route.id: route for route in run.wiring.routes}
-    nodes = [_describe_node(run, node, figures) async for node in pace.over(plan.nodes) if node in run.failures]
+    nodes = [_describe_node(run, node, figures, socket) async for node in pace.over(plan.nodes) if node in run.failures]
     await _bound_results(nodes, pace)
     await _add_deaths(nodes, deaths, pace)
     routes = [cbor.dumps(_describe_route(run, route, data.get(route.id))) async for route in pace.over(flow.routes)]
@@ -177,6 +179,7 @@ async def describe(run: FlowRun, contract: bytes, ask: Ask) -> cbor.Encoded:
         "state": str(run.state),
         "reason": run.reason,
         "returning": returning(run),
+        "attachable": len(run.attachable),
         "submitted_unix_ns": run.submitted_unix_ns,
         "changed_unix_ns": run.changed_unix_ns,
         "strategy": flow.strategy,
@@ -226,7 +229,7 @@ async def _add_deaths(nodes: list[dict[str, Any]], deaths: Mapping[str, list[Exi
                 death["stderr"], death["stderr_left_out"] = [], size
 
 
-def _describe_node(run: FlowRun, node: str, known: Mapping[int, ProcessFigures]) -> dict[str, Any]:
+def _describe_node(run: FlowRun, node: str, known: Mapping[int, ProcessFigures], socket: str) -> dict[str, Any]:
     manifest = run.plan.nodes[node].manifest
     worker, subject = run.workers.get(node), run.machine.workers.get(node)
     alive = worker is not None and worker.alive
@@ -245,10 +248,12 @@ def _describe_node(run: FlowRun, node: str, known: Mapping[int, ProcessFigures])
         "failed_frames": run.failures[node].figures(),
         "exit": None,
     }
+    if node in run.attachable:
+        described["attach"] = {"name": run.attachable[node], "command": attach.command(run, node, socket)}
     if subject is not None and subject.finished:
         described["result"] = subject.result
     if worker is not None and subject is not None and (subject.exit or worker.fault):
-        ended = subject.exit._asdict() if subject.exit else {"code": None, "signal": None}
+        ended = (subject.exit or Exit())._asdict()
         described["exit"] = {**ended, "stderr_tail": worker.stderr_tail, "fault": worker.fault}
     return described
 

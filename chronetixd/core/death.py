@@ -27,7 +27,8 @@ class HeldFrames(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ExitRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """One exit of a worker's process. ``killed_with`` is the last signal that the daemon sent to it. ``cpu_ns`` and
+    """One exit of a worker's process. ``attached``: the daemon had not started the process, which may live on.
+    ``killed_with`` is the last signal that the daemon sent to it. ``cpu_ns`` and
     ``max_rss_bytes`` cover the process and the children that it waited for; they are 0 where the kernel reported
     nothing."""
 
@@ -46,11 +47,12 @@ class ExitRecord(msgspec.Struct, frozen=True, kw_only=True):
     uptime_ns: int = 0
     cpu_ns: int = 0
     max_rss_bytes: int = 0
+    attached: bool = False
 
     @property
     def exit(self) -> Exit:
         """How the process ended: by an exit code or by a signal."""
-        return Exit(self.code, self.signal)
+        return Exit(self.code, self.signal, self.attached)
 
     def essence(self) -> dict[str, Any]:
         """Return what the exit's event carries: all fields that fit into one line."""

@@ -54,6 +54,7 @@ class Limits(Struct, frozen=True):
     failure_drain_ns: int = 3_000_000_000
     terminate_ns: int = 2_000_000_000
     end_ns: int = 5_000_000_000
+    attach_ns: int = 600_000_000_000
 
     @property
     def last_ns(self) -> int:

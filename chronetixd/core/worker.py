@@ -23,6 +23,8 @@ class WorkerState(StrEnum):
 
     SPAWNING = "spawning"
     """The launcher was asked to start it."""
+    WAITING = "waiting"
+    """Its program starts by itself: it is awaited on the control socket (waiting for attach)."""
     GREETING = "greeting"
     """Its process lives; its hello is awaited."""
     OFFERING = "offering"
@@ -57,15 +59,28 @@ CLAIM = "claim"
 
 class Exit(NamedTuple):
     """How a process ended: an exit code or the name of a signal, never both; neither when the exit could not be
-    observed."""
+    observed.
+
+    ``attached``: the process was not started by the daemon. Its end as a worker is the end of its connection; without
+    code and signal it lives on, or nobody could observe its exit.
+    """
 
     code: int | None = None
     signal: str | None = None
+    attached: bool = False
+
+    @property
+    def well(self) -> bool:
+        """Whether this is the exit of a worker that had finished and did nothing wrong afterwards. What an attached
+        process does after it has finished is its own affair."""
+        return self.attached or (self.code, self.signal) == (0, None)
 
     def __str__(self) -> str:
         if self.signal:
             return f"was killed by {self.signal}"
-        return "ended, but its exit could not be observed" if self.code is None else f"exited with code {self.code}"
+        if self.code is not None:
+            return f"exited with code {self.code}"
+        return "closed its connection" if self.attached else "ended, but its exit could not be observed"
 
 
 class AddedWhileRunning(Struct, frozen=True):
@@ -107,6 +122,16 @@ class ProcessNotSpawned(Struct, frozen=True):
     """The launcher could not start its process."""
 
     message: str
+
+
+class AttachAwaited(Struct, frozen=True):
+    """Its program, which starts by itself, may attach from now on."""
+
+
+class Attached(Struct, frozen=True):
+    """Its program has attached as process ``pid``."""
+
+    pid: int
 
 
 class Greeted(Struct, frozen=True):
@@ -207,6 +232,8 @@ WorkerEvent = (
     | FinishedEarlier
     | HasReattached
     | FlowCollapsed
+    | AttachAwaited
+    | Attached
 )
 
 EVENTS: tuple[type, ...] = (
@@ -232,6 +259,8 @@ EVENTS: tuple[type, ...] = (
     FinishedEarlier,
     HasReattached,
     FlowCollapsed,
+    AttachAwaited,
+    Attached,
 )
 """The table's columns."""
 
@@ -240,33 +269,36 @@ _: None = None
 GRT, OFR, OFD, LNK, RDY = _S.GREETING, _S.OFFERING, _S.OFFERED, _S.LINKED, _S.READY
 STG, RUN, DRN, FIN, FLT = _S.STARTING, _S.STARTED, _S.DRAINING, _S.FINISHED, _S.FAULTED
 TRM, EXT, BAD, AGN, SPN = _S.TERMINATING, _S.EXITED, _S.FAILED, _S.RESTARTING, _S.SPAWNING
+WTG = _S.WAITING
 BCK, END = (STG, RUN, DRN), (TRM, BAD)
 
 # fmt: off
 TABLE: dict[WorkerState, tuple[WorkerState | tuple[WorkerState, ...] | None, ...]] = {
-    #     Spawned        Offered        Relinked       DrainSent      SignalSent     RespawnSent    WasStarted     Lost
-    #          SpawnFailed    LinkSent       StartSent      HasFinished    Exited         GivenUp        HadFinished
-    #               Greeted        BecameReady    HasStarted     Faulted        RestartPlanned Awaited        CameBack
-    SPN: (GRT, BAD, _,   _,   _,   _,   _,   _,   _,   _,   _,   _,   TRM, _,   _,   _,   _,   AGN, RUN, EXT, _,   END),
-    GRT: (_,   _,   OFR, _,   _,   _,   _,   _,   _,   _,   _,   FLT, TRM, BAD, _,   _,   _,   _,   _,   _,   _,   END),
-    OFR: (_,   _,   _,   OFD, _,   _,   _,   _,   _,   _,   _,   FLT, TRM, BAD, _,   _,   _,   _,   _,   _,   _,   END),
-    OFD: (_,   _,   _,   _,   LNK, _,   _,   _,   _,   _,   _,   FLT, TRM, BAD, _,   _,   _,   _,   _,   _,   _,   END),
-    LNK: (_,   _,   _,   _,   _,   RDY, _,   _,   _,   _,   _,   FLT, TRM, BAD, _,   _,   _,   _,   _,   _,   _,   END),
-    RDY: (_,   _,   _,   _,   _,   _,   RDY, STG, _,   _,   _,   FLT, TRM, BAD, _,   _,   _,   _,   _,   _,   _,   END),
-    STG: (_,   _,   _,   _,   _,   _,   _,   _,   RUN, DRN, _,   FLT, TRM, BAD, _,   _,   _,   _,   _,   _,   _,   END),
-    RUN: (_,   _,   _,   _,   _,   _,   _,   _,   _,   DRN, FIN, FLT, TRM, BAD, _,   _,   _,   _,   _,   _,   BCK, END),
-    DRN: (_,   _,   _,   _,   _,   _,   _,   _,   DRN, DRN, FIN, FLT, TRM, BAD, _,   _,   _,   _,   _,   _,   _,   END),
-    FIN: (_,   _,   _,   _,   _,   _,   _,   _,   _,   FIN, _,   FLT, TRM, EXT, _,   _,   _,   _,   _,   _,   _,   END),
-    FLT: (_,   _,   _,   _,   _,   _,   _,   _,   _,   FLT, _,   FLT, FLT, BAD, _,   _,   _,   _,   _,   _,   _,   END),
-    TRM: (TRM, EXT, TRM, TRM, TRM, TRM, TRM, TRM, TRM, TRM, TRM, TRM, TRM, EXT, _,   _,   _,   _,   _,   _,   TRM, END),
-    EXT: (_,   _,   _,   _,   _,   _,   _,   _,   _,   _,   _,   _,   _,   _,   AGN, _,   _,   _,   _,   _,   _,   END),
-    BAD: (_,   _,   _,   _,   _,   _,   _,   _,   _,   _,   _,   _,   _,   _,   AGN, _,   _,   _,   _,   _,   _,   END),
-    AGN: (_,   _,   _,   _,   _,   _,   _,   _,   _,   _,   _,   _,   _,   _,   _,   SPN, BAD, _,   _,   _,   _,   END),
+    #     Spawned     Offered     Relinked    DrainSent   SignalSent  RespawnSent StartedEarl Collapsed
+    #         NotSpawned  LinkSent    StartSent   HasFinished Exited      GivenUp     FinishedEar Awaited
+    #             Greeted     Ready       HasStarted  Faulted     RestartDue  Added       HasReattach Attached
+    SPN: (GRT,BAD,_,  _,  _,  _,  _,  _,  _,  _,  _,  _,  TRM,_,  _,  _,  _,  AGN,RUN,EXT,_,  END,WTG,_),
+    WTG: (_,  BAD,_,  _,  _,  _,  _,  _,  _,  _,  _,  _,  TRM,_,  _,  _,  _,  _,  _,  _,  _,  END,_,  GRT),
+    GRT: (_,  _,  OFR,_,  _,  _,  _,  _,  _,  _,  _,  FLT,TRM,BAD,_,  _,  _,  _,  _,  _,  _,  END,_,  _),
+    OFR: (_,  _,  _,  OFD,_,  _,  _,  _,  _,  _,  _,  FLT,TRM,BAD,_,  _,  _,  _,  _,  _,  _,  END,_,  _),
+    OFD: (_,  _,  _,  _,  LNK,_,  _,  _,  _,  _,  _,  FLT,TRM,BAD,_,  _,  _,  _,  _,  _,  _,  END,_,  _),
+    LNK: (_,  _,  _,  _,  _,  RDY,_,  _,  _,  _,  _,  FLT,TRM,BAD,_,  _,  _,  _,  _,  _,  _,  END,_,  _),
+    RDY: (_,  _,  _,  _,  _,  _,  RDY,STG,_,  _,  _,  FLT,TRM,BAD,_,  _,  _,  _,  _,  _,  _,  END,_,  _),
+    STG: (_,  _,  _,  _,  _,  _,  _,  _,  RUN,DRN,_,  FLT,TRM,BAD,_,  _,  _,  _,  _,  _,  _,  END,_,  _),
+    RUN: (_,  _,  _,  _,  _,  _,  _,  _,  _,  DRN,FIN,FLT,TRM,BAD,_,  _,  _,  _,  _,  _,  BCK,END,_,  _),
+    DRN: (_,  _,  _,  _,  _,  _,  _,  _,  DRN,DRN,FIN,FLT,TRM,BAD,_,  _,  _,  _,  _,  _,  _,  END,_,  _),
+    FIN: (_,  _,  _,  _,  _,  _,  _,  _,  _,  FIN,_,  FLT,TRM,EXT,_,  _,  _,  _,  _,  _,  _,  END,_,  _),
+    FLT: (_,  _,  _,  _,  _,  _,  _,  _,  _,  FLT,_,  FLT,FLT,BAD,_,  _,  _,  _,  _,  _,  _,  END,_,  _),
+    TRM: (TRM,EXT,TRM,TRM,TRM,TRM,TRM,TRM,TRM,TRM,TRM,TRM,TRM,EXT,_,  _,  _,  _,  _,  _,  TRM,END,TRM,_),
+    EXT: (_,  _,  _,  _,  _,  _,  _,  _,  _,  _,  _,  _,  _,  _,  AGN,_,  _,  _,  _,  _,  _,  END,_,  _),
+    BAD: (_,  _,  _,  _,  _,  _,  _,  _,  _,  _,  _,  _,  _,  _,  AGN,_,  _,  _,  _,  _,  _,  END,_,  _),
+    AGN: (_,  _,  _,  _,  _,  _,  _,  _,  _,  _,  _,  _,  _,  _,  _,  SPN,BAD,_,  _,  _,  _,  END,_,  _),
 }
 # fmt: on
 """The state that an event leads to. Where a cell names several states, the event says which of them."""
 
 PHASES: dict[WorkerState, str] = {
+    _S.WAITING: "attach",
     _S.SPAWNING: "spawn",
     _S.GREETING: "hello",
     _S.OFFERING: "load",
@@ -346,7 +378,8 @@ class WorkerMachine:
         if target is None:
             raise IllegalEvent(f"worker {self.node!r}", self.state, name, self.history.entries())
         self._note(event)
-        if target is WorkerState.EXITED and self.state is WorkerState.FINISHED and self.exit != Exit(code=0):
+        badly = self.exit is not None and not self.exit.well
+        if target is WorkerState.EXITED and self.state is WorkerState.FINISHED and badly:
             target = WorkerState.FAILED
         self._enter(target)
         self.history.add(name, target)
@@ -355,7 +388,7 @@ class WorkerMachine:
     def _note(self, event: WorkerEvent) -> None:
         """Keep what the event reports besides the state."""
         match event:
-            case ProcessSpawned(pid):
+            case ProcessSpawned(pid) | Attached(pid):
                 self.pid = pid
             case HasFinished(result):
                 self.finished, self.result = True, result

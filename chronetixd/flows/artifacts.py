@@ -42,6 +42,9 @@ BUILTINS = (
 )
 """The artifacts that a worker provides itself; chronetix.nodeworker.builtins has the same list."""
 
+ATTACHABLE = ("Process", "Python")
+"""Kinds of artifacts that a worker may be which starts by itself."""
+
 RUNNABLE = "this daemon runs artifacts of kind Python, Process and Dylib, and builtin:// of any kind"
 
 
@@ -123,6 +126,10 @@ def _field(manifest: Manifest) -> str:
 def _problem(manifest: Manifest, base_dir: str) -> tuple[str, str] | None:
     """Return what is wrong and what to do about it; None when nothing is wrong."""
     kind, uri = manifest.artifact.kind, manifest.artifact.uri
+    if manifest.artifact.attach:
+        return (
+            None if kind in ATTACHABLE else (f"an artifact of kind {kind} cannot attach", "use kind Process or Python")
+        )
     if uri.startswith(BUILTIN):
         if uri in BUILTINS:
             return None

@@ -52,9 +52,10 @@ _PYTHON_SCRIPT = re.compile(rb"#![^\n]*python")
 
 
 def place_of(manifest: Manifest) -> str:
-    """Return what the code of ``manifest`` is listed under; an empty string for a builtin."""
+    """Return what the code of ``manifest`` is listed under; an empty string for a builtin, and for a worker that starts
+    by itself."""
     uri = manifest.artifact.uri
-    if uri.startswith(BUILTIN):
+    if uri.startswith(BUILTIN) or manifest.artifact.attach:
         return ""
     return uri.rpartition(":")[0] if manifest.artifact.kind == "Python" else uri
 

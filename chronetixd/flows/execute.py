@@ -192,6 +192,10 @@ class Executor:
             self._not_spawned(worker, "it was told to end before its process was requested")
             return
         plan, base_dir = self.plan_of(node)
+        if plan.attach:
+            worker.await_attach()
+            self._run.dispatch(WorkerChanged(node, worker_core.AttachAwaited()))
+            return
         try:
             self._services.start(worker, plan, base_dir)
         except OSError as refused:

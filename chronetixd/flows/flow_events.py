@@ -45,6 +45,15 @@ class FlowEvents:
         """Report that the worker of ``node`` has a process."""
         self._events.emit("worker-spawned", flow=self._flow, node=node, worker=pid)
 
+    def waiting(self, node: str, name: str) -> None:
+        """Report that the worker of ``node`` is awaited, which starts by itself and attaches as ``name``."""
+        told = f"waiting for attach://{name}"
+        self._events.emit("worker-waiting", flow=self._flow, node=node, message=told, name=name)
+
+    def attached(self, node: str, pid: int) -> None:
+        """Report that process ``pid`` has attached and is the worker of ``node``."""
+        self._events.emit("worker-attached", flow=self._flow, node=node, worker=pid)
+
     def not_spawned(self, node: str, why: str) -> None:
         """Report that no process could be started for the worker of ``node``."""
         self._events.emit("worker-failed", flow=self._flow, node=node, message=why)
@@ -59,7 +68,7 @@ class FlowEvents:
         """Report the exit of a worker. The exit is in order if the worker was told to end, or had finished,
         ``before``."""
         wanted = before is worker_core.WorkerState.TERMINATING or (
-            before is worker_core.WorkerState.FINISHED and ended.code == 0
+            before is worker_core.WorkerState.FINISHED and ended.well
         )
         kind = "worker-exited" if wanted else "worker-failed"
         late = " after it had finished" if before is worker_core.WorkerState.FINISHED and not wanted else ""

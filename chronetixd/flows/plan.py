@@ -19,11 +19,13 @@ MS = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class NodePlan:
-    """The plan of one node. ``argv`` is empty for a node that a Python worker runs."""
+    """The plan of one node. ``argv`` is empty for a node that a Python worker runs. ``attach``: the name by which the
+    node's worker attaches, which starts by itself; empty for a node that the daemon starts."""
 
     manifest: Manifest
     configure: Configure
     argv: tuple[str, ...]
+    attach: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,7 @@ def make_plan(name: str, flow: Flow, base_dir: str) -> Plan:
     """Return the plan of a flow without problems."""
     told = configure.configure(flow, name, base_dir)
     nodes = {
-        manifest.node: NodePlan(manifest, message, _argv(manifest, base_dir))
+        manifest.node: NodePlan(manifest, message, _argv(manifest, base_dir), manifest.artifact.attach)
         for manifest, message in zip(flow.manifests, told, strict=True)
     }
     routes = tuple(DataRoute(route.id, route.source, route.target, route.policy) for route in flow.data_routes)
@@ -80,10 +82,11 @@ def _rule(restart: Restart) -> Rule:
 
 
 def _argv(manifest: Manifest, base_dir: str) -> tuple[str, ...]:
-    if manifest.artifact.uri.startswith(BUILTIN):
+    artifact = manifest.artifact
+    if artifact.uri.startswith(BUILTIN) or artifact.attach:
         return ()
-    if manifest.artifact.kind == "Dylib":
+    if artifact.kind == "Dylib":
         return (dylib.host() or dylib.HOST, program(manifest, base_dir))
-    if manifest.artifact.kind != "Process":
+    if artifact.kind != "Process":
         return ()
-    return (program(manifest, base_dir), *(manifest.params.get("args") or ()))
+    return (program(manifest, base_dir), *(artifact.args or manifest.params.get("args") or ()))

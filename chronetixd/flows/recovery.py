@@ -174,13 +174,13 @@ class Recovery:
         if not all(map(is_pipe, request.descriptors[at:])):
             raise error("descriptor-refused", what=f"stdout and stderr of node {node!r}", reason="they are no pipes")
         pipes, request.descriptors[at:] = request.descriptors[at:], []
+        self._run.worker(node).features = request.features
         try:
             self._reattached[node] = self._wiring.reattached(node, message, request.descriptors)
             self._run.worker(node).connect(request.sock, pipes)
         finally:
             for fd in pipes:
                 os.close(fd)
-        self._run.worker(node).features = request.features
         self._run.resubscribe(node)
         self.awaited.discard(node)
         self._run.dispatch(core.WorkerChanged(node, HasReattached(STATES[message.state])))

@@ -18,12 +18,15 @@ from chronetix.protocol import cbor
 from chronetix.protocol.contract import Flow, Problem, Validation, parse_flow
 from chronetix.protocol.contract.reading import unfit_flow_name
 from chronetix.protocol.errors import ChronetixError, error
+from chronetix.protocol.messages import Hello
 from chronetix.protocol.nearest import nearest
-from chronetixd.core.access import Asker
+from chronetixd.core.access import Asker, Peer
 from chronetixd.core.change import Digests
 from chronetixd.core.flow_messages import ENDED, FlowState, Limits, StopMode
 from chronetixd.core.packed import Key
+from chronetixd.flows import attach
 from chronetixd.flows.artifacts import check_users
+from chronetixd.flows.attach import AttachTokens
 from chronetixd.flows.code import Code, by_node, code_of
 from chronetixd.flows.context import Services
 from chronetixd.flows.pack import PackedRun, packed_run, unpack_run
@@ -79,6 +82,7 @@ class Flows:
         self._stored: dict[str, StoredFlow] = {}
         self._revisions: dict[str, Revisions] = {}
         self._serial = 0
+        self._attach_tokens = AttachTokens()
         self._pending: set[str] = set()
         """Names of flows that are launched as soon as the journal has recorded them."""
         self.stopping = False
@@ -337,10 +341,26 @@ class Flows:
             raise error("reattach-refused", flow=request.message.flow, node=request.message.node, reason=reason)
         run.recovery.reattached(request)
 
+    def attach_token(self, name: str) -> str:
+        """Return the attach token of the flow ``name``, which is made when it is first asked for."""
+        stored = self._stored[name]
+        if not stored.attach_token:
+            stored = self._stored[name] = msgspec.structs.replace(stored, attach_token=AttachTokens.make())
+            self._attach_tokens.add(name, stored.attach_token)
+            self._journal.flow(stored)
+        return stored.attach_token
+
+    def find_attachable(self, hello: Hello, peer: Peer) -> tuple[FlowRun, str]:
+        """Return the flow and its node that wait for the worker which ``peer`` is to become, having sent ``hello``.
+        Raises ChronetixError with the reason and the next step."""
+        run = self._runs[self._attach_tokens.flow(hello.token)]
+        return run, attach.find_node(run, hello, peer)
+
     def _list(self, run: FlowRun, stored: StoredFlow, revisions: Revisions | None = None) -> None:
         self._runs.pop(run.name, None)
         self._runs[run.name] = run
         self._stored[run.name] = stored
+        self._attach_tokens.add(run.name, stored.attach_token)
         self._revisions[run.name] = revisions or Revisions(self._journal)
         run.watch(lambda: self._changed(run))
         self._forget_old()
@@ -412,7 +432,8 @@ class Flows:
             state=str(run.state),
             reason=run.reason.partition("\n")[0][:MAX_REASON],
         )
-        return {"run": stored.run + 1, "runs": [*stored.runs, ended][-MAX_RUNS:]}
+        earlier = {"run": stored.run + 1, "runs": [*stored.runs, ended][-MAX_RUNS:]}
+        return {**earlier, "attach_token": stored.attach_token}
 
     def _free_name(self) -> str:
         while True:
@@ -430,6 +451,7 @@ class Flows:
         self._services.exit_records.forget(name, nodes)
         if self._services.logs.files is not None:
             self._services.logs.files.forget(name, nodes)
+        self._attach_tokens.remove(self._stored[name].attach_token)
         del self._runs[name], self._stored[name], self._revisions[name]
         self._journal.forgotten(name)
 

@@ -252,7 +252,8 @@ class Rollout:
             case rollout_messages.StartSuccessor(node, fresh):
                 self._take_over(node, fresh)
             case rollout_messages.DismissSuccessor(node):
-                self._standing[node].dismiss()
+                if node in self._standing:
+                    self._standing[node].dismiss()
             case rollout_messages.FinishRollout(why):
                 self._finish(why)
 
@@ -260,6 +261,9 @@ class Rollout:
         seen = self._run.node_view(node)
         incarnation = seen.incarnation + 1 if seen is not None else 0
         plan = self._plan
+        if plan.nodes[node].attach:  # its successor attaches when the worker has left: nothing can stand by
+            self._services.loop.call_soon(self._successor_ready, node)
+            return
         made = self._standing[node] = Standby(
             self._services,
             self._run.name,
@@ -299,11 +303,11 @@ class Rollout:
         seen = self._run.node_view(node)
         if seen is None or seen.state is not WorkerState.RESTARTING or seen.grouped:
             return
-        standby = self._standing.pop(node)
-        usable = not fresh and standby.alive
-        if not usable:
+        standby = self._standing.pop(node, None)
+        if standby is not None and (fresh or not standby.alive):
             standby.dismiss()
-        self._run.take_over(node, standby.worker if usable else None)
+            standby = None
+        self._run.take_over(node, standby.worker if standby is not None else None)
 
     def _finish(self, why: str) -> None:
         self._disarm()

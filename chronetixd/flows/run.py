@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import socket
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -53,6 +54,9 @@ from chronetixd.store.descriptor_keys import Key
 from chronetixd.store.descriptor_names import KeptDescriptors
 from chronetixd.store.journal_file import StoredWorker
 from chronetixd.workers.process import SILENT_EXIT_S, Callbacks, WorkerProcess
+
+ATTACHED_EXIT_S = 0.5
+"""How long after the end of an attached worker's connection its process may take to end, so that its exit is known."""
 
 T = TypeVar("T")
 
@@ -220,7 +224,10 @@ class FlowRun:
         again = tuple(node for node in asked if self.machine.workers[node].state is WorkerState.SPAWNING)
         if again:
             self.executor.spawn(again)
-        for node in set(asked) - set(again):
+        waiting = {node for node in asked if self.machine.workers[node].state is WorkerState.WAITING}
+        for node in waiting:
+            self.workers[node].await_attach()
+        for node in set(asked) - set(again) - waiting:
             self._spawn_failed(node, "the daemon was upgraded before its process was spawned")
 
     def stop(self, mode: StopMode, drain_ns: int | None = None) -> None:
@@ -255,7 +262,20 @@ class FlowRun:
     def waits_for(self) -> str:
         """The reason why requested workers are not spawned, or an empty string."""
         trouble = self._services.launcher.trouble
-        return trouble if trouble and any(worker.asked for worker in self.workers.values()) else ""
+        if trouble and any(worker.asked and not worker.attached for worker in self.workers.values()):
+            return trouble
+        waiting = self.attachable
+        return (
+            f"waiting for attach: {', '.join(waiting)}; chronetixctl describe {self.name} shows how" if waiting else ""
+        )
+
+    @property
+    def attachable(self) -> dict[str, str]:
+        """The nodes that wait for a worker to attach, with the names that it has to give."""
+        if not self.machine.count(WorkerState.WAITING):
+            return {}
+        waiting = [node for node, subject in self.machine.workers.items() if subject.state is WorkerState.WAITING]
+        return {node: self.executor.plan_of(node)[0].attach for node in waiting}
 
     # -- events in, instructions out -----------------------------------------------------------------------
 
@@ -339,6 +359,7 @@ class FlowRun:
     def new_worker(self, node: str) -> WorkerProcess:
         """Make the object for the next process of ``node``."""
         services = self._services
+        plan = self.executor.plan_of(node)[0]
         worker = self.workers[node] = WorkerProcess(
             services.loop,
             self.name,
@@ -346,11 +367,23 @@ class FlowRun:
             services.logs,
             self._callbacks,
             services.sandboxes,
-            self.executor.plan_of(node)[0].manifest.resource_claims,
+            plan.manifest.resource_claims,
             self.deliveries[node],
             services.max_frame,
+            attached=bool(plan.attach),
         )
         return worker
+
+    def attach(self, node: str, hello: wire.Hello, sock: socket.socket, pid: int, pidfd: int) -> None:
+        """Make the process ``pid``, which has sent ``hello`` on ``sock``, the worker of ``node``, which waits for it.
+        Takes over the socket and ``pidfd``."""
+        worker = self.workers[node]
+        worker.attach(sock, pid, pidfd)
+        self.worker_records.note_spawned(node, pid, attached=True)
+        self.keep_descriptors()
+        self.dispatch(WorkerChanged(node, worker_core.Attached(pid)))
+        self._messages.received(node, hello, [])
+        worker.start_reading()
 
     # -- roll-outs -----------------------------------------------------------------------------------------
 
@@ -406,6 +439,10 @@ class FlowRun:
         match event.event:
             case worker_core.ProcessSpawned(pid):
                 self.flow_events.spawned(node, pid)
+            case worker_core.AttachAwaited():
+                self.flow_events.waiting(node, self.executor.plan_of(node)[0].attach)
+            case worker_core.Attached(pid):
+                self.flow_events.attached(node, pid)
             case worker_core.ProcessNotSpawned(message) if before is not WorkerState.TERMINATING:
                 self.flow_events.not_spawned(node, message)
             case worker_core.Faulted() as fault:
@@ -487,14 +524,17 @@ class FlowRun:
             self._not_served(node, fault)
         elif fault is not None:
             self.protocol_broken(node, str(fault))
+        elif self.workers[node].attached and self.machine.workers[node].finished:
+            self.workers[node].release()
         elif self.workers[node].alive:
             self.watch_silent(node)
 
     def watch_silent(self, node: str) -> None:
         """Arm the time in which the worker of ``node`` has to exit by itself, after it has closed its control
-        socket."""
+        socket. An attached worker has ended then, and has the time to tell its exit."""
         self._expect_nothing(node)
-        self.silent[node] = self._services.loop.call_later(SILENT_EXIT_S, self._went_silent, node)
+        within_s = ATTACHED_EXIT_S if self.workers[node].attached else SILENT_EXIT_S
+        self.silent[node] = self._services.loop.call_later(within_s, self._went_silent, node)
 
     def watch_end(self, node: str) -> None:
         """Arm the time in which the process of ``node``, which has finished, has to end. A process that hangs says so
@@ -510,6 +550,9 @@ class FlowRun:
 
     def _went_silent(self, node: str) -> None:
         del self.silent[node]
+        if self.workers[node].attached:
+            self.workers[node].release()
+            return
         finished = self.machine.workers[node].finished
         self.protocol_broken(node, "finished and lives on" if finished else "closed its control socket and lives on")
 

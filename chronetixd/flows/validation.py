@@ -28,7 +28,11 @@ def unsupported(flow: Flow) -> tuple[list[Problem], list[Problem]]:
     """Return what this daemon refuses in ``flow``, and what it accepts without effect: (problems, warnings)."""
     problems, warnings = configure.unsupported(flow)
     for index, manifest in enumerate(flow.manifests):
-        if manifest.artifact.kind == "Process" and not _is_text_list(manifest.params.get("args")):
+        args = manifest.params.get("args")
+        if manifest.artifact.kind == "Process" and manifest.artifact.args and args is not None:
+            text = "both this and artifact.args give the program's arguments"
+            problems.append(Problem(f"manifests[{index}].params.args", text, "leave one of them out"))
+        if manifest.artifact.kind == "Process" and not _is_text_list(args):
             problems.append(Problem(f"manifests[{index}].params.args", "must be a list of texts", 'as in ["-v", "3"]'))
     return problems, warnings
 

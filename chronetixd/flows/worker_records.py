@@ -41,11 +41,12 @@ def is_alive(life: StoredWorker) -> bool:
 
 def end_leftovers(lives: Iterable[StoredWorker]) -> None:
     """Kill the recorded processes that still live, because their flow is started anew or is over, and wait until they
-    are dead. A worker was already told to end when its daemon died, so that it is not asked again."""
+    are dead. A worker was already told to end when its daemon died, so that it is not asked again. An attached worker
+    has ended with its connection, and its process is not the daemon's to kill."""
     poll = select.poll()
     opened = []
     for life in lives:
-        if is_alive(life):
+        if is_alive(life) and not life.attached:
             with suppress(ProcessLookupError):
                 pidfd = os.pidfd_open(life.pid)
                 opened.append(pidfd)
@@ -93,10 +94,12 @@ class WorkerRecords:
         self._now |= {life.node: life for life in made}
         self._journal.workers(made)
 
-    def note_spawned(self, node: str, pid: int) -> None:
-        """Record that the launcher has started the worker of ``node`` as ``pid``."""
+    def note_spawned(self, node: str, pid: int, *, attached: bool = False) -> None:
+        """Record that the worker of ``node`` is process ``pid``: the launcher has started it, or it has
+        ``attached``."""
         found = proc.stat(pid)
-        self._change(node, phase="born", pid=pid, started_ticks=found.started if found else 0)
+        ticks = found.started if found else 0
+        self._change(node, phase="born", pid=pid, started_ticks=ticks, attached=attached)
 
     def note_exited(self, node: str, incarnation: int, *, well: bool) -> None:
         """Record that this incarnation of ``node`` has exited; ``well`` when it had nothing left to do. Ignored when a

@@ -17,8 +17,10 @@ from collections.abc import Sequence
 
 from chronetix.protocol.errors import error
 from chronetixd.core.access import Peer, Right, Rules, strongest
+from chronetixd.linux import proc
 
 SO_PEERGROUPS = 59
+SO_PEERPIDFD = 77
 _libc = ctypes.CDLL(None, use_errno=True)
 EVERYONE = "*"
 
@@ -28,6 +30,29 @@ def peer_of(sock: socket.socket) -> Peer:
     connected."""
     pid, uid, gid = struct.unpack("iII", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
     return Peer(pid, uid, gid, frozenset((gid, *_groups(sock))), program_of(pid))
+
+
+def pidfd_of(sock: socket.socket, peer: Peer, since_ns: int) -> int:
+    """Return a pidfd of the process that connected ``sock``, which belongs to the caller. Raises ProcessLookupError if
+    that process has ended, or is in a pid namespace that this process does not see.
+
+    Linux 6.5 and later keep the process itself with the socket. Before that there is only its number, which could be
+    another process's by now. That process would have started after the peer has connected, and so probably after
+    ``since_ns`` (CLOCK_BOOTTIME), when the connection was accepted: such a process is refused.
+    """
+    if peer.pid <= 0:
+        raise ProcessLookupError(errno.ESRCH, "its process is in another pid namespace")
+    try:
+        return sock.getsockopt(socket.SOL_SOCKET, SO_PEERPIDFD)
+    except OSError as reason:
+        if reason.errno != errno.ENOPROTOOPT:
+            raise ProcessLookupError(errno.ESRCH, "its process has ended") from None
+    pidfd = os.pidfd_open(peer.pid)
+    found = proc.stat(peer.pid)
+    if found is None or found.started * (1_000_000_000 // os.sysconf("SC_CLK_TCK")) > since_ns:
+        os.close(pidfd)
+        raise ProcessLookupError(errno.ESRCH, "its process has ended")
+    return pidfd
 
 
 def _groups(sock: socket.socket) -> Sequence[int]:

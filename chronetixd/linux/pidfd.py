@@ -36,12 +36,22 @@ class Usage(NamedTuple):
 
 class Process:
     """A process by its ``pidfd``, which it owns. ``on_exit`` is called once when the process has ended, and has to call
-    :meth:`reap` then. An owner that takes the process over replaces ``on_exit``."""
+    :meth:`reap` then. An owner that takes the process over replaces ``on_exit``. A process that is not ``ours`` was not
+    started by the daemon: only it is signalled, never its group, and it is reaped by its own parent."""
 
-    __slots__ = ("_loop", "exited", "on_exit", "pid", "pidfd", "usage")
+    __slots__ = ("_loop", "_ours", "exited", "on_exit", "pid", "pidfd", "usage")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, pid: int, pidfd: int, on_exit: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        pid: int,
+        pidfd: int,
+        on_exit: Callable[[], None],
+        *,
+        ours: bool = True,
+    ) -> None:
         self._loop = loop
+        self._ours = ours
         self.pid = pid
         self.pidfd = pidfd
         self.on_exit = on_exit
@@ -58,17 +68,24 @@ class Process:
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal once to the process and once to each other process of its group. A process that has moved to
-        another group gets it as well. Does nothing for a process that has been reaped.
+        another group gets it as well. Does nothing for a process that has been reaped or released.
 
         A second SIGTERM has a meaning of its own for a worker (it interrupts the plugin's callback).
         """
         if self.pidfd < 0:
             return
         with suppress(*_NOT_OURS):
-            if os.getpgid(self.pid) != self.pid:
+            if not self._ours or os.getpgid(self.pid) != self.pid:
                 signal.pidfd_send_signal(self.pidfd, number)
-        with suppress(*_NOT_OURS):
-            os.killpg(self.pid, number)
+        if self._ours:
+            with suppress(*_NOT_OURS):
+                os.killpg(self.pid, number)
+
+    def release(self) -> None:
+        """Forget the process, which may live on. Call this instead of :meth:`reap`."""
+        self._loop.remove_reader(self.pidfd)
+        os.close(self.pidfd)
+        self.pidfd = -1
 
     def kill_alone(self) -> None:
         """Send SIGKILL to the process and nobody else. Does nothing for a process that has been reaped."""
@@ -83,6 +100,12 @@ class Process:
 
         The kernel cannot have reused the group's number, because the group's leader has not been reaped yet.
         """
+        if not self._ours:
+            try:
+                return told_by(self.pid, self.pidfd)
+            finally:
+                os.close(self.pidfd)
+                self.pidfd = -1
         if with_group or not self._is_child():
             with suppress(*_NOT_OURS):
                 os.killpg(self.pid, signal.SIGKILL)
@@ -113,10 +136,30 @@ _INFO_EXIT = 1 << 3
 
 def told_by(pid: int, pidfd: int) -> Exit:
     """Return the exit of a process that is no child of this one. Until its parent has reaped it, /proc has the exit;
-    afterwards the pidfd has it, but before Linux 6.15 it is unknown then."""
+    afterwards the pidfd has it, but before Linux 6.15 it is unknown then.
+
+    A process that is not reaped after the look into /proc is the one that was seen there, and no later one with its
+    pid.
+    """
     seen = proc.stat(pid)
-    if seen is not None and seen.state == "Z":
+    if seen is not None and seen.state == "Z" and _is_unreaped(pidfd):
         return exit_of(seen.exit)
+    return _reaped(pidfd)
+
+
+def _is_unreaped(pidfd: int) -> bool:
+    """Return whether the pidfd's process still has its pid, that is, whether nobody has reaped it."""
+    try:
+        signal.pidfd_send_signal(pidfd, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def _reaped(pidfd: int) -> Exit:
+    """Return the exit of a process that was reaped, as far as the kernel tells it."""
     info = bytearray(struct.pack("=Q56x", _INFO_EXIT))
     try:
         fcntl.ioctl(pidfd, _GET_INFO, info)

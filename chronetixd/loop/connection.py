@@ -22,6 +22,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -121,6 +122,7 @@ class Connection:
         self._delivered = 0
         self._unwritable = False
         self._closing = False
+        self._output_ends = False
         self.backlog = 0
         """How many bytes wait to be sent."""
         self._unsent = 0
@@ -262,6 +264,17 @@ class Connection:
         """From now on the peer may send descriptors, at most ``most`` with one message."""
         self._channel.max_waiting = most
         pass_rights(self._sock, True)
+
+    def end_output(self) -> None:
+        """Send everything that is queued, then tell the peer that nothing more will come. Go on receiving."""
+        self._output_ends = True
+        if not self._out:
+            self._shut_output()
+
+    def _shut_output(self) -> None:
+        self._unwritable = True
+        with suppress(OSError):
+            self._sock.shutdown(socket.SHUT_WR)
 
     def close_after_flush(self) -> None:
         """Receive nothing more, send everything that is queued, then close. ``on_end`` is not called."""
@@ -512,6 +525,8 @@ class Connection:
             self.on_flushed()
         if self._closing and not self.closed:
             self.close()
+        elif self._output_ends and not self.closed:
+            self._shut_output()
 
     def _send_some(self) -> None:
         data, descriptors, give = self._out[0]

@@ -49,8 +49,9 @@ class StoredFlow(msgspec.Struct, frozen=True, kw_only=True):
     """A flow as it was submitted, and its last state. ``contract`` is the CompileOutput in CBOR with unknown fields,
     encoded once because the row is written at each change. ``again``: the flow ends because the daemon ends, and the
     next daemon is to run it anew. ``code``: digests of the plugins' files when the flow was submitted or last changed;
-    empty when an earlier release has written the row. ``run``: how many times a flow of this name was submitted;
-    ``runs``: the last of the earlier ones, oldest first."""
+    empty when an earlier release has written the row. ``attach_token``: the secret that workers which attach have to
+    name; empty until it is first asked for, and the same for later runs. ``run``: how many times a flow of this name was
+    submitted; ``runs``: the last of the earlier ones, oldest first."""
 
     name: str
     submitted_unix_ns: int
@@ -65,12 +66,14 @@ class StoredFlow(msgspec.Struct, frozen=True, kw_only=True):
     code: dict[str, dict[str, str]] = {}
     run: int = 1
     runs: list[StoredRun] = []
+    attach_token: str = ""
 
 
 class StoredWorker(msgspec.Struct, frozen=True, kw_only=True):
     """The last worker of a node. ``well``: the worker had finished and ended with exit code 0. ``started_ticks``: the
     start time in /proc/PID/stat, which with the boot's id distinguishes the process from a later one with the same pid.
-    ``token``: the secret with which the worker proves its identity when it reattaches."""
+    ``token``: the secret with which the worker proves its identity when it reattaches. ``attached``: the daemon has not
+    started the process."""
 
     flow: str
     node: str
@@ -81,6 +84,7 @@ class StoredWorker(msgspec.Struct, frozen=True, kw_only=True):
     pid: int = 0
     started_ticks: int = 0
     well: bool = False
+    attached: bool = False
 
 
 class StoredRevision(msgspec.Struct, frozen=True, kw_only=True):

@@ -20,7 +20,7 @@ import msgspec
 
 from chronetix.protocol.contract.types import ResourceClaims
 from chronetix.protocol.errors import ChronetixError
-from chronetix.protocol.messages import MAX_FRAME, Assign, Log, Reattached, WireMessage, WorkerMessage
+from chronetix.protocol.messages import MAX_FRAME, SHARED_PROCESS, Assign, Log, Reattached, WireMessage, WorkerMessage
 from chronetixd.core.death import ExitRecord, HeldFrames, OutOfMemory, last_lines, out_of_memory
 from chronetixd.core.deliveries import Deliveries
 from chronetixd.core.token_bucket import TokenBucket
@@ -58,6 +58,7 @@ class PackedProcess(Packed, frozen=True):
 
     pid: int = 0
     asked: bool = False
+    attached: bool = False
     incarnation: int = 0
     started_unix_ns: int = 0
     born_ns: int = 0
@@ -105,11 +106,15 @@ class WorkerProcess:
         claims: ResourceClaims,
         deliveries: Deliveries,
         max_frame: int = MAX_FRAME,
+        *,
+        attached: bool = False,
     ) -> None:
         self.flow = flow
         self.node = node
         self.deliveries = deliveries
         """What the event bus counts for the node."""
+        self.attached = attached
+        """Whether the process starts by itself and attaches. It has no control group, and its output is its own."""
         self.pid = 0
         self.started_unix_ns = 0
         self.incarnation = 0
@@ -194,9 +199,39 @@ class WorkerProcess:
         self._begin(spare.process)
         self.read_arrived()
 
+    def await_attach(self) -> None:
+        """Wait for the process, which starts by itself, until :meth:`attach` or :meth:`signal` is called."""
+        self.exit_pending = True
+
+    def attach(self, sock: socket.socket, pid: int, pidfd: int) -> None:
+        """Take over ``sock``, on which process ``pid`` has connected, and its ``pidfd``. Nothing is read before
+        :meth:`start_reading`."""
+        self._connection = self._connection_on(sock)
+        self._watch(self._process_of(pid, pidfd), ())
+
+    def start_reading(self) -> None:
+        """Read what an attached worker sends."""
+        assert self._connection is not None
+        self._connection.start()
+
+    def release(self) -> None:
+        """End an attached worker, whose process may live on, by closing its connection. Does nothing if the process has
+        ended: then its exit is being reported."""
+        process, tree = self._process, self._tree
+        if process is None or tree is None or process.exited:
+            return
+        self.read_arrived()
+        process.release()
+        self._process = None
+        self._out_of_memory = "no"
+        tree.end(partial(self._gone, Exit(attached=True)))
+
+    def _process_of(self, pid: int, pidfd: int) -> Process:
+        return Process(self._loop, pid, pidfd, self._exited, ours=not self.attached)
+
     @property
     def asked(self) -> bool:
-        """Whether the launcher is to start the process and has not done so."""
+        """Whether the process is to be started, or to attach, and has not done so."""
         return self.exit_pending and self._tree is None
 
     @property
@@ -210,6 +245,7 @@ class WorkerProcess:
         told = PackedProcess(
             pid=self.pid,
             asked=self.asked,
+            attached=self.attached,
             incarnation=self.incarnation,
             started_unix_ns=self.started_unix_ns,
             born_ns=self._started_ns,
@@ -243,6 +279,7 @@ class WorkerProcess:
         self.pid, self.incarnation, self.started_unix_ns = packed.pid, packed.incarnation, packed.started_unix_ns
         self.features, self.fault, self.progress = packed.features, packed.fault, packed.progress
         self._unlogged = packed.unlogged
+        self.attached = packed.attached
         if packed.connection is not None:
             self._connection = self._connection_on(socket.socket(fileno=bag.take(packed.connection.fd)))
             self._connection.unpack(packed.connection, bag)
@@ -252,7 +289,7 @@ class WorkerProcess:
         if packed.pidfd is not None and packed.marks is not None:
             self._leaf = self._sandboxes.groups.leaf_at(packed.leaf)
             marks = Marks.of(self.flow, self.node, packed.marks)
-            self._follow(Process(self._loop, packed.pid, bag.take(packed.pidfd), self._exited), marks)
+            self._follow(self._process_of(packed.pid, bag.take(packed.pidfd)), marks)
             self._started_ns, self._oom_before, self._killed_with = (
                 packed.born_ns,
                 packed.oom_before,
@@ -269,8 +306,8 @@ class WorkerProcess:
     def expect(self, pid: int, pidfd: int) -> None:
         """Watch the process ``pid``, which an earlier daemon has started and which will connect by itself. Takes over
         ``pidfd``."""
-        self._leaf = self._sandboxes.groups.leaf_of(pid)
-        self._watch(Process(self._loop, pid, pidfd, self._exited), ())
+        self._leaf = None if self.attached else self._sandboxes.groups.leaf_of(pid)
+        self._watch(self._process_of(pid, pidfd), ())
         age_ns = proc.age_ns(pid)
         self.started_unix_ns -= age_ns
         self._started_ns -= age_ns
@@ -279,12 +316,23 @@ class WorkerProcess:
         """Use ``sock``, on which the worker has connected, and take it over. The worker continues with ``pipes``, the
         reading ends of its stdout and stderr, or gets new ones. Raises OSError when descriptors have run out; then the
         caller still owns the socket. The pipes stay the caller's in any case."""
+        if self.attached:
+            self._reconnect_attached(sock)
+            return
         out, out_theirs, err, err_theirs = pipes_again(*pipes) if pipes else two_pipes()
         self._connect(OutputPipes(sock, out, err))
         assert self._connection is not None
         assert self._tree is not None
         self._tree.marks.pipes |= {os.fstat(fd).st_ino for fd in (out, err)}
         self._connection.send(Reattached(), [out_theirs, err_theirs], give=True)
+        self._connection.start()
+
+    def _reconnect_attached(self, sock: socket.socket) -> None:
+        """Use ``sock`` for an attached worker: stdout and stderr stay its own, and what it gets for them is
+        /dev/null."""
+        null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+        self._connection = self._connection_on(sock)
+        self._connection.send(Reattached(), [null, os.dup(null)], give=True)
         self._connection.start()
 
     def _connect(self, streams: OutputPipes) -> None:
@@ -367,8 +415,12 @@ class WorkerProcess:
 
     def signal(self, *, kill: bool) -> None:
         """Send SIGTERM to the worker's process group or, with ``kill``, SIGKILL to its whole tree. A worker that is not
-        started yet is cancelled: it ends now, or as soon as the launcher that was asked for it has answered."""
-        if self._tree is not None:
+        started yet is cancelled: it ends now, or as soon as the launcher that was asked for it has answered. Of an
+        attached worker only the process itself is signalled; if that is shared with other work, or has no connection to
+        this daemon, the worker ends without a signal."""
+        if self._tree is not None and self.attached and not self._may_be_signalled:
+            self._end_shared(kill=kill)
+        elif self._tree is not None:
             self._killed_with = "SIGKILL" if kill else "SIGTERM"
             self._tree.signal(kill=kill)
         elif self._request is not None:
@@ -376,6 +428,21 @@ class WorkerProcess:
             launcher, request = self._request
             if launcher.withdraw(request):
                 self._spawn_failed(CANCELLED)
+        elif self.asked and self.attached:
+            self._spawn_failed(CANCELLED)
+
+    @property
+    def _may_be_signalled(self) -> bool:
+        connected = self._connection is not None and not self._connection.closed
+        return connected and SHARED_PROCESS not in self.features
+
+    def _end_shared(self, *, kill: bool) -> None:
+        """End an attached worker without a signal: tell it by the end of its connection's other direction, or close the
+        connection with ``kill``."""
+        if kill or self._connection is None or self._connection.closed:
+            self.release()
+        else:
+            self._connection.end_output()
 
     def _received(self, message: WireMessage, descriptors: list[int]) -> None:
         if descriptors and self._tree is not None:
@@ -420,7 +487,8 @@ class WorkerProcess:
 
     def _follow(self, process: Process, marks: Marks) -> None:
         self._process = process
-        self._tree = Tree(self._loop, self._sandboxes.orphans, process, self._leaf, marks)
+        orphans = None if self.attached else self._sandboxes.orphans
+        self._tree = Tree(self._loop, orphans, process, self._leaf, marks)
 
     def _spawn_failed(self, reason: str) -> None:
         self.exit_pending = False
@@ -438,7 +506,7 @@ class WorkerProcess:
         assert process is not None
         assert tree is not None
         self.read_arrived()
-        ended = process.reap(with_group=False)
+        ended = process.reap(with_group=False)._replace(attached=self.attached)
         self._process = None
         self._usage = process.usage
         suspect = ended.signal == "SIGKILL" and self._killed_with != "SIGKILL"

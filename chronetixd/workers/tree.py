@@ -25,12 +25,13 @@ LINGER_S = 5.0
 
 
 class Tree:
-    """The process of a worker with all its descendants. Owns ``leaf``."""
+    """The process of a worker with all its descendants. Owns ``leaf``. Without ``orphans`` the daemon has not started
+    the process, and nothing of what it has started is known: the tree is the process alone."""
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        orphans: Orphans,
+        orphans: Orphans | None,
         process: Process,
         leaf: Leaf | None,
         marks: Marks,
@@ -43,7 +44,8 @@ class Tree:
         self._on_gone: Callable[[], None] | None = None
         self._lingering: asyncio.TimerHandle | None = None
         self._sparing: asyncio.TimerHandle | None = None
-        orphans.add_worker(marks)
+        if orphans is not None:
+            orphans.add_worker(marks)
 
     def signal(self, *, kill: bool) -> None:
         """Send SIGTERM to the worker's process group or, with ``kill``, SIGKILL to the whole tree; what is in no
@@ -80,7 +82,10 @@ class Tree:
     def _empty(self) -> None:
         if self._sparing is not None:
             self._sparing.cancel()
-        self._orphans.end(self.marks, self._gone)
+        if self._orphans is None:
+            self._loop.call_soon(self._gone)
+        else:
+            self._orphans.end(self.marks, self._gone)
 
     def _gone(self) -> None:
         assert self._lingering is not None

@@ -18,6 +18,7 @@ import termios
 import threading
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from struct import unpack
 from typing import Any, Generic, TypeVar
@@ -285,6 +286,11 @@ class ControlLink(Generic[M]):
         stop, self._stop = self._stop, -1
         if stop >= 0:
             os.close(stop)
+
+    def cut(self) -> None:
+        """End the connection: whoever receives gets EOFError, and the daemon too. From any thread."""
+        with suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)
 
     def make_stoppable(self) -> None:
         """From now on :meth:`stop_receiving` may be called. Raises OSError."""

@@ -69,7 +69,10 @@ class Reader:
         on_drain: Callable[[], None],
         on_inputs: Callable[[list[Port]], None],
         reattachment: Reattachment | None = None,
+        wake: Callable[[BaseException], None] | None = None,
     ) -> None:
+        """``wake`` is called from the reader's thread when the link has ended, to end what the plugin's thread waits
+        for; by default that is a SIGTERM for this process."""
         self._link = link
         self._mailbox = mailbox
         self._intake = MailboxLimits(mailbox)
@@ -79,6 +82,7 @@ class Reader:
         self._on_drain = on_drain
         self._on_inputs = on_inputs
         self._reattachment = reattachment
+        self._wake = wake or _terminate
         self._giving = ArenaTrim(wiring.arena) if wiring.arena is not None else None
         self._seen = (-1, 0)
         self._running = _thread.allocate_lock()
@@ -242,7 +246,11 @@ class Reader:
         self._on_drain()
         self._mailbox.append(Lost(reason))
         self._wiring.bell.ring()
-        os.kill(os.getpid(), signal.SIGTERM)
+        self._wake(reason)
+
+
+def _terminate(_reason: BaseException) -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _name(doing: Any) -> str:

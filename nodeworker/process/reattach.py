@@ -18,7 +18,7 @@ import msgspec
 
 from chronetix.nodeworker.api.errors import DaemonGone
 from chronetix.nodeworker.process.link import ControlLink
-from chronetix.nodeworker.process.streams import Streams
+from chronetix.nodeworker.process.streams import ForeignStreams, Streams
 from chronetix.protocol.errors import ChronetixError
 from chronetix.protocol.messages import (
     ACCUSE,
@@ -51,12 +51,21 @@ class Reattachment:
     """The way back of a worker to ``path``, once it was started. ``describe`` tells who it is and how far, with the
     descriptors of its memory, and what is to be told when it was taken back; it has the link renewed."""
 
-    def __init__(self, path: str, link: ControlLink[ToWorker], describe: Describe) -> None:
+    def __init__(
+        self,
+        path: str,
+        link: ControlLink[ToWorker],
+        describe: Describe,
+        streams: Streams | ForeignStreams,
+        features: Sequence[str] = (),
+    ) -> None:
+        """``features``: those of its hello, beside those that every worker of this kind has."""
         self._path = path
+        self._features = features
         self._link = link
         self._daemon_user = link.peer_user
         self._describe = describe
-        self._streams = Streams()
+        self._streams = streams
         self._streams.hold()
         self._over = threading.Event()
         self._present = threading.Event()
@@ -136,9 +145,8 @@ class Reattachment:
 
     def _introduce(self) -> None:
         """Raises DaemonGone when refused; OSError, EOFError or ProtocolError when this daemon is no good, or gone."""
-        hello = Hello(
-            protocol=list(PROTOCOL_VERSIONS), role="worker", features=[REATTACH, HANDOVER, ACCUSE], pid=os.getpid()
-        )
+        features = [REATTACH, HANDOVER, ACCUSE, *self._features]
+        hello = Hello(protocol=list(PROTOCOL_VERSIONS), role="worker", features=features, pid=os.getpid())
         self._link.send_first(hello)
         self._expect(Welcome)
         reattach, descriptors, further = self._describe()
@@ -147,9 +155,7 @@ class Reattachment:
         self._link.send_first(reattach, [*descriptors, *pipes])
         streams = self._expect(Reattached)
         self._streams.end()
-        for number, descriptor in zip((1, 2), streams, strict=True):
-            os.dup2(descriptor, number)
-            os.close(descriptor)
+        self._streams.take(streams)
         for message in (*self._losses(), *further):
             self._link.send_first(message)
         self._streams.told()

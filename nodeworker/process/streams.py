@@ -15,6 +15,7 @@ import select
 import stat
 import termios
 import threading
+from collections.abc import Sequence
 from struct import unpack
 
 NAMES = {1: "stdout", 2: "stderr"}
@@ -72,6 +73,12 @@ class Streams:
             os.eventfd_read(self._bell)
             self._thread = None
 
+    def take(self, descriptors: Sequence[int]) -> None:
+        """Print into what the next daemon has given for stdout and stderr, and close that."""
+        for number, descriptor in zip(NAMES, descriptors, strict=True):
+            os.dup2(descriptor, number)
+            os.close(descriptor)
+
     def told(self) -> None:
         """Of all that was lost."""
         self._lost.clear()
@@ -126,6 +133,23 @@ class Streams:
                 break
         self._lost[number] = self._lost.get(number, 0) + taken
         return taken
+
+
+class ForeignStreams:
+    """Those of a process that no daemon has started: they are nobody's business but its own."""
+
+    shown: list[int] = []
+    lost: dict[str, int] = {}
+
+    def hold(self) -> None:
+        """Nothing."""
+
+    begin = end = told = silence = close = hold
+
+    def take(self, descriptors: Sequence[int]) -> None:
+        """Close what a daemon has given for stdout and stderr."""
+        for descriptor in descriptors:
+            os.close(descriptor)
 
 
 def _waiting(descriptor: int) -> int:

@@ -23,8 +23,11 @@ import threading
 import time
 from collections import deque
 from contextlib import suppress
+from dataclasses import dataclass
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol, TypeVar
+
+import msgspec
 
 from chronetix.nodeworker import _clone
 from chronetix.nodeworker.api.errors import DaemonGone, Interrupted, said, sendable
@@ -40,6 +43,7 @@ from chronetix.nodeworker.process.link import ControlLink
 from chronetix.nodeworker.process.reader import Reader
 from chronetix.nodeworker.process.reattach import Reattachment
 from chronetix.nodeworker.process.remote import DaemonHost
+from chronetix.nodeworker.process.streams import ForeignStreams, Streams
 from chronetix.protocol.errors import ChronetixError, error, from_failure
 from chronetix.protocol.framing import encode, type_of
 from chronetix.protocol.handshake import concluded
@@ -47,6 +51,7 @@ from chronetix.protocol.messages import (
     ACCUSE,
     HANDOVER,
     PROTOCOL_VERSIONS,
+    SHARED_PROCESS,
     Accuse,
     Assign,
     Configure,
@@ -113,12 +118,37 @@ class Runs(Protocol):
         """``on_stop`` and the end of the outputs; the node's result."""
 
 
+@dataclass(frozen=True, slots=True)
+class Guest:
+    """A worker in a process that the daemon has not started: what it says in its hello, and where it has connected.
+    ``shared``: the process does more than this and its signals are not the worker's."""
+
+    name: str
+    token: str
+    socket: str
+    shared: bool
+
+    @property
+    def features(self) -> list[str]:
+        """What it says in its hello."""
+        return [SHARED_PROCESS] if self.shared else []
+
+
 class Worker:
     """One run of one node over ``sock``. ``found`` is the plugin of a program that brings its own; ``place`` what the
-    process still has to become after its hello, by default nothing, ``SPARE`` if the daemon will say."""
+    process still has to become after its hello, by default nothing, ``SPARE`` if the daemon will say. A ``guest`` has
+    attached: its process, streams and signals are not the daemon's."""
 
-    def __init__(self, sock: socket.socket, found: Any = None, place: Assign = AS_IT_IS) -> None:
+    def __init__(
+        self, sock: socket.socket, found: Any = None, place: Assign = AS_IT_IS, guest: Guest | None = None
+    ) -> None:
         self._owner = children.Owner()
+        self._guest = guest
+        self._welcomed = False
+        self.result: Any = None
+        """What the node's ``on_stop`` has returned, once it has finished."""
+        self.ended_by: BaseException | None = None
+        """Of a guest: what has ended it, once it has ended otherwise."""
         self._link: ControlLink[ToWorker] = ControlLink(sock, ToWorker)
         self._found = found
         self._place = place
@@ -132,6 +162,8 @@ class Worker:
         self._telling = threading.Lock()
         """Held while its life goes on: what it says of itself and what it says then are of one moment."""
         self._signals = 0
+        self.stopped_by = 0
+        """The signal that came last."""
         self._signalled = 0.0
         """When the first of them came."""
         self._async_run: AsyncRun | None = None
@@ -139,6 +171,7 @@ class Worker:
         self._hangs = ""
         """What the plugin has left in its event loop and does not end."""
         self._interruptible = True
+        self._interrupted_by: BaseException | None = None
         self._put_back: dict[signal.Signals, Any] = {}
         """The handlers of the program that was there before; for :meth:`close`."""
         self._leaving = False
@@ -164,8 +197,9 @@ class Worker:
     def live(self) -> int:
         """As :meth:`run`, and the daemon can still be told what goes wrong at the very end, until :meth:`close`."""
         global _current
-        self._put_back = catch_signals()
-        _current = self
+        if self._has_signals:
+            self._put_back = catch_signals()
+            _current = self
         code = FAILED
         try:
             code = self._lived()
@@ -177,6 +211,30 @@ class Worker:
                 with suppress(OSError):
                     self._say_what_hangs(self._hangs)
             self._ended_by = None
+
+    @property
+    def _has_signals(self) -> bool:
+        """This process gets SIGTERM and SIGINT for the worker, and for nothing else."""
+        return self._guest is None or not self._guest.shared
+
+    def interrupt(self, reason: BaseException) -> None:
+        """As a signal would, from any thread, for a worker that gets none: a wait is ended at once by ``reason``, a
+        callback is finished first."""
+        self._mailbox.append(Lost(reason))
+        self._cut(reason)
+        if self._reader is None:
+            self._link.cut()
+
+    def _cut(self, reason: BaseException) -> None:
+        """End what the plugin's thread waits for: ``reason`` is in the mailbox."""
+        self._interrupted_by = reason
+        self._on_drain()
+        if self._node is not None:
+            self._node.step.interrupt = reason
+        if self._async_run is not None:
+            self._async_run.interrupt(reason)
+        elif self._interruptible and self._wiring is not None:
+            self._wiring.bell.interrupt(reason)
 
     def close(self) -> None:
         """Nothing more is said to the daemon, and signals are the program's own again. Idempotent."""
@@ -232,7 +290,8 @@ class Worker:
         if self._reader is not None:
             self._reader.end()
         if self._wiring is not None:
-            children.ring_on(children.STOPPING, -1)
+            if self._has_signals:
+                children.ring_on(children.STOPPING, -1)
             stays = orderly and self._node is not None and not self._node.leaves
             (self._wiring.close if stays else self._wiring.abandon)()
             self._wiring.bell.close()
@@ -256,6 +315,12 @@ class Worker:
     def _ended(self, reason: BaseException) -> int:
         """The exit code of what it was ended by."""
         self._ended_by = reason
+        if self._guest is not None:
+            self.ended_by = reason = self._interrupted_by or reason
+            if not self._welcomed:
+                return FAILED
+            if isinstance(reason, Interrupted):
+                return DAEMON_GONE if isinstance(reason, DaemonGone) else TERMINATED
         if isinstance(reason, DaemonGone):
             print(f"chronetix worker: {reason}; stopping", file=sys.stderr)
             return DAEMON_GONE
@@ -269,6 +334,7 @@ class Worker:
         with self._telling:
             self._finished = Finished(result=result)
             self._link.send(self._finished)
+        self.result = result
         if self._reattachment is not None:
             self._interruptible = True
             self._reattachment.settle()
@@ -283,11 +349,15 @@ class Worker:
                 self._link.send(Started())
             loop.run()
         except Interrupted:
-            self._interruptible = False
+            self._stop_interrupting()
             loop.stop()
             raise
-        self._interruptible = False
+        self._stop_interrupting()
         return loop.stop()
+
+    def _stop_interrupting(self) -> None:
+        self._interruptible = False
+        self._bell.interrupt(None)
 
     def _run_async(self, arguments: tuple[Any, ...]) -> Any:
         """In an event loop. Signals do not raise in it unless it hangs: it is told, and cancels what waits."""
@@ -316,6 +386,9 @@ class Worker:
 
     def _hello(self) -> Configure:
         hello = Hello(protocol=list(PROTOCOL_VERSIONS), role="worker", features=[HANDOVER, ACCUSE], pid=os.getpid())
+        if (guest := self._guest) is not None:
+            features = [*hello.features, *guest.features]
+            hello = msgspec.structs.replace(hello, attach=guest.name, token=guest.token, features=features)
         self._link.send(hello)
         if self._place is SPARE:
             self._place = self._await_assignment()
@@ -323,6 +396,7 @@ class Worker:
         if self._place is not AS_IT_IS:
             _move_to(self._place)
         self._accuses = ACCUSE in concluded(hello, self._receive()[0]).features
+        self._welcomed = True
         configure, _ = self._receive()
         if not isinstance(configure, Configure):
             raise error("unexpected-message", type=type_of(configure), when="where configure is due")
@@ -357,21 +431,38 @@ class Worker:
             node.construct(found)
         wiring = self._wired
         if config.on_daemon_loss == "survive":
-            _clone.outlive_parent()
-            self._reattachment = Reattachment(config.socket, self._link, lambda: self._describe(config))
+            self._reattachment = self._survival(config)
         self._link.send(Ready())
         self._reader = Reader(
-            self._link, self._mailbox, wiring, self._host, node.step, self._on_drain, node.extended, self._reattachment
+            self._link,
+            self._mailbox,
+            wiring,
+            self._host,
+            node.step,
+            self._on_drain,
+            node.extended,
+            self._reattachment,
+            None if self._has_signals else self._cut,
         )
         self._reader.start()
         return node
+
+    def _survival(self, config: Configure) -> Reattachment:
+        def describe() -> tuple[Reattach, list[int], list[WireMessage]]:
+            return self._describe(config)
+
+        if self._guest is not None:
+            return Reattachment(self._guest.socket, self._link, describe, ForeignStreams(), self._guest.features)
+        _clone.outlive_parent()
+        return Reattachment(config.socket, self._link, describe, Streams())
 
     def _wire(self, config: Configure) -> None:
         """Make its ends of the routes."""
         assert self._node is not None
         node, outputs = self._node, self._node.outputs
         self._wiring = wiring = build(config, self._grow, self._drop, self._bell, self._on_emptied, self._gave_up)
-        children.ring_on(children.STOPPING, self._bell.eventfd)
+        if self._has_signals:
+            children.ring_on(children.STOPPING, self._bell.eventfd)
         wiring.outputs = outputs
         outputs.connect(config.outputs, list(wiring.producers.values()))
         node.connect(config, wiring.inlet())
@@ -514,6 +605,7 @@ class Worker:
             reason = Interrupted(f"stopped by {signal.Signals(number).name}")
             self._mailbox.append(Lost(reason))
         self._signals += 1
+        self.stopped_by = number
         self._signalled = self._signalled or time.monotonic()
         self._on_drain()
         if self._node is not None:
@@ -539,7 +631,8 @@ class Worker:
         else:
             name, message = type(reason).__name__, said(reason)
         text = sendable(told(reason))[-TRACEBACK_LIMIT:]
-        print(text, end="", file=sys.stderr)
+        if self._guest is None:  # which raises it
+            print(text, end="", file=sys.stderr)
         try:
             self._accuse(reason)
             self._link.send(Fault(phase=phase, error=name, message=message[:MESSAGE_LIMIT], traceback=text))

@@ -1,4 +1,4 @@
-"""Reads in which surroundings a node's process runs: environment variables, folder and user."""
+"""Reads how a node's process is started: its arguments, environment variables, folder and user."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ from collections.abc import Mapping
 from typing import Final
 
 from chronetix.protocol.contract.reading import Fields, quote
-from chronetix.protocol.contract.types import Artifact
+from chronetix.protocol.contract.types import ATTACH, Artifact
 
 MAX_ENVIRONMENT: Final = 64 * 1024
 """Bytes of all variables of one node together. The kernel's limit for a program's arguments and environment is a
 multiple of it."""
+
+MAX_ARGUMENTS: Final = 64 * 1024
+"""Bytes of all arguments of one node together."""
 
 OURS: Final = ("CHRONETIX_FD", "CHRONETIX_FLOW", "CHRONETIX_NODE")
 """Variables that the daemon sets for each worker."""
@@ -23,9 +26,49 @@ LATER: Final = ("PYTHONBREAKPOINT",)
 """Variables with such a prefix that are read later."""
 
 
-def read_env(parent: Fields, artifact: Artifact) -> Mapping[str, str]:
-    """Return the variables that are set for the node's process."""
-    fields = parent.child("env")
+def read_args(fields: Fields, uri: str) -> tuple[str, ...]:
+    """Return the arguments of an artifact's program."""
+    given = fields.get("args")
+    if given is None:
+        return ()
+    if not isinstance(given, list | tuple) or not all(map(_is_argument, given)):
+        hint = 'as in ["-v", "3"]'
+        fields.notes.problem(fields.at("args"), "must be a list of texts without zero characters", hint)
+        return ()
+    kind = fields.get("kind")
+    if kind != "Process" and not uri.startswith(ATTACH):
+        hint = "use params, or make the node a program of its own (kind Process)"
+        fields.notes.problem(
+            fields.at("args"), f"an artifact of kind {kind} is no program and takes no arguments", hint
+        )
+    size = sum(len(each.encode()) + 1 for each in given)
+    if size > MAX_ARGUMENTS:
+        message = f"the arguments take {size} bytes together, more than {MAX_ARGUMENTS}"
+        fields.notes.problem(fields.at("args"), message, "put what is large into params or a file")
+    return tuple(given)
+
+
+def _is_argument(value: object) -> bool:
+    if type(value) is not str or "\0" in value:
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def read_env(parent: Fields, program: Fields | None, artifact: Artifact) -> Mapping[str, str]:
+    """Return the variables that are set for the node's process: those of the node, and those of its artifact, whose
+    fields are ``program``."""
+    own, more = parent.child("env"), program.child("env") if program is not None else None
+    for name in own.raw if more is not None else ():
+        if more is not None and name in more.raw:
+            more.notes.problem(more.at(str(name)), "is set in env of the node too", "leave it out at one of the places")
+    return {**(_read_env(more, artifact) if more is not None else {}), **_read_env(own, artifact)}
+
+
+def _read_env(fields: Fields, artifact: Artifact) -> Mapping[str, str]:
     made: dict[str, str] = {}
     for name in fields.raw:
         value = _value(fields, name)
@@ -42,8 +85,17 @@ def read_env(parent: Fields, artifact: Artifact) -> Mapping[str, str]:
     return made
 
 
-def read_cwd(parent: Fields) -> str:
-    """Return the folder of the node's process, relative to the flow's; empty for the flow's folder itself."""
+def read_cwd(parent: Fields, program: Fields | None) -> str:
+    """Return the folder of the node's process, relative to the flow's; empty for the flow's folder itself. It may be a
+    field of the node or of its artifact, whose fields are ``program``."""
+    if program is None or program.get("cwd") is None:
+        return _read_cwd(parent)
+    if parent.get("cwd") is not None:
+        program.notes.problem(program.at("cwd"), "is set for the node too", "leave it out at one of the places")
+    return _read_cwd(program)
+
+
+def _read_cwd(parent: Fields) -> str:
     cwd = parent.text("cwd")
     if "\0" in cwd:
         parent.notes.problem(parent.at("cwd"), "holds a zero character")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from chronetix.protocol.contract.environment import read_cwd, read_env, read_user
-from chronetix.protocol.contract.reading import Fields, quote
+from chronetix.protocol.contract.environment import read_args, read_cwd, read_env, read_user
+from chronetix.protocol.contract.reading import Fields, quote, unfit_name
 from chronetix.protocol.contract.supervision import read_liveness, read_restart
 from chronetix.protocol.contract.types import (
     ALIGNMENTS,
@@ -41,6 +41,7 @@ _BYTES = (1 << 62) - 1
 def read_manifest(fields: Fields) -> Manifest:
     """Return the manifest, with defaults for fields that are missing or wrong."""
     artifact = _artifact(fields)
+    program = fields.child("artifact") if isinstance(fields.get("artifact"), Mapping) else None
     manifest = Manifest(
         node=fields.name("node_id", blanks=True),
         plugin_id=fields.name("plugin_id", required=True, blanks=True),
@@ -60,8 +61,8 @@ def read_manifest(fields: Fields) -> Manifest:
         params=fields.free_map("params"),
         features=fields.free_map("features"),
         annotations=fields.free_map("annotations"),
-        env=read_env(fields, artifact),
-        cwd=read_cwd(fields),
+        env=read_env(fields, program, artifact),
+        cwd=read_cwd(fields, program),
         user=read_user(fields),
         raw=fields.raw,
     )
@@ -78,7 +79,10 @@ def _artifact(parent: Fields) -> Artifact:
         if isinstance(parent.get("artifact"), Mapping):
             parent.notes.problem(fields.path, "is empty", "give its kind and uri")
         return Artifact(kind="Python", uri="")
-    artifact = Artifact(kind=fields.choice("kind", ARTIFACT_KINDS), uri=fields.required_text("uri"))
+    uri = fields.required_text("uri")
+    artifact = Artifact(kind=fields.choice("kind", ARTIFACT_KINDS), uri=uri, args=read_args(fields, uri))
+    for name in ("env", "cwd"):
+        fields.get(name)  # read with the node's own
     scheme, separator, rest = artifact.uri.partition("://")
     if separator and (cure := cure_of_scheme(scheme, rest)) is not None:
         fields.notes.problem(fields.at("uri"), f"an artifact cannot be fetched from {quote(artifact.uri)}", cure)
@@ -89,6 +93,8 @@ def _artifact(parent: Fields) -> Artifact:
         fields.notes.problem(fields.at("uri"), f"nothing comes after {quote(artifact.uri)}")
     elif "\0" in artifact.uri:
         fields.notes.problem(fields.at("uri"), "holds a zero character")
+    elif artifact.attach and (reason := unfit_name(artifact.attach)):
+        fields.notes.problem(fields.at("uri"), f"the name after attach:// {reason}", "use letters, digits, . _ -")
     fields.done()
     return artifact
 

@@ -13,6 +13,7 @@ from typing import Any, Final, Literal
 ORIGINS: Final = ("internal", "external")
 CATEGORIES: Final = ("Business", "System", "Resource")
 ARTIFACT_KINDS: Final = ("WasmComponent", "Dylib", "Process", "Python")
+ATTACH: Final = "attach://"
 URI_SCHEMES: Final = ("file", "builtin", "python", "attach")
 QOS_CLASSES: Final = ("best-effort", "normal", "high", "realtime")
 MISS_POLICIES: Final = ("skip", "catch_up", "coalesce")
@@ -71,8 +72,16 @@ class Artifact:
     table of callbacks (Dylib) and builtins can be run; WasmComponent is refused at submit."""
     uri: str
     """Where it is: `python://module:object` or `python://file.py:object`, `file://path/to/program`,
-    `builtin://chronetix/…`, or a bare path. Relative paths start from the folder of the flow file. `attach://name` is
-    refused at submit: a worker cannot connect by itself yet."""
+    `builtin://chronetix/…`, or a bare path. Relative paths start from the folder of the flow file. With `attach://name`
+    (kind Process or Python) the daemon starts nothing: a worker that starts by itself attaches under that name."""
+
+    args: tuple[str, ...] = ()
+    """Arguments of the program (kind Process). With `attach://name` the whole command line, for display."""
+
+    @property
+    def attach(self) -> str:
+        """The name by which the node's worker attaches; empty for a node whose worker the daemon starts."""
+        return self.uri.removeprefix(ATTACH) if self.uri.startswith(ATTACH) else ""
 
 
 @dataclass(frozen=True, slots=True)

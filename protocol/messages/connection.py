@@ -20,18 +20,28 @@ REATTACH = "reattach"
 """The feature in the hello of a worker that reattaches: a :class:`Reattach` is its next message."""
 
 
-WORKER_FEATURES = (HANDOVER, REATTACH, ACCUSE)
+SHARED_PROCESS = "shared-process"
+"""The feature in the hello of a worker that attaches from a process which does more than that, as a notebook: the
+daemon never signals the process, but ends the connection."""
+
+WORKER_FEATURES = (HANDOVER, REATTACH, ACCUSE, SHARED_PROCESS)
 """The features of workers that this daemon knows."""
 
 
 class Hello(WireMessage, tag="hello", frozen=True):
-    """The first message of the side that connects: the versions that it supports, and its role."""
+    """The first message of the side that connects: the versions that it supports, and its role.
+
+    ``attach``: the name in ``attach://NAME`` of the node whose worker a process that the daemon has not started is to
+    become; ``token`` is the flow's attach token then. The process that has connected is the worker.
+    """
 
     protocol: list[Count]
     role: Literal["client", "worker"]
     software: str = ""
     features: list[str] = []
     pid: Count = 0
+    attach: str = ""
+    token: str = ""
 
 
 class Welcome(WireMessage, tag="welcome", frozen=True):

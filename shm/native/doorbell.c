@@ -88,9 +88,17 @@ void native_bell_leave(Doorbell *bell, struct native_sleeper *sleeper) {
         bell_relay(bell);
 }
 
-/* Run signal handlers. -1 when one has raised, and in a child that one has forked. */
-static int bell_signals(const Doorbell *bell) {
-    return PyErr_CheckSignals() != 0 ? -1 : native_foreign(bell->owner, "doorbell");
+/* Run signal handlers. -1 when one has raised or the sleep is interrupted, and in a child that a handler has forked. */
+static int bell_signals(Doorbell *bell) {
+    if (PyErr_CheckSignals() != 0) return -1;
+    PyObject *interrupt = bell->interrupt;
+    if (interrupt) {
+        bell->interrupt = NULL;
+        PyErr_SetObject((PyObject *)Py_TYPE(interrupt), interrupt);
+        Py_DECREF(interrupt);
+        return -1;
+    }
+    return native_foreign(bell->owner, "doorbell");
 }
 
 /* 1: rung (or told to look again), 0: the deadline has passed, -1: a signal handler raised. */
@@ -140,11 +148,13 @@ static PyObject *doorbell_new(PyTypeObject *type, PyObject *args, PyObject *kwar
     self->bell = bell;
     self->owner = native_process_claim();
     self->sleepers = NULL;
+    self->interrupt = NULL;
     return (PyObject *)self;
 }
 
 static void doorbell_dealloc(Doorbell *self) {
     chx_bell_destroy(&self->bell);
+    Py_CLEAR(self->interrupt);
     NATIVE_DEALLOC(self);
 }
 
@@ -161,6 +171,19 @@ static PyObject *doorbell_fileno(Doorbell *self, PyObject *Py_UNUSED(ignored)) {
 static PyObject *doorbell_ring(Doorbell *self, PyObject *Py_UNUSED(ignored)) {
     if (native_bell_usable(self) != 0) return NULL;
     chx_bell_ring(&self->bell);
+    Py_RETURN_NONE;
+}
+
+static PyObject *doorbell_interrupt(Doorbell *self, PyObject *reason) {
+    if (native_bell_usable(self) != 0) return NULL;
+    if (reason != Py_None && !PyExceptionInstance_Check(reason)) {
+        PyErr_SetString(PyExc_TypeError, "reason must be an exception or None");
+        return NULL;
+    }
+    PyObject *before = self->interrupt;
+    self->interrupt = reason == Py_None ? NULL : Py_NewRef(reason);
+    Py_XDECREF(before);
+    if (self->interrupt) chx_bell_ring(&self->bell);
     Py_RETURN_NONE;
 }
 
@@ -194,6 +217,8 @@ static PyObject *doorbell_close(Doorbell *self, PyObject *Py_UNUSED(ignored)) {
 static PyMethodDef doorbell_methods[] = {
     {"fileno", (PyCFunction)doorbell_fileno, METH_NOARGS, "The descriptor, for poll and asyncio. To be cleared when it is readable."},
     {"ring", (PyCFunction)doorbell_ring, METH_NOARGS, "Wake whoever sleeps on it, from this process; never blocks."},
+    {"interrupt", (PyCFunction)doorbell_interrupt, METH_O,
+     "Have whoever sleeps on it now, or else next, raise this exception, once; None: nobody. From any thread."},
     {"clear", (PyCFunction)doorbell_clear, METH_NOARGS, "Silence it; was it rung?"},
     {"wait", (PyCFunction)(void (*)(void))doorbell_wait, METH_FASTCALL | METH_KEYWORDS,
      "Sleep until rung and clear it; False on time-out."},

@@ -58,6 +58,7 @@ typedef struct {
     struct chx_bell bell; /* changed under the interpreter lock; slept on without it */
     uint32_t owner;
     struct native_sleeper *sleepers;
+    PyObject *interrupt; /* raised by whoever sleeps on it now or next, once; NULL: nothing */
 } Doorbell;
 
 extern PyTypeObject *native_Doorbell;

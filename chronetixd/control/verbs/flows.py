@@ -14,6 +14,7 @@ from chronetixd.control.views import describe, returning
 from chronetixd.core.access import Right
 from chronetixd.core.change import compare, described
 from chronetixd.core.flow_messages import FlowState, StopMode
+from chronetixd.flows import attach
 from chronetixd.flows.registry import check_name, invalid
 from chronetixd.flows.run import FlowRun
 from chronetixd.flows.validation import problem_maps
@@ -57,6 +58,13 @@ class StopArgs(Args, frozen=True):
     flow: str
     mode: Literal["drain", "now"] = "drain"
     timeout_ns: Duration | None = None
+
+
+class AttachTokenArgs(Args, frozen=True):
+    """Arguments of ``attach_token``. ``node``: only this node."""
+
+    flow: str
+    node: str = ""
 
 
 async def _submit(context: VerbContext, args: SubmitArgs, emit: Emit) -> Any:
@@ -126,12 +134,14 @@ def _summary(run: FlowRun) -> dict[str, Any]:
         "changed_unix_ns": run.changed_unix_ns,
         "reason": run.reason,
         "returning": returning(run),
+        "attachable": len(run.attachable),
     }
 
 
 async def _describe(context: VerbContext, args: FlowArgs, _emit: Emit) -> Any:
     run = context.flows.find(args.flow)
-    return await describe(run, context.flows.stored(run.name).contract, context.figures)
+    contract = context.flows.stored(run.name).contract
+    return await describe(run, contract, context.figures, context.identity["socket"])
 
 
 async def _stop(context: VerbContext, args: StopArgs, emit: Emit) -> Any:
@@ -152,6 +162,16 @@ async def _remove(context: VerbContext, args: FlowArgs, _emit: Emit) -> Any:
     return {"flow": run.name, "state": str(run.state)}
 
 
+async def _attach_token(context: VerbContext, args: AttachTokenArgs, _emit: Emit) -> Any:
+    run, socket = context.flows.find(args.flow), context.identity["socket"]
+    nodes = [each for each in attach.described(run, socket) if args.node in ("", each["node"], each["name"])]
+    if not nodes:
+        raise error("attach-nothing", flow=run.name, node=args.node or None)
+    token = context.flows.attach_token(run.name)
+    await context.flows.written()
+    return {"flow": run.name, "token": token, "socket": socket, "nodes": nodes}
+
+
 VERBS: dict[str, Verb] = {
     "submit": Verb(SubmitArgs, Right.OPERATE, _submit, carries_flow=True),
     "validate": Verb(ValidateArgs, Right.OPERATE, _validate, carries_flow=True, at_once=True),
@@ -159,5 +179,6 @@ VERBS: dict[str, Verb] = {
     "list": Verb(ListArgs, Right.READ, _list, at_once=True),
     "describe": Verb(FlowArgs, Right.READ, _describe, at_once=True),
     "stop": Verb(StopArgs, Right.OPERATE, _stop),
+    "attach_token": Verb(AttachTokenArgs, Right.OPERATE, _attach_token),
     "remove": Verb(FlowArgs, Right.OPERATE, _remove),
 }

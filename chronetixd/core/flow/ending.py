@@ -61,6 +61,11 @@ def fail(flow: FlowMachine, failure: FlowFailure, event: FlowEvent) -> list[Inst
     return stopped + end_if_empty(flow, event)
 
 
+def not_attached(flow: FlowMachine) -> str:
+    """Return what is told of a node that no program has attached to in time, as the predicate of a sentence."""
+    return f"waited for attach, and nothing attached within {flow.limits.attach_ns / 1e9:g} s"
+
+
 def drain(flow: FlowMachine, asked: StopRequested, event: FlowEvent) -> list[Instruction]:
     """Begin an orderly drain: every node has started or has ended, and the sources are told to drain."""
     return [

@@ -52,6 +52,10 @@ def on_node(flow: FlowMachine, event: WorkerChanged, at: ClockAndChance) -> list
     node = event.node
     state = flow.apply(event)
     match event.event, state:
+        case worker.AttachAwaited(), WorkerState.WAITING:
+            return [ArmNodeDeadline(node, flow.limits.attach_ns)]
+        case worker.Attached(), WorkerState.GREETING:
+            return [_arm_start(flow, node)]
         case worker.Greeted(), WorkerState.OFFERING:
             return [SendConfigure(node)]
         case worker.LinkSent(), WorkerState.LINKED:
@@ -119,6 +123,10 @@ def on_deadline(flow: FlowMachine, node: str) -> list[Instruction]:
     if subject.state is WorkerState.SPAWNING:
         subject.handle(worker.SignalSent())
         return []
+    if subject.state is WorkerState.WAITING:
+        subject.handle(worker.SignalSent())
+        subject.handle(worker.Faulted("attach", ending.not_attached(flow)))
+        return [Signal((node,), kill=False)]
     if subject.state in worker.PHASES and subject.state not in WAITS:
         phase = worker.PHASES[subject.state]
         text = f"was not ready again within {flow.limits.start_ns / 1e9:g} s"

@@ -1,6 +1,8 @@
 """Handlers for a flow that does not run yet: submitted, validated or starting, or taken over from an earlier daemon.
 
-Workers are started in two waves, sinks first and sources last. A failure before the first start was sent has had no
+Workers are started in two waves, sinks first and sources last. While a program that starts by itself is awaited, the
+flow's deadline is the time that a person may take to start it; the start deadline begins when the last one has
+attached. A failure before the first start was sent has had no
 effect on data and ends the flow at once.
 """
 
@@ -87,6 +89,11 @@ def on_node(flow: FlowMachine, event: FlowEvent, at: ClockAndChance) -> list[Ins
     if ran and not final and state in (WorkerState.FAULTED, WorkerState.FAILED):
         return restarts.park(flow, event)
     match state:
+        case WorkerState.WAITING:
+            return [flow.arm(Deadline.START, flow.limits.attach_ns)]
+        case WorkerState.GREETING if isinstance(event.event, worker.Attached):
+            waits = flow.count(WorkerState.WAITING)
+            return [] if waits else [flow.arm(Deadline.START, flow.limits.start_ns)]
         case WorkerState.OFFERING:
             return [SendConfigure(event.node)]
         case WorkerState.READY if flow.count(WorkerState.READY) == len(flow.workers):
@@ -113,6 +120,8 @@ def deadline_passed(flow: FlowMachine, event: FlowEvent, _at: ClockAndChance) ->
     slow = min(unready, key=lambda subject: order.index(subject.state))
     phase = worker.PHASES[slow.state]
     text = f"was not ready within {flow.limits.start_ns / 1e9:g} s; it is still in phase {phase!r}"
+    if slow.state is WorkerState.WAITING:
+        text = ending.not_attached(flow)
     return ending.fail(flow, FlowFailure("start-timeout", slow.node, phase, text), event)
 
 

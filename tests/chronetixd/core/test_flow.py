@@ -263,6 +263,47 @@ def test_an_event_of_an_unknown_node_is_illegal(play: Play) -> None:
         play.node("nobody", life.Greeted())
 
 
+# -- programs that start by themselves ---------------------------------------------------------------------
+
+
+def armed(instructions: list[Any]) -> list[Any]:
+    return of(core.ArmDeadline, instructions)
+
+
+def test_a_flow_waits_as_long_for_a_person_as_one_may_take_and_then_as_long_for_the_start_as_ever(play: Play) -> None:
+    limits, start = play.flow.limits, core.Deadline.START
+    play.launch()
+    for node in ("left", "right"):
+        assert armed(play.node(node, life.AttachAwaited())) == [core.ArmDeadline(start, limits.attach_ns)]
+    assert play.node("left", life.Attached(7)) == []
+    assert armed(play.node("right", life.Attached(8))) == [core.ArmDeadline(start, limits.start_ns)]
+
+
+def test_a_flow_that_nothing_attaches_to_in_time_fails_and_names_the_node(play: Play) -> None:
+    play.launch()
+    play.node("left", life.AttachAwaited())
+    for node in ("source", "right", "sink"):
+        play.node(node, life.ProcessSpawned(7))
+    play.do(core.DeadlinePassed())
+    failure = play.flow.failure
+    assert failure is not None
+    assert (failure.kind, failure.node, failure.phase) == ("start-timeout", "left", "attach")
+    assert failure.message == "waited for attach, and nothing attached within 600 s"
+    play.node("left", life.ProcessNotSpawned("its start was cancelled"))
+    for node in ("source", "right", "sink"):
+        play.node(node, CLEAN)
+    assert play.flow.state is FlowState.FAILED
+
+
+@pytest.mark.parametrize("mode", StopMode)
+def test_a_flow_that_waits_for_attach_ends_when_it_is_told_to(mode: StopMode, play: Play) -> None:
+    play.launch()
+    play.each(life.AttachAwaited())
+    assert of(core.Signal, play.do(core.StopRequested(mode)))
+    play.each(life.ProcessNotSpawned("its start was cancelled"))
+    assert play.flow.state is FlowState.STOPPED
+
+
 # -- random sequences --------------------------------------------------------------------------------------
 
 WORKER_EVENTS: list[Any] = [
@@ -277,6 +318,8 @@ WORKER_EVENTS: list[Any] = [
     life.Faulted("frame", "RouteClosed", consequence=True),
     CLEAN,
     life.ProcessExited(Exit(signal="SIGKILL")),
+    life.AttachAwaited(),
+    life.Attached(7),
 ]
 NODE_EVENTS = st.builds(WorkerChanged, st.sampled_from(NODES), st.sampled_from(WORKER_EVENTS))
 FLOW_EVENTS: Any = st.one_of(
@@ -298,6 +341,7 @@ def fair_events(flow: FlowMachine) -> Any:
     """What could happen next to the workers as they are, so that random plays get far."""
     follows = {
         WorkerState.SPAWNING: life.ProcessSpawned(7),
+        WorkerState.WAITING: life.Attached(7),
         WorkerState.GREETING: life.Greeted(),
         WorkerState.OFFERING: life.Offered(),
         WorkerState.OFFERED: life.LinkSent(),

@@ -100,6 +100,33 @@ class World:
         return self.flow.workers[node].state
 
 
+def test_a_node_that_was_attached_waits_again_and_its_start_is_limited_from_the_attach_on() -> None:
+    world = World()
+    world.node("map", KILLED)
+    assert world.node("map", life.AttachAwaited()) == [core.ArmNodeDeadline("map", Limits().attach_ns)]
+    assert world.node("map", life.Attached(8)) == [core.ArmNodeDeadline("map", Limits().start_ns)]
+    assert world.node("map", life.Greeted()) == [core.SendConfigure("map")]
+    assert world.flow.workers["map"].pid == 8
+
+
+def test_a_node_that_nothing_attaches_to_again_in_time_has_failed_once_more() -> None:
+    world = World(max=2)
+    world.node("map", KILLED)
+    world.node("map", life.AttachAwaited())
+    assert of(core.Signal, world.pass_timer("map")) == [core.Signal(("map",), kill=False)]
+    (told,) = of(core.Restarting, world.node("map", life.ProcessNotSpawned("its start was cancelled")))
+    assert told.reason == "failed in phase 'attach': waited for attach, and nothing attached within 600 s"
+
+
+def test_a_node_that_waits_for_attach_keeps_a_drain_waiting_until_its_deadline() -> None:
+    world = World()
+    world.node("map", KILLED)
+    world.node("map", life.AttachAwaited())
+    world.do(core.StopRequested(StopMode.DRAIN))
+    assert world.flow.state is FlowState.RUNNING
+    assert core.Signal(("source", "map", "sink"), kill=False) in world.do(core.DeadlinePassed())
+
+
 def test_a_node_that_dies_is_started_again_while_the_flow_runs_on() -> None:
     world = World()
     done = world.node("map", KILLED)
@@ -564,6 +591,7 @@ def test_what_no_successor_can_go_on_from_fails_the_flow() -> None:
 
 FOLLOWS: dict[WorkerState, life.WorkerEvent] = {
     WorkerState.SPAWNING: life.ProcessSpawned(9),
+    WorkerState.WAITING: life.Attached(9),
     WorkerState.GREETING: life.Greeted(),
     WorkerState.OFFERING: life.Offered(),
     WorkerState.OFFERED: life.LinkSent(),
@@ -605,11 +633,13 @@ def test_whatever_dies_everyone_is_back_or_the_flow_ends(data: st.DataObject) ->
 
 def step(world: World, data: st.DataObject) -> None:
     node = data.draw(st.sampled_from(sorted(world.flow.peers)))
-    which = data.draw(st.sampled_from(["on", "on", "on", "die", "fault", "finish", "timer", "stop"]))
+    which = data.draw(st.sampled_from(["on", "on", "on", "await", "die", "fault", "finish", "timer", "stop"]))
     state = world.state(node)
     try:
         if which == "on" and state in FOLLOWS:
             world.node(node, FOLLOWS[state])
+        elif which == "await" and state is WorkerState.SPAWNING:
+            world.node(node, life.AttachAwaited())
         elif which == "die" and state not in life.GONE | {WorkerState.SPAWNING, WorkerState.RESTARTING}:
             world.node(node, KILLED)
         elif which == "fault":

@@ -18,6 +18,7 @@ EXAMPLES = {
     life.ProcessExited: life.ProcessExited(Exit(code=0)),
     life.StartedEarlier: life.StartedEarlier(3),
     life.FinishedEarlier: life.FinishedEarlier(3),
+    life.Attached: life.Attached(42),
 }
 
 SAYS_WHERE = (life.HasReattached, life.FlowCollapsed)
@@ -60,6 +61,33 @@ def test_a_bad_exit_after_finished_is_a_failure(ended: Exit) -> None:
     for event in A_WHOLE_LIFE[:-1]:
         worker.handle(event)
     assert worker.handle(life.ProcessExited(ended)) is WorkerState.FAILED
+
+
+@pytest.mark.parametrize("ended", [Exit(attached=True), Exit(code=3, attached=True)])
+def test_what_an_attached_process_does_after_it_has_finished_is_its_own_affair(ended: Exit) -> None:
+    worker = WorkerMachine("a")
+    for event in [life.AttachAwaited(), life.Attached(42), *A_WHOLE_LIFE[1:-1]]:
+        worker.handle(event)
+    assert (worker.pid, worker.handle(life.ProcessExited(ended))) == (42, WorkerState.EXITED)
+
+
+def test_an_attached_worker_that_leaves_before_it_has_finished_has_failed() -> None:
+    worker = WorkerMachine("a")
+    for event in [life.AttachAwaited(), life.Attached(42), *A_WHOLE_LIFE[1:-2]]:
+        worker.handle(event)
+    assert worker.handle(life.ProcessExited(Exit(attached=True))) is WorkerState.FAILED
+    assert str(worker.exit) == "closed its connection"
+
+
+def test_only_a_node_that_waits_can_be_attached_to_and_only_once() -> None:
+    worker = WorkerMachine("a")
+    with pytest.raises(IllegalEvent):
+        worker.handle(life.Attached(42))
+    worker.handle(life.AttachAwaited())
+    assert worker.handle(life.Attached(42)) is WorkerState.GREETING
+    with pytest.raises(IllegalEvent):
+        worker.handle(life.Attached(43))
+    assert worker.pid == 42
 
 
 @pytest.mark.parametrize("lived", range(1, len(A_WHOLE_LIFE) - 1))
