@@ -26,6 +26,7 @@ NAVIGATION = {
         "docs/your-language",
         "docs/conformance",
         "sdk/c/README",
+        "docs/attach",
     ),
     "Operation": (
         "docs/production",

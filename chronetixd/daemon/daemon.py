@@ -308,8 +308,8 @@ class Daemon:
         (self._log.error if upgraded.failed else self._log.info)(text)
 
     def _restore(self) -> None:
-        """Run the flows of the journal again that had not been stopped; the daemon is ready when all of them have
-        started or have failed to start."""
+        """Run the flows of the journal again that had not been stopped; the daemon is ready when each of them has
+        started, has failed to start, or waits for a worker to attach."""
         left, self._left = self._left, Recovered((), (), ())
         for row in left.corrupt:
             self._log.error("a row of the journal is corrupt and is ignored", row=row)
@@ -324,7 +324,7 @@ class Daemon:
 
     def _restored(self, run: FlowRun) -> None:
         waits = run.recovery is not None or run.state in (FlowState.VALIDATED, FlowState.STARTING)
-        if not waits and run in self._starting:
+        if (not waits or run.attachable) and run in self._starting:
             self._starting.discard(run)
             self._ready_if_all_is()
 

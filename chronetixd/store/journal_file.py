@@ -50,8 +50,8 @@ class StoredFlow(msgspec.Struct, frozen=True, kw_only=True):
     encoded once because the row is written at each change. ``again``: the flow ends because the daemon ends, and the
     next daemon is to run it anew. ``code``: digests of the plugins' files when the flow was submitted or last changed;
     empty when an earlier release has written the row. ``attach_token``: the secret that workers which attach have to
-    name; empty until it is first asked for, and the same for later runs. ``run``: how many times a flow of this name was
-    submitted; ``runs``: the last of the earlier ones, oldest first."""
+    name; empty until it is first asked for, and the same for later runs. ``run``: how many times a flow of this name
+    was submitted; ``runs``: the last of the earlier ones, oldest first."""
 
     name: str
     submitted_unix_ns: int

@@ -118,7 +118,10 @@ def _needs_processes(flow: Flow) -> list[Problem]:
     """Nodes that cannot run inside this process."""
     problems = []
     for at, manifest in enumerate(flow.manifests):
-        if manifest.artifact.kind != "Python" and not manifest.artifact.uri.startswith("builtin://"):
+        if manifest.artifact.attach:
+            text = f"node {manifest.node} waits for a worker that attaches to a daemon"
+            problems.append(Problem(f"manifests[{at}].artifact.uri", text, "run the flow with chronetixd"))
+        elif manifest.artifact.kind != "Python" and not manifest.artifact.uri.startswith("builtin://"):
             text = f"node {manifest.node} is of kind {manifest.artifact.kind}, which needs a process of its own"
             problems.append(Problem(f"manifests[{at}].artifact.kind", text, "run the flow with chronetixd"))
     return problems

@@ -68,13 +68,22 @@ def _in_a_thread(worker: Worker) -> int:
     """Run the worker in a thread, and wait here, where a KeyboardInterrupt may come: the first one ends it in order, a
     second one leaves it to itself."""
     codes: list[int] = []
-    thread = threading.Thread(target=lambda: codes.append(worker.run()), name="chronetix-attach", daemon=True)
+    ended = threading.Event()  # before Python 3.12 a join that was interrupted takes its thread for ended
+
+    def run() -> None:
+        try:
+            codes.append(worker.run())
+        finally:
+            ended.set()
+
+    thread = threading.Thread(target=run, name="chronetix-attach", daemon=True)
     thread.start()
     try:
-        thread.join()
+        ended.wait()
     except KeyboardInterrupt:
         worker.interrupt(Interrupted("interrupted"))
-        thread.join()
+        ended.wait()
+    thread.join()
     return codes[0]
 
 

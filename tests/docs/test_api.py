@@ -43,6 +43,7 @@ PLUGIN_API = {
     "FrameTooLarge": (NATIVE, "FrameTooLarge"),
     "RequestFailed": (API / "errors.py", "RequestFailed"),
     "serve": (ROOT / "nodeworker" / "process" / "worker.py", "serve"),
+    "attach": (ROOT / "nodeworker" / "process" / "attach.py", "attach"),
 }
 """What the page shows, by its headings, and where it is defined."""
 
