@@ -58,21 +58,15 @@ def _is_argument(value: object) -> bool:
     return True
 
 
-def read_env(parent: Fields, program: Fields | None, artifact: Artifact) -> Mapping[str, str]:
-    """Return the variables that are set for the node's process: those of the node, and those of its artifact, whose
-    fields are ``program``."""
-    own, more = parent.child("env"), program.child("env") if program is not None else None
-    for name in own.raw if more is not None else ():
-        if more is not None and name in more.raw:
-            more.notes.problem(more.at(str(name)), "is set in env of the node too", "leave it out at one of the places")
-    return {**(_read_env(more, artifact) if more is not None else {}), **_read_env(own, artifact)}
-
-
-def _read_env(fields: Fields, artifact: Artifact) -> Mapping[str, str]:
-    made: dict[str, str] = {}
+def read_env(parent: Fields, artifact: Artifact, others: Mapping[str, str] | None = None) -> Mapping[str, str]:
+    """Return the variables that are set for the process; ``others`` are those that another place sets."""
+    fields = parent.child("env")
+    made: dict[str, str] = dict(others or {})
     for name in fields.raw:
         value = _value(fields, name)
         reason = _unfit(name, artifact)
+        if name in made:
+            reason = "is set in the artifact too", "leave it out at one of the places"
         if reason:
             message, hint = reason
             fields.notes.problem(fields.at(str(name)), message, hint)
@@ -85,18 +79,13 @@ def _read_env(fields: Fields, artifact: Artifact) -> Mapping[str, str]:
     return made
 
 
-def read_cwd(parent: Fields, program: Fields | None) -> str:
-    """Return the folder of the node's process, relative to the flow's; empty for the flow's folder itself. It may be a
-    field of the node or of its artifact, whose fields are ``program``."""
-    if program is None or program.get("cwd") is None:
-        return _read_cwd(parent)
-    if parent.get("cwd") is not None:
-        program.notes.problem(program.at("cwd"), "is set for the node too", "leave it out at one of the places")
-    return _read_cwd(program)
-
-
-def _read_cwd(parent: Fields) -> str:
+def read_cwd(parent: Fields, other: str = "") -> str:
+    """Return the folder of the process, relative to the flow's; empty for the flow's folder itself. ``other`` is what
+    another place says."""
     cwd = parent.text("cwd")
+    if cwd and other:
+        parent.notes.problem(parent.at("cwd"), "is given in the artifact too", "leave it out at one of the places")
+    cwd = cwd or other
     if "\0" in cwd:
         parent.notes.problem(parent.at("cwd"), "holds a zero character")
         return ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
 from chronetix.protocol.contract.environment import read_args, read_cwd, read_env, read_user
@@ -41,7 +42,6 @@ _BYTES = (1 << 62) - 1
 def read_manifest(fields: Fields) -> Manifest:
     """Return the manifest, with defaults for fields that are missing or wrong."""
     artifact = _artifact(fields)
-    program = fields.child("artifact") if isinstance(fields.get("artifact"), Mapping) else None
     manifest = Manifest(
         node=fields.name("node_id", blanks=True),
         plugin_id=fields.name("plugin_id", required=True, blanks=True),
@@ -61,8 +61,8 @@ def read_manifest(fields: Fields) -> Manifest:
         params=fields.free_map("params"),
         features=fields.free_map("features"),
         annotations=fields.free_map("annotations"),
-        env=read_env(fields, program, artifact),
-        cwd=read_cwd(fields, program),
+        env=read_env(fields, artifact, artifact.env),
+        cwd=read_cwd(fields, artifact.cwd),
         user=read_user(fields),
         raw=fields.raw,
     )
@@ -81,8 +81,7 @@ def _artifact(parent: Fields) -> Artifact:
         return Artifact(kind="Python", uri="")
     uri = fields.required_text("uri")
     artifact = Artifact(kind=fields.choice("kind", ARTIFACT_KINDS), uri=uri, args=read_args(fields, uri))
-    for name in ("env", "cwd"):
-        fields.get(name)  # read with the node's own
+    artifact = replace(artifact, env=read_env(fields, artifact), cwd=read_cwd(fields))
     scheme, separator, rest = artifact.uri.partition("://")
     if separator and (cure := cure_of_scheme(scheme, rest)) is not None:
         fields.notes.problem(fields.at("uri"), f"an artifact cannot be fetched from {quote(artifact.uri)}", cure)

@@ -77,6 +77,10 @@ class Artifact:
 
     args: tuple[str, ...] = ()
     """Arguments of the program (kind Process). With `attach://name` the whole command line, for display."""
+    env: Mapping[str, str] = field(default_factory=dict)
+    """Environment variables of the program, as the node's `env`; each variable at one of both places."""
+    cwd: str = ""
+    """Folder in which the program runs, as the node's `cwd`, at one of both places."""
 
     @property
     def attach(self) -> str:
