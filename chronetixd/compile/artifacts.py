@@ -17,6 +17,9 @@ from chronetixd.compile.fields import mapping_of, text_of, warn_near_misses
 from chronetixd.compile.problems import Findings, Position
 from chronetixd.compile.tree import SyntaxNode
 
+_READ = ("kind", "artifact", "type", "id")
+"""Fields of a plugin that are read here; the others are the artifact's as they are."""
+
 _CANONICAL = {kind.lower(): kind for kind in catalogue.ARTIFACT_KINDS.values()}
 
 
@@ -80,7 +83,7 @@ def _long(plugin: SyntaxNode, owner: str, findings: Findings) -> _Written:
         kind_place=_value_place(plugin, "kind"),
         uri_place=_value_place(plugin, "artifact"),
         said_in="plugin.artifact",
-        extra={key: value.plain() for key, value in plugin.fields.items() if key not in form.PLUGIN},
+        extra={key: value.plain() for key, value in plugin.fields.items() if key not in _READ},
     )
 
 
@@ -102,6 +105,7 @@ def _short(node: SyntaxNode, owner: str, findings: Findings) -> _Written:
         uri_place=_value_place(node, "entry"),
         said_in="entry",
         short_kind="" if names_implementation else kind,
+        extra={key: node.fields[key].plain() for key in form.OF_ARTIFACT if key in node.fields},
     )
 
 

@@ -52,6 +52,9 @@ FLOW: Final[Form] = {
     "manifests": Field("list of maps", "", "Marks a flow that is compiled already: the file is passed on unchanged."),
 }
 
+OF_ARTIFACT: Final = ("args", "python_env")
+"""Fields of a node's short form, and of ``plugin`` in the long one, that belong to the artifact."""
+
 SHORT_NODE: Final[Form] = {
     "id": Field("text", "required", "Name of the node, unique in the flow. A number is taken for its text."),
     "kind": Field(
@@ -71,6 +74,12 @@ SHORT_NODE: Final[Form] = {
         "required",
         "What runs the node: `python://file.py:object`, `file://path/to/program`, `builtin://…`. Builtins that are "
         "named by `kind` need none.",
+    ),
+    "args": Field("list of texts", "none", "Arguments of the program, for `impl_kind: process`."),
+    "python_env": Field(
+        "text",
+        "the daemon's own",
+        "Folder of the environment (venv, uv, conda …) in whose Python the node runs, for `impl_kind: python`.",
     ),
     "deadline_ns": Field("integer ≥ 0", "inherited", "The same as `qos.deadline_ns`."),
     "priority": Field("integer ≥ 0", "inherited", "The same as `qos.priority`."),
@@ -124,6 +133,9 @@ PLUGIN: Final[Form] = {
         "the artifact; else the node's `id`",
         "Name of the plugin: `plugin_id` of the compiled form.",
     ),
+    **{name: SHORT_NODE[name] for name in OF_ARTIFACT},
+    "env": Field("map", "none", "Environment variables of the program, as the node's own `env`."),
+    "cwd": Field("text", "the flow's folder", "Folder in which the program runs, as the node's own `cwd`."),
 }
 
 IO: Final[Form] = {

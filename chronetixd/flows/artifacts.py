@@ -22,7 +22,8 @@ from chronetix.protocol.contract import Flow, Manifest, Problem
 from chronetix.protocol.errors import error
 from chronetix.protocol.nearest import did_you_mean
 from chronetixd.core.access import Asker, Right
-from chronetixd.flows import dylib
+from chronetixd.flows import dylib, python_env
+from chronetixd.flows.python_env import PythonEnv
 
 BUILTIN = "builtin://"
 PYTHON = "python://"
@@ -62,6 +63,9 @@ def artifact_problems(flow: Flow, base_dir: str) -> list[Problem]:
             message, suggestion = problem
             text = f"{message} (node {manifest.node})"
             found.append(Problem(f"manifests[{index}].artifact.{_field(manifest)}", text, suggestion))
+        if manifest.artifact.python_env and (wrong := _env_problem(manifest, base_dir)):
+            text = f"{wrong[0]} (node {manifest.node})"
+            found.append(Problem(f"manifests[{index}].artifact.python_env", text, wrong[1]))
         if manifest.cwd and (wrong := _folder_problem(manifest, base_dir)):
             text = f"{wrong[0]} (node {manifest.node})"
             found.append(Problem(f"manifests[{index}].cwd", text, wrong[1]))
@@ -118,6 +122,20 @@ def program(manifest: Manifest, base_dir: str) -> str:
     return str(_path(manifest.artifact.uri.removeprefix(FILE), base_dir))
 
 
+def python_of(manifest: Manifest, base_dir: str) -> str:
+    """Return the absolute path of the interpreter of the environment that the node names."""
+    return str(_path(manifest.artifact.python_env, base_dir) / "bin" / "python")
+
+
+def _env_problem(manifest: Manifest, base_dir: str) -> tuple[str, str] | None:
+    """Return why the node's environment cannot run its worker."""
+    relative = _relative_without_base(manifest.artifact.python_env, base_dir)
+    if relative is not None:
+        return relative
+    found = python_env.find(_path(manifest.artifact.python_env, base_dir))
+    return found.problem() if isinstance(found, PythonEnv) else found
+
+
 def _field(manifest: Manifest) -> str:
     runnable = manifest.artifact.kind in ("Python", "Process", "Dylib") or manifest.artifact.uri.startswith(BUILTIN)
     return "uri" if runnable else "kind"
@@ -135,6 +153,8 @@ def _problem(manifest: Manifest, base_dir: str) -> tuple[str, str] | None:
             return None
         known = "known are " + ", ".join(BUILTINS)
         return f"there is no builtin {uri}", did_you_mean(uri, BUILTINS, known)
+    if kind == "Python" and manifest.artifact.python_env and not _is_file(uri):
+        return None  # its modules are the other environment's: see missing_modules
     if kind == "Python":
         return _python_problem(uri, base_dir)
     if kind == "Process":
@@ -187,6 +207,12 @@ def _interpreter_problem(path: Path) -> tuple[str, str] | None:
         return None
     text = f"the interpreter {words[0]}, which the first line of {path} names, is not there"
     return text, "install it, or name another one"
+
+
+def _is_file(uri: str) -> bool:
+    """Return whether a Python artifact names a file, and not a module."""
+    place = uri.removeprefix(PYTHON).rpartition(":")[0]
+    return place.endswith(".py") or "/" in place
 
 
 def _python_problem(uri: str, base_dir: str) -> tuple[str, str] | None:

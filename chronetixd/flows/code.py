@@ -20,13 +20,16 @@ import importlib.machinery
 import importlib.util
 import os
 import re
+import shlex
 import stat
 import sys
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
-from chronetix.protocol.contract import Flow, Manifest
+from chronetix.protocol.contract import Flow, Manifest, Problem
+from chronetixd.flows import python_env
 from chronetixd.flows.artifacts import BUILTIN, FILE, PYTHON
+from chronetixd.flows.python_env import PythonEnv
 
 Code = dict[str, dict[str, str]]
 """By place (the artifact's uri without its object): the digest of each file, by its absolute path."""
@@ -42,6 +45,12 @@ MAX_READ = 16 << 20
 
 MAX_SEARCHED = 1 << 20
 """Bytes of a module that are searched for imports."""
+
+THE_FLOW = "the flow"
+"""The place of an import that stands in no file: the artifact itself names the module."""
+
+_OWN_PATH = re.compile(rb"\bsys\.path\b|\bmeta_path\b|\baddsitedir\b|\bimport_hooks\b")
+"""Text of a plugin that changes where modules are found."""
 
 SUFFIXES = (".py", *importlib.machinery.EXTENSION_SUFFIXES)
 
@@ -75,10 +84,43 @@ def needed_modules(flow: Flow, base_dir: str) -> dict[str, tuple[str, str]]:
     node that needs it and the file that imports it."""
     needed: dict[str, tuple[str, str]] = {}
     for manifest in flow.manifests[:MAX_PLACES]:
-        if place_of(manifest):
+        if place_of(manifest) and not manifest.artifact.python_env:
             for module, file in _Search(manifest, base_dir).needed.items():
                 needed.setdefault(module, (manifest.node, file))
     return needed
+
+
+def missing_modules(flow: Flow, base_dir: str) -> list[Problem]:
+    """Return a problem for each installed module that a Python plugin of ``flow`` imports at the top of a file, and
+    that the Python which runs it does not find. A plugin that changes its import path finds modules in its own way, and
+    is not judged."""
+    problems = []
+    for index, manifest in enumerate(flow.manifests[:MAX_PLACES]):
+        if manifest.artifact.kind == "Python" and place_of(manifest):
+            path = f"manifests[{index}].artifact.{'python_env' if manifest.artifact.python_env else 'uri'}"
+            problems += [
+                Problem(path, f"{text} (node {manifest.node})", cure) for text, cure in _missing(manifest, base_dir)
+            ]
+    return problems
+
+
+def _missing(manifest: Manifest, base_dir: str) -> Iterator[tuple[str, str]]:
+    search = _Search(manifest, base_dir)
+    if any(_OWN_PATH.search(_start_of(path, MAX_SEARCHED)) for path in search.files):
+        return
+    env = None
+    if manifest.artifact.python_env:
+        found = python_env.find(Path(base_dir or "/", manifest.artifact.python_env))
+        if not isinstance(found, PythonEnv) or found.problem() is not None:
+            return  # which is a problem of its own
+        env = found
+    for module, file in search.needed.items():
+        if env.has(module) if env is not None else file == THE_FLOW or is_installed(module):
+            continue
+        where = f"the environment {env.folder}" if env is not None else "the daemon's environment"
+        cure = env.pip_install(module) if env is not None else f"{shlex.quote(sys.executable)} -m pip install {module}"
+        told = "the artifact names" if file == THE_FLOW else f"{file} imports"
+        yield f"{told} the module {module}, which {where} does not have", cure
 
 
 def is_installed(module: str) -> bool:
@@ -146,7 +188,7 @@ class _Search:
 
     def _installed(self, top: str) -> None:
         """Add the top-level package that the artifact names and that is installed, without what it imports."""
-        self.needed[top] = "the flow"
+        self.needed[top] = THE_FLOW
         spec = importlib.machinery.PathFinder.find_spec(top, None)
         if spec is None:
             return

@@ -21,6 +21,9 @@ from chronetixd.workers.pool import WorkerPool
 from chronetixd.workers.process import WorkerProcess
 from chronetixd.workers.sandbox import Sandboxes
 
+CLEAN = {"PYTHONPATH": "", "PYTHONHOME": ""}
+"""Variables of the daemon that would show its own modules to the Python of another environment."""
+
 
 @dataclass(frozen=True, slots=True)
 class Services:
@@ -50,7 +53,8 @@ class Services:
     def start(self, worker: WorkerProcess, plan: NodePlan, base_dir: str) -> None:
         """Give ``worker`` a process: a warm one from the pool if there is one and the node needs neither a program nor
         a user of its own, else a new one. Raises OSError, and then the worker has no process."""
-        env = {**plan.manifest.env, "CHRONETIX_FLOW": worker.flow, "CHRONETIX_NODE": worker.node}
+        clean = CLEAN if plan.manifest.artifact.python_env else {}
+        env = {**clean, **plan.manifest.env, "CHRONETIX_FLOW": worker.flow, "CHRONETIX_NODE": worker.node}
         cwd = folder(plan.manifest, base_dir)
         user = plan.manifest.user
         spare = None if plan.argv or user else self.spares.take()

@@ -11,7 +11,11 @@ from chronetixd.core.liveness import Probe
 from chronetixd.core.restart import Policy, Rule, Strategy
 from chronetixd.dataplane.wiring import DataRoute
 from chronetixd.flows import dylib
-from chronetixd.flows.artifacts import BUILTIN, program
+from chronetixd.flows.artifacts import BUILTIN, program, python_of
+from chronetixd.startpath import SAFE
+
+WORKER = "chronetix.nodeworker.process.worker"
+"""The module of a Python worker that is started as a program."""
 
 MS = 1_000_000
 """Nanoseconds."""
@@ -83,6 +87,8 @@ def _rule(restart: Restart) -> Rule:
 
 def _argv(manifest: Manifest, base_dir: str) -> tuple[str, ...]:
     artifact = manifest.artifact
+    if artifact.python_env:
+        return (python_of(manifest, base_dir), SAFE, "-m", WORKER)
     if artifact.uri.startswith(BUILTIN) or artifact.attach:
         return ()
     if artifact.kind == "Dylib":

@@ -12,6 +12,7 @@ from typing import Any
 from chronetix.protocol import configure
 from chronetix.protocol.contract import Flow, Problem, Validation, parse_flow
 from chronetixd.flows.artifacts import artifact_problems
+from chronetixd.flows.code import missing_modules
 
 
 def validate(raw: Mapping[str, Any], bindings: Mapping[str, str], base_dir: str) -> Validation:
@@ -20,7 +21,8 @@ def validate(raw: Mapping[str, Any], bindings: Mapping[str, str], base_dir: str)
     if checked.flow is None:
         return checked
     problems, warnings = unsupported(checked.flow)
-    problems = [*checked.problems, *problems, *artifact_problems(checked.flow, base_dir)]
+    missing = missing_modules(checked.flow, base_dir)
+    problems = [*checked.problems, *problems, *artifact_problems(checked.flow, base_dir), *missing]
     return Validation(checked.flow if not problems else None, problems, [*checked.warnings, *warnings])
 
 

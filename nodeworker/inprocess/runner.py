@@ -121,6 +121,9 @@ def _needs_processes(flow: Flow) -> list[Problem]:
         if manifest.artifact.attach:
             text = f"node {manifest.node} waits for a worker that attaches to a daemon"
             problems.append(Problem(f"manifests[{at}].artifact.uri", text, "run the flow with chronetixd"))
+        elif manifest.artifact.python_env:
+            text = f"node {manifest.node} runs in the Python of another environment"
+            problems.append(Problem(f"manifests[{at}].artifact.python_env", text, "run the flow with chronetixd"))
         elif manifest.artifact.kind != "Python" and not manifest.artifact.uri.startswith("builtin://"):
             text = f"node {manifest.node} is of kind {manifest.artifact.kind}, which needs a process of its own"
             problems.append(Problem(f"manifests[{at}].artifact.kind", text, "run the flow with chronetixd"))

@@ -58,6 +58,18 @@ def _is_argument(value: object) -> bool:
     return True
 
 
+def read_python_env(fields: Fields, uri: str) -> str:
+    """Return the folder of the environment in whose Python the node runs."""
+    folder = fields.text("python_env")
+    if folder and "\0" in folder:
+        fields.notes.problem(fields.at("python_env"), "holds a zero character")
+        return ""
+    if folder and (fields.get("kind") != "Python" or uri.startswith((ATTACH, "builtin://"))):
+        hint = "use it with kind Python and python://…; a program names its interpreter in its first line"
+        fields.notes.problem(fields.at("python_env"), "is for Python plugins that the daemon starts", hint)
+    return folder
+
+
 def read_env(parent: Fields, artifact: Artifact, others: Mapping[str, str] | None = None) -> Mapping[str, str]:
     """Return the variables that are set for the process; ``others`` are those that another place sets."""
     fields = parent.child("env")
@@ -127,7 +139,8 @@ def _unfit(name: str, artifact: Artifact) -> tuple[str, str] | None:
         return f"{quote(name)} is no name of an environment variable", "use letters, digits and underscores"
     if name in OURS:
         return "is set by the daemon", "leave it out"
-    program = artifact.kind in ("Process", "Dylib") and not artifact.uri.startswith("builtin://")
+    process = artifact.kind in ("Process", "Dylib") and not artifact.uri.startswith("builtin://")
+    program = process or artifact.python_env
     if not program and name.startswith(AT_START) and name not in LATER:
         message = "takes effect only when a program starts, and this node's worker is forked"
         return message, "set it for the daemon, or make the node a program of its own (kind Process)"

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
-from chronetix.protocol.contract.environment import read_args, read_cwd, read_env, read_user
+from chronetix.protocol.contract.environment import read_args, read_cwd, read_env, read_python_env, read_user
 from chronetix.protocol.contract.reading import Fields, quote, unfit_name
 from chronetix.protocol.contract.supervision import read_liveness, read_restart
 from chronetix.protocol.contract.types import (
@@ -81,6 +81,7 @@ def _artifact(parent: Fields) -> Artifact:
         return Artifact(kind="Python", uri="")
     uri = fields.required_text("uri")
     artifact = Artifact(kind=fields.choice("kind", ARTIFACT_KINDS), uri=uri, args=read_args(fields, uri))
+    artifact = replace(artifact, python_env=read_python_env(fields, uri))
     artifact = replace(artifact, env=read_env(fields, artifact), cwd=read_cwd(fields))
     scheme, separator, rest = artifact.uri.partition("://")
     if separator and (cure := cure_of_scheme(scheme, rest)) is not None:

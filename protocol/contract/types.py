@@ -82,6 +82,11 @@ class Artifact:
     cwd: str = ""
     """Folder in which the program runs, as the node's `cwd`, at one of both places."""
 
+    python_env: str = ""
+    """Folder of the environment (venv, virtualenv, uv, conda) in whose Python the node runs (kind Python), relative to
+    the flow's folder: other packages, or another Python from 3.11 on. Chronetix has to be installed there. Without it
+    the node is forked from the daemon's own Python, which starts faster."""
+
     @property
     def attach(self) -> str:
         """The name by which the node's worker attaches; empty for a node whose worker the daemon starts."""
