@@ -23,10 +23,10 @@ NAVIGATION = {
         "docs/updates",
         "docs/orchestrator",
         "docs/environments",
+        "docs/attach",
         "docs/your-language",
         "docs/conformance",
         "sdk/c/README",
-        "docs/attach",
     ),
     "Operation": (
         "docs/production",

@@ -56,16 +56,17 @@ class Reattachment:
         path: str,
         link: ControlLink[ToWorker],
         describe: Describe,
-        streams: Streams | ForeignStreams,
+        streams: Streams | ForeignStreams | None = None,
         features: Sequence[str] = (),
     ) -> None:
-        """``features``: those of its hello, beside those that every worker of this kind has."""
+        """``streams``: by default those of a worker that prints to its daemon. ``features``: those of its hello, beside
+        those that every worker of this kind has."""
         self._path = path
         self._features = features
         self._link = link
         self._daemon_user = link.peer_user
         self._describe = describe
-        self._streams = streams
+        self._streams = streams or Streams()
         self._streams.hold()
         self._over = threading.Event()
         self._present = threading.Event()

@@ -43,7 +43,7 @@ from chronetix.nodeworker.process.link import ControlLink
 from chronetix.nodeworker.process.reader import Reader
 from chronetix.nodeworker.process.reattach import Reattachment
 from chronetix.nodeworker.process.remote import DaemonHost
-from chronetix.nodeworker.process.streams import ForeignStreams, Streams
+from chronetix.nodeworker.process.streams import ForeignStreams
 from chronetix.protocol.errors import ChronetixError, error, from_failure
 from chronetix.protocol.framing import encode, type_of
 from chronetix.protocol.handshake import concluded
@@ -454,7 +454,7 @@ class Worker:
         if self._guest is not None:
             return Reattachment(self._guest.socket, self._link, describe, ForeignStreams(), self._guest.features)
         _clone.outlive_parent()
-        return Reattachment(config.socket, self._link, describe, Streams())
+        return Reattachment(config.socket, self._link, describe)
 
     def _wire(self, config: Configure) -> None:
         """Make its ends of the routes."""
