@@ -64,6 +64,9 @@ class Node:
         """A successor goes on with its routes."""
         self._produced: Any = None
         self._stop_called = False
+        self._cut_off: list[Any] = []
+        """What callbacks worked on that were cut off, where another one is called after them (``on_stop``): the credit
+        of such a frame must not return with the last reference to it, before the inputs are abandoned."""
         if inlet is not None:
             self.connect(config, inlet)
 
@@ -253,6 +256,8 @@ class Node:
     def _call(self, phase: Phase, function: Callable[..., Any], *arguments: Any) -> Any:
         self.phase = phase
         self.step.count += 1
+        if self.step.doing is not None:
+            self._cut_off.append(self.step.doing)
         self.step.doing = function
         result = function(*arguments)
         self.step.doing = None

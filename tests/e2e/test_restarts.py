@@ -14,6 +14,7 @@ import pytest
 
 from chronetixctl.client import Client
 from tests.e2e.growing import await_written
+from tests.e2e.surviving import Flow, happens
 
 Map = dict[str, Any]
 TRANSIENT = {"policy": "transient", "max": 100, "backoff_ms": 1}
@@ -305,3 +306,14 @@ def test_frames_that_cannot_be_taken_become_dead_letters_and_the_flow_goes_on(li
     assert counted == {"retries": 8, "passed": 0, "dead_letters": 4, "dropped": 0}
     line.stop()
     assert [number for number, _ in line.numbers()] == [n for n in range(1, 41) if n % 10]
+
+
+def test_a_frame_whose_result_was_not_sent_when_sigterm_came_is_worked_on_again(client: Client, tmp_path: Path) -> None:
+    flow = Flow(tmp_path)
+    raw = flow.raw(loss="stop")
+    raw["manifests"][1]["artifact"]["uri"] = "python://restarts.py:CutOff"
+    client.call("submit", flow=raw, name="f", base_dir=str(PLUGINS), wait="running")
+    happens(client, "node-restarted", "map")
+    flow.grows(client)
+    assert client.call("stop", flow="f")["state"] == "stopped"
+    flow.check()

@@ -203,7 +203,7 @@ STATE: dict[type, tuple[set[str], set[str]]] = {
     process.WorkerProcess: (
         {
             "_connection", "_killed_with", "_leaf", "_oom_before", "_process", "_started_ns", "_stderr", "_stdout",
-            "_tree", "_unlogged", "exit_pending", "fault", "features", "incarnation", "pid", "progress",
+            "_tree", "_unlogged", "attached", "exit_pending", "fault", "features", "incarnation", "pid", "progress",
             "started_unix_ns",
         },
         {
@@ -217,7 +217,7 @@ STATE: dict[type, tuple[set[str], set[str]]] = {
         {
             "_closing", "_delivered", "_flushing", "_frame_s", "_frame_timer", "_in_line", "_inspection", "_listening",
             "_loop", "_on_end", "_on_message", "_owner", "_paused", "_received", "_shares", "_taking", "_who",
-            "_writing", "account", "on_closed", "on_flushed", "on_partial",
+            "_output_ends", "_writing", "account", "on_closed", "on_flushed", "on_partial",
         },
     ),
     output.Output: (
@@ -290,7 +290,7 @@ STATE: dict[type, tuple[set[str], set[str]]] = {
     taps.Taps: ({"next"}, {"_send", "_source", "_taps"}),
     restart_timers.RestartTimers: ({"_nodes", "_timers"}, {"_loop", "_on_deadline"}),
     registry.Flows: (
-        {"_revisions", "_runs", "_serial", "_stored"}, {"_journal", "_pending", "_services", "limits", "stopping"},
+        {"_revisions", "_runs", "_serial", "_stored", "_attach_tokens"}, {"_journal", "_pending", "_services", "limits", "stopping"},
     ),
     server.Server: (
         {"_everyone", "_given_to", "_inode", "_path", "_sock"},
