@@ -290,7 +290,8 @@ STATE: dict[type, tuple[set[str], set[str]]] = {
     taps.Taps: ({"next"}, {"_send", "_source", "_taps"}),
     restart_timers.RestartTimers: ({"_nodes", "_timers"}, {"_loop", "_on_deadline"}),
     registry.Flows: (
-        {"_revisions", "_runs", "_serial", "_stored", "_attach_tokens"}, {"_journal", "_pending", "_services", "limits", "stopping"},
+        {"_attach_tokens", "_revisions", "_runs", "_serial", "_stored"},
+        {"_journal", "_pending", "_services", "limits", "stopping"},
     ),
     server.Server: (
         {"_everyone", "_given_to", "_inode", "_path", "_sock"},
