@@ -11,6 +11,7 @@ from chronetixd.control.verbs import VERBS
 
 TABLE = Path(__file__).parents[3] / "docs" / "operations.md"
 COMMANDS = {
+    "attach_token": ("attach-token",),
     "config": ("config show",),
     "list": ("ls", "route ls"),
     "remove": ("rm",),
