@@ -44,11 +44,9 @@ def build_go(shared: Path) -> Path:
     return program
 
 
-ACCUSES = frozenset({"sink-accuses", "map-accuses"})
-
 LANGUAGES = (
     Language("Python", "nodeworker"),
-    Language("C", "sdk/c", c.missing, build_c, ACCUSES),
-    Language("Go", "sdk/go", lambda: "" if shutil.which("go") else "needs Go", build_go, ACCUSES),
+    Language("C", "sdk/c", c.missing, build_c),
+    Language("Go", "sdk/go", lambda: "" if shutil.which("go") else "needs Go", build_go),
 )
 """Python's worker is checked in tests/conformance."""
