@@ -47,9 +47,16 @@ const (
 	CodeCodeChanged             Code = 3018 // code-changed
 	CodeFlowNotEnded            Code = 3019 // flow-not-ended
 	CodeRunNotFound             Code = 3020 // run-not-found
+	CodeAttachTokenUnknown      Code = 3021 // attach-token-unknown
+	CodeAttachNameUnknown       Code = 3022 // attach-name-unknown
+	CodeAttachNotAwaited        Code = 3023 // attach-not-awaited
+	CodeAttachRefused           Code = 3024 // attach-refused
+	CodeAttachNothing           Code = 3025 // attach-nothing
+	CodeAttachEnded             Code = 3026 // attach-ended
 	CodeNotAllowed              Code = 4001 // not-allowed
 	CodeQuotaExceeded           Code = 4002 // quota-exceeded
 	CodeUserNotPossible         Code = 4003 // user-not-possible
+	CodeAttachWrongUser         Code = 4004 // attach-wrong-user
 	CodeRouteDetached           Code = 5001 // route-detached
 	CodeDescriptorRefused       Code = 5002 // descriptor-refused
 	CodeRouteUnknown            Code = 5003 // route-unknown
@@ -127,9 +134,16 @@ var catalogue = map[Code]entry{
 	CodeCodeChanged:             {"code-changed", "the flow {flow} cannot go back to the code of that revision, and nothing was touched: changed since then: {files}", "The daemon keeps no copies of plugins' files. Put these files back as they were, for example by `git checkout`, and undo again; `chronetixctl rollout undo {flow} --present-code` goes back with the files as they are now."},
 	CodeFlowNotEnded:            {"flow-not-ended", "the flow {flow} is {state} and cannot be removed", "Only flows that have ended are removed: `chronetixctl stop {flow}` ends it."},
 	CodeRunNotFound:             {"run-not-found", "the flow {flow} has no run {number} that the daemon knows", "`chronetixctl ls --all` lists the runs of each flow."},
+	CodeAttachTokenUnknown:      {"attach-token-unknown", "no flow of this daemon has the attach token that the worker has named", "`chronetixctl attach-token FLOW` prints the token of a flow that is listed; the worker names it in its hello, from Python by token= or CHRONETIX_ATTACH_TOKEN."},
+	CodeAttachNameUnknown:       {"attach-name-unknown", "no node of flow {flow} has the artifact attach://{name}", "[Nearest name: {nearest}. ]`chronetixctl attach-token {flow} -o json` lists the names."},
+	CodeAttachNotAwaited:        {"attach-not-awaited", "node {node} of flow {flow} does not wait for a worker: {reason}", "A worker can attach while `chronetixctl describe {flow}` shows its node as waiting for attach. `chronetixctl restart {flow} --node {node}` lets the present worker leave, and the node waits again."},
+	CodeAttachRefused:           {"attach-refused", "the process cannot become the worker of attach://{name}: {reason}", "The process that connects is the worker: let it connect by itself, stay, and be visible to the daemon (a container needs the daemon's pid namespace, or one below it)."},
+	CodeAttachNothing:           {"attach-nothing", "no node of flow {flow}[ with the name {node}] has a worker that attaches", "Give a node the artifact {{kind: Process, uri: attach://NAME}}."},
+	CodeAttachEnded:             {"attach-ended", "the worker of attach://{name} has not finished, and the daemon is not there for it any more: {reason}", "The daemon has stopped, or its flow has ended without draining. Attach again when `chronetixctl describe FLOW` shows the node as waiting for attach."},
 	CodeNotAllowed:              {"not-allowed", "user {uid} may not {what}[: that takes the right to {right}]", "[An admin of the daemon grants this right: allow_{right} in the daemon's configuration lists user names, and groups as @group. ]Root and the user that the daemon runs as may do everything; members of the control socket's group may operate, unless the daemon is configured otherwise."},
 	CodeQuotaExceeded:           {"quota-exceeded", "{what} would pass the limit of {limit}", "Wait until earlier ones have ended, or raise the limit in the daemon's configuration."},
 	CodeUserNotPossible:         {"user-not-possible", "node {node} cannot run as user {user}: {reason}", "Only a daemon that runs as root has nodes of other users. Leave user out, or submit the flow to a daemon of root."},
+	CodeAttachWrongUser:         {"attach-wrong-user", "a process of user {uid} may not attach to node {node} of flow {flow}: workers of this daemon are user {own}'s", "Start the worker as the daemon's user (sudo -u), or submit the flow to a daemon of your own."},
 	CodeRouteDetached:           {"route-detached", "the route {route} was cut off: {reason}", "The peer wrote into its shared memory what the ABI forbids; check that both ends are of the same release and that the peer's plugin does not write outside its frames."},
 	CodeDescriptorRefused:       {"descriptor-refused", "a descriptor offered for {what} was refused: {reason}", "Rings, credits and segments must be memfds with the size and the seals that shm/SPEC.md gives."},
 	CodeRouteUnknown:            {"route-unknown", "{route} is not a route of node {node}", "Use the routes that the configure message named."},

@@ -44,7 +44,7 @@ func newReattachment(w *Worker) (*reattachment, error) {
 	}
 	r := &reattachment{w: w, path: w.wired.Socket, daemonUser: user, over: make(chan struct{}), present: make(chan struct{})}
 	close(r.present)
-	if r.streams, err = newStreams(); err != nil {
+	if r.streams, err = newStreams(w.attached); err != nil {
 		return nil, err
 	}
 	return r, nil
@@ -178,7 +178,9 @@ func (r *reattachment) introduce(conn *wire.Conn) error {
 	}
 	r.streams.end()
 	for i, descriptor := range pipes {
-		_ = unix.Dup3(descriptor, i+1, 0)
+		if !w.attached {
+			_ = unix.Dup3(descriptor, i+1, 0)
+		}
 		_ = unix.Close(descriptor)
 	}
 	for name, count := range r.streams.takeLost() {

@@ -18,6 +18,7 @@ type streams struct {
 	mu      sync.Mutex
 	held    map[int]int // by number: a reading end of our own
 	lost    map[int]uint64
+	own     bool // of a process that nobody started as a worker: they are left alone
 	nowhere int
 	stop    chan struct{}
 	stopped chan struct{}
@@ -30,12 +31,12 @@ const (
 	roomLook  = 100 * time.Millisecond
 )
 
-func newStreams() (*streams, error) {
+func newStreams(own bool) (*streams, error) {
 	nowhere, err := unix.Open(os.DevNull, unix.O_WRONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, err
 	}
-	s := &streams{held: map[int]int{}, lost: map[int]uint64{}, nowhere: nowhere}
+	s := &streams{held: map[int]int{}, lost: map[int]uint64{}, nowhere: nowhere, own: own}
 	if err := s.hold(); err != nil {
 		s.close()
 		return nil, err
@@ -54,7 +55,7 @@ func (s *streams) hold() error {
 	defer s.mu.Unlock()
 	s.letGo()
 	for number := range streamNames {
-		if !isPipe(number) {
+		if s.own || !isPipe(number) {
 			continue
 		}
 		path := fmt.Sprintf("/proc/self/fd/%d", number)
@@ -171,7 +172,7 @@ func (s *streams) makeRoom() (taken bool) {
 // silence: this process ends and no daemon will read.
 func (s *streams) silence() {
 	for number := range streamNames {
-		if isPipe(number) {
+		if !s.own && isPipe(number) {
 			_ = unix.Dup3(s.nowhere, number, 0)
 		}
 	}

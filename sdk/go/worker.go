@@ -53,6 +53,7 @@ type Worker struct {
 	events     atomic.Uint64
 	finishing  atomic.Bool
 	ending     atomic.Bool
+	attached   bool // nobody started this process as a worker
 	accuses    bool // the daemon takes accusations
 	leftToTake int  // of one that leaves: how many frames it may still take; -1 before that
 	seenCount  uint64
@@ -80,14 +81,37 @@ func Inherited(node Node) (*Worker, error) {
 	return newWorker(conn, node)
 }
 
-func newWorker(conn *wire.Conn, node Node) (*Worker, error) {
+// Attach makes this process the worker of a node with the artifact attach://name, which waits for one: it connects to the
+// daemon's control socket and shows the flow's token (`chronetixctl attach-token`). Nothing is said to a socket on which
+// another user than this process's or root listens.
+func Attach(ctx context.Context, socket, name, token string, node Node) (*Worker, error) {
+	conn, err := wire.Dial(socket)
+	if err != nil {
+		return nil, err
+	}
+	user, err := conn.PeerUser()
+	if err == nil && user != 0 && int(user) != os.Geteuid() {
+		err = fromCatalogue(CodeServerNotTrusted.Error(), map[string]any{"socket": socket, "uid": user, "own": os.Geteuid()})
+	}
+	if err != nil {
+		conn.Close()
+		return nil, err
+	}
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	defer stop()
+	return greet(conn, node, wire.Hello{Attach: name, Token: token})
+}
+
+func newWorker(conn *wire.Conn, node Node) (*Worker, error) { return greet(conn, node, wire.Hello{}) }
+
+func greet(conn *wire.Conn, node Node, hello wire.Hello) (*Worker, error) {
 	w := &Worker{node: node, link: &link{conn: conn}, inputs: map[string]bool{}, topics: map[string]bool{}, requests: map[string]chan wire.Message{},
-		leftToTake: -1}
+		leftToTake: -1, attached: hello.Attach != ""}
 	w.logger.worker = w
 	w.draining, w.stopping = context.WithCancel(context.Background())
 	w.enter("init")
-	hello := wire.Hello{Protocol: []uint64{ProtocolVersion}, Role: "worker", Software: "chronetix-go " + Version,
-		Features: []string{wire.FeatureHandover, wire.FeatureAccuse}, PID: uint64(os.Getpid())}
+	hello.Protocol, hello.Role, hello.Software = []uint64{ProtocolVersion}, "worker", "chronetix-go "+Version
+	hello.Features, hello.PID = []string{wire.FeatureHandover, wire.FeatureAccuse}, uint64(os.Getpid())
 	err := w.link.send(hello)
 	if err == nil {
 		err = w.greeted()

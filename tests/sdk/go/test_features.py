@@ -201,3 +201,19 @@ def test_a_program_that_no_daemon_started_says_so(programs: Any, go: Make) -> No
     ended = subprocess.run([program], env=environment, capture_output=True, text=True)
     assert ended.returncode == 1
     assert "CHRONETIX_FD names no descriptor: this program is started by chronetixd" in ended.stderr
+
+
+def test_a_program_that_nobody_started_attaches_to_a_node_that_waits_for_it(
+    submit: Any, client: Any, daemon: Any, go: Make
+) -> None:
+    program = go("sink", "sink")["artifact"]["uri"].removeprefix("file://")
+    waits = go("sink", "sink") | {"artifact": {"kind": "Process", "uri": "attach://counter"}}
+    nodes = [go("source", "source", params={"count": 500}), waits]
+    submit(nodes, [edge("source", "sink")], name="attached", wait="accepted")
+    token = client.call("attach_token", flow="attached")["token"]
+    ended = subprocess.run([program, "attach", str(daemon.socket), "counter", token], capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr + client.call("describe", flow="attached")["reason"]
+    for event in client.stream("events", flow="attached", follow=True):
+        if event["kind"] in ("flow-stopped", "flow-failed"):
+            break
+    assert result_of(client, "attached", "sink") == {"seen": 500, "faults": [], "again": 0}

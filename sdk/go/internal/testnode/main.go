@@ -377,5 +377,13 @@ func main() {
 	if role == "batches" {
 		os.Exit(chronetix.ExitCode(batches()))
 	}
+	if len(os.Args) == 5 && os.Args[1] == "attach" {
+		w, err := chronetix.Attach(context.Background(), os.Args[2], os.Args[3], os.Args[4], node(role))
+		if err == nil {
+			err = w.Run(context.Background())
+			w.Close()
+		}
+		os.Exit(chronetix.ExitCode(err))
+	}
 	chronetix.Main(node(role))
 }

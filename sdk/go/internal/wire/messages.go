@@ -31,6 +31,8 @@ type Hello struct {
 	Software string   `cbor:"software,omitempty"`
 	Features []string `cbor:"features,omitempty"`
 	PID      uint64   `cbor:"pid,omitempty"`
+	Attach   string   `cbor:"attach,omitempty"`
+	Token    string   `cbor:"token,omitempty"`
 }
 
 type Welcome struct {
