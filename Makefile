@@ -10,7 +10,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 # Else each of the thousands of interpreters that the tests start would compile all that it imports again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test lint unit sanitize fuzz test-systemd test-debian model go soak search chaos mutants bench-data bench-c bench-start bench-recover bench-upgrade bench-idle bench-fan bench-flow bench-loop bench-compile reference docs wheel lock clean
+.PHONY: help demo test lint unit sanitize fuzz test-systemd test-debian model rust go soak search chaos mutants bench-data bench-c bench-start bench-recover bench-upgrade bench-idle bench-fan bench-flow bench-loop bench-compile reference docs wheel lock clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -54,6 +54,11 @@ go: .venv/dev ## the Go SDK by itself: form, vet, tests with the race detector, 
 	cd sdk/go && for each in wire:FuzzDecoder shm:FuzzRing shm:FuzzCredit shm:FuzzHeader; do \
 		go test -run '^$$' -fuzz "^$${each#*:}\$$" -fuzztime $(or $(SECONDS),5)s -fuzzminimizetime 1x ./internal/$${each%:*} || exit 1; done
 	CHRONETIX_GO_RACE=1 $(BIN)/pytest -q -n auto tests/sdk/go/test_features.py tests/sdk/go/test_lives.py
+
+rust: ## the Rust SDK by itself: form, clippy, tests (golden bytes, properties)
+	@command -v cargo >/dev/null || { echo "cargo is missing (Rust 1.87 or later, with rustfmt and clippy): https://rustup.rs" >&2; exit 1; }
+	cd sdk/rust && cargo fmt --check && cargo clippy --quiet --locked --all-targets --target-dir $(CURDIR)/build/rust -- -D warnings
+	cd sdk/rust && cargo test --quiet --locked --target-dir $(CURDIR)/build/rust
 
 model: ## the ring protocol in every interleaving, under weak memory (Rust; a minute or two)
 	@command -v cargo >/dev/null || { echo "cargo is missing (Rust 1.78 or later, with rustfmt and clippy): https://rustup.rs, or apt-get install rustup && rustup default stable" >&2; exit 1; }
@@ -101,7 +106,7 @@ bench-loop: .venv/dev ## what a neighbour's version takes while others start, di
 
 reference: .venv/dev ## make docs/reference/, docs/states.md and docs/events.md anew from the code
 	CHRONETIX_DRAW=1 $(BIN)/pytest -q tests/docs tests/chronetixd/core/test_diagram.py tests/chronetixd/records/test_event_catalogue.py \
-		tests/sdk/c/test_errors.py
+		tests/sdk/c/test_errors.py tests/sdk/rust/test_errors.py
 
 docs: .venv/dev ## the documents as a site in build/site; a link that leads nowhere fails
 	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --fresh-env -c docs . build/site

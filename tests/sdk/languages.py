@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.sdk.c import build as c
+from tests.sdk.rust import build as rust
 
 ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent
@@ -48,5 +49,12 @@ LANGUAGES = (
     Language("Python", "nodeworker"),
     Language("C", "sdk/c", c.missing, build_c),
     Language("Go", "sdk/go", lambda: "" if shutil.which("go") else "needs Go", build_go),
+    Language(
+        "Rust",
+        "sdk/rust",
+        rust.missing,
+        lambda _: rust.programs() / "conformance",
+        frozenset({"sink-accuses", "map-accuses"}),
+    ),
 )
 """Python's worker is checked in tests/conformance."""
