@@ -56,7 +56,7 @@ def apply(
     Only the nodes and routes that differ are changed (`diff` lists them); no frame is lost or delivered twice. New
     workers are started first: if one is not ready in time, the flow runs on unchanged.
     """
-    flow = load_flow(file, artifacts)
+    flow = load_flow(file, artifacts, bindings)
     arguments = {
         "flow": flow.flow,
         "name": name,

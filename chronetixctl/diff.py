@@ -36,7 +36,7 @@ def diff(
     Lists what `apply` would change: nodes and routes that it would add (+), remove (-) or replace (~), with the fields
     that differ. Differences that no worker is told of are listed as notes.
     """
-    flow = load_flow(file, artifacts)
+    flow = load_flow(file, artifacts, bindings)
     with session.connect() as client:
         try:
             found = client.call(

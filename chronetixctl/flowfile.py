@@ -16,6 +16,7 @@ from typing import Any
 import click
 
 from chronetix.protocol import cbor
+from chronetix.protocol.contract.endpoints import place_of
 from chronetix.protocol.errors import error
 from chronetix.protocol.json_text import json_text
 from chronetix.protocol.messages import MAX_FRAME
@@ -97,17 +98,17 @@ def _from_cbor(data: bytes, source: str, base_dir: str) -> FlowFile:
         flow = cbor.loads(data)
     except cbor.CborError as reason:
         raise error("flow-unreadable", source=source, reason=str(reason)) from None
-    if "manifests" in flow or "nodes" not in flow:
+    if flow.get("manifests") is not None or "nodes" not in flow:
         return FlowFile(flow, source, base_dir)
     compiled = compile_text(json_text(flow, indent=1), source)
     return FlowFile(compiled.output, source, base_dir, compiled, compiled.warnings)
 
 
-def load_flow(file: str, artifacts: Mapping[str, str]) -> FlowFile:
+def load_flow(file: str, artifacts: Mapping[str, str], bindings: Mapping[str, str]) -> FlowFile:
     """Read a flow as :func:`read_flow` does, with other ``artifacts`` for some of its nodes, and print its problems and
     warnings; problems end the command."""
     try:
-        flow = with_artifacts(read_flow(file), artifacts)
+        flow = with_artifacts(read_flow(file), artifacts, bindings)
     except CompileError as reason:
         print_problems(reason.problems)
         raise click.exceptions.Exit(exits.FAILED) from None
@@ -115,20 +116,25 @@ def load_flow(file: str, artifacts: Mapping[str, str]) -> FlowFile:
     return flow
 
 
-def with_artifacts(flow: FlowFile, artifacts: Mapping[str, str]) -> FlowFile:
-    """Return the flow with another artifact for each node in ``artifacts``, a uri by the node's id, or by a plugin_id
-    that only one node has. Raises click.UsageError for a node that the flow does not have."""
+def with_artifacts(flow: FlowFile, artifacts: Mapping[str, str], bindings: Mapping[str, str]) -> FlowFile:
+    """Return the flow with another artifact for each node in ``artifacts``: a uri by the node's id, by a plugin_id that
+    only one node has, by its place (``#2``), or by an endpoint that one of the ``bindings`` binds to it. Raises
+    click.UsageError for a node that the flow does not have."""
     listed = flow.flow.get("manifests")
     manifests = listed if isinstance(listed, list) else []
     names = [_name(each) for each in manifests]
     swapped = list(manifests)
-    for node, uri in artifacts.items():
-        if names.count(node) != 1:
+    for given, uri in artifacts.items():
+        node = given if given in names else bindings.get(given, given)
+        index = place_of(node, len(names))
+        if index is None and names.count(node) != 1:
             known = [name for name in names if name]
-            hint = did_you_mean(node, known, f"nodes: {', '.join(known[:12])}")
-            several = f"{names.count(node)} nodes" if node in names else "no node"
-            raise click.UsageError(f'--artifact: {several} of {flow.source} have the name "{node}"; {hint}')
-        index = names.index(node)
+            nearest = did_you_mean(node, known, f"nodes: {', '.join(known[:12])}")
+            places = " or ".join(f"#{at + 1}" for at, name in enumerate(names) if name == node)
+            several = f'{names.count(node)} nodes of {flow.source} have the name "{node}"; name its place: {places}'
+            none = f'{flow.source} has no node "{node}"; {nearest}'
+            raise click.UsageError(f"--artifact: {several if places else none}")
+        index = names.index(node) if index is None else index
         artifact = {"kind": kind_of_uri(uri) or "Process", "uri": uri}
         swapped[index] = {**manifests[index], "artifact": artifact}
     return replace(flow, flow={**flow.flow, "manifests": swapped}) if artifacts else flow

@@ -43,7 +43,7 @@ def graph(session: Session, file: str, bindings: dict[str, str], artifacts: dict
     """
     if language != "text" and session.output != "table":
         raise click.UsageError(f"-o {session.output} prints nodes and routes; leave out --as {language}")
-    source = load_flow(file, artifacts)
+    source = load_flow(file, artifacts, bindings)
     checked = parse_flow(source.flow, bindings=bindings)
     flow = checked.flow
     if flow is None:

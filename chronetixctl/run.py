@@ -41,7 +41,7 @@ def run(session: Session, file: str, bindings: dict[str, str], artifacts: dict[s
         raise click.UsageError("run needs --inproc; to run a flow in processes of its own: chronetixctl submit FILE")
     if session.output == "yaml":
         raise click.UsageError("run prints its results as a table or, with -o json, as JSON")
-    flow = load_flow(file, artifacts)
+    flow = load_flow(file, artifacts, bindings)
     if file == "-":
         _read_from_terminal()
     bound = [f"--bind={endpoint}={node}" for endpoint, node in bindings.items()]

@@ -52,7 +52,7 @@ def submit(
     FILE is YAML or JSON, in the DSL or already compiled, or a compiled flow as CBOR; its content tells which. If the
     flow is invalid, nothing is started and every problem is listed.
     """
-    flow = load_flow(file, artifacts)
+    flow = load_flow(file, artifacts, bindings)
     progress = Progress(_text)
     with session.connect() as client:
         try:

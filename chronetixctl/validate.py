@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import click
 
-from chronetix.protocol.contract import parse_flow
+from chronetix.protocol.contract import Flow, parse_flow
 from chronetix.protocol.json_text import json_text
 from chronetixctl import exits, output
 from chronetixctl.app import Session
@@ -34,7 +35,7 @@ def validate(session: Session, file: str, bindings: dict[str, str], artifacts: d
     objects that the flow names are there.
     """
     try:
-        flow = with_artifacts(read_flow(file), artifacts)
+        flow = with_artifacts(read_flow(file), artifacts, bindings)
     except CompileError as reason:
         return _conclude(session, file, _verdict(reason.problems, (), 0, 0))
     checked = parse_flow(flow.flow, bindings=bindings) if remote else check(flow.flow, bindings, flow.base_dir)
@@ -64,16 +65,33 @@ chronetixctl compile out.json --bind timer-1=timer-source --artifact http-client
 def compile_(session: Session, file: str, bindings: dict[str, str], artifacts: dict[str, str]) -> int:
     """Compile the DSL in FILE (- for stdin) and print the CompileOutput: JSON, or YAML with -o yaml.
 
-    A CompileOutput is checked, and printed as it is.
+    A CompileOutput is checked, and printed with the node_id of every node, which its routes name from then on.
     """
-    flow = load_flow(file, artifacts)
+    flow = load_flow(file, artifacts, bindings)
     checked = parse_flow(flow.flow, bindings=bindings)
-    if checked.problems:
+    if checked.flow is None:
         print_problems(tuple(flow.placed(each) for each in problem_maps(checked.problems)))
         return exits.FAILED
     print_warnings(flow.further(problem_maps(checked.warnings)))
-    output.show(flow.flow, session.output, lambda: json_text(flow.flow, indent=2))
+    compiled = with_nodes(flow.flow, checked.flow)
+    output.show(compiled, session.output, lambda: json_text(compiled, indent=2))
     return exits.OK
+
+
+def with_nodes(compiled: Mapping[str, Any], read: Flow) -> dict[str, Any]:
+    """Return a compiled flow in which every manifest has its node_id and every route names its ends by them, as they
+    were ``read``."""
+    named = {
+        "manifests": [
+            {"node_id": manifest.node} | dict(raw) | {"node_id": manifest.node}
+            for raw, manifest in zip(compiled["manifests"], read.manifests, strict=True)
+        ],
+        "routes": [
+            {**raw, "from": route.source, "to": route.target}
+            for raw, route in zip(compiled.get("routes") or (), read.routes, strict=True)
+        ],
+    }
+    return {**compiled, **{key: value for key, value in named.items() if value or key in compiled}}
 
 
 def _verdict(

@@ -135,6 +135,10 @@ def _chosen(profile: str, forms: Sequence[str], only: Sequence[str]) -> list[Cas
     from chronetixctl.conformance.forms import EVERY
     from chronetixctl.conformance.run import cases
 
+    if forms and profile != "full":
+        raise click.UsageError(
+            f"--as chooses forms of the profile full, and --profile says {profile}: give one of them"
+        )
     wanted = [form for form in EVERY if not forms or form.value in forms]
     for pattern in only:
         if not cases(KNOWN[profile], wanted, [pattern]):

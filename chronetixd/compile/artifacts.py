@@ -59,11 +59,9 @@ class _Written:
 
 def read_plugin(node: SyntaxNode, owner: str, findings: Findings) -> PluginReference:
     """Return the node's plugin; its kind or uri is empty if a problem was noted."""
-    if "plugin" in node.fields:
+    if node.get("plugin") is not None:
         plugin = mapping_of(node, "plugin", findings, owner)
         if plugin is None:
-            if node.get("plugin") is None:
-                _missing(node.place_of("plugin"), owner, findings)
             return PluginReference()
         written = _long(plugin, owner, findings)
     else:

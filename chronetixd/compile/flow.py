@@ -77,7 +77,7 @@ def compile_text(text: str, filename: str) -> Compiled:
     findings = Findings(filename)
     with _uncollected():
         root = _read(text, filename, findings)
-        if "manifests" in root.fields:
+        if root.get("manifests") is not None:
             return Compiled(root.plain(), tuple(findings.warnings), filename, True, {"": root})
         return _compile(root, findings)
 
@@ -134,7 +134,7 @@ def _compile(root: SyntaxNode, findings: Findings) -> Compiled:
     forms = {form for form in DEFAULT_TYPES if list_of(root, form, findings, "flow")}
     drafts = []
     for node in list_of(root, "nodes", findings, "flow"):
-        short = "plugin" not in node.fields
+        short = node.get("plugin") is None
         written = "edges" if "edges" in forms and (short or "routes" not in forms) else "routes"
         draft = read_node(node, short, DEFAULT_TYPES[written], findings)
         if draft is not None:

@@ -123,3 +123,22 @@ class Counters:
         self._returned = max(self._returned, figures["committed"] - figures["outstanding"])
         figures["returned"] = self._returned
         return figures
+
+
+def shown(figures: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the figures of a route as they are shown: frames that their consumer has left are lost, and not under way
+    any more."""
+    return {**figures, "outstanding": max(0, figures["outstanding"] - figures["drops"]["unread"])}
+
+
+def final(figures: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the shown figures of a route whose flow has ended: what was under way, and was not taken, is lost."""
+    drops = figures["drops"]
+    untaken = figures["committed"] - (figures["taken"] - figures["again"]) - drops["overwritten"] - drops["unread"]
+    lost = max(0, min(untaken, figures["outstanding"]))
+    return {
+        **figures,
+        "outstanding": figures["outstanding"] - lost,
+        "drops": {**drops, "unread": drops["unread"] + lost},
+        "dropped": figures["dropped"] + lost,
+    }

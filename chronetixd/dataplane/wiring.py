@@ -21,6 +21,7 @@ from chronetix import shm
 from chronetix.protocol import messages as wire
 from chronetix.protocol.errors import error
 from chronetix.shm import layout
+from chronetixd.core.counters import final, shown
 from chronetixd.core.death import HeldFrames
 from chronetixd.core.wiring.incarnations import LostMemory
 from chronetixd.core.wiring.machine import WiringMachine
@@ -472,7 +473,7 @@ class FlowWiring:
             return self._last[route.id]
         table = self.machine.table
         total = table.counters[route.id].total(stage.snapshot(self._views) for stage in table.chains[route.id])
-        return cast("RouteSnapshot | None", total)
+        return None if total is None else cast("RouteSnapshot", shown(total))
 
     def oldest_held(self, route: DataRoute) -> tuple[int, int, int] | None:
         """Return the frames of ``route`` that its consumer holds: how many, and of the oldest one the sequence number
@@ -505,7 +506,8 @@ class FlowWiring:
         time for large or many memories; nothing else uses the memory from then on."""
         for route in self.routes:
             if route.id not in self._last:
-                self._last[route.id] = self._final[route.id] if route.id in self._final else self.snapshot(route)
+                found = self._final[route.id] if route.id in self._final else self.snapshot(route)
+                self._last[route.id] = None if found is None else cast("RouteSnapshot", final(found))
         self.machine.close()
         effects = self.machine.take_closes()
         if effects:

@@ -108,19 +108,35 @@ def _bind(resolution: Resolution, bindings: Mapping[str, str], ends: set[str]) -
             hint = resolution.notes.did_you_mean(str(end), ends, "it names what a route's from or to says")
             resolution.notes.problem(path, "no route has this endpoint", hint)
         elif index is None:
-            hint = resolution.notes.did_you_mean(
-                str(node), resolution.known, "name a node_id, a plugin_id that only one node has, or its place: #1"
-            )
-            resolution.notes.problem(path, f"there is no one node {quote(str(node))}", hint)
+            _refuse_binding(resolution, path, str(node))
+            resolution.open.pop(end, None)
         else:
             resolution.meant[end] = index
             resolution.open.pop(end, None)
 
 
+def _refuse_binding(resolution: Resolution, path: str, node: str) -> None:
+    same = resolution.by_plugin.get(node, ())
+    if same:
+        hint = "name its place: " + " or ".join(f"#{index + 1}" for index in same[:_MAX_LISTED])
+        resolution.notes.problem(path, f"{len(same)} nodes have the plugin_id {quote(node)}", hint)
+        return
+    otherwise = "name a node_id, a plugin_id that only one node has, or a node's place: #1"
+    hint = resolution.notes.did_you_mean(node, resolution.known, otherwise)
+    resolution.notes.problem(path, f"there is no node {quote(node)}", hint)
+
+
 def _bound(resolution: Resolution, node: str) -> int | None:
     """Return the manifest that a binding names, by a name or by its place, from ``#1`` on."""
-    place = int(node[1:]) if node[:1] == "#" and node[1:].isascii() and node[1:].isdecimal() else 0
-    return place - 1 if 0 < place <= len(resolution.manifests) else _named(resolution, node)
+    place = place_of(node, len(resolution.manifests))
+    return _named(resolution, node) if place is None else place
+
+
+def place_of(node: str, count: int) -> int | None:
+    """Return the index of the manifest that ``#1``, ``#2`` … names among ``count``; None for any other text."""
+    digits = node[1:] if node[:1] == "#" else ""
+    place = int(digits) if digits.isascii() and digits.isdecimal() and len(digits) < 10 else 0
+    return place - 1 if 0 < place <= count else None
 
 
 def _match_roles(resolution: Resolution, routes: Sequence[Route]) -> None:
@@ -139,7 +155,7 @@ def _match_only(resolution: Resolution, ends: Sequence[str], roles: Collection[s
         return
     end, (index, manifest) = left[0], fitting[0]
     message = f"{quote(end)} was taken for the node of {quote(manifest.plugin_id)}, the only {manifest.role} left"
-    hint = f"give that manifest node_id {quote(end)}, or bind {end}={_reference(resolution, index)}"
+    hint = f"give that manifest node_id {quote(end)}, or bind it: --bind {end}={_reference(resolution, index)}"
     resolution.notes.warn(resolution.open.pop(end), message, hint)
     resolution.meant[end] = index
 
@@ -172,7 +188,8 @@ def _refuse_open(resolution: Resolution) -> None:
         if same > 1:
             message = f"{quote(end)} is the plugin_id of {same} nodes"
             places = [f"#{index + 1}" for index in resolution.by_plugin[end]]
-            hint = f"give each of them a node_id and name that, or bind {end}={' or '.join(places[:_MAX_LISTED])}"
+            listed = " or ".join(places[:_MAX_LISTED])
+            hint = f"give each of them a node_id and name that, or bind it: --bind {end}={listed}"
             resolution.notes.problem(path, message, hint)
         else:
             resolution.notes.problem(path, f"there is no node {quote(end)}", _ways_out(resolution, end, names))
@@ -183,7 +200,7 @@ def _ways_out(resolution: Resolution, end: str, free: Sequence[str]) -> str:
     if not free:
         return guess
     listed = ", ".join(free[:_MAX_LISTED]) + (", …" if len(free) > _MAX_LISTED else "")
-    offer = f"no route refers to {listed}; if one of them is meant, submit with bindings {end}={free[0]}"
+    offer = f"no route refers to {listed}; if one of them is meant, bind it: --bind {end}={free[0]}"
     return f"{guess} {offer}" if guess else offer
 
 

@@ -405,6 +405,44 @@ class TestValidateAndCompile:
         assert ended.code == 1
         assert f"{flow_file}:4:32: error: InvalidField: manifests[0].artifact.uri: is not there" in ended.err
 
+    def two_timers(self, tmp_path: Path) -> Path:
+        builtin = {"kind": "WasmComponent", "uri": "builtin://chronetix/system/timer"}
+        timer = {"plugin_id": "timer-source", "role": "Timer", "artifact": builtin}
+        sink = {"plugin_id": "x", "artifact": {"kind": "Python", "uri": "python://m.py:f"}}
+        routes = [{"from": end, "to": "x", "plane": "control", "topic": end} for end in ("slow", "fast")]
+        path = tmp_path / "two.json"
+        path.write_text(json.dumps({"manifests": [timer, timer, sink], "routes": routes, "schemas": []}))
+        return path
+
+    def test_compile_writes_the_nodes_that_bindings_settle(self, ctl: Any, tmp_path: Path) -> None:
+        path = self.two_timers(tmp_path)
+        bound = ctl("compile", str(path), "--bind", "slow=#2", "--bind", "fast=#1")
+        assert [manifest["node_id"] for manifest in json.loads(bound.out)["manifests"]] == ["fast", "slow", "x"]
+        path.write_text(bound.out)
+        assert ctl("compile", str(path)).out == bound.out
+
+    def test_an_artifact_is_given_by_place_and_by_an_endpoint_that_is_bound(self, ctl: Any, tmp_path: Path) -> None:
+        path = self.two_timers(tmp_path)
+        options = ["--bind", "slow=#2", "--bind", "fast=#1", "--artifact", "slow=python://a.py:f"]
+        compiled = json.loads(ctl("compile", str(path), *options, "--artifact", "#1=python://b.py:f").out)
+        uris = [manifest["artifact"]["uri"] for manifest in compiled["manifests"]]
+        assert uris == ["python://b.py:f", "python://a.py:f", "python://m.py:f"]
+
+    @pytest.mark.parametrize(
+        ("artifact", "says"),
+        [
+            ("timer-source=m:f", 'two.json have the name "timer-source"; name its place: #1 or #2'),
+            ("y=m:f", 'two.json has no node "y"; nodes: timer-source, timer-source, x'),
+            ("#4=m:f", 'two.json has no node "#4"'),
+        ],
+    )
+    def test_an_artifact_for_no_one_node_is_wrong_usage(
+        self, ctl: Any, tmp_path: Path, artifact: str, says: str
+    ) -> None:
+        ended = ctl("validate", str(self.two_timers(tmp_path)), "--artifact", artifact)
+        assert (ended.code, ended.out) == (2, "")
+        assert says in " ".join(ended.err.split())
+
     def test_compile_prints_json_or_yaml(self, ctl: Any, flow_file: Path) -> None:
         plain, as_yaml = ctl("compile", str(flow_file)), ctl("compile", str(flow_file), "-o", "yaml")
 

@@ -117,6 +117,7 @@ def test_a_list_runs_nothing(ctl: Any) -> None:
         (("--only", "comes-upp", *GOOD), 'no check "comes-upp"; did you mean "comes-up"?'),
         (("--profile", "sink", "--only", "sequence", *GOOD), '"sequence" is none of the profile sink'),
         ((), "name the PROGRAM"),
+        (("--profile", "sink", "--as", "map", *GOOD), "--as chooses forms of the profile full"),
         (("--profile", "sinc", *GOOD), "sinc"),
     ],
 )

@@ -224,6 +224,11 @@ class TestHarmlessValues:
         assert cure in problem.suggestion
 
 
+def test_null_counts_as_not_given_also_where_a_field_tells_the_form(output: Output) -> None:
+    text = 'manifests: ~\nnodes: [{id: a, plugin: ~, kind: source, entry: "python://m:f"}]\n'
+    assert [manifest["node_id"] for manifest in output(text)["manifests"]] == ["a"]
+
+
 class TestTheOlderOutput:
     TEXT = json.dumps(
         {

@@ -76,6 +76,20 @@ class TestPolicies:
             "unread": 0,
         }
 
+    @pytest.mark.parametrize("policy", ["block", "latest", "drop_newest"])
+    def test_what_is_under_way_when_a_flow_is_stopped_at_once_counts_as_lost(
+        self, policy: str, submit: Any, client: Any
+    ):
+        nodes = [
+            submit.node("numbers", "pipeline:numbers", params={"count": 10**9}),
+            submit.node("sink", "pipeline:Check"),
+        ]
+        submit(nodes, [submit.edge("numbers", "sink", policy=policy)], name="now", wait="running")
+        client.call("stop", flow="now", mode="now")
+        counts = routes_of(client, "now")["sink"]["stats"]
+        assert counts["committed"] == counts["taken"] + counts["drops"]["overwritten"] + counts["drops"]["unread"]
+        assert counts["dropped"] == sum(counts["drops"].values())
+
     def test_a_consumer_past_its_limit_is_given_up_and_the_flow_goes_on(self, submit: Any, client: Any):
         nodes = [
             submit.node("numbers", "pipeline:numbers", params={"count": 2_000}),

@@ -156,8 +156,7 @@ class TestEndpoints:
         raw = {"manifests": [plain("p"), plain("x")], "routes": [control("t", "x", "control/timer/x")]}
         [problem] = parse_flow(raw).problems
         assert str(problem) == (
-            'routes[0].from: there is no node "t" '
-            "(no route refers to p; if one of them is meant, submit with bindings t=p)"
+            'routes[0].from: there is no node "t" (no route refers to p; if one of them is meant, bind it: --bind t=p)'
         )
 
     def test_an_open_endpoint_is_reported_once(self, manifest: Make, data_route: Make) -> None:
@@ -194,10 +193,21 @@ class TestBindings:
         raw = {"manifests": [plain("a", "Timer"), plain("b"), plain("x")], "routes": [control("t", "x", "s")]}
         assert [problem.path for problem in parse_flow(raw, bindings={"t": place}).problems] == ["bindings.t"]
 
+    def test_one_to_a_name_that_several_nodes_have_is_refused_with_their_places(self) -> None:
+        raw = {"manifests": [plain("t", "Timer"), plain("t"), plain("x")], "routes": [control("u", "x", "s")]}
+        problems = [str(problem) for problem in parse_flow(raw, bindings={"u": "t"}).problems]
+        assert problems[0] == 'bindings.u: 2 nodes have the plugin_id "t" (name its place: #1 or #2)'
+
+    def test_one_that_is_refused_is_not_settled_by_a_role_as_well(self) -> None:
+        raw = {"manifests": [plain("t", "Timer"), plain("x")], "routes": [control("u", "x", "control/timer/x")]}
+        checked = parse_flow(raw, bindings={"u": "#9"})
+        assert [problem.path for problem in checked.problems] == ["bindings.u"]
+        assert checked.warnings == []
+
     def test_a_refusal_offers_the_places_of_nodes_that_share_a_name(self) -> None:
         raw = {"manifests": [plain("t", "Timer"), plain("t", "Timer"), plain("x")], "routes": [control("u", "x", "s")]}
         problem = parse_flow(raw).problems[0]
-        assert problem.suggestion.endswith("submit with bindings u=#1")
+        assert problem.suggestion.endswith("bind it: --bind u=#1")
 
     def test_one_for_no_endpoint_is_refused(self, manifest: Make) -> None:
         [problem] = parse_flow({"manifests": [manifest("a")]}, bindings={"z": "a"}).problems

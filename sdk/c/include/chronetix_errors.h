@@ -47,9 +47,16 @@
     X(CODE_CHANGED, 3018, "code-changed") \
     X(FLOW_NOT_ENDED, 3019, "flow-not-ended") \
     X(RUN_NOT_FOUND, 3020, "run-not-found") \
+    X(ATTACH_TOKEN_UNKNOWN, 3021, "attach-token-unknown") \
+    X(ATTACH_NAME_UNKNOWN, 3022, "attach-name-unknown") \
+    X(ATTACH_NOT_AWAITED, 3023, "attach-not-awaited") \
+    X(ATTACH_REFUSED, 3024, "attach-refused") \
+    X(ATTACH_NOTHING, 3025, "attach-nothing") \
+    X(ATTACH_ENDED, 3026, "attach-ended") \
     X(NOT_ALLOWED, 4001, "not-allowed") \
     X(QUOTA_EXCEEDED, 4002, "quota-exceeded") \
     X(USER_NOT_POSSIBLE, 4003, "user-not-possible") \
+    X(ATTACH_WRONG_USER, 4004, "attach-wrong-user") \
     X(ROUTE_DETACHED, 5001, "route-detached") \
     X(DESCRIPTOR_REFUSED, 5002, "descriptor-refused") \
     X(ROUTE_UNKNOWN, 5003, "route-unknown") \
