@@ -220,8 +220,9 @@ CHX_API void chx_release(chx_worker *worker, const chx_frame *frame);
 /* The end of a node that has done its work: closes its outputs, and tells the daemon the result, which is `size` bytes
  * that hold one CBOR value (NULL: none). Then the process exits with 0. */
 CHX_API int chx_finish(chx_worker *worker, const void *result, size_t size);
-/* The end of a node that cannot go on. `phase` is one of load, init, start, frame, tick, message, source, stop, wiring;
- * `error` names the kind of error. Then the process exits with the result, which is not 0. */
+/* The end of a node that cannot go on. `phase` is one of load, init, start, frame, tick, message, source, stop, wiring
+ * (NULL: wiring before the node has started, else frame); `error` names the kind of error (NULL: "Failed"). Then the
+ * process exits with the result, which is not 0. */
 CHX_API int chx_fault(chx_worker *worker, const char *phase, const char *error, const char *message);
 
 /* ---- what is sent ----------------------------------------------------------------------------------------------- */

@@ -480,6 +480,8 @@ int chx_fault(chx_worker *worker, const char *phase, const char *error, const ch
     char text[2 * ERROR_ROOM];
     snprintf(text, sizeof text, "%s", message);
     text_clean(text);
+    if (!phase) phase = worker->life < LIFE_READY ? "wiring" : "frame";
+    if (!error) error = "Failed";
     chx_writer fault = message_begin("fault", 3);
     chx_pair_text(&fault, "phase", phase);
     chx_pair_text(&fault, "error", error);
