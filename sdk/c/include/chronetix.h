@@ -10,8 +10,9 @@
  *                       that is readable when chx_next() has something to do, for poll, epoll or an event library
  *
  * Rules:
- *  - A worker and everything of it belongs to one thread at a time. The library starts no thread and has no state but
- *    the worker; in a child made by fork() a worker is not to be used.
+ *  - A worker and everything of it belongs to one thread at a time. The library has no state but the worker, and
+ *    starts no thread unless the flow has on_daemon_loss: survive; then there is one, which blocks all signals and takes
+ *    from the pipes of stdout and stderr while no daemon reads them. In a child made by fork() a worker is not to be used.
  *  - What a function returns: 0 or more on success; CHX_AGAIN, CHX_GONE or CHX_FAILED; or a negated code of the error
  *    catalogue (chronetix_errors.h). After a negative result chx_error() has a sentence.
  *  - The library answers the daemon's pings, and maps memory that its producers add, while it is called. A callback

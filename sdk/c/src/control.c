@@ -167,7 +167,8 @@ static int first_link(chx_worker *worker, const struct incoming *incoming) {
     if (result < 0) return result;
     if (worker->survives) {
         prctl(PR_SET_PDEATHSIG, 0);
-        streams_hold(&worker->streams);
+        if (streams_hold(&worker->streams, worker->link.fd, NULL) != 0)
+            return fail(worker, CHX_E_INTERNAL, "stdout and stderr cannot be kept open: %s", strerror(errno));
     }
     worker->life = LIFE_READY;
     return tell_simple(worker, "ready", false);

@@ -1,6 +1,6 @@
 /* A worker from its hello to its end, and the one place where it sleeps.
  *
- * There is no second thread: what the daemon says is handled whenever the library is called and would wait, and at least
+ * It has one thread (that of streams.c knows no worker): what the daemon says is handled whenever the library is called and would wait, and at least
  * every few milliseconds of a busy stream. The control socket and a timer are in the epoll of the doorbell, so that one
  * descriptor wakes for everything.
  */
@@ -205,7 +205,7 @@ static chx_worker *make(void) {
     if (!worker) return NULL;
     worker->owner = getpid();
     worker->link.fd = worker->timer = -1;
-    worker->streams.held[0] = worker->streams.held[1] = -1;
+    streams_init(&worker->streams);
     worker->last_extension = &worker->extensions;
     worker->last_kept = &worker->kept;
     mailbox_init(&worker->mailbox);
@@ -268,7 +268,7 @@ void chx_worker_close(chx_worker *worker) {
     mailbox_free(&worker->mailbox);
     bus_free(worker);
     absent_free(worker);
-    streams_free(&worker->streams);
+    streams_free(&worker->streams, here);
     chx_free_value(worker->config);
     chx_free_value(worker->handover_document);
     free(worker->result);

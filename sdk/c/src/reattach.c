@@ -235,7 +235,6 @@ static int attempt(chx_worker *worker) {
 
 int absent_look(chx_worker *worker) {
     if (worker->presence == PRESENT) return 0;
-    streams_make_room(&worker->streams);
     if (chx_now_ns() < worker->retry_ns) return 0;
     return worker->presence == ABSENT ? attempt(worker) : absent_begin(worker);
 }
@@ -244,10 +243,10 @@ static int tell_losses(chx_worker *worker) {
     static const char *const names[] = {"stdout", "stderr"};
     int result = 0;
     for (int i = 0; i < 2 && result == 0; i++) {
-        if (!worker->streams.lost[i]) continue;
+        uint64_t lost = streams_take_lost(&worker->streams, i);
+        if (!lost) continue;
         result = chx_log(worker, "warning", "%llu bytes that were printed to %s while no daemon was there are lost, the oldest",
-                         (unsigned long long)worker->streams.lost[i], names[i]);
-        worker->streams.lost[i] = 0;
+                         (unsigned long long)lost, names[i]);
     }
     if (result == 0 && worker->kept_dropped)
         result = chx_log(worker, "warning", "%llu messages found no room while no daemon was there, and are lost",
@@ -257,9 +256,8 @@ static int tell_losses(chx_worker *worker) {
 }
 
 static int present_again(chx_worker *worker, const struct incoming *incoming) {
-    streams_end(&worker->streams);
-    for (int i = 0; i < 2; i++) dup2(incoming->fds[i], i + 1);
-    streams_hold(&worker->streams);
+    if (streams_hold(&worker->streams, worker->link.fd, incoming->fds) != 0)
+        return fail(worker, CHX_E_INTERNAL, "stdout and stderr cannot be kept open: %s", strerror(errno));
     worker->presence = PRESENT;
     worker->retry_ns = 0;
     timer_set(worker, trim_due(worker));

@@ -19,6 +19,7 @@
 #define CHRONETIX_SDK_WORKER_H
 
 #include <chronetix/chronetix.h>
+#include <pthread.h>
 #include <sys/types.h>
 
 #include "values.h"
@@ -196,9 +197,16 @@ struct trim {
 };
 
 struct streams {
-    int held[2]; /* reading ends of stdout and stderr, -1 without */
+    pthread_mutex_t lock; /* of all that follows but `keeper`, `runs` and the descriptors of the keeper */
+    int held[2];          /* reading ends of stdout and stderr, -1 without */
+    int left[2];          /* bytes that were there at the keeper's last look */
     uint64_t lost[2];
-    uint8_t active;
+    uint64_t daemons; /* how many there were: which one an event of the keeper is about */
+    uint8_t alone;    /* no daemon reads */
+    uint8_t ends;
+    uint8_t runs;
+    pthread_t keeper;
+    int epoll, bell;
 };
 
 struct chx_worker {
@@ -358,11 +366,15 @@ int absent_settle(chx_worker *worker);
 void absent_free(chx_worker *worker);
 
 /* streams.c */
-void streams_hold(struct streams *streams);
+void streams_init(struct streams *streams);
+/* The daemon behind the socket `daemon` reads them now, and may die from now on. `fds`: what it has given for both, or NULL.
+ * 0, or -1 with errno. */
+int streams_hold(struct streams *streams, int daemon, const int *fds);
+/* No daemon reads. */
 void streams_begin(struct streams *streams);
-void streams_make_room(struct streams *streams);
-void streams_end(struct streams *streams);
-void streams_free(struct streams *streams);
+/* Bytes that were taken away and not told yet. */
+uint64_t streams_take_lost(struct streams *streams, int which);
+void streams_free(struct streams *streams, bool here);
 
 static inline uint64_t min_u64(uint64_t a, uint64_t b) { return a < b ? a : b; }
 

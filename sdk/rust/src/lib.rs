@@ -27,7 +27,8 @@
 //! }
 //! ```
 //!
-//! A worker belongs to one thread, and the crate starts none: the daemon's questions are answered, and memory that a
+//! A worker belongs to one thread. The crate starts none but, with `on_daemon_loss: survive`, one that takes from the pipes
+//! of stdout and stderr while no daemon reads them. The daemon's questions are answered, and memory that a
 //! producer adds is mapped, while the crate is called. A callback that computes for a long time holds both up.
 
 #![deny(unsafe_code)]

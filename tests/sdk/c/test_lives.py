@@ -13,6 +13,7 @@ import pytest
 
 from chronetixctl.client import Client
 from tests.e2e.surviving import Flow, kill, pids
+from tests.sdk import printing
 from tests.sdk.c.build import needs_libcbor
 from tests.sdk.c.conftest import Nodes
 
@@ -129,6 +130,10 @@ def test_the_workers_run_on_without_a_daemon_and_the_next_one_has_them(
         flow.grows(client)
         assert client.call("stop", flow="f")["state"] == "stopped"
     flow.check()
+
+
+def test_a_worker_that_prints_when_its_daemon_dies_goes_on(any_nodes: Nodes, start: Start, tmp_path: Path) -> None:
+    printing.goes_on_without_a_daemon(CFlow(tmp_path, any_nodes, "prints"), start)
 
 
 def test_without_survive_the_workers_end_with_their_daemon(nodes: Nodes, start: Start, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import pytest
 from chronetixctl.client import Client
 from tests.e2e import test_restarts, test_rollouts
 from tests.e2e.surviving import Flow, events, kill, pids
+from tests.sdk import printing
 
 Map = dict[str, Any]
 Make = Callable[..., Map]
@@ -57,13 +58,13 @@ class Changing(test_rollouts.Line):
 class Surviving(Flow):
     """The same for flows that outlive their daemon."""
 
-    def __init__(self, folder: Path, go: Make, in_go: frozenset[str]) -> None:
+    def __init__(self, folder: Path, go: Make, in_go: frozenset[str], role: str = "forward") -> None:
         super().__init__(folder)
-        self.go, self.in_go = go, in_go
+        self.go, self.in_go, self.role = go, in_go, role
 
     def raw(self, restart: Any = test_restarts.TRANSIENT, loss: str = "survive") -> Map:
         flow = super().raw(restart, loss)
-        roles = {"source": "paced", "map": "forward", "sink": "ledger"}
+        roles = {"source": "paced", "map": self.role, "sink": "ledger"}
         flow["manifests"] = [
             self.go(each["node_id"], roles[each["node_id"]], params=each["params"], restart=each["restart"])
             if each["node_id"] in self.in_go
@@ -191,6 +192,10 @@ def test_nodes_outlive_their_daemon_and_the_next_one_has_them(
         assert client.call("stop", flow="f")["state"] == "stopped"
     flow.check()
     assert not [number for number, marked in flow.numbers() if marked], "none was repeated"
+
+
+def test_a_worker_that_prints_when_its_daemon_dies_goes_on(start: Callable[[], Any], tmp_path: Path, go: Make) -> None:
+    printing.goes_on_without_a_daemon(Surviving(tmp_path, go, GO_ALONE, "prints"), start)
 
 
 @pytest.mark.parametrize("victim", NODES)

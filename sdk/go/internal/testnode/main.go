@@ -332,6 +332,13 @@ func node(role string) chronetix.Node {
 		return chronetix.Map(func(_ context.Context, w *worker, f *chronetix.Frame) ([]byte, error) {
 			return f.Data[:len(f.Data):len(f.Data)], nil
 		})
+	case "prints":
+		return chronetix.Map(func(_ context.Context, w *worker, f *chronetix.Frame) ([]byte, error) {
+			for line := range 2400 { // more than a pipe holds, by lines
+				fmt.Printf("%0100d %025d\n", binary.LittleEndian.Uint64(f.Data), line)
+			}
+			return f.Data[:len(f.Data):len(f.Data)], nil
+		})
 	case "sink":
 		return sink(false)
 	case "counts":

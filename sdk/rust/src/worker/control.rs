@@ -246,7 +246,7 @@ impl Core {
         }
         if self.survives {
             let _ = rustix::process::set_parent_process_death_signal(None);
-            self.streams.hold();
+            self.hold_streams(&[])?;
         }
         self.life = Life::Ready;
         self.tell(&message("ready"), &[])

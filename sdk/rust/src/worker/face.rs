@@ -20,7 +20,7 @@ use crate::memory::{system::inherited, Room};
 use crate::pace::now;
 use crate::value::Value;
 
-/// One node of a flow. It belongs to one thread; no other is started.
+/// One node of a flow. It belongs to one thread.
 pub struct Worker {
     pub(super) core: RefCell<Core>,
     bell: Rc<Bell>,

@@ -1,6 +1,6 @@
 //! A worker from its hello to its end, and the one place where it sleeps.
 //!
-//! There is no second thread: what the daemon says is handled whenever the crate is called and would wait, and at least
+//! It has one thread (that of `streams` knows no worker): what the daemon says is handled whenever the crate is called and would wait, and at least
 //! every few milliseconds of a busy stream. The control socket and a timer are in the epoll of the doorbell, so that one
 //! descriptor wakes for everything. This file is longer than 400 lines because the steps of a life and its sleeps share one
 //! state, which it also holds.

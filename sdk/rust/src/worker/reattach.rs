@@ -51,6 +51,10 @@ pub(crate) struct Absence {
     user: u32,
 }
 
+fn not_held(error: rustix::io::Errno) -> Error {
+    Error::code_of(Code::Internal, format!("stdout and stderr cannot be kept open: {error}"))
+}
+
 impl Absence {
     /// Of a worker whose daemon runs as that user.
     pub(crate) fn of(user: u32) -> Self {
@@ -105,10 +109,9 @@ impl Core {
                 fds.push(copy(map.fd())?);
             }
         }
-        let pipes = self.streams.held.iter().all(Option::is_some);
-        for held in self.streams.held.iter().flatten().filter(|_| pipes) {
-            fds.push(copy(held)?);
-        }
+        let pipes = self.streams.shown().map_err(not_held)?;
+        let shows_pipes = !pipes.is_empty();
+        fds.extend(pipes);
         let state = match self.life {
             life if life < Life::Started => "starting",
             _ if self.draining => "draining",
@@ -120,7 +123,7 @@ impl Core {
         let shown = shown.with("incarnation", config("incarnation").as_u64().unwrap_or(0)).with("outputs", outputs);
         let shown = shown.with("inputs", inputs).with("segments", segments);
         let shown = shown.with("unconfirmed", self.segments_of(SegmentState::Made));
-        let shown = shown.with("dropped", self.segments_of(SegmentState::Dropped)).with("pipes", pipes);
+        let shown = shown.with("dropped", self.segments_of(SegmentState::Dropped)).with("pipes", shows_pipes);
         self.send_now(&shown, &fds.iter().map(AsFd::as_fd).collect::<Vec<_>>())?;
         self.absence.presence = Presence::Showing;
         Ok(())
@@ -178,7 +181,6 @@ impl Core {
         if self.absence.presence == Presence::Present {
             return Ok(());
         }
-        self.streams.make_room();
         if now() < self.absence.retry_ns {
             return Ok(());
         }
@@ -190,8 +192,14 @@ impl Core {
         Ok(())
     }
 
+    /// A daemon is there. `fds`: what it has given for stdout and stderr.
+    pub(crate) fn hold_streams(&mut self, fds: &[OwnedFd]) -> Result<()> {
+        let Some(link) = &self.link else { return Ok(()) };
+        self.streams.hold(link.fd(), fds).map_err(not_held)
+    }
+
     fn tell_losses(&mut self) -> Result<()> {
-        for (name, lost) in ["stdout", "stderr"].into_iter().zip(std::mem::take(&mut self.streams.lost)) {
+        for (name, lost) in ["stdout", "stderr"].into_iter().zip(self.streams.take_lost()) {
             if lost > 0 {
                 let text =
                     format!("{lost} bytes that were printed to {name} while no daemon was there are lost, the oldest");
@@ -208,11 +216,7 @@ impl Core {
     }
 
     fn present_again(&mut self, fds: &[OwnedFd]) -> Result<()> {
-        self.streams.end();
-        for (which, fd) in fds.iter().take(2).enumerate() {
-            let _ = super::streams::replace(which, fd);
-        }
-        self.streams.hold();
+        self.hold_streams(fds)?;
         self.absence.presence = Presence::Present;
         self.absence.retry_ns = 0;
         self.set_timer();

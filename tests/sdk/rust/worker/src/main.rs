@@ -158,6 +158,13 @@ impl Node for Own {
             "fails" if self.rounds == at => Err(Error::failed(format!("frame {at} is one too many"))),
             "crashes" if self.rounds == at && self.incarnation == 0 => std::process::abort(),
             "forward" | "fails" | "crashes" => worker.send(frame),
+            "prints" => {
+                // More than a pipe holds, by lines.
+                for line in 0..2400 {
+                    println!("{:0100} {:025}", number_of(frame), line);
+                }
+                worker.send(frame)
+            }
             "in_place" => {
                 let mut loan = worker.reserve(frame.len() + 100, &SendOptions::new())?;
                 loan[..frame.len()].copy_from_slice(frame);
