@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -169,6 +173,29 @@ def _list(session: Session, chosen: Sequence[Case]) -> int:
     return exits.OK
 
 
+class _Ended(KeyboardInterrupt):
+    """Raised in the main thread when a signal ends the command, so that the program ends first."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+
+@contextmanager
+def _ended_in_order() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP, which ``timeout`` and a closed terminal send, raise :class:`_Ended`."""
+
+    def end(number: int, _frame: FrameType | None) -> None:
+        raise _Ended(number)
+
+    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def _run(session: Session, subject: Any, profile: str, chosen: Sequence[Case]) -> int:
     from chronetixctl.conformance.report import by_profile, reported
     from chronetixctl.conformance.run import run_cases
@@ -176,20 +203,23 @@ def _run(session: Session, subject: Any, profile: str, chosen: Sequence[Case]) -
     progress = Progress(lambda item: f"{item['number']} of {len(chosen)}: {item['check']} as a {item['as']}")
     done: list[Outcome] = []
     try:
-        run_cases(
-            subject,
-            chosen,
-            lambda case, number: progress.show({"number": number + 1, "check": case.check.name, "as": case.form.value}),
-            done.append,
-        )
+        with _ended_in_order():
+            run_cases(
+                subject,
+                chosen,
+                lambda case, number: progress.show(
+                    {"number": number + 1, "check": case.check.name, "as": case.form.value}
+                ),
+                done.append,
+            )
     except OSError as reason:
         progress.end()
         output.say(f"{subject.argv[0]} cannot be started: {reason.strerror}")
         return exits.FAILED
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as reason:
         progress.end()
         output.say(f"interrupted after {len(done)} of {len(chosen)} checks; the program was ended")
-        return exits.INTERRUPTED
+        return 128 + reason.number if isinstance(reason, _Ended) else exits.INTERRUPTED
     progress.end()
     profiles = by_profile(done)
     value = {

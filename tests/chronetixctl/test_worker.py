@@ -141,7 +141,12 @@ def test_arguments_behind_the_program_are_its_own(ctl: Any, tmp_path: Path) -> N
     assert seen.read_text() == "['--only', 'x', '-o', '--help']"
 
 
-def test_ctrl_c_ends_the_program_and_what_it_has_started(spawn: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)], ids=["INT", "TERM", "HUP"]
+)
+def test_a_signal_ends_the_program_and_what_it_has_started(
+    number: signal.Signals, code: int, spawn: Any, tmp_path: Path
+) -> None:
     program, pids = tmp_path / "program.py", tmp_path / "pids"
     os.mkfifo(pids)
     program.write_text(
@@ -153,9 +158,9 @@ def test_ctrl_c_ends_the_program_and_what_it_has_started(spawn: Any, tmp_path: P
     running = spawn("worker", "test", *PATIENT, sys.executable, str(program))
     own, child = map(int, pids.read_text().split())
     watched = [os.pidfd_open(pid) for pid in (own, child)]
-    running.send_signal(signal.SIGINT)
+    running.send_signal(number)
     out, err = running.communicate()
-    assert (running.returncode, out) == (130, "")
+    assert (running.returncode, out) == (code, "")
     assert "interrupted after 0 of" in err
     for pidfd in watched:
         assert select.select([pidfd], [], [])[0], "it has ended"
