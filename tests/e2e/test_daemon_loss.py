@@ -236,6 +236,9 @@ def test_a_worker_that_is_not_back_yet_is_shown_as_such_and_dies_as_such(
             failed = client.call("describe", flow="f")
         assert "'map' died when it had not reattached to this daemon yet, and what it had " in failed["reason"]
         assert failed["returning"] == 0
+        exits = {node["node"]: node["deaths"][-1] for node in failed["nodes"] if node["node"] != "map"}
+        assert exits
+        assert {(each["code"], each["fault"]) for each in exits.values()} == {(0, "")}, "nobody else is charged"
     finally:
         kill(second)
 

@@ -267,9 +267,11 @@ class Rerouting:
 
     def tell_concluded(self, stage: Stage) -> list[NodeMessage]:
         """Return the message that tells the consumer where ``stage`` ends; none if it is not ready or is to be
-        replaced."""
+        replaced, or if the RING that would tell died with the daemon that had it: the flow fails for that then."""
         target = self._table.nodes[stage.route.target]
         if not target.ready or self._leaves(target.node):
+            return []
+        if stage.ring is None and stage.told_consumer:
             return []
         end = self._table.reader.remains(stage.ring)[0] if stage.ring is not None else 0
         return [NodeMessage(target.node, Conclude(route=stage.route.id, seq=stage.base_seq + end))]
