@@ -141,7 +141,7 @@ def test_a_worker_prints_its_stack_when_it_is_asked_to(daemon: Daemon, tmp_path:
 def program() -> tuple[str, str]:
     """The program of its own that environments.md shows, and the node that runs it."""
     (text,) = (block for block in blocks("environments.md", "python") if "chronetix.serve" in block)
-    (node,) = blocks("environments.md", "yaml")
+    (node,) = (block for block in blocks("environments.md", "yaml") if "double.py" in block)
     return text, node
 
 

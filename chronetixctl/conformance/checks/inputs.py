@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from functools import partial
 from typing import Final
@@ -183,11 +184,20 @@ def later_stage(rig: Rig) -> None:
             raise Failed(f"input_seq {seqs} in what it makes of them", f"{found}")
 
 
+STOPPED = range(50, 70)
+"""While these frames are sent, the program stands still, so that it cannot have taken all of them before they are
+overwritten."""
+
+
 @check("takes from a route of policy latest, and shows how far it is", TAKES, Level.USUAL, STEPS)
 def latest_input(rig: Rig) -> None:
     rig.up(rig.input_ports(1, credits=4, policy="latest"))
     for number in range(1, 201):
+        if number == STOPPED.start:
+            rig.program.signal(signal.SIGSTOP)
         rig.feed(rig.payload(number))
+        if number == STOPPED.stop:
+            rig.program.signal(signal.SIGCONT)
         if number % 10 == 0:
             rig.take_frames()
     view = shm.RouteView(rig.up0.ring_fd, rig.offers[0][1][len(rig.offers[0][0].rings)])

@@ -246,7 +246,7 @@ def test_validate_names_every_problem_and_starts_nothing(one_peer: Any) -> None:
     assert told["valid"] is False
     found = {problem["path"]: problem["message"] + " " + problem["suggestion"] for problem in told["problems"]}
     wanted = {
-        "manifests[0].artifact.kind": "Python and Process",
+        "manifests[0].artifact.kind": "Python, Process and Dylib",
         "manifests[1].artifact.uri": "builtin://chronetix/system/timer",
         "manifests[2].artifact.uri": "no_such_module_anywhere",
         "manifests[3].artifact.uri": "base_dir",
