@@ -152,6 +152,6 @@ def test_of_the_nodes_that_may_be_meant_eight_are_listed(data_route: Make, count
     raw = {"manifests": [plain(name) for name in ["a", *free]], "routes": [data_route("a", "nowhere")]}
     (problem,) = parse_flow(raw).problems
     listed = ", ".join(free[:8]) + (", …" if count > 8 else "")
-    assert f"no route refers to {listed}; if one of them is meant, submit with bindings nowhere=free0" in (
+    assert f"no route refers to {listed}; if one of them is meant, bind it: --bind nowhere=free0" in (
         problem.suggestion
     )

@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from functools import partial
+from threading import Timer
 from typing import Final
 
 from chronetix import shm
@@ -68,20 +69,31 @@ def wakes(rig: Rig) -> None:
     echoed(rig, sent)
 
 
+STOPPED_AT = 25
+ASLEEP_S = 0.02
+"""From this frame on the program stands still until the producer sleeps, and goes on so much later."""
+
+
 @check("rings a producer that sleeps for a credit", TAKES, Level.MINIMAL, WAKING)
 def rings_producer(rig: Rig) -> None:
     rig.up(credits=1)
     deadline = time.monotonic() + rig.subject.timeout_s
+    going_on = Timer(ASLEEP_S, rig.program.signal, (signal.SIGCONT,))
     for number in range(1, 51):
+        if number == STOPPED_AT:
+            rig.program.signal(signal.SIGSTOP)
         while True:
             try:
                 rig.up0.outlet.send(rig.payload(number), 0)
                 break
             except shm.WouldBlock:
+                if number >= STOPPED_AT and not going_on.is_alive() and not going_on.finished.is_set():
+                    going_on.start()
                 left = deadline - time.monotonic()
                 if left <= 0 or not rig.up0.outlet.wait(int(left * 1e9)):
                     raise Failed("a ring when the awaited credit comes back", rig.seen("none came")) from None
         rig.take_frames()
+    going_on.join()
     rig.returned()
 
 
