@@ -40,7 +40,7 @@ LONGEST = (
     "tests/bench/",
     "tests/chaos/",
     "tests/chronetixd/core/test_wiring_search.py",
-    "tests/sdk/c/",
+    "tests/sdk/",
     "tests/shm/test_native.py",
     "tests/shm/test_older_kernels.py",
     "tests/shm/test_sanitized_extension.py",

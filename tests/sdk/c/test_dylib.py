@@ -11,7 +11,7 @@ import pytest
 from chronetix.protocol.errors import ChronetixError
 from chronetixctl.client import Client
 from tests.sdk.c.build import HERE, SDK, library, needs_libcbor, run
-from tests.sdk.c.conftest import PLUGINS, Nodes, Run
+from tests.sdk.nodes import PLUGINS, Nodes, Run
 
 pytestmark = needs_libcbor
 
@@ -49,7 +49,7 @@ def test_libraries_are_a_source_a_map_and_a_sink(nodes: Nodes, run: Run, tmp_pat
 def test_the_example_counts_bytes(nodes: Nodes, run: Run, settings: dict[str, str]) -> None:
     counter = Path(settings["CHRONETIX_DYLIB_HOST"]).parent / "examples" / "counter.so"
     line = nodes.line(
-        nodes.python("source", "items", {"count": 100}), node("counter", counter), nodes.c("sink", "counts")
+        nodes.python("source", "items", {"count": 100}), node("counter", counter), nodes.own("sink", "counts")
     )
     results = run(line)
     assert (results["counter"], results["sink"]["frames"]) == (800, 100)
@@ -70,7 +70,9 @@ def test_ticks_and_messages_reach_a_library(client: Client, tmp_path: Path) -> N
 
 def test_a_crash_is_one_workers_death_and_is_explained(nodes: Nodes, client: Client, tmp_path: Path) -> None:
     flow = nodes.line(
-        nodes.c("source", "items", {"count": 100}), node("map", plugin(tmp_path, CRASHES)), nodes.c("sink", "counts")
+        nodes.own("source", "items", {"count": 100}),
+        node("map", plugin(tmp_path, CRASHES)),
+        nodes.own("sink", "counts"),
     )
     answer = client.call("submit", flow=flow, base_dir=str(PLUGINS), wait="stopped")
     assert answer["state"] == "failed"
@@ -81,7 +83,7 @@ def test_a_crash_is_one_workers_death_and_is_explained(nodes: Nodes, client: Cli
 def test_a_crash_is_survived_by_a_node_that_is_restarted(nodes: Nodes, client: Client, tmp_path: Path) -> None:
     restart = {"policy": "transient", "max": 100, "backoff_ms": 1}
     crashing = node("map", plugin(tmp_path, CRASHES), restart=restart)
-    flow = nodes.line(nodes.c("source", "items", {"count": 5}), crashing, nodes.c("sink", "counts"))
+    flow = nodes.line(nodes.own("source", "items", {"count": 5}), crashing, nodes.own("sink", "counts"))
     answer = client.call("submit", flow=flow, base_dir=str(PLUGINS), wait="stopped")
     assert answer["state"] == "stopped", answer["reason"]
     assert "node-restarted" in [event["kind"] for event in client.stream("events", flow=answer["flow"])]
@@ -93,14 +95,14 @@ def test_a_crash_is_survived_by_a_node_that_is_restarted(nodes: Nodes, client: C
 def test_a_library_that_cannot_begin_says_why(
     kind: int, words: str, nodes: Nodes, client: Client, tmp_path: Path
 ) -> None:
-    flow = nodes.line(nodes.c("source", "items", {"count": 3}), node("sink", plugin(tmp_path, kind)))
+    flow = nodes.line(nodes.own("source", "items", {"count": 3}), node("sink", plugin(tmp_path, kind)))
     answer = client.call("submit", flow=flow, base_dir=str(PLUGINS), wait="stopped")
     assert answer["state"] == "failed"
     assert words in answer["reason"]
 
 
 def test_what_is_behind_the_size_of_a_table_is_not_believed(nodes: Nodes, client: Client, tmp_path: Path) -> None:
-    flow = nodes.line(nodes.c("source", "items", {"count": 3}), node("sink", plugin(tmp_path, SMALLEST)))
+    flow = nodes.line(nodes.own("source", "items", {"count": 3}), node("sink", plugin(tmp_path, SMALLEST)))
     answer = client.call("submit", flow=flow, base_dir=str(PLUGINS), wait="stopped")
     assert answer["state"] == "stopped"
 

@@ -11,7 +11,7 @@ from chronetixctl.client import Client
 from tests.e2e.conftest import PLUGINS
 from tests.e2e.test_lies import LIES, TRANSIENT
 from tests.sdk.c.build import needs_libcbor
-from tests.sdk.c.conftest import Nodes
+from tests.sdk.nodes import Nodes
 
 pytestmark = needs_libcbor
 
@@ -29,7 +29,7 @@ def test_a_liar_is_named_by_a_worker_in_c(role: str, lie: str, nodes: Nodes, cli
     artifact = {"kind": "Process", "uri": f"file://{sys.executable}"}
     params = {"args": [str(PLUGINS / "lying_worker.py"), role, lie]}
     liar = {"plugin_id": "liar", "node_id": "liar", "version": "1", "artifact": artifact, "params": params}
-    honest = nodes.c("honest", "counts" if role == "source" else "items", restart=TRANSIENT)
+    honest = nodes.own("honest", "counts" if role == "source" else "items", restart=TRANSIENT)
     flow = nodes.line(*((liar, honest) if role == "source" else (honest, liar)))
     answer = client.call("submit", flow=flow, base_dir=str(Path("/")), wait="stopped")
     assert answer["state"] == "failed"

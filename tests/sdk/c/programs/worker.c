@@ -1,5 +1,5 @@
 /* A worker with a role for each thing that the tests look at; `params.role` names it. What a role sends and checks, the
- * Python plugins in plugins/mixed.py send and check in the same way.
+ * Python plugins in ../../plugins/mixed.py send and check in the same way.
  */
 #include <chronetix.h>
 #include <fcntl.h>

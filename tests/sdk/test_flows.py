@@ -1,4 +1,4 @@
-"""Workers in Rust in flows with workers in Python: contents, policies, growth, the event bus, ticks, own loops."""
+"""Workers of each SDK in flows with workers in Python: contents, policies, growth, the event bus, ticks, own loops."""
 
 from __future__ import annotations
 
@@ -11,18 +11,15 @@ from typing import Any
 import pytest
 
 from chronetixctl.client import Client
-from tests.sdk.rust.build import needs_cargo
-from tests.sdk.rust.conftest import PLUGINS, Nodes, Run
-
-pytestmark = needs_cargo
+from tests.sdk.nodes import PLUGINS, Nodes, Run
 
 SIZES = [0, 1, 7, 64, 100, 3585, 4095, 4096, 70_000, 1 << 20]
 COUNT = 300
-MIXES = ["".join(languages) for languages in itertools.product("rp", repeat=3) if "r" in languages]
+MIXES = ["".join(languages) for languages in itertools.product("op", repeat=3) if "o" in languages]
 
 
 def made(nodes: Nodes, language: str, *arguments: Any, **more: Any) -> dict[str, Any]:
-    return (nodes.rust if language == "r" else nodes.python)(*arguments, **more)
+    return (nodes.own if language == "o" else nodes.python)(*arguments, **more)
 
 
 def await_line(client: Client, flow: str, line: str) -> None:
@@ -49,39 +46,40 @@ def test_frames_of_all_sizes_come_through_every_mix_of_languages(mix: str, nodes
 
 
 @pytest.mark.parametrize("role", ["forward", "in_place", "late", "own_loop"])
-def test_whatever_way_a_map_takes_the_frames_are_the_same(role: str, nodes: Nodes, run: Run) -> None:
-    sizes = {"sizes": SIZES}
+def test_whatever_way_a_map_takes_the_frames_are_the_same(role: str, any_nodes: Nodes, run: Run) -> None:
+    nodes, sizes = any_nodes, {"sizes": SIZES}
     results = run(
         nodes.line(
-            nodes.rust("source", "sized", {**sizes, "count": COUNT}),
-            nodes.rust("map", role),
-            nodes.rust("sink", "check", sizes),
+            nodes.own("source", "sized", {**sizes, "count": COUNT}),
+            nodes.own("map", role),
+            nodes.own("sink", "check", sizes),
             buffer=16,
         )
     )
     assert (results["sink"]["frames"], results["sink"]["wrong"]) == (COUNT, 0)
 
 
-def test_frames_of_64_mb_make_the_arena_grow(nodes: Nodes, run: Run) -> None:
-    sizes = {"sizes": [64 << 20, 10]}
+def test_frames_of_64_mb_make_the_arena_grow(any_nodes: Nodes, run: Run) -> None:
+    nodes, sizes = any_nodes, {"sizes": [64 << 20, 10]}
     results = run(
         nodes.line(
-            nodes.rust("source", "sized", {**sizes, "count": 4}, resource_claims={"arena_bytes": 256 << 20}),
+            nodes.own("source", "sized", {**sizes, "count": 4}, resource_claims={"arena_bytes": 256 << 20}),
             nodes.python("map", "forward", resource_claims={"arena_bytes": 256 << 20}),
-            nodes.rust("sink", "check", sizes),
+            nodes.own("sink", "check", sizes),
             buffer=2,
         )
     )
     assert (results["sink"]["frames"], results["sink"]["wrong"], results["sink"]["largest"]) == (4, 0, 64 << 20)
 
 
-def test_a_node_sends_to_several_and_takes_from_several(nodes: Nodes, run: Run) -> None:
+def test_a_node_sends_to_several_and_takes_from_several(any_nodes: Nodes, run: Run) -> None:
+    nodes = any_nodes
     names = ["left", "right"]
     manifests = [
-        nodes.rust("source", "items", {"count": 2000}),
-        nodes.rust("left", "forward"),
-        nodes.rust("right", "late"),
-        nodes.rust("sink", "counts"),
+        nodes.own("source", "items", {"count": 2000}),
+        nodes.own("left", "forward"),
+        nodes.own("right", "late"),
+        nodes.own("sink", "counts"),
     ]
     routes = [nodes.edge("source", name) for name in names] + [nodes.edge(name, "sink") for name in names]
     results = run({"manifests": manifests, "routes": routes, "schemas": []})
@@ -89,10 +87,13 @@ def test_a_node_sends_to_several_and_takes_from_several(nodes: Nodes, run: Run) 
 
 
 @pytest.mark.parametrize("policy", ["drop_newest", "latest"])
-def test_a_slow_sink_loses_frames_by_its_policy_and_each_is_counted(policy: str, nodes: Nodes, client: Client) -> None:
+def test_a_slow_sink_loses_frames_by_its_policy_and_each_is_counted(
+    policy: str, any_nodes: Nodes, client: Client
+) -> None:
+    nodes = any_nodes
     flow = nodes.line(
-        nodes.rust("source", "items", {"count": 3000}),
-        nodes.rust("sink", "counts", {"pause_us": 300}),
+        nodes.own("source", "items", {"count": 3000}),
+        nodes.own("sink", "counts", {"pause_us": 300}),
         policy=policy,
         buffer=8,
     )
@@ -108,9 +109,9 @@ def test_a_slow_sink_loses_frames_by_its_policy_and_each_is_counted(policy: str,
 def test_a_slow_consumer_past_the_limit_loses_its_route_and_the_others_go_on(nodes: Nodes, client: Client) -> None:
     flow = {
         "manifests": [
-            nodes.rust("source", "items", {"count": 200}),
-            nodes.rust("quick", "counts"),
-            nodes.rust("slow", "counts", {"pause_us": 900_000}),
+            nodes.own("source", "items", {"count": 200}),
+            nodes.own("quick", "counts"),
+            nodes.own("slow", "counts", {"pause_us": 900_000}),
         ],
         "routes": [
             nodes.edge("source", "quick"),
@@ -127,25 +128,24 @@ def test_a_slow_consumer_past_the_limit_loses_its_route_and_the_others_go_on(nod
     assert results["slow"]["frames"] < 200
 
 
-@pytest.mark.parametrize("sink", ["r", "p"])
+@pytest.mark.parametrize("sink", ["o", "p"])
 def test_metadata_and_a_time_travel_with_a_frame(sink: str, nodes: Nodes, run: Run) -> None:
     results = run(
         nodes.line(
-            nodes.rust("source", "items", {"count": 50}),
-            nodes.rust("map", "noted"),
+            nodes.own("source", "items", {"count": 50}),
+            nodes.own("map", "noted"),
             made(nodes, sink, "sink", "reads_notes"),
         )
     )
     assert (results["sink"]["frames"], results["sink"]["wrong"]) == (50, 0)
 
 
-@pytest.mark.parametrize("answers", ["r", "p"])
-def test_requests_are_answered(answers: str, nodes: Nodes, client: Client) -> None:
+@pytest.mark.parametrize("answers", ["o", "p"])
+def test_requests_are_answered(answers: str, any_nodes: Nodes, client: Client) -> None:
+    nodes = any_nodes
     bus = {"bus_subscriptions": [{"pattern": "double", "codec": "cbor"}]}
-    answerer = (
-        nodes.rust("answerer", "answers", **bus) if answers == "r" else nodes.python("answerer", "doubles", **bus)
-    )
-    flow = nodes.line(nodes.rust("source", "items", {"count": 100}), nodes.rust("asker", "asks"))
+    answerer = nodes.own("answerer", "answers", **bus) if answers == "o" else nodes.python("answerer", "doubles", **bus)
+    flow = nodes.line(nodes.own("source", "items", {"count": 100}), nodes.own("asker", "asks"))
     flow["manifests"].append(answerer)
     answer = client.call("submit", flow=flow, base_dir=str(PLUGINS), wait="running")
     for event in client.stream("events", flow=answer["flow"], follow=True):
@@ -157,7 +157,7 @@ def test_requests_are_answered(answers: str, nodes: Nodes, client: Client) -> No
 
 
 def test_a_request_that_nobody_hears_ends_with_its_reason(nodes: Nodes, client: Client) -> None:
-    flow = {"manifests": [nodes.rust("asker", "asks_nobody")], "routes": [], "schemas": []}
+    flow = {"manifests": [nodes.own("asker", "asks_nobody")], "routes": [], "schemas": []}
     answer = client.call("submit", flow=flow, base_dir=str(PLUGINS), wait="running")
     await_line(client, answer["flow"], "no answer")
     client.call("stop", flow=answer["flow"])
@@ -165,11 +165,12 @@ def test_a_request_that_nobody_hears_ends_with_its_reason(nodes: Nodes, client: 
     assert node["result"]["answers"] == "no-subscriber"
 
 
-def test_ticks_are_published_and_heard(nodes: Nodes, client: Client) -> None:
+def test_ticks_are_published_and_heard(any_nodes: Nodes, client: Client) -> None:
+    nodes = any_nodes
     timers = [{"id": "beat", "schedule": {"interval_ms": 5}}]
     manifests = [
-        nodes.rust("clock", "ticks", timers=timers),
-        nodes.rust("listener", "hears", {"subscribes": "beat"}),
+        nodes.own("clock", "ticks", timers=timers),
+        nodes.own("listener", "hears", {"subscribes": "beat"}),
     ]
     flow = {"manifests": manifests, "routes": [], "schemas": []}
     answer = client.call("submit", flow=flow, base_dir=str(PLUGINS), wait="running")
@@ -180,7 +181,7 @@ def test_ticks_are_published_and_heard(nodes: Nodes, client: Client) -> None:
 
 
 def test_what_a_worker_prints_and_logs_is_seen(nodes: Nodes, client: Client) -> None:
-    flow = nodes.line(nodes.rust("source", "items", {"count": 1}), nodes.rust("sink", "counts"))
+    flow = nodes.line(nodes.own("source", "items", {"count": 1}), nodes.own("sink", "counts"))
     answer = client.call("submit", flow=flow, base_dir=str(PLUGINS), wait="stopped")
     lines = {(entry["stream"], entry["line"]) for entry in client.stream("logs", flow=answer["flow"], node="sink")}
     assert ("stdout", "role counts") in lines
@@ -189,22 +190,23 @@ def test_what_a_worker_prints_and_logs_is_seen(nodes: Nodes, client: Client) -> 
 
 @pytest.mark.parametrize(
     ("role", "reason"),
-    [("fails", "frame 10 is one too many"), ("refuses", "not today"), ("crashes", "SIGABRT")],
+    [("fails", "frame 10 is one too many"), ("refuses", "not today"), ("crashes", None)],
 )
-def test_a_worker_that_fails_says_why(role: str, reason: str, nodes: Nodes, client: Client) -> None:
+def test_a_worker_that_fails_says_why(role: str, reason: str | None, nodes: Nodes, client: Client) -> None:
     flow = nodes.line(
         nodes.python("source", "items", {"count": 100}),
-        nodes.rust("map", role),
+        nodes.own("map", role),
         nodes.python("sink", "check", {"sizes": [8]}),
     )
     answer = client.call("submit", flow=flow, base_dir=str(PLUGINS), wait="stopped")
     assert answer["state"] == "failed"
-    assert reason in answer["reason"]
+    assert (reason or nodes.abort) in answer["reason"]
 
 
 @pytest.mark.parametrize("mode", ["drain", "now"])
-def test_a_flow_is_stopped(mode: str, nodes: Nodes, client: Client) -> None:
-    flow = nodes.line(nodes.rust("source", "paced"), nodes.rust("map", "forward"), nodes.rust("sink", "counts"))
+def test_a_flow_is_stopped(mode: str, any_nodes: Nodes, client: Client) -> None:
+    nodes = any_nodes
+    flow = nodes.line(nodes.own("source", "paced"), nodes.own("map", "forward"), nodes.own("sink", "counts"))
     answer = client.call("submit", flow=flow, base_dir=str(PLUGINS), wait="running")
     assert client.call("stop", flow=answer["flow"], mode=mode)["state"] == "stopped"
     described = client.call("describe", flow=answer["flow"])

@@ -1,4 +1,4 @@
-"""Deaths, replacements, daemons that die: a worker in Rust loses no frame, keeps the order, marks what comes twice."""
+"""Deaths, replacements, daemons that die: no worker of an SDK loses a frame or its order, or repeats one unmarked."""
 
 from __future__ import annotations
 
@@ -14,17 +14,14 @@ import pytest
 from chronetixctl.client import Client
 from tests.e2e.surviving import Flow, kill, pids
 from tests.sdk import printing
-from tests.sdk.rust.build import needs_cargo
-from tests.sdk.rust.conftest import Nodes
-
-pytestmark = needs_cargo
+from tests.sdk.nodes import Nodes
 
 RESTART = {"policy": "transient", "max": 100, "backoff_ms": 1}
 Start = Callable[[], Any]
 
 
-class RustFlow(Flow):
-    """source → map → sink in Rust; the ledger outlives everything."""
+class OwnFlow(Flow):
+    """source → map → sink of one SDK; the ledger outlives everything."""
 
     def __init__(self, folder: Path, nodes: Nodes, role: str = "forward", **params: Any) -> None:
         super().__init__(folder)
@@ -33,9 +30,9 @@ class RustFlow(Flow):
     def raw(self, restart: Any = RESTART, loss: str = "survive") -> dict[str, Any]:
         nodes = self.nodes
         return nodes.line(
-            nodes.rust("source", "paced", self.params, restart=restart),
-            nodes.rust("map", self.role, restart=restart),
-            nodes.rust("sink", "ledger", {"ledger": str(self.ledger)}, restart=restart),
+            nodes.own("source", "paced", self.params, restart=restart),
+            nodes.own("map", self.role, restart=restart),
+            nodes.own("sink", "ledger", {"ledger": str(self.ledger)}, restart=restart),
             buffer=16,
         ) | {"on_daemon_loss": loss}
 
@@ -54,7 +51,7 @@ def restarted(client: Client, node: str, times: int) -> None:
 def test_a_node_killed_again_and_again_costs_no_frame(
     victim: str, role: str, nodes: Nodes, client: Client, tmp_path: Path
 ) -> None:
-    flow = RustFlow(tmp_path, nodes, role)
+    flow = OwnFlow(tmp_path, nodes, role)
     flow.submit(client)
     for times in range(1, 4):
         os.kill(pids(client)[victim], signal.SIGKILL)
@@ -65,7 +62,7 @@ def test_a_node_killed_again_and_again_costs_no_frame(
 
 
 def test_a_node_that_crashes_comes_back(nodes: Nodes, client: Client, tmp_path: Path) -> None:
-    flow = RustFlow(tmp_path, nodes, "crashes")
+    flow = OwnFlow(tmp_path, nodes, "crashes")
     flow.submit(client)
     restarted(client, "map", 1)
     flow.grows(client)
@@ -74,8 +71,8 @@ def test_a_node_that_crashes_comes_back(nodes: Nodes, client: Client, tmp_path: 
 
 
 @pytest.mark.parametrize("node", ["source", "map", "sink"])
-def test_a_node_is_handed_over_to_another_worker(node: str, nodes: Nodes, client: Client, tmp_path: Path) -> None:
-    flow = RustFlow(tmp_path, nodes)
+def test_a_node_is_handed_over_to_another_worker(node: str, any_nodes: Nodes, client: Client, tmp_path: Path) -> None:
+    flow = OwnFlow(tmp_path, any_nodes)
     before = flow.submit(client)
     done = client.call("restart", flow="f", nodes=[node], wait=True)
     assert done["step"] == "done", done
@@ -86,8 +83,8 @@ def test_a_node_is_handed_over_to_another_worker(node: str, nodes: Nodes, client
     assert not [number for number, marked in flow.numbers() if marked], "none was repeated"
 
 
-def test_a_route_changes_its_buffer_while_frames_flow(nodes: Nodes, client: Client, tmp_path: Path) -> None:
-    flow = RustFlow(tmp_path, nodes)
+def test_a_route_changes_its_buffer_while_frames_flow(any_nodes: Nodes, client: Client, tmp_path: Path) -> None:
+    flow = OwnFlow(tmp_path, any_nodes)
     flow.submit(client)
     changed = flow.raw()
     for route in changed["routes"]:
@@ -99,8 +96,8 @@ def test_a_route_changes_its_buffer_while_frames_flow(nodes: Nodes, client: Clie
     flow.check()
 
 
-def test_a_tap_sees_frames_of_a_rust_worker(nodes: Nodes, client: Client, tmp_path: Path, daemon: Any) -> None:
-    flow = RustFlow(tmp_path, nodes)
+def test_a_tap_sees_frames_of_a_worker(any_nodes: Nodes, client: Client, tmp_path: Path, daemon: Any) -> None:
+    flow = OwnFlow(tmp_path, any_nodes)
     flow.submit(client)
     seen = daemon.ctl("topic", "echo", "f", "source:map", "--count", "3")
     assert seen.returncode == 0, seen.stderr
@@ -112,9 +109,9 @@ def test_a_tap_sees_frames_of_a_rust_worker(nodes: Nodes, client: Client, tmp_pa
 
 @pytest.mark.parametrize("grows", [False, True])
 def test_the_workers_run_on_without_a_daemon_and_the_next_one_has_them(
-    grows: bool, nodes: Nodes, start: Start, tmp_path: Path
+    grows: bool, any_nodes: Nodes, start: Start, tmp_path: Path
 ) -> None:
-    flow = RustFlow(tmp_path, nodes, grows=grows)
+    flow = OwnFlow(tmp_path, any_nodes, grows=grows)
     daemon = start()
     with Client.connect(daemon.socket) as client:
         before = flow.submit(client)
@@ -132,12 +129,12 @@ def test_the_workers_run_on_without_a_daemon_and_the_next_one_has_them(
     flow.check()
 
 
-def test_a_worker_that_prints_when_its_daemon_dies_goes_on(nodes: Nodes, start: Start, tmp_path: Path) -> None:
-    printing.goes_on_without_a_daemon(RustFlow(tmp_path, nodes, "prints"), start)
+def test_a_worker_that_prints_when_its_daemon_dies_goes_on(any_nodes: Nodes, start: Start, tmp_path: Path) -> None:
+    printing.goes_on_without_a_daemon(OwnFlow(tmp_path, any_nodes, "prints"), start)
 
 
 def test_without_survive_the_workers_end_with_their_daemon(nodes: Nodes, start: Start, tmp_path: Path) -> None:
-    flow = RustFlow(tmp_path, nodes)
+    flow = OwnFlow(tmp_path, nodes)
     daemon = start()
     with Client.connect(daemon.socket) as client:
         client.call("submit", flow=flow.raw(loss="stop"), name="f", base_dir="/", wait="running")

@@ -1,8 +1,10 @@
-"""Flows whose nodes are Rust programs or Python plugins, under a real daemon."""
+"""Flows whose nodes are programs of an SDK or Python plugins. A program of each SDK plays the same roles: in C
+c/programs/worker.c, in Rust rust/worker/src/main.rs, in Python plugins/mixed.py."""
 
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +12,8 @@ from typing import Any
 
 import pytest
 
-from chronetixctl.client import Client
-from tests.e2e.conftest import client, daemon, settings, start
-from tests.sdk.rust.build import programs
-
-__all__ = ["client", "daemon", "settings", "start"]
+from tests.sdk.c import build as c
+from tests.sdk.rust import build as rust
 
 Map = dict[str, Any]
 PLUGINS = Path(__file__).parent / "plugins"
@@ -31,12 +30,14 @@ PYTHON = {
 
 @dataclass(frozen=True)
 class Nodes:
-    """Makes manifests of nodes in Rust and in Python."""
+    """Makes manifests of nodes in an SDK's language and in Python. ``abort`` is the signal by which the program ends in
+    the role ``crashes``."""
 
     worker: Path
+    abort: str = "SIGSEGV"
 
-    def rust(self, name: str, role: str, params: Map | None = None, **more: Any) -> Map:
-        """A node of worker/src/main.rs."""
+    def own(self, name: str, role: str, params: Map | None = None, **more: Any) -> Map:
+        """A node of the SDK's program."""
         artifact = {"kind": "Process", "uri": f"file://{self.worker}"}
         return self._node(name, artifact, {"role": role, **(params or {})}, more)
 
@@ -63,23 +64,23 @@ class Nodes:
         return {"manifests": list(nodes), "routes": routes, "schemas": []}
 
 
-@pytest.fixture
-def nodes() -> Nodes:
-    return Nodes(programs() / "chronetix-test-worker")
-
-
 Run = Callable[..., dict[str, Map]]
+"""Runs a flow to its end; what each node has left as its result."""
 
 
-@pytest.fixture
-def run(client: Client) -> Run:
-    """Runs a flow to its end; what each node has left as its result."""
+def in_c(tmp_path_factory: pytest.TempPathFactory, kind: str) -> Nodes:
+    """Nodes in C whose programs were built as ``kind``."""
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    return Nodes(c.library(shared, kind) / "worker")
 
-    def to_the_end(flow: Map) -> dict[str, Map]:
-        answer = client.call("submit", flow=flow, base_dir=str(PLUGINS), wait="stopped")
-        described = client.call("describe", flow=answer["flow"])
-        shown = [(node["node"], node["exit"]) for node in described["nodes"]]
-        assert answer["state"] == "stopped", (answer["reason"], shown)
-        return {node["node"]: node.get("result") for node in described["nodes"]}
 
-    return to_the_end
+def in_rust(_factory: pytest.TempPathFactory) -> Nodes:
+    """Nodes in Rust."""
+    return Nodes(rust.programs() / "chronetix-test-worker", "SIGABRT")
+
+
+C = pytest.param(lambda factory: in_c(factory, "plain"), id="C", marks=c.needs_libcbor)
+C_SANITIZED = pytest.param(lambda factory: in_c(factory, "address"), id="C-address", marks=c.needs_libcbor)
+RUST = pytest.param(in_rust, id="Rust", marks=rust.needs_cargo)
