@@ -34,7 +34,7 @@ from chronetixd.flows.plan import make_plan
 from chronetixd.flows.recovery import ReattachRequest
 from chronetixd.flows.revisions import Revisions
 from chronetixd.flows.run import FlowRun
-from chronetixd.flows.validation import problem_maps, validate
+from chronetixd.flows.validation import problem_maps, validate, validate_again
 from chronetixd.flows.worker_records import end_leftovers, is_alive
 from chronetixd.packing import Bag, Packed, Unbag
 from chronetixd.store.descriptor_names import Stored
@@ -266,7 +266,7 @@ class Flows:
             self._stored[run.name] = msgspec.structs.replace(stored, again=False)
             if stored.wanted == "stopped":
                 self._list_ended(run, stored)
-            elif problems := validate(raw, stored.bindings, stored.base_dir).problems:
+            elif problems := validate_again(raw, stored.bindings, stored.base_dir).problems:
                 run.refuse(f"it cannot run again: {problems[0]}")
             else:
                 again.append(run)

@@ -6,7 +6,7 @@ nothing of the daemon but what it takes to look.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from chronetix.protocol import configure
@@ -14,16 +14,29 @@ from chronetix.protocol.contract import Flow, Problem, Validation, parse_flow
 from chronetixd.flows.artifacts import artifact_problems
 from chronetixd.flows.code import missing_modules
 
+Search = Callable[[Flow, str], list[Problem]]
+"""Looks for problems in what a flow names, which is anywhere; the text is the flow's folder."""
+
 
 def validate(raw: Mapping[str, Any], bindings: Mapping[str, str], base_dir: str) -> Validation:
-    """Check the contract, whether this release supports it, and whether the artifacts exist."""
+    """Check the contract, whether this release supports it, and whether the artifacts and what they import exist."""
+    return _validate(raw, bindings, base_dir, artifact_problems, missing_modules)
+
+
+def validate_again(raw: Mapping[str, Any], bindings: Mapping[str, str], base_dir: str) -> Validation:
+    """Check a flow that was accepted before, when a daemon starts: as :func:`validate`, without searching the plugins'
+    files for what they import."""
+    return _validate(raw, bindings, base_dir, artifact_problems)
+
+
+def _validate(raw: Mapping[str, Any], bindings: Mapping[str, str], base_dir: str, *searches: Search) -> Validation:
     checked = parse_flow(raw, bindings=bindings)
     if checked.flow is None:
         return checked
-    problems, warnings = unsupported(checked.flow)
-    missing = missing_modules(checked.flow, base_dir)
-    problems = [*checked.problems, *problems, *artifact_problems(checked.flow, base_dir), *missing]
-    return Validation(checked.flow if not problems else None, problems, [*checked.warnings, *warnings])
+    flow = checked.flow
+    problems, warnings = unsupported(flow)
+    problems = [*checked.problems, *problems, *(each for search in searches for each in search(flow, base_dir))]
+    return Validation(flow if not problems else None, problems, [*checked.warnings, *warnings])
 
 
 def unsupported(flow: Flow) -> tuple[list[Problem], list[Problem]]:
