@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
+from graphlib import TopologicalSorter
 from typing import Any
 
 import click
@@ -75,21 +76,10 @@ def _carries(route: Route) -> dict[str, Any]:
 
 def in_order(flow: Flow) -> list[str]:
     """Return the nodes so that each stands behind all that send data to it, else as in the file."""
-    before: dict[str, int] = {manifest.node: 0 for manifest in flow.manifests}
-    following: dict[str, list[str]] = {}
+    before: dict[str, list[str]] = {manifest.node: [] for manifest in flow.manifests}
     for route in flow.data_routes:
-        before[route.target] += 1
-        following.setdefault(route.source, []).append(route.target)
-    ready = [node for node, count in before.items() if count == 0]
-    ordered = []
-    while ready:
-        node = ready.pop(0)
-        ordered.append(node)
-        for target in following.get(node, ()):
-            before[target] -= 1
-            if before[target] == 0:
-                ready.append(target)
-    return ordered
+        before[route.target].append(route.source)
+    return list(TopologicalSorter(before).static_order())
 
 
 def label(route: Route) -> str:
